@@ -1,0 +1,202 @@
+package authz
+
+import (
+	"fmt"
+	"time"
+)
+
+// Outcome is what one condition came to. The zero value is No.
+type Outcome uint8
+
+// The outcomes. Their order is not a ranking; see Permissionship for how they combine.
+const (
+	// No: the condition does not hold.
+	No Outcome = iota
+	// Yes: the condition holds.
+	Yes
+	// Conditional: the condition depends on caveat context that was not given.
+	Conditional
+	// Failed: the condition could not be judged.
+	Failed
+	// NotJudged: an earlier condition left nothing to ask. It counts as No.
+	NotJudged
+)
+
+// String returns the outcome in lower case.
+func (o Outcome) String() string {
+	switch o {
+	case Yes:
+		return "yes"
+	case Conditional:
+		return "conditional"
+	case Failed:
+		return "error"
+	case NotJudged:
+		return "not judged"
+	default:
+		return "no"
+	}
+}
+
+// Permissionship is the verdict of a decision. The zero value refuses.
+type Permissionship uint8
+
+// The verdicts, named as in authzed.api.v1.
+const (
+	NoPermission Permissionship = iota
+	HasPermission
+	ConditionalPermission
+)
+
+// String returns the verdict as authzed.api.v1 spells it, without the prefix.
+func (p Permissionship) String() string {
+	switch p {
+	case HasPermission:
+		return "HAS_PERMISSION"
+	case ConditionalPermission:
+		return "CONDITIONAL_PERMISSION"
+	default:
+		return "NO_PERMISSION"
+	}
+}
+
+// Gate is one condition of the rule. The zero value is no gate.
+type Gate uint8
+
+// The gates, in the order in which they are explained.
+const (
+	_ Gate = iota
+	GateSession
+	GateDelegation
+	GateAgent
+	GatePrincipal
+	GateTenant
+	GateScope
+	GateBaseline
+)
+
+// Gates lists every gate in order.
+var Gates = []Gate{GateSession, GateDelegation, GateAgent, GatePrincipal, GateTenant, GateScope, GateBaseline}
+
+// String returns the gate's name in lower case.
+func (g Gate) String() string {
+	names := [...]string{"", "session", "delegation", "agent", "principal", "tenant", "scope", "baseline"}
+	if int(g) >= len(names) {
+		return fmt.Sprintf("gate %d", g)
+	}
+	return names[g]
+}
+
+// Side tells on which side a refusal lies, and no more.
+type Side uint8
+
+// The sides.
+const (
+	// SideNone: not refused.
+	SideNone Side = iota
+	// SideActor: session, delegation, registration or suspension, whatever the object.
+	SideActor
+	// SideObject: anything that depends on the object, its absence included.
+	SideObject
+)
+
+// Condition is one fact or one check behind a gate, with its outcome.
+type Condition struct {
+	Gate Gate
+	// Text says what must hold, such as "document:plan#view@user:alice".
+	Text string
+	// Outcome is what it came to; the zero value refuses.
+	Outcome Outcome
+	// Detail says why, for an auditor; never shown to the service that checks.
+	Detail string
+	// Missing names the caveat context that was not given, when Outcome is Conditional.
+	Missing []string
+	// Err is why it could not be judged, when Outcome is Failed.
+	Err error
+	// Side is where a refusal by this condition lies.
+	Side Side
+	// Baseline tells that it was judged where a frozen session started.
+	Baseline bool
+	// Query is what to ask the engine; nil for a condition that facts alone decide.
+	Query *Query
+	// Trace is the engine's own explanation, or nil.
+	Trace *Trace
+}
+
+// Trace is one node of SpiceDB's check trace.
+type Trace struct {
+	Resource     Object
+	Permission   string
+	IsPermission bool
+	Subject      Subject
+	Outcome      Outcome
+	Caveat       string
+	Children     []Trace
+}
+
+// Case is one question: may this agent, acting for this principal, in this tenant, do this to this
+// object? Session or Delegation may name what it acts under, not both. Principal and Tenant may be
+// zero where that leaves no choice.
+type Case struct {
+	Agent      AgentID
+	Session    SessionID
+	Delegation DelegationID
+	Principal  Principal
+	Tenant     TenantID
+	Resource   Object
+	Permission string
+	// Context is caveat context: JSON values.
+	Context map[string]any
+}
+
+// Decision is the answer to a Case. The zero value refuses.
+type Decision struct {
+	// ID is unique to this decision.
+	ID string
+	// Permissionship is the verdict.
+	Permissionship Permissionship
+	// RefusedBy is the side of a refusal.
+	RefusedBy Side
+	// CheckedAt is the one revision that every gate was judged at.
+	CheckedAt Revision
+	// ValidUntil is when the decision ends by itself, whatever else happens. Zero unless allowed.
+	ValidUntil time.Time
+	// Missing names the caveat context that was not given, sorted.
+	Missing []string
+	// Candidates holds what was weighed, the candidate that decided first. Empty when nothing in the
+	// graph lets the agent act.
+	Candidates []Candidate
+}
+
+// Chosen returns the candidate that decided, or nil.
+func (d *Decision) Chosen() *Candidate {
+	if len(d.Candidates) == 0 {
+		return nil
+	}
+	return &d.Candidates[0]
+}
+
+// Candidate is one delegation that was weighed, alone.
+type Candidate struct {
+	// Chain holds the delegations from the root to the one that acts.
+	Chain []DelegationID
+	// Agents holds their agents.
+	Agents    []AgentID
+	Principal Principal
+	Tenant    TenantID
+	// Permissionship is the verdict for this candidate.
+	Permissionship Permissionship
+	RefusedBy      Side
+	ValidUntil     time.Time
+	Missing        []string
+	// Conditions holds everything that was judged, by gate.
+	Conditions []Condition
+}
+
+// Delegation returns the delegation that acts, or "".
+func (c *Candidate) Delegation() DelegationID {
+	if len(c.Chain) == 0 {
+		return ""
+	}
+	return c.Chain[len(c.Chain)-1]
+}

@@ -1,0 +1,109 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind says what sort of failure an error is; pkg/rpc turns it into a gRPC code. The zero Kind is
+// Internal: what carries no kind is nobody's business outside.
+type Kind uint8
+
+// The kinds, one for each status that callers can see.
+const (
+	Internal Kind = iota
+	Invalid
+	NotFound
+	Exists
+	Precondition
+	OutOfRange
+	Unavailable
+	Denied
+	Unauthenticated
+	Aborted
+	Exhausted
+	Canceled
+	Deadline
+)
+
+// Error is a failure with a kind, the request's field at fault and a reason that programs can read.
+// Its message is written for callers: it holds no internals.
+type Error struct {
+	// Op names the operation, for logs: "delegate.Create".
+	Op string
+	// Kind is what sort of failure it is.
+	Kind Kind
+	// Reason is a stable UPPER_SNAKE_CASE word (google.rpc.ErrorInfo.reason).
+	Reason string
+	// Field is the request's field at fault, in proto notation ("resource.object_id"), or empty.
+	Field string
+	// Message says what is wrong, for a person.
+	Message string
+	// Err is the cause. It is logged, never sent.
+	Err error
+}
+
+// Error returns the message with the field before it and the cause behind it.
+func (e *Error) Error() string {
+	s := e.Message
+	if e.Field != "" {
+		s = e.Field + " " + s
+	}
+	if e.Op != "" {
+		s = e.Op + ": " + s
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf returns an Error without a field.
+func Errorf(kind Kind, reason, format string, args ...any) *Error {
+	return &Error{Kind: kind, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// FieldErrorf returns an Error of kind Invalid about one field of the request.
+func FieldErrorf(field, format string, args ...any) *Error {
+	return &Error{Kind: Invalid, Reason: ReasonInvalidField, Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// KindOf returns the kind of the first Error in the chain, or Internal.
+func KindOf(err error) Kind {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	return Internal
+}
+
+// The reasons that clients can rely on.
+const (
+	ReasonInvalidField        = "INVALID_FIELD"
+	ReasonInvalidToken        = "INVALID_TOKEN"
+	ReasonUnknownType         = "UNKNOWN_TYPE"
+	ReasonUnknownPermission   = "UNKNOWN_PERMISSION"
+	ReasonSessionNotFound     = "SESSION_NOT_FOUND"
+	ReasonDelegationNotFound  = "DELEGATION_NOT_FOUND"
+	ReasonAgentNotFound       = "AGENT_NOT_FOUND"
+	ReasonAlreadyExists       = "ALREADY_EXISTS"
+	ReasonNotTenantSafe       = "NOT_TENANT_SAFE"
+	ReasonUnsafeShape         = "UNSAFE_SCHEMA_SHAPE"
+	ReasonCoreSchema          = "CORE_SCHEMA_DIFFERS"
+	ReasonTooManyCandidates   = "TOO_MANY_CANDIDATES"
+	ReasonAmbiguous           = "AMBIGUOUS"
+	ReasonRevision            = "REVISION_UNAVAILABLE"
+	ReasonSnapshotTooOld      = "SNAPSHOT_TOO_OLD"
+	ReasonNotActive           = "NOT_ACTIVE"
+	ReasonNotEntitled         = "NOT_ENTITLED"
+	ReasonTooDeep             = "TOO_DEEP"
+	ReasonEngineUnavailable   = "ENGINE_UNAVAILABLE"
+	ReasonEngineRefused       = "ENGINE_REFUSED"
+	ReasonConflict            = "CONFLICT"
+	ReasonAdminOnly           = "ADMIN_ONLY"
+	ReasonUnauthenticated     = "UNAUTHENTICATED"
+	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
+)

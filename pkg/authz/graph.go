@@ -1,0 +1,183 @@
+package authz
+
+import (
+	"context"
+	"time"
+)
+
+// Revision is a point in the engine's history: SpiceDB's ZedToken, opaque. The zero Revision names
+// none.
+type Revision struct{ Token string }
+
+// IsZero reports whether the revision names no point.
+func (r Revision) IsZero() bool { return r.Token == "" }
+
+// Freshness chooses the revision of a snapshot. The zero value is the head revision.
+type Freshness struct {
+	// Exactly asks for this revision and no other.
+	Exactly Revision
+	// AtLeast is a lower bound. Alone it permits an older revision than the head; see Stale.
+	AtLeast Revision
+	// Stale permits the engine's cheapest revision, up to its quantization interval behind the head,
+	// though never before AtLeast.
+	Stale bool
+}
+
+// Graph is the engine behind decisions. It is safe for concurrent use.
+type Graph interface {
+	// Snapshot pins a revision. Errors: OutOfRange for a revision that is gone, foreign or in the
+	// future, Unavailable when the engine does not answer.
+	Snapshot(ctx context.Context, f Freshness) (Snapshot, error)
+	// Write applies updates atomically where every precondition holds, and returns the revision at
+	// which they are visible; a Snapshot taken afterwards sees them. Errors: Precondition where one
+	// does not hold, Exists for a Create of what exists, Aborted where it may be tried again.
+	Write(ctx context.Context, updates []Update, preconditions []MustHold) (Revision, error)
+	// Retention is how far back a revision can be read.
+	Retention() time.Duration
+}
+
+// Snapshot reads the graph at one revision. It is safe for concurrent use and needs no closing.
+type Snapshot interface {
+	// Revision is the revision that everything is read at.
+	Revision() Revision
+	// Schema is the schema in force at the revision.
+	Schema(ctx context.Context) (*Schema, error)
+	// Read returns the relationships that match each filter: as many lists as filters. Expired ones
+	// are left out by the engine's clock; the caller compares the rest with its own.
+	Read(ctx context.Context, filters ...Filter) ([][]Relationship, error)
+	// Page returns up to limit relationships that match, in a stable order after the cursor, and the
+	// cursor to go on with; "" means that there are no more.
+	Page(ctx context.Context, f Filter, limit int, cursor string) ([]Relationship, string, error)
+	// Check answers each query: as many answers as queries, in order. A query that fails by itself
+	// has an answer with Outcome Failed; an error is the failure of the whole call.
+	Check(ctx context.Context, queries []Query) ([]Answer, error)
+	// Subjects returns all subjects of a type that have the permission on the resource, wildcards
+	// included. It never cuts the list short without an error.
+	Subjects(ctx context.Context, resource Object, permission, subjectType string, caveatContext map[string]any) ([]SubjectAnswer, error)
+	// Resources returns up to limit resources of a type on which the subject has the permission,
+	// conditionally or not, after the cursor, and the cursor to go on with.
+	Resources(ctx context.Context, r Reachable, limit int, cursor string) ([]string, string, error)
+}
+
+// Filter selects relationships. Empty fields select all; at least Resource.Type or Subject has to be
+// given.
+type Filter struct {
+	// Resource selects by type and, if given, by id.
+	Resource Object
+	// Relation selects by relation.
+	Relation string
+	// SubjectType and SubjectID select by subject.
+	SubjectType string
+	SubjectID   string
+	// SubjectRelation selects by the subject's relation; "" selects any.
+	SubjectRelation string
+}
+
+// Query is one check: has the subject the permission on the resource?
+type Query struct {
+	Resource   Object
+	Permission string
+	Subject    Subject
+	// Context is caveat context: JSON values.
+	Context map[string]any
+	// Trace asks for the engine's explanation.
+	Trace bool
+}
+
+// Text returns the query in SpiceDB's notation, ids decoded.
+func (q Query) Text() string {
+	return Show(q.Resource) + "#" + q.Permission + "@" + ShowSubject(q.Subject)
+}
+
+// Show returns an object with its id decoded, for people.
+func Show(o Object) string { return o.Type + ":" + DecodeID(o.ID) }
+
+// ShowSubject returns a subject with its id decoded, for people.
+func ShowSubject(s Subject) string {
+	if s.Relation == "" {
+		return Show(s.Object)
+	}
+	return Show(s.Object) + "#" + s.Relation
+}
+
+// Answer is what a Query came to. The zero value is No.
+type Answer struct {
+	Outcome Outcome
+	// Missing names the caveat context that was not given, when Conditional.
+	Missing []string
+	// Err is set when Outcome is Failed.
+	Err error
+	// Unknown tells that it failed because the type, relation or permission is not in the schema.
+	Unknown bool
+	// Trace is set where it was asked for and the engine has one.
+	Trace *Trace
+}
+
+// SubjectAnswer is one subject that a resource's permission names.
+type SubjectAnswer struct {
+	// ID is the subject's id, or "*".
+	ID string
+	// Conditional tells that it holds under a caveat.
+	Conditional bool
+}
+
+// Reachable asks for the resources of a type that a subject reaches.
+type Reachable struct {
+	ResourceType string
+	Permission   string
+	Subject      Subject
+	Context      map[string]any
+}
+
+// Operation is what an Update does. The zero value is not valid.
+type Operation uint8
+
+// The operations, as in authzed.api.v1.
+const (
+	_ Operation = iota
+	// Create fails if the relationship exists.
+	Create
+	// Touch writes the relationship whether or not it exists.
+	Touch
+	// Delete removes the relationship if it exists.
+	Delete
+)
+
+// Update is one change of a write.
+type Update struct {
+	Operation    Operation
+	Relationship Relationship
+}
+
+// MustHold is a condition on a write, judged in the same transaction.
+type MustHold struct {
+	Filter Filter
+	// Exists says whether a match has to exist, or must not. The engine does not see expired rows.
+	Exists bool
+}
+
+// Schema is what decisions and guards need to know of the schema at a revision. It is immutable.
+type Schema struct {
+	// CoreDifference says how the core definitions differ from core.zed; empty when they do not.
+	// While they differ, every decision refuses.
+	CoreDifference string
+	// Types holds every object type.
+	Types map[string]*Type
+	// Text is the schema as SpiceDB writes it; empty where the engine did not have to read it.
+	Text string
+}
+
+// Type is one object type of the schema.
+type Type struct {
+	Name string
+	// Members maps each relation and permission to whether it is a permission.
+	Members map[string]bool
+	// UnsafeShape names the relation in which a caveat or an expiration stands beside a userset of
+	// the same type, a shape that SpiceDB evaluates wrongly; empty where there is none.
+	UnsafeShape string
+	// FeedsTenant holds the relations of this type that the tenant of any type is computed from.
+	FeedsTenant map[string]bool
+}
+
+// TenantSafe reports whether the type says which tenant its objects belong to.
+func (t *Type) TenantSafe() bool { _, ok := t.Members["tenant"]; return ok }

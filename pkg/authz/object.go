@@ -1,0 +1,213 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The object types of the core schema (schema/core.zed). Deputy's own services write them.
+const (
+	TypeUser       = "user"
+	TypeService    = "service"
+	TypeAgent      = "agent"
+	TypeTenant     = "tenant"
+	TypeDelegation = "delegation"
+	TypeSession    = "session"
+)
+
+// CoreTypes lists the object types of the core schema.
+var CoreTypes = []string{TypeUser, TypeService, TypeAgent, TypeTenant, TypeDelegation, TypeSession}
+
+// AgentID is the id of an object of type agent, encoded.
+type AgentID string
+
+// TenantID is the id of an object of type tenant, encoded.
+type TenantID string
+
+// DelegationID is the id of an object of type delegation.
+type DelegationID string
+
+// SessionID is the id of an object of type session.
+type SessionID string
+
+// Object returns the agent as an object.
+func (id AgentID) Object() Object { return Object{TypeAgent, string(id)} }
+
+// Object returns the tenant as an object.
+func (id TenantID) Object() Object { return Object{TypeTenant, string(id)} }
+
+// Object returns the delegation as an object.
+func (id DelegationID) Object() Object { return Object{TypeDelegation, string(id)} }
+
+// Object returns the session as an object.
+func (id SessionID) Object() Object { return Object{TypeSession, string(id)} }
+
+// Object is one node of the graph: a type of the schema and an encoded id. The zero Object names
+// nothing.
+type Object struct {
+	Type string
+	ID   string
+}
+
+// String returns "type:id" with the id as it is stored.
+func (o Object) String() string { return o.Type + ":" + o.ID }
+
+// IsZero reports whether the object names nothing.
+func (o Object) IsZero() bool { return o == Object{} }
+
+// Subject is the right-hand side of a relationship or of a check: an object, or all who have a
+// relation to it.
+type Subject struct {
+	Object
+	// Relation is empty for the object itself.
+	Relation string
+}
+
+// String returns "type:id" or "type:id#relation".
+func (s Subject) String() string {
+	if s.Relation == "" {
+		return s.Object.String()
+	}
+	return s.Object.String() + "#" + s.Relation
+}
+
+// Principal is on whose behalf an agent acts: a user or a service.
+type Principal struct{ Object }
+
+// NewPrincipal returns the object as a principal, and whether it may be one: only a user or a service
+// with a concrete id.
+func NewPrincipal(o Object) (Principal, bool) {
+	if (o.Type != TypeUser && o.Type != TypeService) || o.ID == "" || o.ID == "*" {
+		return Principal{}, false
+	}
+	return Principal{o}, true
+}
+
+// Relationship is one edge of the graph as the engine stores it.
+type Relationship struct {
+	Resource Object
+	Relation string
+	Subject  Subject
+	// Caveat is the caveat's name, or empty.
+	Caveat string
+	// CaveatContext is what was stored with the caveat: JSON values.
+	CaveatContext map[string]any
+	// ExpiresAt is zero for a relationship that does not expire.
+	ExpiresAt time.Time
+}
+
+// String returns the relationship in SpiceDB's notation, without caveat context.
+func (r Relationship) String() string {
+	s := r.Resource.String() + "#" + r.Relation + "@" + r.Subject.String()
+	if r.Caveat != "" {
+		s += "[" + r.Caveat + "]"
+	}
+	if !r.ExpiresAt.IsZero() {
+		s += "[expiration:" + r.ExpiresAt.UTC().Format(time.RFC3339Nano) + "]"
+	}
+	return s
+}
+
+// Limits on ids, in bytes.
+const (
+	// MaxIDBytes is SpiceDB's limit on a stored object id.
+	MaxIDBytes = 1024
+	// MaxOutsideIDBytes is the limit on an id from outside, before it is encoded.
+	MaxOutsideIDBytes = 512
+)
+
+// escape starts an encoded id, and an escaped byte within one.
+const escape = '='
+
+// EncodeID maps an identity from outside (an ordinary id, an email address, a SPIFFE id, a URL)
+// injectively into SpiceDB's object-id alphabet [a-zA-Z0-9/_|\-=+].
+//
+// An id that lies in the alphabet and does not start with "=" is kept. Any other is "=" followed by
+// the id with every byte outside [a-zA-Z0-9/_|\-+] as "=" and two upper-case hex digits: so
+// "alice@example.com" becomes "=alice=40example=2Ecom". It refuses empty and over-long ids, "*",
+// invalid UTF-8, and control or other invisible characters.
+func EncodeID(outside string) (string, error) {
+	switch {
+	case outside == "":
+		return "", errors.New("is empty")
+	case outside == "*":
+		return "", errors.New(`must name one object, not "*"`)
+	case len(outside) > MaxOutsideIDBytes:
+		return "", fmt.Errorf("is %d bytes long, more than %d", len(outside), MaxOutsideIDBytes)
+	case !utf8.ValidString(outside):
+		return "", errors.New("is not valid UTF-8")
+	}
+	plain := outside[0] != escape
+	for _, r := range outside {
+		if !unicode.IsGraphic(r) {
+			return "", fmt.Errorf("contains the invisible character %U", r)
+		}
+		plain = plain && (r == escape || r < utf8.RuneSelf && passes(byte(r)))
+	}
+	if plain {
+		return outside, nil
+	}
+	encoded := escapeID(outside)
+	if len(encoded) > MaxIDBytes {
+		return "", fmt.Errorf("is %d bytes long when encoded, more than %d", len(encoded), MaxIDBytes)
+	}
+	return encoded, nil
+}
+
+// DecodeID is the inverse of EncodeID. A stored id that EncodeID does not produce is returned as it
+// is.
+func DecodeID(stored string) string {
+	if stored == "" || stored[0] != escape {
+		return stored
+	}
+	var b strings.Builder
+	rest := stored[1:]
+	for len(rest) > 0 {
+		if rest[0] != escape {
+			b.WriteByte(rest[0])
+			rest = rest[1:]
+			continue
+		}
+		if len(rest) < 3 {
+			return stored
+		}
+		hi, lo := strings.IndexByte(hexDigits, rest[1]), strings.IndexByte(hexDigits, rest[2])
+		if hi < 0 || lo < 0 {
+			return stored
+		}
+		b.WriteByte(byte(hi<<4 | lo))
+		rest = rest[3:]
+	}
+	if back, err := EncodeID(b.String()); err != nil || back != stored {
+		return stored
+	}
+	return b.String()
+}
+
+const hexDigits = "0123456789ABCDEF"
+
+// passes reports whether a byte stands for itself in an encoded id.
+func passes(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+		strings.IndexByte("/_|-+", c) >= 0
+}
+
+func escapeID(outside string) string {
+	var b strings.Builder
+	b.WriteByte(escape)
+	for i := range len(outside) {
+		c := outside[i]
+		if passes(c) {
+			b.WriteByte(c)
+			continue
+		}
+		b.WriteByte(escape)
+		b.WriteByte(hexDigits[c>>4])
+		b.WriteByte(hexDigits[c&0xf])
+	}
+	return b.String()
+}

@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/engine"
+)
+
+// Config is everything that can be set about a server. The zero value with at least one key is a
+// server on a loopback port that the system picks, over the memory engine.
+type Config struct {
+	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Anything but a loopback
+	// address needs AllowNonLoopback.
+	Addr string
+	// AllowNonLoopback lets Addr be reachable from other machines.
+	AllowNonLoopback bool
+	// PresharedKeys authenticate the services that ask for decisions, start sessions and create
+	// delegations. They are never logged.
+	PresharedKeys []string
+	// AdminPresharedKeys authenticate admins: they may all that services may, and explain, register,
+	// suspend, resume, write schema, and write core relationships through authzed.api.v1.
+	AdminPresharedKeys []string
+	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
+	TLSCertPath string
+	TLSKeyPath  string
+	// TokenKey seals tokens and cursors and derives ids from idempotency keys: at least 32 bytes,
+	// the same on every node. Empty means a random one, and that no token outlives the process.
+	TokenKey []byte
+	// Engine is where the graph is.
+	Engine engine.Config
+	// GlobalTypes lists object types that belong to no tenant, on which decisions skip the object's
+	// tenant.
+	GlobalTypes []string
+	// SnapshotMaxAge is how old an exact snapshot may be; 0 means 30 s.
+	SnapshotMaxAge time.Duration
+	// MaxSessionTTL is the longest a session lasts without renewal; 0 means 24 h.
+	MaxSessionTTL time.Duration
+	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
+	// 10 s.
+	ShutdownGrace time.Duration
+}

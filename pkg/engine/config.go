@@ -1,0 +1,42 @@
+package engine
+
+import "time"
+
+// The kinds of engine.
+const (
+	// Memory is SpiceDB's memdb in this process: for tests and demos, nothing survives a restart.
+	Memory = "memory"
+	// Postgres is SpiceDB in this process over its own PostgreSQL driver.
+	Postgres = "postgres"
+	// CockroachDB is SpiceDB in this process over its own CockroachDB driver.
+	CockroachDB = "cockroachdb"
+	// Spanner is SpiceDB in this process over its own Spanner driver.
+	Spanner = "spanner"
+	// MySQL is SpiceDB in this process over its own MySQL driver.
+	MySQL = "mysql"
+	// Remote is a SpiceDB that already runs elsewhere.
+	Remote = "remote"
+)
+
+// Kinds lists the kinds of engine, the default first.
+var Kinds = []string{Memory, Postgres, CockroachDB, MySQL, Spanner, Remote}
+
+// Config says which engine to open and where it is. The zero value is the memory engine.
+type Config struct {
+	// Kind is one of Kinds; empty means Memory.
+	Kind string
+	// URI is the database's connection string, for the in-process engines with a database.
+	URI string
+	// Endpoint is the host and port of the SpiceDB behind Remote.
+	Endpoint string
+	// PresharedKey authenticates to the SpiceDB behind Remote. It is never logged.
+	PresharedKey string
+	// Insecure permits Remote without TLS.
+	Insecure bool
+	// CAPath is a PEM file with the certificate authorities that Remote trusts; empty means the
+	// system's.
+	CAPath string
+	// Retention is how far back revisions stay readable: what the in-process engines keep, and what
+	// a SpiceDB behind Remote was configured with (its --datastore-gc-window). 0 means 24 h.
+	Retention time.Duration
+}
