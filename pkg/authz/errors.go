@@ -80,6 +80,12 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
+// IsUnknown reports whether the failure is that the schema lacks a type, relation or permission.
+func IsUnknown(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && (e.Reason == ReasonUnknownType || e.Reason == ReasonUnknownPermission)
+}
+
 // The reasons that clients can rely on.
 const (
 	ReasonInvalidField        = "INVALID_FIELD"

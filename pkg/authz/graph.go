@@ -34,6 +34,9 @@ type Graph interface {
 	Write(ctx context.Context, updates []Update, preconditions []MustHold) (Revision, error)
 	// Retention is how far back a revision can be read.
 	Retention() time.Duration
+	// ClockOffset is how long after a write a head revision may still lie before it, because the
+	// engine's clocks differ; 0 where the head is exact.
+	ClockOffset() time.Duration
 }
 
 // Snapshot reads the graph at one revision. It is safe for concurrent use and needs no closing.
@@ -78,6 +81,10 @@ type Query struct {
 	Resource   Object
 	Permission string
 	Subject    Subject
+	// Only asks instead whether the subject is the one and only object of its type that has the
+	// permission, unconditionally and by no wildcard. Snapshot.Check does not answer it; see
+	// Snapshot.Subjects.
+	Only bool
 	// Context is caveat context: JSON values.
 	Context map[string]any
 	// Trace asks for the engine's explanation.
@@ -86,6 +93,9 @@ type Query struct {
 
 // Text returns the query in SpiceDB's notation, ids decoded.
 func (q Query) Text() string {
+	if q.Only {
+		return Show(q.Resource) + "#" + q.Permission + " is " + ShowSubject(q.Subject) + " and no other"
+	}
 	return Show(q.Resource) + "#" + q.Permission + "@" + ShowSubject(q.Subject)
 }
 
@@ -107,8 +117,6 @@ type Answer struct {
 	Missing []string
 	// Err is set when Outcome is Failed.
 	Err error
-	// Unknown tells that it failed because the type, relation or permission is not in the schema.
-	Unknown bool
 	// Trace is set where it was asked for and the engine has one.
 	Trace *Trace
 }
@@ -177,6 +185,8 @@ type Type struct {
 	UnsafeShape string
 	// FeedsTenant holds the relations of this type that the tenant of any type is computed from.
 	FeedsTenant map[string]bool
+	// Delegable holds the relations of this type that admit a delegation as their subject.
+	Delegable map[string]bool
 }
 
 // TenantSafe reports whether the type says which tenant its objects belong to.

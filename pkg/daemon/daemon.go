@@ -3,29 +3,271 @@ package daemon
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/delegate"
+	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/judge"
+	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/rpc/door"
 )
 
-// Daemon is an opened server.
-type Daemon struct{}
+// Defaults for what Config leaves out.
+const (
+	defaultAddr           = "127.0.0.1:0"
+	defaultSnapshotMaxAge = 30 * time.Second
+	defaultMaxSessionTTL  = 24 * time.Hour
+	defaultShutdownGrace  = 10 * time.Second
+)
 
-// Open opens the engine and the listener. Close releases them.
+// maxRequest is the largest message that the server takes, in bytes: a message of a bulk import.
+const maxRequest = 16 << 20
+
+// healthEvery is how often the engine is asked whether it answers.
+const healthEvery = 5 * time.Second
+
+// Daemon is an opened server. It is safe for concurrent use.
+type Daemon struct {
+	cfg      Config
+	log      *zap.Logger
+	engine   *engine.Engine
+	listener net.Listener
+	server   *grpc.Server
+	health   *health.Server
+
+	closing sync.Once
+	closed  error
+}
+
+// Open checks the configuration, opens the engine and the listener, and builds the server. ctx bounds
+// the opening only. Close releases what Open took.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
-	return nil, errors.New("being built")
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := rpc.NewSealer(cfg.TokenKey)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
+	options, err := cfg.transport()
+	if err != nil {
+		return nil, err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: cannot listen: %w", err)
+	}
+	e, err := engine.Open(ctx, cfg.Engine)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close())
+	}
+	d := &Daemon{cfg: cfg, log: log, engine: e, listener: listener, health: health.NewServer()}
+	gateway, err := d.door()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close(), e.Close())
+	}
+	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
+	options = append(options, rpc.Interceptors(keys, log)...)
+	options = append(options, grpc.ForceServerCodecV2(door.Codec()), grpc.MaxRecvMsgSize(maxRequest))
+	d.server = grpc.NewServer(options...)
+	rpc.Register(d.server, rpc.Config{
+		Judge:          judge.New(e, cfg.GlobalTypes, time.Now),
+		Delegate:       delegate.New(e, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
+		Sealer:         sealer,
+		Keys:           keys,
+		Log:            log,
+		Now:            time.Now,
+		SnapshotMaxAge: cfg.SnapshotMaxAge,
+	})
+	door.Register(d.server, gateway)
+	healthv1.RegisterHealthServer(d.server, d.health)
+	reflection.Register(d.server)
+	return d, nil
+}
+
+// door builds the guarded authzed.api.v1.
+func (d *Daemon) door() (*door.Door, error) {
+	return door.New(door.Config{
+		Upstream: d.engine.Conn(),
+		Schema: func(ctx context.Context) (*authz.Schema, error) {
+			snap, err := d.engine.Snapshot(ctx, authz.Freshness{})
+			if err != nil {
+				return nil, err
+			}
+			return snap.Schema(ctx)
+		},
+		Model:   engine.ModelSchema,
+		IsAdmin: rpc.IsAdmin,
+	})
+}
+
+// complete fills in defaults and refuses what cannot be served.
+func (c Config) complete() (Config, error) {
+	if c.Addr == "" {
+		c.Addr = defaultAddr
+	}
+	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
+		return c, errors.New("daemon: no preshared key is set: nobody could call the server")
+	}
+	for _, keys := range [][]string{c.PresharedKeys, c.AdminPresharedKeys} {
+		for _, k := range keys {
+			if k == "" {
+				return c, errors.New("daemon: a preshared key is empty")
+			}
+		}
+	}
+	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
+		return c, errors.New("daemon: TLS needs both a certificate and its key")
+	}
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 {
+		return c, errors.New("daemon: a duration is negative")
+	}
+	c.SnapshotMaxAge = orDefault(c.SnapshotMaxAge, defaultSnapshotMaxAge)
+	c.MaxSessionTTL = orDefault(c.MaxSessionTTL, defaultMaxSessionTTL)
+	c.ShutdownGrace = orDefault(c.ShutdownGrace, defaultShutdownGrace)
+	if len(c.TokenKey) == 0 {
+		c.TokenKey = make([]byte, 32)
+		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
+	}
+	if !c.AllowNonLoopback {
+		if err := loopback(c.Addr); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}
+
+// loopback refuses an address that other machines can reach.
+func loopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("daemon: the address is not host:port: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("daemon: %s can be reached from other machines; allow that with --allow-non-loopback, best together with TLS", addr)
+}
+
+// transport is how connections are secured.
+func (c Config) transport() ([]grpc.ServerOption, error) {
+	if c.TLSCertPath == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.TLSCertPath, c.TLSKeyPath)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: cannot load the TLS certificate: %w", err)
+	}
+	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
+	}))}, nil
 }
 
 // Addr is the address that the server listens on.
-func (d *Daemon) Addr() net.Addr { return nil }
+func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
 
 // Engine returns the connection to the engine behind the server, past every guard: for tests.
-func (d *Daemon) Engine() grpc.ClientConnInterface { return nil }
+func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 
-// Serve answers calls until ctx ends, then drains and returns nil.
-func (d *Daemon) Serve(ctx context.Context) error { return nil }
+// Serve answers calls until ctx ends. Then it takes no new ones, waits up to ShutdownGrace for those
+// under way, and returns nil. It is called at most once.
+func (d *Daemon) Serve(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(d.listener) }()
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.watchEngine(watch)
+	select {
+	case err := <-served:
+		return fmt.Errorf("daemon: cannot serve: %w", err)
+	case <-ctx.Done():
+	}
+	d.health.Shutdown()
+	d.drain()
+	return nil
+}
 
-// Close releases all that Open took. It is safe to call twice.
-func (d *Daemon) Close() error { return nil }
+// drain stops the server: gracefully, or by force once the grace is over.
+func (d *Daemon) drain() {
+	drained := make(chan struct{})
+	go func() {
+		d.server.GracefulStop()
+		close(drained)
+	}()
+	grace := time.NewTimer(d.cfg.ShutdownGrace)
+	defer grace.Stop()
+	select {
+	case <-drained:
+	case <-grace.C:
+		d.log.Warn("calls under way were cut off", zap.Duration("grace", d.cfg.ShutdownGrace))
+		d.server.Stop()
+		<-drained
+	}
+}
+
+// watchEngine keeps the health service truthful about the engine until ctx ends.
+func (d *Daemon) watchEngine(ctx context.Context) {
+	tick := time.NewTicker(healthEvery)
+	defer tick.Stop()
+	well := true
+	for {
+		bounded, cancel := context.WithTimeout(ctx, healthEvery)
+		err := d.engine.Ready(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		state := healthv1.HealthCheckResponse_SERVING
+		if err != nil {
+			state = healthv1.HealthCheckResponse_NOT_SERVING
+		}
+		if (err == nil) != well {
+			well = err == nil
+			d.log.Warn("the engine's health changed", zap.Bool("answers", well), zap.Error(err))
+		}
+		d.health.SetServingStatus("", state)
+		for name := range d.server.GetServiceInfo() {
+			d.health.SetServingStatus(name, state)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Close releases all that Open took. It is safe to call twice, and ends Serve if that still runs.
+func (d *Daemon) Close() error {
+	d.closing.Do(func() {
+		d.server.Stop()
+		err := d.listener.Close()
+		if errors.Is(err, net.ErrClosed) {
+			err = nil
+		}
+		d.closed = errors.Join(err, d.engine.Close())
+	})
+	return d.closed
+}

@@ -39,4 +39,8 @@ type Config struct {
 	// Retention is how far back revisions stay readable: what the in-process engines keep, and what
 	// a SpiceDB behind Remote was configured with (its --datastore-gc-window). 0 means 24 h.
 	Retention time.Duration
+	// ClockOffset is the most by which the clocks of a CockroachDB cluster's nodes may differ (its
+	// --max-offset): calls that revoke, end or suspend wait that long before they return. 0 means
+	// 500 ms on CockroachDB, its own default, and nothing elsewhere.
+	ClockOffset time.Duration
 }

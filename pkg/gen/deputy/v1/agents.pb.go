@@ -363,7 +363,7 @@ func (x *ListAgentsRequest) GetCursor() *Cursor {
 // ListAgentsResponse returns a page.
 type ListAgentsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The agents, by id.
+	// The agents, by id: first those with an active mark, then those that are suspended.
 	Agents []*Agent `protobuf:"bytes,1,rep,name=agents,proto3" json:"agents,omitempty"`
 	// Whether the list ends here.
 	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`

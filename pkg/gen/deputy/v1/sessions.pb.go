@@ -267,7 +267,7 @@ type StartSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The agent that runs.
 	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
-	// What it acts for: 1 to 64 targets, at most 256 principals together.
+	// What it acts for: 1 to 64 targets, at most 100 principals together.
 	Targets []*SessionTarget `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`
 	// How long it lasts without renewal; unset means one hour. Never beyond the delegations' end.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`

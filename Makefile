@@ -1,0 +1,115 @@
+# The two commands to know: `make demo` and `make test`. Both need Go and make, nothing else.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Tools are built by `go install` into .bin, at these versions. A new version is a new file name, so it is
+# built when it is first needed.
+BUF_VERSION := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+GOLANGCI_LINT_VERSION := v2.15.0
+
+BIN := $(CURDIR)/.bin
+BUF := $(BIN)/buf-$(BUF_VERSION)
+GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+PLUGINS := $(BIN)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION) $(BIN)/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)
+
+# What the tests cover; narrow it with make test PKGS=./pkg/decide/...
+PKGS ?= ./...
+# Where skipped tests are noted; see tests/pgtest.
+NOT_RUN := $(BIN)/not-run
+
+# buf breaking compares the contract with the newest release, and before there is one with what the main
+# branch last published.
+BREAKING_BASE ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-parse --verify --quiet origin/main || git rev-parse HEAD)
+
+.PHONY: help
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused
+	@$(BIN)/deputy demo
+
+.PHONY: build
+build: ## Build the deputy binary into .bin
+	@mkdir -p $(BIN)
+	go build -trimpath -o $(BIN)/deputy ./cmd/deputy
+
+.PHONY: test
+test: ## Run every test, and say at the end which could not run here
+	@mkdir -p $(BIN) && rm -f $(NOT_RUN)
+	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=20m $(GOTESTFLAGS) $(PKGS) || failed=1; \
+	if [ -s $(NOT_RUN) ]; then \
+		echo; echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; \
+		sort -t $$'\t' -k3,3 -k1,2 $(NOT_RUN) | awk -F '\t' '$$3 != why { why = $$3; print "  " why } { print "    " $$1 " " $$2 }'; \
+	else echo; echo "No test was left out."; fi; \
+	exit $$failed
+
+.PHONY: test-race
+test-race: ## Run the tests with the race detector
+	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race
+
+.PHONY: test-chart
+test-chart: ## Lint and render the Helm chart, with Helm as a library (a module of its own: tests/chart)
+	cd tests/chart && go test -count=1 ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) $(BUF) ## Check the code, its format, the contract, and that go.mod is tidy
+	$(GOLANGCI_LINT) run ./...
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	$(BUF) breaking --against '.git#ref=$(BREAKING_BASE)'
+	go mod tidy -diff
+	cd tests/chart && go mod tidy -diff
+
+.PHONY: generate
+generate: $(BUF) $(PLUGINS) ## Generate pkg/gen from proto
+	@$(call link-plugins)
+	$(BUF) generate
+
+.PHONY: check-generated
+check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate` makes of proto
+	@$(call link-plugins)
+	@rm -rf $(BIN)/generated
+	@$(BUF) generate --output $(BIN)/generated
+	@diff -r $(BIN)/generated/pkg/gen pkg/gen || { echo "pkg/gen is not generated from proto as it is: run make generate"; exit 1; }
+
+.PHONY: readme
+readme: build ## Put the demo's real output into README.md
+	@$(BIN)/deputy demo > $(BIN)/demo.txt
+	@awk -v output=$(BIN)/demo.txt ' \
+		/<!-- \/demo -->/ { inside = 0 } \
+		!inside { print } \
+		/<!-- demo -->/ { inside = 1; print "```console"; print "$$ make demo"; \
+			while ((getline line < output) > 0) print line; print "```" }' README.md > $(BIN)/README.md
+	@cp $(BIN)/README.md README.md
+
+.PHONY: clean
+clean: ## Remove .bin
+	rm -rf $(BIN)
+
+# buf.gen.yaml names the plugins without their versions.
+define link-plugins
+ln -sf protoc-gen-go-$(PROTOC_GEN_GO_VERSION) $(BIN)/protoc-gen-go && ln -sf protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION) $(BIN)/protoc-gen-go-grpc
+endef
+
+# install builds one tool and gives it its versioned name: $(call install,module path,version,name).
+define install
+@mkdir -p $(BIN)/build
+GOBIN=$(BIN)/build go install $(1)@$(2)
+@mv $(BIN)/build/$(3) $(BIN)/$(3)-$(2)
+endef
+
+$(BUF):
+	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)
+
+$(BIN)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION):
+	$(call install,google.golang.org/protobuf/cmd/protoc-gen-go,$(PROTOC_GEN_GO_VERSION),protoc-gen-go)
+
+$(BIN)/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION):
+	$(call install,google.golang.org/grpc/cmd/protoc-gen-go-grpc,$(PROTOC_GEN_GO_GRPC_VERSION),protoc-gen-go-grpc)
+
+$(GOLANGCI_LINT):
+	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,$(GOLANGCI_LINT_VERSION),golangci-lint)

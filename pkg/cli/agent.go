@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// newAgent builds `deputy agent`.
+func newAgent(p *program) *cobra.Command {
+	cmd := group(groupGovern, "agent", "Register, list, suspend and resume agents")
+	c := client(p, cmd)
+	cmd.AddCommand(newAgentRegister(c), newAgentGet(c), newAgentList(c), newAgentSuspend(c), newAgentResume(c))
+	return cmd
+}
+
+// newAgentRegister builds `deputy agent register`.
+func newAgentRegister(c *connection) *cobra.Command {
+	var owners []string
+	var idempotencyKey string
+	cmd := &cobra.Command{
+		Use:     "register AGENT --owner USER",
+		Short:   "Make an agent known (admins)",
+		Example: `  deputy agent register triage-bot --owner alice --owner bob`,
+		Args:    cobra.ExactArgs(1),
+	}
+	cmd.Flags().StringArrayVar(&owners, "owner", nil, "user who answers for the agent; may be repeated")
+	cmd.Flags().StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
+	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
+		for i, owner := range owners {
+			owners[i] = bareID("user", owner)
+		}
+		answer, err := s.agents.RegisterAgent(ctx, &deputy.RegisterAgentRequest{
+			AgentId: bareID("agent", args[0]), OwnerIds: owners, IdempotencyKey: idempotencyKey,
+		})
+		if err != nil {
+			return err
+		}
+		return c.print(answer, func(w io.Writer) { agentTable(w, answer.GetAgent()) })
+	})
+	return cmd
+}
+
+// newAgentGet builds `deputy agent get`.
+func newAgentGet(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "get AGENT",
+		Short: "Show an agent",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			answer, err := s.agents.GetAgent(ctx, &deputy.GetAgentRequest{AgentId: bareID("agent", args[0])})
+			if err != nil {
+				return err
+			}
+			return c.print(answer, func(w io.Writer) { agentTable(w, answer.GetAgent()) })
+		}),
+	}
+}
+
+// newAgentList builds `deputy agent list`.
+func newAgentList(c *connection) *cobra.Command {
+	var pages paging
+	cmd := &cobra.Command{Use: "list", Short: "List the registered agents", Args: cobra.NoArgs}
+	pages.register(cmd.Flags())
+	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
+		answer, err := all(pages, func(limit uint32, at *deputy.Cursor) (*deputy.ListAgentsResponse, error) {
+			return s.agents.ListAgents(ctx, &deputy.ListAgentsRequest{Limit: limit, Cursor: at})
+		}, func(r *deputy.ListAgentsResponse) *[]*deputy.Agent { return &r.Agents })
+		if err != nil {
+			return err
+		}
+		return c.printList(answer, answer, func(w io.Writer) { agentTable(w, answer.GetAgents()...) })
+	})
+	return cmd
+}
+
+// newAgentSuspend builds `deputy agent suspend`.
+func newAgentSuspend(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "suspend AGENT",
+		Short: "Stop an agent and every chain that it is part of (admins)",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			id := bareID("agent", args[0])
+			answer, err := s.agents.SuspendAgent(ctx, &deputy.SuspendAgentRequest{AgentId: id})
+			if err != nil {
+				return err
+			}
+			return c.printDone(answer, "agent:"+id+" is suspended")
+		}),
+	}
+}
+
+// newAgentResume builds `deputy agent resume`.
+func newAgentResume(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume AGENT",
+		Short: "Let a suspended agent act again (admins)",
+		Args:  cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			id := bareID("agent", args[0])
+			answer, err := s.agents.ResumeAgent(ctx, &deputy.ResumeAgentRequest{AgentId: id})
+			if err != nil {
+				return err
+			}
+			return c.printDone(answer, "agent:"+id+" may act")
+		}),
+	}
+}
+
+// agentTable writes one row for each agent.
+func agentTable(w io.Writer, agents ...*deputy.Agent) {
+	row(w, "AGENT", "STATE", "OWNERS")
+	for _, a := range agents {
+		row(w, a.GetAgentId(), state(a.GetState()), strings.Join(a.GetOwnerIds(), ", "))
+	}
+}

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// newCheck builds `deputy check`.
+func newCheck(p *program) *cobra.Command {
+	var q question
+	cmd := &cobra.Command{
+		Use:   "check AGENT RESOURCE PERMISSION",
+		Short: "Decide whether an agent may act: exit code 0 yes, 1 no, 2 error",
+		Long: `Decide whether an agent may do something to an object, on behalf of a principal, in a tenant.
+
+The exit code is 0 if it may, 1 if it may not or if the answer depends on context that --context did
+not carry, and 2 if there is no answer.` + questionUsage,
+		Example: `  deputy check triage-bot ticket:1001 view --session 5f0c…
+  deputy check triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme`,
+		GroupID: groupAsk,
+		Args:    cobra.ExactArgs(3),
+	}
+	q.register(cmd)
+	c := client(p, cmd)
+	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
+		request, err := q.request(args)
+		if err != nil {
+			return err
+		}
+		decision, err := s.permissions.CheckPermission(ctx, request)
+		if err != nil {
+			return err
+		}
+		if err := c.print(decision, func(w io.Writer) { decisionTable(w, decision) }); err != nil {
+			return err
+		}
+		if decision.GetPermissionship() != deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
+			return errDenied
+		}
+		return nil
+	})
+	return cmd
+}
+
+// decisionTable writes a decision, one fact a line.
+func decisionTable(w io.Writer, d *deputy.CheckPermissionResponse) {
+	row(w, "answer", permissionship(d.GetPermissionship()))
+	field(w, "refused by", refusedBy(d.GetRefusedBy()))
+	field(w, "missing context", strings.Join(d.GetMissingContext(), ", "))
+	field(w, "principal", object(d.GetPrincipal()))
+	field(w, "tenant", d.GetTenantId())
+	field(w, "agents", strings.Join(d.GetAgentChain(), " > "))
+	field(w, "delegation", d.GetDelegationId())
+	field(w, "valid until", moment(d.GetValidUntil()))
+	field(w, "decision", d.GetDecisionId())
+	field(w, "checked at", d.GetCheckedAt().GetToken())
+}

@@ -1,0 +1,125 @@
+// Package cli is Deputy's command line. Each subcommand has a file of its own; connection.go and
+// output.go hold what the client commands share. Nothing in here exits the process or keeps global
+// state, so a command line runs in a test as it does in a terminal.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes. A program that asks `deputy check` needs no more than these.
+const (
+	// ExitOK: the command did what it was asked; for check, the agent may act.
+	ExitOK = 0
+	// ExitDenied: check was answered with a refusal, or demo got an answer that it did not expect.
+	ExitDenied = 1
+	// ExitError: the command failed. Standard error has one line that says why.
+	ExitError = 2
+)
+
+// Streams are a command's standard streams. A bar that shows progress is drawn only where Err is a
+// terminal.
+type Streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+}
+
+// LookupEnv finds an environment variable, like os.LookupEnv.
+type LookupEnv func(name string) (value string, found bool)
+
+// Run runs one command line (without the program's name) and returns its exit code. It returns when
+// the command is done or, in an orderly way, soon after ctx ends. It is safe for concurrent use as
+// long as the streams are.
+func Run(ctx context.Context, args []string, streams Streams, env LookupEnv) int {
+	root := newRoot(&program{Streams: streams, env: env})
+	root.SetArgs(args)
+	root.SetIn(streams.In)
+	root.SetOut(streams.Out)
+	root.SetErr(streams.Err)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return ExitOK
+	case errors.Is(err, errDenied):
+		return ExitDenied
+	default:
+		_, _ = fmt.Fprintln(streams.Err, "deputy: "+describe(err))
+		return ExitError
+	}
+}
+
+// errDenied ends a command whose answer was printed and is no: exit code 1, and nothing more to say.
+var errDenied = errors.New("denied")
+
+// program is what every subcommand is built with.
+type program struct {
+	Streams
+	env LookupEnv
+}
+
+// The headings under which `deputy help` lists the subcommands.
+const (
+	groupServer = "server"
+	groupAsk    = "ask"
+	groupGovern = "govern"
+	groupGraph  = "graph"
+)
+
+// newRoot builds the whole command tree.
+func newRoot(p *program) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "deputy",
+		Short: "Decide whether an AI agent may act, for whom, and where",
+		Long: `Deputy answers one question before an AI agent acts: may this agent, acting for this principal,
+in this tenant, do this to this object, now?
+
+A flag whose help names a variable can be set in the environment too: --some-flag as
+$DEPUTY_SOME_FLAG. A flag beats the environment, the environment beats a configuration file, and that
+beats the default.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		// Without arguments there is nothing to do but to say what there is.
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return fillFromEnv(cmd.Flags(), p.env)
+		},
+	}
+	root.AddGroup(
+		&cobra.Group{ID: groupAsk, Title: "Ask:"},
+		&cobra.Group{ID: groupGovern, Title: "Govern:"},
+		&cobra.Group{ID: groupGraph, Title: "Schema and relationships:"},
+		&cobra.Group{ID: groupServer, Title: "Server:"},
+	)
+	root.AddCommand(
+		newCheck(p), newExplain(p), newLookup(p),
+		newAgent(p), newPrincipal(p), newDelegation(p), newSession(p),
+		newSchema(p), newRelationship(p),
+		newServe(p), newMigrate(p), newDemo(p),
+		newVersion(p),
+	)
+	return root
+}
+
+// group returns a command that only holds subcommands. Called alone it fails, so that a script that
+// forgot the subcommand notices.
+func group(id, use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, GroupID: id,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("%s needs a subcommand; see: %s --help", cmd.CommandPath(), cmd.CommandPath())
+			}
+			return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+		},
+	}
+	cmd.AddCommand(children...)
+	return cmd
+}

@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// defaultEndpoint is where `deputy serve` listens unless it is told otherwise.
+const defaultEndpoint = "127.0.0.1:50051"
+
+// maxMessageBytes is the largest answer that a client takes: an exported batch of relationships with
+// big caveat contexts is larger than gRPC's own 4 MiB.
+const maxMessageBytes = 64 << 20
+
+// connection holds the flags that every client command has, and opens what they describe.
+type connection struct {
+	program  *program
+	endpoint string
+	key      secrets
+	keyFile  string
+	insecure bool
+	ca       string
+	timeout  time.Duration
+	output   string
+	// insecureUnsaid tells that nobody set --insecure, so that the endpoint decides.
+	insecureUnsaid bool
+}
+
+// client adds the client flags to a command and all below it, and returns what they fill.
+func client(p *program, cmd *cobra.Command) *connection {
+	c := &connection{program: p}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&c.endpoint, "endpoint", defaultEndpoint, "host and port of the server")
+	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
+	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
+	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca")
+	flags.StringVar(&c.ca, "ca", "", "PEM file with the authorities to trust; the system's if left out")
+	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long to wait; imports and exports take their time unless it is set")
+	flags.StringVarP(&c.output, "output", "o", "table", "table for people or json for programs")
+	allowEnv(flags)
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// server is an open connection with a stub for each service.
+type server struct {
+	permissions   deputy.PermissionsServiceClient
+	sessions      deputy.SessionsServiceClient
+	delegations   deputy.DelegationsServiceClient
+	agents        deputy.AgentsServiceClient
+	principals    deputy.PrincipalsServiceClient
+	schema        authzed.SchemaServiceClient
+	relationships authzed.PermissionsServiceClient
+	conn          *grpc.ClientConn
+}
+
+// newServer wraps a connection.
+func newServer(conn *grpc.ClientConn) *server {
+	return &server{
+		permissions:   deputy.NewPermissionsServiceClient(conn),
+		sessions:      deputy.NewSessionsServiceClient(conn),
+		delegations:   deputy.NewDelegationsServiceClient(conn),
+		agents:        deputy.NewAgentsServiceClient(conn),
+		principals:    deputy.NewPrincipalsServiceClient(conn),
+		schema:        authzed.NewSchemaServiceClient(conn),
+		relationships: authzed.NewPermissionsServiceClient(conn),
+		conn:          conn,
+	}
+}
+
+// Close releases the connection.
+func (s *server) Close() error { return s.conn.Close() }
+
+// run returns a cobra RunE that checks the flags, connects, and calls do with a context that ends
+// after the timeout.
+func (c *connection) run(do func(ctx context.Context, s *server, args []string) error) func(*cobra.Command, []string) error {
+	return c.runFor(do, true)
+}
+
+// runLong is like run, but the default timeout does not count: only one that was asked for.
+func (c *connection) runLong(do func(ctx context.Context, s *server, args []string) error) func(*cobra.Command, []string) error {
+	return c.runFor(do, false)
+}
+
+func (c *connection) runFor(do func(ctx context.Context, s *server, args []string) error, defaultTimeout bool) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if c.output != "table" && c.output != "json" {
+			return fmt.Errorf("--output must be table or json, not %q", c.output)
+		}
+		timeoutSaid := cmd.Flags().Changed("timeout")
+		c.insecureUnsaid = !cmd.Flags().Changed("insecure")
+		if c.timeout <= 0 {
+			return errors.New("--timeout must be positive")
+		}
+		s, err := c.dial()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.Close() }()
+		ctx := cmd.Context()
+		if defaultTimeout || timeoutSaid {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, c.timeout)
+			defer cancel()
+		}
+		return do(ctx, s, args)
+	}
+}
+
+// dial checks the flags and prepares the connection; the first call opens it.
+func (c *connection) dial() (*server, error) {
+	key, err := oneKey("key", &c.key, c.keyFile)
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		return nil, errors.New("--key is missing: set $DEPUTY_KEY, or name a file with --key-file")
+	}
+	host, _, err := net.SplitHostPort(c.endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("--endpoint must be host:port, not %q", c.endpoint)
+	}
+	plain := c.insecure
+	if c.insecureUnsaid {
+		plain = c.ca == "" && isLoopback(host)
+	}
+	if plain && c.ca != "" {
+		return nil, errors.New("--insecure and --ca exclude each other")
+	}
+	transport := insecure.NewCredentials()
+	if !plain {
+		pool, err := c.trusted()
+		if err != nil {
+			return nil, err
+		}
+		transport = credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})
+	}
+	conn, err := grpc.NewClient(c.endpoint,
+		grpc.WithTransportCredentials(transport),
+		grpc.WithPerRPCCredentials(bearer{key: key, plain: plain}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)))
+	if err != nil {
+		return nil, fmt.Errorf("--endpoint: %w", err)
+	}
+	return newServer(conn), nil
+}
+
+// trusted returns the certificate authorities of --ca, or nil for the system's.
+func (c *connection) trusted() (*x509.CertPool, error) {
+	if c.ca == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.ca)
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca: %s holds no PEM certificate", c.ca)
+	}
+	return pool, nil
+}
+
+// isLoopback reports whether a host can only be this machine. "localhost" counts: RFC 6761 reserves
+// it.
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// bearer sends the preshared key with each call.
+type bearer struct {
+	key   string
+	plain bool
+}
+
+// GetRequestMetadata returns the authorization header.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + b.key}, nil
+}
+
+// RequireTransportSecurity keeps the key off a connection without TLS that nobody asked for.
+func (b bearer) RequireTransportSecurity() bool { return !b.plain }

@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/spf13/cobra"
+)
+
+// newRelationshipExport builds `deputy relationship export`.
+func newRelationshipExport(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "export [FILE]",
+		Short: "Read all relationships into a file",
+		Long: `Read all relationships at the head revision, one a line, into FILE or to standard output.
+
+FILE appears only once it is complete, readable by its owner alone; until then, and after a failure,
+whatever was there before is still there.`,
+		Example: `  deputy relationship export graph.txt`,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: c.runLong(func(ctx context.Context, s *server, args []string) error {
+			bar := newProgress(c.program.Err, "exporting", "relationships", -1)
+			defer bar.clear()
+			start := time.Now()
+			var count uint64
+			export := func(w io.Writer) (err error) {
+				count, err = exportTo(ctx, s.relationships, w, bar)
+				return err
+			}
+			if len(args) == 0 || args[0] == "-" {
+				if err := export(c.program.Out); err != nil {
+					return err
+				}
+				bar.clear()
+				return c.summarize(c.program.Err, "exported", count, time.Since(start))
+			}
+			if err := writeWhole(args[0], export); err != nil {
+				return err
+			}
+			bar.clear()
+			return c.summarize(c.program.Out, "exported", count, time.Since(start))
+		}),
+	}
+}
+
+// exportTo writes all relationships at the head revision in the order in which the server sends them,
+// and returns how many there were.
+func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out io.Writer, bar *progress) (uint64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := client.ExportBulkRelationships(ctx, &authzed.ExportBulkRelationshipsRequest{
+		Consistency:   &authzed.Consistency{Requirement: &authzed.Consistency_FullyConsistent{FullyConsistent: true}},
+		OptionalLimit: messageSize,
+	})
+	if err != nil {
+		return 0, err
+	}
+	var count uint64
+	w := bufio.NewWriter(out)
+	for {
+		message, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return 0, fmt.Errorf("after %d relationships: %w", count, err)
+		}
+		for _, relationship := range message.GetRelationships() {
+			text, err := relationshipText(relationship)
+			if err != nil {
+				return 0, err
+			}
+			if _, err := w.WriteString(text + "\n"); err != nil {
+				return 0, fmt.Errorf("writing: %w", err)
+			}
+			count++
+		}
+		bar.add(int64(len(message.GetRelationships())))
+	}
+	if err := w.Flush(); err != nil {
+		return 0, fmt.Errorf("writing: %w", err)
+	}
+	return count, nil
+}
+
+// writeWhole writes a file that is there complete or not at all: into a temporary file beside it,
+// synced and then renamed. What is not a regular file is refused, because a rename would replace it.
+func writeWhole(path string, fill func(io.Writer) error) (err error) {
+	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf(`FILE: %s is not a regular file; "-" is standard output`, path)
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("FILE: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = temporary.Close()
+			_ = os.Remove(temporary.Name())
+		}
+	}()
+	if err := fill(temporary); err != nil {
+		return err
+	}
+	if err := temporary.Sync(); err != nil {
+		return fmt.Errorf("FILE: %w", err)
+	}
+	if err := temporary.Close(); err != nil {
+		return fmt.Errorf("FILE: %w", err)
+	}
+	if err := os.Rename(temporary.Name(), path); err != nil {
+		return fmt.Errorf("FILE: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// tokenKeyBytes is the least length of a token key, and the length of the randomness in a new one.
+const tokenKeyBytes = 32
+
+// readKeys returns the keys in a file, one a line; blank lines do not count. Without a path there are
+// none. name is the flag's name without "--".
+func readKeys(name, path string) ([]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", name, err)
+	}
+	var keys []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" {
+			keys = append(keys, line)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("--%s: %s holds no key", name, path)
+	}
+	return keys, nil
+}
+
+// oneKey returns the key that is given by a flag or stands in the file of the flag "NAME-file", or "".
+func oneKey(name string, given *secrets, path string) (string, error) {
+	fromFile, err := readKeys(name+"-file", path)
+	if err != nil {
+		return "", err
+	}
+	switch len(given.values) + len(fromFile) {
+	case 0:
+		return "", nil
+	case 1:
+		return append(fromFile, given.values...)[0], nil
+	default:
+		return "", fmt.Errorf("--%s and --%s-file: give one key", name, name)
+	}
+}
+
+// tokenKey returns the key in a file, whose surrounding blanks do not count: at least 32 bytes. If
+// there is no such file it is made, readable by its owner alone, with 32 random bytes as hex digits.
+// Of several processes that make it at the same time all get the same key.
+func tokenKey(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeTokenKey(path); err == nil {
+			text, err = os.ReadFile(path)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--token-key-file: %w", err)
+	}
+	if text = bytes.TrimSpace(text); len(text) < tokenKeyBytes {
+		return nil, fmt.Errorf("--token-key-file: %s holds %d bytes, fewer than %d", path, len(text), tokenKeyBytes)
+	}
+	return text, nil
+}
+
+// makeTokenKey writes a new key beside path and links it into place, so that nobody ever reads half a
+// key, and a key that somebody else made in the meantime stays.
+func makeTokenKey(path string) error {
+	key := make([]byte, tokenKeyBytes)
+	_, _ = rand.Read(key)                                                             // never fails
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(temporary.Name()) }()
+	if _, err := temporary.WriteString(hex.EncodeToString(key) + "\n"); err != nil {
+		_ = temporary.Close()
+		return err
+	}
+	if err := errors.Join(temporary.Sync(), temporary.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(temporary.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/code"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// print writes a message as JSON, or calls table with a writer that aligns what is separated by tabs.
+func (c *connection) print(message proto.Message, table func(w io.Writer)) error {
+	if c.output == "json" {
+		return writeJSON(c.program.Out, message, "  ")
+	}
+	return writeTable(c.program.Out, table)
+}
+
+// writeTable aligns what fill writes, two blanks between columns.
+func writeTable(out io.Writer, fill func(w io.Writer)) error {
+	// Rows often end in empty columns; their padding is cut off.
+	var b bytes.Buffer
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fill(w)
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	for line := range bytes.Lines(b.Bytes()) {
+		if _, err := out.Write(append(bytes.TrimRight(line, " \n"), '\n')); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+	}
+	return nil
+}
+
+// row writes one row of a table.
+func row(w io.Writer, cells ...string) {
+	_, _ = io.WriteString(w, strings.Join(cells, "\t")+"\n")
+}
+
+// field writes one line of a table that describes a single thing, unless there is nothing to say.
+func field(w io.Writer, name, value string) {
+	if value != "" {
+		row(w, name, value)
+	}
+}
+
+// writeJSON writes a message in protobuf's JSON form, with the fields that have their zero value, so
+// that a program finds every field that it knows. With an empty indent it is one line. protojson
+// varies its blanks on purpose; here the same message is always the same bytes.
+func writeJSON(out io.Writer, message proto.Message, indent string) error {
+	text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(message)
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	var b bytes.Buffer
+	if indent == "" {
+		err = json.Compact(&b, text)
+	} else {
+		err = json.Indent(&b, text, "", indent)
+	}
+	if err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
+	}
+	b.WriteByte('\n')
+	if _, err := out.Write(b.Bytes()); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
+// short returns an enum's name in lower case without its type: "active" for LIFECYCLE_STATE_ACTIVE.
+func short(name, prefix string) string {
+	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", " ")
+}
+
+// permissionship returns the verdict as authzed.api.v1 spells it. What this program does not know is
+// a refusal.
+func permissionship(p deputy.Permissionship) string {
+	switch p {
+	case deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION, deputy.Permissionship_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
+		return strings.TrimPrefix(p.String(), "PERMISSIONSHIP_")
+	default:
+		return "NO_PERMISSION"
+	}
+}
+
+// refusedBy returns the side of a refusal.
+func refusedBy(r deputy.RefusedBy) string {
+	if r == deputy.RefusedBy_REFUSED_BY_UNSPECIFIED {
+		return ""
+	}
+	return short(r.String(), "REFUSED_BY_")
+}
+
+// state returns where something stands.
+func state(s deputy.LifecycleState) string { return short(s.String(), "LIFECYCLE_STATE_") }
+
+// moment returns a time to the second in UTC, or "".
+func moment(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return ""
+	}
+	return t.AsTime().UTC().Format(time.RFC3339)
+}
+
+// object returns "type:id", or "".
+func object(o *deputy.ObjectReference) string {
+	if o.GetObjectType() == "" && o.GetObjectId() == "" {
+		return ""
+	}
+	return o.GetObjectType() + ":" + o.GetObjectId()
+}
+
+// subject returns "type:id" or "type:id#relation", or "".
+func subject(s *deputy.SubjectReference) string {
+	text := object(s.GetObject())
+	if s.GetOptionalRelation() != "" {
+		text += "#" + s.GetOptionalRelation()
+	}
+	return text
+}
+
+// yes returns "yes" or "".
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+// describe returns an error as one line. A gRPC status reads "CODE (REASON): message".
+func describe(err error) string {
+	text := err.Error()
+	// A wrapped status keeps what was put around it, such as which line of a file it is about.
+	var wrapped interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &wrapped) {
+		inner := wrapped.(error).Error()
+		text = strings.Replace(text, inner, statusText(wrapped.GRPCStatus()), 1)
+	} else if errors.Is(err, context.DeadlineExceeded) {
+		text = strings.Replace(text, context.DeadlineExceeded.Error(), "did not answer within --timeout", 1)
+	}
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// statusText returns a status with the reason that programs go by.
+func statusText(s *status.Status) string {
+	text := codeName(s.Code())
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() != "" {
+			text += " (" + info.GetReason() + ")"
+			break
+		}
+	}
+	return text + ": " + s.Message()
+}
+
+// codeName returns a code as the gRPC specification writes it: INVALID_ARGUMENT.
+func codeName(c codes.Code) string {
+	if name, ok := code.Code_name[int32(c)]; ok { //nolint:gosec // gRPC codes are below 17
+		return name
+	}
+	return fmt.Sprintf("CODE_%d", c)
+}
+
+// printList is print for a page of a list; it tells a person how to go on where there is more.
+func (c *connection) printList(message proto.Message, p page, table func(w io.Writer)) error {
+	if err := c.print(message, table); err != nil {
+		return err
+	}
+	if c.output != "json" {
+		more(c.program.Err, p.GetComplete(), p.GetNext())
+	}
+	return nil
+}
+
+// printDone prints what was done, or the whole answer as JSON.
+func (c *connection) printDone(message proto.Message, sentence string) error {
+	return c.print(message, func(w io.Writer) { row(w, sentence) })
+}

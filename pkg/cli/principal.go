@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// newPrincipal builds `deputy principal`.
+func newPrincipal(p *program) *cobra.Command {
+	cmd := group(groupGovern, "principal", "Suspend and resume users, services and tenants (admins)")
+	c := client(p, cmd)
+	cmd.AddCommand(newPrincipalSuspend(c), newPrincipalResume(c))
+	return cmd
+}
+
+// newPrincipalSuspend builds `deputy principal suspend`.
+func newPrincipalSuspend(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:     "suspend PRINCIPAL",
+		Short:   "Stop every agent from acting for a user or service, or in a tenant",
+		Example: `  deputy principal suspend user:alice`,
+		Args:    cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			whom, err := parseObject("PRINCIPAL", args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := s.principals.Suspend(ctx, &deputy.SuspendRequest{Principal: whom})
+			if err != nil {
+				return err
+			}
+			return c.printDone(answer, args[0]+" is suspended")
+		}),
+	}
+}
+
+// newPrincipalResume builds `deputy principal resume`.
+func newPrincipalResume(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:     "resume PRINCIPAL",
+		Short:   "Let agents act for it: again, or for the first time",
+		Example: `  deputy principal resume tenant:acme`,
+		Args:    cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			whom, err := parseObject("PRINCIPAL", args[0])
+			if err != nil {
+				return err
+			}
+			answer, err := s.principals.Resume(ctx, &deputy.ResumeRequest{Principal: whom})
+			if err != nil {
+				return err
+			}
+			return c.printDone(answer, args[0]+" is active")
+		}),
+	}
+}

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// parseObject reads "type:id". The id is everything behind the first colon, so a URL needs no
+// quoting: document:https://example.com/plan. What an id may hold is the server's to say.
+func parseObject(name, text string) (*deputy.ObjectReference, error) {
+	objectType, id, found := strings.Cut(text, ":")
+	if !found || objectType == "" || id == "" {
+		return nil, fmt.Errorf("%s must be TYPE:ID, such as document:plan, not %q", name, text)
+	}
+	return &deputy.ObjectReference{ObjectType: objectType, ObjectId: id}, nil
+}
+
+// parseSubject reads "type:id" or, for the types in setTypes, "type:id#relation".
+func parseSubject(name, text string, setTypes ...string) (*deputy.SubjectReference, error) {
+	o, err := parseObject(name, text)
+	if err != nil {
+		return nil, err
+	}
+	for _, setType := range setTypes {
+		if o.ObjectType != setType {
+			continue
+		}
+		// The relation is behind the last "#": an id from outside may hold one itself.
+		cut := strings.LastIndex(o.ObjectId, "#")
+		if cut <= 0 || cut == len(o.ObjectId)-1 {
+			return nil, fmt.Errorf("%s must be %s:ID#RELATION, such as %s:acme#member, not %q", name, setType, setType, text)
+		}
+		id, relation := o.ObjectId[:cut], o.ObjectId[cut+1:]
+		return &deputy.SubjectReference{Object: &deputy.ObjectReference{ObjectType: o.ObjectType, ObjectId: id}, OptionalRelation: relation}, nil
+	}
+	return &deputy.SubjectReference{Object: o}, nil
+}
+
+// parseScope reads grants "type:id#relation".
+func parseScope(texts []string) ([]*deputy.ScopeGrant, error) {
+	grants := make([]*deputy.ScopeGrant, 0, len(texts))
+	for _, text := range texts {
+		cut := strings.LastIndex(text, "#")
+		if cut < 0 || cut == len(text)-1 {
+			return nil, fmt.Errorf("--scope must be TYPE:ID#RELATION, such as folder:q3#reader, not %q", text)
+		}
+		o, err := parseObject("--scope", text[:cut])
+		if err != nil {
+			return nil, err
+		}
+		grants = append(grants, &deputy.ScopeGrant{Resource: o, Relation: text[cut+1:]})
+	}
+	return grants, nil
+}
+
+// bareID drops a type from an id whose type is clear, so that agent:bot works as bot does.
+func bareID(objectType, text string) string { return strings.TrimPrefix(text, objectType+":") }
+
+// parseContext reads caveat context: a JSON object, or "@file" with one.
+func parseContext(text string) (*structpb.Struct, error) {
+	if text == "" {
+		return nil, nil
+	}
+	data := []byte(text)
+	if path, isFile := strings.CutPrefix(text, "@"); isFile {
+		var err error
+		if data, err = os.ReadFile(path); err != nil {
+			return nil, fmt.Errorf("--context: %w", err)
+		}
+	}
+	context := &structpb.Struct{}
+	// The parser's own error is left out: it varies from run to run.
+	if err := protojson.Unmarshal(data, context); err != nil {
+		return nil, errors.New(`--context must be one JSON object without repeated names, such as {"hour": 9}`)
+	}
+	return context, nil
+}
+
+// parseConsistency reads the name of a requirement as in the API, with its token behind "=".
+func parseConsistency(text string) (*deputy.Consistency, error) {
+	name, token, hasToken := strings.Cut(text, "=")
+	zedToken := &deputy.ZedToken{Token: token}
+	switch {
+	case text == "":
+		return nil, nil
+	case name == "fully_consistent" && !hasToken:
+		return &deputy.Consistency{Requirement: &deputy.Consistency_FullyConsistent{FullyConsistent: true}}, nil
+	case name == "minimize_latency" && !hasToken:
+		return &deputy.Consistency{Requirement: &deputy.Consistency_MinimizeLatency{MinimizeLatency: true}}, nil
+	case name == "at_least_as_fresh" && token != "":
+		return &deputy.Consistency{Requirement: &deputy.Consistency_AtLeastAsFresh{AtLeastAsFresh: zedToken}}, nil
+	case name == "at_exact_snapshot" && token != "":
+		return &deputy.Consistency{Requirement: &deputy.Consistency_AtExactSnapshot{AtExactSnapshot: zedToken}}, nil
+	default:
+		return nil, fmt.Errorf("--consistency must be fully_consistent, minimize_latency, at_least_as_fresh=TOKEN or at_exact_snapshot=TOKEN, not %q", text)
+	}
+}
+
+// consistencyUsage is the help of every --consistency flag.
+const consistencyUsage = "fully_consistent (the default), minimize_latency, at_least_as_fresh=TOKEN or at_exact_snapshot=TOKEN"
+
+// token wraps a token, or returns nil where there is none.
+func token(text string) *deputy.ZedToken {
+	if text == "" {
+		return nil
+	}
+	return &deputy.ZedToken{Token: text}
+}
+
+// cursor wraps a cursor, or returns nil where there is none.
+func cursor(text string) *deputy.Cursor {
+	if text == "" {
+		return nil
+	}
+	return &deputy.Cursor{Token: text}
+}
+
+// ttl wraps a duration, or returns nil for zero: the server's default.
+func ttl(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/spf13/cobra"
+)
+
+// newSchema builds `deputy schema`.
+func newSchema(p *program) *cobra.Command {
+	cmd := group(groupGraph, "schema", "Write and read the schema")
+	c := client(p, cmd)
+	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p))
+	return cmd
+}
+
+// newSchemaWrite builds `deputy schema write`.
+func newSchemaWrite(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "write FILE",
+		Short: "Replace the schema (admins)",
+		Long: `Replace the schema with the one in FILE, or on standard input if FILE is "-". Imports and partials are
+resolved here, beside FILE. Of Deputy's core types those that the file does not define are added; the
+server refuses a schema whose core differs from its own.`,
+		Example: `  deputy schema write schema/supportdesk/supportdesk.zed`,
+		Args:    cobra.ExactArgs(1),
+		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
+			flat, err := flattenFile(args[0], c.program.In)
+			if err != nil {
+				return err
+			}
+			answer, err := s.schema.WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: flat.text})
+			if err != nil {
+				return err
+			}
+			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
+		}),
+	}
+}
+
+// newSchemaRead builds `deputy schema read`.
+func newSchemaRead(c *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "read",
+		Short: "Print the schema",
+		Args:  cobra.NoArgs,
+		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
+			answer, err := s.schema.ReadSchema(ctx, &authzed.ReadSchemaRequest{})
+			if err != nil {
+				return err
+			}
+			if c.output == "json" {
+				return writeJSON(c.program.Out, answer, "  ")
+			}
+			return writeText(c.program.Out, answer.GetSchemaText())
+		}),
+	}
+}
+
+// newSchemaCompile builds `deputy schema compile`, which needs no server.
+func newSchemaCompile(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "compile FILE",
+		Short: "Print the flat schema that write would send; needs no server",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			flat, err := flattenFile(args[0], p.In)
+			if err != nil {
+				return err
+			}
+			return writeText(p.Out, flat.text)
+		},
+	}
+}
+
+// writeText writes text with a newline at its end.
+func writeText(out io.Writer, text string) error {
+	if text == "" {
+		return errors.New("there is no schema")
+	}
+	if text[len(text)-1] != '\n' {
+		text += "\n"
+	}
+	if _, err := io.WriteString(out, text); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}

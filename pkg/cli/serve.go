@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+)
+
+// newServe builds `deputy serve`.
+func newServe(p *program) *cobra.Command {
+	settings := &serverSettings{}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: `Run the server until SIGINT or SIGTERM, then let calls under way finish. It prints one line with its
+address once it listens; logs go to standard error.
+
+Each setting is a flag, a variable in the environment and a key of the same name in the file that
+--config names; the first of these that is there counts.`,
+		Example: `  DEPUTY_PRESHARED_KEY=… DEPUTY_ADMIN_PRESHARED_KEY=… deputy serve
+  deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy`,
+		GroupID: groupServer,
+		Args:    cobra.NoArgs,
+	}
+	settings.registerServer(cmd.Flags())
+	settings.registerEngine(cmd.Flags())
+	settings.registerConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := settings.readConfig(cmd.Flags()); err != nil {
+			return err
+		}
+		log, err := newLog(p.Err, settings.logLevel, settings.logFormat)
+		if err != nil {
+			return err
+		}
+		d, err := daemon.Open(cmd.Context(), settings.config, log)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if closeErr := d.Close(); err == nil && closeErr != nil {
+				err = fmt.Errorf("closing: %w", closeErr)
+			}
+		}()
+		if _, err := fmt.Fprintf(p.Out, "deputy listens on %s\n", d.Addr()); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+		return d.Serve(cmd.Context())
+	}
+	return cmd
+}
+
+// newLog returns a logger that writes lines of JSON, or for a person's eyes, to w.
+func newLog(w io.Writer, level, format string) (*zap.Logger, error) {
+	least, err := zapcore.ParseLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level must be debug, info, warn or error, not %q", level)
+	}
+	config := zap.NewProductionEncoderConfig()
+	config.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	config.TimeKey = "time"
+	var encoder zapcore.Encoder
+	switch format {
+	case "json":
+		encoder = zapcore.NewJSONEncoder(config)
+	case "console":
+		encoder = zapcore.NewConsoleEncoder(config)
+	default:
+		return nil, fmt.Errorf("--log-format must be json or console, not %q", format)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), least)), nil
+}

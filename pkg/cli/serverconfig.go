@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
+)
+
+// defaultAddr is where serve listens: SpiceDB's port, on this machine only.
+const defaultAddr = "127.0.0.1:50051"
+
+// serverSettings is everything that can be set about a server, as flags. daemon.Config says what each
+// means; a test asserts that no field of it is forgotten here.
+type serverSettings struct {
+	config        daemon.Config
+	configPath    string
+	keys          secrets
+	keyFile       string
+	adminKeys     secrets
+	adminKeyFile  string
+	tokenKeyFile  string
+	remoteKey     secrets
+	remoteKeyFile string
+	logLevel      string
+	logFormat     string
+}
+
+// registerServer adds the flags about the server itself.
+func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
+	flags.StringVar(&s.config.Addr, "addr", defaultAddr, "host and port to listen on; port 0 picks one")
+	flags.BoolVar(&s.config.AllowNonLoopback, "allow-non-loopback", false, "let --addr be reachable from other machines")
+	flags.Var(&s.keys, "preshared-key", "key of the services that ask; may be repeated, or a list with commas")
+	flags.StringVar(&s.keyFile, "preshared-key-file", "", "file with such keys, one a line")
+	flags.Var(&s.adminKeys, "admin-preshared-key", "key of the admins; may be repeated, or a list with commas")
+	flags.StringVar(&s.adminKeyFile, "admin-preshared-key-file", "", "file with such keys, one a line")
+	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate")
+	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
+	flags.StringVar(&s.tokenKeyFile, "token-key-file", "", "file with the key that seals tokens, the same on every node; made if it is not there; without it no token outlives the process")
+	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
+	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
+	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
+	flags.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 0, "how long calls under way may take once the server stops; 0 means 10s")
+	flags.StringVar(&s.logLevel, "log-level", "info", "debug (a line for each request), info, warn or error")
+	flags.StringVar(&s.logFormat, "log-format", "json", "json or console")
+}
+
+// registerEngine adds the flags about the engine.
+func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
+	e := &s.config.Engine
+	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
+	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string")
+	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote")
+	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
+	flags.StringVar(&s.remoteKeyFile, "remote-preshared-key-file", "", "file with its preshared key")
+	flags.BoolVar(&e.Insecure, "remote-insecure", false, "connect to it without TLS")
+	flags.StringVar(&e.CAPath, "remote-ca", "", "PEM file with the authorities that it is trusted by; the system's if left out")
+	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which a CockroachDB cluster's clocks differ; 0 means 500ms there")
+	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")
+}
+
+// registerConfig adds --config, lets the environment set all flags that there are so far, and completes
+// the ones with few values.
+func (s *serverSettings) registerConfig(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&s.configPath, "config", "", "file with settings, each under its flag's name: .yaml, .toml or .json")
+	allowEnv(flags)
+	for name, values := range map[string][]string{
+		"engine": engine.Kinds, "log-level": {"debug", "info", "warn", "error"}, "log-format": {"json", "console"},
+	} {
+		if flags.Lookup(name) != nil {
+			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+		}
+	}
+}
+
+// readConfig fills in what the configuration file says and reads the files with keys. Afterwards the
+// config is complete.
+func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
+	if s.configPath != "" {
+		// Settings of another subcommand are none of this one's business, but still have to exist.
+		if err := fillFromFile(flags, s.configPath, serverFlagNames()); err != nil {
+			return err
+		}
+	}
+	for _, keys := range []struct {
+		flag, path string
+		given      *secrets
+		into       *[]string
+	}{
+		{"preshared-key-file", s.keyFile, &s.keys, &s.config.PresharedKeys},
+		{"admin-preshared-key-file", s.adminKeyFile, &s.adminKeys, &s.config.AdminPresharedKeys},
+	} {
+		fromFile, err := readKeys(keys.flag, keys.path)
+		if err != nil {
+			return err
+		}
+		*keys.into = append(append([]string(nil), keys.given.values...), fromFile...)
+	}
+	remote, err := oneKey("remote-preshared-key", &s.remoteKey, s.remoteKeyFile)
+	if err != nil {
+		return err
+	}
+	s.config.Engine.PresharedKey = remote
+	if s.config.TokenKey, err = tokenKey(s.tokenKeyFile); err != nil {
+		return err
+	}
+	return nil
+}
+
+// serverFlagNames returns the names of all settings that a configuration file may hold.
+func serverFlagNames() map[string]bool {
+	var all serverSettings
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	all.registerServer(flags)
+	all.registerEngine(flags)
+	names := map[string]bool{}
+	flags.VisitAll(func(f *pflag.Flag) { names[f.Name] = true })
+	return names
+}

@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// envPrefix starts the names of all environment variables that Deputy reads.
+const envPrefix = "DEPUTY_"
+
+// envName returns the environment variable that stands for a flag: DEPUTY_TOKEN_KEY_FILE for
+// token-key-file.
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// envAnnotation marks the flags that the environment may set.
+const envAnnotation = "deputy-env"
+
+// allowEnv lets the environment set all flags of the set that there are so far, and says so in their
+// help. Flags that hold a question (whose session, which tenant) are left out on purpose: a variable
+// that somebody forgot must not change what is asked.
+func allowEnv(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Annotations == nil {
+			f.Annotations = map[string][]string{}
+		}
+		f.Annotations[envAnnotation] = []string{envName(f.Name)}
+		f.Usage += " [$" + envName(f.Name) + "]"
+	})
+}
+
+// fillFromEnv sets every flag that the command line left alone and the environment names. An empty
+// variable counts as unset. The error names the variable, never its value.
+func fillFromEnv(flags *pflag.FlagSet, env LookupEnv) error {
+	said := saidSoFar(flags)
+	var failed error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if said(f.Name) || f.Annotations[envAnnotation] == nil || failed != nil {
+			return
+		}
+		value, found := env(envName(f.Name))
+		if !found || value == "" {
+			return
+		}
+		if err := set(flags, f, []string{value}); err != nil {
+			failed = fmt.Errorf("%s %w", envName(f.Name), err)
+		}
+	})
+	return failed
+}
+
+// fillFromFile sets every flag that neither the command line nor the environment set and the file
+// names. The file is YAML, TOML or JSON by its ending; its keys are the flags' names. A key that is
+// not known is an error, so that a misspelt restriction is not ignored; one that is known but has no
+// flag in the set belongs to another subcommand.
+func fillFromFile(flags *pflag.FlagSet, path string, known map[string]bool) error {
+	file := viper.New()
+	file.SetConfigFile(path)
+	if err := file.ReadInConfig(); err != nil {
+		return fmt.Errorf("config %s: %w", path, withoutContent(path, err))
+	}
+	said := saidSoFar(flags)
+	// AllKeys flattens nested maps into dotted names, which no flag has.
+	keys := file.AllKeys()
+	slices.Sort(keys)
+	for _, key := range keys {
+		if !known[key] {
+			return fmt.Errorf("config %s: unknown setting %q", path, key)
+		}
+		f := flags.Lookup(key)
+		if f == nil || said(key) {
+			continue
+		}
+		values, err := texts(file.Get(key))
+		if err == nil {
+			err = set(flags, f, values)
+		}
+		if err != nil {
+			return fmt.Errorf("config %s: %s %w", path, key, err)
+		}
+	}
+	return nil
+}
+
+// saidSoFar returns which settings are set by now. A key and the file that it stands in are one
+// setting: --key on the command line beats $DEPUTY_KEY_FILE.
+func saidSoFar(flags *pflag.FlagSet) func(name string) bool {
+	set := map[string]bool{}
+	flags.VisitAll(func(f *pflag.Flag) {
+		set[strings.TrimSuffix(f.Name, "-file")] = set[strings.TrimSuffix(f.Name, "-file")] || f.Changed
+	})
+	return func(name string) bool { return set[strings.TrimSuffix(name, "-file")] }
+}
+
+// set gives a flag its values as text. pflag's own error quotes the value, which may be a secret, so
+// it is replaced.
+func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
+	_, isList := f.Value.(pflag.SliceValue)
+	if len(values) != 1 && !isList {
+		return errors.New("wants one value")
+	}
+	for _, value := range values {
+		if err := flags.Set(f.Name, value); err != nil {
+			return fmt.Errorf("is not a valid %s", f.Value.Type())
+		}
+	}
+	return nil
+}
+
+// texts turns a value from a configuration file into what the command line would have carried.
+func texts(value any) ([]string, error) {
+	switch v := value.(type) {
+	case nil:
+		return nil, errors.New("has no value")
+	case []any:
+		var all []string
+		for _, element := range v {
+			one, err := texts(element)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, one...)
+		}
+		return all, nil
+	case map[string]any:
+		return nil, errors.New("wants a value or a list, not a map")
+	default:
+		return []string{fmt.Sprint(v)}, nil
+	}
+}
+
+// lineNumber finds where a parser stopped.
+var lineNumber = regexp.MustCompile(`line \d+`)
+
+// withoutContent keeps of a parser's error only where it is: parsers quote what they could not read,
+// and that may be a key.
+func withoutContent(path string, err error) error {
+	var missing *fs.PathError
+	if errors.As(err, &missing) {
+		return missing.Err
+	}
+	format := strings.TrimPrefix(filepath.Ext(path), ".")
+	if !slices.Contains(viper.SupportedExts, format) {
+		return fmt.Errorf("has to end in .yaml, .toml or .json")
+	}
+	if line := lineNumber.FindString(err.Error()); line != "" {
+		return fmt.Errorf("is not valid %s (%s)", format, line)
+	}
+	return fmt.Errorf("is not valid %s", format)
+}
+
+// secrets is a flag whose values are never printed, neither by help nor by an error. It takes one or
+// more values separated by commas, and may be repeated.
+type secrets struct {
+	values []string
+	// given tells that the values are not the default any more, so that further ones are added.
+	given bool
+}
+
+// String hides the values: pflag prints it as the default.
+func (s *secrets) String() string { return "" }
+
+// Type is the placeholder that help shows.
+func (s *secrets) Type() string { return "key" }
+
+// Set adds the values of one occurrence.
+func (s *secrets) Set(text string) error {
+	if !s.given {
+		s.values, s.given = nil, true
+	}
+	for value := range strings.SplitSeq(text, ",") {
+		if value = strings.TrimSpace(value); value != "" {
+			s.values = append(s.values, value)
+		}
+	}
+	return nil
+}
+
+// Append, Replace and GetSlice make it a pflag.SliceValue. GetSlice does not give the values away.
+func (s *secrets) Append(text string) error { return s.Set(text) }
+
+// Replace drops all values for others.
+func (s *secrets) Replace(values []string) error {
+	s.values, s.given = slices.Clone(values), true
+	return nil
+}
+
+// GetSlice returns nothing: whoever may see the values reads the field.
+func (s *secrets) GetSlice() []string { return nil }

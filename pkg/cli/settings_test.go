@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+)
+
+// parseServe reads a serve command line, an environment and, if it is not empty, a configuration file
+// whose ending is given before a colon ("yaml:addr: …").
+func parseServe(t *testing.T, args []string, env map[string]string, file string) (*serverSettings, error) {
+	t.Helper()
+	if file != "" {
+		ending, text, _ := strings.Cut(file, ":")
+		path := filepath.Join(t.TempDir(), "deputy."+ending)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--config", path)
+	}
+	s := &serverSettings{}
+	cmd := &cobra.Command{Use: "serve"}
+	s.registerServer(cmd.Flags())
+	s.registerEngine(cmd.Flags())
+	s.registerConfig(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		return nil, err
+	}
+	err := fillFromEnv(cmd.Flags(), func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+	if err == nil {
+		err = s.readConfig(cmd.Flags())
+	}
+	return s, err
+}
+
+func TestPrecedence(t *testing.T) {
+	const file = "yaml:retention: 3h\n"
+	env := map[string]string{"DEPUTY_RETENTION": "2h"}
+	for _, test := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		file string
+		want time.Duration
+	}{
+		{"default", nil, nil, "", 0},
+		{"file beats default", nil, nil, file, 3 * time.Hour},
+		{"environment beats file", nil, env, file, 2 * time.Hour},
+		{"flag beats environment", []string{"--retention=1h"}, env, file, time.Hour},
+		{"an empty variable says nothing", nil, map[string]string{"DEPUTY_RETENTION": ""}, file, 3 * time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := parseServe(t, test.args, test.env, test.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.config.Engine.Retention; got != test.want {
+				t.Errorf("retention is %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// TestKeyPrecedence: a key and the file that it stands in are one setting.
+func TestKeyPrecedence(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(path, []byte("from-file-1\n\n  from-file-2  \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		file string
+		want []string
+	}{
+		{"repeated", []string{"--preshared-key=a", "--preshared-key=b,c"}, nil, "", []string{"a", "b", "c"}},
+		{"environment list", nil, map[string]string{"DEPUTY_PRESHARED_KEY": "a, b"}, "", []string{"a", "b"}},
+		{"configuration list", nil, nil, "toml:preshared-key = ['a', 'b']", []string{"a", "b"}},
+		{"file", []string{"--preshared-key-file=" + path}, nil, "", []string{"from-file-1", "from-file-2"}},
+		{"flag beats the variable of the file", []string{"--preshared-key=a"}, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "", []string{"a"}},
+		{"flag of the file beats the variable", []string{"--preshared-key-file=" + path}, map[string]string{"DEPUTY_PRESHARED_KEY": "a"}, "", []string{"from-file-1", "from-file-2"}},
+		{"variable of the file beats the configuration", nil, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "json:{\"preshared-key\": \"a\"}", []string{"from-file-1", "from-file-2"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := parseServe(t, test.args, test.env, test.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.config.PresharedKeys; !reflect.DeepEqual(got, test.want) {
+				t.Errorf("keys are %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+// TestEveryFieldHasASetting sets everything in each of the three ways, and looks for fields of
+// daemon.Config that are still zero.
+func TestEveryFieldHasASetting(t *testing.T) {
+	tokenKey := filepath.Join(t.TempDir(), "token.key")
+	settings := []struct{ name, value string }{
+		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "k"}, {"admin-preshared-key", "a"},
+		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
+		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"engine", "remote"},
+		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
+		{"remote-insecure", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
+	}
+	var args []string
+	env := map[string]string{}
+	var yaml, toml, json []string
+	for _, s := range settings {
+		args = append(args, "--"+s.name+"="+s.value)
+		env[envName(s.name)] = s.value
+		yaml = append(yaml, s.name+`: "`+s.value+`"`)
+		toml = append(toml, s.name+` = "`+s.value+`"`)
+		json = append(json, `"`+s.name+`": "`+s.value+`"`)
+	}
+	for _, way := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		file string
+	}{
+		{"flags", args, nil, ""},
+		{"environment", nil, env, ""},
+		{"yaml", nil, nil, "yaml:" + strings.Join(yaml, "\n")},
+		{"toml", nil, nil, "toml:" + strings.Join(toml, "\n")},
+		{"json", nil, nil, "json:{" + strings.Join(json, ",") + "}"},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			s, err := parseServe(t, way.args, way.env, way.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
+				t.Errorf("%s cannot be set by %s: add it to serverSettings", field, way.name)
+			}
+		})
+	}
+}
+
+// zeroFields returns the names of all fields of a struct, and of the structs in it, that are zero.
+func zeroFields(v reflect.Value, name string) []string {
+	if v.Type() != reflect.TypeOf(daemon.Config{}) && v.Kind() != reflect.Struct {
+		if v.IsZero() {
+			return []string{name}
+		}
+		return nil
+	}
+	var zero []string
+	for i := range v.NumField() {
+		zero = append(zero, zeroFields(v.Field(i), name+"."+v.Type().Field(i).Name)...)
+	}
+	return zero
+}
+
+// TestBadSettings asserts that an error names what is wrong, and never shows a value: it may be a key.
+func TestBadSettings(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		file string
+		want string
+	}{
+		{"variable", nil, map[string]string{"DEPUTY_RETENTION": "secret"}, "", "DEPUTY_RETENTION is not a valid duration"},
+		{"unknown setting", nil, nil, "yaml:retentoin: secret", `unknown setting "retentoin"`},
+		{"nested setting", nil, nil, "yaml:engine:\n  kind: secret", `unknown setting "engine.kind"`},
+		{"config in config", nil, nil, "yaml:config: secret.yaml", `unknown setting "config"`},
+		{"two values", nil, nil, "yaml:retention: [1h, 2h]", "retention wants one value"},
+		{"no value", nil, nil, "yaml:retention:", "retention has no value"},
+		{"bad value", nil, nil, "toml:retention = 'secret'", "retention is not a valid duration"},
+		{"broken yaml", nil, nil, "yaml:preshared-key: 'secret", "is not valid yaml"},
+		{"just a key", nil, nil, "yaml:secret", "is not valid yaml"},
+		{"broken toml", nil, nil, "toml:preshared-key = secret", "is not valid toml"},
+		{"broken json", nil, nil, `json:{"preshared-key": secret}`, "is not valid json"},
+		{"ending", nil, nil, "conf:secret", "has to end in .yaml, .toml or .json"},
+		{"absent", []string{"--config", "absent.yaml"}, nil, "", "config absent.yaml: no such file"},
+		{"two remote keys", []string{"--remote-preshared-key=secret,secret2"}, nil, "", "--remote-preshared-key and --remote-preshared-key-file: give one key"},
+		{"no key file", []string{"--preshared-key-file=absent"}, nil, "", "--preshared-key-file: open absent"},
+		{"no admin key file", []string{"--admin-preshared-key-file=absent"}, nil, "", "--admin-preshared-key-file: open absent"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := parseServe(t, test.args, test.env, test.file)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("the error is %q, want %q in it", err, test.want)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the error %q shows a value", err)
+			}
+		})
+	}
+}
+
+// TestHelpHidesKeys: pflag prints defaults, and a key must not become one.
+func TestHelpHidesKeys(t *testing.T) {
+	keys := &secrets{values: []string{"secret"}}
+	if keys.String() != "" || len(keys.GetSlice()) != 0 {
+		t.Errorf("a key shows as %q and %q", keys.String(), keys.GetSlice())
+	}
+}

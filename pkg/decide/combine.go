@@ -1,0 +1,169 @@
+package decide
+
+import (
+	"slices"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// required are the gates without which there is no decision: a plan that lacks one of them refuses.
+var required = []authz.Gate{
+	authz.GateSession, authz.GateDelegation, authz.GateAgent, authz.GatePrincipal, authz.GateTenant,
+}
+
+// Verdict is what the conditions of one candidate come to. The zero Verdict refuses.
+type Verdict struct {
+	Permissionship authz.Permissionship
+	// RefusedBy is the side of a refusal: the actor's, where anything on it refuses.
+	RefusedBy authz.Side
+	// Missing names the caveat context that is missing, sorted, when conditional.
+	Missing []string
+	// Err is set where a condition could not be judged: it beats every outcome.
+	Err error
+}
+
+// Combine turns outcomes into a verdict. An error beats everything; then any no (and whatever was not
+// judged) refuses; then anything conditional makes it conditional; only all yes allows. No conditions,
+// or none of a required gate, refuse.
+func Combine(conditions []Condition) Verdict {
+	for i := range conditions {
+		if c := &conditions[i]; c.Outcome == authz.Failed {
+			err := c.Err
+			if err == nil {
+				err = &authz.Error{Op: "decide.Combine", Message: "a condition could not be judged"}
+			}
+			return Verdict{Err: err}
+		}
+	}
+	out := Verdict{Permissionship: authz.HasPermission}
+	present := map[authz.Gate]bool{}
+	refuse := func(side authz.Side) {
+		out.Permissionship = authz.NoPermission
+		if out.RefusedBy != authz.SideActor {
+			out.RefusedBy = side
+		}
+	}
+	for i := range conditions {
+		c := &conditions[i]
+		present[c.Gate] = true
+		switch c.Outcome {
+		case authz.Yes:
+		case authz.Conditional:
+			if out.Permissionship == authz.HasPermission {
+				out.Permissionship = authz.ConditionalPermission
+			}
+			out.Missing = append(out.Missing, c.Missing...)
+		case authz.NotJudged:
+			// It is only left unjudged because something else refuses; alone it refuses for its side.
+			if out.RefusedBy == authz.SideNone {
+				refuse(c.Side)
+			}
+		default:
+			refuse(c.Side)
+		}
+	}
+	for _, g := range required {
+		if !present[g] {
+			refuse(authz.SideActor)
+		}
+	}
+	if out.Permissionship == authz.NoPermission {
+		if out.RefusedBy == authz.SideNone {
+			out.RefusedBy = authz.SideActor
+		}
+		out.Missing = nil
+	}
+	slices.Sort(out.Missing)
+	out.Missing = slices.Compact(out.Missing)
+	return out
+}
+
+// Refused reports whether a fact refuses already, so that nothing has to be asked.
+func Refused(conditions []Condition) bool {
+	return slices.ContainsFunc(conditions, func(c Condition) bool {
+		return c.Query == nil && c.Outcome != authz.Yes
+	})
+}
+
+// Settle turns the engine's answer into the condition's outcome. Where a frozen session started, a
+// type or permission that was unknown then is a no.
+func Settle(c *Condition, a authz.Answer) {
+	c.Outcome, c.Missing, c.Err, c.Trace = a.Outcome, a.Missing, a.Err, a.Trace
+	if c.Baseline && a.Outcome == authz.Failed && authz.IsUnknown(a.Err) {
+		c.Outcome, c.Err, c.Detail = authz.No, nil, "it was not in the schema then"
+	}
+}
+
+// Only judges whether a subject is the one and only one, from the list of all.
+func Only(id string, all []authz.SubjectAnswer) authz.Outcome {
+	found := false
+	for _, s := range all {
+		if s.ID != id || s.Conditional {
+			return authz.No
+		}
+		found = true
+	}
+	if !found {
+		return authz.No
+	}
+	return authz.Yes
+}
+
+// ValidUntil is when the candidate ends by itself: the first end of a delegation or a session that it
+// stands on.
+func ValidUntil(f Facts) time.Time {
+	var until time.Time
+	earlier := func(t time.Time) {
+		if !t.IsZero() && (until.IsZero() || t.Before(until)) {
+			until = t
+		}
+	}
+	if f.Session != nil {
+		earlier(f.Session.Until)
+	}
+	for _, d := range f.Chain {
+		earlier(d.Until)
+		if s, ok := f.Sessions[d.Session]; ok {
+			earlier(s.Until)
+		}
+	}
+	return until
+}
+
+// Choose orders candidates: any that has the permission first, then the conditional ones, each by id.
+// It returns the verdict of all together. An error of any candidate beats everything.
+func Choose(verdicts []Verdict) (best int, v Verdict) {
+	best = -1
+	side := authz.SideActor
+	for i := range verdicts {
+		if verdicts[i].Err != nil {
+			return i, Verdict{Err: verdicts[i].Err}
+		}
+		if verdicts[i].RefusedBy == authz.SideObject {
+			side = authz.SideObject
+		}
+		if best < 0 || rank(verdicts[i]) > rank(verdicts[best]) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return -1, Verdict{RefusedBy: authz.SideActor}
+	}
+	v = verdicts[best]
+	if v.Permissionship == authz.NoPermission {
+		v.RefusedBy = side
+	}
+	return best, v
+}
+
+func rank(v Verdict) int {
+	switch v.Permissionship {
+	case authz.HasPermission:
+		return 2
+	case authz.ConditionalPermission:
+		return 1
+	default:
+		return 0
+	}
+}

@@ -1,0 +1,345 @@
+// Package decide is the rule: which conditions a question comes to, and what their outcomes come to.
+// It is pure: no context, no clock, no I/O; the time is a value in Facts. pkg/judge reads the facts,
+// asks the engine, and calls Plan and Combine.
+package decide
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// MaxDepth is the most delegations that a chain may have.
+const MaxDepth = 8
+
+// Facts is all that the graph holds about one candidate: a chain of delegations with its agents, its
+// principal and its tenant, at one revision. What is missing is zero and refuses.
+type Facts struct {
+	// Now is the one moment that expirations are compared with.
+	Now time.Time
+	// Principal and Tenant are whom and where the candidate acts.
+	Principal authz.Principal
+	Tenant    authz.TenantID
+	// Session is the session that the request names, or nil.
+	Session *facts.Session
+	// Chain holds the delegations from the root to the one that acts.
+	Chain []facts.Delegation
+	// Broken says why the chain ends before a root; empty where it does not.
+	Broken string
+	// Entitled tells that the root was granted by one who may: always looked up, though for a user's
+	// own delegation it is the user.
+	Entitled bool
+	// Sessions holds the sessions that minted a leaf of the chain.
+	Sessions map[authz.SessionID]facts.Session
+	// Standing is what agents, principal and tenant are at the revision.
+	Standing Standing
+	// Baselines holds what stood where each frozen session started; see Frozen.
+	Baselines map[authz.Revision]Standing
+	// Global tells that the resource's type belongs to no tenant.
+	Global bool
+	// AnySession asks what the candidate reaches once its agent has started a session, for look-ups:
+	// whether it may act directly is left out.
+	AnySession bool
+}
+
+// Standing is what agents, principal and tenant are at a revision.
+type Standing struct {
+	Agents    map[authz.AgentID]facts.Agent
+	Principal facts.Life
+	Tenant    facts.Life
+}
+
+// Baseline is where a frozen session started.
+type Baseline struct {
+	Revision authz.Revision
+	// Depth is how many delegations of the chain, from the root, had been granted by then: up to and
+	// including the session's leaf. Later ones have no scope there.
+	Depth int
+}
+
+// Frozen returns where the frozen sessions behind the candidate started, each revision once: the
+// session that is named, and every session that minted a leaf of the chain.
+func Frozen(f Facts) []Baseline {
+	var out []Baseline
+	add := func(s facts.Session, depth int) {
+		if s.Unfrozen {
+			return
+		}
+		for i := range out {
+			if out[i].Revision == s.Baseline {
+				out[i].Depth = max(out[i].Depth, depth)
+				return
+			}
+		}
+		out = append(out, Baseline{s.Baseline, depth})
+	}
+	if f.Session != nil {
+		add(*f.Session, len(f.Chain))
+	}
+	for i, d := range f.Chain {
+		if d.Session != "" {
+			add(f.Sessions[d.Session], i+1)
+		}
+	}
+	return out
+}
+
+// Where a condition is judged. The baseline with index i of Frozen is AtBaseline+i.
+const (
+	// AtHead is the head revision, which an exact snapshot has to pass too.
+	AtHead = -1
+	// AtSnapshot is the revision of the decision.
+	AtSnapshot = 0
+	// AtBaseline is the first baseline.
+	AtBaseline = 1
+)
+
+// Plan returns every condition of the case for one candidate: those that facts decide with their
+// outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
+func Plan(c authz.Case, f Facts) []Condition {
+	p := plan{c: c, f: f}
+	p.session()
+	p.delegation()
+	p.standing(f.Standing)
+	p.permissions(len(f.Chain))
+	for i, b := range Frozen(f) {
+		p.where = AtBaseline + i
+		p.standing(f.Baselines[b.Revision])
+		p.permissions(b.Depth)
+	}
+	return p.out
+}
+
+// Standalone returns the conditions that facts alone decide: session, delegation, registration and
+// suspension, and whether a principal is in a set. An exact snapshot has to pass them at the head
+// revision too, so they are marked AtHead.
+func Standalone(c authz.Case, f Facts) []Condition {
+	p := plan{c: c, f: f, where: AtHead}
+	p.session()
+	p.delegation()
+	p.standing(f.Standing)
+	return p.out
+}
+
+// Condition is a condition of the plan.
+type Condition struct {
+	authz.Condition
+	// Where is the revision at which it is judged.
+	Where int
+}
+
+type plan struct {
+	c     authz.Case
+	f     Facts
+	where int
+	out   []Condition
+}
+
+// fact adds a condition that is already decided.
+func (p *plan) fact(gate authz.Gate, holds bool, text, detail string) {
+	c := authz.Condition{Gate: gate, Text: text, Side: authz.SideActor}
+	if holds {
+		c.Outcome = authz.Yes
+	} else {
+		c.Detail = detail
+	}
+	p.add(c)
+}
+
+// ask adds a condition that the engine has to answer.
+func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
+	if !q.Only {
+		q.Context = p.c.Context
+	}
+	p.add(authz.Condition{Gate: gate, Text: q.Text(), Outcome: authz.NotJudged, Side: side, Query: &q})
+}
+
+func (p *plan) add(c authz.Condition) {
+	switch {
+	case p.where >= AtBaseline:
+		c.Gate, c.Baseline = authz.GateBaseline, true
+	case p.where == AtHead:
+		c.Text += ", at the head revision"
+	}
+	p.out = append(p.out, Condition{Condition: c, Where: p.where})
+}
+
+// life adds the condition that an object is live.
+func (p *plan) life(gate authz.Gate, what string, l facts.Life) {
+	detail := "it is live"
+	switch {
+	case !l.Known:
+		detail = "the graph does not know it"
+	case l.Malformed != "":
+		detail = l.Malformed
+	case l.Stopped:
+		detail = "it was stopped"
+	case !l.Active:
+		detail = "it is not active, or no longer"
+	}
+	p.fact(gate, l.Live(), what+" is live", detail)
+}
+
+// session adds the conditions of the session that the request names. Sessions behind leaves are the
+// delegation gate's.
+func (p *plan) session() {
+	s := p.f.Session
+	if p.c.Session == "" && s == nil {
+		p.fact(authz.GateSession, true, "no session is named", "")
+		return
+	}
+	if s == nil {
+		s = &facts.Session{}
+	}
+	p.minted(authz.GateSession, *s, p.leaf())
+	p.fact(authz.GateSession, s.ID == p.c.Session, "the session is the one that is named", "it is another one")
+}
+
+// minted adds the conditions under which a session backs a leaf.
+func (p *plan) minted(gate authz.Gate, s facts.Session, leaf facts.Delegation) {
+	p.life(gate, "session "+string(s.ID), s.Life)
+	p.fact(gate, s.Agent != "" && s.Agent == leaf.Agent, "the session's agent is the delegation's", "it is another agent's session")
+	p.fact(gate, s.Holds(leaf.ID), "the session holds the delegation", "it does not")
+}
+
+// leaf is the delegation that acts; zero without a chain.
+func (p *plan) leaf() facts.Delegation {
+	if len(p.f.Chain) == 0 {
+		return facts.Delegation{}
+	}
+	return p.f.Chain[len(p.f.Chain)-1]
+}
+
+// delegation adds the conditions of every delegation of the chain and of the links between them.
+func (p *plan) delegation() {
+	const gate = authz.GateDelegation
+	chain := p.f.Chain
+	p.fact(gate, len(chain) > 0 && p.f.Broken == "", "the chain leads to a root", p.f.Broken)
+	p.fact(gate, len(chain) <= MaxDepth, fmt.Sprintf("the chain has at most %d delegations", MaxDepth), "it is deeper")
+	p.fact(gate, p.leaf().Agent != "" && p.leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
+	for i, d := range chain {
+		name := "delegation " + string(d.ID)
+		p.life(gate, name, d.Life)
+		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
+		if d.Set() {
+			p.ask(gate, authz.SideActor, d.PrincipalQuery(p.f.Principal))
+		} else {
+			p.fact(gate, !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object, name+" is for the principal", "it is for another one")
+		}
+		if i == 0 {
+			p.root(d)
+		} else {
+			p.link(chain[i-1], d)
+		}
+		if d.Session != "" {
+			p.minted(gate, p.f.Sessions[d.Session], d)
+		}
+	}
+	if p.c.Session == "" && !p.f.AnySession {
+		p.direct()
+	}
+}
+
+// Direct reports whether the candidate's agent may act without a session.
+func Direct(f Facts) bool {
+	p := plan{f: f}
+	p.direct()
+	return !Refused(p.out)
+}
+
+// root adds the condition that the chain's first delegation was granted by one who may.
+func (p *plan) root(d facts.Delegation) {
+	const gate = authz.GateDelegation
+	name := "delegation " + string(d.ID)
+	p.fact(gate, d.Parent == "" && d.Session == "", name+" is a root", "it is a part of another one")
+	granted := d.GrantedBy.Type == authz.TypeUser
+	if granted && !d.Set() && d.Principal.Type == authz.TypeUser {
+		granted = d.GrantedBy == d.Principal.Object
+	}
+	p.fact(gate, granted && p.f.Entitled, name+" was granted by one who may", "the principal itself, an owner of the service or a direct admin of the tenant has to")
+}
+
+// link adds the conditions between a delegation and the one that it is a part of.
+func (p *plan) link(parent, d facts.Delegation) {
+	const gate = authz.GateDelegation
+	name := "delegation " + string(d.ID)
+	p.fact(gate, d.Parent == parent.ID, name+" is a part of the one before", "it is not")
+	p.fact(gate, parent.Agent != "" && d.GrantedBy == parent.Agent.Object(), name+" was granted by its parent's agent", "it was granted by another one")
+	// An agent that passes on to itself is a session's leaf: without its session it would shed the
+	// session's end and its baseline.
+	p.fact(gate, d.Agent != parent.Agent || d.Session != "", name+" is not an agent's own without a session", "the session that minted it is missing")
+}
+
+// direct adds the condition that the agent may act without a session: so must the delegation say, and
+// all that it is a part of, up to one that a session backs.
+func (p *plan) direct() {
+	for _, d := range slices.Backward(p.f.Chain) {
+		if d.Session != "" && d.ID != p.leaf().ID {
+			return
+		}
+		p.fact(authz.GateDelegation, d.AllowDirect, "delegation "+string(d.ID)+" allows acting without a session", "it does not")
+	}
+}
+
+// standing adds what agents, principal and tenant are, apart from any object.
+func (p *plan) standing(s Standing) {
+	for _, id := range p.agents() {
+		a := s.Agents[id]
+		name := "agent:" + authz.DecodeID(string(id))
+		p.life(authz.GateAgent, name, a.Life)
+		p.fact(authz.GateAgent, len(a.Owners) > 0, name+" has an owner", "nobody answers for it")
+	}
+	p.life(authz.GatePrincipal, authz.Show(p.f.Principal.Object), s.Principal)
+	p.life(authz.GateTenant, authz.Show(p.f.Tenant.Object()), s.Tenant)
+}
+
+// permissions adds what has to be asked of the engine: the permission for every subject, the object's
+// tenant, and access to it. depth is how many delegations have to have the permission themselves.
+func (p *plan) permissions(depth int) {
+	on := func(s authz.Object) authz.Query {
+		return authz.Query{Resource: p.c.Resource, Permission: p.c.Permission, Subject: authz.Subject{Object: s}}
+	}
+	access := func(s authz.Object) authz.Query {
+		return authz.Query{Resource: p.f.Tenant.Object(), Permission: facts.PermissionAccess, Subject: authz.Subject{Object: s}}
+	}
+	for _, id := range p.agents() {
+		p.ask(authz.GateAgent, authz.SideObject, on(id.Object()))
+	}
+	p.ask(authz.GatePrincipal, authz.SideObject, on(p.f.Principal.Object))
+	if !p.f.Global {
+		p.ask(authz.GateTenant, authz.SideObject, authz.Query{
+			Resource: p.c.Resource, Permission: "tenant", Subject: authz.Subject{Object: p.f.Tenant.Object()}, Only: true,
+		})
+	}
+	p.ask(authz.GateTenant, authz.SideObject, access(p.f.Principal.Object))
+	for _, id := range p.agents() {
+		p.ask(authz.GateTenant, authz.SideObject, access(id.Object()))
+	}
+	for i, d := range p.f.Chain {
+		switch {
+		case i >= depth:
+		case d.Unscoped:
+			p.add(authz.Condition{Gate: authz.GateScope, Text: "delegation " + string(d.ID) + " is unscoped", Outcome: authz.Yes, Side: authz.SideObject})
+		default:
+			p.ask(authz.GateScope, authz.SideObject, on(d.ID.Object()))
+		}
+	}
+}
+
+// agents lists the agents of the chain, each once, the root's first. Without a chain it is the agent
+// that acts, so that the agent gate is never empty.
+func (p *plan) agents() []authz.AgentID {
+	out := []authz.AgentID{}
+	for _, d := range p.f.Chain {
+		if !slices.Contains(out, d.Agent) {
+			out = append(out, d.Agent)
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, p.c.Agent)
+	}
+	return out
+}

@@ -1,0 +1,325 @@
+package delegate
+
+import (
+	"context"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// Spec asks for a delegation. With a Parent, what is zero is the parent's.
+type Spec struct {
+	Agent     authz.AgentID
+	Principal authz.Subject
+	Tenant    authz.TenantID
+	// GrantedBy may be zero where the principal is a user, and with a parent.
+	GrantedBy   authz.Object
+	Parent      authz.DelegationID
+	Scope       []facts.Grant
+	Unscoped    bool
+	AllowDirect bool
+	TTL         time.Duration
+	// Key is the idempotency key, or empty.
+	Key string
+}
+
+// Create writes a delegation. Errors: Invalid for what the request gets wrong by itself, Precondition
+// where the graph does not entitle the grantor or something is not active, NotFound for an unknown
+// agent or parent, Exists where the idempotency key was used for another request.
+func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.Revision, error) {
+	none := func(err error) (facts.Delegation, authz.Revision, error) {
+		return facts.Delegation{}, authz.Revision{}, err
+	}
+	v, err := d.look(ctx)
+	if err != nil {
+		return none(err)
+	}
+	if err := s.check(ctx, v); err != nil {
+		return none(err)
+	}
+	out := facts.Delegation{
+		ID:    authz.DelegationID(d.mint(authz.TypeDelegation, s.Key, 0)),
+		Agent: s.Agent, Principal: s.Principal, Tenant: s.Tenant, GrantedBy: s.GrantedBy, Parent: s.Parent,
+		Unscoped: s.Unscoped, AllowDirect: s.AllowDirect,
+		Life: facts.Life{Known: true, Active: true, Until: v.now.Add(s.TTL)},
+	}
+	var must []authz.MustHold
+	if s.Parent == "" {
+		must, err = v.root(ctx, &out)
+	} else {
+		must, err = v.part(ctx, &out)
+	}
+	if err != nil {
+		return none(err)
+	}
+	if err := v.liveAgent(ctx, out.Agent); err != nil {
+		return none(err)
+	}
+	must = append(must, facts.MustBeActive(out.Agent.Object())...)
+	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key)}
+	rev, err := d.write(ctx, out.Write(s.Scope), must)
+	if authz.KindOf(err) == authz.Exists && s.Key != "" {
+		return d.created(ctx, out)
+	}
+	if err != nil {
+		return none(err)
+	}
+	return out, rev, nil
+}
+
+// created returns what an earlier try with the same idempotency key wrote, if it is what is asked for.
+func (d *Delegate) created(ctx context.Context, want facts.Delegation) (facts.Delegation, authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return facts.Delegation{}, authz.Revision{}, err
+	}
+	got, err := v.delegation(ctx, want.ID)
+	if err != nil {
+		return facts.Delegation{}, authz.Revision{}, err
+	}
+	if got.Agent != want.Agent || got.Principal != want.Principal || got.Tenant != want.Tenant ||
+		got.GrantedBy != want.GrantedBy || got.Parent != want.Parent {
+		return facts.Delegation{}, authz.Revision{}, keyReused()
+	}
+	return got, v.snap.Revision(), nil
+}
+
+func keyReused() error {
+	return authz.Errorf(authz.Exists, authz.ReasonIdempotencyConflict, "the idempotency key was used for another request")
+}
+
+// check refuses what is wrong with the request by itself.
+func (s *Spec) check(ctx context.Context, v *view) error {
+	if err := checkKey(s.Key); err != nil {
+		return err
+	}
+	switch {
+	case s.TTL <= 0:
+		return authz.FieldErrorf("ttl", "must be positive")
+	case s.TTL > MaxTTL:
+		return authz.FieldErrorf("ttl", "is longer than %s", MaxTTL)
+	case len(s.Scope) > MaxScope:
+		return authz.FieldErrorf("scope", "has %d grants, more than %d", len(s.Scope), MaxScope)
+	case s.Unscoped && len(s.Scope) > 0:
+		return authz.FieldErrorf("unscoped", "contradicts a scope")
+	}
+	return checkScope(ctx, v, "scope", s.Scope)
+}
+
+// checkScope refuses grants that are not grants on domain objects: on core types, or through a
+// relation that decides whose an object is.
+func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant) error {
+	schema, err := v.snap.Schema(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range scope {
+		t := schema.Types[g.Resource.Type]
+		permission, known := false, false
+		if t != nil {
+			permission, known = t.Members[g.Relation]
+		}
+		switch {
+		case t == nil:
+			return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: field, Message: "names the type " + g.Resource.Type + ", which the schema does not have"}
+		case core(g.Resource.Type):
+			return authz.FieldErrorf(field, "grants on a %s, which is not a domain object", g.Resource.Type)
+		case !known || permission:
+			return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: field, Message: "names " + g.Relation + ", which is not a relation of " + g.Resource.Type}
+		case t.FeedsTenant[g.Relation]:
+			return authz.FieldErrorf(field, "grants %s#%s, from which the tenant of objects is computed", g.Resource.Type, g.Relation)
+		case !t.Delegable[g.Relation]:
+			return authz.FieldErrorf(field, "grants %s#%s, which does not admit a delegation", g.Resource.Type, g.Relation)
+		}
+	}
+	return nil
+}
+
+func core(objectType string) bool {
+	for _, t := range authz.CoreTypes {
+		if t == objectType {
+			return true
+		}
+	}
+	return false
+}
+
+// root completes and checks a delegation that a principal grants, or an admin for a set.
+func (v *view) root(ctx context.Context, d *facts.Delegation) ([]authz.MustHold, error) {
+	switch {
+	case d.Tenant == "":
+		return nil, authz.FieldErrorf("tenant_id", "is required")
+	case d.Principal == authz.Subject{}:
+		return nil, authz.FieldErrorf("principal", "is required")
+	}
+	if d.GrantedBy.IsZero() && !d.Set() && d.Principal.Type == authz.TypeUser {
+		d.GrantedBy = d.Principal.Object
+	}
+	if d.GrantedBy.Type != authz.TypeUser {
+		return nil, authz.FieldErrorf("granted_by", "must be a user")
+	}
+	must := facts.MustBeActive(d.Tenant.Object())
+	if err := v.standing(ctx, d.Tenant.Object()); err != nil {
+		return nil, err
+	}
+	var entitled authz.Filter
+	switch {
+	case d.Set():
+		if d.Principal.Type != authz.TypeTenant || d.Principal.ID != string(d.Tenant) {
+			return nil, authz.FieldErrorf("principal", "is a set of another tenant")
+		}
+		entitled = facts.Admin(d.Tenant, d.GrantedBy)
+	case d.Principal.Type == authz.TypeService:
+		entitled = facts.Owner(d.Principal.Object, d.GrantedBy)
+	case d.GrantedBy != d.Principal.Object:
+		return nil, notEntitled("a user's delegation is granted by the user itself")
+	}
+	if !d.Set() {
+		if err := v.standing(ctx, d.Principal.Object); err != nil {
+			return nil, err
+		}
+		must = append(must, facts.MustBeActive(d.Principal.Object)...)
+	}
+	if entitled == (authz.Filter{}) {
+		return must, nil
+	}
+	rels, err := v.read(ctx, entitled)
+	if err != nil {
+		return nil, err
+	}
+	if !facts.Entitled(rels, v.now) {
+		return nil, notEntitled("granted_by is neither an owner of the service nor a direct admin of the tenant")
+	}
+	return append(must, authz.MustHold{Filter: entitled, Exists: true}), nil
+}
+
+func notEntitled(message string) error {
+	return authz.Errorf(authz.Precondition, authz.ReasonNotEntitled, "%s", message)
+}
+
+// part completes and checks a delegation that is a part of another one.
+func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold, error) {
+	chain, err := v.chain(ctx, d.Parent)
+	if err != nil {
+		return nil, err
+	}
+	parent := chain[0]
+	if d.Tenant == "" {
+		d.Tenant = parent.Tenant
+	}
+	if d.GrantedBy.IsZero() {
+		d.GrantedBy = parent.Agent.Object()
+	}
+	inherited := d.Principal == authz.Subject{}
+	if inherited {
+		d.Principal = parent.Principal
+	}
+	switch {
+	case len(chain)+1 > MaxDepth:
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations", MaxDepth)
+	case d.Tenant != parent.Tenant:
+		return nil, authz.FieldErrorf("tenant_id", "is not the parent delegation's")
+	case d.GrantedBy != parent.Agent.Object():
+		return nil, notEntitled("a part of a delegation is granted by that delegation's agent")
+	case d.Agent == parent.Agent:
+		return nil, authz.FieldErrorf("agent_id", "is the parent delegation's own agent: start a session to narrow it")
+	case d.AllowDirect && !mayAllowDirect(chain):
+		return nil, authz.FieldErrorf("allow_direct", "is more than the parent delegation allows")
+	}
+	for _, up := range chain {
+		if !up.Live() {
+			return nil, notActive("the parent delegation, or one above it, is not active")
+		}
+		if up.Until.Before(d.Until) {
+			return nil, authz.FieldErrorf("ttl", "goes beyond the end of the parent delegation, or of one above it, at %s", up.Until.UTC().Format(time.RFC3339))
+		}
+	}
+	if !inherited {
+		if err := v.covered(ctx, chain, d.Principal); err != nil {
+			return nil, err
+		}
+	}
+	must := facts.MustBeActive(d.Parent.Object())
+	if parent.Session != "" {
+		must = append(must, facts.MustBeActive(parent.Session.Object())...)
+	}
+	return must, nil
+}
+
+// mayAllowDirect reports whether a part of the first of the chain may act without a session: all up to
+// one that a session backs have to.
+func mayAllowDirect(chain []facts.Delegation) bool {
+	for _, up := range chain {
+		if up.Session != "" {
+			return true
+		}
+		if !up.AllowDirect {
+			return false
+		}
+	}
+	return true
+}
+
+// covered refuses principals that a delegation of the chain does not cover.
+func (v *view) covered(ctx context.Context, chain []facts.Delegation, principal authz.Subject) error {
+	refused := authz.FieldErrorf("principal", "is not one that the parent delegation covers")
+	for _, up := range chain {
+		if up.Principal == principal {
+			continue
+		}
+		p, concrete := authz.NewPrincipal(principal.Object)
+		if !concrete || principal.Relation != "" || !up.Set() {
+			return refused
+		}
+		answers, err := v.snap.Check(ctx, []authz.Query{up.PrincipalQuery(p)})
+		if err != nil {
+			return err
+		}
+		switch answers[0].Outcome {
+		case authz.Yes:
+		case authz.Failed:
+			return answers[0].Err
+		default:
+			return refused
+		}
+	}
+	return nil
+}
+
+// chain reads a delegation and all above it, itself first, as far as a chain may be deep.
+func (v *view) chain(ctx context.Context, id authz.DelegationID) ([]facts.Delegation, error) {
+	var chain []facts.Delegation
+	for id != "" && len(chain) <= MaxDepth {
+		d, err := v.delegation(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, d)
+		id = d.Parent
+	}
+	return chain, nil
+}
+
+// Delegation reads one delegation.
+func (d *Delegate) Delegation(ctx context.Context, id authz.DelegationID) (facts.Delegation, authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return facts.Delegation{}, authz.Revision{}, err
+	}
+	out, err := v.delegation(ctx, id)
+	return out, v.snap.Revision(), err
+}
+
+// Revoke ends a delegation and, since every decision walks the chain, all that was passed on from it.
+func (d *Delegate) Revoke(ctx context.Context, id authz.DelegationID) (authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return authz.Revision{}, err
+	}
+	found, err := v.delegation(ctx, id)
+	if err != nil {
+		return authz.Revision{}, err
+	}
+	return d.brake(ctx, found.Revoke())
+}

@@ -1,0 +1,124 @@
+package delegate
+
+import (
+	"context"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// Place is where a list stopped. The zero Place is its beginning.
+type Place struct {
+	// Revision pins the list.
+	Revision authz.Revision `json:"r"`
+	// Engine is the engine's cursor.
+	Engine string `json:"e,omitempty"`
+	// Stage is which part of the list it is in.
+	Stage int `json:"s,omitempty"`
+}
+
+// List is one page.
+type List[T any] struct {
+	Items []T
+	At    authz.Revision
+	// Next is where to go on; nil at the end.
+	Next *Place
+}
+
+// at pins the list's revision.
+func (d *Delegate) at(ctx context.Context, from Place) (*view, error) {
+	if from.Revision.IsZero() {
+		return d.look(ctx)
+	}
+	snap, err := d.graph.Snapshot(ctx, authz.Freshness{Exactly: from.Revision})
+	if err != nil {
+		return nil, err
+	}
+	return &view{snap, d.now()}, nil
+}
+
+// list pages through what matches the filters, one after the other, and keeps what read keeps.
+func list[T any](ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter, read func(*view, authz.Relationship) (T, bool, error)) (List[T], error) {
+	v, err := d.at(ctx, from)
+	if err != nil {
+		return List[T]{}, err
+	}
+	out := List[T]{At: v.snap.Revision()}
+	place := Place{Revision: out.At, Engine: from.Engine, Stage: from.Stage}
+	for place.Stage < len(filters) {
+		if len(out.Items) == limit {
+			out.Next = &place
+			return out, nil
+		}
+		rels, next, err := v.snap.Page(ctx, filters[place.Stage], limit-len(out.Items), place.Engine)
+		if err != nil {
+			return List[T]{}, err
+		}
+		for _, rel := range rels {
+			item, keep, err := read(v, rel)
+			if err != nil {
+				return List[T]{}, err
+			}
+			if keep {
+				out.Items = append(out.Items, item)
+			}
+		}
+		place.Engine = next
+		if next == "" {
+			place.Stage++
+		}
+	}
+	return out, nil
+}
+
+// Agents lists the registered agents: those with the active mark by id, then those that are suspended.
+func (d *Delegate) Agents(ctx context.Context, from Place, limit int) (List[facts.Agent], error) {
+	filters := []authz.Filter{facts.AgentListFilter(false), facts.AgentListFilter(true)}
+	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (facts.Agent, bool, error) {
+		a, err := v.agent(ctx, authz.AgentID(rel.Resource.ID))
+		// One with both marks is listed once.
+		return a, rel.Relation == filters[1].Relation || !a.Stopped, err
+	})
+}
+
+// Sessions lists an agent's sessions by id.
+func (d *Delegate) Sessions(ctx context.Context, agent authz.AgentID, inactive bool, from Place, limit int) (List[Running], error) {
+	filters := []authz.Filter{facts.SessionListFilter(agent)}
+	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (Running, bool, error) {
+		s, err := v.session(ctx, authz.SessionID(rel.Resource.ID))
+		if err != nil || (!inactive && !s.Live()) {
+			return Running{}, false, err
+		}
+		out, _, err := v.running(ctx, s)
+		return out, true, err
+	})
+}
+
+// Choice says which delegations to list.
+type Choice struct {
+	// By is the subject that they name: an agent, a tenant or a parent, or, with AsPrincipal, a
+	// principal or a set.
+	By          authz.Subject
+	AsPrincipal bool
+	// Agent, Principal, Tenant and Parent narrow further, where they are set.
+	Agent     authz.AgentID
+	Principal authz.Subject
+	Tenant    authz.TenantID
+	Parent    authz.DelegationID
+	// Inactive and Leaves also list what does not act, and what sessions minted.
+	Inactive, Leaves bool
+}
+
+// Delegations lists delegations by id.
+func (d *Delegate) Delegations(ctx context.Context, c Choice, from Place, limit int) (List[facts.Delegation], error) {
+	filters := []authz.Filter{facts.ListFilter(c.By, c.AsPrincipal)}
+	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (facts.Delegation, bool, error) {
+		one, err := v.delegation(ctx, authz.DelegationID(rel.Resource.ID))
+		keep := (c.Inactive || one.Live()) && (c.Leaves || one.Session == "") &&
+			(c.Agent == "" || c.Agent == one.Agent) &&
+			(c.Principal == authz.Subject{} || c.Principal == one.Principal) &&
+			(c.Tenant == "" || c.Tenant == one.Tenant) &&
+			(c.Parent == "" || c.Parent == one.Parent)
+		return one, keep, err
+	})
+}

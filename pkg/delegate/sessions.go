@@ -1,0 +1,354 @@
+package delegate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// Target is one thing that a session is to act for.
+type Target struct {
+	Delegation authz.DelegationID
+	// Principals may be empty where the delegation's principal is one user or service.
+	Principals []authz.Principal
+	// Scope is a task scope for the leaves; none means all that the delegation reaches.
+	Scope []facts.Grant
+}
+
+// Start asks for a session.
+type Start struct {
+	Agent   authz.AgentID
+	Targets []Target
+	// TTL is how long it lasts without renewal; 0 means DefaultSessionTTL.
+	TTL    time.Duration
+	Frozen bool
+	// Key is the idempotency key, or empty.
+	Key string
+}
+
+// Running is a session with its leaves' delegations.
+type Running struct {
+	facts.Session
+	// Parents holds the delegation that each leaf was minted from, where it is known.
+	Parents map[authz.DelegationID]authz.DelegationID
+}
+
+// frozenMargin is how long before the engine may forget a frozen session's start the session has to
+// have ended.
+const frozenMargin = time.Minute
+
+// StartSession starts a session and mints a leaf for every principal of every target. A frozen one is
+// written in two steps: first all but what makes it live, then, with the revision of that as its
+// baseline, the rest; in between it does not act.
+func (d *Delegate) StartSession(ctx context.Context, s Start) (Running, authz.Revision, error) {
+	none := func(err error) (Running, authz.Revision, error) { return Running{}, authz.Revision{}, err }
+	v, err := d.look(ctx)
+	if err != nil {
+		return none(err)
+	}
+	plan, err := d.plan(ctx, v, s)
+	if err != nil {
+		return none(err)
+	}
+	updates := plan.session.Write()
+	for i := range plan.leaves {
+		updates = append(updates, plan.leaves[i].Write(plan.scopes[i])...)
+	}
+	if !s.Frozen {
+		updates = append(updates, plan.session.Activate()...)
+	}
+	rev, err := d.write(ctx, updates, plan.must)
+	if authz.KindOf(err) == authz.Exists && s.Key != "" {
+		return d.started(ctx, plan)
+	}
+	if err != nil {
+		return none(err)
+	}
+	if s.Frozen {
+		return d.freeze(ctx, plan, rev)
+	}
+	return plan.running(), rev, nil
+}
+
+// freeze makes a frozen session live, from the revision at which it was written.
+func (d *Delegate) freeze(ctx context.Context, p *sessionPlan, rev authz.Revision) (Running, authz.Revision, error) {
+	p.session.Baseline, p.session.BaselineAt = rev, d.now()
+	must := append(facts.MustBeActive(p.session.Agent.Object()), p.session.MustBeUnstarted()...)
+	rev, err := d.write(ctx, p.session.Activate(), must)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	return p.running(), rev, nil
+}
+
+// started returns what an earlier try with the same idempotency key wrote, if it is what is asked for.
+// A frozen session that the earlier try did not get to make live is made live now.
+func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	got, err := v.session(ctx, p.session.ID)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	if got.Agent != p.session.Agent || !slices.Equal(got.Leaves, p.session.Leaves) {
+		return Running{}, authz.Revision{}, keyReused()
+	}
+	begun := got.Unfrozen || !got.Baseline.IsZero()
+	switch {
+	case begun && got.Unfrozen != p.session.Unfrozen:
+		return Running{}, authz.Revision{}, keyReused()
+	case !begun && !got.Stopped && !p.session.Unfrozen:
+		return d.freeze(ctx, p, v.snap.Revision())
+	}
+	out := p.running()
+	out.Session = got
+	return out, v.snap.Revision(), nil
+}
+
+// sessionPlan is a session that is about to be written.
+type sessionPlan struct {
+	session facts.Session
+	leaves  []facts.Delegation
+	scopes  [][]facts.Grant
+	must    []authz.MustHold
+}
+
+func (p *sessionPlan) running() Running {
+	out := Running{Session: p.session, Parents: map[authz.DelegationID]authz.DelegationID{}}
+	for _, l := range p.leaves {
+		out.Parents[l.ID] = l.Parent
+	}
+	return out
+}
+
+// plan checks a request and lays out what to write.
+func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, error) {
+	if err := checkKey(s.Key); err != nil {
+		return nil, err
+	}
+	ttl, err := d.sessionTTL(s.TTL)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.Targets) == 0 || len(s.Targets) > MaxTargets {
+		return nil, authz.FieldErrorf("targets", "must name 1 to %d delegations", MaxTargets)
+	}
+	if err := v.liveAgent(ctx, s.Agent); err != nil {
+		return nil, err
+	}
+	p := &sessionPlan{
+		session: facts.Session{
+			ID: authz.SessionID(d.mint(authz.TypeSession, s.Key, 0)), Agent: s.Agent, Unfrozen: !s.Frozen,
+			Life: facts.Life{Known: true, Active: true},
+		},
+		must: facts.MustBeActive(s.Agent.Object()),
+	}
+	var latest time.Time
+	for i, t := range s.Targets {
+		until, err := d.target(ctx, v, p, s, i, t)
+		if err != nil {
+			return nil, err
+		}
+		if until.After(latest) {
+			latest = until
+		}
+	}
+	p.session.Until = v.now.Add(ttl)
+	if latest.Before(p.session.Until) {
+		p.session.Until = latest
+	}
+	if retention := d.graph.Retention(); s.Frozen && p.session.Until.After(v.now.Add(retention-frozenMargin)) {
+		return nil, authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention)
+	}
+	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key)}
+	slices.SortFunc(p.session.Leaves, func(a, b facts.Leaf) int {
+		return byID(a.Delegation.Object(), b.Delegation.Object())
+	})
+	return p, nil
+}
+
+func (d *Delegate) sessionTTL(ttl time.Duration) (time.Duration, error) {
+	switch {
+	case ttl < 0:
+		return 0, authz.FieldErrorf("ttl", "must be positive")
+	case ttl == 0:
+		return min(DefaultSessionTTL, d.maxSessionTTL), nil
+	case ttl > d.maxSessionTTL:
+		return 0, authz.FieldErrorf("ttl", "is longer than %s", d.maxSessionTTL)
+	}
+	return ttl, nil
+}
+
+// target lays out the leaves of one target and returns when its delegation ends.
+func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start, i int, t Target) (time.Time, error) {
+	field := func(name string) string { return fmt.Sprintf("targets[%d].%s", i, name) }
+	chain, err := v.chain(ctx, t.Delegation)
+	if err != nil {
+		return time.Time{}, err
+	}
+	parent := chain[0]
+	switch {
+	case parent.Agent != s.Agent:
+		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
+	case parent.Session != "":
+		return time.Time{}, authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
+	case len(chain)+1 > MaxDepth:
+		return time.Time{}, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", MaxDepth)
+	}
+	until := parent.Until
+	for _, up := range chain {
+		if !up.Live() {
+			return time.Time{}, notActive(fmt.Sprintf("targets[%d]: the delegation, or one above it, is not active", i))
+		}
+		if up.Until.Before(until) {
+			until = up.Until
+		}
+	}
+	principals := t.Principals
+	if len(principals) == 0 {
+		own, ok := authz.NewPrincipal(parent.Principal.Object)
+		if !ok || parent.Set() {
+			return time.Time{}, authz.FieldErrorf(field("principals"), "is required: the delegation is for a set of principals")
+		}
+		principals = []authz.Principal{own}
+	}
+	if err := checkScope(ctx, v, field("scope"), t.Scope); err != nil {
+		return time.Time{}, err
+	}
+	p.must = append(p.must, facts.MustBeActive(parent.ID.Object())...)
+	for n, who := range principals {
+		if slices.Contains(principals[:n], who) {
+			return time.Time{}, authz.FieldErrorf(field("principals"), "names %s twice", authz.Show(who.Object))
+		}
+		if err := v.covered(ctx, chain, authz.Subject{Object: who.Object}); err != nil {
+			return time.Time{}, authz.FieldErrorf(fmt.Sprintf("targets[%d].principals[%d]", i, n), "is not one that the delegation covers")
+		}
+		if err := v.standing(ctx, who.Object); err != nil {
+			return time.Time{}, err
+		}
+		p.must = append(p.must, facts.MustBeActive(who.Object)...)
+		d.leaf(v, p, s, parent, who, t.Scope, until)
+	}
+	if len(p.leaves) > MaxPrincipals {
+		return time.Time{}, authz.FieldErrorf("targets", "name more than %d principals together", MaxPrincipals)
+	}
+	return until, nil
+}
+
+// leaf lays out one leaf.
+func (d *Delegate) leaf(v *view, p *sessionPlan, s Start, parent facts.Delegation, who authz.Principal, scope []facts.Grant, until time.Time) {
+	leaf := facts.Delegation{
+		ID:        authz.DelegationID(d.mint(authz.TypeSession, s.Key, len(p.leaves)+1)),
+		Agent:     s.Agent,
+		Principal: authz.Subject{Object: who.Object},
+		Tenant:    parent.Tenant,
+		GrantedBy: s.Agent.Object(),
+		Parent:    parent.ID,
+		Session:   p.session.ID,
+		Unscoped:  len(scope) == 0,
+		Life:      facts.Life{Known: true, Active: true, Until: until},
+		Issued:    facts.Issued{At: v.now, Until: until},
+	}
+	p.leaves = append(p.leaves, leaf)
+	p.scopes = append(p.scopes, scope)
+	p.session.Leaves = append(p.session.Leaves, facts.Leaf{Delegation: leaf.ID, Principal: who, Tenant: parent.Tenant})
+}
+
+// Session reads one session with its leaves.
+func (d *Delegate) Session(ctx context.Context, id authz.SessionID) (Running, authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	s, err := v.session(ctx, id)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	out, _, err := v.running(ctx, s)
+	return out, v.snap.Revision(), err
+}
+
+// running reads what a session's leaves were minted from, and when the last of them ends.
+func (v *view) running(ctx context.Context, s facts.Session) (Running, time.Time, error) {
+	out := Running{Session: s, Parents: map[authz.DelegationID]authz.DelegationID{}}
+	filters := make([]authz.Filter, len(s.Leaves))
+	for i, l := range s.Leaves {
+		filters[i] = facts.Object(l.Delegation.Object())
+	}
+	lists, err := v.snap.Read(ctx, filters...)
+	if err != nil {
+		return out, time.Time{}, err
+	}
+	var latest time.Time
+	for i, l := range s.Leaves {
+		leaf := facts.ReadDelegation(l.Delegation, lists[i], v.now)
+		out.Parents[leaf.ID] = leaf.Parent
+		if leaf.Live() && leaf.Until.After(latest) {
+			latest = leaf.Until
+		}
+	}
+	return out, latest, nil
+}
+
+// Renew moves the end of a live session to ttl from now, never beyond its delegations' end, nor, for a
+// frozen one, beyond what the engine remembers.
+func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Duration) (Running, authz.Revision, error) {
+	none := func(err error) (Running, authz.Revision, error) { return Running{}, authz.Revision{}, err }
+	ttl, err := d.sessionTTL(ttl)
+	if err != nil {
+		return none(err)
+	}
+	v, err := d.look(ctx)
+	if err != nil {
+		return none(err)
+	}
+	s, err := v.session(ctx, id)
+	if err != nil {
+		return none(err)
+	}
+	if !s.Live() {
+		return none(notActive("the session has ended: start another one"))
+	}
+	if err := v.liveAgent(ctx, s.Agent); err != nil {
+		return none(err)
+	}
+	out, latest, err := v.running(ctx, s)
+	if err != nil {
+		return none(err)
+	}
+	out.Until = v.now.Add(ttl)
+	if latest.Before(out.Until) {
+		out.Until = latest
+	}
+	if !out.Until.After(v.now) {
+		return none(notActive("none of the session's delegations is active"))
+	}
+	if retention := d.graph.Retention(); !s.Unfrozen && out.Until.After(s.BaselineAt.Add(retention-frozenMargin)) {
+		return none(authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention))
+	}
+	must := append(facts.MustBeActive(id.Object()), facts.MustBeActive(s.Agent.Object())...)
+	rev, err := d.write(ctx, out.Extend(), must)
+	if err != nil {
+		return none(err)
+	}
+	return out, rev, nil
+}
+
+// End ends a session and all that was passed on from it. Ending an ended one succeeds.
+func (d *Delegate) End(ctx context.Context, id authz.SessionID) (authz.Revision, error) {
+	v, err := d.look(ctx)
+	if err != nil {
+		return authz.Revision{}, err
+	}
+	s, err := v.session(ctx, id)
+	if err != nil {
+		return authz.Revision{}, err
+	}
+	return d.brake(ctx, s.End())
+}

@@ -1,0 +1,189 @@
+package engine
+
+import (
+	"context"
+	"slices"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// bulkSize is how many checks go out in one request.
+const bulkSize = 1000
+
+// Check answers every query at the snapshot; see authz.Snapshot.
+//
+// SpiceDB evaluates items of one request that differ only in their resource together, and there a
+// conditional item can make another one of its chunk conditional (v1.56.2, arrows with .all). So a
+// conditional answer out of such a group is asked for again, alone.
+func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
+	answers := make([]authz.Answer, 0, len(queries))
+	for chunk := range slices.Chunk(queries, bulkSize) {
+		part, err := s.bulk(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.askAlone(ctx, chunk, part); err != nil {
+			return nil, err
+		}
+		answers = append(answers, part...)
+	}
+	return answers, nil
+}
+
+// askAlone asks again for each conditional answer that shared its evaluation with another resource.
+func (s *snapshot) askAlone(ctx context.Context, queries []authz.Query, answers []authz.Answer) error {
+	type shape struct {
+		resourceType, permission string
+		subject                  authz.Subject
+	}
+	of := func(q authz.Query) shape { return shape{q.Resource.Type, q.Permission, q.Subject} }
+	resources := map[shape]map[string]bool{}
+	for _, q := range queries {
+		if resources[of(q)] == nil {
+			resources[of(q)] = map[string]bool{}
+		}
+		resources[of(q)][q.Resource.ID] = true
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelReads)
+	for i := range answers {
+		if answers[i].Outcome != authz.Conditional || len(resources[of(queries[i])]) < 2 {
+			continue
+		}
+		group.Go(func() error {
+			alone, err := s.bulk(ctx, queries[i:i+1])
+			if err == nil {
+				answers[i] = alone[0]
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// bulk sends one bulk request and checks that it was answered item by item.
+func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
+	const op = "engine.Check"
+	req := &v1.CheckBulkPermissionsRequest{
+		Consistency: s.exact,
+		Items:       make([]*v1.CheckBulkPermissionsRequestItem, len(queries)),
+	}
+	for i, q := range queries {
+		given, err := structProto(q.Context)
+		if err != nil {
+			return nil, err
+		}
+		req.Items[i] = &v1.CheckBulkPermissionsRequestItem{
+			Resource:   objectProto(q.Resource),
+			Permission: q.Permission,
+			Subject:    subjectProto(q.Subject),
+			Context:    given,
+		}
+		req.WithTracing = req.WithTracing || q.Trace
+	}
+	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(ctx, req)
+	if err != nil {
+		return nil, failure(op, err)
+	}
+	pairs := resp.GetPairs()
+	if len(pairs) != len(queries) {
+		return nil, &authz.Error{Op: op, Message: "the engine answered another number of checks than it was asked"}
+	}
+	answers := make([]authz.Answer, len(pairs))
+	for i, pair := range pairs {
+		answers[i] = answer(pair)
+	}
+	return answers, nil
+}
+
+// answer reads one pair. Whatever is not plainly an answer is a failure.
+func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
+	if st := pair.GetError(); st != nil {
+		return authz.Answer{Outcome: authz.Failed, Err: failure("engine.Check", status.FromProto(st).Err())}
+	}
+	item := pair.GetItem()
+	out := authz.Answer{Trace: trace(item.GetDebugTrace().GetCheck())}
+	switch item.GetPermissionship() {
+	case v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION:
+		out.Outcome = authz.Yes
+	case v1.CheckPermissionResponse_PERMISSIONSHIP_NO_PERMISSION:
+		out.Outcome = authz.No
+	case v1.CheckPermissionResponse_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
+		out.Outcome = authz.Conditional
+		out.Missing = item.GetPartialCaveatInfo().GetMissingRequiredContext()
+	default:
+		out.Outcome = authz.Failed
+		out.Err = &authz.Error{Op: "engine.Check", Message: "the engine gave an answer that is none"}
+	}
+	return out
+}
+
+// trace converts SpiceDB's check trace; nil stays nil.
+func trace(t *v1.CheckDebugTrace) *authz.Trace {
+	if t == nil {
+		return nil
+	}
+	out := &authz.Trace{
+		Resource:     authz.Object{Type: t.GetResource().GetObjectType(), ID: t.GetResource().GetObjectId()},
+		Permission:   t.GetPermission(),
+		IsPermission: t.GetPermissionType() == v1.CheckDebugTrace_PERMISSION_TYPE_PERMISSION,
+		Subject: authz.Subject{
+			Object:   authz.Object{Type: t.GetSubject().GetObject().GetObjectType(), ID: t.GetSubject().GetObject().GetObjectId()},
+			Relation: t.GetSubject().GetOptionalRelation(),
+		},
+		Caveat: t.GetCaveatEvaluationInfo().GetCaveatName(),
+	}
+	switch t.GetResult() {
+	case v1.CheckDebugTrace_PERMISSIONSHIP_HAS_PERMISSION:
+		out.Outcome = authz.Yes
+	case v1.CheckDebugTrace_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
+		out.Outcome = authz.Conditional
+	}
+	for _, sub := range t.GetSubProblems().GetTraces() {
+		out.Children = append(out.Children, *trace(sub))
+	}
+	return out
+}
+
+// Write applies updates; see authz.Graph.
+func (e *Engine) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
+	req := &v1.WriteRelationshipsRequest{}
+	for _, u := range updates {
+		rel, err := relationshipProto(u.Relationship)
+		if err != nil {
+			return authz.Revision{}, failure("engine.Write", err)
+		}
+		req.Updates = append(req.Updates, &v1.RelationshipUpdate{Operation: operation(u.Operation), Relationship: rel})
+	}
+	for _, p := range preconditions {
+		op := v1.Precondition_OPERATION_MUST_NOT_MATCH
+		if p.Exists {
+			op = v1.Precondition_OPERATION_MUST_MATCH
+		}
+		req.OptionalPreconditions = append(req.OptionalPreconditions, &v1.Precondition{Operation: op, Filter: filterProto(p.Filter)})
+	}
+	resp, err := v1.NewPermissionsServiceClient(e.conn).WriteRelationships(ctx, req)
+	// A write whose answer was lost may have happened: count it all the same.
+	e.wrote()
+	if err != nil {
+		return authz.Revision{}, failure("engine.Write", err)
+	}
+	return authz.Revision{Token: resp.GetWrittenAt().GetToken()}, nil
+}
+
+func operation(o authz.Operation) v1.RelationshipUpdate_Operation {
+	switch o {
+	case authz.Create:
+		return v1.RelationshipUpdate_OPERATION_CREATE
+	case authz.Touch:
+		return v1.RelationshipUpdate_OPERATION_TOUCH
+	case authz.Delete:
+		return v1.RelationshipUpdate_OPERATION_DELETE
+	default:
+		return v1.RelationshipUpdate_OPERATION_UNSPECIFIED
+	}
+}

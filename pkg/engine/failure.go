@@ -1,0 +1,101 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// SpiceDB's reasons for a type, relation or permission that the schema does not have.
+const (
+	reasonUnknownDefinition = "ERROR_REASON_UNKNOWN_DEFINITION"
+	reasonUnknownRelation   = "ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION"
+	reasonPrecondition      = "ERROR_REASON_WRITE_OR_DELETE_PRECONDITION_FAILURE"
+	reasonExists            = "ERROR_REASON_ATTEMPT_TO_RECREATE_RELATIONSHIP"
+)
+
+// failure turns an error of the connection or of the datastore into an *authz.Error. The message is
+// Deputy's own; SpiceDB's stays behind it, for the log.
+func failure(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	out := &authz.Error{Op: op, Err: err}
+	if errors.As(err, &datastore.InvalidRevisionError{}) {
+		out.Kind, out.Reason, out.Message = authz.OutOfRange, authz.ReasonRevision, "the revision cannot be read: it is gone, foreign or in the future"
+		return out
+	}
+	st := status.Convert(err)
+	code := st.Code()
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		code = codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		code = codes.Canceled
+	}
+	switch code {
+	case codes.Canceled:
+		out.Kind, out.Message = authz.Canceled, "the call was cancelled"
+	case codes.DeadlineExceeded:
+		out.Kind, out.Reason, out.Message = authz.Deadline, authz.ReasonEngineUnavailable, "the engine did not answer in time"
+	case codes.Unavailable:
+		out.Kind, out.Reason, out.Message = authz.Unavailable, authz.ReasonEngineUnavailable, "the engine does not answer"
+	case codes.ResourceExhausted:
+		out.Kind, out.Reason, out.Message = authz.Exhausted, authz.ReasonEngineRefused, "the engine's limits do not admit this"
+	case codes.Aborted:
+		out.Kind, out.Reason, out.Message = authz.Aborted, authz.ReasonConflict, "the write conflicted with another one, try again"
+	case codes.OutOfRange:
+		out.Kind, out.Reason, out.Message = authz.OutOfRange, authz.ReasonRevision, "the revision cannot be read: it is gone, foreign or in the future"
+	case codes.AlreadyExists:
+		out.Kind, out.Reason, out.Message = authz.Exists, authz.ReasonAlreadyExists, "a relationship of the write exists already"
+	case codes.InvalidArgument:
+		out.Kind, out.Reason, out.Message = authz.Invalid, authz.ReasonEngineRefused, "the engine refuses the request"
+	case codes.FailedPrecondition, codes.NotFound:
+		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonEngineRefused, "the engine cannot answer this with its schema and data"
+	case codes.Unknown:
+		// SpiceDB answers a snapshot of another datastore with an error that has no code.
+		if strings.Contains(st.Message(), "different datastore instance") {
+			out.Kind, out.Reason, out.Message = authz.OutOfRange, authz.ReasonRevision, "the revision cannot be read: it is gone, foreign or in the future"
+			return out
+		}
+		out.Message = "the engine failed"
+	default:
+		out.Message = "the engine failed"
+	}
+	switch reasonOf(st) {
+	case reasonUnknownDefinition:
+		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonUnknownType, "the schema does not have this type"
+	case reasonUnknownRelation:
+		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonUnknownPermission, "the schema does not have this relation or permission"
+	case reasonPrecondition:
+		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonConflict, "a precondition of the write does not hold"
+	case reasonExists:
+		out.Kind, out.Reason, out.Message = authz.Exists, authz.ReasonAlreadyExists, "a relationship of the write exists already"
+	}
+	return out
+}
+
+// reasonOf returns the reason of the status' ErrorInfo, or "".
+func reasonOf(st *status.Status) string {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
+
+// redactURI takes a connection string, which may hold a password, out of an error.
+func redactURI(err error, uri string) error {
+	if uri == "" || !strings.Contains(err.Error(), uri) {
+		return err
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), uri, "[connection string]"))
+}

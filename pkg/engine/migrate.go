@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	// Linking the drivers makes them migratable.
+	_ "github.com/authzed/spicedb/pkg/cmd/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/migration"
+)
+
+// Limits of a migration. SpiceDB's own command has the same.
+const (
+	migrationTimeout   = time.Hour
+	migrationBatchSize = 1000
+)
+
+// Migrate brings the engine's database to a revision of SpiceDB's tables; "head" is the newest. It
+// does nothing where the database is there already. Its errors never hold the connection string. Not
+// to be called twice at the same time for one database.
+func Migrate(ctx context.Context, cfg Config, revision string) error {
+	c, err := migrationConfig(cfg)
+	if err != nil {
+		return err
+	}
+	if revision == "" {
+		return fmt.Errorf("revision is empty; the newest is %q", "head")
+	}
+	if err := migration.Run(ctx, c, revision); err != nil {
+		return withoutURI("migrate "+cfg.Kind, cfg.URI, err)
+	}
+	return nil
+}
+
+// MigratedTo returns the revision of SpiceDB's tables that the engine's database is at.
+func MigratedTo(ctx context.Context, cfg Config) (string, error) {
+	c, err := migrationConfig(cfg)
+	if err != nil {
+		return "", err
+	}
+	revision, err := migration.Version(ctx, c)
+	if err != nil {
+		return "", withoutURI("migration revision of "+cfg.Kind, cfg.URI, err)
+	}
+	return revision, nil
+}
+
+// migrationConfig says the same in SpiceDB's words, and refuses engines without a database that Deputy
+// could migrate.
+func migrationConfig(cfg Config) (*migration.Config, error) {
+	switch cfg.Kind {
+	case Postgres, CockroachDB, MySQL, Spanner:
+	case Remote:
+		return nil, fmt.Errorf("engine %s: its SpiceDB migrates its own database (spicedb datastore migrate)", Remote)
+	case Memory, "":
+		return nil, fmt.Errorf("engine %s keeps nothing, so there is nothing to migrate", Memory)
+	default:
+		return nil, fmt.Errorf("engine must be one of %s, not %q", strings.Join(Kinds, ", "), cfg.Kind)
+	}
+	if cfg.URI == "" {
+		return nil, fmt.Errorf("engine %s needs a datastore connection URI", cfg.Kind)
+	}
+	return &migration.Config{
+		DatastoreEngine: cfg.Kind,
+		DatastoreURI:    cfg.URI,
+		Timeout:         migrationTimeout,
+		BatchSize:       migrationBatchSize,
+	}, nil
+}
+
+// withoutURI wraps a driver's error and blanks the connection string and its password in it: drivers
+// quote what they could not use.
+func withoutURI(doing, uri string, err error) error {
+	text := err.Error()
+	blank := strings.ReplaceAll(text, uri, "[connection URI]")
+	if u, parseErr := url.Parse(uri); parseErr == nil {
+		if password, set := u.User.Password(); set && password != "" {
+			blank = strings.ReplaceAll(blank, password, "[password]")
+		}
+	}
+	if blank == text {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return fmt.Errorf("%s: %s", doing, blank)
+}

@@ -1,0 +1,254 @@
+// Package engine holds the ports of pkg/authz over SpiceDB: SpiceDB's server in this process over one
+// of its own datastores, or a SpiceDB that runs elsewhere. Either way everything goes over one gRPC
+// connection; in process, the head revision and the schema at a revision are taken from the datastore
+// itself, because SpiceDB shares one head look-up between callers and would answer with what was the
+// head before they asked.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/authzed/grpcutil"
+	dscfg "github.com/authzed/spicedb/pkg/cmd/datastore"
+	"github.com/authzed/spicedb/pkg/cmd/server"
+	"github.com/authzed/spicedb/pkg/cmd/util"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// defaultRetention is SpiceDB's own default for its garbage-collection window.
+const defaultRetention = 24 * time.Hour
+
+// cockroachOffset is CockroachDB's own default for the most by which its nodes' clocks differ.
+const cockroachOffset = 500 * time.Millisecond
+
+// maxMessage is the largest message that crosses the connection to the engine, in bytes.
+const maxMessage = 64 << 20
+
+// Engine is an opened SpiceDB. It implements authz.Graph and is safe for concurrent use.
+type Engine struct {
+	conn      *grpc.ClientConn
+	retention time.Duration
+	offset    time.Duration
+	models    models
+
+	// ds is the datastore of an in-process engine; nil for Remote.
+	ds datastore.Datastore
+	// stop ends the in-process server and waits for it; nil for Remote.
+	stop func() error
+
+	// written counts the writes that were acknowledged, and seen is the count that a later head
+	// look-up is known to cover; see remoteHead.
+	mu            sync.Mutex
+	written, seen uint64
+
+	closing sync.Once
+	closed  error
+}
+
+var _ authz.Graph = (*Engine)(nil)
+
+// Open opens the engine that cfg names and waits until it answers. ctx bounds the opening, not the
+// engine's life; Close releases it.
+func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.Retention < 0 {
+		return nil, fmt.Errorf("engine: the retention is negative: %s", cfg.Retention)
+	}
+	if cfg.Retention == 0 {
+		cfg.Retention = defaultRetention
+	}
+	if cfg.ClockOffset == 0 && cfg.Kind == CockroachDB {
+		cfg.ClockOffset = cockroachOffset
+	}
+	switch cfg.Kind {
+	case "":
+		cfg.Kind = Memory
+	case Remote:
+		return dialRemote(ctx, cfg)
+	}
+	if !slices.Contains(Kinds, cfg.Kind) {
+		return nil, fmt.Errorf("engine: unknown kind %q, must be one of %v", cfg.Kind, Kinds)
+	}
+	if cfg.Kind != Memory && cfg.URI == "" {
+		return nil, fmt.Errorf("engine: %s needs a connection string", cfg.Kind)
+	}
+	ds, err := openDatastore(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	e, err := serve(ctx, ds)
+	if err != nil {
+		return nil, errors.Join(err, ds.Close())
+	}
+	e.retention, e.offset = cfg.Retention, cfg.ClockOffset
+	return e, nil
+}
+
+// datastoreKind maps the kinds of this package to SpiceDB's names.
+var datastoreKind = map[string]string{
+	Memory:      dscfg.MemoryEngine,
+	Postgres:    dscfg.PostgresEngine,
+	CockroachDB: dscfg.CockroachEngine,
+	Spanner:     dscfg.SpannerEngine,
+	MySQL:       dscfg.MySQLEngine,
+}
+
+func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error) {
+	// The datastore keeps the context it is opened with: it must outlive the opening.
+	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx),
+		dscfg.WithEngine(datastoreKind[cfg.Kind]),
+		dscfg.WithURI(cfg.URI),
+		dscfg.WithGCWindow(cfg.Retention),
+		dscfg.WithEnableDatastoreMetrics(false),
+		dscfg.WithEnableRevisionHeartbeat(true),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, redactURI(err, cfg.URI))
+	}
+	state, err := opened.ReadyState(ctx)
+	switch {
+	case err != nil:
+		err = redactURI(err, cfg.URI)
+	case !state.IsReady:
+		err = fmt.Errorf("%s (has `deputy migrate` been run?)", state.Message)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
+	}
+	return opened, nil
+}
+
+// serve starts SpiceDB's server over the datastore, on a listener in memory.
+//
+// The dispatch caches are off: they are keyed by revision and renewed on access, so that on an idle
+// engine a grant that is polled outlives its expiration. Streams get no time limit, because lookups
+// that Deputy pages bring their own.
+func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
+	off := server.CacheConfig{Enabled: false}
+	cfg := server.NewConfigWithOptionsAndDefaults(
+		server.WithDatastore(ds),
+		server.WithGRPCServer(util.GRPCServerConfig{
+			Network:    util.BufferedNetwork,
+			Enabled:    true,
+			MaxConnAge: math.MaxInt64,
+			BufferSize: 1 << 20,
+		}),
+		server.WithGRPCAuthFunc(func(ctx context.Context) (context.Context, error) { return ctx, nil }),
+		server.WithDispatchServer(util.GRPCServerConfig{Enabled: false}),
+		server.WithMetricsAPI(util.HTTPServerConfig{HTTPEnabled: false}),
+		server.WithHTTPGateway(util.HTTPServerConfig{HTTPEnabled: false}),
+		server.WithDispatchCacheConfig(off),
+		server.WithClusterDispatchCacheConfig(off),
+		server.WithDispatchClientMetricsEnabled(false),
+		server.WithDispatchClusterMetricsEnabled(false),
+		server.WithExperimentalSchemaMode("read-legacy-write-legacy"),
+		server.WithStreamingAPITimeout(24*time.Hour),
+		server.WithEnableMemoryProtectionMiddleware(false),
+		server.WithSilentlyDisableTelemetry(true),
+	)
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	srv, err := cfg.Complete(life)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("engine: cannot build the SpiceDB server: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(life) }()
+	conn, err := srv.NewClient(
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	)
+	if err != nil {
+		end()
+		return nil, errors.Join(fmt.Errorf("engine: cannot connect to the SpiceDB server: %w", err), <-done)
+	}
+	stop := func() error {
+		errs := conn.Close()
+		end()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			errs = errors.Join(errs, err)
+		}
+		return errors.Join(errs, ds.Close())
+	}
+	return &Engine{conn: conn, ds: ds, stop: stop}, nil
+}
+
+// Conn is the connection to SpiceDB, past every guard. It is closed with the engine.
+func (e *Engine) Conn() *grpc.ClientConn { return e.conn }
+
+// Retention is how far back a revision can be read.
+func (e *Engine) Retention() time.Duration { return e.retention }
+
+// ClockOffset is how long after a write a head revision may still lie before it.
+func (e *Engine) ClockOffset() time.Duration { return e.offset }
+
+// InProcess reports whether SpiceDB runs in this process.
+func (e *Engine) InProcess() bool { return e.ds != nil }
+
+// Ready asks the engine whether it can answer. Errors: Unavailable.
+func (e *Engine) Ready(ctx context.Context) error {
+	if e.ds != nil {
+		if _, err := e.ds.HeadRevision(ctx); err != nil {
+			return failure("engine.Ready", err)
+		}
+		return nil
+	}
+	_, _, err := e.remoteSchema(ctx)
+	return err
+}
+
+// Close stops an in-process server and closes the connection. It is safe to call twice.
+func (e *Engine) Close() error {
+	e.closing.Do(func() {
+		if e.stop == nil {
+			e.closed = e.conn.Close()
+			return
+		}
+		e.closed = e.stop()
+	})
+	return e.closed
+}
+
+func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.Endpoint == "" || cfg.PresharedKey == "" {
+		return nil, errors.New("engine: remote needs an endpoint and a preshared key")
+	}
+	opts := []grpc.DialOption{
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	}
+	switch {
+	case cfg.Insecure:
+		opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpcutil.WithInsecureBearerToken(cfg.PresharedKey))
+	case cfg.CAPath != "":
+		ca, err := grpcutil.WithCustomCerts(grpcutil.VerifyCA, cfg.CAPath)
+		if err != nil {
+			return nil, fmt.Errorf("engine: cannot read %s: %w", cfg.CAPath, err)
+		}
+		opts = append(opts, ca, grpcutil.WithBearerToken(cfg.PresharedKey))
+	default:
+		ca, err := grpcutil.WithSystemCerts(grpcutil.VerifyCA)
+		if err != nil {
+			return nil, fmt.Errorf("engine: cannot read the system's certificate authorities: %w", err)
+		}
+		opts = append(opts, ca, grpcutil.WithBearerToken(cfg.PresharedKey))
+	}
+	conn, err := grpc.NewClient(cfg.Endpoint, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("engine: cannot dial %s: %w", cfg.Endpoint, err)
+	}
+	e := &Engine{conn: conn, retention: cfg.Retention, offset: cfg.ClockOffset}
+	if _, _, err := e.remoteSchema(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("engine: %s does not answer: %w", cfg.Endpoint, err), conn.Close())
+	}
+	return e, nil
+}

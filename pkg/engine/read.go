@@ -1,0 +1,239 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// pageSize is the most that SpiceDB returns of a read or a lookup with a limit, unless configured
+// otherwise.
+const pageSize = 1000
+
+// parallelReads is how many reads of one call are under way at once.
+const parallelReads = 8
+
+// Read returns what matches each filter; see authz.Snapshot.
+func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+	out := make([][]authz.Relationship, len(filters))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelReads)
+	for i, f := range filters {
+		group.Go(func() error {
+			var err error
+			out[i], _, err = s.stream(ctx, f, 0, "")
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, failure("engine.Read", err)
+	}
+	return out, nil
+}
+
+// Page returns a page of what matches the filter; see authz.Snapshot.
+func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor string) ([]authz.Relationship, string, error) {
+	limit = min(limit, pageSize)
+	rels, next, err := s.stream(ctx, f, limit, cursor)
+	if err != nil {
+		return nil, "", failure("engine.Page", err)
+	}
+	if len(rels) < limit {
+		next = ""
+	}
+	return rels, next, nil
+}
+
+// stream reads relationships until the end, or up to a limit other than 0.
+func (s *snapshot) stream(ctx context.Context, f authz.Filter, limit int, cursor string) ([]authz.Relationship, string, error) {
+	req := &v1.ReadRelationshipsRequest{
+		Consistency:        s.exact,
+		RelationshipFilter: filterProto(f),
+		OptionalLimit:      uint32(limit), //nolint:gosec // at most pageSize
+	}
+	if cursor != "" {
+		req.OptionalCursor = &v1.Cursor{Token: cursor}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).ReadRelationships(ctx, req)
+	if err != nil {
+		return nil, "", err
+	}
+	var (
+		rels []authz.Relationship
+		last string
+	)
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return rels, last, nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		rels = append(rels, relationship(resp.GetRelationship()))
+		last = resp.GetAfterResultCursor().GetToken()
+	}
+}
+
+// Subjects lists all subjects of a type; see authz.Snapshot.
+func (s *snapshot) Subjects(ctx context.Context, resource authz.Object, permission, subjectType string, caveatContext map[string]any) ([]authz.SubjectAnswer, error) {
+	given, err := structProto(caveatContext)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupSubjects(ctx, &v1.LookupSubjectsRequest{
+		Consistency:       s.exact,
+		Resource:          objectProto(resource),
+		Permission:        permission,
+		SubjectObjectType: subjectType,
+		Context:           given,
+	})
+	if err != nil {
+		return nil, failure("engine.Subjects", err)
+	}
+	var out []authz.SubjectAnswer
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, failure("engine.Subjects", err)
+		}
+		subject := resp.GetSubject()
+		out = append(out, authz.SubjectAnswer{
+			ID:          subject.GetSubjectObjectId(),
+			Conditional: subject.GetPermissionship() != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_HAS_PERMISSION,
+		})
+	}
+}
+
+// Resources returns a page of what a subject reaches; see authz.Snapshot.
+func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]string, string, error) {
+	given, err := structProto(r.Context)
+	if err != nil {
+		return nil, "", err
+	}
+	limit = min(limit, pageSize)
+	req := &v1.LookupResourcesRequest{
+		Consistency:        s.exact,
+		ResourceObjectType: r.ResourceType,
+		Permission:         r.Permission,
+		Subject:            subjectProto(r.Subject),
+		Context:            given,
+		OptionalLimit:      uint32(limit), //nolint:gosec // at most pageSize
+	}
+	if cursor != "" {
+		req.OptionalCursor = &v1.Cursor{Token: cursor}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupResources(ctx, req)
+	if err != nil {
+		return nil, "", failure("engine.Resources", err)
+	}
+	var (
+		ids  []string
+		last string
+	)
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, "", failure("engine.Resources", err)
+		}
+		ids = append(ids, resp.GetResourceObjectId())
+		last = resp.GetAfterResultCursor().GetToken()
+	}
+	if len(ids) < limit {
+		last = ""
+	}
+	return ids, last, nil
+}
+
+func filterProto(f authz.Filter) *v1.RelationshipFilter {
+	out := &v1.RelationshipFilter{
+		ResourceType:       f.Resource.Type,
+		OptionalResourceId: f.Resource.ID,
+		OptionalRelation:   f.Relation,
+	}
+	if f.SubjectType != "" {
+		out.OptionalSubjectFilter = &v1.SubjectFilter{SubjectType: f.SubjectType, OptionalSubjectId: f.SubjectID}
+		if f.SubjectRelation != "" {
+			out.OptionalSubjectFilter.OptionalRelation = &v1.SubjectFilter_RelationFilter{Relation: f.SubjectRelation}
+		}
+	}
+	return out
+}
+
+func objectProto(o authz.Object) *v1.ObjectReference {
+	return &v1.ObjectReference{ObjectType: o.Type, ObjectId: o.ID}
+}
+
+func subjectProto(s authz.Subject) *v1.SubjectReference {
+	return &v1.SubjectReference{Object: objectProto(s.Object), OptionalRelation: s.Relation}
+}
+
+func structProto(m map[string]any) (*structpb.Struct, error) {
+	if len(m) == 0 {
+		return nil, nil //nolint:nilnil // no context is a valid context
+	}
+	s, err := structpb.NewStruct(m)
+	if err != nil {
+		return nil, authz.FieldErrorf("context", "holds a value that JSON does not have: %v", err)
+	}
+	return s, nil
+}
+
+func relationship(r *v1.Relationship) authz.Relationship {
+	subject := r.GetSubject()
+	out := authz.Relationship{
+		Resource: authz.Object{Type: r.GetResource().GetObjectType(), ID: r.GetResource().GetObjectId()},
+		Relation: r.GetRelation(),
+		Subject: authz.Subject{
+			Object:   authz.Object{Type: subject.GetObject().GetObjectType(), ID: subject.GetObject().GetObjectId()},
+			Relation: subject.GetOptionalRelation(),
+		},
+		Caveat: r.GetOptionalCaveat().GetCaveatName(),
+	}
+	if c := r.GetOptionalCaveat().GetContext(); c != nil {
+		out.CaveatContext = c.AsMap()
+	}
+	if t := r.GetOptionalExpiresAt(); t != nil {
+		out.ExpiresAt = t.AsTime()
+	}
+	return out
+}
+
+func relationshipProto(r authz.Relationship) (*v1.Relationship, error) {
+	out := &v1.Relationship{
+		Resource: objectProto(r.Resource),
+		Relation: r.Relation,
+		Subject:  subjectProto(r.Subject),
+	}
+	if r.Caveat != "" {
+		given, err := structpb.NewStruct(r.CaveatContext)
+		if err != nil {
+			return nil, fmt.Errorf("the context of %s: %w", r, err)
+		}
+		out.OptionalCaveat = &v1.ContextualizedCaveat{CaveatName: r.Caveat, Context: given}
+	}
+	if !r.ExpiresAt.IsZero() {
+		out.OptionalExpiresAt = timestamppb.New(r.ExpiresAt)
+	}
+	return out, nil
+}

@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// snapshot is one revision of an engine.
+type snapshot struct {
+	engine *Engine
+	token  authz.Revision
+	// exact pins a call to the revision.
+	exact *v1.Consistency
+	// revision is the datastore's, for in-process engines.
+	revision datastore.Revision
+	// schema is set at once on Remote; in process it is read when it is first asked for.
+	once      sync.Once
+	schema    *authz.Schema
+	schemaErr error
+}
+
+// Snapshot pins a revision; see authz.Graph. In process the head is the datastore's own. On Remote it
+// is the head that SpiceDB reports, made sure to cover every write through this engine.
+func (e *Engine) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if e.ds == nil {
+		return e.remoteSnapshot(ctx, f)
+	}
+	rev, err := e.choose(ctx, f)
+	if err != nil {
+		return nil, failure("engine.Snapshot", err)
+	}
+	token, err := zedtoken.NewFromRevision(ctx, rev, datalayer.NoSchemaHashInLegacyMode, e.ds)
+	if err != nil {
+		return nil, failure("engine.Snapshot", err)
+	}
+	s := e.at(authz.Revision{Token: token.GetToken()})
+	s.revision = rev
+	return s, nil
+}
+
+// choose picks the revision that f asks for and checks that it can be read.
+func (e *Engine) choose(ctx context.Context, f authz.Freshness) (datastore.Revision, error) {
+	if !f.Exactly.IsZero() {
+		rev, err := e.parse(f.Exactly)
+		if err != nil {
+			return nil, err
+		}
+		return rev, e.ds.CheckRevision(ctx, rev)
+	}
+	newest := e.ds.HeadRevision
+	if f.Stale {
+		newest = e.ds.OptimizedRevision
+	}
+	chosen, err := newest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if f.AtLeast.IsZero() {
+		return chosen.Revision, nil
+	}
+	bound, err := e.parse(f.AtLeast)
+	if err != nil {
+		return nil, err
+	}
+	if chosen.Revision.GreaterThan(bound) || chosen.Revision.Equal(bound) {
+		return chosen.Revision, nil
+	}
+	return bound, e.ds.CheckRevision(ctx, bound)
+}
+
+// parse reads a revision that this datastore issued. A token of another one is out of range.
+func (e *Engine) parse(r authz.Revision) (datastore.Revision, error) {
+	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.Token}, e.ds)
+	if err != nil {
+		return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidToken, "the token is malformed")
+	}
+	if decoded.Status != zedtoken.StatusValid {
+		return nil, datastore.NewInvalidRevisionErr(decoded.Revision, datastore.CouldNotDetermineRevision)
+	}
+	return decoded.Revision, nil
+}
+
+// at returns a snapshot of a token that is known to be readable.
+func (e *Engine) at(token authz.Revision) *snapshot {
+	return &snapshot{
+		engine: e,
+		token:  token,
+		exact: &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{
+			AtExactSnapshot: &v1.ZedToken{Token: token.Token},
+		}},
+	}
+}
+
+// Revision is the revision that everything is read at.
+func (s *snapshot) Revision() authz.Revision { return s.token }
+
+// Schema is the schema at the revision; on Remote the head's, as of when the snapshot was taken.
+func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
+	s.once.Do(func() {
+		if s.schema == nil {
+			s.schema, s.schemaErr = s.engine.schemaAt(ctx, s.revision)
+		}
+	})
+	return s.schema, s.schemaErr
+}
+
+// schemaAt reads all definitions from the datastore at the revision. What they amount to is computed
+// once for each set of definitions.
+func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.Schema, error) {
+	reader := e.ds.SnapshotReader(rev)
+	types, err := reader.LegacyListAllNamespaces(ctx)
+	if err != nil {
+		return nil, failure("engine.Schema", err)
+	}
+	caveats, err := reader.LegacyListAllCaveats(ctx)
+	if err != nil {
+		return nil, failure("engine.Schema", err)
+	}
+	var key strings.Builder
+	namespaces := make([]*core.NamespaceDefinition, len(types))
+	for i, t := range types {
+		namespaces[i] = t.Definition
+		fmt.Fprintf(&key, "%s@%s\n", t.Definition.GetName(), t.LastWrittenRevision)
+	}
+	definitions := make([]*core.CaveatDefinition, len(caveats))
+	for i, c := range caveats {
+		definitions[i] = c.Definition
+		fmt.Fprintf(&key, "%%%s@%s\n", c.Definition.GetName(), c.LastWrittenRevision)
+	}
+	return e.models.get(key.String(), func() (*authz.Schema, error) {
+		return schemaFromDefinitions(namespaces, definitions)
+	})
+}
+
+// models keeps the last few schemas that were computed. Their keys name every definition with the
+// revision at which it was written (or hold the whole text), so that an entry cannot go stale.
+type models struct {
+	mu      sync.Mutex
+	entries []model
+}
+
+type model struct {
+	key    string
+	schema *authz.Schema
+}
+
+// maxModels is how many schemas are kept: the head's, and those of frozen sessions.
+const maxModels = 16
+
+func (m *models) get(key string, compute func() (*authz.Schema, error)) (*authz.Schema, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.entries {
+		if e.key == key {
+			return e.schema, nil
+		}
+	}
+	schema, err := compute()
+	if err != nil {
+		return nil, failure("engine.Schema", err)
+	}
+	if len(m.entries) == maxModels {
+		m.entries = m.entries[1:]
+	}
+	m.entries = append(m.entries, model{key, schema})
+	return schema, nil
+}

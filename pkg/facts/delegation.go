@@ -1,0 +1,205 @@
+package facts
+
+import (
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Delegation is what the graph holds about a delegation.
+type Delegation struct {
+	ID authz.DelegationID
+	Life
+	Agent authz.AgentID
+	// Principal is a user, a service, or a set of its own tenant.
+	Principal authz.Subject
+	Tenant    authz.TenantID
+	// GrantedBy is a user, or the parent's agent.
+	GrantedBy authz.Object
+	// Parent is the delegation that this one is a part of; "" for a root.
+	Parent authz.DelegationID
+	// Session is the session that minted this leaf; "" for any other.
+	Session  authz.SessionID
+	Unscoped bool
+	// AllowDirect tells that the agent may act under it without a session.
+	AllowDirect bool
+	Issued      Issued
+}
+
+// Set reports whether the delegation is for a set of principals.
+func (d *Delegation) Set() bool { return d.Principal.Relation != "" }
+
+var delegationShapes = map[string]shape{
+	relActive:    {types: self.types, expires: true},
+	relAgent:     {types: []string{authz.TypeAgent}},
+	relPrincipal: {types: principalTypes},
+	relTenant:    {types: []string{authz.TypeTenant}},
+	relGrantedBy: {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
+	relParent:    {types: []string{authz.TypeDelegation}},
+	relSession:   {types: []string{authz.TypeSession}},
+	relUnscoped:  self,
+	// Repeats the principal; one that does not is no mark of this delegation.
+	relAllowDirect: {types: principalTypes, expires: true},
+}
+
+var principalTypes = []string{
+	authz.TypeUser, authz.TypeService,
+	authz.TypeTenant + "#" + RelationMember, authz.TypeTenant + "#" + RelationAdmin,
+}
+
+// ReadDelegation reads a delegation from all its relationships.
+func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.Time) Delegation {
+	d := Delegation{ID: id, Life: Life{Known: len(rels) > 0}}
+	r := newReader(id.Object(), now, &d.Life)
+	var direct *authz.Subject
+	for _, rel := range rels {
+		if rel.Relation == relRevoked {
+			d.Stopped = true
+			continue
+		}
+		s, ok := delegationShapes[rel.Relation]
+		if !ok {
+			r.malformed("%s is not of a kind that Deputy writes", rel)
+			continue
+		}
+		if !r.admit(rel, s) {
+			continue
+		}
+		switch rel.Relation {
+		case relActive:
+			r.alive(rel)
+		case relAgent:
+			d.Agent = authz.AgentID(rel.Subject.ID)
+		case relPrincipal:
+			d.Principal = rel.Subject
+		case relTenant:
+			d.Tenant = authz.TenantID(rel.Subject.ID)
+		case relGrantedBy:
+			d.GrantedBy = rel.Subject.Object
+			d.Issued = readIssued(rel.CaveatContext)
+		case relParent:
+			d.Parent = authz.DelegationID(rel.Subject.ID)
+		case relSession:
+			d.Session = authz.SessionID(rel.Subject.ID)
+		case relUnscoped:
+			d.Unscoped = true
+		case relAllowDirect:
+			direct = &rel.Subject
+		}
+	}
+	if direct != nil {
+		if *direct != d.Principal {
+			r.malformed("allow_direct names another principal")
+		}
+		d.AllowDirect = true
+	}
+	if d.Known && d.Malformed == "" {
+		d.require(r)
+	}
+	return d
+}
+
+// require notes what is missing.
+func (d *Delegation) require(r *reader) {
+	switch {
+	case d.Agent == "":
+		r.malformed("it has no agent")
+	case d.Principal == authz.Subject{}:
+		r.malformed("it has no principal")
+	case d.Tenant == "":
+		r.malformed("it has no tenant")
+	case d.GrantedBy.IsZero():
+		r.malformed("nobody granted it")
+	case d.Set() && d.Principal.ID != string(d.Tenant):
+		r.malformed("its principals are a set of another tenant")
+	case d.Parent == "" && d.Session != "":
+		r.malformed("it was minted by a session from no delegation")
+	}
+}
+
+// Grant is one grant to a delegation: its scope.
+type Grant struct {
+	Resource authz.Object
+	Relation string
+}
+
+// Write returns the updates that create the delegation with its scope. ID, Until and Issued have to be
+// set; Active is implied.
+func (d *Delegation) Write(scope []Grant) []authz.Update {
+	self := d.ID.Object()
+	create := func(r authz.Relationship) authz.Update {
+		return authz.Update{Operation: authz.Create, Relationship: r}
+	}
+	link := func(relation string, subject authz.Subject) authz.Relationship {
+		return authz.Relationship{Resource: self, Relation: relation, Subject: subject}
+	}
+	active := mark(self, relActive)
+	active.ExpiresAt = d.Until
+	granted := link(relGrantedBy, authz.Subject{Object: d.GrantedBy})
+	granted.Caveat, granted.CaveatContext = caveatIssued, issuedContext(d.Issued)
+	updates := []authz.Update{
+		create(active), create(granted),
+		create(link(relAgent, authz.Subject{Object: d.Agent.Object()})),
+		create(link(relPrincipal, d.Principal)),
+		create(link(relTenant, authz.Subject{Object: d.Tenant.Object()})),
+	}
+	if d.Parent != "" {
+		updates = append(updates, create(link(relParent, authz.Subject{Object: d.Parent.Object()})))
+	}
+	if d.Session != "" {
+		updates = append(updates, create(link(relSession, authz.Subject{Object: d.Session.Object()})))
+	}
+	if d.Unscoped {
+		updates = append(updates, create(mark(self, relUnscoped)))
+	}
+	if d.AllowDirect {
+		direct := link(relAllowDirect, d.Principal)
+		direct.ExpiresAt = d.Until
+		updates = append(updates, create(direct))
+	}
+	for _, g := range scope {
+		updates = append(updates, create(authz.Relationship{
+			Resource: g.Resource, Relation: g.Relation, Subject: authz.Subject{Object: self},
+		}))
+	}
+	return updates
+}
+
+// Revoke is the write that ends a delegation.
+func (d *Delegation) Revoke() []authz.Update {
+	self := d.ID.Object()
+	return []authz.Update{
+		{Operation: authz.Touch, Relationship: mark(self, relRevoked)},
+		{Operation: authz.Delete, Relationship: mark(self, relActive)},
+		{Operation: authz.Delete, Relationship: mark(self, relUnscoped)},
+		{Operation: authz.Delete, Relationship: authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}},
+	}
+}
+
+// DirectFilter selects the allow_direct marks for a principal or a set.
+func DirectFilter(principal authz.Subject) authz.Filter {
+	return authz.Filter{
+		Resource: authz.Object{Type: authz.TypeDelegation}, Relation: relAllowDirect,
+		SubjectType: principal.Type, SubjectID: principal.ID, SubjectRelation: principal.Relation,
+	}
+}
+
+// ListFilter selects the delegations that name a subject: an agent, a principal or a set, a tenant, or
+// a parent.
+func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {
+	relation := map[string]string{
+		authz.TypeAgent: relAgent, authz.TypeTenant: relTenant, authz.TypeDelegation: relParent,
+	}[subject.Type]
+	if asPrincipal {
+		relation = relPrincipal
+	}
+	return authz.Filter{
+		Resource: authz.Object{Type: authz.TypeDelegation}, Relation: relation,
+		SubjectType: subject.Type, SubjectID: subject.ID, SubjectRelation: subject.Relation,
+	}
+}
+
+// PrincipalQuery asks whether a principal is in a delegation's set.
+func (d *Delegation) PrincipalQuery(p authz.Principal) authz.Query {
+	return authz.Query{Resource: d.ID.Object(), Permission: relPrincipal, Subject: authz.Subject{Object: p.Object}}
+}

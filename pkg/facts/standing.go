@@ -1,0 +1,147 @@
+package facts
+
+import (
+	"slices"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// StandingFilter selects what ReadStanding needs of a user, a service or a tenant: the marks, whose
+// subject is the object itself, and not a tenant's members.
+func StandingFilter(o authz.Object) authz.Filter {
+	return authz.Filter{Resource: o, SubjectType: o.Type}
+}
+
+// ReadStanding reads the marks of a user, a service or a tenant.
+func ReadStanding(o authz.Object, rels []authz.Relationship, now time.Time) Life {
+	life := Life{Known: len(rels) > 0}
+	r := newReader(o, now, &life)
+	for _, rel := range rels {
+		switch rel.Relation {
+		case relActive:
+			if r.admit(rel, self) {
+				r.alive(rel)
+			}
+		case relSuspended:
+			// Whatever its shape, a tombstone refuses.
+			life.Stopped = true
+		}
+	}
+	return life
+}
+
+// Agent is what the graph holds about an agent.
+type Agent struct {
+	ID authz.AgentID
+	Life
+	// Owners are the users who answer for it.
+	Owners []authz.Object
+	Issued Issued
+}
+
+// ReadAgent reads an agent from all its relationships.
+func ReadAgent(id authz.AgentID, rels []authz.Relationship, now time.Time) Agent {
+	a := Agent{ID: id, Life: Life{Known: len(rels) > 0}}
+	r := newReader(id.Object(), now, &a.Life)
+	for _, rel := range rels {
+		switch rel.Relation {
+		case relActive:
+			if r.admit(rel, shape{types: self.types, caveat: caveatIssued}) {
+				r.alive(rel)
+				a.Issued = readIssued(rel.CaveatContext)
+			}
+		case relSuspended:
+			a.Stopped = true
+		case relOwner:
+			if r.admit(rel, shape{types: []string{authz.TypeUser}, many: true}) {
+				a.Owners = append(a.Owners, rel.Subject.Object)
+			}
+		}
+	}
+	slices.SortFunc(a.Owners, func(x, y authz.Object) int { return compare(x.ID, y.ID) })
+	return a
+}
+
+// Register is the write that makes an agent known: its owners and its mark.
+func Register(id authz.AgentID, owners []authz.Object, issued Issued) []authz.Update {
+	active := mark(id.Object(), relActive)
+	active.Caveat, active.CaveatContext = caveatIssued, issuedContext(issued)
+	updates := []authz.Update{{Operation: authz.Create, Relationship: active}}
+	for _, o := range owners {
+		updates = append(updates, authz.Update{Operation: authz.Create, Relationship: authz.Relationship{
+			Resource: id.Object(), Relation: relOwner, Subject: authz.Subject{Object: o},
+		}})
+	}
+	return updates
+}
+
+// NoTrace holds where neither the object nor a grant to it is in the graph.
+func NoTrace(o authz.Object) []authz.MustHold {
+	return []authz.MustHold{
+		{Filter: authz.Filter{Resource: o}},
+		{Filter: authz.Filter{SubjectType: o.Type, SubjectID: o.ID}},
+	}
+}
+
+// Suspend is the write that stops a user, a service, a tenant or an agent.
+func Suspend(o authz.Object) []authz.Update {
+	return []authz.Update{
+		{Operation: authz.Touch, Relationship: mark(o, relSuspended)},
+		{Operation: authz.Delete, Relationship: mark(o, relActive)},
+	}
+}
+
+// Resume is the write that lets it act again. An agent keeps what was issued at its registration.
+func Resume(o authz.Object, issued Issued) []authz.Update {
+	active := mark(o, relActive)
+	if o.Type == authz.TypeAgent {
+		active.Caveat, active.CaveatContext = caveatIssued, issuedContext(issued)
+	}
+	return []authz.Update{
+		{Operation: authz.Touch, Relationship: active},
+		{Operation: authz.Delete, Relationship: mark(o, relSuspended)},
+	}
+}
+
+// MustBeActive holds while the object has its mark and no tombstone. The engine does not see expired
+// marks, so an expired one does not hold.
+func MustBeActive(o authz.Object) []authz.MustHold {
+	tombstone := relSuspended
+	switch o.Type {
+	case authz.TypeDelegation:
+		tombstone = relRevoked
+	case authz.TypeSession:
+		tombstone = relEnded
+	}
+	return []authz.MustHold{must(mark(o, relActive)), mustNot(mark(o, tombstone))}
+}
+
+// Owner is the tuple that entitles a user to delegate in a service's name.
+func Owner(service authz.Object, user authz.Object) authz.Filter {
+	return exactly(authz.Relationship{Resource: service, Relation: relOwner, Subject: authz.Subject{Object: user}})
+}
+
+// Admin is the tuple that entitles a user to consent for all of a tenant.
+func Admin(tenant authz.TenantID, user authz.Object) authz.Filter {
+	return exactly(authz.Relationship{Resource: tenant.Object(), Relation: RelationAdmin, Subject: authz.Subject{Object: user}})
+}
+
+// Entitled reports whether what was read with Owner or Admin entitles, at now: the direct tuple, with
+// no caveat, and not expired.
+func Entitled(rels []authz.Relationship, now time.Time) bool {
+	return slices.ContainsFunc(rels, func(r authz.Relationship) bool {
+		return r.Caveat == "" && r.Subject.Relation == "" && (r.ExpiresAt.IsZero() || r.ExpiresAt.After(now))
+	})
+}
+
+func compare[T ~string](x, y T) int {
+	switch {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	default:
+		return 0
+	}
+}

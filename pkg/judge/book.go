@@ -1,0 +1,203 @@
+package judge
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/decide"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// book reads facts at one snapshot and one moment, each object once. It is safe for concurrent use.
+type book struct {
+	snap authz.Snapshot
+	now  time.Time
+
+	mu   sync.Mutex
+	read map[authz.Filter]*page
+}
+
+type page struct {
+	once sync.Once
+	rels []authz.Relationship
+	err  error
+}
+
+func newBook(snap authz.Snapshot, now time.Time) *book {
+	return &book{snap: snap, now: now, read: map[authz.Filter]*page{}}
+}
+
+// fetch returns what matches each filter; what is new is read in one go.
+func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+	pages := make([]*page, len(filters))
+	var missing []authz.Filter
+	b.mu.Lock()
+	for i, f := range filters {
+		if b.read[f] == nil {
+			b.read[f] = &page{}
+			missing = append(missing, f)
+		}
+		pages[i] = b.read[f]
+	}
+	b.mu.Unlock()
+	if len(missing) > 1 {
+		if err := b.prefetch(ctx, missing); err != nil {
+			return nil, err
+		}
+	}
+	out := make([][]authz.Relationship, len(filters))
+	for i, p := range pages {
+		p.once.Do(func() {
+			lists, err := b.snap.Read(ctx, filters[i])
+			if p.err = err; err == nil {
+				p.rels = lists[0]
+			}
+		})
+		if p.err != nil {
+			return nil, p.err
+		}
+		out[i] = p.rels
+	}
+	return out, nil
+}
+
+// prefetch reads several filters side by side.
+func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
+	lists, err := b.snap.Read(ctx, filters...)
+	if err != nil {
+		return err
+	}
+	for i, f := range filters {
+		b.mu.Lock()
+		p := b.read[f]
+		b.mu.Unlock()
+		p.once.Do(func() { p.rels = lists[i] })
+	}
+	return nil
+}
+
+func (b *book) session(ctx context.Context, id authz.SessionID) (facts.Session, error) {
+	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return facts.Session{}, err
+	}
+	return facts.ReadSession(id, lists[0], b.now), nil
+}
+
+func (b *book) delegation(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
+	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return facts.Delegation{}, err
+	}
+	return facts.ReadDelegation(id, lists[0], b.now), nil
+}
+
+// chain walks from a delegation to its root and returns it with the root first. It stops at what is
+// unknown, at a cycle and beyond the deepest chain that may act, and then says why in broken.
+func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []facts.Delegation, broken string, err error) {
+	seen := map[authz.DelegationID]bool{}
+	for id != "" && broken == "" {
+		if len(chain) > decide.MaxDepth {
+			broken = "it goes on beyond the deepest chain that may act"
+			break
+		}
+		d, err := b.delegation(ctx, id)
+		if err != nil {
+			return nil, "", err
+		}
+		seen[id] = true
+		chain = append(chain, d)
+		id = d.Parent
+		switch {
+		case !d.Known:
+			broken = "it leads to a delegation that is not there"
+		case seen[id]:
+			broken = "it leads back to itself"
+		}
+	}
+	slices.Reverse(chain)
+	return chain, broken, nil
+}
+
+// candidate gathers all facts for the delegation, acting for the principal in the tenant.
+func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.Facts, error) {
+	f := decide.Facts{Now: b.now, Principal: leaf.principal, Tenant: leaf.tenant, Sessions: map[authz.SessionID]facts.Session{}}
+	var err error
+	if c.Session != "" {
+		s, err := b.session(ctx, c.Session)
+		if err != nil {
+			return f, err
+		}
+		f.Session = &s
+	}
+	if f.Chain, f.Broken, err = b.chain(ctx, leaf.id); err != nil {
+		return f, err
+	}
+	for _, d := range f.Chain {
+		if d.Session == "" {
+			continue
+		}
+		if f.Sessions[d.Session], err = b.session(ctx, d.Session); err != nil {
+			return f, err
+		}
+	}
+	if f.Entitled, err = b.entitled(ctx, f); err != nil {
+		return f, err
+	}
+	f.Standing, err = b.standing(ctx, c, f)
+	return f, err
+}
+
+// entitled looks up whether the root's grantor may grant it at this snapshot.
+func (b *book) entitled(ctx context.Context, f decide.Facts) (bool, error) {
+	if len(f.Chain) == 0 {
+		return false, nil
+	}
+	root := f.Chain[0]
+	var filter authz.Filter
+	switch {
+	case root.GrantedBy.Type != authz.TypeUser:
+		return false, nil
+	case root.Set():
+		filter = facts.Admin(root.Tenant, root.GrantedBy)
+	case root.Principal.Type == authz.TypeService:
+		filter = facts.Owner(root.Principal.Object, root.GrantedBy)
+	default:
+		return root.GrantedBy == root.Principal.Object, nil
+	}
+	lists, err := b.fetch(ctx, filter)
+	if err != nil {
+		return false, err
+	}
+	return facts.Entitled(lists[0], b.now), nil
+}
+
+// standing looks up what the candidate's agents, principal and tenant are at this snapshot.
+func (b *book) standing(ctx context.Context, c authz.Case, f decide.Facts) (decide.Standing, error) {
+	agents := []authz.AgentID{c.Agent}
+	for _, d := range f.Chain {
+		if d.Agent != "" && !slices.Contains(agents, d.Agent) {
+			agents = append(agents, d.Agent)
+		}
+	}
+	filters := []authz.Filter{facts.StandingFilter(f.Principal.Object), facts.StandingFilter(f.Tenant.Object())}
+	for _, id := range agents {
+		filters = append(filters, facts.Object(id.Object()))
+	}
+	lists, err := b.fetch(ctx, filters...)
+	if err != nil {
+		return decide.Standing{}, err
+	}
+	s := decide.Standing{
+		Agents:    map[authz.AgentID]facts.Agent{},
+		Principal: facts.ReadStanding(f.Principal.Object, lists[0], b.now),
+		Tenant:    facts.ReadStanding(f.Tenant.Object(), lists[1], b.now),
+	}
+	for i, id := range agents {
+		s.Agents[id] = facts.ReadAgent(id, lists[i+2], b.now)
+	}
+	return s, nil
+}

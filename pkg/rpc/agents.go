@@ -1,0 +1,184 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/delegate"
+	"github.com/deputyauth/deputy/pkg/facts"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+type agents struct {
+	deputyv1.UnimplementedAgentsServiceServer
+	border
+}
+
+func agentID(given string) (authz.AgentID, error) {
+	name, err := id("agent_id", given)
+	return authz.AgentID(name), err
+}
+
+// RegisterAgent makes an agent known.
+func (s *agents) RegisterAgent(ctx context.Context, r *deputyv1.RegisterAgentRequest) (*deputyv1.RegisterAgentResponse, error) {
+	agent, err := agentID(r.GetAgentId())
+	if err != nil {
+		return nil, err
+	}
+	owners := make([]authz.Object, len(r.GetOwnerIds()))
+	for i, given := range r.GetOwnerIds() {
+		owner, err := id(fmt.Sprintf("owner_ids[%d]", i), given)
+		if err != nil {
+			return nil, err
+		}
+		owners[i] = authz.Object{Type: authz.TypeUser, ID: owner}
+	}
+	a, rev, err := s.Delegate.Register(ctx, agent, owners, r.GetIdempotencyKey())
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.RegisterAgentResponse{Agent: agentProto(a), WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+// GetAgent reads one agent.
+func (s *agents) GetAgent(ctx context.Context, r *deputyv1.GetAgentRequest) (*deputyv1.GetAgentResponse, error) {
+	agent, err := agentID(r.GetAgentId())
+	if err != nil {
+		return nil, err
+	}
+	a, rev, err := s.Delegate.Agent(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.GetAgentResponse{Agent: agentProto(a), ReadAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+// ListAgents lists the registered agents.
+func (s *agents) ListAgents(ctx context.Context, r *deputyv1.ListAgentsRequest) (*deputyv1.ListAgentsResponse, error) {
+	page, err := openPage(s.border, &deputyv1.ListAgentsRequest{}, r)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.Delegate.Agents(ctx, page.from, page.limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &deputyv1.ListAgentsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, s.Now())}
+	for _, a := range found.Items {
+		out.Agents = append(out.Agents, agentProto(a))
+	}
+	out.Next, err = page.next(found.Next)
+	return out, err
+}
+
+// SuspendAgent stops an agent.
+func (s *agents) SuspendAgent(ctx context.Context, r *deputyv1.SuspendAgentRequest) (*deputyv1.SuspendAgentResponse, error) {
+	agent, err := agentID(r.GetAgentId())
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.Delegate.SuspendAgent(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.SuspendAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+// ResumeAgent lets an agent act again.
+func (s *agents) ResumeAgent(ctx context.Context, r *deputyv1.ResumeAgentRequest) (*deputyv1.ResumeAgentResponse, error) {
+	agent, err := agentID(r.GetAgentId())
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.Delegate.ResumeAgent(ctx, agent)
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.ResumeAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+func agentProto(a facts.Agent) *deputyv1.Agent {
+	out := &deputyv1.Agent{AgentId: authz.DecodeID(string(a.ID)), State: state(a.Life)}
+	for _, o := range a.Owners {
+		out.OwnerIds = append(out.OwnerIds, authz.DecodeID(o.ID))
+	}
+	return out
+}
+
+type principals struct {
+	deputyv1.UnimplementedPrincipalsServiceServer
+	border
+}
+
+// standing reads whom to stop or let go.
+func standing(o *deputyv1.ObjectReference) (authz.Object, error) {
+	if o == nil {
+		return authz.Object{}, authz.FieldErrorf("principal", "is required")
+	}
+	return user("principal", o, authz.TypeUser, authz.TypeService, authz.TypeTenant)
+}
+
+// Suspend stops agents from acting for a user or a service, or in a tenant.
+func (s *principals) Suspend(ctx context.Context, r *deputyv1.SuspendRequest) (*deputyv1.SuspendResponse, error) {
+	who, err := standing(r.GetPrincipal())
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.Delegate.Suspend(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.SuspendResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+// Resume lets agents act for it.
+func (s *principals) Resume(ctx context.Context, r *deputyv1.ResumeRequest) (*deputyv1.ResumeResponse, error) {
+	who, err := standing(r.GetPrincipal())
+	if err != nil {
+		return nil, err
+	}
+	rev, err := s.Delegate.Resume(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.ResumeResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+}
+
+// listRequest is what the requests of all lists have in common.
+type listRequest interface {
+	proto.Message
+	GetLimit() uint32
+	GetCursor() *deputyv1.Cursor
+}
+
+// page is where a list goes on and how it is sealed.
+type page struct {
+	border
+	from  delegate.Place
+	limit int
+	sum   [16]byte
+}
+
+// openPage reads a list's limit and cursor. bare is the request without them.
+func openPage(b border, bare proto.Message, r listRequest) (page, error) {
+	out := page{border: b}
+	var err error
+	if out.limit, err = limit(r.GetLimit(), defaultList, maxList); err != nil {
+		return out, err
+	}
+	if out.sum, err = digest(bare); err != nil {
+		return out, err
+	}
+	return out, b.Sealer.place(out.sum, r.GetCursor(), &out.from)
+}
+
+// next seals where the list goes on; nil at its end.
+func (p page) next(place *delegate.Place) (*deputyv1.Cursor, error) {
+	if place == nil {
+		return nil, nil //nolint:nilnil // the list has ended
+	}
+	return p.Sealer.cursor(p.sum, p.Now(), place)
+}

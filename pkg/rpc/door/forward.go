@@ -1,0 +1,167 @@
+package door
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// route is one method: where its calls go and what judges them.
+type route struct {
+	path   string
+	stream grpc.StreamDesc
+	// guard judges every message that the caller sends; nil for a read.
+	guard guard
+}
+
+// forward passes one call on: its messages, half-close, deadline and cancellation up, headers,
+// messages, status and trailers down. A message is read on one side only once the one before it has
+// been taken by the other, so flow control reaches from end to end.
+//
+// A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
+// rolls a bulk load back whose stream breaks off.
+func (d *Door) forward(r route, down grpc.ServerStream) error {
+	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), forwarded(down.Context())))
+	defer cancel(nil)
+
+	// The first message comes before the call upstream, so that what is refused never reaches it. No
+	// method of this API answers before it was asked.
+	first, err := d.receive(r, down, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	ended := err != nil
+	up, err := d.cfg.Upstream.NewStream(ctx, &r.stream, r.path,
+		grpc.ForceCodecV2(Codec()),
+		grpc.MaxCallRecvMsgSize(math.MaxInt32), // the limits are the server's and the engine's own
+		grpc.MaxCallSendMsgSize(math.MaxInt32),
+	)
+	if err != nil {
+		if first != nil {
+			first.free()
+		}
+		return upstreamFailure(err)
+	}
+	if r.stream.ClientStreams && !ended {
+		// It outlives this function by as long as it takes gRPC to end RecvMsg on a finished call.
+		go func() {
+			if err := d.ask(r, down, up, first); err != nil {
+				cancel(err)
+			}
+		}()
+	} else {
+		if !ended {
+			err := up.SendMsg(first)
+			first.free()
+			if err != nil && !errors.Is(err, io.EOF) { // io.EOF: the answer says why
+				return upstreamFailure(err)
+			}
+		}
+		if err := up.CloseSend(); err != nil {
+			return upstreamFailure(err)
+		}
+	}
+	if err := answer(up, down); err != nil {
+		var refusal interface{ GRPCStatus() *status.Status }
+		if errors.As(context.Cause(ctx), &refusal) {
+			return refusal.GRPCStatus().Err()
+		}
+		return err
+	}
+	return nil
+}
+
+// receive reads the caller's next message and has it judged. It returns io.EOF after the last.
+func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
+	f := new(frame)
+	err := down.RecvMsg(f)
+	if err == nil && r.guard != nil {
+		err = r.guard(down.Context(), d, n, f)
+	}
+	if err != nil {
+		f.free()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ask passes the caller's messages up from the first on, and the half-close after the last. It returns
+// why the call has to end, if that is not for upstream to say.
+func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame) error {
+	for n := 1; ; n++ {
+		err := up.SendMsg(next)
+		next.free()
+		if err != nil {
+			return nil // the answer says why
+		}
+		next, err = d.receive(r, down, n)
+		if errors.Is(err, io.EOF) {
+			return up.CloseSend()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// answer passes headers, messages and trailers down until the call ends, and returns its status.
+func answer(up grpc.ClientStream, down grpc.ServerStream) error {
+	header, err := up.Header()
+	if err != nil {
+		return upstreamFailure(err)
+	}
+	if header != nil { // nil: it ended without; RecvMsg knows how
+		if err := down.SendHeader(keep(header)); err != nil {
+			return err
+		}
+	}
+	for {
+		f := new(frame)
+		if err := up.RecvMsg(f); err != nil {
+			f.free()
+			down.SetTrailer(keep(up.Trailer()))
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return upstreamFailure(err)
+		}
+		err := down.SendMsg(f)
+		f.free()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// forwarded is the metadata of the call that goes upstream.
+func forwarded(ctx context.Context) metadata.MD {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return keep(md)
+}
+
+// connectionOnly lists metadata that belongs to one connection or that proves to Deputy who calls.
+var connectionOnly = map[string]bool{
+	"authorization": true, "proxy-authorization": true, "proxy-authenticate": true, "cookie": true, "set-cookie": true,
+	"connection": true, "keep-alive": true, "proxy-connection": true, "te": true, "trailer": true,
+	"transfer-encoding": true, "upgrade": true, "host": true, "forwarded": true, "via": true,
+	"user-agent": true, "content-type": true, "content-length": true, "content-encoding": true,
+	"accept-encoding": true, "server": true, "date": true,
+}
+
+// keep returns what of the metadata crosses the door: all but gRPC's own, HTTP/2's pseudo-headers and
+// connectionOnly. So SpiceDB's io.spicedb.* keys, request ids and trace contexts do.
+func keep(md metadata.MD) metadata.MD {
+	kept := make(metadata.MD, len(md))
+	for key, values := range md {
+		if !connectionOnly[key] && !strings.HasPrefix(key, ":") && !strings.HasPrefix(key, "grpc-") && !strings.HasPrefix(key, "x-forwarded-") {
+			kept[key] = values
+		}
+	}
+	return kept
+}

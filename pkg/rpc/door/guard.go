@@ -1,0 +1,252 @@
+package door
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// guard judges message n (from 0) of a call that writes. A nil error lets it pass; the frame then holds
+// what was judged.
+//
+// What it protects, whoever asks: a schema whose core differs from core.zed is not written. What only
+// an admin may do: write the schema and counters; and write, delete or load relationships
+//
+//   - on an object of a core type,
+//   - whose subject is an agent or a delegation, also "agent:*" and "agent:bot#owner",
+//   - in a relation that the tenant of anything is computed from.
+//
+// A delete is judged by what its filter could match, not by what it would match now. Preconditions are
+// reads, and reads are free. Limits, partial deletion and transaction metadata change nothing about what
+// is touched. Of an admin nothing else is asked.
+//
+// A write is judged by a schema that was in force after the write arrived; SpiceDB commits it under the
+// schema in force then, and offers no way to tie the two. That leaves one hole: while an admin's schema
+// write makes an existing relation feed tenant, a write to that relation, judged before, can commit
+// after. The admin has to look at what stands in the relation anyway, because services could write it
+// until then; the look has to come when the calls that were under way have ended. New types and
+// relations have no such hole, because what the schema does not know is refused here, not by SpiceDB.
+type guard func(ctx context.Context, d *Door, n int, f *frame) error
+
+// adminOnly refuses all but admins, whose message goes on to next, if there is one.
+func adminOnly(what string, next guard) guard {
+	return func(ctx context.Context, d *Door, n int, f *frame) error {
+		if !d.cfg.IsAdmin(ctx) {
+			return failure(codes.PermissionDenied, authz.ReasonAdminOnly, "", "only an admin may "+what)
+		}
+		if next == nil {
+			return nil
+		}
+		return next(ctx, d, n, f)
+	}
+}
+
+// unlessAdmin has the messages of all but admins judged.
+func unlessAdmin[T any, M message[T]](judge func(*Door, context.Context, int, M) error) guard {
+	judged := decoded(judge)
+	return func(ctx context.Context, d *Door, n int, f *frame) error {
+		if d.cfg.IsAdmin(ctx) {
+			return nil
+		}
+		return judged(ctx, d, n, f)
+	}
+}
+
+// message is a pointer to a generated message.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// decoded decodes a message, has it judged, and puts its encoding anew into the frame. SpiceDB decodes
+// with other code than this (vtprotobuf): so there is one reading of what was judged. Fields that
+// authzed-go does not know are refused, because a newer SpiceDB might act on them.
+func decoded[T any, M message[T]](judge func(*Door, context.Context, int, M) error) guard {
+	return func(ctx context.Context, d *Door, n int, f *frame) error {
+		req := M(new(T))
+		if err := proto.Unmarshal(f.data.Materialize(), req); err != nil {
+			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request is malformed")
+		}
+		if hasUnknown(req.ProtoReflect()) {
+			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request has fields that Deputy does not know")
+		}
+		if err := judge(d, ctx, n, req); err != nil {
+			return err
+		}
+		encoded, err := proto.Marshal(req)
+		if err != nil {
+			return status.Error(codes.Internal, "the request cannot be encoded")
+		}
+		f.free()
+		f.data = mem.BufferSlice{mem.SliceBuffer(encoded)}
+		return nil
+	}
+}
+
+// hasUnknown reports whether the message, or one within it, has fields that its type does not.
+func hasUnknown(m protoreflect.Message) bool {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	found := false
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsMap():
+			if field.MapValue().Message() == nil {
+				return true
+			}
+			value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				found = hasUnknown(v.Message())
+				return !found
+			})
+		case field.Message() == nil:
+		case field.IsList():
+			for i := 0; i < value.List().Len() && !found; i++ {
+				found = hasUnknown(value.List().Get(i).Message())
+			}
+		default:
+			found = hasUnknown(value.Message())
+		}
+		return !found
+	})
+	return found
+}
+
+// judgeSchema refuses a schema that changes the core. Whether SpiceDB takes the rest is up to it.
+func (d *Door) judgeSchema(_ context.Context, _ int, req *v1.WriteSchemaRequest) error {
+	model, err := d.cfg.Model(req.GetSchema())
+	if err != nil {
+		message := "the schema does not compile"
+		var known *authz.Error
+		if errors.As(err, &known) {
+			message = known.Message
+		}
+		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "schema", message)
+	}
+	if model.CoreDifference != "" {
+		return failure(codes.FailedPrecondition, authz.ReasonCoreSchema, "schema",
+			"the core definitions differ from core.zed: "+model.CoreDifference)
+	}
+	return nil
+}
+
+func (d *Door) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationshipsRequest) error {
+	schema, err := d.cfg.Schema(ctx)
+	if err != nil {
+		return schemaFailure(ctx, err)
+	}
+	for i, update := range req.GetUpdates() {
+		if err := judgeRelationship(schema, update.GetRelationship(), "updates", i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Door) judgeImport(ctx context.Context, n int, req *v1.ImportBulkRelationshipsRequest) error {
+	return d.judgeLoad(ctx, n, req.GetRelationships())
+}
+
+func (d *Door) judgeBulkImport(ctx context.Context, n int, req *v1.BulkImportRelationshipsRequest) error {
+	return d.judgeLoad(ctx, n, req.GetRelationships())
+}
+
+func (d *Door) judgeLoad(ctx context.Context, n int, relationships []*v1.Relationship) error {
+	schema, err := d.cfg.Schema(ctx)
+	if err != nil {
+		return schemaFailure(ctx, err)
+	}
+	list := fmt.Sprintf("messages[%d].relationships", n)
+	for i, r := range relationships {
+		if err := judgeRelationship(schema, r, list, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Door) judgeDelete(ctx context.Context, _ int, req *v1.DeleteRelationshipsRequest) error {
+	schema, err := d.cfg.Schema(ctx)
+	if err != nil {
+		return schemaFailure(ctx, err)
+	}
+	return judgeFilter(schema, req.GetRelationshipFilter(), "relationship_filter")
+}
+
+// judgeRelationship judges item i of a list of relationships.
+func judgeRelationship(schema *authz.Schema, r *v1.Relationship, list string, i int) error {
+	item := func() string { return fmt.Sprintf("%s[%d]", list, i) }
+	resourceType := r.GetResource().GetObjectType()
+	switch {
+	case isCore(resourceType):
+		return forAdmins(item(), "write to the core types")
+	case isGrantee(r.GetSubject().GetObject().GetObjectType()):
+		return forAdmins(item(), "write relationships whose subject is an agent or a delegation")
+	}
+	t, err := known(schema, resourceType, r.GetRelation())
+	if err != nil {
+		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, item(), err.Error())
+	}
+	if t.FeedsTenant[r.GetRelation()] {
+		return forAdmins(item(), "write a relation that a tenant is computed from")
+	}
+	return nil
+}
+
+// judgeFilter judges all that a filter could match. What it says of ids, and of the subject's relation,
+// does not come into it.
+func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, item string) error {
+	subjectType := f.GetOptionalSubjectFilter().GetSubjectType()
+	switch {
+	case f.GetResourceType() == "":
+		return forAdmins(item, "delete without a resource type")
+	case isCore(f.GetResourceType()):
+		return forAdmins(item, "delete from the core types")
+	case subjectType == "":
+		// The model of a schema does not say which relations admit agents.
+		return forAdmins(item, "delete without a subject type, because that takes grants to agents and delegations too")
+	case isGrantee(subjectType):
+		return forAdmins(item, "delete relationships whose subject is an agent or a delegation")
+	}
+	t, err := known(schema, f.GetResourceType(), f.GetOptionalRelation())
+	if err != nil {
+		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, item, err.Error())
+	}
+	if t.FeedsTenant[f.GetOptionalRelation()] || f.GetOptionalRelation() == "" && len(t.FeedsTenant) > 0 {
+		return forAdmins(item, "delete from a relation that a tenant is computed from")
+	}
+	return nil
+}
+
+func forAdmins(item, what string) error {
+	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, item, "only an admin may "+what)
+}
+
+func isCore(objectType string) bool { return slices.Contains(authz.CoreTypes, objectType) }
+
+// isGrantee reports whether a subject of the type acts under Deputy's rule.
+func isGrantee(objectType string) bool {
+	return objectType == authz.TypeAgent || objectType == authz.TypeDelegation
+}
+
+// known returns the type, which must have the member unless that is "".
+func known(schema *authz.Schema, objectType, member string) (*authz.Type, error) {
+	t, ok := schema.Types[objectType]
+	if !ok {
+		return nil, fmt.Errorf("the schema has no type %q", objectType)
+	}
+	if _, ok := t.Members[member]; !ok && member != "" {
+		return nil, fmt.Errorf("the schema's type %s has no relation %q", objectType, member)
+	}
+	return t, nil
+}

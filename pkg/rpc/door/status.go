@@ -1,0 +1,59 @@
+package door
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// domain is the google.rpc.ErrorInfo domain of what the door itself refuses; SpiceDB's own failures keep
+// theirs.
+const domain = "deputy.dev"
+
+// reasonNotServed is the reason for a method that the door does not know to be harmless.
+const reasonNotServed = "METHOD_NOT_SERVED"
+
+// failure returns a status with an ErrorInfo. item is the offending part of the request, or "".
+func failure(code codes.Code, reason, item, message string) error {
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: domain}
+	if item != "" {
+		info.Metadata = map[string]string{"item": item}
+		message = item + ": " + message
+	}
+	st := status.New(code, message)
+	if detailed, err := st.WithDetails(info); err == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// upstreamFailure returns the status that the caller gets for a call that failed upstream. It is
+// SpiceDB's own, details included, except where the connection failed and not the call: its address and
+// Deputy's credentials are nobody's business outside.
+func upstreamFailure(err error) error {
+	st := status.Convert(err)
+	if len(st.Proto().GetDetails()) > 0 {
+		return err
+	}
+	switch st.Code() {
+	case codes.Unavailable:
+		return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the engine does not answer")
+	case codes.Unauthenticated, codes.PermissionDenied:
+		// SpiceDB itself knows neither: this is about the key that Deputy shows.
+		return failure(codes.Internal, authz.ReasonEngineRefused, "", "the engine refuses Deputy")
+	}
+	return err
+}
+
+// schemaFailure returns the status for a guard that has no schema to judge by.
+func schemaFailure(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return status.FromContextError(errors.Join(ctx.Err(), err)).Err()
+	}
+	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the schema to judge the write by cannot be read")
+}

@@ -1,0 +1,122 @@
+package rpc
+
+import (
+	"context"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// ExplainPermission decides one case without short cuts and shows every gate.
+func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.ExplainPermissionRequest) (*deputyv1.ExplainPermissionResponse, error) {
+	if r.GetCheck() == nil {
+		return nil, authz.FieldErrorf("check", "is required")
+	}
+	d, stamp, err := p.decide(ctx, r.GetCheck(), true)
+	if err != nil {
+		return nil, err
+	}
+	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, stamp)}
+	for i := range d.Candidates {
+		out.Candidates = append(out.Candidates, candidateProto(&d.Candidates[i]))
+	}
+	return out, nil
+}
+
+func candidateProto(c *authz.Candidate) *deputyv1.CandidateExplanation {
+	out := &deputyv1.CandidateExplanation{
+		AgentChain:     agentIDs(c.Agents),
+		Principal:      objectProto(c.Principal.Object),
+		TenantId:       authz.DecodeID(string(c.Tenant)),
+		Permissionship: permissionship(c.Permissionship),
+	}
+	for _, d := range c.Chain {
+		out.DelegationChain = append(out.DelegationChain, string(d))
+	}
+	for _, g := range authz.Gates {
+		out.Gates = append(out.Gates, gateProto(g, c.Conditions))
+	}
+	return out
+}
+
+// gateProto shows one gate. A gate without conditions was not judged, except that without a frozen
+// session there is nothing to judge.
+func gateProto(g authz.Gate, all []authz.Condition) *deputyv1.GateExplanation {
+	out := &deputyv1.GateExplanation{Gate: deputyv1.Gate(g)}
+	var outcomes []authz.Outcome
+	for i := range all {
+		if all[i].Gate != g {
+			continue
+		}
+		outcomes = append(outcomes, all[i].Outcome)
+		out.Conditions = append(out.Conditions, conditionProto(&all[i]))
+	}
+	if len(outcomes) == 0 && g == authz.GateBaseline {
+		outcomes = []authz.Outcome{authz.Yes}
+		out.Conditions = []*deputyv1.ConditionExplanation{{
+			Condition: "no session behind this is frozen", Outcome: deputyv1.Outcome_OUTCOME_YES,
+		}}
+	}
+	out.Outcome = outcomeProto(together(outcomes))
+	return out
+}
+
+// together is what outcomes come to: an error beats a no, a no what was not judged, that a
+// conditional, and only all yes is a yes.
+func together(outcomes []authz.Outcome) authz.Outcome {
+	worst := authz.Yes
+	rank := map[authz.Outcome]int{authz.Yes: 0, authz.Conditional: 1, authz.NotJudged: 2, authz.No: 3, authz.Failed: 4}
+	for _, o := range outcomes {
+		if rank[o] > rank[worst] {
+			worst = o
+		}
+	}
+	if len(outcomes) == 0 {
+		return authz.NotJudged
+	}
+	return worst
+}
+
+func conditionProto(c *authz.Condition) *deputyv1.ConditionExplanation {
+	return &deputyv1.ConditionExplanation{
+		Condition:      c.Text,
+		Outcome:        outcomeProto(c.Outcome),
+		Detail:         c.Detail,
+		MissingContext: c.Missing,
+		AtBaseline:     c.Baseline,
+		Trace:          traceProto(c.Trace),
+	}
+}
+
+func traceProto(t *authz.Trace) *deputyv1.CheckTrace {
+	if t == nil {
+		return nil
+	}
+	out := &deputyv1.CheckTrace{
+		Resource:     objectProto(t.Resource),
+		Permission:   t.Permission,
+		IsPermission: t.IsPermission,
+		Subject:      subjectProto(t.Subject),
+		Outcome:      outcomeProto(t.Outcome),
+		Caveat:       t.Caveat,
+	}
+	for i := range t.Children {
+		out.Children = append(out.Children, traceProto(&t.Children[i]))
+	}
+	return out
+}
+
+func outcomeProto(o authz.Outcome) deputyv1.Outcome {
+	switch o {
+	case authz.Yes:
+		return deputyv1.Outcome_OUTCOME_YES
+	case authz.Conditional:
+		return deputyv1.Outcome_OUTCOME_CONDITIONAL
+	case authz.Failed:
+		return deputyv1.Outcome_OUTCOME_ERROR
+	case authz.NotJudged:
+		return deputyv1.Outcome_OUTCOME_NOT_JUDGED
+	default:
+		return deputyv1.Outcome_OUTCOME_NO
+	}
+}

@@ -1,0 +1,379 @@
+package rpc
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/judge"
+)
+
+type permissions struct {
+	deputyv1.UnimplementedPermissionsServiceServer
+	border
+}
+
+// question is what a check, an item of a bulk check and a look-up have in common.
+type question interface {
+	GetAgentId() string
+	GetSessionId() string
+	GetDelegationId() string
+	GetOnBehalfOf() *deputyv1.ObjectReference
+	GetTenantId() string
+	GetPermission() string
+	GetContext() *structpb.Struct
+}
+
+// acting reads who acts, and what for. named says which way of naming what it acts under was taken,
+// so that an empty id is not mistaken for none.
+func acting(q question, namedSession, namedDelegation bool) (authz.Case, error) {
+	var c authz.Case
+	agent, err := id("agent_id", q.GetAgentId())
+	if err != nil {
+		return c, err
+	}
+	c.Agent = authz.AgentID(agent)
+	if namedSession {
+		session, err := mintedID("session_id", q.GetSessionId())
+		if err != nil {
+			return c, err
+		}
+		c.Session = authz.SessionID(session)
+	}
+	if namedDelegation {
+		delegation, err := mintedID("delegation_id", q.GetDelegationId())
+		if err != nil {
+			return c, err
+		}
+		c.Delegation = authz.DelegationID(delegation)
+	}
+	if c.Principal, err = principal("on_behalf_of", q.GetOnBehalfOf()); err != nil {
+		return c, err
+	}
+	tenant, err := optionalID("tenant_id", q.GetTenantId())
+	if err != nil {
+		return c, err
+	}
+	c.Tenant = authz.TenantID(tenant)
+	if c.Permission, err = relationName("permission", q.GetPermission()); err != nil {
+		return c, err
+	}
+	c.Context, err = caveatContext("context", q.GetContext())
+	return c, err
+}
+
+// caseOf reads a whole question.
+func caseOf(r *deputyv1.CheckPermissionRequest) (authz.Case, error) {
+	_, session := r.GetVia().(*deputyv1.CheckPermissionRequest_SessionId)
+	_, delegation := r.GetVia().(*deputyv1.CheckPermissionRequest_DelegationId)
+	c, err := acting(r, session, delegation)
+	if err != nil {
+		return c, err
+	}
+	c.Resource, err = object("resource", r.GetResource())
+	return c, err
+}
+
+// freshness reads the consistency that is asked for. stamp is the moment that the answer's token is
+// stamped with: an exact snapshot keeps its own, so that it does not grow younger.
+func (b border) freshness(c *deputyv1.Consistency, session *deputyv1.ZedToken) (f authz.Freshness, stamp time.Time, err error) {
+	stamp = b.Now()
+	if session.GetToken() != "" {
+		if f.AtLeast, _, err = b.Sealer.revision("session_token", session); err != nil {
+			return f, stamp, err
+		}
+	}
+	switch r := c.GetRequirement().(type) {
+	case nil:
+		if c != nil {
+			return f, stamp, authz.FieldErrorf("consistency", "names no requirement")
+		}
+	case *deputyv1.Consistency_FullyConsistent:
+		if !r.FullyConsistent {
+			return f, stamp, authz.FieldErrorf("consistency.fully_consistent", "must be true")
+		}
+	case *deputyv1.Consistency_MinimizeLatency:
+		if !r.MinimizeLatency {
+			return f, stamp, authz.FieldErrorf("consistency.minimize_latency", "must be true")
+		}
+		f.Stale = true
+	case *deputyv1.Consistency_AtLeastAsFresh:
+		bound, _, err := b.Sealer.revision("consistency.at_least_as_fresh", r.AtLeastAsFresh)
+		if err != nil {
+			return f, stamp, err
+		}
+		// Two lower bounds cannot be compared here; the head lies after both.
+		if f.AtLeast.IsZero() {
+			f = authz.Freshness{AtLeast: bound, Stale: true}
+		}
+	case *deputyv1.Consistency_AtExactSnapshot:
+		exact, at, err := b.Sealer.revision("consistency.at_exact_snapshot", r.AtExactSnapshot)
+		if err != nil {
+			return f, stamp, err
+		}
+		if age := stamp.Sub(at); age > b.SnapshotMaxAge {
+			return f, stamp, &authz.Error{
+				Kind: authz.OutOfRange, Reason: authz.ReasonSnapshotTooOld, Field: "consistency.at_exact_snapshot",
+				Message: "is older than the " + b.SnapshotMaxAge.String() + " that a snapshot lasts",
+			}
+		}
+		return authz.Freshness{Exactly: exact}, at, nil
+	default:
+		return f, stamp, authz.FieldErrorf("consistency", "names a requirement that this server does not know")
+	}
+	return f, stamp, nil
+}
+
+// CheckPermission decides one case.
+func (p *permissions) CheckPermission(ctx context.Context, r *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error) {
+	d, stamp, err := p.decide(ctx, r, false)
+	if err != nil {
+		return nil, err
+	}
+	return p.decision(d, stamp), nil
+}
+
+// decide decides one case, with or without reasons.
+func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionRequest, explain bool) (*authz.Decision, time.Time, error) {
+	c, err := caseOf(r)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	f, stamp, err := p.freshness(r.GetConsistency(), r.GetSessionToken())
+	if err != nil {
+		return nil, stamp, err
+	}
+	results, _, err := p.Judge.Decide(ctx, []authz.Case{c}, f, explain)
+	if err != nil {
+		return nil, stamp, err
+	}
+	return &results[0].Decision, stamp, results[0].Err
+}
+
+// CheckBulkPermissions decides all cases at one revision.
+func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.CheckBulkPermissionsRequest) (*deputyv1.CheckBulkPermissionsResponse, error) {
+	if n := len(r.GetItems()); n == 0 || n > maxBulkItems {
+		return nil, authz.FieldErrorf("items", "must hold 1 to %d questions, not %d", maxBulkItems, n)
+	}
+	f, stamp, err := p.freshness(r.GetConsistency(), r.GetSessionToken())
+	if err != nil {
+		return nil, err
+	}
+	pairs := make([]*deputyv1.CheckBulkPermissionsPair, len(r.GetItems()))
+	var (
+		cases []authz.Case
+		index []int
+	)
+	for i, item := range r.GetItems() {
+		pairs[i] = &deputyv1.CheckBulkPermissionsPair{Request: item}
+		c, err := itemCase(item)
+		if err != nil {
+			pairs[i].Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, err)}
+			continue
+		}
+		cases, index = append(cases, c), append(index, i)
+	}
+	results, at, err := p.Judge.Decide(ctx, cases, f, false)
+	if err != nil {
+		return nil, err
+	}
+	for i, result := range results {
+		pair := pairs[index[i]]
+		if result.Err != nil {
+			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
+			continue
+		}
+		pair.Response = &deputyv1.CheckBulkPermissionsPair_Item{Item: p.decision(&result.Decision, stamp)}
+	}
+	return &deputyv1.CheckBulkPermissionsResponse{CheckedAt: p.Sealer.token(at, stamp), Pairs: pairs}, nil
+}
+
+// itemCase reads an item of a bulk call. One that is left out is malformed.
+func itemCase(item *deputyv1.CheckBulkPermissionsRequestItem) (authz.Case, error) {
+	_, session := item.GetVia().(*deputyv1.CheckBulkPermissionsRequestItem_SessionId)
+	_, delegation := item.GetVia().(*deputyv1.CheckBulkPermissionsRequestItem_DelegationId)
+	c, err := acting(item, session, delegation)
+	if err != nil {
+		return c, err
+	}
+	c.Resource, err = object("resource", item.GetResource())
+	return c, err
+}
+
+// decision shows a decision to the service that checks. A refusal says on which side it lies, and
+// nothing else: absent, foreign and forbidden objects look the same.
+func (b border) decision(d *authz.Decision, stamp time.Time) *deputyv1.CheckPermissionResponse {
+	out := &deputyv1.CheckPermissionResponse{
+		Permissionship: permissionship(d.Permissionship),
+		CheckedAt:      b.Sealer.token(d.CheckedAt, stamp),
+		DecisionId:     d.ID,
+	}
+	if d.Permissionship == authz.NoPermission {
+		out.RefusedBy = deputyv1.RefusedBy_REFUSED_BY_OBJECT
+		if d.RefusedBy != authz.SideObject {
+			out.RefusedBy = deputyv1.RefusedBy_REFUSED_BY_ACTOR
+		}
+		return out
+	}
+	if c := d.Chosen(); c != nil {
+		out.Principal = objectProto(c.Principal.Object)
+		out.TenantId = authz.DecodeID(string(c.Tenant))
+		out.DelegationId = string(c.Delegation())
+		out.AgentChain = agentIDs(c.Agents)
+	}
+	out.MissingContext = d.Missing
+	if d.Permissionship == authz.HasPermission {
+		out.ValidUntil = timeProto(d.ValidUntil)
+	}
+	return out
+}
+
+func agentIDs(ids []authz.AgentID) []string {
+	out := make([]string, len(ids))
+	for i, a := range ids {
+		out[i] = authz.DecodeID(string(a))
+	}
+	return out
+}
+
+func permissionship(p authz.Permissionship) deputyv1.Permissionship {
+	switch p {
+	case authz.HasPermission:
+		return deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION
+	case authz.ConditionalPermission:
+		return deputyv1.Permissionship_PERMISSIONSHIP_CONDITIONAL_PERMISSION
+	default:
+		return deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION
+	}
+}
+
+// lookupPlace reads where a lookup goes on, and the freshness of one that begins.
+func (b border) lookupPlace(m proto.Message, c *deputyv1.Cursor, consistency *deputyv1.Consistency, session *deputyv1.ZedToken) (place judge.Place, sum [16]byte, f authz.Freshness, stamp time.Time, err error) {
+	if sum, err = digest(m); err != nil {
+		return place, sum, f, stamp, err
+	}
+	if c.GetToken() != "" && consistency != nil {
+		return place, sum, f, stamp, authz.FieldErrorf("consistency", "is not to be combined with a cursor")
+	}
+	if err = b.Sealer.place(sum, c, &place); err != nil {
+		return place, sum, f, stamp, err
+	}
+	f, stamp, err = b.freshness(consistency, session)
+	return place, sum, f, stamp, err
+}
+
+// end closes a lookup's stream.
+func (b border) end(e judge.End, sum [16]byte, stamp time.Time, results uint64) (*deputyv1.LookupEnd, error) {
+	out := &deputyv1.LookupEnd{LookedUpAt: b.Sealer.token(e.At, stamp), Complete: e.Next == nil, Results: results}
+	if e.Next == nil {
+		return out, nil
+	}
+	var err error
+	out.Next, err = b.Sealer.cursor(sum, stamp, e.Next)
+	return out, err
+}
+
+// LookupResources streams what an acting party reaches.
+func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream grpc.ServerStreamingServer[deputyv1.LookupResourcesResponse]) error {
+	_, session := r.GetVia().(*deputyv1.LookupResourcesRequest_SessionId)
+	_, delegation := r.GetVia().(*deputyv1.LookupResourcesRequest_DelegationId)
+	c, err := acting(r, session, delegation)
+	if err != nil {
+		return err
+	}
+	if c.Resource.Type, err = objectType("resource_object_type", r.GetResourceObjectType()); err != nil {
+		return err
+	}
+	most, err := limit(r.GetLimit(), defaultLookup, maxLookup)
+	if err != nil {
+		return err
+	}
+	bare := proto.CloneOf(r)
+	bare.Limit, bare.Cursor, bare.Consistency, bare.SessionToken = 0, nil, nil, nil
+	place, sum, f, stamp, err := p.lookupPlace(bare, r.GetCursor(), r.GetConsistency(), r.GetSessionToken())
+	if err != nil {
+		return err
+	}
+	results := uint64(0)
+	done, err := p.Judge.Resources(stream.Context(), c, f, place, most, func(found judge.Reached) error {
+		results++
+		return stream.Send(&deputyv1.LookupResourcesResponse{Result: &deputyv1.LookupResourcesResponse_Resource{
+			Resource: &deputyv1.ReachedResource{
+				Resource:       objectProto(found.Resource),
+				Permissionship: permissionship(found.Permissionship),
+				MissingContext: found.Missing,
+				Principal:      objectProto(found.Principal.Object),
+				TenantId:       authz.DecodeID(string(found.Tenant)),
+				DelegationId:   string(found.Delegation),
+			},
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	end, err := p.end(done, sum, stamp, results)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&deputyv1.LookupResourcesResponse{Result: &deputyv1.LookupResourcesResponse_End{End: end}})
+}
+
+// LookupAgents streams who reaches an object.
+func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.ServerStreamingServer[deputyv1.LookupAgentsResponse]) error {
+	var (
+		c   authz.Case
+		err error
+	)
+	if c.Resource, err = object("resource", r.GetResource()); err != nil {
+		return err
+	}
+	if c.Permission, err = relationName("permission", r.GetPermission()); err != nil {
+		return err
+	}
+	if c.Principal, err = principal("on_behalf_of", r.GetOnBehalfOf()); err != nil {
+		return err
+	}
+	if c.Context, err = caveatContext("context", r.GetContext()); err != nil {
+		return err
+	}
+	most, err := limit(r.GetLimit(), defaultLookup, maxLookup)
+	if err != nil {
+		return err
+	}
+	bare := proto.CloneOf(r)
+	bare.Limit, bare.Cursor, bare.Consistency = 0, nil, nil
+	place, sum, f, stamp, err := p.lookupPlace(bare, r.GetCursor(), r.GetConsistency(), nil)
+	if err != nil {
+		return err
+	}
+	results := uint64(0)
+	done, err := p.Judge.Agents(stream.Context(), c, f, place, most, func(found judge.Reacher) error {
+		results++
+		chain := agentIDs(found.Candidate.Agents)
+		return stream.Send(&deputyv1.LookupAgentsResponse{Result: &deputyv1.LookupAgentsResponse_Agent{
+			Agent: &deputyv1.ReachingAgent{
+				AgentId:        chain[len(chain)-1],
+				AgentChain:     chain,
+				Principal:      objectProto(found.Candidate.Principal.Object),
+				TenantId:       authz.DecodeID(string(found.Candidate.Tenant)),
+				DelegationId:   string(found.Candidate.Delegation()),
+				NeedsSession:   found.NeedsSession,
+				Permissionship: permissionship(found.Candidate.Permissionship),
+				MissingContext: found.Candidate.Missing,
+			},
+		}})
+	})
+	if err != nil {
+		return err
+	}
+	end, err := p.end(done, sum, stamp, results)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&deputyv1.LookupAgentsResponse{Result: &deputyv1.LookupAgentsResponse_End{End: end}})
+}

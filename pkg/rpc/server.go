@@ -1,0 +1,48 @@
+// Package rpc is the server's border: the gRPC services of deputy.v1, who may call them, sealed tokens,
+// and the one place that turns errors into statuses. Nothing that comes in is trusted until this
+// package has checked it. Its sub-package door serves authzed.api.v1.
+package rpc
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"github.com/deputyauth/deputy/pkg/delegate"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/judge"
+)
+
+// Config is what the services stand on.
+type Config struct {
+	Judge    *judge.Judge
+	Delegate *delegate.Delegate
+	Sealer   *Sealer
+	Keys     *Keys
+	Log      *zap.Logger
+	// Now is the clock that tokens are stamped with.
+	Now func() time.Time
+	// SnapshotMaxAge is how old an exact snapshot may be.
+	SnapshotMaxAge time.Duration
+}
+
+// Interceptors returns the server options that every call passes through: authentication, time limits,
+// statuses and the log.
+func Interceptors(keys *Keys, log *zap.Logger) []grpc.ServerOption {
+	g := &gate{keys: keys, log: log}
+	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream)}
+}
+
+// Register adds the services of deputy.v1 to a server that has the Interceptors.
+func Register(s grpc.ServiceRegistrar, cfg Config) {
+	b := border{cfg}
+	deputyv1.RegisterPermissionsServiceServer(s, &permissions{border: b})
+	deputyv1.RegisterSessionsServiceServer(s, &sessions{border: b})
+	deputyv1.RegisterDelegationsServiceServer(s, &delegations{border: b})
+	deputyv1.RegisterAgentsServiceServer(s, &agents{border: b})
+	deputyv1.RegisterPrincipalsServiceServer(s, &principals{border: b})
+}
+
+// border is what all services share.
+type border struct{ Config }

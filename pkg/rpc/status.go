@@ -1,0 +1,99 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// ErrorDomain is the domain of every google.rpc.ErrorInfo that the server sends.
+const ErrorDomain = "deputy.dev"
+
+// code is the one place where kinds become gRPC codes.
+var code = map[authz.Kind]codes.Code{
+	authz.Internal:        codes.Internal,
+	authz.Invalid:         codes.InvalidArgument,
+	authz.NotFound:        codes.NotFound,
+	authz.Exists:          codes.AlreadyExists,
+	authz.Precondition:    codes.FailedPrecondition,
+	authz.OutOfRange:      codes.OutOfRange,
+	authz.Unavailable:     codes.Unavailable,
+	authz.Denied:          codes.PermissionDenied,
+	authz.Unauthenticated: codes.Unauthenticated,
+	authz.Aborted:         codes.Aborted,
+	authz.Exhausted:       codes.ResourceExhausted,
+	authz.Canceled:        codes.Canceled,
+	authz.Deadline:        codes.DeadlineExceeded,
+}
+
+// visible returns what of an error callers may see. What carries no kind is Internal, without a word
+// more. An engine that does not answer while the caller still waits is Unavailable.
+func visible(ctx context.Context, err error) *authz.Error {
+	var e *authz.Error
+	if !errors.As(err, &e) || e.Kind == authz.Internal {
+		switch {
+		case errors.Is(err, context.Canceled):
+			return authz.Errorf(authz.Canceled, "", "the call was cancelled")
+		case errors.Is(err, context.DeadlineExceeded):
+			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+		}
+		return authz.Errorf(authz.Internal, "INTERNAL", "internal error")
+	}
+	if e.Kind == authz.Deadline && ctx.Err() == nil {
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+	}
+	return e
+}
+
+// toStatus turns an error into the status that callers see.
+func toStatus(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	e := visible(ctx, err)
+	info := &errdetails.ErrorInfo{Reason: e.Reason, Domain: ErrorDomain}
+	st := status.New(code[e.Kind], text(e))
+	if e.Field == "" {
+		return withDetails(st, info)
+	}
+	info.Metadata = map[string]string{"field": e.Field}
+	return withDetails(st, info, &errdetails.BadRequest{
+		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: e.Field, Description: e.Message}},
+	})
+}
+
+// toErrorStatus is toStatus for one item of a bulk call.
+func toErrorStatus(ctx context.Context, err error) *deputyv1.ErrorStatus {
+	e := visible(ctx, err)
+	return &deputyv1.ErrorStatus{Code: int32(code[e.Kind]), Message: text(e), Reason: e.Reason, Field: e.Field} //nolint:gosec // codes are small
+}
+
+// text is the message that callers see: without operation and cause.
+func text(e *authz.Error) string {
+	if e.Field == "" {
+		return e.Message
+	}
+	return e.Field + " " + e.Message
+}
+
+func withDetails(st *status.Status, info *errdetails.ErrorInfo, more ...*errdetails.BadRequest) error {
+	detailed, err := st.WithDetails(info)
+	for _, m := range more {
+		if err == nil {
+			detailed, err = detailed.WithDetails(m)
+		}
+	}
+	if err != nil {
+		return st.Err()
+	}
+	return detailed.Err()
+}

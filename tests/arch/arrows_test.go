@@ -1,0 +1,218 @@
+package arch
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows is the house: which rooms a room may import, in code that is not a test. What is not listed here
+// may not be imported.
+//
+// Tests may import what they like: a room's example needs a running server.
+var arrows = map[string][]string{
+	"cmd/deputy": {"pkg/cli"},
+
+	// Words, and the ports of the engine. Everybody may use them; they use nobody.
+	"pkg/authz": {},
+	// The shapes of the core relationships, read and written as values.
+	"pkg/facts": {"pkg/authz"},
+	// The rule: pure.
+	"pkg/decide": {"pkg/authz", "pkg/facts"},
+	// One decision from end to end: reads the facts, has the rule plan, asks the checks, has it combine.
+	"pkg/judge": {"pkg/authz", "pkg/facts", "pkg/decide"},
+	// The lifecycle of agents, principals, delegations and sessions.
+	"pkg/delegate": {"pkg/authz", "pkg/facts"},
+
+	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
+	"pkg/engine":   {"pkg/authz", "schema"},
+	"pkg/store":    {},
+	"pkg/evaluate": {"pkg/authz", "pkg/store"},
+	"pkg/journal":  {"pkg/authz"},
+
+	"pkg/rpc": {"pkg/authz", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door"},
+	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
+	"pkg/rpc/door": {"pkg/authz"},
+
+	"pkg/fixture": {"pkg/authz", "pkg/decide", "pkg/engine", "pkg/evaluate", "pkg/store", "schema"},
+	"pkg/client":  {"pkg/gen"},
+	"pkg/cli":     {"pkg/gen", "pkg/fixture", "pkg/daemon", "pkg/client", "pkg/engine", "schema"},
+	// The one room that knows all the others.
+	"pkg/daemon": {
+		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/journal",
+		"pkg/rpc", "pkg/rpc/door", "pkg/gen", "schema",
+	},
+
+	"pkg/gen": {},
+	"schema":  {},
+
+	// Black boxes may look at every room that they test. The oracle is what decisions are compared with:
+	// it would prove nothing if it shared their code.
+	"tests":        everyRoom,
+	"tests/oracle": {"pkg/authz", "schema"},
+}
+
+// everyRoom stands for all rooms.
+var everyRoom = []string{"*"}
+
+// outside says which rooms may import what is not ours. A room that is not listed for a prefix may not.
+// The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
+var outside = map[string][]string{
+	"github.com/authzed/spicedb/": {
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+	},
+	"github.com/authzed/authzed-go/": {
+		"pkg/engine", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+	},
+	"google.golang.org/grpc": {
+		"pkg/engine", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
+	},
+}
+
+// onlyStdlib are the rooms that import nothing but the standard library and their arrows: the words and
+// the rule.
+var onlyStdlib = []string{"pkg/authz", "pkg/facts", "pkg/decide"}
+
+// TestArrows asserts the house.
+func TestArrows(t *testing.T) {
+	for _, p := range packages(t) {
+		for _, complaint := range complaints(p.room(), p.Imports) {
+			t.Error(complaint)
+		}
+	}
+}
+
+// complaints returns what is wrong with a package's imports.
+func complaints(at string, imports []string) []string {
+	room := roomOf(at)
+	if room == "" {
+		return []string{fmt.Sprintf("%s is no room of the house. Give it a row in tests/arch/arrows_test.go that says what it "+
+			"may import and what it is for, or move the code into the room whose work it is.", at)}
+	}
+	var found []string
+	for _, imported := range imports {
+		if ours, ok := strings.CutPrefix(imported, module); ok {
+			if to := roomOf(ours); to != room && !mayImport(room, to) {
+				found = append(found, fmt.Sprintf("%s imports %s; it may import %s. Declare the interface that %s needs in %s "+
+					"and have pkg/daemon pass the other room in; or move the code to where its imports are allowed.",
+					at, ours, list(arrows[room]), room, room))
+			}
+			continue
+		}
+		for prefix, rooms := range outside {
+			if strings.HasPrefix(imported, prefix) && !slices.Contains(rooms, room) && !slices.Contains(onlyStdlib, room) {
+				found = append(found, fmt.Sprintf("%s imports %s; only %s may. Use the words and the ports of pkg/authz, and "+
+					"leave the work with it to one of those.", at, imported, list(rooms)))
+			}
+		}
+		if slices.Contains(onlyStdlib, room) && strings.Contains(strings.SplitN(imported, "/", 2)[0], ".") {
+			found = append(found, fmt.Sprintf("%s imports %s; it is one of the rooms that use only the standard library (%s). "+
+				"Take the value that you need as a parameter, in the words of pkg/authz.", at, imported, list(onlyStdlib)))
+		}
+	}
+	return found
+}
+
+// roomOf returns the row of arrows that a package belongs to: the longest that is its path or a parent of
+// it. "" means that there is none.
+func roomOf(at string) string {
+	best := ""
+	for room := range arrows {
+		if (at == room || strings.HasPrefix(at, room+"/")) && len(room) > len(best) {
+			best = room
+		}
+	}
+	return best
+}
+
+// mayImport reports whether the row of one room names the other.
+func mayImport(from, to string) bool {
+	if strings.HasPrefix(to, "tests") && !strings.HasPrefix(from, "tests") {
+		return false
+	}
+	return to != "" && (slices.Contains(arrows[from], to) || slices.Contains(arrows[from], "*"))
+}
+
+func list(rooms []string) string {
+	if len(rooms) == 0 {
+		return "no other room"
+	}
+	return strings.Join(rooms, ", ")
+}
+
+// The table is a statement about itself too: rows name rows, and nothing leads in a circle.
+func TestArrowsLeadSomewhereAndNeverBack(t *testing.T) {
+	for _, problem := range circles(arrows) {
+		t.Error(problem)
+	}
+}
+
+// circles returns what is wrong with a table of arrows.
+func circles(table map[string][]string) []string {
+	var problems []string
+	var visit func(room string, path []string)
+	visit = func(room string, path []string) {
+		if slices.Contains(path, room) {
+			problems = append(problems, fmt.Sprintf("a circle: %s -> %s. One of them needs an interface of its own.",
+				strings.Join(path, " -> "), room))
+			return
+		}
+		for _, to := range table[room] {
+			if to == "*" {
+				continue
+			}
+			if _, ok := table[to]; !ok {
+				problems = append(problems, fmt.Sprintf("%s may import %s, which is no row of the table", room, to))
+				continue
+			}
+			visit(to, append(slices.Clone(path), room))
+		}
+	}
+	for _, room := range slices.Sorted(maps.Keys(table)) {
+		visit(room, nil)
+	}
+	return slices.Compact(problems)
+}
+
+// TestArrowsBite shows that each kind of wrong import is found.
+func TestArrowsBite(t *testing.T) {
+	for _, test := range []struct{ from, imports, want string }{
+		{"pkg/authz", "github.com/authzed/spicedb/pkg/tuple", "only the standard library"},
+		{"pkg/authz", "google.golang.org/grpc/codes", "only the standard library"},
+		{"pkg/authz", module + "pkg/facts", "may import no other room"},
+		{"pkg/decide", module + "pkg/engine", "Declare the interface"},
+		{"pkg/judge", "google.golang.org/grpc/status", "Use the words and the ports"},
+		{"pkg/rpc", module + "pkg/engine", "Declare the interface"},
+		{"pkg/rpc", "github.com/authzed/spicedb/pkg/tuple", "Use the words and the ports"},
+		{"pkg/rpc/door", module + "pkg/rpc", "Declare the interface"},
+		{"pkg/client", module + "pkg/authz", "may import pkg/gen"},
+		{"pkg/engine", module + "tests/pgtest", "Declare the interface"},
+		{"tests/oracle", module + "pkg/decide", "may import pkg/authz"},
+		{"pkg/helpers", "fmt", "is no room"},
+	} {
+		got := complaints(test.from, []string{test.imports})
+		if len(got) != 1 || !strings.Contains(got[0], test.want) {
+			t.Errorf("%s importing %s: %q, want one complaint with %q", test.from, test.imports, got, test.want)
+		}
+	}
+	for _, test := range []struct{ from, imports string }{
+		{"pkg/authz", "strings"},
+		{"pkg/rpc", module + "pkg/rpc/door"},
+		{"pkg/client", module + "pkg/gen/deputy/v1"},
+		{"tests/conformance", module + "pkg/daemon"},
+		{"tests/conformance", module + "tests/pgtest"},
+		{"pkg/engine", "github.com/authzed/spicedb/pkg/tuple"},
+	} {
+		if got := complaints(test.from, []string{test.imports}); len(got) != 0 {
+			t.Errorf("%s importing %s: %q, want no complaint", test.from, test.imports, got)
+		}
+	}
+	if got := circles(map[string][]string{"a": {"b"}, "b": {"a"}}); len(got) != 2 {
+		t.Errorf("a circle of two: %q", got)
+	}
+	if got := circles(map[string][]string{"a": {"b"}}); len(got) != 1 {
+		t.Errorf("an arrow to nowhere: %q", got)
+	}
+}

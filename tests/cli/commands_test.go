@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/cli"
+	"github.com/deputyauth/deputy/pkg/daemon"
+)
+
+// startServer is `server`.
+func startServer(ts *testscript.TestScript, _ bool, _ []string) {
+	key, adminKey := "service-"+rand.Text(), "admin-"+rand.Text()
+	d, err := daemon.Open(context.Background(), daemon.Config{
+		PresharedKeys:      []string{key},
+		AdminPresharedKeys: []string{adminKey},
+		TokenKey:           []byte(rand.Text() + rand.Text()),
+	}, zap.NewNop())
+	ts.Check(err)
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(ctx) }()
+	ts.Defer(func() {
+		stop()
+		if err := <-served; err != nil {
+			ts.Logf("the server: %v", err)
+		}
+		if err := d.Close(); err != nil {
+			ts.Logf("closing the server: %v", err)
+		}
+	})
+	ts.Setenv("DEPUTY_ENDPOINT", d.Addr().String())
+	ts.Setenv("DEPUTY_KEY", key)
+	ts.Setenv("ADMIN_KEY", adminKey)
+}
+
+// loadDesk is `desk`.
+func loadDesk(ts *testscript.TestScript, _ bool, _ []string) {
+	desk := ts.Getenv("DESK")
+	runAdmin(ts, false, []string{"schema", "write", filepath.Join(desk, "supportdesk.zed")})
+	runAdmin(ts, false, []string{"relationship", "import", filepath.Join(desk, "relationships.txt")})
+}
+
+// capture is `capture`.
+func capture(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: capture NAME PATH")
+	}
+	var value any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &value))
+	for part := range strings.SplitSeq(args[1], ".") {
+		switch v := value.(type) {
+		case map[string]any:
+			value = v[part]
+		case []any:
+			i, err := strconv.Atoi(part)
+			if err != nil || i >= len(v) {
+				ts.Fatalf("%s: there is no element %s of %d", args[1], part, len(v))
+			}
+			value = v[i]
+		default:
+			ts.Fatalf("%s: there is nothing below %v", args[1], value)
+		}
+	}
+	text, ok := value.(string)
+	if !ok || text == "" {
+		ts.Fatalf("%s is no text: %v", args[1], value)
+	}
+	ts.Setenv(args[0], text)
+}
+
+// serving is a script's `deputy serve`, a process of its own. It is empty while there is none.
+type serving struct {
+	process *exec.Cmd
+	log     string
+}
+
+// servingKey finds it among a script's values.
+type servingKey struct{}
+
+// serveVariables are the variables of a script that its `deputy serve` sees.
+var serveVariables = []string{
+	"PATH", "DEPUTY_PRESHARED_KEY", "DEPUTY_ADMIN_PRESHARED_KEY", "DEPUTY_ADDR", "DEPUTY_ENGINE",
+	"DEPUTY_DATASTORE_CONN_URI", "DEPUTY_TOKEN_KEY_FILE", "DEPUTY_LOG_LEVEL",
+}
+
+// startServe is `serve`.
+func startServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		deputy(ts, cli.ExitError, append([]string{"serve"}, args...))
+		return
+	}
+	running := ts.Value(servingKey{}).(*serving)
+	if running.process != nil {
+		ts.Fatalf("one serve is running")
+	}
+	env := map[string]string{}
+	for _, name := range serveVariables {
+		env[name] = ts.Getenv(name)
+	}
+	running.log = ts.MkAbs("serve.log")
+	process, addr, err := launch(ts.MkAbs("."), running.log, env, args)
+	ts.Check(err)
+	running.process = process
+	ts.Defer(func() {
+		if running.process != nil {
+			_ = process.Process.Kill()
+			_ = process.Wait()
+		}
+	})
+	ts.Setenv("DEPUTY_ENDPOINT", addr)
+}
+
+// launch starts `deputy serve` and returns, once it listens, its process and address.
+func launch(dir, log string, env map[string]string, args []string) (*exec.Cmd, string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, "", err
+	}
+	process := exec.Command(self, append([]string{"serve"}, args...)...)
+	process.Args[0] = program
+	process.Dir = dir
+	for name, value := range env {
+		process.Env = append(process.Env, name+"="+value)
+	}
+	stdout, err := process.StdoutPipe()
+	if err != nil {
+		return nil, "", err
+	}
+	file, err := os.Create(log)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = file.Close() }()
+	process.Stderr = file
+	if err := process.Start(); err != nil {
+		return nil, "", err
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	addr, found := strings.CutPrefix(strings.TrimSpace(line), "deputy listens on ")
+	if err != nil || !found {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+		text, _ := os.ReadFile(log)
+		return nil, "", fmt.Errorf("serve printed %q: %v\n%s", line, err, text)
+	}
+	return process, addr, nil
+}
+
+// stopServe is `stop`.
+func stopServe(ts *testscript.TestScript, _ bool, _ []string) {
+	running := ts.Value(servingKey{}).(*serving)
+	if running.process == nil {
+		ts.Fatalf("no serve is running")
+	}
+	process := running.process
+	running.process = nil
+	ts.Check(process.Process.Signal(syscall.SIGTERM))
+	err := process.Wait()
+	log := ts.ReadFile(running.log)
+	ts.Logf("[serve.log]\n%s", log)
+	ts.Check(err)
+	noKey(ts, "serve's log", log)
+}
+
+// writeCertificate is `certificate`.
+func writeCertificate(ts *testscript.TestScript, _ bool, _ []string) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:         true, BasicConstraintsValid: true,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	ts.Check(err)
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+}
+
+// checkMode is `mode`.
+func checkMode(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: mode PERM FILE")
+	}
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has the permissions %s, want %s", args[1], got, args[0])
+	}
+}

@@ -1,0 +1,134 @@
+package oracle_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/tests/oracle"
+)
+
+// TestMain sets how many random worlds each property is tried on: DEPUTY_RAPID_CHECKS, else few enough
+// for every run.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	checks := os.Getenv("DEPUTY_RAPID_CHECKS")
+	if checks == "" {
+		checks = "20"
+	}
+	set := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
+	for name, value := range map[string]string{"rapid.checks": checks, "rapid.nofailfile": "true"} {
+		if set[name] {
+			continue
+		}
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// deputy is a running server with a client for every service of it.
+type deputy struct {
+	permissions deputyv1.PermissionsServiceClient
+	sessions    deputyv1.SessionsServiceClient
+	delegations deputyv1.DelegationsServiceClient
+	agents      deputyv1.AgentsServiceClient
+	principals  deputyv1.PrincipalsServiceClient
+	// graph is authzed.api.v1, and audit the permissions service, with the admin's key.
+	graph v1.PermissionsServiceClient
+	audit deputyv1.PermissionsServiceClient
+}
+
+// bearer authenticates a connection with a preshared key.
+type bearer string
+
+// GetRequestMetadata returns the key as gRPC metadata.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
+func (bearer) RequireTransportSecurity() bool { return false }
+
+// openDeputy starts a server over the memory engine with the core and the oracle's domain as schema. It
+// is closed at the end of the test.
+func openDeputy(t *testing.T) *deputy {
+	t.Helper()
+	d, shut, err := startDeputy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := shut(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// startDeputy does the same for a caller that has to close the server itself, by calling shut.
+func startDeputy() (_ *deputy, shut func() error, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	d, err := daemon.Open(ctx, daemon.Config{
+		PresharedKeys:      []string{"key-of-a-service-1"},
+		AdminPresharedKeys: []string{"key-of-an-admin-1"},
+	}, zap.NewNop())
+	if err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("open: %w", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(ctx) }()
+	var conns []*grpc.ClientConn
+	shut = func() error {
+		var errs []error
+		for _, c := range conns {
+			errs = append(errs, c.Close())
+		}
+		cancel()
+		return errors.Join(append(errs, <-served, d.Close())...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, shut())
+		}
+	}()
+	for _, key := range []bearer{"key-of-a-service-1", "key-of-an-admin-1"} {
+		conn, err := grpc.NewClient(d.Addr().String(),
+			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(key))
+		if err != nil {
+			return nil, nil, fmt.Errorf("dial: %w", err)
+		}
+		conns = append(conns, conn)
+	}
+	service, admin := conns[0], conns[1]
+	start, stop := context.WithTimeout(ctx, 30*time.Second)
+	defer stop()
+	_, err = v1.NewSchemaServiceClient(admin).WriteSchema(start, &v1.WriteSchemaRequest{Schema: schema.Core + oracle.Domain}, grpc.WaitForReady(true))
+	if err != nil {
+		return nil, nil, fmt.Errorf("schema: %w", err)
+	}
+	return &deputy{
+		permissions: deputyv1.NewPermissionsServiceClient(service),
+		sessions:    deputyv1.NewSessionsServiceClient(service),
+		delegations: deputyv1.NewDelegationsServiceClient(service),
+		agents:      deputyv1.NewAgentsServiceClient(admin),
+		principals:  deputyv1.NewPrincipalsServiceClient(admin),
+		graph:       v1.NewPermissionsServiceClient(admin),
+		audit:       deputyv1.NewPermissionsServiceClient(admin),
+	}, shut, nil
+}

@@ -1,0 +1,363 @@
+//go:build unix
+
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// patience bounds every wait for a server to start or to stop. It is for broken machines; a cluster
+// takes about a second.
+const patience = 90 * time.Second
+
+// errNoServer says that the machine has no PostgreSQL server to run.
+var errNoServer = errors.New("no PostgreSQL server (initdb and postgres) on PATH or in " +
+	"/usr/lib/postgresql/*/bin; on Debian: apt-get install postgresql")
+
+// Database returns the connection string of a new, empty PostgreSQL database that exists until the
+// test ends. It skips the test where the machine has no PostgreSQL server, and fails it where there is
+// one that does not start. It is safe for parallel tests.
+//
+// The cluster runs with track_commit_timestamp, which SpiceDB's Watch needs, and without fsync. It
+// listens on a Unix socket in a directory that only this user and the server's can enter.
+func Database(t testing.TB) string {
+	t.Helper()
+	uri, err := shared.database(t)
+	switch {
+	case errors.Is(err, errNoServer):
+		Skip(t, err.Error())
+	case err != nil:
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+	return uri
+}
+
+// shared is the one cluster of this test binary.
+var shared holder
+
+// holder starts a cluster when the first test asks for a database. It stops it when the last test that
+// asked has ended, or, between keep and stop, not before stop: so without Main the cluster may be
+// started more than once, and is still never left behind.
+type holder struct {
+	mu      sync.Mutex
+	users   int
+	kept    bool
+	number  int
+	running *cluster
+	failed  error
+}
+
+func (h *holder) keep() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.kept = true
+}
+
+func (h *holder) stop() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.kept = false
+	return h.stopLocked()
+}
+
+func (h *holder) stopLocked() error {
+	if h.running == nil {
+		return nil
+	}
+	c := h.running
+	h.running = nil
+	return c.stop()
+}
+
+// database creates a database for the test and drops it when the test ends.
+func (h *holder) database(t testing.TB) (string, error) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed != nil {
+		return "", h.failed
+	}
+	if h.running == nil {
+		if h.running, h.failed = startCluster(); h.failed != nil {
+			return "", h.failed
+		}
+	}
+	c := h.running
+	h.number++
+	name := databaseName(t.Name(), h.number)
+	if err := c.exec(t.Context(), "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+		return "", err
+	}
+	h.users++
+	t.Cleanup(func() {
+		// Not t.Context(), which has ended by now. FORCE closes what the test left open.
+		if err := c.exec(context.Background(), "DROP DATABASE "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {
+			t.Errorf("PostgreSQL: %v", err)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.users--; h.users == 0 && !h.kept {
+			if err := h.stopLocked(); err != nil {
+				t.Errorf("PostgreSQL: %v", err)
+			}
+		}
+	})
+	return c.uri(name), nil
+}
+
+// databaseName makes a name that says which test it is for. PostgreSQL cuts names at 63 bytes.
+func databaseName(test string, number int) string {
+	clean := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(test))
+	return fmt.Sprintf("d%d_%.40s", number, clean)
+}
+
+// cluster is one running PostgreSQL server with a data directory of its own.
+type cluster struct {
+	dir    string
+	cmd    *exec.Cmd
+	log    *serverLog
+	exited chan struct{} // closed once the server is gone
+	err    error         // how it went; read it after exited is closed
+}
+
+// startCluster makes a cluster in a temporary directory, starts it and waits until it takes
+// connections.
+func startCluster() (_ *cluster, err error) {
+	bin, err := serverBinaries(os.Getenv("PATH"), "/usr/lib/postgresql/*/bin")
+	if err != nil {
+		return nil, err
+	}
+	as, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	// Not t.TempDir(): its name can be longer than a Unix socket's path may be, and the cluster
+	// outlives the test that starts it.
+	dir, err := os.MkdirTemp("", "pgtest")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	if as != nil {
+		if err := os.Chown(dir, int(as.Uid), int(as.Gid)); err != nil {
+			return nil, err
+		}
+	}
+
+	data := filepath.Join(dir, "data")
+	initdb := command(dir, as, filepath.Join(bin, "initdb"), "--pgdata="+data, "--username=postgres",
+		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", initdb, err, out)
+	}
+
+	c := &cluster{dir: dir, log: newServerLog(), exited: make(chan struct{})}
+	c.cmd = command(dir, as, filepath.Join(bin, "postgres"), "-D", data, "-k", dir,
+		"-c", "listen_addresses=",
+		"-c", "max_connections=400",
+		"-c", "track_commit_timestamp=on",
+		"-c", "fsync=off",
+		"-c", "full_page_writes=off",
+		"-c", "log_checkpoints=off",
+		"-c", "timezone=UTC",
+	)
+	c.cmd.Stderr = c.log
+	c.cmd.WaitDelay = 5 * time.Second
+	if err := c.start(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-c.log.ready:
+		return c, nil
+	case <-c.exited:
+		return nil, fmt.Errorf("%s: %w\n%s", c.cmd.Path, c.err, c.log)
+	case <-time.After(patience):
+		err := fmt.Errorf("%s: not ready after %v\n%s", c.cmd.Path, patience, c.log)
+		return nil, errors.Join(err, c.stop())
+	}
+}
+
+// start starts the server from a thread that lives as long as the server does; see attributes.
+func (c *cluster) start() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			c.err = c.cmd.Wait()
+			close(c.exited)
+		}
+	}()
+	return <-started
+}
+
+// stop ends the server, whatever is connected, and removes its directory.
+func (c *cluster) stop() error {
+	var errs []error
+	if err := c.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		errs = append(errs, err)
+	}
+	select {
+	case <-c.exited:
+	case <-time.After(patience):
+		errs = append(errs, fmt.Errorf("%s: still there %v after it was told to stop", c.cmd.Path, patience),
+			c.cmd.Process.Kill())
+		<-c.exited
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
+}
+
+// uri is the connection string of a database.
+func (c *cluster) uri(database string) string {
+	u := url.URL{
+		Scheme: "postgres", User: url.User("postgres"), Path: "/" + database,
+		RawQuery: url.Values{"host": {c.dir}}.Encode(),
+	}
+	return u.String()
+}
+
+// exec runs one statement outside of any test's database.
+func (c *cluster) exec(ctx context.Context, statement string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.uri("postgres"))
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, statement)
+	return errors.Join(err, conn.Close(ctx))
+}
+
+// serverBinaries returns the directory that holds both initdb and postgres: the first on a search path,
+// else the highest version among the directories that match pattern. Debian keeps them off PATH.
+func serverBinaries(path, pattern string) (string, error) {
+	debian, err := filepath.Glob(pattern)
+	if err != nil {
+		return "", err
+	}
+	version := func(dir string) int {
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(dir))) // 0 for what is no version
+		return n
+	}
+	best := ""
+	for _, dir := range debian {
+		if hasServer(dir) && (best == "" || version(dir) > version(best)) {
+			best = dir
+		}
+	}
+	for _, dir := range filepath.SplitList(path) {
+		// A link to initdb alone leads to the directory where postgres is too.
+		if initdb, err := filepath.EvalSymlinks(filepath.Join(dir, "initdb")); err == nil && hasServer(filepath.Dir(initdb)) {
+			return filepath.Dir(initdb), nil
+		}
+	}
+	if best == "" {
+		return "", errNoServer
+	}
+	return best, nil
+}
+
+// hasServer reports whether a directory holds both programs.
+func hasServer(dir string) bool {
+	for _, name := range []string{"initdb", "postgres"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// unprivileged returns whom to run the server as: nil for ourselves, and for root, whom PostgreSQL
+// refuses, the user that Debian's package made, or else nobody.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil //nolint:nilnil // No credential is an answer: stay who we are.
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("user %s: %w", name, err)
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("user %s: %w", name, err)
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("we are root, whom PostgreSQL refuses, and there is neither a user postgres nor nobody")
+}
+
+// command prepares a program of PostgreSQL's with an environment of its own: no PG* variable of the
+// caller's reaches it, and its messages are in the language that serverLog reads.
+func command(dir string, as *syscall.Credential, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "HOME=" + dir}
+	cmd.SysProcAttr = attributes(as)
+	return cmd
+}
+
+// serverLog takes the server's log, and closes ready when the log says that the server is.
+type serverLog struct {
+	ready chan struct{}
+
+	mu   sync.Mutex
+	text bytes.Buffer
+	told bool
+}
+
+func newServerLog() *serverLog { return &serverLog{ready: make(chan struct{})} }
+
+// Write implements io.Writer. What comes after 64 KiB is dropped: it is the start that matters.
+func (l *serverLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text.Len() < 1<<16 {
+		l.text.Write(p)
+	}
+	if !l.told && bytes.Contains(l.text.Bytes(), []byte("database system is ready to accept connections")) {
+		l.told = true
+		close(l.ready)
+	}
+	return len(p), nil
+}
+
+// String returns the log so far.
+func (l *serverLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
