@@ -94,7 +94,8 @@ type Side uint8
 const (
 	// SideNone: not refused.
 	SideNone Side = iota
-	// SideActor: session, delegation, registration or suspension, whatever the object.
+	// SideActor: session, delegation, registration, suspension or access to the tenant, whatever the
+	// object.
 	SideActor
 	// SideObject: anything that depends on the object, its absence included.
 	SideObject

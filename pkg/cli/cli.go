@@ -37,7 +37,7 @@ type LookupEnv func(name string) (value string, found bool)
 // the command is done or, in an orderly way, soon after ctx ends. It is safe for concurrent use as
 // long as the streams are.
 func Run(ctx context.Context, args []string, streams Streams, env LookupEnv) int {
-	root := newRoot(&program{Streams: streams, env: env})
+	root := newRoot(&program{Streams: streams, env: env}) //nolint:contextcheck // each command gets ctx when it is executed
 	root.SetArgs(args)
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
@@ -109,8 +109,8 @@ beats the default.`,
 
 // group returns a command that only holds subcommands. Called alone it fails, so that a script that
 // forgot the subcommand notices.
-func group(id, use, short string, children ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
+func group(id, use, short string) *cobra.Command {
+	return &cobra.Command{
 		Use: use, Short: short, GroupID: id,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -120,6 +120,4 @@ func group(id, use, short string, children ...*cobra.Command) *cobra.Command {
 			return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
 		},
 	}
-	cmd.AddCommand(children...)
-	return cmd
 }

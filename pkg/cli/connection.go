@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"time"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -86,18 +85,20 @@ func newServer(conn *grpc.ClientConn) *server {
 // Close releases the connection.
 func (s *server) Close() error { return s.conn.Close() }
 
-// run returns a cobra RunE that checks the flags, connects, and calls do with a context that ends
-// after the timeout.
-func (c *connection) run(do func(ctx context.Context, s *server, args []string) error) func(*cobra.Command, []string) error {
+// clientCommand does the work of a client command. ctx ends after the timeout.
+type clientCommand func(ctx context.Context, s *server, args []string) error
+
+// run returns a cobra RunE that checks the flags, connects, and calls do.
+func (c *connection) run(do clientCommand) func(*cobra.Command, []string) error {
 	return c.runFor(do, true)
 }
 
 // runLong is like run, but the default timeout does not count: only one that was asked for.
-func (c *connection) runLong(do func(ctx context.Context, s *server, args []string) error) func(*cobra.Command, []string) error {
+func (c *connection) runLong(do clientCommand) func(*cobra.Command, []string) error {
 	return c.runFor(do, false)
 }
 
-func (c *connection) runFor(do func(ctx context.Context, s *server, args []string) error, defaultTimeout bool) func(*cobra.Command, []string) error {
+func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		if c.output != "table" && c.output != "json" {
 			return fmt.Errorf("--output must be table or json, not %q", c.output)
@@ -163,11 +164,11 @@ func (c *connection) dial() (*server, error) {
 // trusted returns the certificate authorities of --ca, or nil for the system's.
 func (c *connection) trusted() (*x509.CertPool, error) {
 	if c.ca == "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // crypto/tls takes nil for the system's
 	}
-	pem, err := os.ReadFile(c.ca)
+	pem, err := readNamed("--ca", c.ca)
 	if err != nil {
-		return nil, fmt.Errorf("--ca: %w", err)
+		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

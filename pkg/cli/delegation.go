@@ -43,7 +43,8 @@ more than that one.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&agent, "agent", "", "the agent that is to act")
-	flags.StringVar(&principal, "principal", "", "for whom: user:ID, service:ID, tenant:ID#member or tenant:ID#admin; with --parent, the parent's if left out")
+	flags.StringVar(&principal, "principal", "",
+		"for whom: user:ID, service:ID, tenant:ID#member or tenant:ID#admin; with --parent, the parent's if left out")
 	flags.StringVar(&tenant, "tenant", "", "in which tenant; with --parent, the parent's if left out")
 	flags.StringVar(&grantedBy, "granted-by", "", "who grants, such as user:dana; may be left out for a user and with --parent")
 	flags.StringVar(&parent, "parent", "", "the delegation that this one is a part of")

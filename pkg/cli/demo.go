@@ -169,7 +169,7 @@ func (r *demoRun) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	flat, err := flatten(root, string(text), files)
+	flat, err := flatten(ctx, root, string(text), files)
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,8 @@ var demoStory = []struct {
 	}, {
 		"A sub-agent: in Alice's session triage-bot passes one ticket on to reply-bot, and nothing else.",
 		[]demoStep{
-			demoDelegate{name: "alice-reply", agent: "reply-bot", parent: "alice-run", scope: []string{"ticket:acme-1042#assignee"}, allowDirect: true},
+			demoDelegate{name: "alice-reply", agent: "reply-bot", parent: "alice-run",
+				scope: []string{"ticket:acme-1042#assignee"}, allowDirect: true},
 			demoCheck{"reply-bot", "delegation alice-reply", "user:alice", "acme", "reply ticket:acme-1042", "", "allowed"},
 			demoCheck{"reply-bot", "delegation alice-reply", "user:alice", "acme", "view document:acme-handbook", "", "refused by scope"},
 		},

@@ -25,25 +25,25 @@ type flatSchema struct {
 
 // flattenFile reads and flattens a composable schema; "-" is standard input, whose imports are looked
 // up in the current folder.
-func flattenFile(path string, stdin io.Reader) (flatSchema, error) {
+func flattenFile(ctx context.Context, path string, stdin io.Reader) (flatSchema, error) {
 	if path == "-" {
 		text, err := io.ReadAll(stdin)
 		if err != nil {
 			return flatSchema{}, fmt.Errorf("reading standard input: %w", err)
 		}
-		return flatten("standard input", string(text), os.DirFS("."))
+		return flatten(ctx, "standard input", string(text), os.DirFS("."))
 	}
-	text, err := os.ReadFile(path)
+	text, err := readNamed("FILE", path)
 	if err != nil {
-		return flatSchema{}, fmt.Errorf("FILE: %w", err)
+		return flatSchema{}, err
 	}
-	return flatten(path, string(text), os.DirFS(filepath.Dir(path)))
+	return flatten(ctx, path, string(text), os.DirFS(filepath.Dir(path)))
 }
 
 // flatten compiles a composable schema with its imports, puts what it lacks of the core in front, and
 // writes the result as text. Definitions that the schema shares with the core stay as they are: it is
 // the server that compares them.
-func flatten(name, text string, imports fs.FS) (flatSchema, error) {
+func flatten(ctx context.Context, name, text string, imports fs.FS) (flatSchema, error) {
 	compiled, err := compile(name, text, compiler.SourceFS(imports))
 	if err != nil {
 		return flatSchema{}, err
@@ -67,7 +67,7 @@ func flatten(name, text string, imports fs.FS) (flatSchema, error) {
 	}
 	all = append(all, compiled.OrderedDefinitions...)
 
-	flat, complete, err := generator.GenerateSchema(context.Background(), all)
+	flat, complete, err := generator.GenerateSchema(ctx, all)
 	if err != nil {
 		return flatSchema{}, fmt.Errorf("%s: %w", name, err)
 	}
@@ -89,8 +89,7 @@ func flatten(name, text string, imports fs.FS) (flatSchema, error) {
 func compile(name, text string, options ...compiler.Option) (*compiler.CompiledSchema, error) {
 	compiled, err := compiler.Compile(compiler.InputSchema{Source: input.Source(name), SchemaString: text},
 		compiler.AllowUnprefixedObjectType(), options...)
-	var at compiler.WithContextError
-	if errors.As(err, &at) {
+	if at, ok := errors.AsType[compiler.WithContextError](err); ok {
 		line, column, positionErr := at.SourceRange.Start().LineAndColumn()
 		if positionErr == nil {
 			return nil, fmt.Errorf("%s:%d:%d: %s", at.SourceRange.Source(), line+1, column+1, at.BaseMessage)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io/fs"
 	"slices"
 	"strings"
@@ -14,14 +15,14 @@ import (
 )
 
 func TestFlattenAddsTheCore(t *testing.T) {
-	flat, err := flatten("root.zed", `
+	flat, err := flatten(t.Context(), "root.zed", `
 		use import
 		use partial
 		import "shared.zed"
 		definition document {
 			relation tenant: tenant
 			...shared
-		}`, fstest.MapFS{"shared.zed": {Data: []byte("use partial\npartial shared {\n\trelation reader: user | agent | delegation\n}")}})
+		}`, fstest.MapFS{"shared.zed": {Data: []byte("use partial\n// shared\npartial shared {\n\trelation reader: user | agent | delegation\n}")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func TestFlattenAddsTheCore(t *testing.T) {
 	if !strings.HasPrefix(flat.text, "use expiration\n") {
 		t.Error("the flag that the core needs is missing")
 	}
-	again, err := flatten("again.zed", flat.text, fstest.MapFS{})
+	again, err := flatten(t.Context(), "again.zed", flat.text, fstest.MapFS{})
 	if err != nil || again != flat {
 		t.Errorf("flat text does not stay as it is: %v\n%s", err, again.text)
 	}
@@ -49,7 +50,7 @@ func TestFlattenAddsTheCore(t *testing.T) {
 
 // TestFlattenKeepsOwnCore: what a schema says about the core itself is the server's to refuse.
 func TestFlattenKeepsOwnCore(t *testing.T) {
-	flat, err := flatten("root.zed", "definition user {\n relation friend: user\n}", fstest.MapFS{})
+	flat, err := flatten(t.Context(), "root.zed", "definition user {\n relation friend: user\n}", fstest.MapFS{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +68,7 @@ func TestFlattenSupportDesk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flat, err := flatten("supportdesk.zed", string(text), files)
+	flat, err := flatten(t.Context(), "supportdesk.zed", string(text), files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func TestFlattenKeepsMeaning(t *testing.T) {
 		expression := drawExpression(t, relations, 4)
 		text := "definition document {\n\trelation " + strings.Join(relations, ": user\n\trelation ") +
 			": user\n\tpermission view = " + expression + "\n}\n"
-		flat, err := flatten("root.zed", text, fstest.MapFS{})
+		flat, err := flatten(context.Background(), "root.zed", text, fstest.MapFS{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,13 +163,13 @@ func TestFlattenRefused(t *testing.T) {
 	imports := fstest.MapFS{"broken.zed": {Data: []byte("definition user {\n  relation : user\n}")}}
 	for _, test := range []struct{ text, want string }{
 		{"definition document {\n  relation viewer user\n}", "root.zed:2:19: "},
-		{"use import\nimport \"absent.zed\"", "absent.zed"},
-		{"use import\nimport \"../secret.zed\"", "'..'"},
-		{"use import\nimport \"broken.zed\"", "broken.zed:2:12: "},
+		{"use import\n// parts\nimport \"absent.zed\"", "absent.zed"},
+		{"use import\n// parts\nimport \"../secret.zed\"", "'..'"},
+		{"use import\n// parts\nimport \"broken.zed\"", "broken.zed:2:12: "},
 		{"", "root.zed defines nothing"},
 		{"// only a comment", "root.zed defines nothing"},
 	} {
-		if _, err := flatten("root.zed", test.text, imports); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := flatten(t.Context(), "root.zed", test.text, imports); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: the error is %v, want %q in it", test.text, err, test.want)
 		}
 	}

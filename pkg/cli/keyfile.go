@@ -21,9 +21,9 @@ func readKeys(name, path string) ([]string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := readNamed("--"+name, path)
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", name, err)
+		return nil, err
 	}
 	var keys []string
 	for line := range strings.Lines(string(text)) {
@@ -60,17 +60,19 @@ func tokenKey(path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
+	const flag = "--token-key-file"
+	text, err := readNamed(flag, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeTokenKey(path); err == nil {
-			text, err = os.ReadFile(path)
+		if err := makeTokenKey(path); err != nil {
+			return nil, fmt.Errorf("%s: %w", flag, err)
 		}
+		text, err = readNamed(flag, path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--token-key-file: %w", err)
+		return nil, err
 	}
 	if text = bytes.TrimSpace(text); len(text) < tokenKeyBytes {
-		return nil, fmt.Errorf("--token-key-file: %s holds %d bytes, fewer than %d", path, len(text), tokenKeyBytes)
+		return nil, fmt.Errorf("%s: %s holds %d bytes, fewer than %d", flag, path, len(text), tokenKeyBytes)
 	}
 	return text, nil
 }

@@ -35,7 +35,7 @@ func all[T any, P page](p paging, ask func(limit uint32, at *deputy.Cursor) (P, 
 	for {
 		size := uint32(maxPage)
 		if p.limit != 0 {
-			size = min(size, p.limit-uint32(len(collected))) //nolint:gosec // never more than the limit
+			size = min(size, p.limit-uint32(len(collected)))
 		}
 		answer, err := ask(size, at)
 		if err != nil {
@@ -44,7 +44,7 @@ func all[T any, P page](p paging, ask func(limit uint32, at *deputy.Cursor) (P, 
 		}
 		collected = append(collected, *items(answer)...)
 		at = answer.GetNext()
-		if answer.GetComplete() || p.limit != 0 && uint32(len(collected)) >= p.limit { //nolint:gosec // as above
+		if answer.GetComplete() || p.limit != 0 && uint32(len(collected)) >= p.limit {
 			*items(answer) = collected
 			return answer, nil
 		}

@@ -97,7 +97,7 @@ With -o json each line is one message of the stream; the last one says whether t
 	flags := cmd.Flags()
 	flags.StringVar(&onBehalfOf, "on-behalf-of", "", "only for this principal, such as user:alice")
 	flags.StringVar(&caveatContext, "context", "", "caveat context: a JSON object, or @FILE with one")
-	flags.StringVar(&consistency, "consistency", "", consistencyUsage)
+	flags.StringVar(&consistency, "consistency", "", consistencies)
 	flags.Uint32Var(&limit, "limit", 0, "stop after this many; 0 lists all")
 	flags.StringVar(&from, "cursor", "", "go on where an earlier list stopped")
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {

@@ -147,31 +147,33 @@ func yes(b bool) string {
 func describe(err error) string {
 	text := err.Error()
 	// A wrapped status keeps what was put around it, such as which line of a file it is about.
-	var wrapped interface{ GRPCStatus() *status.Status }
-	if errors.As(err, &wrapped) {
-		inner := wrapped.(error).Error()
-		text = strings.Replace(text, inner, statusText(wrapped.GRPCStatus()), 1)
+	if wrapped, ok := errors.AsType[grpcError](err); ok {
+		text = strings.Replace(text, wrapped.Error(), statusText(wrapped.GRPCStatus()), 1)
 	} else if errors.Is(err, context.DeadlineExceeded) {
 		text = strings.Replace(text, context.DeadlineExceeded.Error(), "did not answer within --timeout", 1)
 	}
 	return strings.Join(strings.Fields(text), " ")
 }
 
+// grpcError is how gRPC's errors give their status.
+type grpcError interface {
+	error
+	GRPCStatus() *status.Status
+}
+
 // statusText returns a status with the reason that programs go by.
 func statusText(s *status.Status) string {
-	text := codeName(s.Code())
 	for _, detail := range s.Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() != "" {
-			text += " (" + info.GetReason() + ")"
-			break
+			return codeName(s.Code()) + " (" + info.GetReason() + "): " + s.Message()
 		}
 	}
-	return text + ": " + s.Message()
+	return codeName(s.Code()) + ": " + s.Message()
 }
 
 // codeName returns a code as the gRPC specification writes it: INVALID_ARGUMENT.
 func codeName(c codes.Code) string {
-	if name, ok := code.Code_name[int32(c)]; ok { //nolint:gosec // gRPC codes are below 17
+	if name, ok := code.Code_name[int32(c)]; ok {
 		return name
 	}
 	return fmt.Sprintf("CODE_%d", c)

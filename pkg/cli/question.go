@@ -27,7 +27,7 @@ func (q *question) register(cmd *cobra.Command) {
 	flags.StringVar(&q.onBehalfOf, "on-behalf-of", "", "the principal, such as user:alice or service:nightly")
 	flags.StringVar(&q.tenant, "tenant", "", "the tenant")
 	flags.StringVar(&q.context, "context", "", "caveat context: a JSON object, or @FILE with one")
-	flags.StringVar(&q.consistency, "consistency", "", consistencyUsage)
+	flags.StringVar(&q.consistency, "consistency", "", consistencies)
 	flags.StringVar(&q.sessionToken, "session-token", "", "the token of an earlier answer: nothing older is asked")
 }
 

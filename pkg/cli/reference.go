@@ -31,16 +31,19 @@ func parseSubject(name, text string, setTypes ...string) (*deputy.SubjectReferen
 		return nil, err
 	}
 	for _, setType := range setTypes {
-		if o.ObjectType != setType {
+		if o.GetObjectType() != setType {
 			continue
 		}
 		// The relation is behind the last "#": an id from outside may hold one itself.
-		cut := strings.LastIndex(o.ObjectId, "#")
-		if cut <= 0 || cut == len(o.ObjectId)-1 {
+		id := o.GetObjectId()
+		cut := strings.LastIndex(id, "#")
+		if cut <= 0 || cut == len(id)-1 {
 			return nil, fmt.Errorf("%s must be %s:ID#RELATION, such as %s:acme#member, not %q", name, setType, setType, text)
 		}
-		id, relation := o.ObjectId[:cut], o.ObjectId[cut+1:]
-		return &deputy.SubjectReference{Object: &deputy.ObjectReference{ObjectType: o.ObjectType, ObjectId: id}, OptionalRelation: relation}, nil
+		return &deputy.SubjectReference{
+			Object:           &deputy.ObjectReference{ObjectType: setType, ObjectId: id[:cut]},
+			OptionalRelation: id[cut+1:],
+		}, nil
 	}
 	return &deputy.SubjectReference{Object: o}, nil
 }
@@ -62,19 +65,28 @@ func parseScope(texts []string) ([]*deputy.ScopeGrant, error) {
 	return grants, nil
 }
 
+// readNamed reads a file that the user named; name is the flag or argument that did.
+func readNamed(name, path string) ([]byte, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // reading it is what was asked for
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return text, nil
+}
+
 // bareID drops a type from an id whose type is clear, so that agent:bot works as bot does.
 func bareID(objectType, text string) string { return strings.TrimPrefix(text, objectType+":") }
 
 // parseContext reads caveat context: a JSON object, or "@file" with one.
 func parseContext(text string) (*structpb.Struct, error) {
 	if text == "" {
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil leaves the field out
 	}
 	data := []byte(text)
 	if path, isFile := strings.CutPrefix(text, "@"); isFile {
 		var err error
-		if data, err = os.ReadFile(path); err != nil {
-			return nil, fmt.Errorf("--context: %w", err)
+		if data, err = readNamed("--context", path); err != nil {
+			return nil, err
 		}
 	}
 	context := &structpb.Struct{}
@@ -91,7 +103,7 @@ func parseConsistency(text string) (*deputy.Consistency, error) {
 	zedToken := &deputy.ZedToken{Token: token}
 	switch {
 	case text == "":
-		return nil, nil
+		return nil, nil //nolint:nilnil // nil leaves the field out
 	case name == "fully_consistent" && !hasToken:
 		return &deputy.Consistency{Requirement: &deputy.Consistency_FullyConsistent{FullyConsistent: true}}, nil
 	case name == "minimize_latency" && !hasToken:
@@ -101,12 +113,12 @@ func parseConsistency(text string) (*deputy.Consistency, error) {
 	case name == "at_exact_snapshot" && token != "":
 		return &deputy.Consistency{Requirement: &deputy.Consistency_AtExactSnapshot{AtExactSnapshot: zedToken}}, nil
 	default:
-		return nil, fmt.Errorf("--consistency must be fully_consistent, minimize_latency, at_least_as_fresh=TOKEN or at_exact_snapshot=TOKEN, not %q", text)
+		return nil, fmt.Errorf("--consistency must be %s, not %q", consistencies, text)
 	}
 }
 
-// consistencyUsage is the help of every --consistency flag.
-const consistencyUsage = "fully_consistent (the default), minimize_latency, at_least_as_fresh=TOKEN or at_exact_snapshot=TOKEN"
+// consistencies is what --consistency takes; the first is what the server does without it.
+const consistencies = "fully_consistent, minimize_latency, at_least_as_fresh=TOKEN or at_exact_snapshot=TOKEN"
 
 // token wraps a token, or returns nil where there is none.
 func token(text string) *deputy.ZedToken {

@@ -39,7 +39,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.adminKeyFile, "admin-preshared-key-file", "", "file with such keys, one a line")
 	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate")
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
-	flags.StringVar(&s.tokenKeyFile, "token-key-file", "", "file with the key that seals tokens, the same on every node; made if it is not there; without it no token outlives the process")
+	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
+		"file with the key that seals tokens, the same on every node; made if it is not there; without it no token outlives the process")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")

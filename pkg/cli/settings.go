@@ -144,8 +144,7 @@ var lineNumber = regexp.MustCompile(`line \d+`)
 // withoutContent keeps of a parser's error only where it is: parsers quote what they could not read,
 // and that may be a key.
 func withoutContent(path string, err error) error {
-	var missing *fs.PathError
-	if errors.As(err, &missing) {
+	if missing, ok := errors.AsType[*fs.PathError](err); ok {
 		return missing.Err
 	}
 	format := strings.TrimPrefix(filepath.Ext(path), ".")

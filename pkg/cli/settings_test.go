@@ -148,7 +148,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 
 // zeroFields returns the names of all fields of a struct, and of the structs in it, that are zero.
 func zeroFields(v reflect.Value, name string) []string {
-	if v.Type() != reflect.TypeOf(daemon.Config{}) && v.Kind() != reflect.Struct {
+	if v.Type() != reflect.TypeFor[daemon.Config]() && v.Kind() != reflect.Struct {
 		if v.IsZero() {
 			return []string{name}
 		}

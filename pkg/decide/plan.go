@@ -314,9 +314,9 @@ func (p *plan) permissions(depth int) {
 			Resource: p.c.Resource, Permission: "tenant", Subject: authz.Subject{Object: p.f.Tenant.Object()}, Only: true,
 		})
 	}
-	p.ask(authz.GateTenant, authz.SideObject, access(p.f.Principal.Object))
+	p.ask(authz.GateTenant, authz.SideActor, access(p.f.Principal.Object))
 	for _, id := range p.agents() {
-		p.ask(authz.GateTenant, authz.SideObject, access(id.Object()))
+		p.ask(authz.GateTenant, authz.SideActor, access(id.Object()))
 	}
 	for i, d := range p.f.Chain {
 		switch {

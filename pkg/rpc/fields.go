@@ -31,7 +31,7 @@ const (
 var (
 	typePattern     = regexp.MustCompile(`^([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]$`)
 	relationPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{1,62}[a-z0-9]$`)
-	idPattern       = regexp.MustCompile(`^[a-zA-Z0-9/_|\-=+]{1,1024}$`)
+	idPattern       = regexp.MustCompile(`^[a-zA-Z0-9/_|\-=+]+$`)
 )
 
 // id reads an id from outside.
@@ -54,7 +54,7 @@ func optionalID(field, given string) (string, error) {
 // mintedID reads an id that the server minted. One that cannot be is malformed; whether it is, the
 // graph says.
 func mintedID(field, given string) (string, error) {
-	if !idPattern.MatchString(given) {
+	if len(given) > authz.MaxIDBytes || !idPattern.MatchString(given) {
 		return "", authz.FieldErrorf(field, "is malformed")
 	}
 	return given, nil

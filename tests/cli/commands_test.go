@@ -161,7 +161,7 @@ func launch(dir, log string, env map[string]string, args []string) (*exec.Cmd, s
 		_ = process.Process.Kill()
 		_ = process.Wait()
 		text, _ := os.ReadFile(log)
-		return nil, "", fmt.Errorf("serve printed %q: %v\n%s", line, err, text)
+		return nil, "", fmt.Errorf("serve printed %q: %w\n%s", line, err, text)
 	}
 	return process, addr, nil
 }

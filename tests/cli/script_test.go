@@ -70,6 +70,7 @@ func TestPostgresScripts(t *testing.T) {
 
 // params returns how to run the scripts in a folder.
 func params(t *testing.T, dir string, env map[string]string) testscript.Params {
+	t.Helper()
 	bin := t.TempDir()
 	self, err := os.Executable()
 	if err != nil {
@@ -138,8 +139,7 @@ func runAdmin(ts *testscript.TestScript, neg bool, args []string) {
 func deputy(ts *testscript.TestScript, want int, args []string) {
 	err := ts.Exec(program, args...)
 	code := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		code = exit.ExitCode()
 	} else {
 		ts.Check(err)

@@ -121,7 +121,7 @@ func (r *random) stillDenied(d *deputy, questions []oracle.Question, missing fun
 // lacks one of them afterwards and is well-formed; nor about what the domain itself takes away with an
 // exclusion, or the tenant that an object says it belongs to.
 func TestAbsenceNarrows(t *testing.T) {
-	d := openDeputy(t)
+	d := openDeputy(t, domain)
 	deleted := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		r := eventful(rt, t, d)
@@ -159,13 +159,13 @@ func TestAbsenceNarrows(t *testing.T) {
 // refused with the whole is refused with the half. What the domain takes away by an exclusion, and what
 // says to which tenant an object belongs, is imported whole.
 func TestHalfAnImportOpensNothing(t *testing.T) {
-	d := openDeputy(t)
+	d := openDeputy(t, domain)
 	var whole tally
 	rapid.Check(t, func(rt *rapid.T) {
 		r := eventful(rt, t, d)
 		questions := r.denied(60)
 		all := r.export()
-		fresh, shut, err := startDeputy()
+		fresh, shut, err := startDeputy(domain)
 		if err != nil {
 			rt.Fatalf("%v", err)
 		}

@@ -102,24 +102,25 @@ func newRandom(rt *rapid.T, ctx context.Context, d *deputy, n size) *random {
 		if i > 0 && r.chance(70) {
 			r.grant(f, "parent", oracle.Subject{Object: pick(r, r.folders[:i])}, oracle.Condition{})
 		}
-		r.share(f, 45)
+		r.share(f, 75)
 	}
 	for _, o := range r.documents {
 		r.grant(o, "folder", oracle.Subject{Object: pick(r, r.folders)}, oracle.Condition{})
 		if r.chance(10) {
 			r.grant(o, "folder", oracle.Subject{Object: pick(r, r.folders)}, oracle.Condition{})
 		}
-		r.share(o, 20)
+		r.share(o, 30)
 		for _, p := range slices.Concat(r.principals(), r.agents) {
 			if r.chance(60) {
 				r.grant(o, "approver", oracle.Subject{Object: p}, r.condition(p.Type, "approver"))
 			}
 		}
 	}
-	r.flush()
+	// An agent's id has to be new when it is registered: its grants come afterwards.
 	for _, a := range r.agents {
 		r.register(a, pick(r, r.users))
 	}
+	r.flush()
 	return r
 }
 
@@ -138,7 +139,7 @@ func (r *random) end() time.Time {
 // belong draws the tenant of a folder: nearly always one, sometimes what there should not be.
 func (r *random) belong(f oracle.Object) {
 	tenant := pick(r, r.tenants[:1])
-	if r.chance(30) {
+	if r.chance(20) {
 		tenant = pick(r, r.tenants)
 	}
 	switch n := rapid.IntRange(0, 39).Draw(r.rt, "belong"); {
@@ -196,7 +197,7 @@ func (r *random) share(o oracle.Object, likely int) {
 func (r *random) scope() []scopeGrant {
 	var scope []scopeGrant
 	for _, f := range r.folders {
-		if r.chance(50) {
+		if r.chance(80) {
 			scope = append(scope, scopeGrant{f, pick(r, []string{"viewer", "editor"})})
 		}
 	}
@@ -216,7 +217,7 @@ func (r *random) drawDelegation() {
 		want.Tenant = pick(r, r.tenants).ID
 	}
 	var scope []scopeGrant
-	if r.chance(60) {
+	if r.chance(70) {
 		want.Unscoped = true
 	} else {
 		scope = r.scope()
@@ -251,7 +252,7 @@ func (r *random) drawDelegation() {
 		}
 	}
 	certain := r.certain(want)
-	_, err := r.delegate(want, time.Hour, scope...)
+	_, err := r.delegate(want, r.ttl(want.Parent), scope...)
 	r.accept("delegation", err, certain)
 }
 
@@ -496,7 +497,7 @@ func (r *random) drawQuestions(n int) []oracle.Question {
 func (r *random) drawQuestion() oracle.Question {
 	q := oracle.Question{
 		Resource:   pick(r, slices.Concat(r.documents, r.documents, r.folders)),
-		Permission: pick(r, []string{"view", "view", "edit"}),
+		Permission: pick(r, []string{"view", "view", "view", "edit"}),
 		Context:    r.drawContext(),
 	}
 	if q.Resource.Type == "document" && r.chance(20) {

@@ -127,7 +127,7 @@ func (w *world) same(what string, q oracle.Question, got, want map[string]string
 // reaches: it is, for each delegation alone, exactly what the oracle allows or allows conditionally, and
 // all delegations together reach what CheckPermission says object by object.
 func TestLookupResourcesEqualsChecks(t *testing.T) {
-	d := openDeputy(t)
+	d := openDeputy(t, domain)
 	var met tally
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 2, folders: 3, documents: 6})
@@ -286,7 +286,7 @@ func agentKey(agents []string, principal *deputyv1.ObjectReference, tenant, dele
 // from the leaves of sessions, for every principal that it covers, as the oracle says for an agent that
 // starts a session where it needs one. Those that need none are asked for one by one as well.
 func TestLookupAgentsEqualsChecks(t *testing.T) {
-	d := openDeputy(t)
+	d := openDeputy(t, domain)
 	var met tally
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, usual)

@@ -306,7 +306,8 @@ func (s *State) Entitled(principal Subject, grantor Object, now time.Time) bool 
 	return false
 }
 
-// mayAct reports whether agents, principal and tenant are in order, and have to do with each other.
+// mayAct reports whether agents, principal and tenant are in order, and the first two have access to the
+// third. None of it depends on the object.
 func (s *State) mayAct(agents []string, q Question, now time.Time) bool {
 	tenant := Object{"tenant", q.Tenant}
 	ok := s.Active[q.Principal] && !s.Suspended[q.Principal] && s.Active[tenant] && !s.Suspended[tenant]
@@ -319,7 +320,7 @@ func (s *State) mayAct(agents []string, q Question, now time.Time) bool {
 	return ok
 }
 
-// reach answers whether everybody has the permission, in the object's own tenant: every agent, the
+// reach answers whether everybody has the permission, on an object of just this tenant: every agent, the
 // principal, and every delegation that is scoped.
 func (s *State) reach(agents []string, chain []Delegation, q Question, now time.Time) Truth {
 	t := truth(s.Tenants(q.Resource, now) == q.Tenant)

@@ -64,11 +64,11 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 // RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
 func (bearer) RequireTransportSecurity() bool { return false }
 
-// openDeputy starts a server over the memory engine with the core and the oracle's domain as schema. It
+// openDeputy starts a server over the memory engine with a schema. It
 // is closed at the end of the test.
-func openDeputy(t *testing.T) *deputy {
+func openDeputy(t *testing.T, schemaText string) *deputy {
 	t.Helper()
-	d, shut, err := startDeputy()
+	d, shut, err := startDeputy(schemaText)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func openDeputy(t *testing.T) *deputy {
 }
 
 // startDeputy does the same for a caller that has to close the server itself, by calling shut.
-func startDeputy() (_ *deputy, shut func() error, err error) {
+func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	d, err := daemon.Open(ctx, daemon.Config{
 		PresharedKeys:      []string{"key-of-a-service-1"},
@@ -94,7 +94,7 @@ func startDeputy() (_ *deputy, shut func() error, err error) {
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(ctx) }()
 	var conns []*grpc.ClientConn
-	shut = func() error {
+	end := func() error {
 		var errs []error
 		for _, c := range conns {
 			errs = append(errs, c.Close())
@@ -104,7 +104,7 @@ func startDeputy() (_ *deputy, shut func() error, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, shut())
+			err = errors.Join(err, end())
 		}
 	}()
 	for _, key := range []bearer{"key-of-a-service-1", "key-of-an-admin-1"} {
@@ -118,7 +118,7 @@ func startDeputy() (_ *deputy, shut func() error, err error) {
 	service, admin := conns[0], conns[1]
 	start, stop := context.WithTimeout(ctx, 30*time.Second)
 	defer stop()
-	_, err = v1.NewSchemaServiceClient(admin).WriteSchema(start, &v1.WriteSchemaRequest{Schema: schema.Core + oracle.Domain}, grpc.WaitForReady(true))
+	_, err = v1.NewSchemaServiceClient(admin).WriteSchema(start, &v1.WriteSchemaRequest{Schema: schemaText}, grpc.WaitForReady(true))
 	if err != nil {
 		return nil, nil, fmt.Errorf("schema: %w", err)
 	}
@@ -130,5 +130,8 @@ func startDeputy() (_ *deputy, shut func() error, err error) {
 		principals:  deputyv1.NewPrincipalsServiceClient(admin),
 		graph:       v1.NewPermissionsServiceClient(admin),
 		audit:       deputyv1.NewPermissionsServiceClient(admin),
-	}, shut, nil
+	}, end, nil
 }
+
+// domain is the schema that the oracle evaluates, beside the core.
+var domain = schema.Core + oracle.Domain

@@ -302,10 +302,19 @@ func (w *world) delegate(want oracle.Delegation, ttl time.Duration, scope ...sco
 	return want.ID, nil
 }
 
-// mustDelegate creates a delegation that nothing speaks against, for an hour.
+// ttl is how long a delegation may hold: two hours for a root, and less than all that it is a part of.
+func (w *world) ttl(parent string) time.Duration {
+	least := 2*time.Hour + time.Minute
+	for id := parent; id != ""; id = w.state.Delegations[id].Parent {
+		least = min(least, time.Until(w.state.Delegations[id].Until))
+	}
+	return max(least-time.Minute, time.Minute)
+}
+
+// mustDelegate creates a delegation that nothing speaks against.
 func (w *world) mustDelegate(want oracle.Delegation, scope ...scopeGrant) string {
 	w.t.Helper()
-	id, err := w.delegate(want, time.Hour, scope...)
+	id, err := w.delegate(want, w.ttl(want.Parent), scope...)
 	if err != nil {
 		w.t.Fatalf("delegate: %v", err)
 	}

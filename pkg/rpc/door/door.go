@@ -103,6 +103,8 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			}
 			return d.forward(route, down)
 		}
+		// gRPC passes stream interceptors by where neither side streams, and with them authentication.
+		stream.ServerStreams = true
 		desc.Streams = append(desc.Streams, stream)
 	}
 	return desc

@@ -1,0 +1,87 @@
+{{/* The name of everything in this release. */}}
+{{- define "deputy.fullname" -}}
+{{- if contains "deputy" .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-deputy" .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deputy.selectorLabels" -}}
+app.kubernetes.io/name: deputy
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "deputy.labels" -}}
+{{ include "deputy.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "deputy.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "deputy.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deputy.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{/* Whether the engine has a database of its own: "true" or empty. */}}
+{{- define "deputy.hasDatabase" -}}
+{{- if has .Values.engine.kind (list "postgres" "cockroachdb" "mysql" "spanner") -}}true{{- end -}}
+{{- end -}}
+
+{{/* Refuse what would not start, or would start and be open, before anything reaches the cluster. */}}
+{{- define "deputy.validate" -}}
+{{- if and (not .Values.tls.existingSecret) (not .Values.insecure) -}}
+{{- fail "set tls.existingSecret: the server is reached over the network, and its keys with it. If the network itself encrypts, set insecure: true" -}}
+{{- end -}}
+{{- if and .Values.tls.existingSecret .Values.insecure -}}
+{{- fail "tls.existingSecret and insecure exclude each other" -}}
+{{- end -}}
+{{- if and (eq .Values.engine.kind "memory") (gt (int .Values.replicaCount) 1) -}}
+{{- fail "engine.kind memory keeps a graph for each replica: set replicaCount to 1, or choose an engine that replicas share" -}}
+{{- end -}}
+{{- if and (include "deputy.hasDatabase" .) (not .Values.engine.existingSecret) -}}
+{{- fail (printf "engine.kind %s needs engine.existingSecret, a Secret that holds the connection string" .Values.engine.kind) -}}
+{{- end -}}
+{{- if eq .Values.engine.kind "remote" -}}
+{{- if not .Values.engine.remote.endpoint -}}
+{{- fail "engine.kind remote needs engine.remote.endpoint, the SpiceDB's host and port" -}}
+{{- end -}}
+{{- if not .Values.engine.existingSecret -}}
+{{- fail "engine.kind remote needs engine.existingSecret, a Secret that holds the SpiceDB's preshared key" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What runs in the cluster sees no more than it needs. */}}
+{{- define "deputy.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+capabilities:
+  drop: [ALL]
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+{{- end -}}
+
+{{/* The engine's secrets come as variables: a connection string has no file setting. */}}
+{{- define "deputy.env" -}}
+{{- if include "deputy.hasDatabase" . }}
+- name: DEPUTY_DATASTORE_CONN_URI
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.engine.existingSecret }}
+      key: {{ .Values.engine.secretKey }}
+{{- else if eq .Values.engine.kind "remote" }}
+- name: DEPUTY_REMOTE_PRESHARED_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.engine.existingSecret }}
+      key: {{ .Values.engine.remote.secretKey }}
+{{- end }}
+{{- end -}}

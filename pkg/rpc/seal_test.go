@@ -1,0 +1,89 @@
+package rpc
+
+import (
+	"bytes"
+	"encoding/base64"
+	"testing"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+func sealer(t testing.TB, fill byte) *Sealer {
+	t.Helper()
+	s, err := NewSealer(bytes.Repeat([]byte{fill}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestSealedTokens(t *testing.T) {
+	s, at := sealer(t, 1), time.Unix(1_700_000_000, 42)
+	token := s.token(authz.Revision{Token: "GgYKBENFTFM="}, at)
+	rev, when, err := s.revision("f", token)
+	if err != nil || rev.Token != "GgYKBENFTFM=" || !when.Equal(at) {
+		t.Fatalf("opened %+v %s %v", rev, when, err)
+	}
+	cursor, err := s.cursor([16]byte{1}, at, map[string]string{"r": "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := base64.RawURLEncoding.DecodeString(token.GetToken())
+	for name, forged := range map[string]string{
+		"empty":            "",
+		"the engine's own": "GgYKBENFTFM=",
+		"another key's":    sealer(t, 2).token(rev, at).GetToken(),
+		"a cursor":         cursor.GetToken(),
+		"padded":           token.GetToken() + "=",
+		"cut":              token.GetToken()[:len(token.GetToken())-1],
+		"huge":             string(bytes.Repeat([]byte("A"), maxSealed+1)),
+	} {
+		if _, _, err := s.revision("f", &deputyv1.ZedToken{Token: forged}); authz.KindOf(err) != authz.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for i := range raw {
+		bent := bytes.Clone(raw)
+		bent[i] ^= 1
+		if _, _, err := s.revision("f", &deputyv1.ZedToken{Token: base64.RawURLEncoding.EncodeToString(bent)}); err == nil {
+			t.Fatalf("a flipped bit in byte %d is believed", i)
+		}
+	}
+	if _, err := NewSealer(make([]byte, 31)); err == nil {
+		t.Error("a key of 31 bytes is accepted")
+	}
+}
+
+func TestSealedCursorsBelongToTheirRequest(t *testing.T) {
+	s := sealer(t, 1)
+	cursor, err := s.cursor([16]byte{1}, time.Now(), map[string]string{"r": "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var place map[string]string
+	if err := s.place([16]byte{1}, cursor, &place); err != nil || place["r"] != "x" {
+		t.Errorf("opened %v, %v", place, err)
+	}
+	if err := s.place([16]byte{2}, cursor, &place); authz.KindOf(err) != authz.Invalid {
+		t.Errorf("of another request: %v", err)
+	}
+	if err := s.place([16]byte{1}, nil, &place); err != nil {
+		t.Errorf("none: %v", err)
+	}
+}
+
+// FuzzOpen: no text but what was sealed opens, and none panics.
+func FuzzOpen(f *testing.F) {
+	s := sealer(f, 1)
+	other := sealer(f, 2)
+	f.Add(other.token(authz.Revision{Token: "r"}, time.Unix(1, 0)).GetToken())
+	f.Add("")
+	f.Add("AQEAAAAAAAAAAA")
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, _, ok := s.open(sealToken, text); ok {
+			t.Fatalf("%q opens", text)
+		}
+	})
+}

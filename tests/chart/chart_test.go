@@ -1,0 +1,220 @@
+// Package chart lints charts/deputy, renders it with Helm as a library, and starts the server with the
+// configuration that comes out.
+package chart
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const dir = "../../charts/deputy"
+
+// object is one rendered manifest, decoded strictly: a field that Kubernetes does not know is an error.
+type object struct {
+	config     *corev1.ConfigMap
+	deployment *appsv1.Deployment
+	policy     *networkingv1.NetworkPolicy
+	service    *corev1.Service
+	account    *corev1.ServiceAccount
+}
+
+// render renders the chart with values, as `helm template` does.
+func render(values map[string]any) (map[string]string, error) {
+	chart, err := loader.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	all, err := util.ToRenderValues(chart, values, common.ReleaseOptions{Name: "prod", Namespace: "deputy", IsInstall: true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return engine.Render(chart, all)
+}
+
+// install renders the chart and decodes all that it would create.
+func install(t *testing.T, values map[string]any) object {
+	t.Helper()
+	files, err := render(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o object
+	for path, text := range files {
+		if strings.TrimSpace(text) == "" || filepath.Ext(path) != ".yaml" {
+			continue
+		}
+		var into any
+		switch filepath.Base(path) {
+		case "configmap.yaml":
+			o.config = &corev1.ConfigMap{}
+			into = o.config
+		case "deployment.yaml":
+			o.deployment = &appsv1.Deployment{}
+			into = o.deployment
+		case "networkpolicy.yaml":
+			o.policy = &networkingv1.NetworkPolicy{}
+			into = o.policy
+		case "service.yaml":
+			o.service = &corev1.Service{}
+			into = o.service
+		case "serviceaccount.yaml":
+			o.account = &corev1.ServiceAccount{}
+			into = o.account
+		default:
+			t.Fatalf("%s renders to something that this test does not know", path)
+		}
+		if err := yaml.UnmarshalStrict([]byte(text), into); err != nil {
+			t.Fatalf("%s: %v\n%s", path, err, text)
+		}
+	}
+	return o
+}
+
+// example reads one of the chart's ci values.
+func example(t *testing.T, name string) map[string]any {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "ci", name+"-values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// examples lists the chart's ci values.
+func examples(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "ci", "*-values.yaml"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no values in %s/ci (%v)", dir, err)
+	}
+	for i, path := range paths {
+		paths[i] = strings.TrimSuffix(filepath.Base(path), "-values.yaml")
+	}
+	return paths
+}
+
+func TestLint(t *testing.T) {
+	for _, name := range examples(t) {
+		result := lint.RunAll(dir, example(t, name), "deputy")
+		for _, message := range result.Messages {
+			if message.Severity >= support.WarningSev {
+				t.Errorf("%s: %v", name, message)
+			}
+		}
+	}
+}
+
+func TestInstallsRestricted(t *testing.T) {
+	for _, name := range examples(t) {
+		o := install(t, example(t, name))
+		pod := o.deployment.Spec.Template.Spec
+		if c := pod.SecurityContext; c == nil || c.RunAsNonRoot == nil || !*c.RunAsNonRoot ||
+			c.SeccompProfile == nil || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: the pod's security context is %+v", name, c)
+		}
+		if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+			t.Errorf("%s: the pod gets a token for the cluster", name)
+		}
+		for _, container := range append(pod.InitContainers, pod.Containers...) {
+			c := container.SecurityContext
+			if c == nil || c.ReadOnlyRootFilesystem == nil || !*c.ReadOnlyRootFilesystem ||
+				c.AllowPrivilegeEscalation == nil || *c.AllowPrivilegeEscalation ||
+				len(c.Capabilities.Drop) != 1 || c.Capabilities.Drop[0] != "ALL" {
+				t.Errorf("%s: container %s has the security context %+v", name, container.Name, c)
+			}
+			if container.Resources.Limits.Memory().IsZero() {
+				t.Errorf("%s: container %s has no limit on memory", name, container.Name)
+			}
+		}
+		if probe := pod.Containers[0].ReadinessProbe; probe == nil || (probe.GRPC == nil) != (name != "memory") {
+			t.Errorf("%s: the readiness probe is %+v: gRPC health without TLS, the port with it", name, probe)
+		}
+		if selector := o.service.Spec.Selector; o.deployment.Spec.Template.Labels["app.kubernetes.io/instance"] != selector["app.kubernetes.io/instance"] {
+			t.Errorf("%s: the service selects %v", name, selector)
+		}
+	}
+}
+
+func TestEngines(t *testing.T) {
+	postgres := install(t, example(t, "postgres"))
+	init := postgres.deployment.Spec.Template.Spec.InitContainers
+	if len(init) != 1 || init[0].Args[0] != "migrate" {
+		t.Errorf("postgres: the init containers are %+v, want one that migrates", init)
+	}
+	for _, container := range append(init, postgres.deployment.Spec.Template.Spec.Containers...) {
+		if len(container.Env) != 1 || container.Env[0].Name != "DEPUTY_DATASTORE_CONN_URI" || container.Env[0].ValueFrom.SecretKeyRef.Name != "deputy-database" {
+			t.Errorf("postgres: %s has the variables %+v", container.Name, container.Env)
+		}
+	}
+	if len(postgres.policy.Spec.Ingress) != 1 || len(postgres.policy.Spec.Ingress[0].From) != 1 {
+		t.Errorf("postgres: the policy is %+v", postgres.policy.Spec)
+	}
+
+	memory := install(t, example(t, "memory"))
+	if memory.policy == nil || len(memory.policy.Spec.Ingress) != 0 {
+		t.Errorf("memory: a policy without peers must admit nobody: %+v", memory.policy)
+	}
+	if pod := memory.deployment.Spec.Template.Spec; len(pod.InitContainers) != 0 || len(pod.Containers[0].Env) != 0 {
+		t.Errorf("memory: there is nothing to migrate and nothing to connect to: %+v", pod)
+	}
+
+	remote := install(t, example(t, "remote"))
+	if remote.account != nil || remote.deployment.Spec.Template.Spec.ServiceAccountName != "default" {
+		t.Error("remote: serviceAccount.create is false")
+	}
+	if env := remote.deployment.Spec.Template.Spec.Containers[0].Env; len(env) != 1 || env[0].Name != "DEPUTY_REMOTE_PRESHARED_KEY" {
+		t.Errorf("remote: the variables are %+v", env)
+	}
+}
+
+// What would not start, or would be open to the network, is refused before it reaches the cluster.
+func TestRefuses(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		from   string
+		change map[string]any
+		want   string
+	}{
+		{"no TLS", "postgres", map[string]any{"tls": map[string]any{"existingSecret": ""}}, "set tls.existingSecret"},
+		{"both", "postgres", map[string]any{"insecure": true}, "exclude each other"},
+		{"no keys", "postgres", map[string]any{"auth": map[string]any{"existingSecret": ""}}, "/auth/existingSecret"},
+		{"no image", "postgres", map[string]any{"image": map[string]any{"repository": ""}}, "/image/repository"},
+		{"no engine", "postgres", map[string]any{"engine": map[string]any{"kind": ""}}, "/engine/kind"},
+		{"an unknown engine", "postgres", map[string]any{"engine": map[string]any{"kind": "sqlite"}}, "/engine/kind"},
+		{"no database", "postgres", map[string]any{"engine": map[string]any{"kind": "postgres", "existingSecret": ""}}, "needs engine.existingSecret"},
+		{"two memories", "memory", map[string]any{"replicaCount": 2}, "a graph for each replica"},
+		{"no endpoint", "remote", map[string]any{"engine": map[string]any{"kind": "remote", "existingSecret": "s"}}, "engine.remote.endpoint"},
+		{"a key in the settings", "memory", map[string]any{"settings": map[string]any{"preshared-key": "s3cret"}}, "invalid propertyName 'preshared-key'"},
+		{"another address", "memory", map[string]any{"settings": map[string]any{"addr": ":1"}}, "invalid propertyName 'addr'"},
+		{"a misspelt value", "memory", map[string]any{"replicas": 2}, "replicas"},
+		{"the defaults", "", nil, "/image/repository"},
+	} {
+		values := map[string]any{}
+		if test.from != "" {
+			values = example(t, test.from)
+		}
+		for key, value := range test.change {
+			values[key] = value
+		}
+		if _, err := render(values); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want an error with %q", test.name, err, test.want)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package chart
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestServerTakesTheConfig starts the real server with the ConfigMap's settings and the files that the
+// Deployment mounts, in a temporary directory instead of /etc/deputy.
+func TestServerTakesTheConfig(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "deputy")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/deputy")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	memory := example(t, "memory")
+	memory["settings"] = map[string]any{"log-level": "debug", "retention": "12h", "global-types": []any{"region", "currency"}}
+	withTLS := example(t, "memory")
+	withTLS["insecure"], withTLS["tls"] = false, map[string]any{"existingSecret": "deputy-tls"}
+	withTLS["auth"] = map[string]any{"existingSecret": "deputy-keys"}
+
+	for name, values := range map[string]map[string]any{"plaintext": memory, "TLS": withTLS} {
+		t.Run(name, func(t *testing.T) {
+			etc := t.TempDir()
+			o := install(t, values)
+			for _, mount := range o.deployment.Spec.Template.Spec.Containers[0].VolumeMounts {
+				if err := os.MkdirAll(filepath.Join(etc, strings.TrimPrefix(mount.MountPath, "/etc/deputy")), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, volume := range o.deployment.Spec.Template.Spec.Volumes {
+				if volume.Secret != nil {
+					for _, item := range volume.Secret.Items {
+						write(t, filepath.Join(etc, volume.Name, item.Path), strings.Repeat(item.Key+"-", 4))
+					}
+				}
+			}
+			if strings.Contains(o.config.Data["deputy.yaml"], "tls-cert") {
+				certificate(t, filepath.Join(etc, "tls"))
+			}
+			// Any free port of this machine's, so that tests can run side by side.
+			settings := strings.NewReplacer("/etc/deputy", etc, `":50051"`, `":0"`).Replace(o.config.Data["deputy.yaml"])
+			write(t, filepath.Join(etc, "config", "deputy.yaml"), settings)
+
+			args := o.deployment.Spec.Template.Spec.Containers[0].Args
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "/etc/deputy", etc)
+			}
+			serve := exec.CommandContext(t.Context(), binary, args...)
+			serve.Env = []string{}
+			var log strings.Builder
+			serve.Stderr = &log
+			out, err := serve.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := serve.Start(); err != nil {
+				t.Fatal(err)
+			}
+			line, readErr := bufio.NewReader(out).ReadString('\n')
+			// As Kubernetes ends a pod.
+			if err := serve.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+			waitErr := serve.Wait()
+			if readErr != nil || waitErr != nil || !strings.HasPrefix(line, "deputy listens on ") {
+				t.Errorf("deputy %q printed %q and ended with %v\n%s\n%s", args, line, waitErr, settings, &log)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// certificate writes tls.crt and tls.key as a Secret of type kubernetes.io/tls holds them.
+func certificate(t *testing.T, dir string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "tls.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
+	write(t, filepath.Join(dir, "tls.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+}

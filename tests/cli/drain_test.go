@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// TestServeDrains sends SIGTERM to a `deputy serve` in the middle of an import: the import still
+// finishes, new calls are refused, and only then does the process end, with exit code 0.
+func TestServeDrains(t *testing.T) {
+	dir := t.TempDir()
+	const key = "the-admin-key"
+	process, addr, err := launch(dir, filepath.Join(dir, "serve.log"),
+		map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"}, []string{"--addr", "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- process.Wait() }()
+	t.Cleanup(func() { _ = process.Process.Kill() })
+
+	dial := func() authzed.PermissionsServiceClient {
+		conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return authzed.NewPermissionsServiceClient(conn)
+	}
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+key), time.Minute)
+	defer cancel()
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := authzed.NewSchemaServiceClient(conn).WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: coreWith(t, `
+definition document {
+	relation reader: user
+}`)}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := authzed.NewPermissionsServiceClient(conn).ImportBulkRelationships(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batch = 1000
+	send := func(name string) {
+		t.Helper()
+		message := &authzed.ImportBulkRelationshipsRequest{}
+		for i := range batch {
+			message.Relationships = append(message.Relationships, &authzed.Relationship{
+				Resource: &authzed.ObjectReference{ObjectType: "document", ObjectId: fmt.Sprintf("%s-%0500d", name, i)},
+				Relation: "reader",
+				Subject:  &authzed.SubjectReference{Object: &authzed.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
+			})
+		}
+		if err := stream.Send(message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// This is more than the server takes in unread, so it has taken up the call when the second message
+	// is on its way.
+	send("one")
+	send("two")
+	if err := process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// New connections are refused from some moment on; that is when the server drains.
+	for {
+		_, err := dial().CheckPermission(ctx, &authzed.CheckPermissionRequest{})
+		if status.Code(err) == codes.Unavailable {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the server still takes calls: %v", err)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("the process ended with a call under way: %v", err)
+	default:
+	}
+	send("three")
+	answer, err := stream.CloseAndRecv()
+	if err != nil {
+		log, _ := os.ReadFile(filepath.Join(dir, "serve.log"))
+		t.Fatalf("the import under way failed: %v\n%s", err, log)
+	}
+	if answer.GetNumLoaded() != 3*batch {
+		t.Errorf("%d relationships were written, want %d", answer.GetNumLoaded(), 3*batch)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("serve ended with %v, want exit code 0", err)
+	}
+}
+
+// coreWith returns the core schema followed by other definitions.
+func coreWith(t *testing.T, definitions string) string {
+	t.Helper()
+	core, err := os.ReadFile("../../schema/core.zed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(core) + definitions
+}
