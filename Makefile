@@ -58,6 +58,7 @@ test-chart: ## Lint and render the Helm chart, with Helm as a library (a module 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(BUF) ## Check the code, its format, the contract, and that go.mod is tidy
 	$(GOLANGCI_LINT) run ./...
+	cd tests/chart && $(GOLANGCI_LINT) run ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against '.git#ref=$(BREAKING_BASE)'

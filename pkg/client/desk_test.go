@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"log"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,8 +76,8 @@ func openDesk(ctx context.Context) *desk {
 
 // Close stops the server.
 func (d *desk) Close() {
-	for i := len(d.closers) - 1; i >= 0; i-- {
-		d.closers[i]()
+	for _, closer := range slices.Backward(d.closers) {
+		closer()
 	}
 }
 

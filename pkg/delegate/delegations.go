@@ -19,7 +19,8 @@ type Spec struct {
 	Scope       []facts.Grant
 	Unscoped    bool
 	AllowDirect bool
-	TTL         time.Duration
+	// TTL is how long it holds; with a parent it may be 0: as long as that one and all above it.
+	TTL time.Duration
 	// Key is the idempotency key, or empty.
 	Key string
 }
@@ -42,7 +43,10 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		ID:    authz.DelegationID(d.mint(authz.TypeDelegation, s.Key, 0)),
 		Agent: s.Agent, Principal: s.Principal, Tenant: s.Tenant, GrantedBy: s.GrantedBy, Parent: s.Parent,
 		Unscoped: s.Unscoped, AllowDirect: s.AllowDirect,
-		Life: facts.Life{Known: true, Active: true, Until: v.now.Add(s.TTL)},
+		Life: facts.Life{Known: true, Active: true},
+	}
+	if s.TTL > 0 {
+		out.Until = v.now.Add(s.TTL)
 	}
 	var must []authz.MustHold
 	if s.Parent == "" {
@@ -95,7 +99,7 @@ func (s *Spec) check(ctx context.Context, v *view) error {
 		return err
 	}
 	switch {
-	case s.TTL <= 0:
+	case s.TTL < 0, s.TTL == 0 && s.Parent == "":
 		return authz.FieldErrorf("ttl", "must be positive")
 	case s.TTL > MaxTTL:
 		return authz.FieldErrorf("ttl", "is longer than %s", MaxTTL)
@@ -227,11 +231,17 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	case d.AllowDirect && !mayAllowDirect(chain):
 		return nil, authz.FieldErrorf("allow_direct", "is more than the parent delegation allows")
 	}
+	inherits := d.Until.IsZero()
 	for _, up := range chain {
 		if !up.Live() {
 			return nil, notActive("the parent delegation, or one above it, is not active")
 		}
-		if up.Until.Before(d.Until) {
+		switch {
+		case d.Until.IsZero():
+			d.Until = up.Until
+		case inherits && up.Until.Before(d.Until):
+			d.Until = up.Until
+		case up.Until.Before(d.Until):
 			return nil, authz.FieldErrorf("ttl", "goes beyond the end of the parent delegation, or of one above it, at %s", up.Until.UTC().Format(time.RFC3339))
 		}
 	}

@@ -56,7 +56,7 @@ func delegationSpec(r *deputyv1.CreateDelegationRequest) (delegate.Spec, error) 
 	if out.Scope, err = grants("scope", r.GetScope()); err != nil {
 		return out, err
 	}
-	if r.GetTtl() == nil {
+	if r.GetTtl() == nil && out.Parent == "" {
 		return out, authz.FieldErrorf("ttl", "is required")
 	}
 	out.TTL, err = ttl("ttl", r.GetTtl())

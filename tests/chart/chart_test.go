@@ -3,6 +3,7 @@
 package chart
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -210,9 +211,7 @@ func TestRefuses(t *testing.T) {
 		if test.from != "" {
 			values = example(t, test.from)
 		}
-		for key, value := range test.change {
-			values[key] = value
-		}
+		maps.Copy(values, test.change)
 		if _, err := render(values); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s: %v, want an error with %q", test.name, err, test.want)
 		}

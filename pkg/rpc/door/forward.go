@@ -102,7 +102,7 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 		}
 		next, err = d.receive(r, down, n)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return up.CloseSend()
 		}
 		if err != nil {
 			return err

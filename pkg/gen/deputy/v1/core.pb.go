@@ -88,7 +88,8 @@ type RefusedBy int32
 const (
 	// Not refused.
 	RefusedBy_REFUSED_BY_UNSPECIFIED RefusedBy = 0
-	// The actor may not act at all: its session, its delegation or its registration.
+	// The actor may not act at all: its session, its delegation, its registration, or its access to the
+	// tenant.
 	RefusedBy_REFUSED_BY_ACTOR RefusedBy = 1
 	// The actor may act, but not do this to this object; or there is no such object.
 	RefusedBy_REFUSED_BY_OBJECT RefusedBy = 2

@@ -246,7 +246,8 @@ type CreateDelegationRequest struct {
 	// Let the agent act without a session. A part of a delegation may only if that one may, or belongs
 	// to a session.
 	AllowDirect bool `protobuf:"varint,8,opt,name=allow_direct,json=allowDirect,proto3" json:"allow_direct,omitempty"`
-	// How long it holds; required, and with a parent never beyond the parent's end.
+	// How long it holds. With a parent it never goes beyond that one's end, or the end of one above it,
+	// and may be left out: until then. Without a parent it is required.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Makes a retry of the same request return the same delegation: up to 128 bytes, chosen by the
 	// caller.

@@ -1,0 +1,274 @@
+// Package harness starts real servers for black-box tests, over each engine: a deputy.Daemon on a
+// loopback port that the system picks, with connections that carry a service's key, an admin's and
+// none.
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/cmd/datastore"
+	"github.com/authzed/spicedb/pkg/cmd/server"
+	"github.com/authzed/spicedb/pkg/cmd/util"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/tests/pgtest"
+)
+
+// The keys of every server that the harness starts.
+const (
+	ServiceKey = "a-services-key"
+	AdminKey   = "an-admins-key"
+	remoteKey  = "the-remote-engines-key"
+)
+
+// Server is a running Deputy.
+type Server struct {
+	*daemon.Daemon
+	// Service and Admin are connections with a service's and an admin's key, Nobody one without.
+	Service, Admin, Nobody *grpc.ClientConn
+	// Stop tells the server to drain; Stopped is closed once it has.
+	Stop    context.CancelFunc
+	Stopped <-chan struct{}
+}
+
+// Engines names the engines that the same cases run on. Each opens a fresh, empty one; an engine whose
+// database is not there skips the test, and the run says so.
+func Engines() map[string]func(testing.TB) engine.Config {
+	return map[string]func(testing.TB) engine.Config{
+		"memory":      func(testing.TB) engine.Config { return engine.Config{Kind: engine.Memory} },
+		"postgres":    Postgres,
+		"cockroachdb": Cockroach,
+		"remote":      Remote,
+	}
+}
+
+// EachEngine runs the case on every engine.
+func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
+	t.Helper()
+	for name, open := range Engines() {
+		t.Run(name, func(t *testing.T) {
+			run(t, Start(t, daemon.Config{Engine: open(t)}))
+		})
+	}
+}
+
+// Postgres is a fresh database of a private cluster, migrated.
+func Postgres(t testing.TB) engine.Config {
+	t.Helper()
+	return migrated(t, engine.Config{Kind: engine.Postgres, URI: pgtest.Database(t)})
+}
+
+// Cockroach is a fresh database of a private CockroachDB, migrated.
+func Cockroach(t testing.TB) engine.Config {
+	t.Helper()
+	return migrated(t, engine.Config{Kind: engine.CockroachDB, URI: pgtest.Cockroach(t)})
+}
+
+func migrated(t testing.TB, cfg engine.Config) engine.Config {
+	t.Helper()
+	if err := engine.Migrate(t.Context(), cfg, "head"); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// Remote is a SpiceDB server of its own over its memory datastore, as a user might run it: caches on.
+func Remote(t testing.TB) engine.Config {
+	t.Helper()
+	ds, err := datastore.NewDatastore(context.Background(), datastore.WithEngine(datastore.MemoryEngine),
+		datastore.WithGCWindow(24*time.Hour), datastore.WithEnableDatastoreMetrics(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ds.Close() })
+	cfg := server.NewConfigWithOptionsAndDefaults(
+		server.WithDatastore(ds),
+		server.WithPresharedSecureKey(remoteKey),
+		server.WithGRPCServer(util.GRPCServerConfig{Address: "127.0.0.1:0", Network: "tcp", Enabled: true, MaxConnAge: time.Hour}),
+		server.WithMetricsAPI(util.HTTPServerConfig{HTTPEnabled: false}),
+		server.WithHTTPGateway(util.HTTPServerConfig{HTTPEnabled: false}),
+		server.WithDispatchServer(util.GRPCServerConfig{Enabled: false}),
+		server.WithSilentlyDisableTelemetry(true),
+	)
+	life, end := context.WithCancel(context.Background())
+	srv, err := cfg.Complete(life)
+	if err != nil {
+		end()
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Run(life)
+	}()
+	t.Cleanup(func() {
+		end()
+		<-done
+	})
+	conn, err := srv.NewClient(grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	return engine.Config{Kind: engine.Remote, Endpoint: conn.Target(), PresharedKey: remoteKey, Insecure: true}
+}
+
+// Start opens a server and serves until the test ends. Keys and a token key are set unless cfg does.
+func Start(t testing.TB, cfg daemon.Config) *Server {
+	t.Helper()
+	if len(cfg.PresharedKeys)+len(cfg.AdminPresharedKeys) == 0 {
+		cfg.PresharedKeys, cfg.AdminPresharedKeys = []string{ServiceKey}, []string{AdminKey}
+	}
+	if len(cfg.TokenKey) == 0 {
+		cfg.TokenKey = []byte("a token key of at least 32 bytes")
+	}
+	d, err := daemon.Open(t.Context(), cfg, zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	life, stop := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		if err := d.Serve(life); err != nil {
+			t.Errorf("serving: %v", err)
+		}
+	}()
+	s := &Server{
+		Daemon: d, Stop: stop, Stopped: stopped,
+		Service: Dial(t, d.Addr().String(), ServiceKey),
+		Admin:   Dial(t, d.Addr().String(), AdminKey),
+		Nobody:  Dial(t, d.Addr().String(), ""),
+	}
+	t.Cleanup(func() {
+		stop()
+		<-stopped
+		if err := d.Close(); err != nil {
+			t.Errorf("closing: %v", err)
+		}
+	})
+	return s
+}
+
+// Dial connects to a server with a key, or without one.
+func Dial(t testing.TB, addr, key string) *grpc.ClientConn {
+	t.Helper()
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if key != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
+	}
+	conn, err := grpc.NewClient(addr, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+type bearer string
+
+// GetRequestMetadata returns the key as gRPC metadata.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
+func (bearer) RequireTransportSecurity() bool { return false }
+
+// Permissions asks as a service does.
+func (s *Server) Permissions() deputyv1.PermissionsServiceClient {
+	return deputyv1.NewPermissionsServiceClient(s.Service)
+}
+
+// Audit asks as an admin does.
+func (s *Server) Audit() deputyv1.PermissionsServiceClient {
+	return deputyv1.NewPermissionsServiceClient(s.Admin)
+}
+
+// Sessions starts and ends sessions.
+func (s *Server) Sessions() deputyv1.SessionsServiceClient {
+	return deputyv1.NewSessionsServiceClient(s.Service)
+}
+
+// Delegations creates and revokes delegations.
+func (s *Server) Delegations() deputyv1.DelegationsServiceClient {
+	return deputyv1.NewDelegationsServiceClient(s.Service)
+}
+
+// Agents registers and suspends agents, as an admin.
+func (s *Server) Agents() deputyv1.AgentsServiceClient {
+	return deputyv1.NewAgentsServiceClient(s.Admin)
+}
+
+// Principals suspends and resumes principals, as an admin.
+func (s *Server) Principals() deputyv1.PrincipalsServiceClient {
+	return deputyv1.NewPrincipalsServiceClient(s.Admin)
+}
+
+// WriteSchema writes a schema through the admin's door.
+func (s *Server) WriteSchema(t testing.TB, text string) {
+	t.Helper()
+	if _, err := v1.NewSchemaServiceClient(s.Admin).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: text}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Touch writes relationships through the admin's door.
+func (s *Server) Touch(t testing.TB, relationships ...string) string {
+	t.Helper()
+	return s.update(t, v1.RelationshipUpdate_OPERATION_TOUCH, relationships)
+}
+
+// Delete deletes relationships through the admin's door.
+func (s *Server) Delete(t testing.TB, relationships ...string) string {
+	t.Helper()
+	return s.update(t, v1.RelationshipUpdate_OPERATION_DELETE, relationships)
+}
+
+func (s *Server) update(t testing.TB, op v1.RelationshipUpdate_Operation, relationships []string) string {
+	t.Helper()
+	token, err := Update(t.Context(), s.Admin, op, relationships...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// Update writes relationships over a connection and returns SpiceDB's token.
+func Update(ctx context.Context, conn grpc.ClientConnInterface, op v1.RelationshipUpdate_Operation, relationships ...string) (string, error) {
+	req := &v1.WriteRelationshipsRequest{}
+	for _, text := range relationships {
+		rel, err := tuple.ParseV1Rel(text)
+		if err != nil {
+			return "", fmt.Errorf("%q: %w", text, err)
+		}
+		req.Updates = append(req.Updates, &v1.RelationshipUpdate{Operation: op, Relationship: rel})
+	}
+	if len(req.GetUpdates()) == 0 {
+		return "", errors.New("no relationships")
+	}
+	resp, err := v1.NewPermissionsServiceClient(conn).WriteRelationships(ctx, req)
+	return resp.GetWrittenAt().GetToken(), err
+}
+
+// Ref reads "type:id".
+func Ref(text string) *deputyv1.ObjectReference {
+	kind, id, ok := strings.Cut(text, ":")
+	if !ok {
+		return nil
+	}
+	return &deputyv1.ObjectReference{ObjectType: kind, ObjectId: id}
+}
