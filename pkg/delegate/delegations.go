@@ -231,15 +231,13 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	case d.AllowDirect && !mayAllowDirect(chain):
 		return nil, authz.FieldErrorf("allow_direct", "is more than the parent delegation allows")
 	}
-	inherits := d.Until.IsZero()
+	openEnded := d.Until.IsZero()
 	for _, up := range chain {
 		if !up.Live() {
 			return nil, notActive("the parent delegation, or one above it, is not active")
 		}
 		switch {
-		case d.Until.IsZero():
-			d.Until = up.Until
-		case inherits && up.Until.Before(d.Until):
+		case openEnded && (d.Until.IsZero() || up.Until.Before(d.Until)):
 			d.Until = up.Until
 		case up.Until.Before(d.Until):
 			return nil, authz.FieldErrorf("ttl", "goes beyond the end of the parent delegation, or of one above it, at %s", up.Until.UTC().Format(time.RFC3339))

@@ -56,7 +56,9 @@ func toStatus(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := status.FromError(err); ok {
+	// Only what is itself a status passes as it is: the door's. One that is merely the cause of an
+	// error is the engine's, and stays behind it.
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // see above
 		return err
 	}
 	e := visible(ctx, err)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -73,3 +75,5 @@ func callEmpty(t *testing.T, conn clientConn, method string) error {
 	}
 	return err
 }
+
+func statusOf(err error) codes.Code { return status.Code(err) }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,7 @@ type Server struct {
 	*daemon.Daemon
 	// Service and Admin are connections with a service's and an admin's key, Nobody one without.
 	Service, Admin, Nobody *grpc.ClientConn
+	kind                   string
 	// Stop tells the server to drain; Stopped is closed once it has.
 	Stop    context.CancelFunc
 	Stopped <-chan struct{}
@@ -86,6 +89,7 @@ func migrated(t testing.TB, cfg engine.Config) engine.Config {
 }
 
 // Remote is a SpiceDB server of its own over its memory datastore, as a user might run it: caches on.
+// It listens on a Unix socket, because SpiceDB does not tell which port the system picked.
 func Remote(t testing.TB) engine.Config {
 	t.Helper()
 	ds, err := datastore.NewDatastore(context.Background(), datastore.WithEngine(datastore.MemoryEngine),
@@ -94,10 +98,16 @@ func Remote(t testing.TB) engine.Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ds.Close() })
+	dir, err := os.MkdirTemp("", "spicedb-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "grpc")
 	cfg := server.NewConfigWithOptionsAndDefaults(
 		server.WithDatastore(ds),
 		server.WithPresharedSecureKey(remoteKey),
-		server.WithGRPCServer(util.GRPCServerConfig{Address: "127.0.0.1:0", Network: "tcp", Enabled: true, MaxConnAge: time.Hour}),
+		server.WithGRPCServer(util.GRPCServerConfig{Address: socket, Network: "unix", Enabled: true, MaxConnAge: time.Hour}),
 		server.WithMetricsAPI(util.HTTPServerConfig{HTTPEnabled: false}),
 		server.WithHTTPGateway(util.HTTPServerConfig{HTTPEnabled: false}),
 		server.WithDispatchServer(util.GRPCServerConfig{Enabled: false}),
@@ -118,12 +128,7 @@ func Remote(t testing.TB) engine.Config {
 		end()
 		<-done
 	})
-	conn, err := srv.NewClient(grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	return engine.Config{Kind: engine.Remote, Endpoint: conn.Target(), PresharedKey: remoteKey, Insecure: true}
+	return engine.Config{Kind: engine.Remote, Endpoint: "unix:" + socket, PresharedKey: remoteKey, Insecure: true}
 }
 
 // Start opens a server and serves until the test ends. Keys and a token key are set unless cfg does.
@@ -148,7 +153,7 @@ func Start(t testing.TB, cfg daemon.Config) *Server {
 		}
 	}()
 	s := &Server{
-		Daemon: d, Stop: stop, Stopped: stopped,
+		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped,
 		Service: Dial(t, d.Addr().String(), ServiceKey),
 		Admin:   Dial(t, d.Addr().String(), AdminKey),
 		Nobody:  Dial(t, d.Addr().String(), ""),
@@ -187,6 +192,11 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 // RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
 func (bearer) RequireTransportSecurity() bool { return false }
+
+// SlowEngine reports whether the engine stands on a database, so that tests ask it less often.
+func (s *Server) SlowEngine() bool {
+	return s.kind == engine.Postgres || s.kind == engine.CockroachDB
+}
 
 // Permissions asks as a service does.
 func (s *Server) Permissions() deputyv1.PermissionsServiceClient {

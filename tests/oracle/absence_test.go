@@ -70,11 +70,11 @@ func put(w *world, d *deputy, operation v1.RelationshipUpdate_Operation, rels ..
 // suspended, revoked, ended or have run out since.
 func eventful(rt *rapid.T, t *testing.T, d *deputy) *random {
 	r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
-	for range rapid.IntRange(3, 6).Draw(rt, "creations") {
+	for range 3 + r.below(4) {
 		r.drawDelegation()
 		r.drawSession()
 	}
-	for range rapid.IntRange(1, 5).Draw(rt, "changes") {
+	for range 1 + r.below(5) {
 		r.drawChange()
 	}
 	return r
@@ -123,7 +123,7 @@ func (r *random) stillDenied(d *deputy, questions []oracle.Question, missing fun
 func TestAbsenceNarrows(t *testing.T) {
 	d := openDeputy(t, domain)
 	deleted := map[string]int{}
-	rapid.Check(t, func(rt *rapid.T) {
+	try(t, 6, func(rt *rapid.T) {
 		r := eventful(rt, t, d)
 		questions := r.denied(60)
 		if len(questions) == 0 {
@@ -131,7 +131,7 @@ func TestAbsenceNarrows(t *testing.T) {
 		}
 		for _, rel := range r.export() {
 			// Each kind is deleted at least once in every world, the rest now and then.
-			if kind := rel.Resource.ObjectType + "#" + rel.Relation; !slices.Contains(core, rel.Resource.ObjectType) || deleted[kind] > 0 && !r.chance(35) {
+			if kind := rel.Resource.ObjectType + "#" + rel.Relation; !slices.Contains(core, rel.Resource.ObjectType) || deleted[kind] > 0 && !r.chance(20) {
 				continue
 			} else {
 				deleted[kind]++
@@ -161,7 +161,7 @@ func TestAbsenceNarrows(t *testing.T) {
 func TestHalfAnImportOpensNothing(t *testing.T) {
 	d := openDeputy(t, domain)
 	var whole tally
-	rapid.Check(t, func(rt *rapid.T) {
+	try(t, 8, func(rt *rapid.T) {
 		r := eventful(rt, t, d)
 		questions := r.denied(60)
 		all := r.export()
@@ -174,7 +174,7 @@ func TestHalfAnImportOpensNothing(t *testing.T) {
 				rt.Errorf("%v", err)
 			}
 		}()
-		keep := rapid.IntRange(30, 97).Draw(rt, "keep")
+		keep := 30 + r.below(68)
 		for range 3 {
 			var half, left []*v1.Relationship
 			for _, rel := range all {

@@ -21,8 +21,22 @@ type random struct {
 	tenants, users, services, agents, groups, folders, documents []oracle.Object
 }
 
+// below draws a number from 0 to n-1, each as likely as the other: rapid's own ranges prefer their ends.
+// A failing draw gets smaller towards 0.
+func (r *random) below(n int) int {
+	const bits = 10
+	drawn := 0
+	for range bits {
+		drawn <<= 1
+		if rapid.Bool().Draw(r.rt, "bit") {
+			drawn |= 1
+		}
+	}
+	return drawn * n >> bits
+}
+
 // chance draws whether something with a likelihood of n in 100 happens.
-func (r *random) chance(n int) bool { return rapid.IntRange(0, 99).Draw(r.rt, "chance") < n }
+func (r *random) chance(n int) bool { return r.below(100) >= 100-n }
 
 // pick draws one of a list; the zero value of an empty one.
 func pick[T any](r *random, from []T) T {
@@ -30,7 +44,29 @@ func pick[T any](r *random, from []T) T {
 	if len(from) == 0 {
 		return zero
 	}
-	return from[rapid.IntRange(0, len(from)-1).Draw(r.rt, "pick")]
+	return from[r.below(len(from))]
+}
+
+// mostly draws one of those in a list that fit, or now and then any one of it.
+func mostly[T any](r *random, from []T, fits func(T) bool) T {
+	var fitting []T
+	for _, one := range from {
+		if fits(one) {
+			fitting = append(fitting, one)
+		}
+	}
+	if len(fitting) == 0 || r.chance(8) {
+		fitting = from
+	}
+	return pick(r, fitting)
+}
+
+// in reports, for use with mostly, whether somebody is active and has access to a tenant.
+func (r *random) in(tenant string) func(oracle.Object) bool {
+	return func(o oracle.Object) bool {
+		access := r.state.Check(oracle.Object{Type: "tenant", ID: tenant}, "access", o, oracle.Context{}, time.Now())
+		return access.Yes && r.state.Active[o] && !r.state.Suspended[o]
+	}
 }
 
 // some returns n objects of a type with numbered names.
@@ -126,7 +162,7 @@ func newRandom(rt *rapid.T, ctx context.Context, d *deputy, n size) *random {
 
 // end draws when a standing ends: never, in an hour, or a minute ago.
 func (r *random) end() time.Time {
-	switch n := rapid.IntRange(0, 19).Draw(r.rt, "end"); {
+	switch n := r.below(20); {
 	case n < 14:
 		return time.Time{}
 	case n < 19:
@@ -142,7 +178,7 @@ func (r *random) belong(f oracle.Object) {
 	if r.chance(20) {
 		tenant = pick(r, r.tenants)
 	}
-	switch n := rapid.IntRange(0, 39).Draw(r.rt, "belong"); {
+	switch n := r.below(40); {
 	case n == 39:
 		r.grant(f, "tenant", oracle.Subject{Object: tenant}, oracle.Condition{Cap: 10})
 	case n == 38:
@@ -212,10 +248,11 @@ func (r *random) scope() []scopeGrant {
 // drawDelegation draws a delegation and tries to create it, as a root or as a part of another.
 func (r *random) drawDelegation() {
 	r.rt.Helper()
-	want := oracle.Delegation{Agent: pick(r, r.agents).ID, Tenant: pick(r, r.tenants[:1]).ID, Direct: r.chance(60)}
+	want := oracle.Delegation{Tenant: r.tenants[0].ID, Direct: r.chance(70)}
 	if r.chance(25) {
 		want.Tenant = pick(r, r.tenants).ID
 	}
+	want.Agent = mostly(r, r.agents, r.in(want.Tenant)).ID
 	var scope []scopeGrant
 	if r.chance(70) {
 		want.Unscoped = true
@@ -227,16 +264,16 @@ func (r *random) drawDelegation() {
 		parent := r.state.Delegations[r.recent(r.grants, r.leaves())]
 		want.Parent, want.Tenant, want.Principal = parent.ID, parent.Tenant, parent.Principal
 		if parent.Principal.Relation != "" && r.chance(50) {
-			want.Principal = oracle.Subject{Object: pick(r, r.principals())}
+			want.Principal = oracle.Subject{Object: mostly(r, r.principals(), r.coveredBy(parent))}
 		}
 		// Passed on to another agent; what a session mints alone has the same one.
 		others := slices.DeleteFunc(slices.Clone(r.agents), func(a oracle.Object) bool { return a.ID == parent.Agent })
-		want.Agent = pick(r, others).ID
+		want.Agent = mostly(r, others, r.in(want.Tenant)).ID
 		want.Direct = want.Direct && (parent.Direct || parent.Session != "")
 	} else {
-		switch n := rapid.IntRange(0, 9).Draw(r.rt, "principal"); {
+		switch n := r.below(10); {
 		case n < 6:
-			want.Principal = oracle.Subject{Object: pick(r, r.users)}
+			want.Principal = oracle.Subject{Object: mostly(r, r.users, r.in(want.Tenant))}
 			want.GrantedBy = want.Principal.Object
 		case n < 7 && len(r.services) > 0:
 			want.Principal = oracle.Subject{Object: pick(r, r.services)}
@@ -254,6 +291,16 @@ func (r *random) drawDelegation() {
 	certain := r.certain(want)
 	_, err := r.delegate(want, r.ttl(want.Parent), scope...)
 	r.accept("delegation", err, certain)
+}
+
+// coveredBy reports, for use with mostly, whether somebody is a principal of a delegation.
+func (r *random) coveredBy(d oracle.Delegation) func(oracle.Object) bool {
+	return func(o oracle.Object) bool {
+		if d.Principal.Relation == "" {
+			return o == d.Principal.Object
+		}
+		return r.state.Check(d.Principal.Object, d.Principal.Relation, o, oracle.Context{}, time.Now()).Yes
+	}
 }
 
 // recent draws an id from lists, mostly from the end of them, so that chains grow.
@@ -359,7 +406,7 @@ func (r *random) drawSession() {
 	if len(r.grants) == 0 {
 		return
 	}
-	first := r.recent(r.grants)
+	first := mostly(r, r.grants, func(id string) bool { return r.usable(id, r.state.Delegations[id].Principal) })
 	agent := r.state.Delegations[first].Agent
 	ids := []string{first}
 	for _, id := range r.grants {
@@ -374,7 +421,7 @@ func (r *random) drawSession() {
 		t := target{delegation: id}
 		if d.Principal.Relation != "" {
 			for _, p := range r.principals() {
-				if r.chance(60) {
+				if r.coveredBy(d)(p) && r.chance(70) || r.chance(2) {
 					t.principals = append(t.principals, p)
 				}
 			}
@@ -398,7 +445,7 @@ func (r *random) drawSession() {
 
 // drawChange draws something that happens later.
 func (r *random) drawChange() {
-	switch n := rapid.IntRange(0, 17).Draw(r.rt, "change"); n {
+	switch n := r.below(18); n {
 	case 0:
 		r.suspend(pick(r, slices.Concat(r.tenants, r.users, r.services, r.agents)))
 	case 1, 2:
@@ -495,31 +542,18 @@ func (r *random) drawQuestions(n int) []oracle.Question {
 
 // drawQuestion draws one question: mostly one that could be allowed.
 func (r *random) drawQuestion() oracle.Question {
-	q := oracle.Question{
-		Resource:   pick(r, slices.Concat(r.documents, r.documents, r.folders)),
-		Permission: pick(r, []string{"view", "view", "view", "edit"}),
-		Context:    r.drawContext(),
-	}
-	if q.Resource.Type == "document" && r.chance(20) {
-		q.Permission = "sign"
-	}
-	if r.chance(3) {
-		q.Resource = r.object("document", "nowhere")
-	}
+	q := oracle.Question{Permission: pick(r, []string{"view", "view", "view", "edit"}), Context: r.drawContext()}
 	var d oracle.Delegation
-	kind := rapid.IntRange(0, 9).Draw(r.rt, "kind")
+	kind := r.below(10)
 	switch {
 	case kind < 5 && len(r.runs) > 0:
 		q.Session = r.recent(r.runs)
 		d = r.state.Delegations[pick(r, r.state.Sessions[q.Session].Leaves)]
 		q.Principal, q.Tenant = d.Principal.Object, d.Tenant
 	case len(r.grants) > 0:
-		q.Delegation = r.recent(r.grants)
+		q.Delegation = mostly(r, r.grants, func(id string) bool { return oracle.Direct(r.state.Chain(id)) })
 		d = r.state.Delegations[q.Delegation]
-		q.Principal, q.Tenant = d.Principal.Object, d.Tenant
-		if d.Principal.Relation != "" {
-			q.Principal = pick(r, r.principals())
-		}
+		q.Principal, q.Tenant = mostly(r, r.principals(), r.coveredBy(d)), d.Tenant
 		if leaves := r.leaves(); len(leaves) > 0 && r.chance(5) {
 			q.Delegation = pick(r, leaves)
 		}
@@ -531,8 +565,17 @@ func (r *random) drawQuestion() oracle.Question {
 		q.Principal, q.Tenant, d.Agent = pick(r, r.users), pick(r, r.tenants).ID, pick(r, r.agents).ID
 	}
 	q.Agent = d.Agent
+	q.Resource = mostly(r, slices.Concat(r.documents, r.documents, r.folders), func(o oracle.Object) bool {
+		return r.state.Tenants(o, time.Now()) == q.Tenant
+	})
+	if q.Resource.Type == "document" && r.chance(20) {
+		q.Permission = "sign"
+	}
+	if r.chance(3) {
+		q.Resource = r.object("document", "nowhere")
+	}
 	// Ask something else now and then.
-	switch rapid.IntRange(0, 24).Draw(r.rt, "twist") {
+	switch r.below(25) {
 	case 0:
 		q.Agent = pick(r, r.agents).ID
 	case 1:
@@ -556,11 +599,11 @@ func (r *random) drawQuestion() oracle.Question {
 // drawContext draws what a question carries for caveats: often nothing.
 func (r *random) drawContext() oracle.Context {
 	var c oracle.Context
-	if r.chance(50) {
+	if r.chance(60) {
 		amount := pick(r, []int{1, 50, 500})
 		c.Amount = &amount
 	}
-	if r.chance(50) {
+	if r.chance(60) {
 		c.Region = pick(r, []string{"eu", "us"})
 	}
 	return c

@@ -129,13 +129,13 @@ func (w *world) same(what string, q oracle.Question, got, want map[string]string
 func TestLookupResourcesEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	rapid.Check(t, func(rt *rapid.T) {
+	try(t, 8, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 2, folders: 3, documents: 6})
-		for range rapid.IntRange(3, 7).Draw(rt, "creations") {
+		for range 3 + r.below(5) {
 			r.drawDelegation()
 			r.drawSession()
 		}
-		for range rapid.IntRange(0, 2).Draw(rt, "changes") {
+		for range r.below(3) {
 			r.drawChange()
 		}
 		for range 8 {
@@ -150,7 +150,7 @@ func TestLookupResourcesEqualsChecks(t *testing.T) {
 			if q.Session != "" && r.chance(50) {
 				q.Principal, q.Tenant = oracle.Object{}, ""
 			}
-			limit := uint32(rapid.IntRange(1, 8).Draw(rt, "limit"))
+			limit := uint32(1 + r.below(8))
 			found := r.lookUpResources(q, limit)
 			r.same("lookup", q, found, r.reached(q, &met))
 			r.matchesChecks(q, found)
@@ -288,15 +288,15 @@ func agentKey(agents []string, principal *deputyv1.ObjectReference, tenant, dele
 func TestLookupAgentsEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	rapid.Check(t, func(rt *rapid.T) {
+	try(t, 10, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, usual)
-		for range rapid.IntRange(4, 10).Draw(rt, "creations") {
+		for range 4 + r.below(7) {
 			r.drawDelegation()
 			if r.chance(30) {
 				r.drawSession()
 			}
 		}
-		for range rapid.IntRange(0, 2).Draw(rt, "changes") {
+		for range r.below(3) {
 			r.drawChange()
 		}
 		for range 6 {
@@ -336,7 +336,7 @@ func TestLookupAgentsEqualsChecks(t *testing.T) {
 					}
 				}
 			}
-			r.same("lookup", q, r.lookUpAgents(q, uint32(rapid.IntRange(1, 8).Draw(rt, "limit"))), want)
+			r.same("lookup", q, r.lookUpAgents(q, uint32(1+r.below(8))), want)
 			r.compare(direct)
 		}
 	})

@@ -19,7 +19,7 @@ import (
 func TestInterleavedPrincipalsAndTenants(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	rapid.Check(t, func(rt *rapid.T) {
+	try(t, 4, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 3, users: 3, agents: 1, groups: 2, folders: 4, documents: 5})
 		agent := r.agents[0]
 		for _, o := range append(append([]oracle.Object(nil), r.tenants...), r.users...) {

@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"pgregory.net/rapid"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -20,25 +23,38 @@ import (
 	"github.com/deputyauth/deputy/tests/oracle"
 )
 
-// TestMain sets how many random worlds each property is tried on: DEPUTY_RAPID_CHECKS, else few enough
-// for every run.
+// chosenChecks is how many random worlds to try each property on, where the caller of the tests chose
+// that; else it is empty, and each test knows what every run can afford.
+var chosenChecks = os.Getenv("DEPUTY_RAPID_CHECKS")
+
+// TestMain reads the flags, turns off what rapid would leave behind, and lets the collector run less
+// often: the servers make much garbage and keep little.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	checks := os.Getenv("DEPUTY_RAPID_CHECKS")
-	if checks == "" {
-		checks = "20"
-	}
-	set := map[string]bool{}
-	flag.Visit(func(f *flag.Flag) { set[f.Name] = true })
-	for name, value := range map[string]string{"rapid.checks": checks, "rapid.nofailfile": "true"} {
-		if set[name] {
-			continue
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "rapid.checks" {
+			chosenChecks = f.Value.String()
 		}
-		if err := flag.Set(name, value); err != nil {
-			panic(err)
-		}
+	})
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil {
+		panic(err)
 	}
+	debug.SetGCPercent(400)
 	os.Exit(m.Run())
+}
+
+// try holds a property to so many random worlds, or as many as DEPUTY_RAPID_CHECKS or -rapid.checks say.
+// Rapid has one such number for all tests: those that try something do not run in parallel.
+func try(t *testing.T, worlds int, property func(*rapid.T)) {
+	t.Helper()
+	checks := strconv.Itoa(worlds)
+	if chosenChecks != "" {
+		checks = chosenChecks
+	}
+	if err := flag.Set("rapid.checks", checks); err != nil {
+		t.Fatalf("DEPUTY_RAPID_CHECKS: %v", err)
+	}
+	rapid.Check(t, property)
 }
 
 // deputy is a running server with a client for every service of it.

@@ -77,7 +77,7 @@ func decoded[T any, M message[T]](judge func(*Door, context.Context, int, M) err
 		if err := proto.Unmarshal(f.data.Materialize(), req); err != nil {
 			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request is malformed")
 		}
-		if false {
+		if hasUnknown(req.ProtoReflect()) {
 			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request has fields that Deputy does not know")
 		}
 		if err := judge(d, ctx, n, req); err != nil {

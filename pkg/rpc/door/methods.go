@@ -16,7 +16,6 @@ var reads = map[string]bool{
 	"SchemaService/ComputablePermissions":     true,
 	"SchemaService/DependentRelations":        true,
 	"SchemaService/DiffSchema":                true,
-	"WatchService/Watch":                      true,
 	"ExperimentalService/BulkCheckPermission": true,
 
 	"ExperimentalService/BulkExportRelationships":           true,
