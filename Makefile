@@ -78,14 +78,8 @@ check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate`
 	@diff -r $(BIN)/generated/pkg/gen pkg/gen || { echo "pkg/gen is not generated from proto as it is: run make generate"; exit 1; }
 
 .PHONY: readme
-readme: build ## Put the demo's real output into README.md
-	@$(BIN)/deputy demo > $(BIN)/demo.txt
-	@awk -v output=$(BIN)/demo.txt ' \
-		/<!-- \/demo -->/ { inside = 0 } \
-		!inside { print } \
-		/<!-- demo -->/ { inside = 1; print "```console"; print "$$ make demo"; \
-			while ((getline line < output) > 0) print line; print "```" }' README.md > $(BIN)/README.md
-	@cp $(BIN)/README.md README.md
+readme: ## Put what the program prints into README.md (the demo) and docs/operations.md (the settings)
+	go test -count=1 ./tests/docs -rewrite
 
 .PHONY: clean
 clean: ## Remove .bin

@@ -49,7 +49,8 @@ type Snapshot interface {
 	// are left out by the engine's clock; the caller compares the rest with its own.
 	Read(ctx context.Context, filters ...Filter) ([][]Relationship, error)
 	// Page returns up to limit relationships that match, in a stable order after the cursor, and the
-	// cursor to go on with; "" means that there are no more.
+	// cursor to go on with, which holds only for the same filter and limit; "" means that there are no
+	// more.
 	Page(ctx context.Context, f Filter, limit int, cursor string) ([]Relationship, string, error)
 	// Check answers each query: as many answers as queries, in order. A query that fails by itself
 	// has an answer with Outcome Failed; an error is the failure of the whole call.
@@ -58,7 +59,7 @@ type Snapshot interface {
 	// included. It never cuts the list short without an error.
 	Subjects(ctx context.Context, resource Object, permission, subjectType string, caveatContext map[string]any) ([]SubjectAnswer, error)
 	// Resources returns up to limit resources of a type on which the subject has the permission,
-	// conditionally or not, after the cursor, and the cursor to go on with.
+	// conditionally or not, after the cursor, and the cursor to go on with, as for Page.
 	Resources(ctx context.Context, r Reachable, limit int, cursor string) ([]string, string, error)
 }
 

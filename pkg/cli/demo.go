@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -68,6 +70,8 @@ type demoRun struct {
 	// ids maps the names that the story uses to the ids that the server minted.
 	ids      map[string]string
 	sections []demoSection
+	// stop ends what start started, the last first.
+	stop []func() error
 }
 
 // demoSection is a headline with the decisions below it.
@@ -77,11 +81,12 @@ type demoSection struct {
 }
 
 // demoRow is one decision beside the one that is expected, both as "allowed", "conditional" or
-// "refused by GATE".
+// "refused by GATE". Without an agent it is SpiceDB's own answer about the user alone.
 type demoRow struct {
-	Agent          string `json:"agent"`
+	Agent          string `json:"agent,omitempty"`
+	Under          string `json:"under,omitempty"`
 	OnBehalfOf     string `json:"on_behalf_of"`
-	Tenant         string `json:"tenant"`
+	Tenant         string `json:"tenant,omitempty"`
 	May            string `json:"may"`
 	Context        string `json:"context,omitempty"`
 	Permissionship string `json:"permissionship"`
@@ -92,21 +97,41 @@ type demoRow struct {
 
 // runDemo starts the server, tells the story, and stops the server.
 func runDemo(ctx context.Context) (run *demoRun, err error) {
+	run = &demoRun{ids: map[string]string{}}
+	defer func() {
+		for _, stop := range slices.Backward(run.stop) {
+			err = errors.Join(err, stop())
+		}
+	}()
+	if err := run.start(ctx); err != nil {
+		return run, fmt.Errorf("starting the server: %w", err)
+	}
+	if err := run.load(ctx); err != nil {
+		return run, fmt.Errorf("loading the example: %w", err)
+	}
+	for _, section := range demoStory {
+		run.sections = append(run.sections, demoSection{Title: section.title})
+		for _, step := range section.steps {
+			if err := step.do(ctx, run); err != nil {
+				return run, fmt.Errorf("%s: %w", section.title, err)
+			}
+		}
+	}
+	return run, nil
+}
+
+// start opens a server over a temporary directory and connects to it, with keys that nobody else has.
+func (r *demoRun) start(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "deputy-demo-")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	r.stop = append(r.stop, func() error { return os.RemoveAll(dir) })
 	seal, err := tokenKey(filepath.Join(dir, "token.key"))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	// The keys are as random as the one that seals tokens, and end with the process.
-	keys, err := tokenKey(filepath.Join(dir, "preshared.key"))
-	if err != nil {
-		return nil, err
-	}
-	serviceKey, adminKey := "service-"+string(keys), "admin-"+string(keys)
+	serviceKey, adminKey := rand.Text(), rand.Text()
 	d, err := daemon.Open(ctx, daemon.Config{
 		Addr:               "127.0.0.1:0",
 		PresharedKeys:      []string{serviceKey},
@@ -115,37 +140,23 @@ func runDemo(ctx context.Context) (run *demoRun, err error) {
 		Engine:             engine.Config{Kind: engine.Memory},
 	}, zap.NewNop())
 	if err != nil {
-		return nil, fmt.Errorf("starting the server: %w", err)
+		return err
 	}
-	serving, stop := context.WithCancel(ctx)
+	r.stop = append(r.stop, d.Close)
+	serving, end := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(serving) }()
-	defer func() {
-		stop()
-		err = errors.Join(err, <-served, d.Close())
-	}()
+	r.stop = append(r.stop, func() error { end(); return <-served })
 
-	run = &demoRun{ids: map[string]string{}}
-	if run.service, err = dialDemo(d.Addr().String(), serviceKey); err != nil {
-		return nil, err
+	if r.service, err = dialDemo(d.Addr().String(), serviceKey); err != nil {
+		return err
 	}
-	defer func() { _ = run.service.Close() }()
-	if run.admin, err = dialDemo(d.Addr().String(), adminKey); err != nil {
-		return nil, err
+	r.stop = append(r.stop, r.service.Close)
+	if r.admin, err = dialDemo(d.Addr().String(), adminKey); err != nil {
+		return err
 	}
-	defer func() { _ = run.admin.Close() }()
-	if err := run.load(ctx); err != nil {
-		return nil, fmt.Errorf("loading the example: %w", err)
-	}
-	for _, section := range demoStory {
-		run.sections = append(run.sections, demoSection{Title: section.title})
-		for _, step := range section.steps {
-			if err := step.do(ctx, run); err != nil {
-				return nil, fmt.Errorf("%s: %w", section.title, err)
-			}
-		}
-	}
-	return run, nil
+	r.stop = append(r.stop, r.admin.Close)
+	return nil
 }
 
 // dialDemo connects to the demo's server.
@@ -187,6 +198,13 @@ func (r *demoRun) load(ctx context.Context) error {
 		return err
 	}
 	return (&importer{reader: reader, batchSize: messageSize}).run(ctx, r.admin.relationships)
+}
+
+// add adds a row to the section that is being told.
+func (r *demoRun) add(row demoRow) {
+	row.OK = row.Answer == row.Expected
+	section := &r.sections[len(r.sections)-1]
+	section.Rows = append(section.Rows, row)
 }
 
 // count returns how many decisions were asked for, and how many of them differ from what is expected.
@@ -257,9 +275,21 @@ func (r *demoRun) writeTable(out io.Writer) error {
 
 // cells returns a row's columns; the last one says so if the answer is not the expected one.
 func (r demoRow) cells() []string {
-	answer := r.Answer
+	agent, may, answer := r.Agent, r.May, r.Answer
+	if agent == "" {
+		agent = "(no agent)"
+	}
+	if r.Context != "" {
+		may += " " + r.Context
+	}
+	switch kind, _, _ := strings.Cut(r.Under, " "); kind {
+	case "no":
+		may += " (no session)"
+	case "frozen":
+		may += " (frozen)"
+	}
 	if !r.OK {
 		answer += ", EXPECTED: " + r.Expected
 	}
-	return []string{r.Agent, r.OnBehalfOf, r.Tenant, strings.TrimSpace(r.May + " " + r.Context), answer}
+	return []string{agent, r.OnBehalfOf, r.Tenant, may, answer}
 }

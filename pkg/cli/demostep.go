@@ -15,8 +15,12 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// demoTTL is how long the demo's delegations hold.
-const demoTTL = time.Hour
+// How long the demo's delegations hold. A part must not outlast the session that it is a part of, which
+// ends an hour after its start.
+const (
+	demoTTL     = 8 * time.Hour
+	demoPartTTL = 10 * time.Minute
+)
 
 // demoStep does one thing in the demo: it changes something, or asks for a decision.
 type demoStep interface {
@@ -50,7 +54,7 @@ func (s demoDelegate) do(ctx context.Context, r *demoRun) error {
 		return err
 	}
 	if s.parent != "" {
-		request.ParentDelegationId = r.ids["leaf "+s.parent]
+		request.ParentDelegationId, request.Ttl = r.ids["leaf "+s.parent], ttl(demoPartTTL)
 	}
 	answer, err := r.service.delegations.CreateDelegation(ctx, request)
 	if err != nil {
@@ -126,10 +130,38 @@ func (s demoRevoke) do(ctx context.Context, r *demoRun) error {
 	return err
 }
 
+// demoAlone asks SpiceDB whether a user may do something himself, without any agent.
+type demoAlone struct{ user, may, expected string }
+
+func (s demoAlone) do(ctx context.Context, r *demoRun) error {
+	permission, resource, _ := strings.Cut(s.may, " ")
+	objectType, id, _ := strings.Cut(resource, ":")
+	userType, userID, _ := strings.Cut(s.user, ":")
+	decision, err := r.service.relationships.CheckPermission(ctx, &authzed.CheckPermissionRequest{
+		Consistency: &authzed.Consistency{Requirement: &authzed.Consistency_FullyConsistent{FullyConsistent: true}},
+		Resource:    &authzed.ObjectReference{ObjectType: objectType, ObjectId: id},
+		Permission:  permission,
+		Subject:     &authzed.SubjectReference{Object: &authzed.ObjectReference{ObjectType: userType, ObjectId: userID}},
+	})
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", s.user, s.may, err)
+	}
+	answer := demoRefused
+	if decision.GetPermissionship() == authzed.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION {
+		answer = "allowed"
+	}
+	r.add(demoRow{
+		OnBehalfOf: s.user, May: s.may,
+		Permissionship: strings.TrimPrefix(decision.GetPermissionship().String(), "PERMISSIONSHIP_"),
+		Answer:         answer, Expected: s.expected,
+	})
+	return nil
+}
+
 // demoCheck asks for a decision, and an admin for its explanation. Its fields stand in this order:
-// the agent, what it acts under ("session NAME", "delegation NAME" or "no session"), the principal,
-// the tenant, permission and object, caveat context ("amount=150") or "", and what is expected
-// ("allowed", "conditional", "refused by GATE").
+// the agent, what it acts under ("session NAME", "frozen NAME" for a frozen one, "delegation NAME" or
+// "no session"), the principal, the tenant, permission and object, caveat context ("amount=150") or
+// "", and what is expected ("allowed", "conditional", "refused by GATE").
 type demoCheck struct {
 	agent, under, onBehalfOf, tenant, may, context, expected string
 }
@@ -151,11 +183,10 @@ func (s demoCheck) do(ctx context.Context, r *demoRun) error {
 		}
 		got += " by " + refusingGate(why)
 	}
-	section := &r.sections[len(r.sections)-1]
-	section.Rows = append(section.Rows, demoRow{
-		Agent: s.agent, OnBehalfOf: s.onBehalfOf, Tenant: s.tenant, May: s.may, Context: s.context,
+	r.add(demoRow{
+		Agent: s.agent, Under: s.under, OnBehalfOf: s.onBehalfOf, Tenant: s.tenant, May: s.may, Context: s.context,
 		Permissionship: permissionship(decision.GetPermissionship()),
-		Answer:         got, Expected: s.expected, OK: got == s.expected,
+		Answer:         got, Expected: s.expected,
 	})
 	return nil
 }
@@ -171,11 +202,11 @@ func (s demoCheck) request(r *demoRun) (*deputy.CheckPermissionRequest, error) {
 	if request.OnBehalfOf, err = parseObject("principal", s.onBehalfOf); err != nil {
 		return nil, err
 	}
-	switch kind, _, _ := strings.Cut(s.under, " "); kind {
-	case "session":
-		request.Via = &deputy.CheckPermissionRequest_SessionId{SessionId: r.ids[s.under]}
+	switch kind, name, _ := strings.Cut(s.under, " "); kind {
+	case "session", "frozen":
+		request.Via = &deputy.CheckPermissionRequest_SessionId{SessionId: r.ids["session "+name]}
 	case "delegation":
-		request.Via = &deputy.CheckPermissionRequest_DelegationId{DelegationId: r.ids[s.under]}
+		request.Via = &deputy.CheckPermissionRequest_DelegationId{DelegationId: r.ids["delegation "+name]}
 	}
 	if name, value, found := strings.Cut(s.context, "="); found {
 		number, err := strconv.Atoi(value)

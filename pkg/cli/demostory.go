@@ -16,8 +16,9 @@ var demoStory = []struct {
 			demoCheck{"triage-bot", "session alice-run", "user:alice", "acme", "edit document:acme-handbook", "", "refused by agent"},
 		},
 	}, {
-		"The bleed: Bob did not. For Bob it may neither what Alice may, nor what Bob himself may (1041).",
+		"The bleed: Bob did not. For Bob it may neither what Alice may, nor what Bob himself may.",
 		[]demoStep{
+			demoAlone{"user:bob", "view ticket:acme-1041", "allowed"},
 			demoCheck{"triage-bot", "session alice-run", "user:bob", "acme", "view ticket:acme-1042", "", "refused by delegation"},
 			demoCheck{"triage-bot", "session alice-run", "user:bob", "acme", "view ticket:acme-1041", "", "refused by delegation"},
 			demoCheck{"triage-bot", "no session", "user:bob", "acme", "view ticket:acme-1041", "", "refused by delegation"},
@@ -60,7 +61,7 @@ var demoStory = []struct {
 			demoStart{name: "alice-frozen", agent: "triage-bot", delegation: "alice-triage", frozen: true},
 			demoWrite{"document:acme-payroll#reader@user:alice", "document:acme-payroll#reader@agent:triage-bot"},
 			demoCheck{"triage-bot", "session alice-run", "user:alice", "acme", "view document:acme-payroll", "", "allowed"},
-			demoCheck{"triage-bot", "session alice-frozen", "user:alice", "acme", "view document:acme-payroll", "", "refused by baseline"},
+			demoCheck{"triage-bot", "frozen alice-frozen", "user:alice", "acme", "view document:acme-payroll", "", "refused by baseline"},
 		},
 	}, {
 		"Suspension: triage-bot is stopped, and with it what it passed on. Then it is let go again.",

@@ -209,6 +209,11 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 		return nil, err
 	}
 	parent := chain[0]
+	for _, up := range chain {
+		if !up.Live() {
+			return nil, notActive("the parent delegation, or one above it, is not active")
+		}
+	}
 	if d.Tenant == "" {
 		d.Tenant = parent.Tenant
 	}
@@ -233,9 +238,6 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	}
 	openEnded := d.Until.IsZero()
 	for _, up := range chain {
-		if !up.Live() {
-			return nil, notActive("the parent delegation, or one above it, is not active")
-		}
 		switch {
 		case openEnded && (d.Until.IsZero() || up.Until.Before(d.Until)):
 			d.Until = up.Until

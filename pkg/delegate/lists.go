@@ -11,8 +11,10 @@ import (
 type Place struct {
 	// Revision pins the list.
 	Revision authz.Revision `json:"r"`
-	// Engine is the engine's cursor.
+	// Engine is the engine's cursor at the start of the page that was being read.
 	Engine string `json:"e,omitempty"`
+	// Skip is how much of that page had been read.
+	Skip int `json:"k,omitempty"`
 	// Stage is which part of the list it is in.
 	Stage int `json:"s,omitempty"`
 }
@@ -37,6 +39,10 @@ func (d *Delegate) at(ctx context.Context, from Place) (*view, error) {
 	return &view{snap, d.now()}, nil
 }
 
+// listPage is how much of a list the engine is asked for at a time. An engine's cursor holds only for
+// the page size that it came from.
+const listPage = 200
+
 // list pages through what matches the filters, one after the other, and keeps what read keeps.
 func list[T any](ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter, read func(*view, authz.Relationship) (T, bool, error)) (List[T], error) {
 	v, err := d.at(ctx, from)
@@ -44,17 +50,18 @@ func list[T any](ctx context.Context, d *Delegate, from Place, limit int, filter
 		return List[T]{}, err
 	}
 	out := List[T]{At: v.snap.Revision()}
-	place := Place{Revision: out.At, Engine: from.Engine, Stage: from.Stage}
+	place := Place{Revision: out.At, Engine: from.Engine, Skip: from.Skip, Stage: from.Stage}
 	for place.Stage < len(filters) {
-		if len(out.Items) == limit {
-			out.Next = &place
-			return out, nil
-		}
-		rels, next, err := v.snap.Page(ctx, filters[place.Stage], limit-len(out.Items), place.Engine)
+		rels, next, err := v.snap.Page(ctx, filters[place.Stage], listPage, place.Engine)
 		if err != nil {
 			return List[T]{}, err
 		}
-		for _, rel := range rels {
+		for _, rel := range rels[min(place.Skip, len(rels)):] {
+			if len(out.Items) == limit {
+				out.Next = &place
+				return out, nil
+			}
+			place.Skip++
 			item, keep, err := read(v, rel)
 			if err != nil {
 				return List[T]{}, err
@@ -63,7 +70,7 @@ func list[T any](ctx context.Context, d *Delegate, from Place, limit int, filter
 				out.Items = append(out.Items, item)
 			}
 		}
-		place.Engine = next
+		place.Engine, place.Skip = next, 0
 		if next == "" {
 			place.Stage++
 		}

@@ -141,14 +141,14 @@ func TestCoreDifference(t *testing.T) {
 }
 
 func TestModelSchemaRefuses(t *testing.T) {
-	for _, text := range []string{
-		"definition",
-		"use import\nimport \"core.zed\"",
-		"definition document { permission view = }",
+	for text, want := range map[string]string{
+		"definition":                                "line 1",
+		"use import\nimport \"core.zed\"":           "not allowed",
+		"definition document { permission view = }": "line 1",
 	} {
 		_, err := ModelSchema(text)
-		if authz.KindOf(err) != authz.Invalid {
-			t.Errorf("%q: %v", text, err)
+		if authz.KindOf(err) != authz.Invalid || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
 }

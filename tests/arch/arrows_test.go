@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	"pkg/evaluate": {"pkg/authz", "pkg/store"},
 	"pkg/journal":  {"pkg/authz"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door"},
+	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz"},
 

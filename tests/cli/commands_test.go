@@ -166,8 +166,8 @@ func launch(dir, log string, env map[string]string, args []string) (*exec.Cmd, s
 	return process, addr, nil
 }
 
-// stopServe is `stop`.
-func stopServe(ts *testscript.TestScript, _ bool, _ []string) {
+// shutDown is `shutdown`.
+func shutDown(ts *testscript.TestScript, _ bool, _ []string) {
 	running := ts.Value(servingKey{}).(*serving)
 	if running.process == nil {
 		ts.Fatalf("no serve is running")

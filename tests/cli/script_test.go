@@ -44,9 +44,11 @@ func TestMain(m *testing.M) {
 //	                    was printed last
 //	[!] serve ARG…      starts `deputy serve` as a process of its own, waits until it listens, and sets
 //	                    $DEPUTY_ENDPOINT; with "!" it has to fail as "! deputy" does
-//	stop                sends it SIGTERM; it has to end with exit code 0. Its log is then in serve.log
+//	shutdown            sends it SIGTERM; it has to end with exit code 0. Its log is then in serve.log
 //	certificate         writes cert.pem and key.pem for 127.0.0.1, which signs itself
 //	mode PERM FILE      asserts a file's permissions
+//
+// $DESK is the folder schema/supportdesk, and $CORE the file schema/core.zed.
 //
 // Whatever is printed or logged, no key may be in it: that is looked for after each command.
 func TestScripts(t *testing.T) {
@@ -83,11 +85,16 @@ func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 	if err != nil {
 		t.Fatal(err)
 	}
+	core, err := filepath.Abs("../../schema/core.zed")
+	if err != nil {
+		t.Fatal(err)
+	}
 	return testscript.Params{
 		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("DESK", desk)
+			e.Setenv("CORE", core)
 			e.Values[servingKey{}] = &serving{}
 			for name, value := range env {
 				e.Setenv(name, value)
@@ -102,7 +109,7 @@ func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 			"admin":       runAdmin,
 			"capture":     capture,
 			"serve":       startServe,
-			"stop":        stopServe,
+			"shutdown":    shutDown,
 			"certificate": writeCertificate,
 			"mode":        checkMode,
 		},

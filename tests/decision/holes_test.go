@@ -241,7 +241,7 @@ func TestCoreSchemaDiffers(t *testing.T) {
 		t.Fatal("the core has no such permission")
 	}
 	_, err := v1.NewSchemaServiceClient(s.Admin).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: bent + domain})
-	w.fails(err, codes.FailedPrecondition, "CORE_SCHEMA_DIFFERS", "")
+	w.fails(err, codes.FailedPrecondition, "CORE_SCHEMA_DIFFERS", "schema")
 	w.allow(under(d).view("document:plan"))
 	// Behind the door's back.
 	_, err = v1.NewSchemaServiceClient(s.Engine()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: bent + domain})

@@ -211,8 +211,8 @@ func difference(got answer, err error, want oracle.Answer) string {
 	return strings.Join(wrong, "; ")
 }
 
-// compare asks all questions at once, and the first few one by one as well, and holds each answer to the
-// oracle's. It returns the oracle's answers.
+// compare asks all questions at once, and the first few one by one as well, the first with its
+// reasons too, and holds each answer to the oracle's. It returns the oracle's answers.
 func (w *world) compare(questions []oracle.Question) []oracle.Answer {
 	w.t.Helper()
 	if len(questions) == 0 {
@@ -234,6 +234,17 @@ func (w *world) compare(questions []oracle.Question) []oracle.Answer {
 		single, err := w.ask(q)
 		if d := difference(single, err, want[i]); d != "" {
 			w.fail("check: "+d, q)
+		}
+		if i >= 1 {
+			continue
+		}
+		explained, err := w.deputy.audit.ExplainPermission(w.ctx, &deputyv1.ExplainPermissionRequest{Check: checkRequest(q)})
+		var decision answer
+		if err == nil {
+			decision = w.read(explained.Decision)
+		}
+		if d := difference(decision, err, want[i]); d != "" {
+			w.fail("explain: "+d, q)
 		}
 	}
 	return want

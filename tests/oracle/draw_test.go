@@ -196,7 +196,7 @@ func (r *random) belong(f oracle.Object) {
 // condition draws a caveat for a grant to somebody. Agents have one on the region, all others on the
 // amount.
 func (r *random) condition(typ, relation string) oracle.Condition {
-	if !r.chance(12) || typ == "service" && relation == "approver" || typ == "agent" && relation == "banned" {
+	if !r.chance(18) || typ == "service" && relation == "approver" || typ == "agent" && relation == "banned" {
 		return oracle.Condition{}
 	}
 	if typ == "agent" {

@@ -129,7 +129,7 @@ func (w *world) same(what string, q oracle.Question, got, want map[string]string
 func TestLookupResourcesEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 8, func(rt *rapid.T) {
+	try(t, 12, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 2, folders: 3, documents: 6})
 		for range 3 + r.below(5) {
 			r.drawDelegation()
@@ -157,6 +157,29 @@ func TestLookupResourcesEqualsChecks(t *testing.T) {
 		}
 	})
 	met.wantAll(t, "HAS_PERMISSION UNSPECIFIED", "NO_PERMISSION OBJECT")
+}
+
+// TestLookupResourcesFindsNothingTwice looks up, page by page, documents that alice may view for two
+// reasons each: SpiceDB finds such a document once for either.
+func TestLookupResourcesFindsNothingTwice(t *testing.T) {
+	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	alice, _, tenant, agent, plan := w.office()
+	shelf := w.object("folder", "shelf")
+	w.grant(shelf, "viewer", oracle.Subject{Object: alice}, oracle.Condition{})
+	w.grant(shelf, "viewer", oracle.Subject{Object: agent}, oracle.Condition{})
+	for i := range 5 {
+		o := w.object("document", fmt.Sprint("draft", i))
+		w.grant(o, "folder", oracle.Subject{Object: shelf}, oracle.Condition{})
+		w.grant(o, "viewer", oracle.Subject{Object: alice}, oracle.Condition{})
+	}
+	w.flush()
+	id := w.mustDelegate(oracle.Delegation{Agent: agent.ID, Principal: oracle.Subject{Object: alice}, Tenant: tenant.ID, GrantedBy: alice, Unscoped: true, Direct: true})
+	q := oracle.Question{Agent: agent.ID, Delegation: id, Principal: alice, Tenant: tenant.ID, Resource: plan, Permission: "view"}
+	for _, limit := range []uint32{1, 2, 4, 6, 100} {
+		if found := w.lookUpResources(q, limit); len(found) != 6 {
+			t.Errorf("with a limit of %d: found %d of 6: %v", limit, len(found), found)
+		}
+	}
 }
 
 // all returns the world's objects of a type.
@@ -288,7 +311,7 @@ func agentKey(agents []string, principal *deputyv1.ObjectReference, tenant, dele
 func TestLookupAgentsEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 10, func(rt *rapid.T) {
+	try(t, 25, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, usual)
 		for range 4 + r.below(7) {
 			r.drawDelegation()

@@ -38,12 +38,13 @@ func (c *tally) add(answers []oracle.Answer) {
 	}
 }
 
-// wantAll asserts that every hundredth answer at least was of each kind.
+// wantAll asserts that enough answers were of each kind, unless the caller of the tests chose how many
+// worlds to try.
 func (c *tally) wantAll(t *testing.T, kinds ...string) {
 	t.Helper()
 	t.Logf("%d answers: %v", c.total, c.counts)
 	for _, kind := range kinds {
-		if c.counts[kind]*100 < c.total {
+		if c.counts[kind]*400 < c.total && chosenChecks == "" {
 			t.Errorf("only %d of %d answers were %s: the worlds no longer try it", c.counts[kind], c.total, kind)
 		}
 	}
@@ -55,7 +56,7 @@ func (c *tally) wantAll(t *testing.T, kinds ...string) {
 func TestDecisionEqualsOracle(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 20, func(rt *rapid.T) {
+	try(t, 30, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, usual)
 		for range 3 + r.below(6) {
 			r.drawDelegation()
@@ -83,7 +84,7 @@ func TestDecisionEqualsOracle(t *testing.T) {
 func TestDeepChains(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 10, func(rt *rapid.T) {
+	try(t, 20, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 1, users: 2, agents: 8, folders: 1, documents: 2})
 		// Everybody belongs and may view, so that what refuses is the chain.
 		folder, tenant, user := r.folders[0], r.tenants[0], r.users[0]
@@ -206,7 +207,7 @@ func (r *random) party(id string) (oracle.Question, bool) {
 func TestChildReachesNoMoreThanParent(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 8, func(rt *rapid.T) {
+	try(t, 15, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 2, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
 		for range 3 + r.below(4) {
 			r.drawDelegation()
@@ -257,7 +258,7 @@ func TestChildReachesNoMoreThanParent(t *testing.T) {
 func TestFrozenOnlyNarrows(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met, narrowed tally
-	try(t, 12, func(rt *rapid.T) {
+	try(t, 30, func(rt *rapid.T) {
 		r := newRandom(rt, t.Context(), d, size{tenants: 1, users: 2, agents: 2, groups: 1, folders: 2, documents: 3})
 		user, tenant, agent := r.users[0], r.tenants[0], r.agents[0]
 		// What is needed to start at all.
@@ -300,7 +301,7 @@ func TestFrozenOnlyNarrows(t *testing.T) {
 		met.add(later)
 	})
 	met.wantAll(t, "HAS_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
-	if narrowed.total == 0 {
+	if narrowed.total == 0 && chosenChecks == "" {
 		t.Error("no frozen session ever answered narrower than its twin: the worlds no longer try it")
 	}
 }

@@ -90,21 +90,18 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			ClientStreams: m.IsStreamingClient(),
 			ServerStreams: m.IsStreamingServer(),
 		}
-		judge, known := guards[key]
-		known = known || reads[key]
-		route := route{
+		judge, guarded := guards[key]
+		r := route{
 			path:   "/" + string(service.FullName()) + "/" + string(m.Name()),
 			stream: stream,
 			guard:  judge,
 		}
 		stream.Handler = func(_ any, down grpc.ServerStream) error {
-			if !known {
-				return failure(codes.Unimplemented, reasonNotServed, "", "Deputy does not serve "+route.path)
+			if !guarded && !reads[key] {
+				return failure(codes.Unimplemented, reasonNotServed, "", "Deputy does not serve "+r.path)
 			}
-			return d.forward(route, down)
+			return d.forward(r, down)
 		}
-		// gRPC passes stream interceptors by where neither side streams, and with them authentication.
-		stream.ServerStreams = true
 		desc.Streams = append(desc.Streams, stream)
 	}
 	return desc

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -142,12 +143,29 @@ func TestConnectionFailures(t *testing.T) {
 		}
 	}
 
-	gone, err := grpc.NewClient("127.0.0.1:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	// With details it is SpiceDB that speaks, and not the connection.
+	h := between(t, func(any, grpc.ServerStream) error {
+		st, err := status.New(codes.Unavailable, "read-only").WithDetails(&errdetails.ErrorInfo{Reason: "READ_ONLY", Domain: "authzed.com"})
+		if err != nil {
+			return err
+		}
+		return st.Err()
+	})
+	_, err := h.client(t, serviceKey).ReadSchema(context.Background(), &v1.ReadSchemaRequest{})
+	if status.Convert(err).Message() != "read-only" || infoOf(err).GetReason() != "READ_ONLY" {
+		t.Errorf("with details: %v", err)
+	}
+
+	listener := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = gone.Close() })
-	h := open(t, Config{
+	h = open(t, Config{
 		Upstream: gone, IsAdmin: isAdmin,
 		Schema: func(context.Context) (*authz.Schema, error) { return nil, errors.New("secret") },
 		Model:  func(string) (*authz.Schema, error) { return nil, errors.New("secret") },
@@ -338,7 +356,7 @@ func TestBackpressure(t *testing.T) {
 // TestOneReading: what goes upstream is the encoding of what was judged, and what cannot be judged does
 // not go.
 func TestOneReading(t *testing.T) {
-	arrived := make(chan []byte, 1)
+	arrived := make(chan []byte, 16)
 	h := between(t, func(_ any, s grpc.ServerStream) error {
 		var f frame
 		if err := s.RecvMsg(&f); err != nil {

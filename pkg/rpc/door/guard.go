@@ -185,51 +185,51 @@ func (d *Door) judgeDelete(ctx context.Context, _ int, req *v1.DeleteRelationshi
 
 // judgeRelationship judges item i of a list of relationships.
 func judgeRelationship(schema *authz.Schema, r *v1.Relationship, list string, i int) error {
-	item := func() string { return fmt.Sprintf("%s[%d]", list, i) }
+	field := func() string { return fmt.Sprintf("%s[%d]", list, i) }
 	resourceType := r.GetResource().GetObjectType()
 	switch {
 	case isCore(resourceType):
-		return forAdmins(item(), "write to the core types")
+		return forAdmins(field(), "write to the core types")
 	case isGrantee(r.GetSubject().GetObject().GetObjectType()):
-		return forAdmins(item(), "write relationships whose subject is an agent or a delegation")
+		return forAdmins(field(), "write relationships whose subject is an agent or a delegation")
 	}
 	t, err := known(schema, resourceType, r.GetRelation())
 	if err != nil {
-		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, item(), err.Error())
+		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, field(), err.Error())
 	}
 	if t.FeedsTenant[r.GetRelation()] {
-		return forAdmins(item(), "write a relation that a tenant is computed from")
+		return forAdmins(field(), "write a relation that a tenant is computed from")
 	}
 	return nil
 }
 
 // judgeFilter judges all that a filter could match. What it says of ids, and of the subject's relation,
 // does not come into it.
-func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, item string) error {
+func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field string) error {
 	subjectType := f.GetOptionalSubjectFilter().GetSubjectType()
 	switch {
 	case f.GetResourceType() == "":
-		return forAdmins(item, "delete without a resource type")
+		return forAdmins(field, "delete without a resource type")
 	case isCore(f.GetResourceType()):
-		return forAdmins(item, "delete from the core types")
+		return forAdmins(field, "delete from the core types")
 	case subjectType == "":
 		// The model of a schema does not say which relations admit agents.
-		return forAdmins(item, "delete without a subject type, because that takes grants to agents and delegations too")
+		return forAdmins(field, "delete without a subject type, because that takes grants to agents and delegations too")
 	case isGrantee(subjectType):
-		return forAdmins(item, "delete relationships whose subject is an agent or a delegation")
+		return forAdmins(field, "delete relationships whose subject is an agent or a delegation")
 	}
 	t, err := known(schema, f.GetResourceType(), f.GetOptionalRelation())
 	if err != nil {
-		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, item, err.Error())
+		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, field, err.Error())
 	}
 	if t.FeedsTenant[f.GetOptionalRelation()] || f.GetOptionalRelation() == "" && len(t.FeedsTenant) > 0 {
-		return forAdmins(item, "delete from a relation that a tenant is computed from")
+		return forAdmins(field, "delete from a relation that a tenant is computed from")
 	}
 	return nil
 }
 
-func forAdmins(item, what string) error {
-	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, item, "only an admin may "+what)
+func forAdmins(field, what string) error {
+	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, field, "only an admin may "+what)
 }
 
 func isCore(objectType string) bool { return slices.Contains(authz.CoreTypes, objectType) }

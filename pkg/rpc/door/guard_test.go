@@ -33,15 +33,15 @@ func infoOf(err error) *errdetails.ErrorInfo {
 	return nil
 }
 
-// wants says what a guard answers: a code, Deputy's reason, the offending item.
-func wants(t *testing.T, name string, err error, code codes.Code, reason, item string) {
+// wants says what a guard answers: a code, Deputy's reason, the offending field.
+func wants(t *testing.T, name string, err error, code codes.Code, reason, field string) {
 	t.Helper()
 	info := infoOf(err)
-	if status.Code(err) != code || info.GetReason() != reason || info.GetMetadata()["item"] != item || info.GetDomain() != "deputy.dev" {
-		t.Errorf("%s: %v, %v; want %s %s %s", name, err, info, code, reason, item)
+	if status.Code(err) != code || info.GetReason() != reason || info.GetMetadata()["field"] != field || info.GetDomain() != "deputy.dev" {
+		t.Errorf("%s: %v, %v; want %s %s %s", name, err, info, code, reason, field)
 	}
-	if !strings.Contains(status.Convert(err).Message(), item) {
-		t.Errorf("%s: the message does not name %s: %v", name, item, err)
+	if !strings.Contains(status.Convert(err).Message(), field) {
+		t.Errorf("%s: the message does not name %s: %v", name, field, err)
 	}
 }
 
@@ -159,8 +159,8 @@ func TestGuardedWrites(t *testing.T) {
 		}
 		last := len(g.list) - 1
 		for way, c := range map[string]struct {
-			do   func(*authzed.ClientWithExperimental) error
-			item string
+			do    func(*authzed.ClientWithExperimental) error
+			field string
 		}{
 			"write": {func(c *authzed.ClientWithExperimental) error {
 				_, err := c.WriteRelationships(ctx, updates(g.list...))
@@ -185,7 +185,7 @@ func TestGuardedWrites(t *testing.T) {
 		} {
 			err := c.do(service)
 			if g.code != codes.OK {
-				wants(t, g.name+", "+way, err, g.code, reason[g.code], c.item)
+				wants(t, g.name+", "+way, err, g.code, reason[g.code], c.field)
 			} else if infoOf(err).GetDomain() == "deputy.dev" {
 				t.Errorf("%s, %s: %v", g.name, way, err)
 			}

@@ -11,13 +11,15 @@ var reads = map[string]bool{
 	"PermissionsService/ReadRelationships":       true,
 	"PermissionsService/ExportBulkRelationships": true,
 
-	"SchemaService/ReadSchema":                true,
-	"SchemaService/ReflectSchema":             true,
-	"SchemaService/ComputablePermissions":     true,
-	"SchemaService/DependentRelations":        true,
-	"SchemaService/DiffSchema":                true,
-	"ExperimentalService/BulkCheckPermission": true,
+	"SchemaService/ReadSchema":            true,
+	"SchemaService/ReflectSchema":         true,
+	"SchemaService/ComputablePermissions": true,
+	"SchemaService/DependentRelations":    true,
+	"SchemaService/DiffSchema":            true,
 
+	"WatchService/Watch": true,
+
+	"ExperimentalService/BulkCheckPermission":               true,
 	"ExperimentalService/BulkExportRelationships":           true,
 	"ExperimentalService/ExperimentalReflectSchema":         true,
 	"ExperimentalService/ExperimentalComputablePermissions": true,

@@ -18,12 +18,13 @@ const domain = "deputy.dev"
 // reasonNotServed is the reason for a method that the door does not know to be harmless.
 const reasonNotServed = "METHOD_NOT_SERVED"
 
-// failure returns a status with an ErrorInfo. item is the offending part of the request, or "".
-func failure(code codes.Code, reason, item, message string) error {
+// failure returns a status with an ErrorInfo. field is the offending part of the request, such as
+// "updates[3]", or "".
+func failure(code codes.Code, reason, field, message string) error {
 	info := &errdetails.ErrorInfo{Reason: reason, Domain: domain}
-	if item != "" {
-		info.Metadata = map[string]string{"item": item}
-		message = item + ": " + message
+	if field != "" {
+		info.Metadata = map[string]string{"field": field}
+		message = field + ": " + message
 	}
 	st := status.New(code, message)
 	if detailed, err := st.WithDetails(info); err == nil {

@@ -1,0 +1,98 @@
+// Package docs asserts that what the documentation shows of the program is what the program prints.
+// `make readme` writes it anew.
+package docs
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/deputyauth/deputy/pkg/cli"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the program prints into the pages")
+
+// run is the program with these arguments, without any environment.
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	streams := cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}
+	if code := cli.Run(t.Context(), args, streams, func(string) (string, bool) { return "", false }); code != cli.ExitOK {
+		t.Fatalf("deputy %s: exit code %d\n%s%s", strings.Join(args, " "), code, &out, &errs)
+	}
+	return out.String()
+}
+
+// shows asserts that a page holds the text between the comments <!-- name --> and <!-- /name -->.
+func shows(t *testing.T, page, name, text string) {
+	t.Helper()
+	was, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is, err := replaced(string(was), name, text)
+	switch {
+	case err != nil:
+		t.Fatalf("%s: %v", page, err)
+	case is == string(was):
+	case *rewrite:
+		if err := os.WriteFile(page, []byte(is), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Errorf("the block %s of %s does not show what the program prints: run make readme", name, page)
+	}
+}
+
+// replaced puts text between the two comments of a page.
+func replaced(page, name, text string) (string, error) {
+	before, rest, found := strings.Cut(page, "<!-- "+name+" -->\n")
+	_, after, closed := strings.Cut(rest, "<!-- /"+name+" -->\n")
+	if !found || !closed {
+		return "", fmt.Errorf("there is no block <!-- %s --> … <!-- /%[1]s -->", name)
+	}
+	return before + "<!-- " + name + " -->\n" + text + "<!-- /" + name + " -->\n" + after, nil
+}
+
+func TestReadmeShowsTheDemo(t *testing.T) {
+	shows(t, "../../README.md", "demo", "```console\n$ make demo\n"+run(t, "demo")+"```\n")
+}
+
+// usageLine matches a flag in the output of --help: name, type, meaning, variable, default.
+var usageLine = regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z-]+)(?: (\S+))?  +(.*?) \[\$(DEPUTY_\w+)\](?: \(default (.*)\))?$`)
+
+func TestOperationsListsTheSettings(t *testing.T) {
+	help := run(t, "serve", "--help")
+	_, flags, _ := strings.Cut(help, "\nFlags:\n")
+	var table strings.Builder
+	table.WriteString("| flag | variable | meaning |\n| --- | --- | --- |\n")
+	settings := usageLine.FindAllStringSubmatch(flags, -1)
+	for _, s := range settings {
+		meaning := s[3]
+		if s[5] != "" {
+			meaning += " (default `" + strings.Trim(s[5], `"`) + "`)"
+		}
+		fmt.Fprintf(&table, "| `--%s` | `%s` | %s |\n", s[1], s[4], meaning)
+	}
+	// Every line but that of --help, else the pattern above misses some.
+	if want := strings.Count(flags, "\n") - 1; len(settings) != want {
+		t.Fatalf("read %d settings of %d from\n%s", len(settings), want, flags)
+	}
+	shows(t, "../../docs/operations.md", "settings", table.String())
+}
+
+func TestReplaced(t *testing.T) {
+	got, err := replaced("a\n<!-- x -->\nold\n<!-- /x -->\nb\n", "x", "new\n")
+	if err != nil || got != "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, page := range []string{"", "<!-- x -->\n", "<!-- /x -->\n<!-- y -->\n"} {
+		if got, err := replaced(page, "x", ""); err == nil {
+			t.Errorf("a page without the block: %q", got)
+		}
+	}
+}
