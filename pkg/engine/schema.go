@@ -106,6 +106,13 @@ func compile(text string) (*compiler.CompiledSchema, error) {
 // embeddedCore is core.zed, compiled once.
 var embeddedCore = sync.OnceValues(func() (*compiler.CompiledSchema, error) { return compile(coreschema.Core) })
 
+// commentDeltas are the deltas of a definition that make no difference.
+var commentDeltas = map[diffnamespace.DeltaType]bool{
+	diffnamespace.NamespaceCommentsChanged: true,
+	diffnamespace.ChangedPermissionComment: true,
+	diffnamespace.ChangedRelationComment:   true,
+}
+
 // coreDifference says how the definitions of the core differ from core.zed, or "". Comments, the order
 // of members and how a caveat's expression is laid out make no difference; other definitions are not
 // looked at.
@@ -121,8 +128,7 @@ func coreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.Cave
 			return "", fmt.Errorf("cannot compare definition %s: %w", name, err)
 		}
 		for _, d := range delta.Deltas() {
-			switch d.Type {
-			case diffnamespace.NamespaceCommentsChanged, diffnamespace.ChangedPermissionComment, diffnamespace.ChangedRelationComment:
+			if commentDeltas[d.Type] {
 				continue
 			}
 			allowed := ""
@@ -140,14 +146,16 @@ func coreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.Cave
 			return "", fmt.Errorf("cannot compare caveat %s: %w", name, err)
 		}
 		for _, d := range delta.Deltas() {
-			switch d.Type {
-			case diffcaveat.CaveatCommentsChanged:
+			if d.Type == diffcaveat.CaveatCommentsChanged {
 				continue
-			case diffcaveat.CaveatExpressionChanged:
+			}
+			if d.Type == diffcaveat.CaveatExpressionChanged {
 				// The serialized form holds positions, so that a changed layout changes it.
-				if same, err := sameExpression(w, got); err != nil {
+				same, err := sameExpression(w, got)
+				if err != nil {
 					return "", fmt.Errorf("cannot compare caveat %s: %w", name, err)
-				} else if same {
+				}
+				if same {
 					continue
 				}
 			}
@@ -160,13 +168,8 @@ func coreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.Cave
 
 // describe puts a delta into words: "definition tenant: relation allowed type added, member, user:*".
 func describe(definition, delta string, parts ...string) string {
-	text := definition + ": " + strings.ReplaceAll(delta, "-", " ")
-	for _, p := range parts {
-		if p != "" {
-			text += ", " + p
-		}
-	}
-	return text
+	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
+	return strings.Join(append([]string{definition + ": " + strings.ReplaceAll(delta, "-", " ")}, parts...), ", ")
 }
 
 // named returns the definition of that name, or nil.

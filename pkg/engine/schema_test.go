@@ -102,7 +102,7 @@ func TestCoreDifference(t *testing.T) {
 		}
 		slices.Reverse(compiled.ObjectDefinitions)
 		for _, d := range compiled.ObjectDefinitions {
-			slices.Reverse(d.Relation)
+			slices.Reverse(d.GetRelation())
 		}
 		m, err := schemaFromDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
 		if err != nil || m.CoreDifference != "" {
@@ -142,8 +142,8 @@ func TestCoreDifference(t *testing.T) {
 
 func TestModelSchemaRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"definition":                                "line 1",
-		"use import\nimport \"core.zed\"":           "not allowed",
+		"definition":          "line 1",
+		"import \"core.zed\"": "not allowed",
 		"definition document { permission view = }": "line 1",
 	} {
 		_, err := ModelSchema(text)

@@ -10,9 +10,12 @@ import (
 // be passed on. It owns a reference to its buffers until free is called.
 type frame struct{ data mem.BufferSlice }
 
+// free may be called twice, and on nil.
 func (f *frame) free() {
-	f.data.Free()
-	f.data = nil
+	if f != nil {
+		f.data.Free()
+		f.data = nil
+	}
 }
 
 // Codec returns the codec that a server which serves a Door has to be given with

@@ -70,14 +70,14 @@ type house struct {
 	conn *grpc.ClientConn // without a key
 }
 
-// open starts the server; upstream and the functions are the config's.
-func open(t *testing.T, cfg Config, opts ...grpc.ServerOption) *house {
+// open starts a server with the door that cfg describes.
+func open(t *testing.T, cfg Config) *house {
 	t.Helper()
 	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(append(opts, grpc.ForceServerCodecV2(Codec()))...)
+	s := grpc.NewServer(grpc.ForceServerCodecV2(Codec()))
 	Register(s, d)
 	// Typed services beside the door have to work under its codec.
 	healthpb.RegisterHealthServer(s, health.NewServer())
@@ -178,6 +178,7 @@ var fully = &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyCo
 
 // must returns v or ends the test.
 func must[T any](t *testing.T) func(v T, err error) T {
+	t.Helper()
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -322,9 +323,9 @@ func TestStockClient(t *testing.T) {
 	}
 	must[*v1.BulkImportRelationshipsResponse](t)(old.CloseAndRecv())
 	oldCheck := must[*v1.BulkCheckPermissionResponse](t)(service.BulkCheckPermission(ctx, &v1.BulkCheckPermissionRequest{ //nolint:staticcheck // as above
-		Consistency: fully, Items: []*v1.BulkCheckPermissionRequestItem{
-			{Resource: object("folder:g"), Permission: "tenant", Subject: subject("tenant:acme")},
-		},
+		Consistency: fully, Items: []*v1.BulkCheckPermissionRequestItem{{ //nolint:staticcheck // as above
+			Resource: object("folder:g"), Permission: "tenant", Subject: subject("tenant:acme"),
+		}},
 	}))
 	if oldCheck.GetPairs()[0].GetItem().GetPermissionship() != v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION {
 		t.Errorf("old bulk check: %v", oldCheck)
@@ -447,8 +448,8 @@ func TestTypedServices(t *testing.T) {
 func TestNewWantsAll(t *testing.T) {
 	full := Config{
 		Upstream: &grpc.ClientConn{},
-		Schema:   func(context.Context) (*authz.Schema, error) { return nil, nil },
-		Model:    func(string) (*authz.Schema, error) { return nil, nil },
+		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
+		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		IsAdmin:  func(context.Context) bool { return true },
 	}
 	if _, err := New(full); err != nil {

@@ -36,36 +36,24 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	ended := err != nil
 	up, err := d.cfg.Upstream.NewStream(ctx, &r.stream, r.path,
 		grpc.ForceCodecV2(Codec()),
 		grpc.MaxCallRecvMsgSize(math.MaxInt32), // the limits are the server's and the engine's own
 		grpc.MaxCallSendMsgSize(math.MaxInt32),
 	)
 	if err != nil {
-		if first != nil {
-			first.free()
-		}
+		first.free()
 		return upstreamFailure(err)
 	}
-	if r.stream.ClientStreams && !ended {
+	if r.stream.ClientStreams {
 		// It outlives this function by as long as it takes gRPC to end RecvMsg on a finished call.
 		go func() {
 			if err := d.ask(r, down, up, first); err != nil {
 				cancel(err)
 			}
 		}()
-	} else {
-		if !ended {
-			err := up.SendMsg(first)
-			first.free()
-			if err != nil && !errors.Is(err, io.EOF) { // io.EOF: the answer says why
-				return upstreamFailure(err)
-			}
-		}
-		if err := up.CloseSend(); err != nil {
-			return upstreamFailure(err)
-		}
+	} else if err := d.ask(r, down, up, first); err != nil {
+		return err
 	}
 	if err := answer(up, down); err != nil {
 		var refusal interface{ GRPCStatus() *status.Status }
@@ -91,23 +79,25 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 	return f, nil
 }
 
-// ask passes the caller's messages up from the first on, and the half-close after the last. It returns
-// why the call has to end, if that is not for upstream to say.
+// ask passes the caller's messages up, from the first on, which is nil if there is none, and then the
+// half-close. It returns why the call has to end, if that is not for upstream to say.
 func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame) error {
-	for n := 1; ; n++ {
+	for n := 1; next != nil; n++ {
 		err := up.SendMsg(next)
 		next.free()
-		if err != nil {
-			return nil // the answer says why
+		switch {
+		case errors.Is(err, io.EOF): // upstream has ended the call, and the answer says how
+			return nil
+		case err != nil:
+			return upstreamFailure(err)
+		case !r.stream.ClientStreams:
+			return nil // the one message closes
 		}
-		next, err = d.receive(r, down, n)
-		if errors.Is(err, io.EOF) {
-			return up.CloseSend()
-		}
-		if err != nil {
+		if next, err = d.receive(r, down, n); err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
+	return up.CloseSend()
 }
 
 // answer passes headers, messages and trailers down until the call ends, and returns its status.

@@ -127,8 +127,7 @@ func (d *Door) judgeSchema(_ context.Context, _ int, req *v1.WriteSchemaRequest)
 	model, err := d.cfg.Model(req.GetSchema())
 	if err != nil {
 		message := "the schema does not compile"
-		var known *authz.Error
-		if errors.As(err, &known) {
+		if known, ok := errors.AsType[*authz.Error](err); ok {
 			message = known.Message
 		}
 		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "schema", message)

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -79,10 +78,10 @@ func TestEveryMethodIsClassified(t *testing.T) {
 // TestUnknownMethodIsRefused gives the door a service with a method that no list has.
 func TestUnknownMethodIsRefused(t *testing.T) {
 	file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
-		Syntax: proto.String("proto3"), Name: proto.String("next.proto"), Package: proto.String(string(apiPackage)),
-		MessageType: []*descriptorpb.DescriptorProto{{Name: proto.String("Any")}},
-		Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("NextService"), Method: []*descriptorpb.MethodDescriptorProto{
-			{Name: proto.String("WriteAll"), InputType: proto.String(".authzed.api.v1.Any"), OutputType: proto.String(".authzed.api.v1.Any")},
+		Syntax: new("proto3"), Name: new("next.proto"), Package: new(string(apiPackage)),
+		MessageType: []*descriptorpb.DescriptorProto{{Name: new("Any")}},
+		Service: []*descriptorpb.ServiceDescriptorProto{{Name: new("NextService"), Method: []*descriptorpb.MethodDescriptorProto{
+			{Name: new("WriteAll"), InputType: new(".authzed.api.v1.Any"), OutputType: new(".authzed.api.v1.Any")},
 		}}},
 	}, nil)
 	if err != nil {
@@ -154,7 +153,7 @@ func TestGuardedWrites(t *testing.T) {
 	reason := map[codes.Code]string{codes.PermissionDenied: authz.ReasonAdminOnly, codes.FailedPrecondition: authz.ReasonUnknownType}
 	for _, g := range guarded {
 		deletions := updates(g.list...)
-		for _, u := range deletions.Updates {
+		for _, u := range deletions.GetUpdates() {
 			u.Operation = v1.RelationshipUpdate_OPERATION_DELETE
 		}
 		last := len(g.list) - 1

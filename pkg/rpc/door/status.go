@@ -41,10 +41,11 @@ func upstreamFailure(err error) error {
 	if len(st.Proto().GetDetails()) > 0 {
 		return err
 	}
-	switch st.Code() {
-	case codes.Unavailable:
-		return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the engine does not answer")
-	case codes.Unauthenticated, codes.PermissionDenied:
+	code := st.Code()
+	if code == codes.Unavailable {
+		return failure(code, authz.ReasonEngineUnavailable, "", "the engine does not answer")
+	}
+	if code == codes.Unauthenticated || code == codes.PermissionDenied {
 		// SpiceDB itself knows neither: this is about the key that Deputy shows.
 		return failure(codes.Internal, authz.ReasonEngineRefused, "", "the engine refuses Deputy")
 	}
