@@ -35,7 +35,7 @@ demo: build ## Start a server on an example, ask it for decisions, print them wi
 .PHONY: build
 build: ## Build the deputy binary into .bin
 	@mkdir -p $(BIN)
-	go build -trimpath -o $(BIN)/deputy ./cmd/deputy
+	go build -o $(BIN)/deputy ./cmd/deputy
 
 .PHONY: test
 test: ## Run every test, and say at the end which could not run here

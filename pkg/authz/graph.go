@@ -181,8 +181,9 @@ type Type struct {
 	Name string
 	// Members maps each relation and permission to whether it is a permission.
 	Members map[string]bool
-	// UnsafeShape names the relation in which a caveat or an expiration stands beside a userset of
-	// the same type, a shape that SpiceDB evaluates wrongly; empty where there is none.
+	// UnsafeShape names a relation ("type#relation") in which a caveat or an expiration stands beside a
+	// userset of the same type, a shape that SpiceDB evaluates wrongly: one of this type, or of another
+	// that evaluating this one leads to. Empty where there is none.
 	UnsafeShape string
 	// FeedsTenant holds the relations of this type that the tenant of any type is computed from.
 	FeedsTenant map[string]bool

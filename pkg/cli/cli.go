@@ -101,7 +101,7 @@ beats the default.`,
 		newCheck(p), newExplain(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newDelegation(p), newSession(p),
 		newSchema(p), newRelationship(p),
-		newServe(p), newMigrate(p), newDemo(p),
+		newServe(p), newMigrate(p), newDemo(p, demoStory),
 		newVersion(p),
 	)
 	return root

@@ -25,8 +25,8 @@ import (
 	"github.com/deputyauth/deputy/schema"
 )
 
-// newDemo builds `deputy demo`.
-func newDemo(p *program) *cobra.Command {
+// newDemo builds `deputy demo` around a story, of which there is one; a test has another.
+func newDemo(p *program, story []demoChapter) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "demo",
@@ -42,7 +42,7 @@ the exit code is 1 if any differs.`,
 		if output != "table" && output != "json" {
 			return fmt.Errorf("--output must be table or json, not %q", output)
 		}
-		run, err := runDemo(cmd.Context())
+		run, err := runDemo(cmd.Context(), story)
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ type demoRow struct {
 }
 
 // runDemo starts the server, tells the story, and stops the server.
-func runDemo(ctx context.Context) (run *demoRun, err error) {
+func runDemo(ctx context.Context, story []demoChapter) (run *demoRun, err error) {
 	run = &demoRun{ids: map[string]string{}}
 	defer func() {
 		for _, stop := range slices.Backward(run.stop) {
@@ -109,11 +109,11 @@ func runDemo(ctx context.Context) (run *demoRun, err error) {
 	if err := run.load(ctx); err != nil {
 		return run, fmt.Errorf("loading the example: %w", err)
 	}
-	for _, section := range demoStory {
-		run.sections = append(run.sections, demoSection{Title: section.title})
-		for _, step := range section.steps {
+	for _, chapter := range story {
+		run.sections = append(run.sections, demoSection{Title: chapter.title})
+		for _, step := range chapter.steps {
 			if err := step.do(ctx, run); err != nil {
-				return run, fmt.Errorf("%s: %w", section.title, err)
+				return run, fmt.Errorf("%s: %w", chapter.title, err)
 			}
 		}
 	}

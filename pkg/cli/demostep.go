@@ -22,6 +22,12 @@ const (
 	demoPartTTL = 10 * time.Minute
 )
 
+// demoChapter is a headline with what is done and asked below it.
+type demoChapter struct {
+	title string
+	steps []demoStep
+}
+
 // demoStep does one thing in the demo: it changes something, or asks for a decision.
 type demoStep interface {
 	do(ctx context.Context, r *demoRun) error

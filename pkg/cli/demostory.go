@@ -2,10 +2,7 @@ package cli
 
 // demoStory is the demo: what follows from the graph in schema/supportdesk, and from who lets whom do
 // what. It is told from top to bottom; a name that one step gives is used by later ones.
-var demoStory = []struct {
-	title string
-	steps []demoStep
-}{
+var demoStory = []demoChapter{
 	{
 		"Alice lets triage-bot act for her, in a session. It may what both of them may.",
 		[]demoStep{

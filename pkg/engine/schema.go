@@ -139,31 +139,40 @@ func coreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.Cave
 		}
 	}
 	for _, w := range want.CaveatDefinitions {
-		name := w.GetName()
-		got := named(caveats, name)
-		delta, err := diffcaveat.DiffCaveats(w, got, caveattypes.Default.TypeSet)
+		found, err := caveatDifferences(w, named(caveats, w.GetName()))
 		if err != nil {
-			return "", fmt.Errorf("cannot compare caveat %s: %w", name, err)
+			return "", fmt.Errorf("cannot compare caveat %s: %w", w.GetName(), err)
 		}
-		for _, d := range delta.Deltas() {
-			if d.Type == diffcaveat.CaveatCommentsChanged {
-				continue
-			}
-			if d.Type == diffcaveat.CaveatExpressionChanged {
-				// The serialized form holds positions, so that a changed layout changes it.
-				same, err := sameExpression(w, got)
-				if err != nil {
-					return "", fmt.Errorf("cannot compare caveat %s: %w", name, err)
-				}
-				if same {
-					continue
-				}
-			}
-			differences = append(differences, describe("caveat "+name, string(d.Type), d.ParameterName))
-		}
+		differences = append(differences, found...)
 	}
 	slices.Sort(differences) // SpiceDB's diff follows the order of a map
 	return strings.Join(differences, "; "), nil
+}
+
+// caveatDifferences says how a caveat differs from the core's; got is nil if it is missing.
+func caveatDifferences(want, got *core.CaveatDefinition) ([]string, error) {
+	delta, err := diffcaveat.DiffCaveats(want, got, caveattypes.Default.TypeSet)
+	if err != nil {
+		return nil, err
+	}
+	var differences []string
+	for _, d := range delta.Deltas() {
+		if d.Type == diffcaveat.CaveatCommentsChanged {
+			continue
+		}
+		if d.Type == diffcaveat.CaveatExpressionChanged {
+			// The serialized form holds positions, so that a changed layout changes it.
+			same, err := sameExpression(want, got)
+			if err != nil {
+				return nil, err
+			}
+			if same {
+				continue
+			}
+		}
+		differences = append(differences, describe("caveat "+want.GetName(), string(d.Type), d.ParameterName))
+	}
+	return differences, nil
 }
 
 // describe puts a delta into words: "definition tenant: relation allowed type added, member, user:*".

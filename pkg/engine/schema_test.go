@@ -142,8 +142,8 @@ func TestCoreDifference(t *testing.T) {
 
 func TestModelSchemaRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"definition":          "line 1",
-		"import \"core.zed\"": "not allowed",
+		"definition":                                "line 1",
+		"use import\n" + `import "core.zed"`:        "not allowed",
 		"definition document { permission view = }": "line 1",
 	} {
 		_, err := ModelSchema(text)
