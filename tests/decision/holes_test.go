@@ -107,7 +107,9 @@ func TestHoles(t *testing.T) {
 			w.allow(under(own).actingFor("user:dave").view("document:daves"))
 			id := "delegation:" + own.GetDelegationId()
 			s.Delete(t, id+"#principal@tenant:acme#member")
-			s.Touch(t, id+"#principal@tenant:globex#member")
+			s.Delete(t, id+"#allow_direct@tenant:acme#member")
+			s.Touch(t, id+"#principal@tenant:globex#member",
+				id+"#allow_direct@tenant:globex#member[expiration:"+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+"]")
 			w.deny(under(own).actingFor("user:dave").view("document:daves"), byActor)
 		})
 		t.Run("a chain whose child reaches a principal that it was not given", func(t *testing.T) {

@@ -219,6 +219,8 @@ func TestSessionsOfSeveral(t *testing.T) {
 		w.fails(err, codes.InvalidArgument, "INVALID_FIELD", "on_behalf_of")
 		_, err = w.Permissions().CheckPermission(t.Context(), inSession(run).in("acme").view("document:plan").CheckPermissionRequest)
 		w.fails(err, codes.InvalidArgument, "INVALID_FIELD", "on_behalf_of")
+		// Another agent that quotes it is not told that much.
+		w.deny(inSession(run).by("sub").view("document:plan"), byActor)
 		// One who leaves the tenant is not acted for any more.
 		s.Delete(t, "tenant:acme#member@user:bob")
 		w.deny(inSession(run).actingFor("user:bob").view("document:bobs"), byActor)
