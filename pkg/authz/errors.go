@@ -73,8 +73,7 @@ func FieldErrorf(field, format string, args ...any) *Error {
 
 // KindOf returns the kind of the first Error in the chain, or Internal.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Internal
@@ -82,8 +81,8 @@ func KindOf(err error) Kind {
 
 // IsUnknown reports whether the failure is that the schema lacks a type, relation or permission.
 func IsUnknown(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && (e.Reason == ReasonUnknownType || e.Reason == ReasonUnknownPermission)
+	e, ok := errors.AsType[*Error](err)
+	return ok && (e.Reason == ReasonUnknownType || e.Reason == ReasonUnknownPermission)
 }
 
 // The reasons that clients can rely on.

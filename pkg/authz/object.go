@@ -146,7 +146,7 @@ func EncodeID(outside string) (string, error) {
 		if !unicode.IsGraphic(r) {
 			return "", fmt.Errorf("contains the invisible character %U", r)
 		}
-		plain = plain && (r == escape || r < utf8.RuneSelf && passes(byte(r)))
+		plain = plain && (r == escape || passes(r))
 	}
 	if plain {
 		return outside, nil
@@ -179,7 +179,7 @@ func DecodeID(stored string) string {
 		if hi < 0 || lo < 0 {
 			return stored
 		}
-		b.WriteByte(byte(hi<<4 | lo))
+		b.WriteByte(byte(hi<<4 | lo)) //nolint:gosec // two hex digits
 		rest = rest[3:]
 	}
 	if back, err := EncodeID(b.String()); err != nil || back != stored {
@@ -190,10 +190,10 @@ func DecodeID(stored string) string {
 
 const hexDigits = "0123456789ABCDEF"
 
-// passes reports whether a byte stands for itself in an encoded id.
-func passes(c byte) bool {
+// passes reports whether a character stands for itself in an encoded id.
+func passes(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
-		strings.IndexByte("/_|-+", c) >= 0
+		strings.ContainsRune("/_|-+", c)
 }
 
 func escapeID(outside string) string {
@@ -201,7 +201,7 @@ func escapeID(outside string) string {
 	b.WriteByte(escape)
 	for i := range len(outside) {
 		c := outside[i]
-		if passes(c) {
+		if passes(rune(c)) {
 			b.WriteByte(c)
 			continue
 		}

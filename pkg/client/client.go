@@ -34,6 +34,10 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
+// maxAnswer is the largest answer that is taken, in bytes: that of a bulk check of 1,000 questions, which
+// are repeated in it, is larger than gRPC's own 4 MiB where their ids and contexts are long.
+const maxAnswer = 32 << 20
+
 // Client is a connection to a Deputy server with a generated client for each of its services. It is safe
 // for concurrent use.
 type Client struct {
@@ -150,7 +154,10 @@ func (s *settings) dialOptions() ([]grpc.DialOption, error) {
 	if s.plaintext {
 		transport = insecure.NewCredentials()
 	}
-	opts := []grpc.DialOption{grpc.WithTransportCredentials(transport)}
+	opts := []grpc.DialOption{
+		grpc.WithTransportCredentials(transport),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
+	}
 	if s.keyed {
 		for i := range len(s.key) {
 			// What HTTP/2 would refuse call by call, without saying which header.

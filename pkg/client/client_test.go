@@ -217,6 +217,27 @@ func TestBulkAnswersAreMatchedStrictly(t *testing.T) {
 	}
 }
 
+// As many questions as the server takes, each as long as it may be, are repeated in the answer.
+func TestBulkAnswersMayBeLarge(t *testing.T) {
+	s := start(t, serve(t, &answers{
+		bulk: func(_ context.Context, r *deputyv1.CheckBulkPermissionsRequest) (*deputyv1.CheckBulkPermissionsResponse, error) {
+			response := &deputyv1.CheckBulkPermissionsResponse{}
+			for range 1000 {
+				response.Pairs = append(response.Pairs, &deputyv1.CheckBulkPermissionsPair{
+					Request:  r.GetItems()[0],
+					Response: &deputyv1.CheckBulkPermissionsPair_Item{Item: says(0)},
+				})
+			}
+			return response, nil
+		},
+	}))
+	questions := make([]Question, 1000)
+	questions[0].Context = Context{"note": strings.Repeat("x", 8000)} // The others' as well, in the answer.
+	if got, err := s.CheckAll(t.Context(), questions...); err != nil || len(got) != len(questions) {
+		t.Errorf("%d answers, %v", len(got), err)
+	}
+}
+
 func TestQuestionsGoOverTheWireWhole(t *testing.T) {
 	var got *deputyv1.CheckPermissionRequest
 	c := serve(t, &answers{

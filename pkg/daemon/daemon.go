@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,7 +78,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close())
 	}
 	d := &Daemon{cfg: cfg, log: log, engine: e, listener: listener, health: health.NewServer()}
-	gateway, err := d.door()
+	gateway, err := d.door() //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close(), e.Close())
 	}
@@ -124,12 +125,8 @@ func (c Config) complete() (Config, error) {
 	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
 		return c, errors.New("daemon: no preshared key is set: nobody could call the server")
 	}
-	for _, keys := range [][]string{c.PresharedKeys, c.AdminPresharedKeys} {
-		for _, k := range keys {
-			if k == "" {
-				return c, errors.New("daemon: a preshared key is empty")
-			}
-		}
+	if slices.Contains(c.PresharedKeys, "") || slices.Contains(c.AdminPresharedKeys, "") {
+		return c, errors.New("daemon: a preshared key is empty")
 	}
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")

@@ -227,7 +227,8 @@ func (p *plan) delegation() {
 		if d.Set() {
 			p.ask(gate, authz.SideActor, d.PrincipalQuery(p.f.Principal))
 		} else {
-			p.fact(gate, !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object, name+" is for the principal", "it is for another one")
+			mine := !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object
+			p.fact(gate, mine, name+" is for the principal", "it is for another one")
 		}
 		if i == 0 {
 			p.root(d)
@@ -259,7 +260,8 @@ func (p *plan) root(d facts.Delegation) {
 	if granted && !d.Set() && d.Principal.Type == authz.TypeUser {
 		granted = d.GrantedBy == d.Principal.Object
 	}
-	p.fact(gate, granted && p.f.Entitled, name+" was granted by one who may", "the principal itself, an owner of the service or a direct admin of the tenant has to")
+	p.fact(gate, granted && p.f.Entitled, name+" was granted by one who may",
+		"the principal itself, an owner of the service or a direct admin of the tenant has to")
 }
 
 // link adds the conditions between a delegation and the one that it is a part of.
@@ -322,7 +324,9 @@ func (p *plan) permissions(depth int) {
 		switch {
 		case i >= depth:
 		case d.Unscoped:
-			p.add(authz.Condition{Gate: authz.GateScope, Text: "delegation " + string(d.ID) + " is unscoped", Outcome: authz.Yes, Side: authz.SideObject})
+			p.add(authz.Condition{
+				Gate: authz.GateScope, Text: "delegation " + string(d.ID) + " is unscoped", Outcome: authz.Yes, Side: authz.SideObject,
+			})
 		default:
 			p.ask(authz.GateScope, authz.SideObject, on(d.ID.Object()))
 		}

@@ -131,8 +131,7 @@ func settle(ctx context.Context, offset time.Duration) error {
 
 // reason returns the reason of the first Error in the chain, or "".
 func reason(err error) string {
-	var e *authz.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*authz.Error](err); ok {
 		return e.Reason
 	}
 	return ""

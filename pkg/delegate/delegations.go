@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -126,11 +127,17 @@ func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant)
 		}
 		switch {
 		case t == nil:
-			return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: field, Message: "names the type " + g.Resource.Type + ", which the schema does not have"}
-		case core(g.Resource.Type):
+			return &authz.Error{
+				Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: field,
+				Message: "names the type " + g.Resource.Type + ", which the schema does not have",
+			}
+		case slices.Contains(authz.CoreTypes, g.Resource.Type):
 			return authz.FieldErrorf(field, "grants on a %s, which is not a domain object", g.Resource.Type)
 		case !known || permission:
-			return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: field, Message: "names " + g.Relation + ", which is not a relation of " + g.Resource.Type}
+			return &authz.Error{
+				Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: field,
+				Message: "names " + g.Relation + ", which is not a relation of " + g.Resource.Type,
+			}
 		case t.FeedsTenant[g.Relation]:
 			return authz.FieldErrorf(field, "grants %s#%s, from which the tenant of objects is computed", g.Resource.Type, g.Relation)
 		case !t.Delegable[g.Relation]:
@@ -138,15 +145,6 @@ func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant)
 		}
 	}
 	return nil
-}
-
-func core(objectType string) bool {
-	for _, t := range authz.CoreTypes {
-		if t == objectType {
-			return true
-		}
-	}
-	return false
 }
 
 // root completes and checks a delegation that a principal grants, or an admin for a set.
@@ -242,7 +240,8 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 		case openEnded && (d.Until.IsZero() || up.Until.Before(d.Until)):
 			d.Until = up.Until
 		case up.Until.Before(d.Until):
-			return nil, authz.FieldErrorf("ttl", "goes beyond the end of the parent delegation, or of one above it, at %s", up.Until.UTC().Format(time.RFC3339))
+			return nil, authz.FieldErrorf("ttl", "goes beyond the end of the parent delegation, or of one above it, at %s",
+				up.Until.UTC().Format(time.RFC3339))
 		}
 	}
 	if !inherited {

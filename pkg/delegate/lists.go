@@ -44,7 +44,10 @@ func (d *Delegate) at(ctx context.Context, from Place) (*view, error) {
 const listPage = 200
 
 // list pages through what matches the filters, one after the other, and keeps what read keeps.
-func list[T any](ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter, read func(*view, authz.Relationship) (T, bool, error)) (List[T], error) {
+func list[T any](
+	ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter,
+	read func(*view, authz.Relationship) (T, bool, error),
+) (List[T], error) {
 	v, err := d.at(ctx, from)
 	if err != nil {
 		return List[T]{}, err

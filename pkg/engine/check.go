@@ -83,7 +83,7 @@ func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Ans
 			Subject:    subjectProto(q.Subject),
 			Context:    given,
 		}
-		req.WithTracing = req.WithTracing || q.Trace
+		req.WithTracing = req.GetWithTracing() || q.Trace
 	}
 	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(ctx, req)
 	if err != nil {
@@ -142,6 +142,8 @@ func trace(t *v1.CheckDebugTrace) *authz.Trace {
 		out.Outcome = authz.Yes
 	case v1.CheckDebugTrace_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
 		out.Outcome = authz.Conditional
+	default:
+		out.Outcome = authz.No
 	}
 	for _, sub := range t.GetSubProblems().GetTraces() {
 		out.Children = append(out.Children, *trace(sub))

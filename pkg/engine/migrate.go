@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
@@ -19,8 +18,8 @@ const (
 )
 
 // Migrate brings the engine's database to a revision of SpiceDB's tables; "head" is the newest. It
-// does nothing where the database is there already. Its errors never hold the connection string. Not
-// to be called twice at the same time for one database.
+// does nothing where the database is there already. Not to be called twice at the same time for one
+// database.
 func Migrate(ctx context.Context, cfg Config, revision string) error {
 	c, err := migrationConfig(cfg)
 	if err != nil {
@@ -30,7 +29,7 @@ func Migrate(ctx context.Context, cfg Config, revision string) error {
 		return fmt.Errorf("revision is empty; the newest is %q", "head")
 	}
 	if err := migration.Run(ctx, c, revision); err != nil {
-		return withoutURI("migrate "+cfg.Kind, cfg.URI, err)
+		return fmt.Errorf("migrate %s: %w", cfg.Kind, err)
 	}
 	return nil
 }
@@ -43,7 +42,7 @@ func MigratedTo(ctx context.Context, cfg Config) (string, error) {
 	}
 	revision, err := migration.Version(ctx, c)
 	if err != nil {
-		return "", withoutURI("migration revision of "+cfg.Kind, cfg.URI, err)
+		return "", fmt.Errorf("migration revision of %s: %w", cfg.Kind, err)
 	}
 	return revision, nil
 }
@@ -69,20 +68,4 @@ func migrationConfig(cfg Config) (*migration.Config, error) {
 		Timeout:         migrationTimeout,
 		BatchSize:       migrationBatchSize,
 	}, nil
-}
-
-// withoutURI wraps a driver's error and blanks the connection string and its password in it: drivers
-// quote what they could not use.
-func withoutURI(doing, uri string, err error) error {
-	text := err.Error()
-	blank := strings.ReplaceAll(text, uri, "[connection URI]")
-	if u, parseErr := url.Parse(uri); parseErr == nil {
-		if password, set := u.User.Password(); set && password != "" {
-			blank = strings.ReplaceAll(blank, password, "[password]")
-		}
-	}
-	if blank == text {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return fmt.Errorf("%s: %s", doing, blank)
 }

@@ -86,7 +86,9 @@ func (s *snapshot) stream(ctx context.Context, f authz.Filter, limit int, cursor
 }
 
 // Subjects lists all subjects of a type; see authz.Snapshot.
-func (s *snapshot) Subjects(ctx context.Context, resource authz.Object, permission, subjectType string, caveatContext map[string]any) ([]authz.SubjectAnswer, error) {
+func (s *snapshot) Subjects(
+	ctx context.Context, resource authz.Object, permission, subjectType string, caveatContext map[string]any,
+) ([]authz.SubjectAnswer, error) {
 	given, err := structProto(caveatContext)
 	if err != nil {
 		return nil, err

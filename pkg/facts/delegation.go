@@ -59,7 +59,7 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		}
 		s, ok := delegationShapes[rel.Relation]
 		if !ok {
-			r.malformed("%s is not of a kind that Deputy writes", rel)
+			r.malformedf("%s is not of a kind that Deputy writes", rel)
 			continue
 		}
 		if !r.admit(rel, s) {
@@ -89,7 +89,7 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 	}
 	if direct != nil {
 		if *direct != d.Principal {
-			r.malformed("allow_direct names another principal")
+			r.malformedf("allow_direct names another principal")
 		}
 		d.AllowDirect = true
 	}
@@ -103,17 +103,17 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 func (d *Delegation) require(r *reader) {
 	switch {
 	case d.Agent == "":
-		r.malformed("it has no agent")
+		r.malformedf("it has no agent")
 	case d.Principal == authz.Subject{}:
-		r.malformed("it has no principal")
+		r.malformedf("it has no principal")
 	case d.Tenant == "":
-		r.malformed("it has no tenant")
+		r.malformedf("it has no tenant")
 	case d.GrantedBy.IsZero():
-		r.malformed("nobody granted it")
+		r.malformedf("nobody granted it")
 	case d.Set() && d.Principal.ID != string(d.Tenant):
-		r.malformed("its principals are a set of another tenant")
+		r.malformedf("its principals are a set of another tenant")
 	case d.Parent == "" && d.Session != "":
-		r.malformed("it was minted by a session from no delegation")
+		r.malformedf("it was minted by a session from no delegation")
 	}
 }
 

@@ -86,8 +86,8 @@ func newReader(self authz.Object, now time.Time, life *Life) *reader {
 	return &reader{self: self, now: now, life: life, seen: map[string]int{}}
 }
 
-// malformed notes what is wrong, unless something was wrong before.
-func (r *reader) malformed(format string, args ...any) {
+// malformedf notes what is wrong, unless something was wrong before.
+func (r *reader) malformedf(format string, args ...any) {
 	if r.life.Malformed == "" {
 		r.life.Malformed = fmt.Sprintf(format, args...)
 	}
@@ -116,12 +116,12 @@ func (r *reader) admit(rel authz.Relationship, s shape) bool {
 		return false
 	}
 	if !s.admits(rel, r.self) {
-		r.malformed("%s is not of a kind that Deputy writes", rel)
+		r.malformedf("%s is not of a kind that Deputy writes", rel)
 		return false
 	}
 	r.seen[rel.Relation]++
 	if !s.many && r.seen[rel.Relation] > 1 {
-		r.malformed("it has more than one %s", rel.Relation)
+		r.malformedf("it has more than one %s", rel.Relation)
 		return false
 	}
 	return true

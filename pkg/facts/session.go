@@ -55,7 +55,7 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 		}
 		sh, ok := sessionShapes[rel.Relation]
 		if !ok {
-			r.malformed("%s is not of a kind that Deputy writes", rel)
+			r.malformedf("%s is not of a kind that Deputy writes", rel)
 			continue
 		}
 		if !r.admit(rel, sh) {
@@ -80,11 +80,11 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 	switch {
 	case !s.Known || s.Malformed != "":
 	case s.Agent == "":
-		r.malformed("it has no agent")
+		r.malformedf("it has no agent")
 	case s.Unfrozen == (r.seen[relBaseline] > 0):
-		r.malformed("it must be either unfrozen or have a baseline")
+		r.malformedf("it must be either unfrozen or have a baseline")
 	case !s.Unfrozen && s.Baseline.IsZero():
-		r.malformed("its baseline names no revision")
+		r.malformedf("its baseline names no revision")
 	}
 	return s
 }

@@ -191,10 +191,15 @@ func (b *book) covering(ctx context.Context, c authz.Case, leaves []leaf) ([]lea
 func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) error {
 	t := schema.Types[resourceType]
 	if t == nil {
-		return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: "is not a type of the schema"}
+		return &authz.Error{
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: "is not a type of the schema",
+		}
 	}
 	if _, ok := t.Members[permission]; !ok {
-		return &authz.Error{Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: "permission", Message: "is not a permission or relation of " + resourceType}
+		return &authz.Error{
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: "permission",
+			Message: "is not a permission or relation of " + resourceType,
+		}
 	}
 	if !t.TenantSafe() && !j.global[resourceType] {
 		return authz.Errorf(authz.Precondition, authz.ReasonNotTenantSafe,

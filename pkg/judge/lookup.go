@@ -189,7 +189,8 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 		return End{}, err
 	}
 	snap := court.book.snap
-	filter := authz.Filter{Resource: authz.Object{Type: authz.TypeDelegation}, Relation: facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false).Relation}
+	// An object of a global type may be reached in any tenant.
+	filter := facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false)
 	if !j.global[c.Resource.Type] {
 		tenants, err := snap.Subjects(ctx, c.Resource, "tenant", authz.TypeTenant, nil)
 		if err != nil {

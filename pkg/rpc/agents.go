@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -66,7 +67,7 @@ func (s *agents) ListAgents(ctx context.Context, r *deputyv1.ListAgentsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ListAgentsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, s.Now())}
+	out := &deputyv1.ListAgentsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, page.stamp)}
 	for _, a := range found.Items {
 		out.Agents = append(out.Agents, agentProto(a))
 	}
@@ -160,6 +161,8 @@ type page struct {
 	from  delegate.Place
 	limit int
 	sum   [16]byte
+	// stamp is the moment of the list's revision.
+	stamp time.Time
 }
 
 // openPage reads a list's limit and cursor. bare is the request without them.
@@ -172,7 +175,8 @@ func openPage(b border, bare proto.Message, r listRequest) (page, error) {
 	if out.sum, err = digest(bare); err != nil {
 		return out, err
 	}
-	return out, b.Sealer.place(out.sum, r.GetCursor(), &out.from)
+	out.stamp, err = b.Sealer.place(out.sum, r.GetCursor(), &out.from, b.Now())
+	return out, err
 }
 
 // next seals where the list goes on; nil at its end.
@@ -180,5 +184,5 @@ func (p page) next(place *delegate.Place) (*deputyv1.Cursor, error) {
 	if place == nil {
 		return nil, nil //nolint:nilnil // the list has ended
 	}
-	return p.Sealer.cursor(p.sum, p.Now(), place)
+	return p.Sealer.cursor(p.sum, p.stamp, place)
 }

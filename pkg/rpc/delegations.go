@@ -92,7 +92,7 @@ func (s *delegations) ListDelegations(ctx context.Context, r *deputyv1.ListDeleg
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ListDelegationsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, s.Now())}
+	out := &deputyv1.ListDelegationsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, page.stamp)}
 	for _, d := range found.Items {
 		out.Delegations = append(out.Delegations, delegationProto(d))
 	}

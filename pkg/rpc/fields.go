@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -139,10 +140,8 @@ func user(field string, o *deputyv1.ObjectReference, kinds ...string) (authz.Obj
 	if err != nil {
 		return authz.Object{}, err
 	}
-	for _, k := range kinds {
-		if read.Type == k {
-			return read, nil
-		}
+	if slices.Contains(kinds, read.Type) {
+		return read, nil
 	}
 	return authz.Object{}, authz.FieldErrorf(field+".object_type", "must be one of %v", kinds)
 }
@@ -173,7 +172,7 @@ func grants(field string, given []*deputyv1.ScopeGrant) ([]facts.Grant, error) {
 // caveatContext reads the context for caveats, within its limits.
 func caveatContext(field string, s *structpb.Struct) (map[string]any, error) {
 	if s == nil {
-		return nil, nil
+		return nil, nil //nolint:nilnil // no context is a valid context
 	}
 	if size := proto.Size(s); size > maxContextBytes {
 		return nil, authz.FieldErrorf(field, "takes %d bytes, more than %d", size, maxContextBytes)

@@ -252,29 +252,55 @@ func permissionship(p authz.Permissionship) deputyv1.Permissionship {
 	}
 }
 
-// lookupPlace reads where a lookup goes on, and the freshness of one that begins.
-func (b border) lookupPlace(m proto.Message, c *deputyv1.Cursor, consistency *deputyv1.Consistency, session *deputyv1.ZedToken) (place judge.Place, sum [16]byte, f authz.Freshness, stamp time.Time, err error) {
-	if sum, err = digest(m); err != nil {
-		return place, sum, f, stamp, err
-	}
-	if c.GetToken() != "" && consistency != nil {
-		return place, sum, f, stamp, authz.FieldErrorf("consistency", "is not to be combined with a cursor")
-	}
-	if err = b.Sealer.place(sum, c, &place); err != nil {
-		return place, sum, f, stamp, err
-	}
-	f, stamp, err = b.freshness(consistency, session)
-	return place, sum, f, stamp, err
+// lookup is where a lookup goes on, at what freshness one begins, and how far it goes.
+type lookup struct {
+	border
+	place judge.Place
+	fresh authz.Freshness
+	stamp time.Time
+	limit int
+	sum   [16]byte
+	// results counts what was streamed.
+	results uint64
 }
 
-// end closes a lookup's stream.
-func (b border) end(e judge.End, sum [16]byte, stamp time.Time, results uint64) (*deputyv1.LookupEnd, error) {
-	out := &deputyv1.LookupEnd{LookedUpAt: b.Sealer.token(e.At, stamp), Complete: e.Next == nil, Results: results}
+// lookupRequest is what the requests of both lookups have in common.
+type lookupRequest interface {
+	proto.Message
+	GetLimit() uint32
+	GetCursor() *deputyv1.Cursor
+	GetConsistency() *deputyv1.Consistency
+}
+
+// openLookup reads a lookup's limit, cursor and consistency. bare is the request without them.
+func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv1.ZedToken) (*lookup, error) {
+	if r.GetCursor().GetToken() != "" && r.GetConsistency() != nil {
+		return nil, authz.FieldErrorf("consistency", "is not to be combined with a cursor")
+	}
+	l := &lookup{border: b}
+	var err error
+	if l.limit, err = limit(r.GetLimit(), defaultLookup, maxLookup); err != nil {
+		return nil, err
+	}
+	if l.sum, err = digest(bare); err != nil {
+		return nil, err
+	}
+	if l.fresh, l.stamp, err = b.freshness(r.GetConsistency(), session); err != nil {
+		return nil, err
+	}
+	// A lookup that goes on keeps the moment of its revision, so that the token does not grow younger.
+	l.stamp, err = b.Sealer.place(l.sum, r.GetCursor(), &l.place, l.stamp)
+	return l, err
+}
+
+// end is the message that closes a lookup's stream.
+func (l *lookup) end(e judge.End) (*deputyv1.LookupEnd, error) {
+	out := &deputyv1.LookupEnd{LookedUpAt: l.Sealer.token(e.At, l.stamp), Complete: e.Next == nil, Results: l.results}
 	if e.Next == nil {
 		return out, nil
 	}
 	var err error
-	out.Next, err = b.Sealer.cursor(sum, stamp, e.Next)
+	out.Next, err = l.Sealer.cursor(l.sum, l.stamp, e.Next)
 	return out, err
 }
 
@@ -289,19 +315,14 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	if c.Resource.Type, err = objectType("resource_object_type", r.GetResourceObjectType()); err != nil {
 		return err
 	}
-	most, err := limit(r.GetLimit(), defaultLookup, maxLookup)
-	if err != nil {
-		return err
-	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency, bare.SessionToken = 0, nil, nil, nil
-	place, sum, f, stamp, err := p.lookupPlace(bare, r.GetCursor(), r.GetConsistency(), r.GetSessionToken())
+	l, err := p.openLookup(r, bare, r.GetSessionToken())
 	if err != nil {
 		return err
 	}
-	results := uint64(0)
-	done, err := p.Judge.Resources(stream.Context(), c, f, place, most, func(found judge.Reached) error {
-		results++
+	done, err := p.Judge.Resources(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
+		l.results++
 		return stream.Send(&deputyv1.LookupResourcesResponse{Result: &deputyv1.LookupResourcesResponse_Resource{
 			Resource: &deputyv1.ReachedResource{
 				Resource:       objectProto(found.Resource),
@@ -316,7 +337,7 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	if err != nil {
 		return err
 	}
-	end, err := p.end(done, sum, stamp, results)
+	end, err := l.end(done)
 	if err != nil {
 		return err
 	}
@@ -341,19 +362,14 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	if c.Context, err = caveatContext("context", r.GetContext()); err != nil {
 		return err
 	}
-	most, err := limit(r.GetLimit(), defaultLookup, maxLookup)
-	if err != nil {
-		return err
-	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency = 0, nil, nil
-	place, sum, f, stamp, err := p.lookupPlace(bare, r.GetCursor(), r.GetConsistency(), nil)
+	l, err := p.openLookup(r, bare, nil)
 	if err != nil {
 		return err
 	}
-	results := uint64(0)
-	done, err := p.Judge.Agents(stream.Context(), c, f, place, most, func(found judge.Reacher) error {
-		results++
+	done, err := p.Judge.Agents(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
+		l.results++
 		chain := agentIDs(found.Candidate.Agents)
 		return stream.Send(&deputyv1.LookupAgentsResponse{Result: &deputyv1.LookupAgentsResponse_Agent{
 			Agent: &deputyv1.ReachingAgent{
@@ -371,7 +387,7 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	if err != nil {
 		return err
 	}
-	end, err := p.end(done, sum, stamp, results)
+	end, err := l.end(done)
 	if err != nil {
 		return err
 	}

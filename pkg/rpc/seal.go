@@ -50,7 +50,7 @@ func NewSealer(secret []byte) (*Sealer, error) {
 func (s *Sealer) seal(kind byte, at time.Time, payload []byte) string {
 	b := make([]byte, sealHead, sealHead+len(payload)+sealMAC)
 	b[0], b[1] = sealVersion, kind
-	binary.BigEndian.PutUint64(b[2:], uint64(at.UnixNano())) //nolint:gosec // a bit pattern, read back as such
+	binary.BigEndian.PutUint64(b[2:], uint64(at.UnixNano()))
 	b = append(b, payload...)
 	return base64.RawURLEncoding.EncodeToString(append(b, s.mac(b)...))
 }
@@ -103,20 +103,21 @@ func (s *Sealer) cursor(digest [16]byte, at time.Time, place any) (*deputyv1.Cur
 	return &deputyv1.Cursor{Token: s.seal(sealCursor, at, append(digest[:], b...))}, nil
 }
 
-// place opens a cursor of the request with the digest; none leaves the place as it is.
-func (s *Sealer) place(digest [16]byte, c *deputyv1.Cursor, place any) error {
+// place opens a cursor of the request with the digest, and returns the moment that it was sealed with;
+// none leaves the place as it is, and the moment is now.
+func (s *Sealer) place(digest [16]byte, c *deputyv1.Cursor, place any, now time.Time) (time.Time, error) {
 	if c.GetToken() == "" {
-		return nil
+		return now, nil
 	}
-	_, payload, ok := s.open(sealCursor, c.GetToken())
+	at, payload, ok := s.open(sealCursor, c.GetToken())
 	if !ok || len(payload) < len(digest) || [16]byte(payload[:16]) != digest {
-		return &authz.Error{
+		return now, &authz.Error{
 			Kind: authz.Invalid, Reason: authz.ReasonInvalidToken, Field: "cursor",
 			Message: "is not a cursor that this deployment issued for this request",
 		}
 	}
 	if err := json.Unmarshal(payload[16:], place); err != nil {
-		return fmt.Errorf("cannot decode a cursor: %w", err)
+		return now, fmt.Errorf("cannot decode a cursor: %w", err)
 	}
-	return nil
+	return at, nil
 }

@@ -57,20 +57,21 @@ func TestSealedTokens(t *testing.T) {
 }
 
 func TestSealedCursorsBelongToTheirRequest(t *testing.T) {
-	s := sealer(t, 1)
-	cursor, err := s.cursor([16]byte{1}, time.Now(), map[string]string{"r": "x"})
+	s, at := sealer(t, 1), time.Unix(1_700_000_000, 0)
+	cursor, err := s.cursor([16]byte{1}, at, map[string]string{"r": "x"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var place map[string]string
-	if err := s.place([16]byte{1}, cursor, &place); err != nil || place["r"] != "x" {
-		t.Errorf("opened %v, %v", place, err)
+	later := at.Add(time.Hour)
+	if when, err := s.place([16]byte{1}, cursor, &place, later); err != nil || place["r"] != "x" || !when.Equal(at) {
+		t.Errorf("opened %v at %s, %v", place, when, err)
 	}
-	if err := s.place([16]byte{2}, cursor, &place); authz.KindOf(err) != authz.Invalid {
+	if _, err := s.place([16]byte{2}, cursor, &place, later); authz.KindOf(err) != authz.Invalid {
 		t.Errorf("of another request: %v", err)
 	}
-	if err := s.place([16]byte{1}, nil, &place); err != nil {
-		t.Errorf("none: %v", err)
+	if when, err := s.place([16]byte{1}, nil, &place, later); err != nil || !when.Equal(later) {
+		t.Errorf("none: %s, %v", when, err)
 	}
 }
 

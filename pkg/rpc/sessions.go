@@ -93,7 +93,7 @@ func (s *sessions) ListSessions(ctx context.Context, r *deputyv1.ListSessionsReq
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ListSessionsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, s.Now())}
+	out := &deputyv1.ListSessionsResponse{Complete: found.Next == nil, ReadAt: s.Sealer.token(found.At, page.stamp)}
 	for _, running := range found.Items {
 		out.Sessions = append(out.Sessions, sessionProto(running))
 	}

@@ -58,7 +58,7 @@ func toStatus(ctx context.Context, err error) error {
 	}
 	// Only what is itself a status passes as it is: the door's. One that is merely the cause of an
 	// error is the engine's, and stays behind it.
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // see above
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
 	e := visible(ctx, err)

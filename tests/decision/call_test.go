@@ -13,16 +13,13 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
-	"github.com/deputyauth/deputy/tests/harness"
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 type clientConn = grpc.ClientConnInterface
 
-// daemonOn is a configuration over a fresh engine of that name.
-func daemonOn(t *testing.T, name string) daemon.Config {
-	t.Helper()
-	return daemon.Config{Engine: harness.Engines()[name](t)}
-}
+// inMemory is a configuration over a fresh memory engine.
+func inMemory() daemon.Config { return daemon.Config{Engine: engine.Config{Kind: engine.Memory}} }
 
 // methodsOf lists every method of the packages that the server serves, from their descriptors.
 func methodsOf(t *testing.T) []string {

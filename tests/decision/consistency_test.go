@@ -187,7 +187,7 @@ func TestExactSnapshot(t *testing.T) {
 // TestSnapshotGrowsTooOld: a snapshot is refused once it is older than the limit, and asking at it does
 // not make it younger.
 func TestSnapshotGrowsTooOld(t *testing.T) {
-	cfg := daemonOn(t, "memory")
+	cfg := inMemory()
 	cfg.SnapshotMaxAge = 500 * time.Millisecond
 	w := newWorld(t, harness.Start(t, cfg))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
@@ -208,6 +208,26 @@ func TestSnapshotGrowsTooOld(t *testing.T) {
 	}
 	if answered == 0 {
 		t.Error("the snapshot was never answered at")
+	}
+}
+
+// TestPagesKeepTheirAge: going on with a lookup or a list does not make its revision younger.
+func TestPagesKeepTheirAge(t *testing.T) {
+	cfg := inMemory()
+	cfg.SnapshotMaxAge = time.Nanosecond
+	w := newWorld(t, harness.Start(t, cfg))
+	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+	w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+	c := under(d).view("document:plan")
+	_, end := w.reach(under(d))
+	_, err := w.Permissions().CheckPermission(t.Context(), c.at(end.GetLookedUpAt()).CheckPermissionRequest)
+	w.fails(err, codes.OutOfRange, "SNAPSHOT_TOO_OLD", "consistency.at_exact_snapshot")
+	first, err := w.Delegations().ListDelegations(t.Context(), &deputyv1.ListDelegationsRequest{AgentId: "bot", Limit: 1})
+	w.ok(err)
+	second, err := w.Delegations().ListDelegations(t.Context(), &deputyv1.ListDelegationsRequest{AgentId: "bot", Limit: 1, Cursor: first.GetNext()})
+	w.ok(err)
+	if first.GetReadAt().GetToken() != second.GetReadAt().GetToken() {
+		t.Error("the second page of a list names another moment than the first")
 	}
 }
 
@@ -304,7 +324,7 @@ func TestFrozenSessions(t *testing.T) {
 // TestFrozenSessionsEndWithinRetention: a session whose start would be forgotten does not start, and is
 // not renewed.
 func TestFrozenSessionsEndWithinRetention(t *testing.T) {
-	cfg := daemonOn(t, "memory")
+	cfg := inMemory()
 	cfg.Engine.Retention = 2 * time.Hour
 	w := newWorld(t, harness.Start(t, cfg))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, Ttl: durationpb.New(24 * time.Hour)})
@@ -351,7 +371,7 @@ func TestEngineThatDoesNotAnswer(t *testing.T) {
 
 // TestDrain: a server that is told to stop finishes the calls under way and takes no new ones.
 func TestDrain(t *testing.T) {
-	s := harness.Start(t, daemonOn(t, "memory"))
+	s := harness.Start(t, inMemory())
 	w := newWorld(t, s)
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	c := under(d).view("document:plan")

@@ -234,7 +234,7 @@ func TestExpiryOnAnIdleEngine(t *testing.T) {
 // TestCoreSchemaDiffers: while the core definitions are not Deputy's, everything refuses; and the door
 // does not let them become so.
 func TestCoreSchemaDiffers(t *testing.T) {
-	s := harness.Start(t, daemonOn(t, "memory"))
+	s := harness.Start(t, inMemory())
 	w := newWorld(t, s)
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	w.allow(under(d).view("document:plan"))
@@ -257,7 +257,7 @@ func TestCoreSchemaDiffers(t *testing.T) {
 // TestEveryMethodNeedsAKey: no method of any service answers a caller without a valid key, whatever
 // kind of call it is, except health and reflection; and those of an admin refuse a service.
 func TestEveryMethodNeedsAKey(t *testing.T) {
-	s := harness.Start(t, daemonOn(t, "memory"))
+	s := harness.Start(t, inMemory())
 	w := newWorld(t, s)
 	wrong := harness.Dial(t, s.Addr().String(), "wrong")
 	methods := methodsOf(t)
@@ -288,7 +288,7 @@ func TestEveryMethodNeedsAKey(t *testing.T) {
 
 // TestUnsafeShapes: types that SpiceDB evaluates wrongly, or that belong to nobody, are not decided on.
 func TestUnsafeShapes(t *testing.T) {
-	s := harness.Start(t, daemonOn(t, "memory"))
+	s := harness.Start(t, inMemory())
 	w := newWorld(t, s)
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	for object, reason := range map[string]string{
@@ -301,7 +301,7 @@ func TestUnsafeShapes(t *testing.T) {
 		_, err := w.Permissions().CheckPermission(t.Context(), c.CheckPermissionRequest)
 		w.fails(err, codes.FailedPrecondition, reason, "")
 	}
-	cfg := daemonOn(t, "memory")
+	cfg := inMemory()
 	cfg.GlobalTypes = []string{"note"}
 	w = newWorld(t, harness.Start(t, cfg))
 	d = w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})

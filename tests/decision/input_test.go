@@ -24,7 +24,7 @@ func deep(n int) map[string]any {
 
 // TestBadInput: each gets a status that names the field, and none an answer.
 func TestBadInput(t *testing.T) {
-	w := newWorld(t, harness.Start(t, daemonOn(t, "memory")))
+	w := newWorld(t, harness.Start(t, inMemory()))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	good := func() check { return under(d).view("document:plan") }
 	w.allow(good())
@@ -193,7 +193,7 @@ func TestOutsideIdentities(t *testing.T) {
 
 // TestBadLifecycleInput: what the writing services refuse.
 func TestBadLifecycleInput(t *testing.T) {
-	w := newWorld(t, harness.Start(t, daemonOn(t, "memory")))
+	w := newWorld(t, harness.Start(t, inMemory()))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 	base := func() *deputyv1.CreateDelegationRequest {
 		return &deputyv1.CreateDelegationRequest{AgentId: "bot", Principal: subject("user:alice"), TenantId: "acme", Ttl: hour, Unscoped: true}

@@ -109,7 +109,7 @@ func TestRacingWriters(t *testing.T) {
 				key := fmt.Sprintf("key %d", round)
 				var mu sync.Mutex
 				ids := map[string]bool{}
-				together(4, func(n int) {
+				together(4, func(int) {
 					resp, err := s.Delegations().CreateDelegation(t.Context(), &deputyv1.CreateDelegationRequest{
 						AgentId: "bot", Principal: subject("user:alice"), TenantId: "acme", Unscoped: true, Ttl: hour, IdempotencyKey: key,
 					})
@@ -230,7 +230,7 @@ func TestSessionsOfSeveral(t *testing.T) {
 
 // TestTooManyCandidates: more than sixteen delegations that could decide are not weighed.
 func TestTooManyCandidates(t *testing.T) {
-	w := newWorld(t, harness.Start(t, daemonOn(t, "memory")))
+	w := newWorld(t, harness.Start(t, inMemory()))
 	c := func() check { return asAgent("bot").actingFor("user:alice").in("acme").view("document:plan") }
 	for range 16 {
 		w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
@@ -252,7 +252,7 @@ func TestTooManyCandidates(t *testing.T) {
 
 // TestDepthAtCreation: a chain of eight is the deepest, the session's leaf included.
 func TestDepthAtCreation(t *testing.T) {
-	w := newWorld(t, harness.Start(t, daemonOn(t, "memory")))
+	w := newWorld(t, harness.Start(t, inMemory()))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	for i := 2; i <= 8; i++ {
 		agent := fmt.Sprintf("link%d", i)
@@ -376,7 +376,7 @@ func same(got, want []string) bool {
 // TestTimesAreShown: a delegation and a session say when they were made and when they end, a session
 // never ends after its delegations, and a decision not after either.
 func TestTimesAreShown(t *testing.T) {
-	w := newWorld(t, harness.Start(t, daemonOn(t, "memory")))
+	w := newWorld(t, harness.Start(t, inMemory()))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, Ttl: durationpb.New(10 * time.Minute)})
 	run := w.start(target(d))
 	if !run.GetExpiresAt().AsTime().Equal(d.GetExpiresAt().AsTime()) || run.GetStartedAt() == nil || d.GetCreatedAt() == nil {

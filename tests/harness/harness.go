@@ -98,7 +98,7 @@ func Remote(t testing.TB) engine.Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ds.Close() })
-	dir, err := os.MkdirTemp("", "spicedb-")
+	dir, err := os.MkdirTemp("", "spicedb-") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func (c *tally) wantAll(t *testing.T, kinds ...string) {
 }
 
 // TestDecisionEqualsOracle draws worlds with delegations passed on, sessions frozen and not, lets things
-// happen to them, and asks. Every answer, by CheckPermission and by CheckBulkPermissions, is the
+// happen to them that a service does or that only an admin could do, and asks. Every answer, by CheckPermission and by CheckBulkPermissions, is the
 // oracle's: verdict, side, missing fields, and what was decided for.
 func TestDecisionEqualsOracle(t *testing.T) {
 	d := openDeputy(t, domain)
@@ -67,6 +67,9 @@ func TestDecisionEqualsOracle(t *testing.T) {
 		met.add(r.compare(r.drawQuestions(40)))
 		for range r.below(6) {
 			r.drawChange()
+			if r.chance(40) {
+				r.drawTampering()
+			}
 			if r.chance(30) {
 				r.drawDelegation()
 			}
