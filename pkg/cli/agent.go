@@ -78,7 +78,7 @@ func newAgentList(c *connection) *cobra.Command {
 	return cmd
 }
 
-// newAgentSuspend builds `deputy agent suspend`.
+// newAgentSuspend builds `deputy agent suspend`. Once it returns, every check refuses.
 func newAgentSuspend(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "suspend AGENT",
@@ -112,7 +112,7 @@ func newAgentResume(c *connection) *cobra.Command {
 	}
 }
 
-// agentTable writes one row for each agent.
+// agentTable writes one row for each agent. Ids are as they came from outside, not as they are stored.
 func agentTable(w io.Writer, agents ...*deputy.Agent) {
 	row(w, "AGENT", "STATE", "OWNERS")
 	for _, a := range agents {

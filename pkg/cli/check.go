@@ -10,7 +10,11 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// newCheck builds `deputy check`.
+// newCheck builds `deputy check`, PermissionsService.CheckPermission.
+//
+// Its exit code is made for `if deputy check …; then act; fi`: only HAS_PERMISSION is 0. An answer that
+// depends on context that was not given is no yes, and a failure is a code of its own, because a script
+// may want to stop where it got no answer instead of taking it for a refusal.
 func newCheck(p *program) *cobra.Command {
 	var q question
 	cmd := &cobra.Command{
@@ -36,6 +40,7 @@ not carry, and 2 if there is no answer.` + questionUsage,
 		if err != nil {
 			return err
 		}
+		// An answer that could not be printed is an error, even if it was a yes.
 		if err := c.print(decision, func(w io.Writer) { decisionTable(w, decision) }); err != nil {
 			return err
 		}
@@ -47,7 +52,8 @@ not carry, and 2 if there is no answer.` + questionUsage,
 	return cmd
 }
 
-// decisionTable writes a decision, one fact a line.
+// decisionTable writes a decision, one fact a line. On a refusal most lines are not there, because the
+// server does not say them: absent, foreign and forbidden objects look the same.
 func decisionTable(w io.Writer, d *deputy.CheckPermissionResponse) {
 	row(w, "answer", permissionship(d.GetPermissionship()))
 	field(w, "refused by", refusedBy(d.GetRefusedBy()))

@@ -1,6 +1,26 @@
-// Package cli is Deputy's command line. Each subcommand has a file of its own; connection.go and
-// output.go hold what the client commands share. Nothing in here exits the process or keeps global
-// state, so a command line runs in a test as it does in a terminal.
+// Package cli is Deputy's command line. Each subcommand has a file of its own. What they share:
+//
+//	settings.go      where a flag's value comes from: command line, environment, configuration file
+//	connection.go    the client's flags, and the connection that they describe
+//	question.go      the flags of the commands that ask for a decision
+//	list.go          pages of a list
+//	reference.go     text to objects, subjects, scopes, caveat context, consistency
+//	output.go        tables for people, JSON for programs, and errors as one line
+//	keyfile.go       files with keys
+//
+// Some rules hold for all of them:
+//
+//   - The exit code is 0, 1 or 2 as below, and an error is one line on standard error. A program never
+//     has to read a text to know what happened.
+//   - A key is never printed: not in help, not in an error, not in a log. What could hold one is not
+//     quoted, even where that makes a message poorer.
+//   - What a newer server answers and this program does not know is a refusal.
+//   - The command line asks and shows; it decides nothing. Whether an id is well-formed, a name is
+//     known or a caller may do something is the server's to say, so that there is one place that says
+//     it. What is checked here is only what cannot be sent.
+//
+// Nothing in here exits the process or keeps global state, so a command line runs in a test as it does
+// in a terminal.
 package cli
 
 import (
@@ -22,11 +42,13 @@ const (
 	ExitError = 2
 )
 
-// Streams are a command's standard streams. A bar that shows progress is drawn only where Err is a
-// terminal.
+// Streams are a command's standard streams. The command does not close them.
 type Streams struct {
-	In  io.Reader
+	// In is read by the commands whose FILE is "-".
+	In io.Reader
+	// Out gets what was asked for, and nothing else.
 	Out io.Writer
+	// Err gets errors, logs, and where it is a terminal a bar that shows progress.
 	Err io.Writer
 }
 
@@ -43,6 +65,7 @@ func Run(ctx context.Context, args []string, streams Streams, env LookupEnv) int
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
 	err := root.ExecuteContext(ctx)
+	// cobra is told to print no errors, so that each is printed once, here, in one form.
 	switch {
 	case err == nil:
 		return ExitOK
@@ -71,7 +94,8 @@ const (
 	groupGraph  = "graph"
 )
 
-// newRoot builds the whole command tree.
+// newRoot builds the whole command tree. It is built anew for each run: cobra and pflag keep what was
+// parsed in the commands and flags themselves.
 func newRoot(p *program) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "deputy",
@@ -87,6 +111,7 @@ beats the default.`,
 		Args:          cobra.NoArgs,
 		// Without arguments there is nothing to do but to say what there is.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// cobra runs the nearest one of these only, so no other command may have one.
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return fillFromEnv(cmd.Flags(), p.env)
 		},

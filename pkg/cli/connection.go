@@ -27,20 +27,30 @@ const defaultEndpoint = "127.0.0.1:50051"
 const maxMessageBytes = 64 << 20
 
 // connection holds the flags that every client command has, and opens what they describe.
+//
+// It speaks TLS unless the address can only be this machine, because `deputy serve` without a
+// certificate listens there and nowhere else. So the two find each other without a flag, and a key
+// never leaves the machine in the clear unless somebody wrote --insecure.
 type connection struct {
-	program  *program
+	program *program
+	// endpoint is the server's host and port.
 	endpoint string
-	key      secrets
-	keyFile  string
+	// key and keyFile give the preshared key, one of them.
+	key     secrets
+	keyFile string
+	// insecure and ca say how the connection is secured; see dial.
 	insecure bool
 	ca       string
-	timeout  time.Duration
-	output   string
+	// timeout bounds the whole command, all pages of a list included.
+	timeout time.Duration
+	// output is "table" or "json".
+	output string
 	// insecureUnsaid tells that nobody set --insecure, so that the endpoint decides.
 	insecureUnsaid bool
 }
 
-// client adds the client flags to a command and all below it, and returns what they fill.
+// client adds the client flags to a command and all below it, and returns what they fill. The flags are
+// not the root's: `deputy serve --key` would mean nothing, and has to be an error.
 func client(p *program, cmd *cobra.Command) *connection {
 	c := &connection{program: p}
 	flags := cmd.PersistentFlags()
@@ -56,7 +66,8 @@ func client(p *program, cmd *cobra.Command) *connection {
 	return c
 }
 
-// server is an open connection with a stub for each service.
+// server is an open connection with a stub for each service. Schema and relationships go through
+// authzed.api.v1, which Deputy serves beside its own API. It is safe for concurrent use.
 type server struct {
 	permissions   deputy.PermissionsServiceClient
 	sessions      deputy.SessionsServiceClient
@@ -103,6 +114,7 @@ func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.C
 		if c.output != "table" && c.output != "json" {
 			return fmt.Errorf("--output must be table or json, not %q", c.output)
 		}
+		// Who sets a timeout means it, for an import too.
 		timeoutSaid := cmd.Flags().Changed("timeout")
 		c.insecureUnsaid = !cmd.Flags().Changed("insecure")
 		if c.timeout <= 0 {
@@ -123,7 +135,8 @@ func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.C
 	}
 }
 
-// dial checks the flags and prepares the connection; the first call opens it.
+// dial checks the flags and prepares the connection. gRPC opens it with the first call, so a server
+// that is not there is that call's UNAVAILABLE.
 func (c *connection) dial() (*server, error) {
 	key, err := oneKey("key", &c.key, c.keyFile)
 	if err != nil {
@@ -136,6 +149,7 @@ func (c *connection) dial() (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--endpoint must be host:port, not %q", c.endpoint)
 	}
+	// Said is said, either way: --insecure=false speaks TLS to this machine, too.
 	plain := c.insecure
 	if c.insecureUnsaid {
 		plain = c.ca == "" && isLoopback(host)
@@ -187,9 +201,10 @@ func isLoopback(host string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// bearer sends the preshared key with each call.
+// bearer sends the preshared key with each call, as SpiceDB's clients do.
 type bearer struct {
-	key   string
+	key string
+	// plain permits to send it without TLS.
 	plain bool
 }
 

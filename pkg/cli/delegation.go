@@ -22,7 +22,8 @@ func newDelegation(p *program) *cobra.Command {
 	return cmd
 }
 
-// newDelegationCreate builds `deputy delegation create`.
+// newDelegationCreate builds `deputy delegation create`. Who may grant what is the server's to judge;
+// the time to live has no default here, because a delegation that nobody gave an end is a mistake.
 func newDelegationCreate(c *connection) *cobra.Command {
 	var agent, principal, tenant, grantedBy, parent, idempotencyKey string
 	var scope []string
@@ -151,7 +152,8 @@ func newDelegationList(c *connection) *cobra.Command {
 	return cmd
 }
 
-// newDelegationRevoke builds `deputy delegation revoke`.
+// newDelegationRevoke builds `deputy delegation revoke`. Once it returns, every check under the
+// delegation or a part of it refuses. Revoking twice is no error.
 func newDelegationRevoke(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke DELEGATION",

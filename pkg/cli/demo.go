@@ -25,7 +25,9 @@ import (
 	"github.com/deputyauth/deputy/schema"
 )
 
-// newDemo builds `deputy demo` around a story, of which there is one; a test has another.
+// newDemo builds `deputy demo` around a story, of which there is one; a test has another. It is the whole
+// product in one process: a server as serve opens it, reached over gRPC as any client would, with the
+// keys of a service and of an admin.
 func newDemo(p *program, story []demoChapter) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -83,12 +85,16 @@ type demoSection struct {
 // demoRow is one decision beside the one that is expected, both as "allowed", "conditional" or
 // "refused by GATE". Without an agent it is SpiceDB's own answer about the user alone.
 type demoRow struct {
-	Agent          string `json:"agent,omitempty"`
-	Under          string `json:"under,omitempty"`
-	OnBehalfOf     string `json:"on_behalf_of"`
-	Tenant         string `json:"tenant,omitempty"`
-	May            string `json:"may"`
-	Context        string `json:"context,omitempty"`
+	Agent string `json:"agent,omitempty"`
+	// Under is "session NAME", "frozen NAME", "delegation NAME" or "no session".
+	Under      string `json:"under,omitempty"`
+	OnBehalfOf string `json:"on_behalf_of"`
+	Tenant     string `json:"tenant,omitempty"`
+	// May is permission and object: "view document:plan".
+	May string `json:"may"`
+	// Context is the caveat context, "amount=150", or empty.
+	Context string `json:"context,omitempty"`
+	// Permissionship is the verdict as the API spells it.
 	Permissionship string `json:"permissionship"`
 	Answer         string `json:"answer"`
 	Expected       string `json:"expected"`

@@ -11,7 +11,8 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// newExplain builds `deputy explain`.
+// newExplain builds `deputy explain`, PermissionsService.ExplainPermission. It is for people who want to
+// know why, so that a refusal is no failure of the command.
 func newExplain(p *program) *cobra.Command {
 	var q question
 	var trace bool
@@ -42,7 +43,19 @@ to. It says what check conceals, so it takes an admin's key. The exit code is 0 
 	return cmd
 }
 
-// explanationTable writes the decision and, for each candidate, a tree of gates and conditions.
+// explanationTable writes the decision and, for each candidate, a tree of gates and conditions:
+//
+//	answer      NO_PERMISSION
+//	refused by  object
+//
+//	Candidate 1 of 1: NO_PERMISSION
+//	  principal    user:alice
+//	  tenant       acme
+//
+//	  agent                                             no
+//	    document:handbook#edit@agent:triage-bot         no
+//
+// The candidate that decided is the first.
 func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, trace bool) {
 	decisionTable(w, e.GetDecision())
 	if len(e.GetCandidates()) == 0 {
@@ -67,7 +80,8 @@ func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, trace bo
 	}
 }
 
-// conditionRows writes a condition and, if asked for, the trace below it.
+// conditionRows writes a condition and, if asked for, the trace below it. A trace is long, and what it
+// says is rarely the question, so it is left out otherwise; -o json always has it.
 func conditionRows(w io.Writer, c *deputy.ConditionExplanation, trace bool) {
 	text := c.GetCondition()
 	if c.GetAtBaseline() {

@@ -14,7 +14,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newRelationshipExport builds `deputy relationship export`.
+// newRelationshipExport builds `deputy relationship export`. Who has its file has the whole graph, so the
+// file is its owner's alone.
 func newRelationshipExport(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [FILE]",
@@ -51,7 +52,8 @@ whatever was there before is still there.`,
 }
 
 // exportTo writes all relationships at the head revision in the order in which the server sends them,
-// and returns how many there were.
+// and returns how many there were. The stream is of one revision, however long it takes. What was
+// written by the time of an error is not to be used.
 func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out io.Writer, bar *progress) (uint64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

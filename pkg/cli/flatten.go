@@ -18,7 +18,8 @@ import (
 
 // flatSchema is a schema without imports and partials, as any SpiceDB takes it.
 type flatSchema struct {
-	text        string
+	text string
+	// How many of each there are in it, the core's included.
 	definitions int
 	caveats     int
 }
@@ -43,6 +44,11 @@ func flattenFile(ctx context.Context, path string, stdin io.Reader) (flatSchema,
 // flatten compiles a composable schema with its imports, puts what it lacks of the core in front, and
 // writes the result as text. Definitions that the schema shares with the core stay as they are: it is
 // the server that compares them.
+//
+// The text is SpiceDB's own generator's. It keeps comments, and leaves out parentheses where its
+// precedence does not need them; a test compares the meaning of random expressions before and after.
+// What the compiler does not check is whether the types that relations name exist: that is done by the
+// server, with the whole schema before it.
 func flatten(ctx context.Context, name, text string, imports fs.FS) (flatSchema, error) {
 	compiled, err := compile(name, text, compiler.SourceFS(imports))
 	if err != nil {

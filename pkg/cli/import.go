@@ -15,6 +15,18 @@ import (
 )
 
 // newRelationshipImport builds `deputy relationship import`.
+//
+// A file is written batch by batch, and a batch is one stream of ImportBulkRelationships, which SpiceDB
+// writes in one transaction:
+//
+//	file      l1 l2 l3 l4 │ l5 l6 l7 l8 │ l9 …
+//	          └─ a batch ─┘
+//	stream    l1 l2, l3 l4: messages; then the server's count of what it wrote
+//
+// So a batch is parsed to its end before the first of it is sent, and a failure leaves whole batches
+// behind. The whole file in one transaction would be simpler to explain, but a graph of millions does
+// not fit into one on every engine. What a half-imported graph may do is the rule's concern, not this
+// command's: half an import never opens anything.
 func newRelationshipImport(c *connection) *cobra.Command {
 	var batchSize int
 	var skip uint64
@@ -77,9 +89,11 @@ func openImport(path string, stdin io.Reader) (string, io.ReadCloser, int64, err
 
 // importer writes relationships batch by batch; each batch is one transaction.
 type importer struct {
-	reader    *relationshipReader
+	reader *relationshipReader
+	// batchSize is how many relationships one transaction writes.
 	batchSize int
-	skip      uint64
+	// skip is how many relationships to pass over first.
+	skip uint64
 	// written counts the relationships that are written for certain.
 	written uint64
 }
@@ -162,7 +176,8 @@ func load(ctx context.Context, client authzed.PermissionsServiceClient, batch []
 	return nil
 }
 
-// mayBeWritten reports whether a failure leaves it open what the server did.
+// mayBeWritten reports whether a failure leaves it open what the server did: where the connection broke
+// or the time ran out, the transaction may have been committed all the same.
 func mayBeWritten(err error) bool {
 	switch status.Code(err) {
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable, codes.Unknown, codes.Internal:

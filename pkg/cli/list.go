@@ -11,8 +11,10 @@ const maxPage = 1000
 
 // paging holds the flags of the commands that list.
 type paging struct {
+	// limit is the most to list; 0 is all.
 	limit uint32
-	from  string
+	// from is the cursor of an earlier list, or empty.
+	from string
 }
 
 // register adds the flags.
@@ -28,14 +30,15 @@ type page interface {
 }
 
 // all asks page after page until the list is complete or the limit is reached, and returns the last
-// page with the items of all. items points at a page's items.
+// page with the items of all: so its cursor and its "complete" are those of the whole. items points at
+// a page's items. The pages of a list are of one revision, which the cursor pins.
 func all[T any, P page](p paging, ask func(limit uint32, at *deputy.Cursor) (P, error), items func(P) *[]T) (P, error) {
 	var collected []T
 	at := cursor(p.from)
 	for {
 		size := uint32(maxPage)
 		if p.limit != 0 {
-			size = min(size, p.limit-uint32(len(collected)))
+			size = min(size, p.limit-uint32(len(collected))) //nolint:gosec // fewer than the limit
 		}
 		answer, err := ask(size, at)
 		if err != nil {
@@ -44,7 +47,7 @@ func all[T any, P page](p paging, ask func(limit uint32, at *deputy.Cursor) (P, 
 		}
 		collected = append(collected, *items(answer)...)
 		at = answer.GetNext()
-		if answer.GetComplete() || p.limit != 0 && uint32(len(collected)) >= p.limit {
+		if answer.GetComplete() || p.limit != 0 && uint64(len(collected)) >= uint64(p.limit) {
 			*items(answer) = collected
 			return answer, nil
 		}

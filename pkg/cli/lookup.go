@@ -25,7 +25,7 @@ func newLookup(p *program) *cobra.Command {
 	return cmd
 }
 
-// newLookupResources builds `deputy lookup resources`.
+// newLookupResources builds `deputy lookup resources`, PermissionsService.LookupResources.
 func newLookupResources(c *connection) *cobra.Command {
 	var q question
 	var limit uint32
@@ -68,6 +68,7 @@ With -o json each line is one message of the stream; the last one says whether t
 			func(piece uint32, at *deputy.Cursor) (grpc.ServerStreamingClient[deputy.LookupResourcesResponse], error) {
 				request.Limit, request.Cursor = piece, at
 				if at != nil {
+					// The cursor pins the revision already.
 					request.Consistency = nil
 				}
 				return s.permissions.LookupResources(ctx, request)
@@ -81,7 +82,7 @@ With -o json each line is one message of the stream; the last one says whether t
 	return cmd
 }
 
-// newLookupAgents builds `deputy lookup agents`.
+// newLookupAgents builds `deputy lookup agents`, PermissionsService.LookupAgents.
 func newLookupAgents(c *connection) *cobra.Command {
 	var onBehalfOf, caveatContext, consistency, from string
 	var limit uint32
@@ -143,7 +144,10 @@ type found[M any] interface {
 
 // lookUp asks piece after piece until the lookup is complete or the limit is reached, and prints what
 // comes: JSON as it comes, a table once it is whole. A stream without an end was cut off, and is an
-// error.
+// error: half a list of what an agent reaches must not pass for all of it.
+//
+// A limit of 0 is none. columns are the table's heads, and cells a row; ask opens a stream for at most
+// piece results from a cursor on, or from the beginning if that is nil.
 func lookUp[M any, P found[M]](
 	c *connection, limit uint32, from string, columns []string,
 	ask func(piece uint32, at *deputy.Cursor) (grpc.ServerStreamingClient[M], error),
@@ -185,6 +189,7 @@ func lookUp[M any, P found[M]](
 		}
 	}
 	if c.output == "json" {
+		// One end for all pieces, so that a reader sees one stream.
 		end.Results = uint64(results)
 		last := P(new(M))
 		setEnd(last, end)

@@ -8,7 +8,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
-// newMigrate builds `deputy migrate`.
+// newMigrate builds `deputy migrate`. It takes the flags of serve that are about the engine, and reads the
+// same configuration file, so that an operator writes the connection string once.
 func newMigrate(p *program) *cobra.Command {
 	settings := &serverSettings{}
 	cmd := &cobra.Command{

@@ -23,6 +23,7 @@ import (
 )
 
 // print writes a message as JSON, or calls table with a writer that aligns what is separated by tabs.
+// The JSON has everything that the server said; the table has what a person looks for.
 func (c *connection) print(message proto.Message, table func(w io.Writer)) error {
 	if c.output == "json" {
 		return writeJSON(c.program.Out, message, "  ")
@@ -143,7 +144,12 @@ func yes(b bool) string {
 	return ""
 }
 
-// describe returns an error as one line. A gRPC status reads "CODE (REASON): message".
+// describe returns an error as one line. A gRPC status reads "CODE (REASON): message", where the server
+// gave a reason (google.rpc.ErrorInfo):
+//
+//	INVALID_ARGUMENT (INVALID_FIELD): resource.object_id is empty
+//
+// The message names the field, so that it is not repeated from the status's details.
 func describe(err error) string {
 	text := err.Error()
 	// A wrapped status keeps what was put around it, such as which line of a file it is about.
@@ -171,9 +177,10 @@ func statusText(s *status.Status) string {
 	return codeName(s.Code()) + ": " + s.Message()
 }
 
-// codeName returns a code as the gRPC specification writes it: INVALID_ARGUMENT.
+// codeName returns a code as the gRPC specification writes it: INVALID_ARGUMENT. Go's gRPC has names of
+// its own.
 func codeName(c codes.Code) string {
-	if name, ok := code.Code_name[int32(c)]; ok {
+	if name, ok := code.Code_name[int32(c)]; ok { //nolint:gosec // what does not fit has no name
 		return name
 	}
 	return fmt.Sprintf("CODE_%d", c)

@@ -8,7 +8,8 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// newPrincipal builds `deputy principal`.
+// newPrincipal builds `deputy principal`. A user, service or tenant that was never resumed (or imported
+// as active) is acted for by nobody, so resume is also how it is let in for the first time.
 func newPrincipal(p *program) *cobra.Command {
 	cmd := group(groupGovern, "principal", "Suspend and resume users, services and tenants (admins)")
 	c := client(p, cmd)

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/term"
 )
 
-// progress is a bar on a terminal, and nothing elsewhere.
+// progress is a bar on a terminal, and nothing elsewhere: a log of a CI is not filled with it. It is not
+// safe for concurrent use.
 type progress struct{ bar *progressbar.ProgressBar }
 
 // newProgress draws a bar on w if that is a terminal. total is the greatest count, or -1 where it is

@@ -8,14 +8,21 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// question holds the flags of the commands that ask for a decision.
+// question holds the flags of the commands that ask for a decision: check, explain and lookup
+// resources, which therefore take the same ones. None of them is in the environment, see allowEnv.
 type question struct {
-	session      string
-	delegation   string
-	onBehalfOf   string
-	tenant       string
-	context      string
-	consistency  string
+	// session or delegation is what the agent acts under; both empty is neither.
+	session    string
+	delegation string
+	// onBehalfOf is the principal as "type:id", or empty where there is no choice.
+	onBehalfOf string
+	// tenant is the tenant's id, or empty where there is no choice.
+	tenant string
+	// context is caveat context: a JSON object, or "@file".
+	context string
+	// consistency is as parseConsistency reads it.
+	consistency string
+	// sessionToken is the checked_at of an earlier answer, or empty.
 	sessionToken string
 }
 
@@ -37,7 +44,9 @@ const questionUsage = `
 Name a --session or a --delegation. With neither, the agent's own delegations that allow acting
 directly are looked up; then --on-behalf-of and --tenant are required.`
 
-// request builds the request for AGENT RESOURCE PERMISSION.
+// request builds the request for AGENT RESOURCE PERMISSION. Its errors name the flag or argument. What
+// is left out is left out of the request: which of it is required depends on the rest, and the server
+// knows how.
 func (q *question) request(args []string) (*deputy.CheckPermissionRequest, error) {
 	resource, err := parseObject("RESOURCE", args[1])
 	if err != nil {

@@ -24,7 +24,9 @@ func parseObject(name, text string) (*deputy.ObjectReference, error) {
 	return &deputy.ObjectReference{ObjectType: objectType, ObjectId: id}, nil
 }
 
-// parseSubject reads "type:id" or, for the types in setTypes, "type:id#relation".
+// parseSubject reads "type:id" or, for the types in setTypes, "type:id#relation". Which of the two a
+// text is depends on its type alone: an id from outside may hold a "#" like a URL's, and must not become
+// a set because of it.
 func parseSubject(name, text string, setTypes ...string) (*deputy.SubjectReference, error) {
 	o, err := parseObject(name, text)
 	if err != nil {
@@ -48,7 +50,8 @@ func parseSubject(name, text string, setTypes ...string) (*deputy.SubjectReferen
 	return &deputy.SubjectReference{Object: o}, nil
 }
 
-// parseScope reads grants "type:id#relation".
+// parseScope reads grants "type:id#relation". The relation is behind the last "#", because relations
+// hold none.
 func parseScope(texts []string) ([]*deputy.ScopeGrant, error) {
 	grants := make([]*deputy.ScopeGrant, 0, len(texts))
 	for _, text := range texts {
@@ -77,7 +80,8 @@ func readNamed(name, path string) ([]byte, error) {
 // bareID drops a type from an id whose type is clear, so that agent:bot works as bot does.
 func bareID(objectType, text string) string { return strings.TrimPrefix(text, objectType+":") }
 
-// parseContext reads caveat context: a JSON object, or "@file" with one.
+// parseContext reads caveat context: a JSON object, or "@file" with one. A name that stands in it twice
+// is an error: which of the two counts should not be left to the reader of the JSON.
 func parseContext(text string) (*structpb.Struct, error) {
 	if text == "" {
 		return nil, nil //nolint:nilnil // nil leaves the field out

@@ -83,7 +83,8 @@ func shorten(text string) string {
 }
 
 // relationshipsBlock returns the block "relationships" of a validation file, and the number of its
-// first line.
+// first line. SpiceDB's own decoder is not used because it parses the rest of the file too, and counts
+// lines differently.
 func relationshipsBlock(r io.Reader) (block string, line int, err error) {
 	var document map[string]yaml.Node
 	if err := yaml.NewDecoder(r).Decode(&document); err != nil && !errors.Is(err, io.EOF) {
@@ -101,7 +102,8 @@ func relationshipsBlock(r io.Reader) (block string, line int, err error) {
 }
 
 // relationshipText returns a relationship as newRelationshipReader reads it. The same relationship is
-// always the same text.
+// always the same text, so that two exports can be compared: SpiceDB's own function takes its JSON from
+// protojson, which varies blanks from build to build.
 func relationshipText(r *authzed.Relationship) (string, error) {
 	var b strings.Builder
 	b.WriteString(tuple.V1StringRelationshipWithoutCaveatOrExpiration(r))

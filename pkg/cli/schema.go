@@ -18,7 +18,8 @@ func newSchema(p *program) *cobra.Command {
 	return cmd
 }
 
-// newSchemaWrite builds `deputy schema write`.
+// newSchemaWrite builds `deputy schema write`. SpiceDB's API takes flat schema text only: composing is
+// the client's work, as it is with zed.
 func newSchemaWrite(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "write FILE",
@@ -61,7 +62,8 @@ func newSchemaRead(c *connection) *cobra.Command {
 	}
 }
 
-// newSchemaCompile builds `deputy schema compile`, which needs no server.
+// newSchemaCompile builds `deputy schema compile`, which needs no server: a CI can compile a schema, and
+// a person can look at what will be written.
 func newSchemaCompile(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "compile FILE",

@@ -11,7 +11,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/daemon"
 )
 
-// newServe builds `deputy serve`.
+// newServe builds `deputy serve`. The line that says where it listens is printed once the port is open,
+// so who waits for it can connect; it is all that goes to standard output.
 func newServe(p *program) *cobra.Command {
 	settings := &serverSettings{}
 	cmd := &cobra.Command{
@@ -42,6 +43,7 @@ Each setting is a flag, a variable in the environment and a key of the same name
 		if err != nil {
 			return err
 		}
+		// Serve has drained by then; this closes the engine.
 		defer func() {
 			if closeErr := d.Close(); err == nil && closeErr != nil {
 				err = fmt.Errorf("closing: %w", closeErr)

@@ -15,21 +15,31 @@ const defaultAddr = "127.0.0.1:50051"
 
 // serverSettings is everything that can be set about a server, as flags. daemon.Config says what each
 // means; a test asserts that no field of it is forgotten here.
+//
+// Most flags write into config directly. The ones below are those whose value is a file to be read, a
+// key to be hidden, or no concern of the daemon's; readConfig brings the first two into config.
 type serverSettings struct {
-	config        daemon.Config
-	configPath    string
-	keys          secrets
-	keyFile       string
-	adminKeys     secrets
-	adminKeyFile  string
-	tokenKeyFile  string
+	config daemon.Config
+	// configPath is the configuration file, or empty.
+	configPath string
+	// keys and keyFile are the services' keys; all of both count.
+	keys    secrets
+	keyFile string
+	// adminKeys and adminKeyFile are the admins'.
+	adminKeys    secrets
+	adminKeyFile string
+	// tokenKeyFile holds config.TokenKey. There is no flag for the key itself: it is never typed.
+	tokenKeyFile string
+	// remoteKey or remoteKeyFile is the key of the SpiceDB behind the engine remote.
 	remoteKey     secrets
 	remoteKeyFile string
-	logLevel      string
-	logFormat     string
+	// logLevel and logFormat are as newLog takes them.
+	logLevel  string
+	logFormat string
 }
 
-// registerServer adds the flags about the server itself.
+// registerServer adds the flags about the server itself. Durations have the default 0, which the daemon
+// takes for its own default; the help says which that is.
 func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.Addr, "addr", defaultAddr, "host and port to listen on; port 0 picks one")
 	flags.BoolVar(&s.config.AllowNonLoopback, "allow-non-loopback", false, "let --addr be reachable from other machines")

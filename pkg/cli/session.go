@@ -70,7 +70,8 @@ for; they may be left out where the delegation is for one user or service.`,
 	return cmd
 }
 
-// parseTarget reads "DELEGATION,PRINCIPAL,…".
+// parseTarget reads "DELEGATION,PRINCIPAL,…". Without a principal the server takes the delegation's own,
+// where that is one user or service.
 func parseTarget(text string) (*deputy.SessionTarget, error) {
 	id, rest, more := strings.Cut(text, ",")
 	if id == "" {
@@ -164,7 +165,8 @@ func newSessionRenew(c *connection) *cobra.Command {
 	return cmd
 }
 
-// newSessionEnd builds `deputy session end`.
+// newSessionEnd builds `deputy session end`. Once it returns, every check in the session refuses. Ending
+// twice is no error.
 func newSessionEnd(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "end SESSION",
@@ -181,7 +183,8 @@ func newSessionEnd(c *connection) *cobra.Command {
 	}
 }
 
-// describeSession writes a session, one fact a line, and then its leaves.
+// describeSession writes a session, one fact a line, and then its leaves: whom it acts for, and the
+// delegation that was minted for each.
 func describeSession(w io.Writer, s *deputy.Session) {
 	field(w, "session", s.GetSessionId())
 	field(w, "state", state(s.GetState()))

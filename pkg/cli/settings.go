@@ -13,6 +13,18 @@ import (
 	"github.com/spf13/viper"
 )
 
+// Where the value of a flag comes from, the first that there is:
+//
+//	the command line          --retention 1h
+//	the environment           DEPUTY_RETENTION=1h
+//	a configuration file      retention: 1h            (serve and migrate, with --config)
+//	the default
+//
+// All of them end as pflag's Set on the same flag. So a value is parsed by the same code wherever it
+// comes from, "who was first" is the flag's own Changed, and a command reads plain variables. viper
+// reads files here and does no more: its binding of the environment looks at the process's own, which
+// a test cannot replace, and it would be a second list of every setting.
+
 // envPrefix starts the names of all environment variables that Deputy reads.
 const envPrefix = "DEPUTY_"
 
@@ -33,6 +45,7 @@ func allowEnv(flags *pflag.FlagSet) {
 		if f.Annotations == nil {
 			f.Annotations = map[string][]string{}
 		}
+		// An annotation travels with the flag to every subcommand that inherits it.
 		f.Annotations[envAnnotation] = []string{envName(f.Name)}
 		f.Usage += " [$" + envName(f.Name) + "]"
 	})
@@ -41,6 +54,7 @@ func allowEnv(flags *pflag.FlagSet) {
 // fillFromEnv sets every flag that the command line left alone and the environment names. An empty
 // variable counts as unset. The error names the variable, never its value.
 func fillFromEnv(flags *pflag.FlagSet, env LookupEnv) error {
+	// This is asked before anything is set: afterwards every flag that was set here looks said.
 	said := saidSoFar(flags)
 	var failed error
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -80,6 +94,8 @@ func fillFromFile(flags *pflag.FlagSet, path string, known map[string]bool) erro
 		if f == nil || said(key) {
 			continue
 		}
+		// The value goes through its text form, as if it had been typed: "24h" and true are the same in
+		// YAML, TOML and JSON that way.
 		values, err := texts(file.Get(key))
 		if err == nil {
 			err = set(flags, f, values)
@@ -116,7 +132,8 @@ func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
 	return nil
 }
 
-// texts turns a value from a configuration file into what the command line would have carried.
+// texts turns a value from a configuration file into what the command line would have carried: one
+// text, or one for each element of a list.
 func texts(value any) ([]string, error) {
 	switch v := value.(type) {
 	case nil:
@@ -159,7 +176,11 @@ func withoutContent(path string, err error) error {
 
 // secrets is a flag whose values are never printed, neither by help nor by an error. It takes one or
 // more values separated by commas, and may be repeated.
+//
+// It does not split at commas as pflag's own lists do, which read CSV: a quotation mark in a key would
+// be an error there, and the error would quote the key.
 type secrets struct {
+	// values are the keys, in the order in which they were given.
 	values []string
 	// given tells that the values are not the default any more, so that further ones are added.
 	given bool
@@ -184,7 +205,8 @@ func (s *secrets) Set(text string) error {
 	return nil
 }
 
-// Append, Replace and GetSlice make it a pflag.SliceValue. GetSlice does not give the values away.
+// Append is Set: with Replace and GetSlice it makes secrets a pflag.SliceValue, which is how a flag
+// that takes several values is told from one that takes one.
 func (s *secrets) Append(text string) error { return s.Set(text) }
 
 // Replace drops all values for others.

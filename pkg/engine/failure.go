@@ -92,10 +92,12 @@ func reasonOf(st *status.Status) string {
 	return ""
 }
 
-// redactURI takes a connection string, which may hold a password, out of an error.
-func redactURI(err error, uri string) error {
-	if uri == "" || !strings.Contains(err.Error(), uri) {
-		return err
+// readable is what SpiceDB says of a database, for Deputy's operators: without the connection string,
+// which may hold a password, and with the command that they have.
+func readable(err error, uri string) error {
+	text := strings.ReplaceAll(err.Error(), "spicedb datastore migrate", "deputy migrate")
+	if uri != "" {
+		text = strings.ReplaceAll(text, uri, "[connection string]")
 	}
-	return errors.New(strings.ReplaceAll(err.Error(), uri, "[connection string]"))
+	return errors.New(text)
 }

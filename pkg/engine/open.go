@@ -112,14 +112,14 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 		dscfg.WithEnableRevisionHeartbeat(true),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, redactURI(err, cfg.URI))
+		return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, cfg.URI))
 	}
 	state, err := opened.ReadyState(ctx)
 	switch {
 	case err != nil:
-		err = redactURI(err, cfg.URI)
+		err = readable(err, cfg.URI)
 	case !state.IsReady:
-		err = fmt.Errorf("%s (has `deputy migrate` been run?)", state.Message)
+		err = readable(errors.New(state.Message), cfg.URI)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
@@ -174,7 +174,8 @@ func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
 	stop := func() error {
 		errs := conn.Close()
 		end()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		// A server that is stopped before it began to serve says so.
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, grpc.ErrServerStopped) {
 			errs = errors.Join(errs, err)
 		}
 		return errors.Join(errs, ds.Close())

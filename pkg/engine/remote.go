@@ -62,7 +62,7 @@ func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, *authz.Schem
 	resp, err := v1.NewSchemaServiceClient(e.conn).ReadSchema(ctx, &v1.ReadSchemaRequest{})
 	if status.Code(err) == codes.NotFound {
 		// Nothing has been written yet.
-		return authz.Revision{}, &authz.Schema{CoreDifference: "there is no schema"}, nil
+		return authz.Revision{}, &authz.Schema{CoreDifference: NoSchema}, nil
 	}
 	if err != nil {
 		return authz.Revision{}, nil, failure("engine.Schema", err)

@@ -53,6 +53,9 @@ func schemaFromDefinitions(namespaces []*core.NamespaceDefinition, caveats []*co
 	if err != nil {
 		return nil, err
 	}
+	if len(namespaces) == 0 {
+		difference = NoSchema
+	}
 	model := &authz.Schema{CoreDifference: difference, Types: make(map[string]*authz.Type, len(namespaces))}
 	graph := make(memberGraph)
 	for _, ns := range namespaces {
@@ -92,6 +95,9 @@ func schemaFromDefinitions(namespaces []*core.NamespaceDefinition, caveats []*co
 	}
 	return model, nil
 }
+
+// NoSchema is the difference from the core of a graph that no schema has been written to.
+const NoSchema = "no schema has been written yet"
 
 // compile compiles schema text with the options of SpiceDB's WriteSchema.
 func compile(text string) (*compiler.CompiledSchema, error) {

@@ -114,6 +114,15 @@ func TestCoreDifference(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if m.CoreDifference != NoSchema {
+			t.Errorf("%q does not say %q", m.CoreDifference, NoSchema)
+		}
+	})
+	t.Run("all of the core is missing", func(t *testing.T) {
+		m, err := schemaFromText("definition document {}")
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, want := range []string{"definition session: namespace removed", "caveat baseline: caveat removed"} {
 			if !strings.Contains(m.CoreDifference, want) {
 				t.Errorf("%q does not say %q", m.CoreDifference, want)

@@ -122,8 +122,14 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		if err != nil {
 			return nil, err
 		}
+		// SpiceDB names a resource once for each way in which it is reached. What an earlier stream
+		// decided of this page is not decided again.
+		done := min(from.Skip, len(ids))
+		for _, id := range ids[:done] {
+			seen[id] = true
+		}
 		trials := make([]*trial, 0, len(ids))
-		for _, id := range ids[min(from.Skip, len(ids)):] {
+		for _, id := range ids[done:] {
 			again := *t
 			again.c.Resource.ID = id
 			again.plan()

@@ -92,6 +92,10 @@ type Answer struct {
 	Until      time.Time
 }
 
+// foreign is the answer to an agent that quotes another's session or delegation, before anything is said
+// about that.
+var foreign = Answer{Verdict: Denied, Side: ByActor}
+
 // Decide answers a question at a time.
 func (s *State) Decide(q Question, now time.Time) Answer {
 	if !slices.Contains([]string{"group", "folder", "document"}, q.Resource.Type) {
@@ -103,6 +107,9 @@ func (s *State) Decide(q Question, now time.Time) Answer {
 		session, ok := s.Sessions[q.Session]
 		if !ok {
 			return Answer{Failure: NotFound}
+		}
+		if session.Agent != q.Agent {
+			return foreign
 		}
 		// The leaves that the question may mean; they have to be for one principal in one tenant.
 		type pair struct {
@@ -128,6 +135,9 @@ func (s *State) Decide(q Question, now time.Time) Answer {
 		d, ok := s.Delegations[q.Delegation]
 		if !ok {
 			return Answer{Failure: NotFound}
+		}
+		if d.Agent != q.Agent {
+			return foreign
 		}
 		if q.Principal == (Object{}) {
 			if d.Principal.Relation != "" {

@@ -40,7 +40,8 @@ type PermissionsServiceClient interface {
 	// ExplainPermission decides without short cuts and returns every gate with SpiceDB's trace. It is
 	// for auditors and admins: it says what CheckPermission conceals.
 	ExplainPermission(ctx context.Context, in *ExplainPermissionRequest, opts ...grpc.CallOption) (*ExplainPermissionResponse, error)
-	// LookupResources streams the objects of a type that an acting party reaches.
+	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
+	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
 	LookupResources(ctx context.Context, in *LookupResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResourcesResponse], error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins.
@@ -137,7 +138,8 @@ type PermissionsServiceServer interface {
 	// ExplainPermission decides without short cuts and returns every gate with SpiceDB's trace. It is
 	// for auditors and admins: it says what CheckPermission conceals.
 	ExplainPermission(context.Context, *ExplainPermissionRequest) (*ExplainPermissionResponse, error)
-	// LookupResources streams the objects of a type that an acting party reaches.
+	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
+	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
 	LookupResources(*LookupResourcesRequest, grpc.ServerStreamingServer[LookupResourcesResponse]) error
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins.
