@@ -24,7 +24,7 @@ func (d *Delegate) Register(ctx context.Context, id authz.AgentID, owners []auth
 	if err != nil {
 		return facts.Agent{}, authz.Revision{}, err
 	}
-	issued := facts.Issued{At: v.now, KeyDigest: d.keyDigest(key)}
+	issued := facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, owners)}
 	rev, err := d.write(ctx, facts.Register(id, owners, issued), facts.NoTrace(id.Object()))
 	switch {
 	case err == nil:
@@ -40,7 +40,7 @@ func (d *Delegate) Register(ctx context.Context, id authz.AgentID, owners []auth
 	if err != nil && authz.KindOf(err) != authz.NotFound {
 		return facts.Agent{}, authz.Revision{}, err
 	}
-	if key == "" || a.Issued.KeyDigest != issued.KeyDigest || !slices.Equal(a.Owners, owners) {
+	if key == "" || a.Issued.KeyDigest != issued.KeyDigest {
 		return facts.Agent{}, authz.Revision{}, authz.Errorf(authz.Exists, authz.ReasonAlreadyExists,
 			"the agent id is taken, or was once: ids are not used again")
 	}

@@ -198,10 +198,11 @@ func (d *Delegate) digest(parts ...string) []byte {
 	return h.Sum(nil)
 }
 
-// keyDigest is what is stored of an idempotency key.
-func (d *Delegate) keyDigest(key string) string {
+// keyDigest is what is stored of an idempotency key: it tells a retry of the same request from another
+// request with the same key.
+func (d *Delegate) keyDigest(key string, request any) string {
 	if key == "" {
 		return ""
 	}
-	return hex.EncodeToString(d.digest("key", key)[:16])
+	return hex.EncodeToString(d.digest("key", key, fmt.Sprintf("%#v", request))[:16])
 }

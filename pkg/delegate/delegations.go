@@ -62,7 +62,7 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		return none(err)
 	}
 	must = append(must, facts.MustBeActive(out.Agent.Object())...)
-	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key)}
+	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s)}
 	rev, err := d.write(ctx, out.Write(s.Scope), must)
 	if authz.KindOf(err) == authz.Exists && s.Key != "" {
 		return d.created(ctx, out)
@@ -83,8 +83,7 @@ func (d *Delegate) created(ctx context.Context, want facts.Delegation) (facts.De
 	if err != nil {
 		return facts.Delegation{}, authz.Revision{}, err
 	}
-	if got.Agent != want.Agent || got.Principal != want.Principal || got.Tenant != want.Tenant ||
-		got.GrantedBy != want.GrantedBy || got.Parent != want.Parent {
+	if got.Issued.KeyDigest != want.Issued.KeyDigest {
 		return facts.Delegation{}, authz.Revision{}, keyReused()
 	}
 	return got, v.snap.Revision(), nil

@@ -96,14 +96,11 @@ func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.
 	if err != nil {
 		return Running{}, authz.Revision{}, err
 	}
-	if got.Agent != p.session.Agent || !slices.Equal(got.Leaves, p.session.Leaves) {
+	if got.Issued.KeyDigest != p.session.Issued.KeyDigest {
 		return Running{}, authz.Revision{}, keyReused()
 	}
 	begun := got.Unfrozen || !got.Baseline.IsZero()
-	switch {
-	case begun && got.Unfrozen != p.session.Unfrozen:
-		return Running{}, authz.Revision{}, keyReused()
-	case !begun && !got.Stopped && !p.session.Unfrozen:
+	if !begun && !got.Stopped && !p.session.Unfrozen {
 		return d.freeze(ctx, p, v.snap.Revision())
 	}
 	out := p.running()
@@ -166,7 +163,7 @@ func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, er
 	if retention := d.graph.Retention(); s.Frozen && p.session.Until.After(v.now.Add(retention-frozenMargin)) {
 		return nil, authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention)
 	}
-	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key)}
+	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key, s)}
 	slices.SortFunc(p.session.Leaves, func(a, b facts.Leaf) int {
 		return byID(a.Delegation.Object(), b.Delegation.Object())
 	})

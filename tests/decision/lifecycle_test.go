@@ -167,7 +167,10 @@ func TestIdempotency(t *testing.T) {
 		if first.GetDelegation().GetDelegationId() != again.GetDelegation().GetDelegationId() {
 			t.Error("a retry made another delegation")
 		}
-		create.Principal = subject("user:bob")
+		create.AllowDirect = true
+		_, err = w.Delegations().CreateDelegation(t.Context(), create)
+		w.fails(err, codes.AlreadyExists, "IDEMPOTENCY_KEY_REUSED", "")
+		create.AllowDirect, create.Principal = false, subject("user:bob")
 		_, err = w.Delegations().CreateDelegation(t.Context(), create)
 		w.fails(err, codes.AlreadyExists, "IDEMPOTENCY_KEY_REUSED", "")
 		for _, frozen := range []bool{false, true} {

@@ -125,8 +125,9 @@ var causes = []func(*random, oracle.Question, []oracle.Delegation){
 		}
 	},
 	func(r *random, q oracle.Question, _ []oracle.Delegation) {
-		for _, relation := range []string{"member", "admin"} {
-			r.leave(oracle.Standing{Tenant: q.Tenant, Relation: relation, Who: q.Principal})
+		r.leave(oracle.Standing{Tenant: q.Tenant, Relation: "member", Who: q.Principal})
+		if q.Principal.Type == "user" {
+			r.leave(oracle.Standing{Tenant: q.Tenant, Relation: "admin", Who: q.Principal})
 		}
 	},
 	func(r *random, q oracle.Question, chain []oracle.Delegation) {
