@@ -16,6 +16,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
@@ -27,6 +28,7 @@ const dir = "../../charts/deputy"
 type object struct {
 	config     *corev1.ConfigMap
 	deployment *appsv1.Deployment
+	migration  *batchv1.Job
 	policy     *networkingv1.NetworkPolicy
 	service    *corev1.Service
 	account    *corev1.ServiceAccount
@@ -65,6 +67,9 @@ func install(t *testing.T, values map[string]any) object {
 		case "deployment.yaml":
 			o.deployment = &appsv1.Deployment{}
 			into = o.deployment
+		case "migrate.yaml":
+			o.migration = &batchv1.Job{}
+			into = o.migration
 		case "networkpolicy.yaml":
 			o.policy = &networkingv1.NetworkPolicy{}
 			into = o.policy
@@ -125,44 +130,74 @@ func TestLint(t *testing.T) {
 func TestInstallsRestricted(t *testing.T) {
 	for _, name := range examples(t) {
 		o := install(t, example(t, name))
-		pod := o.deployment.Spec.Template.Spec
-		if c := pod.SecurityContext; c == nil || c.RunAsNonRoot == nil || !*c.RunAsNonRoot ||
-			c.SeccompProfile == nil || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
-			t.Errorf("%s: the pod's security context is %+v", name, c)
+		restricted(t, name, o.deployment.Spec.Template.Spec)
+		if o.migration != nil {
+			restricted(t, name+"'s migration", o.migration.Spec.Template.Spec)
 		}
-		if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
-			t.Errorf("%s: the pod gets a token for the cluster", name)
-		}
-		for _, container := range append(pod.InitContainers, pod.Containers...) {
-			c := container.SecurityContext
-			if c == nil || c.ReadOnlyRootFilesystem == nil || !*c.ReadOnlyRootFilesystem ||
-				c.AllowPrivilegeEscalation == nil || *c.AllowPrivilegeEscalation ||
-				len(c.Capabilities.Drop) != 1 || c.Capabilities.Drop[0] != "ALL" {
-				t.Errorf("%s: container %s has the security context %+v", name, container.Name, c)
-			}
-			if container.Resources.Limits.Memory().IsZero() {
-				t.Errorf("%s: container %s has no limit on memory", name, container.Name)
-			}
-		}
-		if probe := pod.Containers[0].ReadinessProbe; probe == nil || (probe.GRPC == nil) != (name != "memory") {
+		pod := o.deployment.Spec.Template
+		if probe := pod.Spec.Containers[0].ReadinessProbe; probe == nil || (probe.GRPC == nil) != (name != "memory") {
 			t.Errorf("%s: the readiness probe is %+v: gRPC health without TLS, the port with it", name, probe)
 		}
-		if selector := o.service.Spec.Selector; o.deployment.Spec.Template.Labels["app.kubernetes.io/instance"] != selector["app.kubernetes.io/instance"] {
-			t.Errorf("%s: the service selects %v", name, selector)
+		if !selects(o.service.Spec.Selector, pod.Labels) || !selects(o.deployment.Spec.Selector.MatchLabels, pod.Labels) {
+			t.Errorf("%s: the service selects %v, the pods have %v", name, o.service.Spec.Selector, pod.Labels)
+		}
+		if o.migration != nil && selects(o.service.Spec.Selector, o.migration.Spec.Template.Labels) {
+			t.Errorf("%s: the service selects the migration", name)
+		}
+	}
+}
+
+// selects reports whether labels match a selector.
+func selects(selector, labels map[string]string) bool {
+	for key, value := range selector {
+		if labels[key] != value {
+			return false
+		}
+	}
+	return len(selector) > 0
+}
+
+// restricted asserts what Kubernetes calls the restricted standard, and a little more.
+func restricted(t *testing.T, name string, pod corev1.PodSpec) {
+	t.Helper()
+	if c := pod.SecurityContext; c == nil || c.RunAsNonRoot == nil || !*c.RunAsNonRoot ||
+		c.SeccompProfile == nil || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("%s: the pod's security context is %+v", name, c)
+	}
+	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+		t.Errorf("%s: the pod gets a token for the cluster", name)
+	}
+	if pod.EnableServiceLinks == nil || *pod.EnableServiceLinks {
+		t.Errorf("%s: a Service's name could become a setting", name)
+	}
+	for _, container := range append(pod.InitContainers, pod.Containers...) {
+		c := container.SecurityContext
+		if c == nil || c.ReadOnlyRootFilesystem == nil || !*c.ReadOnlyRootFilesystem ||
+			c.AllowPrivilegeEscalation == nil || *c.AllowPrivilegeEscalation ||
+			len(c.Capabilities.Drop) != 1 || c.Capabilities.Drop[0] != "ALL" {
+			t.Errorf("%s: container %s has the security context %+v", name, container.Name, c)
+		}
+		if container.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s: container %s has no limit on memory", name, container.Name)
 		}
 	}
 }
 
 func TestEngines(t *testing.T) {
 	postgres := install(t, example(t, "postgres"))
-	init := postgres.deployment.Spec.Template.Spec.InitContainers
-	if len(init) != 1 || init[0].Args[0] != "migrate" {
-		t.Errorf("postgres: the init containers are %+v, want one that migrates", init)
+	if postgres.migration == nil || !strings.Contains(postgres.migration.Annotations["helm.sh/hook"], "pre-upgrade") {
+		t.Fatalf("postgres: the migration is %+v", postgres.migration)
 	}
-	for _, container := range append(init, postgres.deployment.Spec.Template.Spec.Containers...) {
-		if len(container.Env) != 1 || container.Env[0].Name != "DEPUTY_DATASTORE_CONN_URI" || container.Env[0].ValueFrom.SecretKeyRef.Name != "deputy-database" {
-			t.Errorf("postgres: %s has the variables %+v", container.Name, container.Env)
-		}
+	server, migration := postgres.deployment.Spec.Template.Spec.Containers[0], postgres.migration.Spec.Template.Spec.Containers[0]
+	if len(server.Env) != 1 || server.Env[0].Name != "DEPUTY_DATASTORE_CONN_URI" || server.Env[0].ValueFrom.SecretKeyRef.Name != "deputy-database" {
+		t.Errorf("postgres: the server has the variables %+v", server.Env)
+	}
+	if len(migration.Env) != 2 || migration.Env[0].Name != "DEPUTY_ENGINE" || migration.Env[0].Value != "postgres" ||
+		migration.Env[1].ValueFrom == nil || *migration.Env[1].ValueFrom.SecretKeyRef != *server.Env[0].ValueFrom.SecretKeyRef {
+		t.Errorf("postgres: the migration has the variables %+v", migration.Env)
+	}
+	if len(migration.VolumeMounts) != 0 {
+		t.Errorf("postgres: the migration mounts %+v, which is not there before the first install", migration.VolumeMounts)
 	}
 	if len(postgres.policy.Spec.Ingress) != 1 || len(postgres.policy.Spec.Ingress[0].From) != 1 {
 		t.Errorf("postgres: the policy is %+v", postgres.policy.Spec)
@@ -172,11 +207,14 @@ func TestEngines(t *testing.T) {
 	if memory.policy == nil || len(memory.policy.Spec.Ingress) != 0 {
 		t.Errorf("memory: a policy without peers must admit nobody: %+v", memory.policy)
 	}
-	if pod := memory.deployment.Spec.Template.Spec; len(pod.InitContainers) != 0 || len(pod.Containers[0].Env) != 0 {
-		t.Errorf("memory: there is nothing to migrate and nothing to connect to: %+v", pod)
+	if env := memory.deployment.Spec.Template.Spec.Containers[0].Env; memory.migration != nil || len(env) != 0 {
+		t.Errorf("memory: there is nothing to migrate and nothing to connect to: %+v, %+v", memory.migration, env)
 	}
 
 	remote := install(t, example(t, "remote"))
+	if remote.migration != nil {
+		t.Error("remote: its SpiceDB migrates its own database")
+	}
 	if remote.account != nil || remote.deployment.Spec.Template.Spec.ServiceAccountName != "default" {
 		t.Error("remote: serviceAccount.create is false")
 	}

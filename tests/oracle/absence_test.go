@@ -70,8 +70,8 @@ func put(w *world, d *deputy, operation v1.RelationshipUpdate_Operation, rels ..
 // from session to session, frozen and not. It returns the questions that are allowed there. Each names
 // its principal and tenant: without, less in the graph can turn a question that was too vague into one
 // that is not.
-func thriving(rt *rapid.T, t *testing.T, d *deputy) (*random, []oracle.Question) {
-	r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 2, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
+func thriving(t *testing.T, rt *rapid.T, d *deputy) (*random, []oracle.Question) {
+	r := newRandom(t.Context(), rt, d, size{tenants: 2, users: 2, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
 	for range 5 + r.below(4) {
 		r.drawDelegation()
 		r.drawSession()
@@ -265,7 +265,7 @@ func TestAbsenceNarrows(t *testing.T) {
 	d := openDeputy(t, domain)
 	deleted := map[string]int{}
 	try(t, 12, func(rt *rapid.T) {
-		r, allowed := thriving(rt, t, d)
+		r, allowed := thriving(t, rt, d)
 		for range 3 {
 			if len(allowed) == 0 {
 				return
@@ -317,7 +317,7 @@ func TestHalfAnImportOpensNothing(t *testing.T) {
 	d := openDeputy(t, domain)
 	var whole tally
 	try(t, 15, func(rt *rapid.T) {
-		r, allowed := thriving(rt, t, d)
+		r, allowed := thriving(t, rt, d)
 		var questions []oracle.Question
 		for range 3 {
 			if len(allowed) > 0 {

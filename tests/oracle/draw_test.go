@@ -91,8 +91,8 @@ var usual = size{tenants: 2, users: 3, services: 1, agents: 4, groups: 2, folder
 
 // newRandom draws a world's domain: who belongs where, and who may what. Delegations and sessions come
 // later.
-func newRandom(rt *rapid.T, ctx context.Context, d *deputy, n size) *random {
-	r := &random{world: newWorld(rt, ctx, d), rt: rt}
+func newRandom(ctx context.Context, rt *rapid.T, d *deputy, n size) *random {
+	r := &random{world: newWorld(ctx, rt, d), rt: rt}
 	r.tenants, r.users, r.services = r.some("tenant", n.tenants), r.some("user", n.users), r.some("service", n.services)
 	r.agents, r.groups = r.some("agent", n.agents), r.some("group", n.groups)
 	r.folders, r.documents = r.some("folder", n.folders), r.some("document", n.documents)
@@ -180,16 +180,16 @@ func (r *random) belong(f oracle.Object) {
 	if r.chance(20) {
 		tenant = pick(r, r.tenants)
 	}
-	switch n := r.below(40); {
-	case n == 39:
+	switch r.below(40) {
+	case 39:
 		r.grant(f, "tenant", oracle.Subject{Object: tenant}, oracle.Condition{Cap: 10})
-	case n == 38:
+	case 38:
 		r.grant(f, "tenant", subject("tenant", "*"), oracle.Condition{})
-	case n == 37:
+	case 37:
 		for _, t := range r.tenants {
 			r.grant(f, "tenant", oracle.Subject{Object: t}, oracle.Condition{})
 		}
-	case n == 36:
+	case 36: // it belongs to nobody
 	default:
 		r.grant(f, "tenant", oracle.Subject{Object: tenant}, oracle.Condition{})
 	}

@@ -130,7 +130,7 @@ func TestLookupResourcesEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 12, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 2, folders: 3, documents: 6})
+		r := newRandom(t.Context(), rt, d, size{tenants: 2, users: 3, services: 1, agents: 3, groups: 2, folders: 3, documents: 6})
 		for range 3 + r.below(5) {
 			r.drawDelegation()
 			r.drawSession()
@@ -162,7 +162,7 @@ func TestLookupResourcesEqualsChecks(t *testing.T) {
 // TestLookupResourcesFindsNothingTwice looks up, page by page, documents that alice may view for two
 // reasons each: SpiceDB finds such a document once for either.
 func TestLookupResourcesFindsNothingTwice(t *testing.T) {
-	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	w := newWorld(t.Context(), t, openDeputy(t, domain))
 	alice, _, tenant, agent, plan := w.office()
 	shelf := w.object("folder", "shelf")
 	w.grant(shelf, "viewer", oracle.Subject{Object: alice}, oracle.Condition{})
@@ -312,7 +312,7 @@ func TestLookupAgentsEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 25, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, usual)
+		r := newRandom(t.Context(), rt, d, usual)
 		for range 4 + r.below(7) {
 			r.drawDelegation()
 			if r.chance(30) {

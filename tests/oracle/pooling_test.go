@@ -1,7 +1,6 @@
 package oracle_test
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -20,7 +19,7 @@ func TestInterleavedPrincipalsAndTenants(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 4, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, size{tenants: 3, users: 3, agents: 1, groups: 2, folders: 4, documents: 5})
+		r := newRandom(t.Context(), rt, d, size{tenants: 3, users: 3, agents: 1, groups: 2, folders: 4, documents: 5})
 		agent := r.agents[0]
 		for _, o := range append(append([]oracle.Object(nil), r.tenants...), r.users...) {
 			r.enlist(o)
@@ -128,7 +127,7 @@ func (r *recorder) Fatalf(format string, args ...any) { r.Errorf(format, args...
 // one half of what signing takes. By agent alone neither is enough, and the two together are not looked
 // at; a third with both halves is.
 func TestCandidatesNeverPool(t *testing.T) {
-	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	w := newWorld(t.Context(), t, openDeputy(t, domain))
 	alice, _, tenant, agent, document := w.office()
 	for _, o := range []oracle.Object{alice, agent} {
 		w.grant(document, "approver", oracle.Subject{Object: o}, oracle.Condition{})
@@ -160,7 +159,7 @@ func TestCandidatesNeverPool(t *testing.T) {
 // TestConditionalCandidates lets the first conditional candidate by id answer with its own fields, and
 // one that needs nothing before it.
 func TestConditionalCandidates(t *testing.T) {
-	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	w := newWorld(t.Context(), t, openDeputy(t, domain))
 	alice, bob, tenant, agent, document := w.office()
 	grant := oracle.Delegation{Agent: agent.ID, Principal: oracle.Subject{Object: bob}, Tenant: tenant.ID, GrantedBy: bob, Direct: true}
 	question := oracle.Question{Agent: agent.ID, Principal: bob, Tenant: tenant.ID, Resource: document, Permission: "view"}
@@ -189,7 +188,7 @@ func TestConditionalCandidates(t *testing.T) {
 
 // TestTooManyCandidates refuses to choose among more than sixteen delegations.
 func TestTooManyCandidates(t *testing.T) {
-	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	w := newWorld(t.Context(), t, openDeputy(t, domain))
 	_, bob, tenant, agent, document := w.office()
 	grant := oracle.Delegation{Agent: agent.ID, Principal: oracle.Subject{Object: bob}, Tenant: tenant.ID, GrantedBy: bob, Direct: true}
 	for range oracle.MaxCandidates {
@@ -208,8 +207,8 @@ func TestTooManyCandidates(t *testing.T) {
 // TestConsentCoversMembersOnly lets an admin consent for all members of a tenant: it covers exactly
 // those who are members, ends for one who leaves, and for all when the admin is no longer one.
 func TestConsentCoversMembersOnly(t *testing.T) {
-	ctx := context.Context(t.Context())
-	w := newWorld(t, ctx, openDeputy(t, domain))
+	ctx := t.Context()
+	w := newWorld(ctx, t, openDeputy(t, domain))
 	alice, bob, tenant, agent, document := w.office()
 	eve := w.object("user", "eve")
 	elsewhere := w.object("tenant", "elsewhere")

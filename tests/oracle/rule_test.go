@@ -57,7 +57,7 @@ func TestDecisionEqualsOracle(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 30, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, usual)
+		r := newRandom(t.Context(), rt, d, usual)
 		for range 3 + r.below(6) {
 			r.drawDelegation()
 			if r.chance(60) {
@@ -88,7 +88,7 @@ func TestDeepChains(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 20, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, size{tenants: 1, users: 2, agents: 8, folders: 1, documents: 2})
+		r := newRandom(t.Context(), rt, d, size{tenants: 1, users: 2, agents: 8, folders: 1, documents: 2})
 		// Everybody belongs and may view, so that what refuses is the chain.
 		folder, tenant, user := r.folders[0], r.tenants[0], r.users[0]
 		r.grant(folder, "tenant", oracle.Subject{Object: tenant}, oracle.Condition{})
@@ -211,7 +211,7 @@ func TestChildReachesNoMoreThanParent(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
 	try(t, 15, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, size{tenants: 2, users: 2, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
+		r := newRandom(t.Context(), rt, d, size{tenants: 2, users: 2, services: 1, agents: 3, groups: 1, folders: 2, documents: 2})
 		for range 3 + r.below(4) {
 			r.drawDelegation()
 			if r.chance(60) {
@@ -262,7 +262,7 @@ func TestFrozenOnlyNarrows(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met, narrowed tally
 	try(t, 30, func(rt *rapid.T) {
-		r := newRandom(rt, t.Context(), d, size{tenants: 1, users: 2, agents: 2, groups: 1, folders: 2, documents: 3})
+		r := newRandom(t.Context(), rt, d, size{tenants: 1, users: 2, agents: 2, groups: 1, folders: 2, documents: 3})
 		user, tenant, agent := r.users[0], r.tenants[0], r.agents[0]
 		// What is needed to start at all.
 		r.enlist(user)
@@ -312,7 +312,7 @@ func TestFrozenOnlyNarrows(t *testing.T) {
 // TestFailures asserts the statuses of questions that have no answer: by CheckPermission and, for the
 // item alone, by CheckBulkPermissions.
 func TestFailures(t *testing.T) {
-	w := newWorld(t, t.Context(), openDeputy(t, domain))
+	w := newWorld(t.Context(), t, openDeputy(t, domain))
 	alice, bob, tenant, agent, document := w.office()
 	all := oracle.Delegation{Agent: agent.ID, Principal: oracle.Subject{Object: tenant, Relation: "member"}, Tenant: tenant.ID, GrantedBy: alice, Unscoped: true, Direct: true}
 	consent := w.mustDelegate(all)

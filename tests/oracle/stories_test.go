@@ -86,7 +86,7 @@ type storyStep struct {
 type teller struct {
 	*deputy
 	t   *testing.T
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // a teller lives as long as its test
 	// ids are what the server calls what the stories call something else.
 	ids map[string]string
 	// changed is what a story has to undo: suspensions, and relationships written or deleted.
@@ -328,7 +328,7 @@ func TestSupportDeskStories(t *testing.T) {
 	}
 	s := &teller{t: t, ctx: t.Context(), deputy: openDeputy(t, flat), ids: map[string]string{}, changed: map[string]bool{}, met: map[string]int{}}
 	var lines []string
-	for _, line := range strings.Split(text(all.Relationships), "\n") {
+	for line := range strings.SplitSeq(text(all.Relationships), "\n") {
 		if line != "" && !strings.HasPrefix(line, "//") {
 			lines = append(lines, line)
 		}

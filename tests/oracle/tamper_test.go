@@ -30,7 +30,7 @@ func (r *random) drawTampering() {
 	d := r.state.Delegations[pick(r, ids)]
 	object := oracle.Object{Type: "delegation", ID: d.ID}
 	self := oracle.Subject{Object: object}
-	as := func(typ, id string) oracle.Subject { return subject(typ, id) }
+	as := subject
 	replace := func(of oracle.Object, relation string, was, is oracle.Subject, caveat *v1.ContextualizedCaveat) {
 		r.remove(of, relation, was)
 		r.touch(of, relation, is, caveat, time.Time{})

@@ -30,7 +30,7 @@ type failer interface {
 // server and as the oracle's state. All its ids start with its own prefix.
 type world struct {
 	t      failer
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // a world lives as long as its test
 	deputy *deputy
 	prefix string
 	state  *oracle.State
@@ -44,7 +44,7 @@ type world struct {
 var worlds atomic.Int64
 
 // newWorld returns an empty world on a server.
-func newWorld(t failer, ctx context.Context, d *deputy) *world {
+func newWorld(ctx context.Context, t failer, d *deputy) *world {
 	return &world{t: t, ctx: ctx, deputy: d, prefix: fmt.Sprintf("w%d-", worlds.Add(1)), state: oracle.NewState()}
 }
 
@@ -113,7 +113,8 @@ func (w *world) flush() {
 
 // caveat returns a condition as SpiceDB stores it.
 func caveat(c oracle.Condition) *v1.ContextualizedCaveat {
-	name, fields := "", map[string]any{}
+	var name string
+	fields := map[string]any{}
 	switch {
 	case c.Cap > 0:
 		name, fields["cap"] = "within", c.Cap

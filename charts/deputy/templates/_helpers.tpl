@@ -61,6 +61,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{/* What runs in the cluster sees no more than it needs. */}}
+{{- define "deputy.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
 {{- define "deputy.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
 capabilities:
