@@ -186,7 +186,7 @@ func TestExactSnapshot(t *testing.T) {
 // not make it younger.
 func TestSnapshotGrowsTooOld(t *testing.T) {
 	cfg := inMemory()
-	cfg.SnapshotMaxAge = 500 * time.Millisecond
+	cfg.SnapshotMaxAge = 2 * time.Second
 	w := newWorld(t, harness.Start(t, cfg))
 	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 	c := under(d).view("document:plan")
@@ -200,7 +200,7 @@ func TestSnapshotGrowsTooOld(t *testing.T) {
 		}
 		answered++
 		at = resp.GetCheckedAt()
-		if time.Since(started) > 10*time.Second {
+		if time.Since(started) > 30*time.Second {
 			t.Fatal("a snapshot that is asked at stays young")
 		}
 	}
@@ -349,7 +349,7 @@ func TestEngineThatDoesNotAnswer(t *testing.T) {
 	c := under(d).view("document:plan")
 	w.allow(c)
 	stall.Hold()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := w.Permissions().CheckPermission(ctx, c.CheckPermissionRequest)
 	if ctx.Err() != nil {

@@ -196,7 +196,7 @@ func TestExpiryOnAnIdleEngine(t *testing.T) {
 	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
-		run := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(d)}, Ttl: durationpb.New(2 * time.Second)})
+		run := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(d)}, Ttl: durationpb.New(4 * time.Second)})
 		end := run.GetExpiresAt().AsTime()
 		allowed := 0
 		for {
