@@ -35,7 +35,7 @@ func (r *random) drawTampering() {
 		r.remove(of, relation, was)
 		r.touch(of, relation, is, caveat, time.Time{})
 	}
-	switch r.below(11) {
+	switch r.below(14) {
 	case 0:
 		is := oracle.Subject{Object: pick(r, slices.Concat(r.users, r.agents))}
 		replace(object, "granted_by", oracle.Subject{Object: d.GrantedBy}, is, issued())
@@ -94,6 +94,25 @@ func (r *random) drawTampering() {
 			d.Direct = d.Direct && is == d.Principal
 			replace(object, "principal", d.Principal, is, nil)
 			d.Principal = is
+		}
+	case 11:
+		// A tombstone refuses whatever is active, and nothing is active without the mark.
+		r.touch(object, "revoked", self, nil, time.Time{})
+		d.Revoked = true
+	case 12:
+		r.remove(object, "active", self)
+		d.Active = false
+	case 13:
+		if d.Session != "" {
+			session, run := r.state.Sessions[d.Session], oracle.Object{Type: "session", ID: d.Session}
+			if r.chance(50) {
+				r.touch(run, "ended", oracle.Subject{Object: run}, nil, time.Time{})
+				session.Ended = true
+			} else {
+				r.remove(run, "active", oracle.Subject{Object: run})
+				session.Active = false
+			}
+			r.state.Sessions[d.Session] = session
 		}
 	}
 	r.state.Delegations[d.ID] = d
