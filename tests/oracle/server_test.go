@@ -31,13 +31,25 @@ var chosenChecks = os.Getenv("DEPUTY_RAPID_CHECKS")
 // often: the servers make much garbage and keep little.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	seeded := false
 	flag.Visit(func(f *flag.Flag) {
-		if f.Name == "rapid.checks" {
+		switch f.Name {
+		case "rapid.checks":
 			chosenChecks = f.Value.String()
+		case "rapid.seed":
+			seeded = true
 		}
 	})
-	if err := flag.Set("rapid.nofailfile", "true"); err != nil {
-		panic(err)
+	set := map[string]string{"rapid.nofailfile": "true"}
+	if chosenChecks == "" && !seeded {
+		// The same worlds in every ordinary run, so that a change is to blame for a failure, and not a
+		// draw. Who wants others chooses how many.
+		set["rapid.seed"] = "20261123"
+	}
+	for name, value := range set {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	debug.SetGCPercent(400)
 	os.Exit(m.Run())
