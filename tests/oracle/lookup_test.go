@@ -311,7 +311,7 @@ func agentKey(agents []string, principal *deputyv1.ObjectReference, tenant, dele
 func TestLookupAgentsEqualsChecks(t *testing.T) {
 	d := openDeputy(t, domain)
 	var met tally
-	try(t, 25, func(rt *rapid.T) {
+	try(t, 15, func(rt *rapid.T) {
 		r := newRandom(t.Context(), rt, d, usual)
 		for range 4 + r.below(7) {
 			r.drawDelegation()
