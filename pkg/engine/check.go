@@ -169,8 +169,6 @@ func (e *Engine) Write(ctx context.Context, updates []authz.Update, precondition
 		req.OptionalPreconditions = append(req.OptionalPreconditions, &v1.Precondition{Operation: op, Filter: filterProto(p.Filter)})
 	}
 	resp, err := v1.NewPermissionsServiceClient(e.conn).WriteRelationships(ctx, req)
-	// A write whose answer was lost may have happened: count it all the same.
-	e.wrote()
 	if err != nil {
 		return authz.Revision{}, failure("engine.Write", err)
 	}

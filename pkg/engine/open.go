@@ -46,11 +46,6 @@ type Engine struct {
 	// stop ends the in-process server and waits for it; nil for Remote.
 	stop func() error
 
-	// written counts the writes that were acknowledged, and seen is the count that a later head
-	// look-up is known to cover; see remoteHead.
-	mu            sync.Mutex
-	written, seen uint64
-
 	closing sync.Once
 	closed  error
 }

@@ -36,25 +36,22 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 	return s, nil
 }
 
-// remoteHead takes the head revision together with the schema at it.
+// remoteHead takes a revision that follows every write that was acknowledged before it was asked for,
+// and the schema.
 //
-// SpiceDB shares a head look-up between callers, so that a look-up may return what was the head before
-// it was asked for. A look-up that starts after another has returned cannot join anything that began
-// before that one ended. So after a write, or with a lower bound that somebody was given, one look-up
-// is made and thrown away before the one that counts.
-func (e *Engine) remoteHead(ctx context.Context, atLeast authz.Revision) (authz.Revision, *authz.Schema, error) {
-	e.mu.Lock()
-	written, covered := e.written, e.seen >= e.written
-	e.mu.Unlock()
-	if !covered || !atLeast.IsZero() {
-		if _, _, err := e.remoteSchema(ctx); err != nil {
-			return authz.Revision{}, nil, err
-		}
-		e.mu.Lock()
-		e.seen = max(e.seen, written)
-		e.mu.Unlock()
+// SpiceDB shares a head look-up between callers, and keeps a finished one joinable while its callers
+// overlap, so no number of look-ups is known to be fresh. The token of a write is: so the head is taken
+// by a write that changes nothing, the deletion of a mark that is not there.
+func (e *Engine) remoteHead(ctx context.Context, _ authz.Revision) (authz.Revision, *authz.Schema, error) {
+	token, schema, err := e.remoteSchema(ctx)
+	if err != nil || schema.CoreDifference != "" {
+		return token, schema, err
 	}
-	return e.remoteSchema(ctx)
+	nobody := authz.Object{Type: authz.TypeTenant, ID: "-"}
+	token, err = e.Write(ctx, []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
+		Resource: nobody, Relation: "suspended", Subject: authz.Subject{Object: nobody},
+	}}}, nil)
+	return token, schema, err
 }
 
 // remoteSchema reads the schema at the head revision.
@@ -93,11 +90,4 @@ func (e *Engine) remoteStale(ctx context.Context, atLeast authz.Revision) (authz
 		return authz.Revision{}, failure("engine.Snapshot", err)
 	}
 	return authz.Revision{Token: resp.GetCheckedAt().GetToken()}, nil
-}
-
-// wrote notes that a write was acknowledged.
-func (e *Engine) wrote() {
-	e.mu.Lock()
-	e.written++
-	e.mu.Unlock()
 }
