@@ -27,7 +27,8 @@ var arrows = map[string][]string{
 	"pkg/delegate": {"pkg/authz", "pkg/facts"},
 
 	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
-	"pkg/engine":   {"pkg/authz", "schema"},
+	"pkg/engine": {"pkg/authz", "schema"},
+	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store":    {},
 	"pkg/evaluate": {"pkg/authz", "pkg/store"},
 	"pkg/journal":  {"pkg/authz"},
@@ -41,7 +42,7 @@ var arrows = map[string][]string{
 	"pkg/cli":     {"pkg/gen", "pkg/fixture", "pkg/daemon", "pkg/client", "pkg/engine", "schema"},
 	// The one room that knows all the others.
 	"pkg/daemon": {
-		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/journal",
+		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store", "pkg/journal",
 		"pkg/rpc", "pkg/rpc/door", "pkg/gen", "schema",
 	},
 
@@ -64,10 +65,10 @@ var outside = map[string][]string{
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
 	},
 }
 

@@ -1,0 +1,215 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+)
+
+// The commit.
+//
+// One goroutine, the committer, takes the proposals that wait and handles them as a group:
+//
+//	for each: does it conflict with what was committed since it read? then it is answered so;
+//	          else it gets the next revision, is noted for those that come after, and goes to Pebble,
+//	          unsynced: into the log's buffer and the memtable, where no reader looks yet
+//	then:     one sync for the group
+//	then:     the head moves to the group's last revision, watchers are woken, all are answered
+//
+// While a group is synced the next one gathers, so the number of syncs adapts to the load. Revisions are
+// in the log in their order, so what a crash leaves is all commits up to some revision. Parallel commits
+// would make more use of the cores, and would leave gaps, which everything after them had to know about.
+//
+// If Pebble cannot write its log or its manifest nothing can be committed any more, and whether the group
+// under way survives is open. The store then fails: it answers reads at the head, which does not move, and
+// refuses every write until it is opened again.
+
+// maxGroup is how many proposals are committed with one sync at most.
+const maxGroup = 1024
+
+// submission is a proposal on its way.
+type submission struct {
+	proposal *proposal
+	reads    *readSet
+	readAt   Revision
+	lease    *lease
+	answer   chan committed // has room for the one answer
+}
+
+type committed struct {
+	at  Revision
+	err error
+}
+
+// commit hands a proposal to the committer and waits for its answer.
+func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revision, error) {
+	sub := &submission{
+		proposal: p, reads: &tx.reads, readAt: tx.view.at, lease: tx.lease, answer: make(chan committed, 1),
+	}
+	select {
+	case s.submissions <- sub:
+	case <-ctx.Done():
+		tx.lease.release()
+		return 0, ctx.Err()
+	case <-s.closing:
+		tx.lease.release()
+		return 0, ErrClosed
+	case <-s.failure.happened:
+		tx.lease.release()
+		return 0, s.failure.refusal()
+	}
+	select {
+	case c := <-sub.answer:
+		return c.at, c.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-s.failure.happened:
+		// It may have been answered before the failure.
+		select {
+		case c := <-sub.answer:
+			return c.at, c.err
+		default:
+			return 0, s.failure.refusal()
+		}
+	}
+}
+
+// runCommitter commits until the store closes, and then what is still waiting.
+func (s *Store) runCommitter() {
+	defer close(s.committerDone)
+	var group []*submission
+	for {
+		group = group[:0]
+		select {
+		case first := <-s.submissions:
+			group = append(group, first)
+		case <-s.stopCommitter:
+			return
+		}
+	gather:
+		for len(group) < maxGroup {
+			select {
+			case next := <-s.submissions:
+				group = append(group, next)
+			default:
+				break gather
+			}
+		}
+		s.commitGroup(group)
+	}
+}
+
+// commitGroup commits what it can of a group, and answers all of it.
+func (s *Store) commitGroup(group []*submission) {
+	full := s.checkDisk(group)
+	last := s.head.Load().at
+	rows, hash := s.rows.Load(), s.head.Load().hash
+	hashFrom := s.head.Load().hashFrom
+	answers := make([]committed, len(group))
+	wrote := false
+	for i, sub := range group {
+		switch {
+		case full != nil:
+			answers[i].err = full
+			continue
+		case s.recent.conflict(sub.readAt, sub.reads):
+			s.metrics.conflicts.Inc()
+			answers[i].err = ErrConflict
+			continue
+		}
+		at := max(last+1, revisionAt(s.config.Now()))
+		rows += uint64(sub.proposal.rows) //nolint:gosec // wraps around to what is meant
+		sub.proposal.stamp(at, rows)
+		if err := s.apply(sub.proposal); err != nil {
+			// Nothing of it is in the log.
+			rows -= uint64(sub.proposal.rows) //nolint:gosec // as above
+			answers[i].err = err
+			continue
+		}
+		s.recent.note(at, sub.proposal.keys)
+		if sub.proposal.hash != nil {
+			hash, hashFrom = *sub.proposal.hash, at
+		}
+		last, wrote = at, true
+		answers[i].at = at
+	}
+	if wrote {
+		if err := s.db.LogData(nil, pebble.Sync); err != nil {
+			s.fail("syncing the log", err)
+			return
+		}
+		s.rows.Store(rows)
+		s.moveHead(head{at: last, hash: hash, hashFrom: hashFrom})
+	}
+	for i, sub := range group {
+		sub.lease.release()
+		sub.answer <- answers[i]
+		if answers[i].err == nil {
+			s.metrics.commits.Inc()
+		}
+	}
+	s.metrics.groups.Inc()
+	s.recent.forget(s.leases.oldestOr(last))
+}
+
+// apply gives a stamped proposal to Pebble, without waiting for the disk.
+func (s *Store) apply(p *proposal) error {
+	batch := s.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	if err := batch.SetRepr(p.batch); err != nil {
+		return err
+	}
+	return s.db.Apply(batch, pebble.NoSync)
+}
+
+// checkDisk returns why a group cannot be written, if its disk has less room than is kept free.
+func (s *Store) checkDisk(group []*submission) error {
+	for _, sub := range group {
+		s.sinceDiskCheck += len(sub.proposal.batch)
+	}
+	now := time.Now()
+	if s.diskFull == nil && s.sinceDiskCheck < 8<<20 && now.Sub(s.diskChecked) < 100*time.Millisecond {
+		return nil
+	}
+	s.sinceDiskCheck, s.diskChecked = 0, now
+	usage, err := s.config.FS.GetDiskUsage(s.dir)
+	was := s.diskFull
+	s.diskFull = nil
+	// A file system that cannot tell is not checked.
+	if err == nil && usage.AvailBytes < s.config.DiskReserve {
+		s.diskFull = nearlyFull(s.dir, usage.AvailBytes, s.config.DiskReserve)
+	}
+	if (was == nil) != (s.diskFull == nil) {
+		s.config.Log.Warn("room on the disk", zap.Bool("writes are refused", s.diskFull != nil),
+			zap.Uint64("available bytes", usage.AvailBytes), zap.Uint64("reserve bytes", s.config.DiskReserve))
+	}
+	return s.diskFull
+}
+
+// failure is how a store stops writing for good.
+type failure struct {
+	happened chan struct{}
+	cause    error
+}
+
+// fail stops all writing, once.
+func (s *Store) fail(doing string, cause error) {
+	s.failOnce.Do(func() {
+		s.failure.cause = cause
+		s.config.Log.Error("the store cannot write any more; open it again once the cause is mended",
+			zap.String("while", doing), zap.String("directory", s.dir), zap.Error(cause))
+		close(s.failure.happened)
+	})
+}
+
+// refusal is what a write gets from a store that has failed.
+func (f *failure) refusal() error {
+	return &refused{
+		code:    codes.Unavailable,
+		message: "the store could not write to its disk and takes no writes until it is opened again; whether a write under way was made is not known",
+		cause:   f.cause,
+	}
+}

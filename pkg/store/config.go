@@ -1,0 +1,66 @@
+package store
+
+import (
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
+)
+
+// Config is how a store is opened. The zero value, with defaults for everything, is what a server wants.
+type Config struct {
+	// Retention is how long a revision can be read after it was made; 0 means 24 h.
+	Retention time.Duration
+	// CollectEvery is how often what cannot be read any more is deleted; 0 means a tenth of Retention, at
+	// most 10 min.
+	CollectEvery time.Duration
+	// Quantization is how long OptimizedRevision gives out the same revision; 0 means that it gives out
+	// the head.
+	Quantization time.Duration
+	// CacheBytes is the size of the cache for blocks of the database; 0 means 256 MiB.
+	CacheBytes int64
+	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
+	MemTableBytes uint64
+	// DiskReserve is how many bytes of the disk are left free: writes are refused while there are fewer.
+	// 0 means 256 MiB.
+	DiskReserve uint64
+	// WatchBuffer is how many changes wait for a slow watcher; 0 means 1,024.
+	WatchBuffer uint16
+	// WatchPatience is how long a change waits for room in a watcher's buffer before the watcher is
+	// disconnected; 0 means 1 s.
+	WatchPatience time.Duration
+	// Log is told what an operator has to know; nil means nobody.
+	Log *zap.Logger
+	// FS is where the files are; nil means the operating system's.
+	FS vfs.FS
+	// Now is the clock; nil means the system's.
+	Now func() time.Time
+}
+
+// complete fills in the defaults.
+func (c Config) complete() Config {
+	set(&c.Retention, 24*time.Hour)
+	set(&c.CollectEvery, min(c.Retention/10, 10*time.Minute))
+	set(&c.CacheBytes, 256<<20)
+	set(&c.MemTableBytes, 64<<20)
+	set(&c.DiskReserve, 256<<20)
+	set(&c.WatchBuffer, 1024)
+	set(&c.WatchPatience, time.Second)
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.FS == nil {
+		c.FS = vfs.Default
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+func set[T comparable](v *T, otherwise T) {
+	var zero T
+	if *v == zero {
+		*v = otherwise
+	}
+}

@@ -1,0 +1,428 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"go.uber.org/zap"
+)
+
+// Store is an opened store. It implements datastore.Datastore and is safe for concurrent use.
+type Store struct {
+	config Config
+	dir    string
+	id     string
+	db     *pebble.DB
+	lock   *pebble.Lock
+
+	// head is the newest revision that is on the disk with all before it.
+	head atomic.Pointer[head]
+	// moved wakes those who wait for the head to move.
+	moved beacon
+	// rows is about how many relationships there are at the head.
+	rows   atomic.Uint64
+	leases leases
+
+	submissions   chan *submission
+	stopCommitter chan struct{}
+	committerDone chan struct{}
+	slot          slot
+	failure       failure
+	failOnce      sync.Once
+
+	// What follows is the committer's.
+	recent         recent
+	sinceDiskCheck int
+	diskChecked    time.Time
+	diskFull       error
+
+	// inside counts what uses the database, closed refuses more of it.
+	gate    sync.Mutex
+	inside  int
+	empty   chan struct{} // closed when inside falls to zero after closed was set
+	closed  atomic.Bool
+	closing chan struct{}
+
+	collector collector
+	probing   atomic.Pointer[probe]
+	metrics   metrics
+	// background ends the store's own work and waits for it.
+	stopBackground context.CancelFunc
+	background     sync.WaitGroup
+}
+
+// head is a revision with the hash of the stored schema at it, and since when that is the hash.
+type head struct {
+	at       Revision
+	hash     string
+	hashFrom Revision
+}
+
+// Open opens the store in a directory, or makes one there if it is empty or does not exist. It reads
+// nothing but its own file before it knows the format, and looks for damage before it changes anything.
+// Errors say what to do; ErrInUse, ErrDamaged.
+func Open(dir string, config Config) (*Store, error) {
+	s, err := open(dir, config.complete())
+	if err != nil {
+		return nil, fmt.Errorf("store: cannot open %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func open(dir string, config Config) (_ *Store, err error) {
+	d, found, err := readDescription(config.FS, dir)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		if err := config.FS.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	lock, err := pebble.LockDirectory(dir, config.FS)
+	if err != nil {
+		return nil, fmt.Errorf("%w by another process; stop that one, or name another directory (%w)", ErrInUse, err)
+	}
+	s := &Store{
+		config: config, dir: dir, lock: lock,
+		submissions: make(chan *submission, maxGroup), stopCommitter: make(chan struct{}), committerDone: make(chan struct{}),
+		failure: failure{happened: make(chan struct{})},
+		empty:   make(chan struct{}), closing: make(chan struct{}),
+		metrics: newMetrics(),
+	}
+	s.leases.readers = map[Revision]int{}
+	defer func() {
+		if err != nil {
+			if s.db != nil {
+				err = errors.Join(err, s.guarded(s.db.Close))
+			}
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	if !found {
+		d = newDescription()
+		if err := writeDescription(config.FS, dir, d); err != nil {
+			return nil, err
+		}
+	}
+	s.id = d.id
+	if err := s.openDatabase(d.state == stateReady); err != nil {
+		return nil, err
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	if d.state == stateNew {
+		d.state = stateReady
+		if err := writeDescription(config.FS, dir, d); err != nil {
+			return nil, err
+		}
+	}
+	s.start()
+	return s, nil
+}
+
+// openDatabase opens Pebble. One that should be there is first opened only to be read, which replays its
+// logs and finds what is missing, cut short or changed in them without touching anything.
+func (s *Store) openDatabase(exists bool) error {
+	cache := pebble.NewCache(s.config.CacheBytes)
+	defer cache.Unref()
+	opts := s.options(cache)
+	if exists {
+		probe := opts.Clone()
+		probe.ReadOnly, probe.ErrorIfNotExists = true, true
+		err := s.guarded(func() error {
+			db, err := pebble.Open(s.dir, probe)
+			if err != nil {
+				return err
+			}
+			return db.Close()
+		})
+		if err != nil {
+			return broken(err)
+		}
+		opts.ErrorIfNotExists = true
+	}
+	err := s.guarded(func() (err error) {
+		s.db, err = pebble.Open(s.dir, opts)
+		return err
+	})
+	if err != nil {
+		return broken(err)
+	}
+	return nil
+}
+
+// guarded calls what may meet an error that is fatal to Pebble, and returns it as one, see pebbleLog.
+func (s *Store) guarded(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		returned := false
+		defer func() {
+			if !returned {
+				done <- s.failure.refusal()
+			}
+		}()
+		err := fn()
+		returned = true
+		done <- err
+	}()
+	return <-done
+}
+
+// broken says of a database that cannot be opened whether that is the database's fault.
+func broken(err error) error {
+	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) || isNotExist(err) {
+		return fmt.Errorf("%w: %w; nothing was changed; restore a backup into an empty directory, and keep this one to be looked at", ErrDamaged, err)
+	}
+	return err
+}
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// options are Pebble's.
+func (s *Store) options(cache *pebble.Cache) *pebble.Options {
+	opts := &pebble.Options{
+		FS:                          s.config.FS,
+		Lock:                        s.lock,
+		Comparer:                    comparer,
+		FormatMajorVersion:          pebbleFormat,
+		Cache:                       cache,
+		MemTableSize:                s.config.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       2,
+		L0StopWritesThreshold:       1000,
+		LBaseMaxBytes:               64 << 20,
+		MaxOpenFiles:                4096,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
+		Logger:                      pebbleLog{s},
+		EventListener:               s.listener(),
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].FilterType = pebble.TableFilter
+	}
+	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
+	return opts
+}
+
+// load reads what the store has to know of itself, and gives a new one its first revision.
+func (s *Store) load() error {
+	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindChangelog}, UpperBound: []byte{kindChangelog + 1}})
+	if err != nil {
+		return err
+	}
+	h := head{}
+	if iter.Last() {
+		at, _, err := parseChangelogKey(iter.Key())
+		if err != nil {
+			return errors.Join(err, iter.Close())
+		}
+		// The first chunk has the count of rows.
+		if !iter.SeekGE(changelogKey(at, 0)) {
+			return errors.Join(damaged("a changelog without its beginning"), iter.Close())
+		}
+		value, err := iter.ValueAndErr()
+		if err != nil {
+			return errors.Join(err, iter.Close())
+		}
+		first, _, err := readHead(value)
+		if err != nil {
+			return errors.Join(err, iter.Close())
+		}
+		h.at = at
+		s.rows.Store(first.rows)
+	}
+	if err := errors.Join(iter.Error(), iter.Close()); err != nil {
+		return broken(err)
+	}
+	s.head.Store(&h)
+	if h.at == 0 {
+		p, err := (&writes{}).propose(nil)
+		if err != nil {
+			return err
+		}
+		h.at = revisionAt(s.config.Now())
+		p.stamp(h.at, 0)
+		if err := s.apply(p); err != nil {
+			return err
+		}
+		if err := s.db.LogData(nil, pebble.Sync); err != nil {
+			return err
+		}
+		s.head.Store(&h)
+	}
+	v := view{store: s, at: h.at}
+	value, from, found, err := v.get(recordKey(kindSchemaHash, ""))
+	if err != nil {
+		return err
+	}
+	if found && len(value) > 0 {
+		h.hash = string(value[1:])
+	}
+	h.hashFrom = from
+	s.head.Store(&h)
+	s.leases.horizon, err = s.readMeta(metaHorizon)
+	if err != nil {
+		return err
+	}
+	s.collector.collected, err = s.readMeta(metaCollected)
+	return err
+}
+
+// start starts the store's own work.
+func (s *Store) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stopBackground = stop
+	go s.runCommitter()
+	s.background.Go(func() { s.maintain(ctx) })
+}
+
+// Close ends all that reads and writes, with errors, and closes the files. It waits for reads under way
+// to notice; if one does not within 10 s, the files stay open, and Close says so. It is safe to call
+// twice.
+func (s *Store) Close() error {
+	s.gate.Lock()
+	if s.closed.Swap(true) {
+		s.gate.Unlock()
+		return nil
+	}
+	close(s.closing)
+	if s.inside == 0 {
+		close(s.empty)
+	}
+	s.gate.Unlock()
+	s.stopBackground()
+	close(s.stopCommitter)
+	<-s.committerDone
+	s.background.Wait()
+	patience := time.NewTimer(10 * time.Second)
+	defer patience.Stop()
+	select {
+	case <-s.empty:
+	case <-patience.C:
+		return fmt.Errorf("store: %s stays open: something still reads it", s.dir)
+	}
+	select {
+	case <-s.failure.happened:
+		// Pebble stopped in the middle of what it did and would wait for itself.
+		return errors.Join(fmt.Errorf("store: %s was not closed cleanly", s.dir), s.lock.Close())
+	default:
+	}
+	return errors.Join(s.guarded(s.db.Close), s.lock.Close())
+}
+
+// enter keeps the database open until leave is called. Errors: ErrClosed.
+func (s *Store) enter() error {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.closed.Load() {
+		return ErrClosed
+	}
+	s.inside++
+	return nil
+}
+
+func (s *Store) leave() {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.inside--; s.inside == 0 && s.closed.Load() {
+		close(s.empty)
+	}
+}
+
+func (s *Store) isClosed() bool { return s.closed.Load() }
+
+// moveHead makes a revision the head.
+func (s *Store) moveHead(h head) {
+	s.head.Store(&h)
+	s.moved.signal()
+}
+
+// readFailure is what a reader gets for an error of Pebble's.
+func (s *Store) readFailure(err error) error {
+	if pebble.IsCorruptionError(err) {
+		s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.Error(err))
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+// Facts about the store itself: revisions, 8 bytes each.
+const (
+	// metaHorizon is the lowest revision that can be read.
+	metaHorizon = "horizon"
+	// metaCollected is up to where what cannot be read was deleted.
+	metaCollected = "collected"
+)
+
+func (s *Store) readMeta(name string) (Revision, error) {
+	value, closer, err := s.db.Get(metaKey(name))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, broken(err)
+	}
+	defer func() { _ = closer.Close() }()
+	if len(value) != 8 {
+		return 0, damaged("%q of %d bytes", name, len(value))
+	}
+	return Revision(binary.BigEndian.Uint64(value)), nil
+}
+
+// beacon wakes all who wait.
+type beacon struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// wait returns a channel that is closed by the next signal.
+func (b *beacon) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *beacon) signal() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
+// pebbleLog passes on what Pebble logs. What is fatal to Pebble stops the store's writing, and the
+// goroutine in which it happened, because Pebble does not expect to be returned to.
+type pebbleLog struct{ s *Store }
+
+// Infof is pebble.Logger's. Pebble tells much.
+func (l pebbleLog) Infof(format string, args ...any) {
+	if ce := l.s.config.Log.Check(zap.DebugLevel, "pebble"); ce != nil {
+		ce.Write(zap.String("says", fmt.Sprintf(format, args...)))
+	}
+}
+
+// Errorf is pebble.Logger's.
+func (l pebbleLog) Errorf(format string, args ...any) {
+	l.s.config.Log.Warn("pebble", zap.String("says", fmt.Sprintf(format, args...)))
+}
+
+// Fatalf is pebble.Logger's.
+func (l pebbleLog) Fatalf(format string, args ...any) {
+	l.s.fail("pebble", fmt.Errorf(format, args...)) //nolint:err113 // the words are Pebble's
+	runtime.Goexit()
+}

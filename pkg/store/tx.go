@@ -1,0 +1,556 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc/codes"
+)
+
+// maxAttempts is how often a transaction is tried, patientAttempts how often before it holds the commit
+// slot, so that others wait for it.
+const (
+	maxAttempts     = 10
+	patientAttempts = 3
+)
+
+// ReadWriteTx is datastore.Datastore's. Transactions are serializable: each behaves as if it ran alone at
+// its revision. fn runs without any lock and may run again, after a conflict; it must not keep the
+// transaction. Its own error is returned as it is. A transaction that wrote nothing takes no revision and
+// returns the one that it read at.
+//
+// If ctx ends while the commit is under way, it is not known whether it took place.
+func (s *Store) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
+	config := options.NewRWTOptionsWithOptions(opts...)
+	for attempt := 1; ; attempt++ {
+		at, err := s.try(ctx, fn, config, attempt > patientAttempts)
+		switch {
+		case err == nil:
+			return at, nil
+		case !errors.Is(err, ErrConflict), config.DisableRetries, attempt == maxAttempts:
+			return datastore.NoRevision, err
+		case ctx.Err() != nil:
+			return datastore.NoRevision, ctx.Err()
+		}
+	}
+}
+
+// try runs a transaction once.
+func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *options.RWTOptions, hold bool) (Revision, error) {
+	if hold {
+		release, err := s.slot.hold(ctx)
+		if err != nil {
+			return 0, err
+		}
+		defer release()
+	} else if err := s.slot.pass(ctx); err != nil {
+		return 0, err
+	}
+	tx, err := s.begin()
+	if err != nil {
+		return 0, err
+	}
+	// Whoever commits the transaction takes its lease over.
+	release := tx.lease.release
+	defer func() {
+		tx.finish()
+		release()
+	}()
+	if config.SchemaHashPrecondition != "" {
+		if err := tx.checkSchemaHash(config.SchemaHashPrecondition); err != nil {
+			return 0, err
+		}
+	}
+	if err := fn(ctx, tx); err != nil {
+		return 0, err
+	}
+	tx.finish()
+	if !tx.own.any {
+		return tx.view.at, nil
+	}
+	p, err := tx.own.propose(config.Metadata)
+	if err != nil {
+		return 0, err
+	}
+	release = func() {}
+	return s.commit(ctx, tx, p)
+}
+
+// transaction is a datastore.ReadWriteTransaction. It is safe for concurrent use, one call after the
+// other.
+type transaction struct {
+	mu sync.Mutex
+	reader
+	own   writes
+	reads readSet
+	lease *lease
+	ended bool
+}
+
+var _ datastore.ReadWriteTransaction = (*transaction)(nil)
+
+// begin begins a transaction at the head.
+func (s *Store) begin() (*transaction, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	tx := &transaction{
+		own:   writes{byKey: map[string]*write{}},
+		reads: readSet{keys: map[string]struct{}{}},
+	}
+	tx.lease = s.leases.takeHead(s)
+	tx.view = view{store: s, at: tx.lease.at, now: s.config.Now(), own: &tx.own, reads: &tx.reads}
+	return tx, nil
+}
+
+// finish ends a transaction's reads and writes. Calls after the first do nothing.
+func (tx *transaction) finish() {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if !tx.ended {
+		tx.ended = true
+		tx.view.close()
+		tx.err = errors.New("store: the transaction has ended")
+	}
+}
+
+// checkSchemaHash refuses a transaction whose caller knows another schema.
+func (tx *transaction) checkSchemaHash(expected string) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	hash, err := tx.view.schemaHash()
+	switch {
+	case err != nil:
+		return err
+	case hash == "":
+		return datastore.ErrSchemaNotFound
+	case hash != expected:
+		return datastore.ErrSchemaHashPreconditionFailed
+	default:
+		return nil
+	}
+}
+
+// exclusively runs fn unless the transaction has ended.
+func (tx *transaction) exclusively(fn func() error) error {
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.err != nil {
+		return tx.err
+	}
+	tx.own.any = true
+	return fn()
+}
+
+// WriteRelationships is datastore.ReadWriteTransaction's.
+func (tx *transaction) WriteRelationships(_ context.Context, mutations []tuple.RelationshipUpdate) error {
+	return tx.exclusively(func() error {
+		for _, m := range mutations {
+			r, err := rowOf(m.Relationship.RelationshipReference)
+			if err != nil {
+				return err
+			}
+			if err := tx.mutate(m.Operation, r, r.forward(), m.Relationship); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// mutate applies one update.
+func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel tuple.Relationship) error {
+	there, _, found, err := tx.view.get(key)
+	if err != nil {
+		return err
+	}
+	switch op {
+	case tuple.UpdateOperationCreate:
+		if found {
+			existing := tuple.Relationship{RelationshipReference: rel.RelationshipReference}
+			return datastore.NewCreateRelationshipExistsError(&existing)
+		}
+	case tuple.UpdateOperationDelete:
+		if found {
+			tx.own.set(key, true, r, gone, there, true)
+		}
+		return nil
+	case tuple.UpdateOperationTouch:
+	default:
+		return fmt.Errorf("store: unknown operation %v", op)
+	}
+	value, err := appendValue(nil, rel)
+	if err != nil {
+		return err
+	}
+	tx.own.set(key, true, r, value, there, found)
+	if tx.own.size > maxProposal {
+		return tooLarge()
+	}
+	return nil
+}
+
+// DeleteRelationships is datastore.ReadWriteTransaction's. Relationships that have expired are not
+// deleted: nobody can see them, and they are collected.
+func (tx *transaction) DeleteRelationships(
+	_ context.Context, filter *v1.RelationshipFilter, opts ...options.DeleteOptionsOption,
+) (deleted uint64, limited bool, err error) {
+	o := options.NewDeleteOptionsWithOptionsAndDefaults(opts...)
+	err = tx.exclusively(func() error {
+		var limit uint64
+		if o.DeleteLimit != nil {
+			limit = *o.DeleteLimit
+		}
+		deleted, limited, err = tx.deleteMatching(filter, limit)
+		return err
+	})
+	return deleted, limited, err
+}
+
+func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint64) (deleted uint64, limited bool, err error) {
+	if err := filter.Validate(); err != nil {
+		return 0, false, err
+	}
+	f, err := datastore.RelationshipsFilterFromPublicFilter(filter)
+	if err != nil {
+		return 0, false, err
+	}
+	q := &query{
+		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
+		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors, limit: limit,
+	}
+	var found []tuple.RelationshipReference
+	if err := tx.view.answer(q, func(rel tuple.Relationship) error {
+		found = append(found, rel.RelationshipReference)
+		return nil
+	}); err != nil {
+		return 0, false, err
+	}
+	for _, ref := range found {
+		r, err := rowOf(ref)
+		if err != nil {
+			return 0, false, err
+		}
+		if err := tx.mutate(tuple.UpdateOperationDelete, r, r.forward(), tuple.Relationship{}); err != nil {
+			return 0, false, err
+		}
+	}
+	n := uint64(len(found))
+	return n, limit > 0 && n == limit, nil
+}
+
+// BulkLoad is datastore.ReadWriteTransaction's: every relationship is created, and one that exists fails
+// the load.
+func (tx *transaction) BulkLoad(ctx context.Context, source datastore.BulkWriteRelationshipSource) (loaded uint64, err error) {
+	err = tx.exclusively(func() error {
+		l := &load{tx: tx}
+		for {
+			rel, err := source.Next(ctx)
+			if err != nil {
+				return err
+			}
+			if rel == nil {
+				loaded = l.count
+				return l.flush()
+			}
+			if err := l.add(rel); err != nil {
+				return err
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return loaded, nil
+}
+
+// load is a bulk load: relationships are looked up some thousand at a time, in the order of their keys.
+type load struct {
+	tx    *transaction
+	batch []loading
+	count uint64
+}
+
+// loading is a relationship on its way.
+type loading struct {
+	key   []byte
+	row   row
+	value []byte
+}
+
+// loadSize is how many relationships are looked up at a time.
+const loadSize = 4096
+
+// add takes a relationship. The source may use its memory again.
+func (l *load) add(rel *tuple.Relationship) error {
+	r, err := rowOf(rel.RelationshipReference)
+	if err != nil {
+		return err
+	}
+	value, err := appendValue(nil, *rel)
+	if err != nil {
+		return err
+	}
+	l.batch = append(l.batch, loading{r.forward(), r, value})
+	l.count++
+	if len(l.batch) < loadSize {
+		return nil
+	}
+	return l.flush()
+}
+
+// flush creates what was taken.
+func (l *load) flush() error {
+	slices.SortFunc(l.batch, func(a, b loading) int { return bytes.Compare(a.key, b.key) })
+	for _, in := range l.batch {
+		_, _, found, err := l.tx.view.get(in.key)
+		if err != nil {
+			return err
+		}
+		if found {
+			existing := tuple.Relationship{RelationshipReference: in.row.reference()}
+			return datastore.NewCreateRelationshipExistsError(&existing)
+		}
+		l.tx.own.set(in.key, true, in.row, in.value, nil, false)
+	}
+	l.batch = l.batch[:0]
+	if l.tx.own.size > maxProposal {
+		return tooLarge()
+	}
+	return nil
+}
+
+// setRecord writes a record.
+func (tx *transaction) setRecord(kind byte, name string, value []byte) error {
+	if err := checkComponent(name); err != nil {
+		return err
+	}
+	key := recordKey(kind, name)
+	before, _, found, err := tx.view.get(key)
+	if err != nil {
+		return err
+	}
+	tx.own.set(key, false, row{}, value, before, found)
+	return nil
+}
+
+// LegacyWriteNamespaces is datastore.LegacySchemaWriter's.
+func (tx *transaction) LegacyWriteNamespaces(_ context.Context, definitions ...*core.NamespaceDefinition) error {
+	return tx.exclusively(func() error {
+		for _, d := range definitions {
+			encoded, err := d.MarshalVT()
+			if err != nil {
+				return fmt.Errorf("store: definition %s: %w", d.GetName(), err)
+			}
+			if err := tx.setRecord(kindNamespace, d.GetName(), encodeRecord(encoded)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// LegacyDeleteNamespaces is datastore.LegacySchemaWriter's.
+func (tx *transaction) LegacyDeleteNamespaces(
+	_ context.Context, names []string, option datastore.DeleteNamespacesRelationshipsOption,
+) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return tx.exclusively(func() error {
+		for _, name := range names {
+			if _, _, found, err := tx.view.get(recordKey(kindNamespace, name)); err != nil {
+				return err
+			} else if !found {
+				return datastore.NewNamespaceNotFoundErr(name)
+			}
+			if err := tx.setRecord(kindNamespace, name, gone); err != nil {
+				return err
+			}
+			if option == datastore.DeleteNamespacesAndRelationships {
+				if _, _, err := tx.deleteMatching(&v1.RelationshipFilter{ResourceType: name}, 0); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// LegacyWriteCaveats is datastore.LegacySchemaWriter's.
+func (tx *transaction) LegacyWriteCaveats(_ context.Context, definitions []*core.CaveatDefinition) error {
+	return tx.exclusively(func() error {
+		seen := map[string]bool{}
+		for _, d := range definitions {
+			if seen[d.GetName()] {
+				return fmt.Errorf("store: caveat %s is written twice at once", d.GetName())
+			}
+			seen[d.GetName()] = true
+			encoded, err := d.MarshalVT()
+			if err != nil {
+				return fmt.Errorf("store: caveat %s: %w", d.GetName(), err)
+			}
+			if err := tx.setRecord(kindCaveat, d.GetName(), encodeRecord(encoded)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// LegacyDeleteCaveats is datastore.LegacySchemaWriter's.
+func (tx *transaction) LegacyDeleteCaveats(_ context.Context, names []string) error {
+	return tx.exclusively(func() error {
+		for _, name := range names {
+			if err := tx.setRecord(kindCaveat, name, gone); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// WriteStoredSchema is datastore.ReadWriteTransaction's.
+func (tx *transaction) WriteStoredSchema(_ context.Context, schema *core.StoredSchema) error {
+	return tx.exclusively(func() error {
+		encoded, err := schema.MarshalVT()
+		if err != nil {
+			return fmt.Errorf("store: the schema: %w", err)
+		}
+		if err := tx.setRecord(kindSchema, "", encodeRecord(encoded)); err != nil {
+			return err
+		}
+		// A schema without a hash takes the hash of the one before with it.
+		hash := gone
+		if h := schema.GetV1().GetSchemaHash(); h != "" {
+			hash = encodeRecord([]byte(h))
+		}
+		return tx.setRecord(kindSchemaHash, "", hash)
+	})
+}
+
+// RegisterCounter is datastore.CounterRegisterer's.
+func (tx *transaction) RegisterCounter(_ context.Context, name string, filter *core.RelationshipFilter) error {
+	return tx.exclusively(func() error {
+		_, found, err := tx.counter(name)
+		if err != nil {
+			return err
+		}
+		if found {
+			return datastore.NewCounterAlreadyRegisteredErr(name, filter)
+		}
+		return tx.setCounter(datastore.RelationshipCounter{Name: name, Filter: filter})
+	})
+}
+
+// UnregisterCounter is datastore.CounterRegisterer's.
+func (tx *transaction) UnregisterCounter(_ context.Context, name string) error {
+	return tx.exclusively(func() error {
+		_, found, err := tx.counter(name)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return datastore.NewCounterNotRegisteredErr(name)
+		}
+		return tx.setRecord(kindCounter, name, gone)
+	})
+}
+
+// StoreCounterValue is datastore.CounterRegisterer's.
+func (tx *transaction) StoreCounterValue(_ context.Context, name string, value int, computedAt datastore.Revision) error {
+	return tx.exclusively(func() error {
+		c, found, err := tx.counter(name)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return datastore.NewCounterNotRegisteredErr(name)
+		}
+		c.Count, c.ComputedAtRevision = value, computedAt
+		return tx.setCounter(c)
+	})
+}
+
+func (tx *transaction) setCounter(c datastore.RelationshipCounter) error {
+	value, err := encodeCounter(c)
+	if err != nil {
+		return err
+	}
+	return tx.setRecord(kindCounter, c.Name, value)
+}
+
+// slot lets a transaction that conflicted again and again go alone. It is a courtesy, not a lock: what is
+// right is decided at the commit, and a holder that takes too long is passed.
+type slot struct {
+	mu     sync.Mutex
+	holder chan struct{} // closed when the holder is done; nil if there is none
+}
+
+// slotPatience is how long others wait for a transaction that holds the slot.
+const slotPatience = 2 * time.Second
+
+// hold waits until the slot is free and takes it.
+func (s *slot) hold(ctx context.Context) (release func(), err error) {
+	for {
+		s.mu.Lock()
+		holder := s.holder
+		if holder == nil {
+			mine := make(chan struct{})
+			s.holder = mine
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				s.holder = nil
+				s.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-holder:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// pass waits while another transaction holds the slot, within patience.
+func (s *slot) pass(ctx context.Context) error {
+	s.mu.Lock()
+	holder := s.holder
+	s.mu.Unlock()
+	if holder == nil {
+		return nil
+	}
+	patience := time.NewTimer(slotPatience)
+	defer patience.Stop()
+	select {
+	case <-holder:
+	case <-patience.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// nearlyFull is the refusal of a write where the disk has no room for it.
+func nearlyFull(dir string, available, reserve uint64) error {
+	return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
+		"the disk is nearly full: %d MiB are left where %s is, and %d MiB are kept free; nothing is written until there is room, reads go on",
+		available>>20, dir, reserve>>20)}
+}

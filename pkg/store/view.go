@@ -1,0 +1,217 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// A view is a state of the store to be read: that at a revision, with a transaction's own writes over it.
+// A view without a transaction is safe for concurrent use; one of a transaction is guarded by it.
+type view struct {
+	store *Store
+	// at is the revision. Somebody keeps it from being collected for as long as the view is used.
+	at Revision
+	// now is when relationships expire.
+	now time.Time
+	// own are the writes of the view's transaction, and reads is what it has read; nil outside of one.
+	own   *writes
+	reads *readSet
+	// points is an open iterator for get; nil means that there is none yet.
+	points *pebble.Iterator
+}
+
+// A span is a range of keys without versions: from lo up to, not including, hi.
+type span struct {
+	lo, hi []byte
+	// ordered says that the span's rows come in the order that the query wants, although the query's spans
+	// together do not.
+	ordered bool
+}
+
+// errStop ends a walk early, without an error.
+var errStop = errors.New("stop")
+
+// visitor is called with each live row or record: its key without a version, the revision that it is from
+// (0 if it is the transaction's own) and its value. Both slices are valid until it returns.
+type visitor func(key []byte, from Revision, value []byte) error
+
+// walk visits what is live in the spans, in their order and then in that of the keys. It ends early, with
+// nil, if visit returns errStop.
+func (v *view) walk(spans []span, visit visitor) (err error) {
+	if len(spans) == 0 {
+		return nil
+	}
+	if err := v.store.enter(); err != nil {
+		return err
+	}
+	defer v.store.leave()
+	iter, err := v.store.db.NewIter(&pebble.IterOptions{LowerBound: spans[0].lo, UpperBound: spans[0].hi})
+	if err != nil {
+		return v.store.readFailure(err)
+	}
+	defer func() {
+		if closed := iter.Close(); err == nil && closed != nil {
+			err = v.store.readFailure(closed)
+		}
+	}()
+	for i, s := range spans {
+		if i > 0 {
+			iter.SetBounds(s.lo, s.hi)
+		}
+		if err := v.walkSpan(iter, s, visit); err != nil {
+			if errors.Is(err, errStop) {
+				return nil
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// walkSpan visits one span: the rows of the store merged with the transaction's own, which win.
+func (v *view) walkSpan(iter *pebble.Iterator, s span, visit visitor) error {
+	base := rows{iter: iter, at: v.at}
+	own := v.own.between(s)
+	base.seek(s.lo)
+	for {
+		if base.err != nil {
+			return v.store.readFailure(base.err)
+		}
+		if v.store.isClosed() {
+			return ErrClosed
+		}
+		var order int
+		switch {
+		case !base.valid && len(own) == 0:
+			v.reads.span(s.lo, s.hi)
+			return nil
+		case !base.valid:
+			order = 1
+		case len(own) == 0:
+			order = -1
+		default:
+			order = bytes.Compare(base.key, own[0].key)
+		}
+		key, from, value := base.key, base.from, base.value
+		if order >= 0 {
+			key, from, value = own[0].key, 0, own[0].value
+			own = own[1:]
+		}
+		if !isGone(value) {
+			if err := visit(key, from, value); err != nil {
+				v.reads.span(s.lo, append(bytes.Clone(key), terminator))
+				return err
+			}
+		}
+		if order <= 0 {
+			base.next()
+		}
+	}
+}
+
+// get returns the row or record under a key without version. found is false if it is not live. The value
+// is valid until the next get.
+func (v *view) get(key []byte) (value []byte, from Revision, found bool, err error) {
+	if own, ok := v.own.get(key); ok {
+		return own, 0, !isGone(own), nil
+	}
+	return v.getBase(key)
+}
+
+// getBase is get without the transaction's own writes.
+func (v *view) getBase(key []byte) (value []byte, from Revision, found bool, err error) {
+	if err := v.store.enter(); err != nil {
+		return nil, 0, false, err
+	}
+	defer v.store.leave()
+	v.reads.point(key)
+	iter := v.points
+	if iter == nil {
+		// What is looked up by its whole key is often not there: that is what filters are for.
+		if iter, err = v.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+			return nil, 0, false, v.store.readFailure(err)
+		}
+	}
+	if v.reads != nil {
+		v.points = iter // a transaction keeps it until it ends
+	} else {
+		defer func() {
+			value = bytes.Clone(value)
+			if closed := iter.Close(); err == nil && closed != nil {
+				err = v.store.readFailure(closed)
+			}
+		}()
+	}
+	var buf [256]byte
+	if !iter.SeekPrefixGE(appendVersion(append(buf[:0], key...), v.at)) {
+		if err := iter.Error(); err != nil {
+			return nil, 0, false, v.store.readFailure(err)
+		}
+		return nil, 0, false, nil
+	}
+	from, ok := versionOf(iter.Key(), len(key))
+	if !ok {
+		return nil, 0, false, damaged("a key without its version: %q", iter.Key())
+	}
+	if value, err = iter.ValueAndErr(); err != nil {
+		return nil, 0, false, v.store.readFailure(err)
+	}
+	return value, from, !isGone(value), nil
+}
+
+// close releases what the view of a transaction holds.
+func (v *view) close() {
+	if v.points == nil {
+		return
+	}
+	// Whatever is wrong was said by the read that it belongs to.
+	_ = v.points.Close()
+	v.points = nil
+}
+
+// rows walks the rows of the database as they are at a revision, those that are gone included.
+type rows struct {
+	iter *pebble.Iterator
+	at   Revision
+
+	valid bool
+	err   error
+	// key is the row's key without its version, from is the revision that it is from, value its value; all
+	// are valid until the next move.
+	key   []byte
+	from  Revision
+	value []byte
+
+	target []byte
+}
+
+// seek moves to the first row at or after a key.
+func (r *rows) seek(key []byte) { r.settle(r.iter.SeekGE(key)) }
+
+// next moves to the row after this one.
+func (r *rows) next() { r.settle(r.iter.NextPrefix()) }
+
+// settle moves forward from where the iterator is to the first version that is not after the revision.
+func (r *rows) settle(valid bool) {
+	for valid {
+		key := r.iter.Key()
+		n := split(key)
+		from, ok := versionOf(key, n)
+		if !ok {
+			r.valid, r.err = false, damaged("a key without its version: %q", key)
+			return
+		}
+		if from <= r.at {
+			r.key, r.from = append(r.key[:0], key[:n]...), from
+			r.value, r.err = r.iter.ValueAndErr()
+			r.valid = r.err == nil
+			return
+		}
+		r.target = appendVersion(append(r.target[:0], key[:n]...), r.at)
+		valid = r.iter.SeekGE(r.target)
+	}
+	r.valid, r.err = false, r.iter.Error()
+}

@@ -1,0 +1,2 @@
+// Package conformance runs SpiceDB's public suites against pkg/store.
+package conformance
