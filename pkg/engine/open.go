@@ -40,6 +40,8 @@ type Engine struct {
 	retention time.Duration
 	offset    time.Duration
 	models    models
+	// heads shares the takings of Remote's head.
+	heads headTaker
 
 	// ds is the datastore of an in-process engine; nil for Remote.
 	ds datastore.Datastore

@@ -10,48 +10,57 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
+// headTries is how often the write that takes the head is tried where it conflicts with others.
+const headTries = 3
+
 // remoteSnapshot pins a revision of a SpiceDB that runs elsewhere.
 func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	var (
-		token  authz.Revision
-		schema *authz.Schema
-		err    error
+		at  head
+		err error
 	)
 	switch {
 	case !f.Exactly.IsZero():
-		token = f.Exactly
-		_, schema, err = e.remoteSchema(ctx)
+		at.token = f.Exactly
+		_, at.schema, err = e.remoteSchema(ctx)
 	case f.Stale:
-		if token, err = e.remoteStale(ctx, f.AtLeast); err == nil {
-			_, schema, err = e.remoteSchema(ctx)
+		if at.token, err = e.remoteStale(ctx, f.AtLeast); err == nil {
+			_, at.schema, err = e.remoteSchema(ctx)
 		}
 	default:
-		token, schema, err = e.remoteHead(ctx, f.AtLeast)
+		// The head follows f.AtLeast, which somebody was given before they asked.
+		at, err = e.heads.get(ctx, e.remoteHead)
 	}
 	if err != nil {
 		return nil, err
 	}
-	s := e.at(token)
-	s.schema = schema
+	s := e.at(at.token)
+	s.schema = at.schema
 	return s, nil
 }
 
 // remoteHead takes a revision that follows every write that was acknowledged before it was asked for,
-// and the schema.
+// and the schema. Concurrent callers share it; see headTaker.
 //
 // SpiceDB shares a head look-up between callers, and keeps a finished one joinable while its callers
 // overlap, so no number of look-ups is known to be fresh. The token of a write is: so the head is taken
-// by a write that changes nothing, the deletion of a mark that is not there.
-func (e *Engine) remoteHead(ctx context.Context, _ authz.Revision) (authz.Revision, *authz.Schema, error) {
+// by a write that changes nothing, the deletion of a mark that is not there. For the same reason it may
+// be tried again at once where it conflicts with other writes.
+func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 	token, schema, err := e.remoteSchema(ctx)
 	if err != nil || schema.CoreDifference != "" {
-		return token, schema, err
+		return head{token, schema}, err
 	}
 	nobody := authz.Object{Type: authz.TypeTenant, ID: "-"}
-	token, err = e.Write(ctx, []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
+	nothing := []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
 		Resource: nobody, Relation: "suspended", Subject: authz.Subject{Object: nobody},
-	}}}, nil)
-	return token, schema, err
+	}}}
+	for range headTries {
+		if token, err = e.Write(ctx, nothing, nil); authz.KindOf(err) != authz.Aborted {
+			break
+		}
+	}
+	return head{token, schema}, err
 }
 
 // remoteSchema reads the schema at the head revision.

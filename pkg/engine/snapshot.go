@@ -30,7 +30,7 @@ type snapshot struct {
 }
 
 // Snapshot pins a revision; see authz.Graph. In process the head is the datastore's own. On Remote it
-// is the head that SpiceDB reports, made sure to cover every write through this engine.
+// is that of a write that changes nothing, see remoteHead.
 func (e *Engine) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	if e.ds == nil {
 		return e.remoteSnapshot(ctx, f)
