@@ -41,7 +41,6 @@ type collector struct {
 // maintain keeps the store in order until ctx ends: it collects, and makes a new revision where the head
 // has grown so old that a decision which begins at it could lose it.
 func (s *Store) maintain(ctx context.Context) {
-	s.refreshHead(ctx)
 	tick := time.NewTicker(s.config.CollectEvery)
 	defer tick.Stop()
 	for {
@@ -51,6 +50,7 @@ func (s *Store) maintain(ctx context.Context) {
 		case <-tick.C:
 		}
 		s.refreshHead(ctx)
+		s.iterators.drop(s.head.Load().at)
 		if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
 			s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
 		}
@@ -238,7 +238,8 @@ func (s *Store) collectExpired(ctx context.Context) (n int64, err error) {
 	}
 	defer s.leave()
 	horizon := s.leases.lowest()
-	until := s.config.Now().Add(-s.config.Retention - s.readGrace()).Unix()
+	// Who began to read before a row expired goes on to see it.
+	until := min(s.config.Now().Add(-s.config.Retention-s.readGrace()).Unix(), s.leases.earliest())
 	if until <= 0 || horizon == 0 {
 		return 0, nil
 	}
@@ -316,7 +317,7 @@ func (d *deletion) below(key []byte, horizon Revision, counts *datastore.Deletio
 		}
 		// The first one is what the horizon shows.
 		if !first || isGone(value) {
-			if err := d.delete(d.iter.Key(), len(key)); err != nil {
+			if err := d.delete(d.iter.Key(), len(key), value); err != nil {
 				return err
 			}
 			switch key[0] {
@@ -342,7 +343,11 @@ func (d *deletion) expired(forward []byte, from, horizon Revision) (deleted, isN
 		return false, false, d.iter.Error()
 	}
 	for ; valid && bytes.HasPrefix(d.iter.Key(), forward); valid = d.iter.Next() {
-		if err := d.delete(d.iter.Key(), len(forward)); err != nil {
+		value, err := d.iter.ValueAndErr()
+		if err != nil {
+			return false, false, d.store.readFailure(err)
+		}
+		if err := d.delete(d.iter.Key(), len(forward), value); err != nil {
 			return false, false, err
 		}
 	}
@@ -354,8 +359,9 @@ func (d *deletion) expired(forward []byte, from, horizon Revision) (deleted, isN
 	return true, isNewest, d.iter.Error()
 }
 
-// delete deletes a version of a row or record, and of a row its reverse key.
-func (d *deletion) delete(key []byte, prefixLen int) error {
+// delete deletes a version of a row or record, and of a row its reverse key and what finds it by its
+// expiration.
+func (d *deletion) delete(key []byte, prefixLen int, value []byte) error {
 	if err := d.batch.Delete(key, nil); err != nil {
 		return err
 	}
@@ -366,7 +372,15 @@ func (d *deletion) delete(key []byte, prefixLen int) error {
 	if err != nil {
 		return err
 	}
-	return d.batch.Delete(append(r.appendReverse(nil), key[prefixLen:]...), nil)
+	if err := d.batch.Delete(append(r.appendReverse(nil), key[prefixLen:]...), nil); err != nil {
+		return err
+	}
+	at, expires, err := expirationOf(value)
+	if err != nil || !expires {
+		return err
+	}
+	from, _ := versionOf(key, prefixLen)
+	return d.batch.Delete(appendExpiration(nil, at.Unix(), from, key[:prefixLen]), nil)
 }
 
 func (d *deletion) flushIfLarge() error {

@@ -34,9 +34,11 @@ const maxGroup = 1024
 type submission struct {
 	proposal *proposal
 	reads    *readSet
-	readAt   Revision
-	lease    *lease
-	answer   chan committed // has room for the one answer
+	// own has read what it writes.
+	own    *writes
+	readAt Revision
+	lease  *lease
+	answer chan committed // has room for the one answer
 }
 
 type committed struct {
@@ -47,7 +49,7 @@ type committed struct {
 // commit hands a proposal to the committer and waits for its answer.
 func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revision, error) {
 	sub := &submission{
-		proposal: p, reads: &tx.reads, readAt: tx.view.at, lease: tx.lease, answer: make(chan committed, 1),
+		proposal: p, reads: &tx.reads, own: &tx.own, readAt: tx.view.at, lease: tx.lease, answer: make(chan committed, 1),
 	}
 	select {
 	case s.submissions <- sub:
@@ -74,10 +76,20 @@ func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revis
 		default:
 			return 0, s.failure.refusal()
 		}
+	case <-s.committerDone:
+		// The store was closed. It may have been answered before, else it was not looked at.
+		select {
+		case c := <-sub.answer:
+			return c.at, c.err
+		case <-s.failure.happened:
+			return 0, s.failure.refusal()
+		default:
+			return 0, ErrClosed
+		}
 	}
 }
 
-// runCommitter commits until the store closes, and then what is still waiting.
+// runCommitter commits until the store closes. What is still waiting then is not committed.
 func (s *Store) runCommitter() {
 	defer close(s.committerDone)
 	var group []*submission
@@ -98,6 +110,9 @@ func (s *Store) runCommitter() {
 				break gather
 			}
 		}
+		if s.hasFailed() {
+			return // those who wait know, see commit
+		}
 		s.commitGroup(group)
 	}
 }
@@ -115,7 +130,7 @@ func (s *Store) commitGroup(group []*submission) {
 		case full != nil:
 			answers[i].err = full
 			continue
-		case s.recent.conflict(sub.readAt, sub.reads):
+		case s.recent.conflict(sub.readAt, sub.reads, sub.own):
 			s.metrics.conflicts.Inc()
 			answers[i].err = ErrConflict
 			continue
@@ -144,15 +159,17 @@ func (s *Store) commitGroup(group []*submission) {
 		s.rows.Store(rows)
 		s.moveHead(head{at: last, hash: hash, hashFrom: hashFrom})
 	}
-	for i, sub := range group {
+	for _, sub := range group {
 		sub.lease.release()
-		sub.answer <- answers[i]
+	}
+	s.recent.forget(s.leases.oldestOr(last))
+	s.metrics.groups.Inc()
+	for i, sub := range group {
 		if answers[i].err == nil {
 			s.metrics.commits.Inc()
 		}
+		sub.answer <- answers[i]
 	}
-	s.metrics.groups.Inc()
-	s.recent.forget(s.leases.oldestOr(last))
 }
 
 // apply gives a stamped proposal to Pebble, without waiting for the disk.
@@ -180,10 +197,10 @@ func (s *Store) checkDisk(group []*submission) error {
 	s.diskFull = nil
 	// A file system that cannot tell is not checked.
 	if err == nil && usage.AvailBytes < s.config.DiskReserve {
-		s.diskFull = nearlyFull(s.dir, usage.AvailBytes, s.config.DiskReserve)
+		s.diskFull = nearlyFull(usage.AvailBytes, s.config.DiskReserve)
 	}
 	if (was == nil) != (s.diskFull == nil) {
-		s.config.Log.Warn("room on the disk", zap.Bool("writes are refused", s.diskFull != nil),
+		s.config.Log.Warn("room on the disk", zap.String("directory", s.dir), zap.Bool("writes are refused", s.diskFull != nil),
 			zap.Uint64("available bytes", usage.AvailBytes), zap.Uint64("reserve bytes", s.config.DiskReserve))
 	}
 	return s.diskFull
@@ -203,6 +220,16 @@ func (s *Store) fail(doing string, cause error) {
 			zap.String("while", doing), zap.String("directory", s.dir), zap.Error(cause))
 		close(s.failure.happened)
 	})
+}
+
+// hasFailed reports whether the store has stopped writing.
+func (s *Store) hasFailed() bool {
+	select {
+	case <-s.failure.happened:
+		return true
+	default:
+		return false
+	}
 }
 
 // refusal is what a write gets from a store that has failed.

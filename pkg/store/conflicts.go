@@ -2,8 +2,7 @@ package store
 
 import (
 	"bytes"
-
-	"github.com/tidwall/btree"
+	"hash/maphash"
 )
 
 // A readSet is what a transaction has read: if any of it is changed before the transaction commits, what
@@ -36,22 +35,28 @@ func (r *readSet) span(lo, hi []byte) {
 
 // recent are the keys that were written lately: after the oldest revision at which a transaction under
 // way reads. The committer alone uses it.
+//
+// A transaction that began after the newest of them, as one writer's always did, is told so at once. So
+// the keys are indexed only when somebody else asks: by their hashes, since that two of them are equal costs
+// at worst a retry, and an index in order would cost more than the ranges that it speeds up, which are
+// compared with each key instead.
 type recent struct {
-	// newest is the newest revision that is noted.
-	newest Revision
-	// keys are by key the revision that wrote it last.
-	keys btree.Map[string, Revision]
-	// wide are ranges written by transactions that wrote too much to note each key.
-	wide []wideWrite
-	// order is what to forget, the oldest first.
-	order []noted
+	seed maphash.Seed
+	// commits are in the order of their revisions; those from indexed on are not in newest yet.
+	commits []noted
+	indexed int
+	// newest is by the hash of a key the revision that wrote it last.
+	newest map[uint64]Revision
+	// held is how many keys there are, floor up to which revision they were forgotten although somebody
+	// might ask: who has read before it conflicts.
+	held  int
+	floor Revision
+	// limit is how many keys are held for a transaction that stays open.
+	limit int
 }
 
-// wideWrite is a range of keys, both ends included.
-type wideWrite struct {
-	lo, hi string
-	at     Revision
-}
+// maxHeld is the limit, unless a test has less patience.
+const maxHeld = 1 << 20
 
 // noted are the keys that a revision wrote.
 type noted struct {
@@ -59,126 +64,80 @@ type noted struct {
 	keys []string
 }
 
-// wideFrom is how many keys a transaction writes before only the ranges that they lie in are noted: one
-// for each kind of key and type of object. Noting a range instead of its keys can refuse a transaction
-// that would have been right; it is tried again.
-const wideFrom = 20_000
+func newRecent() recent {
+	return recent{seed: maphash.MakeSeed(), newest: map[uint64]Revision{}, limit: maxHeld}
+}
 
 // note remembers what a revision wrote.
 func (r *recent) note(at Revision, keys []string) {
 	if len(keys) == 0 {
 		return
 	}
-	r.newest = at
-	if len(keys) < wideFrom {
-		for _, key := range keys {
-			r.keys.Set(key, at)
-		}
-		r.order = append(r.order, noted{at, keys})
-		return
+	r.commits = append(r.commits, noted{at, keys})
+	if r.held += len(keys); r.held > r.limit {
+		r.floor = r.commits[len(r.commits)/2].at
+		r.forget(r.floor)
 	}
-	ranges := map[string]*wideWrite{}
-	for _, key := range keys {
-		group := key[:1]
-		if i := indexTerminator(key); i >= 0 {
-			group = key[:i]
-		}
-		w := ranges[group]
-		if w == nil {
-			ranges[group] = &wideWrite{lo: key, hi: key, at: at}
-			continue
-		}
-		w.lo, w.hi = min(w.lo, key), max(w.hi, key)
-	}
-	for _, w := range ranges {
-		r.wide = append(r.wide, *w)
-	}
-	r.order = append(r.order, noted{at: at})
-}
-
-func indexTerminator(key string) int {
-	for i := range len(key) {
-		if key[i] == terminator {
-			return i
-		}
-	}
-	return -1
 }
 
 // forget drops what no transaction can conflict with any more: revisions up to and including oldest.
 func (r *recent) forget(oldest Revision) {
 	n := 0
-	for ; n < len(r.order) && r.order[n].at <= oldest; n++ {
-		for _, key := range r.order[n].keys {
-			if at, ok := r.keys.Get(key); ok && at == r.order[n].at {
-				r.keys.Delete(key)
+	for ; n < len(r.commits) && r.commits[n].at <= oldest; n++ {
+		r.held -= len(r.commits[n].keys)
+		if n >= r.indexed {
+			continue
+		}
+		for _, key := range r.commits[n].keys {
+			if h := maphash.String(r.seed, key); r.newest[h] == r.commits[n].at {
+				delete(r.newest, h)
 			}
 		}
 	}
-	if n == 0 {
-		return
-	}
-	r.order = append(r.order[:0], r.order[n:]...)
-	kept := r.wide[:0]
-	for _, w := range r.wide {
-		if w.at > oldest {
-			kept = append(kept, w)
-		}
-	}
-	r.wide = kept
+	r.commits = append(r.commits[:0], r.commits[n:]...)
+	r.indexed = max(0, r.indexed-n)
 }
 
-// conflict reports whether anything in a read set was written after the revision at which it was read.
-func (r *recent) conflict(readAt Revision, set *readSet) bool {
-	if r.newest <= readAt {
+// index brings the index up to date.
+func (r *recent) index() {
+	for _, c := range r.commits[r.indexed:] {
+		for _, key := range c.keys {
+			r.newest[maphash.String(r.seed, key)] = c.at
+		}
+	}
+	r.indexed = len(r.commits)
+}
+
+// conflict reports whether anything that a transaction has read, and written, was written by others after
+// the revision at which it read.
+func (r *recent) conflict(readAt Revision, set *readSet, own *writes) bool {
+	if readAt < r.floor {
+		return true
+	}
+	if n := len(r.commits); n == 0 || r.commits[n-1].at <= readAt {
 		return false
 	}
-	if len(set.keys) <= r.keys.Len() {
-		for key := range set.keys {
-			if at, ok := r.keys.Get(key); ok && at > readAt {
-				return true
-			}
-		}
-	} else {
-		found := false
-		r.keys.Scan(func(key string, at Revision) bool {
-			if at > readAt {
-				_, found = set.keys[key]
-			}
-			return !found
-		})
-		if found {
+	r.index()
+	for key := range own.byKey {
+		if r.newest[maphash.String(r.seed, key)] > readAt {
 			return true
 		}
 	}
-	for _, s := range set.spans {
-		found := false
-		r.keys.Ascend(s.lo, func(key string, at Revision) bool {
-			found = key < s.hi && at > readAt
-			return key < s.hi && !found
-		})
-		if found {
-			return true
-		}
-	}
-	for _, w := range r.wide {
-		if w.at > readAt && w.touches(set) {
-			return true
-		}
-	}
-	return false
-}
-
-// touches reports whether anything in a read set lies in the range.
-func (w *wideWrite) touches(set *readSet) bool {
 	for key := range set.keys {
-		if w.lo <= key && key <= w.hi {
+		if r.newest[maphash.String(r.seed, key)] > readAt {
 			return true
 		}
 	}
-	for _, s := range set.spans {
-		if s.lo <= w.hi && w.lo < s.hi {
-			return true
+	if len(set.spans) == 0 {
+		return false
+	}
+	for i := len(r.commits) - 1; i >= 0 && r.commits[i].at > readAt; i-- {
+		for _, key := range r.commits[i].keys {
+			for _, s := range set.spans {
+				if s.lo <= key && key < s.hi {
+					return true
+				}
+			}
 		}
 	}
 	return false

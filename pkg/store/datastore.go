@@ -122,12 +122,14 @@ func (s *Store) reader(at Revision) *reader {
 	if err := s.checkRevision(at, s.readGrace()); err != nil {
 		return &reader{err: err}
 	}
-	if !s.leases.take(at) {
+	now := s.config.Now()
+	p := pin{at, now.Unix()}
+	if !s.leases.take(p) {
 		return &reader{err: datastore.NewInvalidRevisionErr(at, datastore.RevisionStale)}
 	}
-	r := &reader{view: view{store: s, at: at, now: s.config.Now()}}
+	r := &reader{view: view{store: s, at: at, now: now}}
 	// SpiceDB's readers are not closed: the lease ends when nobody has the reader any more.
-	runtime.AddCleanup(r, s.leases.give, at)
+	runtime.AddCleanup(r, s.leases.give, p)
 	return r
 }
 

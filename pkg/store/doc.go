@@ -43,4 +43,12 @@
 // A revision can be read for the retention window, and as long as somebody reads at it. What no readable
 // revision shows is deleted (collect.go), found through the changelog, so that collecting costs what was
 // changed and not what there is.
+//
+// # When the disk fails
+//
+// A store that cannot write takes no more writes until it is opened again, and goes on reading (commit.go,
+// files.go). Opening one looks for damage before anything is changed, and refuses with ErrDamaged; tables are
+// not read as a whole, so what is wrong in one may be found only when it is read, with ErrDamaged too. Every
+// byte that answers come from is covered by a checksum. What looks like a write that was torn by a crash is
+// taken for one: a log that is cut, gone, or changed in its last commits (logs.go).
 package store

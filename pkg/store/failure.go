@@ -6,6 +6,7 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -14,6 +15,10 @@ import (
 // transaction is tried again by itself; it surfaces, with status ABORTED, only where retries are off
 // or have not helped. A function given to ReadWriteTx that returns it is tried again too.
 var ErrConflict = conflict{}
+
+// ReasonDiskFull is the reason (google.rpc.ErrorInfo) of a write that is refused because its disk has too
+// little room.
+const ReasonDiskFull = "DISK_FULL"
 
 // ErrClosed is what everything returns once the store is closed.
 var ErrClosed = errors.New("store: it is closed")
@@ -39,7 +44,9 @@ func (c conflict) GRPCStatus() *status.Status {
 
 // refused is a write that the store does not take, with the status that an API gives.
 type refused struct {
-	code    codes.Code
+	code codes.Code
+	// reason is what a program reads, or empty.
+	reason  string
 	message string
 	cause   error
 }
@@ -49,7 +56,15 @@ func (e *refused) Error() string { return e.message }
 func (e *refused) Unwrap() error { return e.cause }
 
 // GRPCStatus is what an API says. The cause is for the log.
-func (e *refused) GRPCStatus() *status.Status { return status.New(e.code, e.message) }
+func (e *refused) GRPCStatus() *status.Status {
+	st := status.New(e.code, e.message)
+	if e.reason != "" {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: "deputy.dev"}); err == nil {
+			return detailed
+		}
+	}
+	return st
+}
 
 // damaged returns an error that says what was found.
 func damaged(format string, args ...any) error {

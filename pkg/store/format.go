@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -126,6 +127,32 @@ func writeDescription(fs vfs.FS, dir string, d description) error {
 		return err
 	}
 	return syncDir(fs, dir)
+}
+
+// makeDir makes a directory, with those that it lies in, so that a crash does not take it away again with
+// all that was synced in it.
+func makeDir(fs vfs.FS, dir string) error {
+	parent := fs.PathDir(dir)
+	switch _, err := fs.Stat(dir); {
+	case err == nil:
+		// Whoever made it may not have synced that. If it cannot be done here either, so be it: a directory
+		// that is there is as good as its owner has made it.
+		_ = syncDir(fs, parent)
+		return nil
+	case !isNotExist(err):
+		return err
+	}
+	if err := makeDir(fs, parent); err != nil {
+		return err
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := syncDir(fs, parent); err != nil {
+		// The next try has to make it again.
+		return errors.Join(err, fs.Remove(dir))
+	}
+	return nil
 }
 
 // writeFile writes and syncs a file.

@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/protobuf/proto"
 )
 
 // reader is a datastore.Reader. One without a transaction is safe for concurrent use.
@@ -17,6 +19,17 @@ type reader struct {
 	view view
 	// err is why nothing can be read.
 	err error
+	// turn is held by each call on a transaction; nil without one.
+	turn *sync.Mutex
+}
+
+// take takes the turn, and returns what gives it back.
+func (r *reader) take() (give func()) {
+	if r.turn == nil {
+		return func() {}
+	}
+	r.turn.Lock()
+	return r.turn.Unlock
 }
 
 var _ datastore.Reader = (*reader)(nil)
@@ -59,17 +72,33 @@ func (r *reader) ReverseQueryRelationships(
 
 // iterate returns the answer to a query, to be read once. What goes wrong is said while it is read.
 func (r *reader) iterate(q *query) (datastore.RelationshipIterator, error) {
+	defer r.take()()
 	if r.err != nil {
 		return nil, r.err
 	}
 	if err := q.checkCursor(); err != nil {
 		return nil, err
 	}
-	return func(yield func(tuple.Relationship, error) bool) { r.view.run(q, yield) }, nil
+	return func(yield func(tuple.Relationship, error) bool) {
+		defer r.take()()
+		if r.err != nil {
+			yield(tuple.Relationship{}, r.err)
+			return
+		}
+		r.view.run(q, func(rel tuple.Relationship, err error) bool {
+			if r.turn != nil {
+				// Whoever reads may use the transaction.
+				r.turn.Unlock()
+				defer r.turn.Lock()
+			}
+			return yield(rel, err)
+		})
+	}, nil
 }
 
 // LegacyReadNamespaceByName is datastore.LegacySchemaReader's.
 func (r *reader) LegacyReadNamespaceByName(_ context.Context, name string) (*core.NamespaceDefinition, datastore.Revision, error) {
+	defer r.take()()
 	found, from, err := readRecord[core.NamespaceDefinition](r, kindNamespace, name)
 	if err == nil && found == nil {
 		err = datastore.NewNamespaceNotFoundErr(name)
@@ -79,16 +108,19 @@ func (r *reader) LegacyReadNamespaceByName(_ context.Context, name string) (*cor
 
 // LegacyListAllNamespaces is datastore.LegacySchemaReader's.
 func (r *reader) LegacyListAllNamespaces(context.Context) ([]datastore.RevisionedNamespace, error) {
+	defer r.take()()
 	return listRecords[core.NamespaceDefinition](r, kindNamespace)
 }
 
 // LegacyLookupNamespacesWithNames is datastore.LegacySchemaReader's.
 func (r *reader) LegacyLookupNamespacesWithNames(_ context.Context, names []string) ([]datastore.RevisionedNamespace, error) {
+	defer r.take()()
 	return lookupRecords[core.NamespaceDefinition](r, kindNamespace, names)
 }
 
 // LegacyReadCaveatByName is datastore.LegacySchemaReader's.
 func (r *reader) LegacyReadCaveatByName(_ context.Context, name string) (*core.CaveatDefinition, datastore.Revision, error) {
+	defer r.take()()
 	found, from, err := readRecord[core.CaveatDefinition](r, kindCaveat, name)
 	if err == nil && found == nil {
 		err = datastore.NewCaveatNameNotFoundErr(name)
@@ -98,11 +130,13 @@ func (r *reader) LegacyReadCaveatByName(_ context.Context, name string) (*core.C
 
 // LegacyListAllCaveats is datastore.LegacySchemaReader's.
 func (r *reader) LegacyListAllCaveats(context.Context) ([]datastore.RevisionedCaveat, error) {
+	defer r.take()()
 	return listRecords[core.CaveatDefinition](r, kindCaveat)
 }
 
 // LegacyLookupCaveatsWithNames is datastore.LegacySchemaReader's.
 func (r *reader) LegacyLookupCaveatsWithNames(_ context.Context, names []string) ([]datastore.RevisionedCaveat, error) {
+	defer r.take()()
 	return lookupRecords[core.CaveatDefinition](r, kindCaveat, names)
 }
 
@@ -168,6 +202,11 @@ func decodeRecord[D any, P definition[D]](value []byte) (P, error) {
 	return read, nil
 }
 
+// marshal encodes a definition. Equal ones have equal encodings: writing the same again changes nothing.
+func marshal(m proto.Message) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
+}
+
 // encodeRecord is the inverse of decodeRecord.
 func encodeRecord(encoded []byte) []byte { return append([]byte{0}, encoded...) }
 
@@ -181,6 +220,7 @@ func writtenAt(from Revision) datastore.Revision {
 
 // ReadStoredSchema is datastore.Reader's.
 func (r *reader) ReadStoredSchema(context.Context) (*datastore.ReadOnlyStoredSchema, error) {
+	defer r.take()()
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -209,6 +249,7 @@ func (v *view) schemaHash() (string, error) {
 
 // CountRelationships is datastore.CounterReader's: it counts them.
 func (r *reader) CountRelationships(_ context.Context, name string) (int, error) {
+	defer r.take()()
 	c, found, err := r.counter(name)
 	if err != nil {
 		return 0, err
@@ -230,6 +271,7 @@ func (r *reader) CountRelationships(_ context.Context, name string) (int, error)
 
 // LookupCounters is datastore.CounterReader's.
 func (r *reader) LookupCounters(context.Context) ([]datastore.RelationshipCounter, error) {
+	defer r.take()()
 	if r.err != nil {
 		return nil, r.err
 	}

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,6 +24,7 @@ type Store struct {
 	dir    string
 	id     string
 	db     *pebble.DB
+	files  *files
 	lock   *pebble.Lock
 
 	// head is the newest revision that is on the disk with all before it.
@@ -31,6 +34,8 @@ type Store struct {
 	// rows is about how many relationships there are at the head.
 	rows   atomic.Uint64
 	leases leases
+	// iterators keeps iterators of the database.
+	iterators iterators
 
 	submissions   chan *submission
 	stopCommitter chan struct{}
@@ -84,11 +89,14 @@ func open(dir string, config Config) (_ *Store, err error) {
 		return nil, err
 	}
 	if !found {
-		if err := config.FS.MkdirAll(dir, 0o700); err != nil {
+		if err := makeDir(config.FS, dir); err != nil {
 			return nil, err
 		}
 	}
 	lock, err := pebble.LockDirectory(dir, config.FS)
+	if unmade := (*fs.PathError)(nil); errors.As(err, &unmade) {
+		return nil, fmt.Errorf("its lock cannot be made: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w by another process; stop that one, or name another directory (%w)", ErrInUse, err)
 	}
@@ -97,16 +105,18 @@ func open(dir string, config Config) (_ *Store, err error) {
 		submissions: make(chan *submission, maxGroup), stopCommitter: make(chan struct{}), committerDone: make(chan struct{}),
 		failure: failure{happened: make(chan struct{})},
 		empty:   make(chan struct{}), closing: make(chan struct{}),
-		metrics: newMetrics(),
+		metrics: newMetrics(), recent: newRecent(),
 	}
-	s.leases.readers = map[Revision]int{}
+	s.leases.readers = map[pin]int{}
+	s.files = &files{FS: config.FS, failed: s.fail}
 	defer func() {
-		if err != nil {
-			if s.db != nil {
-				err = errors.Join(err, s.guarded(s.db.Close))
-			}
-			err = errors.Join(err, lock.Close())
+		if err == nil {
+			return
 		}
+		if s.hasFailed() {
+			err = fmt.Errorf("its disk does not take it: %w", s.failure.cause)
+		}
+		err = errors.Join(err, s.closeDatabase())
 	}()
 	if !found {
 		d = newDescription()
@@ -118,7 +128,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 	if err := s.openDatabase(d.state == stateReady); err != nil {
 		return nil, err
 	}
-	if err := s.load(); err != nil {
+	if err := s.guarded(func() error { return s.load(d.state == stateReady) }); err != nil {
 		return nil, err
 	}
 	if d.state == stateNew {
@@ -131,39 +141,55 @@ func open(dir string, config Config) (_ *Store, err error) {
 	return s, nil
 }
 
-// openDatabase opens Pebble. One that should be there is first opened only to be read, which replays its
-// logs and finds what is missing, cut short or changed in them without touching anything.
+// openDatabase opens Pebble. The logs of one that should be there are looked through, see logs.go. Then it is
+// first opened only to be read, which replays its logs, and what the store has to know is read from it: that finds what is missing, cut short or changed
+// without touching anything.
 func (s *Store) openDatabase(exists bool) error {
 	cache := pebble.NewCache(s.config.CacheBytes)
 	defer cache.Unref()
 	opts := s.options(cache)
 	if exists {
+		if err := checkLogs(s.config.FS, s.dir); err != nil {
+			return err
+		}
 		probe := opts.Clone()
 		probe.ReadOnly, probe.ErrorIfNotExists = true, true
 		err := s.guarded(func() error {
 			db, err := pebble.Open(s.dir, probe)
 			if err != nil {
-				return err
+				return broken(err)
 			}
-			return db.Close()
+			s.db = db
+			err = s.load(true)
+			s.iterators.drop(math.MaxUint64)
+			s.db = nil
+			return errors.Join(err, db.Close())
 		})
 		if err != nil {
-			return broken(err)
+			return err
 		}
 		opts.ErrorIfNotExists = true
 	}
+	s.files.opening.Store(true)
+	var db *pebble.DB
 	err := s.guarded(func() (err error) {
-		s.db, err = pebble.Open(s.dir, opts)
+		db, err = pebble.Open(s.dir, opts)
 		return err
 	})
 	if err != nil {
-		return broken(err)
+		return err
 	}
+	s.files.opening.Store(false)
+	s.db = db
 	return nil
 }
 
-// guarded calls what may meet an error that is fatal to Pebble, and returns it as one, see pebbleLog.
+// guarded calls what may meet an error that is fatal to Pebble, and returns it as one, see pebbleLog and
+// files. Once the store has failed fn may never return, and is not waited for.
 func (s *Store) guarded(fn func() error) error {
+	if s.hasFailed() {
+		return s.failure.refusal()
+	}
 	done := make(chan error, 1)
 	go func() {
 		returned := false
@@ -176,15 +202,22 @@ func (s *Store) guarded(fn func() error) error {
 		returned = true
 		done <- err
 	}()
-	return <-done
+	select {
+	case err := <-done:
+		return err
+	case <-s.failure.happened:
+		return s.failure.refusal()
+	}
 }
 
-// broken says of a database that cannot be opened whether that is the database's fault.
+// broken says of a database that could not be opened to be read, or not be read when it was opened, whether
+// that is the database's fault: it is unless the system says why.
 func broken(err error) error {
-	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) || isNotExist(err) {
-		return fmt.Errorf("%w: %w; nothing was changed; restore a backup into an empty directory, and keep this one to be looked at", ErrDamaged, err)
+	var errno syscall.Errno
+	if err == nil || errors.Is(err, ErrDamaged) || errors.As(err, &errno) && errno != syscall.ENOENT {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %w; nothing was changed; restore a backup into an empty directory, and keep this one to be looked at", ErrDamaged, err)
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
@@ -192,8 +225,7 @@ func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 // options are Pebble's.
 func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 	opts := &pebble.Options{
-		FS:                          s.config.FS,
-		Lock:                        s.lock,
+		FS:                          s.files,
 		Comparer:                    comparer,
 		FormatMajorVersion:          pebbleFormat,
 		Cache:                       cache,
@@ -215,37 +247,50 @@ func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 	return opts
 }
 
-// load reads what the store has to know of itself, and gives a new one its first revision.
-func (s *Store) load() error {
+// newest reads the newest revision and the count of rows at it; 0 if there is none.
+func (s *Store) newest() (at Revision, rows uint64, err error) {
 	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{kindChangelog}, UpperBound: []byte{kindChangelog + 1}})
+	if err != nil {
+		return 0, 0, broken(err)
+	}
+	defer func() {
+		if closed := iter.Close(); err == nil {
+			err = broken(closed)
+		}
+	}()
+	if !iter.Last() {
+		return 0, 0, broken(iter.Error())
+	}
+	if at, _, err = parseChangelogKey(iter.Key()); err != nil {
+		return 0, 0, err
+	}
+	// The first chunk has the count of rows.
+	if !iter.SeekGE(changelogKey(at, 0)) {
+		if err := iter.Error(); err != nil {
+			return 0, 0, broken(err)
+		}
+		return 0, 0, damaged("a changelog without its beginning")
+	}
+	value, err := iter.ValueAndErr()
+	if err != nil {
+		return 0, 0, broken(err)
+	}
+	first, _, err := readHead(value)
+	return at, first.rows, err
+}
+
+// load reads what the store has to know of itself. One that is not ready gets its first revision.
+func (s *Store) load(ready bool) error {
+	at, rows, err := s.newest()
 	if err != nil {
 		return err
 	}
-	h := head{}
-	if iter.Last() {
-		at, _, err := parseChangelogKey(iter.Key())
-		if err != nil {
-			return errors.Join(err, iter.Close())
-		}
-		// The first chunk has the count of rows.
-		if !iter.SeekGE(changelogKey(at, 0)) {
-			return errors.Join(damaged("a changelog without its beginning"), iter.Close())
-		}
-		value, err := iter.ValueAndErr()
-		if err != nil {
-			return errors.Join(err, iter.Close())
-		}
-		first, _, err := readHead(value)
-		if err != nil {
-			return errors.Join(err, iter.Close())
-		}
-		h.at = at
-		s.rows.Store(first.rows)
-	}
-	if err := errors.Join(iter.Error(), iter.Close()); err != nil {
-		return broken(err)
-	}
+	s.rows.Store(rows)
+	h := head{at: at}
 	s.head.Store(&h)
+	if h.at == 0 && ready {
+		return damaged("no changelog")
+	}
 	if h.at == 0 {
 		p, err := (&writes{}).propose(nil)
 		if err != nil {
@@ -264,7 +309,7 @@ func (s *Store) load() error {
 	v := view{store: s, at: h.at}
 	value, from, found, err := v.get(recordKey(kindSchemaHash, ""))
 	if err != nil {
-		return err
+		return broken(err)
 	}
 	if found && len(value) > 0 {
 		h.hash = string(value[1:])
@@ -284,6 +329,7 @@ func (s *Store) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stopBackground = stop
 	go s.runCommitter()
+	s.refreshHead(ctx) // before anybody can take the old one
 	s.background.Go(func() { s.maintain(ctx) })
 }
 
@@ -303,22 +349,40 @@ func (s *Store) Close() error {
 	s.gate.Unlock()
 	s.stopBackground()
 	close(s.stopCommitter)
-	<-s.committerDone
+	select {
+	case <-s.committerDone:
+	case <-s.failure.happened: // it may be held, see files
+	}
 	s.background.Wait()
-	patience := time.NewTimer(10 * time.Second)
+	patience := time.NewTimer(closePatience)
 	defer patience.Stop()
 	select {
 	case <-s.empty:
+	case <-s.failure.happened: // what is inside may be held too
 	case <-patience.C:
 		return fmt.Errorf("store: %s stays open: something still reads it", s.dir)
 	}
-	select {
-	case <-s.failure.happened:
-		// Pebble stopped in the middle of what it did and would wait for itself.
-		return errors.Join(fmt.Errorf("store: %s was not closed cleanly", s.dir), s.lock.Close())
-	default:
+	return s.closeDatabase()
+}
+
+// closePatience is how long Close waits for others.
+const closePatience = 10 * time.Second
+
+// closeDatabase closes Pebble, if it was opened, and gives the directory free. A Pebble that has failed
+// stopped in the middle of what it did and would wait for itself: it is only kept from the directory.
+func (s *Store) closeDatabase() error {
+	var err error
+	s.iterators.close()
+	if s.db != nil && !s.hasFailed() {
+		err = s.guarded(s.db.Close)
 	}
-	return errors.Join(s.guarded(s.db.Close), s.lock.Close())
+	if s.hasFailed() {
+		err = fmt.Errorf("store: %s was not closed cleanly: %w", s.dir, s.failure.cause)
+		if !s.files.fence(closePatience) {
+			return fmt.Errorf("store: %s stays locked: the disk does not answer: %w", s.dir, s.failure.cause)
+		}
+	}
+	return errors.Join(err, s.lock.Close())
 }
 
 // enter keeps the database open until leave is called. Errors: ErrClosed.

@@ -33,7 +33,19 @@ const (
 func (s *Store) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
 	config := options.NewRWTOptionsWithOptions(opts...)
 	for attempt := 1; ; attempt++ {
-		at, err := s.try(ctx, fn, config, attempt > patientAttempts)
+		if attempt <= patientAttempts {
+			if err := s.slot.pass(ctx); err != nil {
+				return datastore.NoRevision, err
+			}
+		} else if attempt == patientAttempts+1 {
+			// Held over all attempts that follow: between two of them the others would begin.
+			release, err := s.slot.hold(ctx)
+			if err != nil {
+				return datastore.NoRevision, err
+			}
+			defer release()
+		}
+		at, err := s.try(ctx, fn, config)
 		switch {
 		case err == nil:
 			return at, nil
@@ -46,16 +58,7 @@ func (s *Store) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts .
 }
 
 // try runs a transaction once.
-func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *options.RWTOptions, hold bool) (Revision, error) {
-	if hold {
-		release, err := s.slot.hold(ctx)
-		if err != nil {
-			return 0, err
-		}
-		defer release()
-	} else if err := s.slot.pass(ctx); err != nil {
-		return 0, err
-	}
+func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *options.RWTOptions) (Revision, error) {
 	tx, err := s.begin()
 	if err != nil {
 		return 0, err
@@ -109,8 +112,9 @@ func (s *Store) begin() (*transaction, error) {
 		own:   writes{byKey: map[string]*write{}},
 		reads: readSet{keys: map[string]struct{}{}},
 	}
+	tx.turn = &tx.mu
 	tx.lease = s.leases.takeHead(s)
-	tx.view = view{store: s, at: tx.lease.at, now: s.config.Now(), own: &tx.own, reads: &tx.reads}
+	tx.view = view{store: s, at: tx.lease.at, now: tx.lease.now, own: &tx.own, reads: &tx.reads}
 	return tx, nil
 }
 
@@ -171,20 +175,23 @@ func (tx *transaction) WriteRelationships(_ context.Context, mutations []tuple.R
 
 // mutate applies one update.
 func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel tuple.Relationship) error {
-	there, _, found, err := tx.view.get(key)
+	there, _, found, err := tx.view.peek(key)
 	if err != nil {
 		return err
 	}
 	switch op {
 	case tuple.UpdateOperationCreate:
 		if found {
+			tx.reads.point(key)
 			existing := tuple.Relationship{RelationshipReference: rel.RelationshipReference}
 			return datastore.NewCreateRelationshipExistsError(&existing)
 		}
 	case tuple.UpdateOperationDelete:
-		if found {
-			tx.own.set(key, true, r, gone, there, true)
+		if !found {
+			tx.reads.point(key)
+			return nil
 		}
+		tx.own.set(key, true, r, gone, there, true)
 		return nil
 	case tuple.UpdateOperationTouch:
 	default:
@@ -317,7 +324,7 @@ func (l *load) add(rel *tuple.Relationship) error {
 func (l *load) flush() error {
 	slices.SortFunc(l.batch, func(a, b loading) int { return bytes.Compare(a.key, b.key) })
 	for _, in := range l.batch {
-		_, _, found, err := l.tx.view.get(in.key)
+		_, _, found, err := l.tx.view.peek(in.key)
 		if err != nil {
 			return err
 		}
@@ -352,7 +359,7 @@ func (tx *transaction) setRecord(kind byte, name string, value []byte) error {
 func (tx *transaction) LegacyWriteNamespaces(_ context.Context, definitions ...*core.NamespaceDefinition) error {
 	return tx.exclusively(func() error {
 		for _, d := range definitions {
-			encoded, err := d.MarshalVT()
+			encoded, err := marshal(d)
 			if err != nil {
 				return fmt.Errorf("store: definition %s: %w", d.GetName(), err)
 			}
@@ -400,7 +407,7 @@ func (tx *transaction) LegacyWriteCaveats(_ context.Context, definitions []*core
 				return fmt.Errorf("store: caveat %s is written twice at once", d.GetName())
 			}
 			seen[d.GetName()] = true
-			encoded, err := d.MarshalVT()
+			encoded, err := marshal(d)
 			if err != nil {
 				return fmt.Errorf("store: caveat %s: %w", d.GetName(), err)
 			}
@@ -427,7 +434,7 @@ func (tx *transaction) LegacyDeleteCaveats(_ context.Context, names []string) er
 // WriteStoredSchema is datastore.ReadWriteTransaction's.
 func (tx *transaction) WriteStoredSchema(_ context.Context, schema *core.StoredSchema) error {
 	return tx.exclusively(func() error {
-		encoded, err := schema.MarshalVT()
+		encoded, err := marshal(schema)
 		if err != nil {
 			return fmt.Errorf("store: the schema: %w", err)
 		}
@@ -504,8 +511,10 @@ type slot struct {
 // slotPatience is how long others wait for a transaction that holds the slot.
 const slotPatience = 2 * time.Second
 
-// hold waits until the slot is free and takes it.
+// hold waits until the slot is free, within patience, and takes it.
 func (s *slot) hold(ctx context.Context) (release func(), err error) {
+	patience := time.NewTimer(slotPatience)
+	defer patience.Stop()
 	for {
 		s.mu.Lock()
 		holder := s.holder
@@ -523,6 +532,8 @@ func (s *slot) hold(ctx context.Context) (release func(), err error) {
 		s.mu.Unlock()
 		select {
 		case <-holder:
+		case <-patience.C:
+			return func() {}, nil
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -549,8 +560,8 @@ func (s *slot) pass(ctx context.Context) error {
 }
 
 // nearlyFull is the refusal of a write where the disk has no room for it.
-func nearlyFull(dir string, available, reserve uint64) error {
-	return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
-		"the disk is nearly full: %d MiB are left where %s is, and %d MiB are kept free; nothing is written until there is room, reads go on",
-		available>>20, dir, reserve>>20)}
+func nearlyFull(available, reserve uint64) error {
+	return &refused{code: codes.ResourceExhausted, reason: ReasonDiskFull, message: fmt.Sprintf(
+		"the disk is nearly full: %d MiB are left, and %d MiB are kept free; nothing is written until there is room, reads go on",
+		available>>20, reserve>>20)}
 }

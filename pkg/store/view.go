@@ -20,7 +20,7 @@ type view struct {
 	own   *writes
 	reads *readSet
 	// points is an open iterator for get; nil means that there is none yet.
-	points *pebble.Iterator
+	points *iterator
 }
 
 // A span is a range of keys without versions: from lo up to, not including, hi.
@@ -48,20 +48,18 @@ func (v *view) walk(spans []span, visit visitor) (err error) {
 		return err
 	}
 	defer v.store.leave()
-	iter, err := v.store.db.NewIter(&pebble.IterOptions{LowerBound: spans[0].lo, UpperBound: spans[0].hi})
+	iter, err := v.store.iterator(v.at)
 	if err != nil {
 		return v.store.readFailure(err)
 	}
 	defer func() {
-		if closed := iter.Close(); err == nil && closed != nil {
-			err = v.store.readFailure(closed)
+		if given := v.store.giveBack(iter); err == nil && given != nil {
+			err = v.store.readFailure(given)
 		}
 	}()
-	for i, s := range spans {
-		if i > 0 {
-			iter.SetBounds(s.lo, s.hi)
-		}
-		if err := v.walkSpan(iter, s, visit); err != nil {
+	for _, s := range spans {
+		iter.SetBounds(s.lo, s.hi)
+		if err := v.walkSpan(iter.Iterator, s, visit); err != nil {
 			if errors.Is(err, errStop) {
 				return nil
 			}
@@ -115,6 +113,13 @@ func (v *view) walkSpan(iter *pebble.Iterator, s span, visit visitor) error {
 // get returns the row or record under a key without version. found is false if it is not live. The value
 // is valid until the next get.
 func (v *view) get(key []byte) (value []byte, from Revision, found bool, err error) {
+	value, from, found, err = v.peek(key)
+	v.reads.point(key)
+	return value, from, found, err
+}
+
+// peek is get for a key that is written next: what a transaction writes it has read, without a note.
+func (v *view) peek(key []byte) (value []byte, from Revision, found bool, err error) {
 	if own, ok := v.own.get(key); ok {
 		return own, 0, !isGone(own), nil
 	}
@@ -127,21 +132,24 @@ func (v *view) getBase(key []byte) (value []byte, from Revision, found bool, err
 		return nil, 0, false, err
 	}
 	defer v.store.leave()
-	v.reads.point(key)
 	iter := v.points
 	if iter == nil {
-		// What is looked up by its whole key is often not there: that is what filters are for.
-		if iter, err = v.store.db.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+		opened, err := v.store.iterator(v.at)
+		if err != nil {
 			return nil, 0, false, v.store.readFailure(err)
 		}
+		iter = &opened
+		iter.SetBounds(nil, nil)
 	}
 	if v.reads != nil {
-		v.points = iter // a transaction keeps it until it ends
+		if err := v.keep(iter); err != nil {
+			return nil, 0, false, err
+		}
 	} else {
 		defer func() {
 			value = bytes.Clone(value)
-			if closed := iter.Close(); err == nil && closed != nil {
-				err = v.store.readFailure(closed)
+			if given := v.store.giveBack(*iter); err == nil && given != nil {
+				err = v.store.readFailure(given)
 			}
 		}()
 	}
@@ -162,14 +170,27 @@ func (v *view) getBase(key []byte) (value []byte, from Revision, found bool, err
 	return value, from, !isGone(value), nil
 }
 
+// keep keeps an iterator for the next get, and the database open, until close.
+func (v *view) keep(points *iterator) error {
+	if v.points == points {
+		return nil
+	}
+	if err := v.store.enter(); err != nil {
+		return errors.Join(err, v.store.giveBack(*points))
+	}
+	v.points = points
+	return nil
+}
+
 // close releases what the view of a transaction holds.
 func (v *view) close() {
 	if v.points == nil {
 		return
 	}
 	// Whatever is wrong was said by the read that it belongs to.
-	_ = v.points.Close()
+	_ = v.store.giveBack(*v.points)
 	v.points = nil
+	v.store.leave()
 }
 
 // rows walks the rows of the database as they are at a revision, those that are gone included.
