@@ -108,6 +108,8 @@ const (
 	ReasonEngineUnavailable   = "ENGINE_UNAVAILABLE"
 	ReasonEngineRefused       = "ENGINE_REFUSED"
 	ReasonConflict            = "CONFLICT"
+	ReasonNoStore             = "NO_STORE"
+	ReasonDiskFull            = "DISK_FULL"
 	ReasonAdminOnly           = "ADMIN_ONLY"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"

@@ -127,6 +127,7 @@ beats the default.`,
 		newAgent(p), newPrincipal(p), newDelegation(p), newSession(p),
 		newSchema(p), newRelationship(p),
 		newServe(p), newMigrate(p), newDemo(p, demoStory),
+		newStore(p), newBackup(p), newRestore(p),
 		newVersion(p),
 	)
 	return root

@@ -74,6 +74,7 @@ type server struct {
 	delegations   deputy.DelegationsServiceClient
 	agents        deputy.AgentsServiceClient
 	principals    deputy.PrincipalsServiceClient
+	store         deputy.StoreServiceClient
 	schema        authzed.SchemaServiceClient
 	relationships authzed.PermissionsServiceClient
 	conn          *grpc.ClientConn
@@ -87,6 +88,7 @@ func newServer(conn *grpc.ClientConn) *server {
 		delegations:   deputy.NewDelegationsServiceClient(conn),
 		agents:        deputy.NewAgentsServiceClient(conn),
 		principals:    deputy.NewPrincipalsServiceClient(conn),
+		store:         deputy.NewStoreServiceClient(conn),
 		schema:        authzed.NewSchemaServiceClient(conn),
 		relationships: authzed.NewPermissionsServiceClient(conn),
 		conn:          conn,

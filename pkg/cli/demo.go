@@ -29,22 +29,25 @@ import (
 // product in one process: a server as serve opens it, reached over gRPC as any client would, with the
 // keys of a service and of an admin.
 func newDemo(p *program, story []demoChapter) *cobra.Command {
-	var output string
+	var output, dataDir string
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run the example: a support desk, its agents, and what they may do",
 		Long: `Start a server on a loopback port over a temporary directory, load the example domain, and ask for
 decisions over gRPC. Each is shown with the gate that refused, and compared with what is expected:
-the exit code is 1 if any differs.`,
+the exit code is 1 if any differs.
+
+With --data-dir the directory stays, for "deputy serve --data-dir" to go on with.`,
 		GroupID: groupAsk,
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table for people or json for programs")
+	cmd.Flags().StringVar(&dataDir, "data-dir", "", "new directory to run it in, and to leave behind")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "table" && output != "json" {
 			return fmt.Errorf("--output must be table or json, not %q", output)
 		}
-		run, err := runDemo(cmd.Context(), story)
+		run, err := runDemo(cmd.Context(), story, dataDir)
 		if err != nil {
 			return err
 		}
@@ -101,15 +104,16 @@ type demoRow struct {
 	OK             bool   `json:"ok"`
 }
 
-// runDemo starts the server, tells the story, and stops the server.
-func runDemo(ctx context.Context, story []demoChapter) (run *demoRun, err error) {
+// runDemo starts the server, tells the story, and stops the server. Its data are in dataDir, which must not
+// exist and stays, or if that is empty in a temporary directory.
+func runDemo(ctx context.Context, story []demoChapter, dataDir string) (run *demoRun, err error) {
 	run = &demoRun{ids: map[string]string{}}
 	defer func() {
 		for _, stop := range slices.Backward(run.stop) {
 			err = errors.Join(err, stop())
 		}
 	}()
-	if err := run.start(ctx); err != nil {
+	if err := run.start(ctx, dataDir); err != nil {
 		return run, fmt.Errorf("starting the server: %w", err)
 	}
 	if err := run.load(ctx); err != nil {
@@ -126,13 +130,17 @@ func runDemo(ctx context.Context, story []demoChapter) (run *demoRun, err error)
 	return run, nil
 }
 
-// start opens a server over a temporary directory and connects to it, with keys that nobody else has.
-func (r *demoRun) start(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "deputy-demo-")
-	if err != nil {
-		return err
+// start opens a server over a directory and connects to it, with keys that nobody else has.
+func (r *demoRun) start(ctx context.Context, dir string) error {
+	var err error
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "deputy-demo-"); err != nil {
+			return err
+		}
+		r.stop = append(r.stop, func() error { return os.RemoveAll(dir) })
+	} else if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
 	}
-	r.stop = append(r.stop, func() error { return os.RemoveAll(dir) })
 	seal, err := tokenKey(filepath.Join(dir, "token.key"))
 	if err != nil {
 		return err
@@ -143,7 +151,7 @@ func (r *demoRun) start(ctx context.Context) error {
 		PresharedKeys:      []string{serviceKey},
 		AdminPresharedKeys: []string{adminKey},
 		TokenKey:           seal,
-		Engine:             engine.Config{Kind: engine.Memory},
+		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir},
 	}, zap.NewNop())
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,8 @@ type serverSettings struct {
 	// remoteKey or remoteKeyFile is the key of the SpiceDB behind the engine remote.
 	remoteKey     secrets
 	remoteKeyFile string
+	// cacheMiB is config.Engine.CacheBytes in a unit that is typed.
+	cacheMiB int64
 	// logLevel and logFormat are as newLog takes them.
 	logLevel  string
 	logFormat string
@@ -50,7 +53,9 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate")
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
-		"file with the key that seals tokens, the same on every node; made if it is not there; without it no token outlives the process")
+		"file with the key that seals tokens, the same on every node; made if it is not there; "+
+			"token.key in --data-dir if left out, and without both no token outlives the process")
+	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
@@ -63,6 +68,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	e := &s.config.Engine
 	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
+	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
+	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
 	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string")
 	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote")
 	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
@@ -116,6 +123,16 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		return err
 	}
 	s.config.Engine.PresharedKey = remote
+	if s.cacheMiB < 0 || s.cacheMiB > 1<<20 {
+		return fmt.Errorf("--cache-mib must be 0 to %d", 1<<20)
+	}
+	s.config.Engine.CacheBytes = s.cacheMiB << 20
+	if e := s.config.Engine; flags.Lookup("token-key-file") != nil && s.tokenKeyFile == "" && e.Kind == engine.Embedded && e.Dir != "" {
+		if err := daemon.MakeDataDir(e.Dir); err != nil {
+			return err
+		}
+		s.tokenKeyFile = daemon.TokenKeyFile(e.Dir)
+	}
 	if s.config.TokenKey, err = tokenKey(s.tokenKeyFile); err != nil {
 		return err
 	}

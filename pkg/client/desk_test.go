@@ -14,6 +14,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
 )
@@ -46,6 +47,7 @@ func openDesk(ctx context.Context) *desk {
 	d := &desk{Key: "service-key"}
 	server := must(daemon.Open(ctx, daemon.Config{
 		PresharedKeys: []string{d.Key}, AdminPresharedKeys: []string{"admin-key"},
+		Engine: engine.Config{Kind: engine.Memory},
 	}, zap.NewNop()))
 	serving, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)

@@ -7,7 +7,7 @@ import (
 )
 
 // Config is everything that can be set about a server. The zero value with at least one key is a
-// server on a loopback port that the system picks, over the memory engine.
+// server on a loopback port that the system picks; its engine has to be chosen.
 type Config struct {
 	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Anything but a loopback
 	// address needs AllowNonLoopback.
@@ -28,6 +28,9 @@ type Config struct {
 	TokenKey []byte
 	// Engine is where the graph is.
 	Engine engine.Config
+	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
+	// nowhere. Anything but a loopback address needs AllowNonLoopback.
+	MetricsAddr string
 	// GlobalTypes lists object types that belong to no tenant, on which decisions skip the object's
 	// tenant.
 	GlobalTypes []string

@@ -7,11 +7,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -49,6 +51,7 @@ type Daemon struct {
 	listener net.Listener
 	server   *grpc.Server
 	health   *health.Server
+	metrics  *metricsServer
 
 	closing sync.Once
 	closed  error
@@ -69,18 +72,47 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("daemon: cannot listen: %w", err)
+	d := &Daemon{cfg: cfg, log: log, health: health.NewServer()}
+	// What was opened by the time of an error is closed again, the last first.
+	var opened []io.Closer
+	fail := func(err error) (*Daemon, error) {
+		for _, o := range slices.Backward(opened) {
+			err = errors.Join(err, o.Close())
+		}
+		return nil, fmt.Errorf("daemon: %w", err)
 	}
-	e, err := engine.Open(ctx, cfg.Engine)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close())
+	if d.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
+		return fail(fmt.Errorf("cannot listen: %w", err))
 	}
-	d := &Daemon{cfg: cfg, log: log, engine: e, listener: listener, health: health.NewServer()}
+	opened = append(opened, d.listener)
+	graph, err := cfg.openStore(log) //nolint:contextcheck // it outlives the opening
+	if err != nil {
+		return fail(err)
+	}
+	var (
+		figures []prometheus.Collector
+		keeps   rpc.Keeper
+	)
+	if graph != nil {
+		keeps, figures = keeper{graph}, append(figures, graph.Collector())
+		d.engine, err = engine.Over(ctx, cfg.Engine, graph)
+	} else {
+		d.engine, err = engine.Open(ctx, cfg.Engine)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	opened = append(opened, d.engine)
+	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
+		return fail(err)
+	}
+	if d.metrics != nil {
+		opened = append(opened, d.metrics.listener)
+	}
+	e := d.engine
 	gateway, err := d.door() //nolint:contextcheck // every call through it brings its own
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("daemon: %w", err), listener.Close(), e.Close())
+		return fail(err)
 	}
 	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
 	options = append(options, rpc.Interceptors(keys, log)...)
@@ -94,6 +126,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Log:            log,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
+		Store:          keeps,
 	})
 	door.Register(d.server, gateway)
 	healthv1.RegisterHealthServer(d.server, d.health)
@@ -131,7 +164,7 @@ func (c Config) complete() (Config, error) {
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
 	c.SnapshotMaxAge = orDefault(c.SnapshotMaxAge, defaultSnapshotMaxAge)
@@ -141,8 +174,11 @@ func (c Config) complete() (Config, error) {
 		c.TokenKey = make([]byte, 32)
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
 	}
-	if !c.AllowNonLoopback {
-		if err := loopback(c.Addr); err != nil {
+	for _, addr := range []string{c.Addr, c.MetricsAddr} {
+		if addr == "" || c.AllowNonLoopback {
+			continue
+		}
+		if err := loopback(addr); err != nil {
 			return c, err
 		}
 	}
@@ -193,6 +229,7 @@ func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 func (d *Daemon) Serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
+	go d.metrics.serve()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
@@ -264,7 +301,7 @@ func (d *Daemon) Close() error {
 		if errors.Is(err, net.ErrClosed) {
 			err = nil
 		}
-		d.closed = errors.Join(err, d.engine.Close())
+		d.closed = errors.Join(err, d.metrics.close(), d.engine.Close())
 	})
 	return d.closed
 }

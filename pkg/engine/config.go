@@ -4,6 +4,8 @@ import "time"
 
 // The kinds of engine.
 const (
+	// Embedded is SpiceDB in this process over Deputy's own durable store, in a directory.
+	Embedded = "embedded"
 	// Memory is SpiceDB's memdb in this process: for tests and demos, nothing survives a restart.
 	Memory = "memory"
 	// Postgres is SpiceDB in this process over its own PostgreSQL driver.
@@ -19,12 +21,16 @@ const (
 )
 
 // Kinds lists the kinds of engine, the default first.
-var Kinds = []string{Memory, Postgres, CockroachDB, MySQL, Spanner, Remote}
+var Kinds = []string{Embedded, Memory, Postgres, CockroachDB, MySQL, Spanner, Remote}
 
-// Config says which engine to open and where it is. The zero value is the memory engine.
+// Config says which engine to open and where it is.
 type Config struct {
-	// Kind is one of Kinds; empty means Memory.
+	// Kind is one of Kinds; empty means Embedded.
 	Kind string
+	// Dir is the directory of Embedded's store, for who opens that; see Over.
+	Dir string
+	// CacheBytes is the size of the cache of Embedded's store; 0 means 256 MiB.
+	CacheBytes int64
 	// URI is the database's connection string, for the in-process engines with a database.
 	URI string
 	// Endpoint is the host and port of the SpiceDB behind Remote.

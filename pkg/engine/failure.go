@@ -19,6 +19,8 @@ const (
 	reasonUnknownRelation   = "ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION"
 	reasonPrecondition      = "ERROR_REASON_WRITE_OR_DELETE_PRECONDITION_FAILURE"
 	reasonExists            = "ERROR_REASON_ATTEMPT_TO_RECREATE_RELATIONSHIP"
+	// reasonDiskFull is the embedded store's.
+	reasonDiskFull = "DISK_FULL"
 )
 
 // failure turns an error of the connection or of the datastore into an *authz.Error. The message is
@@ -76,6 +78,8 @@ func failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonUnknownPermission, "the schema does not have this relation or permission"
 	case reasonPrecondition:
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonConflict, "a precondition of the write does not hold"
+	case reasonDiskFull:
+		out.Reason, out.Message = authz.ReasonDiskFull, "the server's disk is nearly full: nothing is written until there is room, reads go on"
 	case reasonExists:
 		out.Kind, out.Reason, out.Message = authz.Exists, authz.ReasonAlreadyExists, "a relationship of the write exists already"
 	}

@@ -54,8 +54,10 @@ func migrationConfig(cfg Config) (*migration.Config, error) {
 	case Postgres, CockroachDB, MySQL, Spanner:
 	case Remote:
 		return nil, fmt.Errorf("engine %s: its SpiceDB migrates its own database (spicedb datastore migrate)", Remote)
-	case Memory, "":
+	case Memory:
 		return nil, fmt.Errorf("engine %s keeps nothing, so there is nothing to migrate", Memory)
+	case Embedded, "":
+		return nil, fmt.Errorf("engine %s makes its store itself, so there is nothing to migrate", Embedded)
 	default:
 		return nil, fmt.Errorf("engine must be one of %s, not %q", strings.Join(Kinds, ", "), cfg.Kind)
 	}

@@ -68,19 +68,23 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	switch cfg.Kind {
 	case "":
-		cfg.Kind = Memory
+		cfg.Kind = Embedded
 	case Remote:
 		return dialRemote(ctx, cfg)
-	}
-	if !slices.Contains(Kinds, cfg.Kind) {
-		return nil, fmt.Errorf("engine: unknown kind %q, must be one of %v", cfg.Kind, Kinds)
-	}
-	if cfg.Kind != Memory && cfg.URI == "" {
-		return nil, fmt.Errorf("engine: %s needs a connection string", cfg.Kind)
 	}
 	ds, err := openDatastore(ctx, cfg)
 	if err != nil {
 		return nil, err
+	}
+	return Over(ctx, cfg, ds)
+}
+
+// Over opens an engine in this process over a datastore that somebody has opened, Embedded's above all: of
+// the configuration only what is not about the datastore counts. The engine closes it, also if it cannot
+// be opened.
+func Over(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, error) {
+	if cfg.Retention == 0 {
+		cfg.Retention = defaultRetention
 	}
 	e, err := serve(ctx, ds)
 	if err != nil {
@@ -100,6 +104,14 @@ var datastoreKind = map[string]string{
 }
 
 func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error) {
+	switch {
+	case !slices.Contains(Kinds, cfg.Kind):
+		return nil, fmt.Errorf("engine: unknown kind %q, must be one of %v", cfg.Kind, Kinds)
+	case cfg.Kind == Embedded:
+		return nil, fmt.Errorf("engine: %s is opened over its store", cfg.Kind)
+	case cfg.Kind != Memory && cfg.URI == "":
+		return nil, fmt.Errorf("engine: %s needs a connection string", cfg.Kind)
+	}
 	// The datastore keeps the context it is opened with: it must outlive the opening.
 	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx),
 		dscfg.WithEngine(datastoreKind[cfg.Kind]),
@@ -195,8 +207,14 @@ func (e *Engine) InProcess() bool { return e.ds != nil }
 // Ready asks the engine whether it can answer. Errors: Unavailable.
 func (e *Engine) Ready(ctx context.Context) error {
 	if e.ds != nil {
-		if _, err := e.ds.HeadRevision(ctx); err != nil {
-			return failure("engine.Ready", err)
+		state, err := e.ds.ReadyState(ctx)
+		if err == nil && !state.IsReady {
+			err = errors.New(state.Message)
+		}
+		if err != nil {
+			return &authz.Error{
+				Op: "engine.Ready", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Message: "the engine is not ready", Err: err,
+			}
 		}
 		return nil
 	}

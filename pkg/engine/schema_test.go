@@ -391,7 +391,7 @@ type probe struct {
 
 func newProbe(t *testing.T, schema string) *probe {
 	t.Helper()
-	e, err := Open(context.Background(), Config{})
+	e, err := Open(context.Background(), Config{Kind: Memory})
 	if err != nil {
 		t.Fatal(err)
 	}

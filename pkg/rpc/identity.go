@@ -98,7 +98,7 @@ func IsAdmin(ctx context.Context) bool { return RoleOf(ctx) >= Admin }
 var open = []string{"/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"}
 
 // adminMethods lists the methods of deputy.v1 that are an admin's: those that say what CheckPermission
-// conceals, and those that make or unmake an actor.
+// conceals, those that make or unmake an actor, and those about the store, which holds the whole graph.
 var adminMethods = map[string]bool{
 	"/deputy.v1.PermissionsService/ExplainPermission": true,
 	"/deputy.v1.PermissionsService/LookupAgents":      true,
@@ -107,6 +107,9 @@ var adminMethods = map[string]bool{
 	"/deputy.v1.AgentsService/ResumeAgent":            true,
 	"/deputy.v1.PrincipalsService/Suspend":            true,
 	"/deputy.v1.PrincipalsService/Resume":             true,
+	"/deputy.v1.StoreService/GetStatistics":           true,
+	"/deputy.v1.StoreService/Compact":                 true,
+	"/deputy.v1.StoreService/Backup":                  true,
 }
 
 // authenticate returns the call's context with the caller's role.

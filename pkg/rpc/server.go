@@ -23,6 +23,8 @@ type Config struct {
 	Log      *zap.Logger
 	// Now is the clock that tokens are stamped with.
 	Now func() time.Time
+	// Store looks after the durable store; nil means that the engine has none of its own.
+	Store Keeper
 	// SnapshotMaxAge is how old an exact snapshot may be.
 	SnapshotMaxAge time.Duration
 }
@@ -42,6 +44,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterDelegationsServiceServer(s, &delegations{border: b})
 	deputyv1.RegisterAgentsServiceServer(s, &agents{border: b})
 	deputyv1.RegisterPrincipalsServiceServer(s, &principals{border: b})
+	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
 }
 
 // border is what all services share.

@@ -27,15 +27,18 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/cli"
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // startServer is `server`.
 func startServer(ts *testscript.TestScript, _ bool, _ []string) {
 	key, adminKey := "service-"+rand.Text(), "admin-"+rand.Text()
+	dir := ts.MkAbs("deputy-data-" + rand.Text())
 	d, err := daemon.Open(context.Background(), daemon.Config{
 		PresharedKeys:      []string{key},
 		AdminPresharedKeys: []string{adminKey},
 		TokenKey:           []byte(rand.Text() + rand.Text()),
+		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir, CacheBytes: 8 << 20},
 	}, zap.NewNop())
 	ts.Check(err)
 	ctx, stop := context.WithCancel(context.Background())

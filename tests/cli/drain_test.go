@@ -25,7 +25,7 @@ func TestServeDrains(t *testing.T) {
 	dir := t.TempDir()
 	const key = "the-admin-key"
 	process, addr, err := launch(dir, filepath.Join(dir, "serve.log"),
-		map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"}, []string{"--addr", "127.0.0.1:0"})
+		map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"}, []string{"--addr", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data")})
 	if err != nil {
 		t.Fatal(err)
 	}

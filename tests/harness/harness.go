@@ -51,6 +51,7 @@ type Server struct {
 // database is not there skips the test, and the run says so.
 func Engines() map[string]func(testing.TB) engine.Config {
 	return map[string]func(testing.TB) engine.Config{
+		"embedded":    Embedded,
 		"memory":      func(testing.TB) engine.Config { return engine.Config{Kind: engine.Memory} },
 		"postgres":    Postgres,
 		"cockroachdb": Cockroach,
@@ -66,6 +67,12 @@ func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 			run(t, Start(t, daemon.Config{Engine: open(t)}))
 		})
 	}
+}
+
+// Embedded is a fresh store in a directory of the test's.
+func Embedded(t testing.TB) engine.Config {
+	t.Helper()
+	return engine.Config{Kind: engine.Embedded, Dir: t.TempDir(), CacheBytes: 8 << 20}
 }
 
 // Postgres is a fresh database of a private cluster, migrated.

@@ -18,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/oracle"
@@ -92,7 +93,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 // RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
 func (bearer) RequireTransportSecurity() bool { return false }
 
-// openDeputy starts a server over the memory engine with a schema. It
+// openDeputy starts a server over a store of its own with a schema. It
 // is closed at the end of the test.
 func openDeputy(t *testing.T, schemaText string) *deputy {
 	t.Helper()
@@ -110,14 +111,19 @@ func openDeputy(t *testing.T, schemaText string) *deputy {
 
 // startDeputy does the same for a caller that has to close the server itself, by calling shut.
 func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
+	dir, err := os.MkdirTemp("", "deputy-oracle-")
+	if err != nil {
+		return nil, nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d, err := daemon.Open(ctx, daemon.Config{
 		PresharedKeys:      []string{"key-of-a-service-1"},
 		AdminPresharedKeys: []string{"key-of-an-admin-1"},
+		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir, CacheBytes: 8 << 20},
 	}, zap.NewNop())
 	if err != nil {
 		cancel()
-		return nil, nil, fmt.Errorf("open: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("open: %w", err), os.RemoveAll(dir))
 	}
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(ctx) }()
@@ -128,7 +134,7 @@ func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 			errs = append(errs, c.Close())
 		}
 		cancel()
-		return errors.Join(append(errs, <-served, d.Close())...)
+		return errors.Join(append(errs, <-served, d.Close(), os.RemoveAll(dir))...)
 	}
 	defer func() {
 		if err != nil {

@@ -106,7 +106,7 @@ func serveOn(t *testing.T, s *grpc.Server) string {
 func openEngine(t *testing.T) *house {
 	t.Helper()
 	ctx := context.Background()
-	e, err := engine.Open(ctx, engine.Config{})
+	e, err := engine.Open(ctx, engine.Config{Kind: engine.Memory})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,108 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// StoreDir returns where in a data directory the store of the engine embedded is.
+func StoreDir(dataDir string) string { return filepath.Join(dataDir, "graph") }
+
+// TokenKeyFile returns where in a data directory the key that seals tokens is, unless it is kept elsewhere.
+func TokenKeyFile(dataDir string) string { return filepath.Join(dataDir, "token.key") }
+
+// MakeDataDir makes a data directory if it does not exist. One that holds other files than Deputy's is
+// refused: a mistyped path must not fill a directory with ours.
+func MakeDataDir(dir string) error {
+	if dir == "" {
+		return errors.New("the engine embedded needs a data directory (--data-dir)")
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("the data directory: %w", err)
+	}
+	other := ""
+	for _, e := range entries {
+		switch filepath.Join(dir, e.Name()) {
+		case StoreDir(dir), TokenKeyFile(dir):
+			return nil
+		}
+		// A file system's own, and files that a shell does not show, may be there.
+		if e.Name() != "lost+found" && e.Name()[0] != '.' {
+			other = e.Name()
+		}
+	}
+	if other != "" {
+		return fmt.Errorf("the data directory %s holds other files (%s); name an empty one, or one that does not exist", dir, other)
+	}
+	return nil
+}
+
+// openStore opens the store of the engine embedded. Other engines have none.
+func (c Config) openStore(log *zap.Logger) (*store.Store, error) {
+	if c.Engine.Kind != engine.Embedded && c.Engine.Kind != "" {
+		return nil, nil //nolint:nilnil // other engines have none
+	}
+	if err := MakeDataDir(c.Engine.Dir); err != nil {
+		return nil, err
+	}
+	return store.Open(StoreDir(c.Engine.Dir), store.Config{
+		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, Log: log,
+	})
+}
+
+// Restore makes the store of a data directory from a backup; see store.Restore. log is told what goes
+// wrong on the way.
+func Restore(ctx context.Context, backup io.Reader, dataDir string, log *zap.Logger) (entries uint64, of time.Time, err error) {
+	if err := MakeDataDir(dataDir); err != nil {
+		return 0, time.Time{}, err
+	}
+	summary, err := store.Restore(ctx, backup, StoreDir(dataDir), store.Config{Log: log})
+	return summary.Entries, summary.Revision.Time(), err
+}
+
+// keeper looks after the store in rpc's words.
+type keeper struct{ *store.Store }
+
+// Figures is rpc.Keeper's.
+func (k keeper) Figures() (rpc.StoreFigures, error) {
+	f, err := k.Store.Figures()
+	if err != nil {
+		return rpc.StoreFigures{}, err
+	}
+	out := rpc.StoreFigures{
+		ID: f.ID, Head: f.Head.Time(), Retention: f.Retention, Relationships: f.Relationships,
+		DiskBytes: f.DiskBytes, LogBytes: f.LogBytes, MemTableBytes: f.MemTableBytes, CacheBytes: f.CacheBytes,
+		CompactionDebtBytes: f.CompactionDebtBytes, ReadAmplification: uint32(max(f.ReadAmplification, 0)), Writable: f.Writing, //nolint:gosec // small
+	}
+	if f.Horizon != 0 {
+		out.Horizon = f.Horizon.Time()
+	}
+	for _, l := range f.Levels {
+		out.Levels = append(out.Levels, rpc.StoreLevel{
+			Number: uint32(max(l.Number, 0)), Files: uint64(max(l.Files, 0)), Bytes: uint64(max(l.Bytes, 0)), //nolint:gosec // small
+		})
+	}
+	return out, nil
+}
+
+// Backup is rpc.Keeper's.
+func (k keeper) Backup(ctx context.Context, w io.Writer) error {
+	_, err := k.Store.Backup(ctx, w)
+	return err
+}
