@@ -32,6 +32,7 @@ type object struct {
 	policy     *networkingv1.NetworkPolicy
 	service    *corev1.Service
 	account    *corev1.ServiceAccount
+	claim      *corev1.PersistentVolumeClaim
 }
 
 // render renders the chart with values, as `helm template` does.
@@ -61,6 +62,9 @@ func install(t *testing.T, values map[string]any) object {
 		}
 		var into any
 		switch filepath.Base(path) {
+		case "claim.yaml":
+			o.claim = &corev1.PersistentVolumeClaim{}
+			into = o.claim
 		case "configmap.yaml":
 			o.config = &corev1.ConfigMap{}
 			into = o.config
@@ -203,7 +207,32 @@ func TestEngines(t *testing.T) {
 		t.Errorf("postgres: the policy is %+v", postgres.policy.Spec)
 	}
 
+	embedded := install(t, example(t, "embedded"))
+	if c := embedded.claim; c == nil || c.Name != "prod-deputy-data" || c.Spec.Resources.Requests.Storage().String() != "20Gi" || *c.Spec.StorageClassName != "fast" {
+		t.Errorf("embedded: the claim is %+v", c)
+	}
+	if embedded.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
+		t.Error("embedded: a new pod starts while the old one has the directory")
+	}
+	claimed := ""
+	for _, v := range embedded.deployment.Spec.Template.Spec.Volumes {
+		if v.PersistentVolumeClaim != nil {
+			claimed = v.PersistentVolumeClaim.ClaimName
+		}
+	}
+	if claimed != "prod-deputy-data" || !strings.Contains(embedded.config.Data["deputy.yaml"], "data-dir: /var/lib/deputy/data") {
+		t.Errorf("embedded: the pod has the claim %q and the settings\n%s", claimed, embedded.config.Data["deputy.yaml"])
+	}
+	values := example(t, "embedded")
+	values["persistence"] = map[string]any{"existingClaim": "mine"}
+	if o := install(t, values); o.claim != nil {
+		t.Error("embedded: a claim is made beside the one that is there")
+	}
+
 	memory := install(t, example(t, "memory"))
+	if memory.claim != nil {
+		t.Error("memory: there is nothing to keep")
+	}
 	if memory.policy == nil || len(memory.policy.Spec.Ingress) != 0 {
 		t.Errorf("memory: a policy without peers must admit nobody: %+v", memory.policy)
 	}
@@ -239,6 +268,8 @@ func TestRefuses(t *testing.T) {
 		{"an unknown engine", "postgres", map[string]any{"engine": map[string]any{"kind": "sqlite"}}, "/engine/kind"},
 		{"no database", "postgres", map[string]any{"engine": map[string]any{"kind": "postgres", "existingSecret": ""}}, "needs engine.existingSecret"},
 		{"two memories", "memory", map[string]any{"replicaCount": 2}, "a graph for each replica"},
+		{"two stores", "embedded", map[string]any{"replicaCount": 2}, "a graph for each replica"},
+		{"another directory", "embedded", map[string]any{"settings": map[string]any{"data-dir": "/tmp"}}, "invalid propertyName 'data-dir'"},
 		{"no endpoint", "remote", map[string]any{"engine": map[string]any{"kind": "remote", "existingSecret": "s"}}, "engine.remote.endpoint"},
 		{"a key in the settings", "memory", map[string]any{"settings": map[string]any{"preshared-key": "s3cret"}}, "invalid propertyName 'preshared-key'"},
 		{"another address", "memory", map[string]any{"settings": map[string]any{"addr": ":1"}}, "invalid propertyName 'addr'"},

@@ -32,7 +32,7 @@ func TestServerTakesTheConfig(t *testing.T) {
 	withTLS["insecure"], withTLS["tls"] = false, map[string]any{"existingSecret": "deputy-tls"}
 	withTLS["auth"] = map[string]any{"existingSecret": "deputy-keys"}
 
-	for name, values := range map[string]map[string]any{"plaintext": memory, "TLS": withTLS} {
+	for name, values := range map[string]map[string]any{"plaintext": memory, "TLS": withTLS, "embedded": example(t, "embedded")} {
 		t.Run(name, func(t *testing.T) {
 			etc := t.TempDir()
 			o := install(t, values)
@@ -52,7 +52,7 @@ func TestServerTakesTheConfig(t *testing.T) {
 				certificate(t, filepath.Join(etc, "tls"))
 			}
 			// Any free port of this machine's, so that tests can run side by side.
-			settings := strings.NewReplacer("/etc/deputy", etc, `":50051"`, `":0"`).Replace(o.config.Data["deputy.yaml"])
+			settings := strings.NewReplacer("/etc/deputy", etc, "/var/lib/deputy", t.TempDir(), `":50051"`, `":0"`).Replace(o.config.Data["deputy.yaml"])
 			write(t, filepath.Join(etc, "config", "deputy.yaml"), settings)
 
 			args := o.deployment.Spec.Template.Spec.Containers[0].Args

@@ -36,6 +36,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if has .Values.engine.kind (list "postgres" "cockroachdb" "mysql" "spanner") -}}true{{- end -}}
 {{- end -}}
 
+{{/* The claim of the volume that the engine embedded keeps everything on. */}}
+{{- define "deputy.claim" -}}
+{{- default (printf "%s-data" (include "deputy.fullname" .)) .Values.persistence.existingClaim -}}
+{{- end -}}
+
 {{/* Refuse what would not start, or would start and be open, before anything reaches the cluster. */}}
 {{- define "deputy.validate" -}}
 {{- if and (not .Values.tls.existingSecret) (not .Values.insecure) -}}
@@ -44,8 +49,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.tls.existingSecret .Values.insecure -}}
 {{- fail "tls.existingSecret and insecure exclude each other" -}}
 {{- end -}}
-{{- if and (eq .Values.engine.kind "memory") (gt (int .Values.replicaCount) 1) -}}
-{{- fail "engine.kind memory keeps a graph for each replica: set replicaCount to 1, or choose an engine that replicas share" -}}
+{{- if and (has .Values.engine.kind (list "embedded" "memory")) (gt (int .Values.replicaCount) 1) -}}
+{{- fail (printf "engine.kind %s keeps a graph for each replica: set replicaCount to 1, or choose an engine that replicas share" .Values.engine.kind) -}}
 {{- end -}}
 {{- if and (include "deputy.hasDatabase" .) (not .Values.engine.existingSecret) -}}
 {{- fail (printf "engine.kind %s needs engine.existingSecret, a Secret that holds the connection string" .Values.engine.kind) -}}
