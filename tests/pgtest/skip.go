@@ -23,6 +23,9 @@ func Main(m interface{ Run() int }) {
 	os.Exit(run(m, os.Stderr))
 }
 
+// Run is Main without the exit, for a TestMain that has something left to do: it returns the exit code.
+func Run(m interface{ Run() int }) int { return run(m, os.Stderr) }
+
 // run is Main without the exit.
 func run(m interface{ Run() int }, w io.Writer) int {
 	shared.keep()
