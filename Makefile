@@ -51,6 +51,25 @@ test: ## Run every test, and say at the end which could not run here
 test-race: ## Run the tests with the race detector
 	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race
 
+.PHONY: conformance
+conformance: ## Run SpiceDB's public suites against pkg/store, and print how many of their subtests passed
+	@go test -count=1 -v -timeout=20m ./tests/conformance/... | grep -v -e '^ *--- PASS' -e '^=== ' -e '^PASS$$'
+
+.PHONY: crash
+crash: ## Kill a server under write load, DEPUTY_CRASH_ROUNDS times (200), and print what was lost
+	cd tests/crash && DEPUTY_CRASH_ROUNDS=$${DEPUTY_CRASH_ROUNDS:-200} go test -count=1 -timeout=60m -v -run TestKill .
+
+FUZZTIME ?= 1m
+.PHONY: fuzz
+fuzz: ## Fuzz the codecs of pkg/store, FUZZTIME (1m) each
+	@for target in $$(go test -list '^Fuzz' ./pkg/store | grep '^Fuzz'); do \
+		echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./pkg/store; \
+	done
+
+.PHONY: bench
+bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one
+	@cd tests/bench && go test -count=1 -timeout=90m -run '$(BENCH)' -measure
+
 .PHONY: test-chart
 test-chart: ## Lint and render the Helm chart, with Helm as a library (a module of its own: tests/chart)
 	cd tests/chart && go test -count=1 ./...
