@@ -43,6 +43,9 @@ type Engine struct {
 	// heads shares the takings of Remote's head.
 	heads headTaker
 
+	// readsWhole says that the datastore returns caveats and expirations whatever SpiceDB says that it can
+	// do without, so that no shape of a relation is evaluated wrongly.
+	readsWhole bool
 	// ds is the datastore of an in-process engine; nil for Remote.
 	ds datastore.Datastore
 	// stop ends the in-process server and waits for it; nil for Remote.
@@ -91,6 +94,7 @@ func Over(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, err
 		return nil, errors.Join(err, ds.Close())
 	}
 	e.retention, e.offset = cfg.Retention, cfg.ClockOffset
+	e.readsWhole = cfg.Kind == Embedded || cfg.Kind == ""
 	return e, nil
 }
 

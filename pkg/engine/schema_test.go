@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
 	coreschema "github.com/deputyauth/deputy/schema"
 )
 
@@ -296,6 +297,7 @@ func TestUnsafeShape(t *testing.T) {
 		}
 		text := broken(b.String())
 		p, m := newProbe(t, text), modelOf(t, text)
+		whole := embeddedProbe(t, text)
 		for i, s := range shapes {
 			thing := fmt.Sprintf("thing%02d", i)
 			got := m.Types[thing].UnsafeShape
@@ -306,6 +308,9 @@ func TestUnsafeShape(t *testing.T) {
 				t.Errorf("%s, %s: SpiceDB answers wrongly: %t, want %t", s.allowed, trait, wrong, s.wrong)
 			} else if wrong && got == "" {
 				t.Errorf("%s, %s: is called safe, and SpiceDB gets it wrong", s.allowed, trait)
+			}
+			if whole.answersWrongly(thing+":one", s.allowed, trait) {
+				t.Errorf("%s, %s: SpiceDB answers wrongly over Deputy's own store", s.allowed, trait)
 			}
 		}
 	}
@@ -382,7 +387,7 @@ func TestCoreSurvivesSpiceDB(t *testing.T) {
 	}
 }
 
-// probe asks a memory engine's SpiceDB, past everything else in this package.
+// probe asks an engine's SpiceDB, past everything else in this package.
 type probe struct {
 	*testing.T
 	engine *Engine
@@ -395,6 +400,25 @@ func newProbe(t *testing.T, schema string) *probe {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return probing(t, e, schema)
+}
+
+// embeddedProbe asks the SpiceDB over Deputy's own store.
+func embeddedProbe(t *testing.T, schema string) *probe {
+	t.Helper()
+	s, err := store.Open(t.TempDir(), store.Config{CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := Over(context.Background(), Config{Kind: Embedded}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return probing(t, e, schema)
+}
+
+func probing(t *testing.T, e *Engine, schema string) *probe {
+	t.Helper()
 	t.Cleanup(func() { _ = e.Close() })
 	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(context.Background(), &v1.WriteSchemaRequest{Schema: schema}); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -309,4 +310,21 @@ func TestUnsafeShapes(t *testing.T) {
 	w.allow(under(d).view("note:n1"))
 	w.Delete(t, "tenant:acme#agent@agent:bot")
 	w.deny(under(d).view("note:n1"), byActor)
+}
+
+// TestUnsafeShapesOverTheStore: Deputy's own store returns what SpiceDB would skip, so there such a type is
+// decided on, and the caveat counts.
+func TestUnsafeShapesOverTheStore(t *testing.T) {
+	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	w := newWorld(t, s)
+	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+	s.Touch(t, "risky:r1#tenant@tenant:acme", "risky:r1#reader@user:alice[office_hours]", "risky:r1#reader@agent:bot",
+		"holder:h1#tenant@tenant:acme", "holder:h1#holds@risky:r1")
+	for _, object := range []string{"risky:r1", "holder:h1"} {
+		if got := w.decide(under(d).view(object)).GetPermissionship(); got != conditional {
+			t.Errorf("%s without an hour: %v", object, got)
+		}
+		w.allow(under(d).view(object).with(map[string]any{"hour": 10}))
+		w.deny(under(d).view(object).with(map[string]any{"hour": 20}), byObject)
+	}
 }
