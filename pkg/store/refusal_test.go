@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -202,7 +203,7 @@ func TestRefusedTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(files[formatFile]); err != nil {
+	if _, err := f.Write(bytes.Clone(files[formatFile])); err != nil {
 		t.Fatal(err)
 	}
 	_ = f.Close()
