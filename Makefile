@@ -53,7 +53,7 @@ test-race: ## Run the tests with the race detector
 
 .PHONY: conformance
 conformance: ## Run SpiceDB's public suites against pkg/store, and print how many of their subtests passed
-	@go test -count=1 -v -timeout=20m ./tests/conformance/... | grep -v -e '^ *--- PASS' -e '^=== ' -e '^PASS$$'
+	@go test -count=1 -v -timeout=20m ./tests/conformance/... | grep -E -e '^Test[A-Za-z]+: ' -e '^(ok|FAIL|panic)' -e '--- (FAIL|SKIP)'
 
 .PHONY: crash
 crash: ## Kill a server under write load, DEPUTY_CRASH_ROUNDS times (200), and print what was lost
