@@ -231,7 +231,7 @@ func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 		Cache:                       cache,
 		MemTableSize:                s.config.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1000,
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                4096,
