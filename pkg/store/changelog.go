@@ -11,7 +11,8 @@ import (
 // A revision's changelog is one or more chunks, so that no value is large. The first chunk begins with a
 // head; all of them go on with changes:
 //
-//	head     count of live rows after this revision (8 bytes, filled in at the commit),
+//	head     count of live rows after this revision, and the revision before it (8 bytes each,
+//	         filled in at the commit; history.go says what the latter is for),
 //	         metadata (length and a google.protobuf.Struct; empty if there is none)
 //	change   how many bytes of the key are those of the change before; the rest: length and bytes;
 //	         value: length and bytes
@@ -29,8 +30,14 @@ type change struct {
 // chunkSize is how large a chunk grows before the next one begins, in bytes.
 const chunkSize = 32 << 10
 
-// countLen is the length of the count of live rows.
-const countLen = 8
+// stampLen is the length of what the commit fills in.
+const stampLen = 16
+
+// stampHead fills in what is known at the commit.
+func stampHead(chunk []byte, rows uint64, before Revision) {
+	binary.BigEndian.PutUint64(chunk, rows)
+	binary.BigEndian.PutUint64(chunk[8:], uint64(before))
+}
 
 // chunks builds the values of a revision's changelog.
 type chunks struct {
@@ -48,7 +55,7 @@ func newChunks(metadata *structpb.Struct) (*chunks, error) {
 			return nil, fmt.Errorf("store: the transaction's metadata: %w", err)
 		}
 	}
-	return &chunks{open: appendBytes(make([]byte, countLen), encoded)}, nil
+	return &chunks{open: appendBytes(make([]byte, stampLen), encoded)}, nil
 }
 
 // add appends a change. Keys come in ascending order.
@@ -73,21 +80,22 @@ func (c *chunks) finish() [][]byte { return append(c.done, c.open) }
 // chunkHead is the beginning of a changelog's first chunk.
 type chunkHead struct {
 	rows     uint64
+	before   Revision
 	metadata *structpb.Struct
 }
 
 // readHead reads the beginning of a first chunk and returns the rest. The metadata is nil if there is
 // none.
 func readHead(chunk []byte) (chunkHead, []byte, error) {
-	if len(chunk) < countLen {
+	if len(chunk) < stampLen {
 		return chunkHead{}, nil, damaged("a changelog of %d bytes", len(chunk))
 	}
-	d := decoder{rest: chunk[countLen:]}
+	d := decoder{rest: chunk[stampLen:]}
 	encoded := d.bytes()
 	if d.failed {
 		return chunkHead{}, nil, damaged("a changelog without its head")
 	}
-	head := chunkHead{rows: binary.BigEndian.Uint64(chunk)}
+	head := chunkHead{rows: binary.BigEndian.Uint64(chunk), before: Revision(binary.BigEndian.Uint64(chunk[8:]))}
 	if len(encoded) > 0 {
 		head.metadata = &structpb.Struct{}
 		if err := proto.Unmarshal(encoded, head.metadata); err != nil {

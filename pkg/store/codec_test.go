@@ -311,7 +311,7 @@ func FuzzDecoders(f *testing.F) {
 	f.Add([]byte{flagCaveat | flagExpiration | flagIntegrity, 1, 'c', 0, 2, 3, 0, 0, 0, 0})
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Add(appendVersion(row{"d", "a", "v", "u", "", "b"}.forward(), 7))
-	f.Add(must((&chunks{open: make([]byte, countLen)}).finish()[0], error(nil))(f))
+	f.Add(must((&chunks{open: make([]byte, stampLen)}).finish()[0], error(nil))(f))
 	log := must(newChunks(&structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewBoolValue(true)}}))(f)
 	log.add([]byte("Fabc"), []byte{0})
 	log.add([]byte("Fabd"), gone)

@@ -54,6 +54,7 @@ func (s *Store) maintain(ctx context.Context) {
 		if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
 			s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
 		}
+		s.attest()
 	}
 }
 

@@ -137,7 +137,8 @@ func (s *Store) commitGroup(group []*submission) {
 		}
 		at := max(last+1, revisionAt(s.config.Now()))
 		rows += uint64(sub.proposal.rows) //nolint:gosec // wraps around to what is meant
-		sub.proposal.stamp(at, rows)
+		sub.proposal.stamp(at, rows, last)
+		s.history.applied.Store(uint64(at))
 		if err := s.apply(sub.proposal); err != nil {
 			// Nothing of it is in the log.
 			rows -= uint64(sub.proposal.rows) //nolint:gosec // as above

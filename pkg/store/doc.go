@@ -49,7 +49,6 @@
 // A store that cannot write takes no more writes until it is opened again, and goes on reading (commit.go,
 // files.go). Opening one looks for damage before anything is changed, and refuses with ErrDamaged; tables are
 // not read as a whole, so what is wrong in one may be found only when it is read, with ErrDamaged too. Every
-// byte that answers come from is covered by a checksum. What looks like a write that was torn by a crash is
-// taken for one: a log that is cut, gone, or changed in its last commits, and a manifest that is cut or
-// changed in its last entries (logs.go).
+// byte that answers come from is covered by a checksum, and what was written has to be there (history.go). In a
+// store that was not closed a log that is cut, gone, or changed in its last commits is taken for torn by a crash.
 package store

@@ -19,11 +19,13 @@ import (
 //	format 1
 //	id 0f6f1e3c-…-…
 //	state new | ready
+//	reached 1764030000000000000
 //	sum 1c291ca3
 //
 // The format says how everything else in the directory is to be read. The id is the store's own; a restored
 // store has another one. A store is new until its database was created: a ready store whose database is
-// missing is damaged, and no empty one is made in its place. The sum is the CRC-32C of the lines above it.
+// missing is damaged, and no empty one is made in its place. What it reached is a revision that is on the disk,
+// see history.go. The sum is the CRC-32C of the lines above it.
 const (
 	formatFile = "DEPUTY"
 	// Format is the number of the format that this version writes and reads.
@@ -38,6 +40,8 @@ type description struct {
 	format int
 	id     string
 	state  string
+	// reached is a revision that was synced; later ones may have been.
+	reached Revision
 }
 
 const (
@@ -48,7 +52,7 @@ const (
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func (d description) text() string {
-	body := fmt.Sprintf("deputy store\nformat %d\nid %s\nstate %s\n", d.format, d.id, d.state)
+	body := fmt.Sprintf("deputy store\nformat %d\nid %s\nstate %s\nreached %d\n", d.format, d.id, d.state, uint64(d.reached))
 	return fmt.Sprintf("%ssum %08x\n", body, crc32.Checksum([]byte(body), castagnoli))
 }
 
@@ -69,7 +73,7 @@ func parseDescription(text string) (description, error) {
 			"it has format %d, and this version reads formats up to %d; use the version of Deputy that wrote it, or a newer one", format, Format)
 	}
 	var d description
-	_, err = fmt.Sscanf(text, "deputy store\nformat %d\nid %s\nstate %s\n", &d.format, &d.id, &d.state)
+	_, err = fmt.Sscanf(text, "deputy store\nformat %d\nid %s\nstate %s\nreached %d\n", &d.format, &d.id, &d.state, &d.reached)
 	if err != nil || d.text() != text || d.state != stateNew && d.state != stateReady {
 		return description{}, unreadable
 	}

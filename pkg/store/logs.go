@@ -26,13 +26,10 @@ import (
 // with Pebble alone a byte that is changed in the last 32 KiB would take away all commits after it, and
 // nobody would know. checkLog looks at all that follows, byte by byte.
 //
-// What cannot be told from a torn write: a log that is cut, or changed after the last chunk that promises
+// What cannot be told from a torn write here: a log that is cut, or changed after the last chunk that promises
 // anything, which is about the last group of commits. And a log whose file is gone, unless the store has
-// nothing else: an opening that was cut short may leave none.
-//
-// The manifest has the same weakness, and it is a known hole: one that is cut, or changed in its last
-// entries, is taken for torn, and with an entry goes the table that it names, whose log is deleted by then.
-// What would see it is a changelog whose entries name the one before.
+// nothing else: an opening that was cut short may leave none. The manifest has the same weakness. See history.go
+// for what finds those.
 const (
 	logBlock       = 32 << 10
 	logHeader      = 19

@@ -130,6 +130,7 @@ func (s *Store) listener() *pebble.EventListener {
 		BackgroundError: func(err error) {
 			s.config.Log.Warn("work in the background failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
 		},
+		FlushEnd: s.noteFlush,
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			s.config.Log.Warn("writes wait for the disk", zap.String("because", info.Reason))
 		},

@@ -58,6 +58,7 @@ type Store struct {
 	closing chan struct{}
 
 	collector collector
+	history   history
 	probing   atomic.Pointer[probe]
 	metrics   metrics
 	// background ends the store's own work and waits for it.
@@ -108,6 +109,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 		metrics: newMetrics(), recent: newRecent(),
 	}
 	s.leases.readers = map[pin]int{}
+	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{FS: config.FS, failed: s.fail}
 	defer func() {
 		if err == nil {
@@ -125,6 +127,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 		}
 	}
 	s.id = d.id
+	s.history.says = d
 	if err := s.openDatabase(d.state == stateReady); err != nil {
 		return nil, err
 	}
@@ -136,6 +139,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 		if err := writeDescription(config.FS, dir, d); err != nil {
 			return nil, err
 		}
+		s.history.says = d
 	}
 	s.start()
 	return s, nil
@@ -160,7 +164,9 @@ func (s *Store) openDatabase(exists bool) error {
 				return broken(err)
 			}
 			s.db = db
-			err = s.load(true)
+			if err = s.load(true); err == nil {
+				err = s.complete(s.history.says)
+			}
 			s.iterators.drop(math.MaxUint64)
 			s.db = nil
 			return errors.Join(err, db.Close())
@@ -297,7 +303,7 @@ func (s *Store) load(ready bool) error {
 			return err
 		}
 		h.at = revisionAt(s.config.Now())
-		p.stamp(h.at, 0)
+		p.stamp(h.at, 0, 0)
 		if err := s.apply(p); err != nil {
 			return err
 		}
@@ -331,6 +337,7 @@ func (s *Store) start() {
 	go s.runCommitter()
 	s.refreshHead(ctx) // before anybody can take the old one
 	s.background.Go(func() { s.maintain(ctx) })
+	s.background.Go(func() { s.attestFlushes(ctx) })
 }
 
 // Close ends all that reads and writes, with errors, and closes the files. It waits for reads under way
@@ -354,6 +361,7 @@ func (s *Store) Close() error {
 	case <-s.failure.happened: // it may be held, see files
 	}
 	s.background.Wait()
+	s.attest()
 	patience := time.NewTimer(closePatience)
 	defer patience.Stop()
 	select {

@@ -106,9 +106,9 @@ type proposal struct {
 	// batch is Pebble's representation of a batch, see its package batchrepr.
 	batch []byte
 	// versions are where in the batch a version belongs (8 bytes), revisions where a revision does, and
-	// count is where the count of live rows does.
+	// head is where the changelog begins.
 	versions, revisions []int
-	count               int
+	head                int
 	// keys are those that conflict with who read them: forward, reverse and record keys.
 	keys []string
 	// rows is by how much the number of live rows grows.
@@ -182,7 +182,7 @@ func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
 		value := p.op(changelogKey(0, uint32(i)), chunk)
 		p.revisions = append(p.revisions, value.key+1)
 		if i == 0 {
-			p.count = value.value
+			p.head = value.value
 		}
 		ops++
 	}
@@ -216,8 +216,9 @@ func (p *proposal) set(key []byte, versionFromEnd int, value []byte) {
 	p.versions = append(p.versions, p.op(key, value).key+len(key)-versionFromEnd)
 }
 
-// stamp fills in what is known at the commit.
-func (p *proposal) stamp(r Revision, rows uint64) {
+// stamp fills in what is known at the commit: its revision, how many rows there are then, and the revision
+// before it.
+func (p *proposal) stamp(r Revision, rows uint64, before Revision) {
 	var version [versionLen]byte
 	appendVersion(version[:0], r)
 	for _, at := range p.versions {
@@ -226,5 +227,5 @@ func (p *proposal) stamp(r Revision, rows uint64) {
 	for _, at := range p.revisions {
 		binary.BigEndian.PutUint64(p.batch[at:], uint64(r))
 	}
-	binary.BigEndian.PutUint64(p.batch[p.count:], rows)
+	stampHead(p.batch[p.head:], rows, before)
 }
