@@ -190,7 +190,7 @@ type Candidate struct {
 	RefusedBy      Side
 	ValidUntil     time.Time
 	Missing        []string
-	// Conditions holds everything that was judged, by gate.
+	// Conditions holds everything that was judged, by gate; only where it was asked to be explained.
 	Conditions []Condition
 }
 

@@ -70,6 +70,10 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
 	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
+	flags.StringVar(&s.config.Evaluator, "evaluator", daemon.Evaluators[0],
+		"what answers checks on the engine embedded: native, straight from the store, or spicedb")
+	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
+		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
 	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string")
 	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote")
 	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
@@ -87,7 +91,7 @@ func (s *serverSettings) registerConfig(cmd *cobra.Command) {
 	flags.StringVar(&s.configPath, "config", "", "file with settings, each under its flag's name: .yaml, .toml or .json")
 	allowEnv(flags)
 	for name, values := range map[string][]string{
-		"engine": engine.Kinds, "log-level": {"debug", "info", "warn", "error"}, "log-format": {"json", "console"},
+		"engine": engine.Kinds, "evaluator": daemon.Evaluators, "log-level": {"debug", "info", "warn", "error"}, "log-format": {"json", "console"},
 	} {
 		if flags.Lookup(name) != nil {
 			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))

@@ -111,7 +111,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
-		{"data-dir", "d"}, {"cache-mib", "1"}, {"metrics-addr", "127.0.0.1:8"},
+		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
 	}
 	var args []string
 	env := map[string]string{}

@@ -6,6 +6,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
+// The evaluators.
+const (
+	EvaluatorNative  = "native"
+	EvaluatorSpiceDB = "spicedb"
+)
+
+// Evaluators names them all, the default first.
+var Evaluators = []string{EvaluatorNative, EvaluatorSpiceDB}
+
 // Config is everything that can be set about a server. The zero value with at least one key is a
 // server on a loopback port that the system picks; its engine has to be chosen.
 type Config struct {
@@ -28,6 +37,12 @@ type Config struct {
 	TokenKey []byte
 	// Engine is where the graph is.
 	Engine engine.Config
+	// Evaluator is what answers checks on the embedded engine: EvaluatorNative, straight from the store, or
+	// EvaluatorSpiceDB; empty means native. Other engines have SpiceDB's only.
+	Evaluator string
+	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
+	// afterwards; see docs/operations.md for what happens where they differ.
+	VerifySample float64
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs AllowNonLoopback.
 	MetricsAddr string

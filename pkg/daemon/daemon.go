@@ -24,6 +24,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
@@ -40,18 +41,26 @@ const (
 // maxRequest is the largest message that the server takes, in bytes: a message of a bulk import.
 const maxRequest = 16 << 20
 
+// HealthEvaluator is the name under which grpc.health.v1 says how the native evaluator is: NOT_SERVING once it
+// has answered otherwise than SpiceDB. The server itself goes on, with the stricter of both answers.
+const HealthEvaluator = "deputy.evaluator"
+
 // healthEvery is how often the engine is asked whether it answers.
 const healthEvery = 5 * time.Second
 
 // Daemon is an opened server. It is safe for concurrent use.
 type Daemon struct {
-	cfg      Config
-	log      *zap.Logger
-	engine   *engine.Engine
-	listener net.Listener
-	server   *grpc.Server
-	health   *health.Server
-	metrics  *metricsServer
+	cfg    Config
+	log    *zap.Logger
+	engine *engine.Engine
+	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
+	graph     authz.Graph
+	evaluator *evaluate.Graph
+	judge     *judge.Judge
+	listener  net.Listener
+	server    *grpc.Server
+	health    *health.Server
+	metrics   *metricsServer
 
 	closing sync.Once
 	closed  error
@@ -103,13 +112,21 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
+	d.graph = d.engine
+	if graph != nil && cfg.Evaluator == EvaluatorNative {
+		d.evaluator = evaluate.Open(evaluate.Config{ //nolint:contextcheck // it outlives the opening
+			Engine: d.engine, Store: graph, Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
+		})
+		d.graph = d.evaluator
+		figures = append(figures, d.evaluator.Collectors()...)
+		opened = append(opened, closer(d.evaluator.Close))
+	}
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
 	}
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	e := d.engine
 	gateway, err := d.door() //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -118,9 +135,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	options = append(options, rpc.Interceptors(keys, log)...)
 	options = append(options, grpc.ForceServerCodecV2(door.Codec()), grpc.MaxRecvMsgSize(maxRequest))
 	d.server = grpc.NewServer(options...)
+	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
 	rpc.Register(d.server, rpc.Config{
-		Judge:          judge.New(e, cfg.GlobalTypes, time.Now),
-		Delegate:       delegate.New(e, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
+		Judge:          d.judge,
+		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
 		Keys:           keys,
 		Log:            log,
@@ -139,13 +157,14 @@ func (d *Daemon) door() (*door.Door, error) {
 	return door.New(door.Config{
 		Upstream: d.engine.Conn(),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
-			snap, err := d.engine.Snapshot(ctx, authz.Freshness{})
+			snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 			if err != nil {
 				return nil, err
 			}
 			return snap.Schema(ctx)
 		},
 		Model:   engine.ModelSchema,
+		Answers: d.answers(),
 		IsAdmin: rpc.IsAdmin,
 	})
 }
@@ -160,6 +179,15 @@ func (c Config) complete() (Config, error) {
 	}
 	if slices.Contains(c.PresharedKeys, "") || slices.Contains(c.AdminPresharedKeys, "") {
 		return c, errors.New("daemon: a preshared key is empty")
+	}
+	if c.Evaluator == "" {
+		c.Evaluator = EvaluatorNative
+	}
+	if !slices.Contains(Evaluators, c.Evaluator) {
+		return c, fmt.Errorf("daemon: unknown evaluator %q, must be one of %v", c.Evaluator, Evaluators)
+	}
+	if !(c.VerifySample >= 0 && c.VerifySample <= 1) { // NaN is neither
+		return c, errors.New("daemon: the sample to verify is not a share, 0 to 1")
 	}
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")
@@ -285,6 +313,12 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 		for name := range d.server.GetServiceInfo() {
 			d.health.SetServingStatus(name, state)
 		}
+		if d.evaluator != nil {
+			if d.evaluator.Degraded() {
+				state = healthv1.HealthCheckResponse_NOT_SERVING
+			}
+			d.health.SetServingStatus(HealthEvaluator, state)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -301,7 +335,11 @@ func (d *Daemon) Close() error {
 		if errors.Is(err, net.ErrClosed) {
 			err = nil
 		}
-		d.closed = errors.Join(err, d.metrics.close(), d.engine.Close())
+		err = errors.Join(err, d.metrics.close())
+		if d.evaluator != nil {
+			d.evaluator.Close()
+		}
+		d.closed = errors.Join(err, d.engine.Close())
 	})
 	return d.closed
 }

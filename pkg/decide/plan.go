@@ -43,6 +43,8 @@ type Facts struct {
 	// AnySession asks what the candidate reaches once its agent has started a session, for look-ups:
 	// whether it may act directly is left out.
 	AnySession bool
+	// Brief leaves out the texts of conditions, for who does not explain.
+	Brief bool
 }
 
 // Standing is what agents, principal and tenant are at a revision.
@@ -100,7 +102,7 @@ const (
 // Plan returns every condition of the case for one candidate: those that facts decide with their
 // outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
 func Plan(c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: f}
+	p := plan{c: c, f: f, out: make([]Condition, 0, usual)}
 	p.session()
 	p.delegation()
 	p.standing(f.Standing)
@@ -131,6 +133,9 @@ type Condition struct {
 	Where int
 }
 
+// usual is about how many conditions a plan has.
+const usual = 40
+
 type plan struct {
 	c     authz.Case
 	f     Facts
@@ -149,12 +154,25 @@ func (p *plan) fact(gate authz.Gate, holds bool, text, detail string) {
 	p.add(c)
 }
 
+// name names something in a text; it is empty where texts are left out, and a text that begins with it is then
+// only its constant end.
+func (p *plan) name(kind, id string) string {
+	if p.f.Brief {
+		return ""
+	}
+	return kind + id
+}
+
 // ask adds a condition that the engine has to answer.
 func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 	if !q.Only {
 		q.Context = p.c.Context
 	}
-	p.add(authz.Condition{Gate: gate, Text: q.Text(), Outcome: authz.NotJudged, Side: side, Query: &q})
+	text := ""
+	if !p.f.Brief {
+		text = q.Text()
+	}
+	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: &q})
 }
 
 func (p *plan) add(c authz.Condition) {
@@ -200,10 +218,12 @@ func (p *plan) session() {
 
 // minted adds the conditions under which a session backs a leaf.
 func (p *plan) minted(gate authz.Gate, s facts.Session, leaf facts.Delegation) {
-	p.life(gate, "session "+string(s.ID), s.Life)
+	p.life(gate, p.name("session ", string(s.ID)), s.Life)
 	p.fact(gate, s.Agent != "" && s.Agent == leaf.Agent, "the session's agent is the delegation's", "it is another agent's session")
 	p.fact(gate, s.Holds(leaf.ID), "the session holds the delegation", "it does not")
 }
+
+var chainBound = fmt.Sprintf("the chain has at most %d delegations", MaxDepth)
 
 // leaf is the delegation that acts; zero without a chain.
 func (p *plan) leaf() facts.Delegation {
@@ -218,10 +238,10 @@ func (p *plan) delegation() {
 	const gate = authz.GateDelegation
 	chain := p.f.Chain
 	p.fact(gate, len(chain) > 0 && p.f.Broken == "", "the chain leads to a root", p.f.Broken)
-	p.fact(gate, len(chain) <= MaxDepth, fmt.Sprintf("the chain has at most %d delegations", MaxDepth), "it is deeper")
+	p.fact(gate, len(chain) <= MaxDepth, chainBound, "it is deeper")
 	p.fact(gate, p.leaf().Agent != "" && p.leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
 	for i, d := range chain {
-		name := "delegation " + string(d.ID)
+		name := p.name("delegation ", string(d.ID))
 		p.life(gate, name, d.Life)
 		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
 		if d.Set() {
@@ -254,7 +274,7 @@ func Direct(f Facts) bool {
 // root adds the condition that the chain's first delegation was granted by one who may.
 func (p *plan) root(d facts.Delegation) {
 	const gate = authz.GateDelegation
-	name := "delegation " + string(d.ID)
+	name := p.name("delegation ", string(d.ID))
 	p.fact(gate, d.Parent == "" && d.Session == "", name+" is a root", "it is a part of another one")
 	granted := d.GrantedBy.Type == authz.TypeUser
 	if granted && !d.Set() && d.Principal.Type == authz.TypeUser {
@@ -267,7 +287,7 @@ func (p *plan) root(d facts.Delegation) {
 // link adds the conditions between a delegation and the one that it is a part of.
 func (p *plan) link(parent, d facts.Delegation) {
 	const gate = authz.GateDelegation
-	name := "delegation " + string(d.ID)
+	name := p.name("delegation ", string(d.ID))
 	p.fact(gate, d.Parent == parent.ID, name+" is a part of the one before", "it is not")
 	p.fact(gate, parent.Agent != "" && d.GrantedBy == parent.Agent.Object(), name+" was granted by its parent's agent", "it was granted by another one")
 	// An agent that passes on to itself is a session's leaf: without its session it would shed the
@@ -282,7 +302,7 @@ func (p *plan) direct() {
 		if d.Session != "" && d.ID != p.leaf().ID {
 			return
 		}
-		p.fact(authz.GateDelegation, d.AllowDirect, "delegation "+string(d.ID)+" allows acting without a session", "it does not")
+		p.fact(authz.GateDelegation, d.AllowDirect, p.name("delegation ", string(d.ID))+" allows acting without a session", "it does not")
 	}
 }
 
@@ -290,12 +310,21 @@ func (p *plan) direct() {
 func (p *plan) standing(s Standing) {
 	for _, id := range p.agents() {
 		a := s.Agents[id]
-		name := "agent:" + authz.DecodeID(string(id))
+		name := ""
+		if !p.f.Brief {
+			name = "agent:" + authz.DecodeID(string(id))
+		}
 		p.life(authz.GateAgent, name, a.Life)
 		p.fact(authz.GateAgent, len(a.Owners) > 0, name+" has an owner", "nobody answers for it")
 	}
-	p.life(authz.GatePrincipal, authz.Show(p.f.Principal.Object), s.Principal)
-	p.life(authz.GateTenant, authz.Show(p.f.Tenant.Object()), s.Tenant)
+	show := func(o authz.Object) string {
+		if p.f.Brief {
+			return ""
+		}
+		return authz.Show(o)
+	}
+	p.life(authz.GatePrincipal, show(p.f.Principal.Object), s.Principal)
+	p.life(authz.GateTenant, show(p.f.Tenant.Object()), s.Tenant)
 }
 
 // permissions adds what has to be asked of the engine: the permission for every subject, the object's
@@ -325,7 +354,7 @@ func (p *plan) permissions(depth int) {
 		case i >= depth:
 		case d.Unscoped:
 			p.add(authz.Condition{
-				Gate: authz.GateScope, Text: "delegation " + string(d.ID) + " is unscoped", Outcome: authz.Yes, Side: authz.SideObject,
+				Gate: authz.GateScope, Text: p.name("delegation ", string(d.ID)) + " is unscoped", Outcome: authz.Yes, Side: authz.SideObject,
 			})
 		default:
 			p.ask(authz.GateScope, authz.SideObject, on(d.ID.Object()))

@@ -87,7 +87,7 @@ func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Ans
 	}
 	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(ctx, req)
 	if err != nil {
-		return nil, failure(op, err)
+		return nil, Failure(op, err)
 	}
 	pairs := resp.GetPairs()
 	if len(pairs) != len(queries) {
@@ -103,7 +103,7 @@ func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Ans
 // answer reads one pair. Whatever is not plainly an answer is a failure.
 func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
 	if st := pair.GetError(); st != nil {
-		return authz.Answer{Outcome: authz.Failed, Err: failure("engine.Check", status.FromProto(st).Err())}
+		return authz.Answer{Outcome: authz.Failed, Err: Failure("engine.Check", status.FromProto(st).Err())}
 	}
 	item := pair.GetItem()
 	out := authz.Answer{Trace: trace(item.GetDebugTrace().GetCheck())}
@@ -157,7 +157,7 @@ func (e *Engine) Write(ctx context.Context, updates []authz.Update, precondition
 	for _, u := range updates {
 		rel, err := relationshipProto(u.Relationship)
 		if err != nil {
-			return authz.Revision{}, failure("engine.Write", err)
+			return authz.Revision{}, Failure("engine.Write", err)
 		}
 		req.Updates = append(req.Updates, &v1.RelationshipUpdate{Operation: operation(u.Operation), Relationship: rel})
 	}
@@ -170,7 +170,7 @@ func (e *Engine) Write(ctx context.Context, updates []authz.Update, precondition
 	}
 	resp, err := v1.NewPermissionsServiceClient(e.conn).WriteRelationships(ctx, req)
 	if err != nil {
-		return authz.Revision{}, failure("engine.Write", err)
+		return authz.Revision{}, Failure("engine.Write", err)
 	}
 	return authz.Revision{Token: resp.GetWrittenAt().GetToken()}, nil
 }

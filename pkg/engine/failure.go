@@ -23,9 +23,9 @@ const (
 	reasonDiskFull = "DISK_FULL"
 )
 
-// failure turns an error of the connection or of the datastore into an *authz.Error. The message is
+// Failure turns an error of the connection or of the datastore into an *authz.Error. The message is
 // Deputy's own; SpiceDB's stays behind it, for the log.
-func failure(op string, err error) error {
+func Failure(op string, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -63,7 +63,7 @@ func (h *headTaker) get(ctx context.Context, take func(context.Context) (head, e
 		return t.head, t.err
 	case <-ctx.Done():
 		h.leave(t)
-		return head{}, failure("engine.Snapshot", ctx.Err())
+		return head{}, Failure("engine.Snapshot", ctx.Err())
 	}
 }
 

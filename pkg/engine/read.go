@@ -42,7 +42,7 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, failure("engine.Read", err)
+		return nil, Failure("engine.Read", err)
 	}
 	return out, nil
 }
@@ -73,7 +73,7 @@ func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor s
 	limit = min(limit, pageSize)
 	rels, next, err := s.stream(ctx, f, limit, cursor)
 	if err != nil {
-		return nil, "", failure("engine.Page", err)
+		return nil, "", Failure("engine.Page", err)
 	}
 	if len(rels) < limit {
 		next = ""
@@ -132,7 +132,7 @@ func (s *snapshot) Subjects(
 		Context:           given,
 	})
 	if err != nil {
-		return nil, failure("engine.Subjects", err)
+		return nil, Failure("engine.Subjects", err)
 	}
 	var out []authz.SubjectAnswer
 	for {
@@ -141,7 +141,7 @@ func (s *snapshot) Subjects(
 			return out, nil
 		}
 		if err != nil {
-			return nil, failure("engine.Subjects", err)
+			return nil, Failure("engine.Subjects", err)
 		}
 		subject := resp.GetSubject()
 		out = append(out, authz.SubjectAnswer{
@@ -173,7 +173,7 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 	defer cancel()
 	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupResources(ctx, req)
 	if err != nil {
-		return nil, "", failure("engine.Resources", err)
+		return nil, "", Failure("engine.Resources", err)
 	}
 	var (
 		ids  []string
@@ -185,7 +185,7 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 			break
 		}
 		if err != nil {
-			return nil, "", failure("engine.Resources", err)
+			return nil, "", Failure("engine.Resources", err)
 		}
 		ids = append(ids, resp.GetResourceObjectId())
 		last = resp.GetAfterResultCursor().GetToken()

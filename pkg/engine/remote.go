@@ -71,7 +71,7 @@ func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, *authz.Schem
 		return authz.Revision{}, &authz.Schema{CoreDifference: NoSchema}, nil
 	}
 	if err != nil {
-		return authz.Revision{}, nil, failure("engine.Schema", err)
+		return authz.Revision{}, nil, Failure("engine.Schema", err)
 	}
 	schema, err := e.models.get(resp.GetSchemaText(), func() (*authz.Schema, error) {
 		return schemaFromText(resp.GetSchemaText())
@@ -96,7 +96,7 @@ func (e *Engine) remoteStale(ctx context.Context, atLeast authz.Revision) (authz
 		}},
 	})
 	if err != nil {
-		return authz.Revision{}, failure("engine.Snapshot", err)
+		return authz.Revision{}, Failure("engine.Snapshot", err)
 	}
 	return authz.Revision{Token: resp.GetCheckedAt().GetToken()}, nil
 }

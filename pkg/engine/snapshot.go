@@ -37,11 +37,11 @@ func (e *Engine) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapsho
 	}
 	rev, err := e.choose(ctx, f)
 	if err != nil {
-		return nil, failure("engine.Snapshot", err)
+		return nil, Failure("engine.Snapshot", err)
 	}
 	token, err := zedtoken.NewFromRevision(ctx, rev, datalayer.NoSchemaHashInLegacyMode, e.ds)
 	if err != nil {
-		return nil, failure("engine.Snapshot", err)
+		return nil, Failure("engine.Snapshot", err)
 	}
 	s := e.at(authz.Revision{Token: token.GetToken()})
 	s.revision = rev
@@ -120,11 +120,11 @@ func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.S
 	reader := e.ds.SnapshotReader(rev)
 	types, err := reader.LegacyListAllNamespaces(ctx)
 	if err != nil {
-		return nil, failure("engine.Schema", err)
+		return nil, Failure("engine.Schema", err)
 	}
 	caveats, err := reader.LegacyListAllCaveats(ctx)
 	if err != nil {
-		return nil, failure("engine.Schema", err)
+		return nil, Failure("engine.Schema", err)
 	}
 	var key strings.Builder
 	namespaces := make([]*core.NamespaceDefinition, len(types))
@@ -173,7 +173,7 @@ func (m *models) get(key string, compute func() (*authz.Schema, error)) (*authz.
 	}
 	schema, err := compute()
 	if err != nil {
-		return nil, failure("engine.Schema", err)
+		return nil, Failure("engine.Schema", err)
 	}
 	if len(m.entries) == maxModels {
 		m.entries = m.entries[1:]

@@ -12,6 +12,7 @@ package facts
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -79,11 +80,12 @@ type reader struct {
 	self authz.Object
 	now  time.Time
 	life *Life
-	seen map[string]int
+	// seen are the relations that were met, each as often as it was.
+	seen []string
 }
 
 func newReader(self authz.Object, now time.Time, life *Life) *reader {
-	return &reader{self: self, now: now, life: life, seen: map[string]int{}}
+	return &reader{self: self, now: now, life: life}
 }
 
 // malformedf notes what is wrong, unless something was wrong before.
@@ -119,8 +121,9 @@ func (r *reader) admit(rel authz.Relationship, s shape) bool {
 		r.malformedf("%s is not of a kind that Deputy writes", rel)
 		return false
 	}
-	r.seen[rel.Relation]++
-	if !s.many && r.seen[rel.Relation] > 1 {
+	again := slices.Contains(r.seen, rel.Relation)
+	r.seen = append(r.seen, rel.Relation)
+	if !s.many && again {
 		r.malformedf("it has more than one %s", rel.Relation)
 		return false
 	}

@@ -81,7 +81,7 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 	case !s.Known || s.Malformed != "":
 	case s.Agent == "":
 		r.malformedf("it has no agent")
-	case s.Unfrozen == (r.seen[relBaseline] > 0):
+	case s.Unfrozen == slices.Contains(r.seen, relBaseline):
 		r.malformedf("it must be either unfrozen or have a baseline")
 	case !s.Unfrozen && s.Baseline.IsZero():
 		r.malformedf("its baseline names no revision")

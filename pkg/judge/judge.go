@@ -55,15 +55,10 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 	court.explain = explain
 	results := make([]Result, len(cases))
 	trials := make([][]*trial, len(cases))
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i, c := range cases {
-		group.Go(func() error {
-			trials[i], results[i].Err = court.prepare(gctx, c)
-			return fatal(results[i].Err)
-		})
-	}
-	if err := group.Wait(); err != nil {
+	if err := atOnce(ctx, len(cases), func(ctx context.Context, i int) error {
+		trials[i], results[i].Err = court.prepare(ctx, cases[i])
+		return fatal(results[i].Err)
+	}); err != nil {
 		return nil, authz.Revision{}, err
 	}
 	var all []*trial
@@ -79,6 +74,19 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		}
 	}
 	return results, court.book.snap.Revision(), nil
+}
+
+// atOnce does something n times, several at a time, until one fails.
+func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+	if n == 1 {
+		return do(ctx, 0)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i := range n {
+		group.Go(func() error { return do(ctx, i) })
+	}
+	return group.Wait()
 }
 
 // fatal returns the errors that end a whole call, whichever case met them: the engine's, not the
@@ -165,7 +173,7 @@ func (c *court) try(ctx context.Context, one authz.Case, l leaf) (*trial, error)
 	if err != nil {
 		return nil, err
 	}
-	f.Global = c.global[one.Resource.Type]
+	f.Global, f.Brief = c.global[one.Resource.Type], !c.explain
 	t := &trial{c: one, facts: f, snaps: map[int]authz.Snapshot{decide.AtSnapshot: c.book.snap}}
 	if c.head != nil {
 		now, err := c.head.candidate(ctx, one, l)
@@ -175,7 +183,7 @@ func (c *court) try(ctx context.Context, one authz.Case, l leaf) (*trial, error)
 		t.head = &now
 		t.snaps[decide.AtHead] = c.head.snap
 	}
-	if c.explain || !decide.Refused(decide.Standalone(one, f)) {
+	if len(decide.Frozen(f)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, f))) {
 		if err := c.baselines(ctx, t); err != nil {
 			return nil, err
 		}
@@ -225,7 +233,7 @@ func (c *court) conclude(trials []*trial) Result {
 		Missing: v.Missing, CheckedAt: c.book.snap.Revision(),
 	}
 	for i, t := range trials {
-		candidate := t.candidate(verdicts[i])
+		candidate := t.candidate(verdicts[i], c.explain)
 		if i == best {
 			d.ValidUntil = candidate.ValidUntil
 			d.Candidates = append([]authz.Candidate{candidate}, d.Candidates...)

@@ -260,7 +260,7 @@ func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Rel
 				continue
 			}
 			l.found++
-			if err := yield(Reacher{t.candidate(v), !decide.Direct(t.facts)}); err != nil {
+			if err := yield(Reacher{t.candidate(v, false), !decide.Direct(t.facts)}); err != nil {
 				return false, err
 			}
 		}

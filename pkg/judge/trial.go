@@ -120,7 +120,8 @@ func (c *court) askOnly(ctx context.Context, questions []question) error {
 }
 
 // candidate reports the trial as it went.
-func (t *trial) candidate(v decide.Verdict) authz.Candidate {
+// Its conditions have texts, and are worth to be kept, only where it is explained.
+func (t *trial) candidate(v decide.Verdict, explain bool) authz.Candidate {
 	out := authz.Candidate{
 		Principal: t.facts.Principal, Tenant: t.facts.Tenant,
 		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Missing: v.Missing,
@@ -130,7 +131,9 @@ func (t *trial) candidate(v decide.Verdict) authz.Candidate {
 		out.Agents = append(out.Agents, d.Agent)
 	}
 	for i := range t.conditions {
-		out.Conditions = append(out.Conditions, t.conditions[i].Condition)
+		if explain {
+			out.Conditions = append(out.Conditions, t.conditions[i].Condition)
+		}
 	}
 	if v.Permissionship == authz.HasPermission {
 		out.ValidUntil = decide.ValidUntil(t.facts)

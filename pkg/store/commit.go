@@ -146,6 +146,12 @@ func (s *Store) commitGroup(group []*submission) {
 			continue
 		}
 		s.recent.note(at, sub.proposal.keys)
+		for _, key := range sub.proposal.keys {
+			s.forgetBuf = s.objects.forget(key, at, s.forgetBuf)
+		}
+		if sub.proposal.schema {
+			s.schemas.add(at)
+		}
 		if sub.proposal.hash != nil {
 			hash, hashFrom = *sub.proposal.hash, at
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"math"
 	"runtime"
@@ -49,6 +50,7 @@ type Store struct {
 	sinceDiskCheck int
 	diskChecked    time.Time
 	diskFull       error
+	forgetBuf      []byte
 
 	// inside counts what uses the database, closed refuses more of it.
 	gate    sync.Mutex
@@ -59,6 +61,8 @@ type Store struct {
 
 	collector collector
 	history   history
+	schemas   schemas
+	objects   objects
 	probing   atomic.Pointer[probe]
 	metrics   metrics
 	// background ends the store's own work and waits for it.
@@ -109,6 +113,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 		metrics: newMetrics(), recent: newRecent(),
 	}
 	s.leases.readers = map[pin]int{}
+	s.objects.seed = maphash.MakeSeed()
 	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{FS: config.FS, failed: s.fail}
 	defer func() {
@@ -326,8 +331,10 @@ func (s *Store) load(ready bool) error {
 	if err != nil {
 		return err
 	}
-	s.collector.collected, err = s.readMeta(metaCollected)
-	return err
+	if s.collector.collected, err = s.readMeta(metaCollected); err != nil {
+		return err
+	}
+	return s.loadSchemas()
 }
 
 // start starts the store's own work.

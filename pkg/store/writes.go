@@ -115,6 +115,8 @@ type proposal struct {
 	rows int64
 	// hash is the new hash of the stored schema; nil if it stays.
 	hash *string
+	// schema says that a definition is written or deleted.
+	schema bool
 }
 
 // maxProposal bounds a batch: Pebble's limit is 4 GiB, and a transaction is held in memory.
@@ -148,6 +150,7 @@ func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
 		ops++
 		p.keys = append(p.keys, c.key)
 		if !c.isRow {
+			p.schema = p.schema || c.key[0] == kindNamespace || c.key[0] == kindCaveat
 			if c.key[0] == kindSchemaHash {
 				hash := ""
 				if !isGone(c.value) {

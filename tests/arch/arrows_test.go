@@ -29,7 +29,8 @@ var arrows = map[string][]string{
 	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
 	"pkg/engine": {"pkg/authz", "schema"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
-	"pkg/store":    {},
+	"pkg/store": {},
+	// Checks straight on the store, with SpiceDB's semantics and statuses.
 	"pkg/evaluate": {"pkg/authz", "pkg/store"},
 	"pkg/journal":  {"pkg/authz"},
 
@@ -65,10 +66,10 @@ var outside = map[string][]string{
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
 	},
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -18,6 +19,8 @@ type route struct {
 	stream grpc.StreamDesc
 	// guard judges every message that the caller sends; nil for a read.
 	guard guard
+	// answer answers what it can by itself; nil for most methods.
+	answer Answer
 }
 
 // forward passes one call on: its messages, half-close, deadline and cancellation up, headers,
@@ -34,6 +37,9 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	// method of this API answers before it was asked.
 	first, err := d.receive(r, down, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if answered, err := r.tryAnswer(first, down); answered {
 		return err
 	}
 	up, err := d.cfg.Upstream.NewStream(ctx, &r.stream, r.path,
@@ -63,6 +69,24 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		return err
 	}
 	return nil
+}
+
+// tryAnswer answers a call whose one message has come, if the route can.
+func (r route) tryAnswer(request *frame, down grpc.ServerStream) (answered bool, err error) {
+	if r.answer == nil || request == nil {
+		return false, nil
+	}
+	response, ok, err := r.answer(down.Context(), request.data.Materialize())
+	if !ok {
+		return false, nil
+	}
+	request.free()
+	if err != nil {
+		return true, err
+	}
+	f := &frame{data: mem.BufferSlice{mem.SliceBuffer(response)}}
+	defer f.free()
+	return true, down.SendMsg(f)
 }
 
 // receive reads the caller's next message and has it judged. It returns io.EOF after the last.

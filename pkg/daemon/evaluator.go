@@ -1,0 +1,49 @@
+package daemon
+
+import (
+	"context"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/rpc/door"
+)
+
+// closer makes an io.Closer of what cannot fail to close.
+type closer func()
+
+// Close is io.Closer's.
+func (c closer) Close() error { c(); return nil }
+
+// answers are the methods of authzed.api.v1 that the native evaluator answers.
+func (d *Daemon) answers() map[string]door.Answer {
+	if d.evaluator == nil {
+		return nil
+	}
+	return map[string]door.Answer{
+		"PermissionsService/CheckPermission":      answer[v1.CheckPermissionRequest](d.evaluator.CheckPermission),
+		"PermissionsService/CheckBulkPermissions": answer[v1.CheckBulkPermissionsRequest](d.evaluator.CheckBulkPermissions),
+	}
+}
+
+// message is a pointer to a protobuf message.
+type message[M any] interface {
+	*M
+	proto.Message
+}
+
+// answer makes a door's answer of a method. What cannot be decoded is left to SpiceDB.
+func answer[M any, P message[M], R proto.Message](method func(context.Context, P) (R, bool, error)) door.Answer {
+	return func(ctx context.Context, request []byte) ([]byte, bool, error) {
+		req := P(new(M))
+		if err := proto.Unmarshal(request, req); err != nil {
+			return nil, false, nil //nolint:nilerr // SpiceDB says it
+		}
+		resp, ok, err := method(ctx, req)
+		if !ok || err != nil {
+			return nil, ok, err
+		}
+		encoded, err := proto.Marshal(resp)
+		return encoded, true, err
+	}
+}

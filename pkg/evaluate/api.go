@@ -1,0 +1,207 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// SpiceDB's defaults for what a request may be.
+const (
+	maxContext   = 4096 // bytes of caveat context
+	maxObjectID  = 1024
+	maxBulkItems = 1000
+)
+
+// CheckPermission answers authzed.api.v1's method of that name. ok is false for what is left to SpiceDB: a
+// request for a trace, and whatever SpiceDB refuses, which it says better itself.
+func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequest) (resp *v1.CheckPermissionResponse, ok bool, err error) {
+	if req.GetWithTracing() || wantsTrace(ctx) || !plain(req.GetResource(), req.GetSubject(), req.GetContext()) {
+		return nil, false, nil
+	}
+	at, token, ok := g.evaluator.pin(ctx, req.GetConsistency())
+	if !ok {
+		return nil, false, nil
+	}
+	defer at.Close()
+	check := checkOf(req.GetResource(), req.GetPermission(), req.GetSubject(), req.GetContext())
+	if _, _, err := at.program.resolve(&check); err != nil {
+		return nil, false, nil
+	}
+	answer := g.answer(ctx, at, authz.Revision{Token: token.GetToken()}, []Check{check})[0]
+	if answer.Err != nil {
+		return nil, true, statusOf(answer.Err).Err()
+	}
+	permissionship, missing := permissionshipOf(answer)
+	return &v1.CheckPermissionResponse{CheckedAt: token, Permissionship: permissionship, PartialCaveatInfo: missing}, true, nil
+}
+
+// CheckBulkPermissions answers authzed.api.v1's method of that name; ok is as for CheckPermission. An item
+// that cannot be answered has its own error.
+func (g *Graph) CheckBulkPermissions(
+	ctx context.Context, req *v1.CheckBulkPermissionsRequest,
+) (resp *v1.CheckBulkPermissionsResponse, ok bool, err error) {
+	if req.GetWithTracing() || wantsTrace(ctx) || len(req.GetItems()) == 0 || len(req.GetItems()) > maxBulkItems {
+		return nil, false, nil
+	}
+	checks := make([]Check, len(req.GetItems()))
+	for i, item := range req.GetItems() {
+		if !plain(item.GetResource(), item.GetSubject(), item.GetContext()) {
+			return nil, false, nil
+		}
+		checks[i] = checkOf(item.GetResource(), item.GetPermission(), item.GetSubject(), item.GetContext())
+	}
+	at, token, ok := g.evaluator.pin(ctx, req.GetConsistency())
+	if !ok {
+		return nil, false, nil
+	}
+	defer at.Close()
+	answers := g.answer(ctx, at, authz.Revision{Token: token.GetToken()}, checks)
+	if err := ctx.Err(); err != nil {
+		return nil, true, statusOf(err).Err()
+	}
+	resp = &v1.CheckBulkPermissionsResponse{CheckedAt: token, Pairs: make([]*v1.CheckBulkPermissionsPair, len(checks))}
+	for i, item := range req.GetItems() {
+		pair := &v1.CheckBulkPermissionsPair{Request: item}
+		resp.Pairs[i] = pair
+		if answers[i].Err != nil {
+			pair.Response = &v1.CheckBulkPermissionsPair_Error{Error: statusOf(answers[i].Err).Proto()}
+			continue
+		}
+		permissionship, missing := permissionshipOf(answers[i])
+		pair.Response = &v1.CheckBulkPermissionsPair_Item{Item: &v1.CheckBulkPermissionsResponseItem{
+			Permissionship: permissionship, PartialCaveatInfo: missing,
+		}}
+	}
+	return resp, true, nil
+}
+
+// traceKey is the metadata by which SpiceDB's older clients ask for a trace.
+const traceKey = "io.spicedb.requestdebuginfo"
+
+func wantsTrace(ctx context.Context) bool {
+	return len(metadata.ValueFromIncomingContext(ctx, traceKey)) > 0
+}
+
+// plain reports whether nothing about a check is such that SpiceDB would refuse it before it looks.
+func plain(resource *v1.ObjectReference, subject *v1.SubjectReference, given *structpb.Struct) bool {
+	return isID(resource.GetObjectId()) && isID(subject.GetObject().GetObjectId()) && (given == nil || proto.Size(given) <= maxContext)
+}
+
+// isID reports whether SpiceDB takes an id for that of one object.
+func isID(id string) bool {
+	if id == "" || len(id) > maxObjectID {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '/', c == '_', c == '|', c == '-', c == '=', c == '+':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func checkOf(resource *v1.ObjectReference, permission string, subject *v1.SubjectReference, given *structpb.Struct) Check {
+	c := Check{
+		Resource: tuple.ObjectAndRelation{ObjectType: resource.GetObjectType(), ObjectID: resource.GetObjectId(), Relation: permission},
+		Subject: tuple.ObjectAndRelation{
+			ObjectType: subject.GetObject().GetObjectType(), ObjectID: subject.GetObject().GetObjectId(),
+			Relation: ellipsisFor(subject.GetOptionalRelation()),
+		},
+	}
+	if given != nil {
+		c.Context = given.AsMap()
+	}
+	return c
+}
+
+// pin opens the revision that a request asks for. ok is false where that cannot be read.
+func (e *Evaluator) pin(ctx context.Context, c *v1.Consistency) (at *Snapshot, token *v1.ZedToken, ok bool) {
+	revision, ok := e.revision(ctx, c)
+	if !ok {
+		return nil, nil, false
+	}
+	token, err := zedtoken.NewFromRevision(ctx, revision, datalayer.NoSchemaHashInLegacyMode, e.store)
+	if err != nil {
+		return nil, nil, false
+	}
+	if at, err = e.At(revision); err != nil {
+		return nil, nil, false
+	}
+	return at, token, true
+}
+
+func (e *Evaluator) revision(ctx context.Context, c *v1.Consistency) (at store.Revision, ok bool) {
+	decode := func(token *v1.ZedToken) (store.Revision, bool) {
+		decoded, err := zedtoken.DecodeRevision(token, e.store)
+		if err != nil || decoded.Status != zedtoken.StatusValid {
+			return 0, false
+		}
+		at, ok := decoded.Revision.(store.Revision)
+		return at, ok
+	}
+	newest := e.store.OptimizedRevision
+	var atLeast store.Revision
+	switch r := c.GetRequirement().(type) {
+	case nil, *v1.Consistency_MinimizeLatency:
+	case *v1.Consistency_FullyConsistent:
+		newest = e.store.HeadRevision
+	case *v1.Consistency_AtLeastAsFresh:
+		if atLeast, ok = decode(r.AtLeastAsFresh); !ok {
+			return 0, false
+		}
+	case *v1.Consistency_AtExactSnapshot:
+		return decode(r.AtExactSnapshot)
+	default:
+		return 0, false
+	}
+	found, err := newest(ctx)
+	if err != nil {
+		return 0, false
+	}
+	at, ok = found.Revision.(store.Revision)
+	return max(at, atLeast), ok
+}
+
+// permissionshipOf puts an answer that is no failure into SpiceDB's words.
+func permissionshipOf(a Answer) (v1.CheckPermissionResponse_Permissionship, *v1.PartialCaveatInfo) {
+	switch a.Outcome {
+	case authz.Yes:
+		return v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION, nil
+	case authz.Conditional:
+		return v1.CheckPermissionResponse_PERMISSIONSHIP_CONDITIONAL_PERMISSION, &v1.PartialCaveatInfo{MissingRequiredContext: a.Missing}
+	default:
+		return v1.CheckPermissionResponse_PERMISSIONSHIP_NO_PERMISSION, nil
+	}
+}
+
+// statusOf returns an error's status. What has none is internal, and its words stay here.
+func statusOf(err error) *status.Status {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.New(codes.DeadlineExceeded, "the deadline passed before the check was answered")
+	case errors.Is(err, context.Canceled):
+		return status.New(codes.Canceled, "the call was cancelled")
+	case errors.Is(err, store.ErrClosed):
+		return status.New(codes.Unavailable, "the server is stopping")
+	}
+	if st, ok := status.FromError(err); ok {
+		return st
+	}
+	return status.New(codes.Internal, "the check could not be answered")
+}

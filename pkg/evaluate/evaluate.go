@@ -1,0 +1,282 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/spiceerrors"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Evaluator answers checks from a store. It is safe for concurrent use.
+type Evaluator struct {
+	store *store.Store
+
+	mu       sync.RWMutex
+	programs []versioned
+}
+
+// versioned is a program with the version of the schema that it is of.
+type versioned struct {
+	version store.Revision
+	program *program
+}
+
+// maxPrograms is how many versions of the schema are kept compiled: the head's, and those that somebody reads
+// at.
+const maxPrograms = 16
+
+// New returns an evaluator of a store. The store stays its owner's.
+func New(s *store.Store) *Evaluator { return &Evaluator{store: s} }
+
+// Snapshot answers checks at one revision, and has to be closed. It is not safe for concurrent use.
+type Snapshot struct {
+	program *program
+	*store.Snapshot
+}
+
+// Check is a question: has the subject the permission on the resource?
+type Check struct {
+	// Resource names the object and the permission, or relation.
+	Resource tuple.ObjectAndRelation
+	// Subject is a subject; its relation is "..." if it is an object.
+	Subject tuple.ObjectAndRelation
+	// Context is what caveats are evaluated with.
+	Context map[string]any
+}
+
+// Answer is what a Check came to. The zero value is a refusal.
+type Answer struct {
+	Outcome authz.Outcome
+	// Missing names, in order, the parameters of caveats that would have to be given, when Conditional.
+	Missing []string
+	// Err is why there is no answer, with SpiceDB's gRPC status, when Failed.
+	Err error
+}
+
+// At pins a revision. Errors: those of store.Store.Snapshot, and a schema that cannot be evaluated.
+func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
+	s, err := e.store.Snapshot(at)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.programAt(at)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return &Snapshot{program: p, Snapshot: s}, nil
+}
+
+// programAt returns the program of the schema at a revision, which is pinned.
+func (e *Evaluator) programAt(at store.Revision) (*program, error) {
+	version := e.store.SchemaVersion(at)
+	find := func() *program {
+		for _, known := range e.programs {
+			if known.version == version {
+				return known.program
+			}
+		}
+		return nil
+	}
+	e.mu.RLock()
+	p := find()
+	e.mu.RUnlock()
+	if p != nil {
+		return p, nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if p := find(); p != nil {
+		return p, nil
+	}
+	namespaces, caveats, err := e.store.Definitions(at)
+	if err != nil {
+		return nil, err
+	}
+	if p, err = compile(namespaces, caveats); err != nil {
+		return nil, err
+	}
+	if len(e.programs) == maxPrograms {
+		e.programs = e.programs[1:]
+	}
+	e.programs = append(slices.Clip(e.programs), versioned{version, p})
+	return p, nil
+}
+
+// Check answers checks: as many answers as checks, in order. Each is answered as if it were asked alone; what
+// ends the whole call, as ctx does, fails all of them.
+func (s *Snapshot) Check(ctx context.Context, checks []Check) []Answer {
+	answers := make([]Answer, len(checks))
+	for done := 0; done < len(checks); {
+		done += s.walk(ctx, checks[done:], answers[done:])
+	}
+	return answers
+}
+
+// asked is one check of a walk.
+type asked struct {
+	question int
+	of       memberKey
+	subject  uint8
+}
+
+// walk answers checks until it has too many subjects, and returns how many.
+func (s *Snapshot) walk(ctx context.Context, checks []Check, answers []Answer) (n int) {
+	w := newWalk(ctx, s)
+	defer w.free()
+	for ; n < len(checks); n++ {
+		m, sub, err := s.program.resolve(&checks[n])
+		if err != nil {
+			answers[n] = Answer{Outcome: authz.Failed, Err: err}
+			continue
+		}
+		i, ok := w.add(sub)
+		if !ok {
+			break
+		}
+		w.asked = append(w.asked, asked{n, memberKey{m, checks[n].Resource.ObjectID}, i})
+	}
+	w.answer(checks, answers[:n])
+	return n
+}
+
+// resolve finds what a check is about. Errors have SpiceDB's status.
+func (p *program) resolve(c *Check) (m *member, s subject, err error) {
+	if m, err = p.member(c.Resource.ObjectType, c.Resource.Relation); err != nil {
+		return nil, s, err
+	}
+	s = subject{of: p.types[c.Subject.ObjectType], id: c.Subject.ObjectID}
+	if s.of == nil {
+		return nil, s, noType(c.Subject.ObjectType)
+	}
+	if c.Subject.Relation != tuple.Ellipsis {
+		s.relation = c.Subject.Relation
+		if _, err := p.member(s.of.name, s.relation); err != nil {
+			return nil, s, err
+		}
+	}
+	switch {
+	case s.id == wildcard:
+		return nil, s, spiceerrors.WithCodeAndReason(errors.New("cannot perform check on wildcard subject"), //nolint:err113 // its kind is the reason
+			codes.InvalidArgument, v1.ErrorReason_ERROR_REASON_WILDCARD_NOT_ALLOWED)
+	case s.id == "" || c.Resource.ObjectID == "" || strings.IndexByte(s.id+c.Resource.ObjectID, 0) >= 0:
+		return nil, s, status.Error(codes.InvalidArgument, "an object's id is empty, or has a zero byte")
+	}
+	return m, s, nil
+}
+
+// walks keeps the maps and slices of walks that are over.
+var walks = sync.Pool{New: func() any {
+	return &walk{objects: map[objectKey]*object{}, memo: map[memberKey]*known{}}
+}}
+
+// maxKept is how many entries a map may have had that is used again.
+const maxKept = 1024
+
+func newWalk(ctx context.Context, s *Snapshot) *walk {
+	w, _ := walks.Get().(*walk)
+	w.ctx, w.program, w.snapshot = ctx, s.program, s.Snapshot
+	return w
+}
+
+// free gives the walk back.
+func (w *walk) free() {
+	if len(w.objects) > maxKept || len(w.memo) > maxKept {
+		return
+	}
+	clear(w.objects)
+	clear(w.memo)
+	clear(w.asked)
+	clear(w.subjects)
+	*w = walk{objects: w.objects, memo: w.memo, asked: w.asked[:0], subjects: w.subjects[:0]}
+	walks.Put(w)
+}
+
+// add adds a subject; ok is false if there is no room for it.
+func (w *walk) add(s subject) (i uint8, ok bool) {
+	for i := range w.subjects {
+		if w.subjects[i] == s {
+			return uint8(i), true
+		}
+	}
+	if len(w.subjects) == maxSubjects {
+		return 0, false
+	}
+	i = uint8(len(w.subjects)) //nolint:gosec // as above
+	w.subjects = append(w.subjects, s)
+	if s.relation != "" {
+		w.usersets |= 1 << i
+	}
+	return i, true
+}
+
+// answer answers what is asked: each member of an object once, for all who are asked about.
+func (w *walk) answer(checks []Check, answers []Answer) {
+	for i := range w.asked {
+		first := &w.asked[i]
+		if first.of.of == nil {
+			continue // answered with another one
+		}
+		key, who := first.of, set(0)
+		for j := i; j < len(w.asked); j++ {
+			if w.asked[j].of == key {
+				who |= 1 << w.asked[j].subject
+			}
+		}
+		v, _ := w.member(key.of, key.id, who, maxDepth)
+		if w.failed() {
+			break
+		}
+		for j := i; j < len(w.asked); j++ {
+			if a := &w.asked[j]; a.of == key {
+				a.of = memberKey{}
+				answers[a.question] = w.conclude(&v, a.subject, checks[a.question].Context)
+			}
+		}
+	}
+	if w.err != nil {
+		for i := range w.asked {
+			answers[w.asked[i].question] = Answer{Outcome: authz.Failed, Err: w.err}
+		}
+	}
+}
+
+// conclude makes an answer of what a subject is.
+func (w *walk) conclude(v *value, s uint8, given map[string]any) Answer {
+	bit := set(1) << s
+	switch {
+	case v.yes&bit != 0:
+		return Answer{Outcome: authz.Yes}
+	case v.unknown&bit != 0:
+		if err := w.wrong[s]; err != nil {
+			return Answer{Outcome: authz.Failed, Err: err}
+		}
+		return Answer{Outcome: authz.Failed, Err: tooDeep()}
+	case v.maybe&bit != 0:
+		c := circumstances{program: w.program, given: given}
+		j := c.judge(v.of(s))
+		a := Answer{Outcome: j.outcome, Err: j.err}
+		if a.Outcome == authz.Conditional {
+			a.Missing = j.names()
+		}
+		return a
+	default:
+		return Answer{}
+	}
+}
+
+// String returns the check as SpiceDB writes it.
+func (c Check) String() string {
+	return fmt.Sprintf("%s@%s", tuple.StringONR(c.Resource), tuple.StringONR(c.Subject))
+}

@@ -1,0 +1,321 @@
+package evaluate
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Graph is an engine whose checks and small reads are answered straight from its store. It implements
+// authz.Graph; what it does not answer itself it leaves to the engine.
+type Graph struct {
+	authz.Graph
+	evaluator *Evaluator
+	failure   func(op string, err error) error
+	verifier  *verifier
+
+	mu      sync.RWMutex
+	schemas []versionedSchema
+}
+
+// versionedSchema is what decisions know of a schema, with its version.
+type versionedSchema struct {
+	version store.Revision
+	schema  *authz.Schema
+}
+
+// Config is what a Graph is made of.
+type Config struct {
+	// Engine is SpiceDB over the store.
+	Engine authz.Graph
+	// Store is what is evaluated over. It stays its owner's.
+	Store *store.Store
+	// Failure puts an error of the store or of SpiceDB into the words of authz.
+	Failure func(op string, err error) error
+	// VerifySample is the share, 0 to 1, of what is answered that SpiceDB is asked too, see verify.go.
+	VerifySample float64
+	// Log is told of answers that differ.
+	Log *zap.Logger
+}
+
+// Open returns a Graph. Close ends its verification.
+func Open(c Config) *Graph {
+	g := &Graph{Graph: c.Engine, evaluator: New(c.Store), failure: c.Failure}
+	g.verifier = newVerifier(g, c.VerifySample, c.Log)
+	return g
+}
+
+// Close ends verification. Nothing may be asked of the Graph any more.
+func (g *Graph) Close() { g.verifier.close() }
+
+// Collectors are the figures for Prometheus.
+func (g *Graph) Collectors() []prometheus.Collector { return g.verifier.collectors() }
+
+// Degraded reports whether answers have differed from SpiceDB's.
+func (g *Graph) Degraded() bool { return g.verifier.count() > 0 }
+
+// answer answers checks at a revision that is pinned.
+func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, checks []Check) []Answer {
+	answers := at.Check(ctx, checks)
+	g.verifier.stricter(ctx, token, checks, answers)
+	g.verifier.sample(answered{at.Revision(), token, checks, answers})
+	return answers
+}
+
+// Snapshot pins a revision; see authz.Graph.
+func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	s := &snapshot{graph: g}
+	if f == (authz.Freshness{}) {
+		head, err := g.evaluator.store.HeadRevision(ctx)
+		if err != nil {
+			return nil, g.failure("evaluate.Snapshot", err)
+		}
+		token, err := zedtoken.NewFromRevision(ctx, head.Revision, datalayer.NoSchemaHashInLegacyMode, g.evaluator.store)
+		if err != nil {
+			return nil, g.failure("evaluate.Snapshot", err)
+		}
+		s.token.Token = token.GetToken()
+		s.at, _ = head.Revision.(store.Revision)
+		return s, nil
+	}
+	inner, err := g.Graph.Snapshot(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	s.token, s.inner = inner.Revision(), inner
+	decoded, err := zedtoken.DecodeRevision(&authzedv1.ZedToken{Token: s.token.Token}, g.evaluator.store)
+	if err != nil {
+		return nil, g.failure("evaluate.Snapshot", err)
+	}
+	at, ok := decoded.Revision.(store.Revision)
+	if !ok || decoded.Status != zedtoken.StatusValid {
+		return nil, g.failure("evaluate.Snapshot", datastore.NewInvalidRevisionErr(decoded.Revision, datastore.CouldNotDetermineRevision))
+	}
+	s.at = at
+	return s, nil
+}
+
+// snapshot is one revision. It implements authz.Snapshot.
+type snapshot struct {
+	graph *Graph
+	at    store.Revision
+	token authz.Revision
+
+	mu    sync.Mutex
+	inner authz.Snapshot // opened when it is first needed
+}
+
+// engine returns the engine's snapshot of the same revision.
+func (s *snapshot) engine(ctx context.Context) (authz.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inner == nil {
+		inner, err := s.graph.Graph.Snapshot(ctx, authz.Freshness{Exactly: s.token})
+		if err != nil {
+			return nil, err
+		}
+		s.inner = inner
+	}
+	return s.inner, nil
+}
+
+// Revision is the revision that everything is read at.
+func (s *snapshot) Revision() authz.Revision { return s.token }
+
+// Schema is the schema in force at the revision, read once in each of its versions.
+func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
+	version := s.graph.evaluator.store.SchemaVersion(s.at)
+	s.graph.mu.RLock()
+	for _, known := range s.graph.schemas {
+		if known.version == version {
+			s.graph.mu.RUnlock()
+			return known.schema, nil
+		}
+	}
+	s.graph.mu.RUnlock()
+	inner, err := s.engine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	schema, err := inner.Schema(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.graph.mu.Lock()
+	defer s.graph.mu.Unlock()
+	if len(s.graph.schemas) == maxPrograms {
+		s.graph.schemas = s.graph.schemas[1:]
+	}
+	s.graph.schemas = append(slices.Clip(s.graph.schemas), versionedSchema{version, schema})
+	return schema, nil
+}
+
+// Check answers each query; see authz.Snapshot. The engine is asked where its trace is wanted.
+func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
+	checks := make([]Check, len(queries))
+	for i, q := range queries {
+		if q.Trace {
+			inner, err := s.engine(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return inner.Check(ctx, queries)
+		}
+		checks[i] = Check{
+			Resource: tuple.ObjectAndRelation{ObjectType: q.Resource.Type, ObjectID: q.Resource.ID, Relation: q.Permission},
+			Subject:  tuple.ObjectAndRelation{ObjectType: q.Subject.Type, ObjectID: q.Subject.ID, Relation: ellipsisFor(q.Subject.Relation)},
+			Context:  q.Context,
+		}
+	}
+	at, err := s.graph.evaluator.At(s.at)
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Check", err)
+	}
+	defer at.Close()
+	answers := make([]authz.Answer, len(queries))
+	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
+		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
+		if a.Err != nil {
+			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
+		}
+	}
+	// What ends the whole call is its failure, not an answer.
+	if err := ctx.Err(); err != nil {
+		return nil, s.graph.failure("evaluate.Check", err)
+	}
+	return answers, nil
+}
+
+// Read returns what matches each filter; see authz.Snapshot. What is asked of one object is read here.
+func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+	for _, f := range filters {
+		if f.Resource.Type == "" || f.Resource.ID == "" {
+			inner, err := s.engine(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return inner.Read(ctx, filters...)
+		}
+	}
+	at, err := s.graph.evaluator.store.Snapshot(s.at)
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Read", err)
+	}
+	defer at.Close()
+	out := make([][]authz.Relationship, len(filters))
+	for i, f := range filters {
+		if out[i], err = read(at, f); err != nil {
+			return nil, s.graph.failure("evaluate.Read", err)
+		}
+	}
+	return out, nil
+}
+
+// read reads what matches a filter that names an object.
+func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err error) {
+	object := f.Resource
+	var rows []store.Row
+	switch {
+	case f.Relation == "" && f.SubjectType != "":
+		rows, err = at.BySubjectType(object.Type, object.ID, f.SubjectType)
+	case f.Relation == "":
+		rows, _, err = at.Object(object.Type, object.ID, 0)
+	case f.SubjectType != "" && f.SubjectID != "":
+		// One row, and what there is of the subject's usersets.
+		var row store.Row
+		var ok bool
+		if row, ok, err = at.Find(object.Type, object.ID, f.Relation, f.SubjectType, f.SubjectRelation, f.SubjectID); err != nil {
+			return nil, err
+		}
+		if f.SubjectRelation == "" {
+			rows, _, err = at.Usersets(object.Type, object.ID, f.Relation, 0)
+		}
+		if ok {
+			rows = append(slices.Clip(rows), row)
+		}
+	default:
+		rows, _, err = at.Relation(object.Type, object.ID, f.Relation, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	found = make([]authz.Relationship, 0, len(rows))
+	for i := range rows {
+		if matches(f, &rows[i]) {
+			found = append(found, relationship(object, &rows[i]))
+		}
+	}
+	return found, nil
+}
+
+// matches reports whether a row of the filter's object matches the rest of the filter.
+func matches(f authz.Filter, r *store.Row) bool {
+	same := func(want, is string) bool { return want == "" || want == is }
+	return same(f.Relation, r.Relation) && same(f.SubjectType, r.SubjectType) && same(f.SubjectID, r.SubjectID) &&
+		same(f.SubjectRelation, r.SubjectRelation)
+}
+
+// relationship puts a row into the words of authz.
+func relationship(object authz.Object, r *store.Row) authz.Relationship {
+	out := authz.Relationship{
+		Resource: object, Relation: r.Relation,
+		Subject:   authz.Subject{Object: authz.Object{Type: r.SubjectType, ID: r.SubjectID}, Relation: r.SubjectRelation},
+		ExpiresAt: r.ExpiresAt,
+		Caveat:    r.Caveat, CaveatContext: r.Context,
+	}
+	return out
+}
+
+// Page returns a page of what matches the filter; see authz.Snapshot.
+func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor string) ([]authz.Relationship, string, error) {
+	inner, err := s.engine(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return inner.Page(ctx, f, limit, cursor)
+}
+
+// Resources returns a page of what a subject reaches; see authz.Snapshot.
+func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]string, string, error) {
+	inner, err := s.engine(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	return inner.Resources(ctx, r, limit, cursor)
+}
+
+// queryOf puts a check into the words of authz.
+func queryOf(c Check) authz.Query {
+	q := authz.Query{
+		Resource:   authz.Object{Type: c.Resource.ObjectType, ID: c.Resource.ObjectID},
+		Permission: c.Resource.Relation,
+		Subject:    authz.Subject{Object: authz.Object{Type: c.Subject.ObjectType, ID: c.Subject.ObjectID}, Relation: c.Subject.Relation},
+		Context:    c.Context,
+	}
+	if q.Subject.Relation == tuple.Ellipsis {
+		q.Subject.Relation = ""
+	}
+	return q
+}
+
+// ellipsisFor returns a subject's relation as SpiceDB writes it.
+func ellipsisFor(relation string) string {
+	if relation == "" {
+		return tuple.Ellipsis
+	}
+	return relation
+}

@@ -1,0 +1,334 @@
+package evaluate
+
+import (
+	"fmt"
+
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
+)
+
+// program is a schema, compiled. It is immutable but for the hints of its types and members, and safe for
+// concurrent use.
+type program struct {
+	types   map[string]*objectType
+	caveats map[string]*caveat
+}
+
+// objectType is a definition.
+type objectType struct {
+	name string
+	// index is the type's place in a typeSet.
+	index   int
+	members map[string]*member
+	// wide hints at whether objects of the type have many rows, see objects.go.
+	wide hint
+}
+
+// member is a relation or a permission.
+type member struct {
+	of   *objectType
+	name string
+	// alias is the member that the permission stands for; nil if it is no alias.
+	alias *member
+	// rewrite is a permission's expression; nil for a relation.
+	rewrite *node
+
+	// What follows is a relation's. subjects are the kinds of subjects that it admits; wildcards are the
+	// types that may be there as a whole.
+	subjects  []subjectKind
+	wildcards []string
+	// usersets says that rows may lead on: SpiceDB looks for them unless all allowed types are plain
+	// objects.
+	usersets bool
+
+	// reaches holds the types of which there may be subjects in the member, itself included.
+	reaches typeSet
+	// height is how many dispatches evaluating it can take at most; 0 if there is no limit, because it
+	// comes back to itself.
+	height int
+	wide   hint
+}
+
+// typeSet is a set of types, by their index.
+type typeSet []uint64
+
+func (s typeSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
+
+func (s typeSet) add(i int) { s[i/64] |= 1 << (i % 64) }
+
+// addAll adds another set, and reports whether that changed anything.
+func (s typeSet) addAll(o typeSet) (changed bool) {
+	for i := range o {
+		changed = changed || o[i]&^s[i] != 0
+		s[i] |= o[i]
+	}
+	return changed
+}
+
+// subjectKind is a type of subject, with a relation or without ("").
+type subjectKind struct{ objectType, relation string }
+
+// operation is what a node does with its children.
+type operation uint8
+
+const (
+	opUnion operation = iota
+	opIntersection
+	// opExclusion takes the others away from the first.
+	opExclusion
+	// opComputed evaluates another member of the same object.
+	opComputed
+	// opArrow and opAll evaluate a member of each object in a relation, of which one or all have to have the
+	// subject.
+	opArrow
+	opAll
+	// opSelf is the object itself.
+	opSelf
+	opNil
+)
+
+// node is a part of a permission's expression.
+type node struct {
+	op       operation
+	children []*node
+	// target is the other member of opComputed.
+	target *member
+	// tupleset is the relation that an arrow follows, and permission what it looks for there.
+	tupleset   *member
+	permission string
+}
+
+// compile makes a program of definitions. Errors: an expression of a kind that is not known, or a name that
+// is not there; SpiceDB does not let such a schema in.
+func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*program, error) {
+	p := &program{types: make(map[string]*objectType, len(namespaces)), caveats: make(map[string]*caveat, len(caveats))}
+	for _, c := range caveats {
+		p.caveats[c.GetName()] = &caveat{definition: c}
+	}
+	for _, ns := range namespaces {
+		t := &objectType{name: ns.GetName(), index: len(p.types), members: make(map[string]*member, len(ns.GetRelation()))}
+		p.types[t.name] = t
+		for _, r := range ns.GetRelation() {
+			t.members[r.GetName()] = &member{of: t, name: r.GetName()}
+		}
+	}
+	for _, ns := range namespaces {
+		t := p.types[ns.GetName()]
+		for _, r := range ns.GetRelation() {
+			m := t.members[r.GetName()]
+			if name := r.GetAliasingRelation(); name != "" {
+				if m.alias = t.members[name]; m.alias == nil {
+					return nil, fmt.Errorf("evaluate: %s#%s is an alias of %q, which is not there", t.name, m.name, name)
+				}
+			}
+			if r.GetUsersetRewrite() == nil {
+				m.allow(r.GetTypeInformation().GetAllowedDirectRelations())
+				continue
+			}
+			var err error
+			if m.rewrite, err = t.rewrite(r.GetUsersetRewrite()); err != nil {
+				return nil, fmt.Errorf("evaluate: %s#%s: %w", t.name, m.name, err)
+			}
+		}
+	}
+	p.reach()
+	return p, nil
+}
+
+// allow notes what a relation admits.
+func (m *member) allow(allowed []*core.AllowedRelation) {
+	for _, a := range allowed {
+		switch {
+		case a.GetPublicWildcard() != nil:
+			m.wildcards = append(m.wildcards, a.GetNamespace())
+		case a.GetRelation() == tuple.Ellipsis:
+			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), ""})
+		default:
+			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), a.GetRelation()})
+		}
+		m.usersets = m.usersets || a.GetRelation() != tuple.Ellipsis
+	}
+}
+
+func (t *objectType) rewrite(r *core.UsersetRewrite) (*node, error) {
+	var n *node
+	var children []*core.SetOperation_Child
+	switch {
+	case r.GetUnion() != nil:
+		n, children = &node{op: opUnion}, r.GetUnion().GetChild()
+	case r.GetIntersection() != nil:
+		n, children = &node{op: opIntersection}, r.GetIntersection().GetChild()
+	case r.GetExclusion() != nil:
+		n, children = &node{op: opExclusion}, r.GetExclusion().GetChild()
+	default:
+		return nil, unknown(r.GetRewriteOperation())
+	}
+	for _, child := range children {
+		c, err := t.child(child)
+		if err != nil {
+			return nil, err
+		}
+		n.children = append(n.children, c)
+	}
+	switch {
+	case len(n.children) == 0:
+		return &node{op: opNil}, nil
+	case len(n.children) == 1 && n.op != opExclusion:
+		return n.children[0], nil
+	}
+	return n, nil
+}
+
+func (t *objectType) child(child *core.SetOperation_Child) (*node, error) {
+	switch c := child.GetChildType().(type) {
+	case *core.SetOperation_Child_ComputedUserset:
+		target, err := t.member(c.ComputedUserset.GetRelation())
+		return &node{op: opComputed, target: target}, err
+	case *core.SetOperation_Child_UsersetRewrite:
+		return t.rewrite(c.UsersetRewrite)
+	case *core.SetOperation_Child_TupleToUserset:
+		return t.arrow(opArrow, c.TupleToUserset.GetTupleset().GetRelation(), c.TupleToUserset.GetComputedUserset())
+	case *core.SetOperation_Child_FunctionedTupleToUserset:
+		f := c.FunctionedTupleToUserset
+		switch f.GetFunction() {
+		case core.FunctionedTupleToUserset_FUNCTION_ANY:
+			return t.arrow(opArrow, f.GetTupleset().GetRelation(), f.GetComputedUserset())
+		case core.FunctionedTupleToUserset_FUNCTION_ALL:
+			return t.arrow(opAll, f.GetTupleset().GetRelation(), f.GetComputedUserset())
+		default:
+			return nil, unknown(f.GetFunction())
+		}
+	case *core.SetOperation_Child_XSelf:
+		return &node{op: opSelf}, nil
+	case *core.SetOperation_Child_XNil:
+		return &node{op: opNil}, nil
+	default:
+		return nil, unknown(c)
+	}
+}
+
+func (t *objectType) arrow(op operation, tupleset string, permission *core.ComputedUserset) (*node, error) {
+	m, err := t.member(tupleset)
+	return &node{op: op, tupleset: m, permission: permission.GetRelation()}, err
+}
+
+func (t *objectType) member(name string) (*member, error) {
+	if m := t.members[name]; m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("there is no %s#%s", t.name, name)
+}
+
+func unknown(what any) error { return fmt.Errorf("an expression of an unknown kind: %T", what) }
+
+// leads calls fn with each member that the evaluation of this one may dispatch to.
+func (p *program) leads(m *member, fn func(*member)) {
+	if m.rewrite == nil {
+		for _, kind := range m.subjects {
+			if kind.relation == "" {
+				continue
+			}
+			if t := p.types[kind.objectType]; t != nil && t.members[kind.relation] != nil {
+				fn(t.members[kind.relation])
+			}
+		}
+		return
+	}
+	var visit func(n *node)
+	visit = func(n *node) {
+		switch n.op {
+		case opComputed:
+			fn(n.target)
+		case opArrow, opAll:
+			fn(n.tupleset) // it is only read, but see knows
+			for _, t := range n.tupleset.objects(p) {
+				if next := t.members[n.permission]; next != nil {
+					fn(next)
+				}
+			}
+		default:
+		}
+		for _, c := range n.children {
+			visit(c)
+		}
+	}
+	visit(m.rewrite)
+}
+
+// objects returns the types of the objects that a relation may hold.
+func (m *member) objects(p *program) []*objectType {
+	seen := map[*objectType]bool{}
+	var found []*objectType
+	add := func(name string) {
+		if t := p.types[name]; t != nil && !seen[t] {
+			seen[t] = true
+			found = append(found, t)
+		}
+	}
+	for _, kind := range m.subjects {
+		add(kind.objectType)
+	}
+	for _, name := range m.wildcards {
+		add(name)
+	}
+	return found
+}
+
+// reach fills in what members reach, and how high they are.
+func (p *program) reach() {
+	for _, t := range p.types {
+		for _, m := range t.members {
+			// Every member has, at its own name, itself; and self has the object.
+			m.reaches = make(typeSet, len(p.types)/64+1)
+			m.reaches.add(t.index)
+			for _, admitted := range m.objects(p) {
+				m.reaches.add(admitted.index)
+			}
+		}
+	}
+	for changed := true; changed; {
+		changed = false
+		for _, t := range p.types {
+			for _, m := range t.members {
+				p.leads(m, func(next *member) { changed = m.reaches.addAll(next.reaches) || changed })
+			}
+		}
+	}
+	for changed := true; changed; {
+		changed = false
+		for _, t := range p.types {
+			for _, m := range t.members {
+				changed = p.measure(m) || changed
+			}
+		}
+	}
+}
+
+// measure fills in a member's height once the heights of all that it leads to are known, and reports whether
+// it did.
+func (p *program) measure(m *member) bool {
+	if m.height != 0 || m.rewrite == nil && !p.knows(m) {
+		return false
+	}
+	height, known := 1, true
+	p.leads(m, func(next *member) {
+		known = known && next.height != 0
+		height = max(height, next.height+1)
+	})
+	if known {
+		m.height = height
+	}
+	return known
+}
+
+// knows reports whether all types that a relation admits are there. One that is not makes an error of a
+// check that comes to it.
+func (p *program) knows(m *member) bool {
+	for _, kind := range m.subjects {
+		t := p.types[kind.objectType]
+		if t == nil || kind.relation != "" && t.members[kind.relation] == nil {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,164 @@
+package evaluate
+
+import (
+	"context"
+
+	"github.com/authzed/spicedb/pkg/tuple"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Who has a permission is found in two steps: all subjects of the type that are named anywhere on the way,
+// and then a check of each. That is exact as long as no wildcard is on the way, and cheap where few are
+// named, as with the tenants of an object.
+
+// maxCandidates is how many subjects are checked one by one.
+const maxCandidates = 256
+
+// Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
+// Where a wildcard is on the way, or too much, the engine is asked.
+func (s *snapshot) Subjects(
+	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
+) ([]authz.SubjectAnswer, error) {
+	at, err := s.graph.evaluator.At(s.at)
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Subjects", err)
+	}
+	defer at.Close()
+	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
+	candidates, ok, err := at.candidates(ctx, of, subjectType)
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Subjects", err)
+	}
+	if !ok {
+		inner, err := s.engine(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return inner.Subjects(ctx, resource, permission, subjectType, given)
+	}
+	checks := make([]Check, len(candidates))
+	for i, id := range candidates {
+		checks[i] = Check{
+			Resource: of, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
+		}
+	}
+	var found []authz.SubjectAnswer
+	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
+		switch a.Outcome {
+		case authz.Yes, authz.Conditional:
+			found = append(found, authz.SubjectAnswer{ID: candidates[i], Conditional: a.Outcome == authz.Conditional})
+		case authz.Failed:
+			return nil, s.graph.failure("evaluate.Subjects", a.Err)
+		default:
+		}
+	}
+	return found, nil
+}
+
+// candidates returns the ids of all subjects of a type that could have the permission; ok is false if there
+// may be others.
+func (s *Snapshot) candidates(ctx context.Context, resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
+	m, err := s.program.member(resource.ObjectType, resource.Relation)
+	if err != nil {
+		return nil, false, err
+	}
+	t := s.program.types[subjectType]
+	if t == nil {
+		return nil, false, noType(subjectType)
+	}
+	w := newWalk(ctx, s)
+	defer w.free()
+	c := &census{walk: w, of: t, seen: map[memberKey]bool{}, found: map[string]bool{}}
+	c.member(m, resource.ObjectID, maxDepth)
+	if w.err != nil {
+		return nil, false, w.err
+	}
+	if c.incomplete || len(c.ids) > maxCandidates {
+		return nil, false, nil
+	}
+	return c.ids, true, nil
+}
+
+// census gathers the subjects of a type that are named on the way.
+type census struct {
+	walk  *walk
+	of    *objectType
+	seen  map[memberKey]bool
+	found map[string]bool
+	ids   []string
+	// incomplete says that there is more: a wildcard, or what is too deep or too much to be walked.
+	incomplete bool
+}
+
+func (c *census) add(id string) {
+	if id == wildcard {
+		c.incomplete = true
+	}
+	if !c.found[id] {
+		c.found[id] = true
+		c.ids = append(c.ids, id)
+	}
+}
+
+func (c *census) done() bool {
+	return c.incomplete || len(c.ids) > maxCandidates || len(c.seen) > 16*maxCandidates || c.walk.failed()
+}
+
+// member gathers from a relation or permission of an object.
+func (c *census) member(m *member, id string, left int) {
+	key := memberKey{m, id}
+	if !m.reaches.has(c.of.index) || c.seen[key] {
+		return
+	}
+	if left == 0 || c.done() {
+		c.incomplete = true
+		return
+	}
+	c.seen[key] = true
+	if m.rewrite != nil {
+		c.node(m.rewrite, m, id, left)
+		return
+	}
+	c.walk.each(m, id, false, func(row *store.Row) bool {
+		switch next := c.walk.program.types[row.SubjectType]; {
+		case row.SubjectRelation == "" && next == c.of:
+			c.add(row.SubjectID)
+		case row.SubjectRelation != "" && (next == nil || next.members[row.SubjectRelation] == nil):
+			c.incomplete = true
+		case row.SubjectRelation != "":
+			c.member(next.members[row.SubjectRelation], row.SubjectID, left-1)
+		}
+		return !c.done()
+	})
+}
+
+// node gathers from a part of a permission: what is taken away adds nobody.
+func (c *census) node(n *node, m *member, id string, left int) {
+	switch n.op {
+	case opUnion, opIntersection:
+		for _, child := range n.children {
+			c.node(child, m, id, left)
+		}
+	case opExclusion:
+		c.node(n.children[0], m, id, left)
+	case opComputed:
+		c.member(n.target, id, left-1)
+	case opArrow, opAll:
+		c.walk.each(n.tupleset, id, false, func(row *store.Row) bool {
+			switch next := c.walk.program.types[row.SubjectType]; {
+			case next == nil:
+				c.incomplete = true
+			case next.members[n.permission] != nil:
+				c.member(next.members[n.permission], row.SubjectID, left-1)
+			}
+			return !c.done()
+		})
+	case opSelf:
+		if m.of == c.of {
+			c.add(id)
+		}
+	case opNil:
+	}
+}

@@ -1,0 +1,315 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Verification: a share of what is answered is asked of SpiceDB's engine too, at the same revision, after the
+// answer is out. Answers that differ, but for what is tolerated, are counted and logged, and the permission is
+// distrusted from then on: both are asked, before an answer goes out, and the stricter one does. Only a restart
+// ends that.
+//
+// What is tolerated, see the package's comment: SpiceDB answers with an error of depth or of a caveat where
+// another branch is definite; and with a condition, where an arrow with .all is on the way, that belongs to
+// another object. What is missing is compared as a set.
+
+const (
+	// waiting is how many answers wait to be verified; what comes when they are so many is not.
+	waiting = 256
+	// again is how often a difference is looked at: SpiceDB's answer may depend on which goroutine is first,
+	// and both on the clock.
+	again = 3
+	// verifyPatience is how long SpiceDB has to answer.
+	verifyPatience = 30 * time.Second
+)
+
+// answered is a call that was answered.
+type answered struct {
+	at      store.Revision
+	token   authz.Revision
+	checks  []Check
+	answers []Answer
+}
+
+// permissionName names a permission of a type.
+type permissionName struct{ objectType, permission string }
+
+// verifier asks a second time.
+type verifier struct {
+	graph *Graph
+	share float64
+	log   *zap.Logger
+
+	queue chan answered
+	stop  context.CancelFunc
+	done  chan struct{}
+
+	mu         sync.RWMutex
+	distrusted map[permissionName]bool
+
+	verified, tolerated, differences, skipped prometheus.Counter
+	distrust                                  prometheus.GaugeFunc
+}
+
+func newVerifier(g *Graph, share float64, log *zap.Logger) *verifier {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "deputy", Subsystem: "evaluator", Name: name, Help: help})
+	}
+	v := &verifier{
+		graph: g, share: share, log: log, queue: make(chan answered, waiting), done: make(chan struct{}),
+		distrusted:  map[permissionName]bool{},
+		verified:    counter("verified_total", "Checks that were answered a second time by SpiceDB's engine."),
+		tolerated:   counter("tolerated_total", "Of those, the ones that differ in a way that is known and tolerated."),
+		differences: counter("differences_total", "Of those, the ones that differ otherwise."),
+		skipped:     counter("unverified_total", "Checks that were to be verified, and could not be."),
+	}
+	v.distrust = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "deputy", Subsystem: "evaluator", Name: "distrusted_permissions",
+		Help: "Permissions for which the stricter of both answers holds because they differed.",
+	}, func() float64 { return float64(v.count()) })
+	ctx, stop := context.WithCancel(context.Background())
+	v.stop = stop
+	go v.run(ctx)
+	return v
+}
+
+// Collectors are the figures for Prometheus.
+func (v *verifier) collectors() []prometheus.Collector {
+	return []prometheus.Collector{v.verified, v.tolerated, v.differences, v.skipped, v.distrust}
+}
+
+func (v *verifier) count() int {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.distrusted)
+}
+
+// close ends verification; what waits is not verified.
+func (v *verifier) close() {
+	v.stop()
+	<-v.done
+}
+
+func (v *verifier) run(ctx context.Context) {
+	defer close(v.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-v.queue:
+			v.verify(ctx, a)
+		}
+	}
+}
+
+// sample gives a share of what is answered to verification.
+func (v *verifier) sample(a answered) {
+	if v.share <= 0 || v.share < 1 && rand.Float64() >= v.share { //nolint:gosec // a sample, no secret
+		return
+	}
+	select {
+	case v.queue <- a:
+	default:
+		v.skipped.Add(float64(len(a.checks)))
+	}
+}
+
+// verify compares what was answered with what SpiceDB answers.
+func (v *verifier) verify(ctx context.Context, a answered) {
+	for i := range a.checks {
+		if errors.Is(a.answers[i].Err, context.Canceled) || errors.Is(a.answers[i].Err, context.DeadlineExceeded) {
+			continue
+		}
+		second, verdict := v.compare(ctx, a, i)
+		switch verdict {
+		case unverified:
+			v.skipped.Inc()
+			continue
+		case differs:
+			v.distrustPermission(a, i, second)
+			v.differences.Inc()
+		case toleratedDifference:
+			v.tolerated.Inc()
+		case equal:
+		}
+		v.verified.Inc()
+	}
+}
+
+// verdict says how two answers compare.
+type verdict uint8
+
+const (
+	unverified verdict = iota
+	equal
+	toleratedDifference
+	differs
+)
+
+// compare asks SpiceDB, and both again where they differ.
+func (v *verifier) compare(ctx context.Context, a answered, i int) (second authz.Answer, found verdict) {
+	first := a.answers[i]
+	for try := range again {
+		var err error
+		if second, err = v.second(ctx, a.token, a.checks[i]); err != nil {
+			return second, unverified
+		}
+		if found = v.weigh(a.at, a.checks[i], first, second); found != differs || try == again-1 {
+			return second, found
+		}
+		at, err := v.graph.evaluator.At(a.at)
+		if err != nil {
+			return second, unverified
+		}
+		first = at.Check(ctx, a.checks[i:i+1])[0]
+		at.Close()
+		if ctx.Err() != nil {
+			return second, unverified
+		}
+	}
+	return second, found
+}
+
+// second is SpiceDB's answer. An error means that there is none, for a reason that is not the check's.
+func (v *verifier) second(ctx context.Context, token authz.Revision, c Check) (authz.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, verifyPatience)
+	defer cancel()
+	snap, err := v.graph.Graph.Snapshot(ctx, authz.Freshness{Exactly: token})
+	if err != nil {
+		return authz.Answer{}, err
+	}
+	answers, err := snap.Check(ctx, []authz.Query{queryOf(c)})
+	if err != nil {
+		return authz.Answer{}, err
+	}
+	if err := answers[0].Err; err != nil && !isCheckError(err) {
+		return authz.Answer{}, err
+	}
+	return answers[0], nil
+}
+
+// weigh compares two answers.
+func (v *verifier) weigh(at store.Revision, c Check, first Answer, second authz.Answer) verdict {
+	switch {
+	case first.Outcome == second.Outcome && first.Outcome != authz.Conditional:
+		return equal
+	case first.Outcome == second.Outcome && sameSet(first.Missing, second.Missing):
+		return equal
+	case second.Outcome == authz.Failed && isCheckError(second.Err):
+		return toleratedDifference
+	case second.Outcome == authz.Conditional && v.graph.evaluator.meetsAll(at, c):
+		return toleratedDifference
+	default:
+		return differs
+	}
+}
+
+func sameSet(a, b []string) bool {
+	set := func(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
+	return slices.Equal(set(a), set(b))
+}
+
+// isCheckError reports whether an error of the engine is one of depth or of a caveat.
+func isCheckError(err error) bool {
+	switch authz.KindOf(err) {
+	case authz.Precondition, authz.Invalid:
+		return true
+	default:
+		return status.Code(err) == codes.FailedPrecondition || status.Code(err) == codes.InvalidArgument
+	}
+}
+
+// distrustPermission makes the stricter answer hold for a check's permission from now on.
+func (v *verifier) distrustPermission(a answered, i int, second authz.Answer) {
+	c := a.checks[i]
+	v.mu.Lock()
+	v.distrusted[permissionName{c.Resource.ObjectType, c.Resource.Relation}] = true
+	v.mu.Unlock()
+	v.log.Error("the evaluator and SpiceDB answer differently; the stricter answer holds for this permission from now on",
+		zap.Stringer("check", c), zap.String("revision", a.at.String()), zap.Strings("context", slices.Sorted(maps.Keys(c.Context))),
+		zap.Stringer("evaluator", a.answers[i].Outcome), zap.Stringer("spicedb", second.Outcome),
+		zap.Strings("evaluator misses", a.answers[i].Missing), zap.Strings("spicedb misses", second.Missing),
+		zap.NamedError("evaluator error", a.answers[i].Err), zap.NamedError("spicedb error", second.Err))
+}
+
+// stricter asks SpiceDB too where a permission is distrusted, and replaces answers by stricter ones.
+func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []Check, answers []Answer) {
+	v.mu.RLock()
+	var doubtful []int
+	if len(v.distrusted) > 0 {
+		for i, c := range checks {
+			if v.distrusted[permissionName{c.Resource.ObjectType, c.Resource.Relation}] {
+				doubtful = append(doubtful, i)
+			}
+		}
+	}
+	v.mu.RUnlock()
+	for _, i := range doubtful {
+		second, err := v.second(ctx, token, checks[i])
+		if err != nil {
+			answers[i] = Answer{Outcome: authz.Failed, Err: err}
+			continue
+		}
+		if strictness(second.Outcome) > strictness(answers[i].Outcome) {
+			answers[i] = Answer{Outcome: second.Outcome, Missing: second.Missing, Err: second.Err}
+		}
+	}
+}
+
+// strictness orders outcomes by how little they let happen. An error is as little as a refusal, and less of an
+// answer.
+func strictness(o authz.Outcome) int {
+	switch o {
+	case authz.Yes:
+		return 0
+	case authz.Conditional:
+		return 1
+	case authz.No:
+		return 2
+	default:
+		return 3
+	}
+}
+
+// meetsAll reports whether an arrow with .all may be on the way of a check.
+func (e *Evaluator) meetsAll(at store.Revision, c Check) bool {
+	snap, err := e.At(at)
+	if err != nil {
+		return false
+	}
+	defer snap.Close()
+	m, err := snap.program.member(c.Resource.ObjectType, c.Resource.Relation)
+	return err == nil && snap.program.meetsAll(m, map[*member]bool{})
+}
+
+func (p *program) meetsAll(m *member, seen map[*member]bool) bool {
+	if seen[m] {
+		return false
+	}
+	seen[m] = true
+	if m.rewrite != nil && m.rewrite.has(opAll) {
+		return true
+	}
+	found := false
+	p.leads(m, func(next *member) { found = found || p.meetsAll(next, seen) })
+	return found
+}
+
+// has reports whether an operation is in an expression.
+func (n *node) has(op operation) bool {
+	return n.op == op || slices.ContainsFunc(n.children, func(c *node) bool { return c.has(op) })
+}

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"hash/maphash"
+	"sync"
+)
+
+// The objects that are read again and again, a session, a folder, a group, are kept as they were read: rows,
+// not answers. What is kept is exact:
+//
+//   - It is kept under what was asked: an object, one of its relations, one row. Before a revision becomes the
+//     head, whatever its rows belong to is thrown away.
+//   - Who read before that cannot bring it back: a shard refuses what was read at a revision before the
+//     newest one that was written to it.
+//   - It serves revisions from the one that it was read at on. Older ones are read from the database.
+//   - Rows that expire are kept with their expiration, which is looked at when they are used.
+//
+// Nothing is invalidated by time, and collection changes nothing that a readable revision shows.
+
+const (
+	objectShards = 256
+	// keptBytes is about how much is kept. Half of a full shard is thrown away, at random.
+	keptBytes = 64 << 20
+	// rowBytes and entryBytes are about what a row and an entry take beside their text.
+	rowBytes, entryBytes = 112, 160
+)
+
+// objects is what is kept. It is safe for concurrent use.
+type objects struct {
+	seed   maphash.Seed
+	shards [objectShards]objectShard
+}
+
+type objectShard struct {
+	mu sync.RWMutex
+	// written is the newest revision with a row of an object of this shard.
+	written Revision
+	size    int
+	entries map[string]kept
+	_       [64]byte // not in a line of the processor's cache with the next one
+}
+
+// kept is the answer to one question about an object.
+type kept struct {
+	rows []Row
+	// more says that there are more rows than were asked for. None are kept then.
+	more bool
+	// expires says that some of the rows do.
+	expires bool
+	// from is the revision that it was read at.
+	from Revision
+	size int
+}
+
+// shard returns the shard of an object: its forward key up to its id.
+func (o *objects) shard(object []byte) *objectShard {
+	return &o.shards[maphash.Bytes(o.seed, object)%objectShards]
+}
+
+// get returns what is kept under a key of an object, if it serves the revision.
+func (s *objectShard) get(key []byte, at Revision) (kept, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	k, ok := s.entries[string(key)]
+	return k, ok && k.from <= at
+}
+
+// put keeps what was read.
+func (s *objectShard) put(key []byte, k kept) {
+	k.size = entryBytes + len(key)
+	for i := range k.rows {
+		r := &k.rows[i]
+		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID) + 64*len(r.Context)
+		k.expires = k.expires || !r.ExpiresAt.IsZero()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k.from < s.written {
+		return
+	}
+	if s.entries == nil {
+		s.entries = map[string]kept{}
+	}
+	if s.size+k.size > keptBytes/objectShards {
+		for old, e := range s.entries {
+			if s.size <= keptBytes/objectShards/2 {
+				break
+			}
+			s.size -= e.size
+			delete(s.entries, old)
+		}
+	}
+	s.size += k.size - s.entries[string(key)].size
+	s.entries[string(key)] = k
+}
+
+// The suffixes under which questions are kept that are about more than a row and less than an object. No
+// component of a key begins with one.
+const (
+	keptUsersets    = "\x01"
+	keptSubjectType = "\x02"
+)
+
+// forget throws away what a written row belongs to: everything is kept under a beginning of the row's key, or
+// under one with a suffix. A key that is no row's is not looked at.
+func (o *objects) forget(key string, at Revision, buf []byte) []byte {
+	if len(key) == 0 || key[0] != kindForward {
+		return buf
+	}
+	c, _, ok := cutComponents(key)
+	if !ok {
+		return buf
+	}
+	buf = append(buf[:0], key[:c.object]...)
+	s := o.shard(buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written = max(s.written, at)
+	if len(s.entries) == 0 {
+		return buf
+	}
+	s.drop(buf)
+	buf = append(append(buf, keptSubjectType...), key[c.relation+1:c.subjectType]...)
+	s.drop(buf)
+	buf = append(buf[:0], key[:c.relation+1]...)
+	s.drop(buf)
+	buf = append(buf, keptUsersets...)
+	s.drop(buf)
+	buf = append(buf[:0], key...)
+	s.drop(buf)
+	return buf
+}
+
+// drop throws away what is kept under a key. The caller has the lock.
+func (s *objectShard) drop(key []byte) {
+	if e, ok := s.entries[string(key)]; ok {
+		s.size -= e.size
+		delete(s.entries, string(key))
+	}
+}

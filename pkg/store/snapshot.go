@@ -1,0 +1,398 @@
+package store
+
+import (
+	"bytes"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
+)
+
+// Snapshot is the store at one revision and one moment, for who reads many small things in a row: it holds
+// open what a datastore.Reader opens for each call, and has to be closed. Objects that were read before are
+// not read again as long as nothing of them was written, see objects.go. It is not safe for concurrent use.
+//
+// Rows that it returns are shared, and must not be changed.
+type Snapshot struct {
+	store *Store
+	at    Revision
+	now   time.Time
+	pin   pin
+	// scans walks ranges, points looks up whole keys; each is opened when it is first needed.
+	scans, points *iterator
+
+	key, target []byte
+	// found gathers the rows of one scan; text is what they are cut out of, and cuts says where.
+	found []Row
+	text  []byte
+	cuts  []cut
+}
+
+// cut says where in a key, or in a text, the parts of a row end.
+type cut struct {
+	object, relation, subjectType, subjectRelation, subjectID int
+}
+
+// Row is a relationship of an object, as far as the object does not say it.
+type Row struct {
+	Relation    string
+	SubjectType string
+	// SubjectRelation is empty where SpiceDB says "...".
+	SubjectRelation string
+	SubjectID       string
+	// Caveat is the name of its caveat; empty if there is none.
+	Caveat string
+	// Context is what was written with the caveat: JSON values.
+	Context map[string]any
+	// ExpiresAt is zero if it does not expire. What has expired at the snapshot's moment is no row.
+	ExpiresAt time.Time
+}
+
+func (r *Row) expired(now time.Time) bool { return !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) }
+
+// snapshots keeps what closed snapshots read with.
+var snapshots = sync.Pool{New: func() any { return new(Snapshot) }}
+
+// Snapshot opens a snapshot. Errors are those of a datastore.Reader: the revision is in the future or has
+// left the window, or the store is closed.
+func (s *Store) Snapshot(at Revision) (*Snapshot, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	if err := s.checkRevision(at, s.readGrace()); err != nil {
+		s.leave()
+		return nil, err
+	}
+	now := s.config.Now()
+	p := pin{at, now.Unix()}
+	if !s.leases.take(p) {
+		s.leave()
+		return nil, datastore.NewInvalidRevisionErr(at, datastore.RevisionStale)
+	}
+	sn, _ := snapshots.Get().(*Snapshot)
+	sn.store, sn.at, sn.now, sn.pin = s, at, now, p
+	return sn, nil
+}
+
+// Revision is what the snapshot shows.
+func (sn *Snapshot) Revision() Revision { return sn.at }
+
+// Now is the moment at which relationships have expired or not.
+func (sn *Snapshot) Now() time.Time { return sn.now }
+
+// Close ends the snapshot, once; nothing may be asked of it afterwards. What went wrong was said by the read
+// that it belongs to.
+func (sn *Snapshot) Close() {
+	for _, it := range []*iterator{sn.scans, sn.points} {
+		if it != nil {
+			_ = sn.store.giveBack(*it)
+		}
+	}
+	s := sn.store
+	s.leases.give(sn.pin)
+	clear(sn.found)
+	*sn = Snapshot{key: sn.key[:0], target: sn.target[:0], found: sn.found[:0], text: sn.text[:0], cuts: sn.cuts[:0]}
+	snapshots.Put(sn)
+	s.leave()
+}
+
+// open returns an iterator, which it opens if it has to.
+func (sn *Snapshot) open(it **iterator) (*iterator, error) {
+	if sn.store.isClosed() {
+		return nil, ErrClosed
+	}
+	if *it == nil {
+		opened, err := sn.store.iterator(sn.at)
+		if err != nil {
+			return nil, sn.store.readFailure(err)
+		}
+		opened.SetBounds(nil, nil)
+		*it = &opened
+	}
+	return *it, nil
+}
+
+// Object returns the rows of an object, if there are not more than a limit. more reports whether there are
+// more; then none are returned.
+func (sn *Snapshot) Object(objectType, id string, limit int) (rows []Row, more bool, err error) {
+	n := sn.object(objectType, id)
+	return sn.kept(n, n, "", selection{limit: limit})
+}
+
+// BySubjectType returns those rows of an object whose subject is of a type. It costs a seek or two for each
+// relation, however many other rows there are.
+func (sn *Snapshot) BySubjectType(objectType, id, subjectType string) ([]Row, error) {
+	n := sn.object(objectType, id)
+	rows, _, err := sn.kept(n, n, keptSubjectType+subjectType, selection{subjectType: subjectType})
+	return rows, err
+}
+
+// Relation returns the rows of one relation of an object, if there are not more than a limit. more reports
+// whether there are more; then none are returned.
+func (sn *Snapshot) Relation(objectType, id, relation string, limit int) (rows []Row, more bool, err error) {
+	n := sn.object(objectType, id)
+	sn.key = appendComponents(sn.key, relation)
+	return sn.kept(n, len(sn.key), "", selection{limit: limit})
+}
+
+// Usersets returns those rows of a relation whose subject has a relation, if there are not more than a limit;
+// see Relation. It costs a seek for each type of subject, however many other rows there are.
+func (sn *Snapshot) Usersets(objectType, id, relation string, limit int) (rows []Row, more bool, err error) {
+	n := sn.object(objectType, id)
+	sn.key = appendComponents(sn.key, relation)
+	return sn.kept(n, len(sn.key), keptUsersets, selection{limit: limit, usersets: true})
+}
+
+// Page returns up to a limit of the rows of a relation, or of its usersets alone: those after a row, if it is
+// not nil. more reports whether there are others.
+func (sn *Snapshot) Page(objectType, id, relation string, usersets bool, after *Row, limit int) (rows []Row, more bool, err error) {
+	n := sn.object(objectType, id)
+	sn.key = appendComponents(sn.key, relation)
+	prefix := len(sn.key)
+	if after != nil {
+		// The first key after all versions of the row.
+		sn.key = appendComponents(sn.key, after.SubjectType, after.SubjectRelation, after.SubjectID)
+		sn.key[len(sn.key)-1]++
+	}
+	more, err = sn.scan(n, prefix, selection{limit: limit, usersets: usersets, live: true})
+	return slices.Clone(sn.found), more, err
+}
+
+// object makes the beginning of an object's keys the snapshot's key, and returns its length.
+func (sn *Snapshot) object(objectType, id string) int {
+	sn.key = appendComponents(append(sn.key[:0], kindForward), objectType, id)
+	return len(sn.key)
+}
+
+// kept returns the rows that begin with the snapshot's key: from what is kept under it and a suffix, or read.
+func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (rows []Row, more bool, err error) {
+	if sn.store.isClosed() {
+		return nil, false, ErrClosed
+	}
+	shard := sn.store.objects.shard(sn.key[:object])
+	sn.key = append(sn.key, suffix...)
+	if k, ok := shard.get(sn.key, sn.at); ok {
+		return sn.live(k.rows, k.expires), k.more, nil
+	}
+	sn.key = sn.key[:prefix]
+	if more, err = sn.scan(object, prefix, which); err != nil {
+		return nil, false, err
+	}
+	k := kept{more: more, from: sn.at}
+	if !more {
+		k.rows = slices.Clone(sn.found)
+	}
+	sn.key = append(sn.key[:prefix], suffix...)
+	shard.put(sn.key, k)
+	return sn.live(k.rows, true), more, nil
+}
+
+// live returns rows without those that have expired.
+func (sn *Snapshot) live(rows []Row, expires bool) []Row {
+	if !expires {
+		return rows
+	}
+	gone := func(r Row) bool { return r.expired(sn.now) }
+	if !slices.ContainsFunc(rows, gone) {
+		return rows
+	}
+	return slices.DeleteFunc(slices.Clone(rows), gone)
+}
+
+// selection says which rows of a range a scan returns.
+type selection struct {
+	// limit is how many at most; 0 means all.
+	limit int
+	// usersets says that only those count whose subject has a relation.
+	usersets bool
+	// subjectType is the type of their subject; empty means any.
+	subjectType string
+	// live leaves out those that have expired.
+	live bool
+}
+
+// scan reads from the snapshot's key on, as long as keys begin with its first prefix bytes, of which the
+// object is the first ones. What has expired is among what it finds.
+func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err error) {
+	sn.text, sn.cuts, sn.found = sn.text[:0], sn.cuts[:0], sn.found[:0]
+	it, err := sn.open(&sn.scans)
+	if err != nil {
+		return false, err
+	}
+	valid := it.SeekGE(sn.key)
+	for valid {
+		key := it.Key()
+		if len(key) < prefix || !bytes.Equal(key[:prefix], sn.key[:prefix]) {
+			break
+		}
+		c, n, ok := cutComponents(key)
+		if !ok || c.object != object {
+			return false, damaged("a key that is no row: %q", key)
+		}
+		if sn.target = which.past(sn.target[:0], key, c); len(sn.target) > 0 {
+			valid = it.SeekGE(sn.target)
+			continue
+		}
+		from, ok := versionOf(key, n)
+		if !ok {
+			return false, damaged("a key without its version: %q", key)
+		}
+		if from > sn.at {
+			sn.target = appendVersion(append(sn.target[:0], key[:n]...), sn.at)
+			valid = it.SeekGE(sn.target)
+			continue
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return false, sn.store.readFailure(err)
+		}
+		row, live, err := readRow(value)
+		switch {
+		case err != nil:
+			return false, err
+		case !live || which.live && row.expired(sn.now):
+		case len(sn.found) == which.limit && which.limit > 0:
+			sn.cutOut()
+			return true, nil
+		default:
+			sn.found = append(sn.found, row)
+			base := len(sn.text) - object
+			sn.text = append(sn.text, key[object:n]...)
+			sn.cuts = append(sn.cuts, cut{
+				0, base + c.relation, base + c.subjectType, base + c.subjectRelation, base + c.subjectID,
+			})
+		}
+		// Its older versions, if there are any, are next.
+		sn.target = append(sn.target[:0], key[:n]...)
+		if valid = it.Next(); valid && bytes.HasPrefix(it.Key(), sn.target) {
+			valid = it.NextPrefix()
+		}
+	}
+	if err := it.Error(); err != nil {
+		return false, sn.store.readFailure(err)
+	}
+	sn.cutOut()
+	return false, nil
+}
+
+// cutOut gives the rows that were found their names: one string for all of them.
+func (sn *Snapshot) cutOut() {
+	text, begin := string(sn.text), 0
+	for i, c := range sn.cuts {
+		r := &sn.found[i]
+		r.Relation = text[begin:c.relation]
+		r.SubjectType = text[c.relation+1 : c.subjectType]
+		r.SubjectRelation = text[c.subjectType+1 : c.subjectRelation]
+		r.SubjectID = text[c.subjectRelation+1 : c.subjectID]
+		begin = c.subjectID + 1
+	}
+}
+
+// past returns the key to go on from if a key is not selected, and nothing if it is.
+func (s selection) past(target, key []byte, c cut) []byte {
+	if s.usersets && c.subjectRelation == c.subjectType+1 {
+		// What comes next among the usersets of this type of subject.
+		return append(append(target, key[:c.subjectType+1]...), 1)
+	}
+	if s.subjectType == "" {
+		return target
+	}
+	switch subject := key[c.relation+1 : c.subjectType]; {
+	case string(subject) == s.subjectType:
+		return target
+	case string(subject) < s.subjectType:
+		return appendComponents(append(target, key[:c.relation+1]...), s.subjectType)
+	default:
+		// The next relation.
+		return append(append(target, key[:c.relation]...), terminator+1)
+	}
+}
+
+// cutComponents finds where the components of a forward key end: the object after its terminator, the others
+// at theirs. The version begins at n.
+func cutComponents[K string | []byte](key K) (c cut, n int, ok bool) {
+	n = 1
+	for i, end := range [...]*int{&c.object, &c.object, &c.relation, &c.subjectType, &c.subjectRelation, &c.subjectID} {
+		for n < len(key) && key[n] != terminator {
+			n++
+		}
+		if n >= len(key) {
+			return cut{}, 0, false
+		}
+		*end = n
+		n++
+		if i < 2 {
+			*end = n
+		}
+	}
+	return c, n, true
+}
+
+// Find returns the row of an object with a relation and a subject; subjectRelation is empty for "...".
+func (sn *Snapshot) Find(objectType, id, relation, subjectType, subjectRelation, subjectID string) (r Row, found bool, err error) {
+	if sn.store.isClosed() {
+		return Row{}, false, ErrClosed
+	}
+	n := sn.object(objectType, id)
+	sn.key = appendComponents(sn.key, relation, subjectType, subjectRelation, subjectID)
+	shard := sn.store.objects.shard(sn.key[:n])
+	if k, ok := shard.get(sn.key, sn.at); ok {
+		return first(sn.live(k.rows, k.expires))
+	}
+	it, err := sn.open(&sn.points)
+	if err != nil {
+		return Row{}, false, err
+	}
+	k := kept{from: sn.at}
+	prefix := len(sn.key)
+	sn.key = appendVersion(sn.key, sn.at)
+	if it.SeekPrefixGE(sn.key) {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return Row{}, false, sn.store.readFailure(err)
+		}
+		r, live, err := readRow(value)
+		if err != nil {
+			return Row{}, false, err
+		}
+		if live {
+			r.Relation, r.SubjectType, r.SubjectRelation, r.SubjectID = relation, subjectType, subjectRelation, subjectID
+			k.rows = []Row{r}
+		}
+	}
+	if err := it.Error(); err != nil {
+		return Row{}, false, sn.store.readFailure(err)
+	}
+	shard.put(sn.key[:prefix], k)
+	return first(sn.live(k.rows, true))
+}
+
+func first(rows []Row) (r Row, found bool, err error) {
+	if len(rows) == 0 {
+		return Row{}, false, nil
+	}
+	return rows[0], true, nil
+}
+
+// readRow reads a row's value; live is false if it is gone.
+func readRow(value []byte) (r Row, live bool, err error) {
+	if len(value) == 0 {
+		return r, true, nil
+	}
+	if isGone(value) {
+		return r, false, nil
+	}
+	var rel tuple.Relationship
+	if err := readValue(value, &rel); err != nil {
+		return r, false, err
+	}
+	if at := rel.OptionalExpiration; at != nil {
+		r.ExpiresAt = *at
+	}
+	if c := rel.OptionalCaveat; c != nil {
+		r.Caveat, r.Context = c.GetCaveatName(), c.GetContext().AsMap()
+	}
+	return r, true, nil
+}

@@ -1,0 +1,209 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
+)
+
+// rowTexts writes rows of an object as SpiceDB writes relationships.
+func rowTexts(objectType, id string, rows []Row) []string {
+	all := []string{}
+	for _, r := range rows {
+		text := fmt.Sprintf("%s:%s#%s@%s:%s", objectType, id, r.Relation, r.SubjectType, r.SubjectID)
+		if r.SubjectRelation != "" {
+			text += "#" + r.SubjectRelation
+		}
+		if r.Caveat != "" {
+			text += fmt.Sprintf("[%s %v]", r.Caveat, r.Context)
+		}
+		if !r.ExpiresAt.IsZero() {
+			text += " until " + r.ExpiresAt.Format(time.RFC3339)
+		}
+		all = append(all, text)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// readTexts is what a datastore.Reader finds, written as rowTexts writes it.
+func readTexts(t *testing.T, s *Store, at Revision, f datastore.RelationshipsFilter, keep func(tuple.Relationship) bool) []string {
+	t.Helper()
+	found := must(s.SnapshotReader(at).QueryRelationships(t.Context(), f))(t)
+	all := []string{}
+	for rel, err := range found {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !keep(rel) {
+			continue
+		}
+		r := Row{Relation: rel.Resource.Relation, SubjectType: rel.Subject.ObjectType, SubjectID: rel.Subject.ObjectID, SubjectRelation: storedRelation(rel.Subject.Relation)}
+		if c := rel.OptionalCaveat; c != nil {
+			r.Caveat, r.Context = c.GetCaveatName(), c.GetContext().AsMap()
+		}
+		if rel.OptionalExpiration != nil {
+			r.ExpiresAt = *rel.OptionalExpiration
+		}
+		all = append(all, rowTexts(rel.Resource.ObjectType, rel.Resource.ObjectID, []Row{r})...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestSnapshot asks snapshots, whose objects are kept between them, the same as a reader, which keeps nothing:
+// at the head and at older revisions, between writes, deletions and steps of the clock past expirations.
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	clock := newTestClock()
+	s := opened(t, Config{Now: clock.Now, Retention: 100 * time.Hour})
+	r := rand.New(rand.NewPCG(1, 2))
+	pick := func(of ...string) string { return of[r.IntN(len(of))] }
+	var revisions []Revision
+	for step := range 4000 {
+		switch r.IntN(8) {
+		case 0, 1:
+			rel := tuple.MustParse(fmt.Sprintf("%s:%s#%s@%s", pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"),
+				pick("user:ann", "user:bob", "user:*", "group:g#member", "group:g", "user:ann#friend", "zone:z")))
+			update := tuple.Touch(rel)
+			switch r.IntN(5) {
+			case 0:
+				update = tuple.Delete(rel)
+			case 1:
+				update = tuple.Touch(tuple.MustWithExpiration(rel, clock.Now().Add(time.Duration(r.IntN(3))*time.Minute)))
+			case 2:
+				update = tuple.Touch(tuple.MustParse(tuple.MustString(rel) + `[lit:{"n":1}]`))
+			}
+			revisions = append(revisions, writesOf(t, s, update))
+		case 2:
+			clock.move(time.Duration(r.IntN(40)) * time.Second)
+		default:
+			if len(revisions) == 0 {
+				continue
+			}
+			at := headOf(t, s)
+			if r.IntN(3) == 0 {
+				at = revisions[len(revisions)-1-r.IntN(min(len(revisions), 5))]
+			}
+			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step)
+		}
+	}
+}
+
+func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int) {
+	t.Helper()
+	sn := must(s.Snapshot(at))(t)
+	defer sn.Close()
+	object := datastore.RelationshipsFilter{OptionalResourceType: objectType, OptionalResourceIds: []string{id}}
+	of := object
+	of.OptionalResourceRelation = relation
+	every := func(tuple.Relationship) bool { return true }
+	userset := func(rel tuple.Relationship) bool { return rel.Subject.Relation != tuple.Ellipsis }
+	check := func(what string, rows []Row, f datastore.RelationshipsFilter, keep func(tuple.Relationship) bool) {
+		t.Helper()
+		same(t, fmt.Sprintf("step %d: %s of %s:%s", step, what, objectType, id), rowTexts(objectType, id, rows), readTexts(t, s, at, f, keep))
+	}
+	unlessMore := func(rows []Row, more bool, err error) []Row {
+		t.Helper()
+		if err != nil || more {
+			t.Fatal(more, err)
+		}
+		return rows
+	}
+	check("object", unlessMore(sn.Object(objectType, id, 100)), object, every)
+	check("relation", unlessMore(sn.Relation(objectType, id, relation, 100)), of, every)
+	check("usersets", unlessMore(sn.Usersets(objectType, id, relation, 100)), of, userset)
+	check("subjects of a type", must(sn.BySubjectType(objectType, id, subjectType))(t), object, func(rel tuple.Relationship) bool {
+		return rel.Subject.ObjectType == subjectType
+	})
+	for _, usersets := range []bool{false, true} {
+		var all []Row
+		var after *Row
+		for more := true; more; {
+			var rows []Row
+			var err error
+			if rows, more, err = sn.Page(objectType, id, relation, usersets, after, 2); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, rows...)
+			if more {
+				after = &rows[len(rows)-1]
+			}
+		}
+		check("pages", all, of, func(rel tuple.Relationship) bool { return !usersets || userset(rel) })
+	}
+	for _, subject := range []string{"ann", "*"} {
+		row, found, err := sn.Find(objectType, id, relation, "user", "", subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("row", slices.Repeat([]Row{row}, map[bool]int{true: 1}[found]), of, func(rel tuple.Relationship) bool {
+			return rel.Subject.ObjectType == "user" && rel.Subject.ObjectID == subject && rel.Subject.Relation == tuple.Ellipsis
+		})
+	}
+}
+
+// TestObjectsKeepUp: what was acknowledged is in what is read from then on, however many read meanwhile, and
+// keep what they read.
+func TestObjectsKeepUp(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{})
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	read := func(at Revision) (rows []Row, err error) {
+		sn, err := s.Snapshot(at)
+		if err != nil {
+			return nil, err
+		}
+		defer sn.Close()
+		rows, _, err = sn.Object("document", "a", 10)
+		if err != nil {
+			return nil, err
+		}
+		row, found, err := sn.Find("document", "a", "viewer", "user", "", "ann")
+		if found != (len(rows) == 1) || found && row.SubjectID != rows[0].SubjectID {
+			err = fmt.Errorf("at %d: the object has %v, the row is there: %v", at, rows, found) //nolint:err113 // a test's
+		}
+		return rows, err
+	}
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				head, err := s.HeadRevision(context.Background())
+				if err == nil {
+					at, _ := head.Revision.(Revision)
+					_, err = read(at)
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	rel := tuple.MustParse("document:a#viewer@user:ann")
+	for i := range 2000 {
+		update := tuple.Touch(rel)
+		if i%2 == 1 {
+			update = tuple.Delete(rel)
+		}
+		at := writesOf(t, s, update)
+		if rows := must(read(at))(t); len(rows) != 1-i%2 {
+			t.Fatalf("after write %d there are %v", i, rows)
+		}
+	}
+	close(stop)
+	readers.Wait()
+}
