@@ -68,7 +68,8 @@ fuzz: ## Fuzz the codecs of pkg/store, FUZZTIME (1m) each
 
 .PHONY: bench
 bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one
-	@cd tests/bench && go test -count=1 -timeout=90m -run '$(BENCH)' -measure
+	@mkdir -p $(BIN) && cd tests/bench/openfga && go build -o $(BIN)/bench-openfga .
+	@cd tests/bench && go test -count=1 -timeout=90m -run '$(BENCH)' -measure -openfga=$(BIN)/bench-openfga
 
 .PHONY: test-chart
 test-chart: ## Lint and render the Helm chart, with Helm as a library (a module of its own: tests/chart)
@@ -78,11 +79,13 @@ test-chart: ## Lint and render the Helm chart, with Helm as a library (a module 
 lint: $(GOLANGCI_LINT) $(BUF) ## Check the code, its format, the contract, and that go.mod is tidy
 	$(GOLANGCI_LINT) run ./...
 	cd tests/chart && $(GOLANGCI_LINT) run ./...
+	cd tests/bench/openfga && $(GOLANGCI_LINT) run ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against '.git#ref=$(BREAKING_BASE)'
 	go mod tidy -diff
 	cd tests/chart && go mod tidy -diff
+	cd tests/bench/openfga && go mod tidy -diff
 
 .PHONY: generate
 generate: $(BUF) $(PLUGINS) ## Generate pkg/gen from proto

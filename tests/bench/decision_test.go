@@ -4,144 +4,146 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"testing"
-	"time"
 
-	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
 
-	"github.com/deputyauth/deputy/pkg/daemon"
-	"github.com/deputyauth/deputy/pkg/engine"
-	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
+	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
-// bare answers a decision without making one: the limit for anything that is asked over gRPC.
-type bare struct {
-	deputyv1.UnimplementedPermissionsServiceServer
-	answer *deputyv1.CheckPermissionResponse
+// hotQuestions is how many questions the hot set has.
+const hotQuestions = 64
+
+// hall is all that is measured over the graph at 87,300 relationships, each in a process of its own.
+type hall struct {
+	graph graph
+	runs  []agentRun
+	deputy
+	// names are those of the peers that are here, in the order of the report.
+	names []string
+	peers map[string]peer
 }
 
-// CheckPermission answers what was answered before.
-func (b *bare) CheckPermission(context.Context, *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error) {
-	return b.answer, nil
-}
+const (
+	bareName         = "a bare gRPC call"
+	deputyName       = "Deputy"
+	spicedbMemory    = "SpiceDB, memory"
+	spicedbPostgres  = "SpiceDB, PostgreSQL"
+	openfgaMemory    = "OpenFGA, memory"
+	openfgaPostgres  = "OpenFGA, PostgreSQL"
+	coldDecisions    = "decisions, cold"
+	fourLegsOfOneAsk = ", 4 checks in one request"
+)
 
-// serveBare starts a server that does nothing else.
-func serveBare(t testing.TB, answer *deputyv1.CheckPermissionResponse) deputyv1.PermissionsServiceClient {
+// open starts everybody.
+func open(t *testing.T) *hall {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	h := &hall{graph: sized(scaled(87_300, 5_000)), peers: map[string]peer{}}
+	h.deputy, h.runs = startSmall(t, h.graph)
+	add := func(name string, p peer) { h.names, h.peers[name] = append(h.names, name), p }
+	postgres := havePostgres(t)
+	add(spicedbMemory, startSpiceDB(t, h.graph, served{Datastore: "memory"}))
+	if postgres {
+		add(spicedbPostgres, startSpiceDB(t, h.graph, served{Datastore: "postgres", URI: harness.Postgres(t).URI}))
+	}
+	if *openfgaBinary != "" {
+		add(openfgaMemory, startOpenFGA(t, h.graph, ""))
+		if postgres {
+			add(openfgaPostgres, startOpenFGA(t, h.graph, pgtest.Database(t)))
+		}
+	}
+	return h
+}
+
+func wire(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
-	deputyv1.RegisterPermissionsServiceServer(server, &bare{answer: answer})
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop()
-		if err := <-served; err != nil {
-			t.Error(err)
+	return b
+}
+
+// TestDecision measures Deputy beside the bare call and beside its peers.
+func TestDecision(t *testing.T) {
+	h := open(t)
+	draw := cold(h.runs)
+	limit, limitChecks := startLimit(t, h.deputy, draw, leg{"tenant", tenant(0), "access", "user", user(0, 1)})
+
+	decisions := func(draw drawing) []contender {
+		all := []contender{{name: bareName, ask: decide(limit, draw)}, {name: deputyName, ask: decide(h.decisions, draw)}}
+		for _, name := range h.names {
+			all = append(all, contender{name: name + fourLegsOfOneAsk, ask: legs(h.peers[name], draw)})
+		}
+		return all
+	}
+	checks := func(draw func(r *rand.Rand) leg) []contender {
+		all := []contender{{name: bareName, ask: check(limitChecks, draw)}, {name: deputyName, ask: check(h.checks, draw)}}
+		for _, name := range h.names {
+			all = append(all, contender{name: name, ask: check(h.peers[name], draw)})
+		}
+		return all
+	}
+
+	t.Run("cold", func(t *testing.T) {
+		all := decisions(draw)
+		agree(t, 60, all)
+		r := contest(t, coldDecisions, 32, scaled(5, 1), all)
+		atLeast(t, "whole decisions / bare calls, cold, 32 workers", r.over(deputyName, bareName), "", 0.5)
+		if postgres := spicedbPostgres + fourLegsOfOneAsk; r[postgres] != nil {
+			atLeast(t, "whole decisions / SpiceDB's on PostgreSQL, cold, 32 workers", r.over(deputyName, postgres), "", 150)
+		}
+		r = contest(t, coldDecisions, 1, scaled(5, 1), all)
+		atMost(t, "p50 of a decision / of a bare call, cold, 1 worker", r.slower(deputyName, bareName), "", 1.4)
+	})
+	t.Run("hot", func(t *testing.T) {
+		for _, workers := range []int{32, 1} {
+			contest(t, fmt.Sprintf("decisions, %d hot", hotQuestions), workers, scaled(3, 1), decisions(hot(draw, hotQuestions)))
 		}
 	})
-	return deputyv1.NewPermissionsServiceClient(harness.Dial(t, listener.Addr().String(), harness.ServiceKey))
-}
-
-// agentRun is a session of a tenant's first agent for its second user.
-type agentRun struct {
-	tenant  int
-	session string
-}
-
-// populate loads the graph and starts a session in each tenant.
-func populate(t testing.TB, s *harness.Server, g graph) []agentRun {
-	t.Helper()
-	s.WriteSchema(t, schemaText())
-	// Registered before the graph is there: an id that has left any trace is taken.
-	for i := range g.tenants {
-		if _, err := s.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{AgentId: agent(i, 0), OwnerIds: []string{user(i, 0)}}); err != nil {
-			t.Fatal(err)
+	t.Run("check", func(t *testing.T) {
+		all := checks(h.graph.views)
+		agree(t, 60, all)
+		for _, workers := range []int{32, 1} {
+			contest(t, "checks of a document, cold", workers, scaled(3, 1), all)
 		}
-	}
-	client := v1.NewPermissionsServiceClient(s.Admin)
-	var group errgroup.Group
-	group.SetLimit(2)
-	for tenant := range g.tenants {
-		group.Go(func() error { return importAll(t.Context(), client, messages(tenant)) })
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	runs := make([]agentRun, g.tenants)
-	for i := range runs {
-		for _, who := range []string{"tenant:" + tenant(i), "user:" + user(i, 1)} {
-			if _, err := s.Principals().Resume(t.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref(who)}); err != nil {
-				t.Fatal(err)
+	})
+	t.Run("best", func(t *testing.T) {
+		for _, workers := range []int{32, 1} {
+			r := contest(t, "checks of a direct membership, hot", workers, scaled(3, 1), checks(h.graph.members))
+			if workers == 1 {
+				continue
+			}
+			best := r.over(deputyName, spicedbMemory)
+			if r[spicedbPostgres] != nil {
+				best = min(best, r.over(deputyName, spicedbPostgres))
+			}
+			atLeast(t, "a direct membership, hot, 32 workers: Deputy / the better SpiceDB", best, "", 3)
+		}
+	})
+	t.Run("bulk", func(t *testing.T) {
+		const bulkName = "Deputy, 100 in one request"
+		r := contest(t, "decisions in bulk, cold", 32, scaled(5, 1), []contender{
+			{name: bareName, ask: decide(limit, draw)},
+			{name: bulkName, ask: bulk(h.decisions, 100, draw), makes: 100},
+		})
+		atLeast(t, "decisions in bulk / bare calls, 32 workers", r.over(bulkName, bareName), "", 1.2)
+	})
+	t.Run("lookup", func(t *testing.T) {
+		look := func(s spicedb) asking {
+			return func(ctx context.Context, r *rand.Rand) (bool, error) {
+				found, err := s.lookup(ctx, user(r.IntN(h.graph.tenants), 1+r.IntN(usersPerTenant-1)))
+				return found > 0, err
 			}
 		}
-		d, err := s.Delegations().CreateDelegation(t.Context(), &deputyv1.CreateDelegationRequest{
-			AgentId: agent(i, 0), TenantId: tenant(i), Unscoped: true, Ttl: durationpb.New(time.Hour),
-			Principal: &deputyv1.SubjectReference{Object: harness.Ref("user:" + user(i, 1))},
-		})
-		if err != nil {
-			t.Fatal(err)
+		all := []contender{{name: deputyName, ask: look(h.checks)}}
+		for _, name := range h.names {
+			if s, ok := h.peers[name].(spicedb); ok {
+				all = append(all, contender{name: name, ask: look(s)})
+			}
 		}
-		started, err := s.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
-			AgentId: agent(i, 0), Ttl: durationpb.New(time.Hour),
-			Targets: []*deputyv1.SessionTarget{{DelegationId: d.GetDelegation().GetDelegationId()}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		runs[i] = agentRun{i, started.GetSession().GetSessionId()}
-	}
-	return runs
-}
-
-// TestDecision measures whole decisions, on behalf of a user in a session, about uniformly random documents,
-// beside a bare call with the same messages.
-func TestDecision(t *testing.T) {
-	g := sized(scaled(87_300, 5_000))
-	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir()}})
-	runs := populate(t, s, g)
-	ask := func(client deputyv1.PermissionsServiceClient, worker, i int) (*deputyv1.CheckPermissionResponse, error) {
-		r := rand.New(rand.NewPCG(uint64(worker), uint64(i)))
-		run := runs[r.IntN(len(runs))]
-		return client.CheckPermission(t.Context(), &deputyv1.CheckPermissionRequest{
-			AgentId: agent(run.tenant, 0), Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: run.session},
-			Resource: &deputyv1.ObjectReference{ObjectType: "document", ObjectId: document(run.tenant, r.IntN(documentsPerTenant))}, Permission: "view",
-		})
-	}
-	deputy := s.Permissions()
-	answers := map[deputyv1.Permissionship]int{}
-	var allowed *deputyv1.CheckPermissionResponse
-	for i := range 400 {
-		answer, err := ask(deputy, 0, i)
-		if err != nil {
-			t.Fatal(err)
-		}
-		answers[answer.GetPermissionship()]++
-		if answer.GetPermissionship() == deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
-			allowed = answer
-		}
-	}
-	if allowed == nil || len(answers) != 2 {
-		t.Fatalf("the workload is answered %v", answers)
-	}
-	limit := serveBare(t, allowed)
-	for _, workers := range []int{1, 32} {
-		var ratios, bares, decisions []float64
-		for range scaled(5, 1) {
-			b := rate(t, workers, lasting(), func(w, i int) error { _, err := ask(limit, w, i); return err })
-			d := rate(t, workers, lasting(), func(w, i int) error { _, err := ask(deputy, w, i); return err })
-			bares, decisions, ratios = append(bares, b), append(decisions, d), append(ratios, d/b)
-		}
-		name := fmt.Sprintf("%d workers", workers)
-		add(t, "bare gRPC calls, "+name, median(bares), "/s")
-		add(t, "decisions on behalf of a user, "+name, median(decisions), "/s")
-		add(t, "decisions / bare calls, "+name, median(ratios), "")
-	}
+		contest(t, "LookupResources", 1, scaled(3, 1), all)
+	})
+	t.Run("revocation", func(t *testing.T) { revocation(t, h) })
 }

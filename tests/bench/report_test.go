@@ -14,6 +14,7 @@ import (
 
 var (
 	measure = flag.Bool("measure", false, "measure; without it each benchmark runs once over a small graph, so that it does not rot")
+	round   = flag.Duration("round", 2*time.Second, "how long a round of a rate lasts, when measuring")
 	large   = flag.Int("large", 10_000_000, "relationships of the large graph")
 )
 
@@ -23,6 +24,10 @@ type figure struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
+	// OfBare is the ratio to the bare call in the same round, P50 the median of a call in microseconds;
+	// both only where contenders are measured beside each other.
+	OfBare float64 `json:"of_bare,omitempty"`
+	P50    float64 `json:"p50_us,omitempty"`
 	// Target is what is to be reached, as text; empty if there is none.
 	Target string `json:"target,omitempty"`
 	// Met says whether it was.
@@ -64,13 +69,21 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	code := run(m)
 	if *measure {
-		fmt.Fprintf(os.Stdout, "\n%-72s %12s %-18s %-10s\n", "WHAT", "MEDIAN", "UNIT", "TARGET")
+		const row = "%-84s %12s %-18s %8s %10s  %-10s %s\n"
+		fmt.Fprintf(os.Stdout, "\n"+row, "WHAT", "MEDIAN", "UNIT", "OF BARE", "P50 µs", "TARGET", "")
 		for _, f := range report.figures {
 			verdict := ""
 			if f.Met != nil {
 				verdict = map[bool]string{true: "met", false: "NOT MET"}[*f.Met]
 			}
-			fmt.Fprintf(os.Stdout, "%-72s %12s %-18s %-10s %s\n", f.Name, number(f.Value), f.Unit, f.Target, verdict)
+			ofBare, p50 := "", ""
+			if f.OfBare != 0 {
+				ofBare = number(f.OfBare)
+			}
+			if f.P50 != 0 {
+				p50 = number(f.P50)
+			}
+			fmt.Fprintf(os.Stdout, row, f.Name, number(f.Value), f.Unit, ofBare, p50, f.Target, verdict)
 		}
 		fmt.Fprintln(os.Stdout)
 		for _, f := range report.figures {
@@ -166,7 +179,7 @@ func latency(t testing.TB, times int, op func(i int) error) time.Duration {
 // lasting is how long one round of a rate lasts.
 func lasting() time.Duration {
 	if *measure {
-		return 3 * time.Second
+		return *round
 	}
 	return 20 * time.Millisecond
 }

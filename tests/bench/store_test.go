@@ -166,51 +166,6 @@ func TestForwardRead(t *testing.T) {
 	atMost(t, fmt.Sprintf("a forward read of two rows, decoded, of %d relationships", g.relationships()), forward(t, g, s, scaled(100_000, 100)), "µs", 3)
 }
 
-// TestLarge measures the large graph: how fast it is loaded, what it takes on the disk, how fast it is
-// opened and read, and in how much memory.
-func TestLarge(t *testing.T) {
-	g := sized(scaled(*large, 5_000))
-	dir := t.TempDir()
-	s, err := store.Open(dir, store.Config{Retention: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	took := fill(t, s, g)
-	n := float64(g.relationships())
-	label := fmt.Sprintf(" (%d relationships)", g.relationships())
-	add(t, "bulk load at the datastore's interface"+label, n/took.Seconds(), "/s")
-	if err := s.Compact(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	atMost(t, "disk a relationship, with the changelog"+label, float64(liveBytes(t, s))/n, "bytes", 75)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// A window that is over: the changelog goes.
-	s, err = store.Open(dir, store.Config{Retention: time.Millisecond, CollectEvery: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := touch(t.Context(), s, "newest"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Compact(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	atMost(t, "disk a relationship, without the changelog"+label, float64(liveBytes(t, s))/n, "bytes", 45)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	kill(t, dir)
-	// A process of its own opens and reads it, so that its memory is what that takes.
-	r := readAlone(t, dir, g)
-	atMost(t, "opening it after a kill -9 under load"+label, r.Opened, "s", 2)
-	atMost(t, "a forward read of two rows, decoded"+label, r.Read, "µs", 8)
-	if r.Resident > 0 {
-		atMost(t, "resident in the process that reads it"+label, r.Resident, "MiB", 1024)
-	}
-}
-
 // Variables that a child of the test binary is told its work by.
 const (
 	// childDir names the directory that it writes to until it is killed.
