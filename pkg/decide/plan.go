@@ -101,8 +101,11 @@ const (
 
 // Plan returns every condition of the case for one candidate: those that facts decide with their
 // outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
-func Plan(c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: f, out: make([]Condition, 0, usual)}
+func Plan(c authz.Case, f Facts) []Condition { return AppendPlan(make([]Condition, 0, usual), c, f) }
+
+// AppendPlan appends Plan to out.
+func AppendPlan(out []Condition, c authz.Case, f Facts) []Condition {
+	p := plan{c: c, f: f, out: out}
 	p.session()
 	p.delegation()
 	p.standing(f.Standing)

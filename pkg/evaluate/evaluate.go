@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -195,11 +196,15 @@ func (w *walk) free() {
 	if len(w.objects) > maxKept || len(w.memo) > maxKept {
 		return
 	}
+	for _, k := range w.memo {
+		*k = known{}
+		w.blanks = append(w.blanks, k)
+	}
 	clear(w.objects)
 	clear(w.memo)
 	clear(w.asked)
 	clear(w.subjects)
-	*w = walk{objects: w.objects, memo: w.memo, asked: w.asked[:0], subjects: w.subjects[:0]}
+	*w = walk{objects: w.objects, memo: w.memo, asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks}
 	walks.Put(w)
 }
 
@@ -223,27 +228,23 @@ func (w *walk) add(s subject) (i uint8, ok bool) {
 
 // answer answers what is asked: each member of an object once, for all who are asked about.
 func (w *walk) answer(checks []Check, answers []Answer) {
-	for i := range w.asked {
-		first := &w.asked[i]
-		if first.of.of == nil {
-			continue // answered with another one
+	slices.SortStableFunc(w.asked, func(a, b asked) int {
+		if a.of.of != b.of.of {
+			return cmp.Or(cmp.Compare(a.of.of.of.name, b.of.of.of.name), cmp.Compare(a.of.of.name, b.of.of.name))
 		}
-		key, who := first.of, set(0)
-		for j := i; j < len(w.asked); j++ {
-			if w.asked[j].of == key {
-				who |= 1 << w.asked[j].subject
-			}
+		return cmp.Compare(a.of.id, b.of.id)
+	})
+	for rest := w.asked; len(rest) > 0 && w.err == nil; {
+		key, who, n := rest[0].of, set(0), 0
+		for n < len(rest) && rest[n].of == key {
+			who |= 1 << rest[n].subject
+			n++
 		}
 		v, _ := w.member(key.of, key.id, who, maxDepth)
-		if w.failed() {
-			break
+		for _, a := range rest[:n] {
+			answers[a.question] = w.conclude(&v, a.subject, checks[a.question].Context)
 		}
-		for j := i; j < len(w.asked); j++ {
-			if a := &w.asked[j]; a.of == key {
-				a.of = memberKey{}
-				answers[a.question] = w.conclude(&v, a.subject, checks[a.question].Context)
-			}
-		}
+		rest = rest[n:]
 	}
 	if w.err != nil {
 		for i := range w.asked {

@@ -16,9 +16,7 @@ type program struct {
 
 // objectType is a definition.
 type objectType struct {
-	name string
-	// index is the type's place in a typeSet.
-	index   int
+	name    string
 	members map[string]*member
 	// wide hints at whether objects of the type have many rows, see objects.go.
 	wide hint
@@ -41,28 +39,7 @@ type member struct {
 	// objects.
 	usersets bool
 
-	// reaches holds the types of which there may be subjects in the member, itself included.
-	reaches typeSet
-	// height is how many dispatches evaluating it can take at most; 0 if there is no limit, because it
-	// comes back to itself.
-	height int
-	wide   hint
-}
-
-// typeSet is a set of types, by their index.
-type typeSet []uint64
-
-func (s typeSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
-
-func (s typeSet) add(i int) { s[i/64] |= 1 << (i % 64) }
-
-// addAll adds another set, and reports whether that changed anything.
-func (s typeSet) addAll(o typeSet) (changed bool) {
-	for i := range o {
-		changed = changed || o[i]&^s[i] != 0
-		s[i] |= o[i]
-	}
-	return changed
+	wide hint
 }
 
 // subjectKind is a type of subject, with a relation or without ("").
@@ -106,7 +83,7 @@ func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefin
 		p.caveats[c.GetName()] = &caveat{definition: c}
 	}
 	for _, ns := range namespaces {
-		t := &objectType{name: ns.GetName(), index: len(p.types), members: make(map[string]*member, len(ns.GetRelation()))}
+		t := &objectType{name: ns.GetName(), members: make(map[string]*member, len(ns.GetRelation()))}
 		p.types[t.name] = t
 		for _, r := range ns.GetRelation() {
 			t.members[r.GetName()] = &member{of: t, name: r.GetName()}
@@ -131,7 +108,6 @@ func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefin
 			}
 		}
 	}
-	p.reach()
 	return p, nil
 }
 
@@ -240,7 +216,6 @@ func (p *program) leads(m *member, fn func(*member)) {
 		case opComputed:
 			fn(n.target)
 		case opArrow, opAll:
-			fn(n.tupleset) // it is only read, but see knows
 			for _, t := range n.tupleset.objects(p) {
 				if next := t.members[n.permission]; next != nil {
 					fn(next)
@@ -272,63 +247,4 @@ func (m *member) objects(p *program) []*objectType {
 		add(name)
 	}
 	return found
-}
-
-// reach fills in what members reach, and how high they are.
-func (p *program) reach() {
-	for _, t := range p.types {
-		for _, m := range t.members {
-			// Every member has, at its own name, itself; and self has the object.
-			m.reaches = make(typeSet, len(p.types)/64+1)
-			m.reaches.add(t.index)
-			for _, admitted := range m.objects(p) {
-				m.reaches.add(admitted.index)
-			}
-		}
-	}
-	for changed := true; changed; {
-		changed = false
-		for _, t := range p.types {
-			for _, m := range t.members {
-				p.leads(m, func(next *member) { changed = m.reaches.addAll(next.reaches) || changed })
-			}
-		}
-	}
-	for changed := true; changed; {
-		changed = false
-		for _, t := range p.types {
-			for _, m := range t.members {
-				changed = p.measure(m) || changed
-			}
-		}
-	}
-}
-
-// measure fills in a member's height once the heights of all that it leads to are known, and reports whether
-// it did.
-func (p *program) measure(m *member) bool {
-	if m.height != 0 || m.rewrite == nil && !p.knows(m) {
-		return false
-	}
-	height, known := 1, true
-	p.leads(m, func(next *member) {
-		known = known && next.height != 0
-		height = max(height, next.height+1)
-	})
-	if known {
-		m.height = height
-	}
-	return known
-}
-
-// knows reports whether all types that a relation admits are there. One that is not makes an error of a
-// check that comes to it.
-func (p *program) knows(m *member) bool {
-	for _, kind := range m.subjects {
-		t := p.types[kind.objectType]
-		if t == nil || kind.relation != "" && t.members[kind.relation] == nil {
-			return false
-		}
-	}
-	return true
 }

@@ -109,7 +109,7 @@ func (c *census) done() bool {
 // member gathers from a relation or permission of an object.
 func (c *census) member(m *member, id string, left int) {
 	key := memberKey{m, id}
-	if !m.reaches.has(c.of.index) || c.seen[key] {
+	if c.seen[key] {
 		return
 	}
 	if left == 0 || c.done() {

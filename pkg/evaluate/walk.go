@@ -31,6 +31,8 @@ type walk struct {
 	// err is why the walk cannot go on; all that it returns then means nothing.
 	err   error
 	steps int
+	// blanks are used again for what is known.
+	blanks []*known
 	// wrong says, for each subject, what error other than depth came up first.
 	wrong map[uint8]error
 }
@@ -52,6 +54,17 @@ type known struct {
 	// unknown are subjects for which an error came up when as many were left, or fewer.
 	unknown   set
 	unknownAt [maxSubjects]uint8
+}
+
+// blank returns an empty known.
+func (w *walk) blank() *known {
+	n := len(w.blanks)
+	if n == 0 {
+		return &known{}
+	}
+	k := w.blanks[n-1]
+	w.blanks = w.blanks[:n-1]
+	return k
 }
 
 // recall returns what is known of subjects with a number of dispatches left, and who they are.
@@ -105,22 +118,12 @@ func (w *walk) member(m *member, id string, who set, left int) (v value, need in
 	if left == 0 {
 		return value{unknown: who}, 0
 	}
-	need = 1
-	if m.height != 0 && left >= m.height {
-		// There is nothing on the way that could end otherwise.
-		for s := range who.subjects {
-			if !m.reaches.has(w.subjects[s].of.index) {
-				who &^= 1 << s
-				need = m.height
-			}
-		}
-	}
 	if m.alias == nil {
-		v, n := w.body(m, id, who, left)
-		return v, max(need, n)
+		return w.body(m, id, who, left)
 	}
 	// SpiceDB evaluates the other member in place of an alias, but not where the object may turn out to be
 	// the subject.
+	need = 1
 	var same set
 	for s := range who.subjects {
 		if w.subjects[s].of == m.of {
@@ -180,7 +183,7 @@ func (w *walk) body(m *member, id string, who set, left int) (v value, need int)
 	}
 	if k == nil {
 		if k = w.memo[key]; k == nil {
-			k = &known{}
+			k = w.blank()
 			w.memo[key] = k
 		}
 	}

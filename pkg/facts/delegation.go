@@ -51,7 +51,7 @@ var principalTypes = []string{
 func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.Time) Delegation {
 	d := Delegation{ID: id, Life: Life{Known: len(rels) > 0}}
 	r := newReader(id.Object(), now, &d.Life)
-	var direct *authz.Subject
+	var direct authz.Subject
 	for _, rel := range rels {
 		if rel.Relation == relRevoked {
 			d.Stopped = true
@@ -84,14 +84,11 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		case relUnscoped:
 			d.Unscoped = true
 		case relAllowDirect:
-			direct = &rel.Subject
+			d.AllowDirect, direct = true, rel.Subject
 		}
 	}
-	if direct != nil {
-		if *direct != d.Principal {
-			r.malformedf("allow_direct names another principal")
-		}
-		d.AllowDirect = true
+	if d.AllowDirect && direct != d.Principal {
+		r.malformedf("allow_direct names another principal")
 	}
 	if d.Known && d.Malformed == "" {
 		d.require(r)

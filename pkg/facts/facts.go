@@ -85,7 +85,7 @@ type reader struct {
 }
 
 func newReader(self authz.Object, now time.Time, life *Life) *reader {
-	return &reader{self: self, now: now, life: life}
+	return &reader{self: self, now: now, life: life, seen: make([]string, 0, 8)}
 }
 
 // malformedf notes what is wrong, unless something was wrong before.

@@ -16,18 +16,49 @@ type book struct {
 	snap authz.Snapshot
 	now  time.Time
 
-	mu   sync.Mutex
-	read map[authz.Filter]*page
+	mu sync.Mutex
+	// read is looked through while it is short, which is as quick as a map; index has all of it once it is not.
+	read  []*page
+	index map[authz.Filter]*page
 }
 
+// short is how many pages are looked through.
+const short = 16
+
 type page struct {
+	of   authz.Filter
 	once sync.Once
 	rels []authz.Relationship
 	err  error
 }
 
 func newBook(snap authz.Snapshot, now time.Time) *book {
-	return &book{snap: snap, now: now, read: map[authz.Filter]*page{}}
+	return &book{snap: snap, now: now, read: make([]*page, 0, 12)}
+}
+
+// page returns the page of a filter; fresh says that it was not there. The caller has the lock.
+func (b *book) page(f authz.Filter) (p *page, fresh bool) {
+	if b.index == nil {
+		for _, p := range b.read {
+			if p.of == f {
+				return p, false
+			}
+		}
+	} else if p := b.index[f]; p != nil {
+		return p, false
+	}
+	p = &page{of: f}
+	b.read = append(b.read, p)
+	switch {
+	case b.index != nil:
+		b.index[f] = p
+	case len(b.read) > short:
+		b.index = make(map[authz.Filter]*page, 4*short)
+		for _, p := range b.read {
+			b.index[p.of] = p
+		}
+	}
+	return p, true
 }
 
 // fetch returns what matches each filter; what is new is read in one go.
@@ -36,11 +67,11 @@ func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Re
 	var missing []authz.Filter
 	b.mu.Lock()
 	for i, f := range filters {
-		if b.read[f] == nil {
-			b.read[f] = &page{}
+		p, fresh := b.page(f)
+		if fresh {
 			missing = append(missing, f)
 		}
-		pages[i] = b.read[f]
+		pages[i] = p
 	}
 	b.mu.Unlock()
 	if len(missing) > 1 {
@@ -72,7 +103,7 @@ func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
 	}
 	for i, f := range filters {
 		b.mu.Lock()
-		p := b.read[f]
+		p, _ := b.page(f)
 		b.mu.Unlock()
 		p.once.Do(func() { p.rels = lists[i] })
 	}

@@ -72,6 +72,9 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		if results[i].Err == nil {
 			results[i] = court.conclude(trials[i])
 		}
+		for _, t := range trials[i] {
+			t.done()
+		}
 	}
 	return results, court.book.snap.Revision(), nil
 }
@@ -160,21 +163,24 @@ func (c *court) prepare(ctx context.Context, one authz.Case) ([]*trial, error) {
 	}
 	trials := make([]*trial, len(leaves))
 	for i, l := range leaves {
-		if trials[i], err = c.try(ctx, one, l); err != nil {
+		if trials[i], err = c.try(ctx, one, l, true); err != nil {
 			return nil, err
 		}
 	}
 	return trials, nil
 }
 
-// try reads one candidate's facts and plans its conditions.
-func (c *court) try(ctx context.Context, one authz.Case, l leaf) (*trial, error) {
+// try reads one candidate's facts and plans its conditions; once says that they are done with afterwards.
+func (c *court) try(ctx context.Context, one authz.Case, l leaf, once bool) (*trial, error) {
 	f, err := c.book.candidate(ctx, one, l)
 	if err != nil {
 		return nil, err
 	}
 	f.Global, f.Brief = c.global[one.Resource.Type], !c.explain
 	t := &trial{c: one, facts: f, snaps: map[int]authz.Snapshot{decide.AtSnapshot: c.book.snap}}
+	if once {
+		t.room, _ = plans.Get().(*[]decide.Condition)
+	}
 	if c.head != nil {
 		now, err := c.head.candidate(ctx, one, l)
 		if err != nil {

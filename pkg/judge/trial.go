@@ -2,6 +2,7 @@ package judge
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -14,13 +15,33 @@ type trial struct {
 	facts      decide.Facts
 	head       *decide.Facts
 	conditions []decide.Condition
+	// room is where they are, to be given back; nil for those of a look-up, which come and go.
+	room *[]decide.Condition
 	// snaps holds the revisions at which conditions are asked, by decide.Condition.Where.
 	snaps map[int]authz.Snapshot
 }
 
+// plans keeps what conditions were laid out in, by pointer, so that keeping costs nothing.
+var plans = sync.Pool{New: func() any { return new([]decide.Condition) }}
+
+// done gives the room of a trial's conditions back, if it has one; they are gone then.
+func (t *trial) done() {
+	if t.room == nil {
+		return
+	}
+	clear(t.conditions)
+	*t.room = t.conditions[:0]
+	plans.Put(t.room)
+	t.room, t.conditions = nil, nil
+}
+
 // plan lays out all conditions, those at the head revision last.
 func (t *trial) plan() {
-	t.conditions = decide.Plan(t.c, t.facts)
+	if t.room == nil {
+		t.conditions = decide.Plan(t.c, t.facts)
+	} else {
+		t.conditions = decide.AppendPlan((*t.room)[:0], t.c, t.facts)
+	}
 	if t.head != nil {
 		t.conditions = append(t.conditions, decide.Standalone(t.c, *t.head)...)
 	}
