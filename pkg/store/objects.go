@@ -11,7 +11,7 @@ import (
 //   - It is kept under what was asked: an object, one of its relations, one row. Before a revision becomes the
 //     head, whatever its rows belong to is thrown away.
 //   - Who read before that cannot bring it back: a shard refuses what was read at a revision before the
-//     newest one that was written to it.
+//     newest one that was written to it, and before the head that the store was opened with.
 //   - It serves revisions from the one that it was read at on. Older ones are read from the database.
 //   - Rows that expire are kept with their expiration, which is looked at when they are used.
 //
@@ -43,8 +43,9 @@ type objectShard struct {
 // kept is the answer to one question about an object.
 type kept struct {
 	rows []Row
-	// more says that there are more rows than were asked for. None are kept then.
-	more bool
+	// more says that there are more rows than the limit. None are kept then.
+	more  bool
+	limit int
 	// expires says that some of the rows do.
 	expires bool
 	// from is the revision that it was read at.
@@ -65,7 +66,26 @@ func (s *objectShard) get(key []byte, at Revision) (kept, bool) {
 	return k, ok && k.from <= at
 }
 
-// put keeps what was read.
+// serves reports whether the answer to a question with one limit answers it with another (0 is none), and
+// whether there are more rows.
+func (k *kept) serves(limit int) (more, ok bool) {
+	if k.more {
+		return true, limit > 0 && limit <= k.limit
+	}
+	return limit > 0 && len(k.rows) > limit, true
+}
+
+// begin refuses what is read at revisions before the head that the store was opened with.
+func (o *objects) begin(head Revision) {
+	for i := range o.shards {
+		s := &o.shards[i]
+		s.mu.Lock()
+		s.written = max(s.written, head)
+		s.mu.Unlock()
+	}
+}
+
+// put keeps what was read, unless it takes more room than a few others may.
 func (s *objectShard) put(key []byte, k kept) {
 	k.size = entryBytes + len(key)
 	for i := range k.rows {
@@ -75,7 +95,7 @@ func (s *objectShard) put(key []byte, k kept) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k.from < s.written {
+	if k.from < s.written || k.size > keptBytes/objectShards/4 {
 		return
 	}
 	if s.entries == nil {

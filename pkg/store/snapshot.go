@@ -174,13 +174,17 @@ func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (ro
 	shard := sn.store.objects.shard(sn.key[:object])
 	sn.key = append(sn.key, suffix...)
 	if k, ok := shard.get(sn.key, sn.at); ok {
-		return sn.live(k.rows, k.expires), k.more, nil
+		if more, ok := k.serves(which.limit); ok && more {
+			return nil, true, nil
+		} else if ok {
+			return sn.live(k.rows, k.expires), false, nil
+		}
 	}
 	sn.key = sn.key[:prefix]
 	if more, err = sn.scan(object, prefix, which); err != nil {
 		return nil, false, err
 	}
-	k := kept{more: more, from: sn.at}
+	k := kept{more: more, limit: which.limit, from: sn.at}
 	if !more {
 		k.rows = slices.Clone(sn.found)
 	}

@@ -63,11 +63,23 @@ func readTexts(t *testing.T, s *Store, at Revision, f datastore.RelationshipsFil
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	clock := newTestClock()
-	s := opened(t, Config{Now: clock.Now, Retention: 100 * time.Hour})
+	config := small(Config{Now: clock.Now, Retention: 100 * time.Hour})
+	s := must(Open("store", config))(t)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	r := rand.New(rand.NewPCG(1, 2))
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	var revisions []Revision
 	for step := range 4000 {
+		if step%500 == 499 {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = must(Open("store", config))(t)
+		}
 		switch r.IntN(8) {
 		case 0, 1:
 			rel := tuple.MustParse(fmt.Sprintf("%s:%s#%s@%s", pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"),
@@ -110,16 +122,30 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 		t.Helper()
 		same(t, fmt.Sprintf("step %d: %s of %s:%s", step, what, objectType, id), rowTexts(objectType, id, rows), readTexts(t, s, at, f, keep))
 	}
-	unlessMore := func(rows []Row, more bool, err error) []Row {
-		t.Helper()
-		if err != nil || more {
-			t.Fatal(more, err)
+	// A limit that is too low now and then is not taken for an answer without one.
+	limits := []int{1, 3, 100, 0}
+	rand.New(rand.NewPCG(uint64(step), 1)).Shuffle(len(limits), func(i, j int) { limits[i], limits[j] = limits[j], limits[i] })
+	for _, limit := range limits {
+		limited := func(what string, rows []Row, more bool, err error, f datastore.RelationshipsFilter, keep func(tuple.Relationship) bool) {
+			t.Helper()
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case limit > 0 && len(rows) > limit:
+				t.Fatalf("step %d: with limit %d, %s has %v", step, limit, what, rows)
+			case !more:
+				check(what, rows, f, keep)
+			case limit == 0 || limit == 100 || len(rows) > 0:
+				t.Fatalf("step %d: with limit %d, %s has more than %v", step, limit, what, rows)
+			}
 		}
-		return rows
+		rows, more, err := sn.Object(objectType, id, limit)
+		limited("object", rows, more, err, object, every)
+		rows, more, err = sn.Relation(objectType, id, relation, limit)
+		limited("relation", rows, more, err, of, every)
+		rows, more, err = sn.Usersets(objectType, id, relation, limit)
+		limited("usersets", rows, more, err, of, userset)
 	}
-	check("object", unlessMore(sn.Object(objectType, id, 100)), object, every)
-	check("relation", unlessMore(sn.Relation(objectType, id, relation, 100)), of, every)
-	check("usersets", unlessMore(sn.Usersets(objectType, id, relation, 100)), of, userset)
 	check("subjects of a type", must(sn.BySubjectType(objectType, id, subjectType))(t), object, func(rel tuple.Relationship) bool {
 		return rel.Subject.ObjectType == subjectType
 	})

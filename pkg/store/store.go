@@ -334,6 +334,7 @@ func (s *Store) load(ready bool) error {
 	if s.collector.collected, err = s.readMeta(metaCollected); err != nil {
 		return err
 	}
+	s.objects.begin(h.at)
 	return s.loadSchemas()
 }
 
