@@ -1,0 +1,188 @@
+package evaluate
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/engine"
+)
+
+// verified opens a graph over a world, with SpiceDB's engine, all of whose answers are verified.
+func verified(t *testing.T, w *world) *Graph {
+	t.Helper()
+	e, err := engine.Over(t.Context(), engine.Config{Kind: engine.Embedded}, w.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := Open(Config{Engine: e, Store: w.Store, Failure: engine.Failure, VerifySample: 1, Log: zap.NewNop()})
+	t.Cleanup(func() {
+		g.Close()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+// view asks whether a user views the document.
+func (g *Graph) view(t *testing.T, user string) authz.Answer {
+	t.Helper()
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := snap.Check(t.Context(), []authz.Query{{
+		Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
+		Subject: authz.Subject{Object: authz.Object{Type: "user", ID: user}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answers[0]
+}
+
+// figure reads a counter.
+func figure(t *testing.T, c prometheus.Counter) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+// reaches waits for a figure.
+func reaches(t *testing.T, c prometheus.Counter, want float64) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); figure(t, c) < want; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("it is %v, want %v", figure(t, c), want)
+		}
+	}
+}
+
+const documents = `definition user {}
+
+	caveat late(hour int) { hour > 17 }
+	definition document {
+		relation viewer: user | user with late
+		relation banned: user
+		permission view = viewer - banned
+	}`
+
+// TestVerify: a difference is found, and from then on the stricter answer holds, whichever of both it is.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		// wrong makes the evaluator wrong.
+		wrong func(view *member)
+		user  string
+		// before is its wrong answer, and after what holds once that was found.
+		before, after authz.Outcome
+	}{
+		{"too much", func(view *member) { view.rewrite = view.rewrite.children[0] }, "mallory", authz.Yes, authz.No},
+		{"too little", func(view *member) { view.rewrite = &node{op: opNil} }, "alice", authz.No, authz.No},
+		{"a condition is lost", func(view *member) { view.rewrite = &node{op: opNil} }, "carol", authz.No, authz.No},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, documents, "document:plan#viewer@user:alice document:plan#viewer@user:mallory document:plan#banned@user:mallory document:plan#viewer@user:carol[late]")
+			g := verified(t, w)
+			if got := g.view(t, "bob"); got.Outcome != authz.No {
+				t.Fatalf("bob: %+v", got)
+			}
+			reaches(t, g.verifier.verified, 1)
+			if g.Degraded() {
+				t.Fatal("it is degraded before anything differed")
+			}
+			c.wrong(g.evaluator.programs[0].program.types["document"].members["view"])
+			if got := g.view(t, c.user); got.Outcome != c.before {
+				t.Fatalf("%s before: %+v", c.user, got)
+			}
+			reaches(t, g.verifier.differences, 1)
+			if !g.Degraded() {
+				t.Error("it is not degraded")
+			}
+			if got := g.view(t, c.user); got.Outcome != c.after {
+				t.Errorf("%s after: %+v", c.user, got)
+			}
+		})
+	}
+}
+
+// TestVerifyTolerates: an error of SpiceDB's, where the evaluator has an answer, is no difference.
+func TestVerifyTolerates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `definition user {}
+		definition group {
+			relation member: user | group#member
+		}
+		definition document {
+			relation group: group
+			relation viewer: user
+			permission view = group->member & viewer
+		}`, `group:a#member@group:b#member group:b#member@group:a#member document:plan#group@group:a`)
+	g := verified(t, w)
+	if got := g.view(t, "bob"); got.Outcome != authz.No {
+		t.Fatalf("got %+v", got)
+	}
+	// SpiceDB answers the one or the other.
+	reaches(t, g.verifier.verified, 1)
+	if n := figure(t, g.verifier.differences); n != 0 || g.Degraded() {
+		t.Errorf("%v differences", n)
+	}
+}
+
+// TestLeftToSpiceDB: what SpiceDB would refuse, or traces, is not answered here.
+func TestLeftToSpiceDB(t *testing.T) {
+	t.Parallel()
+	g := verified(t, newWorld(t, documents, "document:plan#viewer@user:alice"))
+	request := func() *v1.CheckPermissionRequest {
+		return &v1.CheckPermissionRequest{
+			Resource: &v1.ObjectReference{ObjectType: "document", ObjectId: "plan"}, Permission: "view",
+			Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
+		}
+	}
+	if got, ok, err := g.CheckPermission(t.Context(), request()); !ok || err != nil ||
+		got.GetPermissionship() != v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION || got.GetCheckedAt().GetToken() == "" {
+		t.Fatalf("got %v, %v, %v", got, ok, err)
+	}
+	for name, change := range map[string]func(*v1.CheckPermissionRequest){
+		"a trace":                func(r *v1.CheckPermissionRequest) { r.WithTracing = true },
+		"no id":                  func(r *v1.CheckPermissionRequest) { r.Resource.ObjectId = "" },
+		"an id that is none":     func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "a b" },
+		"a wildcard":             func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "*" },
+		"an unknown type":        func(r *v1.CheckPermissionRequest) { r.Resource.ObjectType = "nothing" },
+		"an unknown permission":  func(r *v1.CheckPermissionRequest) { r.Permission = "nothing" },
+		"an unknown subject":     func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectType = "nothing" },
+		"an unknown relation":    func(r *v1.CheckPermissionRequest) { r.Subject.OptionalRelation = "nothing" },
+		"a token that is none":   func(r *v1.CheckPermissionRequest) { r.Consistency = exactly("x") },
+		"another engine's token": func(r *v1.CheckPermissionRequest) { r.Consistency = exactly("GhUKEzE3NjQwMzAwMDAwMDAwMDAwMDA=") },
+		"a freshness that is not": func(r *v1.CheckPermissionRequest) {
+			r.Consistency = &v1.Consistency{Requirement: &v1.Consistency_AtLeastAsFresh{AtLeastAsFresh: &v1.ZedToken{Token: "x"}}}
+		},
+	} {
+		r := request()
+		change(r)
+		if got, ok, err := g.CheckPermission(t.Context(), r); ok {
+			t.Errorf("%s was answered: %v, %v", name, got, err)
+		}
+	}
+	traced := metadata.NewIncomingContext(t.Context(), metadata.Pairs(traceKey, "1"))
+	if _, ok, _ := g.CheckPermission(traced, request()); ok {
+		t.Error("a trace by metadata was not left to SpiceDB")
+	}
+}
+
+func exactly(token string) *v1.Consistency {
+	return &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: token}}}
+}
