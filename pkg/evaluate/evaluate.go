@@ -136,8 +136,13 @@ type asked struct {
 func (s *Snapshot) walk(ctx context.Context, checks []Check, answers []Answer) (n int) {
 	w := newWalk(ctx, s)
 	defer w.free()
+	return w.check(checks, answers)
+}
+
+// check answers checks until the walk has too many subjects, and returns how many.
+func (w *walk) check(checks []Check, answers []Answer) (n int) {
 	for ; n < len(checks); n++ {
-		m, sub, err := s.program.resolve(&checks[n])
+		m, sub, err := w.program.resolve(&checks[n])
 		if err != nil {
 			answers[n] = Answer{Outcome: authz.Failed, Err: err}
 			continue
@@ -182,8 +187,8 @@ var walks = sync.Pool{New: func() any {
 	return &walk{objects: map[objectKey]*object{}, memo: map[memberKey]*known{}}
 }}
 
-// maxKept is how many entries a map may have had that is used again.
-const maxKept = 1024
+// maxKept is how many entries a map may have had that is used again: emptying it costs what it once held.
+const maxKept = 128
 
 func newWalk(ctx context.Context, s *Snapshot) *walk {
 	w, _ := walks.Get().(*walk)

@@ -2,6 +2,7 @@ package evaluate
 
 import (
 	"context"
+	"slices"
 
 	"github.com/authzed/spicedb/pkg/tuple"
 
@@ -13,8 +14,8 @@ import (
 // and then a check of each. That is exact as long as no wildcard is on the way, and cheap where few are
 // named, as with the tenants of an object.
 
-// maxCandidates is how many subjects are checked one by one.
-const maxCandidates = 256
+// maxVisits is how many members of objects are visited for that.
+const maxVisits = 4096
 
 // Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
 // Where a wildcard is on the way, or too much, the engine is asked.
@@ -26,8 +27,10 @@ func (s *snapshot) Subjects(
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
 	defer at.Close()
+	w := newWalk(ctx, at)
+	defer w.free()
 	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
-	candidates, ok, err := at.candidates(ctx, of, subjectType)
+	candidates, ok, err := w.candidates(of, subjectType)
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
@@ -44,8 +47,12 @@ func (s *snapshot) Subjects(
 			Resource: of, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
 		}
 	}
+	// The walk has read what these checks need.
+	answers := make([]Answer, len(checks))
+	w.check(checks, answers)
+	s.graph.review(ctx, at, s.token, checks, answers)
 	var found []authz.SubjectAnswer
-	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
+	for i, a := range answers {
 		switch a.Outcome {
 		case authz.Yes, authz.Conditional:
 			found = append(found, authz.SubjectAnswer{ID: candidates[i], Conditional: a.Outcome == authz.Conditional})
@@ -58,53 +65,45 @@ func (s *snapshot) Subjects(
 }
 
 // candidates returns the ids of all subjects of a type that could have the permission; ok is false if there
-// may be others.
-func (s *Snapshot) candidates(ctx context.Context, resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
-	m, err := s.program.member(resource.ObjectType, resource.Relation)
+// may be others, or more than one walk has room for.
+func (w *walk) candidates(resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
+	m, err := w.program.member(resource.ObjectType, resource.Relation)
 	if err != nil {
 		return nil, false, err
 	}
-	t := s.program.types[subjectType]
+	t := w.program.types[subjectType]
 	if t == nil {
 		return nil, false, noType(subjectType)
 	}
-	w := newWalk(ctx, s)
-	defer w.free()
-	c := &census{walk: w, of: t, seen: map[memberKey]bool{}, found: map[string]bool{}}
+	c := &census{walk: w, of: t, seen: map[memberKey]bool{}}
 	c.member(m, resource.ObjectID, maxDepth)
 	if w.err != nil {
 		return nil, false, w.err
 	}
-	if c.incomplete || len(c.ids) > maxCandidates {
-		return nil, false, nil
-	}
-	return c.ids, true, nil
+	return c.ids, !c.incomplete, nil
 }
 
 // census gathers the subjects of a type that are named on the way.
 type census struct {
-	walk  *walk
-	of    *objectType
-	seen  map[memberKey]bool
-	found map[string]bool
-	ids   []string
+	walk *walk
+	of   *objectType
+	seen map[memberKey]bool
+	ids  []string
 	// incomplete says that there is more: a wildcard, or what is too deep or too much to be walked.
 	incomplete bool
 }
 
 func (c *census) add(id string) {
-	if id == wildcard {
+	switch {
+	case slices.Contains(c.ids, id):
+	case id == wildcard, len(c.ids) == maxSubjects:
 		c.incomplete = true
-	}
-	if !c.found[id] {
-		c.found[id] = true
+	default:
 		c.ids = append(c.ids, id)
 	}
 }
 
-func (c *census) done() bool {
-	return c.incomplete || len(c.ids) > maxCandidates || len(c.seen) > 16*maxCandidates || c.walk.failed()
-}
+func (c *census) done() bool { return c.incomplete || len(c.seen) > maxVisits || c.walk.failed() }
 
 // member gathers from a relation or permission of an object.
 func (c *census) member(m *member, id string, left int) {
