@@ -63,6 +63,23 @@ type Snapshot interface {
 	Resources(ctx context.Context, r Reachable, limit int, cursor string) ([]string, string, error)
 }
 
+// Holder is a Snapshot that reads faster while it is held: what it opens to read is then kept open, and the
+// revision with it, until it is released.
+type Holder interface {
+	Hold()
+	Release()
+}
+
+// Hold holds a snapshot, if that makes a difference to it, and returns what releases it.
+func Hold(s Snapshot) (release func()) {
+	h, ok := s.(Holder)
+	if !ok {
+		return func() {}
+	}
+	h.Hold()
+	return h.Release
+}
+
 // Filter selects relationships. Empty fields select all; at least Resource.Type or Subject has to be
 // given.
 type Filter struct {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,10 @@ const (
 	defaultMaxSessionTTL  = 24 * time.Hour
 	defaultShutdownGrace  = 10 * time.Second
 )
+
+// callWorkers is how many goroutines for each processor stay, to take calls. When all are busy a call gets a new
+// one.
+const callWorkers = 16
 
 // maxRequest is the largest message that the server takes, in bytes: a message of a bulk import.
 const maxRequest = 16 << 20
@@ -133,7 +138,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
 	options = append(options, rpc.Interceptors(keys, log)...)
-	options = append(options, grpc.ForceServerCodecV2(door.Codec()), grpc.MaxRecvMsgSize(maxRequest))
+	options = append(options, grpc.ForceServerCodecV2(door.Codec()), grpc.MaxRecvMsgSize(maxRequest),
+		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
+		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
 	rpc.Register(d.server, rpc.Config{
@@ -309,15 +316,16 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 			well = err == nil
 			d.log.Warn("the engine's health changed", zap.Bool("answers", well), zap.Error(err))
 		}
+		if d.evaluator != nil {
+			evaluator := state
+			if d.evaluator.Degraded() {
+				evaluator = healthv1.HealthCheckResponse_NOT_SERVING
+			}
+			d.health.SetServingStatus(HealthEvaluator, evaluator)
+		}
 		d.health.SetServingStatus("", state)
 		for name := range d.server.GetServiceInfo() {
 			d.health.SetServingStatus(name, state)
-		}
-		if d.evaluator != nil {
-			if d.evaluator.Degraded() {
-				state = healthv1.HealthCheckResponse_NOT_SERVING
-			}
-			d.health.SetServingStatus(HealthEvaluator, state)
 		}
 		select {
 		case <-ctx.Done():

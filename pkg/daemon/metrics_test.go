@@ -7,6 +7,11 @@ import (
 	"testing"
 
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/engine"
 )
@@ -17,6 +22,8 @@ func TestMetrics(t *testing.T) {
 		engine.Embedded: {
 			"deputy_store_commits_total", "deputy_store_block_cache_hits_total", "deputy_store_compactions_total",
 			"deputy_store_wal_sync_seconds_count", `deputy_store_level_bytes{level="6"}`, "deputy_store_failed 0", "go_goroutines",
+			"deputy_evaluator_verified_total", "deputy_evaluator_tolerated_total", "deputy_evaluator_differences_total",
+			"deputy_evaluator_unverified_total", "deputy_evaluator_distrusted_permissions 0",
 		},
 		engine.Memory: {"go_goroutines", "process_"},
 	} {
@@ -65,5 +72,45 @@ func TestMetricsAddr(t *testing.T) {
 	cfg := Config{PresharedKeys: []string{"k"}, MetricsAddr: "0.0.0.0:0", Engine: engine.Config{Kind: engine.Memory}}
 	if d, err := Open(t.Context(), cfg, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "0.0.0.0:0 can be reached from other machines") {
 		t.Errorf("metrics for everybody: %v, %v", d, err)
+	}
+}
+
+// TestEvaluatorHealth: what answers checks has a name of its own in the health service, as long as it is the
+// native evaluator.
+func TestEvaluatorHealth(t *testing.T) {
+	for evaluator, want := range map[string]codes.Code{EvaluatorNative: codes.OK, EvaluatorSpiceDB: codes.NotFound} {
+		t.Run(evaluator, func(t *testing.T) {
+			d, err := Open(t.Context(), Config{
+				PresharedKeys: []string{"k"}, Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir()}, Evaluator: evaluator,
+			}, zap.NewNop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan error, 1)
+			go func() { served <- d.Serve(t.Context()) }()
+			t.Cleanup(func() {
+				if err := d.Close(); err != nil {
+					t.Error(err)
+				}
+				<-served
+			})
+			conn, err := grpc.NewClient(d.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			health := healthv1.NewHealthClient(conn)
+			// The server says how it is once it has asked its engine.
+			var state *healthv1.HealthCheckResponse
+			for state.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+				if state, err = health.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "deputy.v1.PermissionsService"}, grpc.WaitForReady(true)); err != nil && status.Code(err) != codes.NotFound {
+					t.Fatal(err)
+				}
+			}
+			state, err = health.Check(t.Context(), &healthv1.HealthCheckRequest{Service: HealthEvaluator})
+			if status.Code(err) != want || err == nil && state.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+				t.Errorf("got %v, %v", state, err)
+			}
+		})
 	}
 }

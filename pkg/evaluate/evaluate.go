@@ -23,19 +23,8 @@ import (
 type Evaluator struct {
 	store *store.Store
 
-	mu       sync.RWMutex
-	programs []versioned
+	programs versions[*program]
 }
-
-// versioned is a program with the version of the schema that it is of.
-type versioned struct {
-	version store.Revision
-	program *program
-}
-
-// maxPrograms is how many versions of the schema are kept compiled: the head's, and those that somebody reads
-// at.
-const maxPrograms = 16
 
 // New returns an evaluator of a store. The store stays its owner's.
 func New(s *store.Store) *Evaluator { return &Evaluator{store: s} }
@@ -81,38 +70,13 @@ func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
 
 // programAt returns the program of the schema at a revision, which is pinned.
 func (e *Evaluator) programAt(at store.Revision) (*program, error) {
-	version := e.store.SchemaVersion(at)
-	find := func() *program {
-		for _, known := range e.programs {
-			if known.version == version {
-				return known.program
-			}
+	return e.programs.get(e.store.SchemaVersion(at), func() (*program, error) {
+		namespaces, caveats, err := e.store.Definitions(at)
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	}
-	e.mu.RLock()
-	p := find()
-	e.mu.RUnlock()
-	if p != nil {
-		return p, nil
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if p := find(); p != nil {
-		return p, nil
-	}
-	namespaces, caveats, err := e.store.Definitions(at)
-	if err != nil {
-		return nil, err
-	}
-	if p, err = compile(namespaces, caveats); err != nil {
-		return nil, err
-	}
-	if len(e.programs) == maxPrograms {
-		e.programs = e.programs[1:]
-	}
-	e.programs = append(slices.Clip(e.programs), versioned{version, p})
-	return p, nil
+		return compile(namespaces, caveats)
+	})
 }
 
 // Check answers checks: as many answers as checks, in order. Each is answered as if it were asked alone; what
@@ -184,7 +148,7 @@ func (p *program) resolve(c *Check) (m *member, s subject, err error) {
 
 // walks keeps the maps and slices of walks that are over.
 var walks = sync.Pool{New: func() any {
-	return &walk{objects: map[objectKey]*object{}, memo: map[memberKey]*known{}}
+	return &walk{objects: map[objectKey]*object{}}
 }}
 
 // maxKept is how many entries a map may have had that is used again: emptying it costs what it once held.
@@ -198,18 +162,23 @@ func newWalk(ctx context.Context, s *Snapshot) *walk {
 
 // free gives the walk back.
 func (w *walk) free() {
-	if len(w.objects) > maxKept || len(w.memo) > maxKept {
+	if len(w.objects) > maxKept {
 		return
 	}
-	for _, k := range w.memo {
-		*k = known{}
-		w.blanks = append(w.blanks, k)
+	for _, o := range w.objects {
+		for _, k := range o.known {
+			*k.known = known{}
+			w.blanks = append(w.blanks, k.known)
+		}
+		clear(o.known)
+		clear(o.relations)
+		*o = object{known: o.known[:0], relations: o.relations[:0]}
+		w.unread = append(w.unread, o)
 	}
 	clear(w.objects)
-	clear(w.memo)
 	clear(w.asked)
 	clear(w.subjects)
-	*w = walk{objects: w.objects, memo: w.memo, asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks}
+	*w = walk{objects: w.objects, asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks, unread: w.unread}
 	walks.Put(w)
 }
 
@@ -245,7 +214,7 @@ func (w *walk) answer(checks []Check, answers []Answer) {
 			who |= 1 << rest[n].subject
 			n++
 		}
-		v, _ := w.member(key.of, key.id, who, maxDepth)
+		v, _ := w.member(key.of, w.object(key.of.of, key.id), who, maxDepth)
 		for _, a := range rest[:n] {
 			answers[a.question] = w.conclude(&v, a.subject, checks[a.question].Context)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -25,50 +26,55 @@ type Graph struct {
 	failure   func(op string, err error) error
 	verifier  *verifier
 
-	mu      sync.RWMutex
-	schemas []versionedSchema
-
-	words words
+	schemas versions[*authz.Schema]
+	words   words
 }
 
 // words keeps rows that were put into the words of authz, by the first of them: rows that the store keeps are
 // the same slice each time.
 type words struct {
-	mu    sync.RWMutex
-	known map[*store.Row][]authz.Relationship
+	known atomic.Pointer[sync.Map] // of a *store.Row, its []authz.Relationship
+	n     atomic.Int64
 }
 
-// maxWords is how many are kept; then all are thrown away.
-const maxWords = 4096
+// maxWords is about how many are kept; then all are thrown away.
+const maxWords = 16384
 
-// of returns the rows of an object in the words of authz, to be read only.
-func (k *words) of(object authz.Object, rows []store.Row) []authz.Relationship {
+// maxLong is how many rows of an object are kept at most.
+const maxLong = 64
+
+// relationships puts rows of an object into words.
+func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
 	if len(rows) == 0 {
 		return nil
 	}
-	k.mu.RLock()
-	found, ok := k.known[&rows[0]]
-	k.mu.RUnlock()
-	if ok && len(found) == len(rows) {
-		return found
-	}
-	found = make([]authz.Relationship, len(rows))
+	found := make([]authz.Relationship, len(rows))
 	for i := range rows {
 		found[i] = relationship(object, &rows[i])
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.known == nil || len(k.known) >= maxWords {
-		k.known = make(map[*store.Row][]authz.Relationship)
-	}
-	k.known[&rows[0]] = found
 	return found
 }
 
-// versionedSchema is what decisions know of a schema, with its version.
-type versionedSchema struct {
-	version store.Revision
-	schema  *authz.Schema
+// of returns the rows of an object in the words of authz, to be read only.
+func (k *words) of(object authz.Object, rows []store.Row) []authz.Relationship {
+	if len(rows) == 0 || len(rows) > maxLong {
+		return relationships(object, rows)
+	}
+	known := k.known.Load()
+	if known == nil || k.n.Load() > maxWords {
+		known = new(sync.Map)
+		k.known.Store(known)
+		k.n.Store(0)
+	}
+	if found, ok := known.Load(&rows[0]); ok {
+		if found, ok := found.([]authz.Relationship); ok && len(found) == len(rows) {
+			return found
+		}
+	}
+	found := relationships(object, rows)
+	known.Store(&rows[0], found)
+	k.n.Add(1)
+	return found
 }
 
 // Config is what a Graph is made of.
@@ -104,14 +110,9 @@ func (g *Graph) Degraded() bool { return g.verifier.count() > 0 }
 // answer answers checks at a revision that is pinned.
 func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, checks []Check) []Answer {
 	answers := at.Check(ctx, checks)
-	g.review(ctx, at, token, checks, answers)
-	return answers
-}
-
-// review makes answers stricter where a permission is distrusted, and gives some to verification.
-func (g *Graph) review(ctx context.Context, at *Snapshot, token authz.Revision, checks []Check, answers []Answer) {
 	g.verifier.stricter(ctx, token, checks, answers)
-	g.verifier.sample(answered{at.Revision(), token, checks, answers})
+	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
+	return answers
 }
 
 // Snapshot pins a revision; see authz.Graph.
@@ -155,6 +156,63 @@ type snapshot struct {
 
 	mu    sync.Mutex
 	inner authz.Snapshot // opened when it is first needed
+	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does.
+	held int
+	idle *store.Snapshot
+}
+
+// Hold is authz.Holder's.
+func (s *snapshot) Hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held++
+}
+
+// Release is authz.Holder's.
+func (s *snapshot) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held--; s.held == 0 && s.idle != nil {
+		s.idle.Close()
+		s.idle = nil
+	}
+}
+
+// open opens the revision in the store; done takes it back.
+func (s *snapshot) open() (*store.Snapshot, error) {
+	s.mu.Lock()
+	at := s.idle
+	s.idle = nil
+	s.mu.Unlock()
+	if at != nil {
+		return at, nil
+	}
+	return s.graph.evaluator.store.Snapshot(s.at)
+}
+
+// done takes back what open returned.
+func (s *snapshot) done(at *store.Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held > 0 && s.idle == nil {
+		s.idle = at
+		return
+	}
+	at.Close()
+}
+
+// evaluator opens the revision to be evaluated; done takes its store's snapshot back.
+func (s *snapshot) evaluator() (*Snapshot, error) {
+	at, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.graph.evaluator.programAt(s.at)
+	if err != nil {
+		s.done(at)
+		return nil, err
+	}
+	return &Snapshot{program: p, Snapshot: at}, nil
 }
 
 // engine returns the engine's snapshot of the same revision.
@@ -176,30 +234,13 @@ func (s *snapshot) Revision() authz.Revision { return s.token }
 
 // Schema is the schema in force at the revision, read once in each of its versions.
 func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
-	version := s.graph.evaluator.store.SchemaVersion(s.at)
-	s.graph.mu.RLock()
-	for _, known := range s.graph.schemas {
-		if known.version == version {
-			s.graph.mu.RUnlock()
-			return known.schema, nil
+	return s.graph.schemas.get(s.graph.evaluator.store.SchemaVersion(s.at), func() (*authz.Schema, error) {
+		inner, err := s.engine(ctx)
+		if err != nil {
+			return nil, err
 		}
-	}
-	s.graph.mu.RUnlock()
-	inner, err := s.engine(ctx)
-	if err != nil {
-		return nil, err
-	}
-	schema, err := inner.Schema(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.graph.mu.Lock()
-	defer s.graph.mu.Unlock()
-	if len(s.graph.schemas) == maxPrograms {
-		s.graph.schemas = s.graph.schemas[1:]
-	}
-	s.graph.schemas = append(slices.Clip(s.graph.schemas), versionedSchema{version, schema})
-	return schema, nil
+		return inner.Schema(ctx)
+	})
 }
 
 // Check answers each query; see authz.Snapshot. The engine is asked where its trace is wanted.
@@ -219,11 +260,11 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 			Context:  q.Context,
 		}
 	}
-	at, err := s.graph.evaluator.At(s.at)
+	at, err := s.evaluator()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
-	defer at.Close()
+	defer s.done(at.Snapshot)
 	answers := make([]authz.Answer, len(queries))
 	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
 		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
@@ -249,11 +290,11 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 			return inner.Read(ctx, filters...)
 		}
 	}
-	at, err := s.graph.evaluator.store.Snapshot(s.at)
+	at, err := s.open()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Read", err)
 	}
-	defer at.Close()
+	defer s.done(at)
 	out := make([][]authz.Relationship, len(filters))
 	for i, f := range filters {
 		if out[i], err = s.graph.read(at, f); err != nil {

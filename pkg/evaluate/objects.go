@@ -45,24 +45,78 @@ type memberKey struct {
 	id string
 }
 
-// object is what was read of an object.
+// object is what is known of an object.
 type object struct {
-	// whole says that rows are all rows of it, in the order of their relations.
-	whole bool
-	rows  []store.Row
+	of *objectType
+	id string
+	// read says that its rows were tried to be read; whole that rows are all of them, in the order of their
+	// relations.
+	read, whole bool
+	rows        []store.Row
 	// relations are those of a wide object that were read.
-	relations map[*member]relationRows
+	relations []relationRows
+	// known is what was found out of its members.
+	known []memberKnown
+}
+
+type memberKnown struct {
+	of *member
+	*known
+}
+
+// recall returns what is known of a member; nil if that is nothing. They are few.
+func (o *object) recall(m *member) *known {
+	for _, k := range o.known {
+		if k.of == m {
+			return k.known
+		}
+	}
+	return nil
 }
 
 // relationRows are the rows of a relation; none if it is wide.
 type relationRows struct {
+	of   *member
 	rows []store.Row
 	wide bool
 }
 
+// object returns what is known of an object, so far.
+func (w *walk) object(t *objectType, id string) *object {
+	key := objectKey{t, id}
+	o := w.objects[key]
+	if o == nil {
+		if n := len(w.unread); n > 0 {
+			o, w.unread = w.unread[n-1], w.unread[:n-1]
+		} else {
+			o = new(object)
+		}
+		o.of, o.id = t, id
+		w.objects[key] = o
+	}
+	return o
+}
+
+// readObject reads all rows of an object, if they are few.
+func (w *walk) readObject(o *object) {
+	o.read = true
+	if !o.of.wide.narrow() {
+		return
+	}
+	rows, more, err := w.snapshot.Object(o.of.name, o.id, narrowObject)
+	if err != nil {
+		w.err = err
+	}
+	if o.rows, o.whole = rows, !more; more {
+		o.of.wide.sawWide()
+	}
+}
+
 // relation returns the rows of a relation of an object. wide says that they are many, and were not read.
-func (w *walk) relation(m *member, id string) (rows []store.Row, wide bool) {
-	o := w.object(m.of, id)
+func (w *walk) relation(m *member, o *object) (rows []store.Row, wide bool) {
+	if !o.read {
+		w.readObject(o)
+	}
 	if o.whole {
 		first := 0
 		for first < len(o.rows) && o.rows[first].Relation != m.name {
@@ -74,52 +128,31 @@ func (w *walk) relation(m *member, id string) (rows []store.Row, wide bool) {
 		}
 		return o.rows[first:last], false
 	}
-	if known, ok := o.relations[m]; ok {
-		return known.rows, known.wide
+	for i := range o.relations {
+		if o.relations[i].of == m {
+			return o.relations[i].rows, o.relations[i].wide
+		}
 	}
-	read := relationRows{wide: true}
+	read := relationRows{of: m, wide: true}
 	if m.wide.narrow() {
 		var err error
-		if read.rows, read.wide, err = w.snapshot.Relation(m.of.name, id, m.name, narrowRelation); err != nil {
+		if read.rows, read.wide, err = w.snapshot.Relation(o.of.name, o.id, m.name, narrowRelation); err != nil {
 			w.err = err
 		}
 		if read.wide {
 			m.wide.sawWide()
 		}
 	}
-	if o.relations == nil {
-		o.relations = map[*member]relationRows{}
-	}
-	o.relations[m] = read
+	o.relations = append(o.relations, read)
 	return read.rows, read.wide
 }
 
-// object returns what is known of an object; at least whether it is narrow.
-func (w *walk) object(t *objectType, id string) *object {
-	key := objectKey{t, id}
-	if o := w.objects[key]; o != nil {
-		return o
-	}
-	o := &object{}
-	if t.wide.narrow() {
-		rows, more, err := w.snapshot.Object(t.name, id, narrowObject)
-		if err != nil {
-			w.err = err
-		}
-		if o.rows, o.whole = rows, !more; more {
-			t.wide.sawWide()
-		}
-	}
-	w.objects[key] = o
-	return o
-}
-
 // each calls fn with each row of a relation, or with its usersets alone, until it returns false.
-func (w *walk) each(m *member, id string, usersets bool, fn func(*store.Row) bool) {
-	rows, wide := w.relation(m, id)
+func (w *walk) each(m *member, o *object, usersets bool, fn func(*store.Row) bool) {
+	rows, wide := w.relation(m, o)
 	if wide && usersets && !w.failed() {
 		// Mostly there are many subjects and few usersets.
-		rows, wide, w.err = w.snapshot.Usersets(m.of.name, id, m.name, narrowRelation)
+		rows, wide, w.err = w.snapshot.Usersets(o.of.name, o.id, m.name, narrowRelation)
 	}
 	if !wide {
 		visit(rows, usersets, fn)
@@ -127,7 +160,7 @@ func (w *walk) each(m *member, id string, usersets bool, fn func(*store.Row) boo
 	}
 	var after *store.Row
 	for more := true; more && !w.failed(); {
-		if rows, more, w.err = w.snapshot.Page(m.of.name, id, m.name, usersets, after, page); w.err != nil || !visit(rows, usersets, fn) {
+		if rows, more, w.err = w.snapshot.Page(o.of.name, o.id, m.name, usersets, after, page); w.err != nil || !visit(rows, usersets, fn) {
 			return
 		}
 		if len(rows) > 0 {

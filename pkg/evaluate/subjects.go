@@ -50,7 +50,6 @@ func (s *snapshot) Subjects(
 	// The walk has read what these checks need.
 	answers := make([]Answer, len(checks))
 	w.check(checks, answers)
-	s.graph.review(ctx, at, s.token, checks, answers)
 	var found []authz.SubjectAnswer
 	for i, a := range answers {
 		switch a.Outcome {
@@ -61,6 +60,11 @@ func (s *snapshot) Subjects(
 		default:
 		}
 	}
+	listed := listing{resource, permission, subjectType, given, found}
+	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {
+		return nil, err
+	}
+	s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
 	return found, nil
 }
 
@@ -120,7 +124,7 @@ func (c *census) member(m *member, id string, left int) {
 		c.node(m.rewrite, m, id, left)
 		return
 	}
-	c.walk.each(m, id, false, func(row *store.Row) bool {
+	c.walk.each(m, c.walk.object(m.of, id), false, func(row *store.Row) bool {
 		switch next := c.walk.program.types[row.SubjectType]; {
 		case row.SubjectRelation == "" && next == c.of:
 			c.add(row.SubjectID)
@@ -145,7 +149,7 @@ func (c *census) node(n *node, m *member, id string, left int) {
 	case opComputed:
 		c.member(n.target, id, left-1)
 	case opArrow, opAll:
-		c.walk.each(n.tupleset, id, false, func(row *store.Row) bool {
+		c.walk.each(n.tupleset, c.walk.object(n.tupleset.of, id), false, func(row *store.Row) bool {
 			switch next := c.walk.program.types[row.SubjectType]; {
 			case next == nil:
 				c.incomplete = true

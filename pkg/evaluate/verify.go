@@ -43,6 +43,16 @@ type answered struct {
 	token   authz.Revision
 	checks  []Check
 	answers []Answer
+	// listing is a list of subjects instead; nil for checks.
+	listing *listing
+}
+
+// listing is a list of all subjects of a type that have a permission.
+type listing struct {
+	resource                authz.Object
+	permission, subjectType string
+	given                   map[string]any
+	found                   []authz.SubjectAnswer
 }
 
 // permissionName names a permission of a type.
@@ -62,7 +72,7 @@ type verifier struct {
 	distrusted map[permissionName]bool
 
 	verified, tolerated, differences, skipped prometheus.Counter
-	distrust                                  prometheus.GaugeFunc
+	distrustedCount                           prometheus.GaugeFunc
 }
 
 func newVerifier(g *Graph, share float64, log *zap.Logger) *verifier {
@@ -77,7 +87,7 @@ func newVerifier(g *Graph, share float64, log *zap.Logger) *verifier {
 		differences: counter("differences_total", "Of those, the ones that differ otherwise."),
 		skipped:     counter("unverified_total", "Checks that were to be verified, and could not be."),
 	}
-	v.distrust = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	v.distrustedCount = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "deputy", Subsystem: "evaluator", Name: "distrusted_permissions",
 		Help: "Permissions for which the stricter of both answers holds because they differed.",
 	}, func() float64 { return float64(v.count()) })
@@ -89,7 +99,7 @@ func newVerifier(g *Graph, share float64, log *zap.Logger) *verifier {
 
 // Collectors are the figures for Prometheus.
 func (v *verifier) collectors() []prometheus.Collector {
-	return []prometheus.Collector{v.verified, v.tolerated, v.differences, v.skipped, v.distrust}
+	return []prometheus.Collector{v.verified, v.tolerated, v.differences, v.skipped, v.distrustedCount}
 }
 
 func (v *verifier) count() int {
@@ -124,12 +134,28 @@ func (v *verifier) sample(a answered) {
 	select {
 	case v.queue <- a:
 	default:
-		v.skipped.Add(float64(len(a.checks)))
+		v.skipped.Add(float64(max(1, len(a.checks))))
 	}
 }
 
 // verify compares what was answered with what SpiceDB answers.
 func (v *verifier) verify(ctx context.Context, a answered) {
+	if l := a.listing; l != nil {
+		same, err := v.sameList(ctx, a.token, *l)
+		switch {
+		case err != nil:
+			v.skipped.Inc()
+			return
+		case !same:
+			v.distrust(permissionName{l.resource.Type, l.permission})
+			v.differences.Inc()
+			v.log.Error("the evaluator and SpiceDB list other subjects; where they differ there is no answer from now on",
+				zap.String("resource", l.resource.Type+":"+l.resource.ID), zap.String("permission", l.permission),
+				zap.String("subject type", l.subjectType), zap.String("revision", a.at.String()), zap.Int("evaluator", len(l.found)))
+		}
+		v.verified.Inc()
+		return
+	}
 	for i := range a.checks {
 		if errors.Is(a.answers[i].Err, context.Canceled) || errors.Is(a.answers[i].Err, context.DeadlineExceeded) {
 			continue
@@ -233,17 +259,61 @@ func isCheckError(err error) bool {
 	}
 }
 
+// sameList reports whether SpiceDB lists the same subjects.
+func (v *verifier) sameList(ctx context.Context, token authz.Revision, l listing) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, verifyPatience)
+	defer cancel()
+	snap, err := v.graph.Graph.Snapshot(ctx, authz.Freshness{Exactly: token})
+	if err != nil {
+		return false, err
+	}
+	second, err := snap.Subjects(ctx, l.resource, l.permission, l.subjectType, l.given)
+	if err != nil {
+		return false, err
+	}
+	in := func(found []authz.SubjectAnswer) map[authz.SubjectAnswer]bool {
+		set := map[authz.SubjectAnswer]bool{}
+		for _, s := range found {
+			set[s] = true
+		}
+		return set
+	}
+	return maps.Equal(in(l.found), in(second)), nil
+}
+
+// agreed asks SpiceDB for the list too where its permission is distrusted. Which of two lists is the stricter one
+// depends on what it is for, so that there is no answer where they differ.
+func (v *verifier) agreed(ctx context.Context, token authz.Revision, l listing) error {
+	v.mu.RLock()
+	doubtful := v.distrusted[permissionName{l.resource.Type, l.permission}]
+	v.mu.RUnlock()
+	if !doubtful {
+		return nil
+	}
+	same, err := v.sameList(ctx, token, l)
+	if err == nil && !same {
+		err = &authz.Error{Op: "evaluate.Subjects", Message: "the evaluator and SpiceDB list other subjects"}
+	}
+	return err
+}
+
+// distrust makes the stricter answer hold for a permission.
+func (v *verifier) distrust(p permissionName) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.distrusted[p] = true
+}
+
 // distrustPermission makes the stricter answer hold for a check's permission from now on.
 func (v *verifier) distrustPermission(a answered, i int, second authz.Answer) {
 	c := a.checks[i]
-	v.mu.Lock()
-	v.distrusted[permissionName{c.Resource.ObjectType, c.Resource.Relation}] = true
-	v.mu.Unlock()
+	v.distrust(permissionName{c.Resource.ObjectType, c.Resource.Relation})
 	v.log.Error("the evaluator and SpiceDB answer differently; the stricter answer holds for this permission from now on",
 		zap.Stringer("check", c), zap.String("revision", a.at.String()), zap.Strings("context", slices.Sorted(maps.Keys(c.Context))),
 		zap.Stringer("evaluator", a.answers[i].Outcome), zap.Stringer("spicedb", second.Outcome),
 		zap.Strings("evaluator misses", a.answers[i].Missing), zap.Strings("spicedb misses", second.Missing),
-		zap.NamedError("evaluator error", a.answers[i].Err), zap.NamedError("spicedb error", second.Err))
+		// What an error says may have a value of the request's context in it.
+		zap.Stringer("evaluator code", status.Code(a.answers[i].Err)), zap.String("spicedb reason", reasonOf(second.Err)))
 }
 
 // stricter asks SpiceDB too where a permission is distrusted, and replaces answers by stricter ones.
@@ -268,6 +338,13 @@ func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []
 			answers[i] = Answer{Outcome: second.Outcome, Missing: second.Missing, Err: second.Err}
 		}
 	}
+}
+
+func reasonOf(err error) string {
+	if known, ok := errors.AsType[*authz.Error](err); ok {
+		return known.Reason
+	}
+	return ""
 }
 
 // strictness orders outcomes by how little they let happen. An error is as little as a refusal, and less of an

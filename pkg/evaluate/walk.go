@@ -26,13 +26,13 @@ type walk struct {
 	usersets set
 	asked    []asked
 	objects  map[objectKey]*object
-	memo     map[memberKey]*known
 
 	// err is why the walk cannot go on; all that it returns then means nothing.
 	err   error
 	steps int
-	// blanks are used again for what is known.
+	// blanks are used again for what is known, and unread for objects.
 	blanks []*known
+	unread []*object
 	// wrong says, for each subject, what error other than depth came up first.
 	wrong map[uint8]error
 }
@@ -114,12 +114,12 @@ func (w *walk) failed() bool {
 // this one included. need is how many of them that takes for what is known.
 //
 // An error is that of SpiceDB, which evaluates this as one dispatch.
-func (w *walk) member(m *member, id string, who set, left int) (v value, need int) {
+func (w *walk) member(m *member, o *object, who set, left int) (v value, need int) {
 	if left == 0 {
 		return value{unknown: who}, 0
 	}
 	if m.alias == nil {
-		return w.body(m, id, who, left)
+		return w.body(m, o, who, left)
 	}
 	// SpiceDB evaluates the other member in place of an alias, but not where the object may turn out to be
 	// the subject.
@@ -135,8 +135,8 @@ func (w *walk) member(m *member, id string, who set, left int) (v value, need in
 		who set
 	}{{m.alias, who &^ same}, {m, same}} {
 		if part.who != 0 {
-			o, n := w.body(part.of, id, part.who, left)
-			v.add(o)
+			found, n := w.body(part.of, o, part.who, left)
+			v.add(found)
 			need = max(need, n)
 		}
 	}
@@ -144,22 +144,21 @@ func (w *walk) member(m *member, id string, who set, left int) (v value, need in
 }
 
 // body is member without regard to aliases. What was found out before is not looked for again.
-func (w *walk) body(m *member, id string, who set, left int) (v value, need int) {
+func (w *walk) body(m *member, o *object, who set, left int) (v value, need int) {
 	if who == 0 || w.failed() {
 		return value{}, 1
 	}
-	v.yes = w.same(m, id, who)
+	v.yes = w.same(m, o, who)
 	rest := who &^ v.yes
 	if rest == 0 {
 		return v, 1
 	}
 	if m.rewrite == nil && !m.usersets {
 		// Looking is as cheap as remembering.
-		v.add(w.direct(m, id, rest))
+		v.add(w.direct(m, o, rest))
 		return v, 1
 	}
-	key := memberKey{m, id}
-	k := w.memo[key]
+	k := o.recall(m)
 	need = 1
 	if k != nil {
 		var recalled set
@@ -174,17 +173,18 @@ func (w *walk) body(m *member, id string, who set, left int) (v value, need int)
 	var found value
 	var n int
 	if m.rewrite == nil {
-		found, n = w.leading(m, id, rest, left)
+		found, n = w.leading(m, o, rest, left)
 	} else {
-		found, n = w.node(m.rewrite, m, id, rest, left)
+		found, n = w.node(m.rewrite, m, o, rest, left)
 	}
 	if w.err != nil {
 		return value{}, 1
 	}
 	if k == nil {
-		if k = w.memo[key]; k == nil {
+		// It may have been met again on the way.
+		if k = o.recall(m); k == nil {
 			k = w.blank()
-			w.memo[key] = k
+			o.known = append(o.known, memberKnown{m, k})
 		}
 	}
 	k.remember(&found, rest, n, left)
@@ -193,9 +193,9 @@ func (w *walk) body(m *member, id string, who set, left int) (v value, need int)
 }
 
 // same returns those of the subjects that are the member of the object itself.
-func (w *walk) same(m *member, id string, who set) (found set) {
+func (w *walk) same(m *member, o *object, who set) (found set) {
 	for s := range (who & w.usersets).subjects {
-		if sub := &w.subjects[s]; sub.of == m.of && sub.relation == m.name && sub.id == id {
+		if sub := &w.subjects[s]; sub.of == m.of && sub.relation == m.name && sub.id == o.id {
 			found |= 1 << s
 		}
 	}
@@ -203,10 +203,10 @@ func (w *walk) same(m *member, id string, who set) (found set) {
 }
 
 // direct looks for the subjects, and their wildcards, in a relation.
-func (w *walk) direct(m *member, id string, who set) (v value) {
-	rows, wide := w.relation(m, id)
+func (w *walk) direct(m *member, o *object, who set) (v value) {
+	rows, wide := w.relation(m, o)
 	if wide {
-		return w.lookUp(m, id, who)
+		return w.lookUp(m, o.id, who)
 	}
 	for i := range rows {
 		row := &rows[i]
@@ -284,21 +284,21 @@ func (w *walk) lookUp(m *member, id string, who set) (v value) {
 }
 
 // leading evaluates a relation that may hold usersets.
-func (w *walk) leading(m *member, id string, who set, left int) (v value, need int) {
-	v, need = w.direct(m, id, who), 1
+func (w *walk) leading(m *member, o *object, who set, left int) (v value, need int) {
+	v, need = w.direct(m, o, who), 1
 	rest := who &^ v.yes
 	if rest == 0 {
 		return v, need
 	}
-	w.each(m, id, true, func(row *store.Row) bool {
+	w.each(m, o, true, func(row *store.Row) bool {
 		next, err := w.program.member(row.SubjectType, row.SubjectRelation)
 		if err != nil {
 			w.fail(rest, err)
 			v.add(value{unknown: rest})
 			return true
 		}
-		o, n := w.member(next, row.SubjectID, rest, left-1)
-		v.add(o.under(leaf(row)))
+		found, n := w.member(next, w.object(next.of, row.SubjectID), rest, left-1)
+		v.add(found.under(leaf(row)))
 		need = max(need, n+1)
 		rest = who &^ v.yes
 		return rest != 0
@@ -307,41 +307,41 @@ func (w *walk) leading(m *member, id string, who set, left int) (v value, need i
 }
 
 // node evaluates a part of a permission's expression.
-func (w *walk) node(n *node, m *member, id string, who set, left int) (v value, need int) {
+func (w *walk) node(n *node, m *member, o *object, who set, left int) (v value, need int) {
 	need = 1
 	switch n.op {
 	case opUnion:
 		for _, c := range n.children {
 			if rest := who &^ v.yes; rest != 0 {
-				o, k := w.node(c, m, id, rest, left)
-				v.add(o)
+				found, k := w.node(c, m, o, rest, left)
+				v.add(found)
 				need = max(need, k)
 			}
 		}
 	case opIntersection, opExclusion:
-		v, need = w.node(n.children[0], m, id, who, left)
+		v, need = w.node(n.children[0], m, o, who, left)
 		for _, c := range n.children[1:] {
 			rest := v.yes | v.unknown | v.maybe
 			if rest == 0 {
 				break
 			}
-			o, k := w.node(c, m, id, rest, left)
+			found, k := w.node(c, m, o, rest, left)
 			if n.op == opIntersection {
-				v.intersect(o)
+				v.intersect(found)
 			} else {
-				v.subtract(o)
+				v.subtract(found)
 			}
 			need = max(need, k)
 		}
 	case opComputed:
-		return w.computed(n.target, id, who, left)
+		return w.computed(n.target, o, who, left)
 	case opArrow:
-		return w.arrow(n, id, who, left)
+		return w.arrow(n, o, who, left)
 	case opAll:
-		return w.all(n, id, who, left)
+		return w.all(n, o, who, left)
 	case opSelf:
 		for s := range (who &^ w.usersets).subjects {
-			if w.subjects[s].of == m.of && w.subjects[s].id == id {
+			if w.subjects[s].of == m.of && w.subjects[s].id == o.id {
 				v.yes |= 1 << s
 			}
 		}
@@ -351,25 +351,25 @@ func (w *walk) node(n *node, m *member, id string, who set, left int) (v value, 
 }
 
 // computed evaluates a member in a dispatch of its own. A subject that is the member itself needs none.
-func (w *walk) computed(m *member, id string, who set, left int) (v value, need int) {
-	v.yes = w.same(m, id, who)
+func (w *walk) computed(m *member, o *object, who set, left int) (v value, need int) {
+	v.yes = w.same(m, o, who)
 	rest := who &^ v.yes
 	if rest == 0 {
 		return v, 1
 	}
-	o, n := w.member(m, id, rest, left-1)
-	v.add(o)
+	found, n := w.member(m, o, rest, left-1)
+	v.add(found)
 	return v, n + 1
 }
 
 // arrow evaluates tupleset->permission: who has the permission on one of the objects. What relation a subject
 // of the tupleset has makes no difference.
-func (w *walk) arrow(n *node, id string, who set, left int) (v value, need int) {
+func (w *walk) arrow(n *node, o *object, who set, left int) (v value, need int) {
 	need = 1
-	w.each(n.tupleset, id, false, func(row *store.Row) bool {
+	w.each(n.tupleset, o, false, func(row *store.Row) bool {
 		rest := who &^ v.yes
-		o, k := w.across(n, row, rest, left)
-		v.add(o.under(leaf(row)))
+		found, k := w.across(n, row, rest, left)
+		v.add(found.under(leaf(row)))
 		need = max(need, k)
 		return who&^v.yes != 0
 	})
@@ -377,15 +377,15 @@ func (w *walk) arrow(n *node, id string, who set, left int) (v value, need int) 
 }
 
 // all evaluates tupleset.all(permission): who has it on each of the objects, of which there is one at least.
-func (w *walk) all(n *node, id string, who set, left int) (v value, need int) {
+func (w *walk) all(n *node, o *object, who set, left int) (v value, need int) {
 	need = 1
 	first := true
-	w.each(n.tupleset, id, false, func(row *store.Row) bool {
+	w.each(n.tupleset, o, false, func(row *store.Row) bool {
 		if first {
 			v.yes, first = who, false
 		}
-		o, k := w.across(n, row, v.yes|v.unknown|v.maybe, left)
-		v.intersect(o.under(leaf(row)))
+		found, k := w.across(n, row, v.yes|v.unknown|v.maybe, left)
+		v.intersect(found.under(leaf(row)))
 		need = max(need, k)
 		return v.yes|v.unknown|v.maybe != 0
 	})
@@ -404,7 +404,7 @@ func (w *walk) across(n *node, row *store.Row, who set, left int) (v value, need
 	if m == nil {
 		return value{}, 1
 	}
-	return w.computed(m, row.SubjectID, who, left)
+	return w.computed(m, w.object(t, row.SubjectID), who, left)
 }
 
 // fail notes an error for subjects.

@@ -53,6 +53,7 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		return nil, authz.Revision{}, err
 	}
 	court.explain = explain
+	defer authz.Hold(court.book.snap)()
 	results := make([]Result, len(cases))
 	trials := make([][]*trial, len(cases))
 	if err := atOnce(ctx, len(cases), func(ctx context.Context, i int) error {

@@ -1,5 +1,5 @@
-// Package docs asserts that what the documentation shows of the program is what the program prints.
-// `make readme` writes it anew.
+// Package docs asserts that what the documentation shows of the program is what the program prints, and that
+// the example in it is one that runs. `make readme` writes both anew.
 package docs
 
 import (
@@ -44,7 +44,7 @@ func shows(t *testing.T, page, name, text string) {
 			t.Fatal(err)
 		}
 	default:
-		t.Errorf("the block %s of %s does not show what the program prints: run make readme", name, page)
+		t.Errorf("the block %s of %s does not show what the code says: run make readme", name, page)
 	}
 }
 
@@ -83,6 +83,21 @@ func TestOperationsListsTheSettings(t *testing.T) {
 		t.Fatalf("read %d settings of %d from\n%s", len(settings), want, flags)
 	}
 	shows(t, "../../docs/operations.md", "settings", table.String())
+}
+
+// TestEmbeddingQuotesTheExample: the code in docs/embedding.md is what the tests of pkg/daemon run.
+func TestEmbeddingQuotesTheExample(t *testing.T) {
+	source, err := os.ReadFile("../../pkg/daemon/example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(source), "\nfunc ExampleDaemon_Decide() {\n")
+	body, _, ended := strings.Cut(rest, "\n}\n")
+	if !found || !ended {
+		t.Fatal("there is no ExampleDaemon_Decide in pkg/daemon/example_test.go")
+	}
+	body = strings.ReplaceAll("\n"+body, "\n\t", "\n")
+	shows(t, "../../docs/embedding.md", "example", "```go"+body+"\n```\n")
 }
 
 func TestReplaced(t *testing.T) {
