@@ -61,7 +61,11 @@ crash: ## Kill a server under write load, DEPUTY_CRASH_ROUNDS times (200), and p
 
 FUZZTIME ?= 1m
 .PHONY: fuzz
-fuzz: ## Fuzz the codecs of pkg/store, FUZZTIME (1m) each
+fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIME (1m), and count what differs
+	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
+
+.PHONY: fuzz-codecs
+fuzz-codecs: ## Fuzz the codecs of pkg/store, FUZZTIME (1m) each
 	@for target in $$(go test -list '^Fuzz' ./pkg/store | grep '^Fuzz'); do \
 		echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./pkg/store; \
 	done

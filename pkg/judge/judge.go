@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -85,10 +86,18 @@ func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) erro
 	if n == 1 {
 		return do(ctx, 0)
 	}
+	// Few goroutines do many things each: a decision walks deep, and a new goroutine has to grow its stack.
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallel)
-	for i := range n {
-		group.Go(func() error { return do(ctx, i) })
+	var next atomic.Int64
+	for range min(parallel, n) {
+		group.Go(func() error {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if err := do(ctx, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	return group.Wait()
 }
