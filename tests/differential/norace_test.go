@@ -1,0 +1,6 @@
+//go:build !race
+
+package differential
+
+// raceDetector tells that everything takes ten times as long.
+const raceDetector = false
