@@ -187,7 +187,7 @@ func TestDifferential(t *testing.T) {
 	limit := limits{questions: 300, subjects: 14, spicedb: 40, server: 3}
 	seed, worlds := uint64(1), uint64(100)
 	if raceDetector || testing.Short() {
-		worlds = 15
+		worlds = 30
 	}
 	var deadline time.Time
 	if text := os.Getenv("DEPUTY_DIFFERENTIAL_TIME"); text != "" {
@@ -201,6 +201,7 @@ func TestDifferential(t *testing.T) {
 	}
 	number(t, "DEPUTY_DIFFERENTIAL_SEED", &seed)
 	number(t, "DEPUTY_DIFFERENTIAL_SPICEDB", &limit.spicedb)
+	t.Logf("differential: the first seed is %d", seed)
 	for done := uint64(0); done < worlds && (deadline.IsZero() || time.Now().Before(deadline)); done += worldsPerDesk {
 		d, shut, err := newDesk(true)
 		if err != nil {

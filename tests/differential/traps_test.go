@@ -146,20 +146,20 @@ func TestReference(t *testing.T) {
 			rows: []string{`doc:x#read@user:ann[half:{"num":4}]`, `doc:x#ban@user:ann[over:{"least":2}]`, "doc:x#own@user:ann", "doc:x#six@user:ann[word]"},
 			asks: []ask{
 				depends("doc:x#read@user:ann", "den"), has("doc:x#read@user:ann").given("den", 1.0),
-				lacks("doc:x#read@user:ann").given("den", 0.0).answers("error InvalidArgument"),
-				lacks("doc:x#read@user:ann").given("den", "one").answers("error InvalidArgument"),
+				refuses("doc:x#read@user:ann").given("den", 0.0),
+				refuses("doc:x#read@user:ann").given("den", "one"),
 				has("doc:x#any@user:ann").given("den", 0.0), lacks("doc:x#none@user:ann").given("den", 0.0), lacks("doc:x#gone@user:ann").given("den", 0.0),
 				// Class a: SpiceDB evaluates the parts in the order in which they came.
 				has("doc:x#either@user:ann").given("den", 0.0, "level", 3.0), lacks("doc:x#both@user:ann").given("den", 0.0, "level", 1.0),
 				lacks("doc:x#view@user:ann").given("den", 0.0, "level", 1.0),
 				// An error is worse than what is missing, and than what does not decide.
-				lacks("doc:x#either@user:ann").given("den", 0.0).answers("error InvalidArgument"),
-				lacks("doc:x#both@user:ann").given("den", 0.0).answers("error InvalidArgument"),
-				lacks("doc:x#either@user:ann").given("den", 0.0, "level", 1.0).answers("error InvalidArgument"),
-				lacks("doc:x#both@user:ann").given("den", 0.0, "level", 3.0).answers("error InvalidArgument"),
+				refuses("doc:x#either@user:ann").given("den", 0.0),
+				refuses("doc:x#both@user:ann").given("den", 0.0),
+				refuses("doc:x#either@user:ann").given("den", 0.0, "level", 1.0),
+				refuses("doc:x#both@user:ann").given("den", 0.0, "level", 3.0),
 				// A field of two types.
-				lacks("doc:x#odd@user:ann").given("level", 3.0).answers("error InvalidArgument"),
-				lacks("doc:x#odd@user:ann").given("level", "high").answers("error InvalidArgument"),
+				refuses("doc:x#odd@user:ann").given("level", 3.0),
+				refuses("doc:x#odd@user:ann").given("level", "high"),
 			},
 		},
 		{
@@ -190,7 +190,7 @@ func TestReference(t *testing.T) {
 			asks: []ask{
 				lacks("doc:nowhere#read@user:ann"), lacks("doc:x#read@user:nobody"), lacks("doc:x#read@group:nobody#mem"),
 				fails("ghost:x#read@user:ann"), fails("doc:x#gone@user:ann"), fails("doc:x#read@ghost:ann"), fails("doc:x#read@user:ann#gone"),
-				fails("doc:x#read@group:x#gone"), lacks("doc:x#read@user:*").answers("error InvalidArgument"),
+				fails("doc:x#read@group:x#gone"), refuses("doc:x#read@user:*"),
 			},
 		},
 	})
@@ -203,7 +203,7 @@ func TestTraps(t *testing.T) {
 		{
 			name:   "49 hops answer and 50 fail",
 			schema: group,
-			rows:   chain("group:n%d#mem@group:n%d#mem", 0, 60, "group:n60#mem@user:ann", "group:n49#mem@user:bob", "group:n50#mem@user:cat"),
+			rows:   chain("group:n%d#mem@group:n%d#mem", "group:n60#mem@user:ann", "group:n49#mem@user:bob", "group:n50#mem@user:cat"),
 			asks: []ask{
 				has("group:n0#mem@user:bob"), fails("group:n0#mem@user:cat"), has("group:n1#mem@user:cat"),
 				has("group:n11#mem@user:ann"), fails("group:n10#mem@user:ann"), fails("group:n0#mem@user:nobody"), lacks("group:n20#mem@user:nobody"),
@@ -219,7 +219,7 @@ func TestTraps(t *testing.T) {
 				permission chief = sup->chief + mem
 				permission top = sup->top + mem + nil
 			}`,
-			rows: chain("group:n%d#sup@group:n%d", 0, 60, "group:n60#mem@user:ann"),
+			rows: chain("group:n%d#sup@group:n%d", "group:n60#mem@user:ann"),
 			asks: []ask{
 				has("group:n0#chief@group:n49#chief"), has("group:n0#chief@group:n50#chief"), fails("group:n0#chief@group:n51#chief"),
 				has("group:n0#chief@group:n48#mem"), has("group:n0#chief@group:n49#mem"), fails("group:n0#chief@group:n50#mem"),
@@ -254,7 +254,7 @@ func TestTraps(t *testing.T) {
 				permission also = all
 				permission more = mem + nil
 			}`,
-			rows: chain("group:n%d#mem@group:n%d#also", 0, 60, "group:n49#mem@user:ann", "group:n50#mem@user:bob"),
+			rows: chain("group:n%d#mem@group:n%d#also", "group:n49#mem@user:ann", "group:n50#mem@user:bob"),
 			asks: []ask{
 				has("group:n0#also@user:ann"), has("group:n0#mem@user:ann"), fails("group:n0#also@user:bob"), has("group:n1#also@user:bob"), fails("group:n0#more@user:ann"),
 				has("group:n1#more@user:ann"), has("group:n0#mem@group:n5#mem"), has("group:n0#also@group:n0#also"), has("group:n0#also@group:n0#all"),
@@ -312,7 +312,7 @@ func TestTraps(t *testing.T) {
 				permission edit = (view & read) + sup->view
 			}`,
 			rows: []string{"doc:x#read@user:ann", "doc:x#sup@doc:x"},
-			asks: []ask{has("doc:x#view@user:ann"), fails("doc:x#view@user:bob").answers("error FailedPrecondition"), has("doc:x#edit@doc:x#view")},
+			asks: []ask{has("doc:x#view@user:ann"), fails("doc:x#view@user:bob"), has("doc:x#edit@doc:x#view")},
 		},
 		{
 			name: "a caveat that is true does not decide before the end",
