@@ -35,6 +35,8 @@ type history struct {
 	// has room for one. attested is how many of those DEPUTY knows of.
 	flushes, attested atomic.Uint64
 	flushed           chan struct{}
+	// lost is how many flushes in a row have failed.
+	lost atomic.Int64
 
 	// mu guards the file DEPUTY and what it says.
 	mu   sync.Mutex
@@ -86,8 +88,19 @@ func (s *Store) complete(says description) (err error) {
 	return broken(iter.Error())
 }
 
-// noteFlush is called when Pebble has written tables. It must not wait.
-func (s *Store) noteFlush(pebble.FlushInfo) {
+// lostFlushes is how often in a row Pebble may fail to write a table before the store fails. Pebble tries again
+// at once, and for ever, and meanwhile writes wait for room without a word. A full disk is waited for.
+const lostFlushes = 32
+
+// noteFlush is called when Pebble has written tables, or could not. It must not wait.
+func (s *Store) noteFlush(info pebble.FlushInfo) {
+	if info.Err != nil {
+		if s.history.lost.Add(1) >= lostFlushes && !isDiskFull(info.Err) {
+			s.fail("writing a table", info.Err)
+		}
+		return
+	}
+	s.history.lost.Store(0)
 	s.history.flushes.Add(1)
 	select {
 	case s.history.flushed <- struct{}{}:
