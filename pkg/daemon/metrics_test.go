@@ -16,6 +16,25 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
+// serving opens a server, with a key, and has it serve until the test ends.
+func serving(t *testing.T, cfg Config) *Daemon {
+	t.Helper()
+	cfg.PresharedKeys = []string{"k"}
+	d, err := Open(t.Context(), cfg, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(t.Context()) }()
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		<-served
+	})
+	return d
+}
+
 // TestMetrics: Prometheus finds the store's figures, and of an engine without a store the process's.
 func TestMetrics(t *testing.T) {
 	for kind, want := range map[string][]string{
@@ -28,20 +47,7 @@ func TestMetrics(t *testing.T) {
 		engine.Memory: {"go_goroutines", "process_"},
 	} {
 		t.Run(kind, func(t *testing.T) {
-			d, err := Open(t.Context(), Config{
-				PresharedKeys: []string{"k"}, MetricsAddr: "127.0.0.1:0", Engine: engine.Config{Kind: kind, Dir: t.TempDir()},
-			}, zap.NewNop())
-			if err != nil {
-				t.Fatal(err)
-			}
-			served := make(chan error, 1)
-			go func() { served <- d.Serve(t.Context()) }()
-			t.Cleanup(func() {
-				if err := d.Close(); err != nil {
-					t.Error(err)
-				}
-				<-served
-			})
+			d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: engine.Config{Kind: kind, Dir: t.TempDir()}})
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.MetricsAddr().String()+"/metrics", http.NoBody)
 			if err != nil {
 				t.Fatal(err)
@@ -80,20 +86,7 @@ func TestMetricsAddr(t *testing.T) {
 func TestEvaluatorHealth(t *testing.T) {
 	for evaluator, want := range map[string]codes.Code{EvaluatorNative: codes.OK, EvaluatorSpiceDB: codes.NotFound} {
 		t.Run(evaluator, func(t *testing.T) {
-			d, err := Open(t.Context(), Config{
-				PresharedKeys: []string{"k"}, Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir()}, Evaluator: evaluator,
-			}, zap.NewNop())
-			if err != nil {
-				t.Fatal(err)
-			}
-			served := make(chan error, 1)
-			go func() { served <- d.Serve(t.Context()) }()
-			t.Cleanup(func() {
-				if err := d.Close(); err != nil {
-					t.Error(err)
-				}
-				<-served
-			})
+			d := serving(t, Config{Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir()}, Evaluator: evaluator})
 			conn, err := grpc.NewClient(d.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 			if err != nil {
 				t.Fatal(err)

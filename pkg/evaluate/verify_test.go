@@ -183,6 +183,8 @@ func TestVerifyTolerates(t *testing.T) {
 // TestLeftToSpiceDB: what SpiceDB would refuse, or traces, is not answered here.
 func TestLeftToSpiceDB(t *testing.T) {
 	t.Parallel()
+	// A token of another store may name a revision that this one could read.
+	foreign := verified(t, newWorld(t, documents, "document:plan#viewer@user:alice"))
 	g := verified(t, newWorld(t, documents, "document:plan#viewer@user:alice"))
 	request := func() *v1.CheckPermissionRequest {
 		return &v1.CheckPermissionRequest{
@@ -194,17 +196,21 @@ func TestLeftToSpiceDB(t *testing.T) {
 		got.GetPermissionship() != v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION || got.GetCheckedAt().GetToken() == "" {
 		t.Fatalf("got %v, %v, %v", got, ok, err)
 	}
+	elsewhere, err := foreign.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, change := range map[string]func(*v1.CheckPermissionRequest){
-		"a trace":                func(r *v1.CheckPermissionRequest) { r.WithTracing = true },
-		"no id":                  func(r *v1.CheckPermissionRequest) { r.Resource.ObjectId = "" },
-		"an id that is none":     func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "a b" },
-		"a wildcard":             func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "*" },
-		"an unknown type":        func(r *v1.CheckPermissionRequest) { r.Resource.ObjectType = "nothing" },
-		"an unknown permission":  func(r *v1.CheckPermissionRequest) { r.Permission = "nothing" },
-		"an unknown subject":     func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectType = "nothing" },
-		"an unknown relation":    func(r *v1.CheckPermissionRequest) { r.Subject.OptionalRelation = "nothing" },
-		"a token that is none":   func(r *v1.CheckPermissionRequest) { r.Consistency = exactly("x") },
-		"another engine's token": func(r *v1.CheckPermissionRequest) { r.Consistency = exactly("GhUKEzE3NjQwMzAwMDAwMDAwMDAwMDA=") },
+		"a trace":               func(r *v1.CheckPermissionRequest) { r.WithTracing = true },
+		"no id":                 func(r *v1.CheckPermissionRequest) { r.Resource.ObjectId = "" },
+		"an id that is none":    func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "a b" },
+		"a wildcard":            func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectId = "*" },
+		"an unknown type":       func(r *v1.CheckPermissionRequest) { r.Resource.ObjectType = "nothing" },
+		"an unknown permission": func(r *v1.CheckPermissionRequest) { r.Permission = "nothing" },
+		"an unknown subject":    func(r *v1.CheckPermissionRequest) { r.Subject.Object.ObjectType = "nothing" },
+		"an unknown relation":   func(r *v1.CheckPermissionRequest) { r.Subject.OptionalRelation = "nothing" },
+		"a token that is none":  func(r *v1.CheckPermissionRequest) { r.Consistency = exactly("x") },
+		"another store's token": func(r *v1.CheckPermissionRequest) { r.Consistency = exactly(elsewhere.Revision().Token) },
 		"a freshness that is not": func(r *v1.CheckPermissionRequest) {
 			r.Consistency = &v1.Consistency{Requirement: &v1.Consistency_AtLeastAsFresh{AtLeastAsFresh: &v1.ZedToken{Token: "x"}}}
 		},

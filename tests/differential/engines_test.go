@@ -3,7 +3,6 @@ package differential
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,8 +10,6 @@ import (
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
-	"github.com/authzed/spicedb/pkg/cmd/server"
-	"github.com/authzed/spicedb/pkg/cmd/util"
 	"github.com/authzed/spicedb/pkg/datalayer"
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/development"
@@ -24,15 +21,14 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/authzed/spicedb/pkg/zedtoken"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
+	"github.com/deputyauth/deputy/tests/harness"
 )
 
 // question is one check.
@@ -124,58 +120,15 @@ func newDesk(whole bool) (_ *desk, shut func(), err error) {
 	ends = append(ends, stop)
 	d.schema, d.local = v1.NewSchemaServiceClient(conn), v1.NewPermissionsServiceClient(conn)
 	if whole {
-		conn, stop, err := serve(s)
+		conn, stop, err := harness.SpiceDB(s)
 		if err != nil {
 			return nil, nil, err
 		}
-		ends = append(ends, stop)
+		ends = append(ends, func() { _ = stop() })
 		d.server = v1.NewPermissionsServiceClient(conn)
 	}
 	d.native = evaluate.New(s)
 	return d, shut, nil
-}
-
-// serve starts SpiceDB's server over a store, without the dispatch caches.
-func serve(ds datastore.Datastore) (*grpc.ClientConn, func(), error) {
-	off := server.CacheConfig{Enabled: false}
-	life, end := context.WithCancel(context.Background())
-	srv, err := server.NewConfigWithOptionsAndDefaults(
-		server.WithDatastore(ds),
-		server.WithGRPCServer(util.GRPCServerConfig{
-			Network: util.BufferedNetwork, Enabled: true, MaxConnAge: math.MaxInt64, BufferSize: 1 << 20,
-		}),
-		server.WithGRPCAuthFunc(func(ctx context.Context) (context.Context, error) { return ctx, nil }),
-		server.WithDispatchServer(util.GRPCServerConfig{Enabled: false}),
-		server.WithMetricsAPI(util.HTTPServerConfig{HTTPEnabled: false}),
-		server.WithHTTPGateway(util.HTTPServerConfig{HTTPEnabled: false}),
-		server.WithDispatchCacheConfig(off),
-		server.WithClusterDispatchCacheConfig(off),
-		server.WithDispatchClientMetricsEnabled(false),
-		server.WithDispatchClusterMetricsEnabled(false),
-		server.WithExperimentalSchemaMode("read-legacy-write-legacy"),
-		server.WithEnableMemoryProtectionMiddleware(false),
-		server.WithSilentlyDisableTelemetry(true),
-	).Complete(life)
-	if err != nil {
-		end()
-		return nil, nil, err
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = srv.Run(life)
-	}()
-	conn, err := srv.NewClient(grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		end()
-		<-done
-		return nil, nil, err
-	}
-	return conn, func() {
-		_ = conn.Close()
-		end()
-		<-done
-	}, nil
 }
 
 // edition is a world at one revision, with the reference over the same.

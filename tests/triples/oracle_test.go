@@ -2,20 +2,14 @@ package triples
 
 import (
 	"context"
-	"errors"
 	"testing"
-	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/caveats/types"
-	"github.com/authzed/spicedb/pkg/cmd/server"
-	"github.com/authzed/spicedb/pkg/cmd/util"
 	"github.com/authzed/spicedb/pkg/datalayer"
-	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/authzed/spicedb/pkg/validationfile"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -45,8 +39,15 @@ func fill(
 	if _, _, err := validationfile.PopulateFromFiles(t.Context(), layer, types.Default.TypeSet, []string{f.path}); err != nil {
 		t.Fatal(err)
 	}
-	conn, stop := serve(t, graph)
-	defer stop()
+	conn, stop, err := harness.SpiceDB(graph)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := stop(); err != nil {
+			t.Errorf("SpiceDB: %v", err)
+		}
+	}()
 	without := head(t, conn)
 	if len(updates) > 0 {
 		if _, err := layer.ReadWriteTx(t.Context(), func(ctx context.Context, tx datalayer.ReadWriteTransaction) error {
@@ -66,50 +67,6 @@ func head(t *testing.T, conn grpc.ClientConnInterface) *v1.ZedToken {
 		t.Fatal(err)
 	}
 	return schema.GetReadAt()
-}
-
-// serve starts SpiceDB's own server over a datastore, without the dispatch caches, which would keep an answer
-// beyond an expiration. It shares nothing with pkg/engine, so that what Deputy sets up cannot be wrong on both
-// sides.
-func serve(t *testing.T, ds datastore.Datastore) (conn *grpc.ClientConn, stop func()) {
-	t.Helper()
-	off := server.CacheConfig{Enabled: false}
-	cfg := server.NewConfigWithOptionsAndDefaults(
-		server.WithDatastore(ds),
-		server.WithGRPCServer(util.GRPCServerConfig{
-			Network: util.BufferedNetwork, Enabled: true, MaxConnAge: time.Hour, BufferSize: 1 << 20,
-		}),
-		server.WithGRPCAuthFunc(func(ctx context.Context) (context.Context, error) { return ctx, nil }),
-		server.WithDispatchServer(util.GRPCServerConfig{Enabled: false}),
-		server.WithMetricsAPI(util.HTTPServerConfig{HTTPEnabled: false}),
-		server.WithHTTPGateway(util.HTTPServerConfig{HTTPEnabled: false}),
-		server.WithDispatchCacheConfig(off),
-		server.WithClusterDispatchCacheConfig(off),
-		server.WithDispatchClientMetricsEnabled(false),
-		server.WithDispatchClusterMetricsEnabled(false),
-		server.WithEnableMemoryProtectionMiddleware(false),
-		server.WithSilentlyDisableTelemetry(true),
-	)
-	life, end := context.WithCancel(context.Background())
-	srv, err := cfg.Complete(life)
-	if err != nil {
-		end()
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Run(life) }()
-	conn, err = srv.NewClient(grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		end()
-		t.Fatal(err)
-	}
-	return conn, func() {
-		_ = conn.Close()
-		end()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("SpiceDB: %v", err)
-		}
-	}
 }
 
 // open opens Deputy with an evaluator over a directory that was filled.
