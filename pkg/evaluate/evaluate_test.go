@@ -27,7 +27,14 @@ type world struct {
 // newWorld writes a schema, and relationships, one a line.
 func newWorld(t *testing.T, schema, relationships string) *world {
 	t.Helper()
-	s, err := store.Open("store", store.Config{FS: vfs.NewMem(), CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1})
+	return newWorldIn(t, store.Config{}, schema, relationships)
+}
+
+// newWorldIn is newWorld in a store of a configuration, made small.
+func newWorldIn(t *testing.T, config store.Config, schema, relationships string) *world {
+	t.Helper()
+	config.FS, config.CacheBytes, config.MemTableBytes, config.DiskReserve = vfs.NewMem(), 1<<20, 1<<20, 1
+	s, err := store.Open("store", config)
 	if err != nil {
 		t.Fatal(err)
 	}

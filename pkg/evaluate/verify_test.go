@@ -13,6 +13,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // verified opens a graph over a world, with SpiceDB's engine, all of whose answers are verified.
@@ -224,6 +225,51 @@ func TestLeftToSpiceDB(t *testing.T) {
 	traced := metadata.NewIncomingContext(t.Context(), metadata.Pairs(traceKey, "1"))
 	if _, ok, _ := g.CheckPermission(traced, request()); ok {
 		t.Error("a trace by metadata was not left to SpiceDB")
+	}
+}
+
+// TestAtLeastAsFresh: where the cheapest revision lies far behind the head, one that is named as a lower bound is
+// seen all the same.
+func TestAtLeastAsFresh(t *testing.T) {
+	t.Parallel()
+	w := newWorldIn(t, store.Config{Quantization: time.Hour}, documents, "document:plan#viewer@user:alice")
+	g := verified(t, w)
+	request := &v1.CheckPermissionRequest{
+		Resource: &v1.ObjectReference{ObjectType: "document", ObjectId: "plan"}, Permission: "view",
+		Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "bob"}},
+	}
+	sees := func() {
+		t.Helper()
+		if got, ok, err := g.CheckPermission(t.Context(), request); !ok || err != nil ||
+			got.GetPermissionship() != v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION {
+			t.Errorf("got %v, %v, %v", got, ok, err)
+		}
+	}
+	w.write(t, "document:plan#viewer@user:bob")
+	head, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Consistency = &v1.Consistency{Requirement: &v1.Consistency_AtLeastAsFresh{AtLeastAsFresh: &v1.ZedToken{Token: head.Revision().Token}}}
+	sees()
+	request.Consistency = &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}
+	sees()
+}
+
+// TestTrace: whoever asks for a trace gets SpiceDB's.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	g := verified(t, newWorld(t, documents, "document:plan#viewer@user:alice"))
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers, err := snap.Check(t.Context(), []authz.Query{{
+		Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
+		Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}}, Trace: true,
+	}})
+	if err != nil || answers[0].Outcome != authz.Yes || answers[0].Trace == nil {
+		t.Errorf("got %+v, %v", answers, err)
 	}
 }
 
