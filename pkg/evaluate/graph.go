@@ -348,10 +348,11 @@ func (g *Graph) read(at *store.Snapshot, f authz.Filter) (found []authz.Relation
 	return found, nil
 }
 
-// matches reports whether a row of the filter's object matches the rest of the filter.
+// matches reports whether a row of the filter's object, and of its relation if it names one, matches the rest of
+// the filter.
 func matches(f authz.Filter, r *store.Row) bool {
 	same := func(want, is string) bool { return want == "" || want == is }
-	return same(f.Relation, r.Relation) && same(f.SubjectType, r.SubjectType) && same(f.SubjectID, r.SubjectID) &&
+	return same(f.SubjectType, r.SubjectType) && same(f.SubjectID, r.SubjectID) &&
 		same(f.SubjectRelation, r.SubjectRelation)
 }
 
