@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 )
 
@@ -232,4 +234,83 @@ func TestObjectsKeepUp(t *testing.T) {
 	}
 	close(stop)
 	readers.Wait()
+}
+
+// TestSnapshotPins: what an open snapshot shows is not collected, and once it is closed it is.
+func TestSnapshotPins(t *testing.T) {
+	t.Parallel()
+	clock := newTestClock()
+	s := opened(t, Config{Now: clock.Now})
+	first := writesOf(t, s, touch("document:a#viewer@user:ann"))
+	writesOf(t, s, remove("document:a#viewer@user:ann"))
+	sn := must(s.Snapshot(first))(t)
+	clock.move(2 * s.config.Retention)
+	writesOf(t, s, touch("document:b#viewer@user:bob")) // a newer head
+	collects := func() {
+		t.Helper()
+		if err := runCollection(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collects()
+	s.iterators.drop(math.MaxUint64) // one from before would see what is not there any more
+	if rows, _, err := sn.Relation("document", "a", "viewer", 10); err != nil || len(rows) != 1 {
+		t.Errorf("an open snapshot shows %v, %v", rows, err)
+	}
+	sn.Close()
+	collects()
+	if n := keyCount(t, s, kindForward); n != 1 {
+		t.Errorf("%d rows are left, want 1", n)
+	}
+	if again, err := s.Snapshot(first); err == nil {
+		again.Close()
+		t.Error("a revision that was collected can be opened")
+	}
+}
+
+// TestSchemaVersion: revisions have the same version as long as no definition is written or deleted, also after
+// the store was opened again.
+func TestSchemaVersion(t *testing.T) {
+	t.Parallel()
+	config := small(Config{})
+	s := must(Open("store", config))(t)
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	type change = func(context.Context, datastore.ReadWriteTransaction) error
+	var revisions []Revision
+	for _, c := range []change{
+		func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+			return tx.LegacyWriteNamespaces(ctx, typeNamed("document", "viewer"))
+		},
+		writing(touch("document:a#viewer@user:ann")),
+		func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+			return tx.LegacyWriteCaveats(ctx, []*core.CaveatDefinition{caveatNamed("late", "x")})
+		},
+		writing(touch("document:b#viewer@user:ann")),
+		func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+			return tx.LegacyDeleteNamespaces(ctx, []string{"document"}, datastore.DeleteNamespacesOnly)
+		},
+	} {
+		revisions = append(revisions, commits(t, s, c))
+	}
+	want := []Revision{revisions[0], revisions[0], revisions[2], revisions[2], revisions[4]}
+	for _, when := range []string{"before", "after"} {
+		for i, at := range revisions {
+			if got := s.SchemaVersion(at); got != want[i] {
+				t.Errorf("%s opening again revision %d has the schema of %d, want %d", when, at, got, want[i])
+			}
+		}
+		if got := s.SchemaVersion(revisions[0] - 1); got != 0 {
+			t.Errorf("%s the first definition the schema is of %d", when, got)
+		}
+		if when == "before" {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = must(Open("store", config))(t)
+		}
+	}
 }
