@@ -38,13 +38,25 @@ var arrows = map[string][]string{
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz"},
 
-	// A composable schema's files: what they compile to, where things are written, how they are laid out.
+	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
+	"pkg/fixture": {
+		"pkg/fixture/source", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
+		"schema",
+	},
+	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
-	// Rules over a schema, each for a hole that the design names.
-	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/engine", "pkg/authz", "schema"},
-	"pkg/fixture":      {"pkg/authz", "pkg/decide", "pkg/engine", "pkg/evaluate", "pkg/store", "schema"},
-	"pkg/client":       {"pkg/gen"},
-	"pkg/cli":          {"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/daemon", "pkg/client", "pkg/engine", "schema"},
+	// What is wrong with a schema, whatever the relationships.
+	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
+	// How two schemas differ, and what a change would do.
+	"pkg/fixture/change": {"pkg/fixture", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
+	// What a run came to, for people and for programs.
+	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
+
+	"pkg/client": {"pkg/gen"},
+	"pkg/cli": {
+		"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/fixture/report",
+		"pkg/daemon", "pkg/client", "pkg/engine", "schema",
+	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store", "pkg/journal",
