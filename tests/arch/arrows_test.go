@@ -40,7 +40,7 @@ var arrows = map[string][]string{
 
 	// A composable schema's files: what they compile to, where things are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
-	// Rules over a schema, each for a hole that the design names.
+	// Rules over a schema, each for a hole that decisions would fall into.
 	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/engine", "pkg/authz", "schema"},
 	"pkg/fixture":      {"pkg/authz", "pkg/decide", "pkg/engine", "pkg/evaluate", "pkg/store", "schema"},
 	"pkg/client":       {"pkg/gen"},
