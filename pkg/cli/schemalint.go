@@ -87,9 +87,9 @@ func explainRule(out io.Writer, name string) error {
 	return err
 }
 
-// run checks all files before it prints anything.
+// run checks all files before it writes anything.
 func (l *schemaLint) run(p *program, paths []string) error {
-	print, ok := map[string]func(io.Writer, []lint.Finding) error{
+	write, ok := map[string]func(io.Writer, []lint.Finding) error{
 		formatText: printText, formatJSON: printJSON, formatGitHub: printGitHub,
 	}[l.format]
 	if !ok {
@@ -120,7 +120,7 @@ func (l *schemaLint) run(p *program, paths []string) error {
 			return fmt.Errorf("--global: the schema has no type %q", global)
 		}
 	}
-	if err := print(p.Out, findings); err != nil {
+	if err := write(p.Out, findings); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
 	if slices.ContainsFunc(findings, func(f lint.Finding) bool {
