@@ -189,12 +189,7 @@ func (r *demoRun) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const root = "supportdesk.zed"
-	text, err := fs.ReadFile(files, root)
-	if err != nil {
-		return err
-	}
-	flat, err := flatten(ctx, root, string(text), files)
+	flat, err := flattenIn(files, "supportdesk.zed")
 	if err != nil {
 		return err
 	}

@@ -1,19 +1,13 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
-	"github.com/authzed/spicedb/pkg/schemadsl/generator"
-	"github.com/authzed/spicedb/pkg/schemadsl/input"
-
-	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/pkg/fixture/source"
 )
 
 // flatSchema is a schema without imports and partials, as any SpiceDB takes it.
@@ -24,85 +18,67 @@ type flatSchema struct {
 	caveats     int
 }
 
-// flattenFile reads and flattens a composable schema; "-" is standard input, whose imports are looked
-// up in the current folder.
-func flattenFile(ctx context.Context, path string, stdin io.Reader) (flatSchema, error) {
+// flattenFile reads and flattens a composable schema; see readSchemaFile. What it lacks of the core is
+// put in front. Definitions that the schema shares with the core stay as they are: it is the server that
+// compares them.
+func flattenFile(path string, stdin io.Reader) (flatSchema, error) {
+	s, err := readSchemaFile(path, stdin)
+	if err != nil {
+		return flatSchema{}, err
+	}
+	return flatten(s)
+}
+
+// readSchemaFile reads a composable schema with the core; "-" is standard input, whose imports are
+// looked up in the current folder. Imports do not leave the folder of the file, not by a link either.
+func readSchemaFile(path string, stdin io.Reader) (*source.Schema, error) {
+	name, folder := filepath.ToSlash(path), filepath.Dir(path)
 	if path == "-" {
-		text, err := io.ReadAll(stdin)
+		name, folder = "standard input", "."
+	}
+	text, err := readSchemaText(path, stdin)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return nil, fmt.Errorf("FILE: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	return source.Parse(name, text, root.FS(), source.Options{Core: true})
+}
+
+// readSchemaText reads a file of a schema, or standard input if path is "-". Of what is larger than a
+// schema may be it reads just enough to be refused.
+func readSchemaText(path string, stdin io.Reader) (string, error) {
+	if path != "-" {
+		file, err := os.Open(path) //nolint:gosec // reading it is what was asked for
 		if err != nil {
-			return flatSchema{}, fmt.Errorf("reading standard input: %w", err)
+			return "", fmt.Errorf("FILE: %w", err)
 		}
-		return flatten(ctx, "standard input", string(text), os.DirFS("."))
+		defer func() { _ = file.Close() }()
+		stdin = file
 	}
-	text, err := readNamed("FILE", path)
+	text, err := io.ReadAll(io.LimitReader(stdin, source.MaxBytes+1))
 	if err != nil {
-		return flatSchema{}, err
+		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
-	return flatten(ctx, path, string(text), os.DirFS(filepath.Dir(path)))
+	return string(text), nil
 }
 
-// flatten compiles a composable schema with its imports, puts what it lacks of the core in front, and
-// writes the result as text. Definitions that the schema shares with the core stay as they are: it is
-// the server that compares them.
-//
-// The text is SpiceDB's own generator's. It keeps comments, and leaves out parentheses where its
-// precedence does not need them; a test compares the meaning of random expressions before and after.
-// What the compiler does not check is whether the types that relations name exist: that is done by the
-// server, with the whole schema before it.
-func flatten(ctx context.Context, name, text string, imports fs.FS) (flatSchema, error) {
-	compiled, err := compile(name, text, compiler.SourceFS(imports))
+// flattenIn is flattenFile for a file in a file system.
+func flattenIn(files fs.FS, path string) (flatSchema, error) {
+	s, err := source.Load(files, path, source.Options{Core: true})
 	if err != nil {
 		return flatSchema{}, err
 	}
-	if len(compiled.OrderedDefinitions) == 0 {
-		return flatSchema{}, fmt.Errorf("%s defines nothing", name)
-	}
-	core, err := compile("core.zed", schema.Core)
-	if err != nil {
-		return flatSchema{}, err
-	}
-	has := map[string]bool{}
-	for _, definition := range compiled.OrderedDefinitions {
-		has[definition.GetName()] = true
-	}
-	var all []compiler.SchemaDefinition
-	for _, definition := range core.OrderedDefinitions {
-		if !has[definition.GetName()] {
-			all = append(all, definition)
-		}
-	}
-	all = append(all, compiled.OrderedDefinitions...)
-
-	flat, complete, err := generator.GenerateSchema(ctx, all)
-	if err != nil {
-		return flatSchema{}, fmt.Errorf("%s: %w", name, err)
-	}
-	if !complete {
-		return flatSchema{}, fmt.Errorf("%s cannot be written as flat schema text", name)
-	}
-	result := flatSchema{text: flat + "\n"}
-	for _, definition := range all {
-		if _, isCaveat := definition.(interface{ GetSerializedExpression() []byte }); isCaveat {
-			result.caveats++
-		} else {
-			result.definitions++
-		}
-	}
-	return result, nil
+	return flatten(s)
 }
 
-// compile compiles schema text. The error names the file, line and column.
-func compile(name, text string, options ...compiler.Option) (*compiler.CompiledSchema, error) {
-	compiled, err := compiler.Compile(compiler.InputSchema{Source: input.Source(name), SchemaString: text},
-		compiler.AllowUnprefixedObjectType(), options...)
-	if at, ok := errors.AsType[compiler.WithContextError](err); ok {
-		line, column, positionErr := at.SourceRange.Start().LineAndColumn()
-		if positionErr == nil {
-			return nil, fmt.Errorf("%s:%d:%d: %s", at.SourceRange.Source(), line+1, column+1, at.BaseMessage)
-		}
-	}
+func flatten(s *source.Schema) (flatSchema, error) {
+	text, err := s.Flat()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return flatSchema{}, err
 	}
-	return compiled, nil
+	return flatSchema{text: text, definitions: len(s.Objects), caveats: len(s.Caveats)}, nil
 }

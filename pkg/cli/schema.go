@@ -30,7 +30,7 @@ server refuses a schema whose core differs from its own.`,
 		Example: `  deputy schema write schema/supportdesk/supportdesk.zed`,
 		Args:    cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
-			flat, err := flattenFile(ctx, args[0], c.program.In)
+			flat, err := flattenFile(args[0], c.program.In)
 			if err != nil {
 				return err
 			}
@@ -69,8 +69,8 @@ func newSchemaCompile(p *program) *cobra.Command {
 		Use:   "compile FILE",
 		Short: "Print the flat schema that write would send; needs no server",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			flat, err := flattenFile(cmd.Context(), args[0], p.In)
+		RunE: func(_ *cobra.Command, args []string) error {
+			flat, err := flattenFile(args[0], p.In)
 			if err != nil {
 				return err
 			}
