@@ -39,7 +39,7 @@ func schemaFromText(text string) (*authz.Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	model, err := schemaFromDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
+	model, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
 	if err != nil {
 		return nil, err
 	}
@@ -47,8 +47,9 @@ func schemaFromText(text string) (*authz.Schema, error) {
 	return model, nil
 }
 
-// schemaFromDefinitions models compiled definitions. It does not change them.
-func schemaFromDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
+// ModelDefinitions is ModelSchema for definitions that are compiled already, and leaves the text out. It does not
+// change them. Errors: an expression of a kind that is not known.
+func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
 	difference, err := coreDifference(namespaces, caveats)
 	if err != nil {
 		return nil, err

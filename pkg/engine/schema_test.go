@@ -105,13 +105,13 @@ func TestCoreDifference(t *testing.T) {
 		for _, d := range compiled.ObjectDefinitions {
 			slices.Reverse(d.GetRelation())
 		}
-		m, err := schemaFromDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
+		m, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
 		if err != nil || m.CoreDifference != "" {
 			t.Errorf("%v %v", m, err)
 		}
 	})
 	t.Run("everything is missing", func(t *testing.T) {
-		m, err := schemaFromDefinitions(nil, nil)
+		m, err := ModelDefinitions(nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestCoreDifference(t *testing.T) {
 		for i, d := range compiled.ObjectDefinitions {
 			before[i] = proto.Clone(d).(*core.NamespaceDefinition)
 		}
-		if _, err := schemaFromDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions); err != nil {
+		if _, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions); err != nil {
 			t.Fatal(err)
 		}
 		for i, d := range compiled.ObjectDefinitions {

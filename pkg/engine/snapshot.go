@@ -138,7 +138,7 @@ func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.S
 		fmt.Fprintf(&key, "%%%s@%s\n", c.Definition.GetName(), c.LastWrittenRevision)
 	}
 	return e.models.get(key.String(), func() (*authz.Schema, error) {
-		schema, err := schemaFromDefinitions(namespaces, definitions)
+		schema, err := ModelDefinitions(namespaces, definitions)
 		if err == nil && e.readsWhole {
 			for _, t := range schema.Types {
 				t.UnsafeShape = ""

@@ -38,15 +38,25 @@ var arrows = map[string][]string{
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz"},
 
-	// A composable schema's files: what they compile to, where things are written, how they are laid out.
+	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
+	"pkg/fixture": {
+		"pkg/fixture/source", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
+		"schema",
+	},
+	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
-	// Rules over a schema, each for a hole that the design names.
-	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/engine", "pkg/authz", "schema"},
-	// What a new schema changes: the difference, the plan against live relationships, and the guarded write.
+	// What is wrong with a schema, whatever the relationships.
+	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
+	// How two schemas differ, and what a change would do.
 	"pkg/fixture/change": {"pkg/fixture", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
-	"pkg/fixture":        {"pkg/authz", "pkg/decide", "pkg/engine", "pkg/evaluate", "pkg/store", "schema"},
-	"pkg/client":         {"pkg/gen"},
-	"pkg/cli":            {"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/daemon", "pkg/client", "pkg/engine", "schema"},
+	// What a run came to, for people and for programs.
+	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
+
+	"pkg/client": {"pkg/gen"},
+	"pkg/cli": {
+		"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/fixture/report",
+		"pkg/daemon", "pkg/client", "pkg/engine", "schema",
+	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store", "pkg/journal",
@@ -69,14 +79,16 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/rpc/door", "pkg/daemon",
-		"pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint",
+		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
+		"tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/fixture/change", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
+		"pkg/fixture/change", "pkg/gen", "tests",
 	},
 }
 
