@@ -110,7 +110,7 @@ func (p *planning) check(after string) error {
 
 // run plans and shows.
 func (p *planning) run(ctx context.Context, program *program, graph change.Graph, after string) error {
-	schema, err := readSchemaFile(after, program.In)
+	schema, err := readSchemaFile(after, program.In) //nolint:contextcheck // a few small files
 	if err != nil {
 		return err
 	}

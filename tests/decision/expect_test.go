@@ -34,9 +34,7 @@ func readSchema(t *testing.T, s *harness.Server) (text, guard string) {
 // writeOver writes a schema that may only replace the ones with these digests, which is one unless the test
 // is about that. It returns how the server says that it has guarded the write.
 func writeOver(ctx context.Context, s *harness.Server, text string, digests ...string) (guard string, err error) {
-	for _, d := range digests {
-		ctx = metadata.AppendToOutgoingContext(ctx, authz.MetadataExpectSchema, d)
-	}
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{authz.MetadataExpectSchema: digests})
 	var trailer metadata.MD
 	_, err = v1.NewSchemaServiceClient(s.Admin).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: text}, grpc.Trailer(&trailer))
 	return strings.Join(trailer.Get(authz.MetadataSchemaGuard), ","), err
