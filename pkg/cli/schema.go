@@ -17,7 +17,10 @@ import (
 func newSchema(p *program) *cobra.Command {
 	cmd := group(groupGraph, "schema", "Write and read the schema")
 	c := client(p, cmd)
-	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p), newSchemaFmt(p), newSchemaDiff(p), newSchemaPlan(c))
+	cmd.AddCommand(
+		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
+		newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), newSchemaPlan(c),
+	)
 	return cmd
 }
 
@@ -38,7 +41,7 @@ and the schema in force is still the one that it was planned for.`,
   deputy schema write --require-plan plan.json schema.zed`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
-			flat, err := flattenFile(args[0], c.program.In)
+			flat, err := flattenFile(args[0], c.program.In) //nolint:contextcheck // files are read to their end
 			if err != nil {
 				return err
 			}
