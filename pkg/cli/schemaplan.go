@@ -15,6 +15,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/fixture"
 	"github.com/deputyauth/deputy/pkg/fixture/change"
+	"github.com/deputyauth/deputy/pkg/fixture/source"
 )
 
 // planning is what `deputy schema plan` was asked for.
@@ -152,7 +153,7 @@ func (p *planning) readFiles(program *program) (change.Graph, error) {
 	if err != nil {
 		return change.Graph{}, err
 	}
-	return change.Graph{Against: change.AgainstFile, Schema: text, Name: p.old, Relationships: fileRows(p.against)}, nil
+	return change.Graph{Against: change.AgainstFile, Text: text, Schema: old, Relationships: fileRows(p.against)}, nil
 }
 
 // fileRows are the relationships in a file.
@@ -186,7 +187,7 @@ func fileRows(name string) change.Rows {
 
 // readGraph is the graph of a server, at the revision at which the schema is read.
 func readGraph(ctx context.Context, s *server) (change.Graph, error) {
-	graph := change.Graph{Against: change.AgainstServer, Name: "schema in force"}
+	graph := change.Graph{Against: change.AgainstServer}
 	answer, err := s.schema.ReadSchema(ctx, &authzed.ReadSchemaRequest{})
 	if status.Code(err) == codes.NotFound {
 		// Without a schema there are no relationships.
@@ -196,7 +197,10 @@ func readGraph(ctx context.Context, s *server) (change.Graph, error) {
 	if err != nil {
 		return graph, err
 	}
-	graph.Schema, graph.Revision = answer.GetSchemaText(), answer.GetReadAt().GetToken()
+	graph.Text, graph.Revision = answer.GetSchemaText(), answer.GetReadAt().GetToken()
+	if graph.Schema, err = source.Parse("schema in force", graph.Text, nil, source.Options{}); err != nil { //nolint:contextcheck // a schema in memory
+		return graph, err
+	}
 	graph.Relationships = serverRows(ctx, s.relationships, answer.GetReadAt())
 	return graph, nil
 }

@@ -24,12 +24,16 @@ func TestPlannedWriteRace(t *testing.T) {
 		}
 		s.WriteSchema(t, schema.Core)
 		text, _ := readSchema(t, s)
+		before, err := source.Parse("old.zed", text, nil, source.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		after, err := source.Parse("new.zed", schema.Core+domain, nil, source.Options{Core: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		plan, err := change.New(t.Context(), change.Graph{
-			Against: change.AgainstServer, Schema: text, Name: "old", Relationships: func(func(tuple.Relationship, error) bool) {},
+			Against: change.AgainstServer, Text: text, Schema: before, Relationships: func(func(tuple.Relationship, error) bool) {},
 		}, after, change.Sampling{})
 		if err != nil {
 			t.Fatal(err)
