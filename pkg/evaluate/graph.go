@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -27,21 +26,13 @@ type Graph struct {
 	verifier  *verifier
 
 	schemas versions[*authz.Schema]
-	words   words
 }
 
-// words keeps rows that were put into the words of authz, by the first of them: rows that the store keeps are
-// the same slice each time.
-type words struct {
-	known atomic.Pointer[sync.Map] // of a *store.Row, its []authz.Relationship
-	n     atomic.Int64
+// remark is what is noted on rows of an object: the rows in the words of authz, and the note on those.
+type remark struct {
+	relationships []authz.Relationship
+	note          authz.Note
 }
-
-// maxWords is about how many are kept; then all are thrown away.
-const maxWords = 16384
-
-// maxLong is how many rows of an object are kept at most.
-const maxLong = 64
 
 // relationships puts rows of an object into words.
 func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
@@ -55,26 +46,19 @@ func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
 	return found
 }
 
-// of returns the rows of an object in the words of authz, to be read only.
-func (k *words) of(object authz.Object, rows []store.Row) []authz.Relationship {
-	if len(rows) == 0 || len(rows) > maxLong {
-		return relationships(object, rows)
+// noted returns all rows of an object, or those whose subject is of a type unless that is "", in the words of authz,
+// to be read only, with the note on them.
+func noted(at *store.Snapshot, object authz.Object, subjectType string) ([]authz.Relationship, *authz.Note, error) {
+	rows, note, err := at.Noted(object.Type, object.ID, subjectType)
+	if err != nil || note == nil {
+		return relationships(object, rows), nil, err
 	}
-	known := k.known.Load()
-	if known == nil || k.n.Load() > maxWords {
-		known = new(sync.Map)
-		k.known.Store(known)
-		k.n.Store(0)
+	r, ok := note.Load().(*remark)
+	if !ok {
+		r = &remark{relationships: relationships(object, rows)}
+		note.Store(r)
 	}
-	if found, ok := known.Load(&rows[0]); ok {
-		if found, ok := found.([]authz.Relationship); ok && len(found) == len(rows) {
-			return found
-		}
-	}
-	found := relationships(object, rows)
-	known.Store(&rows[0], found)
-	k.n.Add(1)
-	return found
+	return r.relationships, &r.note, nil
 }
 
 // Config is what a Graph is made of.
@@ -297,7 +281,7 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 	defer s.done(at)
 	out := make([][]authz.Relationship, len(filters))
 	for i, f := range filters {
-		if out[i], err = s.graph.read(at, f); err != nil {
+		if out[i], err = read(at, f); err != nil {
 			return nil, s.graph.failure("evaluate.Read", err)
 		}
 	}
@@ -305,16 +289,13 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 }
 
 // read reads what matches a filter that names an object.
-func (g *Graph) read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err error) {
+func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err error) {
 	object := f.Resource
 	var rows []store.Row
 	switch {
-	case f == authz.Filter{Resource: object, SubjectType: f.SubjectType} && f.SubjectType != "":
-		rows, err = at.BySubjectType(object.Type, object.ID, f.SubjectType)
-		return g.words.of(object, rows), err
-	case f == authz.Filter{Resource: object}:
-		rows, _, err = at.Object(object.Type, object.ID, 0)
-		return g.words.of(object, rows), err
+	case whole(f):
+		found, _, err = noted(at, object, f.SubjectType)
+		return found, err
 	case f.Relation == "":
 		rows, _, err = at.Object(object.Type, object.ID, 0)
 	case f.SubjectType != "" && f.SubjectID != "":
@@ -346,6 +327,32 @@ func (g *Graph) read(at *store.Snapshot, f authz.Filter) (found []authz.Relation
 		}
 	}
 	return found, nil
+}
+
+// whole reports whether a filter asks for all of an object, or all with a type of subject.
+func whole(f authz.Filter) bool {
+	return f == authz.Filter{Resource: f.Resource, SubjectType: f.SubjectType} && f.Resource.Type != "" && f.Resource.ID != ""
+}
+
+// ReadNoted is authz.Noter's.
+func (s *snapshot) ReadNoted(ctx context.Context, f authz.Filter) ([]authz.Relationship, *authz.Note, error) {
+	if !whole(f) {
+		lists, err := s.Read(ctx, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		return lists[0], nil, nil
+	}
+	at, err := s.open()
+	if err != nil {
+		return nil, nil, s.graph.failure("evaluate.Read", err)
+	}
+	defer s.done(at)
+	found, note, err := noted(at, f.Resource, f.SubjectType)
+	if err != nil {
+		return nil, nil, s.graph.failure("evaluate.Read", err)
+	}
+	return found, note, nil
 }
 
 // matches reports whether a row of the filter's object, and of its relation if it names one, matches the rest of

@@ -25,11 +25,30 @@ type book struct {
 // short is how many pages are looked through.
 const short = 16
 
+// page is what matches a filter.
 type page struct {
 	of   authz.Filter
 	once sync.Once
 	rels []authz.Relationship
+	// note has what was made of them: the snapshot's, so that the next decision finds it, or the page's own.
+	note *authz.Note
 	err  error
+}
+
+// reading is what is noted on a page: the facts that were read from it, and when they hold.
+type reading[T any] struct {
+	facts T
+	in    facts.Span
+}
+
+// read returns the facts of a page: what was read before, unless something of it has expired since.
+func read[T any](p *page, now time.Time, parse func([]authz.Relationship) T) *T {
+	if r, ok := p.note.Load().(*reading[T]); ok && r.in.Holds(now) {
+		return &r.facts
+	}
+	r := &reading[T]{parse(p.rels), facts.SpanOf(p.rels, now)}
+	p.note.Store(r)
+	return &r.facts
 }
 
 func newBook(snap authz.Snapshot, now time.Time) *book {
@@ -61,8 +80,8 @@ func (b *book) page(f authz.Filter) (p *page, fresh bool) {
 	return p, true
 }
 
-// fetch returns what matches each filter; what is new is read in one go.
-func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+// fetch returns the pages of filters; what is new is read in one go.
+func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([]*page, error) {
 	pages := make([]*page, len(filters))
 	var missing []authz.Filter
 	b.mu.Lock()
@@ -79,24 +98,36 @@ func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Re
 			return nil, err
 		}
 	}
-	out := make([][]authz.Relationship, len(filters))
-	for i, p := range pages {
-		p.once.Do(func() {
-			lists, err := b.snap.Read(ctx, filters[i])
-			if p.err = err; err == nil {
-				p.rels = lists[0]
-			}
-		})
-		if p.err != nil {
+	for _, p := range pages {
+		if p.once.Do(func() { b.fill(ctx, p) }); p.err != nil {
 			return nil, p.err
 		}
-		out[i] = p.rels
 	}
-	return out, nil
+	return pages, nil
 }
 
-// prefetch reads several filters side by side.
+// fill reads a page.
+func (b *book) fill(ctx context.Context, p *page) {
+	if n, ok := b.snap.(authz.Noter); ok {
+		p.rels, p.note, p.err = n.ReadNoted(ctx, p.of)
+	} else if lists, err := b.snap.Read(ctx, p.of); err != nil {
+		p.err = err
+	} else {
+		p.rels = lists[0]
+	}
+	if p.note == nil {
+		p.note = new(authz.Note)
+	}
+}
+
+// prefetch reads several filters side by side, but for those that the snapshot may have a note on.
 func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
+	if _, ok := b.snap.(authz.Noter); ok {
+		filters = slices.DeleteFunc(filters, func(f authz.Filter) bool { return f.Resource.ID != "" })
+	}
+	if len(filters) < 2 {
+		return nil
+	}
 	lists, err := b.snap.Read(ctx, filters...)
 	if err != nil {
 		return err
@@ -105,25 +136,25 @@ func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
 		b.mu.Lock()
 		p, _ := b.page(f)
 		b.mu.Unlock()
-		p.once.Do(func() { p.rels = lists[i] })
+		p.once.Do(func() { p.rels, p.note = lists[i], new(authz.Note) })
 	}
 	return nil
 }
 
-func (b *book) session(ctx context.Context, id authz.SessionID) (facts.Session, error) {
-	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+func (b *book) session(ctx context.Context, id authz.SessionID) (*facts.Session, error) {
+	pages, err := b.fetch(ctx, facts.Object(id.Object()))
 	if err != nil {
-		return facts.Session{}, err
+		return nil, err
 	}
-	return facts.ReadSession(id, lists[0], b.now), nil
+	return read(pages[0], b.now, func(rels []authz.Relationship) facts.Session { return facts.ReadSession(id, rels, b.now) }), nil
 }
 
-func (b *book) delegation(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
-	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+func (b *book) delegation(ctx context.Context, id authz.DelegationID) (*facts.Delegation, error) {
+	pages, err := b.fetch(ctx, facts.Object(id.Object()))
 	if err != nil {
-		return facts.Delegation{}, err
+		return nil, err
 	}
-	return facts.ReadDelegation(id, lists[0], b.now), nil
+	return read(pages[0], b.now, func(rels []authz.Relationship) facts.Delegation { return facts.ReadDelegation(id, rels, b.now) }), nil
 }
 
 // chain walks from a delegation to its root and returns it with the root first. It stops at what is
@@ -140,7 +171,7 @@ func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []facts.
 			return nil, "", err
 		}
 		seen[id] = true
-		chain = append(chain, d)
+		chain = append(chain, *d)
 		id = d.Parent
 		switch {
 		case !d.Known:
@@ -162,7 +193,7 @@ func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.F
 		if err != nil {
 			return f, err
 		}
-		f.Session = &s
+		f.Session = s
 	}
 	if f.Chain, f.Broken, err = b.chain(ctx, leaf.id); err != nil {
 		return f, err
@@ -171,9 +202,11 @@ func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.F
 		if d.Session == "" {
 			continue
 		}
-		if f.Sessions[d.Session], err = b.session(ctx, d.Session); err != nil {
+		s, err := b.session(ctx, d.Session)
+		if err != nil {
 			return f, err
 		}
+		f.Sessions[d.Session] = *s
 	}
 	if f.Entitled, err = b.entitled(ctx, f); err != nil {
 		return f, err
@@ -199,11 +232,11 @@ func (b *book) entitled(ctx context.Context, f decide.Facts) (bool, error) {
 	default:
 		return root.GrantedBy == root.Principal.Object, nil
 	}
-	lists, err := b.fetch(ctx, filter)
+	pages, err := b.fetch(ctx, filter)
 	if err != nil {
 		return false, err
 	}
-	return facts.Entitled(lists[0], b.now), nil
+	return facts.Entitled(pages[0].rels, b.now), nil
 }
 
 // standing looks up what the candidate's agents, principal and tenant are at this snapshot.
@@ -218,17 +251,19 @@ func (b *book) standing(ctx context.Context, c authz.Case, f decide.Facts) (deci
 	for _, id := range agents {
 		filters = append(filters, facts.Object(id.Object()))
 	}
-	lists, err := b.fetch(ctx, filters...)
+	pages, err := b.fetch(ctx, filters...)
 	if err != nil {
 		return decide.Standing{}, err
 	}
+	life := func(p *page, o authz.Object) facts.Life {
+		return *read(p, b.now, func(rels []authz.Relationship) facts.Life { return facts.ReadStanding(o, rels, b.now) })
+	}
 	s := decide.Standing{
 		Agents:    map[authz.AgentID]facts.Agent{},
-		Principal: facts.ReadStanding(f.Principal.Object, lists[0], b.now),
-		Tenant:    facts.ReadStanding(f.Tenant.Object(), lists[1], b.now),
+		Principal: life(pages[0], f.Principal.Object), Tenant: life(pages[1], f.Tenant.Object()),
 	}
 	for i, id := range agents {
-		s.Agents[id] = facts.ReadAgent(id, lists[i+2], b.now)
+		s.Agents[id] = *read(pages[i+2], b.now, func(rels []authz.Relationship) facts.Agent { return facts.ReadAgent(id, rels, b.now) })
 	}
 	return s, nil
 }

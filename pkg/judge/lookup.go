@@ -274,7 +274,7 @@ func (l *lookup) reachers(ctx context.Context, c authz.Case, id authz.Delegation
 	if err != nil || !d.Live() || d.Session != "" {
 		return nil, err
 	}
-	principals, err := l.principals(ctx, c, &d)
+	principals, err := l.principals(ctx, c, d)
 	if err != nil {
 		return nil, err
 	}

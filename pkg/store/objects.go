@@ -3,6 +3,7 @@ package store
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 )
 
 // The objects that are read again and again, a session, a folder, a group, are kept as they were read: rows,
@@ -40,9 +41,26 @@ type objectShard struct {
 	_       [64]byte // not in a line of the processor's cache with the next one
 }
 
+// Note is a place beside rows that are kept, for what whoever reads them made of them. It lasts as long as they
+// do: rows that were written, or thrown away, come with another one. It is safe for concurrent use.
+type Note struct{ made atomic.Pointer[any] }
+
+// Load returns what was stored last; nil if nothing was.
+func (n *Note) Load() any {
+	if made := n.made.Load(); made != nil {
+		return *made
+	}
+	return nil
+}
+
+// Store stores what was made of the rows.
+func (n *Note) Store(made any) { n.made.Store(&made) }
+
 // kept is the answer to one question about an object.
 type kept struct {
 	rows []Row
+	// note is there for questions whose reader may make something of the rows.
+	note *Note
 	// more says that there are more rows than the limit. None are kept then.
 	more  bool
 	limit int
@@ -91,7 +109,6 @@ func (s *objectShard) put(key []byte, k kept) {
 	for i := range k.rows {
 		r := &k.rows[i]
 		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID) + 64*len(r.Context)
-		k.expires = k.expires || !r.ExpiresAt.IsZero()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -75,6 +75,7 @@ func TestSnapshot(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	var revisions []Revision
+	noted := 0
 	for step := range 4000 {
 		if step%500 == 499 {
 			if err := s.Close(); err != nil {
@@ -106,12 +107,15 @@ func TestSnapshot(t *testing.T) {
 			if r.IntN(3) == 0 {
 				at = revisions[len(revisions)-1-r.IntN(min(len(revisions), 5))]
 			}
-			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step)
+			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step, &noted)
 		}
+	}
+	if noted < 100 {
+		t.Errorf("only %d notes were found again", noted)
 	}
 }
 
-func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int) {
+func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int, noted *int) {
 	t.Helper()
 	sn := must(s.Snapshot(at))(t)
 	defer sn.Close()
@@ -148,9 +152,22 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 		rows, more, err = sn.Usersets(objectType, id, relation, limit)
 		limited("usersets", rows, more, err, of, userset)
 	}
-	check("subjects of a type", must(sn.BySubjectType(objectType, id, subjectType))(t), object, func(rel tuple.Relationship) bool {
-		return rel.Subject.ObjectType == subjectType
-	})
+	for _, of := range []string{subjectType, ""} {
+		rows, note, err := sn.Noted(objectType, id, of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("subjects of a type", rows, object, func(rel tuple.Relationship) bool { return of == "" || rel.Subject.ObjectType == of })
+		if note == nil {
+			continue
+		}
+		// What was noted was noted of these very rows.
+		if before, ok := note.Load().([]string); ok {
+			same(t, fmt.Sprintf("step %d: note of %s:%s", step, objectType, id), before, rowTexts(objectType, id, rows))
+			*noted++
+		}
+		note.Store(rowTexts(objectType, id, rows))
+	}
 	for _, usersets := range []bool{false, true} {
 		var all []Row
 		var after *Row
