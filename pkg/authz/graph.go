@@ -85,10 +85,17 @@ func Hold(s Snapshot) (release func()) {
 type Noter interface {
 	// ReadNoted is Read for one filter, with the note on what matches; nil where none is kept.
 	ReadNoted(ctx context.Context, f Filter) ([]Relationship, *Note, error)
+	// Stands reports whether ReadNoted, which returned the note at this or another revision, would return it here too,
+	// as long as nothing of what it is about has expired in between. False may also mean that this is not known.
+	Stands(n *Note) bool
 }
 
 // Note is a place for what was made of relationships. It is safe for concurrent use, and so has to be what is stored.
-type Note struct{ made atomic.Pointer[any] }
+type Note struct {
+	// Of is what whoever keeps the note knows it by.
+	Of   any
+	made atomic.Pointer[any]
+}
 
 // Load returns what was stored last; nil if nothing was.
 func (n *Note) Load() any {

@@ -87,5 +87,5 @@ func (h *headroom) adjust() {
 
 // percentFor returns by how much of what is in use the heap may grow.
 func percentFor(headroom, live uint64) int {
-	return int(min(max(headroom*100/max(live, 1), minPercent), maxPercent)) //nolint:gosec // it is at most maxPercent
+	return int(min(max(headroom*100/max(live, 1), minPercent), maxPercent))
 }

@@ -50,10 +50,11 @@ func TestKeepHeadroom(t *testing.T) {
 		}
 	}
 	until("little in use", func(p int) bool { return p == maxPercent })
-	much := make([]byte, 256<<20)
-	until("much in use", func(p int) bool { return p == minPercent })
-	runtime.KeepAlive(much)
-	much = nil
+	func() {
+		much := make([]byte, 256<<20)
+		until("much in use", func(p int) bool { return p == minPercent })
+		runtime.KeepAlive(much)
+	}()
 	until("little in use again", func(p int) bool { return p == maxPercent })
 	stop()
 	if after := percent(); after != before {

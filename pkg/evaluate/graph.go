@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -26,6 +27,27 @@ type Graph struct {
 	verifier  *verifier
 
 	schemas versions[*authz.Schema]
+	// named is the revision whose token was asked for last: mostly the head's.
+	named atomic.Pointer[named]
+}
+
+// named is a revision with its token.
+type named struct {
+	at    store.Revision
+	token string
+}
+
+// token returns the token of a revision.
+func (g *Graph) token(ctx context.Context, at store.Revision) (string, error) {
+	if n := g.named.Load(); n != nil && n.at == at {
+		return n.token, nil
+	}
+	token, err := zedtoken.NewFromRevision(ctx, at, datalayer.NoSchemaHashInLegacyMode, g.evaluator.store)
+	if err != nil {
+		return "", err
+	}
+	g.named.Store(&named{at, token.GetToken()})
+	return token.GetToken(), nil
 }
 
 // remark is what is noted on rows of an object: the rows in the words of authz, and the note on those.
@@ -56,6 +78,7 @@ func noted(at *store.Snapshot, object authz.Object, subjectType string) ([]authz
 	r, ok := note.Load().(*remark)
 	if !ok {
 		r = &remark{relationships: relationships(object, rows)}
+		r.note.Of = note
 		note.Store(r)
 	}
 	return r.relationships, &r.note, nil
@@ -92,10 +115,10 @@ func (g *Graph) Collectors() []prometheus.Collector { return g.verifier.collecto
 func (g *Graph) Degraded() bool { return g.verifier.count() > 0 }
 
 // answer answers checks at a revision that is pinned.
-func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, checks []Check) []Answer {
-	answers := at.Check(ctx, checks)
+func (g *Graph) answer(ctx context.Context, w *walk, token authz.Revision, checks []Check) []Answer {
+	answers := w.checks(checks)
 	g.verifier.stricter(ctx, token, checks, answers)
-	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
+	g.verifier.sample(answered{at: w.snapshot.Revision(), token: token, checks: checks, answers: answers})
 	return answers
 }
 
@@ -103,16 +126,13 @@ func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, 
 func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	s := &snapshot{graph: g}
 	if f == (authz.Freshness{}) {
-		head, err := g.evaluator.store.HeadRevision(ctx)
+		var err error
+		if s.at, err = g.evaluator.store.Head(); err == nil {
+			s.token.Token, err = g.token(ctx, s.at)
+		}
 		if err != nil {
 			return nil, g.failure("evaluate.Snapshot", err)
 		}
-		token, err := zedtoken.NewFromRevision(ctx, head.Revision, datalayer.NoSchemaHashInLegacyMode, g.evaluator.store)
-		if err != nil {
-			return nil, g.failure("evaluate.Snapshot", err)
-		}
-		s.token.Token = token.GetToken()
-		s.at, _ = head.Revision.(store.Revision)
 		return s, nil
 	}
 	inner, err := g.Graph.Snapshot(ctx, f)
@@ -140,9 +160,11 @@ type snapshot struct {
 
 	mu    sync.Mutex
 	inner authz.Snapshot // opened when it is first needed
-	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does.
-	held int
-	idle *store.Snapshot
+	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does, and
+	// resting what the next one walks with.
+	held    int
+	idle    *store.Snapshot
+	resting *walk
 }
 
 // Hold is authz.Holder's.
@@ -156,7 +178,14 @@ func (s *snapshot) Hold() {
 func (s *snapshot) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held--; s.held == 0 && s.idle != nil {
+	if s.held--; s.held > 0 {
+		return
+	}
+	if s.resting != nil {
+		s.resting.free()
+		s.resting = nil
+	}
+	if s.idle != nil {
 		s.idle.Close()
 		s.idle = nil
 	}
@@ -185,18 +214,43 @@ func (s *snapshot) done(at *store.Snapshot) {
 	at.Close()
 }
 
-// evaluator opens the revision to be evaluated; done takes its store's snapshot back.
-func (s *snapshot) evaluator() (*Snapshot, error) {
+// walk opens the revision to be walked for a number of checks; rest takes the walk back.
+func (s *snapshot) walk(ctx context.Context, checks int) (*walk, error) {
 	at, err := s.open()
 	if err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	w := s.resting
+	s.resting = nil
+	s.mu.Unlock()
+	if w != nil {
+		w.ctx, w.snapshot = ctx, at
+		return w, nil
 	}
 	p, err := s.graph.evaluator.programAt(s.at)
 	if err != nil {
 		s.done(at)
 		return nil, err
 	}
-	return &Snapshot{program: p, Snapshot: at}, nil
+	return newWalk(ctx, &Snapshot{program: p, Snapshot: at}, checks), nil
+}
+
+// rest takes back what walk returned. What it has read stays with it, if somebody holds the snapshot.
+func (s *snapshot) rest(w *walk) {
+	at := w.snapshot
+	failed := w.err != nil
+	w.rest()
+	w.ctx, w.snapshot = nil, nil
+	s.mu.Lock()
+	if s.held > 0 && s.resting == nil && !failed && w.again() {
+		s.resting, w = w, nil
+	}
+	s.mu.Unlock()
+	if w != nil {
+		w.free()
+	}
+	s.done(at)
 }
 
 // engine returns the engine's snapshot of the same revision.
@@ -244,13 +298,13 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 			Context:  q.Context,
 		}
 	}
-	at, err := s.evaluator()
+	w, err := s.walk(ctx, len(checks))
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
-	defer s.done(at.Snapshot)
+	defer s.rest(w)
 	answers := make([]authz.Answer, len(queries))
-	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
+	for i, a := range s.graph.answer(ctx, w, s.token, checks) {
 		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
 		if a.Err != nil {
 			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
@@ -353,6 +407,12 @@ func (s *snapshot) ReadNoted(ctx context.Context, f authz.Filter) ([]authz.Relat
 		return nil, nil, s.graph.failure("evaluate.Read", err)
 	}
 	return found, note, nil
+}
+
+// Stands is authz.Noter's.
+func (s *snapshot) Stands(n *authz.Note) bool {
+	note, ok := n.Of.(*store.Note)
+	return ok && note.Serves(s.at)
 }
 
 // matches reports whether a row of the filter's object, and of its relation if it names one, matches the rest of

@@ -32,3 +32,14 @@ func SpanOf(rels []authz.Relationship, now time.Time) Span {
 
 // Holds reports whether a moment is in the span.
 func (s Span) Holds(now time.Time) bool { return !now.Before(s.since) && now.Before(s.until) }
+
+// And returns the moments that are in both.
+func (s Span) And(o Span) Span {
+	if o.since.After(s.since) {
+		s.since = o.since
+	}
+	if o.until.Before(s.until) {
+		s.until = o.until
+	}
+	return s
+}

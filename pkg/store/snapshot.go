@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -48,6 +49,8 @@ type Row struct {
 	Context map[string]any
 	// ExpiresAt is zero if it does not expire. What has expired at the snapshot's moment is no row.
 	ExpiresAt time.Time
+	// subject leads to the rows of its subject, if the row is kept and they were read; see Snapshot.Subject.
+	subject *atomic.Pointer[Note]
 }
 
 func (r *Row) expired(now time.Time) bool { return !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) }
@@ -119,6 +122,27 @@ func (sn *Snapshot) open(it **iterator) (*iterator, error) {
 func (sn *Snapshot) Object(objectType, id string, limit int) (rows []Row, more bool, err error) {
 	n := sn.object(objectType, id)
 	k, more, err := sn.kept(n, n, "", selection{limit: limit})
+	return k.rows, more, err
+}
+
+// Subject is Object for the subject of a row that the snapshot, or another one, returned. It costs next to nothing if
+// both are kept.
+func (sn *Snapshot) Subject(r *Row, limit int) (rows []Row, more bool, err error) {
+	if sn.store.isClosed() {
+		return nil, false, ErrClosed
+	}
+	if r.subject != nil {
+		if note := r.subject.Load(); note != nil {
+			if of := note.rows(sn.at); of != nil && (limit == 0 || len(of.rows) <= limit) {
+				return sn.live(kept{rows: of.rows, expires: of.expires}).rows, false, nil
+			}
+		}
+	}
+	n := sn.object(r.SubjectType, r.SubjectID)
+	k, more, err := sn.kept(n, n, "", selection{limit: limit})
+	if r.subject != nil && k.note != nil && k.note.Serves(sn.at) {
+		r.subject.Store(k.note)
+	}
 	return k.rows, more, err
 }
 
@@ -196,10 +220,10 @@ func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (k 
 	if !more {
 		k.rows = slices.Clone(sn.found)
 		k.expires = slices.ContainsFunc(k.rows, func(r Row) bool { return !r.ExpiresAt.IsZero() })
-		k.note = new(Note)
+		k.note = &Note{from: sn.at}
 	}
 	sn.key = append(sn.key[:prefix], suffix...)
-	shard.put(sn.key, k)
+	sn.store.objects.put(shard, sn.key, k)
 	return sn.live(k), more, nil
 }
 
@@ -379,7 +403,7 @@ func (sn *Snapshot) Find(objectType, id, relation, subjectType, subjectRelation,
 	if err := it.Error(); err != nil {
 		return Row{}, false, sn.store.readFailure(err)
 	}
-	shard.put(sn.key[:prefix], k)
+	sn.store.objects.put(shard, sn.key[:prefix], k)
 	return first(sn.live(k).rows)
 }
 

@@ -86,7 +86,7 @@ func TestSnapshot(t *testing.T) {
 		switch r.IntN(8) {
 		case 0, 1:
 			rel := tuple.MustParse(fmt.Sprintf("%s:%s#%s@%s", pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"),
-				pick("user:ann", "user:bob", "user:*", "group:g#member", "group:g", "user:ann#friend", "zone:z")))
+				pick("user:ann", "user:bob", "user:*", "group:g#member", "group:g", "user:ann#friend", "zone:z", "doc:a", "doc:b", "docs:a-#view")))
 			update := tuple.Touch(rel)
 			switch r.IntN(5) {
 			case 0:
@@ -147,6 +147,15 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 		}
 		rows, more, err := sn.Object(objectType, id, limit)
 		limited("object", rows, more, err, object, every)
+		for i := range rows {
+			subject := datastore.RelationshipsFilter{OptionalResourceType: rows[i].SubjectType, OptionalResourceIds: []string{rows[i].SubjectID}}
+			found, more, err := sn.Subject(&rows[i], 100)
+			if err != nil || more {
+				t.Fatalf("step %d: the subject has more: %v, %v", step, more, err)
+			}
+			same(t, fmt.Sprintf("step %d: subject of a row of %s:%s", step, objectType, id), rowTexts(rows[i].SubjectType, rows[i].SubjectID, found),
+				readTexts(t, s, at, subject, every))
+		}
 		rows, more, err = sn.Relation(objectType, id, relation, limit)
 		limited("relation", rows, more, err, of, every)
 		rows, more, err = sn.Usersets(objectType, id, relation, limit)
@@ -329,5 +338,34 @@ func TestSchemaVersion(t *testing.T) {
 			}
 			s = must(Open("store", config))(t)
 		}
+	}
+}
+
+// TestSubjectFromBefore: a row leads to what its subject was at the snapshot's revision, not to what another one found
+// there later.
+func TestSubjectFromBefore(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{})
+	before := writesOf(t, s, touch("document:a#folder@folder:x"), touch("folder:x#viewer@user:ann"))
+	subject := func(at Revision, want ...string) {
+		t.Helper()
+		sn := must(s.Snapshot(at))(t)
+		defer sn.Close()
+		rows, _, err := sn.Object("document", "a", 10)
+		if err != nil || len(rows) != 1 {
+			t.Fatalf("%v, %v", rows, err)
+		}
+		found, _, err := sn.Subject(&rows[0], 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, fmt.Sprintf("at %d", at), rowTexts("folder", "x", found), want)
+	}
+	first, second := "folder:x#viewer@user:ann", "folder:x#viewer@user:bob"
+	subject(before, first)
+	after := writesOf(t, s, touch(second))
+	for range 2 {
+		subject(after, first, second)
+		subject(before, first)
 	}
 }

@@ -30,9 +30,6 @@ type route struct {
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
 func (d *Door) forward(r route, down grpc.ServerStream) error {
-	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), forwarded(down.Context())))
-	defer cancel(nil)
-
 	// The first message comes before the call upstream, so that what is refused never reaches it. No
 	// method of this API answers before it was asked.
 	first, err := d.receive(r, down, 0)
@@ -42,6 +39,8 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if answered, err := r.tryAnswer(first, down); answered {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), forwarded(down.Context())))
+	defer cancel(nil)
 	up, err := d.cfg.Upstream.NewStream(ctx, &r.stream, r.path,
 		grpc.ForceCodecV2(Codec()),
 		grpc.MaxCallRecvMsgSize(math.MaxInt32), // the limits are the server's and the engine's own
