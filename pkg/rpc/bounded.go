@@ -9,8 +9,8 @@ import (
 // bounded is a context that ends at a moment. Its timer is only set once somebody waits for it: most calls are over
 // before anybody does, and look at Err alone. The moment is not after the deadline of the context that it is made of.
 type bounded struct {
-	context.Context
-	until time.Time
+	context.Context //nolint:containedctx // it is a context itself
+	until           time.Time
 
 	mu sync.Mutex
 	// timed is what is waited for, and stop ends it; nil as long as nobody waits.

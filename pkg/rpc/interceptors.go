@@ -51,7 +51,7 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	}
 	until := &bounded{Context: ctx, until: time.Now().Add(budget)}
 	defer until.end()
-	return handler(until, req)
+	return handler(until, req) //nolint:contextcheck // it is made of the call's
 }
 
 func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
