@@ -14,7 +14,7 @@ import (
 func newSchema(p *program) *cobra.Command {
 	cmd := group(groupGraph, "schema", "Write and read the schema")
 	c := client(p, cmd)
-	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p), newSchemaFmt(p))
+	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p), newSchemaFmt(p), newSchemaLint(p))
 	return cmd
 }
 
@@ -30,7 +30,7 @@ server refuses a schema whose core differs from its own.`,
 		Example: `  deputy schema write schema/supportdesk/supportdesk.zed`,
 		Args:    cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
-			flat, err := flattenFile(args[0], c.program.In)
+			flat, err := flattenFile(args[0], c.program.In) //nolint:contextcheck // files are read to their end
 			if err != nil {
 				return err
 			}
