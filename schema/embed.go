@@ -1,5 +1,5 @@
-// Package schema holds the SpiceDB schemas that Deputy ships: the core that every deployment has, and
-// an example domain beside it.
+// Package schema holds the SpiceDB schemas that Deputy ships: the core that every deployment has, a
+// library of domains to start from, and a whole example with two tenants.
 package schema
 
 import "embed"
@@ -21,6 +21,19 @@ var Core string
 //	relationships.txt   one relationship a line in SpiceDB's notation; blank lines and lines that
 //	                    start with "//" say nothing
 //	decisions.yaml      stories with the decisions that are expected; the format stands in the file
+//	supportdesk.yaml    the fixture that `deputy test` runs
 //
 //go:embed supportdesk
 var SupportDesk embed.FS
+
+// Library holds domains to start from. All paths in it start with "library/"; for each domain it has
+//
+//	NAME.zed     the schema, which imports core.zed
+//	NAME.yaml    the fixture that `deputy test` runs
+//	NAME.md      what the domain models, and how to adapt it
+//
+// and beside them core.zed, the core, byte for byte. A domain is copied and changed, so that its names
+// are not those of a package: two domains may define the same type.
+//
+//go:embed library
+var Library embed.FS

@@ -125,7 +125,7 @@ beats the default.`,
 	root.AddCommand(
 		newCheck(p), newExplain(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newDelegation(p), newSession(p),
-		newSchema(p), newTest(p), newRelationship(p),
+		newSchema(p), newRelationship(p), newTest(p), newInit(p),
 		newServe(p), newMigrate(p), newDemo(p, demoStory),
 		newStore(p), newBackup(p), newRestore(p),
 		newVersion(p),

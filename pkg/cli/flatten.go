@@ -32,20 +32,16 @@ func flattenFile(path string, stdin io.Reader) (flatSchema, error) {
 // readSchemaFile reads a composable schema with the core; "-" is standard input, whose imports are
 // looked up in the current folder. Imports do not leave the folder of the file, not by a link either.
 func readSchemaFile(path string, stdin io.Reader) (*source.Schema, error) {
-	name, folder := filepath.ToSlash(path), filepath.Dir(path)
-	if path == "-" {
-		name, folder = "standard input", "."
-	}
 	text, err := readSchemaText(path, stdin)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(folder)
+	root, err := os.OpenRoot(filepath.Dir(path)) // of "-" too, that is "."
 	if err != nil {
 		return nil, fmt.Errorf("FILE: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	return source.Parse(name, text, root.FS(), source.Options{Core: true})
+	return source.Parse(schemaName(path), text, root.FS(), source.Options{Core: true})
 }
 
 // readSchemaText reads a file of a schema, or standard input if path is "-". Of what is larger than a

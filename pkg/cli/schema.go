@@ -14,7 +14,7 @@ import (
 func newSchema(p *program) *cobra.Command {
 	cmd := group(groupGraph, "schema", "Write and read the schema")
 	c := client(p, cmd)
-	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p))
+	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p), newSchemaFmt(p))
 	return cmd
 }
 
