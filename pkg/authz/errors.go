@@ -98,6 +98,7 @@ const (
 	ReasonNotTenantSafe       = "NOT_TENANT_SAFE"
 	ReasonUnsafeShape         = "UNSAFE_SCHEMA_SHAPE"
 	ReasonCoreSchema          = "CORE_SCHEMA_DIFFERS"
+	ReasonSchemaMoved         = "SCHEMA_MOVED"
 	ReasonTooManyCandidates   = "TOO_MANY_CANDIDATES"
 	ReasonAmbiguous           = "AMBIGUOUS"
 	ReasonRevision            = "REVISION_UNAVAILABLE"

@@ -189,7 +189,7 @@ func (r *demoRun) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	flat, err := flattenIn(files, "supportdesk.zed")
+	flat, err := flattenIn(files, "supportdesk.zed") //nolint:contextcheck // what is read is small and in memory
 	if err != nil {
 		return err
 	}

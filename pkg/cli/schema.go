@@ -5,42 +5,79 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/pkg/fixture/change"
 )
 
 // newSchema builds `deputy schema`.
 func newSchema(p *program) *cobra.Command {
 	cmd := group(groupGraph, "schema", "Write and read the schema")
 	c := client(p, cmd)
-	cmd.AddCommand(newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p), newSchemaFmt(p))
+	cmd.AddCommand(
+		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
+		newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), newSchemaPlan(c),
+	)
 	return cmd
 }
 
 // newSchemaWrite builds `deputy schema write`. SpiceDB's API takes flat schema text only: composing is
 // the client's work, as it is with zed.
 func newSchemaWrite(c *connection) *cobra.Command {
-	return &cobra.Command{
+	var plan string
+	cmd := &cobra.Command{
 		Use:   "write FILE",
 		Short: "Replace the schema (admins)",
 		Long: `Replace the schema with the one in FILE, or on standard input if FILE is "-". Imports and partials are
 resolved here, beside FILE. Of Deputy's core types those that the file does not define are added; the
-server refuses a schema whose core differs from its own.`,
-		Example: `  deputy schema write schema/supportdesk/supportdesk.zed`,
-		Args:    cobra.ExactArgs(1),
+server refuses a schema whose core differs from its own.
+
+With --require-plan nothing is written unless FILE is the schema that deputy schema plan --out has planned,
+and the schema in force is still the one that it was planned for.`,
+		Example: `  deputy schema write schema/supportdesk/supportdesk.zed
+  deputy schema write --require-plan plan.json schema.zed`,
+		Args: cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
-			flat, err := flattenFile(args[0], c.program.In)
+			flat, err := flattenFile(args[0], c.program.In) //nolint:contextcheck // files are read to their end
 			if err != nil {
 				return err
 			}
-			answer, err := s.schema.WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: flat.text})
+			var answer *authzed.WriteSchemaResponse
+			if plan == "" {
+				answer, err = s.schema.WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: flat.text})
+			} else {
+				answer, err = writePlanned(ctx, c.program, s, plan, flat.text)
+			}
 			if err != nil {
 				return err
 			}
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),
 	}
+	cmd.Flags().StringVar(&plan, "require-plan", "", "plan that deputy schema plan --out has written, without which nothing is written")
+	return cmd
+}
+
+// writePlanned writes what was planned, and says it where the server could not make sure in one step.
+func writePlanned(ctx context.Context, p *program, s *server, name, flat string) (*authzed.WriteSchemaResponse, error) {
+	file, err := os.Open(name) //nolint:gosec // reading it is what was asked for
+	if err != nil {
+		return nil, fmt.Errorf("--require-plan: %w", err)
+	}
+	defer func() { _ = file.Close() }()
+	plan, err := change.ReadPlan(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	guard, answer, err := change.Write(ctx, s.schema, plan, flat)
+	if err == nil && guard != change.Locked {
+		_, _ = fmt.Fprintln(p.Err, "deputy: the engine behind this server cannot compare and write in one step: "+
+			"a schema that was written in between is overwritten; see docs/change.md")
+	}
+	return answer, err
 }
 
 // newSchemaRead builds `deputy schema read`.

@@ -170,9 +170,10 @@ func (d *Daemon) door() (*door.Door, error) {
 			}
 			return snap.Schema(ctx)
 		},
-		Model:   engine.ModelSchema,
-		Answers: d.answers(),
-		IsAdmin: rpc.IsAdmin,
+		Model:          engine.ModelSchema,
+		Answers:        d.answers(),
+		ComparesSchema: d.engine.InProcess(),
+		IsAdmin:        rpc.IsAdmin,
 	})
 }
 

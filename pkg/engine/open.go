@@ -89,7 +89,7 @@ func Over(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, err
 	if cfg.Retention == 0 {
 		cfg.Retention = defaultRetention
 	}
-	e, err := serve(ctx, ds)
+	e, err := serve(ctx, expecting{ds})
 	if err != nil {
 		return nil, errors.Join(err, ds.Close())
 	}

@@ -50,7 +50,7 @@ func schemaFromText(text string) (*authz.Schema, error) {
 // ModelDefinitions is ModelSchema for definitions that are compiled already, and leaves the text out. It does not
 // change them. Errors: an expression of a kind that is not known.
 func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
-	difference, err := coreDifference(namespaces, caveats)
+	difference, err := CoreDifference(namespaces, caveats)
 	if err != nil {
 		return nil, err
 	}
@@ -120,10 +120,10 @@ var commentDeltas = map[diffnamespace.DeltaType]bool{
 	diffnamespace.ChangedRelationComment:   true,
 }
 
-// coreDifference says how the definitions of the core differ from core.zed, or "". Comments, the order
+// CoreDifference says how the definitions of the core differ from core.zed, or "". Comments, the order
 // of members and how a caveat's expression is laid out make no difference; other definitions are not
 // looked at.
-func coreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (string, error) {
+func CoreDifference(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (string, error) {
 	want, err := embeddedCore()
 	if err != nil {
 		return "", fmt.Errorf("core.zed does not compile: %w", err)
@@ -313,8 +313,12 @@ func (r *reach) unsafeShape() string {
 	return first
 }
 
-// isUnsafe reports whether a relation admits "T with caveat" or "T with expiration" (or "T:*" with
-// either) beside a userset "T#rel" of the same type without it.
+// isUnsafe reports whether a relation has an UnsafeGrant.
+func isUnsafe(relation *core.Relation) bool { return UnsafeGrant(relation) != nil }
+
+// UnsafeGrant returns the first allowed type of a relation that SpiceDB evaluates wrongly, or nil:
+// "T with caveat" or "T with expiration" (or "T:*" with either) beside a userset "T#rel" of the same
+// type without it.
 //
 // SpiceDB v1.56.2 looks direct subjects and wildcards up without caveats when the number of T's allowed
 // types that have no caveat, usersets included, equals the number of direct types and wildcards; the
@@ -325,7 +329,7 @@ func (r *reach) unsafeShape() string {
 // The rule here is wider than the bug on purpose: with two usersets beside one direct type the numbers
 // differ and the answer is right, but adding or removing one userset would turn it wrong. It is narrower
 // in that it does not look at checks whose subject is itself a userset, because no decision has one.
-func isUnsafe(relation *core.Relation) bool {
+func UnsafeGrant(relation *core.Relation) *core.AllowedRelation {
 	allowed := relation.GetTypeInformation().GetAllowedDirectRelations()
 	for _, direct := range allowed {
 		if isUserset(direct) {
@@ -337,11 +341,11 @@ func isUnsafe(relation *core.Relation) bool {
 			}
 			if direct.GetRequiredCaveat() != nil && userset.GetRequiredCaveat() == nil ||
 				direct.GetRequiredExpiration() != nil && userset.GetRequiredExpiration() == nil {
-				return true
+				return direct
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // isPermission reports whether a member is computed and holds no relationships.

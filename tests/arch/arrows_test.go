@@ -79,14 +79,16 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/rpc/door", "pkg/daemon",
-		"pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint",
+		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
+		"tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
+		"pkg/fixture/change", "pkg/gen", "tests",
 	},
 }
 

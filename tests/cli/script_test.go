@@ -75,14 +75,7 @@ func TestPostgresScripts(t *testing.T) {
 // params returns how to run the scripts in a folder.
 func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 	t.Helper()
-	bin := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, filepath.Join(bin, program)); err != nil {
-		t.Fatal(err)
-	}
+	bin := installed(t)
 	desk, err := filepath.Abs("../../schema/supportdesk")
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +109,20 @@ func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 			"mode":        checkMode,
 		},
 	}
+}
+
+// installed returns a folder with the command line in it.
+func installed(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(bin, program)); err != nil {
+		t.Fatal(err)
+	}
+	return bin
 }
 
 // runDeputy is `deputy`.

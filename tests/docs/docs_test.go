@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/deputyauth/deputy/pkg/cli"
+	"github.com/deputyauth/deputy/pkg/fixture/lint"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what the program prints into the pages")
@@ -83,6 +84,17 @@ func TestOperationsListsTheSettings(t *testing.T) {
 		t.Fatalf("read %d settings of %d from\n%s", len(settings), want, flags)
 	}
 	shows(t, "../../docs/operations.md", "settings", table.String())
+}
+
+func TestSchemaListsTheRules(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| rule | severity | what is found |\n| --- | --- | --- |\n")
+	for _, r := range lint.Rules {
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", r.Name, r.Severity, r.Summary)
+	}
+	shows(t, "../../docs/schema.md", "rules", table.String())
+	shows(t, "../../docs/schema.md", "explanation", "```console\n$ deputy schema lint --explain tenant-not-all\n"+
+		run(t, "schema", "lint", "--explain", "tenant-not-all")+"```\n")
 }
 
 // TestEmbeddingQuotesTheExample: the code in docs/embedding.md is what the tests of pkg/daemon run.

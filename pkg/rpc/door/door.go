@@ -29,7 +29,7 @@ const apiPackage protoreflect.FullName = "authzed.api.v1"
 // Answer answers an encoded request. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
-// Config is what a Door needs; every field but Answers is required. The functions are called concurrently, with the
+// Config is what a Door needs; every field but Answers and ComparesSchema is required. The functions are called concurrently, with the
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
@@ -43,6 +43,10 @@ type Config struct {
 	Model func(text string) (*authz.Schema, error)
 	// Answers may hold what answers a method, named as service/method, without the engine.
 	Answers map[string]Answer
+	// ComparesSchema says that Upstream itself compares the schema in force with the one that a write
+	// expects (authz.MetadataExpectSchema), within its transaction. Else the door does, just before the write,
+	// by the Text of the Schema.
+	ComparesSchema bool
 	// IsAdmin reports whether the call's caller is an admin.
 	IsAdmin func(context.Context) bool
 }
@@ -101,6 +105,9 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			stream: stream,
 			guard:  judge,
 			answer: d.cfg.Answers[key],
+
+			readsSchema:  key == "SchemaService/ReadSchema",
+			writesSchema: key == "SchemaService/WriteSchema",
 		}
 		stream.Handler = func(_ any, down grpc.ServerStream) error {
 			if !guarded && !reads[key] {

@@ -21,6 +21,8 @@ type route struct {
 	guard guard
 	// answer answers what it can by itself; nil for most methods.
 	answer Answer
+	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
+	readsSchema, writesSchema bool
 }
 
 // forward passes one call on: its messages, half-close, deadline and cancellation up, headers,
@@ -30,9 +32,6 @@ type route struct {
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
 func (d *Door) forward(r route, down grpc.ServerStream) error {
-	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), forwarded(down.Context())))
-	defer cancel(nil)
-
 	// The first message comes before the call upstream, so that what is refused never reaches it. No
 	// method of this API answers before it was asked.
 	first, err := d.receive(r, down, 0)
@@ -42,6 +41,13 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if answered, err := r.tryAnswer(first, down); answered {
 		return err
 	}
+	md, err := d.expectation(r, down)
+	if err != nil {
+		first.free()
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), md))
+	defer cancel(nil)
 	up, err := d.cfg.Upstream.NewStream(ctx, &r.stream, r.path,
 		grpc.ForceCodecV2(Codec()),
 		grpc.MaxCallRecvMsgSize(math.MaxInt32), // the limits are the server's and the engine's own
