@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -79,6 +80,33 @@ func Hold(s Snapshot) (release func()) {
 	h.Hold()
 	return h.Release
 }
+
+// Noter is a Snapshot that keeps notes on what it reads, with what was read, for as long as that does not change.
+type Noter interface {
+	// ReadNoted is Read for one filter, with the note on what matches; nil where none is kept.
+	ReadNoted(ctx context.Context, f Filter) ([]Relationship, *Note, error)
+	// Stands reports whether ReadNoted, which returned the note at this or another revision, would return it here too,
+	// as long as nothing of what it is about has expired in between. False may also mean that this is not known.
+	Stands(n *Note) bool
+}
+
+// Note is a place for what was made of relationships. It is safe for concurrent use, and so has to be what is stored.
+type Note struct {
+	// Of is what whoever keeps the note knows it by.
+	Of   any
+	made atomic.Pointer[any]
+}
+
+// Load returns what was stored last; nil if nothing was.
+func (n *Note) Load() any {
+	if made := n.made.Load(); made != nil {
+		return *made
+	}
+	return nil
+}
+
+// Store stores what was made.
+func (n *Note) Store(made any) { n.made.Store(&made) }
 
 // Filter selects relationships. Empty fields select all; at least Resource.Type or Subject has to be
 // given.

@@ -36,6 +36,8 @@ type serverSettings struct {
 	remoteKeyFile string
 	// cacheMiB is config.Engine.CacheBytes in a unit that is typed.
 	cacheMiB int64
+	// headroomMiB is what daemon.KeepHeadroom takes, in MiB.
+	headroomMiB int64
 	// logLevel and logFormat are as newLog takes them.
 	logLevel  string
 	logFormat string
@@ -60,6 +62,9 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
 	flags.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 0, "how long calls under way may take once the server stops; 0 means 10s")
+	flags.Int64Var(&s.headroomMiB, "gc-headroom-mib", 0,
+		fmt.Sprintf("how much the heap may grow between two garbage collections, in MiB, though to no more than five times what is in use; "+
+			"0 means %d; without effect where GOGC is set", daemon.DefaultHeadroom>>20))
 	flags.StringVar(&s.logLevel, "log-level", "info", "debug (a line for each request), info, warn or error")
 	flags.StringVar(&s.logFormat, "log-format", "json", "json or console")
 }
@@ -131,6 +136,9 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		return fmt.Errorf("--cache-mib must be 0 to %d", 1<<20)
 	}
 	s.config.Engine.CacheBytes = s.cacheMiB << 20
+	if s.headroomMiB < 0 || s.headroomMiB > 1<<20 {
+		return fmt.Errorf("--gc-headroom-mib must be 0 to %d", 1<<20)
+	}
 	if e := s.config.Engine; flags.Lookup("token-key-file") != nil && s.tokenKeyFile == "" && e.Kind == engine.Embedded && e.Dir != "" {
 		if err := daemon.MakeDataDir(e.Dir); err != nil {
 			return err

@@ -26,14 +26,14 @@ type Facts struct {
 	// Session is the session that the request names, or nil.
 	Session *facts.Session
 	// Chain holds the delegations from the root to the one that acts.
-	Chain []facts.Delegation
+	Chain []*facts.Delegation
 	// Broken says why the chain ends before a root; empty where it does not.
 	Broken string
 	// Entitled tells that the root was granted by one who may: always looked up, though for a user's
 	// own delegation it is the user.
 	Entitled bool
 	// Sessions holds the sessions that minted a leaf of the chain.
-	Sessions map[authz.SessionID]facts.Session
+	Sessions map[authz.SessionID]*facts.Session
 	// Standing is what agents, principal and tenant are at the revision.
 	Standing Standing
 	// Baselines holds what stood where each frozen session started; see Frozen.
@@ -49,7 +49,7 @@ type Facts struct {
 
 // Standing is what agents, principal and tenant are at a revision.
 type Standing struct {
-	Agents    map[authz.AgentID]facts.Agent
+	Agents    map[authz.AgentID]*facts.Agent
 	Principal facts.Life
 	Tenant    facts.Life
 }
@@ -66,7 +66,10 @@ type Baseline struct {
 // session that is named, and every session that minted a leaf of the chain.
 func Frozen(f Facts) []Baseline {
 	var out []Baseline
-	add := func(s facts.Session, depth int) {
+	add := func(s *facts.Session, depth int) {
+		if s == nil {
+			s = &facts.Session{}
+		}
 		if s.Unfrozen {
 			return
 		}
@@ -79,7 +82,7 @@ func Frozen(f Facts) []Baseline {
 		out = append(out, Baseline{s.Baseline, depth})
 	}
 	if f.Session != nil {
-		add(*f.Session, len(f.Chain))
+		add(f.Session, len(f.Chain))
 	}
 	for i, d := range f.Chain {
 		if d.Session != "" {
@@ -101,32 +104,51 @@ const (
 
 // Plan returns every condition of the case for one candidate: those that facts decide with their
 // outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
-func Plan(c authz.Case, f Facts) []Condition { return AppendPlan(make([]Condition, 0, usual), c, f) }
+func Plan(c authz.Case, f Facts) []Condition {
+	sheet := Sheet{Conditions: make([]Condition, 0, usual)}
+	sheet.Plan(c, f)
+	return sheet.Conditions
+}
 
-// AppendPlan appends Plan to out.
-func AppendPlan(out []Condition, c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: f, out: out}
+// Sheet is what a plan is laid out on. It may be used again for another one, once nobody needs its conditions and
+// their queries any more.
+type Sheet struct {
+	Conditions []Condition
+	// queries are those of conditions, which point into it.
+	queries []authz.Query
+}
+
+// Plan appends Plan's conditions to the sheet's.
+func (s *Sheet) Plan(c authz.Case, f Facts) {
+	p := plan{c: c, f: &f, sheet: s}
 	p.session()
 	p.delegation()
-	p.standing(f.Standing)
+	p.standing(&f.Standing)
 	p.permissions(len(f.Chain))
 	for i, b := range Frozen(f) {
 		p.where = AtBaseline + i
-		p.standing(f.Baselines[b.Revision])
+		standing := f.Baselines[b.Revision]
+		p.standing(&standing)
 		p.permissions(b.Depth)
 	}
-	return p.out
+}
+
+// Clear makes the sheet empty.
+func (s *Sheet) Clear() {
+	clear(s.Conditions)
+	clear(s.queries)
+	s.Conditions, s.queries = s.Conditions[:0], s.queries[:0]
 }
 
 // Standalone returns the conditions that facts alone decide: session, delegation, registration and
 // suspension, and whether a principal is in a set. An exact snapshot has to pass them at the head
 // revision too, so they are marked AtHead.
 func Standalone(c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: f, where: AtHead}
+	p := plan{c: c, f: &f, sheet: new(Sheet), where: AtHead}
 	p.session()
 	p.delegation()
-	p.standing(f.Standing)
-	return p.out
+	p.standing(&f.Standing)
+	return p.sheet.Conditions
 }
 
 // Condition is a condition of the plan.
@@ -141,9 +163,9 @@ const usual = 40
 
 type plan struct {
 	c     authz.Case
-	f     Facts
+	f     *Facts
+	sheet *Sheet
 	where int
-	out   []Condition
 }
 
 // fact adds a condition that is already decided.
@@ -175,7 +197,7 @@ func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 	if !p.f.Brief {
 		text = q.Text()
 	}
-	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: &q})
+	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: p.sheet.keep(q)})
 }
 
 func (p *plan) add(c authz.Condition) {
@@ -185,11 +207,17 @@ func (p *plan) add(c authz.Condition) {
 	case p.where == AtHead:
 		c.Text += ", at the head revision"
 	}
-	p.out = append(p.out, Condition{Condition: c, Where: p.where})
+	p.sheet.Conditions = append(p.sheet.Conditions, Condition{Condition: c, Where: p.where})
+}
+
+// keep puts a query on the sheet.
+func (s *Sheet) keep(q authz.Query) *authz.Query {
+	s.queries = append(s.queries, q)
+	return &s.queries[len(s.queries)-1]
 }
 
 // life adds the condition that an object is live.
-func (p *plan) life(gate authz.Gate, what string, l facts.Life) {
+func (p *plan) life(gate authz.Gate, what string, l *facts.Life) {
 	detail := "it is live"
 	switch {
 	case !l.Known:
@@ -215,13 +243,16 @@ func (p *plan) session() {
 	if s == nil {
 		s = &facts.Session{}
 	}
-	p.minted(authz.GateSession, *s, p.leaf())
+	p.minted(authz.GateSession, s, p.leaf())
 	p.fact(authz.GateSession, s.ID == p.c.Session, "the session is the one that is named", "it is another one")
 }
 
 // minted adds the conditions under which a session backs a leaf.
-func (p *plan) minted(gate authz.Gate, s facts.Session, leaf facts.Delegation) {
-	p.life(gate, p.name("session ", string(s.ID)), s.Life)
+func (p *plan) minted(gate authz.Gate, s *facts.Session, leaf *facts.Delegation) {
+	if s == nil {
+		s = &facts.Session{}
+	}
+	p.life(gate, p.name("session ", string(s.ID)), &s.Life)
 	p.fact(gate, s.Agent != "" && s.Agent == leaf.Agent, "the session's agent is the delegation's", "it is another agent's session")
 	p.fact(gate, s.Holds(leaf.ID), "the session holds the delegation", "it does not")
 }
@@ -229,9 +260,9 @@ func (p *plan) minted(gate authz.Gate, s facts.Session, leaf facts.Delegation) {
 var chainBound = fmt.Sprintf("the chain has at most %d delegations", MaxDepth)
 
 // leaf is the delegation that acts; zero without a chain.
-func (p *plan) leaf() facts.Delegation {
+func (p *plan) leaf() *facts.Delegation {
 	if len(p.f.Chain) == 0 {
-		return facts.Delegation{}
+		return &facts.Delegation{}
 	}
 	return p.f.Chain[len(p.f.Chain)-1]
 }
@@ -245,7 +276,7 @@ func (p *plan) delegation() {
 	p.fact(gate, p.leaf().Agent != "" && p.leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
 	for i, d := range chain {
 		name := p.name("delegation ", string(d.ID))
-		p.life(gate, name, d.Life)
+		p.life(gate, name, &d.Life)
 		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
 		if d.Set() {
 			p.ask(gate, authz.SideActor, d.PrincipalQuery(p.f.Principal))
@@ -269,13 +300,13 @@ func (p *plan) delegation() {
 
 // Direct reports whether the candidate's agent may act without a session.
 func Direct(f Facts) bool {
-	p := plan{f: f}
+	p := plan{f: &f, sheet: new(Sheet)}
 	p.direct()
-	return !Refused(p.out)
+	return !Refused(p.sheet.Conditions)
 }
 
 // root adds the condition that the chain's first delegation was granted by one who may.
-func (p *plan) root(d facts.Delegation) {
+func (p *plan) root(d *facts.Delegation) {
 	const gate = authz.GateDelegation
 	name := p.name("delegation ", string(d.ID))
 	p.fact(gate, d.Parent == "" && d.Session == "", name+" is a root", "it is a part of another one")
@@ -288,7 +319,7 @@ func (p *plan) root(d facts.Delegation) {
 }
 
 // link adds the conditions between a delegation and the one that it is a part of.
-func (p *plan) link(parent, d facts.Delegation) {
+func (p *plan) link(parent, d *facts.Delegation) {
 	const gate = authz.GateDelegation
 	name := p.name("delegation ", string(d.ID))
 	p.fact(gate, d.Parent == parent.ID, name+" is a part of the one before", "it is not")
@@ -310,14 +341,17 @@ func (p *plan) direct() {
 }
 
 // standing adds what agents, principal and tenant are, apart from any object.
-func (p *plan) standing(s Standing) {
+func (p *plan) standing(s *Standing) {
 	for _, id := range p.agents() {
 		a := s.Agents[id]
+		if a == nil {
+			a = &facts.Agent{}
+		}
 		name := ""
 		if !p.f.Brief {
 			name = "agent:" + authz.DecodeID(string(id))
 		}
-		p.life(authz.GateAgent, name, a.Life)
+		p.life(authz.GateAgent, name, &a.Life)
 		p.fact(authz.GateAgent, len(a.Owners) > 0, name+" has an owner", "nobody answers for it")
 	}
 	show := func(o authz.Object) string {
@@ -326,8 +360,8 @@ func (p *plan) standing(s Standing) {
 		}
 		return authz.Show(o)
 	}
-	p.life(authz.GatePrincipal, show(p.f.Principal.Object), s.Principal)
-	p.life(authz.GateTenant, show(p.f.Tenant.Object()), s.Tenant)
+	p.life(authz.GatePrincipal, show(p.f.Principal.Object), &s.Principal)
+	p.life(authz.GateTenant, show(p.f.Tenant.Object()), &s.Tenant)
 }
 
 // permissions adds what has to be asked of the engine: the permission for every subject, the object's

@@ -34,12 +34,13 @@ func sessionCase() (authz.Case, decide.Facts) {
 		ID: "s1", Life: live, Agent: "bot", Unfrozen: true,
 		Leaves: []facts.Leaf{{Delegation: "l1", Principal: alice, Tenant: "acme"}},
 	}
+	minting := s
 	return c, decide.Facts{
 		Now: now, Principal: alice, Tenant: "acme", Session: &s, Entitled: true,
-		Chain:    []facts.Delegation{root, leaf},
-		Sessions: map[authz.SessionID]facts.Session{"s1": s},
+		Chain:    []*facts.Delegation{&root, &leaf},
+		Sessions: map[authz.SessionID]*facts.Session{"s1": &minting},
 		Standing: decide.Standing{
-			Agents:    map[authz.AgentID]facts.Agent{"bot": {ID: "bot", Life: live, Owners: []authz.Object{alice.Object}}},
+			Agents:    map[authz.AgentID]*facts.Agent{"bot": {ID: "bot", Life: live, Owners: []authz.Object{alice.Object}}},
 			Principal: live, Tenant: live,
 		},
 	}
@@ -96,10 +97,9 @@ func TestFactsThatRefuse(t *testing.T) {
 	service := authz.Object{Type: authz.TypeService, ID: "nightly"}
 	set := authz.Subject{Object: authz.TenantID("acme").Object(), Relation: facts.RelationMember}
 	rename := func(f *decide.Facts, bend func(*facts.Session)) {
-		s := f.Sessions["s1"]
+		s := *f.Sessions["s1"]
 		bend(&s)
-		f.Sessions["s1"] = s
-		f.Session = &s
+		f.Session, f.Sessions["s1"] = &s, &s
 	}
 	for _, b := range []struct {
 		name string
@@ -116,9 +116,9 @@ func TestFactsThatRefuse(t *testing.T) {
 		{"session without the leaf", authz.GateSession, func(_ *authz.Case, f *decide.Facts) { rename(f, func(s *facts.Session) { s.Leaves = nil }) }},
 		{"another session", authz.GateSession, func(_ *authz.Case, f *decide.Facts) { rename(f, func(s *facts.Session) { s.ID = "s2" }) }},
 		{"leaf's own session ended", authz.GateDelegation, func(_ *authz.Case, f *decide.Facts) {
-			s := f.Sessions["s1"]
+			s := *f.Sessions["s1"]
 			s.Stopped = true
-			f.Sessions["s1"] = s
+			f.Sessions["s1"] = &s
 		}},
 		{"leaf's session unknown", authz.GateDelegation, func(_ *authz.Case, f *decide.Facts) { f.Sessions = nil }},
 		{"another agent acts", authz.GateDelegation, func(c *authz.Case, _ *decide.Facts) { c.Agent = "other" }},
@@ -188,7 +188,7 @@ func TestEveryCheckCounts(t *testing.T) {
 	r := authz.Revision{Token: "r1"}
 	s := *f.Session
 	s.Unfrozen, s.Baseline = false, r
-	f.Session, f.Sessions["s1"] = &s, s
+	f.Session, f.Sessions["s1"] = &s, &s
 	f.Baselines = map[authz.Revision]decide.Standing{r: f.Standing}
 	asked := 0
 	for at, condition := range decide.Plan(c, f) {
@@ -227,16 +227,16 @@ func TestEveryCheckCounts(t *testing.T) {
 func TestBaselineScope(t *testing.T) {
 	c, f := sessionCase()
 	r := authz.Revision{Token: "r1"}
-	s := f.Sessions["s1"]
+	s := *f.Sessions["s1"]
 	s.Unfrozen, s.Baseline = false, r
-	f.Sessions["s1"] = s
+	f.Sessions["s1"] = &s
 	part := facts.Delegation{
 		ID: "d3", Life: live, Agent: "sub", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme",
 		GrantedBy: authz.AgentID("bot").Object(), Parent: "l1", AllowDirect: true,
 	}
-	f.Chain = append(f.Chain, part)
+	f.Chain = append(f.Chain, &part)
 	f.Session, c.Session, c.Agent = nil, "", "sub"
-	f.Standing.Agents["sub"] = facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
+	f.Standing.Agents["sub"] = &facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
 	f.Baselines = map[authz.Revision]decide.Standing{r: f.Standing}
 	if got := decide.Frozen(f); len(got) != 1 || got[0].Depth != 2 {
 		t.Fatalf("baselines %+v, want one of depth 2", got)
@@ -268,9 +268,9 @@ func TestDirectNeedsEveryAncestor(t *testing.T) {
 		ID: "d2", Life: live, Agent: "sub", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme",
 		GrantedBy: authz.AgentID("bot").Object(), Parent: "d1", AllowDirect: true, Unscoped: true,
 	}
-	f.Chain[1] = part
+	f.Chain[1] = &part
 	c.Agent = "sub"
-	f.Standing.Agents["sub"] = facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
+	f.Standing.Agents["sub"] = &facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
 	if v := answer(c, f); v.Permissionship != authz.NoPermission || decide.Direct(f) {
 		t.Errorf("under a root that needs a session it came to %+v", v)
 	}
@@ -294,8 +294,8 @@ func TestDepth(t *testing.T) {
 			if i > 0 {
 				d.Parent, d.GrantedBy = f.Chain[i-1].ID, f.Chain[i-1].Agent.Object()
 			}
-			f.Chain = append(f.Chain, d)
-			f.Standing.Agents[d.Agent] = facts.Agent{ID: d.Agent, Life: live, Owners: []authz.Object{alice.Object}}
+			f.Chain = append(f.Chain, &d)
+			f.Standing.Agents[d.Agent] = &facts.Agent{ID: d.Agent, Life: live, Owners: []authz.Object{alice.Object}}
 			c.Agent = d.Agent
 		}
 		if v := answer(c, f); v.Permissionship != want {
@@ -316,9 +316,9 @@ func TestValidUntil(t *testing.T) {
 		t.Errorf("with a root that ends sooner: %s", got)
 	}
 	_, f = sessionCase()
-	s := f.Sessions["s1"]
+	s := *f.Sessions["s1"]
 	s.Until = soon
-	f.Sessions["s1"] = s
+	f.Sessions["s1"] = &s
 	if got := decide.ValidUntil(f); !got.Equal(soon) {
 		t.Errorf("with a session behind a leaf that ends sooner: %s", got)
 	}

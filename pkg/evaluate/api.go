@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
-	"github.com/authzed/spicedb/pkg/datalayer"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/authzed/spicedb/pkg/zedtoken"
 	"google.golang.org/grpc/codes"
@@ -31,7 +30,7 @@ func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequ
 	if req.GetWithTracing() || wantsTrace(ctx) || !plain(req.GetResource(), req.GetSubject(), req.GetContext()) {
 		return nil, false, nil
 	}
-	at, token, ok := g.evaluator.pin(ctx, req.GetConsistency())
+	at, token, ok := g.pin(ctx, req.GetConsistency())
 	if !ok {
 		return nil, false, nil
 	}
@@ -40,7 +39,9 @@ func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequ
 	if _, _, err := at.program.resolve(&check); err != nil {
 		return nil, false, nil
 	}
-	answer := g.answer(ctx, at, authz.Revision{Token: token.GetToken()}, []Check{check})[0]
+	w := newWalk(ctx, at, 1)
+	defer w.free()
+	answer := g.answer(ctx, w, authz.Revision{Token: token.GetToken()}, []Check{check})[0]
 	if answer.Err != nil {
 		return nil, true, statusOf(answer.Err).Err()
 	}
@@ -63,12 +64,14 @@ func (g *Graph) CheckBulkPermissions(
 		}
 		checks[i] = checkOf(item.GetResource(), item.GetPermission(), item.GetSubject(), item.GetContext())
 	}
-	at, token, ok := g.evaluator.pin(ctx, req.GetConsistency())
+	at, token, ok := g.pin(ctx, req.GetConsistency())
 	if !ok {
 		return nil, false, nil
 	}
 	defer at.Close()
-	answers := g.answer(ctx, at, authz.Revision{Token: token.GetToken()}, checks)
+	w := newWalk(ctx, at, len(checks))
+	defer w.free()
+	answers := g.answer(ctx, w, authz.Revision{Token: token.GetToken()}, checks)
 	if err := ctx.Err(); err != nil {
 		return nil, true, statusOf(err).Err()
 	}
@@ -131,19 +134,19 @@ func checkOf(resource *v1.ObjectReference, permission string, subject *v1.Subjec
 }
 
 // pin opens the revision that a request asks for. ok is false where that cannot be read.
-func (e *Evaluator) pin(ctx context.Context, c *v1.Consistency) (at *Snapshot, token *v1.ZedToken, ok bool) {
-	revision, ok := e.revision(ctx, c)
+func (g *Graph) pin(ctx context.Context, c *v1.Consistency) (at *Snapshot, token *v1.ZedToken, ok bool) {
+	revision, ok := g.evaluator.revision(ctx, c)
 	if !ok {
 		return nil, nil, false
 	}
-	token, err := zedtoken.NewFromRevision(ctx, revision, datalayer.NoSchemaHashInLegacyMode, e.store)
+	text, err := g.token(ctx, revision)
 	if err != nil {
 		return nil, nil, false
 	}
-	if at, err = e.At(revision); err != nil {
+	if at, err = g.evaluator.At(revision); err != nil {
 		return nil, nil, false
 	}
-	return at, token, true
+	return at, &v1.ZedToken{Token: text}, true
 }
 
 func (e *Evaluator) revision(ctx context.Context, c *v1.Consistency) (at store.Revision, ok bool) {

@@ -82,11 +82,9 @@ func (e *Evaluator) programAt(at store.Revision) (*program, error) {
 // Check answers checks: as many answers as checks, in order. Each is answered as if it were asked alone; what
 // ends the whole call, as ctx does, fails all of them.
 func (s *Snapshot) Check(ctx context.Context, checks []Check) []Answer {
-	answers := make([]Answer, len(checks))
-	for done := 0; done < len(checks); {
-		done += s.walk(ctx, checks[done:], answers[done:])
-	}
-	return answers
+	w := newWalk(ctx, s, len(checks))
+	defer w.free()
+	return w.checks(checks)
 }
 
 // asked is one check of a walk.
@@ -96,11 +94,16 @@ type asked struct {
 	subject  uint8
 }
 
-// walk answers checks until it has too many subjects, and returns how many.
-func (s *Snapshot) walk(ctx context.Context, checks []Check, answers []Answer) (n int) {
-	w := newWalk(ctx, s)
-	defer w.free()
-	return w.check(checks, answers)
+// checks answers checks, in as many walks as their subjects take. What one has read the next one does not read again.
+func (w *walk) checks(checks []Check) []Answer {
+	answers := make([]Answer, len(checks))
+	for done := 0; done < len(checks); {
+		if done > 0 {
+			w.rest()
+		}
+		done += w.check(checks[done:], answers[done:])
+	}
+	return answers
 }
 
 // check answers checks until the walk has too many subjects, and returns how many.
@@ -146,40 +149,73 @@ func (p *program) resolve(c *Check) (m *member, s subject, err error) {
 	return m, s, nil
 }
 
-// walks keeps the maps and slices of walks that are over.
-var walks = sync.Pool{New: func() any {
-	return &walk{objects: map[objectKey]*object{}}
-}}
+// walks keeps the maps and slices of walks that are over, and wideWalks those of walks that met many objects: emptying
+// a map costs what it once held.
+var (
+	walks     = sync.Pool{New: func() any { return &walk{objects: map[objectKey]*object{}} }}
+	wideWalks = sync.Pool{New: func() any { return &walk{objects: map[objectKey]*object{}, wide: true} }}
+)
 
-// maxKept is how many entries a map may have had that is used again: emptying it costs what it once held.
-const maxKept = 128
+const (
+	// maxKept and maxWide are how many objects a walk may have met that is used again.
+	maxKept, maxWide = 128, 4096
+	// manyChecks are so many that the walk will probably be a wide one.
+	manyChecks = 32
+)
 
-func newWalk(ctx context.Context, s *Snapshot) *walk {
-	w, _ := walks.Get().(*walk)
+// newWalk begins a walk for a number of checks.
+func newWalk(ctx context.Context, s *Snapshot, checks int) *walk {
+	pool := &walks
+	if checks >= manyChecks {
+		pool = &wideWalks
+	}
+	w, _ := pool.Get().(*walk)
 	w.ctx, w.program, w.snapshot = ctx, s.program, s.Snapshot
 	return w
 }
 
-// free gives the walk back.
-func (w *walk) free() {
-	if len(w.objects) > maxKept {
-		return
-	}
-	for _, o := range w.objects {
+// again reports whether the walk may be used again.
+func (w *walk) again() bool { return len(w.objects) <= maxKept || w.wide && len(w.objects) <= maxWide }
+
+// rest ends a walk so that another one at the same revision can begin where it has read: all but rows is gone.
+func (w *walk) rest() {
+	for _, o := range w.learned {
 		for _, k := range o.known {
 			*k.known = known{}
 			w.blanks = append(w.blanks, k.known)
 		}
 		clear(o.known)
+		o.known = o.known[:0]
+	}
+	clear(w.learned)
+	clear(w.asked)
+	clear(w.subjects)
+	*w = walk{
+		ctx: w.ctx, program: w.program, snapshot: w.snapshot, wide: w.wide, err: w.err, steps: w.steps,
+		objects: w.objects, learned: w.learned[:0], asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks, unread: w.unread,
+	}
+}
+
+// free gives the walk back.
+func (w *walk) free() {
+	if !w.again() {
+		return
+	}
+	w.rest()
+	for _, o := range w.objects {
 		clear(o.relations)
-		*o = object{known: o.known[:0], relations: o.relations[:0]}
+		*o = object{known: o.known, relations: o.relations[:0]}
 		w.unread = append(w.unread, o)
 	}
 	clear(w.objects)
-	clear(w.asked)
-	clear(w.subjects)
-	*w = walk{objects: w.objects, asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks, unread: w.unread}
-	walks.Put(w)
+	*w = walk{
+		wide: w.wide, objects: w.objects, learned: w.learned, asked: w.asked, subjects: w.subjects, blanks: w.blanks, unread: w.unread,
+	}
+	if w.wide {
+		wideWalks.Put(w)
+	} else {
+		walks.Put(w)
+	}
 }
 
 // add adds a subject; ok is false if there is no room for it.

@@ -27,21 +27,34 @@ type Graph struct {
 	verifier  *verifier
 
 	schemas versions[*authz.Schema]
-	words   words
+	// named is the revision whose token was asked for last: mostly the head's.
+	named atomic.Pointer[named]
 }
 
-// words keeps rows that were put into the words of authz, by the first of them: rows that the store keeps are
-// the same slice each time.
-type words struct {
-	known atomic.Pointer[sync.Map] // of a *store.Row, its []authz.Relationship
-	n     atomic.Int64
+// named is a revision with its token.
+type named struct {
+	at    store.Revision
+	token string
 }
 
-// maxWords is about how many are kept; then all are thrown away.
-const maxWords = 16384
+// token returns the token of a revision.
+func (g *Graph) token(ctx context.Context, at store.Revision) (string, error) {
+	if n := g.named.Load(); n != nil && n.at == at {
+		return n.token, nil
+	}
+	token, err := zedtoken.NewFromRevision(ctx, at, datalayer.NoSchemaHashInLegacyMode, g.evaluator.store)
+	if err != nil {
+		return "", err
+	}
+	g.named.Store(&named{at, token.GetToken()})
+	return token.GetToken(), nil
+}
 
-// maxLong is how many rows of an object are kept at most.
-const maxLong = 64
+// remark is what is noted on rows of an object: the rows in the words of authz, and the note on those.
+type remark struct {
+	relationships []authz.Relationship
+	note          authz.Note
+}
 
 // relationships puts rows of an object into words.
 func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
@@ -55,26 +68,20 @@ func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
 	return found
 }
 
-// of returns the rows of an object in the words of authz, to be read only.
-func (k *words) of(object authz.Object, rows []store.Row) []authz.Relationship {
-	if len(rows) == 0 || len(rows) > maxLong {
-		return relationships(object, rows)
+// noted returns all rows of an object, or those whose subject is of a type unless that is "", in the words of authz,
+// to be read only, with the note on them.
+func noted(at *store.Snapshot, object authz.Object, subjectType string) ([]authz.Relationship, *authz.Note, error) {
+	rows, note, err := at.Noted(object.Type, object.ID, subjectType)
+	if err != nil || note == nil {
+		return relationships(object, rows), nil, err
 	}
-	known := k.known.Load()
-	if known == nil || k.n.Load() > maxWords {
-		known = new(sync.Map)
-		k.known.Store(known)
-		k.n.Store(0)
+	r, ok := note.Load().(*remark)
+	if !ok {
+		r = &remark{relationships: relationships(object, rows)}
+		r.note.Of = note
+		note.Store(r)
 	}
-	if found, ok := known.Load(&rows[0]); ok {
-		if found, ok := found.([]authz.Relationship); ok && len(found) == len(rows) {
-			return found
-		}
-	}
-	found := relationships(object, rows)
-	known.Store(&rows[0], found)
-	k.n.Add(1)
-	return found
+	return r.relationships, &r.note, nil
 }
 
 // Config is what a Graph is made of.
@@ -108,10 +115,10 @@ func (g *Graph) Collectors() []prometheus.Collector { return g.verifier.collecto
 func (g *Graph) Degraded() bool { return g.verifier.count() > 0 }
 
 // answer answers checks at a revision that is pinned.
-func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, checks []Check) []Answer {
-	answers := at.Check(ctx, checks)
+func (g *Graph) answer(ctx context.Context, w *walk, token authz.Revision, checks []Check) []Answer {
+	answers := w.checks(checks)
 	g.verifier.stricter(ctx, token, checks, answers)
-	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
+	g.verifier.sample(answered{at: w.snapshot.Revision(), token: token, checks: checks, answers: answers})
 	return answers
 }
 
@@ -119,16 +126,13 @@ func (g *Graph) answer(ctx context.Context, at *Snapshot, token authz.Revision, 
 func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	s := &snapshot{graph: g}
 	if f == (authz.Freshness{}) {
-		head, err := g.evaluator.store.HeadRevision(ctx)
+		var err error
+		if s.at, err = g.evaluator.store.Head(); err == nil {
+			s.token.Token, err = g.token(ctx, s.at)
+		}
 		if err != nil {
 			return nil, g.failure("evaluate.Snapshot", err)
 		}
-		token, err := zedtoken.NewFromRevision(ctx, head.Revision, datalayer.NoSchemaHashInLegacyMode, g.evaluator.store)
-		if err != nil {
-			return nil, g.failure("evaluate.Snapshot", err)
-		}
-		s.token.Token = token.GetToken()
-		s.at, _ = head.Revision.(store.Revision)
 		return s, nil
 	}
 	inner, err := g.Graph.Snapshot(ctx, f)
@@ -156,9 +160,11 @@ type snapshot struct {
 
 	mu    sync.Mutex
 	inner authz.Snapshot // opened when it is first needed
-	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does.
-	held int
-	idle *store.Snapshot
+	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does, and
+	// resting what the next one walks with.
+	held    int
+	idle    *store.Snapshot
+	resting *walk
 }
 
 // Hold is authz.Holder's.
@@ -172,7 +178,14 @@ func (s *snapshot) Hold() {
 func (s *snapshot) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.held--; s.held == 0 && s.idle != nil {
+	if s.held--; s.held > 0 {
+		return
+	}
+	if s.resting != nil {
+		s.resting.free()
+		s.resting = nil
+	}
+	if s.idle != nil {
 		s.idle.Close()
 		s.idle = nil
 	}
@@ -201,18 +214,43 @@ func (s *snapshot) done(at *store.Snapshot) {
 	at.Close()
 }
 
-// evaluator opens the revision to be evaluated; done takes its store's snapshot back.
-func (s *snapshot) evaluator() (*Snapshot, error) {
+// walk opens the revision to be walked for a number of checks; rest takes the walk back.
+func (s *snapshot) walk(ctx context.Context, checks int) (*walk, error) {
 	at, err := s.open()
 	if err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	w := s.resting
+	s.resting = nil
+	s.mu.Unlock()
+	if w != nil {
+		w.ctx, w.snapshot = ctx, at
+		return w, nil
 	}
 	p, err := s.graph.evaluator.programAt(s.at)
 	if err != nil {
 		s.done(at)
 		return nil, err
 	}
-	return &Snapshot{program: p, Snapshot: at}, nil
+	return newWalk(ctx, &Snapshot{program: p, Snapshot: at}, checks), nil
+}
+
+// rest takes back what walk returned. What it has read stays with it, if somebody holds the snapshot.
+func (s *snapshot) rest(w *walk) {
+	at := w.snapshot
+	failed := w.err != nil
+	w.rest()
+	w.ctx, w.snapshot = nil, nil
+	s.mu.Lock()
+	if s.held > 0 && s.resting == nil && !failed && w.again() {
+		s.resting, w = w, nil
+	}
+	s.mu.Unlock()
+	if w != nil {
+		w.free()
+	}
+	s.done(at)
 }
 
 // engine returns the engine's snapshot of the same revision.
@@ -260,13 +298,13 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 			Context:  q.Context,
 		}
 	}
-	at, err := s.evaluator()
+	w, err := s.walk(ctx, len(checks))
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
-	defer s.done(at.Snapshot)
+	defer s.rest(w)
 	answers := make([]authz.Answer, len(queries))
-	for i, a := range s.graph.answer(ctx, at, s.token, checks) {
+	for i, a := range s.graph.answer(ctx, w, s.token, checks) {
 		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
 		if a.Err != nil {
 			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
@@ -297,7 +335,7 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 	defer s.done(at)
 	out := make([][]authz.Relationship, len(filters))
 	for i, f := range filters {
-		if out[i], err = s.graph.read(at, f); err != nil {
+		if out[i], err = read(at, f); err != nil {
 			return nil, s.graph.failure("evaluate.Read", err)
 		}
 	}
@@ -305,16 +343,13 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 }
 
 // read reads what matches a filter that names an object.
-func (g *Graph) read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err error) {
+func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err error) {
 	object := f.Resource
 	var rows []store.Row
 	switch {
-	case f == authz.Filter{Resource: object, SubjectType: f.SubjectType} && f.SubjectType != "":
-		rows, err = at.BySubjectType(object.Type, object.ID, f.SubjectType)
-		return g.words.of(object, rows), err
-	case f == authz.Filter{Resource: object}:
-		rows, _, err = at.Object(object.Type, object.ID, 0)
-		return g.words.of(object, rows), err
+	case whole(f):
+		found, _, err = noted(at, object, f.SubjectType)
+		return found, err
 	case f.Relation == "":
 		rows, _, err = at.Object(object.Type, object.ID, 0)
 	case f.SubjectType != "" && f.SubjectID != "":
@@ -346,6 +381,38 @@ func (g *Graph) read(at *store.Snapshot, f authz.Filter) (found []authz.Relation
 		}
 	}
 	return found, nil
+}
+
+// whole reports whether a filter asks for all of an object, or all with a type of subject.
+func whole(f authz.Filter) bool {
+	return f == authz.Filter{Resource: f.Resource, SubjectType: f.SubjectType} && f.Resource.Type != "" && f.Resource.ID != ""
+}
+
+// ReadNoted is authz.Noter's.
+func (s *snapshot) ReadNoted(ctx context.Context, f authz.Filter) ([]authz.Relationship, *authz.Note, error) {
+	if !whole(f) {
+		lists, err := s.Read(ctx, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		return lists[0], nil, nil
+	}
+	at, err := s.open()
+	if err != nil {
+		return nil, nil, s.graph.failure("evaluate.Read", err)
+	}
+	defer s.done(at)
+	found, note, err := noted(at, f.Resource, f.SubjectType)
+	if err != nil {
+		return nil, nil, s.graph.failure("evaluate.Read", err)
+	}
+	return found, note, nil
+}
+
+// Stands is authz.Noter's.
+func (s *snapshot) Stands(n *authz.Note) bool {
+	note, ok := n.Of.(*store.Note)
+	return ok && note.Serves(s.at)
 }
 
 // matches reports whether a row of the filter's object, and of its relation if it names one, matches the rest of

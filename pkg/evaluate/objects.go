@@ -49,6 +49,8 @@ type memberKey struct {
 type object struct {
 	of *objectType
 	id string
+	// by is a row whose subject it is; nil if it was not reached by one.
+	by *store.Row
 	// read says that its rows were tried to be read; whole that rows are all of them, in the order of their
 	// relations.
 	read, whole bool
@@ -97,13 +99,29 @@ func (w *walk) object(t *objectType, id string) *object {
 	return o
 }
 
+// subject returns what is known of the subject of a row, so far.
+func (w *walk) subject(t *objectType, row *store.Row) *object {
+	o := w.object(t, row.SubjectID)
+	if !o.read {
+		o.by = row
+	}
+	return o
+}
+
 // readObject reads all rows of an object, if they are few.
 func (w *walk) readObject(o *object) {
 	o.read = true
 	if !o.of.wide.narrow() {
 		return
 	}
-	rows, more, err := w.snapshot.Object(o.of.name, o.id, narrowObject)
+	var rows []store.Row
+	var more bool
+	var err error
+	if o.by != nil {
+		rows, more, err = w.snapshot.Subject(o.by, narrowObject)
+	} else {
+		rows, more, err = w.snapshot.Object(o.of.name, o.id, narrowObject)
+	}
 	if err != nil {
 		w.err = err
 	}

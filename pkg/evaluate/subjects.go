@@ -22,13 +22,11 @@ const maxVisits = 4096
 func (s *snapshot) Subjects(
 	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
 ) ([]authz.SubjectAnswer, error) {
-	at, err := s.graph.evaluator.At(s.at)
+	w, err := s.walk(ctx, 1)
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
-	defer at.Close()
-	w := newWalk(ctx, at)
-	defer w.free()
+	defer s.rest(w)
 	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
 	candidates, ok, err := w.candidates(of, subjectType)
 	if err != nil {

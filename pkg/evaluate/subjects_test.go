@@ -2,6 +2,8 @@ package evaluate
 
 import (
 	"cmp"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -80,5 +82,78 @@ func TestSubjects(t *testing.T) {
 	}
 	if got, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "a"}, "nested", "nothing", nil); err == nil {
 		t.Errorf("an unknown type is %v", got)
+	}
+}
+
+// TestHeld: what is asked of a snapshot that is held has the answers of one that is not, whatever was asked before.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `definition user {}
+		definition tenant {
+			relation member: user
+		}
+		definition group {
+			relation member: user | group#member
+		}
+		definition folder {
+			relation tenant: tenant
+			relation parent: folder
+			relation viewer: user | group#member
+			permission view = viewer + parent->view
+			permission every = tenant + parent->every
+		}`, `folder:a#parent@folder:b folder:b#parent@folder:c folder:a#viewer@user:ann folder:b#viewer@group:g#member
+		group:g#member@group:h#member group:h#member@user:bob folder:c#viewer@user:cat folder:b#tenant@tenant:one folder:c#tenant@tenant:two
+		tenant:one#member@user:ann`)
+	for i := range 100 { // more subjects than one walk has room for
+		w.write(t, fmt.Sprintf("group:h#member@user:many%d", i))
+	}
+	g := verified(t, w)
+	open := func() authz.Snapshot {
+		t.Helper()
+		snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snap
+	}
+	held := open()
+	defer authz.Hold(held)()
+	r := rand.New(rand.NewPCG(4, 4))
+	pick := func(of ...string) string { return of[r.IntN(len(of))] }
+	yes, no, listed := 0, 0, 0
+	for range 300 {
+		resource := authz.Object{Type: "folder", ID: pick("a", "b", "c", "d")}
+		if r.IntN(3) == 0 {
+			got, err := held.Subjects(t.Context(), resource, "every", "tenant", nil)
+			want, wantErr := open().Subjects(t.Context(), resource, "every", "tenant", nil)
+			if err != nil || wantErr != nil || !slices.Equal(got, want) {
+				t.Fatalf("the tenants of %v: %v, %v, want %v, %v", resource, got, err, want, wantErr)
+			}
+			listed += len(got)
+			continue
+		}
+		queries := make([]authz.Query, 1+r.IntN(120))
+		for i := range queries {
+			user := authz.Object{Type: "user", ID: pick("ann", "bob", "cat", "dan", fmt.Sprint("many", r.IntN(150)))}
+			queries[i] = authz.Query{Resource: authz.Object{Type: "folder", ID: pick("a", "b", "c", "d")}, Permission: "view", Subject: authz.Subject{Object: user}}
+		}
+		got, err := held.Check(t.Context(), queries)
+		want, wantErr := open().Check(t.Context(), queries)
+		if err != nil || wantErr != nil {
+			t.Fatal(err, wantErr)
+		}
+		for i := range queries {
+			if got[i].Outcome != want[i].Outcome {
+				t.Fatalf("%s is %v, want %v", queries[i].Text(), got[i].Outcome, want[i].Outcome)
+			}
+			if got[i].Outcome == authz.Yes {
+				yes++
+			} else {
+				no++
+			}
+		}
+	}
+	if yes < 100 || no < 100 || listed < 10 {
+		t.Errorf("%d were yes, %d no, and %d tenants were listed", yes, no, listed)
 	}
 }

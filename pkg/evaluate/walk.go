@@ -20,12 +20,16 @@ type walk struct {
 	ctx      context.Context //nolint:containedctx // a walk is one call
 	program  *program
 	snapshot *store.Snapshot
+	// wide says that the walk is one of those that meet many objects.
+	wide bool
 
 	subjects []subject
 	// usersets are the subjects that have a relation.
 	usersets set
 	asked    []asked
 	objects  map[objectKey]*object
+	// learned are the objects of which something is known.
+	learned []*object
 
 	// err is why the walk cannot go on; all that it returns then means nothing.
 	err   error
@@ -184,6 +188,9 @@ func (w *walk) body(m *member, o *object, who set, left int) (v value, need int)
 		// It may have been met again on the way.
 		if k = o.recall(m); k == nil {
 			k = w.blank()
+			if len(o.known) == 0 {
+				w.learned = append(w.learned, o)
+			}
 			o.known = append(o.known, memberKnown{m, k})
 		}
 	}
@@ -297,7 +304,7 @@ func (w *walk) leading(m *member, o *object, who set, left int) (v value, need i
 			v.add(value{unknown: rest})
 			return true
 		}
-		found, n := w.member(next, w.object(next.of, row.SubjectID), rest, left-1)
+		found, n := w.member(next, w.subject(next.of, row), rest, left-1)
 		v.add(found.under(leaf(row)))
 		need = max(need, n+1)
 		rest = who &^ v.yes
@@ -404,7 +411,7 @@ func (w *walk) across(n *node, row *store.Row, who set, left int) (v value, need
 	if m == nil {
 		return value{}, 1
 	}
-	return w.computed(m, w.object(t, row.SubjectID), who, left)
+	return w.computed(m, w.subject(t, row), who, left)
 }
 
 // fail notes an error for subjects.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -14,10 +15,13 @@ import (
 // book reads facts at one snapshot and one moment, each object once. It is safe for concurrent use.
 type book struct {
 	snap authz.Snapshot
-	now  time.Time
+	// notes is the snapshot, if it keeps notes.
+	notes authz.Noter
+	now   time.Time
 
 	mu sync.Mutex
 	// read is looked through while it is short, which is as quick as a map; index has all of it once it is not.
+	// Beyond its length are blank pages.
 	read  []*page
 	index map[authz.Filter]*page
 }
@@ -25,15 +29,54 @@ type book struct {
 // short is how many pages are looked through.
 const short = 16
 
+// books keeps books that nobody reads any more, for their pages.
+var books = sync.Pool{New: func() any { return &book{read: make([]*page, 0, short)} }}
+
+// page is what matches a filter.
 type page struct {
 	of   authz.Filter
 	once sync.Once
 	rels []authz.Relationship
+	// note has what was made of them: the snapshot's, so that the next decision finds it, or the page's own.
+	note *authz.Note
 	err  error
 }
 
+// reading is what is noted on a page: the facts that were read from it, and when they hold.
+type reading[T any] struct {
+	facts T
+	in    facts.Span
+	// dossier is of the candidate that the facts, a delegation's, are of.
+	dossier atomic.Pointer[dossier]
+}
+
+// read returns the facts of a page: what was read before, unless something of it has expired since.
+func read[T any](p *page, now time.Time, parse func([]authz.Relationship) T) *reading[T] {
+	if r, ok := p.note.Load().(*reading[T]); ok && r.in.Holds(now) {
+		return r
+	}
+	r := &reading[T]{facts: parse(p.rels), in: facts.SpanOf(p.rels, now)}
+	p.note.Store(r)
+	return r
+}
+
 func newBook(snap authz.Snapshot, now time.Time) *book {
-	return &book{snap: snap, now: now, read: make([]*page, 0, 12)}
+	b, _ := books.Get().(*book)
+	b.snap, b.now = snap, now
+	b.notes, _ = snap.(authz.Noter)
+	return b
+}
+
+// done ends a book that nobody has a page of any more.
+func (b *book) done() {
+	if b.index != nil {
+		return // it has grown
+	}
+	for _, p := range b.read {
+		*p = page{}
+	}
+	b.snap, b.notes, b.read = nil, nil, b.read[:0]
+	books.Put(b)
 }
 
 // page returns the page of a filter; fresh says that it was not there. The caller has the lock.
@@ -47,8 +90,17 @@ func (b *book) page(f authz.Filter) (p *page, fresh bool) {
 	} else if p := b.index[f]; p != nil {
 		return p, false
 	}
-	p = &page{of: f}
-	b.read = append(b.read, p)
+	n := len(b.read)
+	if n < cap(b.read) {
+		b.read = b.read[:n+1]
+	} else {
+		b.read = append(b.read, nil)
+	}
+	if b.read[n] == nil {
+		b.read[n] = new(page)
+	}
+	p = b.read[n]
+	p.of = f
 	switch {
 	case b.index != nil:
 		b.index[f] = p
@@ -61,8 +113,17 @@ func (b *book) page(f authz.Filter) (p *page, fresh bool) {
 	return p, true
 }
 
-// fetch returns what matches each filter; what is new is read in one go.
-func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+// one returns the page of a filter.
+func (b *book) one(ctx context.Context, f authz.Filter) (*page, error) {
+	b.mu.Lock()
+	p, _ := b.page(f)
+	b.mu.Unlock()
+	p.once.Do(func() { b.fill(ctx, p) })
+	return p, p.err
+}
+
+// fetch returns the pages of filters; what is new is read in one go.
+func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([]*page, error) {
 	pages := make([]*page, len(filters))
 	var missing []authz.Filter
 	b.mu.Lock()
@@ -79,24 +140,36 @@ func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([][]authz.Re
 			return nil, err
 		}
 	}
-	out := make([][]authz.Relationship, len(filters))
-	for i, p := range pages {
-		p.once.Do(func() {
-			lists, err := b.snap.Read(ctx, filters[i])
-			if p.err = err; err == nil {
-				p.rels = lists[0]
-			}
-		})
-		if p.err != nil {
-			return nil, p.err
+	for _, f := range filters {
+		if _, err := b.one(ctx, f); err != nil {
+			return nil, err
 		}
-		out[i] = p.rels
 	}
-	return out, nil
+	return pages, nil
 }
 
-// prefetch reads several filters side by side.
+// fill reads a page.
+func (b *book) fill(ctx context.Context, p *page) {
+	if b.notes != nil {
+		p.rels, p.note, p.err = b.notes.ReadNoted(ctx, p.of)
+	} else if lists, err := b.snap.Read(ctx, p.of); err != nil {
+		p.err = err
+	} else {
+		p.rels = lists[0]
+	}
+	if p.note == nil {
+		p.note = new(authz.Note)
+	}
+}
+
+// prefetch reads several filters side by side, but for those that the snapshot may have a note on.
 func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
+	if b.notes != nil {
+		filters = slices.DeleteFunc(filters, func(f authz.Filter) bool { return f.Resource.ID != "" })
+	}
+	if len(filters) < 2 {
+		return nil
+	}
 	lists, err := b.snap.Read(ctx, filters...)
 	if err != nil {
 		return err
@@ -105,31 +178,56 @@ func (b *book) prefetch(ctx context.Context, filters []authz.Filter) error {
 		b.mu.Lock()
 		p, _ := b.page(f)
 		b.mu.Unlock()
-		p.once.Do(func() { p.rels = lists[i] })
+		p.once.Do(func() { p.rels, p.note = lists[i], new(authz.Note) })
 	}
 	return nil
 }
 
-func (b *book) session(ctx context.Context, id authz.SessionID) (facts.Session, error) {
-	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+func (b *book) session(ctx context.Context, id authz.SessionID) (*facts.Session, error) {
+	p, err := b.one(ctx, facts.Object(id.Object()))
 	if err != nil {
-		return facts.Session{}, err
+		return nil, err
 	}
-	return facts.ReadSession(id, lists[0], b.now), nil
+	return &read(p, b.now, func(rels []authz.Relationship) facts.Session { return facts.ReadSession(id, rels, b.now) }).facts, nil
 }
 
-func (b *book) delegation(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
-	lists, err := b.fetch(ctx, facts.Object(id.Object()))
+func (b *book) delegation(ctx context.Context, id authz.DelegationID) (*facts.Delegation, error) {
+	r, err := b.readDelegation(ctx, id)
 	if err != nil {
-		return facts.Delegation{}, err
+		return nil, err
 	}
-	return facts.ReadDelegation(id, lists[0], b.now), nil
+	return &r.facts, nil
+}
+
+func (b *book) readDelegation(ctx context.Context, id authz.DelegationID) (*reading[facts.Delegation], error) {
+	p, err := b.one(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return nil, err
+	}
+	return read(p, b.now, func(rels []authz.Relationship) facts.Delegation { return facts.ReadDelegation(id, rels, b.now) }), nil
+}
+
+func (b *book) agent(ctx context.Context, id authz.AgentID) (*facts.Agent, error) {
+	p, err := b.one(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return nil, err
+	}
+	return &read(p, b.now, func(rels []authz.Relationship) facts.Agent { return facts.ReadAgent(id, rels, b.now) }).facts, nil
+}
+
+// life is whether a user, a service or a tenant may act.
+func (b *book) life(ctx context.Context, o authz.Object) (facts.Life, error) {
+	p, err := b.one(ctx, facts.StandingFilter(o))
+	if err != nil {
+		return facts.Life{}, err
+	}
+	return read(p, b.now, func(rels []authz.Relationship) facts.Life { return facts.ReadStanding(o, rels, b.now) }).facts, nil
 }
 
 // chain walks from a delegation to its root and returns it with the root first. It stops at what is
 // unknown, at a cycle and beyond the deepest chain that may act, and then says why in broken.
-func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []facts.Delegation, broken string, err error) {
-	seen := map[authz.DelegationID]bool{}
+func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []*facts.Delegation, broken string, err error) {
+	chain = make([]*facts.Delegation, 0, 2)
 	for id != "" && broken == "" {
 		if len(chain) > decide.MaxDepth {
 			broken = "it goes on beyond the deepest chain that may act"
@@ -139,13 +237,12 @@ func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []facts.
 		if err != nil {
 			return nil, "", err
 		}
-		seen[id] = true
 		chain = append(chain, d)
 		id = d.Parent
 		switch {
 		case !d.Known:
 			broken = "it leads to a delegation that is not there"
-		case seen[id]:
+		case slices.ContainsFunc(chain, func(d *facts.Delegation) bool { return d.ID == id }):
 			broken = "it leads back to itself"
 		}
 	}
@@ -153,16 +250,14 @@ func (b *book) chain(ctx context.Context, id authz.DelegationID) (chain []facts.
 	return chain, broken, nil
 }
 
-// candidate gathers all facts for the delegation, acting for the principal in the tenant.
-func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.Facts, error) {
-	f := decide.Facts{Now: b.now, Principal: leaf.principal, Tenant: leaf.tenant, Sessions: map[authz.SessionID]facts.Session{}}
+// gather gathers all facts for the delegation, acting for the principal in the tenant.
+func (b *book) gather(ctx context.Context, c authz.Case, leaf leaf) (decide.Facts, error) {
+	f := decide.Facts{Now: b.now, Principal: leaf.principal, Tenant: leaf.tenant}
 	var err error
 	if c.Session != "" {
-		s, err := b.session(ctx, c.Session)
-		if err != nil {
+		if f.Session, err = b.session(ctx, c.Session); err != nil {
 			return f, err
 		}
-		f.Session = &s
 	}
 	if f.Chain, f.Broken, err = b.chain(ctx, leaf.id); err != nil {
 		return f, err
@@ -170,6 +265,9 @@ func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.F
 	for _, d := range f.Chain {
 		if d.Session == "" {
 			continue
+		}
+		if f.Sessions == nil {
+			f.Sessions = map[authz.SessionID]*facts.Session{}
 		}
 		if f.Sessions[d.Session], err = b.session(ctx, d.Session); err != nil {
 			return f, err
@@ -188,47 +286,59 @@ func (b *book) entitled(ctx context.Context, f decide.Facts) (bool, error) {
 		return false, nil
 	}
 	root := f.Chain[0]
-	var filter authz.Filter
-	switch {
-	case root.GrantedBy.Type != authz.TypeUser:
-		return false, nil
-	case root.Set():
-		filter = facts.Admin(root.Tenant, root.GrantedBy)
-	case root.Principal.Type == authz.TypeService:
-		filter = facts.Owner(root.Principal.Object, root.GrantedBy)
-	default:
-		return root.GrantedBy == root.Principal.Object, nil
+	filter, needed := entitlement(root)
+	if !needed {
+		return root.GrantedBy.Type == authz.TypeUser && root.GrantedBy == root.Principal.Object, nil
 	}
-	lists, err := b.fetch(ctx, filter)
+	p, err := b.one(ctx, filter)
 	if err != nil {
 		return false, err
 	}
-	return facts.Entitled(lists[0], b.now), nil
+	return facts.Entitled(p.rels, b.now), nil
+}
+
+// entitlement returns what entitles a user to grant a root; needed is false for one that only the principal itself may
+// grant, or nobody.
+func entitlement(root *facts.Delegation) (f authz.Filter, needed bool) {
+	switch {
+	case root.GrantedBy.Type != authz.TypeUser:
+		return f, false
+	case root.Set():
+		return facts.Admin(root.Tenant, root.GrantedBy), true
+	case root.Principal.Type == authz.TypeService:
+		return facts.Owner(root.Principal.Object, root.GrantedBy), true
+	default:
+		return f, false
+	}
 }
 
 // standing looks up what the candidate's agents, principal and tenant are at this snapshot.
-func (b *book) standing(ctx context.Context, c authz.Case, f decide.Facts) (decide.Standing, error) {
-	agents := []authz.AgentID{c.Agent}
+func (b *book) standing(ctx context.Context, c authz.Case, f decide.Facts) (s decide.Standing, err error) {
+	s.Agents = map[authz.AgentID]*facts.Agent{c.Agent: nil}
 	for _, d := range f.Chain {
-		if d.Agent != "" && !slices.Contains(agents, d.Agent) {
-			agents = append(agents, d.Agent)
+		if d.Agent != "" {
+			s.Agents[d.Agent] = nil
 		}
 	}
-	filters := []authz.Filter{facts.StandingFilter(f.Principal.Object), facts.StandingFilter(f.Tenant.Object())}
-	for _, id := range agents {
-		filters = append(filters, facts.Object(id.Object()))
+	if b.notes == nil {
+		filters := []authz.Filter{facts.StandingFilter(f.Principal.Object), facts.StandingFilter(f.Tenant.Object())}
+		for id := range s.Agents {
+			filters = append(filters, facts.Object(id.Object()))
+		}
+		if _, err := b.fetch(ctx, filters...); err != nil {
+			return decide.Standing{}, err
+		}
 	}
-	lists, err := b.fetch(ctx, filters...)
-	if err != nil {
+	if s.Principal, err = b.life(ctx, f.Principal.Object); err != nil {
 		return decide.Standing{}, err
 	}
-	s := decide.Standing{
-		Agents:    map[authz.AgentID]facts.Agent{},
-		Principal: facts.ReadStanding(f.Principal.Object, lists[0], b.now),
-		Tenant:    facts.ReadStanding(f.Tenant.Object(), lists[1], b.now),
+	if s.Tenant, err = b.life(ctx, f.Tenant.Object()); err != nil {
+		return decide.Standing{}, err
 	}
-	for i, id := range agents {
-		s.Agents[id] = facts.ReadAgent(id, lists[i+2], b.now)
+	for id := range s.Agents {
+		if s.Agents[id], err = b.agent(ctx, id); err != nil {
+			return decide.Standing{}, err
+		}
 	}
 	return s, nil
 }

@@ -123,15 +123,15 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	set := func(relation string) authz.Filter {
 		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation})
 	}
-	lists, err := b.fetch(ctx,
+	pages, err := b.fetch(ctx,
 		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}),
 		set(facts.RelationMember), set(facts.RelationAdmin))
 	if err != nil {
 		return nil, err
 	}
 	var ids []authz.DelegationID
-	for _, rels := range lists {
-		for _, rel := range rels {
+	for _, p := range pages {
+		for _, rel := range p.rels {
 			ids = append(ids, authz.DelegationID(rel.Resource.ID))
 		}
 	}

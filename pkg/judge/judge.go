@@ -74,11 +74,16 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		if results[i].Err == nil {
 			results[i] = court.conclude(trials[i])
 		}
+		if explain {
+			continue // what is explained goes out
+		}
 		for _, t := range trials[i] {
 			t.done()
 		}
 	}
-	return results, court.book.snap.Revision(), nil
+	at := court.book.snap.Revision()
+	court.book.done()
+	return results, at, nil
 }
 
 // atOnce does something n times, several at a time, until one fails.
@@ -173,31 +178,28 @@ func (c *court) prepare(ctx context.Context, one authz.Case) ([]*trial, error) {
 	}
 	trials := make([]*trial, len(leaves))
 	for i, l := range leaves {
-		if trials[i], err = c.try(ctx, one, l, true); err != nil {
+		if trials[i], err = c.try(ctx, one, l); err != nil {
 			return nil, err
 		}
 	}
 	return trials, nil
 }
 
-// try reads one candidate's facts and plans its conditions; once says that they are done with afterwards.
-func (c *court) try(ctx context.Context, one authz.Case, l leaf, once bool) (*trial, error) {
+// try reads one candidate's facts and plans its conditions.
+func (c *court) try(ctx context.Context, one authz.Case, l leaf) (*trial, error) {
 	f, err := c.book.candidate(ctx, one, l)
 	if err != nil {
 		return nil, err
 	}
 	f.Global, f.Brief = c.global[one.Resource.Type], !c.explain
-	t := &trial{c: one, facts: f, snaps: map[int]authz.Snapshot{decide.AtSnapshot: c.book.snap}}
-	if once {
-		t.room, _ = plans.Get().(*[]decide.Condition)
-	}
+	t, _ := trials.Get().(*trial)
+	t.c, t.facts, t.at = one, f, c.book.snap
 	if c.head != nil {
 		now, err := c.head.candidate(ctx, one, l)
 		if err != nil {
 			return nil, err
 		}
-		t.head = &now
-		t.snaps[decide.AtHead] = c.head.snap
+		t.head, t.atHead = &now, c.head.snap
 	}
 	if len(decide.Frozen(f)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, f))) {
 		if err := c.baselines(ctx, t); err != nil {
@@ -212,7 +214,9 @@ func (c *court) try(ctx context.Context, one authz.Case, l leaf, once bool) (*tr
 // refuses.
 func (c *court) baselines(ctx context.Context, t *trial) error {
 	t.facts.Baselines = map[authz.Revision]decide.Standing{}
-	for i, b := range decide.Frozen(t.facts) {
+	frozen := decide.Frozen(t.facts)
+	t.baselines = append(t.baselines[:0], make([]authz.Snapshot, len(frozen))...)
+	for i, b := range frozen {
 		if b.Revision.IsZero() {
 			continue
 		}
@@ -229,7 +233,7 @@ func (c *court) baselines(ctx context.Context, t *trial) error {
 			return err
 		}
 		t.facts.Baselines[b.Revision] = standing
-		t.snaps[decide.AtBaseline+i] = snap
+		t.baselines[i] = snap
 	}
 	return nil
 }

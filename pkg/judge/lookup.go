@@ -105,7 +105,7 @@ type lookup struct {
 
 // leaf streams what one delegation reaches, and returns where it stopped at the limit.
 func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, yield func(Reached) error) (*Place, error) {
-	t, err := l.try(ctx, c, one, false)
+	t, err := l.try(ctx, c, one)
 	if err != nil {
 		return nil, err
 	}
@@ -274,14 +274,14 @@ func (l *lookup) reachers(ctx context.Context, c authz.Case, id authz.Delegation
 	if err != nil || !d.Live() || d.Session != "" {
 		return nil, err
 	}
-	principals, err := l.principals(ctx, c, &d)
+	principals, err := l.principals(ctx, c, d)
 	if err != nil {
 		return nil, err
 	}
 	c.Agent, c.Session, c.Delegation = d.Agent, "", d.ID
 	var out []*trial
 	for _, p := range principals {
-		t, err := l.try(ctx, c, leaf{d.ID, p, d.Tenant}, false)
+		t, err := l.try(ctx, c, leaf{d.ID, p, d.Tenant})
 		if err != nil {
 			return nil, err
 		}

@@ -11,37 +11,51 @@ import (
 
 // trial is one candidate being weighed.
 type trial struct {
-	c          authz.Case
-	facts      decide.Facts
-	head       *decide.Facts
+	c     authz.Case
+	facts decide.Facts
+	head  *decide.Facts
+	// conditions are on the sheet, those at the head revision behind it.
 	conditions []decide.Condition
-	// room is where they are, to be given back; nil for those of a look-up, which come and go.
-	room *[]decide.Condition
-	// snaps holds the revisions at which conditions are asked, by decide.Condition.Where.
-	snaps map[int]authz.Snapshot
+	sheet      decide.Sheet
+	// at and atHead are the revisions at which conditions are asked; baselines are those of frozen sessions, nil where
+	// one is gone.
+	at, atHead authz.Snapshot
+	baselines  []authz.Snapshot
 }
 
-// plans keeps what conditions were laid out in, by pointer, so that keeping costs nothing.
-var plans = sync.Pool{New: func() any { return new([]decide.Condition) }}
+// trials keeps trials that are over, for what they laid out.
+var trials = sync.Pool{New: func() any { return new(trial) }}
 
-// done gives the room of a trial's conditions back, if it has one; they are gone then.
+// done ends a trial: its conditions are gone.
 func (t *trial) done() {
-	if t.room == nil {
-		return
-	}
-	clear(t.conditions)
-	*t.room = t.conditions[:0]
-	plans.Put(t.room)
-	t.room, t.conditions = nil, nil
+	t.sheet.Conditions = t.conditions
+	t.sheet.Clear()
+	clear(t.baselines)
+	*t = trial{sheet: t.sheet, baselines: t.baselines[:0]}
+	trials.Put(t)
 }
 
-// plan lays out all conditions, those at the head revision last.
-func (t *trial) plan() {
-	if t.room == nil {
-		t.conditions = decide.Plan(t.c, t.facts)
-	} else {
-		t.conditions = decide.AppendPlan((*t.room)[:0], t.c, t.facts)
+// snapshot returns the revision at which a condition is asked; nil if it is gone.
+func (t *trial) snapshot(where int) authz.Snapshot {
+	switch {
+	case where == decide.AtSnapshot:
+		return t.at
+	case where == decide.AtHead:
+		return t.atHead
+	case where-decide.AtBaseline < len(t.baselines):
+		return t.baselines[where-decide.AtBaseline]
 	}
+	return nil
+}
+
+// plan lays out all conditions, those at the head revision last. A trial that is a copy of another one, or that is
+// planned again, has a sheet of its own then.
+func (t *trial) plan() {
+	if len(t.sheet.Conditions) > 0 {
+		t.sheet = decide.Sheet{}
+	}
+	t.sheet.Plan(t.c, t.facts)
+	t.conditions = t.sheet.Conditions
 	if t.head != nil {
 		t.conditions = append(t.conditions, decide.Standalone(t.c, *t.head)...)
 	}
@@ -62,34 +76,48 @@ func (c *court) hear(ctx context.Context, trials []*trial) error {
 	}
 	// Frozen sessions each bring a snapshot of their own; the order of asking does not matter.
 	revisions := map[authz.Revision]*at{}
+	own := &at{snap: c.book.snap, checks: make([]question, 0, usual*len(trials))}
+	revisions[own.snap.Revision()] = own
 	var only []question
 	for _, t := range trials {
 		if !c.explain && decide.Refused(t.conditions) {
 			continue
 		}
 		for i := range t.conditions {
-			snap := t.snaps[t.conditions[i].Where]
-			if t.conditions[i].Query == nil || snap == nil {
+			query := t.conditions[i].Query
+			if query == nil {
 				continue
 			}
-			q := question{t, i}
-			if t.conditions[i].Query.Only {
-				only = append(only, q)
-				continue
+			snap := t.snapshot(t.conditions[i].Where)
+			switch {
+			case snap == nil:
+			case query.Only:
+				only = append(only, question{t, i})
+			case snap == own.snap:
+				own.checks = append(own.checks, question{t, i})
+			default:
+				r := revisions[snap.Revision()]
+				if r == nil {
+					r = &at{snap: snap}
+					revisions[snap.Revision()] = r
+				}
+				r.checks = append(r.checks, question{t, i})
 			}
-			if revisions[snap.Revision()] == nil {
-				revisions[snap.Revision()] = &at{snap: snap}
-			}
-			revisions[snap.Revision()].checks = append(revisions[snap.Revision()].checks, q)
 		}
 	}
 	for _, r := range revisions {
+		if len(r.checks) == 0 {
+			continue
+		}
 		if err := c.ask(ctx, r.snap, r.checks); err != nil {
 			return err
 		}
 	}
 	return c.askOnly(ctx, only)
 }
+
+// usual is about how many conditions of a trial the engine answers.
+const usual = 8
 
 // ask settles conditions at one revision.
 func (c *court) ask(ctx context.Context, snap authz.Snapshot, questions []question) error {
@@ -115,25 +143,31 @@ func (c *court) askOnly(ctx context.Context, questions []question) error {
 		revision authz.Revision
 		resource authz.Object
 	}
-	known := map[lookup]authz.Answer{}
-	lists := map[lookup][]authz.SubjectAnswer{}
+	type list struct {
+		subjects []authz.SubjectAnswer
+		err      error
+	}
+	var known map[lookup]list
+	if len(questions) > 1 {
+		known = make(map[lookup]list, len(questions))
+	}
 	for _, q := range questions {
 		condition := &q.trial.conditions[q.index]
-		snap, query := q.trial.snaps[condition.Where], condition.Query
+		snap, query := q.trial.snapshot(condition.Where), condition.Query
 		key := lookup{snap.Revision(), query.Resource}
-		if _, ok := known[key]; !ok {
-			list, err := snap.Subjects(ctx, query.Resource, query.Permission, query.Subject.Type, nil)
-			if fatal(err) != nil {
-				return err
+		found, ok := known[key]
+		if !ok {
+			found.subjects, found.err = snap.Subjects(ctx, query.Resource, query.Permission, query.Subject.Type, nil)
+			if fatal(found.err) != nil {
+				return found.err
 			}
-			known[key], lists[key] = authz.Answer{}, list
-			if err != nil {
-				known[key] = authz.Answer{Outcome: authz.Failed, Err: err}
+			if known != nil {
+				known[key] = found
 			}
 		}
-		answer := known[key]
-		if answer.Err == nil {
-			answer.Outcome = decide.Only(query.Subject.ID, lists[key])
+		answer := authz.Answer{Outcome: authz.Failed, Err: found.err}
+		if found.err == nil {
+			answer.Outcome = decide.Only(query.Subject.ID, found.subjects)
 		}
 		decide.Settle(condition, answer)
 	}

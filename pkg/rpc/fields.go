@@ -3,8 +3,8 @@ package rpc
 import (
 	"crypto/sha256"
 	"fmt"
-	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,12 +28,51 @@ const (
 	defaultList     = 100
 )
 
-// SpiceDB's patterns for type names, relation names and object ids.
-var (
-	typePattern     = regexp.MustCompile(`^([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]$`)
-	relationPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{1,62}[a-z0-9]$`)
-	idPattern       = regexp.MustCompile(`^[a-zA-Z0-9/_|\-=+]+$`)
-)
+// What SpiceDB takes for names and ids, by hand, because every call is looked at:
+//
+//	a type       ([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]
+//	a relation   [a-z][a-z0-9_]{1,62}[a-z0-9]
+//	an id        [a-zA-Z0-9/_|\-=+]+
+
+func isTypeName(s string) bool {
+	for {
+		prefix, rest, more := strings.Cut(s, "/")
+		if !more {
+			return isName(s, 64)
+		}
+		if !isName(prefix, 63) {
+			return false
+		}
+		s = rest
+	}
+}
+
+func isRelationName(s string) bool { return isName(s, 64) }
+
+// isName reports whether s has three to longest bytes of a name.
+func isName(s string, longest int) bool {
+	if len(s) < 3 || len(s) > longest || !lower(s[0]) || s[len(s)-1] == '_' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !lower(c) && !digit(c) && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+func isStoredID(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !lower(c|0x20) && !digit(c) && strings.IndexByte("/_|-=+", c) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func lower(c byte) bool { return 'a' <= c && c <= 'z' }
+func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 // id reads an id from outside.
 func id(field, given string) (string, error) {
@@ -55,7 +94,7 @@ func optionalID(field, given string) (string, error) {
 // mintedID reads an id that the server minted. One that cannot be is malformed; whether it is, the
 // graph says.
 func mintedID(field, given string) (string, error) {
-	if len(given) > authz.MaxIDBytes || !idPattern.MatchString(given) {
+	if len(given) > authz.MaxIDBytes || !isStoredID(given) {
 		return "", authz.FieldErrorf(field, "is malformed")
 	}
 	return given, nil
@@ -65,7 +104,7 @@ func objectType(field, given string) (string, error) {
 	if given == "" {
 		return "", authz.FieldErrorf(field, "is required")
 	}
-	if len(given) > 256 || !typePattern.MatchString(given) {
+	if len(given) > 256 || !isTypeName(given) {
 		return "", authz.FieldErrorf(field, "is not a type name")
 	}
 	return given, nil
@@ -75,7 +114,7 @@ func relationName(field, given string) (string, error) {
 	if given == "" {
 		return "", authz.FieldErrorf(field, "is required")
 	}
-	if !relationPattern.MatchString(given) {
+	if !isRelationName(given) {
 		return "", authz.FieldErrorf(field, "is not a name of a permission or relation")
 	}
 	return given, nil

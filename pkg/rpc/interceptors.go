@@ -49,9 +49,9 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		remaining := time.Until(deadline)
 		budget = remaining - leaveTime(remaining)
 	}
-	bounded, cancel := context.WithTimeout(ctx, budget)
-	defer cancel()
-	return handler(bounded, req)
+	until := &bounded{Context: ctx, until: time.Now().Add(budget)}
+	defer until.end()
+	return handler(until, req) //nolint:contextcheck // it is made of the call's
 }
 
 func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
@@ -75,6 +75,9 @@ func (s *identified) Context() context.Context { return s.ctx }
 // finish turns the outcome of a call into a status and logs it: at debug, or at error where it is the
 // server's own fault. Nothing of the request is logged.
 func (g *gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
+	if panicked == nil && err == nil && !g.log.Core().Enabled(zap.DebugLevel) {
+		return nil
+	}
 	fields := []zap.Field{
 		zap.String("method", method),
 		zap.Duration("took", time.Since(start)),

@@ -135,7 +135,7 @@ func (p *permissions) CheckPermission(ctx context.Context, r *deputyv1.CheckPerm
 	if err != nil {
 		return nil, err
 	}
-	return p.decision(d, stamp), nil
+	return p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), nil
 }
 
 // decide decides one case, with or without reasons.
@@ -182,15 +182,16 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	if err != nil {
 		return nil, err
 	}
+	token := p.Sealer.token(at, stamp)
 	for i, result := range results {
 		pair := pairs[index[i]]
 		if result.Err != nil {
 			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
 			continue
 		}
-		pair.Response = &deputyv1.CheckBulkPermissionsPair_Item{Item: p.decision(&result.Decision, stamp)}
+		pair.Response = &deputyv1.CheckBulkPermissionsPair_Item{Item: p.decision(&result.Decision, token)}
 	}
-	return &deputyv1.CheckBulkPermissionsResponse{CheckedAt: p.Sealer.token(at, stamp), Pairs: pairs}, nil
+	return &deputyv1.CheckBulkPermissionsResponse{CheckedAt: token, Pairs: pairs}, nil
 }
 
 // itemCase reads an item of a bulk call. One that is left out is malformed.
@@ -205,12 +206,12 @@ func itemCase(item *deputyv1.CheckBulkPermissionsRequestItem) (authz.Case, error
 	return c, err
 }
 
-// decision shows a decision to the service that checks. A refusal says on which side it lies, and
+// decision shows a decision to the service that checks, with the token of its revision. A refusal says on which side it lies, and
 // nothing else: absent, foreign and forbidden objects look the same.
-func (b border) decision(d *authz.Decision, stamp time.Time) *deputyv1.CheckPermissionResponse {
+func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken) *deputyv1.CheckPermissionResponse {
 	out := &deputyv1.CheckPermissionResponse{
 		Permissionship: permissionship(d.Permissionship),
-		CheckedAt:      b.Sealer.token(d.CheckedAt, stamp),
+		CheckedAt:      at,
 		DecisionId:     d.ID,
 	}
 	if d.Permissionship == authz.NoPermission {

@@ -25,6 +25,14 @@ func (s *Store) MetricsID() (string, error) { return "embedded", nil }
 // UniqueID returns the store's id, a UUID: it stays with the directory, and a restored store has another.
 func (s *Store) UniqueID(context.Context) (string, error) { return s.id, nil }
 
+// Head is HeadRevision without the schema's hash.
+func (s *Store) Head() (Revision, error) {
+	if s.isClosed() {
+		return 0, ErrClosed
+	}
+	return s.head.Load().at, nil
+}
+
 // HeadRevision returns the newest revision: everything that was acknowledged is in it.
 func (s *Store) HeadRevision(context.Context) (datastore.RevisionWithSchemaHash, error) {
 	if s.isClosed() {

@@ -3,6 +3,7 @@ package store
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 )
 
 // The objects that are read again and again, a session, a folder, a group, are kept as they were read: rows,
@@ -19,10 +20,11 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept. Half of a full shard is thrown away, at random.
-	keptBytes = 64 << 20
+	// keptBytes is about how much is kept. A quarter of a full shard is thrown away, at random. From
+	// where a shard is half full on, what is asked for once is not kept, see door.
+	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
-	rowBytes, entryBytes = 112, 160
+	rowBytes, entryBytes = 128, 160
 )
 
 // objects is what is kept. It is safe for concurrent use.
@@ -37,12 +39,75 @@ type objectShard struct {
 	written Revision
 	size    int
 	entries map[string]kept
+	door    door
 	_       [64]byte // not in a line of the processor's cache with the next one
+}
+
+// Note is a place beside rows that are kept, for what whoever reads them made of them. It lasts as long as they
+// do: rows that were written, or thrown away, come with another one. It is safe for concurrent use.
+type Note struct {
+	made atomic.Pointer[any]
+	from Revision
+	// of is what is noted on; nil while it is not kept, because nobody would tell of a write.
+	of atomic.Pointer[inKeeping]
+}
+
+// inKeeping is what a note is on.
+type inKeeping struct {
+	rows    []Row
+	expires bool
+}
+
+// Serves reports whether the rows are kept still, and are those of a revision, expired ones included.
+func (n *Note) Serves(at Revision) bool { return n.rows(at) != nil }
+
+// rows returns the rows if they are kept still, and are those of a revision; nil if not.
+func (n *Note) rows(at Revision) *inKeeping {
+	if n.from > at {
+		return nil
+	}
+	return n.of.Load()
+}
+
+// Load returns what was stored last; nil if nothing was.
+func (n *Note) Load() any {
+	if made := n.made.Load(); made != nil {
+		return *made
+	}
+	return nil
+}
+
+// Store stores what was made of the rows.
+func (n *Note) Store(made any) { n.made.Store(&made) }
+
+// door lets in who knocks the second time, so that what is asked for once in a large graph, its leaves, does not
+// drive out what is asked for again and again. Now and then it lets in another one, and forgets who knocked.
+type door struct {
+	knocked [doorBits / 64]uint64
+	n       int
+}
+
+// doorBits is how many keys a door can tell apart at best; it forgets them once an eighth has knocked.
+const doorBits = 1 << 16
+
+// opens reports whether a key, by its hash, has knocked before.
+func (d *door) opens(hash uint64) bool {
+	word, bit := &d.knocked[hash%doorBits/64], uint64(1)<<(hash%64)
+	if *word&bit != 0 {
+		return true
+	}
+	if d.n++; d.n > doorBits/8 {
+		*d = door{n: 1}
+	}
+	*word |= bit
+	return false
 }
 
 // kept is the answer to one question about an object.
 type kept struct {
 	rows []Row
+	// note is there for questions whose reader may make something of the rows.
+	note *Note
 	// more says that there are more rows than the limit. None are kept then.
 	more  bool
 	limit int
@@ -85,13 +150,12 @@ func (o *objects) begin(head Revision) {
 	}
 }
 
-// put keeps what was read, unless it takes more room than a few others may.
-func (s *objectShard) put(key []byte, k kept) {
+// put keeps what was read, unless it takes more room than a few others may, or room is short.
+func (o *objects) put(s *objectShard, key []byte, k kept) {
 	k.size = entryBytes + len(key)
 	for i := range k.rows {
 		r := &k.rows[i]
 		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID) + 64*len(r.Context)
-		k.expires = k.expires || !r.ExpiresAt.IsZero()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,17 +165,27 @@ func (s *objectShard) put(key []byte, k kept) {
 	if s.entries == nil {
 		s.entries = map[string]kept{}
 	}
+	if s.size > keptBytes/objectShards/2 && !s.door.opens(maphash.Bytes(o.seed, key)) {
+		return
+	}
 	if s.size+k.size > keptBytes/objectShards {
 		for old, e := range s.entries {
-			if s.size <= keptBytes/objectShards/2 {
+			if s.size <= keptBytes/objectShards/4*3 {
 				break
 			}
-			s.size -= e.size
-			delete(s.entries, old)
+			s.remove(old, e)
 		}
 	}
-	s.size += k.size - s.entries[string(key)].size
+	s.drop(key)
+	s.size += k.size
+	links := make([]atomic.Pointer[Note], len(k.rows))
+	for i := range k.rows {
+		k.rows[i].subject = &links[i]
+	}
 	s.entries[string(key)] = k
+	if k.note != nil {
+		k.note.of.Store(&inKeeping{k.rows, k.expires})
+	}
 }
 
 // The suffixes under which questions are kept that are about more than a row and less than an object. No
@@ -154,7 +228,15 @@ func (o *objects) forget(key string, at Revision, buf []byte) []byte {
 // drop throws away what is kept under a key. The caller has the lock.
 func (s *objectShard) drop(key []byte) {
 	if e, ok := s.entries[string(key)]; ok {
-		s.size -= e.size
-		delete(s.entries, string(key))
+		s.remove(string(key), e)
+	}
+}
+
+// remove throws away an entry, and ends its note. The caller has the lock.
+func (s *objectShard) remove(key string, e kept) {
+	s.size -= e.size
+	delete(s.entries, key)
+	if e.note != nil {
+		e.note.of.Store(nil)
 	}
 }

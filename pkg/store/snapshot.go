@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -48,6 +49,8 @@ type Row struct {
 	Context map[string]any
 	// ExpiresAt is zero if it does not expire. What has expired at the snapshot's moment is no row.
 	ExpiresAt time.Time
+	// subject leads to the rows of its subject, if the row is kept and they were read; see Snapshot.Subject.
+	subject *atomic.Pointer[Note]
 }
 
 func (r *Row) expired(now time.Time) bool { return !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) }
@@ -118,15 +121,42 @@ func (sn *Snapshot) open(it **iterator) (*iterator, error) {
 // more; then none are returned.
 func (sn *Snapshot) Object(objectType, id string, limit int) (rows []Row, more bool, err error) {
 	n := sn.object(objectType, id)
-	return sn.kept(n, n, "", selection{limit: limit})
+	k, more, err := sn.kept(n, n, "", selection{limit: limit})
+	return k.rows, more, err
 }
 
-// BySubjectType returns those rows of an object whose subject is of a type. It costs a seek or two for each
+// Subject is Object for the subject of a row that the snapshot, or another one, returned. It costs next to nothing if
+// both are kept.
+func (sn *Snapshot) Subject(r *Row, limit int) (rows []Row, more bool, err error) {
+	if sn.store.isClosed() {
+		return nil, false, ErrClosed
+	}
+	if r.subject != nil {
+		if note := r.subject.Load(); note != nil {
+			if of := note.rows(sn.at); of != nil && (limit == 0 || len(of.rows) <= limit) {
+				return sn.live(kept{rows: of.rows, expires: of.expires}).rows, false, nil
+			}
+		}
+	}
+	n := sn.object(r.SubjectType, r.SubjectID)
+	k, more, err := sn.kept(n, n, "", selection{limit: limit})
+	if r.subject != nil && k.note != nil && k.note.Serves(sn.at) {
+		r.subject.Store(k.note)
+	}
+	return k.rows, more, err
+}
+
+// Noted returns all rows of an object, or those whose subject is of a type unless that is "", with their note. It is
+// nil where the rows are not as they are kept, because some have expired. For a type it costs a seek or two for each
 // relation, however many other rows there are.
-func (sn *Snapshot) BySubjectType(objectType, id, subjectType string) ([]Row, error) {
+func (sn *Snapshot) Noted(objectType, id, subjectType string) ([]Row, *Note, error) {
 	n := sn.object(objectType, id)
-	rows, _, err := sn.kept(n, n, keptSubjectType+subjectType, selection{subjectType: subjectType})
-	return rows, err
+	suffix := ""
+	if subjectType != "" {
+		suffix = keptSubjectType + subjectType
+	}
+	k, _, err := sn.kept(n, n, suffix, selection{subjectType: subjectType})
+	return k.rows, k.note, err
 }
 
 // Relation returns the rows of one relation of an object, if there are not more than a limit. more reports
@@ -134,7 +164,8 @@ func (sn *Snapshot) BySubjectType(objectType, id, subjectType string) ([]Row, er
 func (sn *Snapshot) Relation(objectType, id, relation string, limit int) (rows []Row, more bool, err error) {
 	n := sn.object(objectType, id)
 	sn.key = appendComponents(sn.key, relation)
-	return sn.kept(n, len(sn.key), "", selection{limit: limit})
+	k, more, err := sn.kept(n, len(sn.key), "", selection{limit: limit})
+	return k.rows, more, err
 }
 
 // Usersets returns those rows of a relation whose subject has a relation, if there are not more than a limit;
@@ -142,7 +173,8 @@ func (sn *Snapshot) Relation(objectType, id, relation string, limit int) (rows [
 func (sn *Snapshot) Usersets(objectType, id, relation string, limit int) (rows []Row, more bool, err error) {
 	n := sn.object(objectType, id)
 	sn.key = appendComponents(sn.key, relation)
-	return sn.kept(n, len(sn.key), keptUsersets, selection{limit: limit, usersets: true})
+	k, more, err := sn.kept(n, len(sn.key), keptUsersets, selection{limit: limit, usersets: true})
+	return k.rows, more, err
 }
 
 // Page returns up to a limit of the rows of a relation, or of its usersets alone: those after a row, if it is
@@ -167,42 +199,44 @@ func (sn *Snapshot) object(objectType, id string) int {
 }
 
 // kept returns the rows that begin with the snapshot's key: from what is kept under it and a suffix, or read.
-func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (rows []Row, more bool, err error) {
+func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (k kept, more bool, err error) {
 	if sn.store.isClosed() {
-		return nil, false, ErrClosed
+		return kept{}, false, ErrClosed
 	}
 	shard := sn.store.objects.shard(sn.key[:object])
 	sn.key = append(sn.key, suffix...)
 	if k, ok := shard.get(sn.key, sn.at); ok {
 		if more, ok := k.serves(which.limit); ok && more {
-			return nil, true, nil
+			return kept{}, true, nil
 		} else if ok {
-			return sn.live(k.rows, k.expires), false, nil
+			return sn.live(k), false, nil
 		}
 	}
 	sn.key = sn.key[:prefix]
 	if more, err = sn.scan(object, prefix, which); err != nil {
-		return nil, false, err
+		return kept{}, false, err
 	}
-	k := kept{more: more, limit: which.limit, from: sn.at}
+	k = kept{more: more, limit: which.limit, from: sn.at}
 	if !more {
 		k.rows = slices.Clone(sn.found)
+		k.expires = slices.ContainsFunc(k.rows, func(r Row) bool { return !r.ExpiresAt.IsZero() })
+		k.note = &Note{from: sn.at}
 	}
 	sn.key = append(sn.key[:prefix], suffix...)
-	shard.put(sn.key, k)
-	return sn.live(k.rows, true), more, nil
+	sn.store.objects.put(shard, sn.key, k)
+	return sn.live(k), more, nil
 }
 
-// live returns rows without those that have expired.
-func (sn *Snapshot) live(rows []Row, expires bool) []Row {
-	if !expires {
-		return rows
+// live returns what is kept without the rows that have expired, and then without a note, which is of all of them.
+func (sn *Snapshot) live(k kept) kept {
+	if !k.expires {
+		return k
 	}
 	gone := func(r Row) bool { return r.expired(sn.now) }
-	if !slices.ContainsFunc(rows, gone) {
-		return rows
+	if slices.ContainsFunc(k.rows, gone) {
+		k.rows, k.note = slices.DeleteFunc(slices.Clone(k.rows), gone), nil
 	}
-	return slices.DeleteFunc(slices.Clone(rows), gone)
+	return k
 }
 
 // selection says which rows of a range a scan returns.
@@ -343,7 +377,7 @@ func (sn *Snapshot) Find(objectType, id, relation, subjectType, subjectRelation,
 	sn.key = appendComponents(sn.key, relation, subjectType, subjectRelation, subjectID)
 	shard := sn.store.objects.shard(sn.key[:n])
 	if k, ok := shard.get(sn.key, sn.at); ok {
-		return first(sn.live(k.rows, k.expires))
+		return first(sn.live(k).rows)
 	}
 	it, err := sn.open(&sn.points)
 	if err != nil {
@@ -363,14 +397,14 @@ func (sn *Snapshot) Find(objectType, id, relation, subjectType, subjectRelation,
 		}
 		if live {
 			r.Relation, r.SubjectType, r.SubjectRelation, r.SubjectID = relation, subjectType, subjectRelation, subjectID
-			k.rows = []Row{r}
+			k.rows, k.expires = []Row{r}, !r.ExpiresAt.IsZero()
 		}
 	}
 	if err := it.Error(); err != nil {
 		return Row{}, false, sn.store.readFailure(err)
 	}
-	shard.put(sn.key[:prefix], k)
-	return first(sn.live(k.rows, true))
+	sn.store.objects.put(shard, sn.key[:prefix], k)
+	return first(sn.live(k).rows)
 }
 
 func first(rows []Row) (r Row, found bool, err error) {

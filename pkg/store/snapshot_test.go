@@ -75,6 +75,7 @@ func TestSnapshot(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	var revisions []Revision
+	noted := 0
 	for step := range 4000 {
 		if step%500 == 499 {
 			if err := s.Close(); err != nil {
@@ -85,7 +86,7 @@ func TestSnapshot(t *testing.T) {
 		switch r.IntN(8) {
 		case 0, 1:
 			rel := tuple.MustParse(fmt.Sprintf("%s:%s#%s@%s", pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"),
-				pick("user:ann", "user:bob", "user:*", "group:g#member", "group:g", "user:ann#friend", "zone:z")))
+				pick("user:ann", "user:bob", "user:*", "group:g#member", "group:g", "user:ann#friend", "zone:z", "doc:a", "doc:b", "docs:a-#view")))
 			update := tuple.Touch(rel)
 			switch r.IntN(5) {
 			case 0:
@@ -106,12 +107,15 @@ func TestSnapshot(t *testing.T) {
 			if r.IntN(3) == 0 {
 				at = revisions[len(revisions)-1-r.IntN(min(len(revisions), 5))]
 			}
-			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step)
+			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step, &noted)
 		}
+	}
+	if noted < 100 {
+		t.Errorf("only %d notes were found again", noted)
 	}
 }
 
-func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int) {
+func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int, noted *int) {
 	t.Helper()
 	sn := must(s.Snapshot(at))(t)
 	defer sn.Close()
@@ -143,14 +147,36 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 		}
 		rows, more, err := sn.Object(objectType, id, limit)
 		limited("object", rows, more, err, object, every)
+		for i := range rows {
+			subject := datastore.RelationshipsFilter{OptionalResourceType: rows[i].SubjectType, OptionalResourceIds: []string{rows[i].SubjectID}}
+			found, more, err := sn.Subject(&rows[i], 100)
+			if err != nil || more {
+				t.Fatalf("step %d: the subject has more: %v, %v", step, more, err)
+			}
+			same(t, fmt.Sprintf("step %d: subject of a row of %s:%s", step, objectType, id), rowTexts(rows[i].SubjectType, rows[i].SubjectID, found),
+				readTexts(t, s, at, subject, every))
+		}
 		rows, more, err = sn.Relation(objectType, id, relation, limit)
 		limited("relation", rows, more, err, of, every)
 		rows, more, err = sn.Usersets(objectType, id, relation, limit)
 		limited("usersets", rows, more, err, of, userset)
 	}
-	check("subjects of a type", must(sn.BySubjectType(objectType, id, subjectType))(t), object, func(rel tuple.Relationship) bool {
-		return rel.Subject.ObjectType == subjectType
-	})
+	for _, of := range []string{subjectType, ""} {
+		rows, note, err := sn.Noted(objectType, id, of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check("subjects of a type", rows, object, func(rel tuple.Relationship) bool { return of == "" || rel.Subject.ObjectType == of })
+		if note == nil {
+			continue
+		}
+		// What was noted was noted of these very rows.
+		if before, ok := note.Load().([]string); ok {
+			same(t, fmt.Sprintf("step %d: note of %s:%s", step, objectType, id), before, rowTexts(objectType, id, rows))
+			*noted++
+		}
+		note.Store(rowTexts(objectType, id, rows))
+	}
 	for _, usersets := range []bool{false, true} {
 		var all []Row
 		var after *Row
@@ -312,5 +338,34 @@ func TestSchemaVersion(t *testing.T) {
 			}
 			s = must(Open("store", config))(t)
 		}
+	}
+}
+
+// TestSubjectFromBefore: a row leads to what its subject was at the snapshot's revision, not to what another one found
+// there later.
+func TestSubjectFromBefore(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{})
+	before := writesOf(t, s, touch("document:a#folder@folder:x"), touch("folder:x#viewer@user:ann"))
+	subject := func(at Revision, want ...string) {
+		t.Helper()
+		sn := must(s.Snapshot(at))(t)
+		defer sn.Close()
+		rows, _, err := sn.Object("document", "a", 10)
+		if err != nil || len(rows) != 1 {
+			t.Fatalf("%v, %v", rows, err)
+		}
+		found, _, err := sn.Subject(&rows[0], 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, fmt.Sprintf("at %d", at), rowTexts("folder", "x", found), want)
+	}
+	first, second := "folder:x#viewer@user:ann", "folder:x#viewer@user:bob"
+	subject(before, first)
+	after := writesOf(t, s, touch(second))
+	for range 2 {
+		subject(after, first, second)
+		subject(before, first)
 	}
 }

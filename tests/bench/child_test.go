@@ -131,6 +131,7 @@ func serveDeputy(life context.Context, s served) error {
 	if err != nil {
 		return err
 	}
+	defer daemon.KeepHeadroom(0)() // as `deputy serve` does
 	listening(d.Addr().String())
 	return errors.Join(d.Serve(life), d.Close())
 }
