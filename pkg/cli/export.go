@@ -3,9 +3,11 @@ package cli
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,7 +44,7 @@ whatever was there before is still there.`,
 				bar.clear()
 				return c.summarize(c.program.Err, "exported", count, time.Since(start))
 			}
-			if err := writeWhole(args[0], export); err != nil {
+			if err := writeWhole("FILE", args[0], 0o600, export); err != nil {
 				return err
 			}
 			bar.clear()
@@ -94,13 +96,15 @@ func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out 
 
 // writeWhole writes a file that is there complete or not at all: into a temporary file beside it,
 // synced and then renamed. What is not a regular file is refused, because a rename would replace it.
-func writeWhole(path string, fill func(io.Writer) error) (err error) {
+// what names it in errors, and mode is what its owner and others may do with it, less the umask.
+func writeWhole(what, path string, mode fs.FileMode, fill func(io.Writer) error) (err error) {
 	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf(`FILE: %s is not a regular file; "-" is standard output`, path)
+		return fmt.Errorf(`%s: %s is not a regular file; "-" is standard output`, what, path)
 	}
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	beside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text())
+	temporary, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the file is the user's to name
 	if err != nil {
-		return fmt.Errorf("FILE: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	defer func() {
 		if err != nil {
@@ -112,13 +116,13 @@ func writeWhole(path string, fill func(io.Writer) error) (err error) {
 		return err
 	}
 	if err := temporary.Sync(); err != nil {
-		return fmt.Errorf("FILE: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if err := temporary.Close(); err != nil {
-		return fmt.Errorf("FILE: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if err := os.Rename(temporary.Name(), path); err != nil {
-		return fmt.Errorf("FILE: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }

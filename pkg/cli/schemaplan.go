@@ -117,16 +117,19 @@ func (p *planning) run(ctx context.Context, program *program, graph change.Graph
 	}
 	var fixtures []fixture.Located
 	if len(p.fixtures) > 0 {
-		if fixtures, err = locate("", p.fixtures); err != nil {
+		found, err := find("", p.fixtures)
+		if err != nil {
 			return err
 		}
+		defer func() { _ = found.Close() }() // it was only read
+		fixtures = found.files
 	}
 	plan, err := change.New(ctx, graph, schema, p.sample, fixtures...)
 	if err != nil {
 		return err
 	}
 	if p.out != "" {
-		if err := writeWhole(p.out, plan.JSON); err != nil {
+		if err := writeWhole("--out", p.out, 0o600, plan.JSON); err != nil {
 			return err
 		}
 	}

@@ -100,7 +100,7 @@ owner alone. History, the keys and the settings are not part of it.`,
 		if args[0] == "-" {
 			return fill(p.Out)
 		}
-		if err := writeWhole(args[0], fill); err != nil {
+		if err := writeWhole("FILE", args[0], 0o600, fill); err != nil {
 			return err
 		}
 		bar.clear()

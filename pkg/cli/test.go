@@ -1,172 +1,214 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"io"
 	"path"
 	"path/filepath"
-	"slices"
-	"strings"
+	"regexp"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/deputyauth/deputy/pkg/fixture"
 	"github.com/deputyauth/deputy/pkg/fixture/report"
 )
 
+// trial is what `deputy test` was asked to do.
+type trial struct {
+	program *program
+	paths   []string
+
+	format, output, html, root, run string
+	coverage, mutation, isolation   when
+	minCoverage, minMutation        share
+	strict, watch, verbose          bool
+	plan                            fixture.Plan
+	formatted                       report.Format
+}
+
 // newTest builds `deputy test`, which needs no server.
 func newTest(p *program) *cobra.Command {
-	var strict bool
-	var root string
+	t := &trial{program: p}
 	cmd := &cobra.Command{
 		Use:   "test [PATH…]",
 		Short: "Run fixtures: assertions, decisions, isolation, coverage and mutants of a schema",
-		Long: `Run fixtures in this process, without a server. PATH is a file, a folder with fixtures in it, or a folder
-followed by "/..." for all below it; without one it is "./...".`,
-		Example: `  deputy test schema/...`,
+		Long: `Run fixtures in this process, without a server. PATH is a file, a folder with fixtures in it, or a
+folder followed by "/..." for all below it; without one it is "./...".
+
+A fixture is a validation file of SpiceDB's, to which delegations, sessions and decisions on behalf of
+somebody can be added. For files that have such sections three more things are done, unless they are
+turned off: the isolation suite makes decisions for everybody in the file and looks for leaks; coverage
+says which parts of the schema no case exercises; and mutation changes the schema in many small ways,
+each of which a case has to notice. For other files they are done if a flag asks for them, as a minimum
+and --coverage-html do.
+
+The exit code is 0 if all is well; 1 if a case fails, something leaks or a minimum is missed; and 2 if a
+file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,
+		Example: `  deputy test schema/...
+  deputy test --min-coverage 1 --min-mutation-score 0.95 schema/...
+  deputy test --format junit --output report.xml schema/...
+  deputy test --watch schema/documents`,
 		GroupID: groupGraph,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t.paths = args
+			if err := t.prepare(cmd.Flags()); err != nil {
+				return err
+			}
+			if t.watch {
+				return t.watching(cmd.Context())
+			}
+			return t.once(cmd.Context())
+		},
 	}
-	cmd.Flags().BoolVar(&strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
-	cmd.Flags().StringVar(&root, "root", "", "folder that nothing outside of is read for; the current one if left out")
-	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		files, err := locate(root, args)
-		if err != nil {
-			return err
-		}
-		r, err := fixture.Run(cmd.Context(), files, fixture.Options{Strict: strict}, nil)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, r.Close()) }()
-		if err := report.Text(p.Out, r); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-		if !r.OK() {
-			return errDenied
-		}
-		return nil
-	}
+	f := cmd.Flags()
+	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
+	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
+	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
+	f.StringVar(&t.run, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
+	f.BoolVar(&t.strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
+	f.BoolVar(&t.watch, "watch", false, "run again whenever a file changes; without mutants unless --mutation is given")
+	f.StringVar(&t.root, "root", "", "folder that nothing outside of is read for (default: the current one, or that of a file elsewhere)")
+	t.coverage.flag(f, "coverage", "measure coverage")
+	f.StringVar(&t.html, "coverage-html", "", "file for the coverage line by line, as a page")
+	f.Var(&t.minCoverage, "min-coverage", "least coverage that is good enough, from 0 to 1")
+	t.mutation.flag(f, "mutation", "judge mutants of the schema")
+	f.Var(&t.minMutation, "min-mutation-score", "least share of mutants that a case has to notice, from 0 to 1")
+	t.isolation.flag(f, "isolation", "run the isolation suite")
 	return cmd
 }
 
-// locate finds the fixtures that the arguments of a command name. A file that is outside of the root, but was
-// named, has its own folder as its project.
-func locate(root string, args []string) ([]fixture.Located, error) {
-	if root == "" {
-		root = "."
+// prepare makes a plan of the flags.
+func (t *trial) prepare(flags *pflag.FlagSet) (err error) {
+	if t.formatted, err = report.ParseFormat(t.format); err != nil {
+		return fmt.Errorf("--format: %w", err)
 	}
-	if len(args) == 0 {
-		args = []string{"./..."}
+	if t.watch && t.formatted != report.Text && (t.output == "" || t.output == "-") {
+		return errors.New("--watch writes text to standard output: give --output for another --format")
 	}
-	var found []fixture.Located
-	for _, arg := range args {
-		files, err := locateOne(root, arg)
+	t.plan.Strict = t.strict
+	if t.run != "" {
+		pattern, err := regexp.Compile(t.run)
 		if err != nil {
-			return nil, err
+			return fmt.Errorf("--run: %w", err)
 		}
-		for _, f := range files {
-			same := func(g fixture.Located) bool { return g.Prefix == f.Prefix && g.Name == f.Name }
-			if !slices.ContainsFunc(found, same) {
-				found = append(found, f)
-			}
-		}
+		t.plan.Selected = func(c *fixture.Case) bool { return pattern.MatchString(string(c.Group) + ": " + c.Name) }
 	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("no fixtures in %s", strings.Join(args, ", "))
+	// What a part of the cases comes to says little about the schema, and a watcher waits for every run.
+	t.plan.Isolation = t.isolation.or(t.run != "", false)
+	t.plan.Coverage = t.coverage.or(t.run != "", flags.Changed("min-coverage") || t.html != "")
+	t.plan.Mutation = t.mutation.or(t.run != "" || t.watch, flags.Changed("min-mutation-score"))
+	t.plan.MinCoverage, t.plan.MinMutation = float64(t.minCoverage), float64(t.minMutation)
+	switch {
+	case t.plan.Coverage == fixture.Never && flags.Changed("min-coverage"):
+		return errors.New("--min-coverage needs coverage, which --coverage=off turns off")
+	case t.plan.Coverage == fixture.Never && t.html != "":
+		return errors.New("--coverage-html needs coverage, which --coverage=off turns off")
+	case t.plan.Mutation == fixture.Never && flags.Changed("min-mutation-score"):
+		return errors.New("--min-mutation-score needs mutants, which --mutation=off turns off")
 	}
-	return found, nil
+	return nil
 }
 
-func locateOne(root, arg string) ([]fixture.Located, error) {
-	name, deep := strings.CutSuffix(filepath.ToSlash(arg), "/...")
-	if arg == "..." {
-		name, deep = ".", true
-	}
-	info, err := os.Stat(filepath.FromSlash(name))
+// once runs all, and reports it.
+func (t *trial) once(ctx context.Context) (err error) {
+	found, err := find(t.root, t.paths)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", arg, bare(err))
+		return err
 	}
-	if deep && !info.IsDir() {
-		return nil, fmt.Errorf("%s: it is no folder", arg)
-	}
-	folder := name
-	if !info.IsDir() {
-		folder = path.Dir(name)
-	}
-	prefix, within, err := project(root, folder)
+	defer func() { err = errors.Join(err, found.Close()) }()
+	return t.test(ctx, found, func() {})
+}
+
+// test runs the fixtures that were found, and reports it. It calls before once all is read that has to be, and
+// nothing is printed yet.
+func (t *trial) test(ctx context.Context, found *search, before func()) (err error) {
+	r, err := fixture.Run(ctx, found.files, t.plan)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", arg, err)
+		return err
 	}
-	opened, err := os.OpenRoot(filepath.FromSlash(orHere(prefix)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", arg, bare(err))
+	defer func() { err = errors.Join(err, r.Close()) }()
+	before()
+	if err := t.write(r); err != nil {
+		return err
 	}
-	located := func(name string) fixture.Located {
-		return fixture.Located{Project: opened.FS(), Name: name, Prefix: prefix}
+	switch {
+	case r.Broken() > 0:
+		return fmt.Errorf("%d of %d could not be run; the report says why", r.Broken(), len(r.Files))
+	case r.Cases() == 0 && t.run != "":
+		return fmt.Errorf("--run %s selects no case", t.run)
+	case !r.OK():
+		return errDenied
 	}
-	if !info.IsDir() {
-		return []fixture.Located{located(path.Join(within, path.Base(name)))}, nil
-	}
-	var found []fixture.Located
-	err = fs.WalkDir(opened.FS(), within, func(at string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
+	return nil
+}
+
+// readable is the mode of files that whoever looks at a CI's results may read.
+const readable = 0o644
+
+// write writes what was asked for.
+func (t *trial) write(r *fixture.Report) error {
+	text := report.Options{Verbose: t.verbose, Color: t.colorful()}
+	if t.html != "" {
+		if err := writeWhole("--coverage-html", t.html, readable, func(w io.Writer) error { return report.WriteHTML(w, r) }); err != nil {
 			return err
-		case entry.IsDir() && at != within && (!deep || strings.HasPrefix(entry.Name(), ".") || entry.Name() == "node_modules"):
-			return fs.SkipDir
-		case entry.IsDir() || (path.Ext(at) != ".yaml" && path.Ext(at) != ".yml"):
+		}
+	}
+	if t.output == "" || t.output == "-" {
+		return report.Write(t.program.Out, t.formatted, r, text)
+	}
+	plain := report.Options{Verbose: t.verbose}
+	if err := writeWhole("--output", t.output, readable, func(w io.Writer) error { return report.Write(w, t.formatted, r, plain) }); err != nil {
+		return err
+	}
+	return report.Write(t.program.Out, report.Text, r, text)
+}
+
+// colorful reports whether there may be colours on standard output.
+func (t *trial) colorful() bool {
+	no, _ := t.program.env("NO_COLOR")
+	return no == "" && isTerminal(t.program.Out)
+}
+
+// watching runs all whenever something changes, until ctx ends.
+func (t *trial) watching(ctx context.Context) error {
+	changes, err := newWatch()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = changes.Close() }()
+	var last *search
+	for {
+		found, err := find(t.root, t.paths)
+		if err == nil {
+			last = found
+			changes.add(found.around())
+			err = t.test(ctx, found, func() { changes.add(found.around()) })
+			err = errors.Join(err, found.Close())
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case last == nil:
+			return err // there is nothing to watch
+		case err != nil && !errors.Is(err, errDenied):
+			fmt.Fprintln(t.program.Err, "deputy: "+describe(err))
+		}
+		fmt.Fprintln(t.program.Out, "waiting for changes")
+		err = changes.next(ctx, func(name string) bool { return last.concerns(name) && !t.writes(name) })
+		if ctx.Err() != nil {
 			return nil
 		}
-		contents, err := fs.ReadFile(opened.FS(), at)
 		if err != nil {
 			return err
 		}
-		if fixture.IsFixture(contents) {
-			found = append(found, located(at))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", arg, bare(err))
+		fmt.Fprintln(t.program.Out)
 	}
-	return found, nil
 }
 
-// project returns the folder that a folder's files may be read with, as the user would name it, and the latter
-// within it: the root, or itself if it is outside.
-func project(root, folder string) (prefix, within string, err error) {
-	absoluteRoot, err := filepath.Abs(root)
-	if err != nil {
-		return "", "", err
-	}
-	absolute, err := filepath.Abs(filepath.FromSlash(folder))
-	if err != nil {
-		return "", "", err
-	}
-	relative, err := filepath.Rel(absoluteRoot, absolute)
-	if err == nil && filepath.IsLocal(relative) {
-		if root == "." {
-			return "", filepath.ToSlash(relative), nil
-		}
-		return filepath.ToSlash(filepath.Clean(root)), filepath.ToSlash(relative), nil
-	}
-	return folder, ".", nil
-}
-
-// orHere is the current folder if there is no other.
-func orHere(folder string) string {
-	if folder == "" {
-		return "."
-	}
-	return folder
-}
-
-// bare is an error without the path that it is about, for who names it already.
-func bare(err error) error {
-	if of, ok := errors.AsType[*fs.PathError](err); ok {
-		return of.Err
-	}
-	return err
+// writes reports whether a file is one that the command itself writes.
+func (t *trial) writes(name string) bool {
+	return name == path.Clean(filepath.ToSlash(t.output)) || name == path.Clean(filepath.ToSlash(t.html))
 }

@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"github.com/deputyauth/deputy/pkg/fixture"
+)
+
+// when is a flag that says when something is done.
+type when struct {
+	value fixture.When
+	given bool
+}
+
+var whens = map[string]fixture.When{"auto": fixture.Auto, "on": fixture.Always, "off": fixture.Never}
+
+// flag adds the flag.
+func (w *when) flag(flags *pflag.FlagSet, name, does string) {
+	flags.Var(w, name, does+": on, off, or auto: for files with sections of Deputy's, and their schemas")
+}
+
+// Set implements pflag.Value.
+func (w *when) Set(text string) error {
+	value, ok := whens[text]
+	if !ok {
+		return errors.New("it is auto, on or off")
+	}
+	*w = when{value, true}
+	return nil
+}
+
+// String implements pflag.Value.
+func (w *when) String() string {
+	for name, value := range whens {
+		if value == w.value {
+			return name
+		}
+	}
+	return ""
+}
+
+// Type implements pflag.Value.
+func (w *when) Type() string { return "auto|on|off" }
+
+// or is what the flag says; where it leaves the choice, what other flags need is done, and what they make useless
+// is not.
+func (w *when) or(useless, needed bool) fixture.When {
+	switch {
+	case w.value != fixture.Auto:
+		return w.value
+	case needed:
+		return fixture.Always
+	case useless && !w.given:
+		return fixture.Never
+	default:
+		return fixture.Auto
+	}
+}
+
+// share is a flag from 0 to 1.
+type share float64
+
+// Set implements pflag.Value.
+func (s *share) Set(text string) error {
+	value, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(value >= 0 && value <= 1) {
+		return fmt.Errorf("%q is no number from 0 to 1", text)
+	}
+	*s = share(value)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s *share) String() string { return strconv.FormatFloat(float64(*s), 'f', -1, 64) }
+
+// Type implements pflag.Value.
+func (s *share) Type() string { return "share" }
