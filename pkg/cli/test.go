@@ -39,11 +39,11 @@ func newTest(p *program) *cobra.Command {
 folder followed by "/..." for all below it; without one it is "./...".
 
 A fixture is a validation file of SpiceDB's, to which delegations, sessions and decisions on behalf of
-somebody can be added. For files that have such sections three more things are done, unless they are
-turned off: the isolation suite makes decisions for everybody in the file and looks for leaks; coverage
-says which parts of the schema no case exercises; and mutation changes the schema in many small ways,
-each of which a case has to notice. For other files they are done if a flag asks for them, as a minimum
-and --coverage-html do.
+somebody can be added. For files that have such sections more is done, unless it is turned off: coverage
+says which parts of the schema no case exercises, and mutation changes the schema in many small ways,
+each of which a case has to notice. For other files that is done if a flag asks for it, as a minimum and
+--coverage-html do. Wherever a schema has agents, the isolation suite makes decisions for everybody in the
+file and looks for leaks.
 
 The exit code is 0 if all is well; 1 if a case fails, something leaks or a minimum is missed; and 2 if a
 file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,
@@ -71,12 +71,13 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	f.BoolVar(&t.strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
 	f.BoolVar(&t.watch, "watch", false, "run again whenever a file changes; without mutants unless --mutation is given")
 	f.StringVar(&t.root, "root", "", "folder that nothing outside of is read for (default: the current one, or that of a file elsewhere)")
-	t.coverage.flag(f, "coverage", "measure coverage")
+	const auto = ": on, off, or auto: for files with sections of Deputy's, and their schemas"
+	f.Var(&t.coverage, "coverage", "measure coverage"+auto)
 	f.StringVar(&t.html, "coverage-html", "", "file for the coverage line by line, as a page")
 	f.Var(&t.minCoverage, "min-coverage", "least coverage that is good enough, from 0 to 1")
-	t.mutation.flag(f, "mutation", "judge mutants of the schema")
+	f.Var(&t.mutation, "mutation", "judge mutants of the schema"+auto)
 	f.Var(&t.minMutation, "min-mutation-score", "least share of mutants that a case has to notice, from 0 to 1")
-	t.isolation.flag(f, "isolation", "run the isolation suite")
+	f.Var(&t.isolation, "isolation", "run the isolation suite: on, off, or auto: where the schema has agents, and users or services")
 	return cmd
 }
 

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/spf13/pflag"
-
 	"github.com/deputyauth/deputy/pkg/fixture"
 )
 
@@ -17,11 +15,6 @@ type when struct {
 }
 
 var whens = map[string]fixture.When{"auto": fixture.Auto, "on": fixture.Always, "off": fixture.Never}
-
-// flag adds the flag.
-func (w *when) flag(flags *pflag.FlagSet, name, does string) {
-	flags.Var(w, name, does+": on, off, or auto: for files with sections of Deputy's, and their schemas")
-}
 
 // Set implements pflag.Value.
 func (w *when) Set(text string) error {
