@@ -1,7 +1,6 @@
 package docs
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,10 +27,6 @@ func TestChange(t *testing.T) {
 		}
 	}
 	args := []string{"schema", "plan", "new.zed", "--against", "graph.txt", "--schema", "old.zed"}
-	var out, errs bytes.Buffer
-	streams := cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}
-	if code := cli.Run(t.Context(), args, streams, func(string) (string, bool) { return "", false }); code != cli.ExitDenied {
-		t.Fatalf("exit code %d\n%s%s", code, &out, &errs)
-	}
-	shows(t, page, "plan", "```console\n$ deputy "+strings.Join(args, " ")+"\n"+out.String()+"```\n")
+	out := ends(t, cli.ExitDenied, args...)
+	shows(t, page, "plan", "```console\n$ deputy "+strings.Join(args, " ")+"\n"+out+"```\n")
 }

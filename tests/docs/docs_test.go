@@ -20,9 +20,15 @@ var rewrite = flag.Bool("rewrite", false, "write what the program prints into th
 // run is the program with these arguments, without any environment.
 func run(t *testing.T, args ...string) string {
 	t.Helper()
+	return ends(t, cli.ExitOK, args...)
+}
+
+// ends is run for a program that ends with an exit code.
+func ends(t *testing.T, want int, args ...string) string {
+	t.Helper()
 	var out, errs bytes.Buffer
 	streams := cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}
-	if code := cli.Run(t.Context(), args, streams, func(string) (string, bool) { return "", false }); code != cli.ExitOK {
+	if code := cli.Run(t.Context(), args, streams, func(string) (string, bool) { return "", false }); code != want {
 		t.Fatalf("deputy %s: exit code %d\n%s%s", strings.Join(args, " "), code, &out, &errs)
 	}
 	return out.String()
