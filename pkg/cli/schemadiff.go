@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/fixture/change"
+	"github.com/deputyauth/deputy/pkg/fixture/source"
 )
 
 // What --fail-on may name: which changes end a command with exit code 1.
@@ -48,15 +50,19 @@ The exit code is 1 if something is breaking, with --fail-on=widening also if som
 			if args[0] == "-" && args[1] == "-" {
 				return errors.New("OLD and NEW cannot both be standard input")
 			}
-			before, err := readSchemaFile(args[0], p.In)
-			if err != nil {
-				return err
+			var schemas [2]*source.Schema
+			var failures [2]error
+			var reading sync.WaitGroup
+			for i, name := range args {
+				reading.Go(func() { schemas[i], failures[i] = readSchemaFile(name, p.In) })
 			}
-			after, err := readSchemaFile(args[1], p.In)
-			if err != nil {
-				return err
+			reading.Wait()
+			for _, err := range failures {
+				if err != nil {
+					return err
+				}
 			}
-			changes, err := change.Diff(before, after)
+			changes, err := change.Diff(schemas[0], schemas[1])
 			if err != nil {
 				return err
 			}
