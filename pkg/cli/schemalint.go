@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -184,18 +183,8 @@ func printGitHub(out io.Writer, findings []lint.Finding) error {
 		if f.Suggestion != "" {
 			message += ". " + f.Suggestion
 		}
-		_, err := fmt.Fprintf(out, "::%s file=%s,line=%d,col=%d,title=%s::%s\n", f.Severity,
-			escapeProperty(f.File), max(f.Line, 1), max(f.Column, 1), escapeProperty(f.Rule), escapeData(message))
+		_, err := io.WriteString(out, f.Annotation(string(f.Severity), f.Rule, message))
 		failed = errors.Join(failed, err)
 	}
 	return failed
-}
-
-// escapeData and escapeProperty escape what would end a workflow command, or a property of one.
-func escapeData(text string) string {
-	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(text)
-}
-
-func escapeProperty(text string) string {
-	return strings.NewReplacer(":", "%3A", ",", "%2C").Replace(escapeData(text))
 }
