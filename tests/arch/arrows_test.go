@@ -40,15 +40,17 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
+		"pkg/fixture/source", "pkg/fixture/truth", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
 		"schema",
 	},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
+	// What formulas come to under every assignment of their variables.
+	"pkg/fixture/truth": {},
 	// What is wrong with a schema, whatever the relationships.
 	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
 	// How two schemas differ, and what a change would do.
-	"pkg/fixture/change": {"pkg/fixture", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
+	"pkg/fixture/change": {"pkg/fixture", "pkg/fixture/truth", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
 	// What a run came to, for people and for programs.
 	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
 
