@@ -114,4 +114,5 @@ const (
 	ReasonAdminOnly           = "ADMIN_ONLY"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
+	ReasonTooLarge            = "TOO_LARGE"
 )

@@ -29,6 +29,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // Defaults for what Config leaves out.
@@ -42,9 +43,6 @@ const (
 // callWorkers is how many goroutines for each processor stay, to take calls. When all are busy a call gets a new
 // one.
 const callWorkers = 16
-
-// maxRequest is the largest message that the server takes, in bytes: a message of a bulk import.
-const maxRequest = 16 << 20
 
 // HealthEvaluator is the name under which grpc.health.v1 says how the native evaluator is: NOT_SERVING once it
 // has answered otherwise than SpiceDB. The server itself goes on, with the stricter of both answers.
@@ -132,18 +130,20 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	gateway, err := d.door() //nolint:contextcheck // every call through it brings its own
+	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
+	gate := rpc.NewGate(keys, log)
+	gateway, err := d.door(gate.Receiver()) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
-	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
-	options = append(options, rpc.Interceptors(keys, log)...)
-	options = append(options, grpc.ForceServerCodecV2(door.Codec()), grpc.MaxRecvMsgSize(maxRequest),
+	options = append(options, gate.Options()...)
+	options = append(options, grpc.ForceServerCodecV2(door.Codec()),
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
+	guarded := gate.Guard(d.server)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
-	rpc.Register(d.server, rpc.Config{
+	rpc.Register(guarded, rpc.Config{
 		Judge:          d.judge,
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
@@ -153,16 +153,17 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
 	})
-	door.Register(d.server, gateway)
-	healthv1.RegisterHealthServer(d.server, d.health)
-	reflection.Register(d.server)
+	door.Register(d.server, gateway) // it receives by itself
+	healthv1.RegisterHealthServer(guarded, d.health)
+	reflection.Register(guarded)
 	return d, nil
 }
 
 // door builds the guarded authzed.api.v1.
-func (d *Daemon) door() (*door.Door, error) {
+func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 	return door.New(door.Config{
 		Upstream: d.engine.Conn(),
+		Receiver: receiver,
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/metadata"
@@ -97,6 +98,11 @@ func IsAdmin(ctx context.Context) bool { return RoleOf(ctx) >= Admin }
 // open lists the services that need no key: they say nothing about the graph.
 var open = []string{"/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"}
 
+// isOpen reports whether a method needs no key.
+func isOpen(method string) bool {
+	return slices.ContainsFunc(open, func(prefix string) bool { return strings.HasPrefix(method, prefix) })
+}
+
 // adminMethods lists the methods of deputy.v1 that are an admin's: those that say what CheckPermission
 // conceals, those that make or unmake an actor, and those about the store, which holds the whole graph.
 var adminMethods = map[string]bool{
@@ -116,12 +122,9 @@ var adminMethods = map[string]bool{
 func (k *Keys) authenticate(ctx context.Context, method string) (context.Context, error) {
 	role := k.role(ctx)
 	ctx = context.WithValue(ctx, roleKey{}, role)
-	for _, prefix := range open {
-		if strings.HasPrefix(method, prefix) {
-			return ctx, nil
-		}
-	}
 	switch {
+	case isOpen(method):
+		return ctx, nil
 	case role == Nobody:
 		return ctx, authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "a valid preshared key is required, as a bearer token")
 	case adminMethods[method] && role < Admin:

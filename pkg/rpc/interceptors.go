@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // engineTimeout is how long a unary call waits for the engine when its caller sets no deadline.
@@ -23,14 +25,33 @@ func leaveTime(remaining time.Duration) time.Duration {
 	return min(max(remaining/20, 5*time.Millisecond), 500*time.Millisecond)
 }
 
-// gate is what every call passes: panics become Internal, callers get a role, errors become statuses,
-// and each call leaves one line in the log.
-type gate struct {
-	keys *Keys
-	log  *zap.Logger
+// Gate is what every call passes: callers get a role, then their messages are received, panics become Internal, errors
+// become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
+// registered.
+type Gate struct {
+	keys     *Keys
+	log      *zap.Logger
+	receiver *wire.Receiver
+	// methods are those of the services that were registered, by full name.
+	methods map[string]*wire.Method
 }
 
-func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+// NewGate returns the gate of one server.
+func NewGate(keys *Keys, log *zap.Logger) *Gate {
+	return &Gate{keys: keys, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}}
+}
+
+// Options returns the server options with which every call passes through the gate.
+func (g *Gate) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream), grpc.MaxRecvMsgSize(MaxReceived),
+	}
+}
+
+// Receiver receives the messages of services that do not have them decoded by the gate: the door's.
+func (g *Gate) Receiver() *wire.Receiver { return g.receiver }
+
+func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() {
 		err = g.finish(ctx, info.FullMethod, start, recover(), err)
@@ -41,40 +62,48 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
-	if unhurried[info.FullMethod] {
-		return handler(ctx, req)
-	}
-	budget := engineTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		remaining := time.Until(deadline)
-		budget = remaining - leaveTime(remaining)
-	}
-	until := &bounded{Context: ctx, until: time.Now().Add(budget)}
-	defer until.end()
-	return handler(until, req) //nolint:contextcheck // it is made of the call's
+	return handler(ctx, req)
 }
 
-func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	ctx := stream.Context()
 	defer func() { err = g.finish(ctx, info.FullMethod, start, recover(), err) }()
 	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
 		return err
 	}
-	return handler(srv, &identified{stream, ctx})
+	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod}
+	defer known.free()
+	return handler(srv, known)
 }
 
-// identified is a stream whose context carries the caller's role.
+// identified is a stream whose context carries the caller's role, and whose messages the gate receives.
 type identified struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // a stream has its context
+	ctx     context.Context //nolint:containedctx // a stream has its context
+	gate    *Gate
+	method  string
+	message *wire.Message
 }
 
+// Context is grpc.ServerStream's.
 func (s *identified) Context() context.Context { return s.ctx }
+
+// RecvMsg is grpc.ServerStream's. The room that a message takes is given back when the next comes, or at the end.
+func (s *identified) RecvMsg(m any) (err error) {
+	s.free()
+	s.message, err = s.gate.receive(s.ctx, s.method, m)
+	return err
+}
+
+func (s *identified) free() {
+	s.message.Free()
+	s.message = nil
+}
 
 // finish turns the outcome of a call into a status and logs it: at debug, or at error where it is the
 // server's own fault. Nothing of the request is logged.
-func (g *gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
+func (g *Gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
 	if panicked == nil && err == nil && !g.log.Core().Enabled(zap.DebugLevel) {
 		return nil
 	}

@@ -29,14 +29,7 @@ type Config struct {
 	SnapshotMaxAge time.Duration
 }
 
-// Interceptors returns the server options that every call passes through: authentication, time limits,
-// statuses and the log.
-func Interceptors(keys *Keys, log *zap.Logger) []grpc.ServerOption {
-	g := &gate{keys: keys, log: log}
-	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream)}
-}
-
-// Register adds the services of deputy.v1 to a server that has the Interceptors.
+// Register adds the services of deputy.v1 to a Guarded server.
 func Register(s grpc.ServiceRegistrar, cfg Config) {
 	b := border{cfg}
 	deputyv1.RegisterPermissionsServiceServer(s, &permissions{border: b})

@@ -34,9 +34,11 @@ var arrows = map[string][]string{
 	"pkg/evaluate": {"pkg/authz", "pkg/store"},
 	"pkg/journal":  {"pkg/authz"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door"},
+	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door", "pkg/rpc/wire"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
-	"pkg/rpc/door": {"pkg/authz"},
+	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire"},
+	// How messages come in: bounded, looked at, decoded.
+	"pkg/rpc/wire": {"pkg/authz"},
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
@@ -62,7 +64,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store", "pkg/journal",
-		"pkg/rpc", "pkg/rpc/door", "pkg/gen", "schema",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/gen", "schema",
 	},
 
 	"pkg/gen": {},
@@ -89,7 +91,7 @@ var outside = map[string][]string{
 		"tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
 		"pkg/fixture/change", "pkg/gen", "tests",
 	},
 }

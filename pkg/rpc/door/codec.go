@@ -4,17 +4,24 @@ import (
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // frame is one message as it is on the wire: an encoded protobuf message that need not be understood to
 // be passed on. It owns a reference to its buffers until free is called.
-type frame struct{ data mem.BufferSlice }
+type frame struct {
+	data mem.BufferSlice
+	// received is what the frame was made of, whose room it holds; nil for a message from upstream.
+	received *wire.Message
+}
 
 // free may be called twice, and on nil.
 func (f *frame) free() {
 	if f != nil {
 		f.data.Free()
 		f.data = nil
+		f.received.Free()
 	}
 }
 

@@ -1,11 +1,12 @@
 // Package door serves authzed.api.v1 whole by passing calls on to the engine, so that every SpiceDB
 // client and tool works against Deputy.
 //
-// Nothing here is written per method: one forwarder copies frames both ways, and the methods come from
-// the service descriptors of authzed-go. Reads pass untouched, for every key, whatever revision, token
-// or cursor they carry. What writes is decoded and judged first (see guards), because the core of the
-// graph is what decisions trust. A method that is neither a known read nor guarded is refused, so that a
-// newer authzed-go cannot open a way to write.
+// Nearly nothing here is written per method: one forwarder passes messages both ways, and the methods come from
+// the service descriptors of authzed-go. Every request, also a read's and an admin's, is decoded, and goes on in an
+// encoding of the door's own. Reads pass, for every key, whatever revision, token or cursor they carry. What writes is
+// judged first (see guards), because the core of the graph is what decisions trust. A method that is neither a
+// known read nor guarded is refused, so that a newer authzed-go cannot open a way to write. Answers pass as they
+// are, save those that are too large for a client with gRPC's default limit (see split).
 //
 // The door does not authenticate: an interceptor before it does.
 package door
@@ -19,14 +20,16 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // apiPackage is the protobuf package that the door serves.
 const apiPackage protoreflect.FullName = "authzed.api.v1"
 
-// Answer answers an encoded request. ok is false for one that is left to the engine.
+// Answer answers an encoded request, which is sound: the door has encoded it. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
 // Config is what a Door needs; every field but Answers and ComparesSchema is required. The functions are called concurrently, with the
@@ -35,6 +38,8 @@ type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
 	// what belongs to the connection or authenticates the caller to Deputy.
 	Upstream grpc.ClientConnInterface
+	// Receiver receives the callers' messages, within the room that the server has for them.
+	Receiver *wire.Receiver
 	// Schema returns the schema that is in force now, never one from before the call: a guard that
 	// judged by an older one would let pass what a newer one forbids.
 	Schema func(context.Context) (*authz.Schema, error)
@@ -59,7 +64,7 @@ type Door struct {
 
 // New returns a Door. It fails where the config is incomplete.
 func New(cfg Config) (*Door, error) {
-	if cfg.Upstream == nil || cfg.Schema == nil || cfg.Model == nil || cfg.IsAdmin == nil {
+	if cfg.Upstream == nil || cfg.Receiver == nil || cfg.Schema == nil || cfg.Model == nil || cfg.IsAdmin == nil {
 		return nil, errors.New("door: the config is incomplete")
 	}
 	d := &Door{cfg: cfg}
@@ -77,7 +82,8 @@ func New(cfg Config) (*Door, error) {
 
 // Register adds every service of authzed.api.v1 to the server. The server must have been built with
 // grpc.ForceServerCodecV2(Codec()), and its stream interceptors authenticate: every method is registered
-// as a stream, whose frames are not decoded, so unary interceptors do not see it.
+// as a stream, so unary interceptors do not see it. The door reads the messages of its calls by itself; interceptors
+// do not see those either.
 func Register(s grpc.ServiceRegistrar, d *Door) {
 	for _, service := range d.services {
 		s.RegisterService(service, d)
@@ -101,10 +107,14 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 		}
 		judge, guarded := guards[key]
 		r := route{
-			path:   "/" + string(service.FullName()) + "/" + string(m.Name()),
-			stream: stream,
-			guard:  judge,
-			answer: d.cfg.Answers[key],
+			path:    "/" + string(service.FullName()) + "/" + string(m.Name()),
+			stream:  stream,
+			input:   messageType(m.Input()),
+			receive: &wire.Method{Type: wire.TypeOf(m.Input()), Limit: limitOf(key), Streams: m.IsStreamingClient()},
+			admins:  admins[key],
+			guard:   judge,
+			answer:  d.cfg.Answers[key],
+			split:   splitOf(key, m),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",
@@ -121,4 +131,12 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 		desc.Streams = append(desc.Streams, stream)
 	}
 	return desc
+}
+
+// messageType returns the generated type of a message, or a dynamic one.
+func messageType(m protoreflect.MessageDescriptor) protoreflect.MessageType {
+	if t, err := protoregistry.GlobalTypes.FindMessageByName(m.FullName()); err == nil {
+		return t
+	}
+	return dynamicpb.NewMessageType(m)
 }

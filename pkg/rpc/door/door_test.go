@@ -26,6 +26,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -113,6 +114,7 @@ func openEngine(t *testing.T) *house {
 	t.Cleanup(func() { _ = e.Close() })
 	h := open(t, Config{
 		Upstream: e.Conn(),
+		Receiver: wire.NewReceiver(),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			s, err := e.Snapshot(ctx, authz.Freshness{})
 			if err != nil {
@@ -396,29 +398,6 @@ func TestFailuresKeepTheirDetails(t *testing.T) {
 	}
 }
 
-// TestBigMessages sends an answer of one message that is larger than gRPC's default limit.
-func TestBigMessages(t *testing.T) {
-	h := openEngine(t)
-	ctx := context.Background()
-	c := h.client(t, serviceKey, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
-	var batches [][]*v1.Relationship
-	for b := range 12 {
-		var batch []*v1.Relationship
-		for i := range 500 {
-			batch = append(batch, relationship(fmt.Sprintf("note:%s%d-%d#author@user:alice", strings.Repeat("x", 900), b, i)))
-		}
-		batches = append(batches, batch)
-	}
-	if n := must[uint64](t)(load(ctx, c, batches...)); n != 6000 {
-		t.Errorf("loaded %d", n)
-	}
-	stream, err := c.ExportBulkRelationships(ctx, &v1.ExportBulkRelationshipsRequest{Consistency: fully, OptionalLimit: 6000})
-	got := collect(t, stream, err)
-	if len(got) != 1 || len(got[0].GetRelationships()) != 6000 {
-		t.Errorf("exported %d messages", len(got))
-	}
-}
-
 // TestTypedServices: what stands beside the door works under its codec, and reflection knows the door.
 func TestTypedServices(t *testing.T) {
 	h := openEngine(t)
@@ -448,6 +427,7 @@ func TestTypedServices(t *testing.T) {
 func TestNewWantsAll(t *testing.T) {
 	full := Config{
 		Upstream: &grpc.ClientConn{},
+		Receiver: wire.NewReceiver(),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		IsAdmin:  func(context.Context) bool { return true },
@@ -457,6 +437,7 @@ func TestNewWantsAll(t *testing.T) {
 	}
 	for name, take := range map[string]func(*Config){
 		"Upstream": func(c *Config) { c.Upstream = nil },
+		"Receiver": func(c *Config) { c.Receiver = nil },
 		"Schema":   func(c *Config) { c.Schema = nil },
 		"Model":    func(c *Config) { c.Model = nil },
 		"IsAdmin":  func(c *Config) { c.IsAdmin = nil },

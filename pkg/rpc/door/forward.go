@@ -8,19 +8,31 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // route is one method: where its calls go and what judges them.
 type route struct {
 	path   string
 	stream grpc.StreamDesc
+	// input is the type of the caller's messages, and receive what bounds them.
+	input   protoreflect.MessageType
+	receive *wire.Method
+	// admins says what only an admin may do with the method; empty for one that is everybody's.
+	admins string
 	// guard judges every message that the caller sends; nil for a read.
 	guard guard
 	// answer answers what it can by itself; nil for most methods.
 	answer Answer
+	// split is how an answer that is too large is split; nil where it cannot be.
+	split *split
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
 }
@@ -32,6 +44,9 @@ type route struct {
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
 func (d *Door) forward(r route, down grpc.ServerStream) error {
+	if r.admins != "" && !d.cfg.IsAdmin(down.Context()) {
+		return forAdmins("", r.admins)
+	}
 	// The first message comes before the call upstream, so that what is refused never reaches it. No
 	// method of this API answers before it was asked.
 	first, err := d.receive(r, down, 0)
@@ -45,6 +60,10 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if err != nil {
 		first.free()
 		return err
+	}
+	var parted *splitter
+	if r.split != nil && first != nil {
+		parted = r.split.begin(first.data.Materialize())
 	}
 	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), md))
 	defer cancel(nil)
@@ -67,7 +86,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	} else if err := d.ask(r, down, up, first); err != nil {
 		return err
 	}
-	if err := answer(up, down); err != nil {
+	if err := pass(up, down, parted); err != nil {
 		var refusal interface{ GRPCStatus() *status.Status }
 		if errors.As(context.Cause(ctx), &refusal) {
 			return refusal.GRPCStatus().Err()
@@ -95,18 +114,47 @@ func (r route) tryAnswer(request *frame, down grpc.ServerStream) (answered bool,
 	return true, down.SendMsg(f)
 }
 
-// receive reads the caller's next message and has it judged. It returns io.EOF after the last.
+// receive reads the caller's next message, decodes it, has it judged, and returns its encoding anew. It returns io.EOF
+// after the last.
+//
+// SpiceDB decodes with other code than this (vtprotobuf), which takes what Google's decoder refuses: a group that ends as another
+// field's was seen to end the process. So nothing reaches it, from anybody, that Google's encoder has not written, and there is one
+// reading of what was judged. Fields that authzed-go does not know are refused by the receiver, because a newer SpiceDB might act on
+// them, and a read that drops one would answer another question.
 func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
-	f := new(frame)
-	err := down.RecvMsg(f)
-	if err == nil && r.guard != nil {
-		err = r.guard(down.Context(), d, n, f)
-	}
+	received, err := d.cfg.Receiver.Receive(down.Context(), r.receive)
 	if err != nil {
+		return nil, receiveFailure(err)
+	}
+	f := &frame{received: received}
+	request := r.input.New().Interface()
+	if err := received.Decode(request); err != nil {
+		f.free()
+		return nil, receiveFailure(err)
+	}
+	d.anchored(down.Context(), request)
+	if err := d.judge(r, down, n, request); err != nil {
 		f.free()
 		return nil, err
 	}
+	encoded, err := proto.Marshal(request)
+	if err != nil {
+		f.free()
+		return nil, status.Error(codes.Internal, "the request cannot be encoded")
+	}
+	f.data = mem.BufferSlice{mem.SliceBuffer(encoded)}
 	return f, nil
+}
+
+// judge has message n judged.
+func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Message) error {
+	if err := judgeText(request); err != nil {
+		return err
+	}
+	if r.guard == nil {
+		return nil
+	}
+	return r.guard(down.Context(), d, n, request)
 }
 
 // ask passes the caller's messages up, from the first on, which is nil if there is none, and then the
@@ -130,8 +178,9 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 	return up.CloseSend()
 }
 
-// answer passes headers, messages and trailers down until the call ends, and returns its status.
-func answer(up grpc.ClientStream, down grpc.ServerStream) error {
+// pass passes headers, messages and trailers down until the call ends, and returns its status. A message that a stock client
+// could not take is split, where parted is not nil.
+func pass(up grpc.ClientStream, down grpc.ServerStream, parted *splitter) error {
 	header, err := up.Header()
 	if err != nil {
 		return upstreamFailure(err)
@@ -151,7 +200,7 @@ func answer(up grpc.ClientStream, down grpc.ServerStream) error {
 			}
 			return upstreamFailure(err)
 		}
-		err := down.SendMsg(f)
+		err := parted.pass(f, down)
 		f.free()
 		if err != nil {
 			return err

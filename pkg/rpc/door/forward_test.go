@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
 // between puts a door between a client and an upstream that follows a script: for what SpiceDB itself
@@ -38,6 +39,7 @@ func between(t *testing.T, script grpc.StreamHandler) *house {
 	t.Cleanup(func() { _ = conn.Close() })
 	return open(t, Config{
 		Upstream: conn,
+		Receiver: wire.NewReceiver(),
 		Schema: func(context.Context) (*authz.Schema, error) {
 			return &authz.Schema{Types: map[string]*authz.Type{
 				"note": {Name: "note", Members: map[string]bool{"author": false}},
@@ -167,7 +169,7 @@ func TestConnectionFailures(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = gone.Close() })
 	h = open(t, Config{
-		Upstream: gone, IsAdmin: isAdmin,
+		Upstream: gone, IsAdmin: isAdmin, Receiver: wire.NewReceiver(),
 		Schema: func(context.Context) (*authz.Schema, error) { return nil, errors.New("secret") },
 		Model:  func(string) (*authz.Schema, error) { return nil, errors.New("secret") },
 	})
@@ -398,28 +400,37 @@ func TestOneReading(t *testing.T) {
 	wants(t, "halves of a core type", send(serviceKey, field(1, core)), codes.PermissionDenied, authz.ReasonAdminOnly, "updates[0]")
 
 	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 999, protowire.VarintType), 1)
-	for name, data := range map[string][]byte{
-		"unknown in the request":    slices.Concat(field(1, halves), unknown),
-		"unknown in an update":      field(1, slices.Concat(halves, unknown)),
-		"unknown in a relationship": field(1, slices.Concat(halves, field(2, unknown))),
-		"unknown in a struct":       slices.Concat(field(1, halves), field(3, field(1, slices.Concat(field(1, []byte("k")), field(2, unknown))))),
-		"garbage":                   {0xff, 0xff},
-		"not UTF-8":                 field(1, slices.Concat(halves, field(2, field(2, []byte{0xff})))),
+	for name, c := range map[string]struct {
+		data []byte
+		at   string
+	}{
+		"unknown in the request":    {slices.Concat(field(1, halves), unknown), ""},
+		"unknown in an update":      {field(1, slices.Concat(halves, unknown)), "updates[0]"},
+		"unknown in a relationship": {field(1, slices.Concat(halves, field(2, unknown))), "updates[0].relationship"},
+		"unknown in a struct": {
+			slices.Concat(field(1, halves), field(3, field(1, slices.Concat(field(1, []byte("k")), field(2, unknown))))),
+			"optional_transaction_metadata.fields[0].value",
+		},
+		"garbage":   {[]byte{0xff, 0xff}, ""},
+		"not UTF-8": {field(1, slices.Concat(halves, field(2, field(2, []byte{0xff})))), ""},
 	} {
-		wants(t, name, send(serviceKey, data), codes.InvalidArgument, authz.ReasonInvalidField, "")
+		for _, key := range []string{serviceKey, adminKey} {
+			wants(t, name, send(key, c.data), codes.InvalidArgument, authz.ReasonInvalidField, c.at)
+		}
 	}
 	select {
 	case got := <-arrived:
 		t.Errorf("upstream got %x", got)
 	default:
 	}
-	// An admin's goes up as it is.
-	odd := slices.Concat(field(1, core), unknown)
-	if err := send(adminKey, odd); err != nil {
+	// An admin's is not judged, but read the same way.
+	wants(t, "unknown of an admin", send(adminKey, slices.Concat(field(1, core), unknown)), codes.InvalidArgument, authz.ReasonInvalidField, "")
+	if err := send(adminKey, field(1, core)); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-arrived; !bytes.Equal(got, odd) {
-		t.Errorf("upstream got %x of an admin", got)
+	whole := updates("tenant:acme#author@user:alice")
+	if got := <-arrived; !bytes.Equal(got, encode(whole)) {
+		t.Errorf("upstream got %x of an admin, want %x", got, encode(whole))
 	}
 }
 

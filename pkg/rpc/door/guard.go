@@ -8,15 +8,13 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// guard judges message n (from 0) of a call that writes. A nil error lets it pass; the frame then holds
+// guard judges message n (from 0) of a call that writes. A nil error lets it pass; what goes upstream is the encoding of
 // what was judged.
 //
 // What it protects, whoever asks: a schema whose core differs from core.zed is not written. What only
@@ -36,90 +34,28 @@ import (
 // after. The admin has to look at what stands in the relation anyway, because services could write it
 // until then; the look has to come when the calls that were under way have ended. New types and
 // relations have no such hole, because what the schema does not know is refused here, not by SpiceDB.
-type guard func(ctx context.Context, d *Door, n int, f *frame) error
-
-// adminOnly refuses all but admins, whose message goes on to next, if there is one.
-func adminOnly(what string, next guard) guard {
-	return func(ctx context.Context, d *Door, n int, f *frame) error {
-		if !d.cfg.IsAdmin(ctx) {
-			return failure(codes.PermissionDenied, authz.ReasonAdminOnly, "", "only an admin may "+what)
-		}
-		if next == nil {
-			return nil
-		}
-		return next(ctx, d, n, f)
-	}
-}
+type guard func(ctx context.Context, d *Door, n int, request proto.Message) error
 
 // unlessAdmin has the messages of all but admins judged.
-func unlessAdmin[T any, M message[T]](judge func(*Door, context.Context, int, M) error) guard {
-	judged := decoded(judge)
-	return func(ctx context.Context, d *Door, n int, f *frame) error {
+func unlessAdmin[M proto.Message](judge func(*Door, context.Context, int, M) error) guard {
+	judged := everybody(judge)
+	return func(ctx context.Context, d *Door, n int, request proto.Message) error {
 		if d.cfg.IsAdmin(ctx) {
 			return nil
 		}
-		return judged(ctx, d, n, f)
+		return judged(ctx, d, n, request)
 	}
 }
 
-// message is a pointer to a generated message.
-type message[T any] interface {
-	*T
-	proto.Message
-}
-
-// decoded decodes a message, has it judged, and puts its encoding anew into the frame. SpiceDB decodes
-// with other code than this (vtprotobuf): so there is one reading of what was judged. Fields that
-// authzed-go does not know are refused, because a newer SpiceDB might act on them.
-func decoded[T any, M message[T]](judge func(*Door, context.Context, int, M) error) guard {
-	return func(ctx context.Context, d *Door, n int, f *frame) error {
-		req := M(new(T))
-		if err := proto.Unmarshal(f.data.Materialize(), req); err != nil {
-			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request is malformed")
+// everybody has all messages judged.
+func everybody[M proto.Message](judge func(*Door, context.Context, int, M) error) guard {
+	return func(ctx context.Context, d *Door, n int, request proto.Message) error {
+		typed, ok := request.(M)
+		if !ok {
+			return status.Error(codes.Internal, "the request is of another type than its method's")
 		}
-		if hasUnknown(req.ProtoReflect()) {
-			return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the request has fields that Deputy does not know")
-		}
-		if err := judge(d, ctx, n, req); err != nil {
-			return err
-		}
-		encoded, err := proto.Marshal(req)
-		if err != nil {
-			return status.Error(codes.Internal, "the request cannot be encoded")
-		}
-		f.free()
-		f.data = mem.BufferSlice{mem.SliceBuffer(encoded)}
-		return nil
+		return judge(d, ctx, n, typed)
 	}
-}
-
-// hasUnknown reports whether the message, or one within it, has fields that its type does not.
-func hasUnknown(m protoreflect.Message) bool {
-	if len(m.GetUnknown()) > 0 {
-		return true
-	}
-	found := false
-	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		switch {
-		case field.IsMap():
-			if field.MapValue().Message() == nil {
-				return true
-			}
-			value.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-				found = hasUnknown(v.Message())
-				return !found
-			})
-		case field.Message() == nil:
-		case field.IsList():
-			for i := 0; i < value.List().Len() && !found; i++ {
-				found = hasUnknown(value.List().Get(i).Message())
-			}
-		default:
-			found = hasUnknown(value.Message())
-		}
-		return !found
-	})
-	return found
 }
 
 // judgeSchema refuses a schema that changes the core. Whether SpiceDB takes the rest is up to it.

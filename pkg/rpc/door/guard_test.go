@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -90,6 +91,7 @@ func TestUnknownMethodIsRefused(t *testing.T) {
 	called := false
 	d, err := New(Config{
 		Upstream: refusing(func(string) { called = true }),
+		Receiver: wire.NewReceiver(),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		IsAdmin:  func(context.Context) bool { return true },

@@ -59,3 +59,21 @@ func schemaFailure(ctx context.Context, err error) error {
 	}
 	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the schema to judge the write by cannot be read")
 }
+
+// receiveFailure returns the status for a message that could not be received.
+func receiveFailure(err error) error {
+	e, ok := errors.AsType[*authz.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.Kind { //nolint:exhaustive // the rest is the server's own fault
+	case authz.Invalid:
+		return failure(codes.InvalidArgument, e.Reason, e.Field, e.Message)
+	case authz.Exhausted:
+		return failure(codes.ResourceExhausted, e.Reason, e.Field, e.Message)
+	case authz.Canceled:
+		return status.Error(codes.Canceled, e.Message)
+	default:
+		return status.Error(codes.Internal, e.Message)
+	}
+}

@@ -1,0 +1,312 @@
+package wire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Limit bounds one message of a method.
+type Limit struct {
+	// Bytes is the longest encoding, compressed or not.
+	Bytes int
+	// Decoded is the most that the decoded message takes, in bytes.
+	Decoded int
+	// Items is the most elements of one list.
+	Items int
+}
+
+// The limits. One decoded message must not take more than expansion times its encoding besides.
+var (
+	// Small is for what has few fields, and for what is held as long as a stream goes on: it never takes room (see Receiver).
+	Small = Limit{Bytes: smallBytes, Decoded: smallDecoded, Items: 10_000}
+	// Medium is for lists of some hundred elements.
+	Medium = Limit{Bytes: 512 << 10, Decoded: 4 << 20, Items: 10_000}
+	// Large is for imports, writes, schemas and bulk checks: what SpiceDB's server takes.
+	Large = Limit{Bytes: 4 << 20, Decoded: 48 << 20, Items: 100_000}
+)
+
+// expansion is how many times its encoding a decoded message may take, beyond smallDecoded. Relationships with ids of
+// some letters take about ten times, and what takes more than this has no content.
+const expansion = 32
+
+// Method is what a Receiver has to know of a method.
+type Method struct {
+	Type
+	Limit
+	// Streams says that the caller may send more than one message.
+	Streams bool
+	// Tolerant passes over fields that a message's type does not have: for services that are not Deputy's.
+	Tolerant bool
+}
+
+// Receiver receives the messages of all calls of one server. Messages over 32 KiB, and those that take over 128 KiB once they are
+// decoded, share 64 MiB of room for encodings and 96 MiB for what is decoded; who finds none waits for 5 s and is
+// refused with RESOURCE_EXHAUSTED. It is safe for concurrent use.
+type Receiver struct{ wire, decoded *volume }
+
+// NewReceiver returns a Receiver, of which a server needs one.
+func NewReceiver() *Receiver { return &Receiver{newVolume(wireRoom), newVolume(decodedRoom)} }
+
+// Message is a received message that was inspected. It holds its room until it is freed.
+type Message struct {
+	data  mem.BufferSlice
+	bytes []byte
+	// wire and decoded give the room back; nil where there is none.
+	wire, decoded func()
+}
+
+// Decode decodes into m, whose type is the method's, and frees the encoding; the room of what is decoded is held until Free.
+// Errors: Invalid.
+func (m *Message) Decode(into proto.Message) error {
+	defer m.freeWire()
+	// Nesting was inspected, and this counts groups too, which were refused.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: MaxDepth + 2}).Unmarshal(m.bytes, into); err != nil {
+		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the request is malformed: it is no protobuf message of its type, or a string is not UTF-8")
+	}
+	return nil
+}
+
+func (m *Message) freeWire() {
+	m.data.Free()
+	m.data, m.bytes = nil, nil
+	if m.wire != nil {
+		m.wire()
+		m.wire = nil
+	}
+}
+
+// Free gives back all that the message holds. It may be called twice, and on nil.
+func (m *Message) Free() {
+	if m == nil {
+		return
+	}
+	m.freeWire()
+	if m.decoded != nil {
+		m.decoded()
+		m.decoded = nil
+	}
+}
+
+// source is gRPC's stream beneath a call, whose messages are read here and not by gRPC (see the package). The methods are
+// those with which gRPC itself reads.
+type source interface {
+	ReadMessageHeader(header []byte) error
+	Read(n int) (mem.BufferSlice, error)
+	RecvCompress() string
+}
+
+// Receive returns the next message of the call that ctx belongs to, inspected. It returns io.EOF after the last message of a
+// caller that streams. Of any other caller it takes exactly one message. One goroutine at a time may call it for one call.
+// Errors: Invalid, Exhausted, Internal where gRPC's stream cannot be read, and the stream's own.
+func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error) {
+	from, ok := grpc.ServerTransportStreamFromContext(ctx).(source)
+	if !ok {
+		return nil, authz.Errorf(authz.Internal, "INTERNAL", "gRPC's stream cannot be read")
+	}
+	var prefix [5]byte
+	if err := from.ReadMessageHeader(prefix[:]); err != nil {
+		if errors.Is(err, io.EOF) && !method.Streams {
+			return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call brings no message")
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		}
+		return nil, broken(err)
+	}
+	length := int64(binary.BigEndian.Uint32(prefix[1:]))
+	if length > int64(method.Bytes) {
+		return nil, tooLarge(fmt.Sprintf("the message has %d bytes", length), method.Bytes)
+	}
+	var unpack encoding.Compressor
+	switch prefix[0] {
+	case 0:
+	case 1:
+		if unpack = encoding.GetCompressor(from.RecvCompress()); unpack == nil {
+			return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the message is compressed in a way that the call does not name")
+		}
+	default:
+		return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the message's prefix is malformed")
+	}
+	m, err := r.read(ctx, from, method, int(length), unpack)
+	if err == nil {
+		err = r.inspect(ctx, m, method)
+	}
+	if err != nil {
+		m.Free()
+		return nil, err
+	}
+	return m, nil
+}
+
+// read reads a message whose prefix was read, decompressed.
+func (r *Receiver) read(ctx context.Context, from source, method *Method, length int, unpack encoding.Compressor) (m *Message, err error) {
+	m = &Message{}
+	if length > smallBytes {
+		room := length
+		if unpack != nil {
+			room += method.Bytes
+		}
+		if m.wire, err = r.wire.take(ctx, room); err != nil {
+			return m, err
+		}
+		m.data, err = readInTime(ctx, from, method, length)
+	} else {
+		m.data, err = readAll(from, method, length)
+	}
+	if err != nil {
+		return m, err
+	}
+	if unpack != nil {
+		err = r.unpack(ctx, m, method, unpack)
+	}
+	if len(m.data) == 1 {
+		m.bytes = m.data[0].ReadOnlyData()
+	} else {
+		m.bytes = m.data.Materialize()
+	}
+	return m, err
+}
+
+// readInTime is readAll for a message that others wait for: it gives up after arrival.
+func readInTime(ctx context.Context, from source, method *Method, length int) (mem.BufferSlice, error) {
+	type outcome struct {
+		data mem.BufferSlice
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if recover() != nil {
+				o.err = authz.Errorf(authz.Internal, "INTERNAL", "internal error")
+			}
+			done <- o
+		}()
+		o.data, o.err = readAll(from, method, length)
+	}()
+	late := time.NewTimer(arrival)
+	defer late.Stop()
+	var err error
+	select {
+	case o := <-done:
+		return o.data, o.err
+	case <-late.C:
+		err = authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "a large message took longer than %s to come in", arrival)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	// The call ends with this, and so does the reading.
+	go func() { (<-done).data.Free() }()
+	return nil, err
+}
+
+// readAll reads a message's bytes, and after them the end of a caller that sends one message.
+func readAll(from source, method *Method, length int) (mem.BufferSlice, error) {
+	data, err := from.Read(length)
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, broken(err)
+	}
+	if method.Streams {
+		return data, nil
+	}
+	var prefix [5]byte
+	switch err := from.ReadMessageHeader(prefix[:]); {
+	case errors.Is(err, io.EOF):
+		return data, nil
+	case err == nil:
+		err = authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call brings more than one message")
+		data.Free()
+		return nil, err
+	default:
+		data.Free()
+		return nil, broken(err)
+	}
+}
+
+// broken returns the error of a stream that ended otherwise than it should.
+func broken(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call ends in the middle of a message")
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return authz.Errorf(authz.Canceled, "", "the call broke off")
+}
+
+// unpack decompresses a message in its place. The first smallBytes are free; what has more takes room for as much as the method allows,
+// unless it has it.
+func (r *Receiver) unpack(ctx context.Context, m *Message, method *Method, unpack encoding.Compressor) error {
+	packed := m.data.Reader()
+	defer func() { _ = packed.Close() }()
+	m.data = nil
+	malformed := authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the message cannot be decompressed")
+	from, err := unpack.Decompress(packed)
+	if err != nil {
+		return malformed
+	}
+	if closer, ok := from.(io.Closer); ok {
+		defer func() { _ = closer.Close() }()
+	}
+	data, err := mem.ReadAll(io.LimitReader(from, smallBytes+1), mem.DefaultBufferPool())
+	m.data = data
+	if err == nil && data.Len() > smallBytes && method.Bytes > smallBytes {
+		if m.wire == nil {
+			if m.wire, err = r.wire.take(ctx, method.Bytes); err != nil {
+				return err
+			}
+		}
+		data, err = mem.ReadAll(io.LimitReader(from, int64(method.Bytes)+1-int64(m.data.Len())), mem.DefaultBufferPool())
+		m.data = append(m.data, data...)
+	}
+	if err != nil {
+		return malformed
+	}
+	if m.data.Len() > method.Bytes {
+		return tooLarge("the message has, decompressed, more", method.Bytes)
+	}
+	return nil
+}
+
+// inspect inspects a message that has come, and takes the room that it will need once it is decoded.
+func (r *Receiver) inspect(ctx context.Context, m *Message, method *Method) error {
+	decoded, err := method.inspect(m.bytes, method.Items, method.Tolerant)
+	if fault, ok := errors.AsType[*Fault](err); ok {
+		return fault.refusal()
+	}
+	if most := min(method.Decoded, smallDecoded+expansion*len(m.bytes)); decoded > most {
+		return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge,
+			"the message would take about %d bytes once it is decoded, more than %d for its length: send fewer items at once", decoded, most)
+	}
+	if decoded > smallDecoded {
+		m.decoded, err = r.decoded.take(ctx, decoded)
+	}
+	return err
+}
+
+// refusal is the fault as callers see it.
+func (f *Fault) refusal() *authz.Error {
+	if f.Path == "" {
+		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "%s", f.Error())
+	}
+	return authz.FieldErrorf(f.Path, "%s", f.Message)
+}
+
+func tooLarge(what string, most int) error {
+	return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "%s, more than the %d that this method takes", what, most)
+}

@@ -1,0 +1,132 @@
+package wire
+
+import (
+	"math"
+	"reflect"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+)
+
+// shape is what Inspect has to know of a message's type. Shapes are immutable once ShapeOf returned.
+type shape struct {
+	name string
+	// bytes is what one decoded message takes, without what its strings, lists and messages take.
+	bytes int
+	// low holds the fields by number where the numbers are small, which they nearly always are; high the rest.
+	low  []*field
+	high map[protowire.Number]*field
+}
+
+// field is one field of a message.
+type field struct {
+	name string
+	// wire is how the field, or one element of a list, is encoded.
+	wire protowire.Type
+	// packable says that a list's elements may come together as bytes; elem is then what each of them takes.
+	packable bool
+	list     bool
+	elem     int
+	// message is the type of a message, nil for a scalar.
+	message *shape
+}
+
+// Costs of a decoded message, in bytes. They are close enough to count by, and none is too low.
+const (
+	pointerBytes = 8
+	// boxBytes is what a scalar takes that stands by itself: in a oneof, or as an optional field.
+	boxBytes = 16
+	// entryBytes is what an entry of a map takes, with a map's spare room, apart from its key and value.
+	entryBytes = 112
+	// unknownType is what a message takes whose Go type is not linked in; it is never decoded into another.
+	unknownType = 512
+)
+
+// lowest is the highest number of a field that is looked up in a list.
+const lowest = 64
+
+func (s *shape) field(n protowire.Number) *field {
+	if n >= 0 && int(n) < len(s.low) {
+		return s.low[n]
+	}
+	return s.high[n]
+}
+
+// shapes makes shapes, each type's once.
+type shapes map[protoreflect.FullName]*shape
+
+func (all shapes) of(d protoreflect.MessageDescriptor) *shape {
+	if s, ok := all[d.FullName()]; ok {
+		return s
+	}
+	s := &shape{name: string(d.Name()), bytes: goBytes(d)}
+	all[d.FullName()] = s // first: a type may contain itself
+	for i := range d.Fields().Len() {
+		fd := d.Fields().Get(i)
+		f := &field{name: string(fd.Name()), list: fd.IsList() || fd.IsMap(), wire: wireType(fd.Kind())}
+		if fd.Message() != nil {
+			f.message = all.of(fd.Message())
+			f.elem = pointerBytes
+		} else {
+			f.elem = elemBytes(fd.Kind())
+			f.packable = fd.IsList() && f.wire != protowire.BytesType
+		}
+		if n := int(fd.Number()); n < lowest {
+			for len(s.low) <= n {
+				s.low = append(s.low, nil)
+			}
+			s.low[n] = f
+		} else {
+			if s.high == nil {
+				s.high = map[protowire.Number]*field{}
+			}
+			s.high[fd.Number()] = f
+		}
+	}
+	return s
+}
+
+// goBytes returns the size of a message's struct.
+func goBytes(d protoreflect.MessageDescriptor) int {
+	if d.IsMapEntry() {
+		return entryBytes
+	}
+	t, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+	if err != nil {
+		return unknownType
+	}
+	size := reflect.TypeOf(t.Zero().Interface()).Elem().Size()
+	if size > math.MaxInt16 {
+		return math.MaxInt16
+	}
+	return int(size) + boxBytes // one oneof's box, or an allocator's rounding
+}
+
+func wireType(k protoreflect.Kind) protowire.Type {
+	switch k {
+	case protoreflect.BoolKind, protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind,
+		protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Uint64Kind:
+		return protowire.VarintType
+	case protoreflect.Sfixed32Kind, protoreflect.Fixed32Kind, protoreflect.FloatKind:
+		return protowire.Fixed32Type
+	case protoreflect.Sfixed64Kind, protoreflect.Fixed64Kind, protoreflect.DoubleKind:
+		return protowire.Fixed64Type
+	case protoreflect.GroupKind:
+		return protowire.StartGroupType
+	default:
+		return protowire.BytesType
+	}
+}
+
+// elemBytes is what one scalar takes in a list.
+func elemBytes(k protoreflect.Kind) int {
+	switch wireType(k) { //nolint:exhaustive // the rest are strings and bytes
+	case protowire.VarintType, protowire.Fixed64Type:
+		return 8
+	case protowire.Fixed32Type:
+		return 4
+	default:
+		return 24
+	}
+}
