@@ -26,6 +26,8 @@ type Fault struct {
 	Number int
 	// Message says of that message what is wrong, for a person: "has no field with the number 9".
 	Message string
+	// whole says that the fault is of the whole field of the outermost message, so that its place within does not matter.
+	whole bool
 }
 
 // Error returns the whole sentence.
@@ -62,7 +64,7 @@ type scan struct {
 // message inspects one message, depth levels within the outermost.
 func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 	if depth > MaxDepth {
-		return &Fault{Message: fmt.Sprintf("is nested deeper than %d levels", MaxDepth)}
+		return &Fault{Message: fmt.Sprintf("is nested deeper than %d levels", MaxDepth), whole: true}
 	}
 	s.bytes += of.bytes
 	elements := 0
@@ -73,10 +75,15 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 		}
 		start, f := at, of.field(number)
 		at += n
-		if n = protowire.ConsumeFieldValue(number, wire, b[at:]); n < 0 {
+		var v []byte // what bytes hold; most fields are some
+		if wire == protowire.BytesType {
+			v, n = protowire.ConsumeBytes(b[at:])
+		} else {
+			n = protowire.ConsumeFieldValue(number, wire, b[at:])
+		}
+		if n < 0 {
 			return malformed()
 		}
-		value := b[at : at+n]
 		at += n
 		switch {
 		case f == nil && s.tolerant:
@@ -84,7 +91,6 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 		case f == nil:
 			return &Fault{Number: int(number), Message: fmt.Sprintf("has no field with the number %d", number)}
 		case wire == f.wire && wire == protowire.BytesType:
-			v, _ := protowire.ConsumeBytes(value)
 			if f.message == nil {
 				s.bytes += len(v) + pointerBytes
 			} else if fault := s.message(f.message, v, depth+1); fault != nil {
@@ -94,7 +100,6 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 		case wire == f.wire && wire != protowire.StartGroupType:
 			elements += s.grow(f, 1)
 		case f.packable && wire == protowire.BytesType:
-			v, _ := protowire.ConsumeBytes(value)
 			elements += s.grow(f, count(f.wire, v))
 		case s.tolerant:
 			s.bytes += n
@@ -180,7 +185,10 @@ func within(fault *Fault, f *field, number protowire.Number, before []byte) *Fau
 		}
 		step = fmt.Sprintf("%s[%d]", f.name, index)
 	}
-	if len(fault.Path) > maxPath {
+	switch {
+	case fault.whole:
+		fault.Path = ""
+	case len(fault.Path) > maxPath:
 		fault.Path = "…" // the outer part is enough to find it
 	}
 	if fault.Path != "" {

@@ -121,11 +121,15 @@ func wireType(k protoreflect.Kind) protowire.Type {
 
 // elemBytes is what one scalar takes in a list.
 func elemBytes(k protoreflect.Kind) int {
-	switch wireType(k) { //nolint:exhaustive // the rest are strings and bytes
-	case protowire.VarintType, protowire.Fixed64Type:
-		return 8
-	case protowire.Fixed32Type:
+	switch k { //nolint:exhaustive // the rest are strings and bytes
+	case protoreflect.BoolKind:
+		return 1
+	case protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind,
+		protoreflect.Sfixed32Kind, protoreflect.Fixed32Kind, protoreflect.FloatKind:
 		return 4
+	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Uint64Kind,
+		protoreflect.Sfixed64Kind, protoreflect.Fixed64Kind, protoreflect.DoubleKind:
+		return 8
 	default:
 		return 24
 	}
