@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -41,7 +43,8 @@ func (f *Fault) Error() string {
 // Inspect reads the encoding of a message of the type and returns about how many bytes the decoded message takes.
 // It refuses, with a *Fault: what is no encoding of a message, fields that the type, or the type of a message
 // within, does not have, known fields of another wire type, groups, nesting beyond MaxDepth, and a list of more than
-// items elements. It makes nothing. Strings are not checked for UTF-8; decoding does that.
+// items elements. In a google.protobuf.Value it refuses what cannot be written as JSON, because SpiceDB panics where it writes one into
+// an error: numbers that are not finite, and values without a kind. It makes nothing. Strings are not checked for UTF-8; decoding does that.
 func (t Type) Inspect(encoding []byte, items int) (decoded int, err error) {
 	return t.inspect(encoding, items, false)
 }
@@ -98,15 +101,25 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 			}
 			elements += s.grow(f, 1)
 		case wire == f.wire && wire != protowire.StartGroupType:
+			if f.finite && !isFinite(b[at-8:at]) {
+				return &Fault{Message: "is a number that is not finite, which JSON has no word for"}
+			}
 			elements += s.grow(f, 1)
 		case f.packable && wire == protowire.BytesType:
-			elements += s.grow(f, count(f.wire, v))
+			packed := count(f.wire, v)
+			if packed < 0 {
+				return malformed()
+			}
+			elements += s.grow(f, packed)
 		case s.tolerant:
 			s.bytes += n
 		default:
 			return &Fault{Number: int(number), Message: fmt.Sprintf("has the field with the number %d, %s, as wire type %d instead of %d",
 				number, f.name, wire, f.wire)}
 		}
+	}
+	if of.value && len(b) == 0 {
+		return &Fault{Message: "has no kind: a null has to be said"}
 	}
 	if elements > s.items {
 		return s.longList(of, b)
@@ -147,22 +160,23 @@ func (s *scan) longList(of *shape, b []byte) *Fault {
 	return nil
 }
 
-// count returns how many scalars of a wire type come together in packed bytes.
-func count(wire protowire.Type, packed []byte) int {
-	switch wire { //nolint:exhaustive // others are not packed
-	case protowire.Fixed32Type:
-		return len(packed) / 4
-	case protowire.Fixed64Type:
-		return len(packed) / 8
-	default:
-		n := 0
-		for _, c := range packed {
-			if c < 0x80 {
-				n++
-			}
+// count returns how many scalars of a wire type come together in packed bytes, or -1 if the bytes are none.
+func count(wire protowire.Type, packed []byte) (n int) {
+	for len(packed) > 0 {
+		size := protowire.ConsumeFieldValue(1, wire, packed)
+		if size < 0 {
+			return -1
 		}
-		return n
+		packed = packed[size:]
+		n++
 	}
+	return n
+}
+
+// isFinite reports whether the encoding of a double is that of a number.
+func isFinite(b []byte) bool {
+	v := math.Float64frombits(binary.LittleEndian.Uint64(b))
+	return !math.IsNaN(v) && !math.IsInf(v, 0)
 }
 
 func malformed() *Fault { return &Fault{Message: "is malformed"} }

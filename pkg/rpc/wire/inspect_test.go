@@ -2,6 +2,7 @@ package wire
 
 import (
 	"errors"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -80,10 +81,23 @@ func TestInspectRefuses(t *testing.T) {
 		"a length that wraps":            {check, append(tag(1, protowire.BytesType), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01), "", 0, ""},
 		"a varint of eleven bytes":       {&deputyv1.ListAgentsRequest{}, append(tag(1, protowire.VarintType), slices.Repeat([]byte{0x80}, 11)...), "", 0, ""},
 		"wire type seven":                {check, []byte{0x0f}, "", 0, ""},
-		"too deep":                       {check, encoded(t, &deputyv1.CheckPermissionRequest{Context: nested(60)}), "context", 0, "context is nested deeper than 100 levels"},
-		"thousands of levels":            {check, enc(fieldOf(check, "context"), deep(5000)...), "context", 0, ""},
-		"too many items":                 {bulk, slices.Repeat(enc(1), 1001), "items", 1, "items has more than 1000 elements"},
-		"too many of a context's":        {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1), 1001)...), "context.fields", 1, ""},
+		"packed numbers that break off":  {&v1.WatchRequest{}, enc(fieldOf(&v1.WatchRequest{}, "optional_update_kinds"), 1, 0x93), "", 0, "the request is malformed"},
+		"no number": {
+			check, encoded(t, &deputyv1.CheckPermissionRequest{Context: &structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewNumberValue(math.NaN())}}}),
+			"context.fields[0].value", 0, "",
+		},
+		"infinite": {
+			check, encoded(t, &deputyv1.CheckPermissionRequest{Context: &structpb.Struct{Fields: map[string]*structpb.Value{"a": structpb.NewNumberValue(math.Inf(-1))}}}),
+			"context.fields[0].value", 0, "",
+		},
+		"a value of no kind": {
+			check, encoded(t, &deputyv1.CheckPermissionRequest{Context: &structpb.Struct{Fields: map[string]*structpb.Value{"a": {}}}}),
+			"context.fields[0].value", 0, "",
+		},
+		"too deep":                {check, encoded(t, &deputyv1.CheckPermissionRequest{Context: nested(60)}), "context", 0, "context is nested deeper than 100 levels"},
+		"thousands of levels":     {check, enc(fieldOf(check, "context"), deep(5000)...), "context", 0, ""},
+		"too many items":          {bulk, slices.Repeat(enc(1), 1001), "items", 1, "items has more than 1000 elements"},
+		"too many of a context's": {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1), 1001)...), "context.fields", 1, ""},
 	} {
 		_, err := typeOf(c.of).Inspect(c.encoding, 1000)
 		fault, ok := errors.AsType[*Fault](err)

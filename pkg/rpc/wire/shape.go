@@ -11,12 +11,13 @@ import (
 
 // shape is what Inspect has to know of a message's type. Shapes are immutable once ShapeOf returned.
 type shape struct {
-	name string
 	// bytes is what one decoded message takes, without what its strings, lists and messages take.
 	bytes int
 	// low holds the fields by number where the numbers are small, which they nearly always are; high the rest.
 	low  []*field
 	high map[protowire.Number]*field
+	// value says that it is google.protobuf.Value.
+	value bool
 }
 
 // field is one field of a message.
@@ -28,6 +29,8 @@ type field struct {
 	packable bool
 	list     bool
 	elem     int
+	// finite says that it is a Value's number.
+	finite bool
 	// message is the type of a message, nil for a scalar.
 	message *shape
 }
@@ -60,11 +63,12 @@ func (all shapes) of(d protoreflect.MessageDescriptor) *shape {
 	if s, ok := all[d.FullName()]; ok {
 		return s
 	}
-	s := &shape{name: string(d.Name()), bytes: goBytes(d)}
+	s := &shape{bytes: goBytes(d), value: d.FullName() == "google.protobuf.Value"}
 	all[d.FullName()] = s // first: a type may contain itself
 	for i := range d.Fields().Len() {
 		fd := d.Fields().Get(i)
 		f := &field{name: string(fd.Name()), list: fd.IsList() || fd.IsMap(), wire: wireType(fd.Kind())}
+		f.finite = s.value && fd.Kind() == protoreflect.DoubleKind
 		if fd.Message() != nil {
 			f.message = all.of(fd.Message())
 			f.elem = pointerBytes
