@@ -3,7 +3,9 @@ package daemon
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -164,6 +166,8 @@ func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 	return door.New(door.Config{
 		Upstream: d.engine.Conn(),
 		Receiver: receiver,
+		// Derived, so that no seal of one kind can pass for one of another.
+		CursorKey: hmac256(d.cfg.TokenKey, "the cursors of authzed.api.v1"),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 			if err != nil {
@@ -352,4 +356,10 @@ func (d *Daemon) Close() error {
 		d.closed = errors.Join(err, d.engine.Close())
 	})
 	return d.closed
+}
+
+func hmac256(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
 }

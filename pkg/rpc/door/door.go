@@ -13,6 +13,8 @@ package door
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -32,7 +34,7 @@ const apiPackage protoreflect.FullName = "authzed.api.v1"
 // Answer answers an encoded request, which is sound: the door has encoded it. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
-// Config is what a Door needs; every field but Answers and ComparesSchema is required. The functions are called concurrently, with the
+// Config is what a Door needs; every field but CursorKey, Answers and ComparesSchema is required. The functions are called concurrently, with the
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
@@ -40,6 +42,8 @@ type Config struct {
 	Upstream grpc.ClientConnInterface
 	// Receiver receives the callers' messages, within the room that the server has for them.
 	Receiver *wire.Receiver
+	// CursorKey seals cursors: the same on every node of a deployment. Empty means a random one.
+	CursorKey []byte
 	// Schema returns the schema that is in force now, never one from before the call: a guard that
 	// judged by an older one would let pass what a newer one forbids.
 	Schema func(context.Context) (*authz.Schema, error)
@@ -66,6 +70,10 @@ type Door struct {
 func New(cfg Config) (*Door, error) {
 	if cfg.Upstream == nil || cfg.Receiver == nil || cfg.Schema == nil || cfg.Model == nil || cfg.IsAdmin == nil {
 		return nil, errors.New("door: the config is incomplete")
+	}
+	if len(cfg.CursorKey) == 0 {
+		cfg.CursorKey = make([]byte, sha256.Size)
+		_, _ = rand.Read(cfg.CursorKey) // never fails, see crypto/rand
 	}
 	d := &Door{cfg: cfg}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
@@ -116,8 +124,13 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),
 
+			cursorIn: cursorIn(m.Input()),
+
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",
+		}
+		if f := cursorIn(m.Output()); f != nil {
+			r.cursorOut = f.Number()
 		}
 		stream.Handler = func(_ any, down grpc.ServerStream) error {
 			if !guarded && !reads[key] {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -33,6 +34,9 @@ type route struct {
 	answer Answer
 	// split is how an answer that is too large is split; nil where it cannot be.
 	split *split
+	// cursorIn is the field of a request that holds a cursor, cursorOut the number of that of an answer; nil and 0 without.
+	cursorIn  protoreflect.FieldDescriptor
+	cursorOut protowire.Number
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
 }
@@ -61,9 +65,9 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		first.free()
 		return err
 	}
-	var parted *splitter
-	if r.split != nil && first != nil {
-		parted = r.split.begin(first.data.Materialize())
+	var after *answers
+	if first != nil {
+		after = d.answers(r, first.data.Materialize())
 	}
 	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), md))
 	defer cancel(nil)
@@ -86,7 +90,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	} else if err := d.ask(r, down, up, first); err != nil {
 		return err
 	}
-	if err := pass(up, down, parted); err != nil {
+	if err := pass(up, down, after); err != nil {
 		var refusal interface{ GRPCStatus() *status.Status }
 		if errors.As(context.Cause(ctx), &refusal) {
 			return refusal.GRPCStatus().Err()
@@ -151,6 +155,9 @@ func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Messa
 	if err := judgeText(request); err != nil {
 		return err
 	}
+	if err := d.openCursor(r, request); err != nil {
+		return err
+	}
 	if r.guard == nil {
 		return nil
 	}
@@ -178,9 +185,8 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 	return up.CloseSend()
 }
 
-// pass passes headers, messages and trailers down until the call ends, and returns its status. A message that a stock client
-// could not take is split, where parted is not nil.
-func pass(up grpc.ClientStream, down grpc.ServerStream, parted *splitter) error {
+// pass passes headers, messages and trailers down until the call ends, and returns its status.
+func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
 	header, err := up.Header()
 	if err != nil {
 		return upstreamFailure(err)
@@ -200,7 +206,7 @@ func pass(up grpc.ClientStream, down grpc.ServerStream, parted *splitter) error 
 			}
 			return upstreamFailure(err)
 		}
-		err := parted.pass(f, down)
+		err := after.pass(f, down)
 		f.free()
 		if err != nil {
 			return err

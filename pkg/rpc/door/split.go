@@ -50,26 +50,49 @@ func splitOf(key string, m protoreflect.MethodDescriptor) *split {
 	return &split{items.Number(), token.Number(), from.Number()}
 }
 
-// splitter splits the answers of one call.
-type splitter struct {
-	*split
-	// last is the value of the token that came last; nil if there was none.
-	last []byte
+// answers is what happens to the answers of one call on their way down; nil passes them as they are.
+type answers struct {
+	// split is how they are split; nil where they cannot be. last is then the value of the token that came last, nil if there
+	// was none.
+	split *split
+	last  []byte
+	// cursor is the field that holds a cursor; 0 without one. It is sealed with key, for the method.
+	cursor protowire.Number
+	key    []byte
+	method string
 }
 
-// begin returns a splitter for a call with the request, whose encoding is sound.
-func (s *split) begin(request []byte) *splitter {
-	return &splitter{s, valueOf(request, s.from)}
+// answers returns what happens to the answers of a call with the request, whose encoding is sound.
+func (d *Door) answers(r route, request []byte) *answers {
+	if r.split == nil && r.cursorOut == 0 {
+		return nil
+	}
+	a := &answers{split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path}
+	if a.split != nil {
+		a.last = valueOf(request, a.split.from)
+		if a.split.token == a.cursor && a.last != nil {
+			a.last = a.sealValue(a.last)
+		}
+	}
+	return a
 }
 
-// pass sends an answer as it is, or in parts. A nil splitter splits nothing.
-func (s *splitter) pass(answer *frame, down grpc.ServerStream) error {
-	if s == nil {
+// pass sends an answer down.
+func (a *answers) pass(answer *frame, down grpc.ServerStream) error {
+	if a == nil {
 		return down.SendMsg(answer)
 	}
-	return s.send(answer.data.Materialize(), func(part []byte) error {
+	whole := answer.data.Materialize()
+	if a.cursor != 0 {
+		whole = a.sealCursor(whole)
+	}
+	send := func(part []byte) error {
 		return down.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(part)}})
-	})
+	}
+	if a.split == nil {
+		return send(whole)
+	}
+	return a.parts(whole, send)
 }
 
 // valueOf returns the last value of a field that holds a message; nil without. The encoding is sound, up to where it is not.
@@ -91,12 +114,13 @@ func valueOf(encoding []byte, field protowire.Number) (value []byte) {
 	return value
 }
 
-// send sends an answer, in parts if it is too long.
-func (s *splitter) send(answer []byte, send func([]byte) error) error {
+// parts sends an answer, in parts if it is too long.
+func (a *answers) parts(answer []byte, send func([]byte) error) error {
+	s := a.split
 	token := slices.Clone(valueOf(answer, s.token))
 	defer func() {
 		if len(token) > 0 {
-			s.last = token
+			a.last = token
 		}
 	}()
 	if len(answer) <= maxAnswer {
@@ -129,7 +153,7 @@ func (s *splitter) send(answer []byte, send func([]byte) error) error {
 			part = append(part, items[0]...)
 			items = items[1:]
 		}
-		with := s.last
+		with := a.last
 		if len(items) == 0 {
 			with = token
 		}
