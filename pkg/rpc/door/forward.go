@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -155,6 +156,9 @@ func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Messa
 	if err := judgeText(request); err != nil {
 		return err
 	}
+	if err := judgeSound(request); err != nil {
+		return err
+	}
 	if err := d.openCursor(r, request); err != nil {
 		return err
 	}
@@ -229,14 +233,21 @@ var connectionOnly = map[string]bool{
 	"accept-encoding": true, "server": true, "date": true,
 }
 
-// keep returns what of the metadata crosses the door: all but gRPC's own, HTTP/2's pseudo-headers and
-// connectionOnly. So SpiceDB's io.spicedb.* keys, request ids and trace contexts do.
+// keep returns what of the metadata crosses the door: all but gRPC's own, HTTP/2's pseudo-headers,
+// connectionOnly, and values that a header cannot hold, over which gRPC would fail the call. So SpiceDB's io.spicedb.* keys,
+// request ids and trace contexts do.
 func keep(md metadata.MD) metadata.MD {
 	kept := make(metadata.MD, len(md))
 	for key, values := range md {
-		if !connectionOnly[key] && !strings.HasPrefix(key, ":") && !strings.HasPrefix(key, "grpc-") && !strings.HasPrefix(key, "x-forwarded-") {
+		if !connectionOnly[key] && !strings.HasPrefix(key, ":") && !strings.HasPrefix(key, "grpc-") && !strings.HasPrefix(key, "x-forwarded-") &&
+			(strings.HasSuffix(key, "-bin") || !slices.ContainsFunc(values, unprintable)) {
 			kept[key] = values
 		}
 	}
 	return kept
+}
+
+// unprintable reports whether a value has bytes other than the printable ones of ASCII.
+func unprintable(value string) bool {
+	return strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' })
 }

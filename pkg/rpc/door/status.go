@@ -3,6 +3,7 @@ package door
 import (
 	"context"
 	"errors"
+	"regexp"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -49,7 +50,28 @@ func upstreamFailure(err error) error {
 		// SpiceDB itself knows neither: this is about the key that Deputy shows.
 		return failure(codes.Internal, authz.ReasonEngineRefused, "", "the engine refuses Deputy")
 	}
+	if code == codes.Unknown && unknownName.MatchString(st.Message()) {
+		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, "", st.Message())
+	}
+	if code == codes.Unknown || code == codes.Internal {
+		return concealed{err}
+	}
 	return err
+}
+
+// unknownName matches the texts with which SpiceDB's reflection says, without a status, that the schema has no such name.
+var unknownName = regexp.MustCompile("^(object definition|relation/permission|caveat) `[a-z0-9_/]*` not found( under definition `[a-z0-9_/]*`)?$")
+
+// concealed is a failure of SpiceDB's own making. Its text, which was seen to hold a stack, is for the log; the caller gets the code.
+type concealed struct{ cause error }
+
+func (c concealed) Error() string { return c.cause.Error() }
+
+func (c concealed) Unwrap() error { return c.cause }
+
+// GRPCStatus is what the caller gets.
+func (c concealed) GRPCStatus() *status.Status {
+	return status.Convert(failure(codes.Internal, "INTERNAL", "", "internal error"))
 }
 
 // schemaFailure returns the status for a guard that has no schema to judge by.

@@ -1,0 +1,73 @@
+package door
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// TestUnsoundRequests holds what SpiceDB answers with INTERNAL or UNKNOWN, and that the door names the field instead.
+func TestUnsoundRequests(t *testing.T) {
+	contradiction := &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "a", OptionalResourceIdPrefix: "a"}
+	for name, c := range map[string]struct {
+		request proto.Message
+		field   string
+	}{
+		"nothing required":        {&v1.CheckPermissionRequest{Consistency: &v1.Consistency{}}, "consistency"},
+		"a false flag":            {&v1.ReadSchemaRequest{}, ""},
+		"not fully consistent":    {&v1.LookupSubjectsRequest{Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{}}}, "consistency"},
+		"not minimizing":          {&v1.DiffSchemaRequest{Consistency: &v1.Consistency{Requirement: &v1.Consistency_MinimizeLatency{}}}, "consistency"},
+		"an empty cursor":         {&v1.ReadRelationshipsRequest{OptionalCursor: &v1.Cursor{}}, "optional_cursor"},
+		"an empty export filter":  {&v1.ExportBulkRelationshipsRequest{OptionalRelationshipFilter: &v1.RelationshipFilter{}}, "optional_relationship_filter"},
+		"a contradiction":         {&v1.DeleteRelationshipsRequest{RelationshipFilter: contradiction}, "relationship_filter"},
+		"in a watch":              {&v1.WatchRequest{OptionalRelationshipFilters: []*v1.RelationshipFilter{{ResourceType: "a"}, contradiction}}, "optional_relationship_filters[1]"},
+		"in a precondition":       {&v1.WriteRelationshipsRequest{OptionalPreconditions: []*v1.Precondition{{Filter: contradiction}}}, "optional_preconditions[0].filter"},
+		"a zero byte":             {&v1.ComputablePermissionsRequest{DefinitionName: "a\x00"}, "definition_name"},
+		"a relation's brackets":   {&v1.ExperimentalDependentRelationsRequest{DefinitionName: "a", PermissionName: "`"}, "permission_name"},
+		"a long name":             {&v1.ReflectSchemaRequest{OptionalFilters: []*v1.ReflectionSchemaFilter{{OptionalCaveatNameFilter: strings.Repeat("a", 129)}}}, "optional_filters[0].optional_caveat_name_filter"},
+		"a sound filter":          {&v1.ReadRelationshipsRequest{RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document"}}, ""},
+		"a sound consistency":     {&v1.CheckPermissionRequest{Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}}, ""},
+		"a definition's name":     {&v1.DependentRelationsRequest{DefinitionName: "acme/document", PermissionName: "view"}, ""},
+		"no filter in an export":  {&v1.ExportBulkRelationshipsRequest{}, ""},
+		"a filter of subjects":    {&v1.ExportBulkRelationshipsRequest{OptionalRelationshipFilter: &v1.RelationshipFilter{OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "user"}}}, ""},
+		"no consistency in write": {&v1.WriteRelationshipsRequest{}, ""},
+	} {
+		err := judgeSound(c.request)
+		switch {
+		case c.field == "" && err != nil:
+			t.Errorf("%s: refused: %v", name, err)
+		case c.field != "" && (status.Code(err) != codes.InvalidArgument || !strings.HasPrefix(status.Convert(err).Message(), c.field+": ")):
+			t.Errorf("%s: got %v, want INVALID_ARGUMENT about %s", name, err, c.field)
+		}
+	}
+}
+
+// TestConcealedFailures holds what of SpiceDB's own failures a caller gets to see.
+func TestConcealedFailures(t *testing.T) {
+	cause := status.Error(codes.Unknown, "BUG: missing expected item hash /usr/src/bulkcheck.go:115")
+	concealed := upstreamFailure(cause)
+	if st := status.Convert(concealed); st.Code() != codes.Internal || st.Message() != "internal error" {
+		t.Errorf("the caller sees %v", st)
+	}
+	if !errors.Is(concealed, cause) || !strings.Contains(concealed.Error(), "item hash") {
+		t.Error("the log does not get the cause")
+	}
+	known := upstreamFailure(status.Error(codes.Unknown, "relation/permission `vue` not found under definition `document`"))
+	if st := status.Convert(known); st.Code() != codes.FailedPrecondition || !strings.Contains(st.Message(), "`vue`") {
+		t.Errorf("a name that the schema lacks is told as %v", st)
+	}
+}
+
+// TestUnprintableMetadata holds that a header which gRPC would fail the call over does not go upstream.
+func TestUnprintableMetadata(t *testing.T) {
+	kept := keep(metadata.MD{"x-request-id": {"é"}, "x-trace": {"abc"}, "x-raw-bin": {"\x00\xff"}})
+	if len(kept) != 2 || kept["x-trace"] == nil || kept["x-raw-bin"] == nil {
+		t.Errorf("kept %v", kept)
+	}
+}
