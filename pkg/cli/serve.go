@@ -52,6 +52,9 @@ Each setting is a flag, a variable in the environment and a key of the same name
 		if _, err := fmt.Fprintf(p.Out, "deputy listens on %s\n", d.Addr()); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
+		if addr := d.MetricsAddr(); addr != nil { // with port 0 nobody else knows it
+			log.Info("metrics are served", zap.Stringer("addr", addr))
+		}
 		defer daemon.KeepHeadroom(settings.headroomMiB << 20)()
 		return d.Serve(cmd.Context())
 	}

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,7 +14,6 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,6 +26,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/cli"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/tests/process"
 )
 
 // startServer is `server`.
@@ -94,10 +93,7 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // serving is a script's `deputy serve`, a process of its own. It is empty while there is none.
-type serving struct {
-	process *exec.Cmd
-	log     string
-}
+type serving struct{ server *process.Server }
 
 // servingKey finds it among a script's values.
 type servingKey struct{}
@@ -115,73 +111,31 @@ func startServe(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	running := ts.Value(servingKey{}).(*serving)
-	if running.process != nil {
+	if running.server != nil {
 		ts.Fatalf("one serve is running")
 	}
 	env := map[string]string{}
 	for _, name := range serveVariables {
 		env[name] = ts.Getenv(name)
 	}
-	running.log = ts.MkAbs("serve.log")
-	process, addr, err := launch(ts.MkAbs("."), running.log, env, args)
+	server, err := process.Start(process.Config{Dir: ts.MkAbs("."), Log: ts.MkAbs("serve.log"), Env: env, Args: args})
 	ts.Check(err)
-	running.process = process
-	ts.Defer(func() {
-		if running.process != nil {
-			_ = process.Process.Kill()
-			_ = process.Wait()
-		}
-	})
-	ts.Setenv("DEPUTY_ENDPOINT", addr)
-}
-
-// launch starts `deputy serve` and returns, once it listens, its process and address.
-func launch(dir, log string, env map[string]string, args []string) (*exec.Cmd, string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, "", err
-	}
-	process := exec.Command(self, append([]string{"serve"}, args...)...)
-	process.Args[0] = program
-	process.Dir = dir
-	for name, value := range env {
-		process.Env = append(process.Env, name+"="+value)
-	}
-	stdout, err := process.StdoutPipe()
-	if err != nil {
-		return nil, "", err
-	}
-	file, err := os.Create(log)
-	if err != nil {
-		return nil, "", err
-	}
-	defer func() { _ = file.Close() }()
-	process.Stderr = file
-	if err := process.Start(); err != nil {
-		return nil, "", err
-	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	addr, found := strings.CutPrefix(strings.TrimSpace(line), "deputy listens on ")
-	if err != nil || !found {
-		_ = process.Process.Kill()
-		_ = process.Wait()
-		text, _ := os.ReadFile(log)
-		return nil, "", fmt.Errorf("serve printed %q: %w\n%s", line, err, text)
-	}
-	return process, addr, nil
+	running.server = server
+	ts.Defer(func() { _ = server.Kill() })
+	ts.Setenv("DEPUTY_ENDPOINT", server.Addr)
 }
 
 // shutDown is `shutdown`.
 func shutDown(ts *testscript.TestScript, _ bool, _ []string) {
 	running := ts.Value(servingKey{}).(*serving)
-	if running.process == nil {
+	if running.server == nil {
 		ts.Fatalf("no serve is running")
 	}
-	process := running.process
-	running.process = nil
-	ts.Check(process.Process.Signal(syscall.SIGTERM))
-	err := process.Wait()
-	log := ts.ReadFile(running.log)
+	server := running.server
+	running.server = nil
+	ts.Check(server.Signal(syscall.SIGTERM))
+	err := server.Wait()
+	log := server.Log()
 	ts.Logf("[serve.log]\n%s", log)
 	ts.Check(err)
 	noKey(ts, "serve's log", log)

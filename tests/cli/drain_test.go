@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/tests/process"
 )
 
 // TestServeDrains sends SIGTERM to a `deputy serve` in the middle of an import: the import still
@@ -24,14 +26,16 @@ import (
 func TestServeDrains(t *testing.T) {
 	dir := t.TempDir()
 	const key = "the-admin-key"
-	process, addr, err := launch(dir, filepath.Join(dir, "serve.log"),
-		map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"}, []string{"--addr", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data")})
+	server, err := process.Start(process.Config{
+		Dir: dir, Log: filepath.Join(dir, "serve.log"),
+		Env:  map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"},
+		Args: []string{"--addr", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data")},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- process.Wait() }()
-	t.Cleanup(func() { _ = process.Process.Kill() })
+	t.Cleanup(func() { _ = server.Kill() })
+	addr := server.Addr
 
 	dial := func() authzed.PermissionsServiceClient {
 		conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -77,7 +81,7 @@ definition document {
 	// is on its way.
 	send("one")
 	send("two")
-	if err := process.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := server.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	// New connections are refused from some moment on; that is when the server drains.
@@ -91,20 +95,19 @@ definition document {
 		}
 	}
 	select {
-	case err := <-ended:
-		t.Fatalf("the process ended with a call under way: %v", err)
+	case <-server.Ended():
+		t.Fatalf("the process ended with a call under way: %v", server.Wait())
 	default:
 	}
 	send("three")
 	answer, err := stream.CloseAndRecv()
 	if err != nil {
-		log, _ := os.ReadFile(filepath.Join(dir, "serve.log"))
-		t.Fatalf("the import under way failed: %v\n%s", err, log)
+		t.Fatalf("the import under way failed: %v\n%s", err, server.Log())
 	}
 	if answer.GetNumLoaded() != 3*batch {
 		t.Errorf("%d relationships were written, want %d", answer.GetNumLoaded(), 3*batch)
 	}
-	if err := <-ended; err != nil {
+	if err := server.Wait(); err != nil {
 		t.Errorf("serve ended with %v, want exit code 0", err)
 	}
 }

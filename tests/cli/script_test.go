@@ -3,35 +3,25 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/deputyauth/deputy/pkg/cli"
 	"github.com/deputyauth/deputy/tests/pgtest"
+	"github.com/deputyauth/deputy/tests/process"
 )
 
 // program is the name under which this test binary is the command line.
-const program = "deputy"
+const program = process.Program
 
 // TestMain is the command line when the binary is called by its name, and else the tests.
-func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == program {
-		// As in cmd/deputy.
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		context.AfterFunc(ctx, stop)
-		os.Exit(cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.LookupEnv))
-	}
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) }
 
 // TestScripts runs the scripts that need nothing but Go. Beside testscript's commands they have:
 //

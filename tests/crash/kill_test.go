@@ -87,7 +87,7 @@ func TestKill(t *testing.T) {
 		server = start(t, dir)
 		lost += server.inspect(t, h, first, beginning)
 		if t.Failed() {
-			t.Fatalf("round %d; the server's log:\n%s", round, server.log())
+			t.Fatalf("round %d; the server's log:\n%s", round, server.Log())
 		}
 	}
 	server.kill(t)
@@ -146,7 +146,7 @@ func (s *serving) load(t *testing.T, h *history, enough int) {
 		select {
 		case <-h.acks:
 		case <-ctx.Done():
-			t.Fatalf("of %d writes %d were acknowledged; the server's log:\n%s", enough, n, s.log())
+			t.Fatalf("of %d writes %d were acknowledged; the server's log:\n%s", enough, n, s.Log())
 		}
 	}
 	s.kill(t)
