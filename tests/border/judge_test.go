@@ -45,7 +45,7 @@ var excuses = []excuse{
 
 // telling matches what no caller should read.
 var telling = regexp.MustCompile(`goroutine \d|\.go:\d|runtime error|nil pointer|0xc0[0-9a-f]{8}|/[a-z]+/pkg/mod/|github\.com/[a-z]+/[a-z]+\.|` +
-	`(?i:pebble)|panic:|SIGSEGV|proto: |protoimpl|/tmp/`)
+	`(?i:pebble)|panic:|SIGSEGV|protoimpl|/tmp/`)
 
 // finding is something wrong.
 type finding struct {
@@ -55,12 +55,13 @@ type finding struct {
 	in *input
 }
 
-// kind is the same for findings that are one thing.
+// kind is the same for findings that are one thing, whatever the method.
 func (f finding) kind() string {
-	return f.class + " " + f.method + " " + digits.ReplaceAllString(fmt.Sprintf("%.160s", f.detail), "N")
+	return fmt.Sprintf("%s %.75s", f.class, digits.ReplaceAllString(f.detail, "N"))
 }
 
-var digits = regexp.MustCompile(`[0-9]+|[A-Za-z0-9+/=_-]{30,}`)
+// digits is what of a message depends on the input: numbers, tokens, names of fields, what is quoted.
+var digits = regexp.MustCompile("[0-9]+|[A-Za-z0-9+/=_-]{30,}|field [A-Z][A-Za-z]*|[\"`'][^\"`']*[\"`']|proto: [A-Z][A-Za-z]*:")
 
 // judge says what is wrong with an answer; excused is why a forbidden status passes.
 func judge(in *input, m method, r reply) (wrong []finding, excused string) {

@@ -33,6 +33,8 @@ type report struct {
 	findings []finding
 	kinds    map[string]int
 	texts    map[string]string
+	// methods are those that had a finding of a kind.
+	methods map[string]map[string]bool
 	// memory is the most that a server took beyond its start, in bytes.
 	memory               int64
 	refused, unrestored  int
@@ -42,7 +44,7 @@ type report struct {
 func newReport(seed uint64, dir string) *report {
 	return &report{
 		seed: seed, dir: dir, started: time.Now(), calls: map[string]map[string]int{}, roles: map[string]int{},
-		excused: map[string]int{}, kinds: map[string]int{}, texts: map[string]string{},
+		excused: map[string]int{}, kinds: map[string]int{}, texts: map[string]string{}, methods: map[string]map[string]bool{},
 	}
 }
 
@@ -93,6 +95,10 @@ func (r *report) found(f finding, w *world) {
 	r.mu.Lock()
 	r.kinds[kind]++
 	first := r.kinds[kind] == 1
+	if r.methods[kind] == nil {
+		r.methods[kind] = map[string]bool{}
+	}
+	r.methods[kind][filepath.Base(f.method)] = true
 	if first {
 		r.findings = append(r.findings, f)
 		r.texts[kind] = text
@@ -197,7 +203,11 @@ func (r *report) print(out io.Writer) {
 		fmt.Fprintf(out, "WRONG, %s: %d\n", class, counts[class])
 	}
 	for _, f := range r.findings {
-		fmt.Fprintf(out, "  %s %s (%d times): %.300s\n", f.class, f.method, r.kinds[f.kind()], f.detail)
+		names := slices.Sorted(maps.Keys(r.methods[f.kind()]))
+		if more := len(names) - 4; more > 0 {
+			names = append(names[:4], fmt.Sprintf("and %d more", more))
+		}
+		fmt.Fprintf(out, "  %s, %d times, in %s: %.300s\n", f.class, r.kinds[f.kind()], strings.Join(names, ", "), f.detail)
 	}
 	if r.dir != "" && len(r.findings) > 0 {
 		fmt.Fprintf(out, "inputs and logs are in %s; a copy of an input in tests/border/testdata/corpus is replayed by make test\n", r.dir)

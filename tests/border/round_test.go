@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -332,7 +333,11 @@ func (r *round) death() string {
 
 // replay does inputs one after the other on a fresh server, and returns how it died of them, "" if it did not.
 func replay(ctx context.Context, rep *report, dir, engine string, ins ...*input) (string, error) {
-	r, err := begin(ctx, rep, dir, engine)
+	fresh, err := os.MkdirTemp(dir, "again-")
+	if err != nil {
+		return "", err
+	}
+	r, err := begin(ctx, rep, fresh, engine)
 	if err != nil {
 		return "", err
 	}
