@@ -55,13 +55,21 @@ type finding struct {
 	in *input
 }
 
-// kind is the same for findings that are one thing, whatever the method.
+// kind is the same for findings that are one thing, whatever the method, and whatever an error repeats of its input.
 func (f finding) kind() string {
-	return fmt.Sprintf("%s %.75s", f.class, digits.ReplaceAllString(f.detail, "N"))
+	detail := repeated.ReplaceAllString(f.detail, "N")
+	if at := quoted.FindStringIndex(detail); at != nil {
+		detail = detail[:at[0]]
+	}
+	return fmt.Sprintf("%s %.75s", f.class, detail)
 }
 
-// digits is what of a message depends on the input: numbers, tokens, names of fields, what is quoted.
-var digits = regexp.MustCompile("[0-9]+|[A-Za-z0-9+/=_-]{30,}|field [A-Z][A-Za-z]*|[\"`'][^\"`']*[\"`']|proto: [A-Z][A-Za-z]*:")
+var (
+	// repeated is what of a message depends on the input: numbers, tokens, names of fields and messages.
+	repeated = regexp.MustCompile(`[0-9]+|[A-Za-z0-9+/=_-]{30,}|field [A-Z][A-Za-z]*|proto: [A-Z][A-Za-z_]*:|[a-z_]+:(false|true)`)
+	// quoted is where one begins to repeat it whole.
+	quoted = regexp.MustCompile("[`{%]|case in |store: |[^\\x20-\\x7e]")
+)
 
 // judge says what is wrong with an answer; excused is why a forbidden status passes.
 func judge(in *input, m method, r reply) (wrong []finding, excused string) {

@@ -71,6 +71,14 @@ func (r *report) answer(in *input, got reply, wrong []finding, excused string, w
 	}
 }
 
+// forget drops all findings.
+func (r *report) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.findings = nil
+	clear(r.kinds)
+}
+
 // known reports whether there was a finding of that kind.
 func (r *report) known(f finding) bool {
 	r.mu.Lock()

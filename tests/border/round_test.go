@@ -34,6 +34,8 @@ const (
 	goneWithin = 300 * time.Millisecond
 	// slack is how many goroutines and descriptors more than before are rest.
 	slack = 60
+	// rise is by how much memory rises that is looked into, in bytes.
+	rise = 80 << 20
 	// remembered is how many inputs of each worker are suspected when the server dies.
 	remembered = 6
 )
@@ -48,6 +50,8 @@ type round struct {
 	overfull atomic.Bool
 	mu       sync.Mutex
 	recent   map[int][]*input
+	// rises are what was under way when memory rose by much.
+	rises    []*input
 	suspects []*input
 }
 
@@ -67,7 +71,7 @@ func begin(ctx context.Context, rep *report, dir, engine string) (*round, error)
 func (r *round) watch() {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for mark := r.baseline.resident; ; {
 		select {
 		case <-r.Ended():
 			r.die()
@@ -75,7 +79,16 @@ func (r *round) watch() {
 		case <-tick.C:
 		}
 		// The peak that the kernel keeps misses nothing between two looks.
-		if _, peak := r.memory(); peak > r.baseline.resident+mostMemory {
+		now, peak := r.memory()
+		if now > mark+rise {
+			r.mu.Lock()
+			for _, recent := range r.recent {
+				r.rises = append(r.rises, recent[len(recent)-1])
+			}
+			r.mu.Unlock()
+			mark = now
+		}
+		if mark = min(mark, max(now, r.baseline.resident)); peak > r.baseline.resident+mostMemory {
 			r.overfull.Store(true)
 			r.report.sawMemory(peak - r.baseline.resident)
 			r.die()
@@ -88,6 +101,9 @@ func (r *round) watch() {
 func (r *round) die() {
 	r.dying.Do(func() {
 		r.mu.Lock()
+		if r.overfull.Load() {
+			r.suspects = slices.Clone(r.rises)
+		}
 		for _, recent := range r.recent {
 			// The last ones first.
 			for _, in := range slices.Backward(recent) {
@@ -198,8 +214,8 @@ func (k *worker) do(in *input, m method) {
 	for range max(1, in.times) {
 		many.Go(func() {
 			answer := c.call(in, bodies, wait)
-			if r.over() {
-				return
+			if r.over() || answer.broken != nil && r.gone(goneWithin) {
+				return // that is a finding of its own
 			}
 			wrong, excused := judge(in, m, answer)
 			r.report.answer(in, answer, wrong, excused, r.world)
