@@ -100,8 +100,7 @@ func fuzzRound(ctx context.Context, rep *report, dir, engine string, number uint
 	until := time.Now().Add(duration)
 	var all sync.WaitGroup
 	for k := range workers {
-		rng := rand.New(rand.NewPCG(rep.seed, number<<8|uint64(k)))
-		all.Go(func() { r.work(k, rng, until, roles) })
+		all.Go(func() { r.work(k, rep.seed+number<<48, until, roles) })
 	}
 	all.Wait()
 	r.after(ctx, admin)
@@ -155,7 +154,7 @@ func TestCorpus(t *testing.T) {
 			for _, f := range rep.findings {
 				t.Errorf("%s: %.300s", f.class, f.detail)
 			}
-			if _, peak := r.memory(); peak > 0 {
+			if _, peak := r.Memory(); peak > 0 {
 				t.Logf("resident memory rose by %d MiB at most", (peak-r.baseline.resident)>>20)
 			}
 			if r.over() {

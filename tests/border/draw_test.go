@@ -5,6 +5,7 @@ package border
 import (
 	"math"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ import (
 type draw struct {
 	*rand.Rand
 	world *world
+	// now is what timestamps lie around.
+	now time.Time
 	// learned are tokens, cursors and ids that answers had, the last ones.
 	learned map[string][]string
 	// bytes is about how much the message under way may still grow.
@@ -130,14 +133,15 @@ func (d *draw) text(field protoreflect.FieldDescriptor) string {
 
 // mintedLike draws a value of those that the server made, early or in this run.
 func (d *draw) mintedLike(kind string) string {
-	if known := d.learned[kind]; len(known) > 0 && d.oneIn(2) {
-		return pick(d, known)
+	// As much is drawn whatever was learned.
+	early, digit, late := d.oneIn(2), d.IntN(4), d.Uint32()
+	if known := d.learned[kind]; len(known) > 0 && !early {
+		return known[late%uint32(len(known))]
 	}
-	digits := "0123"
 	if strings.HasSuffix(kind, "token") {
-		digits = "0"
+		digit = 0
 	}
-	return d.world.value(kind + string(digits[d.IntN(len(digits))]))
+	return d.world.value(kind + strconv.Itoa(digit))
 }
 
 // message draws a message of a type.
@@ -248,7 +252,7 @@ func (d *draw) wellKnown(name protoreflect.FullName) protoreflect.Message {
 		if d.oneIn(8) {
 			return (&timestamppb.Timestamp{Seconds: pick(d, []int64{-1, math.MaxInt64, math.MinInt64}), Nanos: pick(d, []int32{-1, 2e9, 1})}).ProtoReflect()
 		}
-		return timestamppb.New(time.Now().Add(pick(d, []time.Duration{-time.Hour, time.Second, time.Hour}))).ProtoReflect()
+		return timestamppb.New(d.now.Add(pick(d, []time.Duration{-time.Hour, time.Second, time.Hour}))).ProtoReflect()
 	}
 	return nil
 }

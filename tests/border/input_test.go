@@ -111,7 +111,7 @@ func (w *world) body(p part) []byte {
 func (in *input) text(w *world) string {
 	var b strings.Builder
 	for line := range strings.SplitSeq(in.about, "\n") {
-		if line != "" {
+		if line = strings.TrimSpace(line); line != "" {
 			fmt.Fprintf(&b, "# %s\n", line)
 		}
 	}

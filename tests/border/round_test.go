@@ -62,7 +62,7 @@ func begin(ctx context.Context, rep *report, dir, engine string) (*round, error)
 		return nil, err
 	}
 	r := &round{world: w, report: rep, dead: make(chan struct{}), recent: map[int][]*input{}}
-	w.resetPeak()
+	w.ResetPeak()
 	go r.watch()
 	return r, nil
 }
@@ -79,7 +79,7 @@ func (r *round) watch() {
 		case <-tick.C:
 		}
 		// The peak that the kernel keeps misses nothing between two looks.
-		now, peak := r.memory()
+		now, peak := r.Memory()
 		if now > mark+rise {
 			r.mu.Lock()
 			for _, recent := range r.recent {
@@ -155,11 +155,14 @@ type worker struct {
 }
 
 // work fuzzes until the time is over or the server is gone.
-func (r *round) work(number int, rng *rand.Rand, until time.Time, roles []string) {
-	k := &worker{draw: &draw{Rand: rng, world: r.world, learned: map[string][]string{}}, round: r, number: number}
+//
+// Each input has a source of its own, so that it is the same for the same seed whatever was answered before.
+func (r *round) work(number int, seed uint64, until time.Time, roles []string) {
+	k := &worker{draw: &draw{world: r.world, now: time.Now(), learned: map[string][]string{}}, round: r, number: number}
 	defer k.leave()
 	all := methods()
-	for !r.over() && time.Now().Before(until) {
+	for n := uint64(0); !r.over() && time.Now().Before(until); n++ {
+		k.Rand = rand.New(rand.NewPCG(seed, uint64(number)<<32|n))
 		in, m := k.input(all, roles)
 		k.do(in, m)
 	}
@@ -299,7 +302,7 @@ func (r *round) after(ctx context.Context, admin bool) {
 	if err := r.wellBehaved(bounded); err != nil && !admin {
 		fail("afterwards", "a client that does everything right: %v", err)
 	}
-	if _, peak := r.memory(); peak > 0 {
+	if _, peak := r.Memory(); peak > 0 {
 		r.report.sawMemory(peak - r.baseline.resident)
 	}
 }

@@ -354,36 +354,9 @@ func (w *world) findMinted(b []byte) (at int, name string, length int) {
 
 // usage is what a process takes.
 type usage struct {
-	// resident and peak are bytes of memory, now and at most since the last resetPeak.
+	// resident and peak are bytes of memory, now and at most since the last ResetPeak.
 	resident, peak          int64
 	goroutines, descriptors float64
-}
-
-// memory reads a process's resident memory.
-func (w *world) memory() (resident, peak int64) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.PID()))
-	if err != nil {
-		return 0, 0 // it is gone
-	}
-	for line := range strings.SplitSeq(string(text), "\n") {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		n, _ := strconv.ParseInt(fields[1], 10, 64)
-		switch fields[0] {
-		case "VmRSS:":
-			resident = n << 10
-		case "VmHWM:":
-			peak = n << 10
-		}
-	}
-	return resident, peak
-}
-
-// resetPeak makes the peak what is resident now.
-func (w *world) resetPeak() {
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", w.PID()), []byte("5"), 0)
 }
 
 // usage measures the server.
@@ -393,6 +366,6 @@ func (w *world) usage(ctx context.Context) (usage, error) {
 		return usage{}, err
 	}
 	u := usage{goroutines: figures["go_goroutines"], descriptors: figures["process_open_fds"]}
-	u.resident, u.peak = w.memory()
+	u.resident, u.peak = w.Memory()
 	return u, nil
 }
