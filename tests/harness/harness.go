@@ -178,16 +178,21 @@ func Start(t testing.TB, cfg daemon.Config) *Server {
 // Dial connects to a server with a key, or without one.
 func Dial(t testing.TB, addr, key string) *grpc.ClientConn {
 	t.Helper()
-	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
-	if key != "" {
-		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
-	}
-	conn, err := grpc.NewClient(addr, opts...)
+	conn, err := Connect(addr, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+// Connect is Dial for what outlives a test or has none: the caller closes the connection.
+func Connect(addr, key string) (*grpc.ClientConn, error) {
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+	if key != "" {
+		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
+	}
+	return grpc.NewClient(addr, opts...)
 }
 
 type bearer string

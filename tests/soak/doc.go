@@ -1,0 +1,13 @@
+// Package soak loads one `deputy serve` for a long time and looks whether what it takes stays flat: resident memory, heap,
+// goroutines, descriptors and the data directory's size.
+//
+// The load is mixed and paced, and creates as much as it deletes: decisions of every kind; sessions that are started, renewed
+// and ended; delegations created and revoked; agents suspended and resumed; rows toggled through authzed.api.v1; imports and
+// exports; watches held open; reads at older revisions; schema writes; with a short retention, so that collection runs. It
+// keeps a small model beside it: an ended session never allows, a revoked delegation refuses at the very next check, a live one
+// allows. An answer that the model contradicts, and every error that it does not expect, fails the test.
+//
+// `make soak` runs it for SOAKTIME (30m) and prints the maximum of each figure in each third of that time. It passes if
+// the last third's is at most 1.1 times the middle third's: what has not come to rest after the first third leaks. `make
+// test` runs a miniature, which tests the load and the model, and no ratio.
+package soak
