@@ -34,6 +34,7 @@ func (c Config) listenMetrics(ctx context.Context, log *zap.Logger, sources ...p
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen for metrics: %w", err)
 	}
+	log.Info("metrics are served", zap.Stringer("address", listener.Addr()))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(sources...)

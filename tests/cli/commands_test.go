@@ -137,12 +137,21 @@ func startServe(ts *testscript.TestScript, neg bool, args []string) {
 
 // launch starts `deputy serve` and returns, once it listens, its process and address.
 func launch(dir, log string, env map[string]string, args []string) (*exec.Cmd, string, error) {
+	return launchWith(dir, log, 0, env, args)
+}
+
+// launchWith is launch, for a process that may have a number of files open; 0 means as many as this one.
+func launchWith(dir, log string, files int, env map[string]string, args []string) (*exec.Cmd, string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, "", err
 	}
 	process := exec.Command(self, append([]string{"serve"}, args...)...)
 	process.Args[0] = program
+	if files != 0 {
+		// exec -a is bash's.
+		process = exec.Command("bash", append([]string{"-c", `ulimit -n "$1" && exec -a "$2" "${@:3}"`, "launch", strconv.Itoa(files), program, self, "serve"}, args...)...)
+	}
 	process.Dir = dir
 	for name, value := range env {
 		process.Env = append(process.Env, name+"="+value)
