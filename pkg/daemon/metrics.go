@@ -40,10 +40,14 @@ func (c Config) listenMetrics(ctx context.Context, log *zap.Logger, sources ...p
 	registry.MustRegister(sources...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	errorLog, err := zap.NewStdLogAt(log.Named("metrics"), zap.WarnLevel)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	return &metricsServer{
 		listener: newListener(listener, maxScrapers),
 		server: &http.Server{
-			Handler: mux, MaxHeaderBytes: 16 << 10,
+			Handler: mux, MaxHeaderBytes: 16 << 10, ErrorLog: errorLog,
 			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		},
 		log: log,

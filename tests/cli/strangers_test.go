@@ -247,24 +247,44 @@ func TestIdleConnectionsLeaveTheStoreItsFiles(t *testing.T) {
 	defer cancel()
 	admin := s.dial(t, strangersAdmin)
 	populate(t, ctx, admin)
+	// Its stream ends where its connection does.
 	watch, err := authzed.NewWatchServiceClient(s.dial(t, strangersService)).Watch(ctx, &authzed.WatchRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := func(id string) {
-		t.Helper()
+	updates := make(chan string, 1000)
+	go func() {
+		defer close(updates)
 		for {
-			touch(t, ctx, admin, id) // until it comes after the beginning of the watch
 			resp, err := watch.Recv()
 			if err != nil {
-				t.Fatalf("the watch: %v", err)
+				return
 			}
 			for _, u := range resp.GetUpdates() {
-				if u.GetRelationship().GetResource().GetObjectId() == id {
-					return
-				}
+				updates <- u.GetRelationship().GetResource().GetObjectId()
 			}
 		}
+	}()
+	seen := func(id string) {
+		t.Helper()
+		n := 0
+		settles(t, "the watch sees "+id, func() bool {
+			n++
+			touch(t, ctx, admin, fmt.Sprint(id, n)) // another one, because the first may come before the watch
+			for {
+				select {
+				case got, open := <-updates:
+					if !open {
+						t.Fatal("the watch has ended")
+					}
+					if strings.HasPrefix(got, id) {
+						return true
+					}
+				default:
+					return false
+				}
+			}
+		})
 	}
 	seen("before")
 	s.knock(t, strangers, silence, halfHello, halfPreface, preface)
