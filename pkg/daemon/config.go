@@ -53,7 +53,12 @@ type Config struct {
 	SnapshotMaxAge time.Duration
 	// MaxSessionTTL is the longest a session lasts without renewal; 0 means 24 h.
 	MaxSessionTTL time.Duration
+	// MaxConnections is how many connections may be open at once; 0 means 4096, or fewer where the process may
+	// not have that many files open besides those that the store needs.
+	MaxConnections int
+	// MaxStreamTime is how long an import, export or backup may take; 0 means an hour.
+	MaxStreamTime time.Duration
 	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
-	// 10 s.
+	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
 }

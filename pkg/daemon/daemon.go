@@ -13,14 +13,11 @@ import (
 	"net"
 	"runtime"
 	"slices"
-	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
@@ -62,13 +59,12 @@ type Daemon struct {
 	graph     authz.Graph
 	evaluator *evaluate.Graph
 	judge     *judge.Judge
-	listener  net.Listener
+	listener  *listener
 	server    *grpc.Server
-	health    *health.Server
+	health    *openHealth
 	metrics   *metricsServer
 
-	closing sync.Once
-	closed  error
+	stopping stopping
 }
 
 // Open checks the configuration, opens the engine and the listener, and builds the server. ctx bounds
@@ -86,7 +82,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: cfg, log: log, health: health.NewServer()}
+	connections, files, err := descriptors(maxDescriptors(), cfg.MaxConnections)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
+	d := &Daemon{cfg: cfg, log: log, health: newHealth(log)}
 	// What was opened by the time of an error is closed again, the last first.
 	var opened []io.Closer
 	fail := func(err error) (*Daemon, error) {
@@ -95,16 +95,18 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		}
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
-	if d.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr); err != nil {
+	tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
 		return fail(fmt.Errorf("cannot listen: %w", err))
 	}
+	d.listener = newListener(tcp, connections)
 	opened = append(opened, d.listener)
-	graph, err := cfg.openStore(log) //nolint:contextcheck // it outlives the opening
+	graph, err := cfg.openStore(files, log) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
 	}
 	var (
-		figures []prometheus.Collector
+		figures = d.listener.collectors()
 		keeps   rpc.Keeper
 	)
 	if graph != nil {
@@ -139,6 +141,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	options = append(options, gate.Options()...)
+	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
+	options = append(options, keeping()...)
+	options = append(options, limits()...)
 	options = append(options, grpc.ForceServerCodecV2(door.Codec()),
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
@@ -156,8 +161,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Store:          keeps,
 	})
 	door.Register(d.server, gateway) // it receives by itself
-	healthv1.RegisterHealthServer(guarded, d.health)
+	d.health.register(guarded)
 	reflection.Register(guarded)
+	d.tellHealth(true) // the engine has just answered
 	return d, nil
 }
 
@@ -205,8 +211,11 @@ func (c Config) complete() (Config, error) {
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.Engine.Retention < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
+	}
+	if c.MaxConnections < 0 {
+		return c, fmt.Errorf("daemon: the number of connections is %d, must be 1 or more, or 0 for as many as fit", c.MaxConnections)
 	}
 	c.SnapshotMaxAge = orDefault(c.SnapshotMaxAge, defaultSnapshotMaxAge)
 	c.MaxSessionTTL = orDefault(c.MaxSessionTTL, defaultMaxSessionTTL)
@@ -266,7 +275,7 @@ func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
 func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 
 // Serve answers calls until ctx ends. Then it takes no new ones, waits up to ShutdownGrace for those
-// under way, and returns nil. It is called at most once.
+// under way, cuts off the rest, and returns nil, soon even if calls do not heed that. It is called at most once.
 func (d *Daemon) Serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
@@ -284,24 +293,6 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	return nil
 }
 
-// drain stops the server: gracefully, or by force once the grace is over.
-func (d *Daemon) drain() {
-	drained := make(chan struct{})
-	go func() {
-		d.server.GracefulStop()
-		close(drained)
-	}()
-	grace := time.NewTimer(d.cfg.ShutdownGrace)
-	defer grace.Stop()
-	select {
-	case <-drained:
-	case <-grace.C:
-		d.log.Warn("calls under way were cut off", zap.Duration("grace", d.cfg.ShutdownGrace))
-		d.server.Stop()
-		<-drained
-	}
-}
-
 // watchEngine keeps the health service truthful about the engine until ctx ends.
 func (d *Daemon) watchEngine(ctx context.Context) {
 	tick := time.NewTicker(healthEvery)
@@ -314,25 +305,11 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		state := healthv1.HealthCheckResponse_SERVING
-		if err != nil {
-			state = healthv1.HealthCheckResponse_NOT_SERVING
-		}
 		if (err == nil) != well {
 			well = err == nil
 			d.log.Warn("the engine's health changed", zap.Bool("answers", well), zap.Error(err))
 		}
-		if d.evaluator != nil {
-			evaluator := state
-			if d.evaluator.Degraded() {
-				evaluator = healthv1.HealthCheckResponse_NOT_SERVING
-			}
-			d.health.SetServingStatus(HealthEvaluator, evaluator)
-		}
-		d.health.SetServingStatus("", state)
-		for name := range d.server.GetServiceInfo() {
-			d.health.SetServingStatus(name, state)
-		}
+		d.tellHealth(err == nil)
 		select {
 		case <-ctx.Done():
 			return
@@ -341,21 +318,23 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 	}
 }
 
-// Close releases all that Open took. It is safe to call twice, and ends Serve if that still runs.
-func (d *Daemon) Close() error {
-	d.closing.Do(func() {
-		d.server.Stop()
-		err := d.listener.Close()
-		if errors.Is(err, net.ErrClosed) {
-			err = nil
+// tellHealth has the health service say how the engine is, under every name that it knows.
+func (d *Daemon) tellHealth(well bool) {
+	state := healthv1.HealthCheckResponse_SERVING
+	if !well {
+		state = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	if d.evaluator != nil {
+		evaluator := state
+		if d.evaluator.Degraded() {
+			evaluator = healthv1.HealthCheckResponse_NOT_SERVING
 		}
-		err = errors.Join(err, d.metrics.close())
-		if d.evaluator != nil {
-			d.evaluator.Close()
-		}
-		d.closed = errors.Join(err, d.engine.Close())
-	})
-	return d.closed
+		d.health.SetServingStatus(HealthEvaluator, evaluator)
+	}
+	d.health.SetServingStatus("", state)
+	for name := range d.server.GetServiceInfo() {
+		d.health.SetServingStatus(name, state)
+	}
 }
 
 func hmac256(key []byte, text string) []byte {

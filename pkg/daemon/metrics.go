@@ -14,6 +14,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// maxScrapers and maxScrapes are how many connections Prometheus may have, and how many figures it is given at once.
+const maxScrapers, maxScrapes = 16, 4
+
 // metricsServer answers Prometheus.
 type metricsServer struct {
 	listener net.Listener
@@ -35,8 +38,19 @@ func (c Config) listenMetrics(ctx context.Context, log *zap.Logger, sources ...p
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(sources...)
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	return &metricsServer{listener: listener, server: &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}, log: log}, nil
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
+	errorLog, err := zap.NewStdLogAt(log.Named("metrics"), zap.WarnLevel)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return &metricsServer{
+		listener: newListener(listener, maxScrapers),
+		server: &http.Server{
+			Handler: mux, MaxHeaderBytes: 16 << 10, ErrorLog: errorLog,
+			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		},
+		log: log,
+	}, nil
 }
 
 // serve answers until close.

@@ -53,8 +53,8 @@ func MakeDataDir(dir string) error {
 	return nil
 }
 
-// openStore opens the store of the engine embedded. Other engines have none.
-func (c Config) openStore(log *zap.Logger) (*store.Store, error) {
+// openStore opens the store of the engine embedded, which keeps so many files open at most. Other engines have none.
+func (c Config) openStore(files int, log *zap.Logger) (*store.Store, error) {
 	if c.Engine.Kind != engine.Embedded && c.Engine.Kind != "" {
 		return nil, nil //nolint:nilnil // other engines have none
 	}
@@ -62,7 +62,7 @@ func (c Config) openStore(log *zap.Logger) (*store.Store, error) {
 		return nil, err
 	}
 	return store.Open(StoreDir(c.Engine.Dir), store.Config{
-		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, Log: log,
+		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log,
 	})
 }
 

@@ -19,6 +19,8 @@ type Config struct {
 	Quantization time.Duration
 	// CacheBytes is the size of the cache for blocks of the database; 0 means 256 MiB.
 	CacheBytes int64
+	// OpenFiles is how many of the database's files are kept open; 0 means 4096.
+	OpenFiles int
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
 	MemTableBytes uint64
 	// DiskReserve is how many bytes of the disk are left free: writes are refused while there are fewer.
@@ -42,6 +44,7 @@ func (c Config) complete() Config {
 	set(&c.Retention, 24*time.Hour)
 	set(&c.CollectEvery, min(c.Retention/10, 10*time.Minute))
 	set(&c.CacheBytes, 256<<20)
+	set(&c.OpenFiles, 4096)
 	set(&c.MemTableBytes, 64<<20)
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)

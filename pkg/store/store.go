@@ -245,7 +245,7 @@ func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1000,
 		LBaseMaxBytes:               64 << 20,
-		MaxOpenFiles:                4096,
+		MaxOpenFiles:                s.config.OpenFiles,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, max(1, runtime.GOMAXPROCS(0)/2) },
 		Logger:                      pebbleLog{s},
 		EventListener:               s.listener(),

@@ -256,7 +256,7 @@ func TestCoreSchemaDiffers(t *testing.T) {
 }
 
 // TestEveryMethodNeedsAKey: no method of any service answers a caller without a valid key, whatever
-// kind of call it is, except health and reflection; and those of an admin refuse a service.
+// kind of call it is, except health; and those of an admin refuse a service.
 func TestEveryMethodNeedsAKey(t *testing.T) {
 	s := harness.Start(t, inMemory())
 	w := newWorld(t, s)
@@ -266,7 +266,7 @@ func TestEveryMethodNeedsAKey(t *testing.T) {
 		t.Fatalf("only %d methods are known", len(methods))
 	}
 	for _, method := range methods {
-		if strings.HasPrefix(method, "/grpc.health.") || strings.HasPrefix(method, "/grpc.reflection.") {
+		if strings.HasPrefix(method, "/grpc.health.") {
 			continue
 		}
 		for name, conn := range map[string]clientConn{"no key": s.Nobody, "a wrong key": wrong} {

@@ -122,7 +122,7 @@ func TestStockClient(t *testing.T) {
 		if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 			t.Errorf("health: %v, %v", health, err)
 		}
-		reflection, err := reflectionv1.NewServerReflectionClient(s.Nobody).ServerReflectionInfo(ctx)
+		reflection, err := reflectionv1.NewServerReflectionClient(s.Service).ServerReflectionInfo(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

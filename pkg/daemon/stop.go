@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// hardEnd is how much longer than its grace a server takes to stop, whatever its clients and its engine do. A
+// store that is not closed by then is found as after a crash, which it is made for.
+const hardEnd = 5 * time.Second
+
+// cutTime is how much of hardEnd calls have to end that were cut off. The rest is for closing.
+const cutTime = 2 * time.Second
+
+// stopping is how far a server has come with its end.
+type stopping struct {
+	deadline sync.Once
+	by       time.Time
+	closing  sync.Once
+	closed   error
+}
+
+// stopBy returns until when all has to be over: the grace and hardEnd from the first call of it on.
+func (d *Daemon) stopBy() time.Time {
+	d.stopping.deadline.Do(func() { d.stopping.by = time.Now().Add(d.cfg.ShutdownGrace + hardEnd) })
+	return d.stopping.by
+}
+
+// drain stops the server: gracefully, by force once the grace is over, and by leaving it alone when that does
+// not help.
+func (d *Daemon) drain() {
+	by := d.stopBy()
+	// gRPC waits for connections that are being made before it tells the others that it stops.
+	d.listener.drain()
+	drained := make(chan struct{})
+	go func() {
+		d.server.GracefulStop()
+		close(drained)
+	}()
+	if ended(drained, d.cfg.ShutdownGrace) {
+		return
+	}
+	d.log.Warn("calls under way were cut off", zap.Duration("grace", d.cfg.ShutdownGrace))
+	// gRPC closes one connection after another, and waits for what each still has to write.
+	d.listener.cut()
+	go d.server.Stop()
+	if !ended(drained, min(cutTime, time.Until(by))) {
+		d.log.Error("calls that were cut off do not end; the server stops without them")
+	}
+}
+
+// Close releases all that Open took. It is safe to call twice, and ends Serve if that still runs. What cannot be
+// closed within ShutdownGrace and 5 s, since Serve was told to stop or else from now on, is an error, and is left
+// as it is.
+func (d *Daemon) Close() error {
+	d.stopping.closing.Do(func() { d.stopping.closed = d.close() })
+	return d.stopping.closed
+}
+
+func (d *Daemon) close() error {
+	by := d.stopBy()
+	var failed error
+	for _, step := range []struct {
+		what   string
+		within time.Duration
+		close  func() error
+	}{
+		// Calls that do not end do so, mostly, once there is no engine to wait for.
+		{"calls under way", cutTime, func() error {
+			d.listener.cut()
+			d.server.Stop()
+			return d.listener.Close()
+		}},
+		{"the metrics", hardEnd, d.metrics.close},
+		{"the evaluator", d.cfg.ShutdownGrace + hardEnd, func() error {
+			if d.evaluator != nil {
+				d.evaluator.Close()
+			}
+			return nil
+		}},
+		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
+	} {
+		done := make(chan struct{})
+		var err error
+		go func() {
+			defer close(done)
+			err = step.close()
+		}()
+		if !ended(done, min(step.within, time.Until(by))) {
+			d.log.Error("something takes too long to end, and is left as it is", zap.String("what", step.what))
+			failed = errors.Join(failed, fmt.Errorf("daemon: %s did not end in time and had to be left; the next start finds everything as after a crash", step.what))
+			continue
+		}
+		if !errors.Is(err, net.ErrClosed) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// ended waits for the end of something, up to a time, and reports whether it has come.
+func ended(done <-chan struct{}, within time.Duration) bool {
+	timer := time.NewTimer(max(within, 0))
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}

@@ -1,0 +1,180 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// How long streams may take.
+const (
+	// DefaultBulkTime is how long an import, export or backup may take unless it is set.
+	DefaultBulkTime = time.Hour
+	// lookupTime is how long any other stream may take that ends by itself: a lookup, or a read.
+	lookupTime = 10 * time.Minute
+	// watchTime is how long a stream may take that does not end by itself. Its client goes on from the last
+	// token, as after any other break.
+	watchTime = 24 * time.Hour
+	// stallTime is how long a client may leave the server waiting: for the next message of an import, or until
+	// it takes the next message of an answer.
+	stallTime = time.Minute
+)
+
+// bulk are the methods that move all there is, and take as long as that takes.
+var bulk = map[string]bool{
+	"/authzed.api.v1.PermissionsService/ImportBulkRelationships":  true,
+	"/authzed.api.v1.PermissionsService/ExportBulkRelationships":  true,
+	"/authzed.api.v1.ExperimentalService/BulkImportRelationships": true,
+	"/authzed.api.v1.ExperimentalService/BulkExportRelationships": true,
+	"/deputy.v1.StoreService/Backup":                              true,
+}
+
+// endless are the methods that do not end by themselves, and whether a server that stops ends them here: health
+// has something to say first.
+var endless = map[string]bool{
+	"/authzed.api.v1.WatchService/Watch": true,
+	"/grpc.health.v1.Health/Watch":       false,
+}
+
+// StreamLimits bounds the time of streams.
+type StreamLimits struct {
+	// Bulk is how long an import, export or backup may take; 0 means DefaultBulkTime.
+	Bulk time.Duration
+	// Stopping ends the streams that do not end by themselves when it is closed: a server that drains would
+	// wait for them.
+	Stopping <-chan struct{}
+
+	// lookup, watch and stall stand in for lookupTime, watchTime and stallTime, for tests.
+	lookup, watch, stall time.Duration
+}
+
+// Options returns the server options that keep streams to their limits. They have to stand behind Interceptors.
+func (l StreamLimits) Options() []grpc.ServerOption {
+	for _, one := range []struct {
+		limit     *time.Duration
+		otherwise time.Duration
+	}{{&l.Bulk, DefaultBulkTime}, {&l.lookup, lookupTime}, {&l.watch, watchTime}, {&l.stall, stallTime}} {
+		if *one.limit == 0 {
+			*one.limit = one.otherwise
+		}
+	}
+	return []grpc.ServerOption{grpc.ChainStreamInterceptor(l.intercept)}
+}
+
+// outcome is how a stream's handler ended.
+type outcome struct {
+	err      error
+	panicked string
+}
+
+// intercept runs the handler beside itself: one that waits for its client has to be left for the call to end, and
+// the call's end is what then ends the handler.
+func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	limit, stopping := l.lookup, (<-chan struct{})(nil)
+	endsHere, isEndless := endless[info.FullMethod]
+	switch {
+	case bulk[info.FullMethod]:
+		limit = l.Bulk
+	case isEndless:
+		limit = l.watch
+	}
+	if endsHere {
+		stopping = l.Stopping
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	watched := &watchedStream{ServerStream: stream, ctx: ctx, began: time.Now()}
+	done := make(chan outcome, 1)
+	go func() {
+		var how outcome
+		defer func() {
+			if p := recover(); p != nil {
+				how.panicked = fmt.Sprintf("%v\n%s", p, debug.Stack())
+			}
+			done <- how
+		}()
+		how.err = handler(srv, watched)
+	}()
+	over := time.NewTimer(limit)
+	defer over.Stop()
+	look := time.NewTicker(max(l.stall/4, time.Millisecond))
+	defer look.Stop()
+	for {
+		select {
+		case how := <-done:
+			if how.panicked != "" {
+				panic(how.panicked) // it is the call's again
+			}
+			return how.err
+		case <-ctx.Done():
+			// The handler has the time to say how far it came, and if it takes no notice it is left alone.
+			select {
+			case how := <-done:
+				if how.panicked != "" {
+					panic(how.panicked)
+				}
+				return how.err
+			case <-over.C:
+				return status.FromContextError(ctx.Err()).Err()
+			}
+		case <-stopping:
+			return streamEnd(codes.Unavailable, "STOPPING", "the server stops; go on elsewhere from the last token")
+		case <-over.C:
+			if isEndless {
+				return streamEnd(codes.Unavailable, "STREAM_TIME", fmt.Sprintf("this stream has lasted %s, the longest that it may; go on from the last token", limit))
+			}
+			return streamEnd(codes.DeadlineExceeded, "STREAM_TIME", fmt.Sprintf("this call has lasted %s, the longest that it may", limit))
+		case <-look.C:
+			if since := watched.waiting.Load(); since != 0 && watched.age()-since > int64(l.stall) {
+				return streamEnd(codes.DeadlineExceeded, "STREAM_STALLED",
+					fmt.Sprintf("the client has sent nothing, or taken nothing, for %s, the longest that the server waits", l.stall))
+			}
+		}
+	}
+}
+
+// streamEnd is the status of a stream that came to a limit.
+func streamEnd(code codes.Code, reason, text string) error {
+	return withDetails(status.New(code, text), &errdetails.ErrorInfo{Reason: reason, Domain: ErrorDomain})
+}
+
+// watchedStream knows since when its handler waits for the client. A handler receives and sends from one
+// goroutine each; where both wait, the one that began last counts.
+type watchedStream struct {
+	grpc.ServerStream
+	ctx   context.Context //nolint:containedctx // a stream has its context
+	began time.Time
+	// waiting is the stream's age, in nanoseconds, when the waiting began; 0 while the handler does not wait.
+	waiting atomic.Int64
+}
+
+// Context is grpc.ServerStream's.
+func (w *watchedStream) Context() context.Context { return w.ctx }
+
+// RecvMsg is grpc.ServerStream's.
+func (w *watchedStream) RecvMsg(m any) error {
+	since := w.age()
+	w.waiting.Store(since)
+	err := w.ServerStream.RecvMsg(m)
+	w.waiting.CompareAndSwap(since, 0)
+	return err
+}
+
+// SendMsg is grpc.ServerStream's.
+func (w *watchedStream) SendMsg(m any) error {
+	since := w.age()
+	w.waiting.Store(since)
+	err := w.ServerStream.SendMsg(m)
+	w.waiting.CompareAndSwap(since, 0)
+	return err
+}
+
+// age is how long the stream lasts, in nanoseconds and more than 0.
+func (w *watchedStream) age() int64 { return int64(time.Since(w.began)) + 1 }
