@@ -70,7 +70,7 @@ func (s *Store) refreshHead(ctx context.Context) {
 		return
 	}
 	tx.finish()
-	p, err := tx.own.propose(nil)
+	p, err := tx.own.propose(nil, nil)
 	if err == nil {
 		_, err = s.commit(ctx, tx, p)
 	}

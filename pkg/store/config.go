@@ -21,9 +21,12 @@ type Config struct {
 	CacheBytes int64
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
 	MemTableBytes uint64
-	// DiskReserve is how many bytes of the disk are left free: writes are refused while there are fewer.
-	// 0 means 256 MiB.
+	// DiskReserve is how many bytes of the disk are left free: while there are fewer, writes are refused that do more
+	// than take access away, and below a quarter of it all are. 0 means 256 MiB.
 	DiskReserve uint64
+	// Narrows reports whether writing a relationship can only take access away, as a tombstone does; nil means that none
+	// can. It is called by many goroutines at once.
+	Narrows func(resourceType, relation string) bool
 	// WatchBuffer is how many changes wait for a slow watcher; 0 means 1,024.
 	WatchBuffer uint16
 	// WatchPatience is how long a change waits for room in a watcher's buffer before the watcher is
@@ -35,6 +38,9 @@ type Config struct {
 	FS vfs.FS
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
+
+	// patience and firstPause are trouble.go's; 0 means 30 s and 5 ms. Tests have less.
+	patience, firstPause time.Duration
 }
 
 // complete fills in the defaults.
@@ -46,6 +52,8 @@ func (c Config) complete() Config {
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)
+	set(&c.patience, defaultPatience)
+	set(&c.firstPause, defaultFirstPause)
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}

@@ -49,6 +49,8 @@ func small(config Config) Config {
 	if config.FS == nil {
 		config.FS = vfs.NewMem()
 	}
+	set(&config.patience, 300*time.Millisecond)
+	set(&config.firstPause, 50*time.Microsecond)
 	if config.CollectEvery == 0 {
 		config.CollectEvery = time.Hour
 	}

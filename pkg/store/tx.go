@@ -14,7 +14,6 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
-	"google.golang.org/grpc/codes"
 )
 
 // maxAttempts is how often a transaction is tried, patientAttempts how often before it holds the commit
@@ -81,7 +80,7 @@ func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *option
 	if !tx.own.any {
 		return tx.view.at, nil
 	}
-	p, err := tx.own.propose(config.Metadata)
+	p, err := tx.own.propose(config.Metadata, s.config.Narrows)
 	if err != nil {
 		return 0, err
 	}
@@ -557,11 +556,4 @@ func (s *slot) pass(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
-}
-
-// nearlyFull is the refusal of a write where the disk has no room for it.
-func nearlyFull(available, reserve uint64) error {
-	return &refused{code: codes.ResourceExhausted, reason: ReasonDiskFull, message: fmt.Sprintf(
-		"the disk is nearly full: %d MiB are left, and %d MiB are kept free; nothing is written until there is room, reads go on",
-		available>>20, reserve>>20)}
 }

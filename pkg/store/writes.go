@@ -117,13 +117,27 @@ type proposal struct {
 	hash *string
 	// schema says that a definition is written or deleted.
 	schema bool
+	// changes says that it writes anything, narrows that it only takes access away; see room.go.
+	changes, narrows bool
 }
 
 // maxProposal bounds a batch: Pebble's limit is 4 GiB, and a transaction is held in memory.
 const maxProposal = 1 << 30
 
-// propose encodes the changes.
-func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
+// narrowing reports whether a write only takes access away.
+func (w *write) narrowing(narrows func(resourceType, relation string) bool) bool {
+	switch {
+	case !w.isRow:
+		return false
+	case isGone(w.value):
+		return true
+	default:
+		return narrows != nil && len(w.value) == 0 && narrows(w.row.resourceType, w.row.relation)
+	}
+}
+
+// propose encodes the changes. narrows is Config's.
+func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, relation string) bool) (*proposal, error) {
 	log, err := newChunks(metadata)
 	if err != nil {
 		return nil, err
@@ -142,10 +156,12 @@ func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
 	}
 	slices.SortFunc(changed, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
 	p.keys = make([]string, 0, 2*len(changed))
+	p.changes, p.narrows = len(changed) > 0, true
 	var key []byte
 	for _, c := range changed {
 		key = append(key[:0], c.key...)
 		log.add(key, c.value)
+		p.narrows = p.narrows && c.narrowing(narrows)
 		p.set(append(key, make([]byte, versionLen)...), versionLen, c.value)
 		ops++
 		p.keys = append(p.keys, c.key)
