@@ -142,6 +142,9 @@ func (s *Store) commitGroup(group []*submission) {
 	wrote := false
 	for i, sub := range group {
 		refused := room.refuse(sub.proposal)
+		if late := s.checkOpen(sub.lease); late != nil {
+			refused = late // what it conflicts with may be forgotten
+		}
 		switch {
 		case refused != nil:
 			answers[i].err = refused

@@ -80,7 +80,7 @@ func (s *Store) complete(says description) (err error) {
 		}
 		before = first.before
 		valid = iter.Prev()
-		if !valid && before != 0 && at > s.leases.horizon {
+		if !valid && before != 0 && at > s.leases.lowest() {
 			return damaged("revision %d is missing, and later ones are there", before)
 		}
 	}

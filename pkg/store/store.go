@@ -117,7 +117,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 		metrics: newMetrics(), recent: newRecent(), impasse: newImpasse(),
 	}
 	s.flushing.now = time.Now
-	s.leases.readers = map[pin]int{}
+	s.leases.closed = map[pin]int{}
 	s.objects.seed = maphash.MakeSeed()
 	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{
@@ -338,10 +338,11 @@ func (s *Store) load(ready bool) error {
 	}
 	h.hashFrom = from
 	s.head.Store(&h)
-	s.leases.horizon, err = s.readMeta(metaHorizon)
+	horizon, err := s.readMeta(metaHorizon)
 	if err != nil {
 		return err
 	}
+	s.leases.horizon.Store(uint64(horizon))
 	if s.collector.collected, err = s.readMeta(metaCollected); err != nil {
 		return err
 	}

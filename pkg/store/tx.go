@@ -113,7 +113,7 @@ func (s *Store) begin() (*transaction, error) {
 	}
 	tx.turn = &tx.mu
 	tx.lease = s.leases.takeHead(s)
-	tx.view = view{store: s, at: tx.lease.at, now: tx.lease.now, own: &tx.own, reads: &tx.reads}
+	tx.view = view{store: s, at: tx.lease.at, now: tx.lease.now, own: &tx.own, reads: &tx.reads, lease: tx.lease}
 	return tx, nil
 }
 
@@ -151,6 +151,9 @@ func (tx *transaction) exclusively(fn func() error) error {
 	defer tx.mu.Unlock()
 	if tx.err != nil {
 		return tx.err
+	}
+	if err := tx.view.store.checkOpen(tx.lease); err != nil {
+		return err
 	}
 	tx.own.any = true
 	return fn()
