@@ -41,6 +41,8 @@ type Config struct {
 
 	// patience and firstPause are trouble.go's; 0 means 30 s and 5 ms. Tests have less.
 	patience, firstPause time.Duration
+	// kept is how many bytes of objects are kept; 0 means keptBytes.
+	kept int
 }
 
 // complete fills in the defaults.
@@ -52,6 +54,7 @@ func (c Config) complete() Config {
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)
+	set(&c.kept, keptBytes)
 	set(&c.patience, defaultPatience)
 	set(&c.firstPause, defaultFirstPause)
 	if c.Log == nil {

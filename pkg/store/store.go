@@ -118,7 +118,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 	}
 	s.flushing.now = time.Now
 	s.leases.closed = map[pin]int{}
-	s.objects.seed = maphash.MakeSeed()
+	s.objects.seed, s.objects.limit = maphash.MakeSeed(), config.kept/objectShards
 	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{
 		FS: config.FS, failed: s.fail, closing: s.closing, stalled: s.stalled, recovered: s.recovered,
