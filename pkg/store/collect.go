@@ -49,13 +49,17 @@ func (s *Store) maintain(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.refreshHead(ctx)
-		s.iterators.drop(s.head.Load().at)
-		if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
-			s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
-		}
-		s.attest()
+		s.shielded("maintenance", func() { s.maintainOnce(ctx) })
 	}
+}
+
+func (s *Store) maintainOnce(ctx context.Context) {
+	s.refreshHead(ctx)
+	s.iterators.drop(s.head.Load().at)
+	if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
+		s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
+	}
+	s.attest()
 }
 
 // refreshHead makes an empty revision if the head was made before the last quarter of the window. The

@@ -107,6 +107,11 @@ func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revis
 // runCommitter commits until the store closes. What is still waiting then is not committed.
 func (s *Store) runCommitter() {
 	defer close(s.committerDone)
+	defer func() {
+		if met := recover(); met != nil {
+			s.fail("committing", s.panicked("committing", met))
+		}
+	}()
 	var group []*submission
 	for {
 		group = group[:0]

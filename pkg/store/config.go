@@ -21,6 +21,9 @@ type Config struct {
 	CacheBytes int64
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
 	MemTableBytes uint64
+	// TransactionBytes is about how much memory a transaction that writes may take, and a quarter of what all of them
+	// may take at once; 0 means 256 MiB, some 300,000 relationships.
+	TransactionBytes uint64
 	// DiskReserve is how many bytes of the disk are left free: while there are fewer, writes are refused that do more
 	// than take access away, and below a quarter of it all are. 0 means 256 MiB.
 	DiskReserve uint64
@@ -51,6 +54,7 @@ func (c Config) complete() Config {
 	set(&c.CollectEvery, min(c.Retention/10, 10*time.Minute))
 	set(&c.CacheBytes, 256<<20)
 	set(&c.MemTableBytes, 64<<20)
+	set(&c.TransactionBytes, 256<<20)
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)

@@ -170,6 +170,7 @@ func (s *Store) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
 			go func() {
 				defer close(fresh.done)
 				defer s.probing.Store(nil)
+				defer s.shield("trying the disk", &fresh.err)
 				if fresh.err = s.enter(); fresh.err == nil {
 					defer s.leave()
 					fresh.err = writeFile(s.config.FS, s.config.FS.PathJoin(s.dir, probeFile), "")

@@ -69,6 +69,8 @@ type Store struct {
 	objects   objects
 	probing   atomic.Pointer[probe]
 	metrics   metrics
+	// pending is about how many bytes the transactions under way hold.
+	pending atomic.Int64
 	// background ends the store's own work and waits for it.
 	stopBackground context.CancelFunc
 	background     sync.WaitGroup
@@ -213,9 +215,14 @@ func (s *Store) guarded(fn func() error) error {
 	go func() {
 		returned := false
 		defer func() {
-			if !returned {
-				done <- s.failure.refusal()
+			if returned {
+				return
 			}
+			if met := recover(); met != nil {
+				done <- s.panicked("work on the database", met)
+				return
+			}
+			done <- s.failure.refusal()
 		}()
 		err := fn()
 		returned = true
