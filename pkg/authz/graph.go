@@ -95,7 +95,13 @@ type Note struct {
 	// Of is what whoever keeps the note knows it by.
 	Of   any
 	made atomic.Pointer[any]
+	// cost is how many bytes were counted for what was made.
+	cost atomic.Int64
 }
+
+// Charger is what the Of of a note may be that counts the memory of what is stored: bytes more, or fewer. It returns
+// false, and counts nothing, if they are too many.
+type Charger interface{ Charge(bytes int) bool }
 
 // Load returns what was stored last; nil if nothing was.
 func (n *Note) Load() any {
@@ -105,8 +111,25 @@ func (n *Note) Load() any {
 	return nil
 }
 
-// Store stores what was made.
-func (n *Note) Store(made any) { n.made.Store(&made) }
+// Store stores what was made. bytes is about how much memory it takes, without what it shares with the relationships. What
+// is too large for whoever keeps the note is not stored.
+func (n *Note) Store(made any, bytes int) {
+	if c, ok := n.Of.(Charger); ok && !c.Charge(bytes-int(n.cost.Load())) {
+		return
+	}
+	n.cost.Store(int64(bytes))
+	n.made.Store(&made)
+}
+
+// Grow counts that many bytes more for what was stored, which has grown, or is about to. It returns false if they are too
+// many; then it must not grow.
+func (n *Note) Grow(bytes int) bool {
+	if c, ok := n.Of.(Charger); ok && !c.Charge(bytes) {
+		return false
+	}
+	n.cost.Add(int64(bytes))
+	return true
+}
 
 // Filter selects relationships. Empty fields select all; at least Resource.Type or Subject has to be
 // given.

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/facts"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/store"
 )
@@ -62,7 +63,7 @@ func (c Config) openStore(files int, log *zap.Logger) (*store.Store, error) {
 		return nil, err
 	}
 	return store.Open(StoreDir(c.Engine.Dir), store.Config{
-		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log,
+		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log, Narrows: facts.IsTombstone,
 	})
 }
 

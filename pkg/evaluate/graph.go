@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -53,7 +54,8 @@ func (g *Graph) token(ctx context.Context, at store.Revision) (string, error) {
 // remark is what is noted on rows of an object: the rows in the words of authz, and the note on those.
 type remark struct {
 	relationships []authz.Relationship
-	note          authz.Note
+	// note is by itself: whoever holds on to it must not hold the relationships.
+	note *authz.Note
 }
 
 // relationships puts rows of an object into words.
@@ -77,11 +79,10 @@ func noted(at *store.Snapshot, object authz.Object, subjectType string) ([]authz
 	}
 	r, ok := note.Load().(*remark)
 	if !ok {
-		r = &remark{relationships: relationships(object, rows)}
-		r.note.Of = note
-		note.Store(r)
+		r = &remark{relationships: relationships(object, rows), note: &authz.Note{Of: note}}
+		note.Store(r, int(unsafe.Sizeof(remark{})+unsafe.Sizeof(authz.Note{}))+len(rows)*int(unsafe.Sizeof(authz.Relationship{})))
 	}
-	return r.relationships, &r.note, nil
+	return r.relationships, r.note, nil
 }
 
 // Config is what a Graph is made of.

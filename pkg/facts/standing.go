@@ -145,3 +145,18 @@ func compare[T ~string](x, y T) int {
 		return 0
 	}
 }
+
+// IsTombstone reports whether a relationship of that relation stops the object that it is of, whatever its subject: an
+// object has it to be suspended, revoked or ended, and writing it can only take access away.
+func IsTombstone(resourceType, relation string) bool {
+	switch resourceType {
+	case authz.TypeUser, authz.TypeService, authz.TypeTenant, authz.TypeAgent:
+		return relation == relSuspended
+	case authz.TypeDelegation:
+		return relation == relRevoked
+	case authz.TypeSession:
+		return relation == relEnded
+	default:
+		return false
+	}
+}

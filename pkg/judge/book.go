@@ -48,15 +48,21 @@ type reading[T any] struct {
 	in    facts.Span
 	// dossier is of the candidate that the facts, a delegation's, are of.
 	dossier atomic.Pointer[dossier]
+	// note is where the reading is stored.
+	note *authz.Note
 }
+
+// readingBytes and factBytes are about what a reading takes, and what for each relationship: its words are those of
+// the relationships.
+const readingBytes, factBytes = 512, 192
 
 // read returns the facts of a page: what was read before, unless something of it has expired since.
 func read[T any](p *page, now time.Time, parse func([]authz.Relationship) T) *reading[T] {
 	if r, ok := p.note.Load().(*reading[T]); ok && r.in.Holds(now) {
 		return r
 	}
-	r := &reading[T]{facts: parse(p.rels), in: facts.SpanOf(p.rels, now)}
-	p.note.Store(r)
+	r := &reading[T]{facts: parse(p.rels), in: facts.SpanOf(p.rels, now), note: p.note}
+	p.note.Store(r, readingBytes+factBytes*len(p.rels))
 	return r
 }
 

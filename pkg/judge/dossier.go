@@ -18,7 +18,12 @@ type dossier struct {
 	// notes are those on what the facts were read from, and in is when they hold.
 	notes []*authz.Note
 	in    facts.Span
+	// bytes is about what it takes, with the facts: they may be thrown away where they were read from.
+	bytes int
 }
+
+// dossierBytes is about what a dossier takes without its facts.
+const dossierBytes = 1024
 
 // candidate returns all facts for the delegation, acting for the principal in the tenant. They are shared, and must not
 // be changed.
@@ -40,9 +45,20 @@ func (b *book) candidate(ctx context.Context, c authz.Case, leaf leaf) (decide.F
 		return f, err
 	}
 	if d, ok := b.dossier(ctx, c, leaf, f); ok {
-		r.dossier.Store(d)
+		r.keep(d)
 	}
 	return f, nil
+}
+
+// keep keeps a dossier with a reading, if it is not too large.
+func (r *reading[T]) keep(d *dossier) {
+	grown := d.bytes
+	if old := r.dossier.Load(); old != nil {
+		grown -= old.bytes
+	}
+	if r.note.Grow(grown) {
+		r.dossier.Store(d)
+	}
 }
 
 // stands reports whether the facts of a dossier are those of this snapshot, at this moment.
@@ -78,7 +94,7 @@ func (b *book) dossier(ctx context.Context, c authz.Case, leaf leaf, f decide.Fa
 			filters = append(filters, filter)
 		}
 	}
-	d = &dossier{session: c.Session, agent: c.Agent, leaf: leaf, facts: f, in: facts.SpanOf(nil, b.now)}
+	d = &dossier{session: c.Session, agent: c.Agent, leaf: leaf, facts: f, in: facts.SpanOf(nil, b.now), bytes: dossierBytes}
 	for _, filter := range filters {
 		// All of them were read.
 		p, err := b.one(ctx, filter)
@@ -86,6 +102,7 @@ func (b *book) dossier(ctx context.Context, c authz.Case, leaf leaf, f decide.Fa
 			return nil, false
 		}
 		d.notes = append(d.notes, p.note)
+		d.bytes += 2 * factBytes * (1 + len(p.rels))
 		d.in = d.in.And(facts.SpanOf(p.rels, b.now))
 	}
 	return d, true

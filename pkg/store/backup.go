@@ -159,7 +159,7 @@ func restore(ctx context.Context, r io.Reader, dir string, config Config) (_ Sum
 	defer func() { err = errors.Join(err, s.Close()) }()
 	batch := &writes{byKey: map[string]*write{}, any: true}
 	flush := func() error {
-		p, err := batch.propose(nil)
+		p, err := batch.propose(nil, nil)
 		if err != nil {
 			return err
 		}

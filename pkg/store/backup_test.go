@@ -195,7 +195,7 @@ func TestBackupEnds(t *testing.T) {
 		t.Errorf("a context that has ended: %v", err)
 	}
 	// It holds nothing any more.
-	if n := len(s.leases.readers); n != 0 {
+	if n := len(s.leases.closed); n != 0 {
 		t.Errorf("%d leases are held", n)
 	}
 }

@@ -49,13 +49,17 @@ func (s *Store) maintain(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.refreshHead(ctx)
-		s.iterators.drop(s.head.Load().at)
-		if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
-			s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
-		}
-		s.attest()
+		s.shielded("maintenance", func() { s.maintainOnce(ctx) })
 	}
+}
+
+func (s *Store) maintainOnce(ctx context.Context) {
+	s.refreshHead(ctx)
+	s.iterators.drop(s.head.Load().at)
+	if err := datastore.RunGarbageCollection(ctx, s, s.config.Retention+s.readGrace()); err != nil && ctx.Err() == nil {
+		s.config.Log.Warn("collection failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
+	}
+	s.attest()
 }
 
 // refreshHead makes an empty revision if the head was made before the last quarter of the window. The
@@ -70,7 +74,7 @@ func (s *Store) refreshHead(ctx context.Context) {
 		return
 	}
 	tx.finish()
-	p, err := tx.own.propose(nil)
+	p, err := tx.own.propose(nil, nil)
 	if err == nil {
 		_, err = s.commit(ctx, tx, p)
 	}
@@ -168,7 +172,7 @@ func (s *Store) collect(ctx context.Context, to Revision) (counts datastore.Dele
 		return counts, err
 	}
 	defer s.leave()
-	horizon := s.leases.raise(to)
+	horizon := s.leases.raise(to, s.config.Now(), s.maxOpen())
 	if horizon <= s.collector.collected {
 		return counts, nil
 	}
@@ -210,7 +214,7 @@ func (s *Store) collect(ctx context.Context, to Revision) (counts datastore.Dele
 				return counts, err
 			}
 		}
-		if err := readChanges(value, func(ch change) error { return d.below(ch.key, horizon, &counts) }); err != nil {
+		if err := readChanges(value, func(ch change) error { return d.below(ch.key, newest, horizon, &counts) }); err != nil {
 			return counts, err
 		}
 	}
@@ -240,7 +244,7 @@ func (s *Store) collectExpired(ctx context.Context) (n int64, err error) {
 	defer s.leave()
 	horizon := s.leases.lowest()
 	// Who began to read before a row expired goes on to see it.
-	until := min(s.config.Now().Add(-s.config.Retention-s.readGrace()).Unix(), s.leases.earliest())
+	until := min(s.config.Now().Add(-s.config.Retention-s.readGrace()).Unix(), s.leases.earliest(s.config.Now(), s.maxOpen()))
 	if until <= 0 || horizon == 0 {
 		return 0, nil
 	}
@@ -308,30 +312,57 @@ func (s *Store) newDeletion() (*deletion, error) {
 	return &deletion{store: s, iter: iter, batch: s.db.NewBatch()}, nil
 }
 
-// below deletes the versions of a row or record that no revision from the horizon on shows.
-func (d *deletion) below(key []byte, horizon Revision, counts *datastore.DeletionCounts) error {
-	first := true
-	for valid := d.iter.SeekGE(appendVersion(bytes.Clone(key), horizon)); valid && bytes.HasPrefix(d.iter.Key(), key); valid = d.iter.Next() {
+// below deletes the versions of a row or record that no revision from the horizon on shows. The changelog mentions
+// it at a revision; it is looked through at its last mention up to the horizon alone, so that each version is deleted
+// once, however often the row was written.
+func (d *deletion) below(key []byte, at, horizon Revision, counts *datastore.DeletionCounts) error {
+	valid := d.iter.SeekGE(appendVersion(bytes.Clone(key), horizon))
+	if valid && bytes.HasPrefix(d.iter.Key(), key) {
+		newest, ok := versionOf(d.iter.Key(), len(key))
+		if !ok {
+			return damaged("a key without its version: %q", d.iter.Key())
+		}
+		if newest > at {
+			return nil // a later mention is its last
+		}
+	}
+	// The first one is what the horizon shows. If that is nothing it goes too, and last: a batch is not all that is
+	// deleted of a row, and without it the one before would come back.
+	var shown, was []byte
+	for first := true; valid && bytes.HasPrefix(d.iter.Key(), key); valid = d.iter.Next() {
 		value, err := d.iter.ValueAndErr()
 		if err != nil {
 			return d.store.readFailure(err)
 		}
-		// The first one is what the horizon shows.
-		if !first || isGone(value) {
-			if err := d.delete(d.iter.Key(), len(key), value); err != nil {
+		switch {
+		case !first:
+			if err := d.version(d.iter.Key(), len(key), value, counts); err != nil {
 				return err
 			}
-			switch key[0] {
-			case kindForward:
-				counts.Relationships++
-			case kindNamespace:
-				counts.Namespaces++
-			}
+		case isGone(value):
+			shown, was = bytes.Clone(d.iter.Key()), bytes.Clone(value)
 		}
 		first = false
 	}
 	if err := d.iter.Error(); err != nil {
 		return d.store.readFailure(err)
+	}
+	if shown == nil {
+		return nil
+	}
+	return d.version(shown, len(key), was, counts)
+}
+
+// version deletes one version, and counts it.
+func (d *deletion) version(key []byte, prefixLen int, value []byte, counts *datastore.DeletionCounts) error {
+	if err := d.delete(key, prefixLen, value); err != nil {
+		return err
+	}
+	switch key[0] {
+	case kindForward:
+		counts.Relationships++
+	case kindNamespace:
+		counts.Namespaces++
 	}
 	return d.flushIfLarge()
 }
@@ -343,6 +374,7 @@ func (d *deletion) expired(forward []byte, from, horizon Revision) (deleted, isN
 	if !valid || !bytes.Equal(d.iter.Key(), appendVersion(bytes.Clone(forward), from)) {
 		return false, false, d.iter.Error()
 	}
+	// All in one batch: what it replaced was deleted by the collection before, or is not much.
 	for ; valid && bytes.HasPrefix(d.iter.Key(), forward); valid = d.iter.Next() {
 		value, err := d.iter.ValueAndErr()
 		if err != nil {

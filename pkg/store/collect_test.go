@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"math/rand/v2"
+	"runtime/debug"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,16 +88,18 @@ func TestRewritesLeaveNothing(t *testing.T) {
 	}
 }
 
-// TestReadersPin: what a reader can see stays as long as there is the reader, however old it is.
+// TestReadersPin: what a reader can see stays for as long as a reader may take, however short the window is; after that it
+// sees what it saw as long as its revision lies in the window, and is refused once it has left it.
 func TestReadersPin(t *testing.T) {
-	s, clock := windowed(t)
+	clock := newTestClock()
+	s := opened(t, Config{Retention: time.Second, Now: clock.Now})
 	first := commits(t, s, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
 		if err := tx.LegacyWriteNamespaces(ctx, typeNamed("document", "reader")); err != nil {
 			return err
 		}
 		return tx.WriteRelationships(ctx, []tuple.RelationshipUpdate{
 			touch("document:a#reader@user:alice"), touch("document:b#reader@user:alice"),
-			expiring("document:c#reader@user:alice", clock.Now().Add(time.Minute)),
+			expiring("document:c#reader@user:alice", clock.Now().Add(10*time.Second)),
 		})
 	})
 	reader := s.SnapshotReader(first)
@@ -103,15 +107,14 @@ func TestReadersPin(t *testing.T) {
 	if len(seen) != 3 {
 		t.Fatalf("the reader saw %v", seen)
 	}
-	clock.move(time.Second)
 	commits(t, s, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
 		if err := tx.LegacyDeleteNamespaces(ctx, []string{"document"}, datastore.DeleteNamespacesOnly); err != nil {
 			return err
 		}
 		return tx.WriteRelationships(ctx, []tuple.RelationshipUpdate{touch("document:a#reader@user:alice[caveat]"), remove("document:b#reader@user:alice")})
 	})
-	for range 3 {
-		passed(clock)
+	for range 5 {
+		clock.move(readerKept / 5)
 		writesOf(t, s, touch("document:d#reader@user:alice"))
 		if err := runCollection(t.Context(), s); err != nil {
 			t.Fatal(err)
@@ -126,34 +129,203 @@ func TestReadersPin(t *testing.T) {
 	refusedAs(t, s.CheckRevision(t.Context(), first), datastore.RevisionStale)
 	_, err := texts(s.SnapshotReader(first).QueryRelationships(t.Context(), datastore.RelationshipsFilter{}))
 	refusedAs(t, err, datastore.RevisionStale)
-	runtime.KeepAlive(reader)
-	reader = nil //nolint:wastedassign // it is let go here
 
-	collects(t, s)
+	// The reader is still there, and holds nothing any more.
+	clock.move(readerKept)
+	if err := runCollection(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
 	if got := keyCount(t, s, kindForward); got != 2 {
-		t.Errorf("%d versions of rows are left once the reader is gone, want those of document:a and document:d", got)
+		t.Errorf("%d versions of rows are left once the reader's time is over, want those of document:a and document:d", got)
 	}
 	same(t, "the head", atHead(t, s), []string{"document:a#reader@user:alice[caveat]", "document:d#reader@user:alice"})
+	_, err = texts(reader.QueryRelationships(t.Context(), datastore.RelationshipsFilter{}))
+	refusedAs(t, err, datastore.RevisionStale)
+	_, _, err = reader.LegacyReadNamespaceByName(t.Context(), "document")
+	refusedAs(t, err, datastore.RevisionStale)
+	_, err = reader.LegacyListAllNamespaces(t.Context())
+	refusedAs(t, err, datastore.RevisionStale)
 }
 
-// TestTransactionsPin: what a transaction under way reads stays as well.
-func TestTransactionsPin(t *testing.T) {
+// TestReaderSeesWhatHasExpiredSince: a reader whose revision is still the head is refused too once rows are gone that
+// expired after it began.
+func TestReaderSeesWhatHasExpiredSince(t *testing.T) {
 	s, clock := windowed(t)
-	writesOf(t, s, touch("document:a#reader@user:alice"), touch("document:b#reader@user:alice"),
-		expiring("document:c#reader@user:alice", clock.Now().Add(time.Minute)))
-	if _, err := s.ReadWriteTx(t.Context(), func(_ context.Context, tx datastore.ReadWriteTransaction) error {
+	at := writesOf(t, s, expiring("document:c#reader@user:alice", clock.Now().Add(time.Second)))
+	reader := s.SnapshotReader(at)
+	for range 10 {
+		clock.move(10 * time.Minute)
+		if err := runCollection(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		got, err := texts(reader.QueryRelationships(t.Context(), datastore.RelationshipsFilter{}))
+		if err != nil {
+			refusedAs(t, err, datastore.RevisionStale)
+			if keyCount(t, s, kindForward) > 0 {
+				continue
+			}
+			return
+		}
+		same(t, "what the reader sees", got, []string{"document:c#reader@user:alice[expiration:2030-01-02T03:04:06Z]"})
+	}
+	t.Error("the row that has expired is never collected")
+}
+
+// TestTransactionsPin: what a transaction under way reads stays as well, for as long as it may be open; then it is refused,
+// and holds nothing.
+func TestTransactionsPin(t *testing.T) {
+	clock := newTestClock()
+	s := opened(t, Config{Retention: time.Second, Now: clock.Now})
+	first := writesOf(t, s, touch("document:a#reader@user:alice"), touch("document:b#reader@user:alice"),
+		expiring("document:c#reader@user:alice", clock.Now().Add(10*time.Second)))
+	_, err := s.ReadWriteTx(t.Context(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
 		before := everything(t, tx)
 		writesOf(t, s, touch("document:a#reader@user:alice[caveat]"), remove("document:b#reader@user:alice"))
-		passed(clock)
+		clock.move(minOpen)
 		writesOf(t, s, touch("document:d#reader@user:alice"))
 		if err := runCollection(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
 		same(t, "what a transaction sees after a collection", everything(t, tx), before)
+		if err := tx.WriteRelationships(ctx, []tuple.RelationshipUpdate{touch("document:e#reader@user:alice")}); err != nil {
+			t.Errorf("a transaction that may still be open: %v", err)
+		}
+		clock.move(time.Second)
+		letGo(t, s)
+		if err := runCollection(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		if at := s.leases.lowest(); at <= first {
+			t.Errorf("the horizon is still at %d, where the transaction began", at)
+		}
+		if err := tx.WriteRelationships(ctx, []tuple.RelationshipUpdate{touch("document:f#reader@user:alice")}); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("a write of a transaction that was open for too long: %v", err)
+		}
+		if _, err := texts(tx.QueryRelationships(ctx, datastore.RelationshipsFilter{})); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("a read of a transaction that was open for too long: %v", err)
+		}
 		return nil
-	}); err != nil {
+	})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "write in several") {
+		t.Errorf("committing a transaction that was open for too long: %v", err)
+	}
+	same(t, "the head", atHead(t, s), []string{"document:a#reader@user:alice[caveat]", "document:d#reader@user:alice"})
+}
+
+// TestHorizonWithoutGarbageCollector: space is given back also where Go's collector never runs.
+func TestHorizonWithoutGarbageCollector(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	s, clock := windowed(t)
+	for i := range 100 {
+		r := s.SnapshotReader(writesOf(t, s, touch("document:a#reader@user:alice[cv"+strconv.Itoa(i)+"]")))
+		everything(t, r)
+	}
+	passed(clock)
+	last := writesOf(t, s, touch("document:b#reader@user:alice"))
+	if err := runCollection(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
+	clock.move(2 * time.Hour)
+	if err := runCollection(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if at := s.leases.lowest(); at != last {
+		t.Errorf("the horizon is at %d, and nobody reads below %d", at, last)
+	}
+	if n := keyCount(t, s, kindForward); n != 2 {
+		t.Errorf("%d versions are left of 2 rows", n)
+	}
+}
+
+// TestCollectionIsLinear: a row that was written k times costs k deletions, and as many bytes of the log for each,
+// also in a store that is opened again in the middle of it.
+func TestCollectionIsLinear(t *testing.T) {
+	t.Parallel()
+	logged := map[int]uint64{}
+	for _, k := range []int{500, 1000, 4000} {
+		s, clock := windowed(t)
+		for i := range k {
+			writesOf(t, s, touch("document:a#reader@user:alice[cv"+strconv.Itoa(i%2)+"]"))
+		}
+		passed(clock)
+		writesOf(t, s, touch("document:b#reader@user:alice"))
+		letGo(t, s)
+		before := s.db.Metrics().WAL.BytesIn
+		counts := must(s.collect(t.Context(), headOf(t, s)))(t)
+		logged[k] = (s.db.Metrics().WAL.BytesIn - before) / uint64(k) //nolint:gosec // positive
+		if counts.Relationships != int64(k-1) {
+			t.Errorf("%d writes of a row were %d deletions", k, counts.Relationships)
+		}
+		if n := keyCount(t, s, kindForward); n != 2 {
+			t.Errorf("%d versions are left of 2 rows", n)
+		}
+	}
+	if logged[4000] > 2*logged[500] || logged[4000] > 400 {
+		t.Errorf("bytes of the log by writes: %v", logged)
+	}
+}
+
+// TestCollectionOfADeletedRowCutByACrash: a row that was deleted does not come back, wherever a crash cuts off the
+// collection of its many versions.
+func TestCollectionOfADeletedRowCutByACrash(t *testing.T) {
+	t.Parallel()
+	mem, clock := vfs.NewCrashableMem(), newTestClock()
+	config := small(Config{FS: mem, Retention: time.Hour, Now: clock.Now})
+	config.MemTableBytes = 64 << 20 // so that no log is synced because it is full
+	s := must(Open("store", config))(t)
+	long := strings.Repeat("x", 1000)
+	for i := range 700 { // more than one batch
+		writesOf(t, s, touch("document:"+long+"#reader@user:alice[cv"+strconv.Itoa(i)+"]"))
+	}
+	writesOf(t, s, remove("document:"+long+"#reader@user:alice"))
+	passed(clock)
+	writesOf(t, s, touch("document:b#reader@user:alice"))
+	letGo(t, s)
+	counts := must(s.collect(t.Context(), headOf(t, s)))(t)
+	if counts.Relationships != 701 {
+		t.Errorf("%d versions were deleted of 701", counts.Relationships)
+	}
+	cut := 0
+	for seed := range uint64(8) {
+		config.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 97, RNG: rand.New(rand.NewPCG(seed, seed))})
+		again := must(Open("store", config))(t)
+		if again.collector.collected < s.collector.collected {
+			cut++
+		}
+		same(t, "the head after a crash", atHead(t, again), []string{"document:b#reader@user:alice"})
+		collects(t, again)
+		same(t, "the head after the second collection", atHead(t, again), []string{"document:b#reader@user:alice"})
+		if n := keyCount(t, again, kindForward); n != 1 {
+			t.Errorf("%d versions are left of 1 row", n)
+		}
+		if err := again.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if cut < 2 {
+		t.Errorf("only %d crashes cut the collection", cut)
+	}
+}
+
+// TestHorizonUnderLoad: while one row is written as fast as can be, the horizon goes on following the window.
+func TestHorizonUnderLoad(t *testing.T) {
+	t.Parallel()
+	clock := newTestClock()
+	s := opened(t, Config{Retention: time.Minute, Now: clock.Now, CollectEvery: time.Millisecond})
+	for i := range 8000 {
+		clock.move(100 * time.Millisecond) // 13 minutes in all
+		writesOf(t, s, touch("document:a#reader@user:alice[cv"+strconv.Itoa(i%2)+"]"))
+		if i%100 == 99 {
+			limit := s.oldest(3 * time.Minute)
+			eventually(t, fmt.Sprintf("the horizon to follow, after %d writes", i+1), func() bool {
+				return i < 2000 || s.leases.lowest() > limit && s.collector.collected > 0
+			})
+		}
+	}
+	eventually(t, "most versions to be collected", func() bool { return keyCount(t, s, kindForward) < 2500 })
 }
 
 // TestExpiredRows: a row that has expired is seen by nobody from then on, is there until it has been

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
@@ -52,7 +51,16 @@ func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revis
 		proposal: p, reads: &tx.reads, own: &tx.own, readAt: tx.view.at, lease: tx.lease, answer: make(chan committed, 1),
 	}
 	select {
+	case <-s.impasse.reached():
+		tx.lease.release()
+		return 0, s.impasse.refusal(false)
+	default:
+	}
+	select {
 	case s.submissions <- sub:
+	case <-s.impasse.reached():
+		tx.lease.release()
+		return 0, s.impasse.refusal(false)
 	case <-ctx.Done():
 		tx.lease.release()
 		return 0, ctx.Err()
@@ -76,6 +84,13 @@ func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revis
 		default:
 			return 0, s.failure.refusal()
 		}
+	case <-s.impasse.reached():
+		select {
+		case c := <-sub.answer:
+			return c.at, c.err
+		default:
+			return 0, s.impasse.refusal(true)
+		}
 	case <-s.committerDone:
 		// The store was closed. It may have been answered before, else it was not looked at.
 		select {
@@ -92,6 +107,11 @@ func (s *Store) commit(ctx context.Context, tx *transaction, p *proposal) (Revis
 // runCommitter commits until the store closes. What is still waiting then is not committed.
 func (s *Store) runCommitter() {
 	defer close(s.committerDone)
+	defer func() {
+		if met := recover(); met != nil {
+			s.fail("committing", s.panicked("committing", met))
+		}
+	}()
 	var group []*submission
 	for {
 		group = group[:0]
@@ -119,20 +139,28 @@ func (s *Store) runCommitter() {
 
 // commitGroup commits what it can of a group, and answers all of it.
 func (s *Store) commitGroup(group []*submission) {
-	full := s.checkDisk(group)
+	room := s.room(group)
 	last := s.head.Load().at
 	rows, hash := s.rows.Load(), s.head.Load().hash
 	hashFrom := s.head.Load().hashFrom
 	answers := make([]committed, len(group))
 	wrote := false
 	for i, sub := range group {
+		refused := room.refuse(sub.proposal)
+		if late := s.checkOpen(sub.lease); late != nil {
+			refused = late // what it conflicts with may be forgotten
+		}
 		switch {
-		case full != nil:
-			answers[i].err = full
+		case refused != nil:
+			answers[i].err = refused
 			continue
 		case s.recent.conflict(sub.readAt, sub.reads, sub.own):
 			s.metrics.conflicts.Inc()
 			answers[i].err = ErrConflict
+			continue
+		}
+		if room.full != nil && !sub.proposal.changes {
+			answers[i].at = last // which shows all that it would
 			continue
 		}
 		at := max(last+1, revisionAt(s.config.Now()))
@@ -187,30 +215,6 @@ func (s *Store) apply(p *proposal) error {
 		return err
 	}
 	return s.db.Apply(batch, pebble.NoSync)
-}
-
-// checkDisk returns why a group cannot be written, if its disk has less room than is kept free.
-func (s *Store) checkDisk(group []*submission) error {
-	for _, sub := range group {
-		s.sinceDiskCheck += len(sub.proposal.batch)
-	}
-	now := time.Now()
-	if s.diskFull == nil && s.sinceDiskCheck < 8<<20 && now.Sub(s.diskChecked) < 100*time.Millisecond {
-		return nil
-	}
-	s.sinceDiskCheck, s.diskChecked = 0, now
-	usage, err := s.config.FS.GetDiskUsage(s.dir)
-	was := s.diskFull
-	s.diskFull = nil
-	// A file system that cannot tell is not checked.
-	if err == nil && usage.AvailBytes < s.config.DiskReserve {
-		s.diskFull = nearlyFull(usage.AvailBytes, s.config.DiskReserve)
-	}
-	if (was == nil) != (s.diskFull == nil) {
-		s.config.Log.Warn("room on the disk", zap.String("directory", s.dir), zap.Bool("writes are refused", s.diskFull != nil),
-			zap.Uint64("available bytes", usage.AvailBytes), zap.Uint64("reserve bytes", s.config.DiskReserve))
-	}
-	return s.diskFull
 }
 
 // failure is how a store stops writing for good.

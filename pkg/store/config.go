@@ -23,9 +23,15 @@ type Config struct {
 	OpenFiles int
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
 	MemTableBytes uint64
-	// DiskReserve is how many bytes of the disk are left free: writes are refused while there are fewer.
-	// 0 means 256 MiB.
+	// TransactionBytes is about how much memory a transaction that writes may take, and a quarter of what all of them
+	// may take at once; 0 means 256 MiB, some 300,000 relationships.
+	TransactionBytes uint64
+	// DiskReserve is how many bytes of the disk are left free: while there are fewer, writes are refused that do more
+	// than take access away, and below a quarter of it all are. 0 means 256 MiB.
 	DiskReserve uint64
+	// Narrows reports whether writing a relationship can only take access away, as a tombstone does; nil means that none
+	// can. It is called by many goroutines at once.
+	Narrows func(resourceType, relation string) bool
 	// WatchBuffer is how many changes wait for a slow watcher; 0 means 1,024.
 	WatchBuffer uint16
 	// WatchPatience is how long a change waits for room in a watcher's buffer before the watcher is
@@ -37,6 +43,11 @@ type Config struct {
 	FS vfs.FS
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
+
+	// patience and firstPause are trouble.go's; 0 means 30 s and 5 ms. Tests have less.
+	patience, firstPause time.Duration
+	// kept is how many bytes of objects are kept; 0 means keptBytes.
+	kept int
 }
 
 // complete fills in the defaults.
@@ -46,9 +57,13 @@ func (c Config) complete() Config {
 	set(&c.CacheBytes, 256<<20)
 	set(&c.OpenFiles, 4096)
 	set(&c.MemTableBytes, 64<<20)
+	set(&c.TransactionBytes, 256<<20)
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)
+	set(&c.kept, keptBytes)
+	set(&c.patience, defaultPatience)
+	set(&c.firstPause, defaultFirstPause)
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}

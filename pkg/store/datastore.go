@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -112,8 +111,8 @@ func (s *Store) oldest(window time.Duration) Revision {
 func (s *Store) readGrace() time.Duration { return min(s.config.Retention/20, time.Minute) }
 
 // SnapshotReader is datastore.ReadOnlyDatastore's. The reader is refused, by each of its calls, what
-// CheckRevision refuses, but for a short grace. As long as there is the reader, what it can see is not
-// collected.
+// CheckRevision refuses, but for a short grace. What it can see is kept for readerKept, and as long as its revision
+// lies in the window; after that its calls are refused as those for a stale revision are.
 func (s *Store) SnapshotReader(revision datastore.Revision) datastore.Reader {
 	at, ok := revision.(Revision)
 	if !ok {
@@ -132,13 +131,10 @@ func (s *Store) reader(at Revision) *reader {
 	}
 	now := s.config.Now()
 	p := pin{at, now.Unix()}
-	if !s.leases.take(p) {
+	if !s.leases.grace(p) {
 		return &reader{err: datastore.NewInvalidRevisionErr(at, datastore.RevisionStale)}
 	}
-	r := &reader{view: view{store: s, at: at, now: now}}
-	// SpiceDB's readers are not closed: the lease ends when nobody has the reader any more.
-	runtime.AddCleanup(r, s.leases.give, p)
-	return r
+	return &reader{view: view{store: s, at: at, now: now}}
 }
 
 // RevisionFromString is datastore.ReadOnlyDatastore's.
@@ -174,6 +170,7 @@ func (s *Store) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
 			go func() {
 				defer close(fresh.done)
 				defer s.probing.Store(nil)
+				defer s.shield("trying the disk", &fresh.err)
 				if fresh.err = s.enter(); fresh.err == nil {
 					defer s.leave()
 					fresh.err = writeFile(s.config.FS, s.config.FS.PathJoin(s.dir, probeFile), "")

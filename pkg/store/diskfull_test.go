@@ -121,8 +121,8 @@ func TestDiskNearlyFull(t *testing.T) {
 	}
 }
 
-// TestDiskFull fills the disk up behind the store's back: that is a failure like any other, and nothing is
-// lost by it.
+// TestDiskFull fills the disk up behind the store's back: writes are refused before long, go on once there is room,
+// and nothing is lost by it, nor by closing the store meanwhile.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	o, mem := newOrdeal(), vfs.NewCrashableMem()
@@ -137,8 +137,19 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for range 2 {
+		disk.left.Store(3000)
+		for err = nil; err == nil; {
+			err = o.do(s, o.next())
+		}
+		if s.hasFailed() {
+			t.Fatalf("the store has failed: %v", s.failure.cause)
+		}
+		disk.left.Store(64 << 20)
+		eventually(t, "a write that is taken", func() bool { return o.do(s, o.next()) == nil })
+	}
 	disk.left.Store(3000)
-	for err == nil {
+	for err = nil; err == nil; {
 		err = o.do(s, o.next())
 	}
 	if code := status.Code(err); code != codes.ResourceExhausted && code != codes.Unavailable {

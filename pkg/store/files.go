@@ -23,6 +23,10 @@ import (
 // While Pebble opens, that is so for everything that it writes, and for the list of files that it ends with:
 // where it gives up it frees what its own background still uses, which panics too.
 //
+// An error that may pass, see trouble.go, is not one of those: beginning a log or a manifest is tried again, and a write
+// to one goes on where it ended. A sync is never tried again, since a system may have thrown away what it could
+// not write. Where a table cannot be written Pebble tries again at once, so its errors are kept from it for a pause.
+//
 // What a failed store still does in the background must not touch the directory once another Store has
 // opened it: fence sees to that.
 //
@@ -34,6 +38,16 @@ type files struct {
 	failed func(doing string, cause error)
 	// opening is set while Pebble opens to write.
 	opening atomic.Bool
+	// closing ends what waits for an error to pass.
+	closing <-chan struct{}
+	// stalled is told how long a log or manifest has been waited for, recovered that it was written.
+	stalled   func(doing string, cause error, lasted time.Duration)
+	recovered func(*trouble)
+	// waiting are the failures of logs and manifests that are tried again, tables those of the rest.
+	waiting, tables trouble
+	firstPause      time.Duration
+	// saying keeps what Pebble says again and again from filling the log.
+	saying, repeated seldom
 
 	// changing is held, shared, by what changes the disk.
 	changing sync.RWMutex
@@ -63,11 +77,54 @@ func (f *files) fence(patience time.Duration) bool {
 
 // change calls what changes the disk. If it is vital and fails it never returns.
 func (f *files) change(vital bool, name string, fn func() error) error {
-	err := f.unlessFenced(fn)
-	if err != nil && (vital || f.opening.Load()) {
+	return f.settle(vital, name, f.unlessFenced(fn))
+}
+
+// insist is change for what is tried again until it succeeds, or fails with an error that does not pass, or the store
+// is closed.
+func (f *files) insist(vital bool, name string, fn func() error) error {
+	for tries := 1; ; tries++ {
+		err := f.unlessFenced(fn)
+		if err == nil {
+			if tries > 1 {
+				f.recovered(&f.waiting)
+			}
+			return nil
+		}
+		if f.opening.Load() || !passes(err) {
+			return f.settle(vital, name, err)
+		}
+		lasted, _ := f.waiting.failed(err)
+		f.stalled("writing "+f.PathBase(name), err, lasted)
+		if !f.rest(pause(f.firstPause, tries)) {
+			return f.settle(vital, name, err)
+		}
+	}
+}
+
+// settle returns an error to Pebble: not at all if Pebble cannot have it, else after a pause.
+func (f *files) settle(vital bool, name string, err error) error {
+	if err == nil || errors.Is(err, errFenced) {
+		return err
+	}
+	if vital || f.opening.Load() {
 		f.giveUp("writing "+f.PathBase(name), err)
 	}
+	f.tables.failed(err)
+	f.rest(pause(f.firstPause, f.tables.count()))
 	return err
+}
+
+// rest waits, and returns false if the store is closed meanwhile.
+func (f *files) rest(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-f.closing:
+		return false
+	}
 }
 
 // giveUp fails the store and holds the goroutine.
@@ -91,17 +148,30 @@ func isLog(name string) bool { return strings.HasSuffix(name, ".log") }
 // isManifest reports whether a file is one of Pebble's manifests.
 func (f *files) isManifest(name string) bool { return strings.HasPrefix(f.PathBase(name), "MANIFEST-") }
 
+// isMarker reports whether a file's name is what says which manifest counts.
+func (f *files) isMarker(name string) bool { return strings.HasPrefix(f.PathBase(name), "marker.") }
+
+// insists reports whether writing a file is tried again by files. Pebble takes any error for fatal.
+func (f *files) insists(name string) bool {
+	return isLog(name) || f.isManifest(name) || f.isMarker(name)
+}
+
 // made wraps a file that was opened to be written.
 func (f *files) made(name string, open func() (vfs.File, error)) (vfs.File, error) {
 	var made vfs.File
-	err := f.change(isLog(name), name, func() (err error) {
+	attempt := func() (err error) {
 		made, err = open()
 		return err
-	})
+	}
+	change := f.change
+	if f.insists(name) {
+		change = f.insist
+	}
+	err := change(isLog(name), name, attempt)
 	if err != nil {
 		return nil, err
 	}
-	return &file{File: made, files: f, name: name, vital: isLog(name)}, nil
+	return &file{File: made, files: f, name: name, vital: isLog(name), insists: f.insists(name)}, nil
 }
 
 // Create is vfs.FS's.
@@ -120,7 +190,17 @@ func (f *files) Create(name string, category vfs.DiskWriteCategory) (vfs.File, e
 
 // ReuseForWrite is vfs.FS's.
 func (f *files) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.made(newname, func() (vfs.File, error) { return f.FS.ReuseForWrite(oldname, newname, category) })
+	tried := false
+	return f.made(newname, func() (vfs.File, error) {
+		if tried {
+			// It may have its new name, and could not be opened.
+			if _, err := f.FS.Stat(oldname); isNotExist(err) {
+				return f.FS.Create(newname, category)
+			}
+		}
+		tried = true
+		return f.FS.ReuseForWrite(oldname, newname, category)
+	})
 }
 
 // OpenReadWrite is vfs.FS's.
@@ -162,6 +242,23 @@ func (f *files) MkdirAll(dir string, perm os.FileMode) error {
 	return f.change(false, dir, func() error { return f.FS.MkdirAll(dir, perm) })
 }
 
+// Open is vfs.FS's.
+func (f *files) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	opened, err := f.FS.Open(name, opts...)
+	if err != nil {
+		return nil, f.unread(err)
+	}
+	return &readable{opened, f}, nil
+}
+
+// unread returns an error of a read, after a pause.
+func (f *files) unread(err error) error {
+	if err != nil && !errors.Is(err, io.EOF) && !isNotExist(err) && !f.opening.Load() {
+		f.rest(f.firstPause)
+	}
+	return err
+}
+
 // List is vfs.FS's.
 func (f *files) List(dir string) ([]string, error) {
 	names, err := f.FS.List(dir)
@@ -181,18 +278,43 @@ type nopCloser struct{}
 
 func (nopCloser) Close() error { return nil }
 
+// readable is a file that was opened to be read.
+type readable struct {
+	vfs.File
+	files *files
+}
+
+// Read is vfs.File's.
+func (f *readable) Read(p []byte) (n int, err error) {
+	n, err = f.File.Read(p)
+	return n, f.files.unread(err)
+}
+
+// ReadAt is vfs.File's.
+func (f *readable) ReadAt(p []byte, at int64) (n int, err error) {
+	n, err = f.File.ReadAt(p, at)
+	return n, f.files.unread(err)
+}
+
 // file is an open file of files, or a directory.
 type file struct {
 	vfs.File
 	files *files
 	name  string
 	vital bool
+	// insists says that a write goes on where it ended, if that may help.
+	insists bool
 }
 
 // Write is vfs.File's.
 func (f *file) Write(p []byte) (n int, err error) {
-	err = f.files.change(f.vital, f.name, func() (err error) {
-		n, err = f.File.Write(p)
+	change := f.files.change
+	if f.insists {
+		change = f.files.insist
+	}
+	err = change(f.vital, f.name, func() error {
+		written, err := f.File.Write(p[n:])
+		n += min(max(written, 0), len(p)-n)
 		return err
 	})
 	return n, err

@@ -49,6 +49,8 @@ func small(config Config) Config {
 	if config.FS == nil {
 		config.FS = vfs.NewMem()
 	}
+	set(&config.patience, 300*time.Millisecond)
+	set(&config.firstPause, 50*time.Microsecond)
 	if config.CollectEvery == 0 {
 		config.CollectEvery = time.Hour
 	}
@@ -178,15 +180,15 @@ func collects(t fataler, s *Store) {
 	}
 }
 
-// letGo waits until no reader is leased: all of them are garbage.
+// letGo ends the grace of all readers.
 func letGo(t fataler, s *Store) {
 	t.Helper()
-	eventually(t, "the readers to be let go", func() bool {
-		runtime.GC()
-		s.leases.mu.Lock()
-		defer s.leases.mu.Unlock()
-		return len(s.leases.readers) == 0
-	})
+	s.leases.mu.Lock()
+	defer s.leases.mu.Unlock()
+	clear(s.leases.recent[:])
+	if n := len(s.leases.closed); n > 0 {
+		t.Fatalf("%d snapshots are open", n)
+	}
 }
 
 // eventually waits for a condition that comes true by itself.

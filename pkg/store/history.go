@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -35,8 +36,6 @@ type history struct {
 	// has room for one. attested is how many of those DEPUTY knows of.
 	flushes, attested atomic.Uint64
 	flushed           chan struct{}
-	// lost is how many flushes in a row have failed.
-	lost atomic.Int64
 
 	// mu guards the file DEPUTY and what it says.
 	mu   sync.Mutex
@@ -81,26 +80,34 @@ func (s *Store) complete(says description) (err error) {
 		}
 		before = first.before
 		valid = iter.Prev()
-		if !valid && before != 0 && at > s.leases.horizon {
+		if !valid && before != 0 && at > s.leases.lowest() {
 			return damaged("revision %d is missing, and later ones are there", before)
 		}
 	}
 	return broken(iter.Error())
 }
 
-// lostFlushes is how often in a row Pebble may fail to write a table before the store fails. Pebble tries again
-// at once, and for ever, and meanwhile writes wait for room without a word. A full disk is waited for.
-const lostFlushes = 32
+// emptyTable is what Pebble's error for a flush says that had nothing to write. It has no name outside.
+const emptyTable = "pebble: empty table"
 
-// noteFlush is called when Pebble has written tables, or could not. It must not wait.
+// noteFlush is called when Pebble has written tables, or could not. It must not wait. Pebble tries again after the
+// pause that files makes, and for ever; meanwhile writes wait for room.
 func (s *Store) noteFlush(info pebble.FlushInfo) {
-	if info.Err != nil {
-		if s.history.lost.Add(1) >= lostFlushes && !isDiskFull(info.Err) {
-			s.fail("writing a table", info.Err)
+	// A flush of what was deleted before it has nothing to write, which Pebble reports as an error.
+	if info.Err != nil && info.Err.Error() != emptyTable {
+		if errors.Is(info.Err, errFenced) {
+			return
 		}
+		lasted, hard := s.flushing.failed(info.Err)
+		if hard >= s.config.patience {
+			s.fail("writing a table", info.Err)
+			return
+		}
+		s.stalled("writing a table", info.Err, lasted)
 		return
 	}
-	s.history.lost.Store(0)
+	s.files.tables.over()
+	s.recovered(&s.flushing)
 	s.history.flushes.Add(1)
 	select {
 	case s.history.flushed <- struct{}{}:
@@ -148,7 +155,7 @@ func (s *Store) attestFlushes(ctx context.Context) {
 			case <-moved:
 			}
 		}
-		s.attest()
+		s.shielded("noting how far the store has come", s.attest)
 		s.history.attested.Store(flushes)
 	}
 }

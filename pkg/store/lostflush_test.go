@@ -48,6 +48,8 @@ func TestTablesCannotBeWritten(t *testing.T) {
 	if found := len(atHead(t, s)); found != written {
 		t.Errorf("%d relationships can be read of %d", found, written)
 	}
+	// It is tried for some time, and not more often than makes sense; then the store has failed.
+	within(t, "the store to fail", s.failure.happened)
 	if err := s.Close(); err == nil || errors.Is(err, ErrClosed) {
 		t.Errorf("closing a store that failed: %v", err)
 	}

@@ -128,9 +128,17 @@ func (s *Store) listener() *pebble.EventListener {
 			s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.String("file", info.Path), zap.Error(info.Details))
 		},
 		BackgroundError: func(err error) {
-			s.config.Log.Warn("work in the background failed; it is tried again", zap.String("directory", s.dir), zap.Error(err))
+			if kept, ok := s.files.repeated.next(); ok {
+				s.config.Log.Warn("work in the background failed; it is tried again", zap.String("directory", s.dir),
+					zap.Int("messages left out before", kept), zap.Error(err))
+			}
 		},
 		FlushEnd: s.noteFlush,
+		CompactionEnd: func(info pebble.CompactionInfo) {
+			if info.Err == nil {
+				s.files.tables.over()
+			}
+		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			s.config.Log.Warn("writes wait for the disk", zap.String("because", info.Reason))
 		},

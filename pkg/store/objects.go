@@ -2,6 +2,7 @@ package store
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -20,16 +21,19 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept. A quarter of a full shard is thrown away, at random. From
-	// where a shard is half full on, what is asked for once is not kept, see door.
+	// keptBytes is about how much is kept, with the values of caveats and what was noted on it; a test may have less. A
+	// quarter of a full shard is thrown away, at random. From where a shard is half full on, what is asked for
+	// once is not kept, see door. What takes more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
-	rowBytes, entryBytes = 128, 160
+	rowBytes, entryBytes = 144, 384
 )
 
 // objects is what is kept. It is safe for concurrent use.
 type objects struct {
-	seed   maphash.Seed
+	seed maphash.Seed
+	// limit is how many bytes each shard keeps.
+	limit  int
 	shards [objectShards]objectShard
 }
 
@@ -50,6 +54,11 @@ type Note struct {
 	from Revision
 	// of is what is noted on; nil while it is not kept, because nobody would tell of a write.
 	of atomic.Pointer[inKeeping]
+	// shard is where it is kept, limit what that may take, size what the rows take; shard is nil if they were never kept.
+	shard       *objectShard
+	limit, size int
+	// charged is what is counted for what was made of them, cost what of that Store was told. The shard guards them.
+	charged, cost int
 }
 
 // inKeeping is what a note is on.
@@ -77,8 +86,43 @@ func (n *Note) Load() any {
 	return nil
 }
 
-// Store stores what was made of the rows.
-func (n *Note) Store(made any) { n.made.Store(&made) }
+// Store stores what was made of the rows. bytes is about how much memory it takes, without what it shares with them:
+// that is counted as kept. What is too large is not stored, nor is what comes when the rows are kept no more: the rows
+// that lead to them would hold it, uncounted.
+func (n *Note) Store(made any, bytes int) {
+	if n.shard == nil {
+		n.made.Store(&made)
+		return
+	}
+	n.shard.mu.Lock()
+	defer n.shard.mu.Unlock()
+	if n.of.Load() != nil && n.charge(bytes-n.cost) {
+		n.cost = bytes
+		n.made.Store(&made)
+	}
+}
+
+// Charge counts that many bytes more as kept, or fewer, for what was stored and grows. It returns false, and counts
+// nothing, if they are too many.
+func (n *Note) Charge(bytes int) bool {
+	if n.shard == nil {
+		return true
+	}
+	n.shard.mu.Lock()
+	defer n.shard.mu.Unlock()
+	return n.of.Load() != nil && n.charge(bytes)
+}
+
+// charge is Charge, of a note that is kept. The caller has the shard's lock.
+func (n *Note) charge(bytes int) bool {
+	if bytes > 0 && n.size+n.charged+bytes > n.limit/4 {
+		return false
+	}
+	n.charged += bytes
+	n.shard.size += bytes
+	n.shard.shrink(n.limit, 0)
+	return n.of.Load() != nil // it may have been among what was thrown away
+}
 
 // door lets in who knocks the second time, so that what is asked for once in a large graph, its leaves, does not
 // drive out what is asked for again and again. Now and then it lets in another one, and forgets who knocked.
@@ -154,28 +198,27 @@ func (o *objects) begin(head Revision) {
 func (o *objects) put(s *objectShard, key []byte, k kept) {
 	k.size = entryBytes + len(key)
 	for i := range k.rows {
+		if k.size > o.limit/4 {
+			return
+		}
 		r := &k.rows[i]
-		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID) + 64*len(r.Context)
+		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID)
+		if r.Caveat != "" {
+			k.size += textBytes(r.Caveat) + valueBytes(r.Context)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if k.from < s.written || k.size > keptBytes/objectShards/4 {
+	if k.from < s.written || k.size > o.limit/4 {
 		return
 	}
 	if s.entries == nil {
 		s.entries = map[string]kept{}
 	}
-	if s.size > keptBytes/objectShards/2 && !s.door.opens(maphash.Bytes(o.seed, key)) {
+	if s.size > o.limit/2 && !s.door.opens(maphash.Bytes(o.seed, key)) {
 		return
 	}
-	if s.size+k.size > keptBytes/objectShards {
-		for old, e := range s.entries {
-			if s.size <= keptBytes/objectShards/4*3 {
-				break
-			}
-			s.remove(old, e)
-		}
-	}
+	s.shrink(o.limit, k.size)
 	s.drop(key)
 	s.size += k.size
 	links := make([]atomic.Pointer[Note], len(k.rows))
@@ -184,7 +227,59 @@ func (o *objects) put(s *objectShard, key []byte, k kept) {
 	}
 	s.entries[string(key)] = k
 	if k.note != nil {
+		k.note.shard, k.note.limit, k.note.size = s, o.limit, k.size
 		k.note.of.Store(&inKeeping{k.rows, k.expires})
+	}
+}
+
+// shrink throws away a quarter of what is kept, if there is no room for so many bytes more. The caller has the lock.
+func (s *objectShard) shrink(limit, more int) {
+	if s.size+more <= limit {
+		return
+	}
+	for old, e := range s.entries {
+		if s.size <= limit/4*3 {
+			break
+		}
+		s.remove(old, e)
+	}
+}
+
+// textBytes and valueBytes are about what a text and a JSON value take, without the place where they are put. Maps are
+// made in groups of eight, as many as the next power of two says.
+func textBytes(s string) int { return (len(s) + 15) &^ 15 }
+
+func valueBytes(v any) int {
+	const (
+		place, header, group = 16, 48, 288
+		slots                = 7
+	)
+	switch v := v.(type) {
+	case string:
+		return place + textBytes(v)
+	case float64:
+		return 8
+	case []any:
+		n := 24 + place*len(v)
+		for _, e := range v {
+			n += valueBytes(e)
+		}
+		return n
+	case map[string]any:
+		if v == nil {
+			return 0
+		}
+		groups := 1
+		if len(v) > slots+1 {
+			groups = 1 << bits.Len(uint((len(v)-1)/slots)) //nolint:gosec // positive
+		}
+		n := header + groups*group
+		for key, e := range v {
+			n += textBytes(key) + valueBytes(e)
+		}
+		return n
+	default:
+		return 0
 	}
 }
 
@@ -237,6 +332,8 @@ func (s *objectShard) remove(key string, e kept) {
 	s.size -= e.size
 	delete(s.entries, key)
 	if e.note != nil {
+		s.size -= e.note.charged
+		e.note.made.Store(nil)
 		e.note.of.Store(nil)
 	}
 }

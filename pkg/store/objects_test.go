@@ -10,7 +10,7 @@ import (
 // everything is kept at once.
 func TestDoor(t *testing.T) {
 	t.Parallel()
-	o := &objects{seed: maphash.MakeSeed()}
+	o := &objects{seed: maphash.MakeSeed(), limit: keptBytes / objectShards}
 	s := &o.shards[0]
 	ask := func(key string) (found bool) {
 		if _, found = s.get([]byte(key), 1); !found {

@@ -81,7 +81,7 @@ func (o *ordeal) pass(d time.Duration) { o.now.Add(int64(d)) }
 func (o *ordeal) config(fs vfs.FS) Config {
 	return Config{
 		Retention: ordealRetention, CollectEvery: 24 * time.Hour, CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
-		DiskReserve: 1, FS: fs, Now: o.clock,
+		DiskReserve: 1, FS: fs, Now: o.clock, patience: 300 * time.Millisecond, firstPause: 20 * time.Microsecond,
 	}
 }
 

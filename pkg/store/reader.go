@@ -81,6 +81,16 @@ func (r *reader) iterate(q *query) (datastore.RelationshipIterator, error) {
 	}
 	return func(yield func(tuple.Relationship, error) bool) {
 		defer r.take()()
+		// A panic of the caller's own is the caller's.
+		theirs, more := false, true
+		defer func() {
+			if theirs {
+				return
+			}
+			if met := recover(); met != nil && more {
+				yield(tuple.Relationship{}, r.view.store.panicked("reading", met))
+			}
+		}()
 		if r.err != nil {
 			yield(tuple.Relationship{}, r.err)
 			return
@@ -91,7 +101,10 @@ func (r *reader) iterate(q *query) (datastore.RelationshipIterator, error) {
 				r.turn.Unlock()
 				defer r.turn.Lock()
 			}
-			return yield(rel, err)
+			theirs = true
+			more = yield(rel, err)
+			theirs = false
+			return more
 		})
 	}, nil
 }
@@ -148,28 +161,29 @@ type definition[D any] interface {
 }
 
 // readRecord returns a definition, or nil if there is none.
-func readRecord[D any, P definition[D]](r *reader, kind byte, name string) (P, datastore.Revision, error) {
+func readRecord[D any, P definition[D]](r *reader, kind byte, name string) (read P, from datastore.Revision, err error) {
 	if r.err != nil {
 		return nil, datastore.NoRevision, r.err
 	}
+	defer r.view.store.shield("reading", &err)
 	if err := checkComponent(name); err != nil {
 		return nil, datastore.NoRevision, err
 	}
-	value, from, found, err := r.view.get(recordKey(kind, name))
+	value, at, found, err := r.view.get(recordKey(kind, name))
 	if err != nil || !found {
 		return nil, datastore.NoRevision, err
 	}
-	read, err := decodeRecord[D, P](value)
-	return read, writtenAt(from), err
+	read, err = decodeRecord[D, P](value)
+	return read, writtenAt(at), err
 }
 
 // listRecords returns all definitions of a kind, by name.
-func listRecords[D any, P definition[D]](r *reader, kind byte) ([]datastore.RevisionedDefinition[P], error) {
+func listRecords[D any, P definition[D]](r *reader, kind byte) (found []datastore.RevisionedDefinition[P], err error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	var found []datastore.RevisionedDefinition[P]
-	err := r.view.walk([]span{under([]byte{kind}, true)}, func(_ []byte, from Revision, value []byte) error {
+	defer r.view.store.shield("reading", &err)
+	err = r.view.walk([]span{under([]byte{kind}, true)}, func(_ []byte, from Revision, value []byte) error {
 		read, err := decodeRecord[D, P](value)
 		found = append(found, datastore.RevisionedDefinition[P]{Definition: read, LastWrittenRevision: writtenAt(from)})
 		return err
@@ -219,11 +233,12 @@ func writtenAt(from Revision) datastore.Revision {
 }
 
 // ReadStoredSchema is datastore.Reader's.
-func (r *reader) ReadStoredSchema(context.Context) (*datastore.ReadOnlyStoredSchema, error) {
+func (r *reader) ReadStoredSchema(context.Context) (_ *datastore.ReadOnlyStoredSchema, err error) {
 	defer r.take()()
 	if r.err != nil {
 		return nil, r.err
 	}
+	defer r.view.store.shield("reading", &err)
 	value, _, found, err := r.view.get(recordKey(kindSchema, ""))
 	if err != nil {
 		return nil, err
@@ -248,8 +263,12 @@ func (v *view) schemaHash() (string, error) {
 }
 
 // CountRelationships is datastore.CounterReader's: it counts them.
-func (r *reader) CountRelationships(_ context.Context, name string) (int, error) {
+func (r *reader) CountRelationships(_ context.Context, name string) (n int, err error) {
 	defer r.take()()
+	if r.err != nil {
+		return 0, r.err
+	}
+	defer r.view.store.shield("counting", &err)
 	c, found, err := r.counter(name)
 	if err != nil {
 		return 0, err
@@ -261,7 +280,6 @@ func (r *reader) CountRelationships(_ context.Context, name string) (int, error)
 	if err != nil {
 		return 0, fmt.Errorf("store: counter %s: %w", name, err)
 	}
-	n := 0
 	err = r.view.answer(&query{
 		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
 		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors,
@@ -270,13 +288,13 @@ func (r *reader) CountRelationships(_ context.Context, name string) (int, error)
 }
 
 // LookupCounters is datastore.CounterReader's.
-func (r *reader) LookupCounters(context.Context) ([]datastore.RelationshipCounter, error) {
+func (r *reader) LookupCounters(context.Context) (found []datastore.RelationshipCounter, err error) {
 	defer r.take()()
 	if r.err != nil {
 		return nil, r.err
 	}
-	var found []datastore.RelationshipCounter
-	err := r.view.walk([]span{under([]byte{kindCounter}, true)}, func(key []byte, _ Revision, value []byte) error {
+	defer r.view.store.shield("reading", &err)
+	err = r.view.walk([]span{under([]byte{kindCounter}, true)}, func(key []byte, _ Revision, value []byte) error {
 		c, err := decodeCounter(recordName(key), value)
 		found = append(found, c)
 		return err

@@ -175,7 +175,7 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 			same(t, fmt.Sprintf("step %d: note of %s:%s", step, objectType, id), before, rowTexts(objectType, id, rows))
 			*noted++
 		}
-		note.Store(rowTexts(objectType, id, rows))
+		note.Store(rowTexts(objectType, id, rows), 100*len(rows))
 	}
 	for _, usersets := range []bool{false, true} {
 		var all []Row

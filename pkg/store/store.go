@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
 )
 
 // Store is an opened store. It implements datastore.Datastore and is safe for concurrent use.
@@ -44,6 +45,9 @@ type Store struct {
 	slot          slot
 	failure       failure
 	failOnce      sync.Once
+	// flushing are the failures of making tables, impasse is when they have lasted for too long; see trouble.go.
+	flushing trouble
+	impasse  *impasse
 
 	// What follows is the committer's.
 	recent         recent
@@ -65,6 +69,8 @@ type Store struct {
 	objects   objects
 	probing   atomic.Pointer[probe]
 	metrics   metrics
+	// pending is about how many bytes the transactions under way hold.
+	pending atomic.Int64
 	// background ends the store's own work and waits for it.
 	stopBackground context.CancelFunc
 	background     sync.WaitGroup
@@ -110,12 +116,16 @@ func open(dir string, config Config) (_ *Store, err error) {
 		submissions: make(chan *submission, maxGroup), stopCommitter: make(chan struct{}), committerDone: make(chan struct{}),
 		failure: failure{happened: make(chan struct{})},
 		empty:   make(chan struct{}), closing: make(chan struct{}),
-		metrics: newMetrics(), recent: newRecent(),
+		metrics: newMetrics(), recent: newRecent(), impasse: newImpasse(),
 	}
-	s.leases.readers = map[pin]int{}
-	s.objects.seed = maphash.MakeSeed()
+	s.flushing.now = time.Now
+	s.leases.closed = map[pin]int{}
+	s.objects.seed, s.objects.limit = maphash.MakeSeed(), config.kept/objectShards
 	s.history.flushed = make(chan struct{}, 1)
-	s.files = &files{FS: config.FS, failed: s.fail}
+	s.files = &files{
+		FS: config.FS, failed: s.fail, closing: s.closing, stalled: s.stalled, recovered: s.recovered,
+		waiting: trouble{now: time.Now}, tables: trouble{now: time.Now}, firstPause: config.firstPause,
+	}
 	defer func() {
 		if err == nil {
 			return
@@ -205,9 +215,14 @@ func (s *Store) guarded(fn func() error) error {
 	go func() {
 		returned := false
 		defer func() {
-			if !returned {
-				done <- s.failure.refusal()
+			if returned {
+				return
 			}
+			if met := recover(); met != nil {
+				done <- s.panicked("work on the database", met)
+				return
+			}
+			done <- s.failure.refusal()
 		}()
 		err := fn()
 		returned = true
@@ -233,6 +248,9 @@ func broken(err error) error {
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
+// memTables is how many memtables there may be before writes wait for one to become a table.
+const memTables = 4
+
 // options are Pebble's.
 func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 	opts := &pebble.Options{
@@ -241,7 +259,7 @@ func (s *Store) options(cache *pebble.Cache) *pebble.Options {
 		FormatMajorVersion:          pebbleFormat,
 		Cache:                       cache,
 		MemTableSize:                s.config.MemTableBytes,
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: memTables,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       1000,
 		LBaseMaxBytes:               64 << 20,
@@ -303,7 +321,7 @@ func (s *Store) load(ready bool) error {
 		return damaged("no changelog")
 	}
 	if h.at == 0 {
-		p, err := (&writes{}).propose(nil)
+		p, err := (&writes{}).propose(nil, nil)
 		if err != nil {
 			return err
 		}
@@ -327,10 +345,11 @@ func (s *Store) load(ready bool) error {
 	}
 	h.hashFrom = from
 	s.head.Store(&h)
-	s.leases.horizon, err = s.readMeta(metaHorizon)
+	horizon, err := s.readMeta(metaHorizon)
 	if err != nil {
 		return err
 	}
+	s.leases.horizon.Store(uint64(horizon))
 	if s.collector.collected, err = s.readMeta(metaCollected); err != nil {
 		return err
 	}
@@ -434,6 +453,9 @@ func (s *Store) readFailure(err error) error {
 		s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.Error(err))
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
+	if err != nil && passes(err) {
+		return &refused{code: codes.Unavailable, cause: err, message: "the store cannot read its disk at present; try again"}
+	}
 	return err
 }
 
@@ -498,7 +520,9 @@ func (l pebbleLog) Infof(format string, args ...any) {
 
 // Errorf is pebble.Logger's.
 func (l pebbleLog) Errorf(format string, args ...any) {
-	l.s.config.Log.Warn("pebble", zap.String("says", fmt.Sprintf(format, args...)))
+	if kept, ok := l.s.files.saying.next(); ok {
+		l.s.config.Log.Warn("pebble", zap.String("says", fmt.Sprintf(format, args...)), zap.Int("messages left out before", kept))
+	}
 }
 
 // Fatalf is pebble.Logger's.

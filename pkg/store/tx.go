@@ -67,6 +67,7 @@ func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *option
 	release := tx.lease.release
 	defer func() {
 		tx.finish()
+		s.pending.Add(-int64(tx.counted))
 		release()
 	}()
 	if config.SchemaHashPrecondition != "" {
@@ -81,7 +82,7 @@ func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *option
 	if !tx.own.any {
 		return tx.view.at, nil
 	}
-	p, err := tx.own.propose(config.Metadata)
+	p, err := tx.own.propose(config.Metadata, s.config.Narrows)
 	if err != nil {
 		return 0, err
 	}
@@ -98,7 +99,29 @@ type transaction struct {
 	reads readSet
 	lease *lease
 	ended bool
+	// counted is what of pending is the transaction's.
+	counted int
 }
+
+// account counts what the transaction holds, and refuses what is too much: for one, or for all of them together.
+func (tx *transaction) account() error {
+	s := tx.view.store
+	held := s.pending.Add(int64(tx.own.size - tx.counted))
+	tx.counted = tx.own.size
+	switch limit := int64(s.config.TransactionBytes); { //nolint:gosec // far below
+	case int64(tx.counted) > limit:
+		return tooLarge(s.config.TransactionBytes)
+	case held > maxTransactions*limit:
+		return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
+			"the transactions under way hold %d MiB, and may hold no more; try again when some have ended, or write less at once",
+			maxTransactions*limit>>20)}
+	default:
+		return nil
+	}
+}
+
+// maxTransactions is how many transactions of the largest size may be under way at once.
+const maxTransactions = 4
 
 var _ datastore.ReadWriteTransaction = (*transaction)(nil)
 
@@ -114,7 +137,7 @@ func (s *Store) begin() (*transaction, error) {
 	}
 	tx.turn = &tx.mu
 	tx.lease = s.leases.takeHead(s)
-	tx.view = view{store: s, at: tx.lease.at, now: tx.lease.now, own: &tx.own, reads: &tx.reads}
+	tx.view = view{store: s, at: tx.lease.at, now: tx.lease.now, own: &tx.own, reads: &tx.reads, lease: tx.lease}
 	return tx, nil
 }
 
@@ -147,11 +170,15 @@ func (tx *transaction) checkSchemaHash(expected string) error {
 }
 
 // exclusively runs fn unless the transaction has ended.
-func (tx *transaction) exclusively(fn func() error) error {
+func (tx *transaction) exclusively(fn func() error) (err error) {
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
 	if tx.err != nil {
 		return tx.err
+	}
+	defer tx.view.store.shield("writing", &err)
+	if err := tx.view.store.checkOpen(tx.lease); err != nil {
+		return err
 	}
 	tx.own.any = true
 	return fn()
@@ -192,7 +219,7 @@ func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel t
 			return nil
 		}
 		tx.own.set(key, true, r, gone, there, true)
-		return nil
+		return tx.account()
 	case tuple.UpdateOperationTouch:
 	default:
 		return fmt.Errorf("store: unknown operation %v", op)
@@ -202,10 +229,7 @@ func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel t
 		return err
 	}
 	tx.own.set(key, true, r, value, there, found)
-	if tx.own.size > maxProposal {
-		return tooLarge()
-	}
-	return nil
+	return tx.account()
 }
 
 // DeleteRelationships is datastore.ReadWriteTransaction's. Relationships that have expired are not
@@ -239,7 +263,9 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 	}
 	var found []tuple.RelationshipReference
 	if err := tx.view.answer(q, func(rel tuple.Relationship) error {
-		found = append(found, rel.RelationshipReference)
+		if found = append(found, rel.RelationshipReference); uint64(len(found))*writeBytes > tx.view.store.config.TransactionBytes {
+			return tooLarge(tx.view.store.config.TransactionBytes)
+		}
 		return nil
 	}); err != nil {
 		return 0, false, err
@@ -289,6 +315,7 @@ func (tx *transaction) BulkLoad(ctx context.Context, source datastore.BulkWriteR
 type load struct {
 	tx    *transaction
 	batch []loading
+	size  int
 	count uint64
 }
 
@@ -299,8 +326,8 @@ type loading struct {
 	value []byte
 }
 
-// loadSize is how many relationships are looked up at a time.
-const loadSize = 4096
+// loadSize is how many relationships are looked up at a time, unless their values take more than loadBytes before.
+const loadSize, loadBytes = 4096, 4 << 20
 
 // add takes a relationship. The source may use its memory again.
 func (l *load) add(rel *tuple.Relationship) error {
@@ -314,7 +341,8 @@ func (l *load) add(rel *tuple.Relationship) error {
 	}
 	l.batch = append(l.batch, loading{r.forward(), r, value})
 	l.count++
-	if len(l.batch) < loadSize {
+	l.size += len(value)
+	if len(l.batch) < loadSize && l.size < loadBytes {
 		return nil
 	}
 	return l.flush()
@@ -334,11 +362,8 @@ func (l *load) flush() error {
 		}
 		l.tx.own.set(in.key, true, in.row, in.value, nil, false)
 	}
-	l.batch = l.batch[:0]
-	if l.tx.own.size > maxProposal {
-		return tooLarge()
-	}
-	return nil
+	l.batch, l.size = l.batch[:0], 0
+	return l.tx.account()
 }
 
 // setRecord writes a record.
@@ -352,7 +377,7 @@ func (tx *transaction) setRecord(kind byte, name string, value []byte) error {
 		return err
 	}
 	tx.own.set(key, false, row{}, value, before, found)
-	return nil
+	return tx.account()
 }
 
 // LegacyWriteNamespaces is datastore.LegacySchemaWriter's.
@@ -557,11 +582,4 @@ func (s *slot) pass(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
-}
-
-// nearlyFull is the refusal of a write where the disk has no room for it.
-func nearlyFull(available, reserve uint64) error {
-	return &refused{code: codes.ResourceExhausted, reason: ReasonDiskFull, message: fmt.Sprintf(
-		"the disk is nearly full: %d MiB are left, and %d MiB are kept free; nothing is written until there is room, reads go on",
-		available>>20, reserve>>20)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/cockroachdb/pebble/v2"
 )
 
@@ -16,9 +17,11 @@ type view struct {
 	at Revision
 	// now is when relationships expire.
 	now time.Time
-	// own are the writes of the view's transaction, and reads is what it has read; nil outside of one.
+	// own are the writes of the view's transaction, reads is what it has read, and lease what keeps its revision; nil
+	// outside of one.
 	own   *writes
 	reads *readSet
+	lease *lease
 	// points is an open iterator for get; nil means that there is none yet.
 	points *iterator
 }
@@ -57,6 +60,9 @@ func (v *view) walk(spans []span, visit visitor) (err error) {
 			err = v.store.readFailure(given)
 		}
 	}()
+	if err := v.stands(); err != nil {
+		return err
+	}
 	for _, s := range spans {
 		iter.SetBounds(s.lo, s.hi)
 		if err := v.walkSpan(iter.Iterator, s, visit); err != nil {
@@ -65,6 +71,19 @@ func (v *view) walk(spans []span, visit visitor) (err error) {
 			}
 			return err
 		}
+	}
+	return nil
+}
+
+// stands refuses what may have been collected by the time that an iterator was opened.
+func (v *view) stands() error {
+	if v.lease != nil {
+		return v.store.checkOpen(v.lease)
+	}
+	// What expires is kept for who began to read before it did, for the length of the window.
+	old := !v.now.IsZero() && v.store.config.Now().Sub(v.now) > max(v.store.config.Retention+v.store.readGrace(), readerKept)
+	if old || v.at < v.store.leases.lowest() {
+		return datastore.NewInvalidRevisionErr(v.at, datastore.RevisionStale)
 	}
 	return nil
 }
@@ -152,6 +171,9 @@ func (v *view) getBase(key []byte) (value []byte, from Revision, found bool, err
 				err = v.store.readFailure(given)
 			}
 		}()
+	}
+	if err := v.stands(); err != nil {
+		return nil, 0, false, err
 	}
 	var buf [256]byte
 	if !iter.SeekPrefixGE(appendVersion(append(buf[:0], key...), v.at)) {

@@ -62,7 +62,8 @@ type watcher struct {
 }
 
 // run sends until something ends it, and says what.
-func (w *watcher) run(ctx context.Context) error {
+func (w *watcher) run(ctx context.Context) (err error) {
+	defer w.store.shield("watching", &err)
 	for {
 		moved := w.store.moved.wait()
 		head := w.store.head.Load().at

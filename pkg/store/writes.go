@@ -66,11 +66,12 @@ func (w *writes) get(key []byte) ([]byte, bool) {
 func (w *writes) set(key []byte, isRow bool, r row, value, before []byte, wasThere bool) {
 	w.sorted, w.reversed = nil, nil
 	if own, ok := w.byKey[string(key)]; ok {
+		w.size += 2 * (len(value) - len(own.value))
 		own.value = value
 		return
 	}
 	w.byKey[string(key)] = &write{row: r, isRow: isRow, value: value, before: bytes.Clone(before), wasThere: wasThere}
-	w.size += 3*len(key) + 2*len(value)
+	w.size += writeBytes + 3*len(key) + 2*len(value)
 }
 
 // between returns the transaction's own rows in a span, in order.
@@ -117,18 +118,35 @@ type proposal struct {
 	hash *string
 	// schema says that a definition is written or deleted.
 	schema bool
+	// changes says that it writes anything, narrows that it only takes access away; see room.go.
+	changes, narrows bool
 }
 
-// maxProposal bounds a batch: Pebble's limit is 4 GiB, and a transaction is held in memory.
+// maxProposal bounds a batch: Pebble's limit is 4 GiB. Config.TransactionBytes bounds what is held in memory before.
 const maxProposal = 1 << 30
 
-// propose encodes the changes.
-func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
+// writeBytes is about what a write takes in memory, beside its key and value, until it is committed.
+const writeBytes = 512
+
+// narrowing reports whether a write only takes access away.
+func (w *write) narrowing(narrows func(resourceType, relation string) bool) bool {
+	switch {
+	case !w.isRow:
+		return false
+	case isGone(w.value):
+		return true
+	default:
+		return narrows != nil && len(w.value) == 0 && narrows(w.row.resourceType, w.row.relation)
+	}
+}
+
+// propose encodes the changes. narrows is Config's.
+func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, relation string) bool) (*proposal, error) {
 	log, err := newChunks(metadata)
 	if err != nil {
 		return nil, err
 	}
-	p := &proposal{batch: make([]byte, batchrepr.HeaderLen, batchrepr.HeaderLen+w.size+w.size/2+256)}
+	p := &proposal{batch: make([]byte, batchrepr.HeaderLen, batchrepr.HeaderLen+(w.size-writeBytes*len(w.byKey))*3/2+256)}
 	ops := uint32(0)
 	type keyed struct {
 		key string
@@ -142,10 +160,12 @@ func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
 	}
 	slices.SortFunc(changed, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
 	p.keys = make([]string, 0, 2*len(changed))
+	p.changes, p.narrows = len(changed) > 0, true
 	var key []byte
 	for _, c := range changed {
 		key = append(key[:0], c.key...)
 		log.add(key, c.value)
+		p.narrows = p.narrows && c.narrowing(narrows)
 		p.set(append(key, make([]byte, versionLen)...), versionLen, c.value)
 		ops++
 		p.keys = append(p.keys, c.key)
@@ -190,15 +210,15 @@ func (w *writes) propose(metadata *structpb.Struct) (*proposal, error) {
 		ops++
 	}
 	if len(p.batch) > maxProposal {
-		return nil, tooLarge()
+		return nil, tooLarge(maxProposal)
 	}
 	batchrepr.SetCount(p.batch, ops)
 	return p, nil
 }
 
-func tooLarge() error {
+func tooLarge(limit uint64) error {
 	return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
-		"the transaction writes more than %d MiB; write in several", maxProposal>>20)}
+		"the transaction takes more than %d MiB of memory; write in several, or delete with a limit", limit>>20)}
 }
 
 // position says where in a batch an operation's key and value begin.
