@@ -230,6 +230,10 @@ type Type struct {
 	// userset of the same type, a shape that SpiceDB evaluates wrongly: one of this type, or of another
 	// that evaluating this one leads to. Empty where there is none.
 	UnsafeShape string
+	// Stray names a relation ("type#relation") that evaluating this type reads, and of which SpiceDB would count
+	// relationships that have expired: the relation admits no expiration, but holds relationships with one. A
+	// schema write past Deputy can do that. Empty where there is none.
+	Stray string
 	// FeedsTenant holds the relations of this type that the tenant of any type is computed from.
 	FeedsTenant map[string]bool
 	// Delegable holds the relations of this type that admit a delegation as their subject.

@@ -35,16 +35,22 @@ func ModelSchema(text string) (*authz.Schema, error) {
 
 // schemaFromText compiles the text and models it; the text stays with the model.
 func schemaFromText(text string) (*authz.Schema, error) {
+	m, err := modelFromText(text)
+	return m.schema, err
+}
+
+// modelFromText is schemaFromText with the compiled types.
+func modelFromText(text string) (model, error) {
 	compiled, err := compile(text)
 	if err != nil {
-		return nil, err
+		return model{}, err
 	}
-	model, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
+	schema, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
 	if err != nil {
-		return nil, err
+		return model{}, err
 	}
-	model.Text = text
-	return model, nil
+	schema.Text = text
+	return model{schema: schema, namespaces: compiled.ObjectDefinitions}, nil
 }
 
 // ModelDefinitions is ModelSchema for definitions that are compiled already, and leaves the text out. It does not
