@@ -70,6 +70,7 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 			Name:        ns.GetName(),
 			Members:     make(map[string]bool, len(ns.GetRelation())),
 			FeedsTenant: map[string]bool{},
+			FeedsAgents: map[authz.Edge]bool{},
 			Delegable:   map[string]bool{},
 		}
 		for _, m := range ns.GetRelation() {
@@ -82,6 +83,9 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 		model.Types[t.Name] = t
 	}
 
+	if err := graph.feedAgents(model.Types); err != nil {
+		return nil, err
+	}
 	tenants := newReach(graph)
 	for _, t := range model.Types {
 		tenants.evaluate(member{t.Name, "tenant"})
