@@ -56,6 +56,9 @@ func modelFromText(text string) (model, error) {
 // ModelDefinitions is ModelSchema for definitions that are compiled already, and leaves the text out. It does not
 // change them. Errors: an expression of a kind that is not known.
 func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
+	if err := CheckKnown(namespaces); err != nil {
+		return nil, err
+	}
 	difference, err := CoreDifference(namespaces, caveats)
 	if err != nil {
 		return nil, err
