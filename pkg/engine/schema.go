@@ -57,7 +57,10 @@ func modelFromText(text string) (model, error) {
 // change them. Errors: an expression of a kind that is not known.
 func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
 	if err := CheckKnown(namespaces); err != nil {
-		return nil, err
+		return nil, &authz.Error{
+			Kind: authz.Precondition, Reason: authz.ReasonEngineRefused, Err: err,
+			Message: "the schema holds what this version of Deputy does not know: " + err.Error(),
+		}
 	}
 	difference, err := CoreDifference(namespaces, caveats)
 	if err != nil {

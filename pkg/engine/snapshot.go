@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -181,6 +182,9 @@ func (m *models) get(key string, compute func() (model, error)) (model, error) {
 		}
 	}
 	computed, err := compute()
+	if _, known := errors.AsType[*authz.Error](err); known {
+		return model{}, err
+	}
 	if err != nil {
 		return model{}, Failure("engine.Schema", err)
 	}
