@@ -115,6 +115,12 @@ func TestLibraryIsSafe(t *testing.T) {
 					t.Errorf("%s has no tenant", object.Name)
 				}
 				delegable = delegable || len(object.Delegable) > 0
+				for e := range object.FeedsAgents {
+					// Services place new objects under what lies in one tenant.
+					if of := model.Types[e.SubjectType]; !isCore(e.SubjectType) && !of.TenantSafe() {
+						t.Errorf("a service cannot place a %s: %s leads to %s, which has no tenant", object.Name, e.Relation, e.SubjectType)
+					}
+				}
 			}
 			if !delegable {
 				t.Error("no relation admits a delegation, so nothing can be in a scope")

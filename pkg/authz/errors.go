@@ -99,6 +99,8 @@ const (
 	ReasonUnsafeShape         = "UNSAFE_SCHEMA_SHAPE"
 	ReasonCoreSchema          = "CORE_SCHEMA_DIFFERS"
 	ReasonSchemaMoved         = "SCHEMA_MOVED"
+	ReasonSchemaInUse         = "SCHEMA_IN_USE"
+	ReasonExpiredRows         = "EXPIRED_RELATIONSHIPS"
 	ReasonTooManyCandidates   = "TOO_MANY_CANDIDATES"
 	ReasonAmbiguous           = "AMBIGUOUS"
 	ReasonRevision            = "REVISION_UNAVAILABLE"

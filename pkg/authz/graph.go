@@ -253,10 +253,31 @@ type Type struct {
 	// userset of the same type, a shape that SpiceDB evaluates wrongly: one of this type, or of another
 	// that evaluating this one leads to. Empty where there is none.
 	UnsafeShape string
+	// Stray names a relation ("type#relation") that evaluating this type reads, and of which SpiceDB would count
+	// relationships that have expired: the relation admits no expiration, but holds relationships with one. A
+	// schema write past Deputy can do that. Empty where there is none.
+	Stray string
 	// FeedsTenant holds the relations of this type that the tenant of any type is computed from.
 	FeedsTenant map[string]bool
+	// FeedsAgents holds the relationships of this type, by relation and kind of subject, that can change what an
+	// agent or a delegation reaches: directly, because the set that is their subject can contain one, or because
+	// an arrow follows them to objects on which one can hold something.
+	FeedsAgents map[Edge]bool
 	// Delegable holds the relations of this type that admit a delegation as their subject.
 	Delegable map[string]bool
+}
+
+// Edge is a kind of relationship of a type: its relation, and its subject's type and relation.
+type Edge struct {
+	Relation, SubjectType string
+	// SubjectRelation is empty for the object itself and for a wildcard.
+	SubjectRelation string
+}
+
+// Feeds reports whether a relationship with that relation and subject can change what an agent or a delegation
+// reaches, or in which tenant an object lies.
+func (t *Type) Feeds(relation string, subject Subject) bool {
+	return t.FeedsTenant[relation] || t.FeedsAgents[Edge{relation, subject.Type, subject.Relation}]
 }
 
 // TenantSafe reports whether the type says which tenant its objects belong to.

@@ -20,7 +20,7 @@ import (
 )
 
 // expecting is a datastore whose transactions refuse to commit over another schema than the call that they
-// belong to expects; see authz.MetadataExpectSchema.
+// belong to expects, see authz.MetadataExpectSchema, and which remove what a schema write drops, see dropping.
 //
 // SpiceDB's own options.WithSchemaHashPrecondition does not serve: the hash is one of the unified schema
 // storage, which has no row in the schema mode that Deputy uses, and the data layer retries with the newest
@@ -38,20 +38,23 @@ func (e expecting) Unwrap() datastore.Datastore { return e.Datastore }
 // belongs to.
 func (e expecting) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
 	expected := metadata.ValueFromIncomingContext(ctx, authz.MetadataExpectSchema)
-	if len(expected) == 0 {
-		return e.Datastore.ReadWriteTx(ctx, fn, opts...)
-	}
 	at, err := e.Datastore.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-		text, err := schemaText(ctx, tx)
-		if err != nil {
+		if len(expected) > 0 {
+			text, err := schemaText(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if digest := authz.SchemaDigest(text); len(expected) != 1 || expected[0] != digest {
+				return errSchemaMoved()
+			}
+		}
+		d := &dropping{ReadWriteTransaction: tx}
+		if err := fn(ctx, d); err != nil {
 			return err
 		}
-		if digest := authz.SchemaDigest(text); len(expected) != 1 || expected[0] != digest {
-			return errSchemaMoved()
-		}
-		return fn(ctx, tx)
+		return d.finish(ctx)
 	}, opts...)
-	if err != nil {
+	if err != nil || len(expected) == 0 {
 		return at, err
 	}
 	// It reaches the caller as proof that somebody has looked. The write stands without it, too.

@@ -16,8 +16,8 @@ const headTimeout = 10 * time.Second
 
 // head is the head revision and the schema, as one taking found them.
 type head struct {
-	token  authz.Revision
-	schema *authz.Schema
+	token authz.Revision
+	model model
 }
 
 // headTaker lets concurrent callers share takings of the head, since each costs the engine a write.

@@ -40,6 +40,8 @@ type Engine struct {
 	retention time.Duration
 	offset    time.Duration
 	models    models
+	// strays finds what a schema that somebody else wrote would let count although it has expired.
+	strays strays
 	// heads shares the takings of Remote's head.
 	heads headTaker
 
@@ -229,6 +231,7 @@ func (e *Engine) Ready(ctx context.Context) error {
 // Close stops an in-process server and closes the connection. It is safe to call twice.
 func (e *Engine) Close() error {
 	e.closing.Do(func() {
+		e.strays.close()
 		if e.stop == nil {
 			e.closed = e.conn.Close()
 			return

@@ -22,10 +22,10 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 	switch {
 	case !f.Exactly.IsZero():
 		at.token = f.Exactly
-		_, at.schema, err = e.remoteSchema(ctx)
+		_, at.model, err = e.remoteSchema(ctx)
 	case f.Stale:
 		if at.token, err = e.remoteStale(ctx, f.AtLeast); err == nil {
-			_, at.schema, err = e.remoteSchema(ctx)
+			_, at.model, err = e.remoteSchema(ctx)
 		}
 	default:
 		// The head follows f.AtLeast, which somebody was given before they asked.
@@ -35,7 +35,7 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 		return nil, err
 	}
 	s := e.at(at.token)
-	s.schema = at.schema
+	s.remote = at.model
 	return s, nil
 }
 
@@ -47,9 +47,9 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 // by a write that changes nothing, the deletion of a mark that is not there. For the same reason it may
 // be tried again at once where it conflicts with other writes.
 func (e *Engine) remoteHead(ctx context.Context) (head, error) {
-	token, schema, err := e.remoteSchema(ctx)
-	if err != nil || schema.CoreDifference != "" {
-		return head{token, schema}, err
+	token, m, err := e.remoteSchema(ctx)
+	if err != nil || m.schema.CoreDifference != "" {
+		return head{token, m}, err
 	}
 	nobody := authz.Object{Type: authz.TypeTenant, ID: "-"}
 	nothing := []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
@@ -60,23 +60,32 @@ func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 			break
 		}
 	}
-	return head{token, schema}, err
+	return head{token, m}, err
 }
 
 // remoteSchema reads the schema at the head revision.
-func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, *authz.Schema, error) {
+func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, model, error) {
 	resp, err := v1.NewSchemaServiceClient(e.conn).ReadSchema(ctx, &v1.ReadSchemaRequest{})
 	if status.Code(err) == codes.NotFound {
 		// Nothing has been written yet.
-		return authz.Revision{}, &authz.Schema{CoreDifference: NoSchema}, nil
+		return authz.Revision{}, model{schema: &authz.Schema{CoreDifference: NoSchema}}, nil
 	}
 	if err != nil {
-		return authz.Revision{}, nil, Failure("engine.Schema", err)
+		return authz.Revision{}, model{}, Failure("engine.Schema", err)
 	}
-	schema, err := e.models.get(resp.GetSchemaText(), func() (*authz.Schema, error) {
-		return schemaFromText(resp.GetSchemaText())
+	m, err := e.models.get(resp.GetSchemaText(), func() (model, error) {
+		return modelFromText(resp.GetSchemaText())
 	})
-	return authz.Revision{Token: resp.GetReadAt().GetToken()}, schema, err
+	return authz.Revision{Token: resp.GetReadAt().GetToken()}, m, err
+}
+
+// remoteVerified returns the schema with the types marked whose relationships SpiceDB would count although they
+// have expired. The first call with a schema waits until all rows in doubt were counted, see remoteStrays.
+func (e *Engine) remoteVerified(ctx context.Context, m model, at *v1.Consistency) (*authz.Schema, error) {
+	if m.schema.CoreDifference != "" {
+		return m.schema, nil
+	}
+	return e.strays.get(ctx, m, nil, func(ctx context.Context) ([]member, error) { return e.remoteStrays(ctx, m.namespaces, at) })
 }
 
 // remoteStale asks for the revision that SpiceDB itself would choose, not before the lower bound.

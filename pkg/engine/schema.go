@@ -35,21 +35,33 @@ func ModelSchema(text string) (*authz.Schema, error) {
 
 // schemaFromText compiles the text and models it; the text stays with the model.
 func schemaFromText(text string) (*authz.Schema, error) {
+	m, err := modelFromText(text)
+	return m.schema, err
+}
+
+// modelFromText is schemaFromText with the compiled types.
+func modelFromText(text string) (model, error) {
 	compiled, err := compile(text)
 	if err != nil {
-		return nil, err
+		return model{}, err
 	}
-	model, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
+	schema, err := ModelDefinitions(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
 	if err != nil {
-		return nil, err
+		return model{}, err
 	}
-	model.Text = text
-	return model, nil
+	schema.Text = text
+	return model{schema: schema, namespaces: compiled.ObjectDefinitions}, nil
 }
 
 // ModelDefinitions is ModelSchema for definitions that are compiled already, and leaves the text out. It does not
 // change them. Errors: an expression of a kind that is not known.
 func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
+	if err := CheckKnown(namespaces); err != nil {
+		return nil, &authz.Error{
+			Kind: authz.Precondition, Reason: authz.ReasonEngineRefused, Err: err,
+			Message: "the schema holds what this version of Deputy does not know: " + err.Error(),
+		}
+	}
 	difference, err := CoreDifference(namespaces, caveats)
 	if err != nil {
 		return nil, err
@@ -64,6 +76,7 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 			Name:        ns.GetName(),
 			Members:     make(map[string]bool, len(ns.GetRelation())),
 			FeedsTenant: map[string]bool{},
+			FeedsAgents: map[authz.Edge]bool{},
 			Delegable:   map[string]bool{},
 		}
 		for _, m := range ns.GetRelation() {
@@ -76,6 +89,9 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 		model.Types[t.Name] = t
 	}
 
+	if err := graph.feedAgents(model.Types); err != nil {
+		return nil, err
+	}
 	tenants := newReach(graph)
 	for _, t := range model.Types {
 		tenants.evaluate(member{t.Name, "tenant"})

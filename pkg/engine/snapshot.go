@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -23,7 +24,8 @@ type snapshot struct {
 	exact *v1.Consistency
 	// revision is the datastore's, for in-process engines.
 	revision datastore.Revision
-	// schema is set at once on Remote; in process it is read when it is first asked for.
+	// remote is the schema on Remote, read with the snapshot; in process it is read when it is first asked for.
+	remote    model
 	once      sync.Once
 	schema    *authz.Schema
 	schemaErr error
@@ -107,9 +109,11 @@ func (s *snapshot) Revision() authz.Revision { return s.token }
 // Schema is the schema at the revision; on Remote the head's, as of when the snapshot was taken.
 func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 	s.once.Do(func() {
-		if s.schema == nil {
+		if s.remote.schema == nil {
 			s.schema, s.schemaErr = s.engine.schemaAt(ctx, s.revision)
+			return
 		}
+		s.schema, s.schemaErr = s.engine.remoteVerified(ctx, s.remote, s.exact)
 	})
 	return s.schema, s.schemaErr
 }
@@ -137,15 +141,19 @@ func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.S
 		definitions[i] = c.Definition
 		fmt.Fprintf(&key, "%%%s@%s\n", c.Definition.GetName(), c.LastWrittenRevision)
 	}
-	return e.models.get(key.String(), func() (*authz.Schema, error) {
+	m, err := e.models.get(key.String(), func() (model, error) {
 		schema, err := ModelDefinitions(namespaces, definitions)
 		if err == nil && e.readsWhole {
 			for _, t := range schema.Types {
 				t.UnsafeShape = ""
 			}
 		}
-		return schema, err
+		return model{schema: schema, namespaces: namespaces}, err
 	})
+	if err != nil || e.readsWhole || m.schema.CoreDifference != "" {
+		return m.schema, err
+	}
+	return e.strays.get(ctx, m, rev, func(ctx context.Context) ([]member, error) { return e.straysAt(ctx, m.namespaces, rev) })
 }
 
 // models keeps the last few schemas that were computed. Their keys name every definition with the
@@ -158,26 +166,32 @@ type models struct {
 type model struct {
 	key    string
 	schema *authz.Schema
+	// namespaces holds the types as they were compiled. They are not changed.
+	namespaces []*core.NamespaceDefinition
 }
 
 // maxModels is how many schemas are kept: the head's, and those of frozen sessions.
 const maxModels = 16
 
-func (m *models) get(key string, compute func() (*authz.Schema, error)) (*authz.Schema, error) {
+func (m *models) get(key string, compute func() (model, error)) (model, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.entries {
 		if e.key == key {
-			return e.schema, nil
+			return e, nil
 		}
 	}
-	schema, err := compute()
+	computed, err := compute()
+	if _, known := errors.AsType[*authz.Error](err); known {
+		return model{}, err
+	}
 	if err != nil {
-		return nil, Failure("engine.Schema", err)
+		return model{}, Failure("engine.Schema", err)
 	}
 	if len(m.entries) == maxModels {
 		m.entries = m.entries[1:]
 	}
-	m.entries = append(m.entries, model{key, schema})
-	return schema, nil
+	computed.key = key
+	m.entries = append(m.entries, computed)
+	return computed, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // program is a schema, compiled. It is immutable but for the hints of its types and members, and safe for
@@ -83,6 +84,9 @@ func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefin
 		p.caveats[c.GetName()] = &caveat{definition: c}
 	}
 	for _, ns := range namespaces {
+		if hasUnknown(ns.ProtoReflect()) {
+			return nil, fmt.Errorf("evaluate: definition %s has a field that this version of Deputy does not know", ns.GetName())
+		}
 		t := &objectType{name: ns.GetName(), members: make(map[string]*member, len(ns.GetRelation()))}
 		p.types[t.name] = t
 		for _, r := range ns.GetRelation() {
@@ -99,7 +103,9 @@ func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefin
 				}
 			}
 			if r.GetUsersetRewrite() == nil {
-				m.allow(r.GetTypeInformation().GetAllowedDirectRelations())
+				if err := m.allow(r.GetTypeInformation().GetAllowedDirectRelations()); err != nil {
+					return nil, fmt.Errorf("evaluate: %s#%s: %w", t.name, m.name, err)
+				}
 				continue
 			}
 			var err error
@@ -111,19 +117,26 @@ func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefin
 	return p, nil
 }
 
-// allow notes what a relation admits.
-func (m *member) allow(allowed []*core.AllowedRelation) {
+// allow notes what a relation admits. Errors: a kind of subject that is not known.
+func (m *member) allow(allowed []*core.AllowedRelation) error {
 	for _, a := range allowed {
-		switch {
-		case a.GetPublicWildcard() != nil:
+		switch of := a.GetRelationOrWildcard().(type) {
+		case *core.AllowedRelation_PublicWildcard_:
 			m.wildcards = append(m.wildcards, a.GetNamespace())
-		case a.GetRelation() == tuple.Ellipsis:
-			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), ""})
+		case *core.AllowedRelation_Relation:
+			relation := of.Relation
+			if relation == tuple.Ellipsis {
+				relation = ""
+			} else if relation == "" {
+				return fmt.Errorf("admits %s with an empty relation", a.GetNamespace())
+			}
+			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), relation})
 		default:
-			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), a.GetRelation()})
+			return fmt.Errorf("admits %s in a way of an unknown kind: %T", a.GetNamespace(), of)
 		}
 		m.usersets = m.usersets || a.GetRelation() != tuple.Ellipsis
 	}
+	return nil
 }
 
 func (t *objectType) rewrite(r *core.UsersetRewrite) (*node, error) {
@@ -193,6 +206,24 @@ func (t *objectType) member(name string) (*member, error) {
 		return m, nil
 	}
 	return nil, fmt.Errorf("there is no %s#%s", t.name, name)
+}
+
+// hasUnknown reports whether a message, or one within it, has a field that its type does not know.
+func hasUnknown(m protoreflect.Message) bool {
+	found := len(m.GetUnknown()) > 0
+	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case field.IsMap() || field.Message() == nil:
+		case field.IsList():
+			for i := 0; i < value.List().Len() && !found; i++ {
+				found = hasUnknown(value.List().Get(i).Message())
+			}
+		default:
+			found = found || hasUnknown(value.Message())
+		}
+		return !found
+	})
+	return found
 }
 
 func unknown(what any) error { return fmt.Errorf("an expression of an unknown kind: %T", what) }

@@ -209,5 +209,10 @@ func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) 
 		return authz.Errorf(authz.Precondition, authz.ReasonUnsafeShape,
 			"%s admits a caveat or an expiration beside a userset of the same type, which SpiceDB evaluates wrongly", strings.TrimSpace(t.UnsafeShape))
 	}
+	if t.Stray != "" {
+		return authz.Errorf(authz.Precondition, authz.ReasonExpiredRows,
+			"%s admits no expiration but holds relationships that have one, and SpiceDB would count them after they have expired; "+
+				"let the relation admit the expiration again, or delete its relationships and write those that are to hold", t.Stray)
+	}
 	return nil
 }

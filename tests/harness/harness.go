@@ -210,6 +210,9 @@ func (s *Server) SlowEngine() bool {
 	return s.kind == engine.Postgres || s.kind == engine.CockroachDB
 }
 
+// IsRemote reports whether the engine is a SpiceDB that runs elsewhere.
+func (s *Server) IsRemote() bool { return s.kind == engine.Remote }
+
 // Permissions asks as a service does.
 func (s *Server) Permissions() deputyv1.PermissionsServiceClient {
 	return deputyv1.NewPermissionsServiceClient(s.Service)

@@ -34,7 +34,7 @@ const apiPackage protoreflect.FullName = "authzed.api.v1"
 // Answer answers an encoded request, which is sound: the door has encoded it. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
-// Config is what a Door needs; every field but CursorKey, Answers and ComparesSchema is required. The functions are called concurrently, with the
+// Config is what a Door needs; Upstream, Receiver, Schema, Model and IsAdmin are required. The functions are called concurrently, with the
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
@@ -47,6 +47,8 @@ type Config struct {
 	// Schema returns the schema that is in force now, never one from before the call: a guard that
 	// judged by an older one would let pass what a newer one forbids.
 	Schema func(context.Context) (*authz.Schema, error)
+	// Snapshot returns the graph as it is now. Without it only admins place objects; see placing.
+	Snapshot func(context.Context) (authz.Snapshot, error)
 	// Model returns what a schema that is yet to be written amounts to. The message of its error is
 	// sent to the admin who writes it.
 	Model func(text string) (*authz.Schema, error)

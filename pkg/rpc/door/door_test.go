@@ -14,6 +14,7 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	authzed "github.com/authzed/authzed-go/v1"
 	"github.com/authzed/grpcutil"
+	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -122,8 +123,9 @@ func openEngine(t *testing.T) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Model:   engine.ModelSchema,
-		IsAdmin: isAdmin,
+		Snapshot: func(ctx context.Context) (authz.Snapshot, error) { return e.Snapshot(ctx, authz.Freshness{}) },
+		Model:    engine.ModelSchema,
+		IsAdmin:  isAdmin,
 	})
 	if _, err := h.client(t, adminKey).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}); err != nil {
 		t.Fatal(err)
@@ -163,6 +165,10 @@ func relationship(s string) *v1.Relationship {
 func relationships(list ...string) []*v1.Relationship {
 	out := make([]*v1.Relationship, len(list))
 	for i, s := range list {
+		if strings.HasSuffix(s, "]") { // with a caveat or an expiration
+			out[i] = tuple.MustParseV1Rel(s)
+			continue
+		}
 		out[i] = relationship(s)
 	}
 	return out

@@ -22,9 +22,11 @@ import (
 //
 //   - on an object of a core type,
 //   - whose subject is an agent or a delegation, also "agent:*" and "agent:bot#owner",
-//   - in a relation that the tenant of anything is computed from.
+//   - in a relation that the tenant of anything is computed from,
+//   - through which an agent or a delegation can reach anything: whose subject is a set that can contain
+//     one, or which an arrow follows to where one can hold something.
 //
-// A delete is judged by what its filter could match, not by what it would match now. Preconditions are
+// Of the last two, everybody may write those that place a new object; see placing. A delete is judged by what its filter could match, not by what it would match now. Preconditions are
 // reads, and reads are free. Limits, partial deletion and transaction metadata change nothing about what
 // is touched. Of an admin nothing else is asked.
 //
@@ -80,12 +82,25 @@ func (d *Door) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationships
 	if err != nil {
 		return schemaFailure(ctx, err)
 	}
+	var places []int
 	for i, update := range req.GetUpdates() {
-		if err := judgeRelationship(schema, update.GetRelationship(), "updates", i); err != nil {
+		r := update.GetRelationship()
+		feeds, err := judgeRelationship(schema, r, "updates", i)
+		switch {
+		case err != nil:
 			return err
+		case !feeds:
+		case update.GetOperation() == v1.RelationshipUpdate_OPERATION_CREATE, update.GetOperation() == v1.RelationshipUpdate_OPERATION_TOUCH:
+			places = append(places, i)
+		default:
+			return forAdmins(fmt.Sprintf("updates[%d]", i), "delete a relationship of "+r.GetResource().GetObjectType()+"#"+r.GetRelation()+
+				", which decides a tenant, or what agents reach")
 		}
 	}
-	return nil
+	if len(places) == 0 {
+		return nil
+	}
+	return d.place(ctx, schema, req, places)
 }
 
 func (d *Door) judgeImport(ctx context.Context, n int, req *v1.ImportBulkRelationshipsRequest) error {
@@ -96,6 +111,7 @@ func (d *Door) judgeBulkImport(ctx context.Context, n int, req *v1.BulkImportRel
 	return d.judgeLoad(ctx, n, req.GetRelationships())
 }
 
+// judgeLoad judges a part of an import. An import has no preconditions, so that it cannot place objects.
 func (d *Door) judgeLoad(ctx context.Context, n int, relationships []*v1.Relationship) error {
 	schema, err := d.cfg.Schema(ctx)
 	if err != nil {
@@ -103,8 +119,13 @@ func (d *Door) judgeLoad(ctx context.Context, n int, relationships []*v1.Relatio
 	}
 	list := fmt.Sprintf("messages[%d].relationships", n)
 	for i, r := range relationships {
-		if err := judgeRelationship(schema, r, list, i); err != nil {
+		feeds, err := judgeRelationship(schema, r, list, i)
+		if err != nil {
 			return err
+		}
+		if feeds {
+			return forAdmins(fmt.Sprintf("%s[%d]", list, i), "import a relationship of "+r.GetResource().GetObjectType()+"#"+r.GetRelation()+
+				", which decides a tenant, or what agents reach; WriteRelationships places new objects")
 		}
 	}
 	return nil
@@ -118,28 +139,33 @@ func (d *Door) judgeDelete(ctx context.Context, _ int, req *v1.DeleteRelationshi
 	return judgeFilter(schema, req.GetRelationshipFilter(), "relationship_filter")
 }
 
-// judgeRelationship judges item i of a list of relationships.
-func judgeRelationship(schema *authz.Schema, r *v1.Relationship, list string, i int) error {
+// judgeRelationship judges item i of a list of relationships. feeds says that the relationship decides in which tenant
+// objects lie, or what agents and delegations reach: only an admin may write it, except where it places a new object.
+func judgeRelationship(schema *authz.Schema, r *v1.Relationship, list string, i int) (feeds bool, err error) {
 	field := func() string { return fmt.Sprintf("%s[%d]", list, i) }
 	resourceType := r.GetResource().GetObjectType()
 	switch {
 	case isCore(resourceType):
-		return forAdmins(field(), "write to the core types")
+		return false, forAdmins(field(), "write to the core types")
 	case isGrantee(r.GetSubject().GetObject().GetObjectType()):
-		return forAdmins(field(), "write relationships whose subject is an agent or a delegation")
+		return false, forAdmins(field(), "write relationships whose subject is an agent or a delegation")
 	}
 	t, err := known(schema, resourceType, r.GetRelation())
 	if err != nil {
-		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, field(), err.Error())
+		return false, failure(codes.FailedPrecondition, authz.ReasonUnknownType, field(), err.Error())
 	}
-	if t.FeedsTenant[r.GetRelation()] {
-		return forAdmins(field(), "write a relation that a tenant is computed from")
-	}
-	return nil
+	return t.Feeds(r.GetRelation(), authz.Subject{Object: objectOf(r.GetSubject().GetObject()), Relation: plain(r.GetSubject().GetOptionalRelation())}), nil
 }
 
-// judgeFilter judges all that a filter could match. What it says of ids, and of the subject's relation,
-// does not come into it.
+// plain returns the relation of a subject, "" for the object itself however that is written.
+func plain(relation string) string {
+	if relation == "..." {
+		return ""
+	}
+	return relation
+}
+
+// judgeFilter judges all that a filter could match. What it says of ids does not come into it.
 func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field string) error {
 	subjectType := f.GetOptionalSubjectFilter().GetSubjectType()
 	switch {
@@ -159,6 +185,13 @@ func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field string) e
 	}
 	if t.FeedsTenant[f.GetOptionalRelation()] || f.GetOptionalRelation() == "" && len(t.FeedsTenant) > 0 {
 		return forAdmins(field, "delete from a relation that a tenant is computed from")
+	}
+	of := f.GetOptionalSubjectFilter().GetOptionalRelation()
+	for e := range t.FeedsAgents {
+		if (f.GetOptionalRelation() == "" || f.GetOptionalRelation() == e.Relation) && subjectType == e.SubjectType &&
+			(of == nil || plain(of.GetRelation()) == e.SubjectRelation) {
+			return forAdmins(field, "delete from "+t.Name+"#"+e.Relation+", through which agents reach objects; name a relation and a kind of subject that they do not")
+		}
 	}
 	return nil
 }

@@ -74,12 +74,12 @@ func (c concealed) GRPCStatus() *status.Status {
 	return status.Convert(failure(codes.Internal, "INTERNAL", "", "internal error"))
 }
 
-// schemaFailure returns the status for a guard that has no schema to judge by.
+// schemaFailure returns the status for a guard that has no schema, or no relationships, to judge by.
 func schemaFailure(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return status.FromContextError(errors.Join(ctx.Err(), err)).Err()
 	}
-	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the schema to judge the write by cannot be read")
+	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "what the write is judged by cannot be read")
 }
 
 // receiveFailure returns the status for a message that could not be received.

@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"fmt"
+
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// feedAgents fills in, for each type, which relationships can change what an agent or a delegation reaches. The
+// answer is a bound from the types alone: what it leaves out can change nothing for any of them, whatever is stored.
+func (g memberGraph) feedAgents(types map[string]*authz.Type) error {
+	holds, err := g.agentHolders()
+	if err != nil {
+		return err
+	}
+	for m, relation := range g {
+		if isPermission(relation) {
+			continue
+		}
+		for _, allowed := range relation.GetTypeInformation().GetAllowedDirectRelations() {
+			if isAgent(allowed.GetNamespace()) || isUserset(allowed) && holds[member{allowed.GetNamespace(), allowed.GetRelation()}] {
+				types[m.objectType].FeedsAgents[edge(m.name, allowed)] = true
+			}
+		}
+	}
+	for m, relation := range g {
+		if !isPermission(relation) {
+			continue
+		}
+		err := eachChild(relation.GetUsersetRewrite(), func(c child) error {
+			if c.tupleset == "" {
+				return nil
+			}
+			left := g[member{m.objectType, c.tupleset}].GetTypeInformation().GetAllowedDirectRelations()
+			leads := false
+			for _, allowed := range left {
+				if holds[member{allowed.GetNamespace(), c.relation}] {
+					types[m.objectType].FeedsAgents[edge(c.tupleset, allowed)] = true
+					leads = true
+				}
+			}
+			for _, allowed := range left {
+				// Where all have to hold, an object on which no agent can hold anything takes away, too.
+				if leads && c.all {
+					types[m.objectType].FeedsAgents[edge(c.tupleset, allowed)] = true
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", m, err)
+		}
+	}
+	return nil
+}
+
+// agentHolders returns the relations and permissions in whose evaluation an agent or a delegation can turn up, also
+// as the subject that an exclusion takes away.
+func (g memberGraph) agentHolders() (map[member]bool, error) {
+	holds := make(map[member]bool, len(g))
+	for changed := true; changed; {
+		changed = false
+		for m, relation := range g {
+			if holds[m] {
+				continue
+			}
+			found, err := g.holdsAgent(m, relation, holds)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", m, err)
+			}
+			if found {
+				holds[m], changed = true, true
+			}
+		}
+	}
+	return holds, nil
+}
+
+// holdsAgent reports whether the member holds an agent, given those that are known to.
+func (g memberGraph) holdsAgent(m member, relation *core.Relation, holds map[member]bool) (bool, error) {
+	if !isPermission(relation) {
+		for _, allowed := range relation.GetTypeInformation().GetAllowedDirectRelations() {
+			of := member{allowed.GetNamespace(), allowed.GetRelation()}
+			if isUserset(allowed) && holds[of] || !isUserset(allowed) && isAgent(of.objectType) {
+				return true, nil
+			}
+		}
+		return false, nil
+	}
+	found := false
+	err := eachChild(relation.GetUsersetRewrite(), func(c child) error {
+		switch {
+		case c.self:
+			found = found || isAgent(m.objectType)
+		case c.tupleset == "":
+			found = found || holds[member{m.objectType, c.relation}]
+		default:
+			for _, allowed := range g[member{m.objectType, c.tupleset}].GetTypeInformation().GetAllowedDirectRelations() {
+				found = found || holds[member{allowed.GetNamespace(), c.relation}]
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// child is one operand of a permission's expression: a relation or permission of the same type, an arrow, or the
+// object itself.
+type child struct {
+	// tupleset is the relation on the left of an arrow; empty where there is none.
+	tupleset string
+	// relation is the member, or what the arrow leads to.
+	relation string
+	// all says that the arrow asks for all objects on its left.
+	all bool
+	// self says that it is the object itself.
+	self bool
+}
+
+// eachChild calls f for all operands of an expression, at any depth, exclusions included. An expression of a kind
+// that is not known is an error.
+func eachChild(rewrite *core.UsersetRewrite, f func(child) error) error {
+	operation, err := operationOf(rewrite)
+	if err != nil {
+		return err
+	}
+	for _, operand := range operation.GetChild() {
+		var err error
+		switch c := operand.GetChildType().(type) {
+		case *core.SetOperation_Child_ComputedUserset:
+			err = f(child{relation: c.ComputedUserset.GetRelation()})
+		case *core.SetOperation_Child_UsersetRewrite:
+			err = eachChild(c.UsersetRewrite, f)
+		case *core.SetOperation_Child_TupleToUserset:
+			err = f(child{
+				tupleset: c.TupleToUserset.GetTupleset().GetRelation(), relation: c.TupleToUserset.GetComputedUserset().GetRelation(),
+			})
+		case *core.SetOperation_Child_FunctionedTupleToUserset:
+			arrow := c.FunctionedTupleToUserset
+			switch arrow.GetFunction() {
+			case core.FunctionedTupleToUserset_FUNCTION_ANY, core.FunctionedTupleToUserset_FUNCTION_ALL:
+			default:
+				return fmt.Errorf("an arrow has a function of an unknown kind: %s", arrow.GetFunction())
+			}
+			err = f(child{
+				tupleset: arrow.GetTupleset().GetRelation(), relation: arrow.GetComputedUserset().GetRelation(),
+				all: arrow.GetFunction() == core.FunctionedTupleToUserset_FUNCTION_ALL,
+			})
+		case *core.SetOperation_Child_XSelf:
+			err = f(child{self: true})
+		case *core.SetOperation_Child_XNil:
+		default:
+			err = fmt.Errorf("an expression is of an unknown kind: %T", c)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// operationOf returns the operation of an expression.
+func operationOf(rewrite *core.UsersetRewrite) (*core.SetOperation, error) {
+	switch o := rewrite.GetRewriteOperation().(type) {
+	case *core.UsersetRewrite_Union:
+		return o.Union, nil
+	case *core.UsersetRewrite_Intersection:
+		return o.Intersection, nil
+	case *core.UsersetRewrite_Exclusion:
+		return o.Exclusion, nil
+	default:
+		return nil, fmt.Errorf("a set operation is of an unknown kind: %T", o)
+	}
+}
+
+// isAgent reports whether objects of the type act under Deputy's rule.
+func isAgent(objectType string) bool {
+	return objectType == authz.TypeAgent || objectType == authz.TypeDelegation
+}
+
+func edge(relation string, allowed *core.AllowedRelation) authz.Edge {
+	of := allowed.GetRelation()
+	if of == tuple.Ellipsis {
+		of = ""
+	}
+	return authz.Edge{Relation: relation, SubjectType: allowed.GetNamespace(), SubjectRelation: of}
+}

@@ -1,0 +1,373 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"github.com/authzed/spicedb/pkg/datastore/queryshape"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// strays finds the relations in which rows that have expired would count, for schemas that others than this
+// engine may have written: see dropping, which sees to it that there are none after a schema write of Deputy's.
+//
+// A relation that admits no expiration cannot get a row that expires. So a schema is looked at once, when it is
+// first met at a revision, and what was found clean then is clean at every later revision under the very same
+// definitions. What was found is looked at again after a while, because somebody may have removed the rows.
+// The zero value is ready to use and safe for concurrent use.
+type strays struct {
+	mu     sync.Mutex
+	looks  []*look
+	closed bool
+}
+
+// close ends the looks that are under way, and lets none begin.
+func (s *strays) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, l := range s.looks {
+		l.cancel()
+	}
+}
+
+// look is one look at the rows under one schema, under way or done.
+type look struct {
+	key string
+	// at is the revision that is looked at; nil on Remote.
+	at datastore.Revision
+	// cancel ends the look.
+	cancel context.CancelFunc
+	// done is closed once the fields below are set.
+	done   chan struct{}
+	schema *authz.Schema
+	err    error
+	dirty  bool
+	ended  time.Time
+}
+
+const (
+	// lookTimeout bounds a look, which belongs to none of its callers.
+	lookTimeout = 10 * time.Minute
+	// lookAgain and lookAgainRemote are how long a schema with strays is known to have them. On Remote a look
+	// reads whole relations.
+	lookAgain       = time.Second
+	lookAgainRemote = time.Minute
+)
+
+// standsFor reports whether a look that has ended tells what a caller at the revision wants to know.
+func (l *look) standsFor(at datastore.Revision) bool {
+	switch {
+	case l.err != nil:
+		return false
+	case l.dirty:
+		again := lookAgain
+		if at == nil {
+			again = lookAgainRemote
+		}
+		return time.Since(l.ended) < again
+	}
+	return at == nil || !at.LessThan(l.at)
+}
+
+// get returns the schema with the types marked that lead to a stray. find finds the relations that have one.
+// It returns as soon as ctx ends; a look goes on for the next caller.
+func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find func(context.Context) ([]member, error)) (*authz.Schema, error) {
+	for {
+		l, joined := s.join(m, at, find) //nolint:contextcheck // a look belongs to none of its callers
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return nil, Failure("engine.Schema", ctx.Err())
+		}
+		if !joined || l.standsFor(at) {
+			return l.schema, l.err
+		}
+	}
+}
+
+// join returns the look that is under way or stands for the revision, or begins one.
+func (s *strays) join(m model, at datastore.Revision, find func(context.Context) ([]member, error)) (l *look, joined bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.looks, func(l *look) bool { return l.key == m.key })
+	if i >= 0 {
+		select {
+		case <-s.looks[i].done:
+			if s.looks[i].standsFor(at) {
+				return s.looks[i], true
+			}
+			s.looks = slices.Delete(s.looks, i, i+1)
+		default:
+			return s.looks[i], true
+		}
+	}
+	if len(s.looks) == maxModels {
+		s.looks[0].cancel()
+		s.looks = s.looks[1:]
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	if s.closed {
+		cancel()
+	}
+	l = &look{key: m.key, at: at, cancel: cancel, done: make(chan struct{})}
+	s.looks = append(s.looks, l)
+	go l.run(ctx, m, find)
+	return l, false
+}
+
+// run looks. A panic becomes an error, because no call stands above to recover it.
+func (l *look) run(ctx context.Context, m model, find func(context.Context) ([]member, error)) {
+	defer close(l.done)
+	defer l.cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			l.err = fmt.Errorf("looking for relationships that have expired panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	found, err := find(ctx)
+	if err != nil {
+		l.err = Failure("engine.Schema", err)
+		return
+	}
+	l.schema, l.dirty = m.schema, len(found) > 0
+	if l.dirty {
+		l.schema, l.err = withStrays(m, found)
+	}
+	l.ended = time.Now()
+}
+
+// withStrays returns a copy of the schema in which each type that reads one of the relations names it.
+func withStrays(m model, found []member) (*authz.Schema, error) {
+	graph := make(memberGraph)
+	for _, ns := range m.namespaces {
+		for _, relation := range ns.GetRelation() {
+			graph[member{ns.GetName(), relation.GetName()}] = relation
+		}
+	}
+	slices.SortFunc(found, func(a, b member) int { return strings.Compare(a.String(), b.String()) })
+	marked := *m.schema
+	marked.Types = maps.Clone(m.schema.Types)
+	for name, t := range m.schema.Types {
+		all := newReach(graph)
+		for relation := range t.Members {
+			all.evaluate(member{name, relation})
+		}
+		if all.err != nil {
+			return nil, all.err
+		}
+		for _, f := range found {
+			if all.queried[f] || all.walked[f] {
+				copied := *t
+				copied.Stray = f.String()
+				marked.Types[name] = &copied
+				break
+			}
+		}
+	}
+	return &marked, nil
+}
+
+// doubt is a relation of which some queries of SpiceDB leave the filter on expiration out, and the rows that
+// they read then.
+type doubt struct {
+	relation member
+	filters  []*v1.RelationshipFilter
+	// usersets says that usersets of every type are among those rows.
+	usersets bool
+}
+
+// doubts lists the relations in which a row that has expired would count: for direct subjects where no direct
+// type or wildcard of the subject's type expires, for usersets where no userset expires, and in an arrow where
+// nothing does. What mixes otherwise is an UnsafeGrant.
+func doubts(namespaces []*core.NamespaceDefinition, without func(objectType string) bool) []doubt {
+	var out []doubt
+	for _, ns := range namespaces {
+		if without(ns.GetName()) {
+			continue
+		}
+		for _, relation := range ns.GetRelation() {
+			allowed := relation.GetTypeInformation().GetAllowedDirectRelations()
+			if len(allowed) == 0 {
+				continue
+			}
+			d := doubt{relation: member{ns.GetName(), relation.GetName()}}
+			whole := func() *v1.RelationshipFilter {
+				return &v1.RelationshipFilter{ResourceType: ns.GetName(), OptionalRelation: relation.GetName()}
+			}
+			if !slices.ContainsFunc(allowed, expires) {
+				d.filters = append(d.filters, whole())
+				out = append(out, d)
+				continue
+			}
+			d.usersets = !slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return isUserset(a) && expires(a) })
+			var seen []string
+			for _, a := range allowed {
+				f := whole()
+				f.OptionalSubjectFilter = &v1.SubjectFilter{
+					SubjectType: a.GetNamespace(), OptionalRelation: &v1.SubjectFilter_RelationFilter{},
+				}
+				switch {
+				case isUserset(a):
+					if !d.usersets {
+						continue
+					}
+					f.OptionalSubjectFilter.OptionalRelation.Relation = a.GetRelation()
+				case slices.ContainsFunc(allowed, func(b *core.AllowedRelation) bool {
+					return !isUserset(b) && expires(b) && b.GetNamespace() == a.GetNamespace()
+				}):
+					continue
+				}
+				if key := f.String(); !slices.Contains(seen, key) {
+					seen = append(seen, key)
+					d.filters = append(d.filters, f)
+				}
+			}
+			d.usersets = d.usersets && slices.ContainsFunc(allowed, isUserset)
+			if len(d.filters) > 0 {
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+func expires(a *core.AllowedRelation) bool { return a.GetRequiredExpiration() != nil }
+
+// straysAt finds the relations in doubt that have a row with an expiration at the revision, expired or not: SpiceDB
+// would not look at the expiration.
+func (e *Engine) straysAt(ctx context.Context, namespaces []*core.NamespaceDefinition, at datastore.Revision) ([]member, error) {
+	reader := e.ds.SnapshotReader(at)
+	return collect(ctx, doubts(namespaces, func(string) bool { return false }), func(ctx context.Context, d doubt) (bool, error) {
+		var filters []datastore.RelationshipsFilter
+		for _, f := range d.filters {
+			filter, err := datastore.RelationshipsFilterFromPublicFilter(f)
+			if err != nil {
+				return false, err
+			}
+			filters = append(filters, filter)
+		}
+		if d.usersets {
+			filters = append(filters, datastore.RelationshipsFilter{
+				OptionalResourceType: d.relation.objectType, OptionalResourceRelation: d.relation.name,
+				OptionalSubjectsSelectors: []datastore.SubjectsSelector{{RelationFilter: datastore.SubjectRelationFilter{}.WithOnlyNonEllipsisRelations()}},
+			})
+		}
+		for _, f := range filters {
+			f.OptionalExpirationOption = datastore.ExpirationFilterOptionHasExpiration
+			found, err := reader.QueryRelationships(ctx, f,
+				options.WithSkipExpiration(true), options.WithLimit(options.LimitOne), options.WithQueryShape(queryshape.Varying))
+			if err != nil {
+				return false, err
+			}
+			for _, err := range found {
+				return err == nil, err
+			}
+		}
+		return false, nil
+	})
+}
+
+// remoteStrays finds the relations in doubt, the core's aside, that have a row which has expired. SpiceDB's API does
+// not show such a row by itself, and an expiration only where the relation admits one. But ReadRelationships
+// leaves the filter on expiration out just as a check does, while ExportBulkRelationships never does: so the two
+// count the same rows exactly where none has expired. Both read all rows in doubt.
+func (e *Engine) remoteStrays(ctx context.Context, namespaces []*core.NamespaceDefinition, at *v1.Consistency) ([]member, error) {
+	return collect(ctx, doubts(namespaces, isCoreType), func(ctx context.Context, d doubt) (bool, error) {
+		for _, f := range d.filters {
+			var read, exported int
+			group, ctx := errgroup.WithContext(ctx)
+			group.Go(func() (err error) {
+				read, err = e.countRead(ctx, f, at)
+				return err
+			})
+			group.Go(func() (err error) {
+				exported, err = e.countExported(ctx, f, at)
+				return err
+			})
+			if err := group.Wait(); err != nil {
+				return false, err
+			}
+			if read != exported {
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+}
+
+// collect returns the relations of which has is true.
+func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) (bool, error)) ([]member, error) {
+	found := make([]bool, len(all))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelReads)
+	for i, d := range all {
+		group.Go(func() (err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					err = fmt.Errorf("looking at %s panicked: %v\n%s", d.relation, p, debug.Stack())
+				}
+			}()
+			found[i], err = has(ctx, d)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var out []member
+	for i, d := range all {
+		if found[i] {
+			out = append(out, d.relation)
+		}
+	}
+	return out, nil
+}
+
+func (e *Engine) countRead(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (int, error) {
+	stream, err := v1.NewPermissionsServiceClient(e.conn).ReadRelationships(ctx, &v1.ReadRelationshipsRequest{Consistency: at, RelationshipFilter: f})
+	if err != nil {
+		return 0, err
+	}
+	for n := 0; ; n++ {
+		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (e *Engine) countExported(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (int, error) {
+	stream, err := v1.NewPermissionsServiceClient(e.conn).ExportBulkRelationships(ctx, &v1.ExportBulkRelationshipsRequest{
+		Consistency: at, OptionalRelationshipFilter: f,
+	})
+	if err != nil {
+		return 0, err
+	}
+	for n := 0; ; {
+		page, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return 0, err
+		}
+		n += len(page.GetRelationships())
+	}
+}
+
+func isCoreType(objectType string) bool { return slices.Contains(authz.CoreTypes, objectType) }

@@ -1,0 +1,273 @@
+package door
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+const (
+	// maxParents is how many stored objects a write can place others under.
+	maxParents = 100
+	// maxPreconditions is SpiceDB's own limit on a write. Each object that is placed takes two.
+	maxPreconditions = 1000
+	// parallelLooks is how many look-ups of one write are under way at once.
+	parallelLooks = 8
+)
+
+// placing is a write that places objects: it writes relationships which decide in which tenant an object lies, or
+// which let agents and delegations reach it.
+//
+// An admin may do that at any time. Everybody else may do it for an object that is new, because that is what services
+// do all day, and a new object cannot widen what an agent reaches of the rest: no stored relationship names it, as a
+// resource or as a subject, and all that it is placed under lies in exactly one and the same tenant. That it is
+// new is a precondition of the write itself. Its parents may move at the same time, which takes an admin: then
+// the object moves along, as if it had been placed before.
+//
+// A relationship that is stored already, just as it is written, is left out of the write: a service that repeats a
+// write whose answer was lost gets an answer.
+type placing struct {
+	snap   authz.Snapshot
+	schema *authz.Schema
+	req    *v1.WriteRelationshipsRequest
+	// of holds, by object, the updates that place it.
+	of map[authz.Object][]int
+	// stored holds the objects of those that relationships name already.
+	stored map[authz.Object]bool
+	// tenants holds the one tenant of each object that was asked for; "" while it is being computed.
+	tenants map[authz.Object]string
+	parents int
+}
+
+// place judges the updates that place objects, and adds to the request what keeps the judgement true. It returns
+// the first update that takes an admin, as the refusal.
+func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, updates []int) error {
+	p := &placing{
+		schema: schema, req: req,
+		of: map[authz.Object][]int{}, stored: map[authz.Object]bool{}, tenants: map[authz.Object]string{},
+	}
+	if d.cfg.Snapshot == nil {
+		return p.forAdmins(updates[0], "write it", "this server does not know where objects lie")
+	}
+	var err error
+	if p.snap, err = d.cfg.Snapshot(ctx); err != nil {
+		return schemaFailure(ctx, err)
+	}
+	for _, i := range updates {
+		object := objectOf(req.GetUpdates()[i].GetRelationship().GetResource())
+		p.of[object] = append(p.of[object], i)
+	}
+	objects := slices.SortedFunc(maps.Keys(p.of), func(a, b authz.Object) int { return p.of[a][0] - p.of[b][0] })
+	if n := 2*len(objects) + len(req.GetOptionalPreconditions()); n > maxPreconditions {
+		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "updates", fmt.Sprintf(
+			"places %d objects, which takes %d preconditions with the request's own, more than %d; split the write", len(objects), n, maxPreconditions))
+	}
+	if err := p.look(ctx, objects); err != nil {
+		return err
+	}
+	var repeated []int
+	for _, object := range objects {
+		if !p.stored[object] {
+			if _, err := p.tenant(ctx, object, p.of[object][0]); err != nil {
+				return err
+			}
+			req.OptionalPreconditions = append(req.OptionalPreconditions,
+				&v1.Precondition{Operation: v1.Precondition_OPERATION_MUST_NOT_MATCH, Filter: &v1.RelationshipFilter{
+					ResourceType: object.Type, OptionalResourceId: object.ID,
+				}},
+				&v1.Precondition{Operation: v1.Precondition_OPERATION_MUST_NOT_MATCH, Filter: &v1.RelationshipFilter{
+					OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: object.Type, OptionalSubjectId: object.ID},
+				}})
+			continue
+		}
+		for _, i := range p.of[object] {
+			same, err := p.repeats(ctx, i)
+			if err != nil {
+				return err
+			}
+			if !same {
+				return p.forAdmins(i, fmt.Sprintf("place %s, which relationships name already", authz.Show(object)),
+					"place an object in the write that names it first")
+			}
+			repeated = append(repeated, i)
+		}
+	}
+	p.leaveOut(repeated)
+	return nil
+}
+
+// forAdmins refuses update i.
+func (p *placing) forAdmins(i int, what, instead string) error {
+	r := p.req.GetUpdates()[i].GetRelationship()
+	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
+		"%s#%s decides a tenant, or what agents reach: only an admin may %s; %s", r.GetResource().GetObjectType(), r.GetRelation(), what, instead))
+}
+
+// graphFailure returns the status for a look-up that failed. What the engine refuses to look up cannot be written.
+func (p *placing) graphFailure(ctx context.Context, err error) error {
+	if kind := authz.KindOf(err); kind == authz.Invalid || kind == authz.Precondition {
+		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "updates", "an object's id is malformed, or its tenant cannot be computed")
+	}
+	return schemaFailure(ctx, err)
+}
+
+// look finds out which of the objects a stored relationship names.
+func (p *placing) look(ctx context.Context, objects []authz.Object) error {
+	found := make([]bool, 2*len(objects))
+	outer := ctx
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelLooks)
+	for i, object := range objects {
+		for j, f := range []authz.Filter{{Resource: object}, {SubjectType: object.Type, SubjectID: object.ID}} {
+			group.Go(func() (err error) {
+				defer recovered(&err)
+				rels, _, err := p.snap.Page(ctx, f, 1, "")
+				found[2*i+j] = len(rels) > 0
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return p.graphFailure(outer, err)
+	}
+	for i, object := range objects {
+		p.stored[object] = found[2*i] || found[2*i+1]
+	}
+	return nil
+}
+
+// tenant returns the one tenant in which an object lies, or will lie once it is placed. Update i names the object.
+func (p *placing) tenant(ctx context.Context, object authz.Object, i int) (string, error) {
+	if known, ok := p.tenants[object]; ok {
+		if known == "" {
+			return "", p.forAdmins(i, "place objects under each other", "each object needs a parent that lies in a tenant")
+		}
+		return known, nil
+	}
+	p.tenants[object] = ""
+	var (
+		one string
+		err error
+	)
+	updates, placed := p.of[object]
+	switch {
+	case object.Type == authz.TypeTenant:
+		one = object.ID
+		if one == "*" {
+			err = p.forAdmins(i, "name all tenants at once", "name one")
+		}
+	case placed && !p.stored[object]:
+		for _, j := range updates {
+			of, failed := p.tenant(ctx, objectOf(p.req.GetUpdates()[j].GetRelationship().GetSubject().GetObject()), j)
+			if failed != nil {
+				return "", failed
+			}
+			if one != "" && of != one {
+				return "", p.forAdmins(j, fmt.Sprintf("place %s in two tenants", authz.Show(object)), "place it under parents of one tenant")
+			}
+			one = of
+		}
+	default:
+		one, err = p.storedTenant(ctx, object, i)
+	}
+	if err != nil {
+		return "", err
+	}
+	p.tenants[object] = one
+	return one, nil
+}
+
+// storedTenant returns the one tenant of an object that is stored.
+func (p *placing) storedTenant(ctx context.Context, object authz.Object, i int) (string, error) {
+	refuse := func(why string) error {
+		return p.forAdmins(i, fmt.Sprintf("place an object under %s, which %s", authz.Show(object), why), "place it under an object that lies in exactly one tenant")
+	}
+	if p.parents++; p.parents > maxParents {
+		return "", failure(codes.InvalidArgument, authz.ReasonInvalidField, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
+			"is under one stored object more than the %d that a write can place objects under; split the write", maxParents))
+	}
+	t, err := known(p.schema, object.Type, "")
+	if err != nil {
+		return "", failure(codes.FailedPrecondition, authz.ReasonUnknownType, fmt.Sprintf("updates[%d]", i), err.Error())
+	}
+	switch {
+	case object.ID == "*":
+		return "", refuse("stands for all objects of its type")
+	case !t.TenantSafe():
+		return "", refuse("is of a type without a tenant")
+	}
+	subjects, err := p.snap.Subjects(ctx, object, "tenant", authz.TypeTenant, nil)
+	switch {
+	case err != nil:
+		return "", p.graphFailure(ctx, err)
+	case len(subjects) != 1 || subjects[0].Conditional || subjects[0].ID == "*":
+		return "", refuse("does not lie in exactly one tenant")
+	}
+	return subjects[0].ID, nil
+}
+
+// repeats reports whether update i touches a relationship that is stored just as the update has it.
+func (p *placing) repeats(ctx context.Context, i int) (bool, error) {
+	u := p.req.GetUpdates()[i]
+	if u.GetOperation() != v1.RelationshipUpdate_OPERATION_TOUCH {
+		return false, nil
+	}
+	want := u.GetRelationship()
+	subject := want.GetSubject()
+	lists, err := p.snap.Read(ctx, authz.Filter{
+		Resource: objectOf(want.GetResource()), Relation: want.GetRelation(),
+		SubjectType: subject.GetObject().GetObjectType(), SubjectID: subject.GetObject().GetObjectId(),
+	})
+	if err != nil {
+		return false, p.graphFailure(ctx, err)
+	}
+	return slices.ContainsFunc(lists[0], func(r authz.Relationship) bool {
+		if r.Subject.Relation != subject.GetOptionalRelation() || r.Caveat != want.GetOptionalCaveat().GetCaveatName() {
+			return false
+		}
+		if at := want.GetOptionalExpiresAt(); at == nil != r.ExpiresAt.IsZero() || at != nil && !at.AsTime().Equal(r.ExpiresAt) {
+			return false
+		}
+		// A caveat's context is compared only where there is none: to write another one takes an admin.
+		return len(r.CaveatContext) == 0 && len(want.GetOptionalCaveat().GetContext().GetFields()) == 0
+	}), nil
+}
+
+// leaveOut takes updates out of the request. A request that has none left deletes a relationship that never is.
+func (p *placing) leaveOut(repeated []int) {
+	if len(repeated) == 0 {
+		return
+	}
+	var rest []*v1.RelationshipUpdate
+	for i, u := range p.req.GetUpdates() {
+		if !slices.Contains(repeated, i) {
+			rest = append(rest, u)
+		}
+	}
+	if len(rest) == 0 {
+		nobody := &v1.ObjectReference{ObjectType: authz.TypeTenant, ObjectId: "-"}
+		rest = append(rest, &v1.RelationshipUpdate{Operation: v1.RelationshipUpdate_OPERATION_DELETE, Relationship: &v1.Relationship{
+			Resource: nobody, Relation: "suspended", Subject: &v1.SubjectReference{Object: proto.CloneOf(nobody)},
+		}})
+	}
+	p.req.Updates = rest
+}
+
+func objectOf(o *v1.ObjectReference) authz.Object {
+	return authz.Object{Type: o.GetObjectType(), ID: o.GetObjectId()}
+}
+
+// recovered turns a panic of a goroutine that serves a call into an error.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("a look-up panicked: %v", p)
+	}
+}
