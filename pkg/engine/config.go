@@ -31,8 +31,13 @@ type Config struct {
 	Dir string
 	// CacheBytes is the size of the cache of Embedded's store; 0 means 256 MiB.
 	CacheBytes int64
-	// URI is the database's connection string, for the in-process engines with a database.
+	// URI is the database's connection string, for the in-process engines with a database. It may name
+	// several servers of a PostgreSQL cluster: connections are made to the primary alone.
 	URI string
+	// ReadConns and WriteConns are how many connections to the database the engines Postgres, CockroachDB
+	// and MySQL keep for reads and for writes; 0 means DefaultReadConns and DefaultWriteConns. Postgres
+	// keeps one more, which watches the server.
+	ReadConns, WriteConns int
 	// Endpoint is the host and port of the SpiceDB behind Remote.
 	Endpoint string
 	// PresharedKey authenticates to the SpiceDB behind Remote. It is never logged.
