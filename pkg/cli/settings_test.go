@@ -112,6 +112,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
+		{"datastore-conn-pool-read-max-open", "5"}, {"datastore-conn-pool-write-max-open", "4"},
 	}
 	var args []string
 	env := map[string]string{}

@@ -33,7 +33,9 @@ type Config struct {
 	TLSCertPath string
 	TLSKeyPath  string
 	// TokenKey seals tokens and cursors and derives ids from idempotency keys: at least 32 bytes,
-	// the same on every node. Empty means a random one, and that no token outlives the process.
+	// the same on every node. Empty means a random one, and that no token outlives the process; engines that
+	// several servers can share need one (see engine.Shared), because nodes with different keys make two of
+	// what one idempotency key asks for.
 	TokenKey []byte
 	// Engine is where the graph is.
 	Engine engine.Config

@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // The kinds of engine.
 const (
@@ -22,6 +25,12 @@ const (
 
 // Kinds lists the kinds of engine, the default first.
 var Kinds = []string{Embedded, Memory, Postgres, CockroachDB, MySQL, Spanner, Remote}
+
+// Shared reports whether several servers can stand on one engine of the kind: all but those whose graph is in
+// the server's own process or directory.
+func Shared(kind string) bool {
+	return slices.Contains([]string{Postgres, CockroachDB, MySQL, Spanner, Remote}, kind)
+}
 
 // Config says which engine to open and where it is.
 type Config struct {

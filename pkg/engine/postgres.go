@@ -61,39 +61,33 @@ func (c Config) connection() (string, error) {
 		return c.URI, nil
 	}
 	const attribute = "target_session_attrs"
-	if parsed.ValidateConnect != nil {
-		// pgx turns the attribute into a function, whether it is in the string, in the environment or in a service file.
-		for _, good := range []pgconn.ValidateConnectFunc{
-			pgconn.ValidateConnectTargetSessionAttrsReadWrite, pgconn.ValidateConnectTargetSessionAttrsPrimary,
-		} {
-			if reflect.ValueOf(parsed.ValidateConnect).Pointer() == reflect.ValueOf(good).Pointer() {
-				return c.URI, nil
-			}
-		}
-	}
-	if parsed.ValidateConnect != nil || strings.Contains(c.URI, attribute) {
+	switch {
+	case takesPrimary(parsed):
+		return c.URI, nil
+	case parsed.ValidateConnect != nil || strings.Contains(c.URI, attribute):
 		return "", fmt.Errorf("engine: %s of the connection must be read-write or primary, or left out, which is the same as read-write: "+
 			"a decision that is made on a standby does not see what was revoked since", attribute)
 	}
-	return with(c.URI, attribute, "read-write"), nil
+	// Added as text: taken apart and put together again, not every string would survive. Which of these is right depends on
+	// the string's form, and a password may hold any of the signs; so it is pgx that says.
+	for _, sign := range []string{" ", "&", "?"} {
+		uri := c.URI + sign + attribute + "=read-write"
+		if again, err := pgconn.ParseConfig(uri); err == nil && takesPrimary(again) && again.Database == parsed.Database {
+			return uri, nil
+		}
+	}
+	return "", fmt.Errorf("engine: add %s=read-write to the connection string: Deputy cannot do so itself with one of this form", attribute)
 }
 
-// with adds a parameter to a connection string, which is a URI or a list of words "name=value".
-func with(uri, name, value string) string {
-	if !strings.HasPrefix(uri, "postgres://") && !strings.HasPrefix(uri, "postgresql://") {
-		return uri + " " + name + "=" + value
+// takesPrimary reports whether connections are made to a primary alone. pgx turns the attribute into a function, whether
+// it is in the string, in the environment or in a service file.
+func takesPrimary(c *pgconn.Config) bool {
+	if c.ValidateConnect == nil {
+		return false
 	}
-	// Added as text: taken apart and put together again, a URI of several hosts with ports would not survive.
-	before, fragment, cut := strings.Cut(uri, "#")
-	sign := "?"
-	if strings.Contains(before, "?") {
-		sign = "&"
-	}
-	before += sign + name + "=" + value
-	if cut {
-		before += "#" + fragment
-	}
-	return before
+	at := reflect.ValueOf(c.ValidateConnect).Pointer()
+	return at == reflect.ValueOf(pgconn.ValidateConnectTargetSessionAttrsReadWrite).Pointer() ||
+		at == reflect.ValueOf(pgconn.ValidateConnectTargetSessionAttrsPrimary).Pointer()
 }
 
 // pools are SpiceDB's options for the connections that a server keeps.

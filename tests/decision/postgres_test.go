@@ -4,7 +4,9 @@ package decision_test
 
 import (
 	"context"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -330,4 +332,70 @@ func TestHealthIsThatOfTheServersOwnConnections(t *testing.T) {
 		defer cancel()
 		return e.Ready(ctx) != nil
 	})
+}
+
+// TestCounterIsWatched: the counter of transactions falls below what the database holds while the server runs, as it
+// does where a copy of another cluster's rows arrives. No decision is made until it is beyond them again.
+func TestCounterIsWatched(t *testing.T) {
+	cluster := pgtest.NewCluster(t)
+	cfg := newDatabase(t, cluster)
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
+	c := inSession(w.opened()).view("document:plan")
+	w.allow(c)
+	cluster.Exec(t, "deputy", "INSERT INTO relation_tuple_transaction (xid) VALUES ('50000'::xid8)")
+	until(t, "no check is answered", func() bool { return w.answers(c) == 0 })
+	_, err := w.Permissions().CheckPermission(t.Context(), c.CheckPermissionRequest)
+	w.fails(err, codes.Unavailable, "ENGINE_UNAVAILABLE", "")
+	if _, err := engine.Repair(t.Context(), cfg, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the checks are answered again", func() bool { return w.answers(c) == has })
+}
+
+// TestPoolsAreAsLargeAsTheyAreSet: a server takes no more connections than it is told, and works with the fewest.
+func TestPoolsAreAsLargeAsTheyAreSet(t *testing.T) {
+	cluster := pgtest.NewCluster(t)
+	cfg := newDatabase(t, cluster)
+	cfg.ReadConns, cfg.WriteConns = engine.MinReadConns, engine.MinWriteConns
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
+	sessions := make(chan *deputyv1.Session, 64)
+	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			for range cap(sessions) / 8 {
+				s := w.opened()
+				w.allow(inSession(s).view("document:plan"))
+				sessions <- s
+			}
+		})
+	}
+	work.Wait()
+	close(sessions)
+	for s := range sessions {
+		w.endUntilDone(s)
+		w.deny(inSession(s).view("document:plan"), byActor)
+	}
+	const count = "SELECT count(*)::text FROM pg_stat_activity WHERE datname = 'deputy' AND pid <> pg_backend_pid()"
+	if got, want := cluster.Query(t, "deputy", count), strconv.Itoa(engine.MinReadConns+engine.MinWriteConns+1); got != want {
+		t.Errorf("the server has %s connections, want %s", got, want)
+	}
+	cfg.URI += "&pool_max_conns=4"
+	if err := refusedStart(t, cfg); !strings.Contains(err.Error(), "--datastore-conn-pool-read-max-open") {
+		t.Errorf("the server does not say what to set instead: %v", err)
+	}
+}
+
+// TestNodesWithOneTokenKey: two servers over one database make one delegation of one idempotency key, and take each
+// other's tokens.
+func TestNodesWithOneTokenKey(t *testing.T) {
+	cfg := harness.Postgres(t)
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg, TokenKey: sealKey}))
+	other := &world{t, harness.Start(t, daemon.Config{Engine: cfg, TokenKey: sealKey})}
+	request := &deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true, IdempotencyKey: "once"}
+	first, again := w.delegate(request), other.delegate(request)
+	if first.GetDelegationId() != again.GetDelegationId() {
+		t.Errorf("one key makes %s and %s", first.GetDelegationId(), again.GetDelegationId())
+	}
+	token := w.allow(under(first).view("document:plan")).GetCheckedAt()
+	other.allow(under(first).view("document:plan").after(token))
 }
