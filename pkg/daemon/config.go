@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -58,4 +61,11 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
 	// 10 s.
 	ShutdownGrace time.Duration
+}
+
+// keyMark is what engine.Config.KeyMark is for a token key: 32 bits of a digest, which tell nothing of a random key.
+func keyMark(key []byte) int32 {
+	digest := hmac.New(sha256.New, key)
+	_, _ = digest.Write([]byte("deputy: which token key"))
+	return int32(binary.BigEndian.Uint32(digest.Sum(nil))) //nolint:gosec // all bits are used
 }

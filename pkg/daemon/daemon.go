@@ -215,6 +215,7 @@ func (c Config) complete() (Config, error) {
 		c.TokenKey = make([]byte, 32)
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
 	}
+	c.Engine.KeyMark = keyMark(c.TokenKey)
 	for _, addr := range []string{c.Addr, c.MetricsAddr} {
 		if addr == "" || c.AllowNonLoopback {
 			continue

@@ -47,6 +47,9 @@ type Config struct {
 	// and MySQL keep for reads and for writes; 0 means DefaultReadConns and DefaultWriteConns. Postgres
 	// keeps one more, which watches the server.
 	ReadConns, WriteConns int
+	// KeyMark tells servers with different token keys apart without telling the keys: Postgres does not open while
+	// a server with another mark runs over the database. 0 means that nothing is compared.
+	KeyMark int32
 	// Endpoint is the host and port of the SpiceDB behind Remote.
 	Endpoint string
 	// PresharedKey authenticates to the SpiceDB behind Remote. It is never logged.

@@ -127,7 +127,7 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 	}
 	var watch *pgx.Conn
 	if cfg.Kind == Postgres {
-		if watch, err = examinePostgres(ctx, uri); err != nil {
+		if watch, err = cfg.examinePostgres(ctx, uri); err != nil {
 			return nil, err
 		}
 	}

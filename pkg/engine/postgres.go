@@ -121,7 +121,7 @@ func (c Config) pools() ([]dscfg.ConfigOption, error) {
 // with that count.
 func (c Config) guarded(ds datastore.Datastore, uri string, watch *pgx.Conn) datastore.Datastore {
 	if c.Kind == Postgres {
-		ds = guardPrimary(ds, uri, watch)
+		ds = guardPrimary(ds, uri, watch, c.KeyMark)
 	}
 	if c.usesPgx() {
 		ds = &pooled{Datastore: ds}
@@ -132,7 +132,7 @@ func (c Config) guarded(ds datastore.Datastore, uri string, watch *pgx.Conn) dat
 // examinePostgres connects to the database before SpiceDB does, which would begin to write into it, and
 // refuses a server that is no primary, or whose counter of transactions lies below what the database holds.
 // The connection that it returns goes on to watch the server.
-func examinePostgres(ctx context.Context, uri string) (*pgx.Conn, error) {
+func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := connectPrimary(ctx, uri)
@@ -148,10 +148,41 @@ func examinePostgres(ctx context.Context, uri string) (*pgx.Conn, error) {
 	if err == nil {
 		err = found.unfit()
 	}
+	if err == nil {
+		err = holdMark(ctx, conn, c.KeyMark)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: postgres: %w", readable(err, uri)), conn.Close(ctx))
 	}
 	return conn, nil
+}
+
+// markClass is the class of the advisory locks that Deputy's servers hold; SpiceDB's own have none.
+const markClass = 0x44657079 // "Depy"
+
+// errOtherKey says that two servers would not know each other's tokens.
+var errOtherKey = errors.New("another server is running over this database with another token key: they would refuse each other's tokens, and make " +
+	"two delegations of one that is asked for again. Give every server the same --token-key-file; to change the key, stop all servers first")
+
+// holdMark holds, as long as the connection lives, a lock that says which token key this server has, and refuses if
+// another server holds one with another. It locks before it looks, so that of two that start at once at least one
+// sees the other.
+func holdMark(ctx context.Context, conn *pgx.Conn, mark int32) error {
+	if mark == 0 {
+		return nil
+	}
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock_shared($1::int4, $2::int4)", markClass, mark); err != nil {
+		return err
+	}
+	// objsubid 2 are the locks of two numbers; pg_locks shows numbers as oid, without a sign.
+	var others int
+	err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		AND classid = $1::int8::oid AND objid <> $2::int8::oid`, int64(markClass), int64(uint32(mark))).Scan(&others) //nolint:gosec // the same bits
+	if err == nil && others > 0 {
+		err = errOtherKey
+	}
+	return err
 }
 
 // connectTimeout bounds the making of one connection beside the pools, and what is asked over it.

@@ -45,6 +45,7 @@ type primary struct {
 	unfit error
 
 	uri  string
+	mark int32
 	end  context.CancelFunc
 	done chan struct{}
 }
@@ -52,9 +53,9 @@ type primary struct {
 var _ datastore.UnwrappableDatastore = (*primary)(nil)
 
 // guardPrimary takes the datastore and the connection over; both are closed with it.
-func guardPrimary(ds datastore.Datastore, uri string, conn *pgx.Conn) *primary {
+func guardPrimary(ds datastore.Datastore, uri string, conn *pgx.Conn, mark int32) *primary {
 	life, end := context.WithCancel(context.Background())
-	p := &primary{Datastore: ds, uri: uri, end: end, done: make(chan struct{})}
+	p := &primary{Datastore: ds, uri: uri, mark: mark, end: end, done: make(chan struct{})}
 	go p.watch(life, conn)
 	return p
 }
@@ -90,6 +91,12 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 	if conn == nil {
 		var err error
 		if conn, err = connectPrimary(ctx, p.uri); err != nil {
+			return nil
+		}
+		// Those who start with another key see this server again. That one of them did meanwhile is theirs to mend: both
+		// would stop otherwise.
+		if err := holdMark(ctx, conn, p.mark); err != nil && !errors.Is(err, errOtherKey) {
+			_ = conn.Close(ctx)
 			return nil
 		}
 	}

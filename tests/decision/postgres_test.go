@@ -133,11 +133,13 @@ func TestRestoredDumpIsRefusedUntilItIsRepaired(t *testing.T) {
 	w.ok(err)
 	_, err = w.Agents().SuspendAgent(t.Context(), &deputyv1.SuspendAgentRequest{AgentId: "sub"})
 	w.ok(err)
-	w.deny(inSession(ended).view("document:plan"), byActor)
+	before := w.deny(inSession(ended).view("document:plan"), byActor).GetCheckedAt()
 
 	restored := pgtest.NewCluster(t)
 	restored.SpendTransactions(t, 20_000)
 	cfg := postgresAt(restored.Restore(t, "deputy", old.Dump(t, "deputy")))
+	old.SpendTransactions(t, 20_000)
+	behind := w.allow(inSession(open).view("document:plan")).GetCheckedAt()
 	if err := refusedStart(t, cfg); !strings.Contains(err.Error(), "deputy migrate repair") {
 		t.Errorf("the server does not say the way out: %v", err)
 	}
@@ -152,6 +154,11 @@ func TestRestoredDumpIsRefusedUntilItIsRepaired(t *testing.T) {
 		again.deny(c.view("document:plan"), byActor)
 	}
 	again.allow(inSession(open).view("document:plan"))
+	again.allow(inSession(open).view("document:plan").after(before))
+	_, err = again.Permissions().CheckPermission(t.Context(), inSession(open).view("document:plan").after(behind).CheckPermissionRequest)
+	if code := statusOf(err); code != codes.OutOfRange {
+		t.Errorf("a token from after the dump: %v (%v), want %v", code, err, codes.OutOfRange)
+	}
 	again.endUntilDone(open)
 	again.deny(inSession(open).view("document:plan"), byActor)
 	if spent, err := engine.Repair(t.Context(), cfg, nil); err != nil || spent != 0 {
@@ -245,6 +252,23 @@ func TestFailoverToAPromotedStandby(t *testing.T) {
 	if got := w.answers(inSession(behind).view("document:plan")); got != no {
 		t.Errorf("the promoted server's answer is %v, want %v", got, no)
 	}
+}
+
+// TestPrimaryThatCrashes: ids of transactions that failed shortly before a crash are given out again. Nothing that was
+// acknowledged is lost with them, so the server goes on.
+func TestPrimaryThatCrashes(t *testing.T) {
+	primary := pgtest.NewCluster(t)
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: newDatabase(t, primary)}))
+	s, other := w.opened(), w.opened()
+	w.endUntilDone(other)
+	for range 20 {
+		primary.SpendTransactions(t, 100)
+		w.allow(inSession(s).view("document:plan"))
+	}
+	primary.Crash(t)
+	primary.Start(t)
+	until(t, "the checks are answered again", func() bool { return w.answers(inSession(s).view("document:plan")) == has })
+	w.neverAllowed(inSession(other).view("document:plan"))
 }
 
 // TestOlderCopyUnderARunningServer: the cluster is replaced, under the same address, by a copy that is older than
@@ -398,4 +422,14 @@ func TestNodesWithOneTokenKey(t *testing.T) {
 	}
 	token := w.allow(under(first).view("document:plan")).GetCheckedAt()
 	other.allow(under(first).view("document:plan").after(token))
+	// A third one, whose file was made by itself, is told.
+	d, err := daemon.Open(t.Context(), daemon.Config{
+		Engine: cfg, PresharedKeys: []string{harness.ServiceKey}, TokenKey: []byte("a key that no other server knows of"),
+	}, zaptest.NewLogger(t))
+	if err == nil {
+		_ = d.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "the same --token-key-file") {
+		t.Errorf("a server with another token key: %v, want an error that says so", err)
+	}
 }

@@ -106,7 +106,18 @@ func (c *Cluster) StartAt(t testing.TB, other *Cluster) {
 // Stop ends the server, and every connection to it.
 func (c *Cluster) Stop(t testing.TB) {
 	t.Helper()
-	if err := c.c.end(syscall.SIGINT); err != nil {
+	c.end(t, syscall.SIGINT)
+}
+
+// Crash ends the server without a word: what it has not written is lost.
+func (c *Cluster) Crash(t testing.TB) {
+	t.Helper()
+	c.end(t, syscall.SIGQUIT)
+}
+
+func (c *Cluster) end(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	if err := c.c.end(signal); err != nil {
 		t.Fatalf("PostgreSQL: %v", err)
 	}
 	c.running = false
