@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -220,7 +224,8 @@ func (p *primary) Close() error {
 }
 
 // pooled is a datastore that is ready when the connections that it decides with are. SpiceDB's drivers over pgx open a
-// new connection each time, which fails where other clients have used up the database's slots.
+// new connection each time, which fails where other clients have used up the database's slots. And a call whose
+// connection is lost is UNAVAILABLE, as it is where the database never answered: SpiceDB's errors do not say so.
 type pooled struct {
 	datastore.Datastore
 
@@ -269,4 +274,66 @@ func (p *pooled) ask(ctx context.Context, a *asked) {
 		close(a.done)
 	}()
 	_, a.err = p.HeadRevision(ctx)
+}
+
+// HeadRevision is the datastore's.
+func (p *pooled) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	head, err := p.Datastore.HeadRevision(ctx)
+	return head, lost(err)
+}
+
+// OptimizedRevision is the datastore's.
+func (p *pooled) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	revision, err := p.Datastore.OptimizedRevision(ctx)
+	return revision, lost(err)
+}
+
+// CheckRevision is the datastore's.
+func (p *pooled) CheckRevision(ctx context.Context, revision datastore.Revision) error {
+	return lost(p.Datastore.CheckRevision(ctx, revision))
+}
+
+// ReadWriteTx is the datastore's. Whether a write whose connection is lost was made is open, as after any UNAVAILABLE.
+func (p *pooled) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
+	revision, err := p.Datastore.ReadWriteTx(ctx, fn, opts...)
+	return revision, lost(err)
+}
+
+// lostError is a connection that broke or was never made. Its status is for callers, its text for the log.
+type lostError struct{ error }
+
+// GRPCStatus is UNAVAILABLE, without what the error says of hosts and users.
+func (lostError) GRPCStatus() *status.Status {
+	return status.New(codes.Unavailable, "the database does not answer")
+}
+
+// Unwrap is the error itself.
+func (e lostError) Unwrap() error { return e.error }
+
+// lost returns an error as a lostError if it says that there is no connection to a server that takes the call, and
+// else as it is. A context that has ended is its caller's.
+func lost(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	refused, isRefusal := errors.AsType[*pgconn.PgError](err)
+	_, isConnect := errors.AsType[*pgconn.ConnectError](err)
+	_, isNetwork := errors.AsType[net.Error](err)
+	switch {
+	case isRefusal:
+		// Connections that break, resources that are used up, a server that stops or is not up yet, one that only reads.
+		for _, class := range []string{"08", "53", "57P", "25006"} {
+			if strings.HasPrefix(refused.Code, class) {
+				return lostError{err}
+			}
+		}
+		return err
+	case isConnect, isNetwork, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), pgconn.SafeToRetry(err):
+		return lostError{err}
+	default:
+		return err
+	}
 }

@@ -63,21 +63,25 @@ func until(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// answers asks and returns the answer, or that there was none: with an error of the kinds that a server without
-// its database gives.
+// answers asks and returns the answer, or 0 if there was none: then the error is that of an engine that does not answer.
 func (w *world) answers(c check) deputyv1.Permissionship {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
 	defer cancel()
 	resp, err := w.Permissions().CheckPermission(ctx, c.CheckPermissionRequest)
-	return resp.GetPermissionship() * deputyv1.Permissionship(boolToInt(err == nil))
+	if err != nil {
+		w.gone(err)
+		return 0
+	}
+	return resp.GetPermissionship()
 }
 
-func boolToInt(b bool) int {
-	if b {
-		return 1
+// gone asserts that an error says that the engine does not answer.
+func (w *world) gone(err error) {
+	w.Helper()
+	if code := statusOf(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
+		w.Errorf("without its database the server answers %v (%v), want %v", code, err, codes.Unavailable)
 	}
-	return 0
 }
 
 // endUntilDone ends a session, again and again until the server says that it is ended.
@@ -87,6 +91,9 @@ func (w *world) endUntilDone(s *deputyv1.Session) {
 		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
 		defer cancel()
 		_, err := w.Sessions().EndSession(ctx, &deputyv1.EndSessionRequest{SessionId: s.GetSessionId()})
+		if err != nil {
+			w.gone(err)
+		}
 		return err == nil
 	})
 }
@@ -116,6 +123,7 @@ func (w *world) opened() *deputyv1.Session {
 // what is ended from then on would stay active. So the server does not start over it, and once it is repaired
 // everything is as it was when it was dumped.
 func TestRestoredDumpIsRefusedUntilItIsRepaired(t *testing.T) {
+	t.Parallel()
 	old := pgtest.NewCluster(t)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: newDatabase(t, old)}))
 	ended, open := w.opened(), w.opened()
@@ -169,6 +177,7 @@ func TestRestoredDumpIsRefusedUntilItIsRepaired(t *testing.T) {
 // TestRepairHonoursWhatWasWrittenBefore: a server that knew nothing of all this has run over the restored database,
 // and ended sessions in transactions whose ids lie below those of the dump. The repair keeps what it wrote.
 func TestRepairHonoursWhatWasWrittenBefore(t *testing.T) {
+	t.Parallel()
 	old := pgtest.NewCluster(t)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: newDatabase(t, old)}))
 	open := w.opened()
@@ -191,6 +200,7 @@ func TestRepairHonoursWhatWasWrittenBefore(t *testing.T) {
 
 // TestStandbyIsRefusedAtTheStart: a standby shows what was, so no decision is made on one.
 func TestStandbyIsRefusedAtTheStart(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.NewCluster(t)
 	cfg := newDatabase(t, primary)
 	standby := primary.Standby(t)
@@ -206,6 +216,7 @@ func TestStandbyIsRefusedAtTheStart(t *testing.T) {
 // TestReadsStayWithThePrimary: while the primary is down its connections are made anew, and the standby takes them. What
 // is ended once the primary is back must not be judged on a standby that lags.
 func TestReadsStayWithThePrimary(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.NewCluster(t)
 	cfg := newDatabase(t, primary)
 	first := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
@@ -231,6 +242,7 @@ func TestReadsStayWithThePrimary(t *testing.T) {
 
 // TestFailoverToAPromotedStandby: what is ended is refused afterwards, before the failover and behind it.
 func TestFailoverToAPromotedStandby(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.NewCluster(t)
 	cfg := newDatabase(t, primary)
 	standby := primary.Standby(t)
@@ -257,6 +269,7 @@ func TestFailoverToAPromotedStandby(t *testing.T) {
 // TestPrimaryThatCrashes: ids of transactions that failed shortly before a crash are given out again. Nothing that was
 // acknowledged is lost with them, so the server goes on.
 func TestPrimaryThatCrashes(t *testing.T) {
+	t.Parallel()
 	primary := pgtest.NewCluster(t)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: newDatabase(t, primary)}))
 	s, other := w.opened(), w.opened()
@@ -275,6 +288,7 @@ func TestPrimaryThatCrashes(t *testing.T) {
 // what the server has acknowledged: restored to a point in time, or dumped and restored. What was ended is not
 // active again.
 func TestOlderCopyUnderARunningServer(t *testing.T) {
+	t.Parallel()
 	for name, older := range map[string]func(*testing.T, *pgtest.Cluster) *pgtest.Cluster{
 		"physical": func(t *testing.T, c *pgtest.Cluster) *pgtest.Cluster { return c.Copy(t) },
 		"dump": func(t *testing.T, c *pgtest.Cluster) *pgtest.Cluster {
@@ -286,6 +300,7 @@ func TestOlderCopyUnderARunningServer(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cluster := pgtest.NewCluster(t)
 			cfg := newDatabase(t, cluster)
 			w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
@@ -308,6 +323,7 @@ func TestOlderCopyUnderARunningServer(t *testing.T) {
 // TestTokenFromBeforeAPointInTime: a cluster is restored to an older point in time, and a server starts over it. A
 // token of what happened after that point is out of range: no revision of the new history is taken for it.
 func TestTokenFromBeforeAPointInTime(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.NewCluster(t)
 	cfg := newDatabase(t, cluster)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
@@ -331,6 +347,7 @@ func TestTokenFromBeforeAPointInTime(t *testing.T) {
 // TestHealthIsThatOfTheServersOwnConnections: other clients use up the slots of the database. The server has its
 // connections and answers, and says so.
 func TestHealthIsThatOfTheServersOwnConnections(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.NewCluster(t, "max_connections=50")
 	cfg := newDatabase(t, cluster)
 	e, err := engine.Open(t.Context(), cfg)
@@ -361,6 +378,7 @@ func TestHealthIsThatOfTheServersOwnConnections(t *testing.T) {
 // TestCounterIsWatched: the counter of transactions falls below what the database holds while the server runs, as it
 // does where a copy of another cluster's rows arrives. No decision is made until it is beyond them again.
 func TestCounterIsWatched(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.NewCluster(t)
 	cfg := newDatabase(t, cluster)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg}))
@@ -378,6 +396,7 @@ func TestCounterIsWatched(t *testing.T) {
 
 // TestPoolsAreAsLargeAsTheyAreSet: a server takes no more connections than it is told, and works with the fewest.
 func TestPoolsAreAsLargeAsTheyAreSet(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.NewCluster(t)
 	cfg := newDatabase(t, cluster)
 	cfg.ReadConns, cfg.WriteConns = engine.MinReadConns, engine.MinWriteConns
@@ -412,6 +431,7 @@ func TestPoolsAreAsLargeAsTheyAreSet(t *testing.T) {
 // TestNodesWithOneTokenKey: two servers over one database make one delegation of one idempotency key, and take each
 // other's tokens.
 func TestNodesWithOneTokenKey(t *testing.T) {
+	t.Parallel()
 	cfg := harness.Postgres(t)
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: cfg, TokenKey: sealKey}))
 	other := &world{t, harness.Start(t, daemon.Config{Engine: cfg, TokenKey: sealKey})}

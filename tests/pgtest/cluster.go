@@ -204,7 +204,7 @@ func (c *Cluster) SpendTransactions(t testing.TB, n int) {
 
 func (c *Cluster) program(t testing.TB, name string, args ...string) {
 	t.Helper()
-	if _, err := c.c.program(name, args...); err != nil {
+	if err := c.c.program(name, args...); err != nil {
 		t.Fatalf("PostgreSQL: %v", err)
 	}
 }

@@ -159,7 +159,7 @@ func startCluster() (_ *cluster, err error) {
 			err = errors.Join(err, os.RemoveAll(c.dir))
 		}
 	}()
-	if _, err := c.program("initdb", "--pgdata="+c.data, "--username=postgres",
+	if err := c.program("initdb", "--pgdata="+c.data, "--username=postgres",
 		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"); err != nil {
 		return nil, err
 	}
@@ -190,14 +190,13 @@ func newDirectory() (*cluster, error) {
 	return &cluster{bin: bin, as: as, dir: dir, data: filepath.Join(dir, "data")}, nil
 }
 
-// program runs one of PostgreSQL's programs to its end and returns what it printed.
-func (c *cluster) program(name string, args ...string) (string, error) {
+// program runs one of PostgreSQL's programs to its end.
+func (c *cluster) program(name string, args ...string) error {
 	cmd := command(c.dir, c.as, filepath.Join(c.bin, name), args...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s", cmd, err, out)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
-	return string(out), nil
+	return nil
 }
 
 // launch starts the server, with its socket in a directory, and waits until it takes connections. More
