@@ -133,7 +133,7 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 	}
 	fail := func(err error) (datastore.Datastore, error) {
 		if watch != nil {
-			err = errors.Join(err, watch.Close(context.WithoutCancel(ctx)))
+			hangUp(watch) //nolint:contextcheck // also once ctx has ended
 		}
 		return nil, err
 	}

@@ -152,7 +152,8 @@ func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, err
 		err = holdMark(ctx, conn, c.KeyMark)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("engine: postgres: %w", readable(err, uri)), conn.Close(ctx))
+		hangUp(conn)
+		return nil, fmt.Errorf("engine: postgres: %w", readable(err, uri))
 	}
 	return conn, nil
 }
@@ -200,6 +201,13 @@ func connectPrimary(ctx context.Context, uri string) (*pgx.Conn, error) {
 		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	}
 	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// hangUp closes a connection. A server that does not answer is not waited for, and an error changes nothing.
+func hangUp(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
 }
 
 // condition is what one look at a PostgreSQL server finds.
@@ -284,7 +292,7 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 	if err != nil {
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	defer hangUp(conn) //nolint:contextcheck // also once ctx has ended
 	found, err := look(ctx, conn)
 	if err != nil {
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))

@@ -73,7 +73,7 @@ func (p *primary) watch(life context.Context, conn *pgx.Conn) {
 	defer close(p.done)
 	defer func() {
 		if conn != nil {
-			_ = conn.Close(context.WithoutCancel(life))
+			hangUp(conn) //nolint:contextcheck // life has ended
 		}
 	}()
 	tick := time.NewTicker(lookEvery)
@@ -100,13 +100,13 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 		// Those who start with another key see this server again. That one of them did meanwhile is theirs to mend: both
 		// would stop otherwise.
 		if err := holdMark(ctx, conn, p.mark); err != nil && !errors.Is(err, errOtherKey) {
-			_ = conn.Close(ctx)
+			hangUp(conn) //nolint:contextcheck // ctx may have ended
 			return nil
 		}
 	}
 	found, err := look(ctx, conn)
 	if err != nil {
-		_ = conn.Close(ctx)
+		hangUp(conn) //nolint:contextcheck // ctx may have ended
 		return nil
 	}
 	p.mu.Lock()
