@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,7 @@ is. The engines without a database of their own have nothing to migrate.`,
 	}
 	settings.registerEngine(cmd.Flags())
 	settings.registerConfig(cmd)
+	cmd.AddCommand(newRepair(p))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := settings.readConfig(cmd.Flags()); err != nil {
 			return err
@@ -40,6 +42,51 @@ is. The engines without a database of their own have nothing to migrate.`,
 			return err
 		}
 		if _, err := fmt.Fprintf(p.Out, "%s is at revision %s\n", settings.config.Engine.Kind, at); err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// tellEvery is how often a repair that takes long says how far it is.
+const tellEvery = 5 * time.Second
+
+// newRepair builds `deputy migrate repair`.
+func newRepair(p *program) *cobra.Command {
+	settings := &serverSettings{}
+	cmd := &cobra.Command{
+		Use:   "repair",
+		Short: "Advance a PostgreSQL cluster's counter beyond a restored dump",
+		Long: `Advance the transaction counter of a PostgreSQL cluster beyond the transactions that the database holds.
+A database that was restored from a dump (pg_dump, or a logical copy) into another cluster needs it
+where that cluster's counter is lower: what was revoked would be in force again, so no server starts
+over it. Stop every server over the database first. It spends one transaction id for each that is
+missing, can be interrupted and run again, and changes no row. Where nothing is missing it does nothing.`,
+		Example: `  deputy migrate repair --engine postgres --datastore-conn-uri postgres://deputy@db/deputy`,
+		Args:    cobra.NoArgs,
+	}
+	settings.registerEngine(cmd.Flags())
+	settings.registerConfig(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := settings.readConfig(cmd.Flags()); err != nil {
+			return err
+		}
+		told := time.Now()
+		spent, err := engine.Repair(cmd.Context(), settings.config.Engine, func(spent, of uint64) {
+			if time.Since(told) >= tellEvery {
+				told = time.Now()
+				_, _ = fmt.Fprintf(p.Err, "%d of %d transaction ids\n", spent, of)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		text := fmt.Sprintf("the transaction counter was advanced by %d\n", spent)
+		if spent == 0 {
+			text = "the transaction counter is beyond what the database holds; nothing to repair\n"
+		}
+		if _, err := fmt.Fprint(p.Out, text); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
 		return nil

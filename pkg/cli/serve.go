@@ -24,7 +24,7 @@ address once it listens; logs go to standard error.
 Each setting is a flag, a variable in the environment and a key of the same name in the file that
 --config names; the first of these that is there counts.`,
 		Example: `  DEPUTY_PRESHARED_KEY=… DEPUTY_ADMIN_PRESHARED_KEY=… deputy serve
-  deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy`,
+  deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy --token-key-file token.key`,
 		GroupID: groupServer,
 		Args:    cobra.NoArgs,
 	}

@@ -56,7 +56,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
 		"file with the key that seals tokens, the same on every node; made if it is not there; "+
-			"token.key in --data-dir if left out, and without both no token outlives the process")
+			"token.key in --data-dir if left out; engines that several servers can share need it")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
@@ -83,7 +83,11 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"what answers checks on the engine embedded: native, straight from the store, or spicedb")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
-	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string")
+	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
+	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
+		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
+	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,
+		fmt.Sprintf("how many are kept for writes; 0 means %d", engine.DefaultWriteConns))
 	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote")
 	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
 	flags.StringVar(&s.remoteKeyFile, "remote-preshared-key-file", "", "file with its preshared key")

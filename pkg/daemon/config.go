@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -33,7 +36,9 @@ type Config struct {
 	TLSCertPath string
 	TLSKeyPath  string
 	// TokenKey seals tokens and cursors and derives ids from idempotency keys: at least 32 bytes,
-	// the same on every node. Empty means a random one, and that no token outlives the process.
+	// the same on every node. Empty means a random one, and that no token outlives the process; engines that
+	// several servers can share need one (see engine.Shared), because nodes with different keys make two of
+	// what one idempotency key asks for.
 	TokenKey []byte
 	// Engine is where the graph is.
 	Engine engine.Config
@@ -61,4 +66,11 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
+}
+
+// keyMark is what engine.Config.KeyMark is for a token key: 32 bits of a digest, which tell nothing of a random key.
+func keyMark(key []byte) int32 {
+	digest := hmac.New(sha256.New, key)
+	_, _ = digest.Write([]byte("deputy: which token key"))
+	return int32(binary.BigEndian.Uint32(digest.Sum(nil))) //nolint:gosec // all bits are used
 }

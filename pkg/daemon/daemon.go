@@ -222,9 +222,15 @@ func (c Config) complete() (Config, error) {
 	c.MaxSessionTTL = orDefault(c.MaxSessionTTL, defaultMaxSessionTTL)
 	c.ShutdownGrace = orDefault(c.ShutdownGrace, defaultShutdownGrace)
 	if len(c.TokenKey) == 0 {
+		if engine.Shared(c.Engine.Kind) {
+			return c, fmt.Errorf("daemon: engine %s can be shared by several servers, which must all have the same token key: with keys of "+
+				"their own they refuse each other's tokens, and make two delegations of one that is asked for again. Set --token-key-file, and give every "+
+				"server the same file; if the file is not there, it is made", c.Engine.Kind)
+		}
 		c.TokenKey = make([]byte, 32)
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
 	}
+	c.Engine.KeyMark = keyMark(c.TokenKey)
 	for _, addr := range []string{c.Addr, c.MetricsAddr} {
 		if addr == "" || c.AllowNonLoopback {
 			continue

@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // The kinds of engine.
 const (
@@ -23,6 +26,12 @@ const (
 // Kinds lists the kinds of engine, the default first.
 var Kinds = []string{Embedded, Memory, Postgres, CockroachDB, MySQL, Spanner, Remote}
 
+// Shared reports whether several servers can stand on one engine of the kind: all but those whose graph is in
+// the server's own process or directory.
+func Shared(kind string) bool {
+	return slices.Contains([]string{Postgres, CockroachDB, MySQL, Spanner, Remote}, kind)
+}
+
 // Config says which engine to open and where it is.
 type Config struct {
 	// Kind is one of Kinds; empty means Embedded.
@@ -31,8 +40,16 @@ type Config struct {
 	Dir string
 	// CacheBytes is the size of the cache of Embedded's store; 0 means 256 MiB.
 	CacheBytes int64
-	// URI is the database's connection string, for the in-process engines with a database.
+	// URI is the database's connection string, for the in-process engines with a database. It may name
+	// several servers of a PostgreSQL cluster: connections are made to the primary alone.
 	URI string
+	// ReadConns and WriteConns are how many connections to the database the engines Postgres, CockroachDB
+	// and MySQL keep for reads and for writes; 0 means DefaultReadConns and DefaultWriteConns. Postgres
+	// keeps one more, which watches the server.
+	ReadConns, WriteConns int
+	// KeyMark tells servers with different token keys apart without telling the keys: Postgres does not open while
+	// a server with another mark runs over the database. 0 means that nothing is compared.
+	KeyMark int32
 	// Endpoint is the host and port of the SpiceDB behind Remote.
 	Endpoint string
 	// PresharedKey authenticates to the SpiceDB behind Remote. It is never logged.

@@ -64,9 +64,13 @@ func migrationConfig(cfg Config) (*migration.Config, error) {
 	if cfg.URI == "" {
 		return nil, fmt.Errorf("engine %s needs a datastore connection URI", cfg.Kind)
 	}
+	uri, err := cfg.connection()
+	if err != nil {
+		return nil, err
+	}
 	return &migration.Config{
 		DatastoreEngine: cfg.Kind,
-		DatastoreURI:    cfg.URI,
+		DatastoreURI:    uri,
 		Timeout:         migrationTimeout,
 		BatchSize:       migrationBatchSize,
 	}, nil

@@ -19,6 +19,7 @@ import (
 	"github.com/authzed/spicedb/pkg/cmd/server"
 	"github.com/authzed/spicedb/pkg/cmd/util"
 	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -118,28 +119,48 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 	case cfg.Kind != Memory && cfg.URI == "":
 		return nil, fmt.Errorf("engine: %s needs a connection string", cfg.Kind)
 	}
+	uri, err := cfg.connection()
+	if err != nil {
+		return nil, err
+	}
+	options, err := cfg.pools()
+	if err != nil {
+		return nil, err
+	}
+	var watch *pgx.Conn
+	if cfg.Kind == Postgres {
+		if watch, err = cfg.examinePostgres(ctx, uri); err != nil {
+			return nil, err
+		}
+	}
+	fail := func(err error) (datastore.Datastore, error) {
+		if watch != nil {
+			hangUp(watch) //nolint:contextcheck // also once ctx has ended
+		}
+		return nil, err
+	}
 	// The datastore keeps the context it is opened with: it must outlive the opening.
-	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx),
+	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), append(options,
 		dscfg.WithEngine(datastoreKind[cfg.Kind]),
-		dscfg.WithURI(cfg.URI),
+		dscfg.WithURI(uri),
 		dscfg.WithGCWindow(cfg.Retention),
 		dscfg.WithEnableDatastoreMetrics(false),
 		dscfg.WithEnableRevisionHeartbeat(true),
-	)
+	)...)
 	if err != nil {
-		return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, cfg.URI))
+		return fail(fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri)))
 	}
 	state, err := opened.ReadyState(ctx)
 	switch {
 	case err != nil:
-		err = readable(err, cfg.URI)
+		err = readable(err, uri)
 	case !state.IsReady:
-		err = readable(errors.New(state.Message), cfg.URI)
+		err = readable(errors.New(state.Message), uri)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
+		return fail(errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close()))
 	}
-	return opened, nil
+	return cfg.guarded(opened, uri, watch), nil //nolint:contextcheck // it outlives the opening
 }
 
 // serve starts SpiceDB's server over the datastore, on a listener in memory.

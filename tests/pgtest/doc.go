@@ -10,7 +10,8 @@
 //		…
 //	}
 //
-// One cluster serves a whole test binary; each test gets a database of its own. Where the binaries are
+// One cluster serves a whole test binary; each test gets a database of its own. A test that stops its server, copies
+// it, has standbys of it or restores into it takes a NewCluster of its own. Where the binaries are
 // missing the test is skipped, and the skip is said aloud: `go test` hides what a passing package
 // prints, so it goes into the file that DEPUTY_NOT_RUN names as well, and `make test` ends with it.
 package pgtest

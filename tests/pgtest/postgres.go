@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -135,7 +136,11 @@ func databaseName(test string, number int) string {
 
 // cluster is one running PostgreSQL server with a data directory of its own.
 type cluster struct {
+	bin    string              // where PostgreSQL's programs are
+	as     *syscall.Credential // who they run as; nil for ourselves
 	dir    string
+	data   string
+	socket string // the directory of the socket that the server listens on
 	cmd    *exec.Cmd
 	log    *serverLog
 	exited chan struct{} // closed once the server is gone
@@ -145,6 +150,24 @@ type cluster struct {
 // startCluster makes a cluster in a temporary directory, starts it and waits until it takes
 // connections.
 func startCluster() (_ *cluster, err error) {
+	c, err := newDirectory()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(c.dir))
+		}
+	}()
+	if err := c.program("initdb", "--pgdata="+c.data, "--username=postgres",
+		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"); err != nil {
+		return nil, err
+	}
+	return c, c.launch(c.dir)
+}
+
+// newDirectory makes the directory of a cluster that has neither data nor a server yet.
+func newDirectory() (*cluster, error) {
 	bin, err := serverBinaries(os.Getenv("PATH"), "/usr/lib/postgresql/*/bin")
 	if err != nil {
 		return nil, err
@@ -159,26 +182,28 @@ func startCluster() (_ *cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
-		}
-	}()
 	if as != nil {
 		if err := os.Chown(dir, int(as.Uid), int(as.Gid)); err != nil {
-			return nil, err
+			return nil, errors.Join(err, os.RemoveAll(dir))
 		}
 	}
+	return &cluster{bin: bin, as: as, dir: dir, data: filepath.Join(dir, "data")}, nil
+}
 
-	data := filepath.Join(dir, "data")
-	initdb := command(dir, as, filepath.Join(bin, "initdb"), "--pgdata="+data, "--username=postgres",
-		"--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", initdb, err, out)
+// program runs one of PostgreSQL's programs to its end.
+func (c *cluster) program(name string, args ...string) error {
+	cmd := command(c.dir, c.as, filepath.Join(c.bin, name), args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
+	return nil
+}
 
-	c := &cluster{dir: dir, log: newServerLog(), exited: make(chan struct{})}
-	c.cmd = command(dir, as, filepath.Join(bin, "postgres"), "-D", data, "-k", dir,
+// launch starts the server, with its socket in a directory, and waits until it takes connections. More
+// settings come as "name=value".
+func (c *cluster) launch(socket string, settings ...string) error {
+	args := []string{
+		"-D", c.data, "-k", socket,
 		"-c", "listen_addresses=",
 		"-c", "max_connections=400",
 		"-c", "track_commit_timestamp=on",
@@ -186,20 +211,24 @@ func startCluster() (_ *cluster, err error) {
 		"-c", "full_page_writes=off",
 		"-c", "log_checkpoints=off",
 		"-c", "timezone=UTC",
-	)
+	}
+	for _, s := range settings {
+		args = append(args, "-c", s)
+	}
+	c.socket, c.log, c.exited = socket, newServerLog(), make(chan struct{})
+	c.cmd = command(c.dir, c.as, filepath.Join(c.bin, "postgres"), args...)
 	c.cmd.Stderr = c.log
 	c.cmd.WaitDelay = 5 * time.Second
 	if err := c.start(); err != nil {
-		return nil, err
+		return err
 	}
 	select {
 	case <-c.log.ready:
-		return c, nil
+		return nil
 	case <-c.exited:
-		return nil, fmt.Errorf("%s: %w\n%s", c.cmd.Path, c.err, c.log)
+		return fmt.Errorf("%s: %w\n%s", c.cmd.Path, c.err, c.log)
 	case <-time.After(patience):
-		err := fmt.Errorf("%s: not ready after %v\n%s", c.cmd.Path, patience, c.log)
-		return nil, errors.Join(err, c.stop())
+		return errors.Join(fmt.Errorf("%s: not ready after %v\n%s", c.cmd.Path, patience, c.log), c.end(syscall.SIGINT))
 	}
 }
 
@@ -219,10 +248,11 @@ func (c *cluster) start() error {
 	return <-started
 }
 
-// stop ends the server, whatever is connected, and removes its directory.
-func (c *cluster) stop() error {
+// end ends the server, whatever is connected, by a signal: SIGINT has it write what it holds, SIGQUIT is
+// as a crash.
+func (c *cluster) end(signal syscall.Signal) error {
 	var errs []error
-	if err := c.cmd.Process.Signal(syscall.SIGINT); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := c.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		errs = append(errs, err)
 	}
 	select {
@@ -232,23 +262,33 @@ func (c *cluster) stop() error {
 			c.cmd.Process.Kill())
 		<-c.exited
 	}
-	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
+	return errors.Join(errs...)
+}
+
+// stop ends the server and removes its directory.
+func (c *cluster) stop() error {
+	return errors.Join(c.end(syscall.SIGINT), os.RemoveAll(c.dir))
 }
 
 // uri is the connection string of a database.
 func (c *cluster) uri(database string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.User("postgres"), Path: "/" + database,
-		RawQuery: url.Values{"host": {c.dir}}.Encode(),
+		RawQuery: url.Values{"host": {c.socket}}.Encode(),
 	}
 	return u.String()
 }
 
 // exec runs one statement outside of any test's database.
 func (c *cluster) exec(ctx context.Context, statement string) error {
+	return c.execIn(ctx, "postgres", statement)
+}
+
+// execIn runs one statement in a database.
+func (c *cluster) execIn(ctx context.Context, database, statement string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, c.uri("postgres"))
+	conn, err := pgx.Connect(ctx, c.uri(database))
 	if err != nil {
 		return err
 	}
@@ -339,6 +379,9 @@ type serverLog struct {
 	told bool
 }
 
+// readyLine is what a server logs once it takes connections; a standby says that they may only read.
+var readyLine = regexp.MustCompile(`database system is ready to accept (read[- ]only )?connections`)
+
 func newServerLog() *serverLog { return &serverLog{ready: make(chan struct{})} }
 
 // Write implements io.Writer. What comes after 64 KiB is dropped: it is the start that matters.
@@ -348,7 +391,7 @@ func (l *serverLog) Write(p []byte) (int, error) {
 	if l.text.Len() < 1<<16 {
 		l.text.Write(p)
 	}
-	if !l.told && bytes.Contains(l.text.Bytes(), []byte("database system is ready to accept connections")) {
+	if !l.told && readyLine.Match(l.text.Bytes()) {
 		l.told = true
 		close(l.ready)
 	}

@@ -1,0 +1,339 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// lookEvery is how often a running server looks at its PostgreSQL server.
+const lookEvery = 5 * time.Second
+
+// headAge is how long after it was read a head revision becomes a bound. A crash can take back ids that
+// transactions took which then failed, as long as they are not on the disk: PostgreSQL writes them there within
+// three times wal_writer_delay, 600 ms.
+const headAge = 2 * time.Second
+
+// primary is a PostgreSQL datastore that answers only as long as its server is what it was when it was opened: a
+// primary, whose history goes on. Each new connection is examined (see Config.connection), which is enough as long
+// as a connection leads to one server for its whole life. It does not where a pooler lies between, or another cluster
+// takes over the address. So beside it:
+//
+//   - No head lies behind a revision that this server has acknowledged a write with, nor behind a head that it
+//     has read a while ago (headAge). A standby that lags, or an older copy of the cluster, shows such heads.
+//   - Every few seconds the server is asked, over a connection of its own, whether it has become a standby
+//     and whether its counter has fallen below what the database holds.
+//
+// Where either finds something, every call is UNAVAILABLE until it does not any more.
+type primary struct {
+	datastore.Datastore
+
+	mu sync.Mutex
+	// floor is the newest revision that heads may not lie behind, and candidate what becomes it once it is old enough.
+	floor     datastore.Revision
+	candidate datastore.Revision
+	read      time.Time
+	// unfit is what the last look that was answered found.
+	unfit error
+
+	uri  string
+	mark int32
+	end  context.CancelFunc
+	done chan struct{}
+}
+
+var _ datastore.UnwrappableDatastore = (*primary)(nil)
+
+// guardPrimary takes the datastore and the connection over; both are closed with it.
+func guardPrimary(ds datastore.Datastore, uri string, conn *pgx.Conn, mark int32) *primary {
+	life, end := context.WithCancel(context.Background())
+	p := &primary{Datastore: ds, uri: uri, mark: mark, end: end, done: make(chan struct{})}
+	go p.watch(life, conn)
+	return p
+}
+
+// Unwrap returns the datastore itself, for those who look for what it can do besides.
+func (p *primary) Unwrap() datastore.Datastore { return p.Datastore }
+
+// watch looks at the server until life ends. A look that is not answered changes nothing: the connections that
+// decisions are made with may well be, and where they are not their calls fail by themselves.
+func (p *primary) watch(life context.Context, conn *pgx.Conn) {
+	defer close(p.done)
+	defer func() {
+		if conn != nil {
+			hangUp(conn) //nolint:contextcheck // life has ended
+		}
+	}()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-life.Done():
+			return
+		case <-tick.C:
+		}
+		conn = p.lookOver(life, conn)
+	}
+}
+
+// lookOver looks once, over the connection or, without one, a new one, and returns the one for the next look, or nil.
+func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if conn == nil {
+		var err error
+		if conn, err = connectPrimary(ctx, p.uri); err != nil {
+			return nil
+		}
+		// Those who start with another key see this server again. That one of them did meanwhile is theirs to mend: both
+		// would stop otherwise.
+		if err := holdMark(ctx, conn, p.mark); err != nil && !errors.Is(err, errOtherKey) {
+			hangUp(conn) //nolint:contextcheck // ctx may have ended
+			return nil
+		}
+	}
+	found, err := look(ctx, conn)
+	if err != nil {
+		hangUp(conn) //nolint:contextcheck // ctx may have ended
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unfit = found.unfit()
+	return conn
+}
+
+// fit returns the revision that a head which is read from now on may not lie behind, nil if there is none yet.
+func (p *primary) fit() (datastore.Revision, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unfit != nil {
+		return nil, unavailable(p.unfit)
+	}
+	return p.floor, nil
+}
+
+// unavailable is what calls come to on a server that is not fit.
+func unavailable(err error) error {
+	return status.Error(codes.Unavailable, "postgres: "+err.Error())
+}
+
+// errWentBack is for revisions that lie behind what was seen.
+var errWentBack = errors.New("the database has gone back behind what this server has read or written: it is a standby that lags, or an " +
+	"older copy of the cluster, or a failover has lost writes. Should the loss be final, start the server again")
+
+// behind reports whether a revision does not have all that another one has.
+func behind(revision, floor datastore.Revision) bool {
+	return floor != nil && !revision.GreaterThan(floor) && !revision.Equal(floor)
+}
+
+// acknowledged notes a revision that a write was made at, which is durable.
+func (p *primary) acknowledged(revision datastore.Revision) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raiseLocked(revision)
+}
+
+// saw notes a head that was read.
+func (p *primary) saw(head datastore.Revision) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.candidate != nil && time.Since(p.read) < headAge {
+		return
+	}
+	if p.candidate != nil {
+		p.raiseLocked(p.candidate)
+	}
+	p.candidate, p.read = head, time.Now()
+}
+
+func (p *primary) raiseLocked(revision datastore.Revision) {
+	if p.floor == nil || revision.GreaterThan(p.floor) {
+		p.floor = revision
+	}
+}
+
+// HeadRevision is the datastore's, unless the server is not fit for decisions.
+func (p *primary) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	floor, err := p.fit()
+	if err != nil {
+		return datastore.RevisionWithSchemaHash{}, err
+	}
+	head, err := p.Datastore.HeadRevision(ctx)
+	if err != nil {
+		return head, err
+	}
+	if behind(head.Revision, floor) {
+		return datastore.RevisionWithSchemaHash{}, unavailable(errWentBack)
+	}
+	p.saw(head.Revision)
+	return head, nil
+}
+
+// OptimizedRevision is the datastore's, unless the server is not fit for decisions.
+func (p *primary) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	if _, err := p.fit(); err != nil {
+		return datastore.RevisionWithSchemaHash{}, err
+	}
+	return p.Datastore.OptimizedRevision(ctx)
+}
+
+// CheckRevision is the datastore's, unless the server is not fit for decisions.
+func (p *primary) CheckRevision(ctx context.Context, revision datastore.Revision) error {
+	if _, err := p.fit(); err != nil {
+		return err
+	}
+	return p.Datastore.CheckRevision(ctx, revision)
+}
+
+// ReadWriteTx is the datastore's. It does not acknowledge a write that an older copy of the cluster took: no
+// decision would see it.
+func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
+	floor, err := p.fit()
+	if err != nil {
+		return datastore.NoRevision, err
+	}
+	revision, err := p.Datastore.ReadWriteTx(ctx, fn, opts...)
+	if err != nil {
+		return revision, err
+	}
+	if behind(revision, floor) {
+		return datastore.NoRevision, unavailable(errWentBack)
+	}
+	p.acknowledged(revision)
+	return revision, nil
+}
+
+// Close ends the watch and closes the datastore.
+func (p *primary) Close() error {
+	p.end()
+	<-p.done
+	return p.Datastore.Close()
+}
+
+// pooled is a datastore that is ready when the connections that it decides with are. SpiceDB's drivers over pgx open a
+// new connection each time, which fails where other clients have used up the database's slots. And a call whose
+// connection is lost is UNAVAILABLE, as it is where the database never answered: SpiceDB's errors do not say so.
+type pooled struct {
+	datastore.Datastore
+
+	mu     sync.Mutex
+	asking *asked
+}
+
+// asked is one question for the head revision. err is set before done is closed.
+type asked struct {
+	done chan struct{}
+	err  error
+}
+
+var _ datastore.UnwrappableDatastore = (*pooled)(nil)
+
+// Unwrap returns the datastore itself, for those who look for what it can do besides.
+func (p *pooled) Unwrap() datastore.Datastore { return p.Datastore }
+
+// ReadyState asks for the head revision and waits no longer than ctx. SpiceDB goes on asking without a bound where the
+// database does not answer, so one question at a time is under way, which all who ask wait for.
+func (p *pooled) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
+	p.mu.Lock()
+	a := p.asking
+	if a == nil {
+		a = &asked{done: make(chan struct{})}
+		p.asking = a
+		go p.ask(context.WithoutCancel(ctx), a)
+	}
+	p.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return datastore.ReadyState{}, fmt.Errorf("the database does not answer: %w", ctx.Err())
+	case <-a.done:
+	}
+	return datastore.ReadyState{IsReady: a.err == nil}, a.err
+}
+
+func (p *pooled) ask(ctx context.Context, a *asked) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			a.err = fmt.Errorf("panic: %v", reason)
+		}
+		p.mu.Lock()
+		p.asking = nil
+		p.mu.Unlock()
+		close(a.done)
+	}()
+	_, a.err = p.HeadRevision(ctx)
+}
+
+// HeadRevision is the datastore's.
+func (p *pooled) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	head, err := p.Datastore.HeadRevision(ctx)
+	return head, lost(err)
+}
+
+// OptimizedRevision is the datastore's.
+func (p *pooled) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	revision, err := p.Datastore.OptimizedRevision(ctx)
+	return revision, lost(err)
+}
+
+// CheckRevision is the datastore's.
+func (p *pooled) CheckRevision(ctx context.Context, revision datastore.Revision) error {
+	return lost(p.Datastore.CheckRevision(ctx, revision))
+}
+
+// ReadWriteTx is the datastore's. Whether a write whose connection is lost was made is open, as after any UNAVAILABLE.
+func (p *pooled) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
+	revision, err := p.Datastore.ReadWriteTx(ctx, fn, opts...)
+	return revision, lost(err)
+}
+
+// lostError is a connection that broke or was never made. Its status is for callers, its text for the log.
+type lostError struct{ error }
+
+// GRPCStatus is UNAVAILABLE, without what the error says of hosts and users.
+func (lostError) GRPCStatus() *status.Status {
+	return status.New(codes.Unavailable, "the database does not answer")
+}
+
+// Unwrap is the error itself.
+func (e lostError) Unwrap() error { return e.error }
+
+// lost returns an error as a lostError if it says that there is no connection to a server that takes the call, and
+// else as it is. A context that has ended is its caller's.
+func lost(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	refused, isRefusal := errors.AsType[*pgconn.PgError](err)
+	_, isConnect := errors.AsType[*pgconn.ConnectError](err)
+	_, isNetwork := errors.AsType[net.Error](err)
+	switch {
+	case isRefusal:
+		// Connections that break, resources that are used up, a server that stops or is not up yet, one that only reads.
+		for _, class := range []string{"08", "53", "57P", "25006"} {
+			if strings.HasPrefix(refused.Code, class) {
+				return lostError{err}
+			}
+		}
+		return err
+	case isConnect, isNetwork, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), pgconn.SafeToRetry(err):
+		return lostError{err}
+	default:
+		return err
+	}
+}
