@@ -226,13 +226,25 @@ func (b *bounded) rows(
 	if err := record.read(); err != nil {
 		return nil, err
 	}
-	found, err := ask(ctx, b, op, open)
-	if err != nil {
-		return nil, err
+	guarded := func(ctx context.Context) (found datastore.RelationshipIterator, err error) {
+		defer b.panicked(op, &err)
+		if found, err = open(ctx); err != nil {
+			return nil, err
+		}
+		return b.steps(op, found), nil
 	}
-	each := b.steps(op, found)
+	var each datastore.RelationshipIterator
 	if b.patience != nil {
-		each = b.patience.steps(ctx, each)
+		// It is opened when it is first read, because a driver's iterator may go on with the context that it was opened with.
+		each = b.patience.steps(ctx, guarded)
+	} else {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if each, err = guarded(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return func(yield func(tuple.Relationship, error) bool) {
 		if err := ctx.Err(); err != nil {
@@ -250,7 +262,7 @@ func (b *bounded) rows(
 				return
 			}
 		}
-		_ = record.row(int64(n % lookAgain)) // the next read is refused then
+		_ = record.row(int64(n % lookAgain)) // where that is too much, the next read is refused
 	}, nil
 }
 

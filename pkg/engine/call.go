@@ -90,10 +90,13 @@ func callOf(ctx context.Context) *call {
 
 // read counts a read of relationships.
 func (c *call) read() error {
-	if c == nil || c.unlimited || c.reads.Add(1) <= c.bounds.reads {
+	if c == nil || c.unlimited {
 		return nil
 	}
-	return errTooMuch(fmt.Sprintf("the call reads relationships more than %d times", c.bounds.reads))
+	if c.reads.Add(1) > c.bounds.reads {
+		return errTooMuch(fmt.Sprintf("the call reads relationships more than %d times", c.bounds.reads))
+	}
+	return c.row(0)
 }
 
 // row counts rows that were read.

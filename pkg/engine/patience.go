@@ -62,17 +62,17 @@ type outcome[T any] struct {
 	err   error
 }
 
-// wait asks the database for one thing. What is asked must turn its panics into errors.
+// wait asks the database for one thing. What is asked must turn its panics into errors, and its answer must not depend
+// on the context that it was asked with.
 func wait[T any](caller context.Context, p *patience, do func(context.Context) (T, error)) (T, error) {
 	var none T
 	ctx, cancel := context.WithTimeout(caller, p.limit)
+	defer cancel()
 	if !p.take(ctx) {
-		cancel()
 		return none, whyEnded(caller)
 	}
 	answer := make(chan outcome[T], 1)
 	go func() {
-		defer cancel()
 		defer p.give()
 		var out outcome[T]
 		defer func() { answer <- out }()
@@ -81,8 +81,8 @@ func wait[T any](caller context.Context, p *patience, do func(context.Context) (
 	}()
 	select {
 	case out := <-answer:
-		if out.err != nil && caller.Err() == nil && ctx.Err() != nil {
-			return none, errSilent()
+		if out.err != nil && ctx.Err() != nil {
+			return none, whyEnded(caller)
 		}
 		return out.value, out.err
 	case <-ctx.Done():
@@ -93,8 +93,10 @@ func wait[T any](caller context.Context, p *patience, do func(context.Context) (
 // step is one row of a read.
 type step = outcome[tuple.Relationship]
 
-// steps is an iterator that reads ahead in a goroutine of its own. It must turn its panics into errors.
-func (p *patience) steps(caller context.Context, found datastore.RelationshipIterator) datastore.RelationshipIterator {
+// steps is an iterator that is opened, and reads ahead, in a goroutine of its own. Its panics must have become errors.
+func (p *patience) steps(
+	caller context.Context, open func(context.Context) (datastore.RelationshipIterator, error),
+) datastore.RelationshipIterator {
 	return func(yield func(tuple.Relationship, error) bool) {
 		ctx, cancel := context.WithCancel(caller)
 		defer cancel()
@@ -113,7 +115,12 @@ func (p *patience) steps(caller context.Context, found datastore.RelationshipIte
 		go func() {
 			defer p.give()
 			defer close(batches)
-			readAhead(ctx, found, batches)
+			if err := authz.Safely("engine.steps", func() error { return readAhead(ctx, open, batches) }); err != nil {
+				select {
+				case batches <- []step{{err: err}}:
+				case <-ctx.Done():
+				}
+			}
 		}()
 		for {
 			select {
@@ -138,32 +145,42 @@ func (p *patience) steps(caller context.Context, found datastore.RelationshipIte
 	}
 }
 
-// readAhead sends the rows in batches: each as soon as the reader is free, or when it is full.
-func readAhead(ctx context.Context, found datastore.RelationshipIterator, batches chan<- []step) {
+// readAhead sends the rows in batches: each as soon as the reader is free, or when it is full. Its error is that of the
+// opening.
+func readAhead(
+	ctx context.Context, open func(context.Context) (datastore.RelationshipIterator, error), batches chan<- []step,
+) error {
+	found, err := open(ctx)
+	if err != nil {
+		return err
+	}
 	var batch []step
-	found(func(rel tuple.Relationship, err error) bool {
+	for rel, err := range found {
 		batch = append(batch, step{rel, err})
+		if ctx.Err() != nil {
+			return nil
+		}
 		if len(batch) < batchRows {
 			select {
 			case batches <- batch:
 				batch = nil
 			default:
 			}
-			return ctx.Err() == nil
+			continue
 		}
 		select {
 		case batches <- batch:
 			batch = nil
-			return true
 		case <-ctx.Done():
-			return false
+			return nil
 		}
-	})
+	}
 	if len(batch) == 0 {
-		return
+		return nil
 	}
 	select {
 	case batches <- batch:
 	case <-ctx.Done():
 	}
+	return nil
 }
