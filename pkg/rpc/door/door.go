@@ -11,9 +11,11 @@
 package door
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -29,7 +31,7 @@ const apiPackage protoreflect.FullName = "authzed.api.v1"
 // Answer answers an encoded request. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
-// Config is what a Door needs; every field but Answers and ComparesSchema is required. The functions are called concurrently, with the
+// Config is what a Door needs; every field but Answers, ComparesSchema, ImportIdle and ImportTime is required. The functions are called concurrently, with the
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
@@ -47,6 +49,9 @@ type Config struct {
 	// expects (authz.MetadataExpectSchema), within its transaction. Else the door does, just before the write,
 	// by the Text of the Schema.
 	ComparesSchema bool
+	// ImportIdle is how long the caller of an import may say nothing; 0 means 30 s. ImportTime is how long an import may
+	// take; 0 means 5 min.
+	ImportIdle, ImportTime time.Duration
 	// IsAdmin reports whether the call's caller is an admin.
 	IsAdmin func(context.Context) bool
 }
@@ -62,6 +67,8 @@ func New(cfg Config) (*Door, error) {
 	if cfg.Upstream == nil || cfg.Schema == nil || cfg.Model == nil || cfg.IsAdmin == nil {
 		return nil, errors.New("door: the config is incomplete")
 	}
+	cfg.ImportIdle = cmp.Or(cfg.ImportIdle, 30*time.Second)
+	cfg.ImportTime = cmp.Or(cfg.ImportTime, 5*time.Minute)
 	d := &Door{cfg: cfg}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
