@@ -122,8 +122,8 @@ func (v *verifier) run(ctx context.Context) {
 			return
 		case a := <-v.queue:
 			if err := authz.Safely("evaluate.verify", func() error { v.verify(ctx, a); return nil }); err != nil {
-				v.skipped.Add(float64(max(1, len(a.checks))))
 				v.log.Error("the verification of an answer panicked; the answer is not verified", zap.Error(err))
+				v.skipped.Add(float64(max(1, len(a.checks))))
 			}
 		}
 	}
