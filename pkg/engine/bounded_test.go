@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // loops is the schema of the two relationships in a circle, and of the ladder.
@@ -570,8 +571,8 @@ func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = b; return nil } //n
 // An import of more than one transaction should hold is refused, and nothing of it is written.
 func TestImportHasABound(t *testing.T) {
 	for what, limits := range map[string]bounds{
-		"relationships": {imports: 100, importBytes: 1 << 30},
-		"bytes":         {imports: 1 << 30, importBytes: 2 << 20},
+		"relationships": {imports: 100, importBytes: 1 << 30, loads: 1 << 30},
+		"bytes":         {imports: 1 << 30, importBytes: 2 << 20, loads: 1 << 30},
 	} {
 		t.Run(what, func(t *testing.T) {
 			limits.call, limits.long, limits.stop, limits.reads, limits.rows = time.Minute, time.Minute, time.Minute, 1000, 1<<40
@@ -613,5 +614,54 @@ func TestImportHasABound(t *testing.T) {
 				t.Errorf("%d relationships, %v, want those of the first import", len(found[0]), err)
 			}
 		})
+	}
+}
+
+// All imports under way have a bound together, and what has ended counts no more.
+func TestImportsHaveABoundTogether(t *testing.T) {
+	limits := usual
+	limits.loads = 30
+	// memdb has one transaction at a time, the store as many as there are.
+	ds, err := store.Open(t.TempDir(), store.Config{CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := openOver(t, Config{Kind: Embedded}, ds, limits)
+	client := v1.NewPermissionsServiceClient(e.Conn())
+	begin := func(name string) grpc.ClientStreamingClient[v1.ImportBulkRelationshipsRequest, v1.ImportBulkRelationshipsResponse] {
+		t.Helper()
+		stream, err := client.ImportBulkRelationships(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := &v1.ImportBulkRelationshipsRequest{}
+		for i := range 20 {
+			req.Relationships = append(req.Relationships, tuple.MustParseV1Rel(fmt.Sprintf("doc:%s%d#editor@person:ann", name, i)))
+		}
+		if err := stream.Send(req); err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	for round := range 3 {
+		if _, err := begin(fmt.Sprint("one", round)).CloseAndRecv(); err != nil {
+			t.Errorf("one after the other: %v", err)
+		}
+	}
+	first := begin("first")
+	within, ok := e.ds.(*bounded)
+	if !ok {
+		t.Fatal("the engine's datastore has no bounds")
+	}
+	eventually(t, "the first one does not begin", func() bool { return within.loading.Load() == 20 })
+	_, err = begin("second").CloseAndRecv()
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("beside another one: %v, want RESOURCE_EXHAUSTED and what to do", err)
+	}
+	if _, err := first.CloseAndRecv(); err != nil {
+		t.Errorf("the first one: %v", err)
+	}
+	if n := within.loading.Load(); n != 0 {
+		t.Errorf("%d relationships still count", n)
 	}
 }

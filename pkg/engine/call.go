@@ -34,7 +34,9 @@ type bounds struct {
 	turn    time.Duration
 	// imports is how many relationships one import may write, and importBytes their size. An import is one transaction:
 	// until it ends, all of it is in memory.
-	imports, importBytes int
+	imports, importBytes int64
+	// loads is how many relationships all imports under way may hold together.
+	loads int64
 	// answer is how long a database may take to answer a question, or to go on with an answer. It is less than a call
 	// without a deadline waits for the engine, so that there is time left to say so.
 	answer time.Duration
@@ -50,7 +52,7 @@ var usual = bounds{
 	call: 30 * time.Second, long: 10 * time.Minute,
 	reads: 100_000, rows: 10_000_000,
 	lookups: 32, turn: 5 * time.Second,
-	imports: 100_000, importBytes: 64 << 20,
+	imports: 100_000, importBytes: 64 << 20, loads: 200_000,
 	answer: 8 * time.Second, questions: 256,
 	stop: 15 * time.Second,
 }

@@ -12,6 +12,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authzed/grpcutil"
@@ -97,7 +98,7 @@ func over(ctx context.Context, cfg Config, ds datastore.Datastore, limits bounds
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	within := &bounded{Datastore: expecting{ds}, bounds: &limits, log: cfg.Log}
+	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(atomic.Int64), log: cfg.Log}
 	if databases[cfg.Kind] {
 		within.patience = newPatience(limits.answer, limits.questions)
 	}

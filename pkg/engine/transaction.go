@@ -19,6 +19,8 @@ import (
 type transaction struct {
 	boundedReader
 	tx datastore.ReadWriteTransaction
+	// loaded counts what imports of the transaction have added to bounded.loading.
+	loaded *int64
 }
 
 // do does something in the transaction that has no outcome but an error.
@@ -92,15 +94,15 @@ func (t *transaction) DeleteRelationships(
 // BulkLoad is the datastore's, of a source that ends with an error where it is more than one import may hold.
 func (t *transaction) BulkLoad(ctx context.Context, source datastore.BulkWriteRelationshipSource) (uint64, error) {
 	return ask(ctx, t.of, "datastore.BulkLoad", func(ctx context.Context) (uint64, error) {
-		return t.tx.BulkLoad(ctx, &measured{source: source, bounds: t.of.bounds})
+		return t.tx.BulkLoad(ctx, &measured{source: source, into: t})
 	})
 }
 
 // measured is the source of an import.
 type measured struct {
-	source       datastore.BulkWriteRelationshipSource
-	bounds       *bounds
-	count, bytes int
+	source datastore.BulkWriteRelationshipSource
+	into   *transaction
+	bytes  int64
 }
 
 // Next is datastore.BulkWriteRelationshipSource's.
@@ -112,16 +114,21 @@ func (m *measured) Next(ctx context.Context) (*tuple.Relationship, error) {
 	if rel == nil || err != nil {
 		return nil, err
 	}
-	m.count++
-	m.bytes += len(rel.Resource.ObjectType) + len(rel.Resource.ObjectID) + len(rel.Resource.Relation) +
-		len(rel.Subject.ObjectType) + len(rel.Subject.ObjectID) + len(rel.Subject.Relation)
+	*m.into.loaded++
+	m.bytes += int64(len(rel.Resource.ObjectType) + len(rel.Resource.ObjectID) + len(rel.Resource.Relation) +
+		len(rel.Subject.ObjectType) + len(rel.Subject.ObjectID) + len(rel.Subject.Relation))
 	if rel.OptionalCaveat != nil {
-		m.bytes += proto.Size(rel.OptionalCaveat)
+		m.bytes += int64(proto.Size(rel.OptionalCaveat))
 	}
-	if m.count > m.bounds.imports || m.bytes > m.bounds.importBytes {
+	limits, all := m.into.of.bounds, m.into.of.loading.Add(1)
+	if *m.into.loaded > limits.imports || m.bytes > limits.importBytes {
 		return nil, refusal(codes.ResourceExhausted, authz.ReasonEngineRefused, fmt.Sprintf(
 			"one import holds at most %d relationships and %d MiB, because it is one transaction; nothing was written: split it into several calls",
-			m.bounds.imports, m.bounds.importBytes>>20))
+			limits.imports, limits.importBytes>>20))
+	}
+	if all > limits.loads {
+		return nil, refusal(codes.ResourceExhausted, authz.ReasonEngineRefused, fmt.Sprintf(
+			"the imports under way hold more than %d relationships together; nothing of this one was written: try again", limits.loads))
 	}
 	return rel, nil
 }
