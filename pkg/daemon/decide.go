@@ -17,8 +17,10 @@ type Result struct {
 // service is told, so what an agent gets to see is the caller's to choose.
 //
 // The zero Freshness is the head revision. Errors are *authz.Error; with one the decision is zero, which
-// denies. It is safe for concurrent use, before Serve and beside it, until Close.
-func (d *Daemon) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (authz.Decision, error) {
+// denies. A panic is an error too, of kind Internal, whose cause holds the stack. It is safe for concurrent use, before
+// Serve and beside it, until Close.
+func (d *Daemon) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (_ authz.Decision, err error) {
+	defer authz.Recover("daemon.Decide", &err)
 	results, _, err := d.judge.Decide(ctx, []authz.Case{c}, f, false)
 	if err != nil {
 		return authz.Decision{}, err
@@ -28,7 +30,8 @@ func (d *Daemon) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (a
 
 // DecideAll is Decide for many cases at one revision, which it returns: as many results as cases, in order.
 // An error is the failure of the whole call.
-func (d *Daemon) DecideAll(ctx context.Context, cases []authz.Case, f authz.Freshness) ([]Result, authz.Revision, error) {
+func (d *Daemon) DecideAll(ctx context.Context, cases []authz.Case, f authz.Freshness) (_ []Result, _ authz.Revision, err error) {
+	defer authz.Recover("daemon.DecideAll", &err)
 	results, at, err := d.judge.Decide(ctx, cases, f, false)
 	if err != nil {
 		return nil, authz.Revision{}, err

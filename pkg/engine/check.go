@@ -55,11 +55,13 @@ func (s *snapshot) askAlone(ctx context.Context, queries []authz.Query, answers 
 			continue
 		}
 		group.Go(func() error {
-			alone, err := s.bulk(ctx, queries[i:i+1])
-			if err == nil {
-				answers[i] = alone[0]
-			}
-			return err
+			return authz.Safely("engine.Check", func() error {
+				alone, err := s.bulk(ctx, queries[i:i+1])
+				if err == nil {
+					answers[i] = alone[0]
+				}
+				return err
+			})
 		})
 	}
 	return group.Wait()

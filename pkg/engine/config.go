@@ -3,6 +3,8 @@ package engine
 import (
 	"slices"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // The kinds of engine.
@@ -66,4 +68,7 @@ type Config struct {
 	// --max-offset): calls that revoke, end or suspend wait that long before they return. 0 means
 	// 500 ms on CockroachDB, its own default, and nothing elsewhere.
 	ClockOffset time.Duration
+	// Log takes a line for each panic of SpiceDB or of its datastore, which fails the call that met it; nil
+	// means no log.
+	Log *zap.Logger
 }

@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -126,10 +124,6 @@ func (h *headTaker) start() (*taking, context.Context) {
 // run takes the head. A panic becomes an error, because no call stands above to recover it.
 func (t *taking) run(ctx context.Context) {
 	defer close(t.done)
-	defer func() {
-		if p := recover(); p != nil {
-			t.err = fmt.Errorf("taking the head panicked: %v\n%s", p, debug.Stack())
-		}
-	}()
+	defer authz.Recover("engine.Snapshot", &t.err)
 	t.head, t.err = t.take(ctx)
 }

@@ -12,6 +12,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/authzed/grpcutil"
@@ -20,6 +21,7 @@ import (
 	"github.com/authzed/spicedb/pkg/cmd/util"
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -89,10 +91,21 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // the configuration only what is not about the datastore counts. The engine closes it, also if it cannot
 // be opened.
 func Over(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, error) {
+	return over(ctx, cfg, ds, usual)
+}
+
+func over(ctx context.Context, cfg Config, ds datastore.Datastore, limits bounds) (*Engine, error) {
 	if cfg.Retention == 0 {
 		cfg.Retention = defaultRetention
 	}
-	e, err := serve(ctx, expecting{ds})
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(atomic.Int64), log: cfg.Log}
+	if databases[cfg.Kind] {
+		within.patience = newPatience(limits.answer, limits.questions)
+	}
+	e, err := serve(ctx, within)
 	if err != nil {
 		return nil, errors.Join(err, ds.Close())
 	}
@@ -100,6 +113,9 @@ func Over(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, err
 	e.readsWhole = cfg.Kind == Embedded || cfg.Kind == ""
 	return e, nil
 }
+
+// databases are the kinds whose datastore is elsewhere, and may stop answering.
+var databases = map[string]bool{Postgres: true, CockroachDB: true, Spanner: true, MySQL: true}
 
 // datastoreKind maps the kinds of this package to SpiceDB's names.
 var datastoreKind = map[string]string{
@@ -168,7 +184,8 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 // The dispatch caches are off: they are keyed by revision and renewed on access, so that on an idle
 // engine a grant that is polled outlives its expiration. Streams get no time limit, because lookups
 // that Deputy pages bring their own.
-func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
+func serve(ctx context.Context, ds *bounded) (*Engine, error) {
+	entrance := &gate{bounds: ds.bounds, log: ds.log, lookups: make(chan struct{}, ds.bounds.lookups)}
 	off := server.CacheConfig{Enabled: false}
 	cfg := server.NewConfigWithOptionsAndDefaults(
 		server.WithDatastore(ds),
@@ -187,9 +204,13 @@ func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
 		server.WithDispatchClientMetricsEnabled(false),
 		server.WithDispatchClusterMetricsEnabled(false),
 		server.WithExperimentalSchemaMode("read-legacy-write-legacy"),
+		// This is SpiceDB's limit for silence. The end of every call is the gate's.
 		server.WithStreamingAPITimeout(24*time.Hour),
 		server.WithEnableMemoryProtectionMiddleware(false),
 		server.WithSilentlyDisableTelemetry(true),
+		// Deputy's own server has waited for its calls before it closes the engine.
+		server.WithShutdownGracePeriod(time.Second),
+		entrance.middleware(),
 	)
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	srv, err := cfg.Complete(life)
@@ -198,7 +219,7 @@ func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
 		return nil, fmt.Errorf("engine: cannot build the SpiceDB server: %w", err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.Run(life) }()
+	go func() { done <- authz.Safely("engine.Run", func() error { return srv.Run(life) }) }()
 	conn, err := srv.NewClient(
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
@@ -210,11 +231,25 @@ func serve(ctx context.Context, ds datastore.Datastore) (*Engine, error) {
 	stop := func() error {
 		errs := conn.Close()
 		end()
-		// A server that is stopped before it began to serve says so.
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, grpc.ErrServerStopped) {
-			errs = errors.Join(errs, err)
+		closed := make(chan error, 1)
+		go func() {
+			closed <- authz.Safely("engine.Close", func() error {
+				// A server that is stopped before it began to serve says so.
+				err := <-done
+				if errors.Is(err, context.Canceled) || errors.Is(err, grpc.ErrServerStopped) {
+					err = nil
+				}
+				return errors.Join(err, ds.Close())
+			})
+		}()
+		limit := time.NewTimer(ds.bounds.stop)
+		defer limit.Stop()
+		select {
+		case err := <-closed:
+			return errors.Join(errs, err)
+		case <-limit.C:
+			return errors.Join(errs, fmt.Errorf("engine: SpiceDB or its datastore still works after %s, and is left to itself", ds.bounds.stop))
 		}
-		return errors.Join(errs, ds.Close())
 	}
 	return &Engine{conn: conn, ds: ds, stop: stop}, nil
 }

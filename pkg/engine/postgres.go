@@ -144,7 +144,7 @@ func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, err
 	case err != nil:
 		return nil, fmt.Errorf("engine: cannot open %s: %w", Postgres, readable(err, uri))
 	}
-	found, err := look(ctx, conn)
+	found, err := inspect(ctx, conn)
 	if err == nil {
 		err = found.unfit()
 	}
@@ -227,8 +227,8 @@ const lookQuery = `SELECT pg_is_in_recovery(), pg_snapshot_xmax(pg_current_snaps
 	COALESCE((SELECT deleted_xid FROM relation_tuple WHERE deleted_xid < '9223372036854775807'::xid8
 		ORDER BY deleted_xid DESC LIMIT 1), '0'::xid8))::text`
 
-// look asks a server what it is and where its counter is. A database without SpiceDB's tables holds no ids.
-func look(ctx context.Context, conn *pgx.Conn) (condition, error) {
+// inspect asks a server what it is and where its counter is. A database without SpiceDB's tables holds no ids.
+func inspect(ctx context.Context, conn *pgx.Conn) (condition, error) {
 	var found condition
 	var next, stored string
 	err := conn.QueryRow(ctx, lookQuery).Scan(&found.standby, &next, &stored)
@@ -293,7 +293,7 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
 	}
 	defer hangUp(conn) //nolint:contextcheck // also once ctx has ended
-	found, err := look(ctx, conn)
+	found, err := inspect(ctx, conn)
 	if err != nil {
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
 	}
@@ -308,7 +308,7 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 		statement := fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP PERFORM pg_current_xact_id(); ROLLBACK; END LOOP; END $$", batch)
 		if _, err = conn.Exec(ctx, statement); err == nil {
 			spent += batch
-			found, err = look(ctx, conn)
+			found, err = inspect(ctx, conn)
 		}
 		if err != nil {
 			return spent, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))

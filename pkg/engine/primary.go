@@ -104,7 +104,7 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 			return nil
 		}
 	}
-	found, err := look(ctx, conn)
+	found, err := inspect(ctx, conn)
 	if err != nil {
 		hangUp(conn) //nolint:contextcheck // ctx may have ended
 		return nil

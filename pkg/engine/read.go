@@ -32,13 +32,14 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 	group.SetLimit(parallelReads)
 	for i, f := range filters {
 		group.Go(func() error {
-			var err error
-			if s.engine.ds != nil {
-				out[i], err = s.direct(ctx, f)
-			} else {
-				out[i], _, err = s.stream(ctx, f, 0, "")
-			}
-			return err
+			return authz.Safely("engine.Read", func() (err error) {
+				if s.engine.ds != nil {
+					out[i], err = s.direct(ctx, f)
+				} else {
+					out[i], _, err = s.stream(ctx, f, 0, "")
+				}
+				return err
+			})
 		})
 	}
 	if err := group.Wait(); err != nil {

@@ -109,6 +109,7 @@ func (s *snapshot) Revision() authz.Revision { return s.token }
 // Schema is the schema at the revision; on Remote the head's, as of when the snapshot was taken.
 func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 	s.once.Do(func() {
+		defer authz.Recover("engine.Schema", &s.schemaErr)
 		if s.remote.schema == nil {
 			s.schema, s.schemaErr = s.engine.schemaAt(ctx, s.revision)
 			return

@@ -29,6 +29,7 @@ type caveat struct {
 
 func (c *caveat) compile() (*caveats.CompiledCaveat, error) {
 	c.once.Do(func() {
+		defer authz.Recover("evaluate.compile", &c.err)
 		types := caveattypes.Default.TypeSet
 		parameters, err := caveattypes.DecodeParameterTypes(types, c.definition.GetParameterTypes())
 		if err == nil {

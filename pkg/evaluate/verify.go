@@ -121,7 +121,10 @@ func (v *verifier) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case a := <-v.queue:
-			v.verify(ctx, a)
+			if err := authz.Safely("evaluate.verify", func() error { v.verify(ctx, a); return nil }); err != nil {
+				v.log.Error("the verification of an answer panicked; the answer is not verified", zap.Error(err))
+				v.skipped.Add(float64(max(1, len(a.checks))))
+			}
 		}
 	}
 }

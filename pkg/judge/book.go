@@ -154,8 +154,9 @@ func (b *book) fetch(ctx context.Context, filters ...authz.Filter) ([]*page, err
 	return pages, nil
 }
 
-// fill reads a page.
+// fill reads a page. One whose reading panics must not look empty to those who share it.
 func (b *book) fill(ctx context.Context, p *page) {
+	defer authz.Recover("judge.read", &p.err)
 	if b.notes != nil {
 		p.rels, p.note, p.err = b.notes.ReadNoted(ctx, p.of)
 	} else if lists, err := b.snap.Read(ctx, p.of); err != nil {

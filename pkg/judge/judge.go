@@ -96,12 +96,14 @@ func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) erro
 	var next atomic.Int64
 	for range min(parallel, n) {
 		group.Go(func() error {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				if err := do(ctx, i); err != nil {
-					return err
+			return authz.Safely("judge.Decide", func() error {
+				for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+					if err := do(ctx, i); err != nil {
+						return err
+					}
 				}
-			}
-			return nil
+				return nil
+			})
 		})
 	}
 	return group.Wait()

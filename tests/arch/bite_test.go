@@ -41,6 +41,12 @@ func TestRulesBite(t *testing.T) {
 		{theRuleIsPure, "pkg/decide/a.go", "package decide\nimport (\"context\"; \"os\")\n", 2},
 		{theRuleIsPure, "pkg/facts/a.go", "package facts\nimport \"time\"\nvar now = time.Now\n", 1},
 		{theRuleIsPure, "pkg/decide/a.go", "package decide\nimport \"time\"\nvar t time.Time\n", 0},
+		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { go g()\ngo func() { g() }()\ngroup.Go(func() error { return g() })\nwait.Go(g) }\n", 4},
+		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { go func() { func() { defer authz.Recover(op, &err) }() }() }\n", 1},
+		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { group.Go(func() error { return authz.Safely(op, g) })\ngo func() { defer authz.Recover(op, &err)\ng() }() }\n", 0},
+		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { go func() { done <- authz.Safely(op, g) }()\ngo func() { err := authz.Safely(op, g)\nend(err) }() }\n", 0},
+		{goroutinesRecover, "pkg/engine/headtaker.go", "package engine\nfunc (h *headTaker) join() { go h.run() }\nfunc other() { go h.run() }\n", 1},
+		{goroutinesRecover, "pkg/judge/a_test.go", "package judge\nfunc f() { go g() }\n", 0},
 		{theRuleIsPure, "pkg/judge/a.go", "package judge\nimport \"context\"\n", 0},
 	} {
 		s, err := parse(test.path, test.text)

@@ -84,10 +84,12 @@ var rules = []struct {
 	{"tests do not sleep", testsDoNotSleep},
 	{"skips are said", skipsAreSaid},
 	{"the rule is pure", theRuleIsPure},
+	{"goroutines recover", goroutinesRecover},
 }
 
-func TestSource(t *testing.T) {
-	var sources []*source
+// sources parses every file outside of pkg/gen.
+func sources(t *testing.T) (all []*source) {
+	t.Helper()
 	here, err := filepath.Abs(root)
 	if err != nil {
 		t.Fatal(err)
@@ -110,12 +112,17 @@ func TestSource(t *testing.T) {
 				t.Error(err)
 				continue
 			}
-			sources = append(sources, s)
+			all = append(all, s)
 		}
 	}
+	return all
+}
+
+func TestSource(t *testing.T) {
+	all := sources(t)
 	for _, rule := range rules {
 		t.Run(rule.name, func(t *testing.T) {
-			for _, s := range sources {
+			for _, s := range all {
 				for _, complaint := range rule.ask(s) {
 					t.Error(complaint)
 				}

@@ -2,6 +2,8 @@ package harness
 
 import (
 	"net"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +23,8 @@ type Wire struct {
 	conns []net.Conn
 }
 
-// Between puts a wire between Deputy and the engine that cfg names.
+// Between puts a wire between Deputy and the engine that cfg names: a SpiceDB or a PostgreSQL of the harness's, which
+// listen on a Unix socket.
 func Between(t testing.TB, cfg *engine.Config) *Wire {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -31,6 +34,15 @@ func Between(t testing.TB, cfg *engine.Config) *Wire {
 	w := &Wire{listener: listener, target: strings.TrimPrefix(cfg.Endpoint, "unix:")}
 	w.moves = sync.NewCond(&w.mu)
 	cfg.Endpoint = listener.Addr().String()
+	if cfg.URI != "" {
+		at, err := url.Parse(cfg.URI)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.target = filepath.Join(at.Query().Get("host"), ".s.PGSQL.5432")
+		at.Host, at.RawQuery = listener.Addr().String(), url.Values{"sslmode": {"disable"}}.Encode()
+		cfg.URI, cfg.Endpoint = at.String(), ""
+	}
 	go w.accept()
 	t.Cleanup(w.Cut)
 	return w

@@ -1,0 +1,295 @@
+package engine
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// bounded is a datastore that works for nobody who has left, and that no call can wear out:
+//
+//   - It does nothing for a context that has ended, and stops in the middle of a read. SpiceDB's walks look at their
+//     contexts nowhere else, and most datastores not at all: memdb and pkg/store answer at once, and SpiceDB's own
+//     proxy takes deadlines and cancellation away before they reach a database.
+//   - It counts what a call reads; see call.
+//   - Over a database it gives up in time where there is no answer; see patience.
+//   - A panic of the datastore becomes an error, in whichever goroutine SpiceDB asks it.
+//
+// So what remains in SpiceDB that can end the process is a panic of SpiceDB's own code in a goroutine of its own:
+// those that walk the graph (dispatch of checks, lookups and expansions, over a schema that was compiled and
+// relationships that were validated when they were written), and those that shut down. What callers send reaches
+// them only after SpiceDB's handlers have validated it, in the handler's own goroutine, where gate recovers.
+type bounded struct {
+	datastore.Datastore
+	bounds *bounds
+	// loading counts the relationships of the imports under way.
+	loading *atomic.Int64
+	// patience bounds what is asked of a database; nil for a datastore in this process.
+	patience *patience
+	log      *zap.Logger
+}
+
+var _ datastore.UnwrappableDatastore = (*bounded)(nil)
+
+// Unwrap returns the datastore itself, for those who look for what it can do besides.
+func (b *bounded) Unwrap() datastore.Datastore { return b.Datastore }
+
+// panicked is deferred, and turns a panic of the datastore into the function's error.
+func (b *bounded) panicked(op string, err *error) {
+	if p := recover(); p != nil {
+		*err = b.failed(op, p)
+	}
+}
+
+// failed logs a panic and returns the error that stands for it.
+func (b *bounded) failed(op string, panicked any) error {
+	b.log.Error("the datastore panicked", zap.Error(authz.Panicked(op, panicked)))
+	return status.Error(codes.Internal, "the datastore failed")
+}
+
+// ask asks the datastore for one thing.
+func ask[T any](ctx context.Context, b *bounded, op string, do func(context.Context) (T, error)) (T, error) {
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	guarded := func(ctx context.Context) (out T, err error) {
+		defer b.panicked(op, &err)
+		return do(ctx)
+	}
+	if b.patience == nil {
+		return guarded(ctx)
+	}
+	return wait(ctx, b.patience, guarded)
+}
+
+// UniqueID is the datastore's.
+func (b *bounded) UniqueID(ctx context.Context) (string, error) {
+	return ask(ctx, b, "datastore.UniqueID", b.Datastore.UniqueID)
+}
+
+// HeadRevision is the datastore's.
+func (b *bounded) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	return ask(ctx, b, "datastore.HeadRevision", b.Datastore.HeadRevision)
+}
+
+// OptimizedRevision is the datastore's.
+func (b *bounded) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	return ask(ctx, b, "datastore.OptimizedRevision", b.Datastore.OptimizedRevision)
+}
+
+// CheckRevision is the datastore's.
+func (b *bounded) CheckRevision(ctx context.Context, revision datastore.Revision) error {
+	_, err := ask(ctx, b, "datastore.CheckRevision", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Datastore.CheckRevision(ctx, revision)
+	})
+	return err
+}
+
+// Features is the datastore's.
+func (b *bounded) Features(ctx context.Context) (*datastore.Features, error) {
+	return ask(ctx, b, "datastore.Features", b.Datastore.Features)
+}
+
+// Statistics is the datastore's.
+func (b *bounded) Statistics(ctx context.Context) (datastore.Stats, error) {
+	return ask(ctx, b, "datastore.Statistics", b.Datastore.Statistics)
+}
+
+// ReadyState is the datastore's.
+func (b *bounded) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
+	return ask(ctx, b, "datastore.ReadyState", b.Datastore.ReadyState)
+}
+
+// SnapshotReader is the datastore's.
+func (b *bounded) SnapshotReader(revision datastore.Revision) datastore.Reader {
+	return &boundedReader{b.Datastore.SnapshotReader(revision), b}
+}
+
+// ReadWriteTx is the datastore's. It runs in the caller's goroutine: no datastore takes away the context's end from
+// a transaction.
+func (b *bounded) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (at datastore.Revision, err error) {
+	if err := ctx.Err(); err != nil {
+		return datastore.NoRevision, err
+	}
+	defer b.panicked("datastore.ReadWriteTx", &err)
+	// Within a transaction everything is asked of the one connection that it has, one after the other.
+	inside := &bounded{Datastore: b.Datastore, bounds: b.bounds, loading: b.loading, log: b.log}
+	var loaded int64
+	defer func() { b.loading.Add(-loaded) }()
+	return b.Datastore.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		return fn(ctx, &transaction{boundedReader{tx, inside}, tx, &loaded})
+	}, opts...)
+}
+
+// boundedReader is a reader of a bounded datastore.
+type boundedReader struct {
+	datastore.Reader
+	of *bounded
+}
+
+// QueryRelationships is the datastore's.
+func (r *boundedReader) QueryRelationships(
+	ctx context.Context, filter datastore.RelationshipsFilter, opts ...options.QueryOptionsOption,
+) (datastore.RelationshipIterator, error) {
+	return r.of.rows(ctx, "datastore.QueryRelationships", func(ctx context.Context) (datastore.RelationshipIterator, error) {
+		return r.Reader.QueryRelationships(ctx, filter, opts...)
+	})
+}
+
+// ReverseQueryRelationships is the datastore's.
+func (r *boundedReader) ReverseQueryRelationships(
+	ctx context.Context, filter datastore.SubjectsFilter, opts ...options.ReverseQueryOptionsOption,
+) (datastore.RelationshipIterator, error) {
+	return r.of.rows(ctx, "datastore.ReverseQueryRelationships", func(ctx context.Context) (datastore.RelationshipIterator, error) {
+		return r.Reader.ReverseQueryRelationships(ctx, filter, opts...)
+	})
+}
+
+// revisioned is a definition with the revision that it was written at.
+type revisioned[T any] struct {
+	definition T
+	at         datastore.Revision
+}
+
+// LegacyReadNamespaceByName is the datastore's.
+func (r *boundedReader) LegacyReadNamespaceByName(ctx context.Context, name string) (*core.NamespaceDefinition, datastore.Revision, error) {
+	out, err := ask(ctx, r.of, "datastore.ReadNamespace", func(ctx context.Context) (out revisioned[*core.NamespaceDefinition], err error) {
+		out.definition, out.at, err = r.Reader.LegacyReadNamespaceByName(ctx, name)
+		return out, err
+	})
+	return out.definition, out.at, err
+}
+
+// LegacyReadCaveatByName is the datastore's.
+func (r *boundedReader) LegacyReadCaveatByName(ctx context.Context, name string) (*core.CaveatDefinition, datastore.Revision, error) {
+	out, err := ask(ctx, r.of, "datastore.ReadCaveat", func(ctx context.Context) (out revisioned[*core.CaveatDefinition], err error) {
+		out.definition, out.at, err = r.Reader.LegacyReadCaveatByName(ctx, name)
+		return out, err
+	})
+	return out.definition, out.at, err
+}
+
+// LegacyListAllNamespaces is the datastore's.
+func (r *boundedReader) LegacyListAllNamespaces(ctx context.Context) ([]datastore.RevisionedNamespace, error) {
+	return ask(ctx, r.of, "datastore.ListNamespaces", r.Reader.LegacyListAllNamespaces)
+}
+
+// LegacyListAllCaveats is the datastore's.
+func (r *boundedReader) LegacyListAllCaveats(ctx context.Context) ([]datastore.RevisionedCaveat, error) {
+	return ask(ctx, r.of, "datastore.ListCaveats", r.Reader.LegacyListAllCaveats)
+}
+
+// LegacyLookupNamespacesWithNames is the datastore's.
+func (r *boundedReader) LegacyLookupNamespacesWithNames(ctx context.Context, names []string) ([]datastore.RevisionedNamespace, error) {
+	return ask(ctx, r.of, "datastore.LookupNamespaces", func(ctx context.Context) ([]datastore.RevisionedNamespace, error) {
+		return r.Reader.LegacyLookupNamespacesWithNames(ctx, names)
+	})
+}
+
+// LegacyLookupCaveatsWithNames is the datastore's.
+func (r *boundedReader) LegacyLookupCaveatsWithNames(ctx context.Context, names []string) ([]datastore.RevisionedCaveat, error) {
+	return ask(ctx, r.of, "datastore.LookupCaveats", func(ctx context.Context) ([]datastore.RevisionedCaveat, error) {
+		return r.Reader.LegacyLookupCaveatsWithNames(ctx, names)
+	})
+}
+
+// ReadStoredSchema is the datastore's.
+func (r *boundedReader) ReadStoredSchema(ctx context.Context) (*datastore.ReadOnlyStoredSchema, error) {
+	return ask(ctx, r.of, "datastore.ReadStoredSchema", r.Reader.ReadStoredSchema)
+}
+
+// LookupCounters is the datastore's.
+func (r *boundedReader) LookupCounters(ctx context.Context) ([]datastore.RelationshipCounter, error) {
+	return ask(ctx, r.of, "datastore.LookupCounters", r.Reader.LookupCounters)
+}
+
+// CountRelationships is the datastore's.
+func (r *boundedReader) CountRelationships(ctx context.Context, name string) (int, error) {
+	return ask(ctx, r.of, "datastore.CountRelationships", func(ctx context.Context) (int, error) {
+		return r.Reader.CountRelationships(ctx, name)
+	})
+}
+
+// rowsPerLook is after how many rows a read looks whether its call still wants them.
+const rowsPerLook = 64
+
+// rows reads relationships.
+func (b *bounded) rows(
+	ctx context.Context, op string, open func(context.Context) (datastore.RelationshipIterator, error),
+) (datastore.RelationshipIterator, error) {
+	record := callOf(ctx)
+	if err := record.read(); err != nil {
+		return nil, err
+	}
+	guarded := func(ctx context.Context) (found datastore.RelationshipIterator, err error) {
+		defer b.panicked(op, &err)
+		if found, err = open(ctx); err != nil {
+			return nil, err
+		}
+		return b.steps(op, found), nil
+	}
+	var each datastore.RelationshipIterator
+	if b.patience != nil {
+		// It is opened when it is first read, because a driver's iterator may go on with the context that it was opened with.
+		each = b.patience.steps(ctx, guarded)
+	} else {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		if each, err = guarded(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return func(yield func(tuple.Relationship, error) bool) {
+		if err := ctx.Err(); err != nil {
+			yield(tuple.Relationship{}, err)
+			return
+		}
+		n := 0
+		for rel, err := range each {
+			if n++; err == nil && n%rowsPerLook == 0 {
+				if err = ctx.Err(); err == nil {
+					err = record.row(rowsPerLook)
+				}
+			}
+			if !yield(rel, err) || err != nil {
+				return
+			}
+		}
+		_ = record.row(int64(n % rowsPerLook)) // where that is too much, the next read is refused
+	}, nil
+}
+
+// steps is an iterator of the datastore whose panics become its error. Those of the loop over it stay the loop's.
+func (b *bounded) steps(op string, found datastore.RelationshipIterator) datastore.RelationshipIterator {
+	return func(yield func(tuple.Relationship, error) bool) {
+		inside, over := false, false
+		defer func() {
+			if inside {
+				return
+			}
+			if p := recover(); p != nil {
+				if err := b.failed(op, p); !over {
+					yield(tuple.Relationship{}, err)
+				}
+			}
+		}()
+		found(func(rel tuple.Relationship, err error) bool {
+			inside = true
+			goOn := yield(rel, err)
+			inside, over = false, !goOn
+			return goOn
+		})
+	}
+}

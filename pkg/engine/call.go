@@ -1,0 +1,271 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/cmd/server"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"go.uber.org/zap"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// bounds are what SpiceDB's server in this process may do. SpiceDB itself has no such bounds: two relationships that
+// lead in a circle, or a ladder of twenty, are enough for a lookup that takes more time and memory than there is.
+type bounds struct {
+	// call is how long a call may take whose caller sets no deadline, or a later one, and long the same for longCalls.
+	call, long time.Duration
+	// reads is how often a call may read relationships. SpiceDB reads up to 100 objects at a time.
+	reads int64
+	// rows is how many relationships a call may read.
+	rows int64
+	// lookups is how many lookups are under way at once, and turn is how long another one waits for its turn.
+	lookups int
+	turn    time.Duration
+	// imports is how many relationships one import may write, and importBytes their size. An import is one transaction:
+	// until it ends, all of it is in memory.
+	imports, importBytes int64
+	// loads is how many relationships all imports under way may hold together.
+	loads int64
+	// answer is how long a database may take to answer a question, or to go on with an answer. It is less than a call
+	// without a deadline waits for the engine, so that there is time left to say so.
+	answer time.Duration
+	// questions is how many questions to a database are under way at once. It is well above the connections of a pool,
+	// which are what questions wait for while the database answers.
+	questions int
+	// stop is how long the engine waits, when it is closed, for SpiceDB and the datastore to end.
+	stop time.Duration
+}
+
+// usual are the bounds of every engine. SpiceDB's own default for a stream is 30 s, too.
+var usual = bounds{
+	call: 30 * time.Second, long: time.Hour,
+	reads: 100_000, rows: 10_000_000,
+	lookups: 32, turn: 5 * time.Second,
+	imports: 100_000, importBytes: 64 << 20, loads: 200_000,
+	answer: 8 * time.Second, questions: 256,
+	stop: 15 * time.Second,
+}
+
+// longCalls are the methods that may take longer, because they do as much as there are relationships. Time and
+// amount of most of them are bounded elsewhere: streams at the border, imports by their size.
+var longCalls = map[string]bool{
+	"/authzed.api.v1.PermissionsService/DeleteRelationships":             true,
+	"/authzed.api.v1.PermissionsService/ReadRelationships":               true,
+	"/authzed.api.v1.PermissionsService/ImportBulkRelationships":         true,
+	"/authzed.api.v1.PermissionsService/ExportBulkRelationships":         true,
+	"/authzed.api.v1.ExperimentalService/BulkImportRelationships":        true,
+	"/authzed.api.v1.ExperimentalService/BulkExportRelationships":        true,
+	"/authzed.api.v1.ExperimentalService/ExperimentalCountRelationships": true,
+	"/authzed.api.v1.SchemaService/WriteSchema":                          true,
+}
+
+// watches is the method that lasts as long as its caller wants.
+const watches = "/authzed.api.v1.WatchService/Watch"
+
+// call is the record of one call to SpiceDB's server, which the datastore finds in the context of what SpiceDB asks
+// of it. It is safe for concurrent use: SpiceDB works on one call in many goroutines.
+type call struct {
+	bounds      *bounds
+	reads, rows atomic.Int64
+	// unlimited is set for a call that reads what there is, once: it is bounded by time alone.
+	unlimited bool
+}
+
+type callKey struct{}
+
+// callOf returns the record of the call that ctx belongs to; nil for what does not come through SpiceDB's server.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// read counts a read of relationships.
+func (c *call) read() error {
+	if c == nil || c.unlimited {
+		return nil
+	}
+	if c.reads.Add(1) > c.bounds.reads {
+		return errTooMuch(fmt.Sprintf("the call reads relationships more than %d times", c.bounds.reads))
+	}
+	return c.row(0)
+}
+
+// row counts rows that were read.
+func (c *call) row(n int64) error {
+	if c == nil || c.unlimited || c.rows.Add(n) <= c.bounds.rows {
+		return nil
+	}
+	return errTooMuch(fmt.Sprintf("the call reads more than %d relationships", c.bounds.rows))
+}
+
+// errTooMuch is the status of a call that would take more than a call may.
+func errTooMuch(what string) error {
+	return refusal(codes.ResourceExhausted, authz.ReasonEngineRefused,
+		what+": ask for less at a time, and look for relationships that lead in a circle")
+}
+
+// refusal is a status of Deputy's own from beneath SpiceDB, which passes statuses on as they are.
+func refusal(code codes.Code, reason, message string) error {
+	st := status.New(code, message)
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "deputy.dev"}); err == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// gate is what every call to SpiceDB's server in this process passes first: a panic becomes INTERNAL with a line in
+// the log, the call gets an end and a record, and lookups take turns.
+//
+// What SpiceDB runs in goroutines of its own for a call cannot be recovered from here; see bounded.
+type gate struct {
+	bounds  *bounds
+	log     *zap.Logger
+	lookups chan struct{}
+}
+
+// middleware puts the gate before everything else in SpiceDB's chains.
+func (g *gate) middleware() server.ConfigOption {
+	unary := server.MiddlewareModification[grpc.UnaryServerInterceptor]{
+		DependencyMiddlewareName: server.DefaultMiddlewareRequestID,
+		Operation:                server.OperationPrepend,
+		Middlewares:              []server.ReferenceableMiddleware[grpc.UnaryServerInterceptor]{{Name: "deputy", Middleware: g.unary}},
+	}
+	stream := server.MiddlewareModification[grpc.StreamServerInterceptor]{
+		DependencyMiddlewareName: server.DefaultMiddlewareRequestID,
+		Operation:                server.OperationPrepend,
+		Middlewares:              []server.ReferenceableMiddleware[grpc.StreamServerInterceptor]{{Name: "deputy", Middleware: g.stream}},
+	}
+	layer := server.MiddlewareModification[grpc.StreamServerInterceptor]{
+		DependencyMiddlewareName: server.DefaultInternalMiddlewareDatastore,
+		Operation:                server.OperationAppend,
+		Middlewares:              []server.ReferenceableMiddleware[grpc.StreamServerInterceptor]{{Name: "deputy-layer", Middleware: attach}},
+	}
+	return func(c *server.Config) {
+		// One branch after the other. With several at once a walk in a circle has a goroutine for each object that it
+		// has ever visited, 90,000 within seconds, before the first of its branches is too deep, which ends it. Checks
+		// stay as they are: SpiceDB shares their branches.
+		c.DispatchConcurrencyLimits.LookupSubjects, c.DispatchConcurrencyLimits.LookupResources = 1, 1
+		c.UnaryMiddlewareModification = append(c.UnaryMiddlewareModification, unary)
+		c.StreamingMiddlewareModification = append(c.StreamingMiddlewareModification, stream, layer)
+	}
+}
+
+func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() { err = g.recovered(info.FullMethod, recover(), err) }()
+	ctx, leave, err := g.enter(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return handler(ctx, req)
+}
+
+func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() { err = g.recovered(info.FullMethod, recover(), err) }()
+	ctx, leave, err := g.enter(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return handler(srv, &recorded{stream, ctx})
+}
+
+// recorded is a stream whose context holds the call's record and end.
+type recorded struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // a stream has its context
+}
+
+// Context is grpc.ServerStream's.
+func (r *recorded) Context() context.Context { return r.ctx }
+
+// lookupResources is the method whose walk SpiceDB detaches from its call.
+const lookupResources = "/authzed.api.v1.PermissionsService/LookupResources"
+
+// attach attaches LookupResources to its call again: below its first branch SpiceDB goes on with a context of its own,
+// which neither ends nor holds the call's record. What that context does hold is the call's data layer.
+func attach(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.FullMethod != lookupResources {
+		return handler(srv, stream)
+	}
+	ctx := stream.Context()
+	ctx = datalayer.ContextWithDataLayer(ctx, &attached{datalayer.FromContext(ctx), ctx})
+	return handler(srv, &recorded{stream, ctx})
+}
+
+// attached is a data layer of one call.
+type attached struct {
+	datalayer.DataLayer
+	call context.Context //nolint:containedctx // it is the call's
+}
+
+// SnapshotReader is datalayer.DataLayer's.
+func (a *attached) SnapshotReader(at datastore.Revision, hash datalayer.SchemaHash) datalayer.RevisionedReader {
+	return &attachedReader{a.DataLayer.SnapshotReader(at, hash), a.call}
+}
+
+// attachedReader reads for one call. Only the walk itself is attached, which alone reads in reverse: the checks on its
+// way may be shared with other calls, which must not end with this one.
+type attachedReader struct {
+	datalayer.RevisionedReader
+	call context.Context //nolint:containedctx // it is the call's
+}
+
+// ReverseQueryRelationships is datalayer.RevisionedReader's.
+func (r *attachedReader) ReverseQueryRelationships(
+	ctx context.Context, filter datastore.SubjectsFilter, opts ...options.ReverseQueryOptionsOption,
+) (datastore.RelationshipIterator, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return r.RevisionedReader.ReverseQueryRelationships(r.call, filter, opts...)
+}
+
+// enter gives a call its record and its end, and has a lookup wait for its turn. leave ends what it gave.
+func (g *gate) enter(ctx context.Context, method string) (_ context.Context, leave func(), err error) {
+	ctx = context.WithValue(ctx, callKey{}, &call{bounds: g.bounds, unlimited: longCalls[method] || method == watches})
+	if method == watches {
+		return ctx, func() {}, nil
+	}
+	limit := g.bounds.call
+	if longCalls[method] {
+		limit = g.bounds.long
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	if !strings.Contains(method, "/Lookup") {
+		return ctx, cancel, nil
+	}
+	turn := time.NewTimer(g.bounds.turn)
+	defer turn.Stop()
+	select {
+	case g.lookups <- struct{}{}:
+		return ctx, func() { cancel(); <-g.lookups }, nil
+	case <-ctx.Done():
+		err = status.FromContextError(ctx.Err()).Err()
+	case <-turn.C:
+		err = refusal(codes.ResourceExhausted, authz.ReasonEngineRefused,
+			fmt.Sprintf("%d lookups are under way, which is as many as the server makes at once: try again", g.bounds.lookups))
+	}
+	cancel()
+	return nil, nil, err
+}
+
+// recovered turns a panic of a call into its status.
+func (g *gate) recovered(method string, panicked any, err error) error {
+	if panicked == nil {
+		return err
+	}
+	g.log.Error("the engine panicked", zap.String("method", method), zap.Error(authz.Panicked("engine", panicked)))
+	return status.Error(codes.Internal, "internal error")
+}
