@@ -9,8 +9,13 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
-// maxCandidates is how many delegations one decision weighs.
-const maxCandidates = 16
+const (
+	// maxCandidates is how many delegations one decision weighs.
+	maxCandidates = 16
+	// maxMarks is how many delegations of a principal, and of each set of a tenant, are looked through for those of an
+	// agent, and maxRead how many of those are read.
+	maxMarks, maxRead = 1000, 64
+)
 
 // leaf is one delegation that a case may be decided by, with whom and where it would act.
 type leaf struct {
@@ -41,8 +46,7 @@ func (b *book) candidates(ctx context.Context, c authz.Case) ([]leaf, error) {
 		return nil, err
 	}
 	if len(leaves) > maxCandidates {
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonTooManyCandidates,
-			"more than %d delegations could decide this; name a session or a delegation", maxCandidates)
+		return nil, tooMany(maxCandidates)
 	}
 	return leaves, nil
 }
@@ -112,7 +116,7 @@ func unambiguous(leaves []leaf) error {
 
 // ofAgent is every live delegation that lets the agent act directly for the principal in the tenant:
 // granted by the principal itself, or for a set of the tenant. Whether the principal is in the set is
-// for the gates.
+// for the gates. However many there are for other agents, no more than a constant number is read.
 func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	switch {
 	case c.Principal.IsZero():
@@ -121,22 +125,28 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 		return nil, authz.FieldErrorf("tenant_id", "is required without a session or a delegation")
 	}
 	set := func(relation string) authz.Filter {
-		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation})
+		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation}, maxMarks+1)
 	}
 	pages, err := b.fetch(ctx,
-		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}),
+		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}, maxMarks+1),
 		set(facts.RelationMember), set(facts.RelationAdmin))
 	if err != nil {
 		return nil, err
 	}
 	var ids []authz.DelegationID
 	for _, p := range pages {
+		if len(p.rels) > maxMarks {
+			return nil, tooMany(maxMarks)
+		}
 		for _, rel := range p.rels {
 			ids = append(ids, authz.DelegationID(rel.Resource.ID))
 		}
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
+	if ids, err = b.named(ctx, c.Agent, ids); err != nil {
+		return nil, err
+	}
 	filters := make([]authz.Filter, len(ids))
 	for i, id := range ids {
 		filters[i] = facts.Object(id.Object())
@@ -157,6 +167,40 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	// A set may cover the principal or not: one that does not is no candidate, so that sets do not
 	// fill the places. The gates judge it again.
 	return b.covering(ctx, c, out)
+}
+
+// named drops, where there are more delegations than may be weighed, those that name another agent.
+func (b *book) named(ctx context.Context, agent authz.AgentID, ids []authz.DelegationID) ([]authz.DelegationID, error) {
+	if len(ids) <= maxCandidates {
+		return ids, nil
+	}
+	queries := make([]authz.Query, len(ids))
+	for i, id := range ids {
+		queries[i] = facts.AgentQuery(id, agent)
+	}
+	answers, err := b.snap.Check(ctx, queries)
+	if err != nil {
+		return nil, err
+	}
+	var mine []authz.DelegationID
+	for i, a := range answers {
+		switch a.Outcome {
+		case authz.No:
+		case authz.Failed:
+			return nil, a.Err
+		default:
+			mine = append(mine, ids[i])
+		}
+	}
+	if len(mine) > maxRead {
+		return nil, tooMany(maxRead)
+	}
+	return mine, nil
+}
+
+func tooMany(most int) error {
+	return authz.Errorf(authz.Precondition, authz.ReasonTooManyCandidates,
+		"more than %d delegations could decide this; name a session or a delegation", most)
 }
 
 // covering drops the sets that do not hold the principal.
@@ -187,8 +231,9 @@ func (b *book) covering(ctx context.Context, c authz.Case, leaves []leaf) ([]lea
 	return slices.DeleteFunc(leaves, func(l leaf) bool { return outside[string(l.id)] }), nil
 }
 
-// validate checks what the schema says of the case.
-func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) error {
+// validate checks what the schema says of the case, whatever the object.
+func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
+	resourceType, permission := c.Resource.Type, c.Permission
 	t := schema.Types[resourceType]
 	if t == nil {
 		return &authz.Error{
@@ -209,5 +254,31 @@ func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) 
 		return authz.Errorf(authz.Precondition, authz.ReasonUnsafeShape,
 			"%s admits a caveat or an expiration beside a userset of the same type, which SpiceDB evaluates wrongly", strings.TrimSpace(t.UnsafeShape))
 	}
-	return nil
+	return fits(schema, c)
+}
+
+// fits refuses a value of the context that no caveat on the way takes: which caveats those are depends on the type and
+// the permission alone, so that the error says nothing about the object. A value that one caveat takes and another one
+// with a parameter of the same name does not is let through; see decide.Settle.
+func fits(schema *authz.Schema, c authz.Case) error {
+	if len(c.Context) == 0 || schema.Parameters == nil {
+		return nil
+	}
+	known := schema.Parameters(c.Resource.Type, c.Permission)
+	first := ""
+	for name, value := range c.Context {
+		taken := func(p authz.Parameter) bool { return p.Fits(value) }
+		if p := known[name]; len(p) > 0 && !slices.ContainsFunc(p, taken) && (first == "" || name < first) {
+			first = name
+		}
+	}
+	if first == "" {
+		return nil
+	}
+	var wanted []string
+	for _, p := range known[first] {
+		wanted = append(wanted, p.Type+" for the caveat "+p.Caveat)
+	}
+	slices.Sort(wanted)
+	return authz.FieldErrorf("context."+first, "must be %s", strings.Join(wanted, ", or "))
 }

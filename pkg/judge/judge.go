@@ -169,7 +169,7 @@ func coreSchema(ctx context.Context, snap authz.Snapshot) (*authz.Schema, error)
 
 // prepare resolves a case to its candidates, reads their facts and plans them.
 func (c *court) prepare(ctx context.Context, one authz.Case) ([]*trial, error) {
-	if err := c.validate(c.schema, one.Resource.Type, one.Permission); err != nil {
+	if err := c.validate(c.schema, one); err != nil {
 		return nil, err
 	}
 	leaves, err := c.book.candidates(ctx, one)
