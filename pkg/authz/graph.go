@@ -120,7 +120,7 @@ type Filter struct {
 	SubjectID   string
 	// SubjectRelation selects by the subject's relation; "" selects any.
 	SubjectRelation string
-	// Limit is for Snapshot.Read without Resource.ID: at most so many are returned, whichever; 0 is no limit.
+	// Limit is for Snapshot.Read without Resource.ID: at most so many are returned, whichever, and at most a thousand; 0 is no limit.
 	Limit int
 }
 

@@ -14,7 +14,7 @@ const (
 	maxCandidates = 16
 	// maxMarks is how many delegations of a principal, and of each set of a tenant, are looked through for those of an
 	// agent, and maxRead how many of those are read.
-	maxMarks, maxRead = 1000, 64
+	maxMarks, maxRead = 512, 64
 )
 
 // leaf is one delegation that a case may be decided by, with whom and where it would act.
