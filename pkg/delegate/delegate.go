@@ -47,12 +47,14 @@ type Delegate struct {
 	now           func() time.Time
 	key           []byte
 	maxSessionTTL time.Duration
+	// listReads is how many objects one call of a list reads.
+	listReads int
 }
 
 // New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
 // expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now}
+	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads}
 }
 
 // view is the graph at one revision and one moment, for one goroutine.

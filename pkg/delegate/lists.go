@@ -63,7 +63,7 @@ func list[T any](
 	}
 	out := List[T]{At: v.snap.Revision()}
 	until := authz.Until(ctx, listTime)
-	spent := func() bool { return v.reads > 0 && (v.reads >= listReads || !time.Now().Before(until)) }
+	spent := func() bool { return v.reads > 0 && (v.reads >= d.listReads || !time.Now().Before(until)) }
 	place := Place{Revision: out.At, Engine: from.Engine, Skip: from.Skip, Stage: from.Stage}
 	for place.Stage < len(filters) {
 		rels, next, err := v.snap.Page(ctx, filters[place.Stage], listPage, place.Engine)

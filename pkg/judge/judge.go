@@ -24,12 +24,14 @@ type Judge struct {
 	graph  authz.Graph
 	now    func() time.Time
 	global map[string]bool
+	// lookupWork is how many candidates one call of a lookup decides.
+	lookupWork int
 }
 
 // New returns a judge over the graph. Objects of the global types belong to no tenant. now is the
 // clock that expirations are compared with.
 func New(graph authz.Graph, globalTypes []string, now func() time.Time) *Judge {
-	j := &Judge{graph: graph, now: now, global: map[string]bool{}}
+	j := &Judge{graph: graph, now: now, global: map[string]bool{}, lookupWork: lookupWork}
 	for _, t := range globalTypes {
 		j.global[t] = true
 	}

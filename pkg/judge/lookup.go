@@ -133,7 +133,7 @@ func newLookup(ctx context.Context, c *court, limit int) *lookup {
 
 // spent reports whether the call has done enough. Something is always done before that.
 func (l *lookup) spent() bool {
-	return l.work > 0 && (l.work >= lookupWork || !time.Now().Before(l.until))
+	return l.work > 0 && (l.work >= l.lookupWork || !time.Now().Before(l.until))
 }
 
 // leaf streams what one delegation reaches, and returns where it stopped at the limit or for its budget.

@@ -181,7 +181,7 @@ func TestForeignIsAbsent(t *testing.T) {
 		frozen := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(direct)}, Frozen: true})
 		run := w.start(target(direct), target(all, "user:dave"))
 		s.Touch(t, "vault:own#owner@tenant:acme", "vault:own#reader@user:alice", "vault:own#reader@user:dave", "vault:own#reader@agent:bot")
-		rounds, questions := uint64(12), 25
+		rounds, questions := uint64(9), 25
 		if s.SlowEngine() {
 			rounds, questions = 3, 8
 		}
@@ -356,4 +356,3 @@ func (w *world) reachersOf(object string) (found []*deputyv1.ReachingAgent) {
 		found = append(found, resp.GetAgent())
 	}
 }
-
