@@ -181,6 +181,11 @@ func DirectFilter(principal authz.Subject, limit int) authz.Filter {
 	}
 }
 
+// DirectQuery asks whether a delegation lets its agent act directly for a principal, by itself or as one of a set.
+func DirectQuery(id authz.DelegationID, p authz.Principal) authz.Query {
+	return authz.Query{Resource: id.Object(), Permission: relAllowDirect, Subject: authz.Subject{Object: p.Object}}
+}
+
 // AgentQuery asks whether an agent is one that a delegation names.
 func AgentQuery(id authz.DelegationID, agent authz.AgentID) authz.Query {
 	return authz.Query{Resource: id.Object(), Permission: relAgent, Subject: authz.Subject{Object: agent.Object()}}

@@ -152,13 +152,17 @@ func TestByAgentAloneReadsAConstantNumber(t *testing.T) {
 	j := New(graph, nil, time.Now)
 	alice, _ := authz.NewPrincipal(authz.Object{Type: authz.TypeUser, ID: "alice"})
 	c := authz.Case{Agent: "bot", Principal: alice, Tenant: "acme", Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view"}
-	const most = 2 * (3*(maxMarks+1) + 5*maxRead)
-	written := 0
+	const most = 5*(maxMarks+1) + 10*maxRead
+	written, own := 0, 0
 	for _, step := range []struct {
-		others  int
-		tooMany bool
-	}{{0, false}, {10, false}, {100, false}, {500, false}, {600, true}, {1500, true}} {
+		others, own int
+		tooMany     bool
+	}{{0, 0, false}, {10, 0, false}, {100, 0, false}, {500, 0, false}, {600, 0, false}, {600, 300, false}, {600, 600, true}, {1500, 1000, true}} {
 		touch(t, graph, others(written, step.others)...)
+		for ; own < step.own; own++ {
+			// Leaves of sessions that have ended, as far as a decision looks at them.
+			touch(t, graph, rel(fmt.Sprintf("delegation:leaf%05d", own), "agent", "agent:bot"))
+		}
 		written = step.others
 		graph.rows.Store(0)
 		results, _, err := j.Decide(t.Context(), []authz.Case{c}, authz.Freshness{}, false)

@@ -13,7 +13,7 @@ const (
 	// maxCandidates is how many delegations one decision weighs.
 	maxCandidates = 16
 	// maxMarks is how many delegations of a principal, and of each set of a tenant, are looked through for those of an
-	// agent, and maxRead how many of those are read.
+	// agent, or of the agent for those of the principal, and maxRead how many of what is found are read.
 	maxMarks, maxRead = 512, 64
 )
 
@@ -124,27 +124,8 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	case c.Tenant == "":
 		return nil, authz.FieldErrorf("tenant_id", "is required without a session or a delegation")
 	}
-	set := func(relation string) authz.Filter {
-		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation}, maxMarks+1)
-	}
-	pages, err := b.fetch(ctx,
-		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}, maxMarks+1),
-		set(facts.RelationMember), set(facts.RelationAdmin))
+	ids, err := b.direct(ctx, c)
 	if err != nil {
-		return nil, err
-	}
-	var ids []authz.DelegationID
-	for _, p := range pages {
-		if len(p.rels) > maxMarks {
-			return nil, tooMany(maxMarks)
-		}
-		for _, rel := range p.rels {
-			ids = append(ids, authz.DelegationID(rel.Resource.ID))
-		}
-	}
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
-	if ids, err = b.named(ctx, c.Agent, ids); err != nil {
 		return nil, err
 	}
 	filters := make([]authz.Filter, len(ids))
@@ -169,33 +150,80 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	return b.covering(ctx, c, out)
 }
 
-// named drops, where there are more delegations than may be weighed, those that name another agent.
-func (b *book) named(ctx context.Context, agent authz.AgentID, ids []authz.DelegationID) ([]authz.DelegationID, error) {
-	if len(ids) <= maxCandidates {
+// direct returns, by id, the delegations that let the agent, and perhaps others, act directly for the principal: found by
+// the principal and the tenant's sets, or where those have very many by the agent.
+func (b *book) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID, error) {
+	set := func(relation string) authz.Filter {
+		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation}, maxMarks+1)
+	}
+	pages, err := b.fetch(ctx,
+		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}, maxMarks+1),
+		set(facts.RelationMember), set(facts.RelationAdmin))
+	if err != nil {
+		return nil, err
+	}
+	var ids []authz.DelegationID
+	crowded := false
+	for _, p := range pages {
+		crowded = crowded || len(p.rels) > maxMarks
+		ids = append(ids, resources(p)...)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	switch {
+	case crowded:
+		byAgent := facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
+		byAgent.Limit = maxMarks + 1
+		p, err := b.one(ctx, byAgent)
+		if err != nil {
+			return nil, err
+		}
+		if len(p.rels) > maxMarks {
+			return nil, tooMany(maxMarks)
+		}
+		ids = resources(p)
+		slices.Sort(ids)
+		return b.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.DirectQuery(id, c.Principal) })
+	case len(ids) > maxCandidates:
+		return b.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.AgentQuery(id, c.Agent) })
+	default:
 		return ids, nil
 	}
+}
+
+// resources lists the delegations that a page is of.
+func resources(p *page) []authz.DelegationID {
+	ids := make([]authz.DelegationID, len(p.rels))
+	for i := range p.rels {
+		ids[i] = authz.DelegationID(p.rels[i].Resource.ID)
+	}
+	return ids
+}
+
+// only keeps the delegations for which a query holds, as long as those are few enough to be read.
+func (b *book) only(ctx context.Context, ids []authz.DelegationID, query func(authz.DelegationID) authz.Query) ([]authz.DelegationID, error) {
 	queries := make([]authz.Query, len(ids))
 	for i, id := range ids {
-		queries[i] = facts.AgentQuery(id, agent)
+		queries[i] = query(id)
 	}
 	answers, err := b.snap.Check(ctx, queries)
 	if err != nil {
 		return nil, err
 	}
-	var mine []authz.DelegationID
+	var kept []authz.DelegationID
 	for i, a := range answers {
 		switch a.Outcome {
 		case authz.No:
 		case authz.Failed:
 			return nil, a.Err
 		default:
-			mine = append(mine, ids[i])
+			kept = append(kept, ids[i])
 		}
 	}
-	if len(mine) > maxRead {
+	if len(kept) > maxRead {
 		return nil, tooMany(maxRead)
 	}
-	return mine, nil
+	return kept, nil
 }
 
 func tooMany(most int) error {
