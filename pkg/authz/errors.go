@@ -85,6 +85,12 @@ func IsUnknown(err error) bool {
 	return ok && (e.Reason == ReasonUnknownType || e.Reason == ReasonUnknownPermission)
 }
 
+// Misfits reports whether the failure is that a value of the caveat context does not fit a caveat that was met.
+func Misfits(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason == ReasonCaveatParameter
+}
+
 // The reasons that clients can rely on.
 const (
 	ReasonInvalidField        = "INVALID_FIELD"
@@ -108,6 +114,7 @@ const (
 	ReasonNotActive           = "NOT_ACTIVE"
 	ReasonNotEntitled         = "NOT_ENTITLED"
 	ReasonTooDeep             = "TOO_DEEP"
+	ReasonCaveatParameter     = "CAVEAT_PARAMETER_TYPE"
 	ReasonEngineUnavailable   = "ENGINE_UNAVAILABLE"
 	ReasonEngineRefused       = "ENGINE_REFUSED"
 	ReasonConflict            = "CONFLICT"

@@ -143,6 +143,8 @@ type Filter struct {
 	SubjectID   string
 	// SubjectRelation selects by the subject's relation; "" selects any.
 	SubjectRelation string
+	// Limit is for Snapshot.Read without Resource.ID: at most so many are returned, whichever, and at most a thousand; 0 is no limit.
+	Limit int
 }
 
 // Query is one check: has the subject the permission on the resource?
@@ -242,6 +244,18 @@ type Schema struct {
 	Types map[string]*Type
 	// Text is the schema as SpiceDB writes it; empty where the engine did not have to read it.
 	Text string
+	// Parameters returns the parameters, by name, of all caveats that may stand on a relationship which the evaluation of
+	// a type's relation or permission reads, whatever the object. It is safe for concurrent use; its result is to be read
+	// only. A schema without it knows no caveats.
+	Parameters func(objectType, member string) map[string][]Parameter
+}
+
+// Parameter is a parameter of a caveat.
+type Parameter struct {
+	// Caveat is the caveat's name, and Type the parameter's type as a schema writes it.
+	Caveat, Type string
+	// Fits reports whether a JSON value can be one of its type.
+	Fits func(value any) bool
 }
 
 // Type is one object type of the schema.

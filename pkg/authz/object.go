@@ -123,6 +123,9 @@ const (
 // escape starts an encoded id, and an escaped byte within one.
 const escape = '='
 
+// storedPrefix is before a stored id that EncodeID does not come to by encoding, where it is shown or named.
+const storedPrefix = "=stored:"
+
 // EncodeID maps an identity from outside (an ordinary id, an email address, a SPIFFE id, a URL)
 // injectively into SpiceDB's object-id alphabet [a-zA-Z0-9/_|\-=+].
 //
@@ -130,7 +133,19 @@ const escape = '='
 // the id with every byte outside [a-zA-Z0-9/_|\-+] as "=" and two upper-case hex digits: so
 // "alice@example.com" becomes "=alice=40example=2Ecom". It refuses empty and over-long ids, "*",
 // invalid UTF-8, and control or other invisible characters.
+//
+// Others may store ids that nothing is encoded to, such as "=41", or "=2A", or one of a thousand letters. Those are
+// named by "=stored:" and the id as it is stored, and no others are: "=stored:alice" is an id like any other, and not
+// alice. So no two ids from outside are one stored id, and every stored id has a name.
 func EncodeID(outside string) (string, error) {
+	if stored, ok := strings.CutPrefix(outside, storedPrefix); ok && isStored(stored) && !encodes(stored) {
+		return stored, nil
+	}
+	return encode(outside)
+}
+
+// encode is EncodeID for ids that are encoded.
+func encode(outside string) (string, error) {
 	switch {
 	case outside == "":
 		return "", errors.New("is empty")
@@ -158,14 +173,46 @@ func EncodeID(outside string) (string, error) {
 	return encoded, nil
 }
 
-// DecodeID is the inverse of EncodeID. A stored id that EncodeID does not produce is returned as it
-// is.
+// DecodeID is the inverse of EncodeID: no two stored ids are shown as one, and EncodeID makes of what is shown the stored
+// id again. A stored id that EncodeID does not come to by encoding is shown behind "=stored:", so that "=41" is not taken
+// for the id "=41" from outside, which is stored as "==3D41". What cannot be a stored id is returned as it is, "*" among
+// it.
 func DecodeID(stored string) string {
-	if stored == "" || stored[0] != escape {
+	if stored == "" || stored[0] != escape && len(stored) <= MaxOutsideIDBytes {
 		return stored
 	}
+	if outside, ok := decode(stored); ok {
+		return outside
+	}
+	if !isStored(stored) {
+		return stored
+	}
+	return storedPrefix + stored
+}
+
+// encodes reports whether a stored id is what an id from outside is encoded to.
+func encodes(stored string) bool {
+	_, ok := decode(stored)
+	return ok
+}
+
+// decode returns what is encoded to a stored id, if anything is.
+func decode(stored string) (outside string, ok bool) {
+	outside = stored
+	if stored != "" && stored[0] == escape {
+		if outside, ok = unescapeID(stored[1:]); !ok {
+			return "", false
+		}
+	}
+	// What begins like the name of a stored id may be one.
+	back, err := EncodeID(outside)
+	return outside, err == nil && back == stored
+}
+
+// unescapeID is the inverse of escapeID, without the escape at the beginning; ok is false for what escapeID does not
+// make.
+func unescapeID(rest string) (outside string, ok bool) {
 	var b strings.Builder
-	rest := stored[1:]
 	for len(rest) > 0 {
 		if rest[0] != escape {
 			b.WriteByte(rest[0])
@@ -173,19 +220,26 @@ func DecodeID(stored string) string {
 			continue
 		}
 		if len(rest) < 3 {
-			return stored
+			return "", false
 		}
 		hi, lo := strings.IndexByte(hexDigits, rest[1]), strings.IndexByte(hexDigits, rest[2])
 		if hi < 0 || lo < 0 {
-			return stored
+			return "", false
 		}
 		b.WriteByte(byte(hi<<4 | lo)) //nolint:gosec // two hex digits
 		rest = rest[3:]
 	}
-	if back, err := EncodeID(b.String()); err != nil || back != stored {
-		return stored
+	return b.String(), true
+}
+
+// isStored reports whether the engine can hold an id: 1 to MaxIDBytes bytes of its alphabet.
+func isStored(id string) bool {
+	for i := range len(id) {
+		if c := id[i]; c != escape && !passes(rune(c)) {
+			return false
+		}
 	}
-	return b.String()
+	return id != "" && len(id) <= MaxIDBytes
 }
 
 const hexDigits = "0123456789ABCDEF"

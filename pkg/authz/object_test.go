@@ -7,6 +7,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"pgregory.net/rapid"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
@@ -47,13 +49,82 @@ func TestEncodeIDRefuses(t *testing.T) {
 	}
 }
 
-// TestDecodeIDKeepsForeignIDs: ids that were stored by others are shown as they are.
-func TestDecodeIDKeepsForeignIDs(t *testing.T) {
-	for _, stored := range []string{"", "=", "=a=4", "=a=zz", "=a=2d", "=plain", "==", "=a=2A=2a", "=a=00"} {
-		if got := authz.DecodeID(stored); got != stored {
-			t.Errorf("DecodeID(%q) = %q", stored, got)
+// TestStoredIDsOfOthers: a stored id that nothing is encoded to is shown as what it is, and named by what is shown.
+func TestStoredIDsOfOthers(t *testing.T) {
+	long := strings.Repeat("a", authz.MaxOutsideIDBytes+1)
+	for _, stored := range []string{
+		"=", "=a=4", "=a=zz", "=a=2d", "=plain", "==", "=a=2A=2a", "=a=00", "=41", "==2A", "==41", "=stored", long, strings.Repeat("=", authz.MaxIDBytes),
+	} {
+		shown := authz.DecodeID(stored)
+		if shown != "=stored:"+stored {
+			t.Errorf("DecodeID(%q) = %q", stored, shown)
+		}
+		if back, err := authz.EncodeID(shown); err != nil || back != stored {
+			t.Errorf("EncodeID(%q) = %q, %v, want %q", shown, back, err, stored)
 		}
 	}
+	// What cannot be stored is no stored id.
+	for _, none := range []string{"", "*", "a b"} {
+		if got := authz.DecodeID(none); got != none {
+			t.Errorf("DecodeID(%q) = %q", none, got)
+		}
+	}
+	// Nobody gets another's id by naming it as a stored one.
+	for outside, want := range map[string]string{
+		"=stored:alice":                  "==3Dstored=3Aalice",
+		"=stored:=alice=40example=2Ecom": "==3Dstored=3A=3Dalice=3D40example=3D2Ecom",
+		"=stored:":                       "==3Dstored=3A",
+		"=stored:a b":                    "==3Dstored=3Aa=20b",
+		"=stored:=41":                    "=41",
+		"=stored:==3Dstored=3A=3D41":     "==3Dstored=3A=3D41",
+		"=stored:=stored:=41":            "==3Dstored=3A=3Dstored=3A=3D41",
+		"=stored:" + long:                long,
+	} {
+		got, err := authz.EncodeID(outside)
+		if err != nil || got != want {
+			t.Errorf("EncodeID(%q) = %q, %v, want %q", outside, got, err, want)
+		}
+		if shown := authz.DecodeID(got); shown != outside {
+			t.Errorf("%q is shown as %q", outside, shown)
+		}
+	}
+}
+
+// TestEveryStoredIDHasOneName: whatever is stored, what is shown names it, so no two stored ids are shown as one; and
+// whatever is accepted from outside comes back as it was, so no two of those are one stored id.
+func TestEveryStoredIDHasOneName(t *testing.T) {
+	// Ids in which much is escaped, or nearly.
+	pieces := rapid.SampledFrom([]string{
+		"=", "==", "=3D", "=41", "=40", "=2A", "=20", "=2e", "=C3=AB", "=C3", "=stored=3A", "=stored:", "=00", "a", "41", "3D", "/", "|", "-", "+", "_",
+		strings.Repeat("a", 300), strings.Repeat("=", 200), strings.Repeat("=40", 170),
+	})
+	stored := rapid.OneOf(
+		rapid.StringMatching(`[a-zA-Z0-9/_|\-=+]{1,24}`),
+		rapid.Custom(func(t *rapid.T) string {
+			id := strings.ReplaceAll(strings.Join(rapid.SliceOfN(pieces, 1, 8).Draw(t, "pieces"), ""), ":", "=3A")
+			return id[:min(len(id), authz.MaxIDBytes)]
+		}),
+	)
+	outside := rapid.OneOf(
+		rapid.StringMatching(`[ -~]{1,24}`), rapid.String(), stored,
+		rapid.Map(rapid.SliceOfN(pieces, 1, 4), func(p []string) string { return strings.Join(p, "") }),
+		rapid.Map(stored, func(id string) string { return "=stored:" + id }),
+	)
+	rapid.Check(t, func(t *rapid.T) {
+		id := stored.Draw(t, "stored")
+		shown := authz.DecodeID(id)
+		if back, err := authz.EncodeID(shown); err != nil || back != id {
+			t.Fatalf("%q is shown as %q, which names %q (%v)", id, shown, back, err)
+		}
+		given := outside.Draw(t, "outside")
+		encoded, err := authz.EncodeID(given)
+		if err != nil {
+			return
+		}
+		if back := authz.DecodeID(encoded); back != given {
+			t.Fatalf("%q is stored as %q, which is shown as %q", given, encoded, back)
+		}
+	})
 }
 
 // FuzzEncodeID: what is accepted lies in SpiceDB's alphabet, comes back as it was, and nothing else

@@ -77,6 +77,9 @@ With -o json each line is one message of the stream; the last one says whether t
 				found := r.GetResource()
 				return []string{object(found.GetResource()), object(found.GetPrincipal()), found.GetTenantId(),
 					found.GetDelegationId(), strings.Join(found.GetMissingContext(), ", ")}
+			},
+			func(r *deputy.LookupResourcesResponse) (string, *deputy.ErrorStatus) {
+				return object(r.GetFailed().GetResource()), r.GetFailed().GetError()
 			})
 	})
 	return cmd
@@ -130,6 +133,10 @@ With -o json each line is one message of the stream; the last one says whether t
 				found := r.GetAgent()
 				return []string{found.GetAgentId(), object(found.GetPrincipal()), found.GetTenantId(), found.GetDelegationId(),
 					yes(found.GetNeedsSession()), strings.Join(found.GetAgentChain(), " > "), strings.Join(found.GetMissingContext(), ", ")}
+			},
+			func(r *deputy.LookupAgentsResponse) (string, *deputy.ErrorStatus) {
+				failed := r.GetFailed()
+				return "agent:" + failed.GetAgentId() + " for " + object(failed.GetPrincipal()), failed.GetError()
 			})
 	})
 	return cmd
@@ -147,15 +154,16 @@ type found[M any] interface {
 // error: half a list of what an agent reaches must not pass for all of it.
 //
 // A limit of 0 is none. columns are the table's heads, and cells a row; ask opens a stream for at most
-// piece results from a cursor on, or from the beginning if that is nil.
+// piece results from a cursor on, or from the beginning if that is nil. failure says of a message what could not be
+// decided, and why; nil for any other message. That goes to the errors beside a table.
 func lookUp[M any, P found[M]](
 	c *connection, limit uint32, from string, columns []string,
 	ask func(piece uint32, at *deputy.Cursor) (grpc.ServerStreamingClient[M], error),
-	cells func(P) []string,
+	cells func(P) []string, failure func(P) (string, *deputy.ErrorStatus),
 ) error {
 	var rows [][]string
 	var end *deputy.LookupEnd
-	var results uint32
+	var results, failed uint32 // those that failed are among the results
 	for at := cursor(from); end == nil || !end.GetComplete() && (limit == 0 || results < limit); at = end.GetNext() {
 		piece := uint32(maxLookup)
 		if limit != 0 {
@@ -179,10 +187,18 @@ func lookUp[M any, P found[M]](
 				break
 			}
 			results++
+			what, why := failure(m)
+			if why != nil {
+				failed++
+			}
 			if c.output == "json" {
 				if err := writeJSON(c.program.Out, m, ""); err != nil {
 					return err
 				}
+				continue
+			}
+			if why != nil {
+				_, _ = fmt.Fprintf(c.program.Err, "%s cannot be decided, and is not listed: %s\n", what, why.GetMessage())
 				continue
 			}
 			rows = append(rows, cells(m))
@@ -190,7 +206,7 @@ func lookUp[M any, P found[M]](
 	}
 	if c.output == "json" {
 		// One end for all pieces, so that a reader sees one stream.
-		end.Results = uint64(results)
+		end.Results, end.Failed = uint64(results-failed), uint64(failed)
 		last := P(new(M))
 		setEnd(last, end)
 		return writeJSON(c.program.Out, last, "")

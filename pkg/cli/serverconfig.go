@@ -59,7 +59,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 			"token.key in --data-dir if left out; engines that several servers can share need it")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
-	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot may be; 0 means 30s")
+	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot, or a lookup that is continued, may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")

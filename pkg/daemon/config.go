@@ -54,7 +54,7 @@ type Config struct {
 	// GlobalTypes lists object types that belong to no tenant, on which decisions skip the object's
 	// tenant.
 	GlobalTypes []string
-	// SnapshotMaxAge is how old an exact snapshot may be; 0 means 30 s.
+	// SnapshotMaxAge is how old an exact snapshot, or a lookup that is continued, may be; 0 means 30 s.
 	SnapshotMaxAge time.Duration
 	// MaxSessionTTL is the longest a session lasts without renewal; 0 means 24 h.
 	MaxSessionTTL time.Duration

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -23,12 +24,13 @@ type Verdict struct {
 	Err error
 }
 
-// Combine turns outcomes into a verdict. An error beats everything; then any no (and whatever was not
-// judged) refuses; then anything conditional makes it conditional; only all yes allows. No conditions,
-// or none of a required gate, refuse.
+// Combine turns outcomes into a verdict. An error beats everything, except that those of what depends on a
+// foreign object count as a no; then any no (and whatever was not judged) refuses; then anything conditional
+// makes it conditional; only all yes allows. No conditions, or none of a required gate, refuse.
 func Combine(conditions []Condition) Verdict {
+	foreign := Foreign(conditions)
 	for i := range conditions {
-		if c := &conditions[i]; c.Outcome == authz.Failed {
+		if c := &conditions[i]; c.Outcome == authz.Failed && !(foreign && c.Side == authz.SideObject) {
 			err := c.Err
 			if err == nil {
 				err = &authz.Error{Op: "decide.Combine", Message: "a condition could not be judged"}
@@ -86,13 +88,47 @@ func Refused(conditions []Condition) bool {
 	})
 }
 
-// Settle turns the engine's answer into the condition's outcome. Where a frozen session started, a
-// type or permission that was unknown then is a no.
+// Foreign reports whether a condition of the tenant gate does not hold: the object is then another tenant's, or
+// nobody's, or of a tenant that the actor has no access to. The caller must not learn from an error that it exists.
+func Foreign(conditions []Condition) bool {
+	for i := range conditions {
+		if c := &conditions[i]; c.Border && (c.Outcome == authz.No || c.Outcome == authz.NotJudged) {
+			return true
+		}
+	}
+	return false
+}
+
+// Settle turns the engine's answer into the condition's outcome. A no, with a detail that says so, is
+//   - a type or permission that was unknown where a frozen session started;
+//   - an object whose tenants cannot be computed: it is in none;
+//   - a caveat that a value of the context does not fit. The context was compared with all caveats that can be met
+//     (see judge), so another one of them takes the value.
+//
+// What ends the whole call is not an answer, and never comes here.
 func Settle(c *Condition, a authz.Answer) {
 	c.Outcome, c.Missing, c.Err, c.Trace = a.Outcome, a.Missing, a.Err, a.Trace
-	if c.Baseline && a.Outcome == authz.Failed && authz.IsUnknown(a.Err) {
-		c.Outcome, c.Err, c.Detail = authz.No, nil, "it was not in the schema then"
+	if a.Outcome != authz.Failed {
+		return
 	}
+	switch {
+	case c.Baseline && authz.IsUnknown(a.Err):
+		c.Outcome, c.Err, c.Detail = authz.No, nil, "it was not in the schema then"
+	case c.Query != nil && c.Query.Only:
+		c.Outcome, c.Err, c.Detail = authz.No, nil, "the tenants of the object cannot be computed: "+reason(a.Err)
+	case authz.Misfits(a.Err):
+		c.Outcome, c.Err, c.Detail = authz.No, nil, "a value does not fit the parameter of a caveat on the way"
+	default:
+		c.Detail = reason(a.Err)
+	}
+}
+
+// reason is what an error says to an auditor: nothing of its causes, which are internals.
+func reason(err error) string {
+	if e, ok := errors.AsType[*authz.Error](err); ok && e.Message != "" {
+		return e.Message
+	}
+	return "the engine failed"
 }
 
 // Only judges whether a subject is the one and only one, from the list of all.

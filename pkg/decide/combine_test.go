@@ -216,6 +216,78 @@ func TestOnly(t *testing.T) {
 	}
 }
 
+// TestErrorsOfForeignObjects: where a condition of the tenant gate does not hold, now or at a baseline, an error of what
+// depends on the object is a no; one of the actor's side is not, and without such a condition none is.
+func TestErrorsOfForeignObjects(t *testing.T) {
+	query := &authz.Query{Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "tenant", Only: true}
+	for _, c := range []struct {
+		name   string
+		border decide.Condition
+		side   authz.Side
+		failed bool
+		by     authz.Side
+	}{
+		{"a foreign object", decide.Condition{Condition: authz.Condition{Gate: authz.GateTenant, Side: authz.SideObject}, Border: true}, authz.SideObject, false, authz.SideObject},
+		{"one that was not asked of", decide.Condition{Condition: authz.Condition{Gate: authz.GateTenant, Side: authz.SideObject, Outcome: authz.NotJudged}, Border: true}, authz.SideObject, false, authz.SideObject},
+		{"foreign at a baseline", decide.Condition{Condition: authz.Condition{Gate: authz.GateBaseline, Side: authz.SideObject, Baseline: true}, Border: true}, authz.SideObject, false, authz.SideObject},
+		{"no access to the tenant", decide.Condition{Condition: authz.Condition{Gate: authz.GateTenant, Side: authz.SideActor}, Border: true}, authz.SideObject, false, authz.SideActor},
+		{"an error of the actor's", decide.Condition{Condition: authz.Condition{Gate: authz.GateTenant, Side: authz.SideObject}, Border: true}, authz.SideActor, true, 0},
+		{"another gate", decide.Condition{Condition: authz.Condition{Gate: authz.GateScope, Side: authz.SideObject}}, authz.SideObject, true, 0},
+		{"the tenant's own", decide.Condition{Condition: authz.Condition{Gate: authz.GateTenant, Side: authz.SideObject, Outcome: authz.Yes}, Border: true}, authz.SideObject, true, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var conditions []decide.Condition
+			for _, g := range authz.Gates {
+				conditions = append(conditions, decide.Condition{Condition: authz.Condition{Gate: g, Outcome: authz.Yes}})
+			}
+			conditions = append(conditions, c.border, decide.Condition{
+				Condition: authz.Condition{Gate: authz.GateAgent, Side: c.side, Outcome: authz.Failed, Err: errEngine},
+			})
+			v := decide.Combine(conditions)
+			if (v.Err != nil) != c.failed || v.Permissionship != authz.NoPermission || !c.failed && v.RefusedBy != c.by {
+				t.Errorf("came to %+v", v)
+			}
+		})
+	}
+	// The tenants cannot be computed: a no, with the reason for an auditor and no cause.
+	tenants := decide.Condition{Condition: authz.Condition{Query: query}, Border: true}
+	decide.Settle(&tenants, authz.Answer{Outcome: authz.Failed, Err: &authz.Error{Message: "too deep", Err: errEngine}})
+	if tenants.Outcome != authz.No || tenants.Err != nil || tenants.Detail != "the tenants of the object cannot be computed: too deep" {
+		t.Errorf("tenants that cannot be computed came to %+v", tenants)
+	}
+	// A caveat that a value does not fit.
+	misfit := decide.Condition{Condition: authz.Condition{Query: &authz.Query{}}}
+	decide.Settle(&misfit, authz.Answer{Outcome: authz.Failed, Err: authz.Errorf(authz.Invalid, authz.ReasonCaveatParameter, "misfit")})
+	if misfit.Outcome != authz.No || misfit.Err != nil {
+		t.Errorf("a value that does not fit came to %+v", misfit)
+	}
+}
+
+// TestStandaloneAsksForAccess: what an exact snapshot has to pass at the head too is everything that does not depend on
+// the object, access to the tenant included, for the principal and every agent.
+func TestStandaloneAsksForAccess(t *testing.T) {
+	c, f := sessionCase()
+	planned, now := map[string]bool{}, map[string]bool{}
+	for _, condition := range decide.Plan(c, f) {
+		if condition.Side == authz.SideActor {
+			planned[condition.Text+", at the head revision"] = true
+		}
+	}
+	asked := 0
+	for _, condition := range decide.Standalone(c, f) {
+		if condition.Where != decide.AtHead || condition.Side != authz.SideActor || !planned[condition.Text] {
+			t.Errorf("%q is judged at %d", condition.Text, condition.Where)
+		}
+		now[condition.Text] = true
+		if condition.Query != nil {
+			asked++
+		}
+	}
+	if len(now) != len(planned) || asked == 0 {
+		t.Errorf("at the head are %v, of %v; %d asked", now, planned, asked)
+	}
+}
+
 // TestSettleUnknownAtBaseline: what the schema did not have then is a no there, and an error now.
 func TestSettleUnknownAtBaseline(t *testing.T) {
 	unknown := authz.Answer{Outcome: authz.Failed, Err: authz.Errorf(authz.Precondition, authz.ReasonUnknownPermission, "unknown")}

@@ -140,14 +140,15 @@ func (s *Sheet) Clear() {
 	s.Conditions, s.queries = s.Conditions[:0], s.queries[:0]
 }
 
-// Standalone returns the conditions that facts alone decide: session, delegation, registration and
-// suspension, and whether a principal is in a set. An exact snapshot has to pass them at the head
-// revision too, so they are marked AtHead.
+// Standalone returns the conditions that do not depend on an object: session, delegation, registration and
+// suspension, whether a principal is in a set, and access to the tenant. An exact snapshot has to pass them
+// at the head revision too, so they are marked AtHead.
 func Standalone(c authz.Case, f Facts) []Condition {
 	p := plan{c: c, f: &f, sheet: new(Sheet), where: AtHead}
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
+	p.access()
 	return p.sheet.Conditions
 }
 
@@ -156,6 +157,9 @@ type Condition struct {
 	authz.Condition
 	// Where is the revision at which it is judged.
 	Where int
+	// Border tells that it is one of the tenant gate's, there or where a frozen session started: if it does not hold,
+	// the object is foreign, and errors of what depends on it are not told.
+	Border bool
 }
 
 // usual is about how many conditions a plan has.
@@ -201,13 +205,14 @@ func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 }
 
 func (p *plan) add(c authz.Condition) {
+	border := c.Gate == authz.GateTenant
 	switch {
 	case p.where >= AtBaseline:
 		c.Gate, c.Baseline = authz.GateBaseline, true
 	case p.where == AtHead:
 		c.Text += ", at the head revision"
 	}
-	p.sheet.Conditions = append(p.sheet.Conditions, Condition{Condition: c, Where: p.where})
+	p.sheet.Conditions = append(p.sheet.Conditions, Condition{Condition: c, Where: p.where, Border: border})
 }
 
 // keep puts a query on the sheet.
@@ -370,9 +375,6 @@ func (p *plan) permissions(depth int) {
 	on := func(s authz.Object) authz.Query {
 		return authz.Query{Resource: p.c.Resource, Permission: p.c.Permission, Subject: authz.Subject{Object: s}}
 	}
-	access := func(s authz.Object) authz.Query {
-		return authz.Query{Resource: p.f.Tenant.Object(), Permission: facts.PermissionAccess, Subject: authz.Subject{Object: s}}
-	}
 	for _, id := range p.agents() {
 		p.ask(authz.GateAgent, authz.SideObject, on(id.Object()))
 	}
@@ -382,10 +384,7 @@ func (p *plan) permissions(depth int) {
 			Resource: p.c.Resource, Permission: "tenant", Subject: authz.Subject{Object: p.f.Tenant.Object()}, Only: true,
 		})
 	}
-	p.ask(authz.GateTenant, authz.SideActor, access(p.f.Principal.Object))
-	for _, id := range p.agents() {
-		p.ask(authz.GateTenant, authz.SideActor, access(id.Object()))
-	}
+	p.access()
 	for i, d := range p.f.Chain {
 		switch {
 		case i >= depth:
@@ -396,6 +395,19 @@ func (p *plan) permissions(depth int) {
 		default:
 			p.ask(authz.GateScope, authz.SideObject, on(d.ID.Object()))
 		}
+	}
+}
+
+// access adds that the principal and every agent have access to the tenant, whatever the object.
+func (p *plan) access() {
+	to := func(s authz.Object) {
+		p.ask(authz.GateTenant, authz.SideActor, authz.Query{
+			Resource: p.f.Tenant.Object(), Permission: facts.PermissionAccess, Subject: authz.Subject{Object: s},
+		})
+	}
+	to(p.f.Principal.Object)
+	for _, id := range p.agents() {
+		to(id.Object())
 	}
 }
 

@@ -47,18 +47,22 @@ type Delegate struct {
 	now           func() time.Time
 	key           []byte
 	maxSessionTTL time.Duration
+	// listReads is how many objects one call of a list reads.
+	listReads int
 }
 
 // New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
 // expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now}
+	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads}
 }
 
-// view is the graph at one revision and one moment.
+// view is the graph at one revision and one moment, for one goroutine.
 type view struct {
 	snap authz.Snapshot
 	now  time.Time
+	// reads counts the objects that were read.
+	reads int
 }
 
 // look pins the head revision and refuses while the core schema is not Deputy's.
@@ -75,10 +79,11 @@ func (d *Delegate) look(ctx context.Context) (*view, error) {
 		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema,
 			"the core definitions of the schema are not Deputy's: %s", schema.CoreDifference)
 	}
-	return &view{snap, d.now()}, nil
+	return &view{snap: snap, now: d.now()}, nil
 }
 
 func (v *view) read(ctx context.Context, f authz.Filter) ([]authz.Relationship, error) {
+	v.reads++
 	lists, err := v.snap.Read(ctx, f)
 	if err != nil {
 		return nil, err

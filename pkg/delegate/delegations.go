@@ -47,7 +47,7 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		Life: facts.Life{Known: true, Active: true},
 	}
 	if s.TTL > 0 {
-		out.Until = v.now.Add(s.TTL)
+		out.Until = v.now.Add(s.TTL).Truncate(time.Microsecond) // as every engine stores it
 	}
 	var must []authz.MustHold
 	if s.Parent == "" {

@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"context"
+	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/facts"
@@ -36,14 +37,22 @@ func (d *Delegate) at(ctx context.Context, from Place) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &view{snap, d.now()}, nil
+	return &view{snap: snap, now: d.now()}, nil
 }
+
+// listReads is how many objects one call of a list reads, and listTime how long it goes on with that. Then the page
+// ends, with a place to go on from, even where it is empty.
+const (
+	listReads = 5000
+	listTime  = 3 * time.Second
+)
 
 // listPage is how much of a list the engine is asked for at a time. An engine's cursor holds only for
 // the page size that it came from.
 const listPage = 200
 
-// list pages through what matches the filters, one after the other, and keeps what read keeps.
+// list pages through what matches the filters, one after the other, and keeps what read keeps. What it leaves out, such
+// as ended sessions, takes time as well, and there may be any number of it: so a page can be short.
 func list[T any](
 	ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter,
 	read func(*view, authz.Relationship) (T, bool, error),
@@ -53,6 +62,8 @@ func list[T any](
 		return List[T]{}, err
 	}
 	out := List[T]{At: v.snap.Revision()}
+	until := authz.Until(ctx, listTime)
+	spent := func() bool { return v.reads > 0 && (v.reads >= d.listReads || !time.Now().Before(until)) }
 	place := Place{Revision: out.At, Engine: from.Engine, Skip: from.Skip, Stage: from.Stage}
 	for place.Stage < len(filters) {
 		rels, next, err := v.snap.Page(ctx, filters[place.Stage], listPage, place.Engine)
@@ -60,7 +71,7 @@ func list[T any](
 			return List[T]{}, err
 		}
 		for _, rel := range rels[min(place.Skip, len(rels)):] {
-			if len(out.Items) == limit {
+			if len(out.Items) == limit || spent() {
 				out.Next = &place
 				return out, nil
 			}

@@ -68,44 +68,63 @@ func (d *Delegate) StartSession(ctx context.Context, s Start) (Running, authz.Re
 	if err != nil {
 		return none(err)
 	}
-	if s.Frozen {
-		return d.freeze(ctx, plan, rev)
+	if !s.Frozen {
+		return plan.running(), rev, nil
 	}
-	return plan.running(), rev, nil
+	frozen, err := d.freeze(ctx, plan, rev)
+	if s.Key != "" && raced(err) {
+		// Another try with the same key went on from what this one has written.
+		return d.started(ctx, plan)
+	}
+	if err != nil {
+		return none(err)
+	}
+	return plan.running(), frozen, nil
 }
 
 // freeze makes a frozen session live, from the revision at which it was written.
-func (d *Delegate) freeze(ctx context.Context, p *sessionPlan, rev authz.Revision) (Running, authz.Revision, error) {
+func (d *Delegate) freeze(ctx context.Context, p *sessionPlan, rev authz.Revision) (authz.Revision, error) {
 	p.session.Baseline, p.session.BaselineAt = rev, d.now()
 	must := append(facts.MustBeActive(p.session.Agent.Object()), p.session.MustBeUnstarted()...)
-	rev, err := d.write(ctx, p.session.Activate(), must)
-	if err != nil {
-		return Running{}, authz.Revision{}, err
-	}
-	return p.running(), rev, nil
+	return d.write(ctx, p.session.Activate(), must)
 }
 
-// started returns what an earlier try with the same idempotency key wrote, if it is what is asked for.
-// A frozen session that the earlier try did not get to make live is made live now.
+// raced reports whether a write lost against another one.
+func raced(err error) bool {
+	return err != nil && (reason(err) == authz.ReasonConflict || authz.KindOf(err) == authz.Exists)
+}
+
+// startedTries is how often a session that another try with the same key is starting is looked at again.
+const startedTries = 8
+
+// started returns what an earlier try with the same idempotency key wrote, or one beside this one, if it is what is
+// asked for. A frozen session that the other try did not get to make live is made live now.
 func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.Revision, error) {
-	v, err := d.look(ctx)
-	if err != nil {
-		return Running{}, authz.Revision{}, err
+	none := func(err error) (Running, authz.Revision, error) { return Running{}, authz.Revision{}, err }
+	for try := 1; ; try++ {
+		v, err := d.look(ctx)
+		if err != nil {
+			return none(err)
+		}
+		got, err := v.session(ctx, p.session.ID)
+		if err != nil {
+			return none(err)
+		}
+		if got.Issued.KeyDigest != p.session.Issued.KeyDigest {
+			return none(keyReused())
+		}
+		begun := got.Unfrozen || !got.Baseline.IsZero()
+		if begun || got.Stopped || p.session.Unfrozen {
+			out := p.running()
+			out.Session = got
+			return out, v.snap.Revision(), nil
+		}
+		// Whoever makes it live, all tries return what is stored then. A try that loses looks again, and finds why: a
+		// session that is live, or an agent that no longer is.
+		if _, err := d.freeze(ctx, p, v.snap.Revision()); err != nil && (!raced(err) || try == startedTries) {
+			return none(err)
+		}
 	}
-	got, err := v.session(ctx, p.session.ID)
-	if err != nil {
-		return Running{}, authz.Revision{}, err
-	}
-	if got.Issued.KeyDigest != p.session.Issued.KeyDigest {
-		return Running{}, authz.Revision{}, keyReused()
-	}
-	begun := got.Unfrozen || !got.Baseline.IsZero()
-	if !begun && !got.Stopped && !p.session.Unfrozen {
-		return d.freeze(ctx, p, v.snap.Revision())
-	}
-	out := p.running()
-	out.Session = got
-	return out, v.snap.Revision(), nil
 }
 
 // sessionPlan is a session that is about to be written.
@@ -156,7 +175,7 @@ func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, er
 			latest = until
 		}
 	}
-	p.session.Until = v.now.Add(ttl)
+	p.session.Until = v.now.Add(ttl).Truncate(time.Microsecond) // as every engine stores it, so that a retry reads the same
 	if latest.Before(p.session.Until) {
 		p.session.Until = latest
 	}
@@ -278,6 +297,7 @@ func (v *view) running(ctx context.Context, s facts.Session) (Running, time.Time
 	for i, l := range s.Leaves {
 		filters[i] = facts.Object(l.Delegation.Object())
 	}
+	v.reads += len(filters)
 	lists, err := v.snap.Read(ctx, filters...)
 	if err != nil {
 		return out, time.Time{}, err

@@ -17,8 +17,9 @@ const bulkSize = 1000
 // Check answers every query at the snapshot; see authz.Snapshot.
 //
 // SpiceDB evaluates items of one request that differ only in their resource together, and there a
-// conditional item can make another one of its chunk conditional (v1.56.2, arrows with .all). So a
-// conditional answer out of such a group is asked for again, alone.
+// conditional item can make another one of its chunk conditional (v1.56.2, arrows with .all), and one that
+// fails has all of its chunk fail. So a conditional answer or a failure out of such a group is asked for
+// again, alone.
 func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
 	answers := make([]authz.Answer, 0, len(queries))
 	for chunk := range slices.Chunk(queries, bulkSize) {
@@ -34,7 +35,7 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 	return answers, nil
 }
 
-// askAlone asks again for each conditional answer that shared its evaluation with another resource.
+// askAlone asks again for each conditional or failed answer that shared its evaluation with another resource.
 func (s *snapshot) askAlone(ctx context.Context, queries []authz.Query, answers []authz.Answer) error {
 	type shape struct {
 		resourceType, permission string
@@ -51,7 +52,8 @@ func (s *snapshot) askAlone(ctx context.Context, queries []authz.Query, answers 
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelReads)
 	for i := range answers {
-		if answers[i].Outcome != authz.Conditional || len(resources[of(queries[i])]) < 2 {
+		alone := answers[i].Outcome == authz.Conditional || answers[i].Outcome == authz.Failed && !engineFailed(answers[i].Err)
+		if !alone || len(resources[of(queries[i])]) < 2 {
 			continue
 		}
 		group.Go(func() error {
@@ -65,6 +67,16 @@ func (s *snapshot) askAlone(ctx context.Context, queries []authz.Query, answers 
 		})
 	}
 	return group.Wait()
+}
+
+// engineFailed reports whether an item failed because the engine did not answer, and not for what it is about.
+func engineFailed(err error) bool {
+	switch authz.KindOf(err) {
+	case authz.Unavailable, authz.Canceled, authz.Deadline, authz.Exhausted:
+		return true
+	default:
+		return false
+	}
 }
 
 // bulk sends one bulk request and checks that it was answered item by item.

@@ -21,6 +21,10 @@ const (
 	reasonExists            = "ERROR_REASON_ATTEMPT_TO_RECREATE_RELATIONSHIP"
 	// reasonDiskFull is the embedded store's.
 	reasonDiskFull = "DISK_FULL"
+	// reasonTooDeep and reasonParameter are SpiceDB's of a single check: what it leads to is too deep, or a value of
+	// the context does not fit a caveat.
+	reasonTooDeep   = "ERROR_REASON_MAXIMUM_DEPTH_EXCEEDED"
+	reasonParameter = "ERROR_REASON_CAVEAT_PARAMETER_TYPE_ERROR"
 )
 
 // Failure turns an error of the connection or of the datastore into an *authz.Error. The message is
@@ -78,6 +82,12 @@ func Failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonUnknownPermission, "the schema does not have this relation or permission"
 	case reasonPrecondition:
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonConflict, "a precondition of the write does not hold"
+	case reasonTooDeep:
+		out.Kind, out.Reason = authz.Precondition, authz.ReasonTooDeep
+		out.Message = "the relationships lead further than the engine follows them, or back to where they began; make the hierarchy flatter, or take out the relationship that closes the circle"
+	case reasonParameter:
+		out.Kind, out.Reason = authz.Invalid, authz.ReasonCaveatParameter
+		out.Message = "a value of the context, or one that was written with a relationship, does not fit the caveat's parameter"
 	case reasonDiskFull:
 		out.Reason, out.Message = authz.ReasonDiskFull, "the server's disk is nearly full: nothing is written until there is room, reads go on"
 	case reasonExists:

@@ -36,7 +36,7 @@ func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz
 				if s.engine.ds != nil {
 					out[i], err = s.direct(ctx, f)
 				} else {
-					out[i], _, err = s.stream(ctx, f, 0, "")
+					out[i], _, err = s.stream(ctx, f, f.Limit, "")
 				}
 				return err
 			})
@@ -55,7 +55,12 @@ func (s *snapshot) direct(ctx context.Context, f authz.Filter) ([]authz.Relation
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.engine.ds.SnapshotReader(s.revision).QueryRelationships(ctx, filter, options.WithQueryShape(queryshape.Varying))
+	how := []options.QueryOptionsOption{options.WithQueryShape(queryshape.Varying)}
+	if f.Limit > 0 {
+		limit := uint64(f.Limit)
+		how = append(how, options.WithLimit(&limit))
+	}
+	found, err := s.engine.ds.SnapshotReader(s.revision).QueryRelationships(ctx, filter, how...)
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +70,9 @@ func (s *snapshot) direct(ctx context.Context, f authz.Filter) ([]authz.Relation
 			return nil, err
 		}
 		rels = append(rels, relationship(tuple.ToV1Relationship(rel)))
+		if len(rels) == f.Limit {
+			break
+		}
 	}
 	return rels, nil
 }

@@ -110,6 +110,9 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 			model.Types[m.objectType].FeedsTenant[m.name] = true
 		}
 	}
+	if model.Parameters, err = parametersOf(graph, caveats); err != nil {
+		return nil, err
+	}
 	return model, nil
 }
 

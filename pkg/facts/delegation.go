@@ -173,12 +173,22 @@ func (d *Delegation) Revoke() []authz.Update {
 	}
 }
 
-// DirectFilter selects the allow_direct marks for a principal or a set.
-func DirectFilter(principal authz.Subject) authz.Filter {
+// DirectFilter selects the allow_direct marks for a principal or a set, up to a limit.
+func DirectFilter(principal authz.Subject, limit int) authz.Filter {
 	return authz.Filter{
 		Resource: authz.Object{Type: authz.TypeDelegation}, Relation: relAllowDirect,
-		SubjectType: principal.Type, SubjectID: principal.ID, SubjectRelation: principal.Relation,
+		SubjectType: principal.Type, SubjectID: principal.ID, SubjectRelation: principal.Relation, Limit: limit,
 	}
+}
+
+// DirectQuery asks whether a delegation lets its agent act directly for a principal, by itself or as one of a set.
+func DirectQuery(id authz.DelegationID, p authz.Principal) authz.Query {
+	return authz.Query{Resource: id.Object(), Permission: relAllowDirect, Subject: authz.Subject{Object: p.Object}}
+}
+
+// AgentQuery asks whether an agent is one that a delegation names.
+func AgentQuery(id authz.DelegationID, agent authz.AgentID) authz.Query {
+	return authz.Query{Resource: id.Object(), Permission: relAgent, Subject: authz.Subject{Object: agent.Object()}}
 }
 
 // ListFilter selects the delegations that name a subject: an agent, a principal or a set, a tenant, or

@@ -9,8 +9,13 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
-// maxCandidates is how many delegations one decision weighs.
-const maxCandidates = 16
+const (
+	// maxCandidates is how many delegations one decision weighs.
+	maxCandidates = 16
+	// maxMarks is how many delegations of a principal, and of each set of a tenant, are looked through for those of an
+	// agent, or of the agent for those of the principal, and maxRead how many of what is found are read.
+	maxMarks, maxRead = 512, 64
+)
 
 // leaf is one delegation that a case may be decided by, with whom and where it would act.
 type leaf struct {
@@ -41,8 +46,7 @@ func (b *book) candidates(ctx context.Context, c authz.Case) ([]leaf, error) {
 		return nil, err
 	}
 	if len(leaves) > maxCandidates {
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonTooManyCandidates,
-			"more than %d delegations could decide this; name a session or a delegation", maxCandidates)
+		return nil, tooMany(maxCandidates)
 	}
 	return leaves, nil
 }
@@ -112,7 +116,7 @@ func unambiguous(leaves []leaf) error {
 
 // ofAgent is every live delegation that lets the agent act directly for the principal in the tenant:
 // granted by the principal itself, or for a set of the tenant. Whether the principal is in the set is
-// for the gates.
+// for the gates. However many there are for other agents, no more than a constant number is read.
 func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	switch {
 	case c.Principal.IsZero():
@@ -120,23 +124,10 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	case c.Tenant == "":
 		return nil, authz.FieldErrorf("tenant_id", "is required without a session or a delegation")
 	}
-	set := func(relation string) authz.Filter {
-		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation})
-	}
-	pages, err := b.fetch(ctx,
-		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}),
-		set(facts.RelationMember), set(facts.RelationAdmin))
+	ids, err := b.direct(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	var ids []authz.DelegationID
-	for _, p := range pages {
-		for _, rel := range p.rels {
-			ids = append(ids, authz.DelegationID(rel.Resource.ID))
-		}
-	}
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
 	filters := make([]authz.Filter, len(ids))
 	for i, id := range ids {
 		filters[i] = facts.Object(id.Object())
@@ -157,6 +148,87 @@ func (b *book) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
 	// A set may cover the principal or not: one that does not is no candidate, so that sets do not
 	// fill the places. The gates judge it again.
 	return b.covering(ctx, c, out)
+}
+
+// direct returns, by id, the delegations that let the agent, and perhaps others, act directly for the principal: found by
+// the principal and the tenant's sets, or where those have very many by the agent.
+func (b *book) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID, error) {
+	set := func(relation string) authz.Filter {
+		return facts.DirectFilter(authz.Subject{Object: c.Tenant.Object(), Relation: relation}, maxMarks+1)
+	}
+	pages, err := b.fetch(ctx,
+		facts.DirectFilter(authz.Subject{Object: c.Principal.Object}, maxMarks+1),
+		set(facts.RelationMember), set(facts.RelationAdmin))
+	if err != nil {
+		return nil, err
+	}
+	var ids []authz.DelegationID
+	crowded := false
+	for _, p := range pages {
+		crowded = crowded || len(p.rels) > maxMarks
+		ids = append(ids, resources(p)...)
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	switch {
+	case crowded:
+		byAgent := facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
+		byAgent.Limit = maxMarks + 1
+		p, err := b.one(ctx, byAgent)
+		if err != nil {
+			return nil, err
+		}
+		if len(p.rels) > maxMarks {
+			return nil, tooMany(maxMarks)
+		}
+		ids = resources(p)
+		slices.Sort(ids)
+		return b.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.DirectQuery(id, c.Principal) })
+	case len(ids) > maxCandidates:
+		return b.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.AgentQuery(id, c.Agent) })
+	default:
+		return ids, nil
+	}
+}
+
+// resources lists the delegations that a page is of.
+func resources(p *page) []authz.DelegationID {
+	ids := make([]authz.DelegationID, len(p.rels))
+	for i := range p.rels {
+		ids[i] = authz.DelegationID(p.rels[i].Resource.ID)
+	}
+	return ids
+}
+
+// only keeps the delegations for which a query holds, as long as those are few enough to be read.
+func (b *book) only(ctx context.Context, ids []authz.DelegationID, query func(authz.DelegationID) authz.Query) ([]authz.DelegationID, error) {
+	queries := make([]authz.Query, len(ids))
+	for i, id := range ids {
+		queries[i] = query(id)
+	}
+	answers, err := b.snap.Check(ctx, queries)
+	if err != nil {
+		return nil, err
+	}
+	var kept []authz.DelegationID
+	for i, a := range answers {
+		switch a.Outcome {
+		case authz.No:
+		case authz.Failed:
+			return nil, a.Err
+		default:
+			kept = append(kept, ids[i])
+		}
+	}
+	if len(kept) > maxRead {
+		return nil, tooMany(maxRead)
+	}
+	return kept, nil
+}
+
+func tooMany(most int) error {
+	return authz.Errorf(authz.Precondition, authz.ReasonTooManyCandidates,
+		"more than %d delegations could decide this; name a session or a delegation", most)
 }
 
 // covering drops the sets that do not hold the principal.
@@ -187,8 +259,9 @@ func (b *book) covering(ctx context.Context, c authz.Case, leaves []leaf) ([]lea
 	return slices.DeleteFunc(leaves, func(l leaf) bool { return outside[string(l.id)] }), nil
 }
 
-// validate checks what the schema says of the case.
-func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) error {
+// validate checks what the schema says of the case, whatever the object.
+func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
+	resourceType, permission := c.Resource.Type, c.Permission
 	t := schema.Types[resourceType]
 	if t == nil {
 		return &authz.Error{
@@ -214,5 +287,31 @@ func (j *Judge) validate(schema *authz.Schema, resourceType, permission string) 
 			"%s admits no expiration but holds relationships that have one, and SpiceDB would count them after they have expired; "+
 				"let the relation admit the expiration again, or delete its relationships and write those that are to hold", t.Stray)
 	}
-	return nil
+	return fits(schema, c)
+}
+
+// fits refuses a value of the context that no caveat on the way takes: which caveats those are depends on the type and
+// the permission alone, so that the error says nothing about the object. A value that one caveat takes and another one
+// with a parameter of the same name does not is let through; see decide.Settle.
+func fits(schema *authz.Schema, c authz.Case) error {
+	if len(c.Context) == 0 || schema.Parameters == nil {
+		return nil
+	}
+	known := schema.Parameters(c.Resource.Type, c.Permission)
+	first := ""
+	for name, value := range c.Context {
+		taken := func(p authz.Parameter) bool { return p.Fits(value) }
+		if p := known[name]; len(p) > 0 && !slices.ContainsFunc(p, taken) && (first == "" || name < first) {
+			first = name
+		}
+	}
+	if first == "" {
+		return nil
+	}
+	var wanted []string
+	for _, p := range known[first] {
+		wanted = append(wanted, p.Type+" for the caveat "+p.Caveat)
+	}
+	slices.Sort(wanted)
+	return authz.FieldErrorf("context."+first, "must be %s", strings.Join(wanted, ", or "))
 }

@@ -24,12 +24,14 @@ type Judge struct {
 	graph  authz.Graph
 	now    func() time.Time
 	global map[string]bool
+	// lookupWork is how many candidates one call of a lookup decides.
+	lookupWork int
 }
 
 // New returns a judge over the graph. Objects of the global types belong to no tenant. now is the
 // clock that expirations are compared with.
 func New(graph authz.Graph, globalTypes []string, now func() time.Time) *Judge {
-	j := &Judge{graph: graph, now: now, global: map[string]bool{}}
+	j := &Judge{graph: graph, now: now, global: map[string]bool{}, lookupWork: lookupWork}
 	for _, t := range globalTypes {
 		j.global[t] = true
 	}
@@ -171,7 +173,7 @@ func coreSchema(ctx context.Context, snap authz.Snapshot) (*authz.Schema, error)
 
 // prepare resolves a case to its candidates, reads their facts and plans them.
 func (c *court) prepare(ctx context.Context, one authz.Case) ([]*trial, error) {
-	if err := c.validate(c.schema, one.Resource.Type, one.Permission); err != nil {
+	if err := c.validate(c.schema, one); err != nil {
 		return nil, err
 	}
 	leaves, err := c.book.candidates(ctx, one)

@@ -2,7 +2,9 @@ package judge
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
@@ -12,15 +14,28 @@ import (
 // lookupPage is how many candidates a lookup asks the engine for, and decides, at a time.
 const lookupPage = 500
 
+// lookupWork is how many candidates one call of a lookup decides, and lookupTime how long it goes on with that. Then it
+// stops with a place to go on from, even where nothing was found.
+const (
+	lookupWork = 20_000
+	lookupTime = 5 * time.Second
+)
+
 // Place is where a lookup stopped. The zero Place is its beginning.
 type Place struct {
 	// Revision pins the lookup.
 	Revision authz.Revision `json:"r"`
 	// Leaf is the delegation that was being looked at (LookupResources).
 	Leaf authz.DelegationID `json:"l,omitempty"`
+	// Listed tells that the objects of the type are gone through, because the engine could not look up what is reached
+	// (LookupResources), and Last is the last one that was, before the page.
+	Listed bool   `json:"t,omitempty"`
+	Last   string `json:"i,omitempty"`
 	// Engine is the engine's cursor at the start of the page that was being looked at.
 	Engine string `json:"e,omitempty"`
-	// Skip is how many of that page had been decided.
+	// Row is how many delegations of that page had been decided (LookupAgents).
+	Row int `json:"d,omitempty"`
+	// Skip is how many objects of that page, or principals of the next delegation, had been decided.
 	Skip int `json:"s,omitempty"`
 }
 
@@ -32,7 +47,7 @@ type End struct {
 	Next *Place
 }
 
-// Reached is one object that an acting party reaches.
+// Reached is one object that an acting party reaches, or of which that is not known.
 type Reached struct {
 	Resource       authz.Object
 	Permissionship authz.Permissionship
@@ -40,26 +55,29 @@ type Reached struct {
 	Principal      authz.Principal
 	Tenant         authz.TenantID
 	Delegation     authz.DelegationID
+	// Err is set where there is no answer: a check of this object alone is an error too. It is not reached then.
+	Err error
 }
 
 // Resources calls yield for up to limit objects of c.Resource.Type that the case's acting party
 // reaches with c.Permission: for each of its delegations alone, in the order of ids. c.Resource.ID is
 // ignored, and so may c.Principal and c.Tenant be left out with a session. A place other than the zero
 // one pins the lookup's revision; what does not depend on an object then has to hold at the head
-// revision too. An error of yield ends the lookup.
+// revision too. An object that cannot be decided is yielded with its error, and the lookup goes on; an engine that
+// does not answer ends it, and so does an error of yield.
 func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reached) error) (End, error) {
 	court, err := j.resume(ctx, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(court.schema, c.Resource.Type, c.Permission); err != nil {
+	if err := j.validate(court.schema, c); err != nil {
 		return End{}, err
 	}
 	leaves, err := court.leaves(ctx, c)
 	if err != nil {
 		return End{}, err
 	}
-	l := lookup{court: court, limit: limit}
+	l := newLookup(ctx, court, limit)
 	for _, one := range leaves {
 		if one.id < from.Leaf {
 			continue
@@ -67,6 +85,9 @@ func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, 
 		place := Place{Revision: court.book.snap.Revision(), Leaf: one.id}
 		if one.id == from.Leaf {
 			place = from
+		}
+		if l.spent() {
+			return End{At: place.Revision, Next: &place}, nil
 		}
 		next, err := l.leaf(ctx, c, one, place, yield)
 		if err != nil {
@@ -101,10 +122,23 @@ type lookup struct {
 	*court
 	limit int
 	found int
+	// work counts what was decided, and until is when the call has taken long enough.
+	work  int
+	until time.Time
 }
 
-// leaf streams what one delegation reaches, and returns where it stopped at the limit.
+func newLookup(ctx context.Context, c *court, limit int) *lookup {
+	return &lookup{court: c, limit: limit, until: authz.Until(ctx, lookupTime)}
+}
+
+// spent reports whether the call has done enough. Something is always done before that.
+func (l *lookup) spent() bool {
+	return l.work > 0 && (l.work >= l.lookupWork || !time.Now().Before(l.until))
+}
+
+// leaf streams what one delegation reaches, and returns where it stopped at the limit or for its budget.
 func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, yield func(Reached) error) (*Place, error) {
+	l.work++
 	t, err := l.try(ctx, c, one)
 	if err != nil {
 		return nil, err
@@ -112,13 +146,12 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 	if decide.Refused(t.conditions) {
 		return nil, nil //nolint:nilnil // nothing is reached, and nothing is left
 	}
-	reachable := authz.Reachable{
-		ResourceType: c.Resource.Type, Permission: c.Permission, Context: c.Context,
-		Subject: authz.Subject{Object: narrowest(t.facts)},
-	}
 	seen := map[string]bool{}
-	for {
-		ids, next, err := l.book.snap.Resources(ctx, reachable, lookupPage, from.Engine)
+	for begun := false; ; begun = true {
+		if begun && l.spent() {
+			return &from, nil
+		}
+		ids, next, err := l.candidates(ctx, t, &from)
 		if err != nil {
 			return nil, err
 		}
@@ -135,6 +168,7 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 			again.plan()
 			trials = append(trials, &again)
 		}
+		l.work += len(trials)
 		if err := l.hear(ctx, trials); err != nil {
 			return nil, err
 		}
@@ -143,16 +177,19 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 				return &from, nil
 			}
 			from.Skip++
+			if seen[again.c.Resource.ID] {
+				continue
+			}
 			v := decide.Combine(again.conditions)
-			switch {
-			case v.Err != nil:
+			if engineFailed(v.Err) {
 				return nil, v.Err
-			case v.Permissionship == authz.NoPermission || seen[again.c.Resource.ID]:
+			}
+			if v.Err == nil && v.Permissionship == authz.NoPermission {
 				continue
 			}
 			seen[again.c.Resource.ID] = true
 			l.found++
-			reached := Reached{again.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id}
+			reached := Reached{again.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err}
 			if err := yield(reached); err != nil {
 				return nil, err
 			}
@@ -160,7 +197,54 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		if next == "" {
 			return nil, nil //nolint:nilnil // nothing is left
 		}
+		if len(ids) > 0 {
+			from.Last = ids[len(ids)-1]
+		}
 		from.Engine, from.Skip = next, 0
+	}
+}
+
+// candidates returns a page of what a trial's subjects may reach, and the cursor of the next page: what the engine says
+// that one of them reaches. SpiceDB fails as a whole where one object leads back to itself, or has a caveat that cannot
+// be evaluated; then it is every object of the type, from the beginning, and each is decided by itself.
+func (l *lookup) candidates(ctx context.Context, t *trial, at *Place) (ids []string, next string, err error) {
+	snap := l.book.snap
+	if !at.Listed {
+		ids, next, err = snap.Resources(ctx, authz.Reachable{
+			ResourceType: t.c.Resource.Type, Permission: t.c.Permission, Context: t.c.Context,
+			Subject: authz.Subject{Object: narrowest(t.facts)},
+		}, lookupPage, at.Engine)
+		if err == nil || engineFailed(err) {
+			return ids, next, err
+		}
+		*at = Place{Revision: at.Revision, Leaf: at.Leaf, Listed: true}
+	}
+	// What is reached has a relationship: two different subjects have the permission on it, and it is only one of them
+	// that an object can be by itself. They come in the order of their ids.
+	rels, next, err := snap.Page(ctx, authz.Filter{Resource: authz.Object{Type: t.c.Resource.Type}}, lookupPage, at.Engine)
+	if err != nil {
+		return nil, "", err
+	}
+	last := at.Last
+	for i := range rels {
+		if id := rels[i].Resource.ID; id != last {
+			ids, last = append(ids, id), id
+		}
+	}
+	return ids, next, nil
+}
+
+// engineFailed reports whether an error says that the engine did not answer, or that the revision is gone, and nothing
+// about one object.
+func engineFailed(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch authz.KindOf(err) {
+	case authz.Unavailable, authz.Canceled, authz.Deadline, authz.Exhausted, authz.OutOfRange:
+		return true
+	default:
+		return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 	}
 }
 
@@ -175,23 +259,26 @@ func narrowest(f decide.Facts) authz.Object {
 	return f.Principal.Object
 }
 
-// Reacher is one agent that reaches an object for a principal.
+// Reacher is one agent that reaches an object for a principal, or of which that is not known.
 type Reacher struct {
 	Candidate authz.Candidate
 	// NeedsSession tells that the agent has to start a session first.
 	NeedsSession bool
+	// Err is set where there is no answer for this agent and principal. It does not reach the object then.
+	Err error
 }
 
 // Agents calls yield for up to limit (agent, principal) pairs that reach the case's object with its
 // permission: every live delegation in the object's tenant, leaves of sessions aside, for every
 // principal it covers, as if its agent had started a session. c.Agent, c.Session and c.Delegation are
-// ignored; c.Principal narrows.
+// ignored; c.Principal narrows. A pair that cannot be decided is yielded with its error, and the lookup goes on. An
+// object whose tenants cannot be computed is in none, and reached by nobody.
 func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reacher) error) (End, error) {
 	court, err := j.resume(ctx, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(court.schema, c.Resource.Type, c.Permission); err != nil {
+	if err := j.validate(court.schema, c); err != nil {
 		return End{}, err
 	}
 	snap := court.book.snap
@@ -199,16 +286,16 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 	filter := facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false)
 	if !j.global[c.Resource.Type] {
 		tenants, err := snap.Subjects(ctx, c.Resource, "tenant", authz.TypeTenant, nil)
-		if err != nil {
+		if fatal(err) != nil {
 			return End{}, err
 		}
-		if len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*" {
+		if err != nil || len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*" {
 			return End{At: snap.Revision()}, nil
 		}
 		filter = facts.ListFilter(authz.Subject{Object: authz.TenantID(tenants[0].ID).Object()}, false)
 	}
-	l := lookup{court: court, limit: limit}
-	place := Place{Revision: snap.Revision(), Engine: from.Engine, Skip: from.Skip}
+	l := newLookup(ctx, court, limit)
+	place := Place{Revision: snap.Revision(), Engine: from.Engine, Row: from.Row, Skip: from.Skip}
 	for {
 		rels, next, err := snap.Page(ctx, filter, lookupPage, place.Engine)
 		if err != nil {
@@ -224,80 +311,118 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 		if next == "" {
 			return End{At: snap.Revision()}, nil
 		}
-		place.Engine, place.Skip = next, 0
+		place.Engine, place.Row, place.Skip = next, 0, 0
 	}
 }
 
-// delegations decides a page of delegations, each for all its principals, and reports whether the
-// limit stopped it.
+// pair is a delegation with one of its principals, ready to be decided. row and skip are its place on the page.
+type pair struct {
+	*trial
+	row, skip int
+}
+
+// delegations decides what is left of a page of delegations, each for all its principals, and reports whether the limit
+// or the budget stopped it; place is then where.
 func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Relationship, place *Place, yield func(Reacher) error) (bool, error) {
-	var trials []*trial
-	for _, rel := range rels {
-		more, err := l.reachers(ctx, c, authz.DelegationID(rel.Resource.ID))
+	var waiting []pair
+	for row := place.Row; row < len(rels); row++ {
+		if l.spent() {
+			return l.decide(ctx, waiting, place, yield, true)
+		}
+		l.work++
+		id := authz.DelegationID(rels[row].Resource.ID)
+		d, principals, err := l.covered(ctx, c, id)
 		if err != nil {
 			return false, err
 		}
-		trials = append(trials, more...)
-	}
-	trials = trials[min(place.Skip, len(trials)):]
-	for page := range slices.Chunk(trials, lookupPage) {
-		if l.found == l.limit {
-			return true, nil
+		skip := 0
+		if row == place.Row {
+			skip = min(place.Skip, len(principals))
 		}
-		if err := l.hear(ctx, page); err != nil {
-			return false, err
-		}
-		for _, t := range page {
-			if l.found == l.limit {
-				return true, nil
-			}
-			place.Skip++
-			v := decide.Combine(t.conditions)
-			if v.Err != nil {
-				return false, v.Err
-			}
-			if v.Permissionship == authz.NoPermission {
-				continue
-			}
-			l.found++
-			if err := yield(Reacher{t.candidate(v, false), !decide.Direct(t.facts)}); err != nil {
+		for ; skip < len(principals); skip++ {
+			t, err := l.reacher(ctx, c, d, principals[skip])
+			if err != nil {
 				return false, err
 			}
+			waiting = append(waiting, pair{t, row, skip})
+			if len(waiting) < lookupPage {
+				continue
+			}
+			stopped, err := l.decide(ctx, waiting, place, yield, false)
+			if stopped || err != nil {
+				return stopped, err
+			}
+			waiting = waiting[:0]
+			if l.spent() {
+				return true, nil
+			}
+		}
+		if len(waiting) == 0 {
+			place.Row, place.Skip = row+1, 0
 		}
 	}
-	return false, nil
+	return l.decide(ctx, waiting, place, yield, false)
 }
 
-// reachers plans one delegation for every principal that it covers.
-func (l *lookup) reachers(ctx context.Context, c authz.Case, id authz.DelegationID) ([]*trial, error) {
+// decide decides pairs, and moves the place behind each. It returns whether the limit stopped it, or stopped.
+func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield func(Reacher) error, stopped bool) (bool, error) {
+	trials := make([]*trial, 0, len(pairs))
+	for _, p := range pairs {
+		if !decide.Refused(p.conditions) {
+			trials = append(trials, p.trial)
+		}
+	}
+	l.work += len(trials)
+	if err := l.hear(ctx, trials); err != nil {
+		return false, err
+	}
+	for _, p := range pairs {
+		if l.found == l.limit {
+			place.Row, place.Skip = p.row, p.skip
+			return true, nil
+		}
+		place.Row, place.Skip = p.row, p.skip+1
+		v := decide.Combine(p.conditions)
+		if engineFailed(v.Err) {
+			return false, v.Err
+		}
+		if v.Err == nil && v.Permissionship == authz.NoPermission {
+			continue
+		}
+		l.found++
+		if err := yield(Reacher{p.candidate(v, false), !decide.Direct(p.facts), v.Err}); err != nil {
+			return false, err
+		}
+	}
+	return stopped, nil
+}
+
+// covered returns a delegation with the principals that it covers; none where it does not act, or is a session's leaf.
+func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationID) (*facts.Delegation, []authz.Principal, error) {
 	d, err := l.book.delegation(ctx, id)
 	if err != nil || !d.Live() || d.Session != "" {
-		return nil, err
+		return nil, nil, err
 	}
 	principals, err := l.principals(ctx, c, d)
+	return d, principals, err
+}
+
+// reacher plans one delegation for one principal.
+func (l *lookup) reacher(ctx context.Context, c authz.Case, d *facts.Delegation, p authz.Principal) (*trial, error) {
+	c.Agent, c.Session, c.Delegation = d.Agent, "", d.ID
+	t, err := l.try(ctx, c, leaf{d.ID, p, d.Tenant})
 	if err != nil {
 		return nil, err
 	}
-	c.Agent, c.Session, c.Delegation = d.Agent, "", d.ID
-	var out []*trial
-	for _, p := range principals {
-		t, err := l.try(ctx, c, leaf{d.ID, p, d.Tenant})
-		if err != nil {
-			return nil, err
-		}
-		t.facts.AnySession = true
-		if t.head != nil {
-			t.head.AnySession = true
-		}
-		if err := l.baselines(ctx, t); err != nil {
-			return nil, err
-		}
-		t.plan()
-		if !decide.Refused(t.conditions) {
-			out = append(out, t)
-		}
+	t.facts.AnySession = true
+	if t.head != nil {
+		t.head.AnySession = true
 	}
-	return out, nil
+	if err := l.baselines(ctx, t); err != nil {
+		return nil, err
+	}
+	t.plan()
+	return t, nil
 }
 
 // principals lists whom a delegation covers, as far as the case asks for them, by type and id.

@@ -69,7 +69,35 @@ type question struct {
 
 // hear asks the engine what facts do not decide: one bulk request for each revision. A trial that a
 // fact refuses already is left out, unless everything is to be explained.
+//
+// The tenants of objects come first: of an object that is not the tenant's nothing else is asked, so that it costs no
+// more than one that does not exist, and cannot fail in another way.
 func (c *court) hear(ctx context.Context, trials []*trial) error {
+	var only []question
+	open := trials
+	if !c.explain {
+		open = make([]*trial, 0, len(trials))
+		for _, t := range trials {
+			if !decide.Refused(t.conditions) {
+				open = append(open, t)
+			}
+		}
+	}
+	for _, t := range open {
+		for i := range t.conditions {
+			if query := t.conditions[i].Query; query != nil && query.Only && t.snapshot(t.conditions[i].Where) != nil {
+				only = append(only, question{t, i})
+			}
+		}
+	}
+	if err := c.askOnly(ctx, only); err != nil {
+		return err
+	}
+	return c.askRest(ctx, open)
+}
+
+// askRest asks everything but the tenants of objects, which are known by now.
+func (c *court) askRest(ctx context.Context, trials []*trial) error {
 	type at struct {
 		snap   authz.Snapshot
 		checks []question
@@ -78,21 +106,15 @@ func (c *court) hear(ctx context.Context, trials []*trial) error {
 	revisions := map[authz.Revision]*at{}
 	own := &at{snap: c.book.snap, checks: make([]question, 0, usual*len(trials))}
 	revisions[own.snap.Revision()] = own
-	var only []question
 	for _, t := range trials {
-		if !c.explain && decide.Refused(t.conditions) {
-			continue
-		}
+		foreign := !c.explain && t.foreign()
 		for i := range t.conditions {
-			query := t.conditions[i].Query
-			if query == nil {
+			condition := &t.conditions[i]
+			if condition.Query == nil || condition.Query.Only || foreign && condition.Side == authz.SideObject {
 				continue
 			}
-			snap := t.snapshot(t.conditions[i].Where)
-			switch {
+			switch snap := t.snapshot(condition.Where); {
 			case snap == nil:
-			case query.Only:
-				only = append(only, question{t, i})
 			case snap == own.snap:
 				own.checks = append(own.checks, question{t, i})
 			default:
@@ -113,7 +135,17 @@ func (c *court) hear(ctx context.Context, trials []*trial) error {
 			return err
 		}
 	}
-	return c.askOnly(ctx, only)
+	return nil
+}
+
+// foreign reports whether the object turned out not to be the tenant's alone, before anything else was asked.
+func (t *trial) foreign() bool {
+	for i := range t.conditions {
+		if c := &t.conditions[i]; c.Query != nil && c.Query.Only && c.Outcome != authz.Yes {
+			return true
+		}
+	}
+	return false
 }
 
 // usual is about how many conditions of a trial the engine answers.

@@ -261,8 +261,8 @@ type lookup struct {
 	stamp time.Time
 	limit int
 	sum   [16]byte
-	// results counts what was streamed.
-	results uint64
+	// results counts what was streamed, and failed what was streamed as failed.
+	results, failed uint64
 }
 
 // lookupRequest is what the requests of both lookups have in common.
@@ -290,13 +290,29 @@ func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv
 		return nil, err
 	}
 	// A lookup that goes on keeps the moment of its revision, so that the token does not grow younger.
-	l.stamp, err = b.Sealer.place(l.sum, r.GetCursor(), &l.place, l.stamp)
-	return l, err
+	if l.stamp, err = b.Sealer.place(l.sum, r.GetCursor(), &l.place, l.stamp); err != nil {
+		return nil, err
+	}
+	return l, l.young()
+}
+
+// young refuses to go on once the lookup's revision is older than a snapshot may be: the rights of then are not those of
+// now. It is asked before each result too, because a caller can take long to read them.
+func (l *lookup) young() error {
+	if l.Now().Sub(l.stamp) <= l.SnapshotMaxAge {
+		return nil
+	}
+	return &authz.Error{
+		Kind: authz.OutOfRange, Reason: authz.ReasonSnapshotTooOld, Field: "cursor",
+		Message: "belongs to a lookup that began more than " + l.SnapshotMaxAge.String() + " ago, as long as a snapshot lasts: look up again without a cursor",
+	}
 }
 
 // end is the message that closes a lookup's stream.
 func (l *lookup) end(e judge.End) (*deputyv1.LookupEnd, error) {
-	out := &deputyv1.LookupEnd{LookedUpAt: l.Sealer.token(e.At, l.stamp), Complete: e.Next == nil, Results: l.results}
+	out := &deputyv1.LookupEnd{
+		LookedUpAt: l.Sealer.token(e.At, l.stamp), Complete: e.Next == nil, Results: l.results, Failed: l.failed,
+	}
 	if e.Next == nil {
 		return out, nil
 	}
@@ -323,6 +339,21 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 		return err
 	}
 	done, err := p.Judge.Resources(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
+		if err := l.young(); err != nil {
+			return err
+		}
+		if found.Err != nil {
+			l.failed++
+			return stream.Send(&deputyv1.LookupResourcesResponse{Result: &deputyv1.LookupResourcesResponse_Failed{
+				Failed: &deputyv1.FailedResource{
+					Resource:     objectProto(found.Resource),
+					Error:        toErrorStatus(stream.Context(), found.Err),
+					Principal:    objectProto(found.Principal.Object),
+					TenantId:     authz.DecodeID(string(found.Tenant)),
+					DelegationId: string(found.Delegation),
+				},
+			}})
+		}
 		l.results++
 		return stream.Send(&deputyv1.LookupResourcesResponse{Result: &deputyv1.LookupResourcesResponse_Resource{
 			Resource: &deputyv1.ReachedResource{
@@ -370,8 +401,23 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 		return err
 	}
 	done, err := p.Judge.Agents(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
-		l.results++
+		if err := l.young(); err != nil {
+			return err
+		}
 		chain := agentIDs(found.Candidate.Agents)
+		if found.Err != nil {
+			l.failed++
+			return stream.Send(&deputyv1.LookupAgentsResponse{Result: &deputyv1.LookupAgentsResponse_Failed{
+				Failed: &deputyv1.FailedAgent{
+					AgentId:      chain[len(chain)-1],
+					Principal:    objectProto(found.Candidate.Principal.Object),
+					TenantId:     authz.DecodeID(string(found.Candidate.Tenant)),
+					DelegationId: string(found.Candidate.Delegation()),
+					Error:        toErrorStatus(stream.Context(), found.Err),
+				},
+			}})
+		}
+		l.results++
 		return stream.Send(&deputyv1.LookupAgentsResponse{Result: &deputyv1.LookupAgentsResponse_Agent{
 			Agent: &deputyv1.ReachingAgent{
 				AgentId:        chain[len(chain)-1],

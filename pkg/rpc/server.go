@@ -25,7 +25,7 @@ type Config struct {
 	Now func() time.Time
 	// Store looks after the durable store; nil means that the engine has none of its own.
 	Store Keeper
-	// SnapshotMaxAge is how old an exact snapshot may be.
+	// SnapshotMaxAge is how old an exact snapshot, or a lookup that is continued, may be.
 	SnapshotMaxAge time.Duration
 }
 

@@ -209,26 +209,6 @@ func TestSnapshotGrowsTooOld(t *testing.T) {
 	}
 }
 
-// TestPagesKeepTheirAge: going on with a lookup or a list does not make its revision younger.
-func TestPagesKeepTheirAge(t *testing.T) {
-	cfg := inMemory()
-	cfg.SnapshotMaxAge = time.Nanosecond
-	w := newWorld(t, harness.Start(t, cfg))
-	d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
-	w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
-	c := under(d).view("document:plan")
-	_, end := w.reach(under(d))
-	_, err := w.Permissions().CheckPermission(t.Context(), c.at(end.GetLookedUpAt()).CheckPermissionRequest)
-	w.fails(err, codes.OutOfRange, "SNAPSHOT_TOO_OLD", "consistency.at_exact_snapshot")
-	first, err := w.Delegations().ListDelegations(t.Context(), &deputyv1.ListDelegationsRequest{AgentId: "bot", Limit: 1})
-	w.ok(err)
-	second, err := w.Delegations().ListDelegations(t.Context(), &deputyv1.ListDelegationsRequest{AgentId: "bot", Limit: 1, Cursor: first.GetNext()})
-	w.ok(err)
-	if first.GetReadAt().GetToken() != second.GetReadAt().GetToken() {
-		t.Error("the second page of a list names another moment than the first")
-	}
-}
-
 // TestSessionReadsItsOwnWrites: what was written through any door is seen by the next check, at
 // revisions that never go back.
 func TestSessionReadsItsOwnWrites(t *testing.T) {

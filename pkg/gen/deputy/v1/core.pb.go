@@ -641,7 +641,8 @@ type Consistency_AtLeastAsFresh struct {
 
 type Consistency_AtExactSnapshot struct {
 	// The revision of this token: for several questions about one picture. Permissions are judged
-	// there; session, delegation, registration and suspension are judged at the head revision too.
+	// there; session, delegation, registration, suspension and access to the tenant are judged at the
+	// head revision too.
 	// A token older than the server's snapshot limit (30 s unless configured) is OUT_OF_RANGE.
 	AtExactSnapshot *ZedToken `protobuf:"bytes,2,opt,name=at_exact_snapshot,json=atExactSnapshot,proto3,oneof"`
 }

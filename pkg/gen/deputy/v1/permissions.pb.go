@@ -1148,7 +1148,8 @@ type LookupResourcesRequest struct {
 	// The most resources to stream: 1 to 10,000; 0 means 1,000.
 	Limit uint32 `protobuf:"varint,11,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Where an earlier lookup stopped. It pins the revision of that lookup; session, delegation,
-	// registration and suspension are judged at the head revision too.
+	// registration, suspension and access to the tenant are judged at the head revision too. It is good
+	// for as long as a snapshot is (30 s after the lookup began, unless configured), then OUT_OF_RANGE.
 	Cursor        *Cursor `protobuf:"bytes,12,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1297,7 +1298,8 @@ func (*LookupResourcesRequest_SessionId) isLookupResourcesRequest_Via() {}
 
 func (*LookupResourcesRequest_DelegationId) isLookupResourcesRequest_Via() {}
 
-// LookupResourcesResponse is one object that is reached, or the end of the lookup.
+// LookupResourcesResponse is one object that is reached, one that failed, or the end of the lookup. A
+// message that says none of what a client knows names nothing that is reached.
 type LookupResourcesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What this message says.
@@ -1306,6 +1308,7 @@ type LookupResourcesResponse struct {
 	//
 	//	*LookupResourcesResponse_Resource
 	//	*LookupResourcesResponse_End
+	//	*LookupResourcesResponse_Failed
 	Result        isLookupResourcesResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1366,6 +1369,15 @@ func (x *LookupResourcesResponse) GetEnd() *LookupEnd {
 	return nil
 }
 
+func (x *LookupResourcesResponse) GetFailed() *FailedResource {
+	if x != nil {
+		if x, ok := x.Result.(*LookupResourcesResponse_Failed); ok {
+			return x.Failed
+		}
+	}
+	return nil
+}
+
 type isLookupResourcesResponse_Result interface {
 	isLookupResourcesResponse_Result()
 }
@@ -1380,9 +1392,98 @@ type LookupResourcesResponse_End struct {
 	End *LookupEnd `protobuf:"bytes,2,opt,name=end,proto3,oneof"`
 }
 
+type LookupResourcesResponse_Failed struct {
+	// An object of which it is not known whether it is reached: do not act on it.
+	Failed *FailedResource `protobuf:"bytes,3,opt,name=failed,proto3,oneof"`
+}
+
 func (*LookupResourcesResponse_Resource) isLookupResourcesResponse_Result() {}
 
 func (*LookupResourcesResponse_End) isLookupResourcesResponse_Result() {}
+
+func (*LookupResourcesResponse_Failed) isLookupResourcesResponse_Result() {}
+
+// FailedResource is one object for which a check alone is an error. It counts towards the limit.
+type FailedResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object.
+	Resource *ObjectReference `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// What a check of it answers.
+	Error *ErrorStatus `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// For whom it was asked.
+	Principal *ObjectReference `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	// In which tenant.
+	TenantId string `protobuf:"bytes,4,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// By which delegation.
+	DelegationId  string `protobuf:"bytes,5,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedResource) Reset() {
+	*x = FailedResource{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedResource) ProtoMessage() {}
+
+func (x *FailedResource) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
+func (*FailedResource) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FailedResource) GetResource() *ObjectReference {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *FailedResource) GetError() *ErrorStatus {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *FailedResource) GetPrincipal() *ObjectReference {
+	if x != nil {
+		return x.Principal
+	}
+	return nil
+}
+
+func (x *FailedResource) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *FailedResource) GetDelegationId() string {
+	if x != nil {
+		return x.DelegationId
+	}
+	return ""
+}
 
 // ReachedResource is one object that an acting party reaches.
 type ReachedResource struct {
@@ -1405,7 +1506,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1518,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1531,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -1480,19 +1581,22 @@ type LookupEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision at which all was judged.
 	LookedUpAt *ZedToken `protobuf:"bytes,1,opt,name=looked_up_at,json=lookedUpAt,proto3" json:"looked_up_at,omitempty"`
-	// Whether everything was streamed. False: go on with the cursor.
+	// Whether everything was streamed. False: go on with the cursor. A stream also stops when it has taken
+	// much work, so one that is not complete may carry fewer results than the limit, or none.
 	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
 	// Where to go on; set unless complete.
 	Next *Cursor `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
-	// How many results this stream carried.
-	Results       uint64 `protobuf:"varint,4,opt,name=results,proto3" json:"results,omitempty"`
+	// How many results this stream carried, without those that failed.
+	Results uint64 `protobuf:"varint,4,opt,name=results,proto3" json:"results,omitempty"`
+	// How many failed in this stream.
+	Failed        uint64 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1608,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1621,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -1548,6 +1652,13 @@ func (x *LookupEnd) GetResults() uint64 {
 	return 0
 }
 
+func (x *LookupEnd) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
 // LookupAgentsRequest asks who reaches an object.
 type LookupAgentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1563,7 +1674,7 @@ type LookupAgentsRequest struct {
 	Consistency *Consistency `protobuf:"bytes,5,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	// The most results to stream: 1 to 10,000; 0 means 1,000.
 	Limit uint32 `protobuf:"varint,6,opt,name=limit,proto3" json:"limit,omitempty"`
-	// Where an earlier lookup stopped.
+	// Where an earlier lookup stopped. It is good for as long as in LookupResources.
 	Cursor        *Cursor `protobuf:"bytes,7,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1571,7 +1682,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1694,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1707,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -1648,7 +1759,7 @@ func (x *LookupAgentsRequest) GetCursor() *Cursor {
 	return nil
 }
 
-// LookupAgentsResponse is one agent that reaches the object, or the end of the lookup.
+// LookupAgentsResponse is one agent that reaches the object, one that failed, or the end of the lookup.
 type LookupAgentsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What this message says.
@@ -1657,6 +1768,7 @@ type LookupAgentsResponse struct {
 	//
 	//	*LookupAgentsResponse_Agent
 	//	*LookupAgentsResponse_End
+	//	*LookupAgentsResponse_Failed
 	Result        isLookupAgentsResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1664,7 +1776,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1788,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1801,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -1717,6 +1829,15 @@ func (x *LookupAgentsResponse) GetEnd() *LookupEnd {
 	return nil
 }
 
+func (x *LookupAgentsResponse) GetFailed() *FailedAgent {
+	if x != nil {
+		if x, ok := x.Result.(*LookupAgentsResponse_Failed); ok {
+			return x.Failed
+		}
+	}
+	return nil
+}
+
 type isLookupAgentsResponse_Result interface {
 	isLookupAgentsResponse_Result()
 }
@@ -1731,9 +1852,98 @@ type LookupAgentsResponse_End struct {
 	End *LookupEnd `protobuf:"bytes,2,opt,name=end,proto3,oneof"`
 }
 
+type LookupAgentsResponse_Failed struct {
+	// An agent with a principal of which it is not known whether it reaches the object.
+	Failed *FailedAgent `protobuf:"bytes,3,opt,name=failed,proto3,oneof"`
+}
+
 func (*LookupAgentsResponse_Agent) isLookupAgentsResponse_Result() {}
 
 func (*LookupAgentsResponse_End) isLookupAgentsResponse_Result() {}
+
+func (*LookupAgentsResponse_Failed) isLookupAgentsResponse_Result() {}
+
+// FailedAgent is one agent with a principal for which a check is an error. It counts towards the limit.
+type FailedAgent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent that would act.
+	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// The principal it was asked for.
+	Principal *ObjectReference `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	// The tenant.
+	TenantId string `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The delegation.
+	DelegationId string `protobuf:"bytes,4,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	// What a check answers.
+	Error         *ErrorStatus `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedAgent) Reset() {
+	*x = FailedAgent{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedAgent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedAgent) ProtoMessage() {}
+
+func (x *FailedAgent) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
+func (*FailedAgent) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FailedAgent) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *FailedAgent) GetPrincipal() *ObjectReference {
+	if x != nil {
+		return x.Principal
+	}
+	return nil
+}
+
+func (x *FailedAgent) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *FailedAgent) GetDelegationId() string {
+	if x != nil {
+		return x.DelegationId
+	}
+	return ""
+}
+
+func (x *FailedAgent) GetError() *ErrorStatus {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
 
 // ReachingAgent is one agent that reaches an object.
 type ReachingAgent struct {
@@ -1760,7 +1970,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1982,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1995,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -1969,24 +2179,32 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	" \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x14\n" +
 	"\x05limit\x18\v \x01(\rR\x05limit\x12)\n" +
 	"\x06cursor\x18\f \x01(\v2\x11.deputy.v1.CursorR\x06cursorB\x05\n" +
-	"\x03via\"\x87\x01\n" +
+	"\x03via\"\xbc\x01\n" +
 	"\x17LookupResourcesResponse\x128\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ReachedResourceH\x00R\bresource\x12(\n" +
-	"\x03end\x18\x02 \x01(\v2\x14.deputy.v1.LookupEndH\x00R\x03endB\b\n" +
-	"\x06result\"\xb1\x02\n" +
+	"\x03end\x18\x02 \x01(\v2\x14.deputy.v1.LookupEndH\x00R\x03end\x123\n" +
+	"\x06failed\x18\x03 \x01(\v2\x19.deputy.v1.FailedResourceH\x00R\x06failedB\b\n" +
+	"\x06result\"\xf2\x01\n" +
+	"\x0eFailedResource\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12,\n" +
+	"\x05error\x18\x02 \x01(\v2\x16.deputy.v1.ErrorStatusR\x05error\x128\n" +
+	"\tprincipal\x18\x03 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\x12\x1b\n" +
+	"\ttenant_id\x18\x04 \x01(\tR\btenantId\x12#\n" +
+	"\rdelegation_id\x18\x05 \x01(\tR\fdelegationId\"\xb1\x02\n" +
 	"\x0fReachedResource\x126\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12A\n" +
 	"\x0epermissionship\x18\x02 \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x12'\n" +
 	"\x0fmissing_context\x18\x03 \x03(\tR\x0emissingContext\x128\n" +
 	"\tprincipal\x18\x04 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\x12\x1b\n" +
 	"\ttenant_id\x18\x05 \x01(\tR\btenantId\x12#\n" +
-	"\rdelegation_id\x18\x06 \x01(\tR\fdelegationId\"\x9f\x01\n" +
+	"\rdelegation_id\x18\x06 \x01(\tR\fdelegationId\"\xb7\x01\n" +
 	"\tLookupEnd\x125\n" +
 	"\flooked_up_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\n" +
 	"lookedUpAt\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12%\n" +
 	"\x04next\x18\x03 \x01(\v2\x11.deputy.v1.CursorR\x04next\x12\x18\n" +
-	"\aresults\x18\x04 \x01(\x04R\aresults\"\xd9\x02\n" +
+	"\aresults\x18\x04 \x01(\x04R\aresults\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x04R\x06failed\"\xd9\x02\n" +
 	"\x13LookupAgentsRequest\x126\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12\x1e\n" +
 	"\n" +
@@ -1997,11 +2215,18 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\acontext\x18\x04 \x01(\v2\x17.google.protobuf.StructR\acontext\x128\n" +
 	"\vconsistency\x18\x05 \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x12\x14\n" +
 	"\x05limit\x18\x06 \x01(\rR\x05limit\x12)\n" +
-	"\x06cursor\x18\a \x01(\v2\x11.deputy.v1.CursorR\x06cursor\"|\n" +
+	"\x06cursor\x18\a \x01(\v2\x11.deputy.v1.CursorR\x06cursor\"\xae\x01\n" +
 	"\x14LookupAgentsResponse\x120\n" +
 	"\x05agent\x18\x01 \x01(\v2\x18.deputy.v1.ReachingAgentH\x00R\x05agent\x12(\n" +
-	"\x03end\x18\x02 \x01(\v2\x14.deputy.v1.LookupEndH\x00R\x03endB\b\n" +
-	"\x06result\"\xd8\x02\n" +
+	"\x03end\x18\x02 \x01(\v2\x14.deputy.v1.LookupEndH\x00R\x03end\x120\n" +
+	"\x06failed\x18\x03 \x01(\v2\x16.deputy.v1.FailedAgentH\x00R\x06failedB\b\n" +
+	"\x06result\"\xd2\x01\n" +
+	"\vFailedAgent\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x128\n" +
+	"\tprincipal\x18\x02 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\x12\x1b\n" +
+	"\ttenant_id\x18\x03 \x01(\tR\btenantId\x12#\n" +
+	"\rdelegation_id\x18\x04 \x01(\tR\fdelegationId\x12,\n" +
+	"\x05error\x18\x05 \x01(\v2\x16.deputy.v1.ErrorStatusR\x05error\"\xd8\x02\n" +
 	"\rReachingAgent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\vagent_chain\x18\x02 \x03(\tR\n" +
@@ -2031,7 +2256,7 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_permissions_proto_rawDescData
 }
 
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_deputy_v1_permissions_proto_goTypes = []any{
 	(*CheckPermissionRequest)(nil),          // 0: deputy.v1.CheckPermissionRequest
 	(*CheckPermissionResponse)(nil),         // 1: deputy.v1.CheckPermissionResponse
@@ -2047,97 +2272,106 @@ var file_deputy_v1_permissions_proto_goTypes = []any{
 	(*CheckTrace)(nil),                      // 11: deputy.v1.CheckTrace
 	(*LookupResourcesRequest)(nil),          // 12: deputy.v1.LookupResourcesRequest
 	(*LookupResourcesResponse)(nil),         // 13: deputy.v1.LookupResourcesResponse
-	(*ReachedResource)(nil),                 // 14: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 15: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 16: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 17: deputy.v1.LookupAgentsResponse
-	(*ReachingAgent)(nil),                   // 18: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 19: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 20: google.protobuf.Struct
-	(*Consistency)(nil),                     // 21: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 22: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 23: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 24: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 25: google.protobuf.Timestamp
-	(*ErrorStatus)(nil),                     // 26: deputy.v1.ErrorStatus
-	(Gate)(0),                               // 27: deputy.v1.Gate
-	(Outcome)(0),                            // 28: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 29: deputy.v1.SubjectReference
-	(*Cursor)(nil),                          // 30: deputy.v1.Cursor
+	(*FailedResource)(nil),                  // 14: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 15: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 16: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 17: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 18: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 19: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 20: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 21: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 22: google.protobuf.Struct
+	(*Consistency)(nil),                     // 23: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 24: deputy.v1.ZedToken
+	(Permissionship)(0),                     // 25: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 26: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 27: google.protobuf.Timestamp
+	(*ErrorStatus)(nil),                     // 28: deputy.v1.ErrorStatus
+	(Gate)(0),                               // 29: deputy.v1.Gate
+	(Outcome)(0),                            // 30: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 31: deputy.v1.SubjectReference
+	(*Cursor)(nil),                          // 32: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	19, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	19, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	20, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	21, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	22, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	23, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	24, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	22, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	25, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	19, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	21, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	21, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	22, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	23, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	24, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	25, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	26, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	24, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	27, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	21, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
 	3,  // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	21, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	22, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	19, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	19, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	20, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	22, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	23, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	24, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	21, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	21, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	22, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	24, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
 	5,  // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
 	3,  // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
 	1,  // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	26, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	28, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
 	0,  // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
 	1,  // 22: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
 	8,  // 23: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	19, // 24: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	23, // 25: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	21, // 24: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	25, // 25: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
 	9,  // 26: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	27, // 27: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	28, // 28: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	29, // 27: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	30, // 28: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
 	10, // 29: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	28, // 30: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	30, // 30: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
 	11, // 31: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	19, // 32: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	29, // 33: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	28, // 34: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	21, // 32: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	31, // 33: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	30, // 34: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
 	11, // 35: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	19, // 36: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	20, // 37: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	21, // 38: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	22, // 39: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	30, // 40: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	14, // 41: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	15, // 42: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	19, // 43: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	23, // 44: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	19, // 45: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	22, // 46: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	30, // 47: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	19, // 48: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	19, // 49: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	20, // 50: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	21, // 51: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	30, // 52: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	18, // 53: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	15, // 54: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	19, // 55: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	23, // 56: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	0,  // 57: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	2,  // 58: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	6,  // 59: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	12, // 60: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	16, // 61: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	1,  // 62: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	4,  // 63: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	7,  // 64: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	13, // 65: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	17, // 66: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	62, // [62:67] is the sub-list for method output_type
-	57, // [57:62] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	21, // 36: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	22, // 37: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	23, // 38: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	24, // 39: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	32, // 40: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	15, // 41: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	16, // 42: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	14, // 43: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	21, // 44: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	28, // 45: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	21, // 46: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	21, // 47: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	25, // 48: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	21, // 49: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	24, // 50: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	32, // 51: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	21, // 52: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	21, // 53: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	22, // 54: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	23, // 55: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	32, // 56: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	20, // 57: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	16, // 58: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	19, // 59: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	21, // 60: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	28, // 61: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	21, // 62: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	25, // 63: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	0,  // 64: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	2,  // 65: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	6,  // 66: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	12, // 67: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	17, // 68: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	1,  // 69: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	4,  // 70: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	7,  // 71: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	13, // 72: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	18, // 73: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	69, // [69:74] is the sub-list for method output_type
+	64, // [64:69] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -2165,10 +2399,12 @@ func file_deputy_v1_permissions_proto_init() {
 	file_deputy_v1_permissions_proto_msgTypes[13].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
+		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[17].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[18].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
+		(*LookupAgentsResponse_Failed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2176,7 +2412,7 @@ func file_deputy_v1_permissions_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

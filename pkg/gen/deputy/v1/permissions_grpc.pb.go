@@ -42,6 +42,7 @@ type PermissionsServiceClient interface {
 	ExplainPermission(ctx context.Context, in *ExplainPermissionRequest, opts ...grpc.CallOption) (*ExplainPermissionResponse, error)
 	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
+	// An object for which a check alone would be an error is named as failed, and the rest goes on.
 	LookupResources(ctx context.Context, in *LookupResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResourcesResponse], error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins.
@@ -140,6 +141,7 @@ type PermissionsServiceServer interface {
 	ExplainPermission(context.Context, *ExplainPermissionRequest) (*ExplainPermissionResponse, error)
 	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
+	// An object for which a check alone would be an error is named as failed, and the rest goes on.
 	LookupResources(*LookupResourcesRequest, grpc.ServerStreamingServer[LookupResourcesResponse]) error
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins.
