@@ -123,7 +123,7 @@ func (d *draw) text(field protoreflect.FieldDescriptor) string {
 	case "$session", "$delegation":
 		return d.mintedLike(kind[1:])
 	case "$token":
-		if d.oneIn(3) {
+		if strings.HasPrefix(string(field.Parent().FullName()), "authzed.") != d.oneIn(5) {
 			return d.mintedLike("zedtoken")
 		}
 		return d.mintedLike("token")
@@ -164,7 +164,8 @@ func (d *draw) message(md protoreflect.MessageDescriptor, depth int) protoreflec
 	}
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if o := f.ContainingOneof(); o != nil && oneofs[o] != f || d.oneIn(5) || depth > 8 {
+		rare := strings.Contains(string(f.Name()), "cursor") || f.Name() == "consistency"
+		if o := f.ContainingOneof(); o != nil && oneofs[o] != f || d.oneIn(5) || depth > 8 || rare && !d.oneIn(3) {
 			continue
 		}
 		switch {
@@ -341,7 +342,16 @@ func (d *draw) cohere(m protoreflect.Message) {
 // request draws a message of a method's, encoded.
 func (d *draw) request(m method) []byte {
 	d.budget = 1 << 18
-	b, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(d.message(m.Input(), 0).Interface())
+	message := d.seed(m)
+	if message == nil || d.oneIn(2) {
+		message = d.message(m.Input(), 0).Interface()
+	} else if !d.oneIn(3) {
+		message = proto.Clone(message) // parts of it may be one
+		for range 1 + d.IntN(3) {
+			d.redraw(message.ProtoReflect())
+		}
+	}
+	b, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(message)
 	if err != nil {
 		return nil // a string that is no UTF-8; spoil makes those too
 	}
