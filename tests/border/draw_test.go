@@ -3,8 +3,10 @@
 package border
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +29,11 @@ type draw struct {
 	now time.Time
 	// learned are tokens, cursors and ids that answers had, the last ones.
 	learned map[string][]string
-	// bytes is about how much the message under way may still grow.
+	// budget is about how many bytes the message under way may still grow.
 	budget int
+	// ends is set while a message is drawn that ends what it names: the world's first three delegations and sessions live on,
+	// so that there is something to decide about.
+	ends bool
 }
 
 // oneIn is true once in n times.
@@ -135,8 +140,13 @@ func (d *draw) text(field protoreflect.FieldDescriptor) string {
 func (d *draw) mintedLike(kind string) string {
 	// As much is drawn whatever was learned.
 	early, digit, late := d.oneIn(2), d.IntN(4), d.Uint32()
+	if d.ends {
+		early, digit = early && d.learned[kind] == nil, 3
+	}
 	if known := d.learned[kind]; len(known) > 0 && !early {
-		return known[late%uint32(len(known))]
+		if value := known[late%uint32(len(known))]; !d.ends || !slices.Contains(slices.Collect(maps.Values(d.world.minted)), value) {
+			return value
+		}
 	}
 	if strings.HasSuffix(kind, "token") {
 		digit = 0
@@ -341,7 +351,7 @@ func (d *draw) cohere(m protoreflect.Message) {
 
 // request draws a message of a method's, encoded.
 func (d *draw) request(m method) []byte {
-	d.budget = 1 << 18
+	d.budget, d.ends = 1<<18, m.Name() == "EndSession" || m.Name() == "RevokeDelegation"
 	message := d.seed(m)
 	if message == nil || d.oneIn(2) {
 		message = d.message(m.Input(), 0).Interface()
