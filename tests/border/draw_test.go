@@ -3,8 +3,10 @@
 package border
 
 import (
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +29,11 @@ type draw struct {
 	now time.Time
 	// learned are tokens, cursors and ids that answers had, the last ones.
 	learned map[string][]string
-	// bytes is about how much the message under way may still grow.
+	// budget is about how many bytes the message under way may still grow.
 	budget int
+	// ends is set while a message is drawn that ends what it names: the world's first three delegations and sessions live on,
+	// so that there is something to decide about.
+	ends bool
 }
 
 // oneIn is true once in n times.
@@ -123,7 +128,7 @@ func (d *draw) text(field protoreflect.FieldDescriptor) string {
 	case "$session", "$delegation":
 		return d.mintedLike(kind[1:])
 	case "$token":
-		if d.oneIn(3) {
+		if strings.HasPrefix(string(field.Parent().FullName()), "authzed.") != d.oneIn(5) {
 			return d.mintedLike("zedtoken")
 		}
 		return d.mintedLike("token")
@@ -135,8 +140,13 @@ func (d *draw) text(field protoreflect.FieldDescriptor) string {
 func (d *draw) mintedLike(kind string) string {
 	// As much is drawn whatever was learned.
 	early, digit, late := d.oneIn(2), d.IntN(4), d.Uint32()
+	if d.ends {
+		early, digit = early && d.learned[kind] == nil, 3
+	}
 	if known := d.learned[kind]; len(known) > 0 && !early {
-		return known[late%uint32(len(known))]
+		if value := known[late%uint32(len(known))]; !d.ends || !slices.Contains(slices.Collect(maps.Values(d.world.minted)), value) {
+			return value
+		}
 	}
 	if strings.HasSuffix(kind, "token") {
 		digit = 0
@@ -164,7 +174,8 @@ func (d *draw) message(md protoreflect.MessageDescriptor, depth int) protoreflec
 	}
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		if o := f.ContainingOneof(); o != nil && oneofs[o] != f || d.oneIn(5) || depth > 8 {
+		rare := strings.Contains(string(f.Name()), "cursor") || f.Name() == "consistency"
+		if o := f.ContainingOneof(); o != nil && oneofs[o] != f || d.oneIn(5) || depth > 8 || rare && !d.oneIn(3) {
 			continue
 		}
 		switch {
@@ -340,8 +351,17 @@ func (d *draw) cohere(m protoreflect.Message) {
 
 // request draws a message of a method's, encoded.
 func (d *draw) request(m method) []byte {
-	d.budget = 1 << 18
-	b, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(d.message(m.Input(), 0).Interface())
+	d.budget, d.ends = 1<<18, m.Name() == "EndSession" || m.Name() == "RevokeDelegation"
+	message := d.seed(m)
+	if message == nil || d.oneIn(2) {
+		message = d.message(m.Input(), 0).Interface()
+	} else if !d.oneIn(3) {
+		message = proto.Clone(message) // parts of it may be one
+		for range 1 + d.IntN(3) {
+			d.redraw(message.ProtoReflect())
+		}
+	}
+	b, err := proto.MarshalOptions{AllowPartial: true, Deterministic: true}.Marshal(message)
 	if err != nil {
 		return nil // a string that is no UTF-8; spoil makes those too
 	}

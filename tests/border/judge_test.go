@@ -28,18 +28,6 @@ var excuses = []excuse{
 		regexp.MustCompile(`^(malformed grpc-timeout|malformed binary metadata|no host or :authority header|Received a HEADERS frame with :method)`),
 		"headers that break HTTP/2 or gRPC: google.golang.org/grpc/internal/transport ends the stream in operateHeaders",
 	},
-	{
-		regexp.MustCompile(`^grpc: (compressed flag set with identity or empty encoding|received unexpected payload format \d+)`),
-		"a frame's flag: gRPC's own compression.md asks for INTERNAL",
-	},
-	{
-		regexp.MustCompile(`^(grpc: (failed to decompress the (received )?message|failed to read decompressed data)|unexpected EOF$)`),
-		"a frame that ends early or does not unpack: google.golang.org/grpc's rpc_util.go reads it before any interceptor",
-	},
-	{
-		regexp.MustCompile(`^cardinality violation`),
-		"not the one message that a method takes: google.golang.org/grpc's stream.go counts them",
-	},
 }
 
 // telling matches what no caller should read.

@@ -98,7 +98,7 @@ func TestJudgeBites(t *testing.T) {
 		{"a refusal", &input{role: "nobody"}, unary, reply{http: "200", code: "16"}, ""},
 		{"an answer", &input{role: "service"}, unary, reply{http: "200", code: "0", got: 10}, ""},
 		{"health", &input{role: "nobody"}, health, reply{http: "200", code: "0", got: 10}, ""},
-		{"gRPC's own", &input{role: "nobody"}, unary, reply{http: "200", code: "13", message: "grpc: received unexpected payload format 7"}, ""},
+		{"gRPC's own", &input{role: "nobody"}, unary, reply{http: "400", code: "13", message: "malformed grpc-timeout: x"}, ""},
 		{"INTERNAL", &input{role: "service"}, unary, reply{http: "200", code: "13", message: "internal error"}, "status"},
 		{"UNKNOWN", &input{role: "service"}, unary, reply{http: "200", code: "2"}, "status"},
 		{"no code", &input{role: "service"}, unary, reply{http: "200", code: "17"}, "status"},

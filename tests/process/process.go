@@ -48,7 +48,7 @@ type Config struct {
 	Env map[string]string
 	// Args follow the word "serve". They should make it listen on port 0.
 	Args []string
-	// Files is how many files it may have open; 0 means as many as the test.
+	// Files is how many files it may have open; 0 means as many as this process. It needs bash.
 	Files int
 }
 
@@ -73,9 +73,9 @@ func Start(cfg Config) (*Server, error) {
 	s := &Server{process: exec.Command(self, append([]string{"serve"}, cfg.Args...)...), log: cfg.Log, ended: make(chan struct{})}
 	s.process.Args[0] = Program
 	if cfg.Files != 0 {
-		// exec -a is bash's.
-		limited := []string{"-c", `ulimit -n "$1" && exec -a "$2" "${@:3}"`, "limited", strconv.Itoa(cfg.Files), Program, self, "serve"}
-		s.process = exec.Command("bash", append(limited, cfg.Args...)...)
+		// A shell of its own sets the limit, and becomes the server: its number is the server's.
+		limited := append([]string{"-c", `ulimit -n "$1" && exec -a "$2" "${@:3}"`, "start", strconv.Itoa(cfg.Files), Program, self, "serve"}, cfg.Args...)
+		s.process = exec.Command("bash", limited...)
 	}
 	s.process.Dir = cfg.Dir
 	s.process.Env = []string{}

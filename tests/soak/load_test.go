@@ -473,7 +473,9 @@ const watchAgain = time.Minute
 func (l *load) watch(ctx context.Context) {
 	var at *v1.ZedToken
 	for ctx.Err() == nil {
-		held, cancel := context.WithTimeout(ctx, watchAgain)
+		// It is cancelled here, so that this side knows first.
+		held, cancel := context.WithCancel(ctx)
+		again := time.AfterFunc(watchAgain, cancel)
 		stream, err := v1.NewWatchServiceClient(l.admin).Watch(held, &v1.WatchRequest{OptionalStartCursor: at})
 		err = drain(err, stream, func(r *v1.WatchResponse) {
 			at = r.GetChangesThrough()
@@ -482,6 +484,7 @@ func (l *load) watch(ctx context.Context) {
 			l.mu.Unlock()
 		})
 		over := held.Err() != nil
+		again.Stop()
 		cancel()
 		if !over {
 			l.fault("watch: %v", err)
