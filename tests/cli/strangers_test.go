@@ -429,3 +429,40 @@ func TestStrangersHoldLittle(t *testing.T) {
 		t.Errorf("the watch ends with %v", err)
 	}
 }
+
+// TestBegunImportEnds: an import that is begun and not ended does not keep the store from collecting for longer
+// than imports may take.
+func TestBegunImportEnds(t *testing.T) {
+	s := besiege(t, 0, "--max-stream-time", "500ms", "--retention", "1s")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	admin := s.dial(t, strangersAdmin)
+	populate(t, ctx, admin)
+	began := time.Now()
+	load, err := authzed.NewPermissionsServiceClient(admin).ImportBulkRelationships(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := load.Send(&authzed.ImportBulkRelationshipsRequest{Relationships: []*authzed.Relationship{reads("never")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := load.RecvMsg(new(authzed.ImportBulkRelationshipsResponse)); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("the import ends with %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the import lasted %s", took)
+	}
+	n := 0
+	settles(t, "history from before the import's end is collected", func() bool {
+		n++
+		touch(t, ctx, admin, fmt.Sprint("later", n))
+		if _, err := deputyv1.NewStoreServiceClient(admin).Compact(ctx, &deputyv1.CompactRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := deputyv1.NewStoreServiceClient(admin).GetStatistics(ctx, &deputyv1.GetStatisticsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.GetHorizon().AsTime().After(began.Add(500 * time.Millisecond))
+	})
+}
