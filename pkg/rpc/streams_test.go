@@ -94,8 +94,8 @@ func TestStreamLimits(t *testing.T) {
 		"a watch whose client does not read":      {aWatch, StreamLimits{stall: brief}, send, false, codes.DeadlineExceeded, "taken nothing"},
 		"a watch on a server that stops":          {aWatch, StreamLimits{Stopping: stopping}, wait, false, codes.Unavailable, "the server stops"},
 		"a method that nobody has thought of yet": {"/authzed.api.v1.NewService/New", StreamLimits{lookup: brief}, wait, false, codes.DeadlineExceeded, "has lasted 100ms"},
-		"a panic":                                 {aLookup, StreamLimits{}, func(grpc.ServerStream) error { panic("boom") }, false, codes.Internal, "internal error"},
-		"an error of the handler's":               {aLookup, StreamLimits{}, func(grpc.ServerStream) error { return status.Error(codes.Aborted, "its own") }, false, codes.Aborted, "its own"},
+		"a panic":                   {aLookup, StreamLimits{}, func(grpc.ServerStream) error { panic("boom") }, false, codes.Internal, "internal error"},
+		"an error of the handler's": {aLookup, StreamLimits{}, func(grpc.ServerStream) error { return status.Error(codes.Aborted, "its own") }, false, codes.Aborted, "its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
