@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +24,7 @@ import (
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -43,6 +46,8 @@ const (
 type besieged struct {
 	*exec.Cmd
 	addr, log string
+	// transport is how connections to it are secured.
+	transport credentials.TransportCredentials
 	ended     chan error
 }
 
@@ -50,7 +55,10 @@ type besieged struct {
 func besiege(t *testing.T, files int, args ...string) *besieged {
 	t.Helper()
 	dir := t.TempDir()
-	s := &besieged{log: filepath.Join(dir, "serve.log"), ended: make(chan error, 1)}
+	s := &besieged{log: filepath.Join(dir, "serve.log"), transport: insecure.NewCredentials(), ended: make(chan error, 1)}
+	if slices.Contains(args, "--tls-cert") {
+		s.transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the certificate is not what is tested
+	}
 	env := map[string]string{
 		"DEPUTY_PRESHARED_KEY": strangersService, "DEPUTY_ADMIN_PRESHARED_KEY": strangersAdmin, "DEPUTY_METRICS_ADDR": "127.0.0.1:0",
 	}
@@ -73,7 +81,7 @@ func besiege(t *testing.T, files int, args ...string) *besieged {
 // dial returns a connection of its own with a key, or with none.
 func (s *besieged) dial(t *testing.T, key string, more ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	more = append(more, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	more = append(more, grpc.WithTransportCredentials(s.transport))
 	if key != "" {
 		more = append(more, grpc.WithChainUnaryInterceptor(func(ctx context.Context, m string, in, out any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			return call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key), m, in, out, c, o...)
@@ -241,8 +249,14 @@ func reads(id string) *authzed.Relationship {
 // strangers. Its store goes on flushing, a service that is connected stays connected, and an admin who comes now
 // gets in and suspends an agent.
 func TestIdleConnectionsLeaveTheStoreItsFiles(t *testing.T) {
+	t.Run("plaintext", func(t *testing.T) { leaveTheStoreItsFiles(t, []string{silence, halfHello, halfPreface, preface}) })
+	t.Run("TLS", func(t *testing.T) { leaveTheStoreItsFiles(t, []string{silence, halfHello}, keyPair(t)...) })
+}
+
+func leaveTheStoreItsFiles(t *testing.T, beginnings []string, args ...string) {
+	t.Helper()
 	const files, strangers = 256, 1000
-	s := besiege(t, files)
+	s := besiege(t, files, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	admin := s.dial(t, strangersAdmin)
@@ -287,7 +301,7 @@ func TestIdleConnectionsLeaveTheStoreItsFiles(t *testing.T) {
 		})
 	}
 	seen("before")
-	s.knock(t, strangers, silence, halfHello, halfPreface, preface)
+	s.knock(t, strangers, beginnings...)
 	if _, err := deputyv1.NewStoreServiceClient(admin).Compact(ctx, &deputyv1.CompactRequest{}); err != nil {
 		t.Errorf("the store is not flushed: %v", err)
 	}
