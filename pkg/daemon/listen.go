@@ -27,7 +27,8 @@ const (
 	pingTime, pongTime = time.Minute, 20 * time.Second
 	// clientPings is how often a client may ask the same.
 	clientPings = 10 * time.Second
-	// maxCalls is how many calls a connection may have under way. More wait in the client.
+	// maxCalls is how many calls a connection may have under way. More wait in the client. A call that its client
+	// resets counts until its handler has ended, so opening and resetting calls as fast as that goes makes no more of them.
 	maxCalls = 500
 	// maxHeaders is the size of a call's headers, in bytes: the key, and what proxies add.
 	maxHeaders = 32 << 10

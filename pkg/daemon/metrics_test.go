@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -70,6 +72,44 @@ func TestMetrics(t *testing.T) {
 				t.Error("an engine without a store has figures of one")
 			}
 		})
+	}
+}
+
+// TestMetricsConnections: connections that ask for nothing give way to one that does.
+func TestMetricsConnections(t *testing.T) {
+	d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: engine.Config{Kind: engine.Memory}})
+	ended := make(chan struct{}, 100)
+	for range 100 {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", d.MetricsAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		go func() {
+			_, _ = conn.Read(make([]byte, 1))
+			ended <- struct{}{}
+		}()
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.MetricsAddr().String()+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("the metrics are %s", answer.Status)
+	}
+	// Sooner than the server would end them because they ask for nothing.
+	late := time.After(4 * time.Second)
+	for n := range 100 + 1 - maxScrapers {
+		select {
+		case <-ended:
+		case <-late:
+			t.Fatalf("of 100 idle connections %d were ended, want all but %d", n, maxScrapers-1)
+		}
 	}
 }
 

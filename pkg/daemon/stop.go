@@ -14,8 +14,9 @@ import (
 // store that is not closed by then is found as after a crash, which it is made for.
 const hardEnd = 5 * time.Second
 
-// cutTime is how much of hardEnd calls have to end that were cut off. The rest is for closing.
-const cutTime = 2 * time.Second
+// cutTime is how much of hardEnd calls have to end that were cut off, and again once they are closed for good. The
+// rest is for closing the engine.
+const cutTime = time.Second
 
 // stopping is how far a server has come with its end.
 type stopping struct {
@@ -63,37 +64,45 @@ func (d *Daemon) Close() error {
 }
 
 func (d *Daemon) close() error {
-	by := d.stopBy()
-	var failed error
-	for _, step := range []struct {
-		what   string
-		within time.Duration
-		close  func() error
-	}{
+	return closeBy(d.stopBy(), d.log, []closing{
 		// Calls that do not end do so, mostly, once there is no engine to wait for.
 		{"calls under way", cutTime, func() error {
 			d.listener.cut()
 			d.server.Stop()
 			return d.listener.Close()
 		}},
-		{"the metrics", hardEnd, d.metrics.close},
-		{"the evaluator", d.cfg.ShutdownGrace + hardEnd, func() error {
+		{"the metrics", cutTime, d.metrics.close},
+		{"the evaluator", hardEnd, func() error {
 			if d.evaluator != nil {
 				d.evaluator.Close()
 			}
 			return nil
 		}},
 		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
-	} {
-		done := make(chan struct{})
+	})
+}
+
+// closing is something to be closed, and how long that may take.
+type closing struct {
+	what   string
+	within time.Duration
+	close  func() error
+}
+
+// closeBy closes one thing after another until a time. What has not ended by then, or within its own, is left as it is.
+func closeBy(by time.Time, log *zap.Logger, all []closing) error {
+	var failed error
+	for _, one := range all {
 		var err error
+		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			err = step.close()
+			err = one.close()
 		}()
-		if !ended(done, min(step.within, time.Until(by))) {
-			d.log.Error("something takes too long to end, and is left as it is", zap.String("what", step.what))
-			failed = errors.Join(failed, fmt.Errorf("daemon: %s did not end in time and had to be left; the next start finds everything as after a crash", step.what))
+		// What ends at once may do so after the time too.
+		if !ended(done, min(one.within, max(time.Until(by), 100*time.Millisecond))) {
+			log.Error("something does not end in time, and is left as it is", zap.String("what", one.what))
+			failed = errors.Join(failed, fmt.Errorf("daemon: %s did not end in time and had to be left as after a crash", one.what))
 			continue
 		}
 		if !errors.Is(err, net.ErrClosed) {

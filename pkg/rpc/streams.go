@@ -53,6 +53,8 @@ type StreamLimits struct {
 
 	// lookup, watch and stall stand in for lookupTime, watchTime and stallTime, for tests.
 	lookup, watch, stall time.Duration
+
+	workers workers
 }
 
 // Options returns the server options that keep streams to their limits. They have to stand behind Interceptors.
@@ -65,13 +67,53 @@ func (l StreamLimits) Options() []grpc.ServerOption {
 			*one.limit = one.otherwise
 		}
 	}
+	l.workers = make(workers)
 	return []grpc.ServerOption{grpc.ChainStreamInterceptor(l.intercept)}
+}
+
+// workers are goroutines that have run a handler and wait for the next one: a decision walks deep, and the stack
+// that it grew is used again.
+type workers chan func()
+
+// workerTime is how long a worker waits.
+const workerTime = 10 * time.Second
+
+// run runs a function in a worker, which is new if none waits.
+func (w workers) run(f func()) {
+	select {
+	case w <- f:
+	default:
+		go w.work(f)
+	}
+}
+
+// work runs one function after another until there is none for a while.
+func (w workers) work(f func()) {
+	idle := time.NewTimer(workerTime)
+	defer idle.Stop()
+	for {
+		f()
+		idle.Reset(workerTime)
+		select {
+		case f = <-w:
+		case <-idle.C:
+			return
+		}
+	}
 }
 
 // outcome is how a stream's handler ended.
 type outcome struct {
 	err      error
 	panicked string
+}
+
+// end is how the call ends: with what the handler returned, or with its panic.
+func (o outcome) end() error {
+	if o.panicked != "" {
+		panic(o.panicked)
+	}
+	return o.err
 }
 
 // intercept runs the handler beside itself: one that waits for its client has to be left for the call to end, and
@@ -92,7 +134,7 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	defer cancel()
 	watched := &watchedStream{ServerStream: stream, ctx: ctx, began: time.Now()}
 	done := make(chan outcome, 1)
-	go func() {
+	l.workers.run(func() {
 		var how outcome
 		defer func() {
 			if p := recover(); p != nil {
@@ -101,7 +143,7 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 			done <- how
 		}()
 		how.err = handler(srv, watched)
-	}()
+	})
 	over := time.NewTimer(limit)
 	defer over.Stop()
 	look := time.NewTicker(max(l.stall/4, time.Millisecond))
@@ -109,18 +151,12 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	for {
 		select {
 		case how := <-done:
-			if how.panicked != "" {
-				panic(how.panicked) // it is the call's again
-			}
-			return how.err
+			return how.end()
 		case <-ctx.Done():
 			// The handler has the time to say how far it came, and if it takes no notice it is left alone.
 			select {
 			case how := <-done:
-				if how.panicked != "" {
-					panic(how.panicked)
-				}
-				return how.err
+				return how.end()
 			case <-over.C:
 				return status.FromContextError(ctx.Err()).Err()
 			}

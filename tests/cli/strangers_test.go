@@ -4,12 +4,14 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -40,12 +43,18 @@ const (
 // besieged is a running `deputy serve`.
 type besieged struct {
 	*process.Server
+	// transport is how connections to it are secured.
+	transport credentials.TransportCredentials
 }
 
 // besiege starts a server that may have a number of files open, 0 for as many as the tests.
 func besiege(t *testing.T, files int, args ...string) *besieged {
 	t.Helper()
 	dir := t.TempDir()
+	transport := insecure.NewCredentials()
+	if slices.Contains(args, "--tls-cert") {
+		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the certificate is not what is tested
+	}
 	env := map[string]string{
 		"DEPUTY_PRESHARED_KEY": strangersService, "DEPUTY_ADMIN_PRESHARED_KEY": strangersAdmin, "DEPUTY_METRICS_ADDR": "127.0.0.1:0",
 	}
@@ -54,7 +63,7 @@ func besiege(t *testing.T, files int, args ...string) *besieged {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &besieged{server}
+	s := &besieged{server, transport}
 	t.Cleanup(func() {
 		_ = s.Kill()
 		if t.Failed() {
@@ -67,7 +76,7 @@ func besiege(t *testing.T, files int, args ...string) *besieged {
 // dial returns a connection of its own with a key, or with none.
 func (s *besieged) dial(t *testing.T, key string, more ...grpc.DialOption) *grpc.ClientConn {
 	t.Helper()
-	more = append(more, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	more = append(more, grpc.WithTransportCredentials(s.transport))
 	if key != "" {
 		more = append(more, grpc.WithChainUnaryInterceptor(func(ctx context.Context, m string, in, out any, c *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
 			return call(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key), m, in, out, c, o...)
@@ -210,8 +219,14 @@ func reads(id string) *authzed.Relationship {
 // strangers. Its store goes on flushing, a service that is connected stays connected, and an admin who comes now
 // gets in and suspends an agent.
 func TestIdleConnectionsLeaveTheStoreItsFiles(t *testing.T) {
+	t.Run("plaintext", func(t *testing.T) { leaveTheStoreItsFiles(t, []string{silence, halfHello, halfPreface, preface}) })
+	t.Run("TLS", func(t *testing.T) { leaveTheStoreItsFiles(t, []string{silence, halfHello}, keyPair(t)...) })
+}
+
+func leaveTheStoreItsFiles(t *testing.T, beginnings []string, args ...string) {
+	t.Helper()
 	const files, strangers = 256, 1000
-	s := besiege(t, files)
+	s := besiege(t, files, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	admin := s.dial(t, strangersAdmin)
@@ -256,7 +271,7 @@ func TestIdleConnectionsLeaveTheStoreItsFiles(t *testing.T) {
 		})
 	}
 	seen("before")
-	s.knock(t, strangers, silence, halfHello, halfPreface, preface)
+	s.knock(t, strangers, beginnings...)
 	if _, err := deputyv1.NewStoreServiceClient(admin).Compact(ctx, &deputyv1.CompactRequest{}); err != nil {
 		t.Errorf("the store is not flushed: %v", err)
 	}
@@ -397,4 +412,41 @@ func TestStrangersHoldLittle(t *testing.T) {
 	if status.Code(err) != codes.Unavailable {
 		t.Errorf("the watch ends with %v", err)
 	}
+}
+
+// TestBegunImportEnds: an import that is begun and not ended does not keep the store from collecting for longer
+// than imports may take.
+func TestBegunImportEnds(t *testing.T) {
+	s := besiege(t, 0, "--max-stream-time", "500ms", "--retention", "1s")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	admin := s.dial(t, strangersAdmin)
+	populate(t, ctx, admin)
+	began := time.Now()
+	load, err := authzed.NewPermissionsServiceClient(admin).ImportBulkRelationships(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := load.Send(&authzed.ImportBulkRelationshipsRequest{Relationships: []*authzed.Relationship{reads("never")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := load.RecvMsg(new(authzed.ImportBulkRelationshipsResponse)); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("the import ends with %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the import lasted %s", took)
+	}
+	n := 0
+	settles(t, "history from before the import's end is collected", func() bool {
+		n++
+		touch(t, ctx, admin, fmt.Sprint("later", n))
+		if _, err := deputyv1.NewStoreServiceClient(admin).Compact(ctx, &deputyv1.CompactRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := deputyv1.NewStoreServiceClient(admin).GetStatistics(ctx, &deputyv1.GetStatisticsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.GetHorizon().AsTime().After(began.Add(500 * time.Millisecond))
+	})
 }

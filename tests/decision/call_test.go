@@ -25,7 +25,7 @@ func inMemory() daemon.Config { return daemon.Config{Engine: engine.Config{Kind:
 func methodsOf(t *testing.T) []string {
 	t.Helper()
 	var out []string
-	for _, name := range []protoreflect.FullName{"deputy.v1", "authzed.api.v1", "grpc.health.v1"} {
+	for _, name := range []protoreflect.FullName{"deputy.v1", "authzed.api.v1", "grpc.health.v1", "grpc.reflection.v1", "grpc.reflection.v1alpha"} {
 		protoregistry.GlobalFiles.RangeFilesByPackage(name, func(f protoreflect.FileDescriptor) bool {
 			for i := range f.Services().Len() {
 				service := f.Services().Get(i)
