@@ -3,6 +3,8 @@ package daemon
 import (
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -56,4 +58,7 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
 	// 10 s.
 	ShutdownGrace time.Duration
+
+	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
+	files vfs.FS
 }
