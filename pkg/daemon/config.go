@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -66,6 +68,9 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
+
+	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
+	files vfs.FS
 }
 
 // keyMark is what engine.Config.KeyMark is for a token key: 32 bits of a digest, which tell nothing of a random key.

@@ -63,7 +63,7 @@ func (c Config) openStore(files int, log *zap.Logger) (*store.Store, error) {
 		return nil, err
 	}
 	return store.Open(StoreDir(c.Engine.Dir), store.Config{
-		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log, Narrows: facts.IsTombstone,
+		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log, Narrows: facts.IsTombstone, FS: c.files,
 	})
 }
 

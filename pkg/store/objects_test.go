@@ -18,7 +18,7 @@ func TestDoor(t *testing.T) {
 		}
 		return found
 	}
-	const often = 200
+	const often = 100
 	for i := range often {
 		ask(fmt.Sprint("often", i))
 	}
