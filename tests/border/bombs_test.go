@@ -120,7 +120,7 @@ func TestBombs(t *testing.T) {
 	serves(t, s)
 }
 
-// TestManyLargeMessages sends as many sound messages at once as would take several gigabytes: all are answered or refused, in room that
+// TestManyLargeMessages sends many sound large messages at once: all are answered or refused, in room that
 // does not grow with them.
 func TestManyLargeMessages(t *testing.T) {
 	s := alone(t)
@@ -128,7 +128,7 @@ func TestManyLargeMessages(t *testing.T) {
 	conn := harness.Dial(t, s.Addr, harness.ServiceKey)
 	items := &v1.CheckBulkPermissionsRequest{}
 	ours := &deputyv1.CheckBulkPermissionsRequest{}
-	for range 8000 {
+	for range 4000 {
 		items.Items = append(items.Items, &v1.CheckBulkPermissionsRequestItem{
 			Resource:   &v1.ObjectReference{ObjectType: "document", ObjectId: strings.Repeat("x", 300)},
 			Permission: "view", Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
@@ -140,7 +140,7 @@ func TestManyLargeMessages(t *testing.T) {
 		})
 	}
 	var calls sync.WaitGroup
-	for i := range 100 {
+	for i := range 48 {
 		calls.Go(func() {
 			var err error
 			var opts []grpc.CallOption

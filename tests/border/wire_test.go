@@ -111,7 +111,7 @@ func field(number protowire.Number, value ...byte) []byte {
 func refused(t *testing.T, what string, err error) {
 	t.Helper()
 	switch status.Code(err) { //nolint:exhaustive // the rest would be the server's fault, or none
-	case codes.InvalidArgument, codes.PermissionDenied, codes.ResourceExhausted:
+	case codes.InvalidArgument, codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition:
 	default:
 		t.Errorf("%s: %v", what, err)
 	}

@@ -3,6 +3,7 @@ package door
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -18,6 +19,9 @@ const domain = "deputy.dev"
 // reasonNotServed is the reason for a method that the door does not know to be harmless.
 const reasonNotServed = "METHOD_NOT_SERVED"
 
+// maxFailure is the longest message of a status, in bytes: some quote what the caller sent.
+const maxFailure = 2 << 10
+
 // failure returns a status with an ErrorInfo. field is the offending part of the request, such as
 // "updates[3]", or "".
 func failure(code codes.Code, reason, field, message string) error {
@@ -25,6 +29,9 @@ func failure(code codes.Code, reason, field, message string) error {
 	if field != "" {
 		info.Metadata = map[string]string{"field": field}
 		message = field + ": " + message
+	}
+	if len(message) > maxFailure {
+		message = strings.ToValidUTF8(message[:maxFailure], "") + "…"
 	}
 	st := status.New(code, message)
 	if detailed, err := st.WithDetails(info); err == nil {

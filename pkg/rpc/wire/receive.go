@@ -52,7 +52,7 @@ type Method struct {
 }
 
 // Receiver receives the messages of all calls of one server. Messages over 32 KiB, and those that take over 128 KiB once they are
-// decoded, share 64 MiB of room for encodings and 64 MiB for what is decoded; who finds none waits for 5 s and is
+// decoded, share 32 MiB of room for encodings and 40 MiB for what is decoded; who finds none waits for 5 s and is
 // refused with RESOURCE_EXHAUSTED. It is safe for concurrent use.
 type Receiver struct{ wire, decoded *volume }
 
