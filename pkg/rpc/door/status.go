@@ -73,7 +73,7 @@ func receiveFailure(err error) error {
 	if !ok {
 		return err
 	}
-	switch e.Kind { //nolint:exhaustive // the rest is the server's own fault
+	switch e.Kind {
 	case authz.Invalid:
 		return failure(codes.InvalidArgument, e.Reason, e.Field, e.Message)
 	case authz.Exhausted:
