@@ -80,7 +80,7 @@ func (g *Gate) know(service, name string) {
 
 // later makes a handler of a unary method that has gRPC's, which decodes before it runs interceptors, decode after.
 func (g *Gate) later(method string, handler grpc.MethodHandler) grpc.MethodHandler {
-	return func(srv any, ctx context.Context, _ func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
+	return func(srv any, ctx context.Context, _ func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 		decide := func(ctx context.Context, _ any) (any, error) {
 			message := &received{gate: g, ctx: ctx, method: method}
 			defer message.free()

@@ -196,11 +196,16 @@ func (w *watchedStream) Context() context.Context { return w.ctx }
 
 // RecvMsg is grpc.ServerStream's.
 func (w *watchedStream) RecvMsg(m any) error {
+	defer w.Await()()
+	return w.ServerStream.RecvMsg(m)
+}
+
+// Await is called by a handler that receives by itself (the door's) before it waits for its client, and what it returns
+// once the message has come.
+func (w *watchedStream) Await() (came func()) {
 	since := w.age()
 	w.waiting.Store(since)
-	err := w.ServerStream.RecvMsg(m)
-	w.waiting.CompareAndSwap(since, 0)
-	return err
+	return func() { w.waiting.CompareAndSwap(since, 0) }
 }
 
 // SendMsg is grpc.ServerStream's.

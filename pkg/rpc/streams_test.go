@@ -21,9 +21,10 @@ import (
 func limited(t *testing.T, limits StreamLimits, method string, handler func(grpc.ServerStream) error) grpc.ClientStream {
 	t.Helper()
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	s := grpc.NewServer(append(Interceptors(NewKeys([]string{"k"}, nil), zap.NewNop()), limits.Options()...)...)
+	gate := NewGate(NewKeys([]string{"k"}, nil), zap.NewNop())
+	s := grpc.NewServer(append(gate.Options(), limits.Options()...)...)
 	desc := grpc.StreamDesc{StreamName: name, ServerStreams: true, ClientStreams: true, Handler: func(_ any, s grpc.ServerStream) error { return handler(s) }}
-	s.RegisterService(&grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{desc}}, s)
+	gate.Guard(s).RegisterService(&grpc.ServiceDesc{ServiceName: service, HandlerType: (*any)(nil), Streams: []grpc.StreamDesc{desc}}, s)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

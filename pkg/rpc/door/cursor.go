@@ -17,8 +17,8 @@ import (
 
 // Cursors are sealed on their way out and opened on their way in, everybody's. SpiceDB's own are unsigned, and are believed: a
 // LookupResources cursor holds the index at which SpiceDB goes on in a list, which it does not compare with the list's
-// length, in a goroutine that recovers from no panic. So one changed digit of a cursor ended the process. A cursor is good for the
-// method that it came from.
+// length, in a goroutine that recovers from no panic. So one changed digit of a cursor could end the process. A cursor is good for
+// the method that it came from.
 //
 //	sealed = base64url(HMAC-SHA256(key, method \x00 cursor)[:16]) "." cursor
 

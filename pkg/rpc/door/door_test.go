@@ -134,10 +134,10 @@ func openEngine(t *testing.T) *house {
 }
 
 // client is the one that everybody uses.
-func (h *house) client(t *testing.T, key string, opts ...grpc.DialOption) *authzed.ClientWithExperimental {
+func (h *house) client(t *testing.T, key string) *authzed.ClientWithExperimental {
 	t.Helper()
-	c, err := authzed.NewClientWithExperimentalAPIs(h.addr, append(opts,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpcutil.WithInsecureBearerToken(key))...)
+	c, err := authzed.NewClientWithExperimentalAPIs(h.addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpcutil.WithInsecureBearerToken(key))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,7 +134,12 @@ func (r route) tryAnswer(request *frame, down grpc.ServerStream) (answered bool,
 // reading of what was judged. Fields that authzed-go does not know are refused by the receiver, because a newer SpiceDB might act on
 // them, and a read that drops one would answer another question.
 func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
+	came := func() {}
+	if watched, ok := down.(interface{ Await() (came func()) }); ok {
+		came = watched.Await() // a caller that sends nothing is not waited for without end
+	}
 	received, err := d.cfg.Receiver.Receive(down.Context(), r.receive)
+	came()
 	if err != nil {
 		return nil, receiveFailure(err)
 	}

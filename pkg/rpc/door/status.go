@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -36,6 +37,9 @@ func errSlow(limit time.Duration) error {
 		"the import took longer than %s and was ended; nothing was written: split it into several calls", limit))
 }
 
+// maxFailure is the longest message of a status, in bytes: some quote what the caller sent.
+const maxFailure = 2 << 10
+
 // failure returns a status with an ErrorInfo. field is the offending part of the request, such as
 // "updates[3]", or "".
 func failure(code codes.Code, reason, field, message string) error {
@@ -43,6 +47,9 @@ func failure(code codes.Code, reason, field, message string) error {
 	if field != "" {
 		info.Metadata = map[string]string{"field": field}
 		message = field + ": " + message
+	}
+	if len(message) > maxFailure {
+		message = strings.ToValidUTF8(message[:maxFailure], "") + "…"
 	}
 	st := status.New(code, message)
 	if detailed, err := st.WithDetails(info); err == nil {
@@ -105,7 +112,7 @@ func receiveFailure(err error) error {
 	if !ok {
 		return err
 	}
-	switch e.Kind { //nolint:exhaustive // the rest is the server's own fault
+	switch e.Kind {
 	case authz.Invalid:
 		return failure(codes.InvalidArgument, e.Reason, e.Field, e.Message)
 	case authz.Exhausted:

@@ -20,7 +20,7 @@ type Type struct{ shape *shape }
 func TypeOf(d protoreflect.MessageDescriptor) Type { return Type{shapes{}.of(d)} }
 
 // Fault says why an encoding is refused.
-type Fault struct {
+type Fault struct { //nolint:errname // it is the fault that a caller is told of; an error is what carries it
 	// Path is the message or list at fault, in proto notation from the outermost message on ("items[3].resource"); empty for the
 	// outermost message itself.
 	Path string
@@ -93,7 +93,7 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 			s.bytes += n
 		case f == nil:
 			return &Fault{Number: int(number), Message: fmt.Sprintf("has no field with the number %d", number)}
-		case wire == f.wire && wire == protowire.BytesType:
+		case wire == protowire.BytesType && f.wire == wire:
 			if f.message == nil {
 				s.bytes += len(v) + pointerBytes
 			} else if fault := s.message(f.message, v, depth+1); fault != nil {

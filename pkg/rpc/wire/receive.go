@@ -52,7 +52,7 @@ type Method struct {
 }
 
 // Receiver receives the messages of all calls of one server. Messages over 32 KiB, and those that take over 128 KiB once they are
-// decoded, share 64 MiB of room for encodings and 96 MiB for what is decoded; who finds none waits for 5 s and is
+// decoded, share 32 MiB of room for encodings and 40 MiB for what is decoded; who finds none waits for 5 s and is
 // refused with RESOURCE_EXHAUSTED. It is safe for concurrent use.
 type Receiver struct{ wire, decoded *volume }
 
@@ -294,7 +294,7 @@ func (r *Receiver) inspect(ctx context.Context, m *Message, method *Method) erro
 			"the message would take about %d bytes once it is decoded, more than %d for its length: send fewer items at once", decoded, most)
 	}
 	if decoded > smallDecoded {
-		m.decoded, err = r.decoded.take(ctx, decoded)
+		m.decoded, err = r.decoded.take(ctx, copies*decoded+len(m.bytes))
 	}
 	return err
 }

@@ -125,7 +125,7 @@ func wireType(k protoreflect.Kind) protowire.Type {
 
 // elemBytes is what one scalar takes in a list.
 func elemBytes(k protoreflect.Kind) int {
-	switch k { //nolint:exhaustive // the rest are strings and bytes
+	switch k {
 	case protoreflect.BoolKind:
 		return 1
 	case protoreflect.EnumKind, protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Uint32Kind,

@@ -17,9 +17,12 @@ const (
 	// smallDecoded is what a decoded message may take without asking for room.
 	smallDecoded = 128 << 10
 	// wireRoom is the room for large messages' encodings, while they come in and until they are decoded.
-	wireRoom = 64 << 20
-	// decodedRoom is the room for decoded large messages, until their call is done with them.
-	decodedRoom = 96 << 20
+	wireRoom = 32 << 20
+	// decodedRoom is the room for decoded large messages, and for the copies that are made of them on their way (copies), until their
+	// call is done with them.
+	decodedRoom = 40 << 20
+	// copies is how many times a message is decoded: by the door, and by SpiceDB or the evaluator behind it.
+	copies = 2
 )
 
 // patience is how long a large message waits for room.
