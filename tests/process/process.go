@@ -160,7 +160,7 @@ func (s *Server) Log() string {
 }
 
 // metricsLine is how the log says where Prometheus finds figures.
-var metricsLine = regexp.MustCompile(`"metrics are served".*"addr":"([^"]+)"`)
+var metricsLine = regexp.MustCompile(`"metrics are served".*"addr(?:ess)?":"([^"]+)"`)
 
 // Figures are what the server tells Prometheus: one number for each name without labels, and for each name with them under
 // `name{label="value"}`. The server has to run with --metrics-addr, and to log as JSON at level info.

@@ -418,7 +418,7 @@ func (l *load) count(ctx context.Context, name, token string) (n int) {
 }
 
 // rowsOfImport is how many relationships one import makes.
-const rowsOfImport = 1000
+const rowsOfImport = 3000
 
 // imports imports documents, exports them and deletes them.
 func (l *load) imports(ctx context.Context, lane int) {
