@@ -92,7 +92,14 @@ func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find f
 		select {
 		case <-l.done:
 		case <-ctx.Done():
-			return nil, Failure("engine.Schema", ctx.Err())
+			err := &authz.Error{
+				Op: "engine.Schema", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Err: ctx.Err(),
+				Message: "the engine's relationships are still being counted under the schema in force, try again later",
+			}
+			if errors.Is(ctx.Err(), context.Canceled) {
+				err.Kind, err.Message = authz.Canceled, "the call was cancelled"
+			}
+			return nil, err
 		}
 		if !joined || l.standsFor(at) {
 			return l.schema, l.err
