@@ -92,6 +92,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
 	flags.StringVar(&s.remoteKeyFile, "remote-preshared-key-file", "", "file with its preshared key")
 	flags.BoolVar(&e.Insecure, "remote-insecure", false, "connect to it without TLS")
+	flags.BoolVar(&e.TrustSchema, "remote-trust-schema", false,
+		"vouch that none of its relations dropped an expiration while expired relationships were there; else they are counted at first")
 	flags.StringVar(&e.CAPath, "remote-ca", "", "PEM file with the authorities that it is trusted by; the system's if left out")
 	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which a CockroachDB cluster's clocks differ; 0 means 500ms there")
 	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")

@@ -58,6 +58,9 @@ type Config struct {
 	PresharedKey string
 	// Insecure permits Remote without TLS.
 	Insecure bool
+	// TrustSchema says that no relation of the SpiceDB behind Remote holds relationships with an expiration that its
+	// schema does not admit any more. Else their rows are counted whenever a schema is first met; see remoteStrays.
+	TrustSchema bool
 	// CAPath is a PEM file with the certificate authorities that Remote trusts; empty means the
 	// system's.
 	CAPath string

@@ -149,8 +149,8 @@ func sameType(a, b *core.AllowedRelation) bool {
 		(a.GetRequiredExpiration() == nil) == (b.GetRequiredExpiration() == nil)
 }
 
-// clearPage is how many rows are read and removed at once.
-const clearPage = 1000
+// pageOfRows is how many rows are read and removed at once.
+const pageOfRows = 1000
 
 // clear removes the rows with an expiration that the relation does not admit any more. Where one of them is
 // live it fails instead.
@@ -172,21 +172,10 @@ func (d *dropping) clear(ctx context.Context, objectType, relation string, allow
 			if err != nil {
 				return err
 			}
-			var stray []tuple.RelationshipUpdate
-			for _, r := range found {
-				if !slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return admitsExpiring(a, r) }) {
-					stray = append(stray, tuple.Delete(r))
-				}
+			if err := d.clearPage(ctx, found, allowed, expired); err != nil {
+				return err
 			}
-			if len(stray) > 0 {
-				if !expired {
-					return errInTheWay(stray[0].Relationship)
-				}
-				if err := d.WriteRelationships(ctx, stray); err != nil {
-					return err
-				}
-			}
-			if len(found) < clearPage {
+			if len(found) < pageOfRows {
 				break
 			}
 			last = &found[len(found)-1]
@@ -195,11 +184,28 @@ func (d *dropping) clear(ctx context.Context, objectType, relation string, allow
 	return nil
 }
 
+// clearPage does what clear does with a page of rows, which are those that have expired and others, or live ones.
+func (d *dropping) clearPage(ctx context.Context, page []tuple.Relationship, allowed []*core.AllowedRelation, expired bool) error {
+	var stray []tuple.RelationshipUpdate
+	for _, r := range page {
+		if !slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return admitsExpiring(a, r) }) {
+			stray = append(stray, tuple.Delete(r))
+		}
+	}
+	switch {
+	case len(stray) == 0:
+		return nil
+	case !expired:
+		return errInTheWay(stray[0].Relationship)
+	}
+	return d.WriteRelationships(ctx, stray)
+}
+
 // rows returns a page of a relation's rows after the last, those that have expired included if that is asked for.
 func (d *dropping) rows(
 	ctx context.Context, objectType, relation string, which datastore.ExpirationFilterOption, last *tuple.Relationship, expired bool,
 ) ([]tuple.Relationship, error) {
-	limit := uint64(clearPage)
+	limit := uint64(pageOfRows)
 	with := []options.QueryOptionsOption{
 		options.WithLimit(&limit),
 		options.WithSort(options.ByResource),

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -31,23 +32,7 @@ func (g memberGraph) feedAgents(types map[string]*authz.Type) error {
 			continue
 		}
 		err := eachChild(relation.GetUsersetRewrite(), func(c child) error {
-			if c.tupleset == "" {
-				return nil
-			}
-			left := g[member{m.objectType, c.tupleset}].GetTypeInformation().GetAllowedDirectRelations()
-			leads := false
-			for _, allowed := range left {
-				if holds[member{allowed.GetNamespace(), c.relation}] {
-					types[m.objectType].FeedsAgents[edge(c.tupleset, allowed)] = true
-					leads = true
-				}
-			}
-			for _, allowed := range left {
-				// Where all have to hold, an object on which no agent can hold anything takes away, too.
-				if leads && c.all {
-					types[m.objectType].FeedsAgents[edge(c.tupleset, allowed)] = true
-				}
-			}
+			g.feedArrow(types[m.objectType], c, holds)
 			return nil
 		})
 		if err != nil {
@@ -55,6 +40,19 @@ func (g memberGraph) feedAgents(types map[string]*authz.Type) error {
 		}
 	}
 	return nil
+}
+
+// feedArrow adds the relationships that an operand follows, if it is an arrow, to where an agent can hold something.
+func (g memberGraph) feedArrow(t *authz.Type, c child, holds map[member]bool) {
+	left := g[member{t.Name, c.tupleset}].GetTypeInformation().GetAllowedDirectRelations()
+	leads := func(a *core.AllowedRelation) bool { return holds[member{a.GetNamespace(), c.relation}] }
+	// Where all have to hold, an object on which no agent can hold anything takes away, too.
+	all := c.all && slices.ContainsFunc(left, leads)
+	for _, allowed := range left {
+		if all || leads(allowed) {
+			t.FeedsAgents[edge(c.tupleset, allowed)] = true
+		}
+	}
 }
 
 // agentHolders returns the relations and permissions in whose evaluation an agent or a delegation can turn up, also

@@ -53,6 +53,8 @@ type Engine struct {
 	readsWhole bool
 	// ds is the datastore of an in-process engine; nil for Remote.
 	ds datastore.Datastore
+	// trusted is Config.TrustSchema.
+	trusted bool
 	// stop ends the in-process server and waits for it; nil for Remote.
 	stop func() error
 
@@ -325,7 +327,7 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: cannot dial %s: %w", cfg.Endpoint, err)
 	}
-	e := &Engine{conn: conn, retention: cfg.Retention, offset: cfg.ClockOffset}
+	e := &Engine{conn: conn, retention: cfg.Retention, offset: cfg.ClockOffset, trusted: cfg.TrustSchema}
 	if _, _, err := e.remoteSchema(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: %s does not answer: %w", cfg.Endpoint, err), conn.Close())
 	}

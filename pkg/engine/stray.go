@@ -92,7 +92,14 @@ func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find f
 		select {
 		case <-l.done:
 		case <-ctx.Done():
-			return nil, Failure("engine.Schema", ctx.Err())
+			err := &authz.Error{
+				Op: "engine.Schema", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Err: ctx.Err(),
+				Message: "the engine's relationships are still being counted under the schema in force, try again later",
+			}
+			if errors.Is(ctx.Err(), context.Canceled) {
+				err.Kind, err.Message = authz.Canceled, "the call was cancelled"
+			}
+			return nil, err
 		}
 		if !joined || l.standsFor(at) {
 			return l.schema, l.err
@@ -202,48 +209,49 @@ func doubts(namespaces []*core.NamespaceDefinition, without func(objectType stri
 		}
 		for _, relation := range ns.GetRelation() {
 			allowed := relation.GetTypeInformation().GetAllowedDirectRelations()
-			if len(allowed) == 0 {
-				continue
-			}
-			d := doubt{relation: member{ns.GetName(), relation.GetName()}}
-			whole := func() *v1.RelationshipFilter {
-				return &v1.RelationshipFilter{ResourceType: ns.GetName(), OptionalRelation: relation.GetName()}
-			}
-			if !slices.ContainsFunc(allowed, expires) {
-				d.filters = append(d.filters, whole())
-				out = append(out, d)
-				continue
-			}
-			d.usersets = !slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return isUserset(a) && expires(a) })
-			var seen []string
-			for _, a := range allowed {
-				f := whole()
-				f.OptionalSubjectFilter = &v1.SubjectFilter{
-					SubjectType: a.GetNamespace(), OptionalRelation: &v1.SubjectFilter_RelationFilter{},
-				}
-				switch {
-				case isUserset(a):
-					if !d.usersets {
-						continue
-					}
-					f.OptionalSubjectFilter.OptionalRelation.Relation = a.GetRelation()
-				case slices.ContainsFunc(allowed, func(b *core.AllowedRelation) bool {
-					return !isUserset(b) && expires(b) && b.GetNamespace() == a.GetNamespace()
-				}):
-					continue
-				}
-				if key := f.String(); !slices.Contains(seen, key) {
-					seen = append(seen, key)
-					d.filters = append(d.filters, f)
-				}
-			}
-			d.usersets = d.usersets && slices.ContainsFunc(allowed, isUserset)
-			if len(d.filters) > 0 {
+			if d := doubtOf(member{ns.GetName(), relation.GetName()}, allowed); len(d.filters) > 0 {
 				out = append(out, d)
 			}
 		}
 	}
 	return out
+}
+
+// doubtOf returns which rows of a relation are in doubt; without filters there are none.
+func doubtOf(relation member, allowed []*core.AllowedRelation) doubt {
+	d := doubt{relation: relation}
+	whole := func() *v1.RelationshipFilter {
+		return &v1.RelationshipFilter{ResourceType: relation.objectType, OptionalRelation: relation.name}
+	}
+	switch {
+	case len(allowed) == 0:
+		return d
+	case !slices.ContainsFunc(allowed, expires):
+		d.filters = append(d.filters, whole())
+		return d
+	}
+	d.usersets = slices.ContainsFunc(allowed, isUserset) &&
+		!slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return isUserset(a) && expires(a) })
+	seen := map[string]bool{}
+	for _, a := range allowed {
+		f := whole()
+		f.OptionalSubjectFilter = &v1.SubjectFilter{SubjectType: a.GetNamespace(), OptionalRelation: &v1.SubjectFilter_RelationFilter{}}
+		switch {
+		case isUserset(a) && !d.usersets:
+			continue
+		case isUserset(a):
+			f.OptionalSubjectFilter.OptionalRelation.Relation = a.GetRelation()
+		case slices.ContainsFunc(allowed, func(b *core.AllowedRelation) bool {
+			return !isUserset(b) && expires(b) && b.GetNamespace() == a.GetNamespace()
+		}):
+			continue
+		}
+		if key := a.GetNamespace() + "#" + f.GetOptionalSubjectFilter().GetOptionalRelation().GetRelation(); !seen[key] {
+			seen[key] = true
+			d.filters = append(d.filters, f)
+		}
+	}
+	return d
 }
 
 func expires(a *core.AllowedRelation) bool { return a.GetRequiredExpiration() != nil }

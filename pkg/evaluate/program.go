@@ -125,9 +125,10 @@ func (m *member) allow(allowed []*core.AllowedRelation) error {
 			m.wildcards = append(m.wildcards, a.GetNamespace())
 		case *core.AllowedRelation_Relation:
 			relation := of.Relation
-			if relation == tuple.Ellipsis {
+			switch relation {
+			case tuple.Ellipsis:
 				relation = ""
-			} else if relation == "" {
+			case "":
 				return fmt.Errorf("admits %s with an empty relation", a.GetNamespace())
 			}
 			m.subjects = append(m.subjects, subjectKind{a.GetNamespace(), relation})

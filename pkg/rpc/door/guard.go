@@ -26,9 +26,9 @@ import (
 //   - through which an agent or a delegation can reach anything: whose subject is a set that can contain
 //     one, or which an arrow follows to where one can hold something.
 //
-// Of the last two, everybody may write those that place a new object; see placing. A delete is judged by what its filter could match, not by what it would match now. Preconditions are
-// reads, and reads are free. Limits, partial deletion and transaction metadata change nothing about what
-// is touched. Of an admin nothing else is asked.
+// Of the last two, everybody may write those that place a new object; see placing. A delete is judged by what its
+// filter could match, not by what it would match now. Preconditions are reads, and reads are free. Limits, partial
+// deletion and transaction metadata change nothing about what is touched. Of an admin nothing else is asked.
 //
 // A write is judged by a schema that was in force after the write arrived; SpiceDB commits it under the
 // schema in force then, and offers no way to tie the two. That leaves one hole: while an admin's schema
