@@ -153,7 +153,7 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 	}
 	fail := func(err error) (datastore.Datastore, error) {
 		if watch != nil {
-			hangUp(watch) //nolint:contextcheck // also once ctx has ended
+			hangUp(ctx, watch)
 		}
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, err
 		err = holdMark(ctx, conn, c.KeyMark)
 	}
 	if err != nil {
-		hangUp(conn)
+		hangUp(ctx, conn)
 		return nil, fmt.Errorf("engine: postgres: %w", readable(err, uri))
 	}
 	return conn, nil
@@ -203,9 +203,10 @@ func connectPrimary(ctx context.Context, uri string) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
-// hangUp closes a connection. A server that does not answer is not waited for, and an error changes nothing.
-func hangUp(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// hangUp closes a connection, also once ctx has ended. A server that does not answer is not waited for, and an error
+// changes nothing.
+func hangUp(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx)
 }
@@ -292,7 +293,7 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 	if err != nil {
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
 	}
-	defer hangUp(conn) //nolint:contextcheck // also once ctx has ended
+	defer hangUp(ctx, conn)
 	found, err := inspect(ctx, conn)
 	if err != nil {
 		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))

@@ -73,7 +73,7 @@ func (p *primary) watch(life context.Context, conn *pgx.Conn) {
 	defer close(p.done)
 	defer func() {
 		if conn != nil {
-			hangUp(conn) //nolint:contextcheck // life has ended
+			hangUp(life, conn)
 		}
 	}()
 	tick := time.NewTicker(lookEvery)
@@ -100,13 +100,13 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 		// Those who start with another key see this server again. That one of them did meanwhile is theirs to mend: both
 		// would stop otherwise.
 		if err := holdMark(ctx, conn, p.mark); err != nil && !errors.Is(err, errOtherKey) {
-			hangUp(conn) //nolint:contextcheck // ctx may have ended
+			hangUp(ctx, conn)
 			return nil
 		}
 	}
 	found, err := inspect(ctx, conn)
 	if err != nil {
-		hangUp(conn) //nolint:contextcheck // ctx may have ended
+		hangUp(ctx, conn)
 		return nil
 	}
 	p.mu.Lock()
