@@ -50,7 +50,7 @@ type bounds struct {
 // usual are the bounds of every engine. SpiceDB's own default for a stream is 30 s, too.
 var usual = bounds{
 	call: 30 * time.Second, long: time.Hour,
-	reads: 100_000, rows: 10_000_000,
+	reads: 100_000, rows: 2_000_000,
 	lookups: 32, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000,
 	answer: 8 * time.Second, questions: 256,
