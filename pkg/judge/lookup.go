@@ -174,16 +174,11 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 				continue
 			}
 			v := decide.Combine(again.conditions)
-			if engineFailed(v.Err) {
-				return nil, v.Err
-			}
 			if v.Err == nil && v.Permissionship == authz.NoPermission {
 				continue
 			}
 			seen[again.c.Resource.ID] = true
-			l.found++
-			reached := Reached{again.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err}
-			if err := yield(reached); err != nil {
+			if err := l.offer(again, v, one, yield); err != nil {
 				return nil, err
 			}
 		}
@@ -195,6 +190,15 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		}
 		from.Engine, from.Skip = next, 0
 	}
+}
+
+// offer yields an object that is reached, or that failed by itself.
+func (l *lookup) offer(t *trial, v decide.Verdict, one leaf, yield func(Reached) error) error {
+	if engineFailed(v.Err) {
+		return v.Err
+	}
+	l.found++
+	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
 }
 
 // tryAll decides a trial for each of several objects.
