@@ -30,7 +30,7 @@ type Verdict struct {
 func Combine(conditions []Condition) Verdict {
 	foreign := Foreign(conditions)
 	for i := range conditions {
-		if c := &conditions[i]; c.Outcome == authz.Failed && !(foreign && c.Side == authz.SideObject) {
+		if c := &conditions[i]; c.Outcome == authz.Failed && (!foreign || c.Side != authz.SideObject) {
 			err := c.Err
 			if err == nil {
 				err = &authz.Error{Op: "decide.Combine", Message: "a condition could not be judged"}

@@ -161,15 +161,8 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		for _, id := range ids[:done] {
 			seen[id] = true
 		}
-		trials := make([]*trial, 0, len(ids))
-		for _, id := range ids[done:] {
-			again := *t
-			again.c.Resource.ID = id
-			again.plan()
-			trials = append(trials, &again)
-		}
-		l.work += len(trials)
-		if err := l.hear(ctx, trials); err != nil {
+		trials, err := l.tryAll(ctx, t, ids[done:])
+		if err != nil {
 			return nil, err
 		}
 		for _, again := range trials {
@@ -181,16 +174,11 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 				continue
 			}
 			v := decide.Combine(again.conditions)
-			if engineFailed(v.Err) {
-				return nil, v.Err
-			}
 			if v.Err == nil && v.Permissionship == authz.NoPermission {
 				continue
 			}
 			seen[again.c.Resource.ID] = true
-			l.found++
-			reached := Reached{again.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err}
-			if err := yield(reached); err != nil {
+			if err := l.offer(again, v, one, yield); err != nil {
 				return nil, err
 			}
 		}
@@ -202,6 +190,28 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		}
 		from.Engine, from.Skip = next, 0
 	}
+}
+
+// offer yields an object that is reached, or that failed by itself.
+func (l *lookup) offer(t *trial, v decide.Verdict, one leaf, yield func(Reached) error) error {
+	if engineFailed(v.Err) {
+		return v.Err
+	}
+	l.found++
+	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
+}
+
+// tryAll decides a trial for each of several objects.
+func (l *lookup) tryAll(ctx context.Context, t *trial, ids []string) ([]*trial, error) {
+	trials := make([]*trial, len(ids))
+	for i, id := range ids {
+		again := *t
+		again.c.Resource.ID = id
+		again.plan()
+		trials[i] = &again
+	}
+	l.work += len(trials)
+	return trials, l.hear(ctx, trials)
 }
 
 // candidates returns a page of what a trial's subjects may reach, and the cursor of the next page: what the engine says
@@ -289,7 +299,10 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 		if fatal(err) != nil {
 			return End{}, err
 		}
-		if err != nil || len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*" {
+		if err != nil {
+			tenants = nil // an object whose tenants cannot be computed is in none
+		}
+		if len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*" {
 			return End{At: snap.Revision()}, nil
 		}
 		filter = facts.ListFilter(authz.Subject{Object: authz.TenantID(tenants[0].ID).Object()}, false)

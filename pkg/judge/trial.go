@@ -113,9 +113,9 @@ func (c *court) askRest(ctx context.Context, trials []*trial) error {
 			if condition.Query == nil || condition.Query.Only || foreign && condition.Side == authz.SideObject {
 				continue
 			}
-			switch snap := t.snapshot(condition.Where); {
-			case snap == nil:
-			case snap == own.snap:
+			switch snap := t.snapshot(condition.Where); snap {
+			case nil:
+			case own.snap:
 				own.checks = append(own.checks, question{t, i})
 			default:
 				r := revisions[snap.Revision()]
