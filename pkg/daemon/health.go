@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/rpc"
 )
 
@@ -148,15 +147,7 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 		given = place.given
 	}
 	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				h.log.Error("call panicked", zap.String("panic", fmt.Sprint(p)), zap.ByteString("stack", debug.Stack()))
-				done <- status.Error(codes.Internal, "internal error")
-			}
-		}()
-		done <- do(ctx)
-	}()
+	go func() { done <- authz.Safely("daemon.health", func() error { return do(ctx) }) }()
 	select {
 	case err := <-done:
 		return err

@@ -300,10 +300,12 @@ func (e *Engine) remoteStrays(ctx context.Context, namespaces []*core.NamespaceD
 			var read, exported int
 			group, ctx := errgroup.WithContext(ctx)
 			group.Go(func() (err error) {
+				defer authz.Recover("engine.countRead", &err)
 				read, err = e.countRead(ctx, f, at)
 				return err
 			})
 			group.Go(func() (err error) {
+				defer authz.Recover("engine.countExported", &err)
 				exported, err = e.countExported(ctx, f, at)
 				return err
 			})
@@ -325,11 +327,7 @@ func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) 
 	group.SetLimit(parallelReads)
 	for i, d := range all {
 		group.Go(func() (err error) {
-			defer func() {
-				if p := recover(); p != nil {
-					err = fmt.Errorf("looking at %s panicked: %v\n%s", d.relation, p, debug.Stack())
-				}
-			}()
+			defer authz.Recover("engine.strays", &err)
 			found[i], err = has(ctx, d)
 			return err
 		})

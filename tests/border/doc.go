@@ -9,7 +9,7 @@
 //   - the process dies, or its resident memory rises by more than 512 MiB;
 //   - a call ends as INTERNAL, UNKNOWN or DATA_LOSS, with no valid gRPC status, or not at all (excuses has what gRPC's own
 //     transport says before any code of a server runs);
-//   - a call without a valid key gets data or OK from anything but health and reflection;
+//   - a call without a valid key gets data or OK from anything but health;
 //   - an answer tells of internals: stacks, source files, addresses;
 //   - afterwards a fixed set of decisions is answered otherwise, a client that does everything right is not served, or
 //     goroutines and descriptors do not come back.

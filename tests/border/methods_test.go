@@ -18,8 +18,10 @@ import (
 
 // packages are the protobuf packages whose services the server serves. Those of openPackages need no key.
 var (
-	packages     = append([]protoreflect.FullName{"authzed.api.v1", "deputy.v1"}, openPackages...)
-	openPackages = []protoreflect.FullName{"grpc.health.v1", "grpc.reflection.v1", "grpc.reflection.v1alpha"}
+	packages = append([]protoreflect.FullName{
+		"authzed.api.v1", "deputy.v1", "grpc.reflection.v1", "grpc.reflection.v1alpha",
+	}, openPackages...)
+	openPackages = []protoreflect.FullName{"grpc.health.v1"}
 )
 
 // method is one that is fuzzed.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -30,6 +31,7 @@ func slowHouse(t *testing.T, idle, limit time.Duration, asked func()) *house {
 	t.Cleanup(func() { _ = e.Close() })
 	h := open(t, Config{
 		Upstream: e.Conn(),
+		Receiver: wire.NewReceiver(),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			asked()
 			s, err := e.Snapshot(ctx, authz.Freshness{})

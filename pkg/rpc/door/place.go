@@ -128,7 +128,7 @@ func (p *placing) look(ctx context.Context, objects []authz.Object) error {
 	for i, object := range objects {
 		for j, f := range []authz.Filter{{Resource: object}, {SubjectType: object.Type, SubjectID: object.ID}} {
 			group.Go(func() (err error) {
-				defer recovered(&err)
+				defer authz.Recover("door.look", &err)
 				rels, _, err := p.snap.Page(ctx, f, 1, "")
 				found[2*i+j] = len(rels) > 0
 				return err
@@ -263,11 +263,4 @@ func (p *placing) leaveOut(repeated []int) {
 
 func objectOf(o *v1.ObjectReference) authz.Object {
 	return authz.Object{Type: o.GetObjectType(), ID: o.GetObjectId()}
-}
-
-// recovered turns a panic of a goroutine that serves a call into an error.
-func recovered(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("a look-up panicked: %v", p)
-	}
 }

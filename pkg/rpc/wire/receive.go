@@ -188,13 +188,11 @@ func readInTime(ctx context.Context, from source, method *Method, length int) (m
 	done := make(chan outcome, 1)
 	go func() {
 		var o outcome
-		defer func() {
-			if recover() != nil {
-				o.err = authz.Errorf(authz.Internal, "INTERNAL", "internal error")
-			}
-			done <- o
-		}()
-		o.data, o.err = readAll(from, method, length)
+		o.err = authz.Safely("wire.read", func() (err error) {
+			o.data, err = readAll(from, method, length)
+			return err
+		})
+		done <- o
 	}()
 	late := time.NewTimer(arrival)
 	defer late.Stop()
@@ -208,7 +206,12 @@ func readInTime(ctx context.Context, from source, method *Method, length int) (m
 		err = ctx.Err()
 	}
 	// The call ends with this, and so does the reading.
-	go func() { (<-done).data.Free() }()
+	go func() {
+		_ = authz.Safely("wire.read", func() error {
+			(<-done).data.Free()
+			return nil
+		})
+	}()
 	return nil, err
 }
 
