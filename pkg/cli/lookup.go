@@ -149,6 +149,20 @@ type found[M any] interface {
 	GetEnd() *deputy.LookupEnd
 }
 
+// showFound prints what has its place now, and returns the row that a table has for the message, if any.
+func showFound[M any, P found[M]](
+	c *connection, m P, what string, why *deputy.ErrorStatus, cells func(P) []string,
+) (rows [][]string, err error) {
+	switch {
+	case c.output == "json":
+		return nil, writeJSON(c.program.Out, m, "")
+	case why != nil:
+		_, err := fmt.Fprintf(c.program.Err, "%s cannot be decided, and is not listed: %s\n", what, why.GetMessage())
+		return nil, err
+	}
+	return [][]string{cells(m)}, nil
+}
+
 // lookUp asks piece after piece until the lookup is complete or the limit is reached, and prints what
 // comes: JSON as it comes, a table once it is whole. A stream without an end was cut off, and is an
 // error: half a list of what an agent reaches must not pass for all of it.
@@ -191,17 +205,11 @@ func lookUp[M any, P found[M]](
 			if why != nil {
 				failed++
 			}
-			if c.output == "json" {
-				if err := writeJSON(c.program.Out, m, ""); err != nil {
-					return err
-				}
-				continue
+			shown, err := showFound(c, m, what, why, cells)
+			if err != nil {
+				return err
 			}
-			if why != nil {
-				_, _ = fmt.Fprintf(c.program.Err, "%s cannot be decided, and is not listed: %s\n", what, why.GetMessage())
-				continue
-			}
-			rows = append(rows, cells(m))
+			rows = append(rows, shown...)
 		}
 	}
 	if c.output == "json" {

@@ -67,7 +67,7 @@ func (c *crowd) oldest() *guest {
 	if most == nil {
 		return nil
 	}
-	g := most.Front().Value.(*guest) //nolint:forcetypeassert // the list has guests only
+	g := most.Front().Value.(*guest) //nolint:forcetypeassert,errcheck // the list has guests only
 	c.remove(g)
 	return g
 }

@@ -143,7 +143,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	options = append(options, gate.Options()...)
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
-	options = append(options, keeping()...)
+	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
 	options = append(options, limits()...)
 	options = append(options, grpc.ForceServerCodecV2(door.Codec()),
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.

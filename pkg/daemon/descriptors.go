@@ -26,7 +26,7 @@ func descriptors(limit uint64, asked int) (connections, files int, err error) {
 	if limit < minDescriptors {
 		return 0, 0, fmt.Errorf("this process may have only %d files open, and needs %d; raise that limit (ulimit -n, LimitNOFILE)", limit, minDescriptors)
 	}
-	bounded := int(min(limit, 1<<30)) //nolint:gosec // bounded
+	bounded := int(min(limit, 1<<30))
 	files = min(files, bounded/4)
 	room := bounded - files - min(512, bounded/4)
 	if asked > room {

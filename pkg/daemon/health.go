@@ -163,7 +163,7 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 		last := time.NewTimer(time.Second)
 		defer last.Stop()
 		select {
-		case <-done:
+		case <-done: //nolint:errcheck // how the watch ended
 		case <-last.C:
 		}
 		return status.Error(codes.Unavailable, "the server stops")

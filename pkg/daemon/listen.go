@@ -47,8 +47,6 @@ func limits() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
-		// Buffers are a connection's own only while it has something to say.
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(8 << 10),
 	}
 }
@@ -153,7 +151,7 @@ func (l *listener) admit(c *conn) (in bool, out *guest) {
 		if out = l.strangers.oldest(); out == nil {
 			return false, nil
 		}
-		delete(l.open, out.of.(*conn)) //nolint:forcetypeassert // all guests here are connections
+		delete(l.open, out.of.(*conn)) //nolint:forcetypeassert,errcheck // all guests here are connections
 	}
 	l.open[c] = struct{}{}
 	l.strangers.add(&c.guest)

@@ -565,8 +565,8 @@ func TestPanicOfSpiceDB(t *testing.T) {
 type raw struct{}
 
 func (raw) Name() string                    { return "proto" }
-func (raw) Marshal(v any) ([]byte, error)   { return v.([]byte), nil }       //nolint:forcetypeassert // the test's
-func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = b; return nil } //nolint:forcetypeassert // the test's
+func (raw) Marshal(v any) ([]byte, error)   { return v.([]byte), nil }
+func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = b; return nil }
 
 // An import of more than one transaction should hold is refused, and nothing of it is written.
 func TestImportHasABound(t *testing.T) {

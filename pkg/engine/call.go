@@ -229,7 +229,7 @@ func (r *attachedReader) ReverseQueryRelationships(
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return r.RevisionedReader.ReverseQueryRelationships(r.call, filter, opts...)
+	return r.RevisionedReader.ReverseQueryRelationships(r.call, filter, opts...) //nolint:contextcheck // the call's is what this is for
 }
 
 // enter gives a call its record and its end, and has a lookup wait for its turn. leave ends what it gave.

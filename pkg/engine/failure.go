@@ -84,7 +84,8 @@ func Failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonConflict, "a precondition of the write does not hold"
 	case reasonTooDeep:
 		out.Kind, out.Reason = authz.Precondition, authz.ReasonTooDeep
-		out.Message = "the relationships lead further than the engine follows them, or back to where they began; make the hierarchy flatter, or take out the relationship that closes the circle"
+		out.Message = "the relationships lead further than the engine follows them, or back to where they began; " +
+			"make the hierarchy flatter, or take out the relationship that closes the circle"
 	case reasonParameter:
 		out.Kind, out.Reason = authz.Invalid, authz.ReasonCaveatParameter
 		out.Message = "a value of the context, or one that was written with a relationship, does not fit the caveat's parameter"

@@ -44,7 +44,7 @@ func TestPanicWhileVerifying(t *testing.T) {
 		}
 	}
 	counted(t, g.verifier.skipped)
-	if lines := logged.All(); len(lines) == 0 || !strings.Contains(lines[0].ContextMap()["error"].(string), "panic_test.go") { //nolint:forcetypeassert // zap's
+	if lines := logged.All(); len(lines) == 0 || !strings.Contains(lines[0].ContextMap()["error"].(string), "panic_test.go") {
 		t.Errorf("the log has %v, want the panic with its stack", lines)
 	}
 	if g.Degraded() {

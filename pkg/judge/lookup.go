@@ -165,22 +165,8 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		if err != nil {
 			return nil, err
 		}
-		for _, again := range trials {
-			if l.found == l.limit {
-				return &from, nil
-			}
-			from.Skip++
-			if seen[again.c.Resource.ID] {
-				continue
-			}
-			v := decide.Combine(again.conditions)
-			if v.Err == nil && v.Permissionship == authz.NoPermission {
-				continue
-			}
-			seen[again.c.Resource.ID] = true
-			if err := l.offer(again, v, one, yield); err != nil {
-				return nil, err
-			}
+		if full, err := l.offerAll(trials, seen, one, &from, yield); err != nil || full {
+			return &from, err
 		}
 		if next == "" {
 			return nil, nil //nolint:nilnil // nothing is left
@@ -190,6 +176,28 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		}
 		from.Engine, from.Skip = next, 0
 	}
+}
+
+// offerAll offers each object once, and reports whether the limit stopped it. from.Skip counts those that it has decided.
+func (l *lookup) offerAll(trials []*trial, seen map[string]bool, one leaf, from *Place, yield func(Reached) error) (full bool, err error) {
+	for _, t := range trials {
+		if l.found == l.limit {
+			return true, nil
+		}
+		from.Skip++
+		if seen[t.c.Resource.ID] {
+			continue
+		}
+		v := decide.Combine(t.conditions)
+		if v.Err == nil && v.Permissionship == authz.NoPermission {
+			continue
+		}
+		seen[t.c.Resource.ID] = true
+		if err := l.offer(t, v, one, yield); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // offer yields an object that is reached, or that failed by itself.

@@ -109,7 +109,7 @@ func TestStreamLimits(t *testing.T) {
 				defer close(ended)
 				return test.handler(s)
 			})
-			for test.sends && stream.SendMsg(message) == nil { //nolint:revive // until it ends
+			for test.sends && stream.SendMsg(message) == nil {
 			}
 			<-ended
 			var err error

@@ -252,7 +252,7 @@ func TestCollectionIsLinear(t *testing.T) {
 		letGo(t, s)
 		before := s.db.Metrics().WAL.BytesIn
 		counts := must(s.collect(t.Context(), headOf(t, s)))(t)
-		logged[k] = (s.db.Metrics().WAL.BytesIn - before) / uint64(k) //nolint:gosec // positive
+		logged[k] = (s.db.Metrics().WAL.BytesIn - before) / uint64(k)
 		if counts.Relationships != int64(k-1) {
 			t.Errorf("%d writes of a row were %d deletions", k, counts.Relationships)
 		}

@@ -194,7 +194,7 @@ func (f *files) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCat
 	return f.made(newname, func() (vfs.File, error) {
 		if tried {
 			// It may have its new name, and could not be opened.
-			if _, err := f.FS.Stat(oldname); isNotExist(err) {
+			if _, err := f.Stat(oldname); isNotExist(err) {
 				return f.FS.Create(newname, category)
 			}
 		}

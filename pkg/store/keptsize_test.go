@@ -15,7 +15,7 @@ func heapInUse() int {
 	runtime.GC()
 	runtime.GC() // what pools keep goes with the second one
 	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc) //nolint:gosec // small enough
+	return int(m.HeapAlloc)
 }
 
 // TestKeptMemory: what is kept takes as much memory as it may, whatever it is: it is measured, and not added up as

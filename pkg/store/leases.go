@@ -146,7 +146,7 @@ func (l *leases) each(now time.Time, open time.Duration, fn func(pin)) {
 		fn(p)
 	}
 	for e := l.transactions.Front(); e != nil; {
-		t, next := e.Value.(*lease), e.Next() //nolint:forcetypeassert // nothing else is in it
+		t, next := e.Value.(*lease), e.Next() //nolint:forcetypeassert,errcheck // nothing else is in it
 		if now.Sub(t.now) > open {
 			t.lapsed.Store(true)
 			l.transactions.Remove(e)

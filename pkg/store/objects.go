@@ -271,7 +271,7 @@ func valueBytes(v any) int {
 		}
 		groups := 1
 		if len(v) > slots+1 {
-			groups = 1 << bits.Len(uint((len(v)-1)/slots)) //nolint:gosec // positive
+			groups = 1 << bits.Len(uint((len(v)-1)/slots))
 		}
 		n := header + groups*group
 		for key, e := range v {

@@ -109,7 +109,7 @@ func TestPanicWhileWatching(t *testing.T) {
 	}
 	d.reads.Store(true)
 	changes, failed := s.Watch(t.Context(), first, datastore.WatchJustRelationships())
-	for range changes { //nolint:revive // until it ends
+	for range changes {
 	}
 	err := <-failed
 	d.reads.Store(false)

@@ -140,8 +140,8 @@ func (r *round) gone(within time.Duration) bool {
 func (r *round) note(worker int, in *input) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	recent := append(r.recent[worker], in)
-	r.recent[worker] = recent[max(0, len(recent)-remembered):]
+	r.recent[worker] = append(r.recent[worker], in)
+	r.recent[worker] = r.recent[worker][max(0, len(r.recent[worker])-remembered):]
 }
 
 // worker is one client. It has one connection for well-formed calls, and more that it holds.
@@ -344,7 +344,8 @@ func (r *round) death() string {
 	if cause == "" {
 		return fmt.Sprintf("the process ended: %v", r.Wait())
 	}
-	if at := frameLine.FindStringSubmatch(log[strings.Index(log, cause):]); at != nil {
+	_, after, _ := strings.Cut(log, cause)
+	if at := frameLine.FindStringSubmatch(after); at != nil {
 		cause += " in " + at[1]
 	}
 	return cause

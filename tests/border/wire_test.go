@@ -92,7 +92,7 @@ func dial(addr string) (*conn, error) {
 	c.framer.MaxHeaderListSize = 16 << 20
 	c.framer.AllowIllegalWrites = true
 	_ = plain.SetWriteDeadline(time.Now().Add(writePatience))
-	if _, err := io.WriteString(plain, http2.ClientPreface); err == nil {
+	if _, err = io.WriteString(plain, http2.ClientPreface); err == nil {
 		err = c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
 	}
 	if err != nil {
@@ -107,8 +107,7 @@ func dial(addr string) (*conn, error) {
 func (c *conn) read() {
 	for {
 		frame, err := c.framer.ReadFrame()
-		var bad http2.StreamError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[http2.StreamError](err); ok {
 			c.finish(bad.StreamID, func(s *stream) { s.broken = fmt.Errorf("the server's frame is wrong: %w", err) })
 			continue
 		}
@@ -224,7 +223,7 @@ func (s *stream) takeHeaders(f *http2.MetaHeadersFrame) {
 }
 
 func (c *conn) takeData(f *http2.DataFrame) {
-	id, length := f.StreamID, uint32(f.Length)
+	id, length := f.StreamID, f.Length
 	c.mu.Lock()
 	s := c.streams[id]
 	acknowledge, tooMuch := s != nil && !s.unread, false

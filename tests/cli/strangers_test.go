@@ -53,7 +53,7 @@ func besiege(t *testing.T, files int, args ...string) *besieged {
 	dir := t.TempDir()
 	transport := insecure.NewCredentials()
 	if slices.Contains(args, "--tls-cert") {
-		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the certificate is not what is tested
+		transport = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})
 	}
 	env := map[string]string{
 		"DEPUTY_PRESHARED_KEY": strangersService, "DEPUTY_ADMIN_PRESHARED_KEY": strangersAdmin, "DEPUTY_METRICS_ADDR": "127.0.0.1:0",

@@ -37,7 +37,7 @@ func (w *world) everything(c check, limit uint32) (reached, failed []string) {
 				Resource: f.GetResource(), Permission: "view", Context: c.GetContext(),
 			}}
 			_, err := w.Permissions().CheckPermission(w.Context(), one.CheckPermissionRequest)
-			w.fails(err, codes.Code(f.GetError().GetCode()), f.GetError().GetReason(), f.GetError().GetField()) //nolint:gosec // a code is small
+			w.fails(err, codes.Code(f.GetError().GetCode()), f.GetError().GetReason(), f.GetError().GetField())
 			if err == nil || f.GetError().GetMessage() == "" || f.GetDelegationId() == "" {
 				w.Errorf("failed with %v, and a check answers %v", f, err)
 			}

@@ -110,7 +110,7 @@ func field(number protowire.Number, value ...byte) []byte {
 // refused asserts a status that says what is wrong with the request.
 func refused(t *testing.T, what string, err error) {
 	t.Helper()
-	switch status.Code(err) { //nolint:exhaustive // the rest would be the server's fault, or none
+	switch status.Code(err) {
 	case codes.InvalidArgument, codes.PermissionDenied, codes.ResourceExhausted, codes.FailedPrecondition:
 	default:
 		t.Errorf("%s: %v", what, err)

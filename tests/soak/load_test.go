@@ -62,7 +62,7 @@ type load struct {
 // mostWrong is how many wrongs are listed.
 const mostWrong = 20
 
-func (l *load) fault(format string, args ...any) {
+func (l *load) faultf(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.wrong) == mostWrong {
@@ -85,7 +85,7 @@ func (l *load) call(ctx context.Context, name string, do func(context.Context) e
 		return false
 	}
 	if err != nil {
-		l.fault("%s: %v", name, err)
+		l.faultf("%s: %v", name, err)
 		return false
 	}
 	l.mu.Lock()
@@ -160,7 +160,7 @@ func (l *load) expect(ctx context.Context, about string, want bool, q *deputyv1.
 		return
 	}
 	if got := resp.GetPermissionship() == deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION; got != want {
-		l.fault("%s: %v by %v, want allowed %v; asked %v", about, resp.GetPermissionship(), resp.GetRefusedBy(), want, q)
+		l.faultf("%s: %v by %v, want allowed %v; asked %v", about, resp.GetPermissionship(), resp.GetRefusedBy(), want, q)
 	}
 }
 
@@ -233,7 +233,7 @@ func (l *load) sessions(ctx context.Context, name string) {
 			})
 			for _, pair := range resp.GetPairs() {
 				if pair.GetItem().GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
-					l.fault("bulk: %v", pair)
+					l.faultf("bulk: %v", pair)
 				}
 			}
 			return err
@@ -278,7 +278,7 @@ func (l *load) lookups(ctx context.Context, name, session string) {
 		return drain(err, stream, func(r *deputyv1.LookupResourcesResponse) {
 			found = found || r.GetResource().GetResource().GetObjectId() == name
 			if end := r.GetEnd(); end != nil && !found {
-				l.fault("lookup resources of %s: its document is missing", name)
+				l.faultf("lookup resources of %s: its document is missing", name)
 			}
 		})
 	})
@@ -394,7 +394,7 @@ func (l *load) rows(ctx context.Context, name string) {
 			l.expect(ctx, "with the row", true, under(name, id))
 		}
 		if n := l.count(ctx, name, token); n != 0 && n != -1 {
-			l.fault("at the revision that the row was deleted at there are %d of it", n)
+			l.faultf("at the revision that the row was deleted at there are %d of it", n)
 		}
 	})
 }
@@ -420,7 +420,7 @@ func (l *load) count(ctx context.Context, name, token string) (n int) {
 // rowsOfImport is how many relationships one import makes.
 const rowsOfImport = 3000
 
-// imports imports documents, exports them and deletes them.
+// imports loads documents, exports them and deletes them.
 func (l *load) imports(ctx context.Context, lane int) {
 	permissions := v1.NewPermissionsServiceClient(l.admin)
 	every(ctx, 3*time.Second, func(n int) {
@@ -457,7 +457,7 @@ func (l *load) imports(ctx context.Context, lane int) {
 			})
 			return drain(err, stream, func(r *v1.ExportBulkRelationshipsResponse) { exported += len(r.GetRelationships()) })
 		}) && exported != rowsOfImport {
-			l.fault("an export has %d of %d imported relationships", exported, rowsOfImport)
+			l.faultf("an export has %d of %d imported relationships", exported, rowsOfImport)
 		}
 		l.call(ctx, "delete an import", func(ctx context.Context) error {
 			_, err := permissions.DeleteRelationships(ctx, &v1.DeleteRelationshipsRequest{RelationshipFilter: filter})
@@ -487,7 +487,7 @@ func (l *load) watch(ctx context.Context) {
 		again.Stop()
 		cancel()
 		if !over {
-			l.fault("watch: %v", err)
+			l.faultf("watch: %v", err)
 			return
 		}
 	}
