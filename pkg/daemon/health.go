@@ -154,7 +154,7 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
 	case <-over:
-		return status.Errorf(codes.DeadlineExceeded, "without a key this call has %s; call again", limit)
+		return status.Errorf(codes.DeadlineExceeded, "this call may take %s; call again", limit)
 	case <-given:
 		return status.Errorf(codes.ResourceExhausted, "too many callers without a key ask for the server's health at once; call again, or bring a key")
 	case <-stopping:

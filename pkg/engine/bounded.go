@@ -267,6 +267,11 @@ func (b *bounded) rows(
 				return
 			}
 		}
+		if err := ctx.Err(); err != nil {
+			// An iterator that ends because its call did must not read as one that has come to its end.
+			yield(tuple.Relationship{}, err)
+			return
+		}
 		_ = record.row(int64(n % rowsPerLook)) // where that is too much, the next read is refused
 	}, nil
 }

@@ -126,6 +126,10 @@ func (p *patience) steps(
 			select {
 			case batch, more := <-batches:
 				if !more {
+					// Reading ahead stops without a word when the call ends: what came so far is not all there is.
+					if ctx.Err() != nil {
+						yield(tuple.Relationship{}, whyEnded(caller))
+					}
 					return
 				}
 				for _, s := range batch {

@@ -60,6 +60,10 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	if !r.stream.ClientStreams {
+		// SpiceDB holds what it was sent until the call ends, so the room is taken that long.
+		defer first.free()
+	}
 	if answered, err := r.tryAnswer(first, down); answered {
 		return err
 	}
@@ -143,22 +147,25 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 	if err != nil {
 		return nil, receiveFailure(err)
 	}
-	f := &frame{received: received}
+	f, judged := &frame{received: received}, false
+	defer func() {
+		if !judged { // also after a panic
+			f.free()
+		}
+	}()
 	request := r.input.New().Interface()
 	if err := received.Decode(request); err != nil {
-		f.free()
 		return nil, receiveFailure(err)
 	}
 	d.anchored(down.Context(), request)
 	if err := d.judge(r, down, n, request); err != nil {
-		f.free()
 		return nil, err
 	}
 	encoded, err := proto.Marshal(request)
 	if err != nil {
-		f.free()
 		return nil, status.Error(codes.Internal, "the request cannot be encoded")
 	}
+	judged = true
 	f.data = mem.BufferSlice{mem.SliceBuffer(encoded)}
 	return f, nil
 }
@@ -186,7 +193,9 @@ func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Messa
 func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame, late *lateness) error {
 	for n := 1; next != nil; n++ {
 		err := up.SendMsg(next)
-		next.free()
+		if r.stream.ClientStreams {
+			next.free()
+		}
 		switch {
 		case errors.Is(err, io.EOF): // upstream has ended the call, and the answer says how
 			return nil

@@ -70,7 +70,7 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 		return &Fault{Message: fmt.Sprintf("is nested deeper than %d levels", MaxDepth), whole: true}
 	}
 	s.bytes += of.bytes
-	elements := 0
+	elements, needed := 0, of.needs != 0
 	for at := 0; at < len(b); {
 		number, wire, n := protowire.ConsumeTag(b[at:])
 		if n < 0 {
@@ -78,6 +78,7 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 		}
 		start, f := at, of.field(number)
 		at += n
+		needed = needed && number != of.needs
 		var v []byte // what bytes hold; most fields are some
 		if wire == protowire.BytesType {
 			v, n = protowire.ConsumeBytes(b[at:])
@@ -118,7 +119,7 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 				number, f.name, wire, f.wire)}
 		}
 	}
-	if of.value && len(b) == 0 {
+	if of.value && len(b) == 0 || needed {
 		return &Fault{Message: "has no kind: a null has to be said"}
 	}
 	if elements > s.items {

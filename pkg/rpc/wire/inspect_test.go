@@ -94,10 +94,11 @@ func TestInspectRefuses(t *testing.T) {
 			check, encoded(t, &deputyv1.CheckPermissionRequest{Context: &structpb.Struct{Fields: map[string]*structpb.Value{"a": {}}}}),
 			"context.fields[0].value", 0, "",
 		},
-		"too deep":                {check, encoded(t, &deputyv1.CheckPermissionRequest{Context: nested(60)}), "context", 0, "context is nested deeper than 100 levels"},
-		"thousands of levels":     {check, enc(fieldOf(check, "context"), deep(5000)...), "context", 0, ""},
-		"too many items":          {bulk, slices.Repeat(enc(1), 1001), "items", 1, "items has more than 1000 elements"},
-		"too many of a context's": {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1), 1001)...), "context.fields", 1, ""},
+		"an entry without its value": {check, enc(fieldOf(check, "context"), enc(1, enc(1, 'k')...)...), "context.fields[0]", 0, ""},
+		"too deep":                   {check, encoded(t, &deputyv1.CheckPermissionRequest{Context: nested(60)}), "context", 0, "context is nested deeper than 100 levels"},
+		"thousands of levels":        {check, enc(fieldOf(check, "context"), deep(5000)...), "context", 0, ""},
+		"too many items":             {bulk, slices.Repeat(enc(1), 1001), "items", 1, "items has more than 1000 elements"},
+		"too many of a context's":    {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1), 1001)...), "context.fields", 1, ""},
 	} {
 		_, err := typeOf(c.of).Inspect(c.encoding, 1000)
 		fault, ok := errors.AsType[*Fault](err)

@@ -18,6 +18,8 @@ type shape struct {
 	high map[protowire.Number]*field
 	// value says that it is google.protobuf.Value.
 	value bool
+	// needs is the number of a field that has to be there: of a map's entry, a Value; 0 for most.
+	needs protowire.Number
 }
 
 // field is one field of a message.
@@ -56,6 +58,9 @@ func (s *shape) field(n protowire.Number) *field {
 	return s.high[n]
 }
 
+// valueType is what a google.protobuf.Struct holds.
+const valueType = "google.protobuf.Value"
+
 // shapes makes shapes, each type's once.
 type shapes map[protoreflect.FullName]*shape
 
@@ -63,11 +68,14 @@ func (all shapes) of(d protoreflect.MessageDescriptor) *shape {
 	if s, ok := all[d.FullName()]; ok {
 		return s
 	}
-	s := &shape{bytes: goBytes(d), value: d.FullName() == "google.protobuf.Value"}
+	s := &shape{bytes: goBytes(d), value: d.FullName() == valueType}
 	all[d.FullName()] = s // first: a type may contain itself
 	for i := range d.Fields().Len() {
 		fd := d.Fields().Get(i)
 		f := &field{name: string(fd.Name()), list: fd.IsList() || fd.IsMap(), wire: wireType(fd.Kind())}
+		if d.IsMapEntry() && fd.Message() != nil && fd.Message().FullName() == valueType {
+			s.needs = fd.Number()
+		}
 		f.finite = s.value && fd.Kind() == protoreflect.DoubleKind
 		if fd.Message() != nil {
 			f.message = all.of(fd.Message())
