@@ -27,8 +27,9 @@ type bounds struct {
 	call, long time.Duration
 	// reads is how often a call may read relationships. SpiceDB reads up to 100 objects at a time.
 	reads int64
-	// rows is how many relationships a call may read.
-	rows int64
+	// rows is how many relationships a call may read, and subjectRows the same for LookupSubjects: SpiceDB copies the subjects
+	// that it finds from set to set on every way that they are reached by, and holds all of them.
+	rows, subjectRows int64
 	// lookups is how many lookups are under way at once, and turn is how long another one waits for its turn.
 	lookups int
 	turn    time.Duration
@@ -50,7 +51,7 @@ type bounds struct {
 // usual are the bounds of every engine. SpiceDB's own default for a stream is 30 s, too.
 var usual = bounds{
 	call: 30 * time.Second, long: time.Hour,
-	reads: 100_000, rows: 2_000_000,
+	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
 	lookups: 32, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000,
 	answer: 8 * time.Second, questions: 256,
@@ -70,13 +71,18 @@ var longCalls = map[string]bool{
 	"/authzed.api.v1.SchemaService/WriteSchema":                          true,
 }
 
+// lookupSubjects is the method that keeps in memory all that it reads.
+const lookupSubjects = "/authzed.api.v1.PermissionsService/LookupSubjects"
+
 // watches is the method that lasts as long as its caller wants.
 const watches = "/authzed.api.v1.WatchService/Watch"
 
 // call is the record of one call to SpiceDB's server, which the datastore finds in the context of what SpiceDB asks
 // of it. It is safe for concurrent use: SpiceDB works on one call in many goroutines.
 type call struct {
-	bounds      *bounds
+	bounds *bounds
+	// most is how many rows it may read.
+	most        int64
 	reads, rows atomic.Int64
 	// unlimited is set for a call that reads what there is, once: it is bounded by time alone.
 	unlimited bool
@@ -103,10 +109,10 @@ func (c *call) read() error {
 
 // row counts rows that were read.
 func (c *call) row(n int64) error {
-	if c == nil || c.unlimited || c.rows.Add(n) <= c.bounds.rows {
+	if c == nil || c.unlimited || c.rows.Add(n) <= c.most {
 		return nil
 	}
-	return errTooMuch(fmt.Sprintf("the call reads more than %d relationships", c.bounds.rows))
+	return errTooMuch(fmt.Sprintf("the call reads more than %d relationships", c.most))
 }
 
 // errTooMuch is the status of a call that would take more than a call may.
@@ -234,7 +240,11 @@ func (r *attachedReader) ReverseQueryRelationships(
 
 // enter gives a call its record and its end, and has a lookup wait for its turn. leave ends what it gave.
 func (g *gate) enter(ctx context.Context, method string) (_ context.Context, leave func(), err error) {
-	ctx = context.WithValue(ctx, callKey{}, &call{bounds: g.bounds, unlimited: longCalls[method] || method == watches})
+	most := g.bounds.rows
+	if method == lookupSubjects {
+		most = g.bounds.subjectRows
+	}
+	ctx = context.WithValue(ctx, callKey{}, &call{bounds: g.bounds, most: most, unlimited: longCalls[method] || method == watches})
 	if method == watches {
 		return ctx, func() {}, nil
 	}

@@ -98,7 +98,7 @@ func TestInspectRefuses(t *testing.T) {
 		"too deep":                   {check, encoded(t, &deputyv1.CheckPermissionRequest{Context: nested(60)}), "context", 0, "context is nested deeper than 100 levels"},
 		"thousands of levels":        {check, enc(fieldOf(check, "context"), deep(5000)...), "context", 0, ""},
 		"too many items":             {bulk, slices.Repeat(enc(1), 1001), "items", 1, "items has more than 1000 elements"},
-		"too many of a context's":    {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1), 1001)...), "context.fields", 1, ""},
+		"too many of a context's":    {check, enc(fieldOf(check, "context"), slices.Repeat(enc(1, enc(2, 0x08, 0)...), 1001)...), "context.fields", 1, ""},
 	} {
 		_, err := typeOf(c.of).Inspect(c.encoding, 1000)
 		fault, ok := errors.AsType[*Fault](err)
