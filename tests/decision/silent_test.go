@@ -34,7 +34,7 @@ func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 			// Two in a hundred set no deadline, which is 10 s.
 			ctx, limit := t.Context(), 10*time.Second
 			if i%100 > 1 {
-				limit = 2 * time.Second
+				limit = 6 * time.Second
 				bounded, cancel := context.WithTimeout(ctx, limit)
 				defer cancel()
 				ctx = bounded
