@@ -121,7 +121,7 @@ func TestKeep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return accepted.(*conn) //nolint:errcheck // it is ours
+		return accepted.(*conn)
 	}
 	open := func(c *conn) bool {
 		l.mu.Lock()
@@ -160,7 +160,7 @@ func TestKeep(t *testing.T) {
 			close(next)
 			return
 		}
-		next <- accepted.(*conn) //nolint:errcheck // it is ours
+		next <- accepted.(*conn)
 	}()
 	if err := rejected.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)

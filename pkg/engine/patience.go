@@ -126,10 +126,7 @@ func (p *patience) steps(
 			select {
 			case batch, more := <-batches:
 				if !more {
-					// Reading ahead stops without a word when the call ends: what came so far is not all there is.
-					if ctx.Err() != nil {
-						yield(tuple.Relationship{}, whyEnded(caller))
-					}
+					cutShort(ctx, caller, yield)
 					return
 				}
 				for _, s := range batch {
@@ -146,6 +143,14 @@ func (p *patience) steps(
 				return
 			}
 		}
+	}
+}
+
+// cutShort says so where a read has come to its end because its call did: reading ahead stops without a word then, and what came so
+// far is not all there is.
+func cutShort(ctx, caller context.Context, yield func(tuple.Relationship, error) bool) {
+	if ctx.Err() != nil {
+		yield(tuple.Relationship{}, whyEnded(caller))
 	}
 }
 

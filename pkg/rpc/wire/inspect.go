@@ -119,6 +119,11 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 				number, f.name, wire, f.wire)}
 		}
 	}
+	return s.whole(of, b, needed, elements)
+}
+
+// whole judges a message whose fields were found sound. needed says that it lacks the field that it needs.
+func (s *scan) whole(of *shape, b []byte, needed bool, elements int) *Fault {
 	if of.value && len(b) == 0 || needed {
 		return &Fault{Message: "has no kind: a null has to be said"}
 	}
