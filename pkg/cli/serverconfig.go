@@ -63,7 +63,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
-	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 5m; 0 means 1h")
+	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")
 	flags.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 0,
 		"how long calls under way may take once the server stops; 0 means 10s; it ends 5s later whatever happens")
 	flags.Int64Var(&s.headroomMiB, "gc-headroom-mib", 0,

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"sync/atomic"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -31,8 +30,8 @@ import (
 type bounded struct {
 	datastore.Datastore
 	bounds *bounds
-	// loading counts the relationships of the imports under way.
-	loading *atomic.Int64
+	// loading is what the imports under way hold.
+	loading *load
 	// patience bounds what is asked of a database; nil for a datastore in this process.
 	patience *patience
 	log      *zap.Logger
@@ -124,8 +123,8 @@ func (b *bounded) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 	defer b.panicked("datastore.ReadWriteTx", &err)
 	// Within a transaction everything is asked of the one connection that it has, one after the other.
 	inside := &bounded{Datastore: b.Datastore, bounds: b.bounds, loading: b.loading, log: b.log}
-	var loaded int64
-	defer func() { b.loading.Add(-loaded) }()
+	var loaded load
+	defer func() { b.loading.add(-loaded.relationships.Load(), -loaded.bytes.Load()) }()
 	return b.Datastore.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
 		return fn(ctx, &transaction{boundedReader{tx, inside}, tx, &loaded})
 	}, opts...)

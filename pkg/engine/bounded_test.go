@@ -80,7 +80,30 @@ func openWithout(t *testing.T, cfg Config, ds datastore.Datastore, limits bounds
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: loops}); err != nil {
+	fill(t, e, loops, relationships...)
+	return e
+}
+
+// openWith is openOver for another schema.
+func openWith(t *testing.T, cfg Config, ds datastore.Datastore, limits bounds, text string, relationships ...string) *Engine {
+	t.Helper()
+	e, err := over(t.Context(), cfg, ds, limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fill(t, e, text, relationships...)
+	return e
+}
+
+// fill writes a schema and relationships.
+func fill(t *testing.T, e *Engine, text string, relationships ...string) {
+	t.Helper()
+	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: text}); err != nil {
 		t.Fatal(err)
 	}
 	req := &v1.WriteRelationshipsRequest{}
@@ -90,12 +113,11 @@ func openWithout(t *testing.T, cfg Config, ds datastore.Datastore, limits bounds
 		})
 	}
 	if len(relationships) == 0 {
-		return e
+		return
 	}
 	if _, err := v1.NewPermissionsServiceClient(e.Conn()).WriteRelationships(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	return e
 }
 
 var atHead = &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}
@@ -245,11 +267,11 @@ func TestLookupEndsWithItsCaller(t *testing.T) {
 func TestCallReadsSoMuch(t *testing.T) {
 	for name, lookup := range lookups {
 		for what, limits := range map[string]bounds{
-			"times":         {call: time.Minute, reads: 500, rows: 1 << 40, subjectRows: 1 << 40},
-			"relationships": {call: time.Minute, reads: 1 << 40, rows: 500, subjectRows: 500},
+			"times":         {call: time.Minute, reads: 500, rows: 1 << 40, subjectRows: 1 << 40, ways: 1 << 40, caveatedWays: 1 << 40},
+			"relationships": {call: time.Minute, reads: 1 << 40, rows: 500, subjectRows: 500, ways: 1 << 40, caveatedWays: 1 << 40},
 		} {
 			t.Run(name+"/"+what, func(t *testing.T) {
-				limits.long, limits.lookups, limits.turn, limits.stop = time.Minute, 1, time.Second, time.Minute
+				limits.long, limits.lookups, limits.subjects, limits.turn, limits.stop = time.Minute, 1, 1, time.Second, time.Minute
 				e := openOver(t, Config{Kind: Memory}, memory(t, nil), limits, ladder(16)...)
 				err := lookup(t.Context(), e.Conn())
 				if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "500 "+what) {
@@ -571,8 +593,8 @@ func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = b; return nil }
 // An import of more than one transaction should hold is refused, and nothing of it is written.
 func TestImportHasABound(t *testing.T) {
 	for what, limits := range map[string]bounds{
-		"relationships": {imports: 100, importBytes: 1 << 30, loads: 1 << 30},
-		"bytes":         {imports: 1 << 30, importBytes: 2 << 20, loads: 1 << 30},
+		"relationships": {imports: 100, importBytes: 1 << 30, loads: 1 << 30, loadBytes: 1 << 30},
+		"bytes":         {imports: 1 << 30, importBytes: 2 << 20, loads: 1 << 30, loadBytes: 1 << 30},
 	} {
 		t.Run(what, func(t *testing.T) {
 			limits.call, limits.long, limits.stop, limits.reads, limits.rows = time.Minute, time.Minute, time.Minute, 1000, 1<<40
@@ -619,8 +641,16 @@ func TestImportHasABound(t *testing.T) {
 
 // All imports under way have a bound together, and what has ended counts no more.
 func TestImportsHaveABoundTogether(t *testing.T) {
-	limits := usual
-	limits.loads = 30
+	ofRelationships, ofBytes := usual, usual
+	ofRelationships.loads, ofBytes.loadBytes = 30, 30*int64(len("doceditorpersonannfirst00"))
+	for what, limits := range map[string]bounds{"relationships": ofRelationships, "bytes": ofBytes} {
+		t.Run(what, func(t *testing.T) { importTogether(t, limits) })
+	}
+}
+
+// importTogether imports twice 20 relationships at once, of which only 30 may be under way.
+func importTogether(t *testing.T, limits bounds) {
+	t.Helper()
 	// memdb has one transaction at a time, the store as many as there are.
 	ds, err := store.Open(t.TempDir(), store.Config{CacheBytes: 1 << 20, MemTableBytes: 1 << 20})
 	if err != nil {
@@ -653,7 +683,7 @@ func TestImportsHaveABoundTogether(t *testing.T) {
 	if !ok {
 		t.Fatal("the engine's datastore has no bounds")
 	}
-	eventually(t, "the first one does not begin", func() bool { return within.loading.Load() == 20 })
+	eventually(t, "the first one does not begin", func() bool { return within.loading.relationships.Load() == 20 })
 	_, err = begin("second").CloseAndRecv()
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("beside another one: %v, want RESOURCE_EXHAUSTED and what to do", err)
@@ -661,7 +691,7 @@ func TestImportsHaveABoundTogether(t *testing.T) {
 	if _, err := first.CloseAndRecv(); err != nil {
 		t.Errorf("the first one: %v", err)
 	}
-	if n := within.loading.Load(); n != 0 {
-		t.Errorf("%d relationships still count", n)
+	if n, bytes := within.loading.add(0, 0); n != 0 || bytes != 0 {
+		t.Errorf("%d relationships and %d bytes still count", n, bytes)
 	}
 }

@@ -2,7 +2,9 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -30,14 +33,18 @@ type bounds struct {
 	// rows is how many relationships a call may read, and subjectRows the same for LookupSubjects: SpiceDB copies the subjects
 	// that it finds from set to set on every way that they are reached by, and holds all of them.
 	rows, subjectRows int64
-	// lookups is how many lookups are under way at once, and turn is how long another one waits for its turn.
-	lookups int
-	turn    time.Duration
+	// ways is how many ways may lead to the subjects of a LookupSubjects, and caveatedWays the same where caveats are on
+	// them, which SpiceDB copies for each.
+	ways, caveatedWays int64
+	// lookups is how many lookups of resources callers have under way at once, subjects the same for lookups of subjects,
+	// and own for those that decisions are made of. turn is how long another one waits for its turn.
+	lookups, subjects, own int
+	turn                   time.Duration
 	// imports is how many relationships one import may write, and importBytes their size. An import is one transaction:
 	// until it ends, all of it is in memory.
 	imports, importBytes int64
-	// loads is how many relationships all imports under way may hold together.
-	loads int64
+	// loads is how many relationships all imports under way may hold together, and loadBytes their size.
+	loads, loadBytes int64
 	// answer is how long a database may take to answer a question, or to go on with an answer. It is less than a call
 	// without a deadline waits for the engine, so that there is time left to say so.
 	answer time.Duration
@@ -50,10 +57,11 @@ type bounds struct {
 
 // usual are the bounds of every engine. SpiceDB's own default for a stream is 30 s, too.
 var usual = bounds{
-	call: 30 * time.Second, long: time.Hour,
+	call: 30 * time.Second, long: 24 * time.Hour,
 	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
-	lookups: 32, turn: 5 * time.Second,
-	imports: 100_000, importBytes: 64 << 20, loads: 200_000,
+	ways: 400_000, caveatedWays: 100_000,
+	lookups: 32, subjects: 4, own: 64, turn: 5 * time.Second,
+	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,
 	stop: 15 * time.Second,
 }
@@ -135,9 +143,39 @@ func refusal(code codes.Code, reason, message string) error {
 //
 // What SpiceDB runs in goroutines of its own for a call cannot be recovered from here; see bounded.
 type gate struct {
-	bounds  *bounds
-	log     *zap.Logger
-	lookups chan struct{}
+	bounds *bounds
+	log    *zap.Logger
+	// own is the value of ownHeader that only this process knows.
+	own string
+	// lookups, subjects and decisions have one element for each lookup under way: of resources, of subjects, and of those
+	// that decisions are made of.
+	lookups, subjects, decisions chan struct{}
+	lapsed
+}
+
+func newGate(b *bounds, log *zap.Logger) *gate {
+	return &gate{
+		bounds: b, log: log, own: rand.Text(),
+		lookups: make(chan struct{}, b.lookups), subjects: make(chan struct{}, b.subjects), decisions: make(chan struct{}, b.own),
+	}
+}
+
+// ownHeader marks the lookups of subjects that decisions are made of. They take turns among themselves, so that
+// callers' lookups hold no decision up.
+const ownHeader = "deputy-own-lookup"
+
+// turns returns whose turns a call takes; nil for one that takes none.
+func (g *gate) turns(ctx context.Context, method string) (turns chan struct{}, of string) {
+	switch {
+	case !strings.Contains(method, "/Lookup"):
+		return nil, ""
+	case method != lookupSubjects:
+		return g.lookups, "lookups of resources"
+	case slices.Equal(metadata.ValueFromIncomingContext(ctx, ownHeader), []string{g.own}):
+		return g.decisions, "lookups for decisions"
+	default:
+		return g.subjects, "lookups of subjects"
+	}
 }
 
 // middleware puts the gate before everything else in SpiceDB's chains.
@@ -157,13 +195,20 @@ func (g *gate) middleware() server.ConfigOption {
 		Operation:                server.OperationAppend,
 		Middlewares:              []server.ReferenceableMiddleware[grpc.StreamServerInterceptor]{{Name: "deputy-layer", Middleware: attach}},
 	}
+	last := server.MiddlewareModification[grpc.StreamServerInterceptor]{
+		DependencyMiddlewareName: server.DefaultInternalMiddlewareConsistency,
+		Operation:                server.OperationAppend,
+		Middlewares: []server.ReferenceableMiddleware[grpc.StreamServerInterceptor]{
+			{Name: "deputy-ways", Middleware: weigh}, {Name: "deputy-lapse", Middleware: g.lapse},
+		},
+	}
 	return func(c *server.Config) {
 		// One branch after the other. With several at once a walk in a circle has a goroutine for each object that it
 		// has ever visited, 90,000 within seconds, before the first of its branches is too deep, which ends it. Checks
 		// stay as they are: SpiceDB shares their branches.
 		c.DispatchConcurrencyLimits.LookupSubjects, c.DispatchConcurrencyLimits.LookupResources = 1, 1
 		c.UnaryMiddlewareModification = append(c.UnaryMiddlewareModification, unary)
-		c.StreamingMiddlewareModification = append(c.StreamingMiddlewareModification, stream, layer)
+		c.StreamingMiddlewareModification = append(c.StreamingMiddlewareModification, stream, layer, last)
 	}
 }
 
@@ -253,19 +298,21 @@ func (g *gate) enter(ctx context.Context, method string) (_ context.Context, lea
 		limit = g.bounds.long
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
-	if !strings.Contains(method, "/Lookup") {
+	turns, of := g.turns(ctx, method)
+	if turns == nil {
 		return ctx, cancel, nil
 	}
 	turn := time.NewTimer(g.bounds.turn)
 	defer turn.Stop()
 	select {
-	case g.lookups <- struct{}{}:
-		return ctx, func() { cancel(); <-g.lookups }, nil
+	case turns <- struct{}{}:
+		// SpiceDB's handler returns when its walk has ended, also where the caller has left: until then the turn is taken.
+		return ctx, func() { cancel(); <-turns }, nil
 	case <-ctx.Done():
 		err = status.FromContextError(ctx.Err()).Err()
 	case <-turn.C:
 		err = refusal(codes.ResourceExhausted, authz.ReasonEngineRefused,
-			fmt.Sprintf("%d lookups are under way, which is as many as the server makes at once: try again", g.bounds.lookups))
+			fmt.Sprintf("%d %s are under way, which is as many as the server makes at once: try again", cap(turns), of))
 	}
 	cancel()
 	return nil, nil, err

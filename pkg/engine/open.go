@@ -12,7 +12,6 @@ import (
 	"math"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/authzed/grpcutil"
@@ -53,6 +52,8 @@ type Engine struct {
 	readsWhole bool
 	// ds is the datastore of an in-process engine; nil for Remote.
 	ds datastore.Datastore
+	// own is what marks the lookups that decisions are made of; see ownHeader. It is empty for Remote.
+	own string
 	// trusted is Config.TrustSchema.
 	trusted bool
 	// stop ends the in-process server and waits for it; nil for Remote.
@@ -103,7 +104,7 @@ func over(ctx context.Context, cfg Config, ds datastore.Datastore, limits bounds
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(atomic.Int64), log: cfg.Log}
+	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(load), log: cfg.Log}
 	if databases[cfg.Kind] {
 		within.patience = newPatience(limits.answer, limits.questions)
 	}
@@ -187,7 +188,7 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 // engine a grant that is polled outlives its expiration. Streams get no time limit, because lookups
 // that Deputy pages bring their own.
 func serve(ctx context.Context, ds *bounded) (*Engine, error) {
-	entrance := &gate{bounds: ds.bounds, log: ds.log, lookups: make(chan struct{}, ds.bounds.lookups)}
+	entrance := newGate(ds.bounds, ds.log)
 	off := server.CacheConfig{Enabled: false}
 	cfg := server.NewConfigWithOptionsAndDefaults(
 		server.WithDatastore(ds),
@@ -207,7 +208,7 @@ func serve(ctx context.Context, ds *bounded) (*Engine, error) {
 		server.WithDispatchClusterMetricsEnabled(false),
 		server.WithExperimentalSchemaMode("read-legacy-write-legacy"),
 		// This is SpiceDB's limit for silence. The end of every call is the gate's.
-		server.WithStreamingAPITimeout(24*time.Hour),
+		server.WithStreamingAPITimeout(quiet),
 		server.WithEnableMemoryProtectionMiddleware(false),
 		server.WithSilentlyDisableTelemetry(true),
 		// Deputy's own server has waited for its calls before it closes the engine.
@@ -253,7 +254,7 @@ func serve(ctx context.Context, ds *bounded) (*Engine, error) {
 			return errors.Join(errs, fmt.Errorf("engine: SpiceDB or its datastore still works after %s, and is left to itself", ds.bounds.stop))
 		}
 	}
-	return &Engine{conn: conn, ds: ds, stop: stop}, nil
+	return &Engine{conn: conn, ds: ds, own: entrance.own, stop: stop}, nil
 }
 
 // Conn is the connection to SpiceDB, past every guard. It is closed with the engine.

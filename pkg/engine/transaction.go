@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -19,8 +20,16 @@ import (
 type transaction struct {
 	boundedReader
 	tx datastore.ReadWriteTransaction
-	// loaded counts what imports of the transaction have added to bounded.loading.
-	loaded *int64
+	// loaded is what imports of the transaction have added to bounded.loading.
+	loaded *load
+}
+
+// load is how much imports hold: relationships, and their size in bytes.
+type load struct{ relationships, bytes atomic.Int64 }
+
+// add adds to a load, and returns what it is then.
+func (l *load) add(relationships, bytes int64) (int64, int64) {
+	return l.relationships.Add(relationships), l.bytes.Add(bytes)
 }
 
 // do does something in the transaction that has no outcome but an error.
@@ -102,7 +111,6 @@ func (t *transaction) BulkLoad(ctx context.Context, source datastore.BulkWriteRe
 type measured struct {
 	source datastore.BulkWriteRelationshipSource
 	into   *transaction
-	bytes  int64
 }
 
 // Next is datastore.BulkWriteRelationshipSource's.
@@ -114,21 +122,23 @@ func (m *measured) Next(ctx context.Context) (*tuple.Relationship, error) {
 	if rel == nil || err != nil {
 		return nil, err
 	}
-	*m.into.loaded++
-	m.bytes += int64(len(rel.Resource.ObjectType) + len(rel.Resource.ObjectID) + len(rel.Resource.Relation) +
+	size := int64(len(rel.Resource.ObjectType) + len(rel.Resource.ObjectID) + len(rel.Resource.Relation) +
 		len(rel.Subject.ObjectType) + len(rel.Subject.ObjectID) + len(rel.Subject.Relation))
 	if rel.OptionalCaveat != nil {
-		m.bytes += int64(proto.Size(rel.OptionalCaveat))
+		size += int64(proto.Size(rel.OptionalCaveat))
 	}
-	limits, all := m.into.of.bounds, m.into.of.loading.Add(1)
-	if *m.into.loaded > limits.imports || m.bytes > limits.importBytes {
+	limits := m.into.of.bounds
+	relationships, bytes := m.into.loaded.add(1, size)
+	allRelationships, allBytes := m.into.of.loading.add(1, size)
+	if relationships > limits.imports || bytes > limits.importBytes {
 		return nil, refusal(codes.ResourceExhausted, authz.ReasonEngineRefused, fmt.Sprintf(
 			"one import holds at most %d relationships and %d MiB, because it is one transaction; nothing was written: split it into several calls",
 			limits.imports, limits.importBytes>>20))
 	}
-	if all > limits.loads {
+	if allRelationships > limits.loads || allBytes > limits.loadBytes {
 		return nil, refusal(codes.ResourceExhausted, authz.ReasonEngineRefused, fmt.Sprintf(
-			"the imports under way hold more than %d relationships together; nothing of this one was written: try again", limits.loads))
+			"the imports under way hold more than %d relationships or %d MiB together; nothing of this one was written: try again",
+			limits.loads, limits.loadBytes>>20))
 	}
 	return rel, nil
 }

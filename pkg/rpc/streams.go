@@ -15,8 +15,11 @@ import (
 
 // How long streams may take.
 const (
-	// DefaultBulkTime is how long an import, export or backup may take unless it is set.
+	// DefaultBulkTime is how long an export or backup may take unless it is set.
 	DefaultBulkTime = time.Hour
+	// importTime is how long an import may take. Until it ends, the engine keeps all of it in memory, and on disk all that
+	// was overwritten or deleted since it began.
+	importTime = 2 * time.Minute
 	// lookupTime is how long any other stream may take that ends by itself: a lookup, or a read.
 	lookupTime = 10 * time.Minute
 	// watchTime is how long a stream may take that does not end by itself. Its client goes on from the last
@@ -27,11 +30,15 @@ const (
 	stallTime = time.Minute
 )
 
-// bulk are the methods that move all there is, and take as long as that takes.
-var bulk = map[string]bool{
+// imports are the methods whose call is one transaction for as long as its caller takes.
+var imports = map[string]bool{
 	"/authzed.api.v1.PermissionsService/ImportBulkRelationships":  true,
-	"/authzed.api.v1.PermissionsService/ExportBulkRelationships":  true,
 	"/authzed.api.v1.ExperimentalService/BulkImportRelationships": true,
+}
+
+// bulk are the methods that read all there is, and take as long as that takes.
+var bulk = map[string]bool{
+	"/authzed.api.v1.PermissionsService/ExportBulkRelationships":  true,
 	"/authzed.api.v1.ExperimentalService/BulkExportRelationships": true,
 	"/deputy.v1.StoreService/Backup":                              true,
 }
@@ -43,16 +50,19 @@ var endless = map[string]bool{
 	"/grpc.health.v1.Health/Watch":       false,
 }
 
-// StreamLimits bounds the time of streams.
+// StreamLimits bounds the time of streams. It is the one place that does.
 type StreamLimits struct {
-	// Bulk is how long an import, export or backup may take; 0 means DefaultBulkTime.
+	// Bulk is how long an export or backup may take; 0 means DefaultBulkTime. An import may take as long, but two
+	// minutes at most.
 	Bulk time.Duration
+	// Stall is how long a client may leave the server waiting; 0 means a minute.
+	Stall time.Duration
 	// Stopping ends the streams that do not end by themselves when it is closed: a server that drains would
 	// wait for them.
 	Stopping <-chan struct{}
 
-	// lookup, watch and stall stand in for lookupTime, watchTime and stallTime, for tests.
-	lookup, watch, stall time.Duration
+	// lookup and watch stand in for lookupTime and watchTime, for tests.
+	lookup, watch time.Duration
 
 	workers workers
 }
@@ -62,7 +72,7 @@ func (l StreamLimits) Options() []grpc.ServerOption {
 	for _, one := range []struct {
 		limit     *time.Duration
 		otherwise time.Duration
-	}{{&l.Bulk, DefaultBulkTime}, {&l.lookup, lookupTime}, {&l.watch, watchTime}, {&l.stall, stallTime}} {
+	}{{&l.Bulk, DefaultBulkTime}, {&l.lookup, lookupTime}, {&l.watch, watchTime}, {&l.Stall, stallTime}} {
 		if *one.limit == 0 {
 			*one.limit = one.otherwise
 		}
@@ -122,6 +132,8 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	limit, stopping := l.lookup, (<-chan struct{})(nil)
 	endsHere, isEndless := endless[info.FullMethod]
 	switch {
+	case imports[info.FullMethod]:
+		limit = min(l.Bulk, importTime)
 	case bulk[info.FullMethod]:
 		limit = l.Bulk
 	case isEndless:
@@ -146,14 +158,15 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	})
 	over := time.NewTimer(limit)
 	defer over.Stop()
-	look := time.NewTicker(max(l.stall/4, time.Millisecond))
+	look := time.NewTicker(max(l.Stall/4, time.Millisecond))
 	defer look.Stop()
 	for {
 		select {
 		case how := <-done:
 			return how.end()
 		case <-ctx.Done():
-			// The handler has the time to say how far it came, and if it takes no notice it is left alone.
+			// The handler has the time to say how far it came. One that takes no notice keeps the call's place until the limit:
+			// it still takes what the places are there to bound.
 			select {
 			case how := <-done:
 				return how.end()
@@ -168,9 +181,9 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 			}
 			return streamEnd(codes.DeadlineExceeded, "STREAM_TIME", fmt.Sprintf("this call has lasted %s, the longest that it may", limit))
 		case <-look.C:
-			if since := watched.waiting.Load(); since != 0 && watched.age()-since > int64(l.stall) {
+			if since := watched.waiting.Load(); since != 0 && watched.age()-since > int64(l.Stall) {
 				return streamEnd(codes.DeadlineExceeded, "STREAM_STALLED",
-					fmt.Sprintf("the client has sent nothing, or taken nothing, for %s, the longest that the server waits", l.stall))
+					fmt.Sprintf("the client has sent nothing, or taken nothing, for %s, the longest that the server waits", l.Stall))
 			}
 		}
 	}

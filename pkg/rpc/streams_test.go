@@ -90,13 +90,13 @@ func TestStreamLimits(t *testing.T) {
 		code   codes.Code
 		reason string
 	}{
-		"an import that goes on and on":           {anImport, StreamLimits{Bulk: brief, stall: long}, receive, true, codes.DeadlineExceeded, "has lasted 100ms"},
-		"an import that is begun":                 {anImport, StreamLimits{Bulk: long, stall: brief}, receive, false, codes.DeadlineExceeded, "has sent nothing"},
+		"an import that goes on and on":           {anImport, StreamLimits{Bulk: brief, Stall: long}, receive, true, codes.DeadlineExceeded, "has lasted 100ms"},
+		"an import that is begun":                 {anImport, StreamLimits{Bulk: long, Stall: brief}, receive, false, codes.DeadlineExceeded, "has sent nothing"},
 		"a lookup that does not end":              {aLookup, StreamLimits{lookup: brief}, wait, false, codes.DeadlineExceeded, "has lasted 100ms"},
-		"a lookup whose client does not ask":      {aLookup, StreamLimits{stall: brief}, receive, false, codes.DeadlineExceeded, "has sent nothing"},
-		"a lookup whose client does not read":     {aLookup, StreamLimits{stall: brief}, send, false, codes.DeadlineExceeded, "taken nothing"},
+		"a lookup whose client does not ask":      {aLookup, StreamLimits{Stall: brief}, receive, false, codes.DeadlineExceeded, "has sent nothing"},
+		"a lookup whose client does not read":     {aLookup, StreamLimits{Stall: brief}, send, false, codes.DeadlineExceeded, "taken nothing"},
 		"a watch":                                 {aWatch, StreamLimits{watch: brief}, wait, false, codes.Unavailable, "go on from the last token"},
-		"a watch whose client does not read":      {aWatch, StreamLimits{stall: brief}, send, false, codes.DeadlineExceeded, "taken nothing"},
+		"a watch whose client does not read":      {aWatch, StreamLimits{Stall: brief}, send, false, codes.DeadlineExceeded, "taken nothing"},
 		"a watch on a server that stops":          {aWatch, StreamLimits{Stopping: stopping}, wait, false, codes.Unavailable, "the server stops"},
 		"a method that nobody has thought of yet": {"/authzed.api.v1.NewService/New", StreamLimits{lookup: brief}, wait, false, codes.DeadlineExceeded, "has lasted 100ms"},
 		"a panic":                   {aLookup, StreamLimits{}, func(grpc.ServerStream) error { panic("boom") }, false, codes.Internal, "internal error"},
@@ -128,7 +128,7 @@ func TestStreamLimits(t *testing.T) {
 func TestStreamAtWork(t *testing.T) {
 	t.Parallel()
 	at := make(chan struct{})
-	stream := limited(t, StreamLimits{stall: 20 * time.Millisecond}, anImport, func(s grpc.ServerStream) error {
+	stream := limited(t, StreamLimits{Stall: 20 * time.Millisecond}, anImport, func(s grpc.ServerStream) error {
 		if err := s.RecvMsg(new(healthv1.HealthCheckRequest)); err != nil {
 			return err
 		}

@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,9 +35,38 @@ func Main(run func() int) {
 		// As in cmd/deputy.
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop)
+		if folder := os.Getenv(profileVariable); folder != "" {
+			go profileOnSignal(folder)
+		}
 		os.Exit(cli.Run(ctx, os.Args[1:], cli.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, os.LookupEnv))
 	}
 	os.Exit(run())
+}
+
+// profileVariable names, in a server's environment, the folder that its heap profiles go to. A server of this package has no
+// other way to say what its memory is held by: the product serves no profiles.
+const profileVariable = "DEPUTY_TEST_HEAP_PROFILES"
+
+// profileOnSignal writes heap-1.pprof, heap-2.pprof and so on into a folder, one for each SIGUSR1, without what a collection
+// would free. It never returns.
+func profileOnSignal(folder string) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	for n := 1; ; n++ {
+		<-signals
+		runtime.GC()
+		if err := writeProfile(filepath.Join(folder, fmt.Sprintf("heap-%d.pprof", n))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+}
+
+func writeProfile(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(file), file.Close())
 }
 
 // Config says how to run a server.
@@ -48,6 +79,8 @@ type Config struct {
 	Env map[string]string
 	// Args follow the word "serve". They should make it listen on port 0.
 	Args []string
+	// Profiles is the folder that Profile writes to; "" means that Profile must not be called.
+	Profiles string
 	// Files is how many files it may have open; 0 means as many as this process. It needs bash.
 	Files int
 }
@@ -82,6 +115,9 @@ func Start(cfg Config) (*Server, error) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Env)) {
 		s.process.Env = append(s.process.Env, name+"="+cfg.Env[name])
 	}
+	if cfg.Profiles != "" {
+		s.process.Env = append(s.process.Env, profileVariable+"="+cfg.Profiles)
+	}
 	stdout, err := s.process.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -115,6 +151,10 @@ func (s *Server) PID() int { return s.process.Process.Pid }
 
 // Signal sends the process a signal.
 func (s *Server) Signal(sig os.Signal) error { return s.process.Process.Signal(sig) }
+
+// Profile asks the server for a heap profile, which it writes into Config.Profiles soon afterwards: heap-1.pprof for the first
+// call, heap-2.pprof for the second.
+func (s *Server) Profile() error { return s.Signal(syscall.SIGUSR1) }
 
 // Ended is closed once the process has ended, however that came.
 func (s *Server) Ended() <-chan struct{} { return s.ended }

@@ -22,6 +22,13 @@ import (
 // timeVariable is how long the load goes on, a duration. Without it the test is a miniature, which compares no figures.
 const timeVariable = "DEPUTY_SOAK_TIME"
 
+// profilesVariable is the folder that heap profiles of the server go to, at the end of each part of the time. Without it there
+// are none: each costs the server a collection.
+const profilesVariable = "DEPUTY_SOAK_PROFILES"
+
+// profiles is how many parts the time has for profiles.
+const profiles = 6
+
 const (
 	miniature = 20 * time.Second
 	// mostRatio is how far the last third's maximum may be above the middle third's.
@@ -119,6 +126,7 @@ func TestSoak(t *testing.T) {
 			"--addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--data-dir", data, "--retention", retention.String(), "--cache-mib", "16", "--gc-headroom-mib", "32",
 			"--snapshot-max-age", min(retention, 30*time.Second).String(),
 		},
+		Profiles: os.Getenv(profilesVariable),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,6 +154,16 @@ func TestSoak(t *testing.T) {
 		defer close(loaded)
 		l.run(ctx)
 	}()
+	if os.Getenv(profilesVariable) != "" {
+		for part := range time.Duration(profiles) {
+			// The last comes a little before the end.
+			defer time.AfterFunc(duration*(part+1)/profiles-time.Second, func() {
+				if err := server.Profile(); err != nil {
+					t.Errorf("no profile: %v", err)
+				}
+			}).Stop()
+		}
+	}
 	var samples []sample
 	start := time.Now()
 	every(ctx, min(2*time.Second, duration/20), func(int) {

@@ -12,13 +12,11 @@
 package door
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -60,9 +58,6 @@ type Config struct {
 	// expects (authz.MetadataExpectSchema), within its transaction. Else the door does, just before the write,
 	// by the Text of the Schema.
 	ComparesSchema bool
-	// ImportIdle is how long the caller of an import may say nothing; 0 means 30 s. ImportTime is how long an import may
-	// take; 0 means 5 min.
-	ImportIdle, ImportTime time.Duration
 	// IsAdmin reports whether the call's caller is an admin.
 	IsAdmin func(context.Context) bool
 }
@@ -82,8 +77,6 @@ func New(cfg Config) (*Door, error) {
 		cfg.CursorKey = make([]byte, sha256.Size)
 		_, _ = rand.Read(cfg.CursorKey) // never fails, see crypto/rand
 	}
-	cfg.ImportIdle = cmp.Or(cfg.ImportIdle, 30*time.Second)
-	cfg.ImportTime = cmp.Or(cfg.ImportTime, 5*time.Minute)
 	d := &Door{cfg: cfg}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {

@@ -73,13 +73,13 @@ type house struct {
 }
 
 // open starts a server with the door that cfg describes.
-func open(t *testing.T, cfg Config) *house {
+func open(t *testing.T, cfg Config, options ...grpc.ServerOption) *house {
 	t.Helper()
 	d, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.ForceServerCodecV2(Codec()))
+	s := grpc.NewServer(append(options, grpc.ForceServerCodecV2(Codec()))...)
 	Register(s, d)
 	// Typed services beside the door have to work under its codec.
 	healthpb.RegisterHealthServer(s, health.NewServer())

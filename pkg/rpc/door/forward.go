@@ -7,7 +7,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -89,14 +88,12 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	}
 	if r.stream.ClientStreams {
 		// It outlives this function by as long as it takes gRPC to end RecvMsg on a finished call.
-		late := &lateness{idle: d.cfg.ImportIdle, end: cancel}
-		defer time.AfterFunc(d.cfg.ImportTime, func() { cancel(errSlow(d.cfg.ImportTime)) }).Stop()
 		go func() {
-			if err := authz.Safely("door.ask", func() error { return d.ask(r, down, up, first, late) }); err != nil {
+			if err := authz.Safely("door.ask", func() error { return d.ask(r, down, up, first) }); err != nil {
 				cancel(err)
 			}
 		}()
-	} else if err := d.ask(r, down, up, first, nil); err != nil {
+	} else if err := d.ask(r, down, up, first); err != nil {
 		return err
 	}
 	if err := pass(up, down, after); err != nil {
@@ -188,9 +185,8 @@ func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Messa
 }
 
 // ask passes the caller's messages up, from the first on, which is nil if there is none, and then the
-// half-close. It returns why the call has to end, if that is not for upstream to say. late is about the caller of a
-// stream, and nil for others.
-func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame, late *lateness) error {
+// half-close. It returns why the call has to end, if that is not for upstream to say.
+func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame) error {
 	for n := 1; next != nil; n++ {
 		err := up.SendMsg(next)
 		if r.stream.ClientStreams {
@@ -204,27 +200,12 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 		case !r.stream.ClientStreams:
 			return nil // the one message closes
 		}
-		stop := late.watch()
 		next, err = d.receive(r, down, n)
-		stop()
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}
 	return up.CloseSend()
-}
-
-// lateness ends a call whose caller leaves it open and says nothing: an import is a transaction of the engine's, which
-// keeps everything that has been overwritten or deleted since it began.
-type lateness struct {
-	idle time.Duration
-	end  context.CancelCauseFunc
-}
-
-// watch watches until stop for the caller to be late.
-func (l *lateness) watch() (stop func()) {
-	timer := time.AfterFunc(l.idle, func() { l.end(errIdle(l.idle)) })
-	return func() { timer.Stop() }
 }
 
 // pass passes headers, messages and trailers down until the call ends, and returns its status.

@@ -16,12 +16,13 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/schema"
 )
 
 // slowHouse is openEngine with the limits of the test's for imports, and a schema that is asked for through asked.
-func slowHouse(t *testing.T, idle, limit time.Duration, asked func()) *house {
+func slowHouse(t *testing.T, limits rpc.StreamLimits, asked func()) *house {
 	t.Helper()
 	ctx := context.Background()
 	e, err := engine.Open(ctx, engine.Config{Kind: engine.Memory})
@@ -40,8 +41,8 @@ func slowHouse(t *testing.T, idle, limit time.Duration, asked func()) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Model: engine.ModelSchema, IsAdmin: isAdmin, ImportIdle: idle, ImportTime: limit,
-	})
+		Model: engine.ModelSchema, IsAdmin: isAdmin,
+	}, limits.Options()...)
 	if _, err := h.client(t, adminKey).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}); err != nil {
 		t.Fatal(err)
 	}
@@ -98,14 +99,14 @@ func TestImportThatIsLeftOpen(t *testing.T) {
 	for name, begin := range imports {
 		for _, key := range []string{serviceKey, adminKey} {
 			t.Run(name+"/"+key, func(t *testing.T) {
-				h := slowHouse(t, 100*time.Millisecond, time.Hour, func() {})
+				h := slowHouse(t, rpc.StreamLimits{Stall: 100 * time.Millisecond}, func() {})
 				i := begin(t, h, key)
 				if err := i.send("note:one#author@user:alice"); err != nil {
 					t.Fatal(err)
 				}
 				err := i.ended()
-				wants(t, "import", err, codes.DeadlineExceeded, reasonLate, "")
-				if !strings.Contains(err.Error(), "no message for 100ms") {
+				wants(t, "import", err, codes.DeadlineExceeded, "STREAM_STALLED", "")
+				if !strings.Contains(err.Error(), "for 100ms") {
 					t.Errorf("%v, want that it says what to do", err)
 				}
 				nothingOf(t, h)
@@ -118,7 +119,7 @@ func TestImportThatIsLeftOpen(t *testing.T) {
 func TestImportThatGoesOn(t *testing.T) {
 	for name, begin := range imports {
 		t.Run(name, func(t *testing.T) {
-			h := slowHouse(t, time.Hour, 300*time.Millisecond, func() {})
+			h := slowHouse(t, rpc.StreamLimits{Bulk: 300 * time.Millisecond}, func() {})
 			i := begin(t, h, serviceKey)
 			var err error
 			for n := 0; err == nil; n++ {
@@ -127,7 +128,7 @@ func TestImportThatGoesOn(t *testing.T) {
 			if !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
-			wants(t, "import", i.ended(), codes.DeadlineExceeded, reasonLate, "")
+			wants(t, "import", i.ended(), codes.DeadlineExceeded, "STREAM_TIME", "")
 			nothingOf(t, h)
 		})
 	}
@@ -139,7 +140,7 @@ func TestPanicInALaterMessage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// The first message is judged in the handler's goroutine, which the interceptors recover.
 			var asked atomic.Int64
-			h := slowHouse(t, time.Hour, time.Hour, func() {
+			h := slowHouse(t, rpc.StreamLimits{}, func() {
 				if asked.Add(1) > 1 {
 					panic("the schema is broken")
 				}

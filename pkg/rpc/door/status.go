@@ -3,10 +3,8 @@ package door
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
 	"strings"
-	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -21,21 +19,6 @@ const domain = "deputy.dev"
 
 // reasonNotServed is the reason for a method that the door does not know to be harmless.
 const reasonNotServed = "METHOD_NOT_SERVED"
-
-// reasonLate is the reason for an import that takes too long, or stays open without a message.
-const reasonLate = "IMPORT_TOO_SLOW"
-
-// errIdle is the status of an import whose caller says nothing for so long.
-func errIdle(idle time.Duration) error {
-	return failure(codes.DeadlineExceeded, reasonLate, "", fmt.Sprintf(
-		"the import had no message for %s and was ended; nothing was written: send the relationships without pause, then close the stream", idle))
-}
-
-// errSlow is the status of an import that takes longer than that.
-func errSlow(limit time.Duration) error {
-	return failure(codes.DeadlineExceeded, reasonLate, "", fmt.Sprintf(
-		"the import took longer than %s and was ended; nothing was written: split it into several calls", limit))
-}
 
 // maxFailure is the longest message of a status, in bytes: some quote what the caller sent.
 const maxFailure = 2 << 10
