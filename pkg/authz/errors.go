@@ -124,4 +124,5 @@ const (
 	ReasonUnauthenticated     = "UNAUTHENTICATED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooLarge            = "TOO_LARGE"
+	ReasonBusy                = "BUSY"
 )

@@ -59,7 +59,7 @@ type bounds struct {
 var usual = bounds{
 	call: 30 * time.Second, long: 24 * time.Hour,
 	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
-	ways: 400_000, caveatedWays: 100_000,
+	ways: 200_000, caveatedWays: 50_000,
 	lookups: 32, subjects: 4, own: 64, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,

@@ -8,7 +8,9 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
@@ -54,10 +56,14 @@ type Method struct {
 // Receiver receives the messages of all calls of one server. Messages over 32 KiB, and those that take over 128 KiB once they are
 // decoded, share 32 MiB of room for encodings and 40 MiB for what is decoded; who finds none waits for 5 s and is
 // refused with RESOURCE_EXHAUSTED. It is safe for concurrent use.
-type Receiver struct{ wire, decoded *volume }
+type Receiver struct {
+	wire, decoded *volume
+	// arrival stands in for the constant, for tests.
+	arrival time.Duration
+}
 
 // NewReceiver returns a Receiver, of which a server needs one.
-func NewReceiver() *Receiver { return &Receiver{newVolume(wireRoom), newVolume(decodedRoom)} }
+func NewReceiver() *Receiver { return &Receiver{newVolume(wireRoom), newVolume(decodedRoom), arrival} }
 
 // Message is a received message that was inspected. It holds its room until it is freed.
 type Message struct {
@@ -100,11 +106,12 @@ func (m *Message) Free() {
 }
 
 // source is gRPC's stream beneath a call, whose messages are read here and not by gRPC (see the package). The methods are
-// those with which gRPC itself reads.
+// those with which gRPC itself reads, and ends a call.
 type source interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
 	RecvCompress() string
+	WriteStatus(*status.Status) error
 }
 
 // Receive returns the next message of the call that ctx belongs to, inspected. It returns io.EOF after the last message of a
@@ -114,6 +121,10 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 	from, ok := grpc.ServerTransportStreamFromContext(ctx).(source)
 	if !ok {
 		return nil, authz.Errorf(authz.Internal, "INTERNAL", "gRPC's stream cannot be read")
+	}
+	if !method.Streams {
+		// Of a caller that streams, the first byte of a message is for others to wait for (rpc.StreamLimits).
+		defer r.hurry(from).Stop()
 	}
 	var prefix [5]byte
 	if err := from.ReadMessageHeader(prefix[:]); err != nil {
@@ -161,10 +172,11 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 		if m.wire, err = r.wire.take(ctx, room); err != nil {
 			return m, err
 		}
-		m.data, err = readInTime(ctx, from, method, length)
-	} else {
-		m.data, err = readAll(from, method, length)
 	}
+	if method.Streams && length > 0 {
+		defer r.hurry(from).Stop()
+	}
+	m.data, err = readAll(from, method, length)
 	if err != nil {
 		return m, err
 	}
@@ -179,40 +191,16 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 	return m, err
 }
 
-// readInTime is readAll for a message that others wait for: it gives up after arrival.
-func readInTime(ctx context.Context, from source, method *Method, length int) (mem.BufferSlice, error) {
-	type outcome struct {
-		data mem.BufferSlice
-		err  error
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		var o outcome
-		o.err = authz.Safely("wire.read", func() (err error) {
-			o.data, err = readAll(from, method, length)
-			return err
-		})
-		done <- o
-	}()
-	late := time.NewTimer(arrival)
-	defer late.Stop()
-	var err error
-	select {
-	case o := <-done:
-		return o.data, o.err
-	case <-late.C:
-		err = authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "a large message took longer than %s to come in", arrival)
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	// The call ends with this, and so does the reading.
-	go func() {
-		_ = authz.Safely("wire.read", func() error {
-			(<-done).data.Free()
-			return nil
-		})
-	}()
-	return nil, err
+// hurry ends the call unless its message has come within arrival. It is stopped when the message has come.
+func (r *Receiver) hurry(from source) *time.Timer {
+	return time.AfterFunc(r.arrival, func() {
+		st := status.New(codes.DeadlineExceeded, fmt.Sprintf("the message has not come within %s", r.arrival))
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: "STREAM_STALLED", Domain: "deputy.dev"}); err == nil {
+			st = detailed
+		}
+		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.
+		_ = from.WriteStatus(st)
+	})
 }
 
 // readAll reads a message's bytes, and after them the end of a caller that sends one message.

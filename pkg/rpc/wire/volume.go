@@ -19,7 +19,7 @@ const (
 	// wireRoom is the room for large messages' encodings, while they come in and until they are decoded.
 	wireRoom = 32 << 20
 	// decodedRoom is the room for decoded large messages, and for the copies that are made of them on their way (copies), until their
-	// call is done with them.
+	// call is done with them. A message that takes more than there is waits for all of it, and is alone.
 	decodedRoom = 40 << 20
 	// copies is how many times a message is decoded: by the door, and by SpiceDB or the evaluator behind it.
 	copies = 2
@@ -28,7 +28,7 @@ const (
 // patience is how long a large message waits for room.
 const patience = 5 * time.Second
 
-// arrival is how long a large message may take to come in, once there is room.
+// arrival is how long a message may take to come in: a unary call's from the call's begin, any other from its first byte.
 const arrival = time.Minute
 
 // volume is room for something, in bytes. One message takes of both volumes, the wire's first, and never of the first again
@@ -51,7 +51,7 @@ func (v *volume) take(ctx context.Context, bytes int) (giveBack func(), err erro
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			return nil, authz.Errorf(authz.Exhausted, authz.ReasonTooLarge,
+			return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy,
 				"too many large messages come in at once; send it again in a while, or send smaller ones")
 		}
 	}
