@@ -87,7 +87,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
 	cfg.Engine.Log = log
-	d := &Daemon{cfg: cfg, log: log, health: newHealth(log)}
+	d := &Daemon{cfg: cfg, log: log, health: newHealth()}
 	// What was opened by the time of an error is closed again, the last first.
 	var opened []io.Closer
 	fail := func(err error) (*Daemon, error) {

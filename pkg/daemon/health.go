@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -36,16 +35,15 @@ const (
 // It is safe for concurrent use.
 type openHealth struct {
 	*health.Server
-	log             *zap.Logger
 	asking, watched places
 	watchTime       time.Duration
 	stopping        chan struct{}
 	stopped         sync.Once
 }
 
-func newHealth(log *zap.Logger) *openHealth {
+func newHealth() *openHealth {
 	return &openHealth{
-		Server: health.NewServer(), log: log,
+		Server: health.NewServer(),
 		asking: places{max: maxAsking}, watched: places{max: maxWatching}, watchTime: watchTime,
 		stopping: make(chan struct{}),
 	}

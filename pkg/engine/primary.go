@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // lookEvery is how often a running server looks at its PostgreSQL server.
@@ -233,6 +235,9 @@ type pooled struct {
 	asking *asked
 }
 
+// askTime is how long one question for the head revision takes at most.
+const askTime = 30 * time.Second
+
 // asked is one question for the head revision. err is set before done is closed.
 type asked struct {
 	done chan struct{}
@@ -264,16 +269,16 @@ func (p *pooled) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
 }
 
 func (p *pooled) ask(ctx context.Context, a *asked) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			a.err = fmt.Errorf("panic: %v", reason)
-		}
-		p.mu.Lock()
-		p.asking = nil
-		p.mu.Unlock()
-		close(a.done)
-	}()
-	_, a.err = p.HeadRevision(ctx)
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	a.err = authz.Safely("engine.ReadyState", func() error {
+		_, err := p.HeadRevision(ctx)
+		return err
+	})
+	p.mu.Lock()
+	p.asking = nil
+	p.mu.Unlock()
+	close(a.done)
 }
 
 // HeadRevision is the datastore's.

@@ -111,18 +111,12 @@ func atOnce(ctx context.Context, n int, do func(ctx context.Context, i int) erro
 	return group.Wait()
 }
 
-// fatal returns the errors that end a whole call, whichever case met them: the engine's, not the
-// case's.
+// fatal returns the errors that end a whole call, whichever case met them: the engine's, not the case's.
 func fatal(err error) error {
-	if err == nil {
-		return nil
-	}
-	switch authz.KindOf(err) {
-	case authz.Internal, authz.Unavailable, authz.Canceled, authz.Deadline, authz.Exhausted:
+	if engineFailed(err) || err != nil && authz.KindOf(err) == authz.Internal {
 		return err
-	default:
-		return nil
 	}
+	return nil
 }
 
 // court is one call: the snapshot, the moment, and the revisions that it looks at besides.

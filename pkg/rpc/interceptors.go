@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -73,17 +74,21 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 		return err
 	}
 	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod}
-	defer known.free()
+	defer known.replace(nil, true)
 	return handler(srv, known)
 }
 
 // identified is a stream whose context carries the caller's role, and whose messages the gate receives.
 type identified struct {
 	grpc.ServerStream
-	ctx     context.Context //nolint:containedctx // a stream has its context
-	gate    *Gate
-	method  string
+	ctx    context.Context //nolint:containedctx // a stream has its context
+	gate   *Gate
+	method string
+
+	// mu guards message: the call may end while its handler still receives (see StreamLimits).
+	mu      sync.Mutex
 	message *wire.Message
+	over    bool
 }
 
 // Context is grpc.ServerStream's.
@@ -91,14 +96,22 @@ func (s *identified) Context() context.Context { return s.ctx }
 
 // RecvMsg is grpc.ServerStream's. The room that a message takes is given back when the next comes, or at the end.
 func (s *identified) RecvMsg(m any) (err error) {
-	s.free()
-	s.message, err = s.gate.receive(s.ctx, s.method, m)
+	s.replace(nil, false)
+	message, err := s.gate.receive(s.ctx, s.method, m)
+	s.replace(message, false)
 	return err
 }
 
-func (s *identified) free() {
+// replace frees the message that there is, and keeps another one instead, unless the call is over.
+func (s *identified) replace(by *wire.Message, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.message.Free()
-	s.message = nil
+	s.message, s.over = by, s.over || over
+	if s.over {
+		s.message.Free()
+		s.message = nil
+	}
 }
 
 // finish turns the outcome of a call into a status and logs it: at debug, or at error where it is the

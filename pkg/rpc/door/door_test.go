@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +71,8 @@ func isAdmin(ctx context.Context) bool {
 type house struct {
 	addr string
 	conn *grpc.ClientConn // without a key
+	// hold has the door look at the graph as it is now from now on, until the test ends.
+	hold func()
 }
 
 // open starts a server with the door that cfg describes.
@@ -90,7 +93,7 @@ func open(t *testing.T, cfg Config, options ...grpc.ServerOption) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &house{addr, conn}
+	return &house{addr: addr, conn: conn}
 }
 
 func serveOn(t *testing.T, s *grpc.Server) string {
@@ -113,6 +116,7 @@ func openEngine(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = e.Close() })
+	var held atomic.Pointer[authz.Snapshot]
 	h := open(t, Config{
 		Upstream: e.Conn(),
 		Receiver: wire.NewReceiver(),
@@ -123,10 +127,19 @@ func openEngine(t *testing.T) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Snapshot: func(ctx context.Context) (authz.Snapshot, error) { return e.Snapshot(ctx, authz.Freshness{}) },
-		Model:    engine.ModelSchema,
-		IsAdmin:  isAdmin,
+		Snapshot: func(ctx context.Context) (authz.Snapshot, error) {
+			if snap := held.Load(); snap != nil {
+				return *snap, nil
+			}
+			return e.Snapshot(ctx, authz.Freshness{})
+		},
+		Model:   engine.ModelSchema,
+		IsAdmin: isAdmin,
 	})
+	h.hold = func() {
+		snap := must[authz.Snapshot](t)(e.Snapshot(ctx, authz.Freshness{}))
+		held.Store(&snap)
+	}
 	if _, err := h.client(t, adminKey).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}); err != nil {
 		t.Fatal(err)
 	}

@@ -32,8 +32,8 @@ const (
 // new is a precondition of the write itself. Its parents may move at the same time, which takes an admin: then
 // the object moves along, as if it had been placed before.
 //
-// A relationship that is stored already, just as it is written, is left out of the write: a service that repeats a
-// write whose answer was lost gets an answer.
+// A relationship that is stored already, just as it is written, is left out of the write, on condition that it is still
+// there: a service that repeats a write whose answer was lost gets an answer.
 type placing struct {
 	snap   authz.Snapshot
 	schema *authz.Schema
@@ -98,6 +98,9 @@ func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 					"place an object in the write that names it first")
 			}
 			repeated = append(repeated, i)
+			req.OptionalPreconditions = append(req.OptionalPreconditions, &v1.Precondition{
+				Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: filterOf(req.GetUpdates()[i].GetRelationship()),
+			})
 		}
 	}
 	p.leaveOut(repeated)
@@ -230,7 +233,7 @@ func (p *placing) repeats(ctx context.Context, i int) (bool, error) {
 		return false, p.graphFailure(ctx, err)
 	}
 	return slices.ContainsFunc(lists[0], func(r authz.Relationship) bool {
-		if r.Subject.Relation != subject.GetOptionalRelation() || r.Caveat != want.GetOptionalCaveat().GetCaveatName() {
+		if r.Subject.Relation != plain(subject.GetOptionalRelation()) || r.Caveat != want.GetOptionalCaveat().GetCaveatName() {
 			return false
 		}
 		if at := want.GetOptionalExpiresAt(); at == nil != r.ExpiresAt.IsZero() || at != nil && !at.AsTime().Equal(r.ExpiresAt) {
@@ -239,6 +242,18 @@ func (p *placing) repeats(ctx context.Context, i int) (bool, error) {
 		// A caveat's context is compared only where there is none: to write another one takes an admin.
 		return len(r.CaveatContext) == 0 && len(want.GetOptionalCaveat().GetContext().GetFields()) == 0
 	}), nil
+}
+
+// filterOf is the filter that matches one relationship, whatever its caveat and expiration are.
+func filterOf(r *v1.Relationship) *v1.RelationshipFilter {
+	subject := r.GetSubject()
+	return &v1.RelationshipFilter{
+		ResourceType: r.GetResource().GetObjectType(), OptionalResourceId: r.GetResource().GetObjectId(), OptionalRelation: r.GetRelation(),
+		OptionalSubjectFilter: &v1.SubjectFilter{
+			SubjectType: subject.GetObject().GetObjectType(), OptionalSubjectId: subject.GetObject().GetObjectId(),
+			OptionalRelation: &v1.SubjectFilter_RelationFilter{Relation: plain(subject.GetOptionalRelation())},
+		},
+	}
 }
 
 // leaveOut takes updates out of the request. A request that has none left deletes a relationship that never is.

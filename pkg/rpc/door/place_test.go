@@ -228,6 +228,22 @@ func TestPlacingAgain(t *testing.T) {
 	must[*v1.WriteRelationshipsResponse](t)(service.WriteRelationships(ctx, updates("folder:again#parent@folder:finance")))
 }
 
+// TestPlacingAgainWhileItGoes: what is left out because it is stored has to be stored still when the rest is written.
+func TestPlacingAgainWhileItGoes(t *testing.T) {
+	h := openPlaces(t)
+	ctx := context.Background()
+	service, admin := h.client(t, serviceKey), h.client(t, adminKey)
+	list := []string{"folder:again#parent@folder:support", "folder:again#tenant@tenant:acme"}
+	must[*v1.WriteRelationshipsResponse](t)(service.WriteRelationships(ctx, updates(list...)))
+	// The door looks at the graph as it is now, and only then an admin deletes.
+	h.hold()
+	must[*v1.DeleteRelationshipsResponse](t)(admin.DeleteRelationships(ctx, &v1.DeleteRelationshipsRequest{RelationshipFilter: filter("folder", "again", "", "", "", "")}))
+	_, err := service.WriteRelationships(ctx, updates(append(list, "folder:again#viewer@user:bob")...))
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("%v, want FAILED_PRECONDITION: the answer would say that what is gone is there", err)
+	}
+}
+
 // TestPlacingIsBounded: a write places no more objects than its preconditions allow, and looks at no more parents.
 func TestPlacingIsBounded(t *testing.T) {
 	h := openPlaces(t)
