@@ -9,6 +9,9 @@ import (
 // Internal: what carries no kind is nobody's business outside.
 type Kind uint8
 
+// ErrorDomain is the domain of every google.rpc.ErrorInfo that Deputy itself sends. SpiceDB's own failures keep theirs.
+const ErrorDomain = "deputy.dev"
+
 // The kinds, one for each status that callers can see.
 const (
 	Internal Kind = iota

@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -21,6 +22,14 @@ const (
 
 // CoreTypes lists the object types of the core schema.
 var CoreTypes = []string{TypeUser, TypeService, TypeAgent, TypeTenant, TypeDelegation, TypeSession}
+
+// IsCore reports whether a type is one of the core schema.
+func IsCore(objectType string) bool { return slices.Contains(CoreTypes, objectType) }
+
+// ActsForPrincipal reports whether objects of a type act under Deputy's rule, for somebody: agents and delegations.
+func ActsForPrincipal(objectType string) bool {
+	return objectType == TypeAgent || objectType == TypeDelegation
+}
 
 // AgentID is the id of an object of type agent, encoded.
 type AgentID string

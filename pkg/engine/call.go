@@ -132,7 +132,7 @@ func errTooMuch(what string) error {
 // refusal is a status of Deputy's own from beneath SpiceDB, which passes statuses on as they are.
 func refusal(code codes.Code, reason, message string) error {
 	st := status.New(code, message)
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "deputy.dev"}); err == nil {
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain}); err == nil {
 		st = detailed
 	}
 	return st.Err()

@@ -10,9 +10,7 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore/queryshape"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -247,11 +245,7 @@ func admitsExpiring(allowed *core.AllowedRelation, r tuple.Relationship) bool {
 
 // errInTheWay refuses a schema write because of a row that the schema would not admit.
 func errInTheWay(r tuple.Relationship) error {
-	st := status.New(codes.FailedPrecondition, fmt.Sprintf(
+	return refusal(codes.FailedPrecondition, authz.ReasonSchemaInUse, fmt.Sprintf(
 		"the new schema does not admit the relationship %s, which is live; delete it first, or keep its type in relation %s of %s; nothing was written",
 		tuple.StringWithoutCaveatOrExpiration(r), r.Resource.Relation, r.Resource.ObjectType))
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: authz.ReasonSchemaInUse, Domain: "deputy.dev"}); err == nil {
-		st = detailed
-	}
-	return st.Err()
 }

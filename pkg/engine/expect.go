@@ -10,11 +10,9 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 	"github.com/authzed/spicedb/pkg/schemadsl/generator"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 )
@@ -65,11 +63,7 @@ func (e expecting) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opt
 // errSchemaMoved is FAILED_PRECONDITION, not ABORTED: Spanner's client runs a function that fails with
 // ABORTED again, without end.
 func errSchemaMoved() error {
-	st := status.New(codes.FailedPrecondition, "the schema in force is not the one that this write expects; nothing was written")
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: authz.ReasonSchemaMoved, Domain: "deputy.dev"}); err == nil {
-		st = detailed
-	}
-	return st.Err()
+	return refusal(codes.FailedPrecondition, authz.ReasonSchemaMoved, "the schema in force is not the one that this write expects; nothing was written")
 }
 
 // schemaText returns the schema's text as SpiceDB's ReadSchema does, or "" if there is none.

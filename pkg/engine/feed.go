@@ -22,7 +22,7 @@ func (g memberGraph) feedAgents(types map[string]*authz.Type) error {
 			continue
 		}
 		for _, allowed := range relation.GetTypeInformation().GetAllowedDirectRelations() {
-			if isAgent(allowed.GetNamespace()) || isUserset(allowed) && holds[member{allowed.GetNamespace(), allowed.GetRelation()}] {
+			if authz.ActsForPrincipal(allowed.GetNamespace()) || isUserset(allowed) && holds[member{allowed.GetNamespace(), allowed.GetRelation()}] {
 				types[m.objectType].FeedsAgents[edge(m.name, allowed)] = true
 			}
 		}
@@ -82,7 +82,7 @@ func (g memberGraph) holdsAgent(m member, relation *core.Relation, holds map[mem
 	if !isPermission(relation) {
 		for _, allowed := range relation.GetTypeInformation().GetAllowedDirectRelations() {
 			of := member{allowed.GetNamespace(), allowed.GetRelation()}
-			if isUserset(allowed) && holds[of] || !isUserset(allowed) && isAgent(of.objectType) {
+			if isUserset(allowed) && holds[of] || !isUserset(allowed) && authz.ActsForPrincipal(of.objectType) {
 				return true, nil
 			}
 		}
@@ -92,7 +92,7 @@ func (g memberGraph) holdsAgent(m member, relation *core.Relation, holds map[mem
 	err := eachChild(relation.GetUsersetRewrite(), func(c child) error {
 		switch {
 		case c.self:
-			found = found || isAgent(m.objectType)
+			found = found || authz.ActsForPrincipal(m.objectType)
 		case c.tupleset == "":
 			found = found || holds[member{m.objectType, c.relation}]
 		default:
@@ -172,11 +172,6 @@ func operationOf(rewrite *core.UsersetRewrite) (*core.SetOperation, error) {
 	default:
 		return nil, fmt.Errorf("a set operation is of an unknown kind: %T", o)
 	}
-}
-
-// isAgent reports whether objects of the type act under Deputy's rule.
-func isAgent(objectType string) bool {
-	return objectType == authz.TypeAgent || objectType == authz.TypeDelegation
 }
 
 func edge(relation string, allowed *core.AllowedRelation) authz.Edge {

@@ -81,7 +81,7 @@ func TestFeedsAgents(t *testing.T) {
 			var got []string
 			for _, typ := range modelOf(t, flags+coreschema.Core+broken(definitions)).Types {
 				for e := range typ.FeedsAgents {
-					if slices.Contains(authz.CoreTypes, typ.Name) || isAgent(e.SubjectType) && e.SubjectRelation == "" {
+					if slices.Contains(authz.CoreTypes, typ.Name) || authz.ActsForPrincipal(e.SubjectType) && e.SubjectRelation == "" {
 						continue
 					}
 					text := typ.Name + "#" + e.Relation + "@" + e.SubjectType

@@ -3,10 +3,8 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -141,11 +139,7 @@ func (s *strays) join(m model, at datastore.Revision, find func(context.Context)
 func (l *look) run(ctx context.Context, m model, find func(context.Context) ([]member, error)) {
 	defer close(l.done)
 	defer l.cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			l.err = fmt.Errorf("looking for relationships that have expired panicked: %v\n%s", p, debug.Stack())
-		}
-	}()
+	defer authz.Recover("engine.look", &l.err)
 	found, err := find(ctx)
 	if err != nil {
 		l.err = Failure("engine.Schema", err)
@@ -295,7 +289,7 @@ func (e *Engine) straysAt(ctx context.Context, namespaces []*core.NamespaceDefin
 // leaves the filter on expiration out just as a check does, while ExportBulkRelationships never does: so the two
 // count the same rows exactly where none has expired. Both read all rows in doubt.
 func (e *Engine) remoteStrays(ctx context.Context, namespaces []*core.NamespaceDefinition, at *v1.Consistency) ([]member, error) {
-	return collect(ctx, doubts(namespaces, isCoreType), func(ctx context.Context, d doubt) (bool, error) {
+	return collect(ctx, doubts(namespaces, authz.IsCore), func(ctx context.Context, d doubt) (bool, error) {
 		for _, f := range d.filters {
 			var read, exported int
 			group, ctx := errgroup.WithContext(ctx)
@@ -375,5 +369,3 @@ func (e *Engine) countExported(ctx context.Context, f *v1.RelationshipFilter, at
 		n += len(page.GetRelationships())
 	}
 }
-
-func isCoreType(objectType string) bool { return slices.Contains(authz.CoreTypes, objectType) }

@@ -12,9 +12,6 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// ErrorDomain is the domain of every google.rpc.ErrorInfo that the server sends.
-const ErrorDomain = "deputy.dev"
-
 // code is the one place where kinds become gRPC codes.
 var code = map[authz.Kind]codes.Code{
 	authz.Internal:        codes.Internal,
@@ -62,7 +59,7 @@ func toStatus(ctx context.Context, err error) error {
 		return err
 	}
 	e := visible(ctx, err)
-	info := &errdetails.ErrorInfo{Reason: e.Reason, Domain: ErrorDomain}
+	info := &errdetails.ErrorInfo{Reason: e.Reason, Domain: authz.ErrorDomain}
 	st := status.New(code[e.Kind], text(e))
 	if e.Field == "" {
 		return withDetails(st, info)

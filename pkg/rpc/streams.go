@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // How long streams may take.
@@ -191,7 +193,7 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 
 // streamEnd is the status of a stream that came to a limit.
 func streamEnd(code codes.Code, reason, text string) error {
-	return withDetails(status.New(code, text), &errdetails.ErrorInfo{Reason: reason, Domain: ErrorDomain})
+	return withDetails(status.New(code, text), &errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain})
 }
 
 // watchedStream knows since when its handler waits for the client. A handler receives and sends from one

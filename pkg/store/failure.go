@@ -9,6 +9,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // ErrConflict is the cause when a transaction read what another one changed before it could commit. The
@@ -59,7 +61,7 @@ func (e *refused) Unwrap() error { return e.cause }
 func (e *refused) GRPCStatus() *status.Status {
 	st := status.New(e.code, e.message)
 	if e.reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: "deputy.dev"}); err == nil {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: authz.ErrorDomain}); err == nil {
 			return detailed
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
@@ -145,9 +144,9 @@ func judgeRelationship(schema *authz.Schema, r *v1.Relationship, list string, i 
 	field := func() string { return fmt.Sprintf("%s[%d]", list, i) }
 	resourceType := r.GetResource().GetObjectType()
 	switch {
-	case isCore(resourceType):
+	case authz.IsCore(resourceType):
 		return false, forAdmins(field(), "write to the core types")
-	case isGrantee(r.GetSubject().GetObject().GetObjectType()):
+	case authz.ActsForPrincipal(r.GetSubject().GetObject().GetObjectType()):
 		return false, forAdmins(field(), "write relationships whose subject is an agent or a delegation")
 	}
 	t, err := known(schema, resourceType, r.GetRelation())
@@ -171,12 +170,12 @@ func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field string) e
 	switch {
 	case f.GetResourceType() == "":
 		return forAdmins(field, "delete without a resource type")
-	case isCore(f.GetResourceType()):
+	case authz.IsCore(f.GetResourceType()):
 		return forAdmins(field, "delete from the core types")
 	case subjectType == "":
 		// The model of a schema does not say which relations admit agents.
 		return forAdmins(field, "delete without a subject type, because that takes grants to agents and delegations too")
-	case isGrantee(subjectType):
+	case authz.ActsForPrincipal(subjectType):
 		return forAdmins(field, "delete relationships whose subject is an agent or a delegation")
 	}
 	t, err := known(schema, f.GetResourceType(), f.GetOptionalRelation())
@@ -198,13 +197,6 @@ func judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field string) e
 
 func forAdmins(field, what string) error {
 	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, field, "only an admin may "+what)
-}
-
-func isCore(objectType string) bool { return slices.Contains(authz.CoreTypes, objectType) }
-
-// isGrantee reports whether a subject of the type acts under Deputy's rule.
-func isGrantee(objectType string) bool {
-	return objectType == authz.TypeAgent || objectType == authz.TypeDelegation
 }
 
 // known returns the type, which must have the member unless that is "".

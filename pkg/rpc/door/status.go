@@ -13,10 +13,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// domain is the google.rpc.ErrorInfo domain of what the door itself refuses; SpiceDB's own failures keep
-// theirs.
-const domain = "deputy.dev"
-
 // reasonNotServed is the reason for a method that the door does not know to be harmless.
 const reasonNotServed = "METHOD_NOT_SERVED"
 
@@ -26,7 +22,7 @@ const maxFailure = 2 << 10
 // failure returns a status with an ErrorInfo. field is the offending part of the request, such as
 // "updates[3]", or "".
 func failure(code codes.Code, reason, field, message string) error {
-	info := &errdetails.ErrorInfo{Reason: reason, Domain: domain}
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain}
 	if field != "" {
 		info.Metadata = map[string]string{"field": field}
 		message = field + ": " + message

@@ -195,7 +195,7 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 func (r *Receiver) hurry(from source) *time.Timer {
 	return time.AfterFunc(r.arrival, func() {
 		st := status.New(codes.DeadlineExceeded, fmt.Sprintf("the message has not come within %s", r.arrival))
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: "STREAM_STALLED", Domain: "deputy.dev"}); err == nil {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: "STREAM_STALLED", Domain: authz.ErrorDomain}); err == nil {
 			st = detailed
 		}
 		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.

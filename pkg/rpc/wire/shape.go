@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// shape is what Inspect has to know of a message's type. Shapes are immutable once ShapeOf returned.
+// shape is what Inspect has to know of a message's type. Shapes are immutable once TypeOf has returned.
 type shape struct {
 	// bytes is what one decoded message takes, without what its strings, lists and messages take.
 	bytes int
