@@ -9,8 +9,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // ErrConflict is the cause when a transaction read what another one changed before it could commit. The
@@ -38,6 +36,9 @@ func (conflict) Error() string {
 	return "the transaction conflicts with another one; try again, or write less at once"
 }
 
+// errorDomain is Deputy's (authz.ErrorDomain), which this room does not know.
+const errorDomain = "deputy.dev"
+
 // GRPCStatus is what an API says.
 func (c conflict) GRPCStatus() *status.Status {
 	return spiceerrors.WithCodeAndDetails(c, codes.Aborted,
@@ -61,7 +62,7 @@ func (e *refused) Unwrap() error { return e.cause }
 func (e *refused) GRPCStatus() *status.Status {
 	st := status.New(e.code, e.message)
 	if e.reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: authz.ErrorDomain}); err == nil {
+		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: errorDomain}); err == nil {
 			return detailed
 		}
 	}

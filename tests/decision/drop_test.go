@@ -200,6 +200,28 @@ func TestDroppedTraitsDoNotComeBack(t *testing.T) {
 	})
 }
 
+// TestDroppedTraitsOnATrustedRemote: an operator who vouches for the schema of a remote SpiceDB (--remote-trust-schema) gets
+// SpiceDB's own answers at once, also the one that counts an expired row.
+func TestDroppedTraitsOnATrustedRemote(t *testing.T) {
+	doubts := harness.Remote(t)
+	trusts := doubts
+	trusts.TrustSchema = true
+	s := harness.Start(t, daemon.Config{Engine: doubts})
+	w := newWorld(t, s)
+	d := under(w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true}))
+	all := bodies{"doubted": "relation doubt: user | user with expiration"}
+	w.ok(writeSchema(t.Context(), s.Admin, all.text()))
+	w.doubtful(drop{grant: "user:alice", expires: true}, "doubted:one", "expired")
+	w.deny(d.view("doubted:one"), byObject)
+	all["doubted"] = "relation doubt: user"
+	w.ok(writeSchema(t.Context(), s.Admin, all.text()))
+	_, err := w.Permissions().CheckPermission(t.Context(), d.view("doubted:one").CheckPermissionRequest)
+	w.fails(err, codes.FailedPrecondition, "EXPIRED_RELATIONSHIPS", "")
+
+	trusting := &world{t, harness.Start(t, daemon.Config{Engine: trusts})}
+	trusting.allow(d.view("doubted:one"))
+}
+
 // TestDroppedPastDeputy: where another SpiceDB over the same database drops an expiration, the decisions that
 // would count expired rows are refused, and no others. A schema write through Deputy mends it.
 func TestDroppedPastDeputy(t *testing.T) {
