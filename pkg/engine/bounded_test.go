@@ -84,22 +84,6 @@ func openWithout(t *testing.T, cfg Config, ds datastore.Datastore, limits bounds
 	return e
 }
 
-// openWith is openOver for another schema.
-func openWith(t *testing.T, cfg Config, ds datastore.Datastore, limits bounds, text string, relationships ...string) *Engine {
-	t.Helper()
-	e, err := over(t.Context(), cfg, ds, limits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	fill(t, e, text, relationships...)
-	return e
-}
-
 // fill writes a schema and relationships.
 func fill(t *testing.T, e *Engine, text string, relationships ...string) {
 	t.Helper()

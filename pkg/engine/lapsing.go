@@ -36,7 +36,7 @@ func (g *gate) over(ctx context.Context) context.Context {
 		}
 		ended, end := context.WithCancel(context.Background())
 		end()
-		g.overCtx = datalayer.ContextWithDataLayer(ended, layer) //nolint:contextcheck // it must not hold the call's
+		g.overCtx = datalayer.ContextWithDataLayer(ended, layer)
 	})
 	return g.overCtx
 }
@@ -44,7 +44,10 @@ func (g *gate) over(ctx context.Context) context.Context {
 // lapsing is a context that stands for another one, until that is over.
 type lapsing struct{ current atomic.Pointer[stillOpen] }
 
-type stillOpen struct{ context.Context }
+// stillOpen is what a context stands for; an atomic pointer needs a type of its own for an interface.
+type stillOpen struct {
+	context.Context //nolint:containedctx // it is what a lapsing context stands for
+}
 
 // Deadline is context.Context's.
 func (l *lapsing) Deadline() (time.Time, bool) { return l.current.Load().Deadline() }

@@ -51,6 +51,22 @@ func lattice(layers, people int) (relationships []string) {
 	return relationships
 }
 
+// openGroups opens an engine with relationships of the schema groups.
+func openGroups(t *testing.T, relationships ...string) *Engine {
+	t.Helper()
+	e, err := over(t.Context(), Config{Kind: Memory}, memory(t, nil), usual)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	fill(t, e, groups, relationships...)
+	return e
+}
+
 // subjectsOf looks the people up of something, and counts the answers.
 func subjectsOf(ctx context.Context, e *Engine, resource, permission string) (n int, err error) {
 	kind, id, _ := strings.Cut(resource, ":")
@@ -115,7 +131,7 @@ func TestLookupWithTooManyWays(t *testing.T) {
 			`group:a3#member@person:ann[odd:{"n":1}]`), "50000 ways"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := openWith(t, Config{Kind: Memory}, memory(t, nil), usual, groups, test.relationships...)
+			e := openGroups(t, test.relationships...)
 			most := heapAbove(t)
 			n, err := subjectsOf(t.Context(), e, test.resource, test.permission)
 			if grown := most(); grown > 64<<20 {
@@ -130,7 +146,7 @@ func TestLookupWithTooManyWays(t *testing.T) {
 
 // What is counted is what SpiceDB would stream: for random groups of groups, in which SpiceDB joins nothing, the bound is exact.
 func TestWaysAreCountedAsSpiceDBWalksThem(t *testing.T) {
-	random := rand.New(rand.NewPCG(7, 11)) //nolint:gosec // a test's
+	random := rand.New(rand.NewPCG(7, 11))
 	for round := range 40 {
 		var relationships []string
 		const size = 6
@@ -144,7 +160,7 @@ func TestWaysAreCountedAsSpiceDBWalksThem(t *testing.T) {
 				relationships = append(relationships, person)
 			}
 		}
-		e := openWith(t, Config{Kind: Memory}, memory(t, nil), usual, groups)
+		e := openGroups(t)
 		slices.Sort(relationships)
 		fill(t, e, groups, slices.Compact(relationships)...)
 		answers, err := subjectsOf(t.Context(), e, "group:0", "member")
@@ -168,7 +184,7 @@ func TestWaysAreCountedAsSpiceDBWalksThem(t *testing.T) {
 
 // Expressions of every kind are weighed as what they are made of, and lookups that are small go through.
 func TestOrdinaryLookupsAreWeighedAndPass(t *testing.T) {
-	e := openWith(t, Config{Kind: Memory}, memory(t, nil), usual, groups,
+	e := openGroups(t,
 		"folder:top#reader@person:ann", "folder:top#reader@person:*", "folder:sub#parent@folder:top", "folder:sub#reader@group:g#member",
 		"group:g#member@person:bob", `group:g#member@person:cem[odd:{"n":1}]`, "folder:sub#parent@folder:gone")
 	for _, test := range []struct {
@@ -190,7 +206,7 @@ func TestOrdinaryLookupsAreWeighedAndPass(t *testing.T) {
 
 // Lookups that are as large as they may be, made by many callers who leave at once, take a bounded part of memory.
 func TestLargeLookupsOfManyCallers(t *testing.T) {
-	e := openWith(t, Config{Kind: Memory}, memory(t, nil), usual, groups, lattice(11, 90)...)
+	e := openGroups(t, lattice(11, 90)...)
 	most := heapAbove(t)
 	var callers sync.WaitGroup
 	for range 24 {

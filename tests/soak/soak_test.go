@@ -155,9 +155,9 @@ func TestSoak(t *testing.T) {
 		l.run(ctx)
 	}()
 	if os.Getenv(profilesVariable) != "" {
-		for part := range time.Duration(profiles) {
+		for part := range profiles {
 			// The last comes a little before the end.
-			defer time.AfterFunc(duration*(part+1)/profiles-time.Second, func() {
+			defer time.AfterFunc(time.Duration(float64(duration)*float64(part+1)/profiles)-time.Second, func() {
 				if err := server.Profile(); err != nil {
 					t.Errorf("no profile: %v", err)
 				}

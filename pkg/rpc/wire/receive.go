@@ -111,7 +111,7 @@ type source interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
 	RecvCompress() string
-	WriteStatus(*status.Status) error
+	WriteStatus(st *status.Status) error
 }
 
 // Receive returns the next message of the call that ctx belongs to, inspected. It returns io.EOF after the last message of a
