@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/authzed/authzed-go/pkg/requestmeta"
 	"github.com/authzed/spicedb/pkg/cmd/server"
 	"github.com/authzed/spicedb/pkg/datalayer"
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -33,13 +34,17 @@ type bounds struct {
 	// rows is how many relationships a call may read, and subjectRows the same for LookupSubjects: SpiceDB copies the subjects
 	// that it finds from set to set on every way that they are reached by, and holds all of them.
 	rows, subjectRows int64
-	// ways is how many ways may lead to the subjects of a LookupSubjects, and caveatedWays the same where caveats are on
-	// them, which SpiceDB copies for each.
-	ways, caveatedWays int64
-	// lookups is how many lookups of resources callers have under way at once, subjects the same for lookups of subjects,
-	// and own for those that decisions are made of. turn is how long another one waits for its turn.
-	lookups, subjects, own int
-	turn                   time.Duration
+	// tracedReads and tracedRows are reads and rows for a call that asks for a trace, which grows with each.
+	tracedReads, tracedRows int64
+	// ways is how many ways may lead to the subjects of a LookupSubjects, and branches how many branches and leaves a
+	// tree of ExpandPermissionTree may have. caveats is how many bytes the caveats on them may take, once for each, and
+	// products how many steps SpiceDB may take where a wildcard meets subjects; see survey.
+	ways, branches, caveats, products int64
+	// lookups is how many lookups of resources callers have under way at once; subjects, trees and traces the same for
+	// lookups of subjects, trees and calls with a trace; and own for lookups that decisions are made of. turn is how long
+	// another one waits for its turn.
+	lookups, subjects, trees, traces, own int
+	turn                                  time.Duration
 	// imports is how many relationships one import may write, and importBytes their size. An import is one transaction:
 	// until it ends, all of it is in memory.
 	imports, importBytes int64
@@ -59,8 +64,9 @@ type bounds struct {
 var usual = bounds{
 	call: 30 * time.Second, long: 24 * time.Hour,
 	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
-	ways: 200_000, caveatedWays: 50_000,
-	lookups: 32, subjects: 4, own: 64, turn: 5 * time.Second,
+	tracedReads: 5_000, tracedRows: 50_000,
+	ways: 200_000, branches: 100_000, caveats: 32 << 20, products: 30_000_000,
+	lookups: 32, subjects: 4, trees: 4, traces: 2, own: 64, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,
 	stop: 15 * time.Second,
@@ -82,6 +88,9 @@ var longCalls = map[string]bool{
 // lookupSubjects is the method that keeps in memory all that it reads.
 const lookupSubjects = "/authzed.api.v1.PermissionsService/LookupSubjects"
 
+// expandTree is the method that answers with a tree of all ways.
+const expandTree = "/authzed.api.v1.PermissionsService/ExpandPermissionTree"
+
 // watches is the method that lasts as long as its caller wants.
 const watches = "/authzed.api.v1.WatchService/Watch"
 
@@ -89,9 +98,9 @@ const watches = "/authzed.api.v1.WatchService/Watch"
 // of it. It is safe for concurrent use: SpiceDB works on one call in many goroutines.
 type call struct {
 	bounds *bounds
-	// most is how many rows it may read.
-	most        int64
-	reads, rows atomic.Int64
+	// mostReads and mostRows are how often it may read, and how many rows.
+	mostReads, mostRows int64
+	reads, rows         atomic.Int64
 	// unlimited is set for a call that reads what there is, once: it is bounded by time alone.
 	unlimited bool
 }
@@ -109,18 +118,18 @@ func (c *call) read() error {
 	if c == nil || c.unlimited {
 		return nil
 	}
-	if c.reads.Add(1) > c.bounds.reads {
-		return errTooMuch(fmt.Sprintf("the call reads relationships more than %d times", c.bounds.reads))
+	if c.reads.Add(1) > c.mostReads {
+		return errTooMuch(fmt.Sprintf("the call reads relationships more than %d times", c.mostReads))
 	}
 	return c.row(0)
 }
 
 // row counts rows that were read.
 func (c *call) row(n int64) error {
-	if c == nil || c.unlimited || c.rows.Add(n) <= c.most {
+	if c == nil || c.unlimited || c.rows.Add(n) <= c.mostRows {
 		return nil
 	}
-	return errTooMuch(fmt.Sprintf("the call reads more than %d relationships", c.most))
+	return errTooMuch(fmt.Sprintf("the call reads more than %d relationships", c.mostRows))
 }
 
 // errTooMuch is the status of a call that would take more than a call may.
@@ -147,16 +156,24 @@ type gate struct {
 	log    *zap.Logger
 	// own is the value of ownHeader that only this process knows.
 	own string
-	// lookups, subjects and decisions have one element for each lookup under way: of resources, of subjects, and of those
-	// that decisions are made of.
-	lookups, subjects, decisions chan struct{}
+	// Each has an element for each call under way that takes it.
+	lookups, subjects, trees, traces, decisions turns
 	lapsed
 }
+
+// turns are what calls of one kind take, so that so many are under way at once.
+type turns struct {
+	of    string
+	taken chan struct{}
+}
+
+func newTurns(of string, n int) turns { return turns{of, make(chan struct{}, n)} }
 
 func newGate(b *bounds, log *zap.Logger) *gate {
 	return &gate{
 		bounds: b, log: log, own: rand.Text(),
-		lookups: make(chan struct{}, b.lookups), subjects: make(chan struct{}, b.subjects), decisions: make(chan struct{}, b.own),
+		lookups: newTurns("lookups of resources", b.lookups), subjects: newTurns("lookups of subjects", b.subjects),
+		trees: newTurns("trees", b.trees), traces: newTurns("checks with a trace", b.traces), decisions: newTurns("lookups for decisions", b.own),
 	}
 }
 
@@ -164,18 +181,28 @@ func newGate(b *bounds, log *zap.Logger) *gate {
 // callers' lookups hold no decision up.
 const ownHeader = "deputy-own-lookup"
 
-// turns returns whose turns a call takes; nil for one that takes none.
-func (g *gate) turns(ctx context.Context, method string) (turns chan struct{}, of string) {
+// turns returns which turns a call takes; those without a channel if it takes none.
+func (g *gate) turns(ctx context.Context, method string, traced bool) turns {
 	switch {
+	case traced:
+		return g.traces
+	case method == expandTree:
+		return g.trees
 	case !strings.Contains(method, "/Lookup"):
-		return nil, ""
+		return turns{}
 	case method != lookupSubjects:
-		return g.lookups, "lookups of resources"
+		return g.lookups
 	case slices.Equal(metadata.ValueFromIncomingContext(ctx, ownHeader), []string{g.own}):
-		return g.decisions, "lookups for decisions"
+		return g.decisions
 	default:
-		return g.subjects, "lookups of subjects"
+		return g.subjects
 	}
+}
+
+// isTraced reports whether a call asks for a trace. Its request is nil for a stream, which has none.
+func isTraced(ctx context.Context, request any) bool {
+	asks, ok := request.(interface{ GetWithTracing() bool })
+	return ok && asks.GetWithTracing() || len(metadata.ValueFromIncomingContext(ctx, string(requestmeta.RequestDebugInformation))) > 0
 }
 
 // middleware puts the gate before everything else in SpiceDB's chains.
@@ -199,22 +226,27 @@ func (g *gate) middleware() server.ConfigOption {
 		DependencyMiddlewareName: server.DefaultInternalMiddlewareConsistency,
 		Operation:                server.OperationAppend,
 		Middlewares: []server.ReferenceableMiddleware[grpc.StreamServerInterceptor]{
-			{Name: "deputy-ways", Middleware: weigh}, {Name: "deputy-lapse", Middleware: g.lapse},
+			{Name: "deputy-survey", Middleware: surveyStream}, {Name: "deputy-lapse", Middleware: g.lapse},
 		},
+	}
+	lastUnary := server.MiddlewareModification[grpc.UnaryServerInterceptor]{
+		DependencyMiddlewareName: server.DefaultInternalMiddlewareConsistency,
+		Operation:                server.OperationAppend,
+		Middlewares:              []server.ReferenceableMiddleware[grpc.UnaryServerInterceptor]{{Name: "deputy-survey", Middleware: surveyUnary}},
 	}
 	return func(c *server.Config) {
 		// One branch after the other. With several at once a walk in a circle has a goroutine for each object that it
 		// has ever visited, 90,000 within seconds, before the first of its branches is too deep, which ends it. Checks
 		// stay as they are: SpiceDB shares their branches.
 		c.DispatchConcurrencyLimits.LookupSubjects, c.DispatchConcurrencyLimits.LookupResources = 1, 1
-		c.UnaryMiddlewareModification = append(c.UnaryMiddlewareModification, unary)
+		c.UnaryMiddlewareModification = append(c.UnaryMiddlewareModification, unary, lastUnary)
 		c.StreamingMiddlewareModification = append(c.StreamingMiddlewareModification, stream, layer, last)
 	}
 }
 
 func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	defer func() { err = g.recovered(info.FullMethod, recover(), err) }()
-	ctx, leave, err := g.enter(ctx, info.FullMethod)
+	ctx, leave, err := g.enter(ctx, info.FullMethod, req)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +256,7 @@ func (g *gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 
 func (g *gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() { err = g.recovered(info.FullMethod, recover(), err) }()
-	ctx, leave, err := g.enter(stream.Context(), info.FullMethod)
+	ctx, leave, err := g.enter(stream.Context(), info.FullMethod, nil)
 	if err != nil {
 		return err
 	}
@@ -283,13 +315,18 @@ func (r *attachedReader) ReverseQueryRelationships(
 	return r.RevisionedReader.ReverseQueryRelationships(r.call, filter, opts...) //nolint:contextcheck // the call's is what this is for
 }
 
-// enter gives a call its record and its end, and has a lookup wait for its turn. leave ends what it gave.
-func (g *gate) enter(ctx context.Context, method string) (_ context.Context, leave func(), err error) {
-	most := g.bounds.rows
-	if method == lookupSubjects {
-		most = g.bounds.subjectRows
+// enter gives a call its record and its end, and has it wait for its turn. leave ends what it gave. The request is nil for a
+// stream.
+func (g *gate) enter(ctx context.Context, method string, request any) (_ context.Context, leave func(), err error) {
+	record := &call{bounds: g.bounds, mostReads: g.bounds.reads, mostRows: g.bounds.rows, unlimited: longCalls[method] || method == watches}
+	traced := isTraced(ctx, request)
+	switch {
+	case traced:
+		record.mostReads, record.mostRows = g.bounds.tracedReads, g.bounds.tracedRows
+	case method == lookupSubjects:
+		record.mostRows = g.bounds.subjectRows
 	}
-	ctx = context.WithValue(ctx, callKey{}, &call{bounds: g.bounds, most: most, unlimited: longCalls[method] || method == watches})
+	ctx = context.WithValue(ctx, callKey{}, record)
 	if method == watches {
 		return ctx, func() {}, nil
 	}
@@ -298,21 +335,21 @@ func (g *gate) enter(ctx context.Context, method string) (_ context.Context, lea
 		limit = g.bounds.long
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
-	turns, of := g.turns(ctx, method)
-	if turns == nil {
+	of := g.turns(ctx, method, traced)
+	if of.taken == nil {
 		return ctx, cancel, nil
 	}
 	turn := time.NewTimer(g.bounds.turn)
 	defer turn.Stop()
 	select {
-	case turns <- struct{}{}:
+	case of.taken <- struct{}{}:
 		// SpiceDB's handler returns when its walk has ended, also where the caller has left: until then the turn is taken.
-		return ctx, func() { cancel(); <-turns }, nil
+		return ctx, func() { cancel(); <-of.taken }, nil
 	case <-ctx.Done():
 		err = status.FromContextError(ctx.Err()).Err()
 	case <-turn.C:
-		err = refusal(codes.ResourceExhausted, authz.ReasonEngineRefused,
-			fmt.Sprintf("%d %s are under way, which is as many as the server makes at once: try again", cap(turns), of))
+		err = refusal(codes.ResourceExhausted, authz.ReasonBusy,
+			fmt.Sprintf("%d %s are under way, which is as many as the server makes at once: try again", cap(of.taken), of.of))
 	}
 	cancel()
 	return nil, nil, err

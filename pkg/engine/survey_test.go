@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -33,7 +35,42 @@ definition folder {
 	permission read = reader + parent->read
 	permission all = parent.all(read)
 	permission except = reader - parent->read
+}
+
+caveat listed(these list<string>) {
+	"x" in these
+}
+
+definition box {
+	relation reader: person | person with listed | person:* | person:* with listed
+	relation banned: person
+	relation parent: box
+	permission everyone = reader - banned
+	permission both = reader & parent->everyone
+	permission same = reader & parent->reader
+	permission every = parent.all(reader)
+	permission deep = reader + parent->deep
 }`
+
+// many are as many relationships, of which each is made of its number.
+func many(n int, format string) (relationships []string) {
+	for i := range n {
+		relationships = append(relationships, strings.ReplaceAll(format, "N", strconv.Itoa(i)))
+	}
+	return relationships
+}
+
+// boxes are layers of two boxes, each of which lies in both of the next layer, with one reader in each of the last two.
+func boxes(layers int) (relationships []string) {
+	for i := range layers {
+		for _, from := range []string{"a", "b"} {
+			for _, to := range []string{"a", "b"} {
+				relationships = append(relationships, fmt.Sprintf("box:%s%d#parent@box:%s%d", from, i, to, i+1))
+			}
+		}
+	}
+	return append(relationships, fmt.Sprintf("box:a%d#reader@person:ann", layers), fmt.Sprintf("box:b%d#reader@person:ann", layers))
+}
 
 // lattice are layers of two groups, each of which has both of the next layer as members, with people in the last two.
 func lattice(layers, people int) (relationships []string) {
@@ -114,7 +151,7 @@ func heapAbove(t *testing.T) (most func() uint64) {
 
 // A lookup whose answers have too many ways to them is refused before SpiceDB holds them all, however few rows
 // the graph has.
-func TestLookupWithTooManyWays(t *testing.T) {
+func TestLookupsThatAreTooLarge(t *testing.T) {
 	circle := []string{"group:a0#member@group:a0#member", "group:a0#member@group:b0#member", "group:b0#member@group:a0#member",
 		"group:b0#member@group:b0#member", "group:b0#member@person:ann"}
 	for name, test := range map[string]struct {
@@ -126,9 +163,16 @@ func TestLookupWithTooManyWays(t *testing.T) {
 		"lattice of 40 layers": {"group:a0", "member", lattice(40, 1), "200000 ways"},
 		"circle":               {"group:a0", "member", circle, "200000 ways"},
 		// Its own answers are few, but SpiceDB joins them of as many as the lattice has.
-		"permission": {"folder:f", "read", append(lattice(14, 100), "folder:f#reader@group:a0#member"), "200000 ways"},
-		"caveats": {"folder:f", "read", append(lattice(11, 100), "folder:f#reader@group:a0#member",
-			`group:a3#member@person:ann[odd:{"n":1}]`), "50000 ways"},
+		"permission":           {"folder:f", "read", append(lattice(14, 100), "folder:f#reader@group:a0#member"), "200000 ways"},
+		"caveats on every way": {"group:a0", "member", append(lattice(9, 0), many(300, `group:a9#member@person:pN[odd:{"n":1}]`)...), "32 MiB of caveats"},
+		"a caveat that is large": {"box:a", "same", slices.Concat(many(900, "box:a#reader@person:pN"), many(900, "box:a#parent@box:pN"),
+			many(900, `box:pN#reader@person:*[listed:{"these":["`+strings.Repeat("y", 1000)+`"]}]`)), "wildcard with caveats"},
+		"caveats of a wildcard, for each person": {"box:a", "same", slices.Concat(many(900, "box:a#reader@person:pN"), many(900, "box:a#parent@box:pN"),
+			many(900, `box:pN#reader@person:*[listed]`)), "wildcard with caveats"},
+		"a wildcard for which all have to hold": {"box:a", "every", slices.Concat([]string{"box:a#parent@box:first"}, many(900, "box:first#reader@person:pN"),
+			many(900, "box:a#parent@box:pN"), many(900, `box:pN#reader@person:*[listed]`)), "wildcard with caveats"},
+		"exclusions of a wildcard, for each person": {"box:a", "both", slices.Concat(many(7000, "box:a#reader@person:pN"),
+			[]string{"box:a#parent@box:p", "box:p#reader@person:*"}, many(7000, "box:p#banned@person:pN")), "wildcard with exclusions"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := openGroups(t, test.relationships...)
@@ -141,6 +185,92 @@ func TestLookupWithTooManyWays(t *testing.T) {
 				t.Errorf("%d answers and %v, want RESOURCE_EXHAUSTED and the bound", n, err)
 			}
 		})
+	}
+}
+
+// expandOf asks for a tree, and returns how many subjects its leaves have.
+func expandOf(ctx context.Context, e *Engine, resource, permission string) (int, error) {
+	kind, id, _ := strings.Cut(resource, ":")
+	resp, err := v1.NewPermissionsServiceClient(e.Conn()).ExpandPermissionTree(ctx, &v1.ExpandPermissionTreeRequest{
+		Consistency: atHead, Resource: &v1.ObjectReference{ObjectType: kind, ObjectId: id}, Permission: permission,
+	})
+	var leaves func(*v1.PermissionRelationshipTree) int
+	leaves = func(t *v1.PermissionRelationshipTree) int {
+		n := len(t.GetLeaf().GetSubjects())
+		for _, child := range t.GetIntermediate().GetChildren() {
+			n += leaves(child)
+		}
+		return n
+	}
+	return leaves(resp.GetTreeRoot()), err
+}
+
+// A tree that would have too many branches is refused before SpiceDB makes it, and an ordinary one is made.
+func TestTreesThatAreTooLarge(t *testing.T) {
+	for name, test := range map[string]struct {
+		relationships []string
+		refused       bool
+		leaves        int
+	}{
+		"ladder of 45":  {boxes(45), true, 0},
+		"ladder of 18":  {boxes(18), true, 0},
+		"ladder of 6":   {boxes(6), false, 64},
+		"circle":        {[]string{"box:a0#parent@box:a0", "box:a0#parent@box:b0", "box:b0#parent@box:a0", "box:b0#parent@box:b0"}, true, 0},
+		"many readers":  {append(many(3000, "box:p#reader@person:pN"), "box:a0#parent@box:p"), false, 3000},
+		"large caveats": {slices.Concat(boxes(10), many(60, `box:a10#reader@person:pN[listed:{"these":["`+strings.Repeat("y", 1000)+`"]}]`)), true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := openGroups(t, test.relationships...)
+			most := heapAbove(t)
+			n, err := expandOf(t.Context(), e, "box:a0", "deep")
+			if grown := most(); grown > 64<<20 {
+				t.Errorf("the heap grew by %d MiB", grown>>20)
+			}
+			if test.refused && status.Code(err) != codes.ResourceExhausted || !test.refused && (err != nil || n != test.leaves) {
+				t.Errorf("%d leaves, %v; want %d, and that it is refused: %t", n, err, test.leaves, test.refused)
+			}
+		})
+	}
+}
+
+// A trace grows with each read, so a check with one may read less than others, and few are under way at once.
+func TestChecksWithATrace(t *testing.T) {
+	const size = 40
+	var ring []string
+	for i := range size {
+		ring = append(ring, many(size, fmt.Sprintf("group:g%d#member@group:gN#member", i))...)
+	}
+	e := openGroups(t, ring...)
+	check := func(ctx context.Context, traced bool) error {
+		_, err := v1.NewPermissionsServiceClient(e.Conn()).CheckPermission(ctx, &v1.CheckPermissionRequest{
+			Consistency: atHead, Resource: &v1.ObjectReference{ObjectType: "group", ObjectId: "g0"}, Permission: "member",
+			Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "person", ObjectId: "ann"}}, WithTracing: traced,
+		})
+		return err
+	}
+	most := heapAbove(t)
+	var callers sync.WaitGroup
+	for i := range 20 {
+		callers.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if i%2 == 0 {
+				ctx = metadata.AppendToOutgoingContext(ctx, "io.spicedb.requestdebuginfo", "1")
+			}
+			if err := check(ctx, i%2 == 1); err == nil {
+				t.Error("a ring is checked to the end")
+			}
+		})
+	}
+	callers.Wait()
+	grown := most()
+	t.Logf("the heap grew by %d MiB", grown>>20)
+	if grown > 256<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
+	}
+	e = openGroups(t, "group:g0#member@person:ann")
+	if err := check(t.Context(), true); err != nil {
+		t.Error(err)
 	}
 }
 

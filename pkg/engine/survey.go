@@ -1,0 +1,395 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"github.com/authzed/spicedb/pkg/datastore/queryshape"
+	"github.com/authzed/spicedb/pkg/middleware/consistency"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// LookupSubjects and ExpandPermissionTree are surveyed before SpiceDB works on them, because what SpiceDB keeps of them has
+// no bound in what it reads. It keeps a subject once for each way that leads to it, and a tree's branch likewise: five
+// relationships between two groups that are members of each other are enough for 2^50 ways. A caveat on a way is copied
+// with each. And where a wildcard meets other subjects it copies the wildcard's caveats, or its exclusions, for each of them.
+//
+// The survey reads each relation of each object once, at the revision of the call, and then counts, without walking the
+// ways (see internal/graph/lookupsubjects.go and expand.go, and internal/datasets, of SpiceDB):
+//
+//	ways      how often a subject is found, once for each way
+//	bytes     the caveats on all of these ways
+//	products  where a wildcard and an intersection or exclusion are met, each subject with all ways and all caveats,
+//	          which is more than SpiceDB can come to
+//
+// What is not known to be less is taken for more, so that what is let through is bounded, and a large lookup that
+// SpiceDB could have made may be refused.
+
+// caveatBytes is what a caveat on a way counts beside its context: what SpiceDB's expression of it takes, and the time to
+// evaluate it.
+const caveatBytes = 512
+
+// surveyStream has LookupSubjects surveyed.
+func surveyStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.FullMethod != lookupSubjects {
+		return handler(srv, stream)
+	}
+	return handler(srv, &surveyed{stream})
+}
+
+// surveyed is the stream of one LookupSubjects.
+type surveyed struct{ grpc.ServerStream }
+
+// RecvMsg is grpc.ServerStream's. SpiceDB has chosen the revision when it has received the request.
+func (s *surveyed) RecvMsg(into any) error {
+	if err := s.ServerStream.RecvMsg(into); err != nil {
+		return err
+	}
+	request, ok := into.(*v1.LookupSubjectsRequest)
+	if !ok {
+		return nil
+	}
+	wanted := member{request.GetSubjectObjectType(), request.GetOptionalSubjectRelation()}
+	if wanted.name == "" {
+		wanted.name = tuple.Ellipsis
+	}
+	from := place{member{request.GetResource().GetObjectType(), request.GetPermission()}, request.GetResource().GetObjectId()}
+	return refuseTooLarge(s.Context(), from, &survey{wanted: wanted}, "the lookup")
+}
+
+// surveyUnary has ExpandPermissionTree surveyed.
+func surveyUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if expand, ok := request.(*v1.ExpandPermissionTreeRequest); ok {
+		from := place{member{expand.GetResource().GetObjectType(), expand.GetPermission()}, expand.GetResource().GetObjectId()}
+		if err := refuseTooLarge(ctx, from, &survey{tree: true}, "the tree"); err != nil {
+			return nil, err
+		}
+	}
+	return handler(ctx, request)
+}
+
+// refuseTooLarge surveys a call from a place on, and refuses one that is too large.
+func refuseTooLarge(ctx context.Context, from place, s *survey, what string) error {
+	record := callOf(ctx)
+	if record == nil {
+		return nil
+	}
+	at, hash, _, err := consistency.RevisionFromContext(ctx)
+	if err != nil {
+		return err
+	}
+	limits := record.bounds
+	// What is read here is bounded for itself, or a call could read half of what it may.
+	ctx = context.WithValue(ctx, callKey{}, &call{bounds: limits, mostReads: limits.reads, mostRows: limits.subjectRows})
+	s.reader = datalayer.FromContext(ctx).SnapshotReader(at, hash)
+	if s.schema, err = s.reader.ReadSchema(ctx); err != nil {
+		return err
+	}
+	s.members, s.places = map[member]*core.Relation{}, map[place]*spot{}
+	s.rows, s.subjects = map[place][]row{}, map[string]bool{}
+	if err := s.walk(ctx, from); err != nil {
+		return err
+	}
+	most := limits.ways
+	if s.tree {
+		most = limits.branches
+	}
+	size, err := s.count(ctx, most, limits.caveats)
+	if err != nil {
+		return err
+	}
+	meets := s.wildcards && s.meets && !s.tree
+	switch subjects := int64(len(s.subjects)); {
+	case size.ways > most:
+		return errTooMuch(fmt.Sprintf("%s has more than %d ways to its subjects", what, most))
+	case size.bytes > limits.caveats:
+		return errTooMuch(fmt.Sprintf("%s has more than %d MiB of caveats on the ways to its subjects", what, limits.caveats>>20))
+	case meets && size.bytes*subjects > limits.caveats:
+		return errTooMuch(fmt.Sprintf("%s has a wildcard with caveats that meets %d subjects", what, subjects))
+	case meets && size.ways*subjects > limits.products:
+		return errTooMuch(fmt.Sprintf("%s has a wildcard with exclusions that meets %d subjects", what, subjects))
+	}
+	return nil
+}
+
+// survey is what there is below one place of the graph. It is for one goroutine.
+type survey struct {
+	reader datalayer.RevisionedReader
+	schema datalayer.SchemaReader
+	// wanted are the subjects that are looked up. tree is set instead for a tree, in which every subject is a leaf.
+	wanted member
+	tree   bool
+	// members are those of the schema that were met; nil for one that does not exist.
+	members map[member]*core.Relation
+	places  map[place]*spot
+	// order has the spots of all places, as they were met.
+	order []*spot
+	// rows are those of a relation of an object, once they were read.
+	rows map[place][]row
+	// subjects are the ids of the subjects that were found, those of exclusions included.
+	subjects map[string]bool
+	// caveats is set if a row has one, wildcards if all subjects of the wanted type were found at once, and meets if an
+	// expression is met that compares sets: an intersection, an exclusion, or an arrow for which all have to hold.
+	caveats, wildcards, meets bool
+}
+
+// place is a relation or permission of one object.
+type place struct {
+	member
+	id string
+}
+
+// row is a relationship of a place: its subject, and how many bytes its caveat counts.
+type row struct {
+	subject tuple.ObjectAndRelation
+	bytes   int64
+}
+
+// spot is what the survey knows of a place.
+type spot struct {
+	// found is how many subjects are found at the place itself, and bytes what their caveats count. to is where it leads,
+	// once for each way.
+	found, bytes int64
+	to           []link
+	// expression is set for a permission, whose operands SpiceDB joins to a set.
+	expression bool
+	// now and before are what was counted, within as many steps as were counted last, and one less.
+	now, before size
+}
+
+// link leads to another spot, over a relationship whose caveat counts so many bytes.
+type link struct {
+	to    *spot
+	bytes int64
+}
+
+// size is what is found from a place on.
+type size struct{ ways, bytes int64 }
+
+// levels is how deep SpiceDB walks.
+const levels = 50
+
+// walk reads the graph from a place on, level by level, each relation of each object once.
+func (s *survey) walk(ctx context.Context, from place) error {
+	s.spot(from)
+	next := []place{from}
+	for range levels {
+		if len(next) == 0 {
+			return nil
+		}
+		if err := s.read(ctx, next); err != nil {
+			return err
+		}
+		var further []place
+		for _, p := range next {
+			at := s.places[p]
+			add := func(to place, bytes int64) {
+				if s.places[to] == nil {
+					further = append(further, to)
+				}
+				at.to = append(at.to, link{s.spot(to), bytes})
+			}
+			if err := s.expand(ctx, p, at, add); err != nil {
+				return err
+			}
+		}
+		next = further
+	}
+	return nil
+}
+
+func (s *survey) spot(p place) *spot {
+	at := s.places[p]
+	if at == nil {
+		at = &spot{}
+		s.places[p] = at
+		s.order = append(s.order, at)
+	}
+	return at
+}
+
+// expand finds what is at a place whose rows have been read, and calls add for where it leads.
+func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, int64)) error {
+	m, err := s.lookUp(ctx, p.member)
+	if m == nil || err != nil {
+		return err
+	}
+	if p.member == s.wanted || s.tree {
+		s.find(at, row{subject: tuple.ONR(p.objectType, p.id, p.name)}) // of a tree, the branch itself
+	}
+	rewrite := m.GetUsersetRewrite()
+	if rewrite == nil {
+		for _, r := range s.rows[p] {
+			if s.tree || r.subject.ObjectType == s.wanted.objectType && r.subject.Relation == s.wanted.name {
+				s.find(at, r)
+			}
+			if r.subject.Relation != tuple.Ellipsis && !s.tree {
+				add(place{member{r.subject.ObjectType, r.subject.Relation}, r.subject.ObjectID}, r.bytes)
+			}
+		}
+		return nil
+	}
+	at.expression = true
+	s.meets = s.meets || compares(rewrite)
+	return eachChild(rewrite, func(c child) error {
+		s.meets = s.meets || c.all
+		switch {
+		case c.self:
+			s.find(at, row{subject: tuple.ONR(p.objectType, p.id, tuple.Ellipsis)})
+		case c.tupleset == "":
+			add(place{member{p.objectType, c.relation}, p.id}, 0)
+		default:
+			for _, r := range s.rows[place{member{p.objectType, c.tupleset}, p.id}] {
+				add(place{member{r.subject.ObjectType, c.relation}, r.subject.ObjectID}, r.bytes)
+			}
+		}
+		return nil
+	})
+}
+
+// find counts a subject that is found at a place.
+func (s *survey) find(at *spot, r row) {
+	at.found++
+	at.bytes += r.bytes
+	s.subjects[r.subject.ObjectID] = true
+	s.wildcards = s.wildcards || r.subject.ObjectID == tuple.PublicWildcard
+}
+
+// compares reports whether an expression has an intersection or an exclusion, at any depth.
+func compares(rewrite *core.UsersetRewrite) bool {
+	if rewrite.GetUnion() == nil {
+		return true
+	}
+	return slices.ContainsFunc(rewrite.GetUnion().GetChild(), func(c *core.SetOperation_Child) bool {
+		return c.GetUsersetRewrite() != nil && compares(c.GetUsersetRewrite())
+	})
+}
+
+// lookUp returns a member of the schema, or nil.
+func (s *survey) lookUp(ctx context.Context, m member) (*core.Relation, error) {
+	if found, known := s.members[m]; known {
+		return found, nil
+	}
+	definition, known, err := s.schema.LookupTypeDefByName(ctx, m.objectType)
+	if err != nil && !errors.As(err, new(datastore.NamespaceNotFoundError)) {
+		return nil, err
+	}
+	s.members[m] = nil
+	if known && err == nil {
+		for _, of := range definition.Definition.GetRelation() {
+			s.members[member{m.objectType, of.GetName()}] = of
+		}
+	}
+	return s.members[m], nil
+}
+
+// idsPerRead is how many objects one read is about.
+const idsPerRead = 100
+
+// read reads the rows that expanding places needs.
+func (s *survey) read(ctx context.Context, places []place) error {
+	ids := map[member][]string{}
+	need := func(p place) {
+		if _, read := s.rows[p]; !read {
+			s.rows[p] = nil
+			ids[p.member] = append(ids[p.member], p.id)
+		}
+	}
+	for _, p := range places {
+		m, err := s.lookUp(ctx, p.member)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m == nil:
+		case m.GetUsersetRewrite() == nil:
+			need(p)
+		default:
+			if err := eachChild(m.GetUsersetRewrite(), func(c child) error {
+				if c.tupleset != "" {
+					need(place{member{p.objectType, c.tupleset}, p.id})
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	for of, all := range ids {
+		for some := range slices.Chunk(all, idsPerRead) {
+			if err := s.readSome(ctx, of, some); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *survey) readSome(ctx context.Context, of member, ids []string) error {
+	found, err := s.reader.QueryRelationships(ctx, datastore.RelationshipsFilter{
+		OptionalResourceType: of.objectType, OptionalResourceRelation: of.name, OptionalResourceIds: ids,
+	}, options.WithQueryShape(queryshape.AllSubjectsForResources))
+	if err != nil {
+		return err
+	}
+	for rel, err := range found {
+		if err != nil {
+			return err
+		}
+		r := row{subject: rel.Subject}
+		if rel.OptionalCaveat != nil {
+			s.caveats = true
+			r.bytes = caveatBytes + int64(proto.Size(rel.OptionalCaveat))
+		}
+		p := place{of, rel.Resource.ObjectID}
+		s.rows[p] = append(s.rows[p], r)
+	}
+	return nil
+}
+
+// count returns the most that is found from any place that was walked. It stops where one of the two is more than is of
+// interest. From a place, in at most so many steps, that is what is found at it, and what is found in one step less from
+// where it leads.
+func (s *survey) count(ctx context.Context, mostWays, mostBytes int64) (most size, err error) {
+	for range levels {
+		if err := ctx.Err(); err != nil {
+			return size{}, err
+		}
+		changed := false
+		for _, at := range s.order {
+			sum := size{at.found, at.bytes}
+			for _, link := range at.to {
+				// Both operands of the product are small, or have ended the counting.
+				sum.ways += link.to.before.ways
+				sum.bytes += link.to.before.bytes + link.to.before.ways*link.bytes
+				if sum.ways > mostWays || sum.bytes > mostBytes {
+					return sum, nil
+				}
+			}
+			most.ways, most.bytes = max(most.ways, sum.ways), max(most.bytes, sum.bytes)
+			// A permission's operands are joined: each subject is left once. One with a caveat is left with all of its ways, in an
+			// expression that grows with them.
+			if at.expression && !s.caveats && !s.tree {
+				sum.ways = min(sum.ways, int64(len(s.subjects)))
+			}
+			changed = changed || sum != at.before
+			at.now = sum
+		}
+		for _, at := range s.order {
+			at.before = at.now
+		}
+		if !changed {
+			break
+		}
+	}
+	return most, nil
+}
