@@ -34,12 +34,13 @@ type Gate struct {
 	log      *zap.Logger
 	receiver *wire.Receiver
 	// methods are those of the services that were registered, by full name.
-	methods map[string]*wire.Method
+	methods  map[string]*wire.Method
+	underWay underWay
 }
 
 // NewGate returns the gate of one server.
 func NewGate(keys *Keys, log *zap.Logger) *Gate {
-	return &Gate{keys: keys, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}}
+	return &Gate{keys: keys, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
 }
 
 // Options returns the server options with which every call passes through the gate.
@@ -63,6 +64,11 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
+	end, err := g.underWay.begin(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	return handler(ctx, req)
 }
 
@@ -73,6 +79,11 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
 		return err
 	}
+	end, err := g.underWay.begin(ctx, info.FullMethod)
+	if err != nil {
+		return err
+	}
+	defer end()
 	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod}
 	defer known.replace(nil, true)
 	return handler(srv, known)

@@ -1,0 +1,47 @@
+package rpc
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
+// takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for admins.
+const maxUnderWay = 20_000
+
+// narrowing are the methods by which a service takes access away.
+var narrowing = map[string]bool{
+	"/deputy.v1.SessionsService/EndSession":                  true,
+	"/deputy.v1.DelegationsService/RevokeDelegation":         true,
+	"/authzed.api.v1.PermissionsService/DeleteRelationships": true,
+}
+
+// underWay counts the calls with a key that are under way. The zero value has a bound of 0; see NewGate.
+type underWay struct {
+	calls atomic.Int64
+	most  int64
+}
+
+// begin counts a call, which end has to follow, unless there are too many. Errors: Exhausted.
+func (u *underWay) begin(ctx context.Context, method string) (end func(), err error) {
+	if isOpen(method) {
+		return func() {}, nil // health has bounds of its own
+	}
+	most := u.most
+	switch {
+	case IsAdmin(ctx):
+	case narrowing[method]:
+		most -= u.most / 8
+	default:
+		most -= u.most / 4
+	}
+	if u.calls.Add(1) > most {
+		u.end()
+		return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "too many calls are under way; try again")
+	}
+	return u.end, nil
+}
+
+func (u *underWay) end() { u.calls.Add(-1) }
