@@ -9,7 +9,7 @@ import (
 
 // maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
 // takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for admins.
-const maxUnderWay = 20_000
+const maxUnderWay = 10_000
 
 // narrowing are the methods by which a service takes access away.
 var narrowing = map[string]bool{
