@@ -65,7 +65,7 @@ var usual = bounds{
 	call: 30 * time.Second, long: 24 * time.Hour,
 	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
 	tracedReads: 2_000, tracedRows: 20_000,
-	ways: 200_000, branches: 100_000, caveats: 32 << 20, products: 30_000_000,
+	ways: 200_000, branches: 100_000, caveats: 32 << 20, products: 1_000_000_000,
 	lookups: 32, subjects: 4, trees: 4, traces: 2, own: 64, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,
