@@ -38,8 +38,8 @@ type bounds struct {
 	tracedReads, tracedRows int64
 	// ways is how many ways may lead to the subjects of a LookupSubjects, and branches how many branches and leaves a
 	// tree of ExpandPermissionTree may have. caveats is how many bytes the caveats on them may take, once for each, and
-	// products how many steps SpiceDB may take where a wildcard meets subjects; see survey.
-	ways, branches, caveats, products int64
+	// steps how many SpiceDB may take where a wildcard has exclusions; see survey.
+	ways, branches, caveats, steps int64
 	// lookups is how many lookups of resources callers have under way at once; subjects, trees and traces the same for
 	// lookups of subjects, trees and calls with a trace; and own for lookups that decisions are made of. turn is how long
 	// another one waits for its turn.
@@ -65,7 +65,7 @@ var usual = bounds{
 	call: 30 * time.Second, long: 24 * time.Hour,
 	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
 	tracedReads: 2_000, tracedRows: 20_000,
-	ways: 200_000, branches: 100_000, caveats: 32 << 20, products: 1_000_000_000,
+	ways: 200_000, branches: 100_000, caveats: 32 << 20, steps: 20_000_000,
 	lookups: 32, subjects: 4, trees: 4, traces: 2, own: 64, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,

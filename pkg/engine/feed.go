@@ -116,6 +116,8 @@ type child struct {
 	all bool
 	// self says that it is the object itself.
 	self bool
+	// subtracted says that what it comes to is taken away.
+	subtracted bool
 }
 
 // eachChild calls f for all operands of an expression, at any depth, exclusions included. An expression of a kind
@@ -125,7 +127,15 @@ func eachChild(rewrite *core.UsersetRewrite, f func(child) error) error {
 	if err != nil {
 		return err
 	}
-	for _, operand := range operation.GetChild() {
+	each := f
+	subtracting := func(c child) error {
+		c.subtracted = true
+		return each(c)
+	}
+	for i, operand := range operation.GetChild() {
+		if i == 1 && rewrite.GetExclusion() != nil {
+			f = subtracting
+		}
 		var err error
 		switch c := operand.GetChildType().(type) {
 		case *core.SetOperation_Child_ComputedUserset:

@@ -28,8 +28,8 @@ import (
 //
 //	ways      how often a subject is found, once for each way
 //	bytes     the caveats on all of these ways
-//	products  where a wildcard and an intersection or exclusion are met, each subject with all ways and all caveats,
-//	          which is more than SpiceDB can come to
+//	products  where a wildcard meets an intersection or exclusion: each subject with all caveats, and each way to a
+//	          subject with all subjects that are taken away
 //
 // What is not known to be less is taken for more, so that what is let through is bounded, and a large lookup that
 // SpiceDB could have made may be refused.
@@ -107,19 +107,26 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 	if err != nil {
 		return err
 	}
-	meets := s.wildcards && s.meets && !s.tree
-	switch subjects := int64(len(s.subjects)); {
+	switch {
 	case size.ways > most:
 		return errTooMuch(fmt.Sprintf("%s has more than %d ways to its subjects", what, most))
 	case size.bytes > limits.caveats:
 		return errTooMuch(fmt.Sprintf("%s has more than %d MiB of caveats on the ways to its subjects", what, limits.caveats>>20))
-	case meets && size.bytes*subjects > limits.caveats:
-		return errTooMuch(fmt.Sprintf("%s has a wildcard with caveats that meets %d subjects", what, subjects))
-	case meets && size.ways*subjects > limits.products:
-		return errTooMuch(fmt.Sprintf("%s has a wildcard with exclusions that meets %d subjects", what, subjects))
+	case s.tree || !s.wildcards || !s.meets:
+		return nil
+	}
+	subjects, excluded := int64(len(s.subjects)), s.excluded(s.places[from])
+	if size.bytes*subjects > limits.caveats {
+		return errTooMuch(fmt.Sprintf("%s has a wildcard with caveats, and %d subjects that it meets", what, subjects))
+	}
+	if size.named*excluded+excluded*excluded/copiesPerStep > limits.steps {
+		return errTooMuch(fmt.Sprintf("%s has a wildcard with %d exclusions, and %d ways to subjects that it meets", what, excluded, size.named))
 	}
 	return nil
 }
+
+// copiesPerStep is how many elements of a list SpiceDB copies in the time in which it puts one into a map.
+const copiesPerStep = 50
 
 // survey is what there is below one place of the graph. It is for one goroutine.
 type survey struct {
@@ -156,24 +163,29 @@ type row struct {
 
 // spot is what the survey knows of a place.
 type spot struct {
-	// found is how many subjects are found at the place itself, and bytes what their caveats count. to is where it leads,
-	// once for each way.
-	found, bytes int64
-	to           []link
+	// found are the subjects that are found at the place itself, and size is how much they are. to is where it leads, once
+	// for each way.
+	found []string
+	size  size
+	to    []link
 	// expression is set for a permission, whose operands SpiceDB joins to a set.
 	expression bool
 	// now and before are what was counted, within as many steps as were counted last, and one less.
 	now, before size
+	// positive and negative say that excluded has come by, there by nothing that is taken away, or by something that is.
+	positive, negative bool
 }
 
-// link leads to another spot, over a relationship whose caveat counts so many bytes.
+// link leads to another spot, over a relationship whose caveat counts so many bytes. subtracted says that what is there
+// is taken away.
 type link struct {
-	to    *spot
-	bytes int64
+	to         *spot
+	bytes      int64
+	subtracted bool
 }
 
-// size is what is found from a place on.
-type size struct{ ways, bytes int64 }
+// size is what is found from a place on: ways, those of them to named subjects that nothing takes away, and bytes of caveats.
+type size struct{ ways, named, bytes int64 }
 
 // levels is how deep SpiceDB walks.
 const levels = 50
@@ -192,11 +204,11 @@ func (s *survey) walk(ctx context.Context, from place) error {
 		var further []place
 		for _, p := range next {
 			at := s.places[p]
-			add := func(to place, bytes int64) {
+			add := func(to place, bytes int64, subtracted bool) {
 				if s.places[to] == nil {
 					further = append(further, to)
 				}
-				at.to = append(at.to, link{s.spot(to), bytes})
+				at.to = append(at.to, link{s.spot(to), bytes, subtracted})
 			}
 			if err := s.expand(ctx, p, at, add); err != nil {
 				return err
@@ -218,7 +230,7 @@ func (s *survey) spot(p place) *spot {
 }
 
 // expand finds what is at a place whose rows have been read, and calls add for where it leads.
-func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, int64)) error {
+func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, int64, bool)) error {
 	m, err := s.lookUp(ctx, p.member)
 	if m == nil || err != nil {
 		return err
@@ -233,7 +245,7 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 				s.find(at, r)
 			}
 			if r.subject.Relation != tuple.Ellipsis && !s.tree {
-				add(place{member{r.subject.ObjectType, r.subject.Relation}, r.subject.ObjectID}, r.bytes)
+				add(place{member{r.subject.ObjectType, r.subject.Relation}, r.subject.ObjectID}, r.bytes, false)
 			}
 		}
 		return nil
@@ -246,10 +258,10 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 		case c.self:
 			s.find(at, row{subject: tuple.ONR(p.objectType, p.id, tuple.Ellipsis)})
 		case c.tupleset == "":
-			add(place{member{p.objectType, c.relation}, p.id}, 0)
+			add(place{member{p.objectType, c.relation}, p.id}, 0, c.subtracted)
 		default:
 			for _, r := range s.rows[place{member{p.objectType, c.tupleset}, p.id}] {
-				add(place{member{r.subject.ObjectType, c.relation}, r.subject.ObjectID}, r.bytes)
+				add(place{member{r.subject.ObjectType, c.relation}, r.subject.ObjectID}, r.bytes, c.subtracted)
 			}
 		}
 		return nil
@@ -258,10 +270,48 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 
 // find counts a subject that is found at a place.
 func (s *survey) find(at *spot, r row) {
-	at.found++
-	at.bytes += r.bytes
+	at.size.ways++
+	at.size.bytes += r.bytes
+	if s.tree {
+		return
+	}
+	at.found = append(at.found, r.subject.ObjectID)
 	s.subjects[r.subject.ObjectID] = true
-	s.wildcards = s.wildcards || r.subject.ObjectID == tuple.PublicWildcard
+	if r.subject.ObjectID == tuple.PublicWildcard {
+		s.wildcards = true
+	} else {
+		at.size.named++
+	}
+}
+
+// excluded returns how many subjects are found by what is taken away somewhere on the way from a place.
+func (s *survey) excluded(from *spot) int64 {
+	type visit struct {
+		at       *spot
+		negative bool
+	}
+	ids := map[string]bool{}
+	for next := []visit{{from, false}}; len(next) > 0; {
+		v := next[len(next)-1]
+		next = next[:len(next)-1]
+		seen := &v.at.positive
+		if v.negative {
+			seen = &v.at.negative
+		}
+		if *seen {
+			continue
+		}
+		*seen = true
+		if v.negative {
+			for _, id := range v.at.found {
+				ids[id] = true
+			}
+		}
+		for _, l := range v.at.to {
+			next = append(next, visit{l.to, v.negative || l.subtracted})
+		}
+	}
+	return int64(len(ids))
 }
 
 // compares reports whether an expression has an intersection or an exclusion, at any depth.
@@ -366,20 +416,24 @@ func (s *survey) count(ctx context.Context, mostWays, mostBytes int64) (most siz
 		}
 		changed := false
 		for _, at := range s.order {
-			sum := size{at.found, at.bytes}
+			sum := at.size
 			for _, link := range at.to {
 				// Both operands of the product are small, or have ended the counting.
 				sum.ways += link.to.before.ways
 				sum.bytes += link.to.before.bytes + link.to.before.ways*link.bytes
+				if !link.subtracted {
+					sum.named += link.to.before.named
+				}
 				if sum.ways > mostWays || sum.bytes > mostBytes {
 					return sum, nil
 				}
 			}
-			most.ways, most.bytes = max(most.ways, sum.ways), max(most.bytes, sum.bytes)
+			most = size{max(most.ways, sum.ways), max(most.named, sum.named), max(most.bytes, sum.bytes)}
 			// A permission's operands are joined: each subject is left once. One with a caveat is left with all of its ways, in an
 			// expression that grows with them.
 			if at.expression && !s.caveats && !s.tree {
-				sum.ways = min(sum.ways, int64(len(s.subjects)))
+				all := int64(len(s.subjects))
+				sum.ways, sum.named = min(sum.ways, all), min(sum.named, all)
 			}
 			changed = changed || sum != at.before
 			at.now = sum
