@@ -12,8 +12,8 @@ import (
 )
 
 // judgeSound refuses requests that SpiceDB v1.56.2 does not check and then fails over, with INTERNAL or UNKNOWN and texts of its
-// insides: a consistency that asks for nothing, an empty cursor, a filter that filters nothing or contradicts itself, and names that no
-// schema can have. They are the caller's mistakes, and say so here.
+// insides: a consistency that asks for nothing, an empty cursor, a filter that filters nothing or contradicts itself, an imported
+// resource that is a wildcard, and names that no schema can have. They are the caller's mistakes, and say so here.
 func judgeSound(request proto.Message) error {
 	if r, ok := request.(interface{ GetConsistency() *v1.Consistency }); ok {
 		if err := soundConsistency(r.GetConsistency()); err != nil {
@@ -30,6 +30,13 @@ func judgeSound(request proto.Message) error {
 	for field, filter := range filtersOf(request) {
 		if err := soundFilter(field, filter, deletes && field == "relationship_filter"); err != nil {
 			return err
+		}
+	}
+	if r, ok := request.(interface{ GetRelationships() []*v1.Relationship }); ok {
+		for i, rel := range r.GetRelationships() {
+			if rel.GetResource().GetObjectId() == "*" {
+				return unsound(fmt.Sprintf("relationships[%d].resource.object_id", i), "is *, which stands for all subjects of a type; name one resource")
+			}
 		}
 	}
 	for field, name := range namesOf(request) {
