@@ -155,6 +155,7 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 		return nil, receiveFailure(err)
 	}
 	d.anchored(down.Context(), request)
+	batched(request)
 	if err := d.judge(r, down, n, request); err != nil {
 		return nil, err
 	}

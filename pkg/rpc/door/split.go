@@ -167,6 +167,27 @@ func (a *answers) parts(answer []byte, send func([]byte) error) error {
 	return nil
 }
 
+// exportBatch is how many relationships one message of an export has at most.
+const exportBatch = 1000
+
+// batched bounds how many relationships an export has in one message. SpiceDB makes room for as many before it reads the
+// first, some 450 bytes for each, and takes up to 100,000 from the caller.
+func batched(request proto.Message) {
+	switch r := request.(type) {
+	case *v1.ExportBulkRelationshipsRequest:
+		r.OptionalLimit = batchOf(r.GetOptionalLimit())
+	case *v1.BulkExportRelationshipsRequest:
+		r.OptionalLimit = batchOf(r.GetOptionalLimit())
+	}
+}
+
+func batchOf(asked uint32) uint32 {
+	if asked == 0 {
+		return exportBatch
+	}
+	return min(asked, exportBatch)
+}
+
 // anchored gives a Watch without a start the head as one: SpiceDB would begin about there too, but the parts of the first
 // answer would have no token to carry, and a client that then resumes without one begins anew, and misses the rest. Where the head
 // cannot be read, as without a schema, the request stays as it is.

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/deputyauth/deputy/schema"
 )
 
 // stockLimit is the largest message that a client takes unless it is told otherwise.
@@ -39,11 +41,27 @@ func bulky(ctx context.Context, t *testing.T, c v1.PermissionsServiceClient, n i
 func TestLongExport(t *testing.T) {
 	h := openEngine(t)
 	ctx := t.Context()
-	c := h.client(t, serviceKey)
-	bulky(ctx, t, c, 6000)
-	stream, err := c.ExportBulkRelationships(ctx, &v1.ExportBulkRelationshipsRequest{Consistency: fully, OptionalLimit: 6000})
-	got := collect(t, stream, err)
-	seen := map[string]bool{}
+	c := h.client(t, adminKey)
+	text := schema.Core + testDomain + "caveat sized(x string) {\n\tx == \"\"\n}\ndefinition memo {\n\trelation author: user with sized\n}\n"
+	must[*v1.WriteSchemaResponse](t)(c.WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: text}))
+	const all = 1500
+	for start := 0; start < all; start += 500 {
+		var batch []*v1.Relationship
+		for i := range 500 {
+			r := relationship(fmt.Sprintf("memo:m%d#author@user:alice", start+i))
+			r.OptionalCaveat = &v1.ContextualizedCaveat{CaveatName: "sized", Context: must[*structpb.Struct](t)(structpb.NewStruct(map[string]any{"x": strings.Repeat("x", 4000)}))}
+			batch = append(batch, r)
+		}
+		must[uint64](t)(load(ctx, c, batch))
+	}
+	export := func(from *v1.Cursor) []*v1.ExportBulkRelationshipsResponse {
+		stream, err := c.ExportBulkRelationships(ctx, &v1.ExportBulkRelationshipsRequest{
+			Consistency: fully, OptionalLimit: all, OptionalCursor: from, OptionalRelationshipFilter: filter("memo", "", "", "", "", ""),
+		})
+		return collect(t, stream, err)
+	}
+	got := export(nil)
+	seen, without := map[string]bool{}, 0
 	for i, m := range got {
 		for _, r := range m.GetRelationships() {
 			seen[r.GetResource().GetObjectId()] = true
@@ -51,12 +69,20 @@ func TestLongExport(t *testing.T) {
 		if size := proto.Size(m); size > stockLimit {
 			t.Errorf("answer %d has %d bytes", i, size)
 		}
-		if last := i == len(got)-1; (m.GetAfterResultCursor().GetToken() != "") != last {
-			t.Errorf("answer %d of %d has the cursor %q", i, len(got), m.GetAfterResultCursor().GetToken())
+		if m.GetAfterResultCursor().GetToken() == "" {
+			without++
+			continue
+		}
+		rest := 0
+		for _, later := range export(m.GetAfterResultCursor()) {
+			rest += len(later.GetRelationships())
+		}
+		if len(seen)+rest != all {
+			t.Errorf("after answer %d of %d there are %d relationships, %d before it", i, len(got), rest, len(seen))
 		}
 	}
-	if len(got) < 2 || len(seen) != 6000 {
-		t.Errorf("exported %d relationships in %d messages", len(seen), len(got))
+	if len(seen) != all || without == 0 || got[len(got)-1].GetAfterResultCursor().GetToken() == "" {
+		t.Errorf("exported %d relationships in %d messages, %d of them without a cursor", len(seen), len(got), without)
 	}
 }
 
