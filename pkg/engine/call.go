@@ -40,6 +40,8 @@ type bounds struct {
 	// tree of ExpandPermissionTree may have. caveats is how many bytes the caveats on them may take, once for each, and
 	// steps how many SpiceDB may take where a wildcard has exclusions; see survey.
 	ways, branches, caveats, steps int64
+	// held is how many ways all permissions of a lookup may hold together, and links how many places a survey follows.
+	held, links int64
 	// lookups is how many lookups of resources callers have under way at once; subjects, trees and traces the same for
 	// lookups of subjects, trees and calls with a trace; and own for lookups that decisions are made of. turn is how long
 	// another one waits for its turn.
@@ -63,9 +65,9 @@ type bounds struct {
 // usual are the bounds of every engine. SpiceDB's own default for a stream is 30 s, too.
 var usual = bounds{
 	call: 30 * time.Second, long: 24 * time.Hour,
-	reads: 100_000, rows: 2_000_000, subjectRows: 200_000,
+	reads: 100_000, rows: 2_000_000, subjectRows: 1_000_000,
 	tracedReads: 2_000, tracedRows: 20_000,
-	ways: 200_000, branches: 100_000, caveats: 32 << 20, steps: 20_000_000,
+	ways: 200_000, branches: 100_000, caveats: 32 << 20, steps: 20_000_000, held: 1_000_000, links: 500_000,
 	lookups: 32, subjects: 4, trees: 4, traces: 2, own: 64, turn: 5 * time.Second,
 	imports: 100_000, importBytes: 64 << 20, loads: 200_000, loadBytes: 128 << 20,
 	answer: 8 * time.Second, questions: 256,
@@ -173,17 +175,27 @@ func newGate(b *bounds, log *zap.Logger) *gate {
 	return &gate{
 		bounds: b, log: log, own: rand.Text(),
 		lookups: newTurns("lookups of resources", b.lookups), subjects: newTurns("lookups of subjects", b.subjects),
-		trees: newTurns("trees", b.trees), traces: newTurns("checks with a trace", b.traces), decisions: newTurns("lookups for decisions", b.own),
+		trees: newTurns("trees", b.trees), traces: newTurns("checks with a trace", b.traces), decisions: newTurns("lookups and traces for decisions", b.own),
 	}
 }
 
-// ownHeader marks the lookups of subjects that decisions are made of. They take turns among themselves, so that
-// callers' lookups hold no decision up.
+// ownHeader marks the lookups of subjects and the checks with a trace that decisions are made of. They take turns among
+// themselves, so that callers' hold no decision up.
 const ownHeader = "deputy-own-lookup"
+
+// ownCall marks a call as one that a decision is made of, where SpiceDB runs in this process.
+func (e *Engine) ownCall(ctx context.Context) context.Context {
+	if e.own == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, ownHeader, e.own)
+}
 
 // turns returns which turns a call takes; those without a channel if it takes none.
 func (g *gate) turns(ctx context.Context, method string, traced bool) turns {
 	switch {
+	case traced && g.isOwn(ctx):
+		return g.decisions
 	case traced:
 		return g.traces
 	case method == expandTree:
@@ -192,17 +204,22 @@ func (g *gate) turns(ctx context.Context, method string, traced bool) turns {
 		return turns{}
 	case method != lookupSubjects:
 		return g.lookups
-	case slices.Equal(metadata.ValueFromIncomingContext(ctx, ownHeader), []string{g.own}):
+	case g.isOwn(ctx):
 		return g.decisions
 	default:
 		return g.subjects
 	}
 }
 
-// isTraced reports whether a call asks for a trace. Its request is nil for a stream, which has none.
+// isOwn reports whether Deputy makes the call for a decision.
+func (g *gate) isOwn(ctx context.Context) bool {
+	return slices.Equal(metadata.ValueFromIncomingContext(ctx, ownHeader), []string{g.own})
+}
+
+// isTraced reports whether a call asks for a trace, which only checks have.
 func isTraced(ctx context.Context, request any) bool {
 	asks, ok := request.(interface{ GetWithTracing() bool })
-	return ok && asks.GetWithTracing() || len(metadata.ValueFromIncomingContext(ctx, string(requestmeta.RequestDebugInformation))) > 0
+	return ok && (asks.GetWithTracing() || len(metadata.ValueFromIncomingContext(ctx, string(requestmeta.RequestDebugInformation))) > 0)
 }
 
 // middleware puts the gate before everything else in SpiceDB's chains.
@@ -343,7 +360,8 @@ func (g *gate) enter(ctx context.Context, method string, request any) (_ context
 	defer turn.Stop()
 	select {
 	case of.taken <- struct{}{}:
-		// SpiceDB's handler returns when its walk has ended, also where the caller has left: until then the turn is taken.
+		// The handler of a lookup returns when its walk has ended, also where the caller has left: until then the turn is
+		// taken. Of checks and trees SpiceDB may leave goroutines behind, which end at their next read.
 		return ctx, func() { cancel(); <-of.taken }, nil
 	case <-ctx.Done():
 		err = status.FromContextError(ctx.Err()).Err()

@@ -99,7 +99,7 @@ func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Ans
 		}
 		req.WithTracing = req.GetWithTracing() || q.Trace
 	}
-	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(ctx, req)
+	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(s.engine.ownCall(ctx), req)
 	if err != nil {
 		return nil, Failure(op, err)
 	}

@@ -55,6 +55,9 @@ func Failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Unavailable, authz.ReasonEngineUnavailable, "the engine does not answer"
 	case codes.ResourceExhausted:
 		out.Kind, out.Reason, out.Message = authz.Exhausted, authz.ReasonEngineRefused, "the engine's limits do not admit this"
+		if isBusy(err) {
+			out.Reason, out.Message = authz.ReasonBusy, "the engine is busy with calls of this kind; try again"
+		}
 	case codes.Aborted:
 		out.Kind, out.Reason, out.Message = authz.Aborted, authz.ReasonConflict, "the write conflicted with another one, try again"
 	case codes.OutOfRange:
@@ -115,4 +118,15 @@ func readable(err error, uri string) error {
 		text = strings.ReplaceAll(text, uri, "[connection string]")
 	}
 	return errors.New(text)
+}
+
+// isBusy reports whether an error says that too much is under way at once.
+func isBusy(err error) bool {
+	st, _ := status.FromError(err)
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == authz.ReasonBusy {
+			return true
+		}
+	}
+	return false
 }

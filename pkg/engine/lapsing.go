@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// quiet is how long SpiceDB lets a stream say nothing. It is more than any stream of the border may take before its first
-// answer (an import, which has two minutes, answers last), and no more, because of what lapse is about.
+// quiet is how long SpiceDB lets a stream say nothing. An import, which answers last, may take two minutes; it is not much
+// more than that because of what lapse is about.
 const quiet = 3 * time.Minute
 
 // lapse gives each stream of SpiceDB's a context that lets go of the call when it is over.
@@ -20,7 +20,7 @@ const quiet = 3 * time.Minute
 // streamtimeout), so that for the time of the limit it holds the call's context, and by it the request, the transport's
 // stream and what the middlewares left: some 5 KiB for every read. What a lapsed context holds instead is the same for all.
 func (g *gate) lapse(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx := &lapsing{}
+	ctx := &lapsing{record: callOf(stream.Context())}
 	ctx.current.Store(&stillOpen{stream.Context()})
 	defer ctx.current.Store(&stillOpen{g.over(stream.Context())})
 	return handler(srv, &recorded{stream, ctx})
@@ -42,7 +42,11 @@ func (g *gate) over(ctx context.Context) context.Context {
 }
 
 // lapsing is a context that stands for another one, until that is over.
-type lapsing struct{ current atomic.Pointer[stillOpen] }
+type lapsing struct {
+	current atomic.Pointer[stillOpen]
+	// record is the call's, which bounds what is left of it, too.
+	record *call
+}
 
 // stillOpen is what a context stands for; an atomic pointer needs a type of its own for an interface.
 type stillOpen struct {
@@ -59,7 +63,12 @@ func (l *lapsing) Done() <-chan struct{} { return l.current.Load().Done() }
 func (l *lapsing) Err() error { return l.current.Load().Err() }
 
 // Value is context.Context's.
-func (l *lapsing) Value(key any) any { return l.current.Load().Value(key) }
+func (l *lapsing) Value(key any) any {
+	if key == (callKey{}) {
+		return l.record
+	}
+	return l.current.Load().Value(key)
+}
 
 // lapsed is what lapse needs once.
 type lapsed struct {

@@ -12,7 +12,6 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore/queryshape"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -134,10 +133,7 @@ func (s *snapshot) Subjects(
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if s.engine.own != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, ownHeader, s.engine.own)
-	}
-	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupSubjects(ctx, &v1.LookupSubjectsRequest{
+	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupSubjects(s.engine.ownCall(ctx), &v1.LookupSubjectsRequest{
 		Consistency:       s.exact,
 		Resource:          objectProto(resource),
 		Permission:        permission,

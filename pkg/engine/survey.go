@@ -15,6 +15,8 @@ import (
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -27,6 +29,7 @@ import (
 // ways (see internal/graph/lookupsubjects.go and expand.go, and internal/datasets, of SpiceDB):
 //
 //	ways      how often a subject is found, once for each way
+//	held      what all permissions on the way hold before they join it, because SpiceDB works on up to 100 objects at a time
 //	bytes     the caveats on all of these ways
 //	products  where a wildcard meets an intersection or exclusion: each subject with all caveats, and each way to a
 //	          subject with all subjects that are taken away
@@ -89,15 +92,15 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 	}
 	limits := record.bounds
 	// What is read here is bounded for itself, or a call could read half of what it may.
-	ctx = context.WithValue(ctx, callKey{}, &call{bounds: limits, mostReads: limits.reads, mostRows: limits.subjectRows})
-	s.reader = datalayer.FromContext(ctx).SnapshotReader(at, hash)
+	ctx = context.WithValue(ctx, callKey{}, &call{bounds: limits, mostReads: limits.reads, mostRows: limits.links})
+	s.reader, s.most = datalayer.FromContext(ctx).SnapshotReader(at, hash), limits.links
 	if s.schema, err = s.reader.ReadSchema(ctx); err != nil {
-		return err
+		return readFailure(err)
 	}
 	s.members, s.places = map[member]*core.Relation{}, map[place]*spot{}
 	s.rows, s.subjects = map[place][]row{}, map[string]bool{}
 	if err := s.walk(ctx, from); err != nil {
-		return err
+		return readFailure(err)
 	}
 	most := limits.ways
 	if s.tree {
@@ -110,8 +113,10 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 	switch {
 	case size.ways > most:
 		return errTooMuch(fmt.Sprintf("%s has more than %d ways to its subjects", what, most))
-	case size.bytes > limits.caveats:
+	case size.bytes > limits.caveats || s.allBytes > 0 && s.allBytes*size.ways > limits.caveats:
 		return errTooMuch(fmt.Sprintf("%s has more than %d MiB of caveats on the ways to its subjects", what, limits.caveats>>20))
+	case s.held() > limits.held:
+		return errTooMuch(fmt.Sprintf("%s has more than %d ways to the subjects of all its permissions together", what, limits.held))
 	case s.tree || !s.wildcards || !s.meets:
 		return nil
 	}
@@ -123,6 +128,21 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 		return errTooMuch(fmt.Sprintf("%s has a wildcard with %d exclusions, and %d ways to subjects that it meets", what, excluded, size.named))
 	}
 	return nil
+}
+
+// readFailure is the status of a survey that could not read: SpiceDB translates only what its own handlers meet.
+func readFailure(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	switch {
+	case errors.As(err, new(datastore.InvalidRevisionError)):
+		return status.Error(codes.OutOfRange, err.Error())
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	default:
+		return status.Error(codes.Unavailable, "the datastore cannot be read: "+err.Error())
+	}
 }
 
 // copiesPerStep is how many elements of a list SpiceDB copies in the time in which it puts one into a map.
@@ -144,9 +164,13 @@ type survey struct {
 	rows map[place][]row
 	// subjects are the ids of the subjects that were found, those of exclusions included.
 	subjects map[string]bool
-	// caveats is set if a row has one, wildcards if all subjects of the wanted type were found at once, and meets if an
+	// links counts where places lead, most is how many that may be.
+	links, most int64
+	// allBytes are the caveats on the left of all arrows for which all have to hold: SpiceDB asks them of every subject.
+	allBytes int64
+	// wildcards is set if all subjects of the wanted type were found at once, and meets if an
 	// expression is met that compares sets: an intersection, an exclusion, or an arrow for which all have to hold.
-	caveats, wildcards, meets bool
+	wildcards, meets bool
 }
 
 // place is a relation or permission of one object.
@@ -170,8 +194,8 @@ type spot struct {
 	to    []link
 	// expression is set for a permission, whose operands SpiceDB joins to a set.
 	expression bool
-	// now and before are what was counted, within as many steps as were counted last, and one less.
-	now, before size
+	// sum is what was counted last, before it was joined; now and before are what was counted, within as many steps as were counted last, and one less.
+	sum, now, before size
 	// positive and negative say that excluded has come by, there by nothing that is taken away, or by something that is.
 	positive, negative bool
 }
@@ -184,8 +208,9 @@ type link struct {
 	subtracted bool
 }
 
-// size is what is found from a place on: ways, those of them to named subjects that nothing takes away, and bytes of caveats.
-type size struct{ ways, named, bytes int64 }
+// size is what is found from a place on: ways, those of them that have a caveat, those to named subjects that nothing takes
+// away, and bytes of caveats.
+type size struct{ ways, caveated, named, bytes int64 }
 
 // levels is how deep SpiceDB walks.
 const levels = 50
@@ -209,9 +234,13 @@ func (s *survey) walk(ctx context.Context, from place) error {
 					further = append(further, to)
 				}
 				at.to = append(at.to, link{s.spot(to), bytes, subtracted})
+				s.links++
 			}
 			if err := s.expand(ctx, p, at, add); err != nil {
 				return err
+			}
+			if s.links > s.most {
+				return errTooMuch(fmt.Sprintf("the graph leads to more than %d places", s.most))
 			}
 		}
 		next = further
@@ -231,12 +260,15 @@ func (s *survey) spot(p place) *spot {
 
 // expand finds what is at a place whose rows have been read, and calls add for where it leads.
 func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, int64, bool)) error {
+	if s.tree {
+		at.size.ways++ // the branch itself, also where it is empty because the type has no such member
+	}
 	m, err := s.lookUp(ctx, p.member)
 	if m == nil || err != nil {
 		return err
 	}
-	if p.member == s.wanted || s.tree {
-		s.find(at, row{subject: tuple.ONR(p.objectType, p.id, p.name)}) // of a tree, the branch itself
+	if p.member == s.wanted {
+		s.find(at, row{subject: tuple.ONR(p.objectType, p.id, p.name)})
 	}
 	rewrite := m.GetUsersetRewrite()
 	if rewrite == nil {
@@ -254,6 +286,9 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 	s.meets = s.meets || compares(rewrite)
 	return eachChild(rewrite, func(c child) error {
 		s.meets = s.meets || c.all
+		if s.tree {
+			at.size.ways++ // each operand is a branch
+		}
 		switch {
 		case c.self:
 			s.find(at, row{subject: tuple.ONR(p.objectType, p.id, tuple.Ellipsis)})
@@ -261,6 +296,9 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 			add(place{member{p.objectType, c.relation}, p.id}, 0, c.subtracted)
 		default:
 			for _, r := range s.rows[place{member{p.objectType, c.tupleset}, p.id}] {
+				if c.all {
+					s.allBytes += r.bytes
+				}
 				add(place{member{r.subject.ObjectType, c.relation}, r.subject.ObjectID}, r.bytes, c.subtracted)
 			}
 		}
@@ -272,6 +310,9 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 func (s *survey) find(at *spot, r row) {
 	at.size.ways++
 	at.size.bytes += r.bytes
+	if r.bytes > 0 {
+		at.size.caveated++
+	}
 	if s.tree {
 		return
 	}
@@ -397,13 +438,22 @@ func (s *survey) readSome(ctx context.Context, of member, ids []string) error {
 		}
 		r := row{subject: rel.Subject}
 		if rel.OptionalCaveat != nil {
-			s.caveats = true
 			r.bytes = caveatBytes + int64(proto.Size(rel.OptionalCaveat))
 		}
 		p := place{of, rel.Resource.ObjectID}
 		s.rows[p] = append(s.rows[p], r)
 	}
 	return nil
+}
+
+// held is what all permissions that were met hold before they join it.
+func (s *survey) held() (n int64) {
+	for _, at := range s.order {
+		if at.expression {
+			n += at.sum.ways
+		}
+	}
+	return n
 }
 
 // count returns the most that is found from any place that was walked. It stops where one of the two is more than is of
@@ -424,16 +474,23 @@ func (s *survey) count(ctx context.Context, mostWays, mostBytes int64) (most siz
 				if !link.subtracted {
 					sum.named += link.to.before.named
 				}
+				if link.bytes > 0 {
+					sum.caveated += link.to.before.ways
+				} else {
+					sum.caveated += link.to.before.caveated
+				}
 				if sum.ways > mostWays || sum.bytes > mostBytes {
 					return sum, nil
 				}
 			}
-			most = size{max(most.ways, sum.ways), max(most.named, sum.named), max(most.bytes, sum.bytes)}
+			most = size{max(most.ways, sum.ways), most.caveated, max(most.named, sum.named), max(most.bytes, sum.bytes)}
+			at.sum = sum
 			// A permission's operands are joined: each subject is left once. One with a caveat is left with all of its ways, in an
 			// expression that grows with them.
-			if at.expression && !s.caveats && !s.tree {
+			if at.expression && !s.tree {
 				all := int64(len(s.subjects))
-				sum.ways, sum.named = min(sum.ways, all), min(sum.named, all)
+				sum.ways = min(sum.ways-sum.caveated, all) + sum.caveated
+				sum.named = min(sum.named, sum.ways)
 			}
 			changed = changed || sum != at.before
 			at.now = sum

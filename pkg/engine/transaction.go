@@ -136,7 +136,7 @@ func (m *measured) Next(ctx context.Context) (*tuple.Relationship, error) {
 			limits.imports, limits.importBytes>>20))
 	}
 	if allRelationships > limits.loads || allBytes > limits.loadBytes {
-		return nil, refusal(codes.ResourceExhausted, authz.ReasonEngineRefused, fmt.Sprintf(
+		return nil, refusal(codes.ResourceExhausted, authz.ReasonBusy, fmt.Sprintf(
 			"the imports under way hold more than %d relationships or %d MiB together; nothing of this one was written: try again",
 			limits.loads, limits.loadBytes>>20))
 	}

@@ -52,7 +52,7 @@ var endless = map[string]bool{
 	"/grpc.health.v1.Health/Watch":       false,
 }
 
-// StreamLimits bounds the time of streams. It is the one place that does.
+// StreamLimits bounds the time of streams. How long one message may take to come is pkg/rpc/wire's.
 type StreamLimits struct {
 	// Bulk is how long an export or backup may take; 0 means DefaultBulkTime. An import may take as long, but two
 	// minutes at most.

@@ -7,8 +7,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Calls of services stop short of those that take access away, and those of admins: whatever services keep under way, a
-// session can be ended, and an admin can suspend.
+// Calls of services stop short of those that take access away, and those stop short of admins': whatever checks are under
+// way, a session can be ended, and whatever services do, an admin can suspend.
 func TestCallsUnderWay(t *testing.T) {
 	const (
 		check = "/deputy.v1.PermissionsService/CheckPermission"

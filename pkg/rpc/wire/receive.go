@@ -199,7 +199,7 @@ func (r *Receiver) hurry(from source) *time.Timer {
 			st = detailed
 		}
 		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.
-		_ = from.WriteStatus(st)
+		_ = authz.Safely("wire.hurry", func() error { return from.WriteStatus(st) })
 	})
 }
 
