@@ -446,6 +446,20 @@ func (s *survey) readSome(ctx context.Context, of member, ids []string) error {
 	return nil
 }
 
+// add adds what is found over a link.
+func (sum *size) add(l link) {
+	there := l.to.before
+	sum.ways += there.ways
+	sum.bytes += there.bytes + there.ways*l.bytes // both operands are small, or have ended the counting
+	if !l.subtracted {
+		sum.named += there.named
+	}
+	if l.bytes > 0 {
+		there.caveated = there.ways
+	}
+	sum.caveated += there.caveated
+}
+
 // held is what all permissions that were met hold before they join it.
 func (s *survey) held() (n int64) {
 	for _, at := range s.order {
@@ -468,17 +482,7 @@ func (s *survey) count(ctx context.Context, mostWays, mostBytes int64) (most siz
 		for _, at := range s.order {
 			sum := at.size
 			for _, link := range at.to {
-				// Both operands of the product are small, or have ended the counting.
-				sum.ways += link.to.before.ways
-				sum.bytes += link.to.before.bytes + link.to.before.ways*link.bytes
-				if !link.subtracted {
-					sum.named += link.to.before.named
-				}
-				if link.bytes > 0 {
-					sum.caveated += link.to.before.ways
-				} else {
-					sum.caveated += link.to.before.caveated
-				}
+				sum.add(link)
 				if sum.ways > mostWays || sum.bytes > mostBytes {
 					return sum, nil
 				}
