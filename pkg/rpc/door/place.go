@@ -33,7 +33,7 @@ const (
 // the object moves along, as if it had been placed before.
 //
 // A relationship that is stored already, just as it is written, is left out of the write, on condition that it is still
-// there: a service that repeats a write whose answer was lost gets an answer.
+// there, with whatever caveat: a service that repeats a write whose answer was lost gets an answer.
 type placing struct {
 	snap   authz.Snapshot
 	schema *authz.Schema
@@ -102,6 +102,10 @@ func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 				Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: filterOf(req.GetUpdates()[i].GetRelationship()),
 			})
 		}
+	}
+	if n := len(req.GetOptionalPreconditions()); n > maxPreconditions {
+		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "updates", fmt.Sprintf(
+			"places objects and repeats %d relationships, which takes %d preconditions, more than %d; split the write", len(repeated), n, maxPreconditions))
 	}
 	p.leaveOut(repeated)
 	return nil
