@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -63,7 +64,8 @@ func ask[T any](ctx context.Context, b *bounded, op string, do func(context.Cont
 	}
 	guarded := func(ctx context.Context) (out T, err error) {
 		defer b.panicked(op, &err)
-		return do(ctx)
+		out, err = do(ctx)
+		return out, told(err)
 	}
 	if b.patience == nil {
 		return guarded(ctx)
@@ -219,6 +221,24 @@ func (r *boundedReader) CountRelationships(ctx context.Context, name string) (in
 	})
 }
 
+// goneError is a revision that cannot be read any more. SpiceDB says so of what it asks at the beginning of a call; what it
+// meets later it passes on as it is, and without a status that reads as a flaw of the server's.
+type goneError struct{ error }
+
+// GRPCStatus is what callers get.
+func (e goneError) GRPCStatus() *status.Status { return status.New(codes.OutOfRange, e.Error()) }
+
+// Unwrap is the datastore's error.
+func (e goneError) Unwrap() error { return e.error }
+
+// told returns an error of the datastore with the status that it stands for, if it has none.
+func told(err error) error {
+	if err == nil || !errors.As(err, new(datastore.InvalidRevisionError)) {
+		return err
+	}
+	return goneError{err}
+}
+
 // rowsPerLook is after how many rows a read looks whether its call still wants them.
 const rowsPerLook = 64
 
@@ -233,7 +253,7 @@ func (b *bounded) rows(
 	guarded := func(ctx context.Context) (found datastore.RelationshipIterator, err error) {
 		defer b.panicked(op, &err)
 		if found, err = open(ctx); err != nil {
-			return nil, err
+			return nil, told(err)
 		}
 		return b.steps(op, found), nil
 	}
@@ -291,7 +311,7 @@ func (b *bounded) steps(op string, found datastore.RelationshipIterator) datasto
 		}()
 		found(func(rel tuple.Relationship, err error) bool {
 			inside = true
-			goOn := yield(rel, err)
+			goOn := yield(rel, told(err))
 			inside, over = false, !goOn
 			return goOn
 		})

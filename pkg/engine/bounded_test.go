@@ -679,3 +679,19 @@ func importTogether(t *testing.T, limits bounds) {
 		t.Errorf("%d relationships and %d bytes still count", n, bytes)
 	}
 }
+
+// A revision that is collected while a call reads at it is OUT_OF_RANGE, wherever SpiceDB meets it, and still what it is.
+func TestCollectedRevisionHasAStatus(t *testing.T) {
+	gone := datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.RevisionStale)
+	for name, err := range map[string]error{"as it is": told(gone), "wrapped": fmt.Errorf("reading: %w", told(gone))} {
+		if status.Code(err) != codes.OutOfRange {
+			t.Errorf("%s: %v", name, status.Code(err))
+		}
+		if !errors.As(err, new(datastore.InvalidRevisionError)) {
+			t.Errorf("%s: the datastore's error is lost", name)
+		}
+	}
+	if told(nil) != nil || status.Code(told(io.EOF)) != codes.Unknown {
+		t.Error("another error has a status")
+	}
+}

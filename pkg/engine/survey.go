@@ -83,7 +83,7 @@ func surveyUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, hand
 // refuseTooLarge surveys a call from a place on, and refuses one that is too large.
 func refuseTooLarge(ctx context.Context, from place, s *survey, what string) error {
 	record := callOf(ctx)
-	if record == nil || tuple.ValidateResourceID(from.id) != nil {
+	if malformed := tuple.ValidateResourceID(from.id) != nil; record == nil || malformed {
 		return nil // SpiceDB, which validates later, says what is wrong with the id
 	}
 	at, hash, _, err := consistency.RevisionFromContext(ctx)
