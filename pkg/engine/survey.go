@@ -83,7 +83,7 @@ func surveyUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, hand
 // refuseTooLarge surveys a call from a place on, and refuses one that is too large.
 func refuseTooLarge(ctx context.Context, from place, s *survey, what string) error {
 	record := callOf(ctx)
-	if malformed := tuple.ValidateResourceID(from.id) != nil; record == nil || malformed {
+	if record == nil || from.malformed() {
 		return nil // SpiceDB, which validates later, says what is wrong with the id
 	}
 	at, hash, _, err := consistency.RevisionFromContext(ctx)
@@ -178,6 +178,9 @@ type place struct {
 	member
 	id string
 }
+
+// malformed reports whether no object can have the id.
+func (p place) malformed() bool { return tuple.ValidateResourceID(p.id) != nil }
 
 // row is a relationship of a place: its subject, and how many bytes its caveat counts.
 type row struct {
