@@ -695,3 +695,60 @@ func TestCollectedRevisionHasAStatus(t *testing.T) {
 		t.Error("another error has a status")
 	}
 }
+
+// outlived is a datastore whose revisions are collected as soon as somebody reads relationships, once gone is set.
+type outlived struct {
+	datastore.Datastore
+	gone *atomic.Bool
+}
+
+func (o *outlived) SnapshotReader(at datastore.Revision) datastore.Reader {
+	return &outlivedReader{o.Datastore.SnapshotReader(at), o.gone}
+}
+
+type outlivedReader struct {
+	datastore.Reader
+	gone *atomic.Bool
+}
+
+func (r *outlivedReader) QueryRelationships(
+	ctx context.Context, filter datastore.RelationshipsFilter, opts ...options.QueryOptionsOption,
+) (datastore.RelationshipIterator, error) {
+	if !r.gone.Load() {
+		return r.Reader.QueryRelationships(ctx, filter, opts...)
+	}
+	return func(yield func(tuple.Relationship, error) bool) {
+		yield(tuple.Relationship{}, datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.RevisionStale))
+	}, nil
+}
+
+// Every call that meets such a revision says so.
+func TestCallsThatOutliveTheirRevision(t *testing.T) {
+	var gone atomic.Bool
+	ds := memory(t, func(ds datastore.Datastore) datastore.Datastore { return &outlived{ds, &gone} })
+	e := openOver(t, Config{Kind: Memory}, ds, usual, "doc:0#editor@person:ann")
+	gone.Store(true)
+	c := v1.NewPermissionsServiceClient(e.Conn())
+	doc := &v1.ObjectReference{ObjectType: "doc", ObjectId: "0"}
+	for name, call := range map[string]func() error{
+		"LookupSubjects": func() error { return lookups["LookupSubjects"](t.Context(), e.Conn()) },
+		"ExpandPermissionTree": func() error {
+			_, err := c.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{Consistency: atHead, Resource: doc, Permission: "viewer"})
+			return err
+		},
+		"ReadRelationships": func() error {
+			stream, err := c.ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{
+				Consistency: atHead, RelationshipFilter: &v1.RelationshipFilter{ResourceType: "doc"},
+			})
+			return toTheEnd(stream, err)
+		},
+		"ExportBulkRelationships": func() error {
+			stream, err := c.ExportBulkRelationships(t.Context(), &v1.ExportBulkRelationshipsRequest{Consistency: atHead})
+			return toTheEnd(stream, err)
+		},
+	} {
+		if err := call(); status.Code(err) != codes.OutOfRange {
+			t.Errorf("%s: %v, want OUT_OF_RANGE", name, err)
+		}
+	}
+}

@@ -4,6 +4,12 @@ import (
 	"context"
 	"testing"
 
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
@@ -44,5 +50,40 @@ func TestCallsUnderWay(t *testing.T) {
 	}
 	if again := fill(Service, check); len(again) != 40 {
 		t.Errorf("%d checks beside 20 others, want 40", len(again))
+	}
+}
+
+// oneStream is a stream that has nothing but a context.
+type oneStream struct {
+	grpc.ServerStream
+	ctx context.Context //nolint:containedctx // a stream has its context
+}
+
+func (s *oneStream) Context() context.Context { return s.ctx }
+
+// The gate counts calls of both kinds, and gives each back when it ends.
+func TestGateCountsCalls(t *testing.T) {
+	gate := NewGate(NewKeys([]string{"key"}, nil), zap.NewNop())
+	gate.underWay.most = 4 // of which services have 3
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer key"))
+	const method = "/deputy.v1.PermissionsService/CheckPermission"
+	unary := func(inside func() error) error {
+		_, err := gate.unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, func(context.Context, any) (any, error) { return nil, inside() })
+		return err
+	}
+	stream := func(inside func() error) error {
+		return gate.stream(nil, &oneStream{ctx: ctx}, &grpc.StreamServerInfo{FullMethod: method}, func(any, grpc.ServerStream) error { return inside() })
+	}
+	nothing := func() error { return nil }
+	for range 10 {
+		if err := unary(func() error { return stream(func() error { return unary(nothing) }) }); err != nil {
+			t.Fatalf("three calls at once: %v", err)
+		}
+	}
+	for name, fourth := range map[string]func(func() error) error{"unary": unary, "stream": stream} {
+		err := unary(func() error { return stream(func() error { return unary(func() error { return fourth(nothing) }) }) })
+		if status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("a fourth call at once, %s: %v", name, err)
+		}
 	}
 }
