@@ -746,6 +746,10 @@ func TestCallsThatOutliveTheirRevision(t *testing.T) {
 			stream, err := c.ExportBulkRelationships(t.Context(), &v1.ExportBulkRelationshipsRequest{Consistency: atHead})
 			return toTheEnd(stream, err)
 		},
+		"BulkExportRelationships": func() error {
+			stream, err := v1.NewExperimentalServiceClient(e.Conn()).BulkExportRelationships(t.Context(), &v1.BulkExportRelationshipsRequest{Consistency: atHead}) //nolint:staticcheck // the old name is served
+			return toTheEnd(stream, err)
+		},
 	} {
 		if err := call(); status.Code(err) != codes.OutOfRange {
 			t.Errorf("%s: %v, want OUT_OF_RANGE", name, err)

@@ -128,19 +128,26 @@ func (o outcome) end() error {
 	return o.err
 }
 
+// of is how long a method's streams may take.
+func (l StreamLimits) of(method string) time.Duration {
+	_, isEndless := endless[method]
+	switch {
+	case imports[method]:
+		return min(l.Bulk, importTime)
+	case bulk[method]:
+		return l.Bulk
+	case isEndless:
+		return l.watch
+	default:
+		return l.lookup
+	}
+}
+
 // intercept runs the handler beside itself: one that waits for its client has to be left for the call to end, and
 // the call's end is what then ends the handler.
 func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	limit, stopping := l.lookup, (<-chan struct{})(nil)
+	limit, stopping := l.of(info.FullMethod), (<-chan struct{})(nil)
 	endsHere, isEndless := endless[info.FullMethod]
-	switch {
-	case imports[info.FullMethod]:
-		limit = min(l.Bulk, importTime)
-	case bulk[info.FullMethod]:
-		limit = l.Bulk
-	case isEndless:
-		limit = l.watch
-	}
 	if endsHere {
 		stopping = l.Stopping
 	}

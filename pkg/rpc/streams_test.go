@@ -149,3 +149,17 @@ func TestStreamAtWork(t *testing.T) {
 		t.Errorf("got %v, %v", &got, err)
 	}
 }
+
+// An import may take two minutes, however long exports may, or less where they may take less.
+func TestTimeOfImports(t *testing.T) {
+	const anExport = "/authzed.api.v1.PermissionsService/ExportBulkRelationships"
+	for bulk, want := range map[time.Duration]time.Duration{time.Hour: 2 * time.Minute, time.Minute: time.Minute} {
+		l := StreamLimits{Bulk: bulk}
+		if got := l.of(anImport); got != want {
+			t.Errorf("with %s for exports an import may take %s, want %s", bulk, got, want)
+		}
+		if got := l.of(anExport); got != bulk {
+			t.Errorf("an export may take %s, want %s", got, bulk)
+		}
+	}
+}
