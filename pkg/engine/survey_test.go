@@ -262,7 +262,7 @@ func TestChecksWithATrace(t *testing.T) {
 	var callers sync.WaitGroup
 	for i := range 20 {
 		callers.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if i%2 == 0 {
 				ctx = metadata.AppendToOutgoingContext(ctx, "io.spicedb.requestdebuginfo", "1")
