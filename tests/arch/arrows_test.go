@@ -26,6 +26,10 @@ var arrows = map[string][]string{
 	// The lifecycle of agents, principals, delegations and sessions.
 	"pkg/delegate": {"pkg/authz", "pkg/facts"},
 
+	// The one model of a schema: what relations admit, what permissions are computed from, what follows from it for all
+	// relationships. Everybody who reads a definition stands on it, because it refuses what it does not know.
+	"pkg/schema": {},
+
 	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
 	"pkg/engine": {"pkg/authz", "schema"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
@@ -42,17 +46,15 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/fixture/truth", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
+		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
 		"schema",
 	},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
-	// What formulas come to under every assignment of their variables.
-	"pkg/fixture/truth": {},
 	// What is wrong with a schema, whatever the relationships.
 	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
 	// How two schemas differ, and what a change would do.
-	"pkg/fixture/change": {"pkg/fixture", "pkg/fixture/truth", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
+	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
 	// What a run came to, for people and for programs.
 	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
 
@@ -83,7 +85,7 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint",
+		"pkg/schema", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint",
 		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
