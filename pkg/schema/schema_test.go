@@ -143,7 +143,7 @@ func TestReplace(t *testing.T) {
 	t.Parallel()
 	e := read(t, documents).Member(Name{"folder", "read"}).Expression
 	var parts []string
-	e.Walk(func(part *Expression, path []int, subtracted bool) {
+	e.Walk(func(_ *Expression, path []int, subtracted bool) {
 		replaced := e.Replace(path, &Expression{}).String()
 		if subtracted {
 			replaced += " (subtracted)"
