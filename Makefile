@@ -15,6 +15,9 @@ BUF := $(BIN)/buf-$(BUF_VERSION)
 GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 PLUGINS := $(BIN)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION) $(BIN)/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)
 
+# What is built and tested holds no path of the machine that built it. Both have the flag, so that SpiceDB is compiled once.
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
 # What the tests cover; narrow it with make test PKGS=./pkg/decide/...
 PKGS ?= ./...
 # Where skipped tests are noted; see tests/pgtest.
@@ -33,9 +36,9 @@ demo: build ## Start a server on an example, ask it for decisions, print them wi
 	@$(BIN)/deputy demo
 
 .PHONY: build
-build: ## Build the deputy binary into .bin
+build: ## Build the deputy binary into .bin, without debug information
 	@mkdir -p $(BIN)
-	go build -o $(BIN)/deputy ./cmd/deputy
+	go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
 
 .PHONY: test
 test: ## Run every test, and say at the end which could not run here
