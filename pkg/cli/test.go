@@ -130,7 +130,7 @@ func (t *trial) test(ctx context.Context, found *search, before func()) (err err
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer r.Close()
 	before()
 	if err := t.write(r); err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
-	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
@@ -57,7 +57,7 @@ type Daemon struct {
 	engine *engine.Engine
 	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
 	graph     authz.Graph
-	evaluator *evaluate.Graph
+	evaluator *kept.Graph
 	judge     *judge.Judge
 	listener  *listener
 	server    *grpc.Server
@@ -122,7 +122,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	opened = append(opened, d.engine)
 	d.graph = d.engine
 	if graph != nil && cfg.Evaluator == EvaluatorNative {
-		d.evaluator = evaluate.Open(evaluate.Config{ //nolint:contextcheck // it outlives the opening
+		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
 			Engine: d.engine, Store: graph, Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
 		})
 		d.graph = d.evaluator

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
@@ -16,24 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/store"
 )
-
-// Evaluator answers checks from a store. It is safe for concurrent use.
-type Evaluator struct {
-	store *store.Store
-
-	programs versions[*program]
-}
-
-// New returns an evaluator of a store. The store stays its owner's.
-func New(s *store.Store) *Evaluator { return &Evaluator{store: s} }
-
-// Snapshot answers checks at one revision, and has to be closed. It is not safe for concurrent use.
-type Snapshot struct {
-	program *program
-	*store.Snapshot
-}
 
 // Check is a question: has the subject the permission on the resource?
 type Check struct {
@@ -54,37 +36,17 @@ type Answer struct {
 	Err error
 }
 
-// At pins a revision. Errors: those of store.Store.Snapshot, and a schema that cannot be evaluated.
-func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
-	s, err := e.store.Snapshot(at)
-	if err != nil {
-		return nil, err
-	}
-	p, err := e.programAt(at)
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return &Snapshot{program: p, Snapshot: s}, nil
+// Check answers checks over rows: as many answers as checks, in order. Each is answered as if it were asked alone; what ends the
+// whole call, as ctx does, fails all of them.
+func (p *Program) Check(ctx context.Context, rows Rows, checks []Check) []Answer {
+	return p.Walk(rows).Check(ctx, checks)
 }
 
-// programAt returns the program of the schema at a revision, which is pinned.
-func (e *Evaluator) programAt(at store.Revision) (*program, error) {
-	return e.programs.get(e.store.SchemaVersion(at), func() (*program, error) {
-		namespaces, caveats, err := e.store.Definitions(at)
-		if err != nil {
-			return nil, err
-		}
-		return compile(namespaces, caveats)
-	})
-}
-
-// Check answers checks: as many answers as checks, in order. Each is answered as if it were asked alone; what
-// ends the whole call, as ctx does, fails all of them.
-func (s *Snapshot) Check(ctx context.Context, checks []Check) []Answer {
-	w := newWalk(ctx, s, len(checks))
-	defer w.free()
-	return w.checks(checks)
+// Resolve returns why there is no answer to a check, whatever the rows: a type, permission or relation that the schema does not
+// have, an id that is none, or a wildcard as subject; nil if there is one. Errors have SpiceDB's status.
+func (p *Program) Resolve(c *Check) error {
+	_, _, err := p.resolve(c)
+	return err
 }
 
 // asked is one check of a walk.
@@ -94,9 +56,12 @@ type asked struct {
 	subject  uint8
 }
 
-// checks answers checks, in as many walks as their subjects take. What one has read the next one does not read again.
-func (w *walk) checks(checks []Check) []Answer {
+// Check answers checks, see Program.Check. They take as many rounds as their subjects need: what one has read the next one does
+// not read again.
+func (w *Walk) Check(ctx context.Context, checks []Check) []Answer {
 	answers := make([]Answer, len(checks))
+	w.begin(ctx)
+	defer w.end()
 	for done := 0; done < len(checks); {
 		if done > 0 {
 			w.rest()
@@ -107,7 +72,7 @@ func (w *walk) checks(checks []Check) []Answer {
 }
 
 // check answers checks until the walk has too many subjects, and returns how many.
-func (w *walk) check(checks []Check, answers []Answer) (n int) {
+func (w *Walk) check(checks []Check, answers []Answer) (n int) {
 	for ; n < len(checks); n++ {
 		m, sub, err := w.program.resolve(&checks[n])
 		if err != nil {
@@ -125,7 +90,7 @@ func (w *walk) check(checks []Check, answers []Answer) (n int) {
 }
 
 // resolve finds what a check is about. Errors have SpiceDB's status.
-func (p *program) resolve(c *Check) (m *member, s subject, err error) {
+func (p *Program) resolve(c *Check) (m *member, s subject, err error) {
 	if m, err = p.member(c.Resource.ObjectType, c.Resource.Relation); err != nil {
 		return nil, s, err
 	}
@@ -149,77 +114,8 @@ func (p *program) resolve(c *Check) (m *member, s subject, err error) {
 	return m, s, nil
 }
 
-// walks keeps the maps and slices of walks that are over, and wideWalks those of walks that met many objects: emptying
-// a map costs what it once held.
-var (
-	walks     = sync.Pool{New: func() any { return &walk{objects: map[objectKey]*object{}} }}
-	wideWalks = sync.Pool{New: func() any { return &walk{objects: map[objectKey]*object{}, wide: true} }}
-)
-
-const (
-	// maxKept and maxWide are how many objects a walk may have met that is used again.
-	maxKept, maxWide = 128, 4096
-	// manyChecks are so many that the walk will probably be a wide one.
-	manyChecks = 32
-)
-
-// newWalk begins a walk for a number of checks.
-func newWalk(ctx context.Context, s *Snapshot, checks int) *walk {
-	pool := &walks
-	if checks >= manyChecks {
-		pool = &wideWalks
-	}
-	w, _ := pool.Get().(*walk)
-	w.ctx, w.program, w.snapshot = ctx, s.program, s.Snapshot
-	return w
-}
-
-// again reports whether the walk may be used again.
-func (w *walk) again() bool { return len(w.objects) <= maxKept || w.wide && len(w.objects) <= maxWide }
-
-// rest ends a walk so that another one at the same revision can begin where it has read: all but rows is gone.
-func (w *walk) rest() {
-	for _, o := range w.learned {
-		for _, k := range o.known {
-			*k.known = known{}
-			w.blanks = append(w.blanks, k.known)
-		}
-		clear(o.known)
-		o.known = o.known[:0]
-	}
-	clear(w.learned)
-	clear(w.asked)
-	clear(w.subjects)
-	*w = walk{
-		ctx: w.ctx, program: w.program, snapshot: w.snapshot, wide: w.wide, err: w.err, steps: w.steps,
-		objects: w.objects, learned: w.learned[:0], asked: w.asked[:0], subjects: w.subjects[:0], blanks: w.blanks, unread: w.unread,
-	}
-}
-
-// free gives the walk back.
-func (w *walk) free() {
-	if !w.again() {
-		return
-	}
-	w.rest()
-	for _, o := range w.objects {
-		clear(o.relations)
-		*o = object{known: o.known, relations: o.relations[:0]}
-		w.unread = append(w.unread, o)
-	}
-	clear(w.objects)
-	*w = walk{
-		wide: w.wide, objects: w.objects, learned: w.learned, asked: w.asked, subjects: w.subjects, blanks: w.blanks, unread: w.unread,
-	}
-	if w.wide {
-		wideWalks.Put(w)
-	} else {
-		walks.Put(w)
-	}
-}
-
 // add adds a subject; ok is false if there is no room for it.
-func (w *walk) add(s subject) (i uint8, ok bool) {
+func (w *Walk) add(s subject) (i uint8, ok bool) {
 	for i := range w.subjects {
 		if w.subjects[i] == s {
 			return uint8(i), true
@@ -237,7 +133,7 @@ func (w *walk) add(s subject) (i uint8, ok bool) {
 }
 
 // answer answers what is asked: each member of an object once, for all who are asked about.
-func (w *walk) answer(checks []Check, answers []Answer) {
+func (w *Walk) answer(checks []Check, answers []Answer) {
 	slices.SortStableFunc(w.asked, func(a, b asked) int {
 		if a.of.of != b.of.of {
 			return cmp.Or(cmp.Compare(a.of.of.of.name, b.of.of.of.name), cmp.Compare(a.of.of.name, b.of.of.name))
@@ -264,7 +160,7 @@ func (w *walk) answer(checks []Check, answers []Answer) {
 }
 
 // conclude makes an answer of what a subject is.
-func (w *walk) conclude(v *value, s uint8, given map[string]any) Answer {
+func (w *Walk) conclude(v *value, s uint8, given map[string]any) Answer {
 	bit := set(1) << s
 	switch {
 	case v.yes&bit != 0:
@@ -285,6 +181,29 @@ func (w *walk) conclude(v *value, s uint8, given map[string]any) Answer {
 	default:
 		return Answer{}
 	}
+}
+
+// CheckOf puts a query into SpiceDB's words.
+func CheckOf(q authz.Query) Check {
+	return Check{
+		Resource: tuple.ObjectAndRelation{ObjectType: q.Resource.Type, ObjectID: q.Resource.ID, Relation: q.Permission},
+		Subject:  tuple.ObjectAndRelation{ObjectType: q.Subject.Type, ObjectID: q.Subject.ID, Relation: cmp.Or(q.Subject.Relation, tuple.Ellipsis)},
+		Context:  q.Context,
+	}
+}
+
+// Query is the inverse of CheckOf.
+func (c Check) Query() authz.Query {
+	q := authz.Query{
+		Resource:   authz.Object{Type: c.Resource.ObjectType, ID: c.Resource.ObjectID},
+		Permission: c.Resource.Relation,
+		Subject:    authz.Subject{Object: authz.Object{Type: c.Subject.ObjectType, ID: c.Subject.ObjectID}, Relation: c.Subject.Relation},
+		Context:    c.Context,
+	}
+	if q.Subject.Relation == tuple.Ellipsis {
+		q.Subject.Relation = ""
+	}
+	return q
 }
 
 // String returns the check as SpiceDB writes it.

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // caveat is a caveat of the schema, compiled when it is first needed.
@@ -60,7 +59,7 @@ const (
 )
 
 // leaf returns the condition of a row; nil if it has none.
-func leaf(r *store.Row) *expression {
+func leaf(r *Row) *expression {
 	if r.Caveat == "" {
 		return nil
 	}
@@ -94,7 +93,7 @@ type judgement struct {
 
 // circumstances are a request's context, in which expressions are judged; what one came to is kept.
 type circumstances struct {
-	program *program
+	program *Program
 	given   map[string]any
 	known   map[*expression]judgement
 }

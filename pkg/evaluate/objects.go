@@ -2,8 +2,6 @@ package evaluate
 
 import (
 	"sync/atomic"
-
-	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // How objects are read: all rows of an object in one scan, if they are few, because most of what a check
@@ -50,11 +48,11 @@ type object struct {
 	of *objectType
 	id string
 	// by is a row whose subject it is; nil if it was not reached by one.
-	by *store.Row
+	by *Row
 	// read says that its rows were tried to be read; whole that rows are all of them, in the order of their
 	// relations.
 	read, whole bool
-	rows        []store.Row
+	rows        []Row
 	// relations are those of a wide object that were read.
 	relations []relationRows
 	// known is what was found out of its members.
@@ -79,28 +77,23 @@ func (o *object) recall(m *member) *known {
 // relationRows are the rows of a relation; none if it is wide.
 type relationRows struct {
 	of   *member
-	rows []store.Row
+	rows []Row
 	wide bool
 }
 
 // object returns what is known of an object, so far.
-func (w *walk) object(t *objectType, id string) *object {
+func (w *Walk) object(t *objectType, id string) *object {
 	key := objectKey{t, id}
 	o := w.objects[key]
 	if o == nil {
-		if n := len(w.unread); n > 0 {
-			o, w.unread = w.unread[n-1], w.unread[:n-1]
-		} else {
-			o = new(object)
-		}
-		o.of, o.id = t, id
+		o = &object{of: t, id: id}
 		w.objects[key] = o
 	}
 	return o
 }
 
 // subject returns what is known of the subject of a row, so far.
-func (w *walk) subject(t *objectType, row *store.Row) *object {
+func (w *Walk) subject(t *objectType, row *Row) *object {
 	o := w.object(t, row.SubjectID)
 	if !o.read {
 		o.by = row
@@ -109,18 +102,18 @@ func (w *walk) subject(t *objectType, row *store.Row) *object {
 }
 
 // readObject reads all rows of an object, if they are few.
-func (w *walk) readObject(o *object) {
+func (w *Walk) readObject(o *object) {
 	o.read = true
 	if !o.of.wide.narrow() {
 		return
 	}
-	var rows []store.Row
+	var rows []Row
 	var more bool
 	var err error
 	if o.by != nil {
-		rows, more, err = w.snapshot.Subject(o.by, narrowObject)
+		rows, more, err = w.rows.Subject(o.by, narrowObject)
 	} else {
-		rows, more, err = w.snapshot.Object(o.of.name, o.id, narrowObject)
+		rows, more, err = w.rows.Object(o.of.name, o.id, narrowObject)
 	}
 	if err != nil {
 		w.err = err
@@ -131,7 +124,7 @@ func (w *walk) readObject(o *object) {
 }
 
 // relation returns the rows of a relation of an object. wide says that they are many, and were not read.
-func (w *walk) relation(m *member, o *object) (rows []store.Row, wide bool) {
+func (w *Walk) relation(m *member, o *object) (rows []Row, wide bool) {
 	if !o.read {
 		w.readObject(o)
 	}
@@ -154,7 +147,7 @@ func (w *walk) relation(m *member, o *object) (rows []store.Row, wide bool) {
 	read := relationRows{of: m, wide: true}
 	if m.wide.narrow() {
 		var err error
-		if read.rows, read.wide, err = w.snapshot.Relation(o.of.name, o.id, m.name, narrowRelation); err != nil {
+		if read.rows, read.wide, err = w.rows.Relation(o.of.name, o.id, m.name, narrowRelation); err != nil {
 			w.err = err
 		}
 		if read.wide {
@@ -166,19 +159,19 @@ func (w *walk) relation(m *member, o *object) (rows []store.Row, wide bool) {
 }
 
 // each calls fn with each row of a relation, or with its usersets alone, until it returns false.
-func (w *walk) each(m *member, o *object, usersets bool, fn func(*store.Row) bool) {
+func (w *Walk) each(m *member, o *object, usersets bool, fn func(*Row) bool) {
 	rows, wide := w.relation(m, o)
 	if wide && usersets && !w.failed() {
 		// Mostly there are many subjects and few usersets.
-		rows, wide, w.err = w.snapshot.Usersets(o.of.name, o.id, m.name, narrowRelation)
+		rows, wide, w.err = w.rows.Usersets(o.of.name, o.id, m.name, narrowRelation)
 	}
 	if !wide {
 		visit(rows, usersets, fn)
 		return
 	}
-	var after *store.Row
+	var after *Row
 	for more := true; more && !w.failed(); {
-		if rows, more, w.err = w.snapshot.Page(o.of.name, o.id, m.name, usersets, after, page); w.err != nil || !visit(rows, usersets, fn) {
+		if rows, more, w.err = w.rows.Page(o.of.name, o.id, m.name, usersets, after, page); w.err != nil || !visit(rows, usersets, fn) {
 			return
 		}
 		if len(rows) > 0 {
@@ -188,7 +181,7 @@ func (w *walk) each(m *member, o *object, usersets bool, fn func(*store.Row) boo
 }
 
 // visit calls fn with rows, until it returns false.
-func visit(rows []store.Row, usersets bool, fn func(*store.Row) bool) bool {
+func visit(rows []Row, usersets bool, fn func(*Row) bool) bool {
 	for i := range rows {
 		if (!usersets || rows[i].SubjectRelation != "") && !fn(&rows[i]) {
 			return false

@@ -2,15 +2,16 @@ package evaluate
 
 import (
 	"fmt"
+	"slices"
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// program is a schema, compiled. It is immutable but for the hints of its types and members, and safe for
+// Program is a schema, compiled to be evaluated. It is immutable but for the hints of its types and members, and safe for
 // concurrent use.
-type program struct {
+type Program struct {
 	types   map[string]*objectType
 	caveats map[string]*caveat
 }
@@ -76,10 +77,10 @@ type node struct {
 	permission string
 }
 
-// compile makes a program of definitions. Errors: an expression of a kind that is not known, or a name that
-// is not there; SpiceDB does not let such a schema in.
-func compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*program, error) {
-	p := &program{types: make(map[string]*objectType, len(namespaces)), caveats: make(map[string]*caveat, len(caveats))}
+// Compile makes a program of definitions. Errors: an expression of a kind that is not known, or a name that
+// is not there; SpiceDB does not let such a schema in. Whether relationships fit the definitions is not looked at.
+func Compile(namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*Program, error) {
+	p := &Program{types: make(map[string]*objectType, len(namespaces)), caveats: make(map[string]*caveat, len(caveats))}
 	for _, c := range caveats {
 		p.caveats[c.GetName()] = &caveat{definition: c}
 	}
@@ -230,7 +231,7 @@ func hasUnknown(m protoreflect.Message) bool {
 func unknown(what any) error { return fmt.Errorf("an expression of an unknown kind: %T", what) }
 
 // leads calls fn with each member that the evaluation of this one may dispatch to.
-func (p *program) leads(m *member, fn func(*member)) {
+func (p *Program) leads(m *member, fn func(*member)) {
 	if m.rewrite == nil {
 		for _, kind := range m.subjects {
 			if kind.relation == "" {
@@ -262,8 +263,32 @@ func (p *program) leads(m *member, fn func(*member)) {
 	visit(m.rewrite)
 }
 
+// MeetsAll reports whether an arrow with .all may be on the way of a check of a permission.
+func (p *Program) MeetsAll(objectType, permission string) bool {
+	m, err := p.member(objectType, permission)
+	return err == nil && p.meetsAll(m, map[*member]bool{})
+}
+
+func (p *Program) meetsAll(m *member, seen map[*member]bool) bool {
+	if seen[m] {
+		return false
+	}
+	seen[m] = true
+	if m.rewrite != nil && m.rewrite.has(opAll) {
+		return true
+	}
+	found := false
+	p.leads(m, func(next *member) { found = found || p.meetsAll(next, seen) })
+	return found
+}
+
+// has reports whether an operation is in an expression.
+func (n *node) has(op operation) bool {
+	return n.op == op || slices.ContainsFunc(n.children, func(c *node) bool { return c.has(op) })
+}
+
 // objects returns the types of the objects that a relation may hold.
-func (m *member) objects(p *program) []*objectType {
+func (m *member) objects(p *Program) []*objectType {
 	seen := map[*objectType]bool{}
 	var found []*objectType
 	add := func(name string) {

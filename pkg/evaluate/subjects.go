@@ -7,7 +7,6 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // Who has a permission is found in two steps: all subjects of the type that are named anywhere on the way,
@@ -17,58 +16,42 @@ import (
 // maxVisits is how many members of objects are visited for that.
 const maxVisits = 4096
 
-// Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
-// Where a wildcard is on the way, or too much, the engine is asked.
-func (s *snapshot) Subjects(
-	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
-) ([]authz.SubjectAnswer, error) {
-	w, err := s.walk(ctx, 1)
-	if err != nil {
-		return nil, s.graph.failure("evaluate.Subjects", err)
-	}
-	defer s.rest(w)
-	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
-	candidates, ok, err := w.candidates(of, subjectType)
-	if err != nil {
-		return nil, s.graph.failure("evaluate.Subjects", err)
-	}
-	if !ok {
-		inner, err := s.engine(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return inner.Subjects(ctx, resource, permission, subjectType, given)
+// Subjects returns all subjects of a type that have the permission on the resource, which names both. complete is false, and
+// nothing is returned, where a wildcard is on the way, or more than is walked. An error is that of a name which the schema does not
+// have, of ctx, of the rows, or of one subject's check.
+func (w *Walk) Subjects(
+	ctx context.Context, resource tuple.ObjectAndRelation, subjectType string, given map[string]any,
+) (found []authz.SubjectAnswer, complete bool, err error) {
+	w.begin(ctx)
+	defer w.end()
+	candidates, complete, err := w.candidates(resource, subjectType)
+	if err != nil || !complete {
+		return nil, false, err
 	}
 	checks := make([]Check, len(candidates))
 	for i, id := range candidates {
 		checks[i] = Check{
-			Resource: of, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
+			Resource: resource, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
 		}
 	}
-	// The walk has read what these checks need.
+	// The walk has read what these checks need, and has room for all of their subjects.
 	answers := make([]Answer, len(checks))
 	w.check(checks, answers)
-	var found []authz.SubjectAnswer
 	for i, a := range answers {
 		switch a.Outcome {
 		case authz.Yes, authz.Conditional:
 			found = append(found, authz.SubjectAnswer{ID: candidates[i], Conditional: a.Outcome == authz.Conditional})
 		case authz.Failed:
-			return nil, s.graph.failure("evaluate.Subjects", a.Err)
+			return nil, false, a.Err
 		default:
 		}
 	}
-	listed := listing{resource, permission, subjectType, given, found}
-	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {
-		return nil, err
-	}
-	s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
-	return found, nil
+	return found, true, nil
 }
 
 // candidates returns the ids of all subjects of a type that could have the permission; ok is false if there
 // may be others, or more than one walk has room for.
-func (w *walk) candidates(resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
+func (w *Walk) candidates(resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
 	m, err := w.program.member(resource.ObjectType, resource.Relation)
 	if err != nil {
 		return nil, false, err
@@ -87,7 +70,7 @@ func (w *walk) candidates(resource tuple.ObjectAndRelation, subjectType string) 
 
 // census gathers the subjects of a type that are named on the way.
 type census struct {
-	walk *walk
+	walk *Walk
 	of   *objectType
 	seen map[memberKey]bool
 	ids  []string
@@ -122,7 +105,7 @@ func (c *census) member(m *member, id string, left int) {
 		c.node(m.rewrite, m, id, left)
 		return
 	}
-	c.walk.each(m, c.walk.object(m.of, id), false, func(row *store.Row) bool {
+	c.walk.each(m, c.walk.object(m.of, id), false, func(row *Row) bool {
 		switch next := c.walk.program.types[row.SubjectType]; {
 		case row.SubjectRelation == "" && next == c.of:
 			c.add(row.SubjectID)
@@ -147,7 +130,7 @@ func (c *census) node(n *node, m *member, id string, left int) {
 	case opComputed:
 		c.member(n.target, id, left-1)
 	case opArrow, opAll:
-		c.walk.each(n.tupleset, c.walk.object(n.tupleset.of, id), false, func(row *store.Row) bool {
+		c.walk.each(n.tupleset, c.walk.object(n.tupleset.of, id), false, func(row *Row) bool {
 			switch next := c.walk.program.types[row.SubjectType]; {
 			case next == nil:
 				c.incomplete = true

@@ -8,37 +8,67 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
 	"google.golang.org/grpc/codes"
-
-	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // maxDepth is how many dispatches a check may take one in another: SpiceDB's default.
 const maxDepth = 50
 
-// walk is one traversal of the graph for up to maxSubjects subjects.
-type walk struct {
-	ctx      context.Context //nolint:containedctx // a walk is one call
-	program  *program
-	snapshot *store.Snapshot
-	// wide says that the walk is one of those that meet many objects.
-	wide bool
+// Walk answers checks over the rows of one revision, one call after the other: what one has read the next does not read again.
+// It is not safe for concurrent use, and needs no closing.
+type Walk struct {
+	program *Program
+	rows    Rows
+	// objects are what was read. It outlives rounds and calls, until it is too much or a call fails.
+	objects map[objectKey]*object
+	round
+}
 
+// maxObjects is how many objects a walk has read at most when a call ends; of more it forgets all, because it may be kept for as
+// long as somebody holds the revision.
+const maxObjects = 4096
+
+// round is one traversal of the graph, for up to maxSubjects subjects. Nothing of it but err and ctx outlives it.
+type round struct {
+	ctx      context.Context //nolint:containedctx // of one call
 	subjects []subject
 	// usersets are the subjects that have a relation.
 	usersets set
 	asked    []asked
-	objects  map[objectKey]*object
-	// learned are the objects of which something is known.
+	// learned are the objects of which something is known of the subjects.
 	learned []*object
 
-	// err is why the walk cannot go on; all that it returns then means nothing.
+	// err is why the call cannot go on; all that it returns then means nothing.
 	err   error
 	steps int
-	// blanks are used again for what is known, and unread for objects.
-	blanks []*known
-	unread []*object
 	// wrong says, for each subject, what error other than depth came up first.
 	wrong map[uint8]error
+}
+
+// Walk returns a walk over rows.
+func (p *Program) Walk(rows Rows) *Walk {
+	return &Walk{program: p, rows: rows, objects: map[objectKey]*object{}}
+}
+
+// Over goes on over other Rows of the same revision: those from before may have ended.
+func (w *Walk) Over(rows Rows) { w.rows = rows }
+
+// begin begins a call.
+func (w *Walk) begin(ctx context.Context) { w.ctx = ctx }
+
+// rest ends a round, so that another one can begin at the same revision, with what was read.
+func (w *Walk) rest() {
+	for _, o := range w.learned {
+		o.known = nil
+	}
+	w.round = round{ctx: w.ctx, err: w.err}
+}
+
+// end ends a call. Where it failed, what was read may be half of what is there.
+func (w *Walk) end() {
+	if w.rest(); w.err != nil || len(w.objects) > maxObjects {
+		w.objects = map[objectKey]*object{}
+	}
+	w.round = round{}
 }
 
 // subject is a subject of the walk.
@@ -58,17 +88,6 @@ type known struct {
 	// unknown are subjects for which an error came up when as many were left, or fewer.
 	unknown   set
 	unknownAt [maxSubjects]uint8
-}
-
-// blank returns an empty known.
-func (w *walk) blank() *known {
-	n := len(w.blanks)
-	if n == 0 {
-		return &known{}
-	}
-	k := w.blanks[n-1]
-	w.blanks = w.blanks[:n-1]
-	return k
 }
 
 // recall returns what is known of subjects with a number of dispatches left, and who they are.
@@ -104,7 +123,7 @@ func (k *known) remember(v *value, who set, need, left int) {
 }
 
 // failed reports whether the walk has ended, also because nobody waits for it.
-func (w *walk) failed() bool {
+func (w *Walk) failed() bool {
 	if w.err != nil {
 		return true
 	}
@@ -118,7 +137,7 @@ func (w *walk) failed() bool {
 // this one included. need is how many of them that takes for what is known.
 //
 // An error is that of SpiceDB, which evaluates this as one dispatch.
-func (w *walk) member(m *member, o *object, who set, left int) (v value, need int) {
+func (w *Walk) member(m *member, o *object, who set, left int) (v value, need int) {
 	if left == 0 {
 		return value{unknown: who}, 0
 	}
@@ -148,7 +167,7 @@ func (w *walk) member(m *member, o *object, who set, left int) (v value, need in
 }
 
 // body is member without regard to aliases. What was found out before is not looked for again.
-func (w *walk) body(m *member, o *object, who set, left int) (v value, need int) {
+func (w *Walk) body(m *member, o *object, who set, left int) (v value, need int) {
 	if who == 0 || w.failed() {
 		return value{}, 1
 	}
@@ -187,7 +206,7 @@ func (w *walk) body(m *member, o *object, who set, left int) (v value, need int)
 	if k == nil {
 		// It may have been met again on the way.
 		if k = o.recall(m); k == nil {
-			k = w.blank()
+			k = &known{}
 			if len(o.known) == 0 {
 				w.learned = append(w.learned, o)
 			}
@@ -200,7 +219,7 @@ func (w *walk) body(m *member, o *object, who set, left int) (v value, need int)
 }
 
 // same returns those of the subjects that are the member of the object itself.
-func (w *walk) same(m *member, o *object, who set) (found set) {
+func (w *Walk) same(m *member, o *object, who set) (found set) {
 	for s := range (who & w.usersets).subjects {
 		if sub := &w.subjects[s]; sub.of == m.of && sub.relation == m.name && sub.id == o.id {
 			found |= 1 << s
@@ -210,7 +229,7 @@ func (w *walk) same(m *member, o *object, who set) (found set) {
 }
 
 // direct looks for the subjects, and their wildcards, in a relation.
-func (w *walk) direct(m *member, o *object, who set) (v value) {
+func (w *Walk) direct(m *member, o *object, who set) (v value) {
 	rows, wide := w.relation(m, o)
 	if wide {
 		return w.lookUp(m, o.id, who)
@@ -239,7 +258,7 @@ func (w *walk) direct(m *member, o *object, who set) (v value) {
 
 // names reports whether a row is one that names a subject of its type: itself, or all of them. SpiceDB looks
 // only for what the relation admits.
-func (m *member) names(row *store.Row, s *subject) bool {
+func (m *member) names(row *Row, s *subject) bool {
 	if row.SubjectID == s.id && row.SubjectRelation == s.relation && m.admits(s) {
 		return true
 	}
@@ -261,12 +280,12 @@ func (m *member) admitsAll(s *subject) bool {
 }
 
 // lookUp is direct for a wide relation.
-func (w *walk) lookUp(m *member, id string, who set) (v value) {
+func (w *Walk) lookUp(m *member, id string, who set) (v value) {
 	find := func(s uint8, subjectRelation, subjectID string) {
 		if v.yes&(1<<s) != 0 || w.failed() {
 			return
 		}
-		row, found, err := w.snapshot.Find(m.of.name, id, m.name, w.subjects[s].of.name, subjectRelation, subjectID)
+		row, found, err := w.rows.Find(m.of.name, id, m.name, w.subjects[s].of.name, subjectRelation, subjectID)
 		switch {
 		case err != nil:
 			w.err = err
@@ -291,13 +310,13 @@ func (w *walk) lookUp(m *member, id string, who set) (v value) {
 }
 
 // leading evaluates a relation that may hold usersets.
-func (w *walk) leading(m *member, o *object, who set, left int) (v value, need int) {
+func (w *Walk) leading(m *member, o *object, who set, left int) (v value, need int) {
 	v, need = w.direct(m, o, who), 1
 	rest := who &^ v.yes
 	if rest == 0 {
 		return v, need
 	}
-	w.each(m, o, true, func(row *store.Row) bool {
+	w.each(m, o, true, func(row *Row) bool {
 		next, err := w.program.member(row.SubjectType, row.SubjectRelation)
 		if err != nil {
 			w.fail(rest, err)
@@ -314,7 +333,7 @@ func (w *walk) leading(m *member, o *object, who set, left int) (v value, need i
 }
 
 // node evaluates a part of a permission's expression.
-func (w *walk) node(n *node, m *member, o *object, who set, left int) (v value, need int) {
+func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, need int) {
 	need = 1
 	switch n.op {
 	case opUnion:
@@ -358,7 +377,7 @@ func (w *walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 }
 
 // computed evaluates a member in a dispatch of its own. A subject that is the member itself needs none.
-func (w *walk) computed(m *member, o *object, who set, left int) (v value, need int) {
+func (w *Walk) computed(m *member, o *object, who set, left int) (v value, need int) {
 	v.yes = w.same(m, o, who)
 	rest := who &^ v.yes
 	if rest == 0 {
@@ -371,9 +390,9 @@ func (w *walk) computed(m *member, o *object, who set, left int) (v value, need 
 
 // arrow evaluates tupleset->permission: who has the permission on one of the objects. What relation a subject
 // of the tupleset has makes no difference.
-func (w *walk) arrow(n *node, o *object, who set, left int) (v value, need int) {
+func (w *Walk) arrow(n *node, o *object, who set, left int) (v value, need int) {
 	need = 1
-	w.each(n.tupleset, o, false, func(row *store.Row) bool {
+	w.each(n.tupleset, o, false, func(row *Row) bool {
 		rest := who &^ v.yes
 		found, k := w.across(n, row, rest, left)
 		v.add(found.under(leaf(row)))
@@ -384,10 +403,10 @@ func (w *walk) arrow(n *node, o *object, who set, left int) (v value, need int) 
 }
 
 // all evaluates tupleset.all(permission): who has it on each of the objects, of which there is one at least.
-func (w *walk) all(n *node, o *object, who set, left int) (v value, need int) {
+func (w *Walk) all(n *node, o *object, who set, left int) (v value, need int) {
 	need = 1
 	first := true
-	w.each(n.tupleset, o, false, func(row *store.Row) bool {
+	w.each(n.tupleset, o, false, func(row *Row) bool {
 		if first {
 			v.yes, first = who, false
 		}
@@ -401,7 +420,7 @@ func (w *walk) all(n *node, o *object, who set, left int) (v value, need int) {
 
 // across evaluates the permission of an arrow on the object that a row leads to. Where the object's type has
 // no such member nobody has it; where there is no such type it is an error.
-func (w *walk) across(n *node, row *store.Row, who set, left int) (v value, need int) {
+func (w *Walk) across(n *node, row *Row, who set, left int) (v value, need int) {
 	t := w.program.types[row.SubjectType]
 	if t == nil {
 		w.fail(who, noType(row.SubjectType))
@@ -415,7 +434,7 @@ func (w *walk) across(n *node, row *store.Row, who set, left int) (v value, need
 }
 
 // fail notes an error for subjects.
-func (w *walk) fail(who set, err error) {
+func (w *Walk) fail(who set, err error) {
 	for s := range who.subjects {
 		if w.wrong == nil {
 			w.wrong = map[uint8]error{}
@@ -427,7 +446,7 @@ func (w *walk) fail(who set, err error) {
 }
 
 // member returns a relation or permission by its names. Errors have SpiceDB's status.
-func (p *program) member(objectType, name string) (*member, error) {
+func (p *Program) member(objectType, name string) (*member, error) {
 	t := p.types[objectType]
 	if t == nil {
 		return nil, noType(objectType)

@@ -26,7 +26,7 @@ const (
 	// once is not kept, see door. What takes more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
-	rowBytes, entryBytes = 144, 384
+	rowBytes, entryBytes = 152, 384
 )
 
 // objects is what is kept. It is safe for concurrent use.
@@ -223,7 +223,7 @@ func (o *objects) put(s *objectShard, key []byte, k kept) {
 	s.size += k.size
 	links := make([]atomic.Pointer[Note], len(k.rows))
 	for i := range k.rows {
-		k.rows[i].subject = &links[i]
+		k.rows[i].Link = &links[i]
 	}
 	s.entries[string(key)] = k
 	if k.note != nil {

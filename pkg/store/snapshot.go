@@ -36,8 +36,9 @@ type cut struct {
 	object, relation, subjectType, subjectRelation, subjectID int
 }
 
-// Row is a relationship of an object, as far as the object does not say it.
-type Row struct {
+// Row is a relationship of an object, as far as the object does not say it. It is an alias of a struct without a name, so that
+// whoever reads rows can declare what it needs of a snapshot by itself: the same struct elsewhere is the same type.
+type Row = struct {
 	Relation    string
 	SubjectType string
 	// SubjectRelation is empty where SpiceDB says "...".
@@ -49,11 +50,12 @@ type Row struct {
 	Context map[string]any
 	// ExpiresAt is zero if it does not expire. What has expired at the snapshot's moment is no row.
 	ExpiresAt time.Time
-	// subject leads to the rows of its subject, if the row is kept and they were read; see Snapshot.Subject.
-	subject *atomic.Pointer[Note]
+	// Link leads to the rows of its subject: an *atomic.Pointer[Note] if the row is kept, which is nil until they were read; see
+	// Snapshot.Subject. Nobody else looks at it.
+	Link any
 }
 
-func (r *Row) expired(now time.Time) bool { return !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) }
+func expired(r *Row, now time.Time) bool { return !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) }
 
 // snapshots keeps what closed snapshots read with.
 var snapshots = sync.Pool{New: func() any { return new(Snapshot) }}
@@ -131,8 +133,9 @@ func (sn *Snapshot) Subject(r *Row, limit int) (rows []Row, more bool, err error
 	if sn.store.isClosed() {
 		return nil, false, ErrClosed
 	}
-	if r.subject != nil {
-		if note := r.subject.Load(); note != nil {
+	link, linked := r.Link.(*atomic.Pointer[Note])
+	if linked {
+		if note := link.Load(); note != nil {
 			if of := note.rows(sn.at); of != nil && (limit == 0 || len(of.rows) <= limit) {
 				return sn.live(kept{rows: of.rows, expires: of.expires}).rows, false, nil
 			}
@@ -140,8 +143,8 @@ func (sn *Snapshot) Subject(r *Row, limit int) (rows []Row, more bool, err error
 	}
 	n := sn.object(r.SubjectType, r.SubjectID)
 	k, more, err := sn.kept(n, n, "", selection{limit: limit})
-	if r.subject != nil && k.note != nil && k.note.Serves(sn.at) {
-		r.subject.Store(k.note)
+	if linked && k.note != nil && k.note.Serves(sn.at) {
+		link.Store(k.note)
 	}
 	return k.rows, more, err
 }
@@ -232,7 +235,7 @@ func (sn *Snapshot) live(k kept) kept {
 	if !k.expires {
 		return k
 	}
-	gone := func(r Row) bool { return r.expired(sn.now) }
+	gone := func(r Row) bool { return expired(&r, sn.now) }
 	if slices.ContainsFunc(k.rows, gone) {
 		k.rows, k.note = slices.DeleteFunc(slices.Clone(k.rows), gone), nil
 	}
@@ -290,7 +293,7 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 		switch {
 		case err != nil:
 			return false, err
-		case !live || which.live && row.expired(sn.now):
+		case !live || which.live && expired(&row, sn.now):
 		case len(sn.found) == which.limit && which.limit > 0:
 			sn.cutOut()
 			return true, nil

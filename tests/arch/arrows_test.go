@@ -34,9 +34,11 @@ var arrows = map[string][]string{
 	"pkg/engine": {"pkg/authz", "schema"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {},
-	// Checks straight on the store, with SpiceDB's semantics and statuses.
-	"pkg/evaluate": {"pkg/authz", "pkg/store"},
-	"pkg/journal":  {"pkg/authz"},
+	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
+	"pkg/evaluate": {"pkg/authz"},
+	// The graph over the store, and the verification of what is answered there.
+	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store"},
+	"pkg/journal":       {"pkg/authz"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door", "pkg/rpc/wire"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
@@ -46,15 +48,17 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store",
-		"schema",
+		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
+		"pkg/fixture/world", "schema",
 	},
+	// A graph in memory, judged under any schema.
+	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
 	// What is wrong with a schema, whatever the relationships.
 	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
 	// How two schemas differ, and what a change would do.
-	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/store"},
+	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/fixture/world", "pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// What a run came to, for people and for programs.
 	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
 
@@ -65,7 +69,7 @@ var arrows = map[string][]string{
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
-		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate", "pkg/store", "pkg/journal",
+		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate/kept", "pkg/store", "pkg/journal",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/gen", "schema",
 	},
 
@@ -85,15 +89,16 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/schema", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint",
+		"pkg/schema", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/source",
+		"pkg/fixture/lint", "pkg/fixture/world",
 		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
-		"tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon",
+		"pkg/cli", "tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
 		"pkg/fixture/change", "pkg/gen", "tests",
 	},
 }

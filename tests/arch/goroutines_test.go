@@ -19,7 +19,7 @@ var bareGoroutines = map[string]string{
 	"pkg/engine/primary.go: ReadyState":    "pooled.ask recovers",
 	"pkg/engine/primary.go: guardPrimary":  "serves no call",
 	"pkg/engine/stray.go: join":            "look.run recovers",
-	"pkg/evaluate/verify.go: newVerifier":  "verifier.run recovers each verification",
+	"pkg/evaluate/kept/verify.go: newVerifier":  "verifier.run recovers each verification",
 	"pkg/rpc/streams.go: run":              "what a worker runs recovers: a stream's panic is handed to its call",
 }
 

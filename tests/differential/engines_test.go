@@ -26,7 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -59,7 +59,7 @@ type desk struct {
 	// server is SpiceDB's check as Deputy runs it. Its dispatcher shares calls in flight, whatever is left
 	// of their depth: near a cycle its answers vary.
 	server v1.PermissionsServiceClient
-	native *evaluate.Evaluator
+	native *kept.Evaluator
 	// rows is what is in the store now.
 	rows []tuple.Relationship
 }
@@ -127,7 +127,7 @@ func newDesk(whole bool) (_ *desk, shut func(), err error) {
 		ends = append(ends, func() { _ = stop() })
 		d.server = v1.NewPermissionsServiceClient(conn)
 	}
-	d.native = evaluate.New(s)
+	d.native = kept.New(s)
 	return d, shut, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 )
 
 // TestRegressions holds everybody to what was once answered wrongly.
@@ -308,7 +309,7 @@ func history(t *testing.T, others []string) {
 	}
 	var editions []*edition
 	// held are snapshots that stay open while the rest is written.
-	var held []*evaluate.Snapshot
+	var held []*kept.Snapshot
 	for i, step := range steps {
 		var e *edition
 		var err error

@@ -1,4 +1,4 @@
-package evaluate
+package kept
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -41,8 +42,8 @@ const (
 type answered struct {
 	at      store.Revision
 	token   authz.Revision
-	checks  []Check
-	answers []Answer
+	checks  []evaluate.Check
+	answers []evaluate.Answer
 	// listing is a list of subjects instead; nil for checks.
 	listing *listing
 }
@@ -214,14 +215,14 @@ func (v *verifier) compare(ctx context.Context, a answered, i int) (second authz
 }
 
 // second is SpiceDB's answer. An error means that there is none, for a reason that is not the check's.
-func (v *verifier) second(ctx context.Context, token authz.Revision, c Check) (authz.Answer, error) {
+func (v *verifier) second(ctx context.Context, token authz.Revision, c evaluate.Check) (authz.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, verifyPatience)
 	defer cancel()
 	snap, err := v.graph.Graph.Snapshot(ctx, authz.Freshness{Exactly: token})
 	if err != nil {
 		return authz.Answer{}, err
 	}
-	answers, err := snap.Check(ctx, []authz.Query{queryOf(c)})
+	answers, err := snap.Check(ctx, []authz.Query{c.Query()})
 	if err != nil {
 		return authz.Answer{}, err
 	}
@@ -232,7 +233,7 @@ func (v *verifier) second(ctx context.Context, token authz.Revision, c Check) (a
 }
 
 // weigh compares two answers.
-func (v *verifier) weigh(at store.Revision, c Check, first Answer, second authz.Answer) verdict {
+func (v *verifier) weigh(at store.Revision, c evaluate.Check, first evaluate.Answer, second authz.Answer) verdict {
 	switch {
 	case first.Outcome == second.Outcome && first.Outcome != authz.Conditional:
 		return equal
@@ -320,7 +321,7 @@ func (v *verifier) distrustPermission(a answered, i int, second authz.Answer) {
 }
 
 // stricter asks SpiceDB too where a permission is distrusted, and replaces answers by stricter ones.
-func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []Check, answers []Answer) {
+func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []evaluate.Check, answers []evaluate.Answer) {
 	v.mu.RLock()
 	var doubtful []int
 	if len(v.distrusted) > 0 {
@@ -334,11 +335,11 @@ func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []
 	for _, i := range doubtful {
 		second, err := v.second(ctx, token, checks[i])
 		if err != nil {
-			answers[i] = Answer{Outcome: authz.Failed, Err: err}
+			answers[i] = evaluate.Answer{Outcome: authz.Failed, Err: err}
 			continue
 		}
 		if strictness(second.Outcome) > strictness(answers[i].Outcome) {
-			answers[i] = Answer{Outcome: second.Outcome, Missing: second.Missing, Err: second.Err}
+			answers[i] = evaluate.Answer{Outcome: second.Outcome, Missing: second.Missing, Err: second.Err}
 		}
 	}
 }
@@ -366,30 +367,11 @@ func strictness(o authz.Outcome) int {
 }
 
 // meetsAll reports whether an arrow with .all may be on the way of a check.
-func (e *Evaluator) meetsAll(at store.Revision, c Check) bool {
+func (e *Evaluator) meetsAll(at store.Revision, c evaluate.Check) bool {
 	snap, err := e.At(at)
 	if err != nil {
 		return false
 	}
 	defer snap.Close()
-	m, err := snap.program.member(c.Resource.ObjectType, c.Resource.Relation)
-	return err == nil && snap.program.meetsAll(m, map[*member]bool{})
-}
-
-func (p *program) meetsAll(m *member, seen map[*member]bool) bool {
-	if seen[m] {
-		return false
-	}
-	seen[m] = true
-	if m.rewrite != nil && m.rewrite.has(opAll) {
-		return true
-	}
-	found := false
-	p.leads(m, func(next *member) { found = found || p.meetsAll(next, seen) })
-	return found
-}
-
-// has reports whether an operation is in an expression.
-func (n *node) has(op operation) bool {
-	return n.op == op || slices.ContainsFunc(n.children, func(c *node) bool { return c.has(op) })
+	return snap.program.MeetsAll(c.Resource.ObjectType, c.Resource.Relation)
 }

@@ -1,4 +1,4 @@
-package evaluate
+package kept
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -65,7 +66,7 @@ func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
 	}
 	found := make([]authz.Relationship, len(rows))
 	for i := range rows {
-		found[i] = relationship(object, &rows[i])
+		found[i] = evaluate.Relationship(object, &rows[i])
 	}
 	return found
 }
@@ -115,11 +116,13 @@ func (g *Graph) Collectors() []prometheus.Collector { return g.verifier.collecto
 // Degraded reports whether answers have differed from SpiceDB's.
 func (g *Graph) Degraded() bool { return g.verifier.count() > 0 }
 
-// answer answers checks at a revision that is pinned.
-func (g *Graph) answer(ctx context.Context, w *walk, token authz.Revision, checks []Check) []Answer {
-	answers := w.checks(checks)
+// answer answers checks by a walk over a revision that is pinned.
+func (g *Graph) answer(
+	ctx context.Context, w *evaluate.Walk, at *store.Snapshot, token authz.Revision, checks []evaluate.Check,
+) []evaluate.Answer {
+	answers := w.Check(ctx, checks)
 	g.verifier.stricter(ctx, token, checks, answers)
-	g.verifier.sample(answered{at: w.snapshot.Revision(), token: token, checks: checks, answers: answers})
+	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
 	return answers
 }
 
@@ -165,7 +168,7 @@ type snapshot struct {
 	// resting what the next one walks with.
 	held    int
 	idle    *store.Snapshot
-	resting *walk
+	resting *evaluate.Walk
 }
 
 // Hold is authz.Holder's.
@@ -182,10 +185,7 @@ func (s *snapshot) Release() {
 	if s.held--; s.held > 0 {
 		return
 	}
-	if s.resting != nil {
-		s.resting.free()
-		s.resting = nil
-	}
+	s.resting = nil
 	if s.idle != nil {
 		s.idle.Close()
 		s.idle = nil
@@ -215,42 +215,35 @@ func (s *snapshot) done(at *store.Snapshot) {
 	at.Close()
 }
 
-// walk opens the revision to be walked for a number of checks; rest takes the walk back.
-func (s *snapshot) walk(ctx context.Context, checks int) (*walk, error) {
+// walk opens the revision to be walked; rest takes both back.
+func (s *snapshot) walk() (*evaluate.Walk, *store.Snapshot, error) {
 	at, err := s.open()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s.mu.Lock()
 	w := s.resting
 	s.resting = nil
 	s.mu.Unlock()
 	if w != nil {
-		w.ctx, w.snapshot = ctx, at
-		return w, nil
+		w.Over(at)
+		return w, at, nil
 	}
 	p, err := s.graph.evaluator.programAt(s.at)
 	if err != nil {
 		s.done(at)
-		return nil, err
+		return nil, nil, err
 	}
-	return newWalk(ctx, &Snapshot{program: p, Snapshot: at}, checks), nil
+	return p.Walk(at), at, nil
 }
 
-// rest takes back what walk returned. What it has read stays with it, if somebody holds the snapshot.
-func (s *snapshot) rest(w *walk) {
-	at := w.snapshot
-	failed := w.err != nil
-	w.rest()
-	w.ctx, w.snapshot = nil, nil
+// rest takes back what walk returned. What the walk has read stays with it, if somebody holds the snapshot.
+func (s *snapshot) rest(w *evaluate.Walk, at *store.Snapshot) {
 	s.mu.Lock()
-	if s.held > 0 && s.resting == nil && !failed && w.again() {
-		s.resting, w = w, nil
+	if s.held > 0 {
+		s.resting = w
 	}
 	s.mu.Unlock()
-	if w != nil {
-		w.free()
-	}
 	s.done(at)
 }
 
@@ -284,7 +277,7 @@ func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 
 // Check answers each query; see authz.Snapshot. The engine is asked where its trace is wanted.
 func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
-	checks := make([]Check, len(queries))
+	checks := make([]evaluate.Check, len(queries))
 	for i, q := range queries {
 		if q.Trace {
 			inner, err := s.engine(ctx)
@@ -293,19 +286,15 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 			}
 			return inner.Check(ctx, queries)
 		}
-		checks[i] = Check{
-			Resource: tuple.ObjectAndRelation{ObjectType: q.Resource.Type, ObjectID: q.Resource.ID, Relation: q.Permission},
-			Subject:  tuple.ObjectAndRelation{ObjectType: q.Subject.Type, ObjectID: q.Subject.ID, Relation: ellipsisFor(q.Subject.Relation)},
-			Context:  q.Context,
-		}
+		checks[i] = evaluate.CheckOf(q)
 	}
-	w, err := s.walk(ctx, len(checks))
+	w, at, err := s.walk()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
-	defer s.rest(w)
+	defer s.rest(w, at)
 	answers := make([]authz.Answer, len(queries))
-	for i, a := range s.graph.answer(ctx, w, s.token, checks) {
+	for i, a := range s.graph.answer(ctx, w, at, s.token, checks) {
 		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
 		if a.Err != nil {
 			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
@@ -377,8 +366,8 @@ func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err e
 	}
 	found = make([]authz.Relationship, 0, len(rows))
 	for i := range rows {
-		if matches(f, &rows[i]) {
-			found = append(found, relationship(object, &rows[i]))
+		if evaluate.Matches(f, &rows[i]) {
+			found = append(found, evaluate.Relationship(object, &rows[i]))
 		}
 	}
 	return found, nil
@@ -416,23 +405,34 @@ func (s *snapshot) Stands(n *authz.Note) bool {
 	return ok && note.Serves(s.at)
 }
 
-// matches reports whether a row of the filter's object, and of its relation if it names one, matches the rest of
-// the filter.
-func matches(f authz.Filter, r *store.Row) bool {
-	same := func(want, is string) bool { return want == "" || want == is }
-	return same(f.SubjectType, r.SubjectType) && same(f.SubjectID, r.SubjectID) &&
-		same(f.SubjectRelation, r.SubjectRelation)
-}
-
-// relationship puts a row into the words of authz.
-func relationship(object authz.Object, r *store.Row) authz.Relationship {
-	out := authz.Relationship{
-		Resource: object, Relation: r.Relation,
-		Subject:   authz.Subject{Object: authz.Object{Type: r.SubjectType, ID: r.SubjectID}, Relation: r.SubjectRelation},
-		ExpiresAt: r.ExpiresAt,
-		Caveat:    r.Caveat, CaveatContext: r.Context,
+// Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
+// Where a wildcard is on the way, or too much, the engine is asked.
+func (s *snapshot) Subjects(
+	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
+) ([]authz.SubjectAnswer, error) {
+	w, at, err := s.walk()
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
-	return out
+	defer s.rest(w, at)
+	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
+	found, complete, err := w.Subjects(ctx, of, subjectType, given)
+	if err != nil {
+		return nil, s.graph.failure("evaluate.Subjects", err)
+	}
+	if !complete {
+		inner, err := s.engine(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return inner.Subjects(ctx, resource, permission, subjectType, given)
+	}
+	listed := listing{resource, permission, subjectType, given, found}
+	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {
+		return nil, err
+	}
+	s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
+	return found, nil
 }
 
 // Page returns a page of what matches the filter; see authz.Snapshot.
@@ -451,26 +451,4 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 		return nil, "", err
 	}
 	return inner.Resources(ctx, r, limit, cursor)
-}
-
-// queryOf puts a check into the words of authz.
-func queryOf(c Check) authz.Query {
-	q := authz.Query{
-		Resource:   authz.Object{Type: c.Resource.ObjectType, ID: c.Resource.ObjectID},
-		Permission: c.Resource.Relation,
-		Subject:    authz.Subject{Object: authz.Object{Type: c.Subject.ObjectType, ID: c.Subject.ObjectID}, Relation: c.Subject.Relation},
-		Context:    c.Context,
-	}
-	if q.Subject.Relation == tuple.Ellipsis {
-		q.Subject.Relation = ""
-	}
-	return q
-}
-
-// ellipsisFor returns a subject's relation as SpiceDB writes it.
-func ellipsisFor(relation string) string {
-	if relation == "" {
-		return tuple.Ellipsis
-	}
-	return relation
 }

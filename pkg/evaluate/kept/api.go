@@ -1,6 +1,7 @@
-package evaluate
+package kept
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -36,12 +38,10 @@ func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequ
 	}
 	defer at.Close()
 	check := checkOf(req.GetResource(), req.GetPermission(), req.GetSubject(), req.GetContext())
-	if _, _, err := at.program.resolve(&check); err != nil {
+	if err := at.program.Resolve(&check); err != nil {
 		return nil, false, nil
 	}
-	w := newWalk(ctx, at, 1)
-	defer w.free()
-	answer := g.answer(ctx, w, authz.Revision{Token: token.GetToken()}, []Check{check})[0]
+	answer := g.answer(ctx, at.program.Walk(at.Snapshot), at.Snapshot, authz.Revision{Token: token.GetToken()}, []evaluate.Check{check})[0]
 	if answer.Err != nil {
 		return nil, true, statusOf(answer.Err).Err()
 	}
@@ -57,7 +57,7 @@ func (g *Graph) CheckBulkPermissions(
 	if req.GetWithTracing() || wantsTrace(ctx) || len(req.GetItems()) == 0 || len(req.GetItems()) > maxBulkItems {
 		return nil, false, nil
 	}
-	checks := make([]Check, len(req.GetItems()))
+	checks := make([]evaluate.Check, len(req.GetItems()))
 	for i, item := range req.GetItems() {
 		if !plain(item.GetResource(), item.GetSubject(), item.GetContext()) {
 			return nil, false, nil
@@ -69,9 +69,7 @@ func (g *Graph) CheckBulkPermissions(
 		return nil, false, nil
 	}
 	defer at.Close()
-	w := newWalk(ctx, at, len(checks))
-	defer w.free()
-	answers := g.answer(ctx, w, authz.Revision{Token: token.GetToken()}, checks)
+	answers := g.answer(ctx, at.program.Walk(at.Snapshot), at.Snapshot, authz.Revision{Token: token.GetToken()}, checks)
 	if err := ctx.Err(); err != nil {
 		return nil, true, statusOf(err).Err()
 	}
@@ -119,12 +117,12 @@ func isID(id string) bool {
 	return true
 }
 
-func checkOf(resource *v1.ObjectReference, permission string, subject *v1.SubjectReference, given *structpb.Struct) Check {
-	c := Check{
+func checkOf(resource *v1.ObjectReference, permission string, subject *v1.SubjectReference, given *structpb.Struct) evaluate.Check {
+	c := evaluate.Check{
 		Resource: tuple.ObjectAndRelation{ObjectType: resource.GetObjectType(), ObjectID: resource.GetObjectId(), Relation: permission},
 		Subject: tuple.ObjectAndRelation{
 			ObjectType: subject.GetObject().GetObjectType(), ObjectID: subject.GetObject().GetObjectId(),
-			Relation: ellipsisFor(subject.GetOptionalRelation()),
+			Relation: cmp.Or(subject.GetOptionalRelation(), tuple.Ellipsis),
 		},
 	}
 	if given != nil {
@@ -182,7 +180,7 @@ func (e *Evaluator) revision(ctx context.Context, c *v1.Consistency) (at store.R
 }
 
 // permissionshipOf puts an answer that is no failure into SpiceDB's words.
-func permissionshipOf(a Answer) (v1.CheckPermissionResponse_Permissionship, *v1.PartialCaveatInfo) {
+func permissionshipOf(a evaluate.Answer) (v1.CheckPermissionResponse_Permissionship, *v1.PartialCaveatInfo) {
 	switch a.Outcome {
 	case authz.Yes:
 		return v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION, nil

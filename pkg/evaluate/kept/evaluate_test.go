@@ -1,4 +1,4 @@
-package evaluate
+package kept
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -43,10 +44,7 @@ func newWorldIn(t *testing.T, config store.Config, schema, relationships string)
 			t.Error(err)
 		}
 	})
-	compiled, err := compiler.Compile(compiler.InputSchema{Source: input.Source("schema"), SchemaString: schema}, compiler.AllowUnprefixedObjectType())
-	if err != nil {
-		t.Fatal(err)
-	}
+	compiled := compiled(t, schema)
 	w := &world{s, New(s)}
 	if _, err := s.ReadWriteTx(t.Context(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
 		if err := tx.LegacyWriteCaveats(ctx, compiled.CaveatDefinitions); err != nil {
@@ -58,6 +56,16 @@ func newWorldIn(t *testing.T, config store.Config, schema, relationships string)
 	}
 	w.write(t, strings.Fields(relationships)...)
 	return w
+}
+
+// compiled has SpiceDB compile a schema.
+func compiled(t *testing.T, schema string) *compiler.CompiledSchema {
+	t.Helper()
+	c, err := compiler.Compile(compiler.InputSchema{Source: input.Source("schema"), SchemaString: schema}, compiler.AllowUnprefixedObjectType())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // write touches relationships.
@@ -75,7 +83,7 @@ func (w *world) write(t *testing.T, relationships ...string) {
 }
 
 // asks answers a check, written as a relationship, at the head.
-func (w *world) asks(t *testing.T, check string) Answer {
+func (w *world) asks(t *testing.T, check string) evaluate.Answer {
 	t.Helper()
 	head, err := w.HeadRevision(t.Context())
 	if err != nil {
@@ -87,7 +95,7 @@ func (w *world) asks(t *testing.T, check string) Answer {
 	}
 	defer at.Close()
 	rel := tuple.MustParse(check)
-	return at.Check(t.Context(), []Check{{Resource: rel.Resource, Subject: rel.Subject}})[0]
+	return at.Check(t.Context(), []evaluate.Check{{Resource: rel.Resource, Subject: rel.Subject}})[0]
 }
 
 // is fails the test unless a check comes to an outcome.

@@ -1,4 +1,4 @@
-package evaluate
+package kept
 
 import (
 	"cmp"

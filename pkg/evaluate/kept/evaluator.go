@@ -1,0 +1,56 @@
+package kept
+
+import (
+	"context"
+
+	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Evaluator answers checks from a store, under the schema in force at each revision. It is safe for concurrent use.
+type Evaluator struct {
+	store *store.Store
+
+	programs versions[*evaluate.Program]
+}
+
+// New returns an evaluator of a store. The store stays its owner's.
+func New(s *store.Store) *Evaluator { return &Evaluator{store: s} }
+
+// Snapshot answers checks at one revision, and has to be closed. It is not safe for concurrent use.
+type Snapshot struct {
+	program *evaluate.Program
+	*store.Snapshot
+}
+
+var _ evaluate.Rows = (*store.Snapshot)(nil)
+
+// At pins a revision. Errors: those of store.Store.Snapshot, and a schema that cannot be evaluated.
+func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
+	s, err := e.store.Snapshot(at)
+	if err != nil {
+		return nil, err
+	}
+	p, err := e.programAt(at)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return &Snapshot{p, s}, nil
+}
+
+// programAt returns the program of the schema at a revision, which is pinned.
+func (e *Evaluator) programAt(at store.Revision) (*evaluate.Program, error) {
+	return e.programs.get(e.store.SchemaVersion(at), func() (*evaluate.Program, error) {
+		namespaces, caveats, err := e.store.Definitions(at)
+		if err != nil {
+			return nil, err
+		}
+		return evaluate.Compile(namespaces, caveats)
+	})
+}
+
+// Check answers checks; see evaluate.Program.Check.
+func (s *Snapshot) Check(ctx context.Context, checks []evaluate.Check) []evaluate.Answer {
+	return s.program.Check(ctx, s.Snapshot, checks)
+}
