@@ -10,7 +10,7 @@ import (
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 	"github.com/authzed/spicedb/pkg/schemadsl/input"
 
-	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/schema/guard"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -96,7 +96,7 @@ func TestLibraryIsSafe(t *testing.T) {
 	for _, name := range domains(t) {
 		t.Run(name, func(t *testing.T) {
 			compiled := compileDomain(t, name)
-			model, err := engine.ModelSchema(flat(t, compiled))
+			model, err := guard.Requested(flat(t, compiled))
 			if err != nil {
 				t.Fatal(err)
 			}

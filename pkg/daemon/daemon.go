@@ -29,6 +29,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
+	"github.com/deputyauth/deputy/pkg/schema/guard"
 )
 
 // Defaults for what Config leaves out.
@@ -183,7 +184,7 @@ func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 			return snap.Schema(ctx)
 		},
 		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
-		Model:          engine.ModelSchema,
+		Model:          guard.Requested,
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		IsAdmin:        rpc.IsAdmin,

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -11,9 +12,9 @@ import (
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // dropping is a transaction that keeps what a schema write drops from coming back.
@@ -30,8 +31,8 @@ import (
 // A dropping belongs to one run of one transaction and is not safe for concurrent use, like the transaction.
 type dropping struct {
 	datastore.ReadWriteTransaction
-	// before holds the types that were written or deleted, as they were; nil for a type that is new.
-	before map[string]*core.NamespaceDefinition
+	// before holds what the relations of the types that were written or deleted admitted before; nil for a type that is new.
+	before map[string]map[string][]schema.Allowed
 }
 
 // LegacyWriteNamespaces is the transaction's.
@@ -56,22 +57,16 @@ func (d *dropping) LegacyDeleteNamespaces(ctx context.Context, names []string, o
 
 // remember reads the types as they are before their first change in the transaction.
 func (d *dropping) remember(ctx context.Context, names []string) error {
-	found, err := d.LegacyLookupNamespacesWithNames(ctx, names)
+	found, err := d.admitted(ctx, names)
 	if err != nil {
 		return err
 	}
 	if d.before == nil {
-		d.before = make(map[string]*core.NamespaceDefinition, len(names))
+		d.before = make(map[string]map[string][]schema.Allowed, len(names))
 	}
 	for _, name := range names {
-		if _, known := d.before[name]; known {
-			continue
-		}
-		d.before[name] = nil
-		for _, f := range found {
-			if f.Definition.GetName() == name {
-				d.before[name] = f.Definition
-			}
+		if _, known := d.before[name]; !known {
+			d.before[name] = found[name]
 		}
 	}
 	return nil
@@ -83,24 +78,14 @@ func (d *dropping) finish(ctx context.Context) error {
 	if len(d.before) == 0 {
 		return nil
 	}
-	names := make([]string, 0, len(d.before))
-	for name := range d.before {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	written, err := d.LegacyLookupNamespacesWithNames(ctx, names)
+	names := slices.Sorted(maps.Keys(d.before))
+	after, err := d.admitted(ctx, names)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		var after *core.NamespaceDefinition
-		for _, w := range written {
-			if w.Definition.GetName() == name {
-				after = w.Definition
-			}
-		}
-		for _, relation := range changedRelations(d.before[name], after) {
-			if err := d.clear(ctx, name, relation, allowedTypes(after, relation)); err != nil {
+		for _, relation := range changedRelations(d.before[name], after[name]) {
+			if err := d.clear(ctx, name, relation, after[name][relation]); err != nil {
 				return err
 			}
 		}
@@ -108,43 +93,45 @@ func (d *dropping) finish(ctx context.Context) error {
 	return nil
 }
 
-// changedRelations names the relations, in order, of which at least one allowed type has been added or removed,
-// those that are new or gone included. Either definition may be nil.
-func changedRelations(before, after *core.NamespaceDefinition) []string {
-	var changed []string
-	for _, definition := range []*core.NamespaceDefinition{before, after} {
-		for _, m := range definition.GetRelation() {
-			name := m.GetName()
-			if !slices.Contains(changed, name) && !sameTypes(allowedTypes(before, name), allowedTypes(after, name)) {
-				changed = append(changed, name)
+// admitted reads what the members of types admit, without where it is written.
+func (d *dropping) admitted(ctx context.Context, names []string) (map[string]map[string][]schema.Allowed, error) {
+	found, err := d.LegacyLookupNamespacesWithNames(ctx, names)
+	types := make(map[string]map[string][]schema.Allowed, len(found))
+	for _, f := range found {
+		members := map[string][]schema.Allowed{}
+		for _, m := range f.Definition.GetRelation() {
+			members[m.GetName()] = nil
+			for _, a := range m.GetTypeInformation().GetAllowedDirectRelations() {
+				// One of a kind that is not known, which another program stored, reads as a kind that no relation admits. So the
+				// schema that takes it away counts as a change.
+				kind, _ := schema.ReadAllowed(a)
+				kind.At = nil
+				members[m.GetName()] = append(members[m.GetName()], kind)
 			}
 		}
+		types[f.Definition.GetName()] = members
 	}
-	slices.Sort(changed)
+	return types, err
+}
+
+// changedRelations names the relations, in order, that admit other kinds of subjects after than before, those that are new or
+// gone included. A type that does not exist has none.
+func changedRelations(before, after map[string][]schema.Allowed) (changed []string) {
+	all := map[string]bool{}
+	for _, members := range []map[string][]schema.Allowed{before, after} {
+		for name := range members {
+			all[name] = true
+		}
+	}
+	within := func(a, b []schema.Allowed) bool {
+		return !slices.ContainsFunc(a, func(kind schema.Allowed) bool { return !slices.Contains(b, kind) })
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if !within(before[name], after[name]) || !within(after[name], before[name]) {
+			changed = append(changed, name)
+		}
+	}
 	return changed
-}
-
-// allowedTypes returns what a relation admits: nothing, if there is no such relation.
-func allowedTypes(definition *core.NamespaceDefinition, relation string) []*core.AllowedRelation {
-	return named(definition.GetRelation(), relation).GetTypeInformation().GetAllowedDirectRelations()
-}
-
-// sameTypes reports whether both lists hold the same allowed types, in whatever order.
-func sameTypes(a, b []*core.AllowedRelation) bool {
-	within := func(a, b []*core.AllowedRelation) bool {
-		return !slices.ContainsFunc(a, func(x *core.AllowedRelation) bool {
-			return !slices.ContainsFunc(b, func(y *core.AllowedRelation) bool { return sameType(x, y) })
-		})
-	}
-	return within(a, b) && within(b, a)
-}
-
-// sameType compares two allowed types without their positions in the source.
-func sameType(a, b *core.AllowedRelation) bool {
-	return a.GetNamespace() == b.GetNamespace() && a.GetRelation() == b.GetRelation() &&
-		(a.GetPublicWildcard() == nil) == (b.GetPublicWildcard() == nil) &&
-		proto.Equal(a.GetRequiredCaveat(), b.GetRequiredCaveat()) &&
-		(a.GetRequiredExpiration() == nil) == (b.GetRequiredExpiration() == nil)
 }
 
 // pageOfRows is how many rows are read and removed at once.
@@ -152,7 +139,7 @@ const pageOfRows = 1000
 
 // clear removes the rows with an expiration that the relation does not admit any more. Where one of them is
 // live it fails instead.
-func (d *dropping) clear(ctx context.Context, objectType, relation string, allowed []*core.AllowedRelation) error {
+func (d *dropping) clear(ctx context.Context, objectType, relation string, allowed []schema.Allowed) error {
 	if len(allowed) == 0 {
 		// SpiceDB has looked for live rows of a relation that goes. memdb does not see those with a caveat then.
 		found, err := d.rows(ctx, objectType, relation, datastore.ExpirationFilterOptionNone, nil, false)
@@ -183,10 +170,10 @@ func (d *dropping) clear(ctx context.Context, objectType, relation string, allow
 }
 
 // clearPage does what clear does with a page of rows, which are those that have expired and others, or live ones.
-func (d *dropping) clearPage(ctx context.Context, page []tuple.Relationship, allowed []*core.AllowedRelation, expired bool) error {
+func (d *dropping) clearPage(ctx context.Context, page []tuple.Relationship, allowed []schema.Allowed, expired bool) error {
 	var stray []tuple.RelationshipUpdate
 	for _, r := range page {
-		if !slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return admitsExpiring(a, r) }) {
+		if !slices.Contains(allowed, schema.KindOf(r)) {
 			stray = append(stray, tuple.Delete(r))
 		}
 	}
@@ -229,18 +216,6 @@ func (d *dropping) rows(
 		rows = append(rows, r)
 	}
 	return rows, nil
-}
-
-// admitsExpiring reports whether a row that expires is one of the allowed type.
-func admitsExpiring(allowed *core.AllowedRelation, r tuple.Relationship) bool {
-	if allowed.GetRequiredExpiration() == nil || allowed.GetNamespace() != r.Subject.ObjectType ||
-		allowed.GetRequiredCaveat().GetCaveatName() != r.OptionalCaveat.GetCaveatName() {
-		return false
-	}
-	if allowed.GetPublicWildcard() != nil || r.Subject.ObjectID == tuple.PublicWildcard {
-		return allowed.GetPublicWildcard() != nil && r.Subject.ObjectID == tuple.PublicWildcard
-	}
-	return allowed.GetRelation() == r.Subject.Relation
 }
 
 // errInTheWay refuses a schema write because of a row that the schema would not admit.

@@ -8,6 +8,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
+	"github.com/deputyauth/deputy/pkg/schema/guard"
 )
 
 // headTries is how often the write that takes the head is tried where it conflicts with others.
@@ -48,7 +50,7 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 // be tried again at once where it conflicts with other writes.
 func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 	token, m, err := e.remoteSchema(ctx)
-	if err != nil || m.schema.CoreDifference != "" {
+	if err != nil || m.Schema.CoreDifference != "" {
 		return head{token, m}, err
 	}
 	nobody := authz.Object{Type: authz.TypeTenant, ID: "-"}
@@ -68,24 +70,22 @@ func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, model, error
 	resp, err := v1.NewSchemaServiceClient(e.conn).ReadSchema(ctx, &v1.ReadSchemaRequest{})
 	if status.Code(err) == codes.NotFound {
 		// Nothing has been written yet.
-		return authz.Revision{}, model{schema: &authz.Schema{CoreDifference: NoSchema}}, nil
+		return authz.Revision{}, model{Model: &guard.Model{Schema: &authz.Schema{CoreDifference: guard.NoSchema}}}, nil
 	}
 	if err != nil {
 		return authz.Revision{}, model{}, Failure("engine.Schema", err)
 	}
-	m, err := e.models.get(resp.GetSchemaText(), func() (model, error) {
-		return modelFromText(resp.GetSchemaText())
-	})
+	m, err := e.models.get(resp.GetSchemaText(), func() (*guard.Model, error) { return guard.Compile(resp.GetSchemaText()) })
 	return authz.Revision{Token: resp.GetReadAt().GetToken()}, m, err
 }
 
 // remoteVerified returns the schema with the types marked whose relationships SpiceDB would count although they
 // have expired. The first call with a schema waits until all rows in doubt were counted, see remoteStrays.
 func (e *Engine) remoteVerified(ctx context.Context, m model, at *v1.Consistency) (*authz.Schema, error) {
-	if e.trusted || m.schema.CoreDifference != "" {
-		return m.schema, nil
+	if e.trusted || m.Schema.CoreDifference != "" {
+		return m.Schema, nil
 	}
-	return e.strays.get(ctx, m, nil, func(ctx context.Context) ([]member, error) { return e.remoteStrays(ctx, m.namespaces, at) })
+	return e.strays.get(ctx, m, nil, func(ctx context.Context) ([]*schema.Member, error) { return e.remoteStrays(ctx, m.Definitions, at) })
 }
 
 // remoteStale asks for the revision that SpiceDB itself would choose, not before the lower bound.

@@ -14,6 +14,8 @@ import (
 	"github.com/authzed/spicedb/pkg/zedtoken"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
+	"github.com/deputyauth/deputy/pkg/schema/guard"
 )
 
 // snapshot is one revision of an engine.
@@ -110,7 +112,7 @@ func (s *snapshot) Revision() authz.Revision { return s.token }
 func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 	s.once.Do(func() {
 		defer authz.Recover("engine.Schema", &s.schemaErr)
-		if s.remote.schema == nil {
+		if s.remote.Model == nil {
 			s.schema, s.schemaErr = s.engine.schemaAt(ctx, s.revision)
 			return
 		}
@@ -142,19 +144,22 @@ func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.S
 		definitions[i] = c.Definition
 		fmt.Fprintf(&key, "%%%s@%s\n", c.Definition.GetName(), c.LastWrittenRevision)
 	}
-	m, err := e.models.get(key.String(), func() (model, error) {
-		schema, err := ModelDefinitions(namespaces, definitions)
+	m, err := e.models.get(key.String(), func() (*guard.Model, error) {
+		m, err := guard.Read(namespaces, definitions)
 		if err == nil && e.readsWhole {
-			for _, t := range schema.Types {
+			for _, t := range m.Schema.Types {
 				t.UnsafeShape = ""
 			}
 		}
-		return model{schema: schema, namespaces: namespaces}, err
+		return m, err
 	})
-	if err != nil || e.readsWhole || m.schema.CoreDifference != "" {
-		return m.schema, err
+	if err != nil {
+		return nil, err
 	}
-	return e.strays.get(ctx, m, rev, func(ctx context.Context) ([]member, error) { return e.straysAt(ctx, m.namespaces, rev) })
+	if e.readsWhole || m.Schema.CoreDifference != "" {
+		return m.Schema, nil
+	}
+	return e.strays.get(ctx, m, rev, func(ctx context.Context) ([]*schema.Member, error) { return e.straysAt(ctx, m.Definitions, rev) })
 }
 
 // models keeps the last few schemas that were computed. Their keys name every definition with the
@@ -165,16 +170,14 @@ type models struct {
 }
 
 type model struct {
-	key    string
-	schema *authz.Schema
-	// namespaces holds the types as they were compiled. They are not changed.
-	namespaces []*core.NamespaceDefinition
+	*guard.Model
+	key string
 }
 
 // maxModels is how many schemas are kept: the head's, and those of frozen sessions.
 const maxModels = 16
 
-func (m *models) get(key string, compute func() (model, error)) (model, error) {
+func (m *models) get(key string, compute func() (*guard.Model, error)) (model, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.entries {
@@ -192,7 +195,6 @@ func (m *models) get(key string, compute func() (model, error)) (model, error) {
 	if len(m.entries) == maxModels {
 		m.entries = m.entries[1:]
 	}
-	computed.key = key
-	m.entries = append(m.entries, computed)
-	return computed, nil
+	m.entries = append(m.entries, model{computed, key})
+	return m.entries[len(m.entries)-1], nil
 }

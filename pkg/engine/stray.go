@@ -14,10 +14,10 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	"github.com/authzed/spicedb/pkg/datastore/queryshape"
-	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // strays finds the relations in which rows that have expired would count, for schemas that others than this
@@ -84,7 +84,7 @@ func (l *look) standsFor(at datastore.Revision) bool {
 
 // get returns the schema with the types marked that lead to a stray. find finds the relations that have one.
 // It returns as soon as ctx ends; a look goes on for the next caller.
-func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find func(context.Context) ([]member, error)) (*authz.Schema, error) {
+func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find func(context.Context) ([]*schema.Member, error)) (*authz.Schema, error) {
 	for {
 		l, joined := s.join(m, at, find) //nolint:contextcheck // a look belongs to none of its callers
 		select {
@@ -106,7 +106,7 @@ func (s *strays) get(ctx context.Context, m model, at datastore.Revision, find f
 }
 
 // join returns the look that is under way or stands for the revision, or begins one.
-func (s *strays) join(m model, at datastore.Revision, find func(context.Context) ([]member, error)) (l *look, joined bool) {
+func (s *strays) join(m model, at datastore.Revision, find func(context.Context) ([]*schema.Member, error)) (l *look, joined bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.looks, func(l *look) bool { return l.key == m.key })
@@ -136,7 +136,7 @@ func (s *strays) join(m model, at datastore.Revision, find func(context.Context)
 }
 
 // run looks. A panic becomes an error, because no call stands above to recover it.
-func (l *look) run(ctx context.Context, m model, find func(context.Context) ([]member, error)) {
+func (l *look) run(ctx context.Context, m model, find func(context.Context) ([]*schema.Member, error)) {
 	defer close(l.done)
 	defer l.cancel()
 	defer authz.Recover("engine.look", &l.err)
@@ -145,48 +145,34 @@ func (l *look) run(ctx context.Context, m model, find func(context.Context) ([]m
 		l.err = Failure("engine.Schema", err)
 		return
 	}
-	l.schema, l.dirty = m.schema, len(found) > 0
+	l.schema, l.dirty = m.Schema, len(found) > 0
 	if l.dirty {
-		l.schema, l.err = withStrays(m, found)
+		l.schema = withStrays(m, found)
 	}
 	l.ended = time.Now()
 }
 
 // withStrays returns a copy of the schema in which each type that reads one of the relations names it.
-func withStrays(m model, found []member) (*authz.Schema, error) {
-	graph := make(memberGraph)
-	for _, ns := range m.namespaces {
-		for _, relation := range ns.GetRelation() {
-			graph[member{ns.GetName(), relation.GetName()}] = relation
+func withStrays(m model, found []*schema.Member) *authz.Schema {
+	slices.SortFunc(found, func(a, b *schema.Member) int { return strings.Compare(a.String(), b.String()) })
+	marked := *m.Schema
+	marked.Types = maps.Clone(m.Schema.Types)
+	for name, t := range m.Schema.Types {
+		reach := m.Definitions.Reach(m.Definitions.Types[name].Members...)
+		i := slices.IndexFunc(found, func(f *schema.Member) bool { return reach.Members[f] || reach.Followed[f] })
+		if i >= 0 {
+			copied := *t
+			copied.Stray = found[i].String()
+			marked.Types[name] = &copied
 		}
 	}
-	slices.SortFunc(found, func(a, b member) int { return strings.Compare(a.String(), b.String()) })
-	marked := *m.schema
-	marked.Types = maps.Clone(m.schema.Types)
-	for name, t := range m.schema.Types {
-		all := newReach(graph)
-		for relation := range t.Members {
-			all.evaluate(member{name, relation})
-		}
-		if all.err != nil {
-			return nil, all.err
-		}
-		for _, f := range found {
-			if all.queried[f] || all.walked[f] {
-				copied := *t
-				copied.Stray = f.String()
-				marked.Types[name] = &copied
-				break
-			}
-		}
-	}
-	return &marked, nil
+	return &marked
 }
 
 // doubt is a relation of which some queries of SpiceDB leave the filter on expiration out, and the rows that
 // they read then.
 type doubt struct {
-	relation member
+	relation *schema.Member
 	filters  []*v1.RelationshipFilter
 	// usersets says that usersets of every type are among those rows.
 	usersets bool
@@ -195,66 +181,53 @@ type doubt struct {
 // doubts lists the relations in which a row that has expired would count: for direct subjects where no direct
 // type or wildcard of the subject's type expires, for usersets where no userset expires, and in an arrow where
 // nothing does. What mixes otherwise is an UnsafeGrant.
-func doubts(namespaces []*core.NamespaceDefinition, without func(objectType string) bool) []doubt {
-	var out []doubt
-	for _, ns := range namespaces {
-		if without(ns.GetName()) {
-			continue
-		}
-		for _, relation := range ns.GetRelation() {
-			allowed := relation.GetTypeInformation().GetAllowedDirectRelations()
-			if d := doubtOf(member{ns.GetName(), relation.GetName()}, allowed); len(d.filters) > 0 {
-				out = append(out, d)
+func doubts(s *schema.Schema, without func(objectType string) bool) (found []doubt) {
+	for _, m := range s.Members {
+		if !without(m.Type) && len(m.Allowed) > 0 {
+			if d := doubtOf(m); len(d.filters) > 0 {
+				found = append(found, d)
 			}
 		}
 	}
-	return out
+	return found
 }
 
 // doubtOf returns which rows of a relation are in doubt; without filters there are none.
-func doubtOf(relation member, allowed []*core.AllowedRelation) doubt {
+func doubtOf(relation *schema.Member) doubt {
 	d := doubt{relation: relation}
-	whole := func() *v1.RelationshipFilter {
-		return &v1.RelationshipFilter{ResourceType: relation.objectType, OptionalRelation: relation.name}
+	expires := func(which func(schema.Allowed) bool) bool {
+		return slices.ContainsFunc(relation.Allowed, func(a schema.Allowed) bool { return a.Expires && which(a) })
 	}
-	switch {
-	case len(allowed) == 0:
-		return d
-	case !slices.ContainsFunc(allowed, expires):
-		d.filters = append(d.filters, whole())
+	if !expires(func(schema.Allowed) bool { return true }) {
+		d.filters = []*v1.RelationshipFilter{{ResourceType: relation.Type, OptionalRelation: relation.Member}}
 		return d
 	}
-	d.usersets = slices.ContainsFunc(allowed, isUserset) &&
-		!slices.ContainsFunc(allowed, func(a *core.AllowedRelation) bool { return isUserset(a) && expires(a) })
-	seen := map[string]bool{}
-	for _, a := range allowed {
-		f := whole()
-		f.OptionalSubjectFilter = &v1.SubjectFilter{SubjectType: a.GetNamespace(), OptionalRelation: &v1.SubjectFilter_RelationFilter{}}
-		switch {
-		case isUserset(a) && !d.usersets:
-			continue
-		case isUserset(a):
-			f.OptionalSubjectFilter.OptionalRelation.Relation = a.GetRelation()
-		case slices.ContainsFunc(allowed, func(b *core.AllowedRelation) bool {
-			return !isUserset(b) && expires(b) && b.GetNamespace() == a.GetNamespace()
-		}):
+	d.usersets = slices.ContainsFunc(relation.Allowed, schema.Allowed.IsUserset) && !expires(schema.Allowed.IsUserset)
+	seen := map[schema.Name]bool{}
+	for _, a := range relation.Allowed {
+		doubtful := d.usersets
+		if !a.IsUserset() {
+			doubtful = !expires(func(b schema.Allowed) bool { return !b.IsUserset() && b.Type == a.Type })
+		}
+		if !doubtful || seen[a.Names()] {
 			continue
 		}
-		if key := a.GetNamespace() + "#" + f.GetOptionalSubjectFilter().GetOptionalRelation().GetRelation(); !seen[key] {
-			seen[key] = true
-			d.filters = append(d.filters, f)
-		}
+		seen[a.Names()] = true
+		d.filters = append(d.filters, &v1.RelationshipFilter{
+			ResourceType: relation.Type, OptionalRelation: relation.Member,
+			OptionalSubjectFilter: &v1.SubjectFilter{
+				SubjectType: a.Type, OptionalRelation: &v1.SubjectFilter_RelationFilter{Relation: a.Relation},
+			},
+		})
 	}
 	return d
 }
 
-func expires(a *core.AllowedRelation) bool { return a.GetRequiredExpiration() != nil }
-
 // straysAt finds the relations in doubt that have a row with an expiration at the revision, expired or not: SpiceDB
 // would not look at the expiration.
-func (e *Engine) straysAt(ctx context.Context, namespaces []*core.NamespaceDefinition, at datastore.Revision) ([]member, error) {
+func (e *Engine) straysAt(ctx context.Context, definitions *schema.Schema, at datastore.Revision) ([]*schema.Member, error) {
 	reader := e.ds.SnapshotReader(at)
-	return collect(ctx, doubts(namespaces, func(string) bool { return false }), func(ctx context.Context, d doubt) (bool, error) {
+	return collect(ctx, doubts(definitions, func(string) bool { return false }), func(ctx context.Context, d doubt) (bool, error) {
 		var filters []datastore.RelationshipsFilter
 		for _, f := range d.filters {
 			filter, err := datastore.RelationshipsFilterFromPublicFilter(f)
@@ -265,7 +238,7 @@ func (e *Engine) straysAt(ctx context.Context, namespaces []*core.NamespaceDefin
 		}
 		if d.usersets {
 			filters = append(filters, datastore.RelationshipsFilter{
-				OptionalResourceType: d.relation.objectType, OptionalResourceRelation: d.relation.name,
+				OptionalResourceType: d.relation.Type, OptionalResourceRelation: d.relation.Member,
 				OptionalSubjectsSelectors: []datastore.SubjectsSelector{{RelationFilter: datastore.SubjectRelationFilter{}.WithOnlyNonEllipsisRelations()}},
 			})
 		}
@@ -288,8 +261,8 @@ func (e *Engine) straysAt(ctx context.Context, namespaces []*core.NamespaceDefin
 // not show such a row by itself, and an expiration only where the relation admits one. But ReadRelationships
 // leaves the filter on expiration out just as a check does, while ExportBulkRelationships never does: so the two
 // count the same rows exactly where none has expired. Both read all rows in doubt.
-func (e *Engine) remoteStrays(ctx context.Context, namespaces []*core.NamespaceDefinition, at *v1.Consistency) ([]member, error) {
-	return collect(ctx, doubts(namespaces, authz.IsCore), func(ctx context.Context, d doubt) (bool, error) {
+func (e *Engine) remoteStrays(ctx context.Context, definitions *schema.Schema, at *v1.Consistency) ([]*schema.Member, error) {
+	return collect(ctx, doubts(definitions, authz.IsCore), func(ctx context.Context, d doubt) (bool, error) {
 		for _, f := range d.filters {
 			var read, exported int
 			group, ctx := errgroup.WithContext(ctx)
@@ -315,7 +288,7 @@ func (e *Engine) remoteStrays(ctx context.Context, namespaces []*core.NamespaceD
 }
 
 // collect returns the relations of which has is true.
-func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) (bool, error)) ([]member, error) {
+func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) (bool, error)) ([]*schema.Member, error) {
 	found := make([]bool, len(all))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelReads)
@@ -329,7 +302,7 @@ func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) 
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var out []member
+	var out []*schema.Member
 	for i, d := range all {
 		if found[i] {
 			out = append(out, d.relation)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // LookupSubjects and ExpandPermissionTree are surveyed before SpiceDB works on them, because what SpiceDB keeps of them has
@@ -61,19 +64,14 @@ func (s *surveyed) RecvMsg(into any) error {
 	if !ok {
 		return nil
 	}
-	wanted := member{request.GetSubjectObjectType(), request.GetOptionalSubjectRelation()}
-	if wanted.name == "" {
-		wanted.name = tuple.Ellipsis
-	}
-	from := place{member{request.GetResource().GetObjectType(), request.GetPermission()}, request.GetResource().GetObjectId()}
-	return refuseTooLarge(s.Context(), from, &survey{wanted: wanted}, "the lookup")
+	wanted := schema.Name{Type: request.GetSubjectObjectType(), Member: cmp.Or(request.GetOptionalSubjectRelation(), tuple.Ellipsis)}
+	return refuseTooLarge(s.Context(), placeOf(request), &survey{wanted: wanted}, "the lookup")
 }
 
 // surveyUnary has ExpandPermissionTree surveyed.
 func surveyUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if expand, ok := request.(*v1.ExpandPermissionTreeRequest); ok {
-		from := place{member{expand.GetResource().GetObjectType(), expand.GetPermission()}, expand.GetResource().GetObjectId()}
-		if err := refuseTooLarge(ctx, from, &survey{tree: true}, "the tree"); err != nil {
+		if err := refuseTooLarge(ctx, placeOf(expand), &survey{tree: true}, "the tree"); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +95,7 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 	if s.schema, err = s.reader.ReadSchema(ctx); err != nil {
 		return readFailure(err)
 	}
-	s.members, s.places = map[member]*core.Relation{}, map[place]*spot{}
+	s.types, s.places = map[string]*schema.Schema{}, map[place]*spot{}
 	s.rows, s.subjects = map[place][]row{}, map[string]bool{}
 	if err := s.walk(ctx, from); err != nil {
 		return readFailure(err)
@@ -135,14 +133,13 @@ func readFailure(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	switch {
-	case errors.As(err, new(datastore.InvalidRevisionError)):
-		return status.Error(codes.OutOfRange, err.Error())
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return status.FromContextError(err).Err()
-	default:
-		return status.Error(codes.Unavailable, "the datastore cannot be read: "+err.Error())
+	if errors.Is(err, schema.ErrUnknown) {
+		return status.Error(codes.FailedPrecondition, err.Error())
 	}
+	if ended := status.FromContextError(err); ended.Code() != codes.Unknown {
+		return ended.Err()
+	}
+	return status.Error(codes.Unavailable, "the datastore cannot be read: "+err.Error())
 }
 
 // copiesPerStep is how many elements of a list SpiceDB copies in the time in which it puts one into a map.
@@ -152,12 +149,12 @@ const copiesPerStep = 50
 type survey struct {
 	reader datalayer.RevisionedReader
 	schema datalayer.SchemaReader
+	// types are the object types that were met, each read as a schema of its own, which is empty for one that does not exist.
+	types map[string]*schema.Schema
 	// wanted are the subjects that are looked up. tree is set instead for a tree, in which every subject is a leaf.
-	wanted member
+	wanted schema.Name
 	tree   bool
-	// members are those of the schema that were met; nil for one that does not exist.
-	members map[member]*core.Relation
-	places  map[place]*spot
+	places map[place]*spot
 	// order has the spots of all places, as they were met.
 	order []*spot
 	// rows are those of a relation of an object, once they were read.
@@ -175,8 +172,17 @@ type survey struct {
 
 // place is a relation or permission of one object.
 type place struct {
-	member
+	schema.Name
 	id string
+}
+
+// placeOf returns the place that a request is about.
+func placeOf(request interface {
+	GetResource() *v1.ObjectReference
+	GetPermission() string
+}) place {
+	resource := request.GetResource()
+	return place{schema.Name{Type: resource.GetObjectType(), Member: request.GetPermission()}, resource.GetObjectId()}
 }
 
 // malformed reports whether no object can have the id.
@@ -266,47 +272,46 @@ func (s *survey) expand(ctx context.Context, p place, at *spot, add func(place, 
 	if s.tree {
 		at.size.ways++ // the branch itself, also where it is empty because the type has no such member
 	}
-	m, err := s.lookUp(ctx, p.member)
+	m, err := s.lookUp(ctx, p.Name)
 	if m == nil || err != nil {
 		return err
 	}
-	if p.member == s.wanted {
-		s.find(at, row{subject: tuple.ONR(p.objectType, p.id, p.name)})
+	if p.Name == s.wanted {
+		s.find(at, row{subject: tuple.ONR(p.Type, p.id, p.Member)})
 	}
-	rewrite := m.GetUsersetRewrite()
-	if rewrite == nil {
+	if !m.IsPermission() {
 		for _, r := range s.rows[p] {
-			if s.tree || r.subject.ObjectType == s.wanted.objectType && r.subject.Relation == s.wanted.name {
+			subject := schema.Name{Type: r.subject.ObjectType, Member: r.subject.Relation}
+			if s.tree || subject == s.wanted {
 				s.find(at, r)
 			}
-			if r.subject.Relation != tuple.Ellipsis && !s.tree {
-				add(place{member{r.subject.ObjectType, r.subject.Relation}, r.subject.ObjectID}, r.bytes, false)
+			if subject.Member != tuple.Ellipsis && !s.tree {
+				add(place{subject, r.subject.ObjectID}, r.bytes, false)
 			}
 		}
 		return nil
 	}
 	at.expression = true
-	s.meets = s.meets || compares(rewrite)
-	return eachChild(rewrite, func(c child) error {
-		s.meets = s.meets || c.all
+	s.meets = s.meets || m.Expression.Has(schema.Intersection) || m.Expression.Has(schema.Exclusion) || m.Expression.Has(schema.ArrowAll)
+	for _, leaf := range m.Leaves {
 		if s.tree {
 			at.size.ways++ // each operand is a branch
 		}
-		switch {
-		case c.self:
-			s.find(at, row{subject: tuple.ONR(p.objectType, p.id, tuple.Ellipsis)})
-		case c.tupleset == "":
-			add(place{member{p.objectType, c.relation}, p.id}, 0, c.subtracted)
+		switch leaf.Op {
+		case schema.Self:
+			s.find(at, row{subject: tuple.ONR(p.Type, p.id, tuple.Ellipsis)})
+		case schema.Computed:
+			add(place{schema.Name{Type: p.Type, Member: leaf.Member}, p.id}, 0, leaf.Subtracted)
 		default:
-			for _, r := range s.rows[place{member{p.objectType, c.tupleset}, p.id}] {
-				if c.all {
+			for _, r := range s.rows[place{schema.Name{Type: p.Type, Member: leaf.Through}, p.id}] {
+				if leaf.Op == schema.ArrowAll {
 					s.allBytes += r.bytes
 				}
-				add(place{member{r.subject.ObjectType, c.relation}, r.subject.ObjectID}, r.bytes, c.subtracted)
+				add(place{schema.Name{Type: r.subject.ObjectType, Member: leaf.Member}, r.subject.ObjectID}, r.bytes, leaf.Subtracted)
 			}
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // find counts a subject that is found at a place.
@@ -358,32 +363,24 @@ func (s *survey) excluded(from *spot) int64 {
 	return int64(len(ids))
 }
 
-// compares reports whether an expression has an intersection or an exclusion, at any depth.
-func compares(rewrite *core.UsersetRewrite) bool {
-	if rewrite.GetUnion() == nil {
-		return true
-	}
-	return slices.ContainsFunc(rewrite.GetUnion().GetChild(), func(c *core.SetOperation_Child) bool {
-		return c.GetUsersetRewrite() != nil && compares(c.GetUsersetRewrite())
-	})
-}
-
-// lookUp returns a member of the schema, or nil.
-func (s *survey) lookUp(ctx context.Context, m member) (*core.Relation, error) {
-	if found, known := s.members[m]; known {
-		return found, nil
-	}
-	definition, known, err := s.schema.LookupTypeDefByName(ctx, m.objectType)
-	if err != nil && !errors.As(err, new(datastore.NamespaceNotFoundError)) {
-		return nil, err
-	}
-	s.members[m] = nil
-	if known && err == nil {
-		for _, of := range definition.Definition.GetRelation() {
-			s.members[member{m.objectType, of.GetName()}] = of
+// lookUp returns a member of the schema, or nil. Its definition alone is read: a lookup meets few types of a large schema.
+func (s *survey) lookUp(ctx context.Context, m schema.Name) (*schema.Member, error) {
+	read, met := s.types[m.Type]
+	if !met {
+		var definitions []*core.NamespaceDefinition
+		found, known, err := s.schema.LookupTypeDefByName(ctx, m.Type)
+		switch {
+		case err != nil && !errors.As(err, new(datastore.NamespaceNotFoundError)):
+			return nil, err
+		case known && err == nil:
+			definitions = append(definitions, found.Definition)
 		}
+		if read, err = schema.Read(definitions); err != nil {
+			return nil, err
+		}
+		s.types[m.Type] = read
 	}
-	return s.members[m], nil
+	return read.Member(m), nil
 }
 
 // idsPerRead is how many objects one read is about.
@@ -391,30 +388,26 @@ const idsPerRead = 100
 
 // read reads the rows that expanding places needs.
 func (s *survey) read(ctx context.Context, places []place) error {
-	ids := map[member][]string{}
+	ids := map[schema.Name][]string{}
 	need := func(p place) {
 		if _, read := s.rows[p]; !read {
 			s.rows[p] = nil
-			ids[p.member] = append(ids[p.member], p.id)
+			ids[p.Name] = append(ids[p.Name], p.id)
 		}
 	}
 	for _, p := range places {
-		m, err := s.lookUp(ctx, p.member)
-		if err != nil {
-			return err
-		}
+		m, err := s.lookUp(ctx, p.Name)
 		switch {
+		case err != nil:
+			return err
 		case m == nil:
-		case m.GetUsersetRewrite() == nil:
+		case !m.IsPermission():
 			need(p)
 		default:
-			if err := eachChild(m.GetUsersetRewrite(), func(c child) error {
-				if c.tupleset != "" {
-					need(place{member{p.objectType, c.tupleset}, p.id})
+			for _, leaf := range m.Leaves {
+				if leaf.IsArrow() {
+					need(place{schema.Name{Type: p.Type, Member: leaf.Through}, p.id})
 				}
-				return nil
-			}); err != nil {
-				return err
 			}
 		}
 	}
@@ -428,9 +421,9 @@ func (s *survey) read(ctx context.Context, places []place) error {
 	return nil
 }
 
-func (s *survey) readSome(ctx context.Context, of member, ids []string) error {
+func (s *survey) readSome(ctx context.Context, of schema.Name, ids []string) error {
 	found, err := s.reader.QueryRelationships(ctx, datastore.RelationshipsFilter{
-		OptionalResourceType: of.objectType, OptionalResourceRelation: of.name, OptionalResourceIds: ids,
+		OptionalResourceType: of.Type, OptionalResourceRelation: of.Member, OptionalResourceIds: ids,
 	}, options.WithQueryShape(queryshape.AllSubjectsForResources))
 	if err != nil {
 		return err

@@ -30,8 +30,11 @@ var arrows = map[string][]string{
 	// relationships. Everybody who reads a definition stands on it, because it refuses what it does not know.
 	"pkg/schema": {},
 
-	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
-	"pkg/engine": {"pkg/authz", "schema"},
+	// What decisions and the door need to know of a schema. It compares the core of one with the core that it was built with.
+	"pkg/schema/guard": {"pkg/schema", "pkg/authz", "schema"},
+
+	// The ports over SpiceDB.
+	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
@@ -48,15 +51,15 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
+		"pkg/fixture/source", "pkg/schema", "pkg/schema/guard", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
 		"pkg/fixture/world", "schema",
 	},
 	// A graph in memory, judged under any schema.
-	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate"},
+	"pkg/fixture/world": {"pkg/schema/guard", "pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
 	// What is wrong with a schema, whatever the relationships.
-	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
+	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/schema", "pkg/schema/guard", "pkg/authz", "schema"},
 	// How two schemas differ, and what a change would do.
 	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/fixture/world", "pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// What a run came to, for people and for programs.
@@ -69,7 +72,7 @@ var arrows = map[string][]string{
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
-		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate/kept", "pkg/store", "pkg/journal",
+		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store", "pkg/journal",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/gen", "schema",
 	},
 
@@ -89,7 +92,7 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/schema", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/source",
+		"pkg/schema", "pkg/schema/guard", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/source",
 		"pkg/fixture/lint", "pkg/fixture/world",
 		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},

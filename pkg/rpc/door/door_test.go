@@ -29,6 +29,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
+	schemaguard "github.com/deputyauth/deputy/pkg/schema/guard"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -133,7 +134,7 @@ func openEngine(t *testing.T) *house {
 			}
 			return e.Snapshot(ctx, authz.Freshness{})
 		},
-		Model:   engine.ModelSchema,
+		Model:   schemaguard.Requested,
 		IsAdmin: isAdmin,
 	})
 	h.hold = func() {

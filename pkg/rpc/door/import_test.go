@@ -18,6 +18,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
+	schemaguard "github.com/deputyauth/deputy/pkg/schema/guard"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -41,7 +42,7 @@ func slowHouse(t *testing.T, limits rpc.StreamLimits, asked func()) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Model: engine.ModelSchema, IsAdmin: isAdmin,
+		Model: schemaguard.Requested, IsAdmin: isAdmin,
 	}, limits.Options()...)
 	if _, err := h.client(t, adminKey).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}); err != nil {
 		t.Fatal(err)

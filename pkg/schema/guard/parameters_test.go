@@ -1,4 +1,4 @@
-package engine_test
+package guard
 
 import (
 	"maps"
@@ -7,13 +7,12 @@ import (
 	"testing"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // TestParameters: the parameters that a member's evaluation can meet are those of all caveats on the way: on the
 // relation itself, through usersets, on both sides of an arrow, and under an exclusion; and no others.
 func TestParameters(t *testing.T) {
-	model, err := engine.ModelSchema(`
+	model, err := Requested(`
 caveat within(amount int, cap int) { amount <= cap }
 caveat graded(amount string) { amount == "low" }
 caveat placed(region string) { region == "eu" }
