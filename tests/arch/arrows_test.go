@@ -41,9 +41,8 @@ var arrows = map[string][]string{
 	"pkg/evaluate": {"pkg/authz"},
 	// The graph over the store, and the verification of what is answered there.
 	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store"},
-	"pkg/journal":       {"pkg/authz"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door", "pkg/rpc/wire"},
+	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire"},
 	// How messages come in: bounded, looked at, decoded.
@@ -51,29 +50,28 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/schema", "pkg/schema/guard", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
-		"pkg/fixture/world", "schema",
+		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/evaluate", "pkg/fixture/world",
 	},
 	// A graph in memory, judged under any schema.
 	"pkg/fixture/world": {"pkg/schema/guard", "pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
 	// What is wrong with a schema, whatever the relationships.
-	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/schema", "pkg/schema/guard", "pkg/authz", "schema"},
+	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/schema", "pkg/schema/guard", "pkg/authz"},
 	// How two schemas differ, and what a change would do.
-	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/fixture/world", "pkg/authz", "pkg/engine", "pkg/evaluate"},
+	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/fixture/world", "pkg/authz", "pkg/evaluate"},
 	// What a run came to, for people and for programs.
-	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
+	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source"},
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
 		"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/fixture/report",
-		"pkg/daemon", "pkg/client", "pkg/engine", "schema",
+		"pkg/daemon", "pkg/engine", "schema",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
-		"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store", "pkg/journal",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/gen", "schema",
+		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire",
 	},
 
 	"pkg/gen": {},
@@ -93,16 +91,14 @@ var everyRoom = []string{"*"}
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
 		"pkg/schema", "pkg/schema/guard", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/source",
-		"pkg/fixture/lint", "pkg/fixture/world",
-		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/fixture/lint", "pkg/fixture/world", "pkg/fixture/change", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon",
-		"pkg/cli", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
-		"pkg/fixture/change", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client",
+		"pkg/cli", "pkg/fixture/change", "pkg/gen", "tests",
 	},
 }
 
@@ -148,6 +144,43 @@ func complaints(at string, imports []string) []string {
 		}
 	}
 	return found
+}
+
+// arrow is an import that a table allows: of a room, or of what has a prefix and is not ours.
+type arrow struct{ from, to string }
+
+// TestArrowsAreUsed: a row names no import that nobody needs, because whoever reads the table takes it for the way that work goes.
+func TestArrowsAreUsed(t *testing.T) {
+	imports := map[string][]string{}
+	for _, p := range packages(t) {
+		imports[roomOf(p.room())] = append(imports[roomOf(p.room())], p.Imports...)
+	}
+	for _, a := range unusedArrows(arrows, outside, imports) {
+		t.Errorf("the table lets %s import %s, and no file of it does that is not a test. Take %s out of its row.", a.from, a.to, a.to)
+	}
+}
+
+// unusedArrows returns the arrows of the tables that no import goes along, given those of each room. Black boxes look at what
+// they test, so the rows of tests are left out.
+func unusedArrows(rooms, outside, imports map[string][]string) (unused []arrow) {
+	for from, row := range rooms {
+		for _, to := range row {
+			if to != "*" && !strings.HasPrefix(from, "tests") && !slices.ContainsFunc(imports[from], func(path string) bool {
+				ours, ok := strings.CutPrefix(path, module)
+				return ok && roomOf(ours) == to
+			}) {
+				unused = append(unused, arrow{from, to})
+			}
+		}
+	}
+	for prefix, row := range outside {
+		for _, from := range row {
+			if from != "tests" && !slices.ContainsFunc(imports[from], func(path string) bool { return strings.HasPrefix(path, prefix) }) {
+				unused = append(unused, arrow{from, prefix})
+			}
+		}
+	}
+	return unused
 }
 
 // roomOf returns the row of arrows that a package belongs to: the longest that is its path or a parent of
@@ -234,7 +267,7 @@ func TestArrowsBite(t *testing.T) {
 	}
 	for _, test := range []struct{ from, imports string }{
 		{"pkg/authz", "strings"},
-		{"pkg/rpc", module + "pkg/rpc/door"},
+		{"pkg/rpc", module + "pkg/rpc/wire"},
 		{"pkg/client", module + "pkg/gen/deputy/v1"},
 		{"tests/conformance", module + "pkg/daemon"},
 		{"tests/conformance", module + "tests/pgtest"},
@@ -249,5 +282,14 @@ func TestArrowsBite(t *testing.T) {
 	}
 	if got := circles(map[string][]string{"a": {"b"}}); len(got) != 1 {
 		t.Errorf("an arrow to nowhere: %q", got)
+	}
+	table, imports := map[string][]string{"pkg/rpc": {"pkg/authz", "pkg/judge"}, "tests": {"*"}}, map[string][]string{"pkg/rpc": {module + "pkg/authz"}}
+	if got := unusedArrows(table, nil, imports); !slices.Equal(got, []arrow{{"pkg/rpc", "pkg/judge"}}) {
+		t.Errorf("an arrow that nobody uses: %v", got)
+	}
+	imports["pkg/engine"] = []string{"github.com/authzed/spicedb/pkg/tuple"}
+	table = map[string][]string{"github.com/authzed/spicedb/": {"pkg/engine", "pkg/rpc", "tests"}}
+	if got := unusedArrows(nil, table, imports); !slices.Equal(got, []arrow{{"pkg/rpc", "github.com/authzed/spicedb/"}}) {
+		t.Errorf("an import of what is not ours that nobody uses: %v", got)
 	}
 }

@@ -85,6 +85,7 @@ var rules = []struct {
 	{"skips are said", skipsAreSaid},
 	{"the rule is pure", theRuleIsPure},
 	{"goroutines recover", goroutinesRecover},
+	{"expressions are read once", expressionsAreReadOnce},
 }
 
 // sources parses every file outside of pkg/gen.
