@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // bounded is a datastore that works for nobody who has left, and that no call can wear out:
@@ -162,10 +163,22 @@ type revisioned[T any] struct {
 	at         datastore.Revision
 }
 
+// known refuses a definition that holds what is not known. SpiceDB reads the definitions that it evaluates one by one or by their
+// names, and would leave such a part out where a newer one has stored it. All definitions at once it reads to show or to replace
+// them, so that one which is not known can be mended.
+func known(definition *core.NamespaceDefinition) error {
+	if _, err := schema.Read([]*core.NamespaceDefinition{definition}); err != nil {
+		return refusal(codes.FailedPrecondition, authz.ReasonEngineRefused, err.Error())
+	}
+	return nil
+}
+
 // LegacyReadNamespaceByName is the datastore's.
 func (r *boundedReader) LegacyReadNamespaceByName(ctx context.Context, name string) (*core.NamespaceDefinition, datastore.Revision, error) {
 	out, err := ask(ctx, r.of, "datastore.ReadNamespace", func(ctx context.Context) (out revisioned[*core.NamespaceDefinition], err error) {
-		out.definition, out.at, err = r.Reader.LegacyReadNamespaceByName(ctx, name)
+		if out.definition, out.at, err = r.Reader.LegacyReadNamespaceByName(ctx, name); err == nil {
+			err = known(out.definition)
+		}
 		return out, err
 	})
 	return out.definition, out.at, err
@@ -193,7 +206,11 @@ func (r *boundedReader) LegacyListAllCaveats(ctx context.Context) ([]datastore.R
 // LegacyLookupNamespacesWithNames is the datastore's.
 func (r *boundedReader) LegacyLookupNamespacesWithNames(ctx context.Context, names []string) ([]datastore.RevisionedNamespace, error) {
 	return ask(ctx, r.of, "datastore.LookupNamespaces", func(ctx context.Context) ([]datastore.RevisionedNamespace, error) {
-		return r.Reader.LegacyLookupNamespacesWithNames(ctx, names)
+		found, err := r.Reader.LegacyLookupNamespacesWithNames(ctx, names)
+		for i := 0; err == nil && i < len(found); i++ {
+			err = known(found[i].Definition)
+		}
+		return found, err
 	})
 }
 

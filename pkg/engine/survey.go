@@ -133,9 +133,6 @@ func readFailure(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
-	if errors.Is(err, schema.ErrUnknown) {
-		return status.Error(codes.FailedPrecondition, err.Error())
-	}
 	if ended := status.FromContextError(err); ended.Code() != codes.Unknown {
 		return ended.Err()
 	}
