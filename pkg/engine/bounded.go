@@ -238,23 +238,28 @@ func (r *boundedReader) CountRelationships(ctx context.Context, name string) (in
 	})
 }
 
-// goneError is a revision that cannot be read any more. SpiceDB says so of what it asks at the beginning of a call; what it
-// meets later it passes on as it is, and without a status that reads as a flaw of the server's.
-type goneError struct{ error }
-
-// GRPCStatus is what callers get.
-func (e goneError) GRPCStatus() *status.Status { return status.New(codes.OutOfRange, e.Error()) }
-
-// Unwrap is the datastore's error.
-func (e goneError) Unwrap() error { return e.error }
-
-// told returns an error of the datastore with the status that it stands for, if it has none.
+// told returns an error of the datastore with the status that it stands for. SpiceDB says so of a revision that it asks for at the
+// beginning of a call; what it meets later it passes on as it is, and without a status that reads as a flaw of the server's.
 func told(err error) error {
 	if err == nil || !errors.As(err, new(datastore.InvalidRevisionError)) {
 		return err
 	}
-	return goneError{err}
+	return statusError{err, codes.OutOfRange, err.Error()}
 }
+
+// statusError is an error with the status that callers get; the error itself is for the log.
+type statusError struct {
+	error
+
+	code    codes.Code
+	message string
+}
+
+// GRPCStatus is what callers get.
+func (e statusError) GRPCStatus() *status.Status { return status.New(e.code, e.message) }
+
+// Unwrap is the error itself.
+func (e statusError) Unwrap() error { return e.error }
 
 // rowsPerLook is after how many rows a read looks whether its call still wants them.
 const rowsPerLook = 64

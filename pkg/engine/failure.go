@@ -34,13 +34,13 @@ func Failure(op string, err error) error {
 		return nil
 	}
 	out := &authz.Error{Op: op, Err: err}
-	if errors.As(err, &datastore.InvalidRevisionError{}) {
-		out.Kind, out.Reason, out.Message = authz.OutOfRange, authz.ReasonRevision, "the revision cannot be read: it is gone, foreign or in the future"
-		return out
-	}
 	st := status.Convert(err)
 	code := st.Code()
 	switch {
+	case errors.As(err, &datastore.InvalidRevisionError{}),
+		// SpiceDB answers a snapshot of another datastore with an error that has no code.
+		code == codes.Unknown && strings.Contains(st.Message(), "different datastore instance"):
+		code = codes.OutOfRange
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
@@ -55,9 +55,6 @@ func Failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Unavailable, authz.ReasonEngineUnavailable, "the engine does not answer"
 	case codes.ResourceExhausted:
 		out.Kind, out.Reason, out.Message = authz.Exhausted, authz.ReasonEngineRefused, "the engine's limits do not admit this"
-		if isBusy(err) {
-			out.Reason, out.Message = authz.ReasonBusy, "the engine is busy with calls of this kind; try again"
-		}
 	case codes.Aborted:
 		out.Kind, out.Reason, out.Message = authz.Aborted, authz.ReasonConflict, "the write conflicted with another one, try again"
 	case codes.OutOfRange:
@@ -68,13 +65,6 @@ func Failure(op string, err error) error {
 		out.Kind, out.Reason, out.Message = authz.Invalid, authz.ReasonEngineRefused, "the engine refuses the request"
 	case codes.FailedPrecondition, codes.NotFound:
 		out.Kind, out.Reason, out.Message = authz.Precondition, authz.ReasonEngineRefused, "the engine cannot answer this with its schema and data"
-	case codes.Unknown:
-		// SpiceDB answers a snapshot of another datastore with an error that has no code.
-		if strings.Contains(st.Message(), "different datastore instance") {
-			out.Kind, out.Reason, out.Message = authz.OutOfRange, authz.ReasonRevision, "the revision cannot be read: it is gone, foreign or in the future"
-			return out
-		}
-		out.Message = "the engine failed"
 	default:
 		out.Message = "the engine failed"
 	}
@@ -92,6 +82,8 @@ func Failure(op string, err error) error {
 	case reasonParameter:
 		out.Kind, out.Reason = authz.Invalid, authz.ReasonCaveatParameter
 		out.Message = "a value of the context, or one that was written with a relationship, does not fit the caveat's parameter"
+	case authz.ReasonBusy:
+		out.Reason, out.Message = authz.ReasonBusy, "the engine is busy with calls of this kind; try again"
 	case reasonDiskFull:
 		out.Reason, out.Message = authz.ReasonDiskFull, "the server's disk is nearly full: nothing is written until there is room, reads go on"
 	case reasonExists:
@@ -118,15 +110,4 @@ func readable(err error, uri string) error {
 		text = strings.ReplaceAll(text, uri, "[connection string]")
 	}
 	return errors.New(text)
-}
-
-// isBusy reports whether an error says that too much is under way at once.
-func isBusy(err error) bool {
-	st, _ := status.FromError(err)
-	for _, detail := range st.Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() == authz.ReasonBusy {
-			return true
-		}
-	}
-	return false
 }

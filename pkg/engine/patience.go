@@ -164,32 +164,31 @@ func readAhead(
 		return err
 	}
 	var batch []step
+	// send waits for the reader, unless the call has ended.
+	send := func() {
+		select {
+		case batches <- batch:
+			batch = nil
+		case <-ctx.Done():
+		}
+	}
 	for rel, err := range found {
 		batch = append(batch, step{rel, err})
 		if ctx.Err() != nil {
 			return nil
 		}
-		if len(batch) < batchRows {
-			select {
-			case batches <- batch:
-				batch = nil
-			default:
-			}
+		if len(batch) >= batchRows {
+			send()
 			continue
 		}
 		select {
 		case batches <- batch:
 			batch = nil
-		case <-ctx.Done():
-			return nil
+		default:
 		}
 	}
-	if len(batch) == 0 {
-		return nil
-	}
-	select {
-	case batches <- batch:
-	case <-ctx.Done():
+	if len(batch) > 0 {
+		send()
 	}
 	return nil
 }

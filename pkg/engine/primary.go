@@ -304,19 +304,8 @@ func (p *pooled) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts 
 	return revision, lost(err)
 }
 
-// lostError is a connection that broke or was never made. Its status is for callers, its text for the log.
-type lostError struct{ error }
-
-// GRPCStatus is UNAVAILABLE, without what the error says of hosts and users.
-func (lostError) GRPCStatus() *status.Status {
-	return status.New(codes.Unavailable, "the database does not answer")
-}
-
-// Unwrap is the error itself.
-func (e lostError) Unwrap() error { return e.error }
-
-// lost returns an error as a lostError if it says that there is no connection to a server that takes the call, and
-// else as it is. A context that has ended is its caller's.
+// lost returns an error that says that there is no connection to a server that takes the call as UNAVAILABLE, without what it
+// says of hosts and users, and any other as it is. A context that has ended is its caller's.
 func lost(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
@@ -324,6 +313,7 @@ func lost(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
+	unreachable := statusError{err, codes.Unavailable, "the database does not answer"}
 	refused, isRefusal := errors.AsType[*pgconn.PgError](err)
 	_, isConnect := errors.AsType[*pgconn.ConnectError](err)
 	_, isNetwork := errors.AsType[net.Error](err)
@@ -332,12 +322,12 @@ func lost(err error) error {
 		// Connections that break, resources that are used up, a server that stops or is not up yet, one that only reads.
 		for _, class := range []string{"08", "53", "57P", "25006"} {
 			if strings.HasPrefix(refused.Code, class) {
-				return lostError{err}
+				return unreachable
 			}
 		}
 		return err
 	case isConnect, isNetwork, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), pgconn.SafeToRetry(err):
-		return lostError{err}
+		return unreachable
 	default:
 		return err
 	}

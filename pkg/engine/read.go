@@ -103,24 +103,29 @@ func (s *snapshot) stream(ctx context.Context, f authz.Filter, limit int, cursor
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).ReadRelationships(ctx, req)
-	if err != nil {
-		return nil, "", err
-	}
 	var (
 		rels []authz.Relationship
 		last string
 	)
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return rels, last, nil
-		}
-		if err != nil {
-			return nil, "", err
-		}
+	err = each(stream, err, func(resp *v1.ReadRelationshipsResponse) {
 		rels = append(rels, relationship(resp.GetRelationship()))
 		last = resp.GetAfterResultCursor().GetToken()
+	})
+	return rels, last, err
+}
+
+// each calls fn with every answer of a stream, which err is the opening of, until it ends.
+func each[M any](stream interface{ Recv() (M, error) }, err error, fn func(M)) error {
+	for err == nil {
+		var answer M
+		if answer, err = stream.Recv(); err == nil {
+			fn(answer)
+		}
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // Subjects lists all subjects of a type; see authz.Snapshot.
@@ -140,24 +145,17 @@ func (s *snapshot) Subjects(
 		SubjectObjectType: subjectType,
 		Context:           given,
 	})
-	if err != nil {
-		return nil, Failure("engine.Subjects", err)
-	}
 	var out []authz.SubjectAnswer
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, Failure("engine.Subjects", err)
-		}
+	if err := each(stream, err, func(resp *v1.LookupSubjectsResponse) {
 		subject := resp.GetSubject()
 		out = append(out, authz.SubjectAnswer{
 			ID:          subject.GetSubjectObjectId(),
 			Conditional: subject.GetPermissionship() != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_HAS_PERMISSION,
 		})
+	}); err != nil {
+		return nil, Failure("engine.Subjects", err)
 	}
+	return out, nil
 }
 
 // Resources returns a page of what a subject reaches; see authz.Snapshot.
@@ -181,23 +179,15 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupResources(ctx, req)
-	if err != nil {
-		return nil, "", Failure("engine.Resources", err)
-	}
 	var (
 		ids  []string
 		last string
 	)
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, "", Failure("engine.Resources", err)
-		}
+	if err := each(stream, err, func(resp *v1.LookupResourcesResponse) {
 		ids = append(ids, resp.GetResourceObjectId())
 		last = resp.GetAfterResultCursor().GetToken()
+	}); err != nil {
+		return nil, "", Failure("engine.Resources", err)
 	}
 	if len(ids) < limit {
 		last = ""

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -311,34 +310,16 @@ func collect(ctx context.Context, all []doubt, has func(context.Context, doubt) 
 	return out, nil
 }
 
-func (e *Engine) countRead(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (int, error) {
+func (e *Engine) countRead(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (n int, err error) {
 	stream, err := v1.NewPermissionsServiceClient(e.conn).ReadRelationships(ctx, &v1.ReadRelationshipsRequest{Consistency: at, RelationshipFilter: f})
-	if err != nil {
-		return 0, err
-	}
-	for n := 0; ; n++ {
-		if _, err := stream.Recv(); errors.Is(err, io.EOF) {
-			return n, nil
-		} else if err != nil {
-			return 0, err
-		}
-	}
+	err = each(stream, err, func(*v1.ReadRelationshipsResponse) { n++ })
+	return n, err
 }
 
-func (e *Engine) countExported(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (int, error) {
+func (e *Engine) countExported(ctx context.Context, f *v1.RelationshipFilter, at *v1.Consistency) (n int, err error) {
 	stream, err := v1.NewPermissionsServiceClient(e.conn).ExportBulkRelationships(ctx, &v1.ExportBulkRelationshipsRequest{
 		Consistency: at, OptionalRelationshipFilter: f,
 	})
-	if err != nil {
-		return 0, err
-	}
-	for n := 0; ; {
-		page, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return n, nil
-		} else if err != nil {
-			return 0, err
-		}
-		n += len(page.GetRelationships())
-	}
+	err = each(stream, err, func(page *v1.ExportBulkRelationshipsResponse) { n += len(page.GetRelationships()) })
+	return n, err
 }
