@@ -226,6 +226,9 @@ caveat limit(a int) {
 			}
 		}
 	}
+	if p := s.Within(schema.Name{Type: "document", Member: "view"}, nil); p.String() != "dir/root.zed:18:2" {
+		t.Errorf("a part without a position is at %s, want the member's place", p)
+	}
 	if p := s.Within(schema.Name{Type: "document", Member: "nothing"}, &core.SourcePosition{}); p != (Position{}) {
 		t.Errorf("a member that is not there is at %s", p)
 	}
