@@ -90,6 +90,7 @@ func TestRules(t *testing.T) {
 		"root cause only":           {"definition aaa {\n" + tenant + "\trelation lead: user\n\tpermission manage = lead\n\tpermission close = manage\n}", "4:2 unreached", nil},
 		"nothing":                   {"definition aaa {\n" + tenant + "\tpermission never = nil\n}", "3:2 unreached", nil},
 		"a step":                    {"definition aaa {\n" + tenant + "\trelation parent: aaa\n\tpermission above = parent\n}", "", nil},
+		"a step to no type":         {"definition bbb {\n" + tenant + "}\ndefinition aaa {\n" + tenant + "\trelation one: aaa\n\trelation two: bbb\n\tpermission never = one & two\n}", "8:2 unreached", nil},
 		"over recursion":            {"definition aaa {\n" + tenant + "\trelation parent: aaa\n\trelation reader: user | agent | delegation\n\tpermission view = reader + parent->view\n}", "", nil},
 		"pooled by a delegation":    {"definition aaa {\n" + tenant + "\trelation reader: user | delegation\n\tpermission view = reader + reader->agent\n}", "4:29 pooled", nil},
 		"pooled by a session":       {"definition aaa {\n" + tenant + "\trelation reader: user | agent | delegation | session#agent\n\tpermission view = reader\n}", "3:47 pooled", nil},
