@@ -3,8 +3,8 @@
 //
 // What a change is called:
 //
-//   - breaking: requests or stored relationships that worked fail, or somebody may lose what they had;
-//   - widening: somebody may get what they had not;
+//   - breaking: requests or stored relationships that worked fail, or a subject may lose access;
+//   - widening: a subject may gain access;
 //   - compatible: neither.
 //
 // It can be both at once. Whether an expression widens or narrows a permission is proven where it can be, by
@@ -27,14 +27,14 @@ const (
 	DefinitionRemoved Kind = "definition-removed"
 	RelationAdded     Kind = "relation-added"
 	RelationRemoved   Kind = "relation-removed"
-	// TypeAdded and TypeRemoved are about what a relation admits.
+	// TypeAdded and TypeRemoved are about the kinds of subjects that a relation admits.
 	TypeAdded   Kind = "type-added"
 	TypeRemoved Kind = "type-removed"
 
 	PermissionAdded   Kind = "permission-added"
 	PermissionRemoved Kind = "permission-removed"
 	PermissionChanged Kind = "permission-changed"
-	// PermissionAffected: its own text says the same, and what it refers to has changed.
+	// PermissionAffected: its own text says the same, and members that it refers to have changed.
 	PermissionAffected Kind = "permission-affected"
 
 	CaveatAdded      Kind = "caveat-added"
@@ -50,11 +50,11 @@ const (
 // Change is one difference between two schemas.
 type Change struct {
 	Kind Kind `json:"kind"`
-	// Type and Member, or Caveat, name what has changed.
+	// Type and Member, or Caveat, name the changed definition, member or caveat.
 	Type   string `json:"type,omitempty"`
 	Member string `json:"member,omitempty"`
 	Caveat string `json:"caveat,omitempty"`
-	// Old and New are what was written and what is: an expression, an admitted type, a parameter.
+	// Old and New are the texts before and after: an expression, an admitted type, a parameter.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
 	// Breaking and Widening may both be true. If neither is, the change is compatible.
@@ -62,7 +62,7 @@ type Change struct {
 	Widening bool `json:"widening"`
 	// Through are the members and caveats whose change is behind a PermissionAffected.
 	Through []string `json:"through,omitempty"`
-	// Why says in a sentence why it is what it is.
+	// Why gives the reason for the class, in a sentence.
 	Why string `json:"why,omitempty"`
 	// OldAt and NewAt are where it stands; zero where it does not.
 	OldAt source.Position `json:"oldAt"`
@@ -92,7 +92,7 @@ func (c Change) At() source.Position {
 	return c.OldAt
 }
 
-// String says in a sentence what has changed.
+// String describes the change in a sentence.
 func (c Change) String() string {
 	of := c.Type + "#" + c.Member
 	switch c.Kind {

@@ -55,8 +55,8 @@ func (s *side) caveatAt(name string) source.Position {
 // memberAt is where a member is written; nowhere for one that the schema does not have.
 func (s *side) memberAt(m schema.Name) source.Position { return s.Within(m, nil) }
 
-// Diff returns what is different in the meaning of two schemas, in an order that depends on nothing else.
-// Changes of comments only are among it, as CommentChanged; the layout, the order of definitions, members
+// Diff returns the differences in the meaning of two schemas, in an order that depends on nothing else.
+// Changes of comments only are among them, as CommentChanged; the layout, the order of definitions, members
 // and operands, and how files are cut make no difference. Errors: a definition that SpiceDB's tools do not
 // understand, and those of the schemas' models.
 func Diff(before, after *source.Schema) ([]Change, error) {
@@ -98,7 +98,7 @@ func Diff(before, after *source.Schema) ([]Change, error) {
 	return d.changes, nil
 }
 
-// order puts what is written differently first, what follows from it next, and comments last.
+// order puts differences of the text first, their consequences next, and comments last.
 func order(c Change) int {
 	switch c.Kind {
 	case PermissionAffected:
@@ -110,8 +110,8 @@ func order(c Change) int {
 	}
 }
 
-// unequal returns what has another text in one schema than in the other: definitions, reduced to such members,
-// and caveats. SpiceDB's own comparison of all of a large schema would take seconds.
+// unequal returns the definitions and caveats whose text differs between the schemas; definitions are reduced to the
+// members whose text differs. SpiceDB's own comparison of all of a large schema would take seconds.
 func unequal(before, after *source.Schema) (old, now spicediff.DiffableSchema, err error) {
 	old.ObjectDefinitions, now.ObjectDefinitions, err = differing(before.Objects, after.Objects, typeText)
 	if err != nil {
@@ -214,7 +214,7 @@ func (d *differ) definitions(found *spicediff.SchemaDiff) {
 	}
 }
 
-// caveats notes what became of caveats that stay, and what that does to the relations that admit them.
+// caveats notes the changes to caveats that stay, and their effects on the relations that admit them.
 func (d *differ) caveats(changed map[string]caveatdiff.Diff) error {
 	does := map[string]effect{}
 	for _, name := range slices.Sorted(maps.Keys(changed)) {
@@ -264,7 +264,7 @@ func (d *differ) caveats(changed map[string]caveatdiff.Diff) error {
 	return nil
 }
 
-// members notes what became of the members of a definition that stays.
+// members notes the changes to the members of a definition that stays.
 func (d *differ) members(objectType string, deltas []typediff.Delta) error {
 	for _, delta := range deltas {
 		m := schema.Name{Type: objectType, Member: delta.RelationName}
@@ -317,8 +317,8 @@ func (d *differ) members(objectType string, deltas []typediff.Delta) error {
 	return nil
 }
 
-// tenant makes a change to what an object's tenants are computed from count as both: a decision wants exactly
-// one tenant, so one more locks out whom one less lets in.
+// tenant makes a change to the member that an object's tenants are computed from count as both: a decision wants
+// exactly one tenant, so one tenant more locks subjects out, and one less can let them in.
 func (d *differ) tenant(c *Change) {
 	if c.Member != tenantMember || authz.IsCore(c.Type) || !c.Breaking && !c.Widening {
 		return
@@ -327,7 +327,7 @@ func (d *differ) tenant(c *Change) {
 	c.Why += "; and which tenant an object is in changes with it: decisions want exactly one"
 }
 
-// whyWidens says why admitting a kind of subject may let somebody in, or "".
+// whyWidens says why admitting a kind of subject may let a subject in, or returns "".
 func whyWidens(a schema.Allowed, before []schema.Allowed) string {
 	switch {
 	case a.Wildcard:
@@ -343,7 +343,7 @@ func whyWidens(a schema.Allowed, before []schema.Allowed) string {
 	return ""
 }
 
-// permissions judges the expressions that are written differently, and what is made of them on the same type.
+// permissions compares the expressions that are written differently, and those of the same type that are computed from them.
 func (d *differ) permissions() error {
 	types := map[string]bool{}
 	for m := range d.changed {

@@ -8,9 +8,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// effect is what a change can do to who has something.
+// effect is what a change can do to the set of subjects that have a member.
 type effect struct {
-	// widens: somebody may get it who had it not. narrows: somebody may lose it.
+	// widens: a subject may get it that did not have it. narrows: a subject may lose it.
 	widens, narrows bool
 }
 
@@ -19,8 +19,8 @@ func (e effect) or(o effect) effect { return effect{e.widens || o.widens, e.narr
 // none reports whether nothing changes for anybody.
 func (e effect) none() bool { return !e.widens && !e.narrows }
 
-// through is what becomes of an effect on a variable that stands on these sides of exclusions: what narrows the set that is taken
-// away widens what is left.
+// through is the effect on a formula of an effect on one of its variables, which stands on these sides of exclusions. To narrow
+// a set that is taken away is to widen the rest.
 func (e effect) through(sides schema.Sides) (out effect) {
 	if sides.Given {
 		out = e
@@ -42,10 +42,10 @@ func compare(before, after *schema.Expression) (e effect, proven bool) {
 }
 
 // effects follows what changes do through the schema. A change to a relation reaches the permissions that
-// refer to it; on the right side of an exclusion what narrows it widens them.
+// refer to it; on the right side of an exclusion, narrowing the relation widens them.
 type effects struct {
 	before, after *side
-	// of is what a member's changes, its own and those that it refers to, do.
+	// of is the effect on each member of its own changes and of those that it refers to.
 	of map[schema.Name]effect
 	// foreign is that part of it which does not come from how the member itself is written.
 	foreign map[schema.Name]effect
@@ -79,8 +79,8 @@ func newEffects(before, after *side) *effects {
 	return e
 }
 
-// usesOperands notes what a permission refers to. Only what stands in both of its expressions can shift: the
-// comparison of the two covers whatever the rest is. It takes an arrow for all and one for any of the same for two
+// usesOperands notes what a permission refers to. Only variables of both its expressions can pass an effect on:
+// the comparison of the two holds for all values of the others. It takes an arrow for all and one for any of the same for two
 // that depend on each other, so here they are one.
 func (e *effects) usesOperands(before, after *schema.Member) {
 	one := func(v schema.Variable) schema.Variable {
@@ -105,7 +105,7 @@ func (e *effects) usesOperands(before, after *schema.Member) {
 		through := schema.Name{Type: m.Type, Member: v.Through}
 		e.uses(m, through, sides)
 		if v.Op == schema.ArrowAll {
-			// One more object on the left can be one too many: it may go either way.
+			// One more object on the left can be one too many: it may widen or narrow.
 			e.uses(m, through, schema.Sides{Given: true, Taken: true})
 		}
 		for _, s := range []*side{e.before, e.after} {
@@ -124,7 +124,7 @@ func (e *effects) uses(m, of schema.Name, sides schema.Sides) {
 	e.users[of][m] = schema.Sides{Given: known.Given || sides.Given, Taken: known.Taken || sides.Taken}
 }
 
-// add notes what the changes in causes do to m.
+// add notes an effect on m of the changes in causes.
 func (e *effects) add(m schema.Name, is effect, causes ...schema.Name) {
 	if is.none() {
 		return
@@ -152,8 +152,8 @@ func (e *effects) spread() {
 // maxThrough is how many causes are named of one effect.
 const maxThrough = 5
 
-// through returns for each member the causes behind what is done to it, itself left out: the first few in
-// order, and "others" if there are more.
+// through returns for each member the causes of the effects on it, itself left out: the first few in order, and
+// "others" if there are more.
 func (e *effects) through() map[schema.Name][]string {
 	found := map[schema.Name][]string{}
 	byText := func(a, b schema.Name) int { return strings.Compare(a.String(), b.String()) }

@@ -40,7 +40,7 @@ func (n Counts) String() string {
 	return fmt.Sprintf("%d breaking, %d widening, %d compatible", n.Breaking, n.Widening, n.Compatible)
 }
 
-// MarshalJSON writes the positions as "file:line:column", and the class beside what it is made of.
+// MarshalJSON writes the positions as "file:line:column", and the class beside Breaking and Widening.
 func (c Change) MarshalJSON() ([]byte, error) {
 	type plain Change
 	var b bytes.Buffer
@@ -83,8 +83,8 @@ func Text(w io.Writer, changes []Change, verbose bool) error {
 	return write(w, b.String())
 }
 
-// GitHub writes changes as annotations of a GitHub workflow: errors for what breaks, warnings for what only
-// widens, notices for the rest. Changed comments are left out.
+// GitHub writes changes as annotations of a GitHub workflow: errors for breaking ones, warnings for those
+// that only widen, notices for the rest. Changed comments are left out.
 func GitHub(w io.Writer, changes []Change) error {
 	var b strings.Builder
 	for _, c := range changes {

@@ -1,8 +1,8 @@
-// Package lint checks schemas for what the compiler lets pass and Deputy's decisions stumble over: shapes
-// that SpiceDB evaluates wrongly, types without a tenant, permissions that no agent can have, agents that
-// get access through somebody else's grant. Rules lists what is looked for; each rule explains itself.
+// Package lint finds mistakes that the compiler lets pass and that Deputy's decisions stumble over: shapes that
+// SpiceDB evaluates wrongly, types without a tenant, permissions that no agent can have, agents that get access
+// through a grant to another subject. Rules lists them; each rule explains itself.
 //
-// A finding is silenced by a comment right above what it is about, or above the definition that has it:
+// A finding about a member is silenced by a comment right above that member, or above its definition:
 //
 //	// lint:ignore RULE reason
 package lint
@@ -24,9 +24,9 @@ type Severity string
 
 // The severities.
 const (
-	// Error is for what refuses decisions, or admits somebody whom it should not.
+	// Error is for a mistake that refuses decisions, or lets a subject in that should stay out.
 	Error Severity = "error"
-	// Warning is for what is likely not meant, slow, or hard to read.
+	// Warning is for a shape that is likely not meant, slow, or hard to read.
 	Warning Severity = "warning"
 )
 
@@ -37,9 +37,9 @@ type Finding struct {
 	Severity Severity
 	// Position is where it stands. If the schema lacks something altogether, only the file is known.
 	source.Position
-	// Message says what is wrong, in one line.
+	// Message describes the mistake, in one line.
 	Message string
-	// Suggestion says what to do about it, in one line; "" where the message does already.
+	// Suggestion proposes a change, in one line; "" where the message does already.
 	Suggestion string
 	// Suppressed is the reason that a comment gives for leaving it as it is; "" if there is none, and the
 	// finding counts.
@@ -52,7 +52,7 @@ type Options struct {
 	Globals []string
 }
 
-// Check returns what the rules find in a schema, in the order in which it is written; suppressed findings
+// Check returns the findings of all rules in a schema, in the order in which it is written; suppressed ones
 // are among them. The schema should have been read with the core (source.Options.Core), as it will be
 // written. Errors: those of SpiceDB's own checks, and those of the schema's model.
 func Check(s *source.Schema, o Options) ([]Finding, error) {
@@ -103,7 +103,7 @@ type finding struct {
 	about schema.Name
 }
 
-// report adds a finding. at is the part of a member that it is about; nil for all of what it is about.
+// report adds a finding. at is the part of the member that it is about; nil for the whole member, type or caveat.
 // Core definitions that were added are written nowhere, and nothing is reported about them.
 func (c *checker) report(rule string, about schema.Name, at *core.SourcePosition, message, suggestion string) {
 	place, ok := c.place(about)

@@ -93,7 +93,7 @@ func (c *checker) checkReach() {
 	}
 }
 
-// exceptUnscoped qualifies what it means that a permission holds for no delegation.
+// exceptUnscoped is the exception for a permission that holds for no delegation.
 func exceptUnscoped(names string) string {
 	if names == "delegation" {
 		return ", unless that is unscoped"
@@ -160,11 +160,11 @@ func (c *checker) excluding(objectType string, e *schema.Expression, actor actor
 	return without
 }
 
-// governed are the core types whose objects belong to somebody: a grant that runs through one is that person's.
+// governed are the core types whose objects belong to one principal: a grant that runs through one is that principal's.
 var governed = []string{authz.TypeUser, authz.TypeService, authz.TypeDelegation, authz.TypeSession}
 
-// checkPools finds grants that agents get through a person, a delegation or a session on the way. Such a grant holds whoever the
-// agent acts for, because a check asks for some way in, not for the one of today's principal.
+// checkPools finds grants that agents get through a person, a delegation or a session on the way. Such a grant holds for
+// every principal that the agent acts for, because a check asks whether any path leads in, not whether this principal's does.
 func (c *checker) checkPools() {
 	for _, m := range c.members {
 		for _, l := range c.model.Leads(m) {
@@ -205,8 +205,8 @@ func (c *checker) checkSubjects() {
 	}
 }
 
-// openToAgents are the members that something is granted by which an agent can have. Unlike schema.Reach it leaves out what is
-// only taken away: a wildcard there bars everybody, and lets nobody in.
+// openToAgents are the members that grant something which an agent can have. Unlike schema.Reach it leaves out members that are
+// only subtracted: a wildcard there locks subjects out, and lets none in.
 func (c *checker) openToAgents() map[*schema.Member]bool {
 	open := map[*schema.Member]bool{}
 	var visit func(m *schema.Member)

@@ -22,8 +22,8 @@ func (c *checker) checkCore() error {
 	differences := map[string][]string{}
 	var order []string
 	for difference := range strings.SplitSeq(difference, "; ") {
-		what, how, _ := strings.Cut(difference, ": ")
-		_, name, _ := strings.Cut(what, " ") // "definition user", "caveat leaf"
+		definition, how, _ := strings.Cut(difference, ": ")
+		_, name, _ := strings.Cut(definition, " ") // "definition user", "caveat leaf"
 		if differences[name] == nil {
 			order = append(order, name)
 		}
@@ -81,7 +81,7 @@ func (c *checker) coreCaveat(name string) bool {
 	})
 }
 
-// documented finds what has no comment above it.
+// documented finds a definition, member or caveat without a comment above it.
 func (c *checker) documented(kind string, about schema.Name) {
 	if place, ok := c.place(about); !ok || place.Doc != "" {
 		return
@@ -122,7 +122,7 @@ func (c *checker) checkSlow(m *schema.Member, e *schema.Expression) {
 	}
 }
 
-// readsUsersets reports whether what an arrow leads to reads a relation that admits usersets.
+// readsUsersets reports whether the members that an arrow leads to read a relation that admits usersets.
 func (c *checker) readsUsersets(objectType string, arrow *schema.Expression) bool {
 	for m := range c.model.Reach(c.model.Targets(objectType, arrow)...).Members {
 		if slices.ContainsFunc(m.Allowed, schema.Allowed.IsUserset) {

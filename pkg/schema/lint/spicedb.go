@@ -23,7 +23,7 @@ var (
 	onDefinition = regexp.MustCompile(`on definition "([^"]+)"`)
 )
 
-// checkWithSpiceDB passes on what SpiceDB's own rules find.
+// checkWithSpiceDB passes on the findings of SpiceDB's own rules.
 func (c *checker) checkWithSpiceDB(ctx context.Context) error {
 	types := spiceschema.NewTypeSystem(spiceschema.ResolverForPredefinedDefinitions(spiceschema.PredefinedElements{
 		Definitions: c.schema.Objects, Caveats: c.schema.Caveats,

@@ -44,7 +44,7 @@ func (c *checker) checkTenants() {
 	}
 }
 
-// checkAll finds arrows without .all in what a type's tenant is computed from, within the type. The types behind an arrow have
+// checkAll finds arrows without .all among the members of a type that its tenant is computed from. The types behind an arrow have
 // tenants of their own, which are checked there.
 func (c *checker) checkAll(tenant *schema.Member) {
 	from := c.model.SameObject(tenant)

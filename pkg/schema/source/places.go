@@ -17,10 +17,10 @@ type Place struct {
 	Position
 	// End is right after its last character.
 	End Position
-	// Doc is the comment above it, without the comment's signs and without what is said to tools
+	// Doc is the comment above it, without the comment's signs and without lines for tools
 	// ("lint:", "spicedb-ignore-warning:"); "" if there is none.
 	Doc string
-	// Partial is the partial that it is written in, "" for what stands in a definition itself.
+	// Partial is the partial that it is written in, "" for a member that stands in a definition itself.
 	Partial string
 	// Comments are the lines of the comments above it, signs removed, blank ones left out.
 	Comments []Comment
@@ -155,7 +155,7 @@ func write(t *text, n *node, within string) written {
 	return written{place, t}
 }
 
-// comments returns the lines of the comments before a node. The parser says what they are, not where;
+// comments returns the lines of the comments before a node. The parser returns their texts, not their places;
 // but between them and the node there is nothing but blanks.
 func (t *text) comments(n *node) []Comment {
 	raw := n.comments()

@@ -1,8 +1,8 @@
-// Package source reads schemas: the files of a composable schema, what they compile to, where each
-// definition, relation and permission is written, and how the text is laid out.
+// Package source reads schemas: the files of a composable schema, the definitions that they compile to, the places
+// where each definition, relation and permission is written, and the layout of the text.
 //
-// SpiceDB's parser, compiler, generator and type system do the work. What they leave out is which file a
-// position belongs to, since imports and partials are gone once a schema is compiled; that is taken from
+// SpiceDB's parser, compiler, generator and type system do the work. They do not tell which file a
+// position belongs to, because imports and partials are gone once a schema is compiled. That is taken from
 // the parser's tree.
 //
 // A Schema is not changed after it was read, so it may be used by several goroutines, as long as none
@@ -26,7 +26,7 @@ import (
 	coreschema "github.com/deputyauth/deputy/schema"
 )
 
-// Schema is a composable schema: its files and what they compile to.
+// Schema is a composable schema: its files, and the definitions that they compile to.
 type Schema struct {
 	// Root is the path of the root file, as it was given.
 	Root string
@@ -68,8 +68,8 @@ type File struct {
 
 // Options say how a schema is read.
 type Options struct {
-	// Core puts what the schema lacks of Deputy's core in front of it. Definitions that the schema
-	// shares with the core stay as the schema has them.
+	// Core puts those definitions of Deputy's core in front of the schema that it lacks. Definitions that the
+	// schema shares with the core stay as the schema has them.
 	Core bool
 	// At is where the first character of the text stands in an enclosing file, such as the block of a
 	// YAML file; positions in the root are then reported there. Zero: the text is a file of its own.

@@ -20,8 +20,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// validate has SpiceDB check what its compiler does not: whether the types, relations and caveats exist
-// that the schema names, and what its server would refuse besides.
+// validate has SpiceDB check more than its compiler does: whether the types, relations and caveats exist
+// that the schema names, and whatever else its server would refuse.
 func (s *Schema) validate(ctx context.Context) error {
 	for _, caveat := range s.Caveats {
 		if err := s.validateCaveat(caveat); err != nil {
@@ -93,7 +93,7 @@ func (s *Schema) typeError(objectType, member string, err error) *Error {
 	return &Error{position, oneLine(err.Error())}
 }
 
-// coreError is what is wrong with a definition that was added: it relies on one of the core's that the schema has in
+// coreError is the error in a definition that was added: it relies on a definition of the core that the schema has in
 // another form. It stands where the schema has the first of those.
 func (s *Schema) coreError(objectType string, err error) *Error {
 	position := Position{File: s.Root}
@@ -109,8 +109,8 @@ func (s *Schema) coreError(objectType string, err error) *Error {
 }
 
 // parts returns a type's members as definitions of their own: each first, with the members of the type
-// that it reads after it. Those that read least come first, so what is wrong with a part is wrong with
-// its first member.
+// that it reads after it. Those that read least come first, so an error in a part is one in its
+// first member.
 func parts(t *schema.Type) []*core.NamespaceDefinition {
 	members := map[string]*schema.Member{}
 	for _, m := range t.Members {
