@@ -110,27 +110,21 @@ func order(c Change) int {
 	}
 }
 
-// unequal returns the definitions and caveats whose text differs between the schemas; definitions are reduced to the
-// members whose text differs. SpiceDB's own comparison of all of a large schema would take seconds.
+// unequal returns both schemas without the members that have the same text in both. SpiceDB's own comparison of all members of a
+// large schema would take seconds.
 func unequal(before, after *source.Schema) (old, now spicediff.DiffableSchema, err error) {
-	old.ObjectDefinitions, now.ObjectDefinitions, err = differing(before.Objects, after.Objects, typeText)
-	if err != nil {
-		return old, now, err
-	}
-	old.CaveatDefinitions, now.CaveatDefinitions, err = differing(before.Caveats, after.Caveats, caveatText)
-	if err != nil {
-		return old, now, err
-	}
+	old.CaveatDefinitions, now.CaveatDefinitions = before.Caveats, after.Caveats
 	types := map[string]*core.NamespaceDefinition{}
-	for i, o := range old.ObjectDefinitions {
-		old.ObjectDefinitions[i] = &core.NamespaceDefinition{Name: o.GetName(), Metadata: o.GetMetadata(), Relation: o.GetRelation()}
-		types[o.GetName()] = old.ObjectDefinitions[i]
-	}
-	for i, o := range now.ObjectDefinitions {
+	for _, o := range before.Objects {
 		reduced := &core.NamespaceDefinition{Name: o.GetName(), Metadata: o.GetMetadata(), Relation: o.GetRelation()}
-		now.ObjectDefinitions[i] = reduced
+		types[o.GetName()] = reduced
+		old.ObjectDefinitions = append(old.ObjectDefinitions, reduced)
+	}
+	for _, o := range after.Objects {
+		reduced := &core.NamespaceDefinition{Name: o.GetName(), Metadata: o.GetMetadata(), Relation: o.GetRelation()}
+		now.ObjectDefinitions = append(now.ObjectDefinitions, reduced)
 		if was := types[o.GetName()]; was != nil {
-			if was.Relation, reduced.Relation, err = differing(was.GetRelation(), o.GetRelation(), memberText); err != nil {
+			if err := reduce(was, reduced); err != nil {
 				return old, now, err
 			}
 		}
@@ -138,49 +132,24 @@ func unequal(before, after *source.Schema) (old, now spicediff.DiffableSchema, e
 	return old, now, nil
 }
 
-// differing returns the elements of both lists without those whose name and text are in both.
-func differing[D interface {
-	comparable
-	GetName() string
-}](before, after []D, text func(D) (string, error)) (old, now []D, err error) {
-	named := map[string]D{}
-	for _, d := range before {
-		named[d.GetName()] = d
-	}
-	same := map[D]bool{}
-	for _, d := range after {
-		was, found := named[d.GetName()]
-		equal := found && was == d
-		if found && !equal {
-			if equal, err = sameText(was, d, text); err != nil {
-				return nil, nil, err
+// reduce leaves those members out of two definitions that have the same text in both.
+func reduce(before, after *core.NamespaceDefinition) error {
+	texts := map[string]string{}
+	same := map[string]bool{}
+	for _, d := range []*core.NamespaceDefinition{before, after} {
+		for _, r := range d.GetRelation() {
+			text, err := memberText(r)
+			if err != nil {
+				return err
 			}
-		}
-		if equal {
-			same[was], same[d] = true, true
+			same[r.GetName()] = texts[r.GetName()] == text
+			texts[r.GetName()] = text
 		}
 	}
-	leave := func(d D) bool { return same[d] }
-	return slices.DeleteFunc(slices.Clone(before), leave), slices.DeleteFunc(slices.Clone(after), leave), nil
-}
-
-func sameText[D any](a, b D, text func(D) (string, error)) (bool, error) {
-	first, err := text(a)
-	if err != nil {
-		return false, err
+	for _, d := range []*core.NamespaceDefinition{before, after} {
+		d.Relation = slices.DeleteFunc(slices.Clone(d.GetRelation()), func(r *core.Relation) bool { return same[r.GetName()] })
 	}
-	second, err := text(b)
-	return first == second, err
-}
-
-func typeText(o *core.NamespaceDefinition) (string, error) {
-	text, _, err := generator.GenerateSource(o, caveattypes.Default.TypeSet)
-	return text, err
-}
-
-func caveatText(c *core.CaveatDefinition) (string, error) {
-	text, _, err := generator.GenerateCaveatSource(c, caveattypes.Default.TypeSet)
-	return text, err
+	return nil
 }
 
 func memberText(r *core.Relation) (string, error) {
@@ -396,12 +365,12 @@ func whyExpression(is effect, proven bool) string {
 
 // affected notes the permissions that mean something else although their own text says the same.
 func (d *differ) affected() {
-	through := d.effects.through()
+	causes := d.effects.causedBy()
 	for m, is := range d.effects.foreign {
-		if is.none() || len(through[m]) == 0 || !d.before.model.Member(m).IsPermission() || !d.after.model.Member(m).IsPermission() {
+		if is.none() || len(causes[m]) == 0 || !d.before.model.Member(m).IsPermission() || !d.after.model.Member(m).IsPermission() {
 			continue
 		}
-		c := Change{Kind: PermissionAffected, Type: m.Type, Member: m.Member, Breaking: is.narrows, Widening: is.widens, Through: through[m],
+		c := Change{Kind: PermissionAffected, Type: m.Type, Member: m.Member, Breaking: is.narrows, Widening: is.widens, Through: causes[m],
 			OldAt: d.before.memberAt(m), NewAt: d.after.memberAt(m), Why: whyExpression(is, true)}
 		d.tenant(&c)
 		d.add(c)

@@ -19,9 +19,9 @@ func (e effect) or(o effect) effect { return effect{e.widens || o.widens, e.narr
 // none reports whether nothing changes for anybody.
 func (e effect) none() bool { return !e.widens && !e.narrows }
 
-// through is the effect on a formula of an effect on one of its variables, which stands on these sides of exclusions. To narrow
+// across is the effect on a formula of an effect on one of its variables, which stands on these sides of exclusions. To narrow
 // a set that is taken away is to widen the rest.
-func (e effect) through(sides schema.Sides) (out effect) {
+func (e effect) across(sides schema.Sides) (out effect) {
 	if sides.Given {
 		out = e
 	}
@@ -140,7 +140,7 @@ func (e *effects) spread() {
 	for todo := slices.Collect(maps.Keys(e.of)); len(todo) > 0; todo = todo[1:] {
 		m := todo[0]
 		for user, sides := range e.users[m] {
-			was, is := e.of[user], e.of[m].through(sides)
+			was, is := e.of[user], e.of[m].across(sides)
 			e.foreign[user] = e.foreign[user].or(is)
 			if e.of[user] = was.or(is); e.of[user] != was {
 				todo = append(todo, user)
@@ -152,9 +152,9 @@ func (e *effects) spread() {
 // maxThrough is how many causes are named of one effect.
 const maxThrough = 5
 
-// through returns for each member the causes of the effects on it, itself left out: the first few in order, and
+// causedBy returns for each member the causes of the effects on it, itself left out: the first few in order, and
 // "others" if there are more.
-func (e *effects) through() map[schema.Name][]string {
+func (e *effects) causedBy() map[schema.Name][]string {
 	found := map[schema.Name][]string{}
 	byText := func(a, b schema.Name) int { return strings.Compare(a.String(), b.String()) }
 	for _, cause := range slices.SortedFunc(maps.Keys(e.causes), byText) {

@@ -301,3 +301,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestModel: the model is read once, by whichever goroutine asks first.
+func TestModel(t *testing.T) {
+	s, err := Load(coreschema.SupportDesk, "supportdesk/supportdesk.zed", Options{Core: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	models := make(chan *schema.Schema)
+	for range 4 {
+		go func() {
+			m, _ := s.Model()
+			models <- m
+		}()
+	}
+	first := <-models
+	for range 3 {
+		if m := <-models; m != first || len(m.Types) != len(s.Objects) {
+			t.Errorf("another model, of %d types", len(m.Types))
+		}
+	}
+}
