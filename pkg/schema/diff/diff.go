@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/authzed/spicedb/pkg/caveats"
 	caveattypes "github.com/authzed/spicedb/pkg/caveats/types"
 	spicediff "github.com/authzed/spicedb/pkg/diff"
 	caveatdiff "github.com/authzed/spicedb/pkg/diff/caveats"
@@ -397,15 +396,11 @@ func expressionText(all []*core.CaveatDefinition, name string) (string, error) {
 		if c.GetName() != name {
 			continue
 		}
-		parameters, err := caveattypes.DecodeParameterTypes(caveattypes.Default.TypeSet, c.GetParameterTypes())
+		compiled, err := schema.CompileCaveat(c)
 		if err != nil {
 			return "", err
 		}
-		decoded, err := caveats.DeserializeCaveatWithTypeSet(caveattypes.Default.TypeSet, c.GetSerializedExpression(), parameters)
-		if err != nil {
-			return "", err
-		}
-		return decoded.ExprString()
+		return compiled.ExprString()
 	}
 	return "", nil
 }

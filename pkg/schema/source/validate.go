@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/authzed/spicedb/pkg/caveats"
-	caveattypes "github.com/authzed/spicedb/pkg/caveats/types"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	spiceschema "github.com/authzed/spicedb/pkg/schema"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
@@ -176,15 +174,11 @@ func unusedParameter(caveat *core.CaveatDefinition) (string, error) {
 	if len(names) == 0 {
 		return "", errors.New("it has no parameter")
 	}
-	types, err := caveattypes.DecodeParameterTypes(caveattypes.Default.TypeSet, caveat.GetParameterTypes())
+	compiled, err := schema.CompileCaveat(caveat)
 	if err != nil {
 		return "", err
 	}
-	decoded, err := caveats.DeserializeCaveatWithTypeSet(caveattypes.Default.TypeSet, caveat.GetSerializedExpression(), types)
-	if err != nil {
-		return "", err
-	}
-	used, err := decoded.ReferencedParameters(names)
+	used, err := compiled.ReferencedParameters(names)
 	if err != nil {
 		return "", err
 	}
