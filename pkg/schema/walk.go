@@ -1,6 +1,10 @@
 package schema
 
-import "slices"
+import (
+	"slices"
+
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+)
 
 // Lead is where the evaluation of a member goes on.
 type Lead struct {
@@ -11,6 +15,8 @@ type Lead struct {
 	Leaf *Expression
 	// Subtracted says that what is there is taken away.
 	Subtracted bool
+	// At is where the member says so; nil for what SpiceDB's compiler did not find.
+	At *core.SourcePosition
 }
 
 // Leads returns where the evaluation of a member can go on, whatever relationships there are, in the order of the schema. A
@@ -22,12 +28,12 @@ func (s *Schema) Leads(m *Member) (found []Lead) {
 	}
 	for _, a := range m.Allowed {
 		if to := s.Member(a.Names()); to != nil {
-			found = append(found, Lead{To: to})
+			found = append(found, Lead{To: to, At: a.At})
 		}
 	}
 	for _, leaf := range m.Leaves {
 		for _, to := range s.Targets(m.Type, leaf.Expression) {
-			l := Lead{To: to, Leaf: leaf.Expression, Subtracted: leaf.Subtracted}
+			l := Lead{To: to, Leaf: leaf.Expression, Subtracted: leaf.Subtracted, At: leaf.At}
 			if leaf.IsArrow() {
 				l.Through = s.Member(Name{m.Type, leaf.Through})
 			}

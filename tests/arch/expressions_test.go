@@ -18,18 +18,11 @@ var expressionGetters = []string{"GetUsersetRewrite", "GetRewriteOperation", "Ge
 
 // ownModels are the files that still read expressions by themselves, each with the branch that takes it out.
 var ownModels = map[string]string{
-	"pkg/evaluate/program.go":        "rows",
-	"pkg/fixture/admit.go":           "fixture",
-	"pkg/fixture/expression.go":      "fixture",
-	"pkg/fixture/isolationnames.go":  "fixture",
-	"pkg/fixture/isolationpool.go":   "fixture",
-	"pkg/fixture/change/effect.go":   "lint",
-	"pkg/fixture/change/formula.go":  "lint",
-	"pkg/fixture/change/orphan.go":   "lint",
-	"pkg/fixture/lint/graph.go":      "lint",
-	"pkg/fixture/lint/reach.go":      "lint",
-	"pkg/fixture/lint/shape.go":      "lint",
-	"pkg/fixture/source/validate.go": "lint",
+	"pkg/evaluate/program.go":       "rows",
+	"pkg/fixture/admit.go":          "fixture",
+	"pkg/fixture/expression.go":     "fixture",
+	"pkg/fixture/isolationnames.go": "fixture",
+	"pkg/fixture/isolationpool.go":  "fixture",
 }
 
 // expressionsAreReadOnce finds code that reads the expressions of SpiceDB's definitions past pkg/schema. Tests may: they make
