@@ -9,18 +9,18 @@ import (
 // bareGoroutines are the functions that start a goroutine without recovery, each with the reason why a panic in it
 // may end the process: that it serves no call, or that it recovers further down.
 var bareGoroutines = map[string]string{
-	"pkg/cli/demo.go: start":               "the demo's own server: the daemon recovers its calls",
-	"pkg/cli/schemadiff.go: newSchemaDiff": "a command's own files",
-	"pkg/daemon/daemon.go: Serve":          "serves no call itself: the interceptors recover each",
-	"pkg/daemon/stop.go: closeBy":          "closes the server",
-	"pkg/daemon/stop.go: drain":            "stops the server",
-	"pkg/daemon/heap.go: KeepHeadroom":     "serves no call",
-	"pkg/engine/headtaker.go: join":        "taking.run recovers each taking",
-	"pkg/engine/primary.go: ReadyState":    "pooled.ask recovers",
-	"pkg/engine/primary.go: guardPrimary":  "serves no call",
-	"pkg/engine/stray.go: join":            "look.run recovers",
-	"pkg/evaluate/kept/verify.go: newVerifier":  "verifier.run recovers each verification",
-	"pkg/rpc/streams.go: run":              "what a worker runs recovers: a stream's panic is handed to its call",
+	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
+	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",
+	"pkg/daemon/daemon.go: Serve":              "serves no call itself: the interceptors recover each",
+	"pkg/daemon/stop.go: closeBy":              "closes the server",
+	"pkg/daemon/stop.go: drain":                "stops the server",
+	"pkg/daemon/heap.go: KeepHeadroom":         "serves no call",
+	"pkg/engine/headtaker.go: join":            "taking.run recovers each taking",
+	"pkg/engine/primary.go: ReadyState":        "pooled.ask recovers",
+	"pkg/engine/primary.go: guardPrimary":      "serves no call",
+	"pkg/engine/stray.go: join":                "look.run recovers",
+	"pkg/evaluate/kept/verify.go: newVerifier": "verifier.run recovers each verification",
+	"pkg/rpc/streams.go: run":                  "what a worker runs recovers: a stream's panic is handed to its call",
 }
 
 // bareRooms are the rooms all of whose goroutines may be without recovery.
