@@ -8,6 +8,8 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // maxDepth is how many dispatches a check may take one in another: SpiceDB's default.
@@ -336,7 +338,7 @@ func (w *Walk) leading(m *member, o *object, who set, left int) (v value, need i
 func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, need int) {
 	need = 1
 	switch n.op {
-	case opUnion:
+	case schema.Union:
 		for _, c := range n.children {
 			if rest := who &^ v.yes; rest != 0 {
 				found, k := w.node(c, m, o, rest, left)
@@ -344,7 +346,7 @@ func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 				need = max(need, k)
 			}
 		}
-	case opIntersection, opExclusion:
+	case schema.Intersection, schema.Exclusion:
 		v, need = w.node(n.children[0], m, o, who, left)
 		for _, c := range n.children[1:] {
 			rest := v.yes | v.unknown | v.maybe
@@ -352,26 +354,26 @@ func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 				break
 			}
 			found, k := w.node(c, m, o, rest, left)
-			if n.op == opIntersection {
+			if n.op == schema.Intersection {
 				v.intersect(found)
 			} else {
 				v.subtract(found)
 			}
 			need = max(need, k)
 		}
-	case opComputed:
+	case schema.Computed:
 		return w.computed(n.target, o, who, left)
-	case opArrow:
+	case schema.Arrow:
 		return w.arrow(n, o, who, left)
-	case opAll:
+	case schema.ArrowAll:
 		return w.all(n, o, who, left)
-	case opSelf:
+	case schema.Self:
 		for s := range (who &^ w.usersets).subjects {
 			if w.subjects[s].of == m.of && w.subjects[s].id == o.id {
 				v.yes |= 1 << s
 			}
 		}
-	case opNil:
+	case schema.Nil:
 	}
 	return v, need
 }

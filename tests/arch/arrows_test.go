@@ -35,9 +35,9 @@ var arrows = map[string][]string{
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
-	"pkg/evaluate": {"pkg/authz"},
+	"pkg/evaluate": {"pkg/authz", "pkg/schema"},
 	// The graph over the store, and the verification of what is answered there.
-	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store"},
+	"pkg/evaluate/kept": {"pkg/authz", "pkg/schema", "pkg/evaluate", "pkg/store"},
 	"pkg/journal":       {"pkg/authz"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/door", "pkg/rpc/wire"},
@@ -52,7 +52,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/world", "schema",
 	},
 	// A graph in memory, judged under any schema.
-	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate"},
+	"pkg/fixture/world": {"pkg/schema", "pkg/authz", "pkg/engine", "pkg/evaluate"},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
 	"pkg/fixture/source": {"schema"},
 	// What is wrong with a schema, whatever the relationships.
