@@ -39,7 +39,9 @@ type Answer struct {
 // Check answers checks over rows: as many answers as checks, in order. Each is answered as if it were asked alone; what ends the
 // whole call, as ctx does, fails all of them.
 func (p *Program) Check(ctx context.Context, rows Rows, checks []Check) []Answer {
-	return p.Walk(rows).Check(ctx, checks)
+	w := p.Walk(rows)
+	defer w.Close()
+	return w.Check(ctx, checks)
 }
 
 // Resolve returns why there is no answer to a check, whatever the rows: a type, permission or relation that the schema does not

@@ -86,7 +86,8 @@ func (w *Walk) object(t *objectType, id string) *object {
 	key := objectKey{t, id}
 	o := w.objects[key]
 	if o == nil {
-		o = &object{of: t, id: id}
+		o = w.newObject()
+		o.of, o.id = t, id
 		w.objects[key] = o
 	}
 	return o

@@ -7,6 +7,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // Who has a permission is found in two steps: all subjects of the type that are named anywhere on the way,
@@ -121,15 +122,15 @@ func (c *census) member(m *member, id string, left int) {
 // node gathers from a part of a permission: what is taken away adds nobody.
 func (c *census) node(n *node, m *member, id string, left int) {
 	switch n.op {
-	case opUnion, opIntersection:
+	case schema.Union, schema.Intersection:
 		for _, child := range n.children {
 			c.node(child, m, id, left)
 		}
-	case opExclusion:
+	case schema.Exclusion:
 		c.node(n.children[0], m, id, left)
-	case opComputed:
+	case schema.Computed:
 		c.member(n.target, id, left-1)
-	case opArrow, opAll:
+	case schema.Arrow, schema.ArrowAll:
 		c.walk.each(n.tupleset, c.walk.object(n.tupleset.of, id), false, func(row *Row) bool {
 			switch next := c.walk.program.types[row.SubjectType]; {
 			case next == nil:
@@ -139,10 +140,10 @@ func (c *census) node(n *node, m *member, id string, left int) {
 			}
 			return !c.done()
 		})
-	case opSelf:
+	case schema.Self:
 		if m.of == c.of {
 			c.add(id)
 		}
-	case opNil:
+	case schema.Nil:
 	}
 }

@@ -4,28 +4,32 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // maxDepth is how many dispatches a check may take one in another: SpiceDB's default.
 const maxDepth = 50
 
 // Walk answers checks over the rows of one revision, one call after the other: what one has read the next does not read again.
-// It is not safe for concurrent use, and needs no closing.
+// It has to be closed, and is not safe for concurrent use.
+//
+// A decision takes three or four calls of a few microseconds each, so that half of its time would go into making maps and
+// slices. So a walk that is closed is used again. What is used again is listed in rest, forget and Close, which build everything
+// else anew: a field that they do not name is empty afterwards.
 type Walk struct {
 	program *Program
 	rows    Rows
 	// objects are what was read. It outlives rounds and calls, until it is too much or a call fails.
 	objects map[objectKey]*object
 	round
+	spare
 }
-
-// maxObjects is how many objects a walk has read at most when a call ends; of more it forgets all, because it may be kept for as
-// long as somebody holds the revision.
-const maxObjects = 4096
 
 // round is one traversal of the graph, for up to maxSubjects subjects. Nothing of it but err and ctx outlives it.
 type round struct {
@@ -44,13 +48,39 @@ type round struct {
 	wrong map[uint8]error
 }
 
+// spare is what is empty, and used again.
+type spare struct {
+	knowns []*known
+	unread []*object
+}
+
+const (
+	// maxObjects is how many objects a walk has read at most when a call ends; of more it forgets all, because it may be kept for
+	// as long as somebody holds the revision. It is also how many are spared.
+	maxObjects = 4096
+	// maxMap is how many objects a map has held that is used again: emptying it costs what it once held.
+	maxMap = 128
+)
+
+// walks are walks that were closed.
+var walks = sync.Pool{New: func() any { return &Walk{objects: map[objectKey]*object{}} }}
+
 // Walk returns a walk over rows.
 func (p *Program) Walk(rows Rows) *Walk {
-	return &Walk{program: p, rows: rows, objects: map[objectKey]*object{}}
+	w, _ := walks.Get().(*Walk)
+	w.program, w.rows = p, rows
+	return w
 }
 
 // Over goes on over other Rows of the same revision: those from before may have ended.
 func (w *Walk) Over(rows Rows) { w.rows = rows }
+
+// Close ends the walk, once; nothing may be asked of it afterwards.
+func (w *Walk) Close() {
+	w.forget()
+	w.program, w.rows = nil, nil
+	walks.Put(w)
+}
 
 // begin begins a call.
 func (w *Walk) begin(ctx context.Context) { w.ctx = ctx }
@@ -58,17 +88,48 @@ func (w *Walk) begin(ctx context.Context) { w.ctx = ctx }
 // rest ends a round, so that another one can begin at the same revision, with what was read.
 func (w *Walk) rest() {
 	for _, o := range w.learned {
-		o.known = nil
+		for _, k := range o.known {
+			*k.known = known{}
+			w.knowns = append(w.knowns, k.known)
+		}
+		clear(o.known)
+		o.known = o.known[:0]
 	}
-	w.round = round{ctx: w.ctx, err: w.err}
+	clear(w.learned)
+	clear(w.asked)
+	clear(w.subjects)
+	w.round = round{ctx: w.ctx, err: w.err, learned: w.learned[:0], asked: w.asked[:0], subjects: w.subjects[:0]}
 }
 
 // end ends a call. Where it failed, what was read may be half of what is there.
 func (w *Walk) end() {
-	if w.rest(); w.err != nil || len(w.objects) > maxObjects {
+	w.rest()
+	if w.err != nil || len(w.objects) > maxObjects {
+		w.forget()
+	}
+	w.ctx, w.err = nil, nil
+}
+
+// forget makes the walk a new one over the same rows.
+func (w *Walk) forget() {
+	w.rest()
+	for _, o := range w.objects {
+		if len(w.unread) == maxObjects {
+			break
+		}
+		clear(o.relations)
+		*o = object{known: o.known, relations: o.relations[:0]}
+		w.unread = append(w.unread, o)
+	}
+	if len(w.objects) > maxMap {
 		w.objects = map[objectKey]*object{}
 	}
-	w.round = round{}
+	clear(w.objects)
+	w.knowns = w.knowns[:min(len(w.knowns), maxObjects)]
+	*w = Walk{
+		program: w.program, rows: w.rows, objects: w.objects, spare: w.spare,
+		round: round{learned: w.learned, asked: w.asked, subjects: w.subjects},
+	}
 }
 
 // subject is a subject of the walk.
@@ -88,6 +149,28 @@ type known struct {
 	// unknown are subjects for which an error came up when as many were left, or fewer.
 	unknown   set
 	unknownAt [maxSubjects]uint8
+}
+
+// newKnown returns an empty known.
+func (s *spare) newKnown() *known {
+	n := len(s.knowns)
+	if n == 0 {
+		return &known{}
+	}
+	k := s.knowns[n-1]
+	s.knowns = s.knowns[:n-1]
+	return k
+}
+
+// newObject returns an empty object.
+func (s *spare) newObject() *object {
+	n := len(s.unread)
+	if n == 0 {
+		return &object{}
+	}
+	o := s.unread[n-1]
+	s.unread = s.unread[:n-1]
+	return o
 }
 
 // recall returns what is known of subjects with a number of dispatches left, and who they are.
@@ -206,7 +289,7 @@ func (w *Walk) body(m *member, o *object, who set, left int) (v value, need int)
 	if k == nil {
 		// It may have been met again on the way.
 		if k = o.recall(m); k == nil {
-			k = &known{}
+			k = w.newKnown()
 			if len(o.known) == 0 {
 				w.learned = append(w.learned, o)
 			}
@@ -336,7 +419,7 @@ func (w *Walk) leading(m *member, o *object, who set, left int) (v value, need i
 func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, need int) {
 	need = 1
 	switch n.op {
-	case opUnion:
+	case schema.Union:
 		for _, c := range n.children {
 			if rest := who &^ v.yes; rest != 0 {
 				found, k := w.node(c, m, o, rest, left)
@@ -344,7 +427,7 @@ func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 				need = max(need, k)
 			}
 		}
-	case opIntersection, opExclusion:
+	case schema.Intersection, schema.Exclusion:
 		v, need = w.node(n.children[0], m, o, who, left)
 		for _, c := range n.children[1:] {
 			rest := v.yes | v.unknown | v.maybe
@@ -352,26 +435,26 @@ func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 				break
 			}
 			found, k := w.node(c, m, o, rest, left)
-			if n.op == opIntersection {
+			if n.op == schema.Intersection {
 				v.intersect(found)
 			} else {
 				v.subtract(found)
 			}
 			need = max(need, k)
 		}
-	case opComputed:
+	case schema.Computed:
 		return w.computed(n.target, o, who, left)
-	case opArrow:
+	case schema.Arrow:
 		return w.arrow(n, o, who, left)
-	case opAll:
+	case schema.ArrowAll:
 		return w.all(n, o, who, left)
-	case opSelf:
+	case schema.Self:
 		for s := range (who &^ w.usersets).subjects {
 			if w.subjects[s].of == m.of && w.subjects[s].id == o.id {
 				v.yes |= 1 << s
 			}
 		}
-	case opNil:
+	case schema.Nil:
 	}
 	return v, need
 }

@@ -44,9 +44,9 @@ var arrows = map[string][]string{
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
-	"pkg/evaluate": {"pkg/authz"},
+	"pkg/evaluate": {"pkg/authz", "pkg/schema"},
 	// The graph over the store, and the verification of what is answered there.
-	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store"},
+	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/world",
 	},
 	// A graph in memory, judged under any schema.
-	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard"},
+	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard", "pkg/schema"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",

@@ -18,7 +18,6 @@ var expressionGetters = []string{"GetUsersetRewrite", "GetRewriteOperation", "Ge
 
 // ownModels are the files that still read expressions by themselves, each with the branch that takes it out.
 var ownModels = map[string]string{
-	"pkg/evaluate/program.go":       "rows",
 	"pkg/fixture/admit.go":          "fixture",
 	"pkg/fixture/expression.go":     "fixture",
 	"pkg/fixture/isolationnames.go": "fixture",

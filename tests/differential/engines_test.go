@@ -27,6 +27,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	inmemory "github.com/deputyauth/deputy/pkg/fixture/world"
 	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -79,12 +80,7 @@ func openDesk(t testing.TB, whole bool) *desk {
 func newDesk(whole bool) (_ *desk, shut func(), err error) {
 	d := &desk{}
 	s, err := store.Open("store", store.Config{
-		Now: func() time.Time {
-			if at := d.clock.Load(); at != 0 {
-				return time.Unix(0, at)
-			}
-			return time.Now()
-		},
+		Now:        d.now,
 		CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1, FS: vfs.NewMem(), CollectEvery: time.Hour,
 	})
 	if err != nil {
@@ -131,6 +127,14 @@ func newDesk(whole bool) (_ *desk, shut func(), err error) {
 	return d, shut, nil
 }
 
+// now is the store's time.
+func (d *desk) now() time.Time {
+	if at := d.clock.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Now()
+}
+
 // edition is a world at one revision, with the reference over the same.
 type edition struct {
 	at store.Revision
@@ -141,6 +145,8 @@ type edition struct {
 	rows      []tuple.Relationship
 	compiled  *compiler.CompiledSchema
 	reference *Reference
+	// memory is the same graph in memory.
+	memory *inmemory.Graph
 }
 
 // publish makes the store hold a schema and relationships, and nothing else. The rows are written past
@@ -250,8 +256,15 @@ func (d *desk) edition(text string, compiled *compiler.CompiledSchema) (*edition
 	if err != nil {
 		return nil, err
 	}
+	rules, err := inmemory.NewRules(compiled.ObjectDefinitions, compiled.CaveatDefinitions)
+	if err != nil {
+		return nil, fmt.Errorf("rules: %w", err)
+	}
+	memory := inmemory.New(d.now)
+	memory.Touch(d.rows...)
 	return &edition{
-		at: head.Revision.(store.Revision), token: token, text: text, rows: d.rows,
+		memory: memory.Under(rules),
+		at:     head.Revision.(store.Revision), token: token, text: text, rows: d.rows,
 		compiled: compiled, reference: NewReference(compiled, d.rows, time.Now()),
 	}, nil
 }

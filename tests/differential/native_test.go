@@ -59,8 +59,13 @@ func (d *desk) askedOnce(e *edition, questions []question) ([]Answer, error) {
 		return nil, fmt.Errorf("native: %d answers to %d questions", len(given), len(checks))
 	}
 	answers := make([]Answer, len(given))
+	inMemory := e.memory.Check(ctx, checks)
 	for i, a := range given {
 		answers[i] = answerOf(a)
+		if m := answerOf(inMemory[i]); m != answers[i] && answers[i].Code != slow && m.Code != slow {
+			return nil, fmt.Errorf("native: over the store and in memory the answers differ:\n%s",
+				difference{who: "native, in memory", q: questions[i], want: Verdict{Answer: answers[i]}, got: m, edition: e})
+		}
 	}
 	return answers, nil
 }

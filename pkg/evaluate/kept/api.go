@@ -41,7 +41,9 @@ func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequ
 	if err := at.program.Resolve(&check); err != nil {
 		return nil, false, nil
 	}
-	answer := g.answer(ctx, at.program.Walk(at.Snapshot), at.Snapshot, authz.Revision{Token: token.GetToken()}, []evaluate.Check{check})[0]
+	w := at.program.Walk(at.Snapshot)
+	defer w.Close()
+	answer := g.answer(ctx, w, at.Snapshot, authz.Revision{Token: token.GetToken()}, []evaluate.Check{check})[0]
 	if answer.Err != nil {
 		return nil, true, statusOf(answer.Err).Err()
 	}
@@ -69,7 +71,9 @@ func (g *Graph) CheckBulkPermissions(
 		return nil, false, nil
 	}
 	defer at.Close()
-	answers := g.answer(ctx, at.program.Walk(at.Snapshot), at.Snapshot, authz.Revision{Token: token.GetToken()}, checks)
+	w := at.program.Walk(at.Snapshot)
+	defer w.Close()
+	answers := g.answer(ctx, w, at.Snapshot, authz.Revision{Token: token.GetToken()}, checks)
 	if err := ctx.Err(); err != nil {
 		return nil, true, statusOf(err).Err()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -46,7 +47,11 @@ func (e *Evaluator) programAt(at store.Revision) (*evaluate.Program, error) {
 		if err != nil {
 			return nil, err
 		}
-		return evaluate.Compile(namespaces, caveats)
+		read, err := schema.Read(namespaces)
+		if err != nil {
+			return nil, err
+		}
+		return evaluate.Compile(read, caveats)
 	})
 }
 

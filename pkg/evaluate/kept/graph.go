@@ -185,7 +185,10 @@ func (s *snapshot) Release() {
 	if s.held--; s.held > 0 {
 		return
 	}
-	s.resting = nil
+	if s.resting != nil {
+		s.resting.Close()
+		s.resting = nil
+	}
 	if s.idle != nil {
 		s.idle.Close()
 		s.idle = nil
@@ -240,10 +243,13 @@ func (s *snapshot) walk() (*evaluate.Walk, *store.Snapshot, error) {
 // rest takes back what walk returned. What the walk has read stays with it, if somebody holds the snapshot.
 func (s *snapshot) rest(w *evaluate.Walk, at *store.Snapshot) {
 	s.mu.Lock()
-	if s.held > 0 {
-		s.resting = w
+	if s.held > 0 && s.resting == nil {
+		s.resting, w = w, nil
 	}
 	s.mu.Unlock()
+	if w != nil {
+		w.Close()
+	}
 	s.done(at)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -53,10 +54,14 @@ func (g *Graph) view(t *testing.T, user string) authz.Answer {
 }
 
 // mistake makes the evaluator take the schema in force for another one.
-func (g *Graph) mistake(t *testing.T, schema string) {
+func (g *Graph) mistake(t *testing.T, text string) {
 	t.Helper()
-	other := compiled(t, schema)
-	p, err := evaluate.Compile(other.ObjectDefinitions, other.CaveatDefinitions)
+	other := compiled(t, text)
+	read, err := schema.Read(other.ObjectDefinitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := evaluate.Compile(read, other.CaveatDefinitions)
 	if err != nil {
 		t.Fatal(err)
 	}
