@@ -34,6 +34,9 @@ type Facts struct {
 	Entitled bool
 	// Sessions holds the sessions that minted a leaf of the chain.
 	Sessions map[authz.SessionID]*facts.Session
+	// Members tells, of each set that a delegation of the chain is for, whether the principal is in it. Of one that it does
+	// not tell the engine is asked.
+	Members map[authz.Subject]bool
 	// Standing is what agents, principal and tenant are at the revision.
 	Standing Standing
 	// Baselines holds what stood where each frozen session started; see Frozen.
@@ -102,25 +105,10 @@ const (
 	AtBaseline = 1
 )
 
-// Plan returns every condition of the case for one candidate: those that facts decide with their
-// outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
+// Plan returns every condition of the case for one candidate: those that facts decide with their outcome, the others with
+// a Query. It is total: it never skips a gate, whatever the facts are.
 func Plan(c authz.Case, f Facts) []Condition {
-	sheet := Sheet{Conditions: make([]Condition, 0, usual)}
-	sheet.Plan(c, f)
-	return sheet.Conditions
-}
-
-// Sheet is what a plan is laid out on. It may be used again for another one, once nobody needs its conditions and
-// their queries any more.
-type Sheet struct {
-	Conditions []Condition
-	// queries are those of conditions, which point into it.
-	queries []authz.Query
-}
-
-// Plan appends Plan's conditions to the sheet's.
-func (s *Sheet) Plan(c authz.Case, f Facts) {
-	p := plan{c: c, f: &f, sheet: s}
+	p := newPlan(c, &f)
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
@@ -131,25 +119,20 @@ func (s *Sheet) Plan(c authz.Case, f Facts) {
 		p.standing(&standing)
 		p.permissions(b.Depth)
 	}
-}
-
-// Clear makes the sheet empty.
-func (s *Sheet) Clear() {
-	clear(s.Conditions)
-	clear(s.queries)
-	s.Conditions, s.queries = s.Conditions[:0], s.queries[:0]
+	return p.conditions
 }
 
 // Standalone returns the conditions that do not depend on an object: session, delegation, registration and
 // suspension, whether a principal is in a set, and access to the tenant. An exact snapshot has to pass them
 // at the head revision too, so they are marked AtHead.
 func Standalone(c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: &f, sheet: new(Sheet), where: AtHead}
+	p := newPlan(c, &f)
+	p.where = AtHead
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
 	p.access()
-	return p.sheet.Conditions
+	return p.conditions
 }
 
 // Condition is a condition of the plan.
@@ -162,14 +145,21 @@ type Condition struct {
 	Border bool
 }
 
-// usual is about how many conditions a plan has.
-const usual = 40
-
+// plan is a plan that is being made.
 type plan struct {
 	c     authz.Case
 	f     *Facts
-	sheet *Sheet
 	where int
+
+	conditions []Condition
+	// queries are those of conditions, which point into it: one place in memory for all of them.
+	queries []authz.Query
+}
+
+// newPlan returns an empty plan, with room for what a plan usually has: a chain of few delegations, and nothing frozen.
+func newPlan(c authz.Case, f *Facts) *plan {
+	n := len(f.Chain)
+	return &plan{c: c, f: f, conditions: make([]Condition, 0, 16+8*n), queries: make([]authz.Query, 0, 5+2*n)}
 }
 
 // fact adds a condition that is already decided.
@@ -197,11 +187,12 @@ func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 	if !q.Only {
 		q.Context = p.c.Context
 	}
+	p.queries = append(p.queries, q)
 	text := ""
 	if !p.f.Brief {
 		text = q.Text()
 	}
-	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: p.sheet.keep(q)})
+	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: &p.queries[len(p.queries)-1]})
 }
 
 func (p *plan) add(c authz.Condition) {
@@ -212,13 +203,7 @@ func (p *plan) add(c authz.Condition) {
 	case p.where == AtHead:
 		c.Text += ", at the head revision"
 	}
-	p.sheet.Conditions = append(p.sheet.Conditions, Condition{Condition: c, Where: p.where, Border: border})
-}
-
-// keep puts a query on the sheet.
-func (s *Sheet) keep(q authz.Query) *authz.Query {
-	s.queries = append(s.queries, q)
-	return &s.queries[len(s.queries)-1]
+	p.conditions = append(p.conditions, Condition{Condition: c, Where: p.where, Border: border})
 }
 
 // life adds the condition that an object is live.
@@ -284,7 +269,7 @@ func (p *plan) delegation() {
 		p.life(gate, name, &d.Life)
 		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
 		if d.Set() {
-			p.ask(gate, authz.SideActor, d.PrincipalQuery(p.f.Principal))
+			p.member(d)
 		} else {
 			mine := !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object
 			p.fact(gate, mine, name+" is for the principal", "it is for another one")
@@ -305,9 +290,22 @@ func (p *plan) delegation() {
 
 // Direct reports whether the candidate's agent may act without a session.
 func Direct(f Facts) bool {
-	p := plan{f: &f, sheet: new(Sheet)}
+	p := plan{f: &f}
 	p.direct()
-	return !Refused(p.sheet.Conditions)
+	return !Refused(p.conditions)
+}
+
+// member adds the condition that the principal is in a delegation's set. It has a query, so that it can be explained, and
+// with what the facts say of it there is no need to ask.
+func (p *plan) member(d *facts.Delegation) {
+	p.ask(authz.GateDelegation, authz.SideActor, d.PrincipalQuery(p.f.Principal))
+	c := &p.conditions[len(p.conditions)-1]
+	switch in, known := p.f.Members[d.Principal]; {
+	case in:
+		c.Outcome = authz.Yes
+	case known:
+		c.Outcome = authz.No
+	}
 }
 
 // root adds the condition that the chain's first delegation was granted by one who may.

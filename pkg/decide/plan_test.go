@@ -91,6 +91,42 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// TestMembers: whether the principal is in the set that a delegation is for is taken from the facts, if they tell, and asked
+// of the engine if not. It is explained as a question either way, and refuses alone.
+func TestMembers(t *testing.T) {
+	members := authz.Subject{Object: authz.TenantID("acme").Object(), Relation: facts.RelationMember}
+	admins := members
+	admins.Relation = facts.RelationAdmin
+	for _, test := range []struct {
+		facts map[authz.Subject]bool
+		want  authz.Outcome
+	}{
+		{nil, authz.NotJudged}, {map[authz.Subject]bool{admins: true}, authz.NotJudged},
+		{map[authz.Subject]bool{members: true}, authz.Yes}, {map[authz.Subject]bool{members: false, admins: true}, authz.No},
+	} {
+		c, f := sessionCase()
+		f.Chain[0].Principal, f.Members = members, test.facts
+		conditions := decide.Plan(c, f)
+		asks := slices.IndexFunc(conditions, func(c decide.Condition) bool {
+			return c.Query != nil && c.Query.Text() == "delegation:d1#principal@user:alice"
+		})
+		if asks < 0 || conditions[asks].Outcome != test.want || conditions[asks].Side != authz.SideActor {
+			t.Fatalf("with %v: condition %d of %+v, want %v", test.facts, asks, conditions, test.want)
+		}
+		if decide.Refused(conditions) {
+			t.Errorf("with %v a fact alone refuses: nothing else would be asked", test.facts)
+		}
+		for i := range conditions {
+			if conditions[i].Query != nil && i != asks {
+				decide.Settle(&conditions[i], authz.Answer{Outcome: authz.Yes})
+			}
+		}
+		if v := decide.Combine(conditions); (v.Permissionship == authz.HasPermission) != (test.want == authz.Yes) {
+			t.Errorf("with %v it comes to %+v", test.facts, v)
+		}
+	}
+}
+
 // TestFactsThatRefuse bends one fact at a time; with every check answering yes, each must refuse, at
 // the gate that the design names, on the actor's side.
 func TestFactsThatRefuse(t *testing.T) {

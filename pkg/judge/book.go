@@ -301,7 +301,7 @@ func (b *book) entitled(ctx context.Context, f decide.Facts) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return facts.Entitled(p.rels, b.now), nil
+	return facts.Holds(p.rels, b.now), nil
 }
 
 // entitlement returns what entitles a user to grant a root; needed is false for one that only the principal itself may
