@@ -46,8 +46,17 @@ type Facts struct {
 	// AnySession asks what the candidate reaches once its agent has started a session, for look-ups:
 	// whether it may act directly is left out.
 	AnySession bool
-	// Brief leaves out the texts of conditions, for who does not explain.
+	// Brief makes a plan that is not going to be explained: without texts, and of each gate with one of the facts that
+	// hold. It comes to the same verdict.
 	Brief bool
+}
+
+// Leaf is the delegation that acts; zero without a chain.
+func (f *Facts) Leaf() *facts.Delegation {
+	if len(f.Chain) == 0 {
+		return &facts.Delegation{}
+	}
+	return f.Chain[len(f.Chain)-1]
 }
 
 // Standing is what agents, principal and tenant are at a revision.
@@ -106,7 +115,7 @@ const (
 )
 
 // Plan returns every condition of the case for one candidate: those that facts decide with their outcome, the others with
-// a Query. It is total: it never skips a gate, whatever the facts are.
+// a Query. It is total: it never skips a gate, whatever the facts are; see Facts.Brief for what it leaves out.
 func Plan(c authz.Case, f Facts) []Condition {
 	p := newPlan(c, &f)
 	p.session()
@@ -152,6 +161,8 @@ type plan struct {
 	where int
 
 	conditions []Condition
+	// held are the gates, a bit each, of which a condition that holds is there.
+	held int
 	// queries are those of conditions, which point into it: one place in memory for all of them.
 	queries []authz.Query
 }
@@ -159,10 +170,14 @@ type plan struct {
 // newPlan returns an empty plan, with room for what a plan usually has: a chain of few delegations, and nothing frozen.
 func newPlan(c authz.Case, f *Facts) *plan {
 	n := len(f.Chain)
-	return &plan{c: c, f: f, conditions: make([]Condition, 0, 16+8*n), queries: make([]authz.Query, 0, 5+2*n)}
+	usual := 10 + n
+	if !f.Brief {
+		usual = 16 + 8*n
+	}
+	return &plan{c: c, f: f, conditions: make([]Condition, 0, usual), queries: make([]authz.Query, 0, 5+n)}
 }
 
-// fact adds a condition that is already decided.
+// fact adds a condition that is already decided, and depends on no object.
 func (p *plan) fact(gate authz.Gate, holds bool, text, detail string) {
 	c := authz.Condition{Gate: gate, Text: text, Side: authz.SideActor}
 	if holds {
@@ -195,13 +210,20 @@ func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: &p.queries[len(p.queries)-1]})
 }
 
+// add adds a condition. A plan that nobody reads gets one of each gate that holds already: others would change nothing.
 func (p *plan) add(c authz.Condition) {
 	border := c.Gate == authz.GateTenant
 	switch {
 	case p.where >= AtBaseline:
 		c.Gate, c.Baseline = authz.GateBaseline, true
-	case p.where == AtHead:
+	case p.where == AtHead && !p.f.Brief:
 		c.Text += ", at the head revision"
+	}
+	if c.Outcome == authz.Yes && p.f.Brief {
+		if p.held&(1<<c.Gate) != 0 {
+			return
+		}
+		p.held |= 1 << c.Gate
 	}
 	p.conditions = append(p.conditions, Condition{Condition: c, Where: p.where, Border: border})
 }
@@ -233,7 +255,7 @@ func (p *plan) session() {
 	if s == nil {
 		s = &facts.Session{}
 	}
-	p.minted(authz.GateSession, s, p.leaf())
+	p.minted(authz.GateSession, s, p.f.Leaf())
 	p.fact(authz.GateSession, s.ID == p.c.Session, "the session is the one that is named", "it is another one")
 }
 
@@ -249,21 +271,13 @@ func (p *plan) minted(gate authz.Gate, s *facts.Session, leaf *facts.Delegation)
 
 var chainBound = fmt.Sprintf("the chain has at most %d delegations", MaxDepth)
 
-// leaf is the delegation that acts; zero without a chain.
-func (p *plan) leaf() *facts.Delegation {
-	if len(p.f.Chain) == 0 {
-		return &facts.Delegation{}
-	}
-	return p.f.Chain[len(p.f.Chain)-1]
-}
-
 // delegation adds the conditions of every delegation of the chain and of the links between them.
 func (p *plan) delegation() {
 	const gate = authz.GateDelegation
 	chain := p.f.Chain
 	p.fact(gate, len(chain) > 0 && p.f.Broken == "", "the chain leads to a root", p.f.Broken)
 	p.fact(gate, len(chain) <= MaxDepth, chainBound, "it is deeper")
-	p.fact(gate, p.leaf().Agent != "" && p.leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
+	p.fact(gate, p.f.Leaf().Agent != "" && p.f.Leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
 	for i, d := range chain {
 		name := p.name("delegation ", string(d.ID))
 		p.life(gate, name, &d.Life)
@@ -336,7 +350,7 @@ func (p *plan) link(parent, d *facts.Delegation) {
 // all that it is a part of, up to one that a session backs.
 func (p *plan) direct() {
 	for _, d := range slices.Backward(p.f.Chain) {
-		if d.Session != "" && d.ID != p.leaf().ID {
+		if d.Session != "" && d.ID != p.f.Leaf().ID {
 			return
 		}
 		p.fact(authz.GateDelegation, d.AllowDirect, p.name("delegation ", string(d.ID))+" allows acting without a session", "it does not")

@@ -1,6 +1,7 @@
 package decide_test
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -61,6 +62,11 @@ func TestSessionCaseHolds(t *testing.T) {
 	c, f := sessionCase()
 	if v := answer(c, f); v.Permissionship != authz.HasPermission {
 		t.Fatalf("the unbent case is refused: %+v %+v", v, decide.Plan(c, f))
+	}
+	full := len(decide.Plan(c, f))
+	f.Brief = true
+	if brief := len(decide.Plan(c, f)); brief > full/2 {
+		t.Errorf("a plan that is not explained has %d of %d conditions", brief, full)
 	}
 }
 
@@ -208,6 +214,11 @@ func TestFactsThatRefuse(t *testing.T) {
 			if v.Err != nil || v.Permissionship != authz.NoPermission || v.RefusedBy != authz.SideActor {
 				t.Fatalf("came to %+v", v)
 			}
+			f.Brief = true
+			if brief := answer(c, f); !reflect.DeepEqual(brief, v) {
+				t.Errorf("a plan that is not explained comes to %+v, and not to %+v", brief, v)
+			}
+			f.Brief = false
 			refusing := slices.ContainsFunc(decide.Plan(c, f), func(c decide.Condition) bool {
 				return c.Query == nil && c.Outcome == authz.No && c.Gate == b.gate
 			})
