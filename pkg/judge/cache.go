@@ -50,7 +50,7 @@ const (
 	cacheEntries, cacheBytes = 64 << 10, 64 << 20
 	// entryBytes is about what an entry takes without what was read for it, and relationshipBytes what each relationship adds,
 	// without its texts.
-	entryBytes, relationshipBytes = 1024, 512
+	entryBytes, relationshipBytes = 1024, 128
 )
 
 type cacheShard struct {
