@@ -2,7 +2,6 @@ package authz
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
@@ -64,71 +63,13 @@ type Snapshot interface {
 	Resources(ctx context.Context, r Reachable, limit int, cursor string) ([]string, string, error)
 }
 
-// Holder is a Snapshot that reads faster while it is held: what it opens to read is then kept open, and the
-// revision with it, until it is released.
-type Holder interface {
-	Hold()
-	Release()
-}
-
-// Hold holds a snapshot, if that makes a difference to it, and returns what releases it.
-func Hold(s Snapshot) (release func()) {
-	h, ok := s.(Holder)
-	if !ok {
-		return func() {}
-	}
-	h.Hold()
-	return h.Release
-}
-
-// Noter is a Snapshot that keeps notes on what it reads, with what was read, for as long as that does not change.
-type Noter interface {
-	// ReadNoted is Read for one filter, with the note on what matches; nil where none is kept.
-	ReadNoted(ctx context.Context, f Filter) ([]Relationship, *Note, error)
-	// Stands reports whether ReadNoted, which returned the note at this or another revision, would return it here too,
-	// as long as nothing of what it is about has expired in between. False may also mean that this is not known.
-	Stands(n *Note) bool
-}
-
-// Note is a place for what was made of relationships. It is safe for concurrent use, and so has to be what is stored.
-type Note struct {
-	// Of is what whoever keeps the note knows it by.
-	Of   any
-	made atomic.Pointer[any]
-	// cost is how many bytes were counted for what was made.
-	cost atomic.Int64
-}
-
-// Charger is what the Of of a note may be that counts the memory of what is stored: bytes more, or fewer. It returns
-// false, and counts nothing, if they are too many.
-type Charger interface{ Charge(bytes int) bool }
-
-// Load returns what was stored last; nil if nothing was.
-func (n *Note) Load() any {
-	if made := n.made.Load(); made != nil {
-		return *made
-	}
-	return nil
-}
-
-// Store stores what was made. bytes is about how much memory it takes, without what it shares with the relationships. What
-// is too large for whoever keeps the note is not stored.
-func (n *Note) Store(made any, bytes int) {
-	if c, ok := n.Of.(Charger); ok && !c.Charge(bytes-int(n.cost.Load())) {
-		return
-	}
-	n.cost.Store(int64(bytes))
-	n.made.Store(&made)
-}
-
-// Grow counts that many bytes more for what was stored, which has grown, or is about to. It returns false if they are too
-// many; then it must not grow.
-func (n *Note) Grow(bytes int) bool {
-	if c, ok := n.Of.(Charger); ok && !c.Charge(bytes) {
-		return false
-	}
-	n.cost.Add(int64(bytes))
-	return true
+// Stamp says which relationships were read and at which revision. An engine that makes stamps, and only that one, can tell by
+// it whether they are the same at another revision. It is immutable.
+type Stamp struct {
+	// At is the revision, as the engine counts them.
+	At uint64
+	// Slots are where the engine notes writes of the relationships.
+	Slots []uint32
 }
 
 // Filter selects relationships. Empty fields select all; at least Resource.Type or Subject has to be

@@ -28,34 +28,31 @@ type Verdict struct {
 // foreign object count as a no; then any no (and whatever was not judged) refuses; then anything conditional
 // makes it conditional; only all yes allows. No conditions, or none of a required gate, refuse.
 func Combine(conditions []Condition) Verdict {
-	foreign := Foreign(conditions)
-	for i := range conditions {
-		if c := &conditions[i]; c.Outcome == authz.Failed && (!foreign || c.Side != authz.SideObject) {
-			err := c.Err
-			if err == nil {
-				err = &authz.Error{Op: "decide.Combine", Message: "a condition could not be judged"}
-			}
-			return Verdict{Err: err}
-		}
-	}
-	out := Verdict{Permissionship: authz.HasPermission}
-	present := map[authz.Gate]bool{}
+	var out Verdict
 	refuse := func(side authz.Side) {
-		out.Permissionship = authz.NoPermission
 		if out.RefusedBy != authz.SideActor {
 			out.RefusedBy = side
 		}
 	}
+	all := authz.Yes
+	present := 0 // a bit for each gate
+	foreign := Foreign(conditions)
 	for i := range conditions {
 		c := &conditions[i]
-		present[c.Gate] = true
-		switch c.Outcome {
+		present |= 1 << c.Gate
+		outcome := c.Outcome
+		if foreign && outcome == authz.Failed && c.Side == authz.SideObject {
+			outcome = authz.No
+		}
+		all = all.Stricter(outcome)
+		switch outcome {
 		case authz.Yes:
 		case authz.Conditional:
-			if out.Permissionship == authz.HasPermission {
-				out.Permissionship = authz.ConditionalPermission
-			}
 			out.Missing = append(out.Missing, c.Missing...)
+		case authz.Failed:
+			if out.Err == nil {
+				out.Err = c.Err
+			}
 		case authz.NotJudged:
 			// It is only left unjudged because something else refuses; alone it refuses for its side.
 			if out.RefusedBy == authz.SideNone {
@@ -66,11 +63,22 @@ func Combine(conditions []Condition) Verdict {
 		}
 	}
 	for _, g := range required {
-		if !present[g] {
+		if present&(1<<g) == 0 {
+			all = all.Stricter(authz.No)
 			refuse(authz.SideActor)
 		}
 	}
-	if out.Permissionship == authz.NoPermission {
+	switch all {
+	case authz.Yes:
+		out.Permissionship = authz.HasPermission
+	case authz.Conditional:
+		out.Permissionship = authz.ConditionalPermission
+	case authz.Failed:
+		if out.Err == nil {
+			out.Err = &authz.Error{Op: "decide.Combine", Message: "a condition could not be judged"}
+		}
+		return Verdict{Err: out.Err}
+	default:
 		if out.RefusedBy == authz.SideNone {
 			out.RefusedBy = authz.SideActor
 		}

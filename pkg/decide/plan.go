@@ -34,6 +34,9 @@ type Facts struct {
 	Entitled bool
 	// Sessions holds the sessions that minted a leaf of the chain.
 	Sessions map[authz.SessionID]*facts.Session
+	// Members tells, of each set that a delegation of the chain is for, whether the principal is in it. Of one that it does
+	// not tell the engine is asked.
+	Members map[authz.Subject]bool
 	// Standing is what agents, principal and tenant are at the revision.
 	Standing Standing
 	// Baselines holds what stood where each frozen session started; see Frozen.
@@ -43,8 +46,17 @@ type Facts struct {
 	// AnySession asks what the candidate reaches once its agent has started a session, for look-ups:
 	// whether it may act directly is left out.
 	AnySession bool
-	// Brief leaves out the texts of conditions, for who does not explain.
+	// Brief makes a plan that is not going to be explained: without texts, and of each gate with one of the facts that
+	// hold. It comes to the same verdict.
 	Brief bool
+}
+
+// Leaf is the delegation that acts; zero without a chain.
+func (f *Facts) Leaf() *facts.Delegation {
+	if len(f.Chain) == 0 {
+		return &facts.Delegation{}
+	}
+	return f.Chain[len(f.Chain)-1]
 }
 
 // Standing is what agents, principal and tenant are at a revision.
@@ -102,25 +114,10 @@ const (
 	AtBaseline = 1
 )
 
-// Plan returns every condition of the case for one candidate: those that facts decide with their
-// outcome, the others with a Query. It is total: it never skips a gate, whatever the facts are.
+// Plan returns every condition of the case for one candidate: those that facts decide with their outcome, the others with
+// a Query. It is total: it never skips a gate, whatever the facts are; see Facts.Brief for what it leaves out.
 func Plan(c authz.Case, f Facts) []Condition {
-	sheet := Sheet{Conditions: make([]Condition, 0, usual)}
-	sheet.Plan(c, f)
-	return sheet.Conditions
-}
-
-// Sheet is what a plan is laid out on. It may be used again for another one, once nobody needs its conditions and
-// their queries any more.
-type Sheet struct {
-	Conditions []Condition
-	// queries are those of conditions, which point into it.
-	queries []authz.Query
-}
-
-// Plan appends Plan's conditions to the sheet's.
-func (s *Sheet) Plan(c authz.Case, f Facts) {
-	p := plan{c: c, f: &f, sheet: s}
+	p := newPlan(c, &f)
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
@@ -131,25 +128,20 @@ func (s *Sheet) Plan(c authz.Case, f Facts) {
 		p.standing(&standing)
 		p.permissions(b.Depth)
 	}
-}
-
-// Clear makes the sheet empty.
-func (s *Sheet) Clear() {
-	clear(s.Conditions)
-	clear(s.queries)
-	s.Conditions, s.queries = s.Conditions[:0], s.queries[:0]
+	return p.conditions
 }
 
 // Standalone returns the conditions that do not depend on an object: session, delegation, registration and
 // suspension, whether a principal is in a set, and access to the tenant. An exact snapshot has to pass them
 // at the head revision too, so they are marked AtHead.
 func Standalone(c authz.Case, f Facts) []Condition {
-	p := plan{c: c, f: &f, sheet: new(Sheet), where: AtHead}
+	p := newPlan(c, &f)
+	p.where = AtHead
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
 	p.access()
-	return p.sheet.Conditions
+	return p.conditions
 }
 
 // Condition is a condition of the plan.
@@ -162,17 +154,30 @@ type Condition struct {
 	Border bool
 }
 
-// usual is about how many conditions a plan has.
-const usual = 40
-
+// plan is a plan that is being made.
 type plan struct {
 	c     authz.Case
 	f     *Facts
-	sheet *Sheet
 	where int
+
+	conditions []Condition
+	// held are the gates, a bit each, of which a condition that holds is there.
+	held int
+	// queries are those of conditions, which point into it: one place in memory for all of them.
+	queries []authz.Query
 }
 
-// fact adds a condition that is already decided.
+// newPlan returns an empty plan, with room for what a plan usually has: a chain of few delegations, and nothing frozen.
+func newPlan(c authz.Case, f *Facts) *plan {
+	n := len(f.Chain)
+	usual := 10 + n
+	if !f.Brief {
+		usual = 16 + 8*n
+	}
+	return &plan{c: c, f: f, conditions: make([]Condition, 0, usual), queries: make([]authz.Query, 0, 5+n)}
+}
+
+// fact adds a condition that is already decided, and depends on no object.
 func (p *plan) fact(gate authz.Gate, holds bool, text, detail string) {
 	c := authz.Condition{Gate: gate, Text: text, Side: authz.SideActor}
 	if holds {
@@ -197,28 +202,30 @@ func (p *plan) ask(gate authz.Gate, side authz.Side, q authz.Query) {
 	if !q.Only {
 		q.Context = p.c.Context
 	}
+	p.queries = append(p.queries, q)
 	text := ""
 	if !p.f.Brief {
 		text = q.Text()
 	}
-	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: p.sheet.keep(q)})
+	p.add(authz.Condition{Gate: gate, Text: text, Outcome: authz.NotJudged, Side: side, Query: &p.queries[len(p.queries)-1]})
 }
 
+// add adds a condition. A plan that nobody reads gets one of each gate that holds already: others would change nothing.
 func (p *plan) add(c authz.Condition) {
 	border := c.Gate == authz.GateTenant
 	switch {
 	case p.where >= AtBaseline:
 		c.Gate, c.Baseline = authz.GateBaseline, true
-	case p.where == AtHead:
+	case p.where == AtHead && !p.f.Brief:
 		c.Text += ", at the head revision"
 	}
-	p.sheet.Conditions = append(p.sheet.Conditions, Condition{Condition: c, Where: p.where, Border: border})
-}
-
-// keep puts a query on the sheet.
-func (s *Sheet) keep(q authz.Query) *authz.Query {
-	s.queries = append(s.queries, q)
-	return &s.queries[len(s.queries)-1]
+	if c.Outcome == authz.Yes && p.f.Brief {
+		if p.held&(1<<c.Gate) != 0 {
+			return
+		}
+		p.held |= 1 << c.Gate
+	}
+	p.conditions = append(p.conditions, Condition{Condition: c, Where: p.where, Border: border})
 }
 
 // life adds the condition that an object is live.
@@ -248,7 +255,7 @@ func (p *plan) session() {
 	if s == nil {
 		s = &facts.Session{}
 	}
-	p.minted(authz.GateSession, s, p.leaf())
+	p.minted(authz.GateSession, s, p.f.Leaf())
 	p.fact(authz.GateSession, s.ID == p.c.Session, "the session is the one that is named", "it is another one")
 }
 
@@ -264,27 +271,19 @@ func (p *plan) minted(gate authz.Gate, s *facts.Session, leaf *facts.Delegation)
 
 var chainBound = fmt.Sprintf("the chain has at most %d delegations", MaxDepth)
 
-// leaf is the delegation that acts; zero without a chain.
-func (p *plan) leaf() *facts.Delegation {
-	if len(p.f.Chain) == 0 {
-		return &facts.Delegation{}
-	}
-	return p.f.Chain[len(p.f.Chain)-1]
-}
-
 // delegation adds the conditions of every delegation of the chain and of the links between them.
 func (p *plan) delegation() {
 	const gate = authz.GateDelegation
 	chain := p.f.Chain
 	p.fact(gate, len(chain) > 0 && p.f.Broken == "", "the chain leads to a root", p.f.Broken)
 	p.fact(gate, len(chain) <= MaxDepth, chainBound, "it is deeper")
-	p.fact(gate, p.leaf().Agent != "" && p.leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
+	p.fact(gate, p.f.Leaf().Agent != "" && p.f.Leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
 	for i, d := range chain {
 		name := p.name("delegation ", string(d.ID))
 		p.life(gate, name, &d.Life)
 		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
 		if d.Set() {
-			p.ask(gate, authz.SideActor, d.PrincipalQuery(p.f.Principal))
+			p.member(d)
 		} else {
 			mine := !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object
 			p.fact(gate, mine, name+" is for the principal", "it is for another one")
@@ -305,9 +304,22 @@ func (p *plan) delegation() {
 
 // Direct reports whether the candidate's agent may act without a session.
 func Direct(f Facts) bool {
-	p := plan{f: &f, sheet: new(Sheet)}
+	p := plan{f: &f}
 	p.direct()
-	return !Refused(p.sheet.Conditions)
+	return !Refused(p.conditions)
+}
+
+// member adds the condition that the principal is in a delegation's set. It has a query, so that it can be explained, and
+// with what the facts say of it there is no need to ask.
+func (p *plan) member(d *facts.Delegation) {
+	p.ask(authz.GateDelegation, authz.SideActor, d.PrincipalQuery(p.f.Principal))
+	c := &p.conditions[len(p.conditions)-1]
+	switch in, known := p.f.Members[d.Principal]; {
+	case in:
+		c.Outcome = authz.Yes
+	case known:
+		c.Outcome = authz.No
+	}
 }
 
 // root adds the condition that the chain's first delegation was granted by one who may.
@@ -338,7 +350,7 @@ func (p *plan) link(parent, d *facts.Delegation) {
 // all that it is a part of, up to one that a session backs.
 func (p *plan) direct() {
 	for _, d := range slices.Backward(p.f.Chain) {
-		if d.Session != "" && d.ID != p.leaf().ID {
+		if d.Session != "" && d.ID != p.f.Leaf().ID {
 			return
 		}
 		p.fact(authz.GateDelegation, d.AllowDirect, p.name("delegation ", string(d.ID))+" allows acting without a session", "it does not")

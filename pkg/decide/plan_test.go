@@ -1,6 +1,7 @@
 package decide_test
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -62,6 +63,11 @@ func TestSessionCaseHolds(t *testing.T) {
 	if v := answer(c, f); v.Permissionship != authz.HasPermission {
 		t.Fatalf("the unbent case is refused: %+v %+v", v, decide.Plan(c, f))
 	}
+	full := len(decide.Plan(c, f))
+	f.Brief = true
+	if brief := len(decide.Plan(c, f)); brief > full/2 {
+		t.Errorf("a plan that is not explained has %d of %d conditions", brief, full)
+	}
 }
 
 // TestQueries: a decision asks for the permission of every agent, the principal and every scoped
@@ -88,6 +94,42 @@ func TestQueries(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("asks\n%q, want\n%q", got, want)
+	}
+}
+
+// TestMembers: whether the principal is in the set that a delegation is for is taken from the facts, if they tell, and asked
+// of the engine if not. It is explained as a question either way, and refuses alone.
+func TestMembers(t *testing.T) {
+	members := authz.Subject{Object: authz.TenantID("acme").Object(), Relation: facts.RelationMember}
+	admins := members
+	admins.Relation = facts.RelationAdmin
+	for _, test := range []struct {
+		facts map[authz.Subject]bool
+		want  authz.Outcome
+	}{
+		{nil, authz.NotJudged}, {map[authz.Subject]bool{admins: true}, authz.NotJudged},
+		{map[authz.Subject]bool{members: true}, authz.Yes}, {map[authz.Subject]bool{members: false, admins: true}, authz.No},
+	} {
+		c, f := sessionCase()
+		f.Chain[0].Principal, f.Members = members, test.facts
+		conditions := decide.Plan(c, f)
+		asks := slices.IndexFunc(conditions, func(c decide.Condition) bool {
+			return c.Query != nil && c.Query.Text() == "delegation:d1#principal@user:alice"
+		})
+		if asks < 0 || conditions[asks].Outcome != test.want || conditions[asks].Side != authz.SideActor {
+			t.Fatalf("with %v: condition %d of %+v, want %v", test.facts, asks, conditions, test.want)
+		}
+		if decide.Refused(conditions) {
+			t.Errorf("with %v a fact alone refuses: nothing else would be asked", test.facts)
+		}
+		for i := range conditions {
+			if conditions[i].Query != nil && i != asks {
+				decide.Settle(&conditions[i], authz.Answer{Outcome: authz.Yes})
+			}
+		}
+		if v := decide.Combine(conditions); (v.Permissionship == authz.HasPermission) != (test.want == authz.Yes) {
+			t.Errorf("with %v it comes to %+v", test.facts, v)
+		}
 	}
 }
 
@@ -172,6 +214,11 @@ func TestFactsThatRefuse(t *testing.T) {
 			if v.Err != nil || v.Permissionship != authz.NoPermission || v.RefusedBy != authz.SideActor {
 				t.Fatalf("came to %+v", v)
 			}
+			f.Brief = true
+			if brief := answer(c, f); !reflect.DeepEqual(brief, v) {
+				t.Errorf("a plan that is not explained comes to %+v, and not to %+v", brief, v)
+			}
+			f.Brief = false
 			refusing := slices.ContainsFunc(decide.Plan(c, f), func(c decide.Condition) bool {
 				return c.Query == nil && c.Outcome == authz.No && c.Gate == b.gate
 			})

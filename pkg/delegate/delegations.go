@@ -189,7 +189,7 @@ func (v *view) root(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	if err != nil {
 		return nil, err
 	}
-	if !facts.Entitled(rels, v.now) {
+	if !facts.Holds(rels, v.now) {
 		return nil, notEntitled("granted_by is neither an owner of the service nor a direct admin of the tenant")
 	}
 	return append(must, authz.MustHold{Filter: entitled, Exists: true}), nil

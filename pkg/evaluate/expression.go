@@ -110,17 +110,11 @@ func (c *circumstances) judge(e *expression) judgement {
 		j = c.judgeCaveat(e.caveat, e.written)
 	case opNot:
 		j = c.judge(e.a)
-		switch j.outcome {
-		case authz.Yes:
-			j.outcome = authz.No
-		case authz.No:
-			j.outcome = authz.Yes
-		default:
-		}
+		j.outcome = j.outcome.Not()
 	case opAnd:
-		j = c.judgeBoth(e, authz.No, authz.Yes)
+		j = c.judgeBoth(e, authz.Outcome.And, authz.No)
 	case opOr:
-		j = c.judgeBoth(e, authz.Yes, authz.No)
+		j = c.judgeBoth(e, authz.Outcome.Or, authz.Yes)
 	}
 	if c.known == nil {
 		c.known = map[*expression]judgement{}
@@ -129,24 +123,17 @@ func (c *circumstances) judge(e *expression) judgement {
 	return j
 }
 
-// judgeBoth judges an and, or an or: what wins if one side comes to it, and what it is if both come to the
-// other.
-func (c *circumstances) judgeBoth(e *expression, wins, other authz.Outcome) judgement {
+// judgeBoth judges an and, or an or. The second side is not looked at if the first one comes to what wins.
+func (c *circumstances) judgeBoth(e *expression, combine func(a, b authz.Outcome) authz.Outcome, wins authz.Outcome) judgement {
 	a := c.judge(e.a)
 	if a.outcome == wins {
 		return a
 	}
 	b := c.judge(e.b)
-	switch {
-	case b.outcome == wins:
+	switch outcome := combine(a.outcome, b.outcome); {
+	case outcome != a.outcome:
 		return b
-	case a.outcome == authz.Failed:
-		return a
-	case b.outcome == authz.Failed:
-		return b
-	case a.outcome == other:
-		return b
-	case b.outcome == other:
+	case outcome != b.outcome || outcome != authz.Conditional:
 		return a
 	}
 	missing := maps.Clone(a.missing)

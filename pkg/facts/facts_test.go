@@ -227,18 +227,19 @@ func TestStandingAndAgent(t *testing.T) {
 	}
 }
 
-func TestEntitled(t *testing.T) {
+// TestHolds: only the direct tuple counts, while it has not expired.
+func TestHolds(t *testing.T) {
 	for line, want := range map[string]bool{
 		"tenant:acme#admin@user:carol":           true,
 		"tenant:acme#admin@user:carol[1h]":       true,
 		"tenant:acme#admin@user:carol[-1h]":      false,
 		"tenant:acme#admin@user:carol[caveated]": false,
 	} {
-		if got := facts.Entitled(rels(t, []string{line}), now); got != want {
-			t.Errorf("%s entitles: %t, want %t", line, got, want)
+		if got := facts.Holds(rels(t, []string{line}), now); got != want {
+			t.Errorf("%s holds: %t, want %t", line, got, want)
 		}
 	}
-	if facts.Entitled(nil, now) {
-		t.Error("nothing entitles")
+	if facts.Holds(nil, now) {
+		t.Error("nothing holds")
 	}
 }

@@ -6,25 +6,22 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Span is a stretch of time in which the same relationships read the same: none of them expires in it. The zero Span
-// holds at no moment.
+// Span is the time for which what was read of relationships holds: from the moment at which they were read until the first of
+// them expires. Before that moment it does not hold, because an engine leaves out what has expired. The zero Span holds at no
+// moment.
 type Span struct{ since, until time.Time }
 
 // never is after every expiration.
 var never = time.Unix(1<<40, 0)
 
-// SpanOf returns the span around a moment.
-func SpanOf(rels []authz.Relationship, now time.Time) Span {
-	s := Span{until: never}
+// SpanFrom returns the span from a moment on that has no end, for Until.
+func SpanFrom(now time.Time) Span { return Span{now, never} }
+
+// Until returns the span with the end that relationships give it which were read at its beginning.
+func (s Span) Until(rels []authz.Relationship) Span {
 	for i := range rels {
-		switch at := rels[i].ExpiresAt; {
-		case at.IsZero():
-		case at.After(now):
-			if at.Before(s.until) {
-				s.until = at
-			}
-		case at.After(s.since):
-			s.since = at
+		if at := rels[i].ExpiresAt; at.After(s.since) && at.Before(s.until) {
+			s.until = at
 		}
 	}
 	return s
@@ -32,14 +29,3 @@ func SpanOf(rels []authz.Relationship, now time.Time) Span {
 
 // Holds reports whether a moment is in the span.
 func (s Span) Holds(now time.Time) bool { return !now.Before(s.since) && now.Before(s.until) }
-
-// And returns the moments that are in both.
-func (s Span) And(o Span) Span {
-	if o.since.After(s.since) {
-		s.since = o.since
-	}
-	if o.until.Before(s.until) {
-		s.until = o.until
-	}
-	return s
-}

@@ -9,7 +9,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
-// TestSpan: wherever a span holds, what is read is what was read at its moment; and it holds until something expires.
+// TestSpan: wherever a span holds, what is read is what was read at its beginning; it ends when the first of the
+// relationships expires, and not before.
 func TestSpan(t *testing.T) {
 	t.Parallel()
 	lines := append(wellFormed(), "delegation:d1#allow_direct@user:alice[30m]")
@@ -24,16 +25,16 @@ func TestSpan(t *testing.T) {
 	read := func(at time.Time) facts.Delegation { return facts.ReadDelegation("d1", delegation, at) }
 	within, changes := 0, 0
 	for _, a := range moments {
-		span := facts.SpanOf(delegation, now.Add(a))
+		span := facts.SpanFrom(now.Add(a)).Until(delegation)
 		if !span.Holds(now.Add(a)) {
-			t.Errorf("the span around %v does not hold there", a)
+			t.Errorf("the span from %v does not hold there", a)
 		}
 		for _, b := range moments {
 			same := reflect.DeepEqual(read(now.Add(a)), read(now.Add(b)))
 			if span.Holds(now.Add(b)) {
 				within++
 				if !same {
-					t.Errorf("the span around %v holds at %v, where something else is read", a, b)
+					t.Errorf("the span from %v holds at %v, where something else is read", a, b)
 				}
 			} else if !same {
 				changes++
@@ -46,30 +47,16 @@ func TestSpan(t *testing.T) {
 	if (facts.Span{}).Holds(now) || (facts.Span{}).Holds(time.Time{}) {
 		t.Error("the zero span holds")
 	}
-	if span := facts.SpanOf([]authz.Relationship{{}}, now); !span.Holds(now.AddDate(200, 0, 0)) || !span.Holds(time.Time{}) {
-		t.Error("without an expiration a span ends")
+	if span := facts.SpanFrom(now).Until([]authz.Relationship{{}}); !span.Holds(now.AddDate(200, 0, 0)) || span.Holds(now.Add(-1)) {
+		t.Error("without an expiration a span ends, or holds before its beginning")
 	}
-}
-
-// TestSpanAnd: both spans hold exactly where each does, whichever begins or ends first.
-func TestSpanAnd(t *testing.T) {
-	t.Parallel()
-	around := func(expirations ...time.Duration) facts.Span {
-		var all []authz.Relationship
-		for _, e := range expirations {
-			all = append(all, authz.Relationship{ExpiresAt: now.Add(e)})
-		}
-		return facts.SpanOf(all, now)
-	}
-	spans := []facts.Span{{}, around(), around(time.Minute), around(-time.Minute), around(-time.Hour, time.Hour), around(-time.Second, time.Minute)}
-	for i, a := range spans {
-		for j, b := range spans {
-			both := a.And(b)
-			for _, m := range []time.Duration{-2 * time.Hour, -time.Hour, -2 * time.Minute, -time.Minute, -time.Second, 0, time.Minute - 1, time.Minute, time.Hour, 2 * time.Hour} {
-				if at := now.Add(m); both.Holds(at) != (a.Holds(at) && b.Holds(at)) {
-					t.Errorf("spans %d and %d: at %v %v", i, j, m, both.Holds(at))
-				}
-			}
+	for _, of := range []struct{ first, second, ends time.Duration }{
+		{time.Minute, time.Hour, time.Minute}, {time.Hour, time.Minute, time.Minute}, {-time.Minute, time.Hour, time.Hour}, {0, time.Hour, time.Hour},
+	} {
+		until := func(d time.Duration) []authz.Relationship { return []authz.Relationship{{ExpiresAt: now.Add(d)}} }
+		span := facts.SpanFrom(now).Until(until(of.first)).Until(until(of.second))
+		if !span.Holds(now.Add(of.ends-1)) || span.Holds(now.Add(of.ends)) {
+			t.Errorf("of what expires after %v and after %v, the span does not end after %v", of.first, of.second, of.ends)
 		}
 	}
 }

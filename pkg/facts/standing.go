@@ -127,9 +127,14 @@ func Admin(tenant authz.TenantID, user authz.Object) authz.Filter {
 	return exactly(authz.Relationship{Resource: tenant.Object(), Relation: RelationAdmin, Subject: authz.Subject{Object: user}})
 }
 
-// Entitled reports whether what was read with Owner or Admin entitles, at now: the direct tuple, with
-// no caveat, and not expired.
-func Entitled(rels []authz.Relationship, now time.Time) bool {
+// Member is the tuple that makes a principal one of a tenant's set. The core schema lets nothing but direct tuples make one.
+func Member(set authz.Subject, p authz.Principal) authz.Filter {
+	return exactly(authz.Relationship{Resource: set.Object, Relation: set.Relation, Subject: authz.Subject{Object: p.Object}})
+}
+
+// Holds reports whether what was read with Owner, Admin or Member is there, at now: the direct tuple, with no caveat, and
+// not expired.
+func Holds(rels []authz.Relationship, now time.Time) bool {
 	return slices.ContainsFunc(rels, func(r authz.Relationship) bool {
 		return r.Caveat == "" && r.Subject.Relation == "" && (r.ExpiresAt.IsZero() || r.ExpiresAt.After(now))
 	})

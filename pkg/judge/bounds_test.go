@@ -234,11 +234,11 @@ func TestLookupsStopForTheirBudget(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			leaves, err := newBook(at, time.Now()).candidates(t.Context(), c)
-			if err != nil || len(leaves) != 1 {
-				t.Fatalf("%v, %v", leaves, err)
+			candidates, err := j.source(at, time.Now()).candidates(t.Context(), c)
+			if err != nil || len(candidates) != 1 {
+				t.Fatalf("%v, %v", candidates, err)
 			}
-			place = Place{Revision: at.Revision(), Leaf: leaves[0].id, Listed: true}
+			place = Place{Revision: at.Revision(), Leaf: candidates[0].Leaf().ID, Listed: true}
 		}
 		end, err = j.Resources(t.Context(), c, authz.Freshness{}, place, 1000, func(Reached) error { found++; return nil })
 		return found, end, err

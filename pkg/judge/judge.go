@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +25,7 @@ type Judge struct {
 	graph  authz.Graph
 	now    func() time.Time
 	global map[string]bool
+	cache  *cache
 	// lookupWork is how many candidates one call of a lookup decides.
 	lookupWork int
 }
@@ -31,7 +33,7 @@ type Judge struct {
 // New returns a judge over the graph. Objects of the global types belong to no tenant. now is the
 // clock that expirations are compared with.
 func New(graph authz.Graph, globalTypes []string, now func() time.Time) *Judge {
-	j := &Judge{graph: graph, now: now, global: map[string]bool{}, lookupWork: lookupWork}
+	j := &Judge{graph: graph, now: now, global: map[string]bool{}, cache: newCache(), lookupWork: lookupWork}
 	for _, t := range globalTypes {
 		j.global[t] = true
 	}
@@ -51,41 +53,39 @@ type Result struct {
 // suspension) has to hold at the head revision too. With explain set, conditions are judged even where
 // others refuse already, and come with the engine's traces.
 func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshness, explain bool) ([]Result, authz.Revision, error) {
-	court, err := j.open(ctx, f)
+	call, err := j.open(ctx, f)
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}
-	court.explain = explain
-	defer authz.Hold(court.book.snap)()
+	call.explain = explain
+	if h, ok := call.source.snap.(holder); ok {
+		h.Hold()
+		defer h.Release()
+	}
 	results := make([]Result, len(cases))
-	trials := make([][]*trial, len(cases))
+	candidates := make([][]*candidate, len(cases))
 	if err := atOnce(ctx, len(cases), func(ctx context.Context, i int) error {
-		trials[i], results[i].Err = court.prepare(ctx, cases[i])
+		candidates[i], results[i].Err = call.candidates(ctx, cases[i])
 		return fatal(results[i].Err)
 	}); err != nil {
 		return nil, authz.Revision{}, err
 	}
-	var all []*trial
-	for _, t := range trials {
-		all = append(all, t...)
-	}
-	if err := court.hear(ctx, all); err != nil {
+	if err := call.ask(ctx, slices.Concat(candidates...)); err != nil {
 		return nil, authz.Revision{}, err
 	}
 	for i := range results {
 		if results[i].Err == nil {
-			results[i] = court.conclude(trials[i])
-		}
-		if explain {
-			continue // what is explained goes out
-		}
-		for _, t := range trials[i] {
-			t.done()
+			results[i] = call.conclude(candidates[i])
 		}
 	}
-	at := court.book.snap.Revision()
-	court.book.done()
-	return results, at, nil
+	return results, call.source.snap.Revision(), nil
+}
+
+// holder is a Snapshot that reads faster while it is held: what it opens to read is then kept open, and the revision with
+// it, until it is released. It is safe for concurrent use.
+type holder interface {
+	Hold()
+	Release()
 }
 
 // atOnce does something n times, several at a time, until one fails.
@@ -119,24 +119,24 @@ func fatal(err error) error {
 	return nil
 }
 
-// court is one call: the snapshot, the moment, and the revisions that it looks at besides.
-type court struct {
+// call is one call: the snapshot and the moment, in source, and what is looked at besides.
+type call struct {
 	*Judge
-	book    *book
+	source  *source
 	schema  *authz.Schema
 	explain bool
 	// head is set where the snapshot is an exact one that has to stand at the head revision too.
-	head *book
+	head *source
 }
 
 // open pins the call's revision and refuses while the core schema is not Deputy's.
-func (j *Judge) open(ctx context.Context, f authz.Freshness) (*court, error) {
+func (j *Judge) open(ctx context.Context, f authz.Freshness) (*call, error) {
 	now := j.now()
 	snap, err := j.graph.Snapshot(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	c := &court{Judge: j, book: newBook(snap, now)}
+	c := &call{Judge: j, source: j.source(snap, now)}
 	if c.schema, err = coreSchema(ctx, snap); err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (j *Judge) open(ctx context.Context, f authz.Freshness) (*court, error) {
 		if _, err := coreSchema(ctx, head); err != nil {
 			return nil, err
 		}
-		c.head = newBook(head, now)
+		c.head = j.source(head, now)
 	}
 	return c, nil
 }
@@ -165,81 +165,28 @@ func coreSchema(ctx context.Context, snap authz.Snapshot) (*authz.Schema, error)
 	return schema, nil
 }
 
-// prepare resolves a case to its candidates, reads their facts and plans them.
-func (c *court) prepare(ctx context.Context, one authz.Case) ([]*trial, error) {
+// candidates returns what a case may be decided by, planned.
+func (c *call) candidates(ctx context.Context, one authz.Case) ([]*candidate, error) {
 	if err := c.validate(c.schema, one); err != nil {
 		return nil, err
 	}
-	leaves, err := c.book.candidates(ctx, one)
+	all, err := c.source.candidates(ctx, one)
 	if err != nil {
 		return nil, err
 	}
-	trials := make([]*trial, len(leaves))
-	for i, l := range leaves {
-		if trials[i], err = c.try(ctx, one, l); err != nil {
+	candidates := make([]*candidate, len(all))
+	for i, f := range all {
+		if candidates[i], err = c.plan(ctx, one, f); err != nil {
 			return nil, err
 		}
 	}
-	return trials, nil
-}
-
-// try reads one candidate's facts and plans its conditions.
-func (c *court) try(ctx context.Context, one authz.Case, l leaf) (*trial, error) {
-	f, err := c.book.candidate(ctx, one, l)
-	if err != nil {
-		return nil, err
-	}
-	f.Global, f.Brief = c.global[one.Resource.Type], !c.explain
-	t, _ := trials.Get().(*trial)
-	t.c, t.facts, t.at = one, f, c.book.snap
-	if c.head != nil {
-		now, err := c.head.candidate(ctx, one, l)
-		if err != nil {
-			return nil, err
-		}
-		t.head, t.atHead = &now, c.head.snap
-	}
-	if len(decide.Frozen(f)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, f))) {
-		if err := c.baselines(ctx, t); err != nil {
-			return nil, err
-		}
-	}
-	t.plan()
-	return t, nil
-}
-
-// baselines reads what stood where frozen sessions started. One whose revision is gone stays zero, and
-// refuses.
-func (c *court) baselines(ctx context.Context, t *trial) error {
-	t.facts.Baselines = map[authz.Revision]decide.Standing{}
-	frozen := decide.Frozen(t.facts)
-	t.baselines = append(t.baselines[:0], make([]authz.Snapshot, len(frozen))...)
-	for i, b := range frozen {
-		if b.Revision.IsZero() {
-			continue
-		}
-		snap, err := c.graph.Snapshot(ctx, authz.Freshness{Exactly: b.Revision})
-		if authz.KindOf(err) == authz.OutOfRange {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		then := newBook(snap, c.book.now)
-		standing, err := then.standing(ctx, t.c, t.facts)
-		if err != nil {
-			return err
-		}
-		t.facts.Baselines[b.Revision] = standing
-		t.baselines[i] = snap
-	}
-	return nil
+	return candidates, nil
 }
 
 // conclude combines the candidates of one case.
-func (c *court) conclude(trials []*trial) Result {
-	verdicts := make([]decide.Verdict, len(trials))
-	for i, t := range trials {
+func (c *call) conclude(candidates []*candidate) Result {
+	verdicts := make([]decide.Verdict, len(candidates))
+	for i, t := range candidates {
 		verdicts[i] = decide.Combine(t.conditions)
 	}
 	best, v := decide.Choose(verdicts)
@@ -248,16 +195,16 @@ func (c *court) conclude(trials []*trial) Result {
 	}
 	d := authz.Decision{
 		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy,
-		Missing: v.Missing, CheckedAt: c.book.snap.Revision(),
+		Missing: v.Missing, CheckedAt: c.source.snap.Revision(),
 	}
-	for i, t := range trials {
-		candidate := t.candidate(verdicts[i], c.explain)
+	for i, t := range candidates {
+		report := t.report(verdicts[i], c.explain)
 		if i == best {
-			d.ValidUntil = candidate.ValidUntil
-			d.Candidates = append([]authz.Candidate{candidate}, d.Candidates...)
+			d.ValidUntil = report.ValidUntil
+			d.Candidates = append([]authz.Candidate{report}, d.Candidates...)
 			continue
 		}
-		d.Candidates = append(d.Candidates, candidate)
+		d.Candidates = append(d.Candidates, report)
 	}
 	return Result{Decision: d}
 }

@@ -66,23 +66,23 @@ type Reached struct {
 // revision too. An object that cannot be decided is yielded with its error, and the lookup goes on; an engine that
 // does not answer ends it, and so does an error of yield.
 func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reached) error) (End, error) {
-	court, err := j.resume(ctx, f, from)
+	call, err := j.resume(ctx, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(court.schema, c); err != nil {
+	if err := j.validate(call.schema, c); err != nil {
 		return End{}, err
 	}
-	leaves, err := court.leaves(ctx, c)
+	leaves, err := call.leaves(ctx, c)
 	if err != nil {
 		return End{}, err
 	}
-	l := newLookup(ctx, court, limit)
+	l := newLookup(ctx, call, limit)
 	for _, one := range leaves {
 		if one.id < from.Leaf {
 			continue
 		}
-		place := Place{Revision: court.book.snap.Revision(), Leaf: one.id}
+		place := Place{Revision: call.source.snap.Revision(), Leaf: one.id}
 		if one.id == from.Leaf {
 			place = from
 		}
@@ -94,14 +94,14 @@ func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, 
 			return End{}, err
 		}
 		if next != nil {
-			return End{At: court.book.snap.Revision(), Next: next}, nil
+			return End{At: call.source.snap.Revision(), Next: next}, nil
 		}
 	}
-	return End{At: court.book.snap.Revision()}, nil
+	return End{At: call.source.snap.Revision()}, nil
 }
 
 // resume opens a lookup at its revision.
-func (j *Judge) resume(ctx context.Context, f authz.Freshness, from Place) (*court, error) {
+func (j *Judge) resume(ctx context.Context, f authz.Freshness, from Place) (*call, error) {
 	if !from.Revision.IsZero() {
 		f = authz.Freshness{Exactly: from.Revision}
 	}
@@ -110,16 +110,16 @@ func (j *Judge) resume(ctx context.Context, f authz.Freshness, from Place) (*cou
 
 // leaves lists the delegations that a lookup goes through, by id. Unlike a decision it may go through
 // leaves of several principals, one after the other.
-func (c *court) leaves(ctx context.Context, one authz.Case) ([]leaf, error) {
+func (c *call) leaves(ctx context.Context, one authz.Case) ([]leaf, error) {
 	if one.Session != "" {
-		return c.book.ofSession(ctx, one)
+		return c.source.reader().ofSession(ctx, one)
 	}
-	return c.book.candidates(ctx, one)
+	return c.source.reader().candidates(ctx, one)
 }
 
 // lookup is one lookup's progress.
 type lookup struct {
-	*court
+	*call
 	limit int
 	found int
 	// work counts what was decided, and until is when the call has taken long enough.
@@ -127,8 +127,8 @@ type lookup struct {
 	until time.Time
 }
 
-func newLookup(ctx context.Context, c *court, limit int) *lookup {
-	return &lookup{court: c, limit: limit, until: authz.Until(ctx, lookupTime)}
+func newLookup(ctx context.Context, c *call, limit int) *lookup {
+	return &lookup{call: c, limit: limit, until: authz.Until(ctx, lookupTime)}
 }
 
 // spent reports whether the call has done enough. Something is always done before that.
@@ -139,7 +139,7 @@ func (l *lookup) spent() bool {
 // leaf streams what one delegation reaches, and returns where it stopped at the limit or for its budget.
 func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, yield func(Reached) error) (*Place, error) {
 	l.work++
-	t, err := l.try(ctx, c, one)
+	t, err := l.ofLeaf(ctx, c, one)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		if begun && l.spent() {
 			return &from, nil
 		}
-		ids, next, err := l.candidates(ctx, t, &from)
+		ids, next, err := l.reachable(ctx, t, &from)
 		if err != nil {
 			return nil, err
 		}
@@ -161,11 +161,11 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		for _, id := range ids[:done] {
 			seen[id] = true
 		}
-		trials, err := l.tryAll(ctx, t, ids[done:])
+		candidates, err := l.each(ctx, t, ids[done:])
 		if err != nil {
 			return nil, err
 		}
-		if full, err := l.offerAll(trials, seen, one, &from, yield); err != nil || full {
+		if full, err := l.offerAll(candidates, seen, one, &from, yield); err != nil || full {
 			return &from, err
 		}
 		if next == "" {
@@ -179,8 +179,8 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 }
 
 // offerAll offers each object once, and reports whether the limit stopped it. from.Skip counts those that it has decided.
-func (l *lookup) offerAll(trials []*trial, seen map[string]bool, one leaf, from *Place, yield func(Reached) error) (full bool, err error) {
-	for _, t := range trials {
+func (l *lookup) offerAll(candidates []*candidate, seen map[string]bool, one leaf, from *Place, yield func(Reached) error) (full bool, err error) {
+	for _, t := range candidates {
 		if l.found == l.limit {
 			return true, nil
 		}
@@ -201,7 +201,7 @@ func (l *lookup) offerAll(trials []*trial, seen map[string]bool, one leaf, from 
 }
 
 // offer yields an object that is reached, or that failed by itself.
-func (l *lookup) offer(t *trial, v decide.Verdict, one leaf, yield func(Reached) error) error {
+func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reached) error) error {
 	if engineFailed(v.Err) {
 		return v.Err
 	}
@@ -209,24 +209,24 @@ func (l *lookup) offer(t *trial, v decide.Verdict, one leaf, yield func(Reached)
 	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
 }
 
-// tryAll decides a trial for each of several objects.
-func (l *lookup) tryAll(ctx context.Context, t *trial, ids []string) ([]*trial, error) {
-	trials := make([]*trial, len(ids))
+// each decides a candidate like one for each of several objects.
+func (l *lookup) each(ctx context.Context, t *candidate, ids []string) ([]*candidate, error) {
+	candidates := make([]*candidate, len(ids))
 	for i, id := range ids {
 		again := *t
 		again.c.Resource.ID = id
 		again.plan()
-		trials[i] = &again
+		candidates[i] = &again
 	}
-	l.work += len(trials)
-	return trials, l.hear(ctx, trials)
+	l.work += len(candidates)
+	return candidates, l.ask(ctx, candidates)
 }
 
-// candidates returns a page of what a trial's subjects may reach, and the cursor of the next page: what the engine says
+// reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page: what the engine says
 // that one of them reaches. SpiceDB fails as a whole where one object leads back to itself, or has a caveat that cannot
 // be evaluated; then it is every object of the type, from the beginning, and each is decided by itself.
-func (l *lookup) candidates(ctx context.Context, t *trial, at *Place) (ids []string, next string, err error) {
-	snap := l.book.snap
+func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (ids []string, next string, err error) {
+	snap := l.source.snap
 	if !at.Listed {
 		ids, next, err = snap.Resources(ctx, authz.Reachable{
 			ResourceType: t.c.Resource.Type, Permission: t.c.Permission, Context: t.c.Context,
@@ -292,14 +292,19 @@ type Reacher struct {
 // ignored; c.Principal narrows. A pair that cannot be decided is yielded with its error, and the lookup goes on. An
 // object whose tenants cannot be computed is in none, and reached by nobody.
 func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reacher) error) (End, error) {
-	court, err := j.resume(ctx, f, from)
+	call, err := j.resume(ctx, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(court.schema, c); err != nil {
+	if err := j.validate(call.schema, c); err != nil {
 		return End{}, err
 	}
-	snap := court.book.snap
+	// Each of these actors is met once: to keep their facts would drive out what decisions need.
+	call.source.stamps = nil
+	if call.head != nil {
+		call.head.stamps = nil
+	}
+	snap := call.source.snap
 	// An object of a global type may be reached in any tenant.
 	filter := facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false)
 	if !j.global[c.Resource.Type] {
@@ -315,7 +320,7 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 		}
 		filter = facts.ListFilter(authz.Subject{Object: authz.TenantID(tenants[0].ID).Object()}, false)
 	}
-	l := newLookup(ctx, court, limit)
+	l := newLookup(ctx, call, limit)
 	place := Place{Revision: snap.Revision(), Engine: from.Engine, Row: from.Row, Skip: from.Skip}
 	for {
 		rels, next, err := snap.Page(ctx, filter, lookupPage, place.Engine)
@@ -338,7 +343,7 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 
 // pair is a delegation with one of its principals, ready to be decided. row and skip are its place on the page.
 type pair struct {
-	*trial
+	*candidate
 	row, skip int
 }
 
@@ -387,14 +392,14 @@ func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Rel
 
 // decide decides pairs, and moves the place behind each. It returns whether the limit stopped it, or stopped.
 func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield func(Reacher) error, stopped bool) (bool, error) {
-	trials := make([]*trial, 0, len(pairs))
+	candidates := make([]*candidate, 0, len(pairs))
 	for _, p := range pairs {
 		if !decide.Refused(p.conditions) {
-			trials = append(trials, p.trial)
+			candidates = append(candidates, p.candidate)
 		}
 	}
-	l.work += len(trials)
-	if err := l.hear(ctx, trials); err != nil {
+	l.work += len(candidates)
+	if err := l.ask(ctx, candidates); err != nil {
 		return false, err
 	}
 	for _, p := range pairs {
@@ -411,7 +416,7 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 			continue
 		}
 		l.found++
-		if err := yield(Reacher{p.candidate(v, false), !decide.Direct(p.facts), v.Err}); err != nil {
+		if err := yield(Reacher{p.report(v, false), !decide.Direct(p.facts), v.Err}); err != nil {
 			return false, err
 		}
 	}
@@ -420,7 +425,7 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 
 // covered returns a delegation with the principals that it covers; none where it does not act, or is a session's leaf.
 func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationID) (*facts.Delegation, []authz.Principal, error) {
-	d, err := l.book.delegation(ctx, id)
+	d, err := l.source.reader().delegation(ctx, id)
 	if err != nil || !d.Live() || d.Session != "" {
 		return nil, nil, err
 	}
@@ -429,9 +434,9 @@ func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationI
 }
 
 // reacher plans one delegation for one principal.
-func (l *lookup) reacher(ctx context.Context, c authz.Case, d *facts.Delegation, p authz.Principal) (*trial, error) {
+func (l *lookup) reacher(ctx context.Context, c authz.Case, d *facts.Delegation, p authz.Principal) (*candidate, error) {
 	c.Agent, c.Session, c.Delegation = d.Agent, "", d.ID
-	t, err := l.try(ctx, c, leaf{d.ID, p, d.Tenant})
+	t, err := l.ofLeaf(ctx, c, leaf{d.ID, p, d.Tenant})
 	if err != nil {
 		return nil, err
 	}
@@ -457,7 +462,7 @@ func (l *lookup) principals(ctx context.Context, c authz.Case, d *facts.Delegati
 	var out []authz.Principal
 	for _, kind := range []string{authz.TypeService, authz.TypeUser} {
 		q := d.PrincipalQuery(authz.Principal{})
-		members, err := l.book.snap.Subjects(ctx, q.Resource, q.Permission, kind, nil)
+		members, err := l.source.snap.Subjects(ctx, q.Resource, q.Permission, kind, nil)
 		if err != nil {
 			return nil, err
 		}

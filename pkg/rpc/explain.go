@@ -43,38 +43,25 @@ func candidateProto(c *authz.Candidate) *deputyv1.CandidateExplanation {
 // session there is nothing to judge.
 func gateProto(g authz.Gate, all []authz.Condition) *deputyv1.GateExplanation {
 	out := &deputyv1.GateExplanation{Gate: deputyv1.Gate(g)}
-	var outcomes []authz.Outcome
+	outcome := authz.Yes
 	for i := range all {
 		if all[i].Gate != g {
 			continue
 		}
-		outcomes = append(outcomes, all[i].Outcome)
+		outcome = outcome.Stricter(all[i].Outcome)
 		out.Conditions = append(out.Conditions, conditionProto(&all[i]))
 	}
-	if len(outcomes) == 0 && g == authz.GateBaseline {
-		outcomes = []authz.Outcome{authz.Yes}
+	switch {
+	case len(out.Conditions) > 0:
+	case g == authz.GateBaseline:
 		out.Conditions = []*deputyv1.ConditionExplanation{{
 			Condition: "no session behind this is frozen", Outcome: deputyv1.Outcome_OUTCOME_YES,
 		}}
+	default:
+		outcome = authz.NotJudged
 	}
-	out.Outcome = outcomeProto(together(outcomes))
+	out.Outcome = outcomeProto(outcome)
 	return out
-}
-
-// together is what outcomes come to: an error beats a no, a no what was not judged, that a
-// conditional, and only all yes is a yes.
-func together(outcomes []authz.Outcome) authz.Outcome {
-	worst := authz.Yes
-	rank := map[authz.Outcome]int{authz.Yes: 0, authz.Conditional: 1, authz.NotJudged: 2, authz.No: 3, authz.Failed: 4}
-	for _, o := range outcomes {
-		if rank[o] > rank[worst] {
-			worst = o
-		}
-	}
-	if len(outcomes) == 0 {
-		return authz.NotJudged
-	}
-	return worst
 }
 
 func conditionProto(c *authz.Condition) *deputyv1.ConditionExplanation {

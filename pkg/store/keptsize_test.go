@@ -37,8 +37,6 @@ func TestKeptMemory(t *testing.T) {
 	for name, c := range map[string]struct {
 		objects int
 		rels    []string
-		// noted is how many bytes are noted on each object.
-		noted int
 		// none says that none of it is kept.
 		none bool
 	}{
@@ -48,7 +46,6 @@ func TestKeptMemory(t *testing.T) {
 		"small maps":       {objects: 6000, rels: []string{`#reader@user:a[cav:{"a":1}]`, `#reader@user:b[cav:{"a":1,"b":"c"}]`, `#reader@user:c[cav]`}},
 		"small objects":    {objects: 20_000, rels: wide(1)},
 		"wide objects":     {objects: 2000, rels: wide(25)},
-		"notes":            {objects: 4000, rels: wide(3), noted: 4 << 10},
 		"too large":        {objects: 60, rels: []string{`#reader@user:a[cav:{"list":[` + strings.Repeat(numbers+",", 15) + `1]}]`}, none: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,12 +63,9 @@ func TestKeptMemory(t *testing.T) {
 			for range 2 {
 				sn := must(s.Snapshot(headOf(t, s)))(t)
 				for i := range c.objects {
-					rows, note, err := sn.Noted("document", fmt.Sprint(i), "")
+					rows, _, err := sn.Object("document", fmt.Sprint(i), 0)
 					if err != nil || len(rows) != len(c.rels) {
 						t.Fatalf("%d rows: %v", len(rows), err)
-					}
-					if c.noted > 0 {
-						note.Store(strings.Repeat("x", c.noted), c.noted)
 					}
 				}
 				sn.Close()
@@ -80,7 +74,7 @@ func TestKeptMemory(t *testing.T) {
 			for i := range s.objects.shards {
 				size += s.objects.shards[i].size
 				for _, e := range s.objects.shards[i].entries {
-					added += e.size + e.note.charged
+					added += e.size
 				}
 			}
 			took := heapInUse()
@@ -107,39 +101,4 @@ func TestKeptMemory(t *testing.T) {
 			runtime.KeepAlive(s)
 		})
 	}
-}
-
-// TestNotesThatAreTooLarge: what is noted on rows is not kept if it is too large, at once or because it has grown, and
-// nothing is counted for what is kept no more.
-func TestNotesThatAreTooLarge(t *testing.T) {
-	t.Parallel()
-	s := opened(t, Config{kept: objectShards << 12})
-	writesOf(t, s, touch("document:a#reader@user:alice"))
-	sn := must(s.Snapshot(headOf(t, s)))(t)
-	_, note, err := sn.Noted("document", "a", "")
-	if err != nil || note == nil {
-		t.Fatal(note, err)
-	}
-	shard, counted := note.shard, note.shard.size
-	note.Store("too large", 1<<11)
-	if note.Load() != nil || shard.size != counted {
-		t.Errorf("%v is noted, and %d bytes are counted beside it", note.Load(), shard.size-counted)
-	}
-	note.Store("small", 100)
-	note.Store("as small", 90)
-	if note.Load() != "as small" || shard.size != counted+90 {
-		t.Errorf("%v is noted, and %d bytes are counted for it", note.Load(), shard.size-counted)
-	}
-	if note.Charge(1<<11) || !note.Charge(10) || shard.size != counted+100 {
-		t.Errorf("%d bytes are counted for what has grown", shard.size-counted)
-	}
-	writesOf(t, s, remove("document:a#reader@user:alice"))
-	if shard.size != 0 || note.Load() != nil {
-		t.Errorf("%d bytes are counted for nothing, on which is noted %v", shard.size, note.Load())
-	}
-	note.Store("late", 50)
-	if note.Charge(1) || note.Load() != nil || shard.size != 0 {
-		t.Errorf("%v was noted on rows that are kept no more", note.Load())
-	}
-	sn.Close()
 }

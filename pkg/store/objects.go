@@ -21,8 +21,7 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept, with the values of caveats and what was noted on it; a test may have less. A
-	// quarter of a full shard is thrown away, at random. From where a shard is half full on, what is asked for
+	// keptBytes is about how much is kept, with the values of caveats; a test may have less. A quarter of a full shard is thrown away, at random. From where a shard is half full on, what is asked for
 	// once is not kept, see door. What takes more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
@@ -35,6 +34,8 @@ type objects struct {
 	// limit is how many bytes each shard keeps.
 	limit  int
 	shards [objectShards]objectShard
+	// written is what stamps are compared with, see stamp.go.
+	written [stampSlots]atomic.Uint64
 }
 
 type objectShard struct {
@@ -47,81 +48,26 @@ type objectShard struct {
 	_       [64]byte // not in a line of the processor's cache with the next one
 }
 
-// Note is a place beside rows that are kept, for what whoever reads them made of them. It lasts as long as they
-// do: rows that were written, or thrown away, come with another one. It is safe for concurrent use.
-type Note struct {
-	made atomic.Pointer[any]
+// link leads from a row to the rows of its subject, as long as those are kept. It is safe for concurrent use.
+type link struct {
 	from Revision
-	// of is what is noted on; nil while it is not kept, because nobody would tell of a write.
-	of atomic.Pointer[inKeeping]
-	// shard is where it is kept, limit what that may take, size what the rows take; shard is nil if they were never kept.
-	shard       *objectShard
-	limit, size int
-	// charged is what is counted for what was made of them, cost what of that Store was told. The shard guards them.
-	charged, cost int
+	// to is nil once the rows are kept no more, because nobody would tell of a write. A row that was returned may outlive
+	// them, and must not hold them in memory then, where they are not counted.
+	to atomic.Pointer[linked]
 }
 
-// inKeeping is what a note is on.
-type inKeeping struct {
+// linked is what a link leads to.
+type linked struct {
 	rows    []Row
 	expires bool
 }
 
-// Serves reports whether the rows are kept still, and are those of a revision, expired ones included.
-func (n *Note) Serves(at Revision) bool { return n.rows(at) != nil }
-
-// rows returns the rows if they are kept still, and are those of a revision; nil if not.
-func (n *Note) rows(at Revision) *inKeeping {
-	if n.from > at {
+// rows returns the rows if they are kept still, and are those of a revision, expired ones included; nil if not.
+func (l *link) rows(at Revision) *linked {
+	if l.from > at {
 		return nil
 	}
-	return n.of.Load()
-}
-
-// Load returns what was stored last; nil if nothing was.
-func (n *Note) Load() any {
-	if made := n.made.Load(); made != nil {
-		return *made
-	}
-	return nil
-}
-
-// Store stores what was made of the rows. bytes is about how much memory it takes, without what it shares with them:
-// that is counted as kept. What is too large is not stored, nor is what comes when the rows are kept no more: the rows
-// that lead to them would hold it, uncounted.
-func (n *Note) Store(made any, bytes int) {
-	if n.shard == nil {
-		n.made.Store(&made)
-		return
-	}
-	n.shard.mu.Lock()
-	defer n.shard.mu.Unlock()
-	if n.of.Load() != nil && n.charge(bytes-n.cost) {
-		n.cost = bytes
-		n.made.Store(&made)
-	}
-}
-
-// Charge counts that many bytes more as kept, or fewer, for what was stored and grows. It returns false, and counts
-// nothing, if they are too many.
-func (n *Note) Charge(bytes int) bool {
-	if n.shard == nil {
-		return true
-	}
-	n.shard.mu.Lock()
-	defer n.shard.mu.Unlock()
-	return n.of.Load() != nil && n.charge(bytes)
-}
-
-// charge is Charge, of a note that is kept. The caller has the shard's lock.
-func (n *Note) charge(bytes int) bool {
-	if bytes > 0 && n.size+n.charged+bytes > n.limit/4 {
-		return false
-	}
-	n.charged += bytes
-	n.shard.size += bytes
-	n.shard.shrink(n.limit, 0)
-	return n.of.Load() != nil // it may have been among what was thrown away
+	return l.to.Load()
 }
 
 // door lets in who knocks the second time, so that what is asked for once in a large graph, its leaves, does not
@@ -150,8 +96,8 @@ func (d *door) opens(hash uint64) bool {
 // kept is the answer to one question about an object.
 type kept struct {
 	rows []Row
-	// note is there for questions whose reader may make something of the rows.
-	note *Note
+	// link leads to the rows, for the rows whose subject the object is.
+	link *link
 	// more says that there are more rows than the limit. None are kept then.
 	more  bool
 	limit int
@@ -186,6 +132,9 @@ func (k *kept) serves(limit int) (more, ok bool) {
 
 // begin refuses what is read at revisions before the head that the store was opened with.
 func (o *objects) begin(head Revision) {
+	for i := range o.written {
+		o.written[i].Store(uint64(head))
+	}
 	for i := range o.shards {
 		s := &o.shards[i]
 		s.mu.Lock()
@@ -221,14 +170,13 @@ func (o *objects) put(s *objectShard, key []byte, k kept) {
 	s.shrink(o.limit, k.size)
 	s.drop(key)
 	s.size += k.size
-	links := make([]atomic.Pointer[Note], len(k.rows))
+	links := make([]atomic.Pointer[link], len(k.rows))
 	for i := range k.rows {
 		k.rows[i].Link = &links[i]
 	}
 	s.entries[string(key)] = k
-	if k.note != nil {
-		k.note.shard, k.note.limit, k.note.size = s, o.limit, k.size
-		k.note.of.Store(&inKeeping{k.rows, k.expires})
+	if k.link != nil {
+		k.link.to.Store(&linked{k.rows, k.expires})
 	}
 }
 
@@ -291,7 +239,7 @@ const (
 )
 
 // forget throws away what a written row belongs to: everything is kept under a beginning of the row's key, or
-// under one with a suffix. A key that is no row's is not looked at.
+// under one with a suffix. Stamps of it are no longer current. A key that is no row's is not looked at.
 func (o *objects) forget(key string, at Revision, buf []byte) []byte {
 	if len(key) == 0 || key[0] != kindForward {
 		return buf
@@ -300,6 +248,7 @@ func (o *objects) forget(key string, at Revision, buf []byte) []byte {
 	if !ok {
 		return buf
 	}
+	buf = o.stampWrite(key, c, at, buf)
 	buf = append(buf[:0], key[:c.object]...)
 	s := o.shard(buf)
 	s.mu.Lock()
@@ -327,13 +276,11 @@ func (s *objectShard) drop(key []byte) {
 	}
 }
 
-// remove throws away an entry, and ends its note. The caller has the lock.
+// remove throws away an entry, and ends its link. The caller has the lock.
 func (s *objectShard) remove(key string, e kept) {
 	s.size -= e.size
 	delete(s.entries, key)
-	if e.note != nil {
-		s.size -= e.note.charged
-		e.note.made.Store(nil)
-		e.note.of.Store(nil)
+	if e.link != nil {
+		e.link.to.Store(nil)
 	}
 }

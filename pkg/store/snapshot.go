@@ -50,7 +50,7 @@ type Row = struct {
 	Context map[string]any
 	// ExpiresAt is zero if it does not expire. What has expired at the snapshot's moment is no row.
 	ExpiresAt time.Time
-	// Link leads to the rows of its subject: an *atomic.Pointer[Note] if the row is kept, which is nil until they were read; see
+	// Link leads to the rows of its subject: an *atomic.Pointer[link] if the row is kept, which is nil until they were read; see
 	// Snapshot.Subject. Nobody else looks at it.
 	Link any
 }
@@ -133,33 +133,28 @@ func (sn *Snapshot) Subject(r *Row, limit int) (rows []Row, more bool, err error
 	if sn.store.isClosed() {
 		return nil, false, ErrClosed
 	}
-	link, linked := r.Link.(*atomic.Pointer[Note])
+	of, linked := r.Link.(*atomic.Pointer[link])
 	if linked {
-		if note := link.Load(); note != nil {
-			if of := note.rows(sn.at); of != nil && (limit == 0 || len(of.rows) <= limit) {
-				return sn.live(kept{rows: of.rows, expires: of.expires}).rows, false, nil
+		if l := of.Load(); l != nil {
+			if to := l.rows(sn.at); to != nil && (limit == 0 || len(to.rows) <= limit) {
+				return sn.live(kept{rows: to.rows, expires: to.expires}).rows, false, nil
 			}
 		}
 	}
 	n := sn.object(r.SubjectType, r.SubjectID)
 	k, more, err := sn.kept(n, n, "", selection{limit: limit})
-	if linked && k.note != nil && k.note.Serves(sn.at) {
-		link.Store(k.note)
+	if linked && k.link != nil && k.link.rows(sn.at) != nil {
+		of.Store(k.link)
 	}
 	return k.rows, more, err
 }
 
-// Noted returns all rows of an object, or those whose subject is of a type unless that is "", with their note. It is
-// nil where the rows are not as they are kept, because some have expired. For a type it costs a seek or two for each
-// relation, however many other rows there are.
-func (sn *Snapshot) Noted(objectType, id, subjectType string) ([]Row, *Note, error) {
+// OfSubjectType returns the rows of an object whose subject is of a type. It costs a seek or two for each relation,
+// however many other rows there are.
+func (sn *Snapshot) OfSubjectType(objectType, id, subjectType string) ([]Row, error) {
 	n := sn.object(objectType, id)
-	suffix := ""
-	if subjectType != "" {
-		suffix = keptSubjectType + subjectType
-	}
-	k, _, err := sn.kept(n, n, suffix, selection{subjectType: subjectType})
-	return k.rows, k.note, err
+	k, _, err := sn.kept(n, n, keptSubjectType+subjectType, selection{subjectType: subjectType})
+	return k.rows, err
 }
 
 // Relation returns the rows of one relation of an object, if there are not more than a limit. more reports
@@ -223,21 +218,21 @@ func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (k 
 	if !more {
 		k.rows = slices.Clone(sn.found)
 		k.expires = slices.ContainsFunc(k.rows, func(r Row) bool { return !r.ExpiresAt.IsZero() })
-		k.note = &Note{from: sn.at}
+		k.link = &link{from: sn.at}
 	}
 	sn.key = append(sn.key[:prefix], suffix...)
 	sn.store.objects.put(shard, sn.key, k)
 	return sn.live(k), more, nil
 }
 
-// live returns what is kept without the rows that have expired, and then without a note, which is of all of them.
+// live returns what is kept without the rows that have expired, and then without a link, which leads to all of them.
 func (sn *Snapshot) live(k kept) kept {
 	if !k.expires {
 		return k
 	}
 	gone := func(r Row) bool { return expired(&r, sn.now) }
 	if slices.ContainsFunc(k.rows, gone) {
-		k.rows, k.note = slices.DeleteFunc(slices.Clone(k.rows), gone), nil
+		k.rows, k.link = slices.DeleteFunc(slices.Clone(k.rows), gone), nil
 	}
 	return k
 }

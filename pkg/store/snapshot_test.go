@@ -75,13 +75,14 @@ func TestSnapshot(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	var revisions []Revision
-	noted := 0
+	stamps := stamped{of: map[Rows]stampedRows{}}
 	for step := range 4000 {
 		if step%500 == 499 {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
 			s = must(Open("store", config))(t)
+			clear(stamps.of) // they are that store's
 		}
 		switch r.IntN(8) {
 		case 0, 1:
@@ -107,15 +108,47 @@ func TestSnapshot(t *testing.T) {
 			if r.IntN(3) == 0 {
 				at = revisions[len(revisions)-1-r.IntN(min(len(revisions), 5))]
 			}
-			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step, &noted)
+			compareSnapshot(t, s, at, pick("doc", "docs"), pick("a", "a-", "b"), pick("viewer", "view"), pick("user", "group", "zone"), step, &stamps)
 		}
 	}
-	if noted < 100 {
-		t.Errorf("only %d notes were found again", noted)
+	if stamps.current < 100 || stamps.changed < 100 {
+		t.Errorf("only %d stamps were current, and %d were not", stamps.current, stamps.changed)
 	}
 }
 
-func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int, noted *int) {
+// stamped is what was read with a stamp, and how often that was current, or not, later.
+type stamped struct {
+	of               map[Rows]stampedRows
+	current, changed int
+}
+
+type stampedRows struct {
+	rows  []Row
+	since Revision
+	slot  uint32
+}
+
+// compare compares rows that were read at a revision with those that have a stamp, if that is current, and gives them one.
+func (st *stamped) compare(t *testing.T, s *Store, sn *Snapshot, step int, of Rows, rows []Row) {
+	t.Helper()
+	slot, ok := s.Slot(of)
+	if !ok {
+		t.Fatalf("step %d: %+v cannot be named", step, of)
+	}
+	if old, ok := st.of[of]; ok {
+		if s.Unchanged([]uint32{old.slot}, old.since, sn.at) {
+			// What has expired since then is not among the rows any more, and is no change.
+			old.rows = slices.DeleteFunc(slices.Clone(old.rows), func(r Row) bool { return expired(&r, sn.now) })
+			same(t, fmt.Sprintf("step %d: what was read of %+v", step, of), rowTexts(of.ObjectType, of.ID, old.rows), rowTexts(of.ObjectType, of.ID, rows))
+			st.current++
+		} else {
+			st.changed++
+		}
+	}
+	st.of[of] = stampedRows{rows, sn.at, slot}
+}
+
+func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relation, subjectType string, step int, stamps *stamped) {
 	t.Helper()
 	sn := must(s.Snapshot(at))(t)
 	defer sn.Close()
@@ -161,22 +194,22 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 		rows, more, err = sn.Usersets(objectType, id, relation, limit)
 		limited("usersets", rows, more, err, of, userset)
 	}
-	for _, of := range []string{subjectType, ""} {
-		rows, note, err := sn.Noted(objectType, id, of)
-		if err != nil {
-			t.Fatal(err)
-		}
-		check("subjects of a type", rows, object, func(rel tuple.Relationship) bool { return of == "" || rel.Subject.ObjectType == of })
-		if note == nil {
-			continue
-		}
-		// What was noted was noted of these very rows.
-		if before, ok := note.Load().([]string); ok {
-			same(t, fmt.Sprintf("step %d: note of %s:%s", step, objectType, id), before, rowTexts(objectType, id, rows))
-			*noted++
-		}
-		note.Store(rowTexts(objectType, id, rows), 100*len(rows))
+	all, _, err := sn.Object(objectType, id, 0)
+	if err != nil {
+		t.Fatal(err)
 	}
+	stamps.compare(t, s, sn, step, Rows{ObjectType: objectType, ID: id}, all)
+	ofType, err := sn.OfSubjectType(objectType, id, subjectType)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("subjects of a type", ofType, object, func(rel tuple.Relationship) bool { return rel.Subject.ObjectType == subjectType })
+	stamps.compare(t, s, sn, step, Rows{ObjectType: objectType, ID: id, SubjectType: subjectType}, ofType)
+	ofSubject := slices.DeleteFunc(slices.Clone(all), func(r Row) bool {
+		return r.Relation != relation || r.SubjectType != "user" || r.SubjectID != "ann"
+	})
+	stamps.compare(t, s, sn, step,
+		Rows{ObjectType: objectType, ID: id, Relation: relation, SubjectType: "user", SubjectID: "ann"}, ofSubject)
 	for _, usersets := range []bool{false, true} {
 		var all []Row
 		var after *Row

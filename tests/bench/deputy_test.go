@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -131,25 +133,73 @@ func (d deputy) begin(t testing.TB, all []governed) []agentRun {
 	return begun
 }
 
-// run starts one session.
+// run starts one session, of a delegation that its user grants.
 func (d deputy) run(ctx context.Context, r *agentRun) error {
 	user := harness.Ref("user:" + r.user)
-	if _, err := deputyv1.NewPrincipalsServiceClient(d.admin).Resume(ctx, &deputyv1.ResumeRequest{Principal: user}); err != nil {
+	return d.runUnder(ctx, r, user, &deputyv1.SubjectReference{Object: user}, user)
+}
+
+// runUnder starts one session for a principal, of a delegation for it, or for a set that it is in, by whoever grants that.
+func (d deputy) runUnder(
+	ctx context.Context, r *agentRun, principal *deputyv1.ObjectReference, granted *deputyv1.SubjectReference, by *deputyv1.ObjectReference,
+) error {
+	if _, err := deputyv1.NewPrincipalsServiceClient(d.admin).Resume(ctx, &deputyv1.ResumeRequest{Principal: principal}); err != nil {
 		return err
 	}
-	granted, err := deputyv1.NewDelegationsServiceClient(d.service).CreateDelegation(ctx, &deputyv1.CreateDelegationRequest{
-		AgentId: r.agent, TenantId: r.tenant, Unscoped: true, Ttl: durationpb.New(time.Hour),
-		Principal: &deputyv1.SubjectReference{Object: user},
+	created, err := deputyv1.NewDelegationsServiceClient(d.service).CreateDelegation(ctx, &deputyv1.CreateDelegationRequest{
+		AgentId: r.agent, TenantId: r.tenant, Unscoped: true, Ttl: durationpb.New(time.Hour), Principal: granted, GrantedBy: by,
 	})
 	if err != nil {
 		return err
 	}
-	r.delegation = granted.GetDelegation().GetDelegationId()
+	r.delegation = created.GetDelegation().GetDelegationId()
 	started, err := deputyv1.NewSessionsServiceClient(d.service).StartSession(ctx, &deputyv1.StartSessionRequest{
-		AgentId: r.agent, Ttl: durationpb.New(time.Hour), Targets: []*deputyv1.SessionTarget{{DelegationId: r.delegation}},
+		AgentId: r.agent, Ttl: durationpb.New(time.Hour),
+		Targets: []*deputyv1.SessionTarget{{DelegationId: r.delegation, Principals: []*deputyv1.ObjectReference{principal}}},
 	})
 	r.session = started.GetSession().GetSessionId()
 	return err
+}
+
+// consented starts sessions like the given ones, for the same users, each of a delegation that an admin grants for all
+// members of the tenant.
+func (d deputy) consented(t testing.TB, runs []agentRun) []agentRun {
+	return d.again(t, runs, func(r *agentRun) error {
+		members := &deputyv1.SubjectReference{Object: harness.Ref("tenant:" + r.tenant), OptionalRelation: "member"}
+		return d.runUnder(t.Context(), r, harness.Ref("user:"+r.user), members, harness.Ref("user:"+user(r.number, 0)))
+	})
+}
+
+// scheduled starts sessions like the given ones, each for a service that views the tenant's whole tree, of a delegation
+// that its owner grants.
+func (d deputy) scheduled(t testing.TB, runs []agentRun) []agentRun {
+	return d.again(t, runs, func(r *agentRun) error {
+		name := "nightly-" + r.user
+		var updates []*v1.RelationshipUpdate
+		for _, text := range []string{
+			fmt.Sprintf("service:%s#owner@user:%s", name, r.user), fmt.Sprintf("tenant:%s#member@service:%s", r.tenant, name),
+			fmt.Sprintf("folder:%s#viewer@service:%s", folder(r.number, 0), name),
+		} {
+			updates = append(updates, tuple.MustUpdateToV1RelationshipUpdate(tuple.Touch(tuple.MustParse(text))))
+		}
+		if _, err := d.checks.client.WriteRelationships(t.Context(), &v1.WriteRelationshipsRequest{Updates: updates}); err != nil {
+			return err
+		}
+		service := harness.Ref("service:" + name)
+		return d.runUnder(t.Context(), r, service, &deputyv1.SubjectReference{Object: service}, harness.Ref("user:"+r.user))
+	})
+}
+
+// again starts a session for each of the given ones' tenants, agents and users.
+func (d deputy) again(t testing.TB, runs []agentRun, start func(*agentRun) error) []agentRun {
+	t.Helper()
+	begun := slices.Clone(runs)
+	places := make([]*agentRun, len(begun))
+	for i := range begun {
+		places[i] = &begun[i]
+	}
+	each(t, places, start)
+	return begun
 }
 
 // question is one that a decision answers: may the run's agent view the document?

@@ -20,7 +20,7 @@ definition group {
 definition folder {
 	relation tenant: tenant
 	relation parent: folder
-	relation viewer: user | group#member | agent
+	relation viewer: user | group#member | agent | service
 	relation editor: user
 	permission edit = editor + tenant->admin
 	permission view = viewer + edit + parent->view

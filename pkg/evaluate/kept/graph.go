@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -50,40 +49,6 @@ func (g *Graph) token(ctx context.Context, at store.Revision) (string, error) {
 	}
 	g.named.Store(&named{at, token.GetToken()})
 	return token.GetToken(), nil
-}
-
-// remark is what is noted on rows of an object: the rows in the words of authz, and the note on those.
-type remark struct {
-	relationships []authz.Relationship
-	// note is by itself: whoever holds on to it must not hold the relationships.
-	note *authz.Note
-}
-
-// relationships puts rows of an object into words.
-func relationships(object authz.Object, rows []store.Row) []authz.Relationship {
-	if len(rows) == 0 {
-		return nil
-	}
-	found := make([]authz.Relationship, len(rows))
-	for i := range rows {
-		found[i] = evaluate.Relationship(object, &rows[i])
-	}
-	return found
-}
-
-// noted returns all rows of an object, or those whose subject is of a type unless that is "", in the words of authz,
-// to be read only, with the note on them.
-func noted(at *store.Snapshot, object authz.Object, subjectType string) ([]authz.Relationship, *authz.Note, error) {
-	rows, note, err := at.Noted(object.Type, object.ID, subjectType)
-	if err != nil || note == nil {
-		return relationships(object, rows), nil, err
-	}
-	r, ok := note.Load().(*remark)
-	if !ok {
-		r = &remark{relationships: relationships(object, rows), note: &authz.Note{Of: note}}
-		note.Store(r, int(unsafe.Sizeof(remark{})+unsafe.Sizeof(authz.Note{}))+len(rows)*int(unsafe.Sizeof(authz.Relationship{})))
-	}
-	return r.relationships, r.note, nil
 }
 
 // Config is what a Graph is made of.
@@ -171,14 +136,15 @@ type snapshot struct {
 	resting *evaluate.Walk
 }
 
-// Hold is authz.Holder's.
+// Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who
+// reads at the snapshot several times.
 func (s *snapshot) Hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held++
 }
 
-// Release is authz.Holder's.
+// Release ends a Hold.
 func (s *snapshot) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -343,9 +309,8 @@ func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err e
 	object := f.Resource
 	var rows []store.Row
 	switch {
-	case whole(f):
-		found, _, err = noted(at, object, f.SubjectType)
-		return found, err
+	case f == authz.Filter{Resource: object, SubjectType: f.SubjectType} && f.SubjectType != "":
+		rows, err = at.OfSubjectType(object.Type, object.ID, f.SubjectType)
 	case f.Relation == "":
 		rows, _, err = at.Object(object.Type, object.ID, 0)
 	case f.SubjectType != "" && f.SubjectID != "":
@@ -379,36 +344,24 @@ func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err e
 	return found, nil
 }
 
-// whole reports whether a filter asks for all of an object, or all with a type of subject.
-func whole(f authz.Filter) bool {
-	return f == authz.Filter{Resource: f.Resource, SubjectType: f.SubjectType} && f.Resource.Type != "" && f.Resource.ID != ""
-}
-
-// ReadNoted is authz.Noter's.
-func (s *snapshot) ReadNoted(ctx context.Context, f authz.Filter) ([]authz.Relationship, *authz.Note, error) {
-	if !whole(f) {
-		lists, err := s.Read(ctx, f)
-		if err != nil {
-			return nil, nil, err
+// Stamp returns the stamp of what matches filters at the snapshot, for Current; ok is false if one of them asks for
+// anything else than all of an object, all with a type of subject, or a relation of it with one subject.
+func (s *snapshot) Stamp(filters []authz.Filter) (stamp authz.Stamp, ok bool) {
+	stamp = authz.Stamp{At: uint64(s.at), Slots: make([]uint32, len(filters))}
+	for i, f := range filters {
+		if stamp.Slots[i], ok = s.graph.evaluator.store.Slot(store.Rows{
+			ObjectType: f.Resource.Type, ID: f.Resource.ID, Relation: f.Relation, SubjectType: f.SubjectType, SubjectID: f.SubjectID,
+		}); !ok {
+			return authz.Stamp{}, false
 		}
-		return lists[0], nil, nil
 	}
-	at, err := s.open()
-	if err != nil {
-		return nil, nil, s.graph.failure("evaluate.Read", err)
-	}
-	defer s.done(at)
-	found, note, err := noted(at, f.Resource, f.SubjectType)
-	if err != nil {
-		return nil, nil, s.graph.failure("evaluate.Read", err)
-	}
-	return found, note, nil
+	return stamp, true
 }
 
-// Stands is authz.Noter's.
-func (s *snapshot) Stands(n *authz.Note) bool {
-	note, ok := n.Of.(*store.Note)
-	return ok && note.Serves(s.at)
+// Current reports whether what a stamp is of, made at this or another revision, is the same at the snapshot, expired
+// relationships included. False may also mean that this is not known.
+func (s *snapshot) Current(stamp authz.Stamp) bool {
+	return s.graph.evaluator.store.Unchanged(stamp.Slots, store.Revision(stamp.At), s.at)
 }
 
 // Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.

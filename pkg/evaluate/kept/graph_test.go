@@ -8,6 +8,17 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
+// hold holds a snapshot until the test ends.
+func hold(t *testing.T, s authz.Snapshot) {
+	t.Helper()
+	held, ok := s.(*snapshot)
+	if !ok {
+		t.Fatalf("a %T cannot be held", s)
+	}
+	held.Hold()
+	t.Cleanup(held.Release)
+}
+
 // TestRead reads by filters of every shape, twice, the same as the engine.
 func TestRead(t *testing.T) {
 	t.Parallel()
@@ -24,7 +35,7 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer authz.Hold(snap)()
+	hold(t, snap)
 	engine, err := g.Graph.Snapshot(t.Context(), authz.Freshness{Exactly: snap.Revision()})
 	if err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ func TestHeld(t *testing.T) {
 		return snap
 	}
 	held := open()
-	defer authz.Hold(held)()
+	hold(t, held)
 	r := rand.New(rand.NewPCG(4, 4))
 	pick := func(of ...string) string { return of[r.IntN(len(of))] }
 	yes, no, listed := 0, 0, 0

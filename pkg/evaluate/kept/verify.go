@@ -338,7 +338,7 @@ func (v *verifier) stricter(ctx context.Context, token authz.Revision, checks []
 			answers[i] = evaluate.Answer{Outcome: authz.Failed, Err: err}
 			continue
 		}
-		if strictness(second.Outcome) > strictness(answers[i].Outcome) {
+		if answers[i].Outcome.Stricter(second.Outcome) != answers[i].Outcome {
 			answers[i] = evaluate.Answer{Outcome: second.Outcome, Missing: second.Missing, Err: second.Err}
 		}
 	}
@@ -349,21 +349,6 @@ func reasonOf(err error) string {
 		return known.Reason
 	}
 	return ""
-}
-
-// strictness orders outcomes by how little they let happen. An error is as little as a refusal, and less of an
-// answer.
-func strictness(o authz.Outcome) int {
-	switch o {
-	case authz.Yes:
-		return 0
-	case authz.Conditional:
-		return 1
-	case authz.No:
-		return 2
-	default:
-		return 3
-	}
 }
 
 // meetsAll reports whether an arrow with .all may be on the way of a check.

@@ -1,0 +1,130 @@
+package judge
+
+import (
+	"context"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/decide"
+)
+
+// candidate is one delegation that a case may be decided by, weighed alone.
+type candidate struct {
+	c     authz.Case
+	facts decide.Facts
+	// head are its facts at the head revision, where they have to hold too; else nil.
+	head *decide.Facts
+	// conditions are those of the plan, the ones at the head revision last.
+	conditions []decide.Condition
+	// at and atHead are the revisions at which conditions are asked; baselines are those of frozen sessions, nil where
+	// one is gone.
+	at, atHead authz.Snapshot
+	baselines  []authz.Snapshot
+}
+
+// ofLeaf plans one delegation for a case.
+func (c *call) ofLeaf(ctx context.Context, one authz.Case, l leaf) (*candidate, error) {
+	f, err := c.source.facts(ctx, one, l)
+	if err != nil {
+		return nil, err
+	}
+	return c.plan(ctx, one, f)
+}
+
+// plan plans the conditions of a candidate with its facts.
+func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candidate, error) {
+	f.Now, f.Global, f.Brief = c.source.now, c.global[one.Resource.Type], !c.explain
+	t := &candidate{c: one, facts: f, at: c.source.snap}
+	if c.head != nil {
+		head, err := c.head.facts(ctx, one, leaf{f.Leaf().ID, f.Principal, f.Tenant})
+		if err != nil {
+			return nil, err
+		}
+		t.head, t.atHead = &head, c.head.snap
+	}
+	if len(decide.Frozen(f)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, f))) {
+		if err := c.baselines(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	t.plan()
+	return t, nil
+}
+
+// baselines reads what stood where frozen sessions started. One whose revision is gone stays zero, and
+// refuses.
+func (c *call) baselines(ctx context.Context, t *candidate) error {
+	t.facts.Baselines = map[authz.Revision]decide.Standing{}
+	frozen := decide.Frozen(t.facts)
+	t.baselines = make([]authz.Snapshot, len(frozen))
+	for i, b := range frozen {
+		if b.Revision.IsZero() {
+			continue
+		}
+		snap, err := c.graph.Snapshot(ctx, authz.Freshness{Exactly: b.Revision})
+		if authz.KindOf(err) == authz.OutOfRange {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if t.facts.Baselines[b.Revision], err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts); err != nil {
+			return err
+		}
+		t.baselines[i] = snap
+	}
+	return nil
+}
+
+// plan plans all conditions anew.
+func (t *candidate) plan() {
+	t.conditions = decide.Plan(t.c, t.facts)
+	if t.head != nil {
+		t.conditions = append(t.conditions, decide.Standalone(t.c, *t.head)...)
+	}
+}
+
+// snapshot returns the revision at which a condition is asked; nil if it is gone.
+func (t *candidate) snapshot(where int) authz.Snapshot {
+	switch {
+	case where == decide.AtSnapshot:
+		return t.at
+	case where == decide.AtHead:
+		return t.atHead
+	case where-decide.AtBaseline < len(t.baselines):
+		return t.baselines[where-decide.AtBaseline]
+	}
+	return nil
+}
+
+// report says how the candidate was weighed. Its conditions have texts, and are worth to be kept, only where it is explained.
+func (t *candidate) report(v decide.Verdict, explain bool) authz.Candidate {
+	out := authz.Candidate{
+		Principal: t.facts.Principal, Tenant: t.facts.Tenant,
+		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Missing: v.Missing,
+	}
+	for _, d := range t.facts.Chain {
+		out.Chain = append(out.Chain, d.ID)
+		out.Agents = append(out.Agents, d.Agent)
+	}
+	for i := range t.conditions {
+		if explain {
+			out.Conditions = append(out.Conditions, t.conditions[i].Condition)
+		}
+	}
+	if v.Permissionship == authz.HasPermission {
+		out.ValidUntil = decide.ValidUntil(t.facts)
+		if t.head != nil {
+			out.ValidUntil = earliest(out.ValidUntil, decide.ValidUntil(*t.head))
+		}
+	}
+	return out
+}
+
+// earliest returns the earlier of two times, a zero time being none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,65 @@
+package judge
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// validate checks what the schema says of the case, whatever the object.
+func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
+	resourceType, permission := c.Resource.Type, c.Permission
+	t := schema.Types[resourceType]
+	if t == nil {
+		return &authz.Error{
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: "is not a type of the schema",
+		}
+	}
+	if _, ok := t.Members[permission]; !ok {
+		return &authz.Error{
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: "permission",
+			Message: "is not a permission or relation of " + resourceType,
+		}
+	}
+	if !t.TenantSafe() && !j.global[resourceType] {
+		return authz.Errorf(authz.Precondition, authz.ReasonNotTenantSafe,
+			"%s has no tenant relation or permission, so that its objects belong to nobody; give it one, or list it as global", resourceType)
+	}
+	if t.UnsafeShape != "" {
+		return authz.Errorf(authz.Precondition, authz.ReasonUnsafeShape,
+			"%s admits a caveat or an expiration beside a userset of the same type, which SpiceDB evaluates wrongly", strings.TrimSpace(t.UnsafeShape))
+	}
+	if t.Stray != "" {
+		return authz.Errorf(authz.Precondition, authz.ReasonExpiredRows,
+			"%s admits no expiration but holds relationships that have one, and SpiceDB would count them after they have expired; "+
+				"let the relation admit the expiration again, or delete its relationships and write those that are to hold", t.Stray)
+	}
+	return fits(schema, c)
+}
+
+// fits refuses a value of the context that no caveat on the way takes: which caveats those are depends on the type and
+// the permission alone, so that the error says nothing about the object. A value that one caveat takes and another one
+// with a parameter of the same name does not is let through; see decide.Settle.
+func fits(schema *authz.Schema, c authz.Case) error {
+	if len(c.Context) == 0 || schema.Parameters == nil {
+		return nil
+	}
+	known := schema.Parameters(c.Resource.Type, c.Permission)
+	first := ""
+	for name, value := range c.Context {
+		taken := func(p authz.Parameter) bool { return p.Fits(value) }
+		if p := known[name]; len(p) > 0 && !slices.ContainsFunc(p, taken) && (first == "" || name < first) {
+			first = name
+		}
+	}
+	if first == "" {
+		return nil
+	}
+	var wanted []string
+	for _, p := range known[first] {
+		wanted = append(wanted, p.Type+" for the caveat "+p.Caveat)
+	}
+	slices.Sort(wanted)
+	return authz.FieldErrorf("context."+first, "must be %s", strings.Join(wanted, ", or "))
+}
