@@ -1,12 +1,11 @@
-// Package evaluate answers checks straight from the store, with SpiceDB's semantics.
+// Package evaluate answers checks over the rows of a graph, with SpiceDB's semantics.
 //
-// A schema is compiled once, each of its versions, into a program (program.go). A call of Snapshot.Check
-// opens one snapshot of the store and walks the graph once for all of its subjects (walk.go): where several
-// of them ask for the same resource, they are carried through the same traversal, each as a bit of a set
-// (value.go). What was found out of an object's permission is kept for the rest of the call. Objects are
-// read in one short scan, and only wide ones relation by relation (objects.go). Caveats on the way are
-// gathered into an expression, and evaluated in the end with the request's context by SpiceDB's own
-// pkg/caveats (expression.go).
+// A schema is compiled once, each of its versions, into a Program (program.go). A Walk reads the graph through Rows (rows.go) and
+// goes through it once for all subjects of a call (walk.go): where several of them ask for the same resource, they are carried
+// through the same traversal, each as a bit of a set (value.go). What was found out of an object's permission is kept for the rest
+// of the call. Objects are read in one short scan, and only wide ones relation by relation (objects.go). Caveats on the way are
+// gathered into an expression, and evaluated in the end with the request's context by SpiceDB's own pkg/caveats (expression.go).
+// Where the rows come from is somebody else's: pkg/evaluate/kept has them from a store, and pkg/fixture/world in memory.
 //
 // # What an answer is
 //

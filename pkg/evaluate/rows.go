@@ -48,7 +48,7 @@ type Rows interface {
 	Find(objectType, id, relation, subjectType, subjectRelation, subjectID string) (r Row, found bool, err error)
 }
 
-// Matches reports whether a row matches what a filter says of relations and subjects; of which object it is is not looked at.
+// Matches reports whether a row matches what a filter says of relations and subjects. The filter's object is not looked at.
 func Matches(f authz.Filter, r *Row) bool {
 	same := func(want, is string) bool { return want == "" || want == is }
 	return same(f.Relation, r.Relation) && same(f.SubjectType, r.SubjectType) && same(f.SubjectID, r.SubjectID) &&
