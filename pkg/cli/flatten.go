@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/deputyauth/deputy/pkg/fixture/source"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // flatSchema is a schema without imports and partials, as any SpiceDB takes it.

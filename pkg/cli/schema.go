@@ -10,7 +10,7 @@ import (
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
 
-	"github.com/deputyauth/deputy/pkg/fixture/change"
+	"github.com/deputyauth/deputy/pkg/fixture/plan"
 )
 
 // newSchema builds `deputy schema`.
@@ -27,7 +27,7 @@ func newSchema(p *program) *cobra.Command {
 // newSchemaWrite builds `deputy schema write`. SpiceDB's API takes flat schema text only: composing is
 // the client's work, as it is with zed.
 func newSchemaWrite(c *connection) *cobra.Command {
-	var plan string
+	var require string
 	cmd := &cobra.Command{
 		Use:   "write FILE",
 		Short: "Replace the schema (admins)",
@@ -46,10 +46,10 @@ and the schema in force is still the one that it was planned for.`,
 				return err
 			}
 			var answer *authzed.WriteSchemaResponse
-			if plan == "" {
+			if require == "" {
 				answer, err = s.schema.WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: flat.text})
 			} else {
-				answer, err = writePlanned(ctx, c.program, s, plan, flat.text)
+				answer, err = writePlanned(ctx, c.program, s, require, flat.text)
 			}
 			if err != nil {
 				return err
@@ -57,7 +57,7 @@ and the schema in force is still the one that it was planned for.`,
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),
 	}
-	cmd.Flags().StringVar(&plan, "require-plan", "", "plan that deputy schema plan --out has written, without which nothing is written")
+	cmd.Flags().StringVar(&require, "require-plan", "", "plan that deputy schema plan --out has written, without which nothing is written")
 	return cmd
 }
 
@@ -68,12 +68,12 @@ func writePlanned(ctx context.Context, p *program, s *server, name, flat string)
 		return nil, fmt.Errorf("--require-plan: %w", err)
 	}
 	defer func() { _ = file.Close() }()
-	plan, err := change.ReadPlan(file)
+	planned, err := plan.ReadPlan(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	guard, answer, err := change.Write(ctx, s.schema, plan, flat)
-	if err == nil && guard != change.Locked {
+	guard, answer, err := plan.Write(ctx, s.schema, planned, flat)
+	if err == nil && guard != plan.Locked {
 		_, _ = fmt.Fprintln(p.Err, "deputy: the engine behind this server cannot compare and write in one step: "+
 			"a schema that was written in between is overwritten; see docs/change.md")
 	}

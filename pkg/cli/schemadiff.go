@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/deputyauth/deputy/pkg/fixture/change"
-	"github.com/deputyauth/deputy/pkg/fixture/source"
+	"github.com/deputyauth/deputy/pkg/schema/diff"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // What --fail-on may name: which changes end a command with exit code 1.
@@ -62,22 +62,22 @@ The exit code is 1 if something is breaking, with --fail-on=widening also if som
 					return err
 				}
 			}
-			changes, err := change.Diff(schemas[0], schemas[1])
+			changes, err := diff.Diff(schemas[0], schemas[1])
 			if err != nil {
 				return err
 			}
 			switch format {
 			case "json":
-				err = change.JSON(p.Out, changes)
+				err = diff.JSON(p.Out, changes)
 			case "github":
-				err = change.GitHub(p.Out, changes)
+				err = diff.GitHub(p.Out, changes)
 			default:
-				err = change.Text(p.Out, changes, verbose)
+				err = diff.Text(p.Out, changes, verbose)
 			}
 			if err != nil {
 				return err
 			}
-			if fails(failOn, change.Count(changes)) {
+			if fails(failOn, diff.Count(changes)) {
 				return errDenied
 			}
 			return nil
@@ -99,7 +99,7 @@ func addFailOn(cmd *cobra.Command, failOn *string) {
 }
 
 // fails reports whether changes are such that --fail-on wants the exit code 1.
-func fails(failOn string, n change.Counts) bool {
+func fails(failOn string, n diff.Counts) bool {
 	return failOn != failOnNone && n.Breaking > 0 || failOn == failOnWidening && n.Widening > 0
 }
 

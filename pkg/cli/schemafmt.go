@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/deputyauth/deputy/pkg/fixture/source"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // newSchemaFmt builds `deputy schema fmt`.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/deputyauth/deputy/pkg/fixture/lint"
+	"github.com/deputyauth/deputy/pkg/schema/lint"
 )
 
 // The forms in which findings are printed.

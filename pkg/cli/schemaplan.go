@@ -14,15 +14,15 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/fixture"
-	"github.com/deputyauth/deputy/pkg/fixture/change"
-	"github.com/deputyauth/deputy/pkg/fixture/source"
+	"github.com/deputyauth/deputy/pkg/fixture/plan"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // planning is what `deputy schema plan` was asked for.
 type planning struct {
 	against, old   string
 	fixtures       []string
-	sample         change.Sampling
+	sample         plan.Sampling
 	format, failOn string
 	out            string
 }
@@ -110,7 +110,7 @@ func (p *planning) check(after string) error {
 }
 
 // run plans and shows.
-func (p *planning) run(ctx context.Context, program *program, graph change.Graph, after string) error {
+func (p *planning) run(ctx context.Context, program *program, graph plan.Graph, after string) error {
 	schema, err := readSchemaFile(after, program.In) //nolint:contextcheck // a few small files
 	if err != nil {
 		return err
@@ -124,43 +124,43 @@ func (p *planning) run(ctx context.Context, program *program, graph change.Graph
 		defer func() { _ = found.Close() }() // it was only read
 		fixtures = found.files
 	}
-	plan, err := change.New(ctx, graph, schema, p.sample, fixtures...)
+	planned, err := plan.New(ctx, graph, schema, p.sample, fixtures...)
 	if err != nil {
 		return err
 	}
 	if p.out != "" {
-		if err := writeWhole("--out", p.out, 0o600, plan.JSON); err != nil {
+		if err := writeWhole("--out", p.out, 0o600, planned.JSON); err != nil {
 			return err
 		}
 	}
-	show := plan.Text
+	show := planned.Text
 	if p.format == "json" {
-		show = plan.JSON
+		show = planned.JSON
 	}
 	if err := show(program.Out); err != nil {
 		return err
 	}
-	if p.failOn != failOnNone && plan.Breaks() || fails(p.failOn, plan.Counts) {
+	if p.failOn != failOnNone && planned.Breaks() || fails(p.failOn, planned.Counts) {
 		return errDenied
 	}
 	return nil
 }
 
 // readFiles is the graph of --against and --schema.
-func (p *planning) readFiles(program *program) (change.Graph, error) {
+func (p *planning) readFiles(program *program) (plan.Graph, error) {
 	old, err := readSchemaFile(p.old, program.In)
 	if err != nil {
-		return change.Graph{}, err
+		return plan.Graph{}, err
 	}
 	text, err := old.Flat()
 	if err != nil {
-		return change.Graph{}, err
+		return plan.Graph{}, err
 	}
-	return change.Graph{Against: change.AgainstFile, Text: text, Schema: old, Relationships: fileRows(p.against)}, nil
+	return plan.Graph{Against: plan.AgainstFile, Text: text, Schema: old, Relationships: fileRows(p.against)}, nil
 }
 
 // fileRows are the relationships in a file.
-func fileRows(name string) change.Rows {
+func fileRows(name string) plan.Rows {
 	return func(yield func(tuple.Relationship, error) bool) {
 		file, err := os.Open(name) //nolint:gosec // reading it is what was asked for
 		if err != nil {
@@ -189,8 +189,8 @@ func fileRows(name string) change.Rows {
 }
 
 // readGraph is the graph of a server, at the revision at which the schema is read.
-func readGraph(ctx context.Context, s *server) (change.Graph, error) {
-	graph := change.Graph{Against: change.AgainstServer}
+func readGraph(ctx context.Context, s *server) (plan.Graph, error) {
+	graph := plan.Graph{Against: plan.AgainstServer}
 	answer, err := s.schema.ReadSchema(ctx, &authzed.ReadSchemaRequest{})
 	if status.Code(err) == codes.NotFound {
 		// Without a schema there are no relationships.
@@ -209,7 +209,7 @@ func readGraph(ctx context.Context, s *server) (change.Graph, error) {
 }
 
 // serverRows are all relationships at a revision.
-func serverRows(ctx context.Context, client authzed.PermissionsServiceClient, at *authzed.ZedToken) change.Rows {
+func serverRows(ctx context.Context, client authzed.PermissionsServiceClient, at *authzed.ZedToken) plan.Rows {
 	return func(yield func(tuple.Relationship, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()

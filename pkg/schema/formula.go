@@ -28,29 +28,9 @@ type Formulas struct {
 func (s *Schema) Formulas(variables ...*Member) *Formulas {
 	f := &Formulas{schema: s, fixed: map[*Member]bool{}, known: map[*Member]*Expression{}}
 	for _, m := range s.Members {
-		f.fixed[m] = slices.Contains(variables, m) || s.refersToItself(m)
+		f.fixed[m] = slices.Contains(variables, m) || slices.Contains(s.SameObject(m), m)
 	}
 	return f
-}
-
-// refersToItself reports whether a permission comes to itself on the same object, also through others.
-func (s *Schema) refersToItself(m *Member) bool {
-	seen := map[*Member]bool{}
-	var visit func(at *Member) bool
-	visit = func(at *Member) bool {
-		if at == nil {
-			return false
-		}
-		return slices.ContainsFunc(at.Leaves, func(leaf Leaf) bool {
-			to := s.Member(Name{m.Type, leaf.Member})
-			if leaf.Op != Computed || to == m || seen[to] {
-				return leaf.Op == Computed && to == m
-			}
-			seen[to] = true
-			return visit(to)
-		})
-	}
-	return visit(m)
 }
 
 // IsVariable reports whether a member stands in formulas as it is.

@@ -1,7 +1,10 @@
 package schema
 
 import (
+	"slices"
+
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
 )
 
 // Name names a relation or permission of a type.
@@ -83,6 +86,26 @@ func (a Allowed) String() string {
 		text += " with expiration"
 	}
 	return text
+}
+
+// KindOf returns the kind of subject that a relation has to admit to hold a relationship.
+func KindOf(r tuple.Relationship) Allowed {
+	kind := Allowed{
+		Type: r.Subject.ObjectType, Wildcard: r.Subject.ObjectID == tuple.PublicWildcard,
+		Caveat: r.OptionalCaveat.GetCaveatName(), Expires: r.OptionalExpiration != nil,
+	}
+	if r.Subject.Relation != tuple.Ellipsis {
+		kind.Relation = r.Subject.Relation
+	}
+	return kind
+}
+
+// Admits reports whether a relation admits a kind of subject, wherever it is written. A relation that does not exist admits none.
+func (m *Member) Admits(kind Allowed) bool {
+	return m != nil && slices.ContainsFunc(m.Allowed, func(a Allowed) bool {
+		a.At, kind.At = nil, nil
+		return a == kind
+	})
 }
 
 // IsPermission reports whether the member is computed, so that it holds no relationships.

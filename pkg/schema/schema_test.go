@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/authzed/spicedb/pkg/caveats/types"
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 	"github.com/authzed/spicedb/pkg/schemadsl/input"
+	"github.com/authzed/spicedb/pkg/tuple"
 )
 
 // read compiles a schema and reads it.
@@ -78,6 +80,45 @@ func TestTextOfExpressions(t *testing.T) {
 	}
 	if want := []string{"user", "user:*", "user with weekday and expiration", "agent with expiration"}; !slices.Equal(allowed, want) {
 		t.Errorf("document#reader admits %q, want %q", allowed, want)
+	}
+}
+
+// TestAdmits: a relationship is admitted with just the traits that the schema names, and a permission holds none.
+func TestAdmits(t *testing.T) {
+	t.Parallel()
+	s := read(t, documents)
+	for text, want := range map[string]bool{
+		"document:d#reader@user:u": true, "document:d#reader@user:*": true, "document:d#reader@agent:a": false,
+		"document:d#reader@agent:a[expiration:2040-01-01T00:00:00Z]":         true,
+		"document:d#reader@user:u[weekday][expiration:2040-01-01T00:00:00Z]": true,
+		"document:d#reader@user:u[weekday]":                                  false,
+		"document:d#reader@user:*[weekday][expiration:2040-01-01T00:00:00Z]": false,
+		"folder:f#reader@group:g#member":                                     true, "folder:f#reader@group:g": false, "folder:f#view@user:u": false, "folder:f#nothing@user:u": false,
+	} {
+		r := tuple.MustParse(text)
+		kind, relation := KindOf(r), s.Member(Name{r.Resource.ObjectType, r.Resource.Relation})
+		if got := relation.Admits(kind); got != want {
+			t.Errorf("%s is admitted as %s: %v, want %v", text, kind, got, want)
+		}
+	}
+}
+
+// TestSameObject: only what is computed on the same object counts, through whatever operation, and a permission that returns
+// to itself is among it.
+func TestSameObject(t *testing.T) {
+	t.Parallel()
+	s := read(t, `definition user {}
+definition thing {
+	relation one: user
+	relation way: thing
+	permission ppp = one + qqq
+	permission qqq = (way->rrr & way) - ppp
+	permission rrr = ppp
+}`)
+	for name, want := range map[string]string{"one": "[]", "ppp": "[thing#one thing#qqq thing#way thing#ppp]", "rrr": "[thing#ppp thing#one thing#qqq thing#way]"} {
+		if got := fmt.Sprint(s.SameObject(s.Member(Name{"thing", name}))); got != want {
+			t.Errorf("%s is computed from %s, want %s", name, got, want)
+		}
 	}
 }
 

@@ -1,6 +1,10 @@
 package schema
 
-import "slices"
+import (
+	"slices"
+
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
+)
 
 // Lead is where the evaluation of a member goes on.
 type Lead struct {
@@ -11,6 +15,8 @@ type Lead struct {
 	Leaf *Expression
 	// Subtracted says that what is there is taken away.
 	Subtracted bool
+	// At is where the member says so; nil for what SpiceDB's compiler did not find.
+	At *core.SourcePosition
 }
 
 // Leads returns where the evaluation of a member can go on, whatever relationships there are, in the order of the schema. A
@@ -22,12 +28,12 @@ func (s *Schema) Leads(m *Member) (found []Lead) {
 	}
 	for _, a := range m.Allowed {
 		if to := s.Member(a.Names()); to != nil {
-			found = append(found, Lead{To: to})
+			found = append(found, Lead{To: to, At: a.At})
 		}
 	}
 	for _, leaf := range m.Leaves {
 		for _, to := range s.Targets(m.Type, leaf.Expression) {
-			l := Lead{To: to, Leaf: leaf.Expression, Subtracted: leaf.Subtracted}
+			l := Lead{To: to, Leaf: leaf.Expression, Subtracted: leaf.Subtracted, At: leaf.At}
 			if leaf.IsArrow() {
 				l.Through = s.Member(Name{m.Type, leaf.Through})
 			}
@@ -96,22 +102,41 @@ func (s *Schema) Reach(of ...*Member) Reach {
 	return r
 }
 
+// Reads returns the members that the evaluation of a member reads itself: those that it leads to, and the relations that its
+// arrows follow. An arrow whose objects have no such member leads nowhere, and follows its relation all the same. A member can
+// be listed more than once.
+func (s *Schema) Reads(m *Member) (found []*Member) {
+	for _, l := range s.Leads(m) {
+		found = append(found, l.To)
+	}
+	for _, leaf := range m.Leaves {
+		if through := s.Member(Name{m.Type, leaf.Through}); leaf.IsArrow() && through != nil {
+			found = append(found, through)
+		}
+	}
+	return found
+}
+
+// SameObject returns the members of the same object that a permission is computed from, directly or through others of them, each
+// once and in the order in which they are met. The permission itself is among them only if it is computed from itself.
+func (s *Schema) SameObject(m *Member) (found []*Member) {
+	for todo := []*Member{m}; len(todo) > 0; todo = todo[1:] {
+		for _, leaf := range todo[0].Leaves {
+			to := s.Member(Name{m.Type, leaf.Member})
+			if leaf.Op == Computed && to != nil && !slices.Contains(found, to) {
+				found, todo = append(found, to), append(todo, to)
+			}
+		}
+	}
+	return found
+}
+
 // Dependents returns the members whose evaluation can read a member, itself included.
 func (s *Schema) Dependents(of Name) map[Name]bool {
 	before := map[Name][]Name{}
 	for _, m := range s.Members {
-		for _, l := range s.Leads(m) {
-			before[l.To.Name] = append(before[l.To.Name], m.Name)
-			if l.Through != nil {
-				before[l.Through.Name] = append(before[l.Through.Name], m.Name)
-			}
-		}
-		// An arrow whose objects have no such member leads nowhere, and follows its relation all the same.
-		for _, leaf := range m.Leaves {
-			if leaf.IsArrow() {
-				through := Name{m.Type, leaf.Through}
-				before[through] = append(before[through], m.Name)
-			}
+		for _, read := range s.Reads(m) {
+			before[read.Name] = append(before[read.Name], m.Name)
 		}
 	}
 	found := map[Name]bool{of: true}

@@ -29,6 +29,12 @@ var arrows = map[string][]string{
 	// The one model of a schema: what relations admit, what permissions are computed from, what follows from it for all
 	// relationships. Everybody who reads a definition stands on it, because it refuses what it does not know.
 	"pkg/schema": {},
+	// A schema's files: what they compile to, where its parts are written, how they are laid out.
+	"pkg/schema/source": {"pkg/schema", "schema"},
+	// What is wrong with a schema, whatever the relationships.
+	"pkg/schema/lint": {"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/engine"},
+	// How two schemas differ in what they mean, whatever the relationships.
+	"pkg/schema/diff": {"pkg/schema", "pkg/schema/source", "pkg/authz"},
 
 	// The ports over SpiceDB. It compares the schema in force with the core that it was built with.
 	"pkg/engine": {"pkg/authz", "schema"},
@@ -48,23 +54,21 @@ var arrows = map[string][]string{
 
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
-		"pkg/fixture/source", "pkg/schema", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
+		"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/facts", "pkg/decide", "pkg/judge", "pkg/delegate", "pkg/engine", "pkg/evaluate",
 		"pkg/fixture/world", "schema",
 	},
 	// A graph in memory, judged under any schema.
 	"pkg/fixture/world": {"pkg/schema", "pkg/authz", "pkg/engine", "pkg/evaluate"},
-	// A schema's files: what they compile to, where its parts are written, how they are laid out.
-	"pkg/fixture/source": {"schema"},
-	// What is wrong with a schema, whatever the relationships.
-	"pkg/fixture/lint": {"pkg/fixture/source", "pkg/authz", "pkg/engine", "schema"},
-	// How two schemas differ, and what a change would do.
-	"pkg/fixture/change": {"pkg/fixture", "pkg/schema", "pkg/fixture/source", "pkg/fixture/world", "pkg/authz", "pkg/engine", "pkg/evaluate"},
+	// What a new schema would do to the relationships that there are, and writing just that.
+	"pkg/fixture/plan": {
+		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
+	},
 	// What a run came to, for people and for programs.
-	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/source", "pkg/authz"},
+	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source", "pkg/authz"},
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
-		"pkg/gen", "pkg/fixture", "pkg/fixture/source", "pkg/fixture/lint", "pkg/fixture/change", "pkg/fixture/report",
+		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan", "pkg/fixture/report",
 		"pkg/daemon", "pkg/client", "pkg/engine", "schema",
 	},
 	// The one room that knows all the others.
@@ -89,17 +93,16 @@ var everyRoom = []string{"*"}
 // The work with SpiceDB is done in few rooms, so that an upgrade has few places to look at.
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
-		"pkg/schema", "pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/source",
-		"pkg/fixture/lint", "pkg/fixture/world",
-		"pkg/fixture/change", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
+		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
+		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/rpc/door", "pkg/daemon", "pkg/cli", "tests",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/change", "pkg/rpc", "pkg/rpc/door", "pkg/daemon",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/plan", "pkg/rpc", "pkg/rpc/door", "pkg/daemon",
 		"pkg/cli", "tests",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client", "pkg/cli", "pkg/fixture",
-		"pkg/fixture/change", "pkg/gen", "tests",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon", "pkg/client",
+		"pkg/cli", "pkg/fixture", "pkg/fixture/plan", "pkg/gen", "tests",
 	},
 }
 

@@ -25,8 +25,9 @@ var bareGoroutines = map[string]string{
 
 // bareRooms are the rooms all of whose goroutines may be without recovery.
 var bareRooms = map[string]string{
-	// Fixtures run within a command.
-	"pkg/fixture": "no call is served there",
+	// Fixtures run within a command, and so do the tools for schemas.
+	"pkg/fixture":       "no call is served there",
+	"pkg/schema/source": "no call is served there",
 	// The store's goroutines are its own business: what panics in the middle of a commit must not go on.
 	"pkg/store": "recovers in its own way, see its package comment",
 }

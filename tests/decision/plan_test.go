@@ -9,8 +9,8 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 
-	"github.com/deputyauth/deputy/pkg/fixture/change"
-	"github.com/deputyauth/deputy/pkg/fixture/source"
+	"github.com/deputyauth/deputy/pkg/fixture/plan"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -32,9 +32,9 @@ func TestPlannedWriteRace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		plan, err := change.New(t.Context(), change.Graph{
-			Against: change.AgainstServer, Text: text, Schema: before, Relationships: func(func(tuple.Relationship, error) bool) {},
-		}, after, change.Sampling{})
+		planned, err := plan.New(t.Context(), plan.Graph{
+			Against: plan.AgainstServer, Text: text, Schema: before, Relationships: func(func(tuple.Relationship, error) bool) {},
+		}, after, plan.Sampling{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,8 +43,8 @@ func TestPlannedWriteRace(t *testing.T) {
 		for i := range errs {
 			all.Go(func() {
 				var guard string
-				guard, _, errs[i] = change.Write(t.Context(), v1.NewSchemaServiceClient(s.Admin), plan, plan.New.Text)
-				if errs[i] == nil && guard != change.Locked {
+				guard, _, errs[i] = plan.Write(t.Context(), v1.NewSchemaServiceClient(s.Admin), planned, planned.New.Text)
+				if errs[i] == nil && guard != plan.Locked {
 					t.Errorf("guarded %q", guard)
 				}
 			})

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/deputyauth/deputy/pkg/cli"
-	"github.com/deputyauth/deputy/pkg/fixture/lint"
+	"github.com/deputyauth/deputy/pkg/schema/lint"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what the program prints into the pages")

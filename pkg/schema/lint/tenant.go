@@ -1,0 +1,63 @@
+package lint
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
+)
+
+// tenantMember is the name of the member that says which tenant an object belongs to.
+const tenantMember = "tenant"
+
+// checkTenants finds types whose objects have no tenant, or not surely one.
+func (c *checker) checkTenants() {
+	var tenants []*schema.Member
+	for _, t := range c.types {
+		at := schema.Name{Type: t.Name, Member: tenantMember}
+		m := c.model.Member(at)
+		switch {
+		case len(t.Members) == 0, m == nil && slices.Contains(c.options.Globals, t.Name):
+		case m == nil:
+			c.report(noTenant, schema.Name{Type: t.Name}, nil,
+				fmt.Sprintf("%s does not say which tenant its objects belong to, so every decision on it is refused", t.Name),
+				"add `relation tenant: tenant`, or `permission tenant = parent.all(tenant)` if another object decides; or pass --global "+t.Name)
+		case !c.subjects.Of(at)[authz.TypeTenant]:
+			c.report(noTenant, at, nil, at.String()+" never leads to a tenant, so every decision is refused",
+				"let it admit the type tenant, or lead to one that does")
+		default:
+			c.checkAll(m)
+		}
+		tenants = append(tenants, m)
+	}
+	// A wildcard far from the tenant that is computed from it is as bad as one in the tenant itself.
+	feeds := c.model.Reach(tenants...)
+	for _, m := range c.members {
+		for _, a := range m.Allowed {
+			if a.Wildcard && (a.Type == authz.TypeTenant || feeds.Members[m] || feeds.Followed[m] || m.Member == "owner") {
+				c.report(wildcardTenant, m.Name, a.At,
+					fmt.Sprintf("%s admits %s:*, so one relationship makes everything and everyone its %s", m, a.Type, m.Member),
+					"name each one; a decision refuses a tenant that is a wildcard")
+			}
+		}
+	}
+}
+
+// checkAll finds arrows without .all among the members of a type that its tenant is computed from. The types behind an arrow have
+// tenants of their own, which are checked there.
+func (c *checker) checkAll(tenant *schema.Member) {
+	from := c.model.SameObject(tenant)
+	if !slices.Contains(from, tenant) {
+		from = append(from, tenant)
+	}
+	for _, m := range from {
+		for _, leaf := range m.Leaves {
+			if leaf.Op == schema.Arrow {
+				c.report(tenantNotAll, m.Name, leaf.At,
+					fmt.Sprintf("%s takes the tenant of any %s: an object with two of them would belong to both tenants", m, leaf.Through),
+					fmt.Sprintf("write %s.all(%s)", leaf.Through, leaf.Member))
+			}
+		}
+	}
+}
