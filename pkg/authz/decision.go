@@ -8,7 +8,7 @@ import (
 // Outcome is what one condition came to. The zero value is No.
 type Outcome uint8
 
-// The outcomes. Their order is not a ranking; see Permissionship for how they combine.
+// The outcomes. Their order is not a ranking; see And, Or, Not and Stricter for how they combine.
 const (
 	// No: the condition does not hold.
 	No Outcome = iota
@@ -36,6 +36,58 @@ func (o Outcome) String() string {
 	default:
 		return "no"
 	}
+}
+
+// And is what two conditions come to that both have to hold: No wins, whatever the other one is, then what has no answer
+// (Failed before NotJudged), then Conditional.
+func (o Outcome) And(p Outcome) Outcome { return o.with(p, No, Yes) }
+
+// Or is what two conditions come to of which one has to hold: Yes wins, whatever the other one is, then what has no answer
+// (Failed before NotJudged), then Conditional.
+func (o Outcome) Or(p Outcome) Outcome { return o.with(p, Yes, No) }
+
+// with returns what wins if one outcome is that, other if both are, else the more uncertain of the rest.
+func (o Outcome) with(p, wins, other Outcome) Outcome {
+	o, p = o.known(), p.known()
+	for _, first := range [...]Outcome{wins, Failed, NotJudged, Conditional} {
+		if o == first || p == first {
+			return first
+		}
+	}
+	return other
+}
+
+// Not is what the opposite of a condition comes to. The opposite of what has no answer has none either: nothing is allowed
+// because of it.
+func (o Outcome) Not() Outcome {
+	switch o {
+	case Yes:
+		return No
+	case No:
+		return Yes
+	default:
+		return o
+	}
+}
+
+// Stricter returns which of two outcomes lets less happen: an error beats a refusal, that what was not judged, that a
+// condition, and only two times Yes is Yes. Unlike And it never hides an error behind a No.
+func (o Outcome) Stricter(p Outcome) Outcome {
+	o, p = o.known(), p.known()
+	for _, first := range [...]Outcome{Failed, No, NotJudged, Conditional} {
+		if o == first || p == first {
+			return first
+		}
+	}
+	return Yes
+}
+
+// known returns the outcome, or Failed for a number that is none.
+func (o Outcome) known() Outcome {
+	if o > NotJudged {
+		return Failed
+	}
+	return o
 }
 
 // Permissionship is the verdict of a decision. The zero value refuses.
