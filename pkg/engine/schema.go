@@ -69,6 +69,17 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 	if len(namespaces) == 0 {
 		difference = NoSchema
 	}
+	return modelOf(difference, namespaces, caveats)
+}
+
+// Remodel is ModelDefinitions for definitions that are known, and whose core is as that of another model. Comparing the core takes
+// longer than all the rest, and one type of the domain changes at a time where mutants of a schema are made.
+func Remodel(other *authz.Schema, namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
+	return modelOf(other.CoreDifference, namespaces, caveats)
+}
+
+// modelOf models definitions that are known.
+func modelOf(difference string, namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
 	model := &authz.Schema{CoreDifference: difference, Types: make(map[string]*authz.Type, len(namespaces))}
 	graph := make(memberGraph)
 	for _, ns := range namespaces {
@@ -110,10 +121,9 @@ func ModelDefinitions(namespaces []*core.NamespaceDefinition, caveats []*core.Ca
 			model.Types[m.objectType].FeedsTenant[m.name] = true
 		}
 	}
-	if model.Parameters, err = parametersOf(graph, caveats); err != nil {
-		return nil, err
-	}
-	return model, nil
+	var err error
+	model.Parameters, err = parametersOf(graph, caveats)
+	return model, err
 }
 
 // NoSchema is the difference from the core of a graph that no schema has been written to.
