@@ -24,11 +24,12 @@ type Formulas struct {
 	known  map[*Member]*Expression
 }
 
-// Formulas returns the schema's formulas. The given members stay variables too.
+// Formulas returns the schema's formulas. The given members stay variables too, so that what comes to itself through one of them is
+// written out.
 func (s *Schema) Formulas(variables ...*Member) *Formulas {
 	f := &Formulas{schema: s, fixed: map[*Member]bool{}, known: map[*Member]*Expression{}}
 	for _, m := range s.Members {
-		f.fixed[m] = slices.Contains(variables, m) || slices.Contains(s.SameObject(m), m)
+		f.fixed[m] = slices.Contains(variables, m) || slices.Contains(s.SameObject(m, variables...), m)
 	}
 	return f
 }

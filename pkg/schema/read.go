@@ -23,22 +23,61 @@ var ErrUnknown = errors.New("the schema holds what this version of Deputy does n
 func Read(definitions []*core.NamespaceDefinition) (*Schema, error) {
 	s := &Schema{Types: make(map[string]*Type, len(definitions)), members: map[Name]*Member{}}
 	for _, d := range definitions {
-		if field := unknownField(d.ProtoReflect()); field != "" {
-			return nil, fmt.Errorf("%w: definition %s: %s has a field that is not known", ErrUnknown, d.GetName(), field)
+		t, err := readType(d)
+		if err != nil {
+			return nil, err
 		}
-		t := &Type{Name: d.GetName(), Definition: d, Members: make([]*Member, 0, len(d.GetRelation()))}
-		for _, r := range d.GetRelation() {
-			m, err := readMember(t.Name, r)
-			if err != nil {
-				return nil, fmt.Errorf("%w: definition %s: %s: %w", ErrUnknown, t.Name, r.GetName(), err)
-			}
-			t.Members = append(t.Members, m)
-			s.members[m.Name] = m
-		}
-		s.Types[t.Name] = t
-		s.Members = append(s.Members, t.Members...)
+		s.add(t)
 	}
 	return s, nil
+}
+
+// With returns the schema with another definition of one of its types; everything else is shared. Errors are those of Read.
+func (s *Schema) With(d *core.NamespaceDefinition) (*Schema, error) {
+	changed, err := readType(d)
+	if err != nil {
+		return nil, err
+	}
+	with := &Schema{Types: make(map[string]*Type, len(s.Types)), members: make(map[Name]*Member, len(s.members))}
+	add := func(t *Type) {
+		if t.Name == changed.Name {
+			t = changed
+		}
+		if with.Types[t.Name] == nil {
+			with.add(t)
+		}
+	}
+	for _, m := range s.Members {
+		add(s.Types[m.Type])
+	}
+	for _, t := range s.Types { // only types without members are left, which have no order
+		add(t)
+	}
+	return with, nil
+}
+
+// add adds a type behind the others.
+func (s *Schema) add(t *Type) {
+	s.Types[t.Name] = t
+	s.Members = append(s.Members, t.Members...)
+	for _, m := range t.Members {
+		s.members[m.Name] = m
+	}
+}
+
+func readType(d *core.NamespaceDefinition) (*Type, error) {
+	if field := unknownField(d.ProtoReflect()); field != "" {
+		return nil, fmt.Errorf("%w: definition %s: %s has a field that is not known", ErrUnknown, d.GetName(), field)
+	}
+	t := &Type{Name: d.GetName(), Definition: d, Members: make([]*Member, 0, len(d.GetRelation()))}
+	for _, r := range d.GetRelation() {
+		m, err := readMember(t.Name, r)
+		if err != nil {
+			return nil, fmt.Errorf("%w: definition %s: %s: %w", ErrUnknown, t.Name, r.GetName(), err)
+		}
+		t.Members = append(t.Members, m)
+	}
+	return t, nil
 }
 
 // readMember reads a relation or permission. SpiceDB takes what has an expression for a permission, and its compiler marks it

@@ -118,9 +118,13 @@ func (s *Schema) Reads(m *Member) (found []*Member) {
 }
 
 // SameObject returns the members of the same object that a permission is computed from, directly or through others of them, each
-// once and in the order in which they are met. The permission itself is among them only if it is computed from itself.
-func (s *Schema) SameObject(m *Member) (found []*Member) {
+// once and in the order in which they are met. The permission itself is among them only if it is computed from itself. What only
+// the given variables are computed from is left out.
+func (s *Schema) SameObject(m *Member, variables ...*Member) (found []*Member) {
 	for todo := []*Member{m}; len(todo) > 0; todo = todo[1:] {
+		if slices.Contains(variables, todo[0]) {
+			continue
+		}
 		for _, leaf := range todo[0].Leaves {
 			to := s.Member(Name{m.Type, leaf.Member})
 			if leaf.Op == Computed && to != nil && !slices.Contains(found, to) {

@@ -17,12 +17,7 @@ var expressionTypes = []string{"UsersetRewrite", "SetOperation", "AllowedRelatio
 var expressionGetters = []string{"GetUsersetRewrite", "GetRewriteOperation", "GetChildType", "GetRelationOrWildcard"}
 
 // ownModels are the files that still read expressions by themselves, each with the branch that takes it out.
-var ownModels = map[string]string{
-	"pkg/fixture/admit.go":          "fixture",
-	"pkg/fixture/expression.go":     "fixture",
-	"pkg/fixture/isolationnames.go": "fixture",
-	"pkg/fixture/isolationpool.go":  "fixture",
-}
+var ownModels = map[string]string{}
 
 // expressionsAreReadOnce finds code that reads the expressions of SpiceDB's definitions past pkg/schema. Tests may: they make
 // what nobody knows, and the reference that evaluators are compared with would prove nothing if it shared their model.

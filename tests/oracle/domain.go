@@ -151,6 +151,9 @@ type question struct {
 // Check answers whether an object, such as a user, an agent or a delegation, has a relation or a
 // permission to another. A type or a member that the schema does not have is no.
 func (s *State) Check(resource Object, member string, who Object, ctx Context, now time.Time) Truth {
+	if s.Ask != nil {
+		return s.Ask(resource, member, who)
+	}
 	return question{s, who, ctx, now}.has(resource, member)
 }
 

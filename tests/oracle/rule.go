@@ -98,7 +98,7 @@ var foreign = Answer{Verdict: Denied, Side: ByActor}
 
 // Decide answers a question at a time.
 func (s *State) Decide(q Question, now time.Time) Answer {
-	if !slices.Contains([]string{"group", "folder", "document"}, q.Resource.Type) {
+	if s.Ask == nil && !slices.Contains([]string{"group", "folder", "document"}, q.Resource.Type) {
 		return Answer{Failure: Precondition}
 	}
 	var candidates []string
@@ -333,7 +333,7 @@ func (s *State) mayAct(agents []string, q Question, now time.Time) bool {
 // reach answers whether everybody has the permission, on an object of just this tenant: every agent, the
 // principal, and every delegation that is scoped.
 func (s *State) reach(agents []string, chain []Delegation, q Question, now time.Time) Truth {
-	t := truth(s.Tenants(q.Resource, now) == q.Tenant)
+	t := truth(slices.Contains(s.Globals, q.Resource.Type) || s.Tenants(q.Resource, now) == q.Tenant)
 	t = and(t, s.Check(q.Resource, q.Permission, q.Principal, q.Context, now))
 	for _, id := range agents {
 		t = and(t, s.Check(q.Resource, q.Permission, Object{"agent", id}, q.Context, now))

@@ -98,6 +98,11 @@ type State struct {
 	Standing    map[Standing]time.Time
 	Delegations map[string]Delegation
 	Sessions    map[string]Session
+
+	// Ask answers what somebody has on an object, where the state is of another schema than Domain; nil means Domain.
+	Ask func(resource Object, member string, who Object) Truth
+	// Globals are the types of that schema that belong to no tenant.
+	Globals []string
 }
 
 // Standing is somebody's relation to a tenant: "member", "admin" or "agent".
@@ -123,6 +128,8 @@ func NewState() *State {
 // Clone returns a copy that shares nothing that can change. The baselines are shared: they never do.
 func (s *State) Clone() *State {
 	c := &State{
+		Ask:         s.Ask,
+		Globals:     s.Globals,
 		Edges:       maps.Clone(s.Edges),
 		Active:      maps.Clone(s.Active),
 		Suspended:   maps.Clone(s.Suspended),

@@ -74,7 +74,22 @@ func Read(types []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (
 	if len(types) == 0 {
 		difference = NoSchema
 	}
-	s := &authz.Schema{CoreDifference: difference, Types: make(map[string]*authz.Type, len(types))}
+	s, err := model(difference, definitions, caveats)
+	if err != nil {
+		return nil, err
+	}
+	return &Model{s, definitions}, nil
+}
+
+// Like models definitions whose core is the same as that of another model. Comparing the core takes longer than all the rest, and
+// of a schema's mutants only one type of the domain differs. Errors: as those of Read for caveats.
+func Like(other *authz.Schema, definitions *schema.Schema, caveats []*core.CaveatDefinition) (*authz.Schema, error) {
+	return model(other.CoreDifference, definitions, caveats)
+}
+
+// model models definitions with what their core differs by.
+func model(difference string, definitions *schema.Schema, caveats []*core.CaveatDefinition) (s *authz.Schema, err error) {
+	s = &authz.Schema{CoreDifference: difference, Types: make(map[string]*authz.Type, len(definitions.Types))}
 	var tenants []*schema.Member
 	for _, t := range definitions.Types {
 		of := &authz.Type{
@@ -97,10 +112,8 @@ func Read(types []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (
 	}
 	definitions.Reach(tenants...).Relations(func(m *schema.Member) { s.Types[m.Type].FeedsTenant[m.Member] = true })
 	feedAgents(definitions, s.Types)
-	if s.Parameters, err = parametersOf(definitions, caveats); err != nil {
-		return nil, err
-	}
-	return &Model{s, definitions}, nil
+	s.Parameters, err = parametersOf(definitions, caveats)
+	return s, err
 }
 
 // unsafeShape names the first relation, by name, that is evaluated and has an UnsafeGrant, or returns "". Relations that arrows

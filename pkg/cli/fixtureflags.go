@@ -5,16 +5,16 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/deputyauth/deputy/pkg/fixture"
+	"github.com/deputyauth/deputy/pkg/fixture/run"
 )
 
 // when is a flag that says when something is done.
 type when struct {
-	value fixture.When
+	value run.When
 	given bool
 }
 
-var whens = map[string]fixture.When{"auto": fixture.Auto, "on": fixture.Always, "off": fixture.Never}
+var whens = map[string]run.When{"auto": run.Auto, "on": run.Always, "off": run.Never}
 
 // Set implements pflag.Value.
 func (w *when) Set(text string) error {
@@ -41,16 +41,16 @@ func (w *when) Type() string { return "auto|on|off" }
 
 // or is what the flag says; where it leaves the choice, what other flags need is done, and what they make useless
 // is not.
-func (w *when) or(useless, needed bool) fixture.When {
+func (w *when) or(useless, needed bool) run.When {
 	switch {
-	case w.value != fixture.Auto:
+	case w.value != run.Auto:
 		return w.value
 	case needed:
-		return fixture.Always
+		return run.Always
 	case useless && !w.given:
-		return fixture.Never
+		return run.Never
 	default:
-		return fixture.Auto
+		return run.Auto
 	}
 }
 

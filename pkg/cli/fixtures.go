@@ -14,24 +14,25 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/fixture"
 	"github.com/deputyauth/deputy/pkg/fixture/report"
+	"github.com/deputyauth/deputy/pkg/fixture/run"
 )
 
-// trial is what `deputy test` was asked to do.
-type trial struct {
+// fixturesCommand is what `deputy test` was asked to do.
+type fixturesCommand struct {
 	program *program
 	paths   []string
 
-	format, output, html, root, run string
-	coverage, mutation, isolation   when
-	minCoverage, minMutation        share
-	strict, watch, verbose          bool
-	plan                            fixture.Plan
-	formatted                       report.Format
+	format, output, html, root, cases string
+	coverage, mutation, isolation     when
+	minCoverage, minMutation          share
+	strict, watch, verbose            bool
+	options                           run.Options
+	formatted                         report.Format
 }
 
 // newTest builds `deputy test`, which needs no server.
 func newTest(p *program) *cobra.Command {
-	t := &trial{program: p}
+	t := &fixturesCommand{program: p}
 	cmd := &cobra.Command{
 		Use:   "test [PATH…]",
 		Short: "Run fixtures: assertions, decisions, isolation, coverage and mutants of a schema",
@@ -67,7 +68,7 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
 	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
-	f.StringVar(&t.run, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
+	f.StringVar(&t.cases, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
 	f.BoolVar(&t.strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
 	f.BoolVar(&t.watch, "watch", false, "run again whenever a file changes; without mutants unless --mutation is given")
 	f.StringVar(&t.root, "root", "", "folder that nothing outside of is read for (default: the current one, or that of a file elsewhere)")
@@ -81,40 +82,40 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	return cmd
 }
 
-// prepare makes a plan of the flags.
-func (t *trial) prepare(flags *pflag.FlagSet) (err error) {
+// prepare reads the flags.
+func (t *fixturesCommand) prepare(flags *pflag.FlagSet) (err error) {
 	if t.formatted, err = report.ParseFormat(t.format); err != nil {
 		return fmt.Errorf("--format: %w", err)
 	}
 	if t.watch && t.formatted != report.Text && (t.output == "" || t.output == "-") {
 		return errors.New("--watch writes text to standard output: give --output for another --format")
 	}
-	t.plan.Strict = t.strict
-	if t.run != "" {
-		pattern, err := regexp.Compile(t.run)
+	t.options.Strict = t.strict
+	if t.cases != "" {
+		pattern, err := regexp.Compile(t.cases)
 		if err != nil {
 			return fmt.Errorf("--run: %w", err)
 		}
-		t.plan.Selected = func(c *fixture.Case) bool { return pattern.MatchString(string(c.Group) + ": " + c.Name) }
+		t.options.Selected = func(c *fixture.Case) bool { return pattern.MatchString(string(c.Group) + ": " + c.Name) }
 	}
 	// What a part of the cases comes to says little about the schema, and a watcher waits for every run.
-	t.plan.Isolation = t.isolation.or(t.run != "", false)
-	t.plan.Coverage = t.coverage.or(t.run != "", flags.Changed("min-coverage") || t.html != "")
-	t.plan.Mutation = t.mutation.or(t.run != "" || t.watch, flags.Changed("min-mutation-score"))
-	t.plan.MinCoverage, t.plan.MinMutation = float64(t.minCoverage), float64(t.minMutation)
+	t.options.Isolation = t.isolation.or(t.cases != "", false)
+	t.options.Coverage = t.coverage.or(t.cases != "", flags.Changed("min-coverage") || t.html != "")
+	t.options.Mutation = t.mutation.or(t.cases != "" || t.watch, flags.Changed("min-mutation-score"))
+	t.options.MinCoverage, t.options.MinMutation = float64(t.minCoverage), float64(t.minMutation)
 	switch {
-	case t.plan.Coverage == fixture.Never && flags.Changed("min-coverage"):
+	case t.options.Coverage == run.Never && flags.Changed("min-coverage"):
 		return errors.New("--min-coverage needs coverage, which --coverage=off turns off")
-	case t.plan.Coverage == fixture.Never && t.html != "":
+	case t.options.Coverage == run.Never && t.html != "":
 		return errors.New("--coverage-html needs coverage, which --coverage=off turns off")
-	case t.plan.Mutation == fixture.Never && flags.Changed("min-mutation-score"):
+	case t.options.Mutation == run.Never && flags.Changed("min-mutation-score"):
 		return errors.New("--min-mutation-score needs mutants, which --mutation=off turns off")
 	}
 	return nil
 }
 
 // once runs all, and reports it.
-func (t *trial) once(ctx context.Context) (err error) {
+func (t *fixturesCommand) once(ctx context.Context) (err error) {
 	found, err := find(t.root, t.paths)
 	if err != nil {
 		return err
@@ -125,8 +126,8 @@ func (t *trial) once(ctx context.Context) (err error) {
 
 // test runs the fixtures that were found, and reports it. It calls before once all is read that has to be, and
 // nothing is printed yet.
-func (t *trial) test(ctx context.Context, found *search, before func()) (err error) {
-	r, err := fixture.Run(ctx, found.files, t.plan)
+func (t *fixturesCommand) test(ctx context.Context, found *search, before func()) (err error) {
+	r, err := run.Run(ctx, found.files, t.options)
 	if err != nil {
 		return err
 	}
@@ -138,8 +139,8 @@ func (t *trial) test(ctx context.Context, found *search, before func()) (err err
 	switch {
 	case r.Broken() > 0:
 		return fmt.Errorf("%d of %d could not be run; the report says why", r.Broken(), len(r.Files))
-	case r.Cases() == 0 && t.run != "":
-		return fmt.Errorf("--run %s selects no case", t.run)
+	case r.Cases() == 0 && t.cases != "":
+		return fmt.Errorf("--run %s selects no case", t.cases)
 	case !r.OK():
 		return errDenied
 	}
@@ -150,7 +151,7 @@ func (t *trial) test(ctx context.Context, found *search, before func()) (err err
 const readable = 0o644
 
 // write writes what was asked for.
-func (t *trial) write(r *fixture.Report) error {
+func (t *fixturesCommand) write(r *run.Report) error {
 	text := report.Options{Verbose: t.verbose, Color: t.colorful()}
 	if t.html != "" {
 		if err := writeWhole("--coverage-html", t.html, readable, func(w io.Writer) error { return report.WriteHTML(w, r) }); err != nil {
@@ -168,13 +169,13 @@ func (t *trial) write(r *fixture.Report) error {
 }
 
 // colorful reports whether there may be colours on standard output.
-func (t *trial) colorful() bool {
+func (t *fixturesCommand) colorful() bool {
 	no, _ := t.program.env("NO_COLOR")
 	return no == "" && isTerminal(t.program.Out)
 }
 
 // watching runs all whenever something changes, until ctx ends.
-func (t *trial) watching(ctx context.Context) error {
+func (t *fixturesCommand) watching(ctx context.Context) error {
 	changes, err := newWatch()
 	if err != nil {
 		return err
@@ -210,6 +211,6 @@ func (t *trial) watching(ctx context.Context) error {
 }
 
 // writes reports whether a file is one that the command itself writes.
-func (t *trial) writes(name string) bool {
+func (t *fixturesCommand) writes(name string) bool {
 	return name == path.Clean(filepath.ToSlash(t.output)) || name == path.Clean(filepath.ToSlash(t.html))
 }
