@@ -21,22 +21,16 @@ import (
 	"github.com/deputyauth/deputy/schema"
 )
 
-// decisions is schema/supportdesk/decisions.yaml; the format stands at the top of that file.
+// decisions is schema/supportdesk/decisions.yaml; docs/testing.md has the format.
 type decisions struct {
-	Schema        string  `yaml:"schema"`
-	Relationships string  `yaml:"relationships"`
-	Stories       []story `yaml:"stories"`
+	Schema        string `yaml:"schemaFile"`
+	Relationships string `yaml:"relationshipsFile"`
+	Steps         []step `yaml:"steps"`
 }
 
-// story is one of its stories.
-type story struct {
-	Name  string      `yaml:"name"`
-	About string      `yaml:"about"`
-	Steps []storyStep `yaml:"steps"`
-}
-
-// storyStep is one step of a story: exactly one of its fields is set.
-type storyStep struct {
+// step is one of its steps: exactly one of its fields is set.
+type step struct {
+	About    string `yaml:"about"`
 	Delegate *struct {
 		Name        string   `yaml:"name"`
 		Agent       string   `yaml:"agent"`
@@ -50,9 +44,10 @@ type storyStep struct {
 		TTL         string   `yaml:"ttl"`
 	} `yaml:"delegate"`
 	Start *struct {
-		Name    string `yaml:"name"`
-		Agent   string `yaml:"agent"`
-		Targets []struct {
+		Name        string   `yaml:"name"`
+		Agent       string   `yaml:"agent"`
+		Delegations []string `yaml:"delegations"`
+		Targets     []struct {
 			Delegation string   `yaml:"delegation"`
 			Principals []string `yaml:"principals"`
 			Scope      []string `yaml:"scope"`
@@ -66,20 +61,22 @@ type storyStep struct {
 	Resume  string   `yaml:"resume"`
 	Write   []string `yaml:"write"`
 	Delete  []string `yaml:"delete"`
-	Check   *struct {
+	// AssertTrue is about one subject, without an agent.
+	AssertTrue string `yaml:"assertTrue"`
+	Decide     *struct {
 		Agent      string         `yaml:"agent"`
 		Session    string         `yaml:"session"`
 		Delegation string         `yaml:"delegation"`
-		For        string         `yaml:"for"`
+		OnBehalfOf string         `yaml:"on_behalf_of"`
 		Tenant     string         `yaml:"tenant"`
-		Do         string         `yaml:"do"`
-		On         string         `yaml:"on"`
+		Resource   string         `yaml:"resource"`
+		Permission string         `yaml:"permission"`
 		Context    map[string]any `yaml:"context"`
 		Expect     string         `yaml:"expect"`
 		RefusedBy  string         `yaml:"refused_by"`
 		Gate       string         `yaml:"gate"`
 		Missing    []string       `yaml:"missing"`
-	} `yaml:"check"`
+	} `yaml:"decide"`
 }
 
 // teller runs stories against a server.
@@ -155,7 +152,7 @@ func (s *teller) ok(err error) {
 }
 
 // step runs one step.
-func (s *teller) step(step storyStep) {
+func (s *teller) step(step step) {
 	s.t.Helper()
 	switch {
 	case step.Delegate != nil:
@@ -173,6 +170,9 @@ func (s *teller) step(step storyStep) {
 	case step.Start != nil:
 		st := step.Start
 		request := &deputyv1.StartSessionRequest{AgentId: st.Agent, Frozen: st.Frozen, Ttl: s.lasting(st.TTL)}
+		for _, name := range st.Delegations {
+			request.Targets = append(request.Targets, &deputyv1.SessionTarget{DelegationId: s.id(name)})
+		}
 		for _, t := range st.Targets {
 			target := &deputyv1.SessionTarget{DelegationId: s.id(t.Delegation), Scope: scopeRefs(t.Scope)}
 			for _, p := range t.Principals {
@@ -214,8 +214,10 @@ func (s *teller) step(step storyStep) {
 		s.write(v1.RelationshipUpdate_OPERATION_TOUCH, step.Write)
 	case len(step.Delete) > 0:
 		s.write(v1.RelationshipUpdate_OPERATION_DELETE, step.Delete)
-	case step.Check != nil:
-		s.check(step)
+	case step.Decide != nil:
+		s.decide(step)
+	case step.AssertTrue != "":
+		s.assert(step.AssertTrue)
 	default:
 		s.t.Fatal("a step that does nothing")
 	}
@@ -242,12 +244,27 @@ func (s *teller) write(operation v1.RelationshipUpdate_Operation, texts []string
 	s.ok(err)
 }
 
-// check asks for one decision, and for its explanation.
-func (s *teller) check(step storyStep) {
+// assert asks SpiceDB's API whether a relationship of a permission holds, for its subject alone.
+func (s *teller) assert(text string) {
 	s.t.Helper()
-	c := step.Check
+	rel, err := tuple.ParseV1Rel(text)
+	s.ok(err)
+	got, err := s.graph.CheckPermission(s.ctx, &v1.CheckPermissionRequest{
+		Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}},
+		Resource:    rel.Resource, Permission: rel.Relation, Subject: rel.Subject,
+	})
+	s.ok(err)
+	if got.Permissionship != v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION {
+		s.t.Errorf("%s: %v", text, got.Permissionship)
+	}
+}
+
+// decide asks for one decision, and for its explanation.
+func (s *teller) decide(step step) {
+	s.t.Helper()
+	c := step.Decide
 	request := &deputyv1.CheckPermissionRequest{
-		AgentId: c.Agent, OnBehalfOf: objectRef(c.For), TenantId: c.Tenant, Resource: objectRef(c.On), Permission: c.Do,
+		AgentId: c.Agent, OnBehalfOf: objectRef(c.OnBehalfOf), TenantId: c.Tenant, Resource: objectRef(c.Resource), Permission: c.Permission,
 	}
 	switch {
 	case c.Session != "":
@@ -265,6 +282,9 @@ func (s *teller) check(step storyStep) {
 	explained, err := s.audit.ExplainPermission(s.ctx, &deputyv1.ExplainPermissionRequest{Check: request})
 	s.ok(err)
 	describe := func(r *deputyv1.CheckPermissionResponse) string {
+		if c.RefusedBy == "" {
+			r.RefusedBy = deputyv1.RefusedBy_REFUSED_BY_UNSPECIFIED // the step does not say
+		}
 		return strings.TrimSpace(strings.TrimPrefix(r.Permissionship.String(), "PERMISSIONSHIP_") + " " +
 			strings.TrimPrefix(strings.TrimPrefix(r.RefusedBy.String(), "REFUSED_BY_"), "UNSPECIFIED") + strings.Join(r.MissingContext, ","))
 	}
@@ -335,14 +355,22 @@ func TestSupportDeskStories(t *testing.T) {
 	}
 	s.write(v1.RelationshipUpdate_OPERATION_TOUCH, lines)
 	clear(s.changed)
-	for _, story := range all.Stories {
-		t.Run(strings.ReplaceAll(story.Name, " ", "-"), func(t *testing.T) {
+	// A part of the story goes from one heading to the next.
+	var parts [][]step
+	for _, step := range all.Steps {
+		if step.About != "" {
+			parts = append(parts, nil)
+		}
+		parts[len(parts)-1] = append(parts[len(parts)-1], step)
+	}
+	for _, part := range parts {
+		t.Run(part[0].About, func(t *testing.T) {
 			s.t = t
-			for _, step := range story.Steps {
+			for _, step := range part[1:] {
 				s.step(step)
 			}
 			if len(s.changed) > 0 {
-				t.Errorf("the story leaves behind %v", s.changed)
+				t.Errorf("this part leaves behind %v", s.changed)
 			}
 		})
 	}
