@@ -20,8 +20,8 @@ var Core string
 //	limits.zed          the domain's caveat
 //	relationships.txt   one relationship a line in SpiceDB's notation; blank lines and lines that
 //	                    start with "//" say nothing
-//	decisions.yaml      stories with the decisions that are expected; the format stands in the file
-//	supportdesk.yaml    the fixture that `deputy test` runs
+//	decisions.yaml      the example step by step, with the decisions that are expected: the demo is its first part
+//	supportdesk.yaml    the fixture that shows every role
 //
 //go:embed supportdesk
 var SupportDesk embed.FS

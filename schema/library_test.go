@@ -137,14 +137,3 @@ func TestLibraryIsSafe(t *testing.T) {
 		})
 	}
 }
-
-// TestSupportDeskFixture asserts that the fixture of the example has all of its relationships: it holds
-// them anew, because a fixture is one file.
-func TestSupportDeskFixture(t *testing.T) {
-	lines := strings.Split(file(t, "supportdesk.yaml"), "\n")
-	for line := range strings.SplitSeq(file(t, "relationships.txt"), "\n") {
-		if line != "" && !slices.Contains(lines, "  "+line) {
-			t.Errorf("supportdesk.yaml lacks the line of relationships.txt:\n%s", line)
-		}
-	}
-}

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/deputyauth/deputy/schema"
 	"github.com/spf13/cobra"
 )
 
@@ -126,7 +127,7 @@ beats the default.`,
 		newCheck(p), newExplain(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newDelegation(p), newSession(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
-		newServe(p), newMigrate(p), newDemo(p, demoStory),
+		newServe(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
 		newStore(p), newBackup(p), newRestore(p),
 		newVersion(p),
 	)

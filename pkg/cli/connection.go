@@ -12,6 +12,7 @@ import (
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -55,15 +56,20 @@ func client(p *program, cmd *cobra.Command) *connection {
 	c := &connection{program: p}
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&c.endpoint, "endpoint", defaultEndpoint, "host and port of the server")
-	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
-	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
-	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca")
-	flags.StringVar(&c.ca, "ca", "", "PEM file with the authorities to trust; the system's if left out")
+	c.credentials(flags)
 	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long to wait; imports and exports take their time unless it is set")
 	flags.StringVarP(&c.output, "output", "o", "table", "table for people or json for programs")
 	allowEnv(flags)
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// credentials adds the flags that say with which key and how securely a connection is made.
+func (c *connection) credentials(flags *pflag.FlagSet) {
+	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
+	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
+	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca")
+	flags.StringVar(&c.ca, "ca", "", "PEM file with the authorities to trust; the system's if left out")
 }
 
 // server is an open connection with a stub for each service. Schema and relationships go through

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -8,13 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -22,14 +23,19 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
-	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/pkg/fixture"
+	"github.com/deputyauth/deputy/pkg/fixture/endpoint"
 )
 
-// newDemo builds `deputy demo` around a story, of which there is one; a test has another. It is the whole
+// demoParts is how many parts of the example's decisions.yaml the demo shows; the rest is told to `deputy test`.
+const demoParts = 9
+
+// newDemo builds `deputy demo` around a fixture file, of which there is one; a test has another. It is the whole
 // product in one process: a server as serve opens it, reached over gRPC as any client would, with the
 // keys of a service and of an admin.
-func newDemo(p *program, story []demoChapter) *cobra.Command {
+func newDemo(p *program, files fs.FS, name string) *cobra.Command {
 	var output, dataDir string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run the example: a support desk, its agents, and what they may do",
@@ -42,12 +48,21 @@ With --data-dir the directory stays, for "deputy serve --data-dir" to go on with
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table for people or json for programs")
+	cmd.Flags().BoolVar(&all, "all", false, "run all parts of the example, not just the first ones")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "new directory to run it in, and to leave behind")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "table" && output != "json" {
 			return fmt.Errorf("--output must be table or json, not %q", output)
 		}
-		run, err := runDemo(cmd.Context(), story, dataDir)
+		suite, err := fixture.Read(cmd.Context(), files, name, fixture.Options{})
+		if err != nil {
+			return err
+		}
+		defer suite.Close()
+		if !all {
+			suite.Steps = firstParts(suite.Steps, demoParts)
+		}
+		run, err := runDemo(cmd.Context(), suite, dataDir)
 		if err != nil {
 			return err
 		}
@@ -67,14 +82,24 @@ With --data-dir the directory stays, for "deputy serve --data-dir" to go on with
 	return cmd
 }
 
+// firstParts are the steps of the first parts of a story, each of which begins with a heading.
+func firstParts(steps []fixture.Step, parts int) []fixture.Step {
+	for i, step := range steps {
+		if step.About != "" {
+			if parts == 0 {
+				return steps[:i]
+			}
+			parts--
+		}
+	}
+	return steps
+}
+
 // demoRun is the demo under way: two connections to its server, and what it got so far.
 type demoRun struct {
 	// service asks as the services of a deployment do, admin explains, loads and suspends.
-	service *server
-	admin   *server
-	// ids maps the names that the story uses to the ids that the server minted.
-	ids      map[string]string
-	sections []demoSection
+	service, admin *server
+	sections       []demoSection
 	// stop ends what start started, the last first.
 	stop []func() error
 }
@@ -104,10 +129,10 @@ type demoRow struct {
 	OK             bool   `json:"ok"`
 }
 
-// runDemo starts the server, tells the story, and stops the server. Its data are in dataDir, which must not
+// runDemo starts the server, runs the file against it, and stops the server. Its data are in dataDir, which must not
 // exist and stays, or if that is empty in a temporary directory.
-func runDemo(ctx context.Context, story []demoChapter, dataDir string) (run *demoRun, err error) {
-	run = &demoRun{ids: map[string]string{}}
+func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *demoRun, err error) {
+	run = &demoRun{}
 	defer func() {
 		for _, stop := range slices.Backward(run.stop) {
 			err = errors.Join(err, stop())
@@ -116,18 +141,92 @@ func runDemo(ctx context.Context, story []demoChapter, dataDir string) (run *dem
 	if err := run.start(ctx, dataDir); err != nil {
 		return run, fmt.Errorf("starting the server: %w", err)
 	}
-	if err := run.load(ctx); err != nil {
+	on := endpoint.NewServer(run.service.conn, run.admin.conn)
+	if err := on.Load(ctx, suite, false); err != nil {
 		return run, fmt.Errorf("loading the example: %w", err)
 	}
-	for _, chapter := range story {
-		run.sections = append(run.sections, demoSection{Title: chapter.title})
-		for _, step := range chapter.steps {
-			if err := step.do(ctx, run); err != nil {
-				return run, fmt.Errorf("%s: %w", chapter.title, err)
-			}
+	memory, err := suite.Run(ctx, nil)
+	if err != nil {
+		return run, err
+	}
+	results, err := on.Run(ctx, suite, memory)
+	if err != nil {
+		return run, err
+	}
+	run.tell(suite, results)
+	return run, nil
+}
+
+// tell makes the sections of what the cases of the file came to.
+func (r *demoRun) tell(suite *fixture.Suite, results []fixture.Result) {
+	frozen := map[string]bool{}
+	for _, step := range suite.Steps {
+		if step.About != "" {
+			r.sections = append(r.sections, demoSection{Title: step.About})
+		}
+		if step.Start != nil {
+			frozen[step.Start.Name] = step.Start.Frozen
+		}
+		for range step.Cases {
+			section := &r.sections[len(r.sections)-1]
+			section.Rows = append(section.Rows, rowOf(&results[0], frozen))
+			results = results[1:]
 		}
 	}
-	return run, nil
+}
+
+// rowOf shows what a case came to.
+func rowOf(r *fixture.Result, frozen map[string]bool) demoRow {
+	row := demoRow{OK: r.OK, Answer: everyday(r.Got), Expected: everyday(r.Want)}
+	row.Permissionship, _, _ = strings.Cut(r.Got, ",")
+	d := r.Decision
+	if d == nil {
+		of := r.Check
+		row.OnBehalfOf = of.Subject.ObjectType + ":" + of.Subject.ObjectID
+		row.May = of.Resource.Relation + " " + of.Resource.ObjectType + ":" + of.Resource.ObjectID
+		row.Permissionship = map[string]string{
+			fixture.AnswerTrue: "HAS_PERMISSION", fixture.AnswerCaveated: "CONDITIONAL_PERMISSION",
+		}[r.Got]
+		row.Permissionship = cmp.Or(row.Permissionship, "NO_PERMISSION")
+		return row
+	}
+	row.Agent, row.OnBehalfOf, row.Tenant, row.May = d.Agent, d.OnBehalfOf, d.Tenant, d.Permission+" "+d.Resource
+	switch {
+	case frozen[d.Session]:
+		row.Under = "frozen " + d.Session
+	case d.Session != "":
+		row.Under = "session " + d.Session
+	case d.Delegation != "":
+		row.Under = "delegation " + d.Delegation
+	default:
+		row.Under = "no session"
+	}
+	var given []string
+	for _, name := range slices.Sorted(maps.Keys(d.Context)) {
+		given = append(given, fmt.Sprintf("%s=%v", name, d.Context[name]))
+	}
+	row.Context = strings.Join(given, ", ")
+	return row
+}
+
+// everyday puts an answer into everyday words: "allowed", "conditional", "refused by GATE". What is not known is shown as it is.
+func everyday(answer string) string {
+	permissionship, _, _ := strings.Cut(answer, ",")
+	switch permissionship, _, _ = strings.Cut(permissionship, " ("); permissionship {
+	case "HAS_PERMISSION", fixture.AnswerTrue:
+		return "allowed"
+	case "CONDITIONAL_PERMISSION", fixture.AnswerCaveated:
+		return "conditional"
+	case fixture.AnswerFalse:
+		return "refused"
+	case "NO_PERMISSION":
+		if _, gate, ok := strings.Cut(answer, ", refused by "); ok {
+			return "refused by " + gate
+		}
+		return "refused"
+	default:
+		return answer
+	}
 }
 
 // start opens a server over a directory and connects to it, with keys that nobody else has.
@@ -181,39 +280,6 @@ func dialDemo(addr, key string) (*server, error) {
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
 	return newServer(conn), nil
-}
-
-// load writes the example's schema and relationships, as `schema write` and `relationship import` do.
-func (r *demoRun) load(ctx context.Context) error {
-	files, err := fs.Sub(schema.SupportDesk, "supportdesk")
-	if err != nil {
-		return err
-	}
-	flat, err := flattenIn(files, "supportdesk.zed") //nolint:contextcheck // what is read is small and in memory
-	if err != nil {
-		return err
-	}
-	if _, err := r.admin.schema.WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: flat.text}); err != nil {
-		return err
-	}
-	const relationships = "relationships.txt"
-	graph, err := files.Open(relationships)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = graph.Close() }()
-	reader, err := newRelationshipReader(relationships, graph)
-	if err != nil {
-		return err
-	}
-	return (&importer{reader: reader, batchSize: messageSize}).run(ctx, r.admin.relationships)
-}
-
-// add adds a row to the section that is being told.
-func (r *demoRun) add(row demoRow) {
-	row.OK = row.Answer == row.Expected
-	section := &r.sections[len(r.sections)-1]
-	section.Rows = append(section.Rows, row)
 }
 
 // count returns how many decisions were asked for, and how many of them differ from what is expected.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/deputyauth/deputy/pkg/fixture"
+	"github.com/deputyauth/deputy/pkg/fixture/endpoint"
 	"github.com/deputyauth/deputy/pkg/fixture/report"
 	"github.com/deputyauth/deputy/pkg/fixture/run"
 )
@@ -25,14 +26,15 @@ type fixturesCommand struct {
 	format, output, html, root, cases string
 	coverage, mutation, isolation     when
 	minCoverage, minMutation          share
-	strict, watch, verbose            bool
+	strict, watch, verbose, overwrite bool
+	server                            *connection
 	options                           run.Options
 	formatted                         report.Format
 }
 
 // newTest builds `deputy test`, which needs no server.
 func newTest(p *program) *cobra.Command {
-	t := &fixturesCommand{program: p}
+	t := &fixturesCommand{program: p, server: &connection{program: p}}
 	cmd := &cobra.Command{
 		Use:   "test [PATH…]",
 		Short: "Run fixtures: assertions, decisions, isolation, coverage and mutants of a schema",
@@ -46,12 +48,17 @@ each of which a case has to notice. For other files that is done if a flag asks 
 --coverage-html do. Wherever a schema has agents, the isolation suite makes decisions for everybody in the
 file and looks for leaks.
 
+With --endpoint one file is run against a server too, over gRPC with an admin's key: its schema and relationships are written
+there, its steps are done there in their order, and what counts are the server's answers. A server that holds a schema
+is refused, unless --overwrite is given.
+
 The exit code is 0 if all is well; 1 if a case fails, something leaks or a minimum is missed; and 2 if a
 file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,
 		Example: `  deputy test schema/...
   deputy test --min-coverage 1 --min-mutation-score 0.95 schema/...
   deputy test --format junit --output report.xml schema/...
-  deputy test --watch schema/documents`,
+  deputy test --watch schema/documents
+  deputy test --endpoint 127.0.0.1:50051 schema/supportdesk/decisions.yaml`,
 		GroupID: groupGraph,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t.paths = args
@@ -65,6 +72,11 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 		},
 	}
 	f := cmd.Flags()
+	t.server.credentials(f)
+	allowEnv(f)
+	// No environment variable turns a test into one that writes to a server.
+	f.StringVar(&t.server.endpoint, "endpoint", "", "host and port of a server to run one file against, with an admin's key")
+	f.BoolVar(&t.overwrite, "overwrite", false, "write over the schema and the relationships that the server at --endpoint holds")
 	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
 	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
@@ -97,6 +109,13 @@ func (t *fixturesCommand) prepare(flags *pflag.FlagSet) (err error) {
 			return fmt.Errorf("--run: %w", err)
 		}
 		t.options.Selected = func(c *fixture.Case) bool { return pattern.MatchString(string(c.Group) + ": " + c.Name) }
+	}
+	t.server.insecureUnsaid = !flags.Changed("insecure")
+	switch {
+	case t.overwrite && t.server.endpoint == "":
+		return errors.New("--overwrite needs --endpoint")
+	case t.watch && t.server.endpoint != "":
+		return errors.New("--watch and --endpoint exclude each other: the server would hold what the run before has written")
 	}
 	// What a part of the cases comes to says little about the schema, and a watcher waits for every run.
 	t.options.Isolation = t.isolation.or(t.cases != "", false)
@@ -132,6 +151,11 @@ func (t *fixturesCommand) test(ctx context.Context, found *search, before func()
 		return err
 	}
 	defer r.Close()
+	if t.server.endpoint != "" {
+		if err := t.against(ctx, r); err != nil {
+			return err
+		}
+	}
 	before()
 	if err := t.write(r); err != nil {
 		return err
@@ -145,6 +169,31 @@ func (t *fixturesCommand) test(ctx context.Context, found *search, before func()
 		return errDenied
 	}
 	return nil
+}
+
+// against runs the file of a report against the server, whose answers take the place of those in memory.
+func (t *fixturesCommand) against(ctx context.Context, r *run.Report) error {
+	if len(r.Files) != 1 {
+		return fmt.Errorf("--endpoint takes one file, because each writes a schema of its own; there are %d", len(r.Files))
+	}
+	f := &r.Files[0]
+	if f.Err != nil {
+		return nil // the report says it, and nothing was written
+	}
+	s, err := t.server.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	on := endpoint.NewServer(s.conn, s.conn)
+	switch err := on.Load(ctx, f.Suite, t.overwrite); {
+	case errors.Is(err, endpoint.ErrHolds):
+		return fmt.Errorf("--endpoint: the server at %s holds a schema already: take an empty one, or --overwrite it", t.server.endpoint)
+	case err != nil:
+		return err
+	}
+	f.Results, err = on.Run(ctx, f.Suite, f.Results)
+	return err
 }
 
 // readable is the mode of files that whoever looks at a CI's results may read.

@@ -47,9 +47,6 @@ func TestUnknownIsARefusal(t *testing.T) {
 		if got := permissionship(p); got != "NO_PERMISSION" {
 			t.Errorf("permissionship %d reads %s", p, got)
 		}
-		if got := demoAnswer(p); got != demoRefused {
-			t.Errorf("permissionship %d reads %s in the demo", p, got)
-		}
 	}
 	if got := outcome(0); got != "no" {
 		t.Errorf("outcome 0 reads %s", got)
