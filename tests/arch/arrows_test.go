@@ -57,21 +57,38 @@ var arrows = map[string][]string{
 	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
 	"pkg/fixture": {
 		"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/evaluate",
-		"pkg/fixture/world",
+		"pkg/fixture/world", "pkg/fixture/trace",
 	},
 	// A graph in memory, judged under any schema.
 	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard", "pkg/schema"},
+	// How a part of a schema came to its outcome, without short cuts.
+	"pkg/fixture/trace": {"pkg/authz", "pkg/evaluate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source"},
+	// What an agent has for one principal thanks to another, under any schema.
+	"pkg/fixture/isolate": {
+		"pkg/fixture", "pkg/authz", "pkg/evaluate", "pkg/fixture/trace", "pkg/fixture/world", "pkg/judge", "pkg/schema",
+		"pkg/schema/source",
+	},
+	// Schemas with one mistake, and the cases that notice it.
+	"pkg/fixture/mutate": {
+		"pkg/fixture", "pkg/authz", "pkg/evaluate", "pkg/fixture/trace", "pkg/fixture/world", "pkg/schema", "pkg/schema/source",
+	},
+	// Files that are run, and what is measured of their schemas.
+	"pkg/fixture/run": {
+		"pkg/fixture", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source",
+	},
+	// A fixture file against a server.
+	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
 	},
 	// What a run came to, for people and for programs.
-	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source"},
+	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source", "pkg/fixture/run"},
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
 		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
-		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema",
+		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
@@ -97,14 +114,15 @@ var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
 		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
 		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
+		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace",
 	},
 	"github.com/authzed/authzed-go/": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
-		"tests",
+		"tests", "pkg/fixture/endpoint",
 	},
 	"google.golang.org/grpc": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon",
-		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests",
+		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint",
 	},
 }
 
