@@ -173,7 +173,9 @@ func (d *dropping) clear(ctx context.Context, objectType, relation string, allow
 func (d *dropping) clearPage(ctx context.Context, page []tuple.Relationship, allowed []schema.Allowed, expired bool) error {
 	var stray []tuple.RelationshipUpdate
 	for _, r := range page {
-		if !slices.Contains(allowed, schema.KindOf(r)) {
+		kind := schema.KindOf(r)
+		kind.Expires = true // all of them do; PostgreSQL leaves out when if it is not to look at it
+		if !slices.Contains(allowed, kind) {
 			stray = append(stray, tuple.Delete(r))
 		}
 	}
