@@ -19,7 +19,6 @@ func TestOutcomes(t *testing.T) {
 		combine func(a, b authz.Outcome) authz.Outcome
 		rows    [5]string
 	}{
-		//                                             ycjnf    ycjnf    ycjnf    ycjnf    ycjnf
 		"And":      {authz.Outcome.And, [...]string{"ycjnf", "ccjnf", "jjjnf", "nnnnn", "fffnf"}},
 		"Or":       {authz.Outcome.Or, [...]string{"yyyyy", "ycjcf", "yjjjf", "ycjnf", "yffff"}},
 		"Stricter": {authz.Outcome.Stricter, [...]string{"ycjnf", "ccjnf", "jjjnf", "nnnnf", "fffff"}},

@@ -1,7 +1,6 @@
 package decide_test
 
 import (
-	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -215,7 +214,7 @@ func TestFactsThatRefuse(t *testing.T) {
 				t.Fatalf("came to %+v", v)
 			}
 			f.Brief = true
-			if brief := answer(c, f); !reflect.DeepEqual(brief, v) {
+			if brief := answer(c, f); brief.Err != nil || brief.Permissionship != v.Permissionship || brief.RefusedBy != v.RefusedBy {
 				t.Errorf("a plan that is not explained comes to %+v, and not to %+v", brief, v)
 			}
 			f.Brief = false

@@ -48,8 +48,8 @@ func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 // usual is about how many conditions of a candidate the engine answers.
 const usual = 8
 
-// askRest asks everything but the tenants of objects, which are known by now. What facts have answered is asked only to be
-// explained.
+// askRest asks everything but the tenants of objects, which are known by now. What facts have answered, whether a principal is
+// in a set, is asked only to be explained: an auditor wants the engine's trace of it.
 func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 	type revision struct {
 		snap   authz.Snapshot

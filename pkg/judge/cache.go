@@ -30,10 +30,9 @@ import (
 // That is exact. The facts are a function of the key, of what the filters matched, and of the moment (pkg/facts is pure), and
 // the moment is compared with nothing but expirations. The stamp names every filter that was read, those that matched
 // nothing too: a tombstone that is written later changes a stamp. So at such a snapshot and moment reading again would
-// return the same. What has no stamp is never kept: that are lists over many objects, which a decision by agent alone begins
-// with, and everything of an engine that makes no stamps. Nor is kept what ends in an unknown delegation, so that a case
-// which names one stays an error. Who restores a backup, or drops the graph in some other way, opens another engine, with
-// another Judge.
+// return the same. What has no stamp is never kept: lists over many objects, with which a decision by agent alone begins, and
+// everything that comes from an engine without stamps. A candidate whose delegation is unknown is not kept either, so that a
+// case which names it stays an error. A restored backup is opened by another engine, with another Judge.
 //
 // The cache has room for a number of entries and of bytes, as counted by size. Where one of both is used up a random
 // quarter goes. What takes more than a quarter of a shard is not kept.

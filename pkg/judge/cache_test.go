@@ -112,6 +112,7 @@ func TestCachedFacts(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			session, top, part := authz.SessionID("s1").Object(), authz.DelegationID("d1").Object(), authz.DelegationID("l1").Object()
 			granted := func(d authz.Object, to authz.Subject, by authz.Object, lasts time.Duration) []authz.Relationship {
 				of := authz.Relationship{Resource: d, Relation: "principal", Subject: to}
@@ -305,7 +306,7 @@ func TestCacheIsBounded(t *testing.T) {
 		// none says that nothing is kept.
 		none bool
 	}{
-		"small": {owners: 1, actors: 40_000}, "with many owners": {owners: 40, actors: 8000}, "with long ids": {owners: 1, actors: 20_000, padding: 900},
+		"small": {owners: 1, actors: 30_000}, "with many owners": {owners: 40, actors: 8000}, "with long ids": {owners: 1, actors: 8000, padding: 900},
 		"too large": {owners: 2000, actors: 50, none: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,7 @@ func (o *observed) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snaps
 	if err != nil {
 		return nil, err
 	}
-	return &observedSnapshot{s, s.(stamper), o}, nil //nolint:forcetypeassert // a test's
+	return &observedSnapshot{s, s.(stamper), o}, nil
 }
 
 type observedSnapshot struct {
@@ -73,8 +73,8 @@ func newGoverned(t *testing.T) *governed {
 	graph := kept.Open(kept.Config{Engine: e, Store: s, Failure: engine.Failure, Log: zap.NewNop()})
 	t.Cleanup(func() {
 		graph.Close()
-		for _, close := range []func() error{e.Close, s.Close} {
-			if err := close(); err != nil {
+		for _, end := range []func() error{e.Close, s.Close} {
+			if err := end(); err != nil {
 				t.Error(err)
 			}
 		}
@@ -149,7 +149,7 @@ definition document {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ask(authz.Case{Agent: "bot", Session: s.Session.ID})
+			ask(authz.Case{Agent: "bot", Session: s.ID})
 		}
 	}
 	return g
@@ -221,7 +221,7 @@ func TestCacheChangesNothing(t *testing.T) {
 		revisions = append(revisions, at)
 	}
 	outcomes, unread, older := map[authz.Permissionship]int{}, 0, 0
-	for step := range 4000 {
+	for step := range 3000 {
 		switch n := r.IntN(12); {
 		case n == 0:
 			now = began.Add(time.Duration(r.IntN(8)) * 30 * time.Minute)

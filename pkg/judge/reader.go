@@ -67,7 +67,7 @@ func (s *source) read(ctx context.Context, f authz.Filter) ([]authz.Relationship
 	return l.rels, l.err
 }
 
-// prefetch reads what matches filters in one go, as far as it was not read.
+// prefetch reads what matches filters in one go, as far as it was not read: over a database each reading is a round trip.
 func (s *source) prefetch(ctx context.Context, filters ...authz.Filter) error {
 	var missing []authz.Filter
 	var fresh []*list
@@ -154,7 +154,9 @@ func (r *reader) life(ctx context.Context, o authz.Object) (facts.Life, error) {
 	return facts.ReadStanding(o, rels, r.now), err
 }
 
-// member is whether a principal is in a set that a delegation is for.
+// member is whether a principal is in a set that a delegation is for. It is read as a fact, by Deputy's clock, because a fact
+// can be kept. That says what a check would: decisions refuse unless the core schema is Deputy's, and there nothing but a
+// direct tuple, with no caveat, makes a member or an admin.
 func (r *reader) member(ctx context.Context, set authz.Subject, p authz.Principal) (bool, error) {
 	rels, err := r.read(ctx, facts.Member(set, p))
 	return facts.Holds(rels, r.now), err

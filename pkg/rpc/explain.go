@@ -43,16 +43,17 @@ func candidateProto(c *authz.Candidate) *deputyv1.CandidateExplanation {
 // session there is nothing to judge.
 func gateProto(g authz.Gate, all []authz.Condition) *deputyv1.GateExplanation {
 	out := &deputyv1.GateExplanation{Gate: deputyv1.Gate(g)}
-	outcome := authz.Yes
+	outcome, judged := authz.Yes, false
 	for i := range all {
 		if all[i].Gate != g {
 			continue
 		}
+		judged = true
 		outcome = outcome.Stricter(all[i].Outcome)
 		out.Conditions = append(out.Conditions, conditionProto(&all[i]))
 	}
 	switch {
-	case len(out.Conditions) > 0:
+	case judged:
 	case g == authz.GateBaseline:
 		out.Conditions = []*deputyv1.ConditionExplanation{{
 			Condition: "no session behind this is frozen", Outcome: deputyv1.Outcome_OUTCOME_YES,

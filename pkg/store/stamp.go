@@ -54,7 +54,7 @@ func (s *Store) Unchanged(slots []uint32, since, at Revision) bool {
 }
 
 func (o *objects) slot(key []byte) uint32 {
-	return uint32(maphash.Bytes(o.seed, key) % stampSlots) //nolint:gosec // it is small
+	return uint32(maphash.Bytes(o.seed, key) % stampSlots)
 }
 
 // stampWrite notes that a row was written, by its key. Only the committer does, so that revisions only grow.
