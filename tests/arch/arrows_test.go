@@ -54,11 +54,24 @@ var arrows = map[string][]string{
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz"},
 
-	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
+	// Fixtures of a schema: the file, its actors, its cases, and what those exercise. They delegate, start sessions and decide as a
+	// server does.
 	"pkg/fixture": {
-		"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/evaluate",
-		"pkg/fixture/world",
+		"pkg/schema", "pkg/schema/source", "pkg/fixture/world", "pkg/fixture/trace", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate",
+		"pkg/evaluate",
 	},
+	// How a check comes to its outcome, without a short cut.
+	"pkg/fixture/trace": {"pkg/schema", "pkg/schema/source", "pkg/fixture/world", "pkg/authz", "pkg/evaluate"},
+	// What a schema lets agents do with what is another principal's, or another tenant's.
+	"pkg/fixture/isolate": {
+		"pkg/schema", "pkg/schema/source", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/trace", "pkg/authz", "pkg/judge", "pkg/evaluate",
+	},
+	// Mutants of a schema, and whether fixtures notice.
+	"pkg/fixture/mutate": {
+		"pkg/schema", "pkg/schema/source", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/trace", "pkg/authz", "pkg/evaluate",
+	},
+	// Files that are run, and what is measured of their schemas.
+	"pkg/fixture/run": {"pkg/schema", "pkg/schema/source", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/isolate", "pkg/fixture/mutate"},
 	// A graph in memory, judged under any schema.
 	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard", "pkg/schema"},
 	// What a new schema would do to the relationships that there are, and writing just that.
@@ -66,11 +79,11 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
 	},
 	// What a run came to, for people and for programs.
-	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source"},
+	"pkg/fixture/report": {"pkg/fixture", "pkg/fixture/run", "pkg/schema/source"},
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
-		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
+		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan", "pkg/fixture/run",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema",
 	},
 	// The one room that knows all the others.
@@ -96,7 +109,8 @@ var everyRoom = []string{"*"}
 var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
 		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
-		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
+		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/trace",
+		"pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
 	},
 	"github.com/authzed/authzed-go/": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
