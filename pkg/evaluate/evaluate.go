@@ -136,11 +136,11 @@ func (w *Walk) add(s subject) (i uint8, ok bool) {
 
 // answer answers what is asked: each member of an object once, for all who are asked about.
 func (w *Walk) answer(checks []Check, answers []Answer) {
-	slices.SortStableFunc(w.asked, func(a, b asked) int {
+	slices.SortFunc(w.asked, func(a, b asked) int {
 		if a.of.of != b.of.of {
 			return cmp.Or(cmp.Compare(a.of.of.of.name, b.of.of.of.name), cmp.Compare(a.of.of.name, b.of.of.name))
 		}
-		return cmp.Compare(a.of.id, b.of.id)
+		return cmp.Or(cmp.Compare(a.of.id, b.of.id), cmp.Compare(a.question, b.question))
 	})
 	for rest := w.asked; len(rest) > 0 && w.err == nil; {
 		key, who, n := rest[0].of, set(0), 0

@@ -54,7 +54,8 @@ var arrows = map[string][]string{
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz"},
 
-	// Fixtures of a schema, run in memory: they delegate, start sessions and decide as a server does.
+	// Fixtures of a schema: the file, its actors, its cases, and what those exercise. They delegate, start sessions and decide as a
+	// server does.
 	"pkg/fixture": {
 		"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/evaluate",
 		"pkg/fixture/world", "pkg/fixture/trace",

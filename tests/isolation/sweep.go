@@ -90,12 +90,12 @@ func (g *graph) targets() (all []target) {
 	named := g.suite.World.Named()
 	for _, m := range g.suite.Rules.Schema.Members {
 		t := g.suite.Rules.Model.Types[m.Type]
-		if slices.Contains(authz.CoreTypes, m.Type) || !m.IsPermission() || m.Name.Member == "tenant" || t.UnsafeShape != "" ||
+		if slices.Contains(authz.CoreTypes, m.Type) || !m.IsPermission() || m.Member == "tenant" || t.UnsafeShape != "" ||
 			!t.TenantSafe() && !slices.Contains(g.suite.File.Globals, m.Type) {
 			continue
 		}
 		for _, id := range named[m.Type] {
-			all = append(all, target{authz.Object{Type: m.Type, ID: id}, m.Name.Member})
+			all = append(all, target{authz.Object{Type: m.Type, ID: id}, m.Member})
 		}
 	}
 	return all
@@ -107,12 +107,11 @@ func (g *graph) targets() (all []target) {
 func (g *graph) cases() []authz.Case {
 	targets := g.targets()
 	var tempting, others []authz.Case
-	add := func(to *[]authz.Case, c authz.Case, t target) authz.Case {
+	add := func(to *[]authz.Case, c authz.Case, t target) {
 		c.Resource, c.Permission = t.resource, t.permission
 		if len(tempting)+len(others) < Limit {
 			*to = append(*to, c)
 		}
-		return c
 	}
 	for _, way := range g.ways() {
 		first := g.first(targets, way)
