@@ -29,8 +29,9 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/deputyauth/deputy/schema"
 	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/schema"
 )
 
 // The exit codes. A program that asks `deputy check` needs no more than these.

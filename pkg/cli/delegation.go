@@ -65,7 +65,7 @@ more than that one.`,
 		}
 		var err error
 		if principal != "" {
-			if request.Principal, err = parseSubject("--principal", principal, "tenant"); err != nil {
+			if request.Principal, err = parsePrincipal(principal); err != nil {
 				return err
 			}
 		}
@@ -130,7 +130,7 @@ func newDelegationList(c *connection) *cobra.Command {
 		}
 		if principal != "" {
 			var err error
-			if request.Principal, err = parseSubject("--principal", principal, "tenant"); err != nil {
+			if request.Principal, err = parsePrincipal(principal); err != nil {
 				return err
 			}
 		}

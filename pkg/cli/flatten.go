@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -60,15 +59,6 @@ func readSchemaText(path string, stdin io.Reader) (string, error) {
 		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
 	return string(text), nil
-}
-
-// flattenIn is flattenFile for a file in a file system.
-func flattenIn(files fs.FS, path string) (flatSchema, error) {
-	s, err := source.Load(files, path, source.Options{Core: true})
-	if err != nil {
-		return flatSchema{}, err
-	}
-	return flatten(s)
 }
 
 func flatten(s *source.Schema) (flatSchema, error) {

@@ -24,30 +24,22 @@ func parseObject(name, text string) (*deputy.ObjectReference, error) {
 	return &deputy.ObjectReference{ObjectType: objectType, ObjectId: id}, nil
 }
 
-// parseSubject reads "type:id" or, for the types in setTypes, "type:id#relation". Which of the two a
-// text is depends on its type alone: an id from outside may hold a "#" like a URL's, and must not become
-// a set because of it.
-func parseSubject(name, text string, setTypes ...string) (*deputy.SubjectReference, error) {
-	o, err := parseObject(name, text)
-	if err != nil {
-		return nil, err
+// parsePrincipal reads "type:id" or, for a tenant, "tenant:id#relation". Which of the two a text is depends on its type alone: an id
+// from outside may hold a "#" like a URL's, and must not become a set because of it.
+func parsePrincipal(text string) (*deputy.SubjectReference, error) {
+	o, err := parseObject("--principal", text)
+	if err != nil || o.GetObjectType() != "tenant" {
+		return &deputy.SubjectReference{Object: o}, err
 	}
-	for _, setType := range setTypes {
-		if o.GetObjectType() != setType {
-			continue
-		}
-		// The relation is behind the last "#": an id from outside may hold one itself.
-		id := o.GetObjectId()
-		cut := strings.LastIndex(id, "#")
-		if cut <= 0 || cut == len(id)-1 {
-			return nil, fmt.Errorf("%s must be %s:ID#RELATION, such as %s:acme#member, not %q", name, setType, setType, text)
-		}
-		return &deputy.SubjectReference{
-			Object:           &deputy.ObjectReference{ObjectType: setType, ObjectId: id[:cut]},
-			OptionalRelation: id[cut+1:],
-		}, nil
+	// The relation is behind the last "#": an id from outside may hold one itself.
+	id := o.GetObjectId()
+	cut := strings.LastIndex(id, "#")
+	if cut <= 0 || cut == len(id)-1 {
+		return nil, fmt.Errorf("--principal must be tenant:ID#RELATION, such as tenant:acme#member, not %q", text)
 	}
-	return &deputy.SubjectReference{Object: o}, nil
+	return &deputy.SubjectReference{
+		Object: &deputy.ObjectReference{ObjectType: "tenant", ObjectId: id[:cut]}, OptionalRelation: id[cut+1:],
+	}, nil
 }
 
 // parseScope reads grants "type:id#relation". The relation is behind the last "#", because relations

@@ -13,7 +13,7 @@ func TestParseReferences(t *testing.T) {
 		{"tenant:acme#member", "tenant", "acme", "member"},
 		{"tenant:a#b#member", "tenant", "a#b", "member"},
 	} {
-		got, err := parseSubject("--principal", test.text, "tenant")
+		got, err := parsePrincipal(test.text)
 		if err != nil {
 			t.Errorf("%s: %v", test.text, err)
 			continue
@@ -26,7 +26,7 @@ func TestParseReferences(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "alice", ":alice", "user:", "tenant:acme", "tenant:acme#", "tenant:#member"} {
-		if _, err := parseSubject("--principal", bad, "tenant"); err == nil || !strings.HasPrefix(err.Error(), "--principal must be ") {
+		if _, err := parsePrincipal(bad); err == nil || !strings.HasPrefix(err.Error(), "--principal must be ") {
 			t.Errorf("%q: the error is %v", bad, err)
 		}
 	}
