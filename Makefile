@@ -121,7 +121,7 @@ check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate`
 	@diff -r $(BIN)/generated/pkg/gen pkg/gen || { echo "pkg/gen is not generated from proto as it is: run make generate"; exit 1; }
 
 .PHONY: readme
-readme: ## Put what the code says into README.md (the demo), docs/operations.md (the settings), docs/embedding.md (the example)
+readme: ## Put what the code says into README.md (the demo) and docs: operations (settings), schema (rules), embedding (example)
 	go test -count=1 ./tests/docs -rewrite
 
 .PHONY: clean

@@ -50,7 +50,7 @@ file and looks for leaks.
 
 With --endpoint one file is run against a server too, over gRPC with an admin's key: its schema and relationships are written
 there, its steps are done there in their order, and what counts are the server's answers. A server that holds a schema
-is refused, unless --overwrite is given.
+is refused, unless --overwrite is given. What else it holds stays there, and may change answers.
 
 The exit code is 0 if all is well; 1 if a case fails, something leaks or a minimum is missed; and 2 if a
 file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,
@@ -76,7 +76,7 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	allowEnv(f)
 	// No environment variable turns a test into one that writes to a server.
 	f.StringVar(&t.server.endpoint, "endpoint", "", "host and port of a server to run one file against, with an admin's key")
-	f.BoolVar(&t.overwrite, "overwrite", false, "write over the schema and the relationships that the server at --endpoint holds")
+	f.BoolVar(&t.overwrite, "overwrite", false, "write to the server at --endpoint although it holds a schema")
 	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
 	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
