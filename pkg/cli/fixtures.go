@@ -50,7 +50,8 @@ file and looks for leaks.
 
 With --endpoint one file is run against a server too, over gRPC with an admin's key: its schema and relationships are written
 there, its steps are done there in their order, and what counts are the server's answers. A server that holds a schema
-is refused, unless --overwrite is given. What else it holds stays there, and may change answers.
+is refused, unless --overwrite is given. What else it holds stays there; a case whose answer differs
+from the one in memory fails.
 
 The exit code is 0 if all is well; 1 if a case fails, something leaks or a minimum is missed; and 2 if a
 file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,

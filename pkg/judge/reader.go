@@ -99,6 +99,10 @@ type reader struct {
 	// during is when what was read holds, and size about how much memory the facts take.
 	during facts.Span
 	size   int
+	// What was read is shared by the candidates that have it in common, so that it takes its size once. There are few of each.
+	sessions    []*facts.Session
+	delegations []*facts.Delegation
+	agents      []*facts.Agent
 }
 
 func (s *source) reader() *reader { return &reader{source: s, during: facts.SpanFrom(s.now)} }
@@ -122,29 +126,41 @@ func (r *reader) read(ctx context.Context, f authz.Filter) ([]authz.Relationship
 }
 
 func (r *reader) session(ctx context.Context, id authz.SessionID) (*facts.Session, error) {
+	if i := slices.IndexFunc(r.sessions, func(s *facts.Session) bool { return s.ID == id }); i >= 0 {
+		return r.sessions[i], nil
+	}
 	rels, err := r.read(ctx, facts.Object(id.Object()))
 	if err != nil {
 		return nil, err
 	}
 	s := facts.ReadSession(id, rels, r.now)
+	r.sessions = append(r.sessions, &s)
 	return &s, nil
 }
 
 func (r *reader) delegation(ctx context.Context, id authz.DelegationID) (*facts.Delegation, error) {
+	if i := slices.IndexFunc(r.delegations, func(d *facts.Delegation) bool { return d.ID == id }); i >= 0 {
+		return r.delegations[i], nil
+	}
 	rels, err := r.read(ctx, facts.Object(id.Object()))
 	if err != nil {
 		return nil, err
 	}
 	d := facts.ReadDelegation(id, rels, r.now)
+	r.delegations = append(r.delegations, &d)
 	return &d, nil
 }
 
 func (r *reader) agent(ctx context.Context, id authz.AgentID) (*facts.Agent, error) {
+	if i := slices.IndexFunc(r.agents, func(a *facts.Agent) bool { return a.ID == id }); i >= 0 {
+		return r.agents[i], nil
+	}
 	rels, err := r.read(ctx, facts.Object(id.Object()))
 	if err != nil {
 		return nil, err
 	}
 	a := facts.ReadAgent(id, rels, r.now)
+	r.agents = append(r.agents, &a)
 	return &a, nil
 }
 

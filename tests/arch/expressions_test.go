@@ -4,7 +4,6 @@ import (
 	"go/ast"
 	"slices"
 	"strings"
-	"testing"
 )
 
 // coreProto is where SpiceDB's definitions are declared.
@@ -16,13 +15,10 @@ var expressionTypes = []string{"UsersetRewrite", "SetOperation", "AllowedRelatio
 // expressionGetters are the methods that lead from a definition into an expression.
 var expressionGetters = []string{"GetUsersetRewrite", "GetRewriteOperation", "GetChildType", "GetRelationOrWildcard"}
 
-// ownModels are the files that still read expressions by themselves, each with the branch that takes it out.
-var ownModels = map[string]string{}
-
 // expressionsAreReadOnce finds code that reads the expressions of SpiceDB's definitions past pkg/schema. Tests may: they make
 // what nobody knows, and the reference that evaluators are compared with would prove nothing if it shared their model.
 func expressionsAreReadOnce(s *source) []string {
-	if s.isTest() || strings.HasPrefix(s.path, "pkg/schema/") && strings.Count(s.path, "/") == 2 || ownModels[s.path] != "" {
+	if s.isTest() || strings.HasPrefix(s.path, "pkg/schema/") && strings.Count(s.path, "/") == 2 {
 		return nil
 	}
 	return readsExpressions(s)
@@ -43,17 +39,4 @@ func readsExpressions(s *source) (found []string) {
 		return true
 	})
 	return found
-}
-
-// TestOwnModelsAreThere: a file that does not read expressions any more, or is gone, has no row.
-func TestOwnModelsAreThere(t *testing.T) {
-	reads := map[string]bool{}
-	for _, s := range sources(t) {
-		reads[s.path] = len(readsExpressions(s)) > 0
-	}
-	for path, branch := range ownModels {
-		if !reads[path] {
-			t.Errorf("%s does not read expressions by itself any more: take its row (%s) out of ownModels", path, branch)
-		}
-	}
 }

@@ -145,11 +145,17 @@ func (g *graph) ways() (all []authz.Case) {
 					}
 					all = append(all, alone)
 					for _, session := range named[authz.TypeSession] {
+						if _, there := g.state.Sessions[session]; !there {
+							continue
+						}
 						in := alone
 						in.Session = authz.SessionID(session)
 						all = append(all, in)
 					}
 					for _, delegation := range named[authz.TypeDelegation] {
+						if _, there := g.state.Delegations[delegation]; !there {
+							continue
+						}
 						under := alone
 						under.Delegation = authz.DelegationID(delegation)
 						all = append(all, under)
