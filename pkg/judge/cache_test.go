@@ -340,7 +340,7 @@ func TestCacheIsBounded(t *testing.T) {
 				return
 			case entries > cacheEntries || size > cacheBytes || size < cacheBytes/3 || size != added:
 				t.Errorf("%d entries, and %d bytes are counted, and are %d", entries, size, added)
-			case took > size*13/10 || took < size/3:
+			case took > size*13/10: // less may be what another test has left to be collected
 				t.Errorf("%d bytes are counted for %d", size, took)
 			}
 			runtime.KeepAlive(j)
