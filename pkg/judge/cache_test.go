@@ -61,6 +61,9 @@ func (r *rows) Stamp(filters []authz.Filter) (authz.Stamp, bool) {
 }
 
 func (r *rows) Current(stamp authz.Stamp) bool {
+	if stamp.At > r.at {
+		return false
+	}
 	for _, slot := range stamp.Slots {
 		if r.written[slot] > stamp.At {
 			return false
@@ -231,6 +234,31 @@ func TestUnknownIsNotKept(t *testing.T) {
 	}
 }
 
+// TestCandidatesShareFacts: what several candidates of a case have in common is there once, and takes its size once; and a
+// delegation without a tenant is not kept under the key of a case that leaves the tenant out.
+func TestCandidatesShareFacts(t *testing.T) {
+	t.Parallel()
+	s := New(nil, nil, time.Now).source(&endless{owners: 3}, begin)
+	r := s.reader()
+	var found []decide.Facts
+	for range 16 {
+		f, err := r.gather(t.Context(), authz.Case{Agent: "bot", Session: "s"}, leaf{"d", authz.Principal{}, "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found = append(found, f)
+	}
+	first := found[0]
+	for _, f := range found[1:] {
+		if f.Session != first.Session || f.Chain[0] != first.Chain[0] || f.Standing.Agents["bot"] != first.Standing.Agents["bot"] {
+			t.Fatal("two candidates have facts of their own of one session, delegation or agent")
+		}
+	}
+	if _, err := s.facts(t.Context(), authz.Case{Agent: "bot"}, leaf{id: "d"}); err != nil || s.kept(actor{agent: "bot", delegation: "d"}) != nil {
+		t.Errorf("without a tenant it is kept, or %v", err)
+	}
+}
+
 // TestOlderRevisions: who decides at an old revision neither gets what was read at a newer one, nor puts anything in its place.
 func TestOlderRevisions(t *testing.T) {
 	t.Parallel()
@@ -244,6 +272,9 @@ func TestOlderRevisions(t *testing.T) {
 	kept := c.get(who, &rows{at: 9}, begin)
 	if len(kept) != 1 || kept[0].Tenant != "9" {
 		t.Errorf("what is kept is of %v", kept)
+	}
+	if c.get(who, &rows{at: 8}, begin) != nil {
+		t.Error("an older revision finds what was read at a newer one")
 	}
 	if c.get(who, &rows{at: 9}, begin.Add(-1)) != nil || c.get(actor{agent: "other"}, &rows{at: 9}, begin) != nil {
 		t.Error("another moment, or another actor, finds it")
