@@ -111,7 +111,6 @@ const (
 	ReasonSchemaInUse         = "SCHEMA_IN_USE"
 	ReasonExpiredRows         = "EXPIRED_RELATIONSHIPS"
 	ReasonTooManyCandidates   = "TOO_MANY_CANDIDATES"
-	ReasonAmbiguous           = "AMBIGUOUS"
 	ReasonRevision            = "REVISION_UNAVAILABLE"
 	ReasonSnapshotTooOld      = "SNAPSHOT_TOO_OLD"
 	ReasonNotActive           = "NOT_ACTIVE"

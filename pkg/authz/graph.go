@@ -235,5 +235,8 @@ func (t *Type) Feeds(relation string, subject Subject) bool {
 	return t.FeedsTenant[relation] || t.FeedsAgents[Edge{relation, subject.Type, subject.Relation}]
 }
 
+// TenantMember is the relation or permission of a type that says which tenants an object belongs to.
+const TenantMember = "tenant"
+
 // TenantSafe reports whether the type says which tenant its objects belong to.
-func (t *Type) TenantSafe() bool { _, ok := t.Members["tenant"]; return ok }
+func (t *Type) TenantSafe() bool { _, ok := t.Members[TenantMember]; return ok }

@@ -393,7 +393,7 @@ func (p *plan) permissions(depth int) {
 	p.ask(authz.GatePrincipal, authz.SideObject, on(p.f.Principal.Object))
 	if !p.f.Global {
 		p.ask(authz.GateTenant, authz.SideObject, authz.Query{
-			Resource: p.c.Resource, Permission: "tenant", Subject: authz.Subject{Object: p.f.Tenant.Object()}, Only: true,
+			Resource: p.c.Resource, Permission: authz.TenantMember, Subject: authz.Subject{Object: p.f.Tenant.Object()}, Only: true,
 		})
 	}
 	p.access()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 )
 
 // caveat is a caveat of the schema, compiled when it is first needed.
@@ -29,12 +30,7 @@ type caveat struct {
 func (c *caveat) compile() (*caveats.CompiledCaveat, error) {
 	c.once.Do(func() {
 		defer authz.Recover("evaluate.compile", &c.err)
-		types := caveattypes.Default.TypeSet
-		parameters, err := caveattypes.DecodeParameterTypes(types, c.definition.GetParameterTypes())
-		if err == nil {
-			c.compiled, err = caveats.DeserializeCaveatWithTypeSet(types, c.definition.GetSerializedExpression(), parameters)
-		}
-		c.err = err
+		c.compiled, c.err = schema.CompileCaveat(c.definition)
 	})
 	return c.compiled, c.err
 }

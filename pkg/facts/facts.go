@@ -48,9 +48,6 @@ const (
 	caveatBaseline = "baseline"
 )
 
-// CoreCaveats lists the caveats of core.zed.
-var CoreCaveats = []string{caveatIssued, caveatLeaf, caveatBaseline}
-
 // Life is whether an object may act as far as its own marks go. The zero Life may not.
 type Life struct {
 	// Active tells that the mark is there and has not expired.

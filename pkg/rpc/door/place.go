@@ -211,7 +211,7 @@ func (p *placing) storedTenant(ctx context.Context, object authz.Object, i int) 
 	case !t.TenantSafe():
 		return "", refuse("is of a type without a tenant")
 	}
-	subjects, err := p.snap.Subjects(ctx, object, "tenant", authz.TypeTenant, nil)
+	subjects, err := p.snap.Subjects(ctx, object, authz.TenantMember, authz.TypeTenant, nil)
 	switch {
 	case err != nil:
 		return "", p.graphFailure(ctx, err)

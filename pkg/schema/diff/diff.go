@@ -20,9 +20,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
-// tenantMember is the member from which the tenants of an object are computed.
-const tenantMember = "tenant"
-
 // side is one of the two schemas.
 type side struct {
 	*source.Schema
@@ -288,7 +285,7 @@ func (d *differ) members(objectType string, deltas []typediff.Delta) error {
 // tenant makes a change to the member that an object's tenants are computed from count as both: a decision wants
 // exactly one tenant, so one tenant more locks subjects out, and one less can let them in.
 func (d *differ) tenant(c *Change) {
-	if c.Member != tenantMember || authz.IsCore(c.Type) || !c.Breaking && !c.Widening {
+	if c.Member != authz.TenantMember || authz.IsCore(c.Type) || !c.Breaking && !c.Widening {
 		return
 	}
 	c.Breaking, c.Widening = true, true

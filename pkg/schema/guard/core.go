@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/authzed/spicedb/pkg/caveats"
 	caveattypes "github.com/authzed/spicedb/pkg/caveats/types"
 	diffcaveat "github.com/authzed/spicedb/pkg/diff/caveats"
 	diffnamespace "github.com/authzed/spicedb/pkg/diff/namespace"
@@ -15,6 +14,7 @@ import (
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
 	coreschema "github.com/deputyauth/deputy/schema"
 )
 
@@ -117,11 +117,7 @@ func named[D interface {
 func sameExpression(a, b *core.CaveatDefinition) (bool, error) {
 	var texts [2]string
 	for i, c := range []*core.CaveatDefinition{a, b} {
-		parameters, err := caveattypes.DecodeParameterTypes(caveattypes.Default.TypeSet, c.GetParameterTypes())
-		if err != nil {
-			return false, err
-		}
-		decoded, err := caveats.DeserializeCaveatWithDefaultTypeSet(c.GetSerializedExpression(), parameters)
+		decoded, err := schema.CompileCaveat(c)
 		if err != nil {
 			return false, err
 		}

@@ -15,9 +15,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// tenantMember is the member that the tenants of an object are computed from.
-const tenantMember = "tenant"
-
 // Model is a schema. It is immutable and safe for concurrent use.
 type Model struct {
 	// Schema is what decisions and the door need to know of it.
@@ -108,7 +105,7 @@ func model(difference string, definitions *schema.Schema, caveats []*core.Caveat
 			}
 		}
 		s.Types[t.Name] = of
-		tenants = append(tenants, definitions.Member(schema.Name{Type: t.Name, Member: tenantMember}))
+		tenants = append(tenants, definitions.Member(schema.Name{Type: t.Name, Member: authz.TenantMember}))
 	}
 	definitions.Reach(tenants...).Relations(func(m *schema.Member) { s.Types[m.Type].FeedsTenant[m.Member] = true })
 	feedAgents(definitions, s.Types)

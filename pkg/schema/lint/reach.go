@@ -53,7 +53,7 @@ func (c *checker) checkReach() {
 	warned := map[*schema.Member]bool{}
 	for _, m := range c.members {
 		is := c.subjectActors(m)
-		if !m.IsPermission() || m.Member == tenantMember || is == 0 && len(c.subjects.Of(m.Name)) > 0 {
+		if !m.IsPermission() || m.Member == authz.TenantMember || is == 0 && len(c.subjects.Of(m.Name)) > 0 {
 			continue // a permission that holds for other objects only is a step on the way to them
 		}
 		// One operand can rule out several actors, which makes one finding.

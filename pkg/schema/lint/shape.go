@@ -45,7 +45,7 @@ func (c *checker) checkDefinitions() {
 	for _, t := range c.types {
 		c.documented("definition", schema.Name{Type: t.Name})
 		// The relations of a type without permissions are asked for themselves.
-		computes := slices.ContainsFunc(t.Members, func(m *schema.Member) bool { return m.IsPermission() && m.Member != tenantMember })
+		computes := slices.ContainsFunc(t.Members, func(m *schema.Member) bool { return m.IsPermission() && m.Member != authz.TenantMember })
 		for _, m := range t.Members {
 			if m.IsPermission() {
 				c.documented("permission", m.Name)
@@ -59,7 +59,7 @@ func (c *checker) checkDefinitions() {
 						m, unsafe, unsafe.Type),
 					"split it into two relations, and put them together in a permission")
 			}
-			if computes && m.Member != tenantMember && !used[m] {
+			if computes && m.Member != authz.TenantMember && !used[m] {
 				c.report(unusedRelation, m.Name, nil, m.String()+" is read by no permission, so granting it does nothing",
 					"use it in a permission, or remove it")
 			}

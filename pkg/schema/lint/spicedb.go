@@ -59,5 +59,5 @@ func spiceHandled(rule string, w *developer.DeveloperWarning) bool {
 	}
 	on := onDefinition.FindStringSubmatch(w.GetMessage())
 	return rule == "arrow-references-relation" && (on != nil && authz.IsCore(on[1]) ||
-		strings.HasSuffix(w.GetSourceCode(), "->"+tenantMember) || strings.HasSuffix(w.GetSourceCode(), "("+tenantMember+")"))
+		strings.HasSuffix(w.GetSourceCode(), "->"+authz.TenantMember) || strings.HasSuffix(w.GetSourceCode(), "("+authz.TenantMember+")"))
 }

@@ -8,14 +8,11 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// tenantMember is the name of the member that says which tenant an object belongs to.
-const tenantMember = "tenant"
-
 // checkTenants finds types whose objects have no tenant, or not surely one.
 func (c *checker) checkTenants() {
 	var tenants []*schema.Member
 	for _, t := range c.types {
-		at := schema.Name{Type: t.Name, Member: tenantMember}
+		at := schema.Name{Type: t.Name, Member: authz.TenantMember}
 		m := c.model.Member(at)
 		switch {
 		case len(t.Members) == 0, m == nil && slices.Contains(c.options.Globals, t.Name):
