@@ -153,23 +153,24 @@ const (
 	SideObject
 )
 
-// Condition is one fact or one check behind a gate, with its outcome.
+// Condition is one fact or one check behind a gate, with its outcome. A decision makes a dozen of them, and what it allocates
+// is most of what it costs beside others on all cores: so its small fields lie together.
 type Condition struct {
 	Gate Gate
-	// Text says what must hold, such as "document:plan#view@user:alice".
-	Text string
 	// Outcome is what it came to; the zero value refuses.
 	Outcome Outcome
+	// Side is where a refusal by this condition lies.
+	Side Side
+	// Baseline tells that it was judged where a frozen session started.
+	Baseline bool
+	// Text says what must hold, such as "document:plan#view@user:alice".
+	Text string
 	// Detail says why, for an auditor; never shown to the service that checks.
 	Detail string
 	// Missing names the caveat context that was not given, when Outcome is Conditional.
 	Missing []string
 	// Err is why it could not be judged, when Outcome is Failed.
 	Err error
-	// Side is where a refusal by this condition lies.
-	Side Side
-	// Baseline tells that it was judged where a frozen session started.
-	Baseline bool
 	// Query is what to ask the engine; nil for a condition that facts alone decide.
 	Query *Query
 	// Trace is the engine's own explanation, or nil.

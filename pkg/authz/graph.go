@@ -97,10 +97,10 @@ type Query struct {
 	// permission, unconditionally and by no wildcard. Snapshot.Check does not answer it; see
 	// Snapshot.Subjects.
 	Only bool
-	// Context is caveat context: JSON values.
-	Context map[string]any
 	// Trace asks for the engine's explanation.
 	Trace bool
+	// Context is caveat context: JSON values.
+	Context map[string]any
 }
 
 // Text returns the query in SpiceDB's notation, ids decoded.

@@ -91,9 +91,12 @@ func Combine(conditions []Condition) Verdict {
 
 // Refused reports whether a fact refuses already, so that nothing has to be asked.
 func Refused(conditions []Condition) bool {
-	return slices.ContainsFunc(conditions, func(c Condition) bool {
-		return c.Query == nil && c.Outcome != authz.Yes
-	})
+	for i := range conditions {
+		if c := &conditions[i]; c.Query == nil && c.Outcome != authz.Yes {
+			return true
+		}
+	}
+	return false
 }
 
 // Foreign reports whether a condition of the tenant gate does not hold: the object is then another tenant's, or
@@ -156,7 +159,7 @@ func Only(id string, all []authz.SubjectAnswer) authz.Outcome {
 
 // ValidUntil is when the candidate ends by itself: the first end of a delegation or a session that it
 // stands on.
-func ValidUntil(f Facts) time.Time {
+func ValidUntil(f *Facts) time.Time {
 	var until time.Time
 	earlier := func(t time.Time) {
 		if !t.IsZero() && (until.IsZero() || t.Before(until)) {

@@ -99,7 +99,7 @@ func TestZeroValuesRefuse(t *testing.T) {
 	if _, v := decide.Choose(nil); v.Permissionship != authz.NoPermission || v.RefusedBy != authz.SideActor {
 		t.Errorf("no candidates come to %+v", v)
 	}
-	for _, c := range decide.Plan(authz.Case{}, decide.Facts{}) {
+	for _, c := range decide.Plan(authz.Case{}, &decide.Facts{}) {
 		if c.Outcome == authz.Yes && c.Gate != authz.GateSession && c.Text != "the chain has at most 8 delegations" {
 			t.Errorf("zero facts satisfy %q", c.Text)
 		}
@@ -268,13 +268,13 @@ func TestErrorsOfForeignObjects(t *testing.T) {
 func TestStandaloneAsksForAccess(t *testing.T) {
 	c, f := sessionCase()
 	planned, now := map[string]bool{}, map[string]bool{}
-	for _, condition := range decide.Plan(c, f) {
+	for _, condition := range decide.Plan(c, &f) {
 		if condition.Side == authz.SideActor {
 			planned[condition.Text+", at the head revision"] = true
 		}
 	}
 	asked := 0
-	for _, condition := range decide.Standalone(c, f) {
+	for _, condition := range decide.Standalone(c, &f) {
 		if condition.Where != decide.AtHead || condition.Side != authz.SideActor || !planned[condition.Text] {
 			t.Errorf("%q is judged at %d", condition.Text, condition.Where)
 		}

@@ -76,7 +76,7 @@ type Baseline struct {
 
 // Frozen returns where the frozen sessions behind the candidate started, each revision once: the
 // session that is named, and every session that minted a leaf of the chain.
-func Frozen(f Facts) []Baseline {
+func Frozen(f *Facts) []Baseline {
 	var out []Baseline
 	add := func(s *facts.Session, depth int) {
 		if s == nil {
@@ -116,8 +116,8 @@ const (
 
 // Plan returns every condition of the case for one candidate: those that facts decide with their outcome, the others with
 // a Query. It is total: it never skips a gate, whatever the facts are; see Facts.Brief for what it leaves out.
-func Plan(c authz.Case, f Facts) []Condition {
-	p := newPlan(c, &f)
+func Plan(c authz.Case, f *Facts) []Condition {
+	p := newPlan(c, f)
 	p.session()
 	p.delegation()
 	p.standing(&f.Standing)
@@ -134,8 +134,8 @@ func Plan(c authz.Case, f Facts) []Condition {
 // Standalone returns the conditions that do not depend on an object: session, delegation, registration and
 // suspension, whether a principal is in a set, and access to the tenant. An exact snapshot has to pass them
 // at the head revision too, so they are marked AtHead.
-func Standalone(c authz.Case, f Facts) []Condition {
-	p := newPlan(c, &f)
+func Standalone(c authz.Case, f *Facts) []Condition {
+	p := newPlan(c, f)
 	p.where = AtHead
 	p.session()
 	p.delegation()
@@ -303,8 +303,8 @@ func (p *plan) delegation() {
 }
 
 // Direct reports whether the candidate's agent may act without a session.
-func Direct(f Facts) bool {
-	p := plan{f: &f}
+func Direct(f *Facts) bool {
+	p := plan{f: f}
 	p.direct()
 	return !Refused(p.conditions)
 }

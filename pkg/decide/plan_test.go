@@ -48,7 +48,7 @@ func sessionCase() (authz.Case, decide.Facts) {
 
 // answer settles every query with yes and combines.
 func answer(c authz.Case, f decide.Facts) decide.Verdict {
-	conditions := decide.Plan(c, f)
+	conditions := decide.Plan(c, &f)
 	for i := range conditions {
 		if conditions[i].Query != nil {
 			decide.Settle(&conditions[i], authz.Answer{Outcome: authz.Yes})
@@ -60,11 +60,11 @@ func answer(c authz.Case, f decide.Facts) decide.Verdict {
 func TestSessionCaseHolds(t *testing.T) {
 	c, f := sessionCase()
 	if v := answer(c, f); v.Permissionship != authz.HasPermission {
-		t.Fatalf("the unbent case is refused: %+v %+v", v, decide.Plan(c, f))
+		t.Fatalf("the unbent case is refused: %+v %+v", v, decide.Plan(c, &f))
 	}
-	full := len(decide.Plan(c, f))
+	full := len(decide.Plan(c, &f))
 	f.Brief = true
-	if brief := len(decide.Plan(c, f)); brief > full/2 {
+	if brief := len(decide.Plan(c, &f)); brief > full/2 {
 		t.Errorf("a plan that is not explained has %d of %d conditions", brief, full)
 	}
 }
@@ -75,7 +75,7 @@ func TestQueries(t *testing.T) {
 	c, f := sessionCase()
 	c.Context = map[string]any{"ip": "10.0.0.1"}
 	var got []string
-	for _, condition := range decide.Plan(c, f) {
+	for _, condition := range decide.Plan(c, &f) {
 		if q := condition.Query; q != nil {
 			got = append(got, condition.Gate.String()+" "+q.Text())
 			if (q.Context == nil) != q.Only {
@@ -111,7 +111,7 @@ func TestMembers(t *testing.T) {
 	} {
 		c, f := sessionCase()
 		f.Chain[0].Principal, f.Members = members, test.facts
-		conditions := decide.Plan(c, f)
+		conditions := decide.Plan(c, &f)
 		asks := slices.IndexFunc(conditions, func(c decide.Condition) bool {
 			return c.Query != nil && c.Query.Text() == "delegation:d1#principal@user:alice"
 		})
@@ -218,7 +218,7 @@ func TestFactsThatRefuse(t *testing.T) {
 				t.Errorf("a plan that is not explained comes to %+v, and not to %+v", brief, v)
 			}
 			f.Brief = false
-			refusing := slices.ContainsFunc(decide.Plan(c, f), func(c decide.Condition) bool {
+			refusing := slices.ContainsFunc(decide.Plan(c, &f), func(c decide.Condition) bool {
 				return c.Query == nil && c.Outcome == authz.No && c.Gate == b.gate
 			})
 			if !refusing {
@@ -238,13 +238,13 @@ func TestEveryCheckCounts(t *testing.T) {
 	f.Session, f.Sessions["s1"] = &s, &s
 	f.Baselines = map[authz.Revision]decide.Standing{r: f.Standing}
 	asked := 0
-	for at, condition := range decide.Plan(c, f) {
+	for at, condition := range decide.Plan(c, &f) {
 		if condition.Query == nil {
 			continue
 		}
 		asked++
 		for _, o := range []authz.Outcome{authz.No, authz.Conditional, authz.Failed} {
-			conditions := decide.Plan(c, f)
+			conditions := decide.Plan(c, &f)
 			for i := range conditions {
 				if conditions[i].Query == nil {
 					continue
@@ -288,14 +288,14 @@ func TestBaselineScope(t *testing.T) {
 	f.Session, c.Session, c.Agent = nil, "", "sub"
 	f.Standing.Agents["sub"] = &facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
 	f.Baselines = map[authz.Revision]decide.Standing{r: f.Standing}
-	if got := decide.Frozen(f); len(got) != 1 || got[0].Depth != 2 {
+	if got := decide.Frozen(&f); len(got) != 1 || got[0].Depth != 2 {
 		t.Fatalf("baselines %+v, want one of depth 2", got)
 	}
 	if v := answer(c, f); v.Permissionship != authz.HasPermission {
 		t.Fatalf("came to %+v", v)
 	}
 	var then []string
-	for _, condition := range decide.Plan(c, f) {
+	for _, condition := range decide.Plan(c, &f) {
 		if condition.Baseline && condition.Query != nil && condition.Query.Subject.Type == authz.TypeDelegation {
 			then = append(then, condition.Query.Subject.ID)
 		}
@@ -321,11 +321,11 @@ func TestDirectNeedsEveryAncestor(t *testing.T) {
 	f.Chain[1] = &part
 	c.Agent = "sub"
 	f.Standing.Agents["sub"] = &facts.Agent{ID: "sub", Life: live, Owners: []authz.Object{alice.Object}}
-	if v := answer(c, f); v.Permissionship != authz.NoPermission || decide.Direct(f) {
+	if v := answer(c, f); v.Permissionship != authz.NoPermission || decide.Direct(&f) {
 		t.Errorf("under a root that needs a session it came to %+v", v)
 	}
 	f.Chain[0].AllowDirect = true
-	if v := answer(c, f); v.Permissionship != authz.HasPermission || !decide.Direct(f) {
+	if v := answer(c, f); v.Permissionship != authz.HasPermission || !decide.Direct(&f) {
 		t.Errorf("under a root that does not it came to %+v", v)
 	}
 }
@@ -358,18 +358,18 @@ func TestDepth(t *testing.T) {
 func TestValidUntil(t *testing.T) {
 	_, f := sessionCase()
 	soon := now.Add(time.Minute)
-	if got := decide.ValidUntil(f); !got.Equal(now.Add(time.Hour)) {
+	if got := decide.ValidUntil(&f); !got.Equal(now.Add(time.Hour)) {
 		t.Errorf("got %s", got)
 	}
 	f.Chain[0].Until = soon
-	if got := decide.ValidUntil(f); !got.Equal(soon) {
+	if got := decide.ValidUntil(&f); !got.Equal(soon) {
 		t.Errorf("with a root that ends sooner: %s", got)
 	}
 	_, f = sessionCase()
 	s := *f.Sessions["s1"]
 	s.Until = soon
 	f.Sessions["s1"] = &s
-	if got := decide.ValidUntil(f); !got.Equal(soon) {
+	if got := decide.ValidUntil(&f); !got.Equal(soon) {
 		t.Errorf("with a session behind a leaf that ends sooner: %s", got)
 	}
 }
@@ -378,7 +378,7 @@ func TestValidUntil(t *testing.T) {
 func TestAgentsOwnPart(t *testing.T) {
 	c, f := sessionCase()
 	n := 0
-	for _, condition := range decide.Plan(c, f) {
+	for _, condition := range decide.Plan(c, &f) {
 		if condition.Query != nil && condition.Query.Text() == "document:plan#view@agent:bot" {
 			n++
 		}

@@ -172,7 +172,7 @@ func TestCachedFacts(t *testing.T) {
 				}
 				c := asked
 				c.Resource = authz.Object{Type: "document", ID: "plan"}
-				conditions := decide.Plan(c, found[0])
+				conditions := decide.Plan(c, &found[0])
 				for i := range conditions {
 					if q := conditions[i].Query; q != nil && q.Resource.Type == authz.TypeDelegation && conditions[i].Outcome != authz.Yes {
 						return false

@@ -42,7 +42,7 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 		}
 		t.head, t.atHead = &head, c.head.snap
 	}
-	if len(decide.Frozen(f)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, f))) {
+	if len(decide.Frozen(&t.facts)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, &t.facts))) {
 		if err := c.baselines(ctx, t); err != nil {
 			return nil, err
 		}
@@ -55,7 +55,7 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 // refuses.
 func (c *call) baselines(ctx context.Context, t *candidate) error {
 	t.facts.Baselines = map[authz.Revision]decide.Standing{}
-	frozen := decide.Frozen(t.facts)
+	frozen := decide.Frozen(&t.facts)
 	t.baselines = make([]authz.Snapshot, len(frozen))
 	for i, b := range frozen {
 		if b.Revision.IsZero() {
@@ -78,9 +78,9 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 
 // plan plans all conditions anew.
 func (t *candidate) plan() {
-	t.conditions = decide.Plan(t.c, t.facts)
+	t.conditions = decide.Plan(t.c, &t.facts)
 	if t.head != nil {
-		t.conditions = append(t.conditions, decide.Standalone(t.c, *t.head)...)
+		t.conditions = append(t.conditions, decide.Standalone(t.c, t.head)...)
 	}
 }
 
@@ -113,9 +113,9 @@ func (t *candidate) report(v decide.Verdict, explain bool) authz.Candidate {
 		}
 	}
 	if v.Permissionship == authz.HasPermission {
-		out.ValidUntil = decide.ValidUntil(t.facts)
+		out.ValidUntil = decide.ValidUntil(&t.facts)
 		if t.head != nil {
-			out.ValidUntil = earliest(out.ValidUntil, decide.ValidUntil(*t.head))
+			out.ValidUntil = earliest(out.ValidUntil, decide.ValidUntil(t.head))
 		}
 	}
 	return out

@@ -416,7 +416,7 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 			continue
 		}
 		l.found++
-		if err := yield(Reacher{p.report(v, false), !decide.Direct(p.facts), v.Err}); err != nil {
+		if err := yield(Reacher{p.report(v, false), !decide.Direct(&p.facts), v.Err}); err != nil {
 			return false, err
 		}
 	}
