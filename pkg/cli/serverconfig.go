@@ -41,6 +41,8 @@ type serverSettings struct {
 	// logLevel and logFormat are as newLog takes them.
 	logLevel  string
 	logFormat string
+	// dev is what --dev adds; see servedev.go.
+	dev devServer
 }
 
 // registerServer adds the flags about the server itself. Durations have the default 0, which the daemon
@@ -120,6 +122,11 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 	if s.configPath != "" {
 		// Settings of another subcommand are none of this one's business, but still have to exist.
 		if err := fillFromFile(flags, s.configPath, serverFlagNames()); err != nil {
+			return err
+		}
+	}
+	if s.dev.on {
+		if err := s.dev.prepare(s); err != nil {
 			return err
 		}
 	}

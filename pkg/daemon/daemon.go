@@ -280,7 +280,8 @@ func (c Config) transport() ([]grpc.ServerOption, error) {
 // Addr is the address that the server listens on.
 func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
 
-// Engine returns the connection to the engine behind the server, past every guard: for tests.
+// Engine returns the connection to the engine behind the server, past every guard: for tests, and for writing the core
+// schema of a new graph.
 func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 
 // Serve answers calls until ctx ends. Then it takes no new ones, waits up to ShutdownGrace for those
