@@ -169,12 +169,12 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 }
 
 // serverFlagNames returns the names of all settings that a configuration file may hold.
-func serverFlagNames() map[string]bool {
+func serverFlagNames() []string {
 	var all serverSettings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	all.registerServer(flags)
 	all.registerEngine(flags)
-	names := map[string]bool{}
-	flags.VisitAll(func(f *pflag.Flag) { names[f.Name] = true })
+	var names []string
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	return names
 }
