@@ -130,25 +130,16 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 			return err
 		}
 	}
-	for _, keys := range []struct {
-		flag, path string
-		given      *secrets
-		into       *[]string
-	}{
-		{"preshared-key-file", s.keyFile, &s.keys, &s.config.PresharedKeys},
-		{"admin-preshared-key-file", s.adminKeyFile, &s.adminKeys, &s.config.AdminPresharedKeys},
-	} {
-		fromFile, err := readKeys(keys.flag, keys.path)
-		if err != nil {
-			return err
-		}
-		*keys.into = append(append([]string(nil), keys.given.values...), fromFile...)
-	}
-	remote, err := oneKey("remote-preshared-key", &s.remoteKey, s.remoteKeyFile)
-	if err != nil {
+	var err error
+	if s.config.PresharedKeys, err = allKeys("preshared-key", &s.keys, s.keyFile, daemon.CheckKey); err != nil {
 		return err
 	}
-	s.config.Engine.PresharedKey = remote
+	if s.config.AdminPresharedKeys, err = allKeys("admin-preshared-key", &s.adminKeys, s.adminKeyFile, daemon.CheckKey); err != nil {
+		return err
+	}
+	if s.config.Engine.PresharedKey, err = oneKey("remote-preshared-key", &s.remoteKey, s.remoteKeyFile); err != nil {
+		return err
+	}
 	if s.cacheMiB < 0 || s.cacheMiB > 1<<20 {
 		return fmt.Errorf("--cache-mib must be 0 to %d", 1<<20)
 	}

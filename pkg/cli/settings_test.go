@@ -71,8 +71,9 @@ func TestPrecedence(t *testing.T) {
 
 // TestKeyPrecedence: a key and the file that it stands in are one setting.
 func TestKeyPrecedence(t *testing.T) {
+	const a, b, c, file1, file2 = "key-a-of-16-bytes", "key-b-of-16-bytes", "key-c-of-16-bytes", "key-1-of-the-file", "key-2-of-the-file"
 	path := filepath.Join(t.TempDir(), "keys")
-	if err := os.WriteFile(path, []byte("from-file-1\n\n  from-file-2  \n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(file1+"\n\n  "+file2+"  \n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -82,13 +83,13 @@ func TestKeyPrecedence(t *testing.T) {
 		file string
 		want []string
 	}{
-		{"repeated", []string{"--preshared-key=a", "--preshared-key=b,c"}, nil, "", []string{"a", "b", "c"}},
-		{"environment list", nil, map[string]string{"DEPUTY_PRESHARED_KEY": "a, b"}, "", []string{"a", "b"}},
-		{"configuration list", nil, nil, "toml:preshared-key = ['a', 'b']", []string{"a", "b"}},
-		{"file", []string{"--preshared-key-file=" + path}, nil, "", []string{"from-file-1", "from-file-2"}},
-		{"flag beats the variable of the file", []string{"--preshared-key=a"}, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "", []string{"a"}},
-		{"flag of the file beats the variable", []string{"--preshared-key-file=" + path}, map[string]string{"DEPUTY_PRESHARED_KEY": "a"}, "", []string{"from-file-1", "from-file-2"}},
-		{"variable of the file beats the configuration", nil, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "json:{\"preshared-key\": \"a\"}", []string{"from-file-1", "from-file-2"}},
+		{"repeated", []string{"--preshared-key=" + a, "--preshared-key=" + b + "," + c}, nil, "", []string{a, b, c}},
+		{"environment list", nil, map[string]string{"DEPUTY_PRESHARED_KEY": a + ", " + b}, "", []string{a, b}},
+		{"configuration list", nil, nil, "toml:preshared-key = ['" + a + "', '" + b + "']", []string{a, b}},
+		{"file", []string{"--preshared-key-file=" + path}, nil, "", []string{file1, file2}},
+		{"flag beats the variable of the file", []string{"--preshared-key=" + a}, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "", []string{a}},
+		{"flag of the file beats the variable", []string{"--preshared-key-file=" + path}, map[string]string{"DEPUTY_PRESHARED_KEY": a}, "", []string{file1, file2}},
+		{"variable of the file beats the configuration", nil, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, `json:{"preshared-key": "` + a + `"}`, []string{file1, file2}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, err := parseServe(t, test.args, test.env, test.file)
@@ -107,7 +108,7 @@ func TestKeyPrecedence(t *testing.T) {
 func TestEveryFieldHasASetting(t *testing.T) {
 	tokenKey := filepath.Join(t.TempDir(), "token.key")
 	settings := []struct{ name, value string }{
-		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "k"}, {"admin-preshared-key", "a"},
+		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
 		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
@@ -245,6 +246,12 @@ func TestBadSettings(t *testing.T) {
 		{"absent", []string{"--config", "absent.yaml"}, nil, "", "config absent.yaml: no such file"},
 		{"two remote keys", []string{"--remote-preshared-key=secret,secret2"}, nil, "", "--remote-preshared-key and --remote-preshared-key-file: give one key"},
 		{"no key file", []string{"--preshared-key-file=absent"}, nil, "", "--preshared-key-file: open absent"},
+		{"short key", []string{"--preshared-key=key-of-the-service,secret"}, nil, "", "--preshared-key: key 2 has 6 bytes and needs at least 16"},
+		{"short admin key", nil, map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": "secret"}, "", "--admin-preshared-key: key 1 has 6 bytes"},
+		{"short key in a file", nil, nil, "yaml:preshared-key: secret", "--preshared-key: key 1 has 6 bytes"},
+		{"umlaut", []string{"--admin-preshared-key=secret-schlüssel"}, nil, "", "key 1 has a character that is not allowed (byte 12)"},
+		{"blank", []string{"--preshared-key=secret of sixteen bytes"}, nil, "", "key 1 has a character that is not allowed (byte 7)"},
+		{"remote umlaut", nil, map[string]string{"DEPUTY_REMOTE_PRESHARED_KEY": "secrét"}, "", "--remote-preshared-key: key 1 has a character"},
 		{"no admin key file", []string{"--admin-preshared-key-file=absent"}, nil, "", "--admin-preshared-key-file: open absent"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -196,11 +196,8 @@ func (c Config) complete() (Config, error) {
 	if c.Addr == "" {
 		c.Addr = defaultAddr
 	}
-	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
-		return c, errors.New("daemon: no preshared key is set: nobody could call the server")
-	}
-	if slices.Contains(c.PresharedKeys, "") || slices.Contains(c.AdminPresharedKeys, "") {
-		return c, errors.New("daemon: a preshared key is empty")
+	if err := c.checkKeys(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if c.Evaluator == "" {
 		c.Evaluator = EvaluatorNative
