@@ -166,13 +166,14 @@ func (i *importer) run(ctx context.Context) error {
 		}
 		written, err := i.write(ctx, batch)
 		if err != nil {
-			if _, known := errors.AsType[*lineError](err); !known {
-				err = fmt.Errorf("%s:%d-%d: %w", i.reader.name, first, i.reader.line, err)
+			if _, known := errors.AsType[*unwritten](err); known {
+				return fmt.Errorf("%w; %s", err, i.progress(first))
 			}
+			where := fmt.Sprintf("%s:%d-%d", i.reader.name, first, i.reader.line)
 			if mayBeWritten(err) {
-				return fmt.Errorf("%w; it is not known whether these lines were written; before line %d, %s", err, first, i.counts())
+				return fmt.Errorf("%s: %w; it is not known whether these lines were written; before line %d, %s", where, err, first, i.counts())
 			}
-			return fmt.Errorf("%w; %s", err, i.progress(first))
+			return fmt.Errorf("%s: %w; %s", where, err, i.progress(first))
 		}
 		i.written += written
 	}
@@ -188,14 +189,14 @@ func (i *importer) counts() string {
 	return fmt.Sprintf("%d relationships were written (resume with --skip %d)", i.written, i.done)
 }
 
-// lineError is an error that begins with the line that it is about.
-type lineError struct{ error }
+// unwritten is an error that says itself where it is, and after which nothing of its batch was written.
+type unwritten struct{ error }
 
-func (e *lineError) Unwrap() error { return e.error }
+func (e *unwritten) Unwrap() error { return e.error }
 
 // at is an error about one relationship, from a character of its text on, counted from 1.
 func (i *importer) at(r *textRelationship, column int, format string, args ...any) error {
-	return &lineError{i.reader.failure(r, column, fmt.Errorf(format, args...))}
+	return &unwritten{i.reader.failure(r, column, fmt.Errorf(format, args...))}
 }
 
 // read returns the next batch; an empty one is the end. Unless relationships are touched, each is in a batch once.
@@ -265,7 +266,7 @@ func (i *importer) exists(r *textRelationship, there tuple.Relationship) {
 }
 
 // write writes one batch in one transaction, and returns how many relationships it wrote. Errors about one of them are
-// *lineError.
+// *unwritten.
 func (i *importer) write(ctx context.Context, batch []*textRelationship) (uint64, error) {
 	switch {
 	case i.touch:
@@ -289,8 +290,7 @@ func (i *importer) writeMissing(ctx context.Context, batch []*textRelationship) 
 	for try := 1; ; try++ {
 		there, err := stored(ctx, i.client, batch)
 		if err != nil {
-			// Reading writes nothing, whatever its status is.
-			return 0, fmt.Errorf("what exists cannot be read: %s", describe(err))
+			return 0, &unwritten{fmt.Errorf("%s: which of the relationships exist cannot be read: %w", i.reader.name, err)}
 		}
 		var missing []*textRelationship
 		for n, r := range batch {
