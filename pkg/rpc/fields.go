@@ -209,7 +209,11 @@ func caveatContext(field string, s *structpb.Struct) (map[string]any, error) {
 	if tooDeep(structpb.NewStructValue(s), maxContextDepth) {
 		return nil, authz.FieldErrorf(field, "is nested deeper than %d levels", maxContextDepth)
 	}
-	return s.AsMap(), nil
+	given := s.AsMap()
+	if err := authz.ExactNumbers(given); err != nil {
+		return nil, authz.FieldErrorf(field, "has a number that may not be the one that was meant: %v", err)
+	}
+	return given, nil
 }
 
 // tooDeep reports whether a value is nested deeper than the levels; it looks no deeper than that.
