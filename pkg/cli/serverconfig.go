@@ -81,8 +81,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
 	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
-	flags.StringVar(&s.config.Evaluator, "evaluator", daemon.Evaluators[0],
-		"what answers checks on the engine embedded: native, straight from the store, or spicedb")
+	flags.StringVar(&s.config.Evaluator, "evaluator", "",
+		"what answers checks: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
 	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
@@ -97,7 +97,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.BoolVar(&e.TrustSchema, "remote-trust-schema", false,
 		"vouch that none of its relations dropped an expiration while expired relationships were there; else they are counted at first")
 	flags.StringVar(&e.CAPath, "remote-ca", "", "PEM file with the authorities that it is trusted by; the system's if left out")
-	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which a CockroachDB cluster's clocks differ; 0 means 500ms there")
+	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which the clocks of a CockroachDB cluster differ; 0 means 500ms on cockroachdb; remote may stand over one, too")
 	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")
 }
 

@@ -45,13 +45,13 @@ type Config struct {
 	// several servers can share need one (see engine.Shared), because nodes with different keys make two of
 	// what one idempotency key asks for.
 	TokenKey []byte
-	// Engine is where the graph is.
+	// Engine is where the graph is. What the chosen kind does not read has to be left out; see engine.Config.Check.
 	Engine engine.Config
 	// Evaluator is what answers checks on the embedded engine: EvaluatorNative, straight from the store, or
-	// EvaluatorSpiceDB; empty means native. Other engines have SpiceDB's only.
+	// EvaluatorSpiceDB; empty means native there, and SpiceDB's on the other engines, which have no other.
 	Evaluator string
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
-	// afterwards; see docs/operations.md for what happens where they differ.
+	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.
 	VerifySample float64
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs AllowNonLoopback.

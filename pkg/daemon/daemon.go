@@ -13,6 +13,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -196,17 +197,29 @@ func (c Config) complete() (Config, error) {
 	if c.Addr == "" {
 		c.Addr = defaultAddr
 	}
+	if err := c.Engine.Check(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
+	}
 	if err := c.checkKeys(); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
+	embedded := c.Engine.Kind == engine.Embedded || c.Engine.Kind == ""
 	if c.Evaluator == "" {
-		c.Evaluator = EvaluatorNative
+		c.Evaluator = EvaluatorSpiceDB
+		if embedded {
+			c.Evaluator = EvaluatorNative
+		}
 	}
-	if !slices.Contains(Evaluators, c.Evaluator) {
-		return c, fmt.Errorf("daemon: unknown evaluator %q, must be one of %v", c.Evaluator, Evaluators)
-	}
-	if !(c.VerifySample >= 0 && c.VerifySample <= 1) { // NaN is neither
-		return c, errors.New("daemon: the sample to verify is not a share, 0 to 1")
+	switch {
+	case !slices.Contains(Evaluators, c.Evaluator):
+		return c, fmt.Errorf("daemon: --evaluator must be one of %s, not %q", strings.Join(Evaluators, ", "), c.Evaluator)
+	case c.Evaluator == EvaluatorNative && !embedded:
+		return c, fmt.Errorf("daemon: --evaluator %s is for the engine %s: leave it out, because on the engine %s SpiceDB answers checks",
+			EvaluatorNative, engine.Embedded, c.Engine.Kind)
+	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
+		return c, errors.New("daemon: --verify-sample is not a share, 0 to 1")
+	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
+		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")

@@ -49,7 +49,11 @@ func TestMetrics(t *testing.T) {
 		engine.Memory: {"go_goroutines", "process_"},
 	} {
 		t.Run(kind, func(t *testing.T) {
-			d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: engine.Config{Kind: kind, Dir: t.TempDir()}})
+			cfg := engine.Config{Kind: kind}
+			if kind == engine.Embedded {
+				cfg.Dir = t.TempDir()
+			}
+			d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: cfg})
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.MetricsAddr().String()+"/metrics", http.NoBody)
 			if err != nil {
 				t.Fatal(err)

@@ -19,7 +19,11 @@ func TestSharedEnginesNeedATokenKey(t *testing.T) {
 			continue
 		}
 		shared++
-		d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"key-of-the-service"}, Engine: engine.Config{Kind: kind}}, zaptest.NewLogger(t))
+		cfg := engine.Config{Kind: kind, URI: "postgres://db.invalid/deputy"}
+		if kind == engine.Remote {
+			cfg = engine.Config{Kind: kind, Endpoint: "spicedb.invalid:50051", PresharedKey: "key"}
+		}
+		d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"key-of-the-service"}, Engine: cfg}, zaptest.NewLogger(t))
 		if err == nil {
 			_ = d.Close()
 		}
