@@ -66,10 +66,6 @@ func replaced(page, name, text string) (string, error) {
 	return before + "<!-- " + name + " -->\n" + text + "<!-- /" + name + " -->\n" + after, nil
 }
 
-func TestReadmeShowsTheDemo(t *testing.T) {
-	shows(t, "../../README.md", "demo", "```console\n$ make demo\n"+run(t, "demo")+"```\n")
-}
-
 // usageLine matches a flag in the output of --help: name, type, meaning, variable if it has one, default.
 var usageLine = regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z-]+)(?: (\S+))?  +(.*?)(?: \[\$(DEPUTY_\w+)\])?(?: \(default (.*)\))?$`)
 

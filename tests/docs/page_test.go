@@ -194,8 +194,19 @@ func (v values) match(shown, printed string) bool {
 	return true
 }
 
-// shown is what a command printed as the page would show it: with the page's names for values that it has met.
-func (v values) shown(printed string) string {
+// shown is what a command printed as the page would show it, in place of what it shows now: with the page's names for values that it
+// has, as far as there are as many of a kind.
+func (v values) shown(now, printed string) string {
+	for _, m := range made {
+		kind := regexp.MustCompile(m.pattern)
+		names, is := kind.FindAllString(now, -1), kind.FindAllString(printed, -1)
+		if !m.named || len(names) != len(is) {
+			continue
+		}
+		for i, name := range names {
+			v[name] = is[i]
+		}
+	}
 	for name, is := range v {
 		printed = strings.ReplaceAll(printed, is, name)
 	}

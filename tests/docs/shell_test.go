@@ -130,22 +130,22 @@ func (s *shell) until(wanted *regexp.Regexp) (before string, match []string, err
 }
 
 var (
-	ended   = regexp.MustCompile(`\x1e(\d+)\x1e`)
-	serves  = regexp.MustCompile(`^deputy serve\b`)
-	listens = regexp.MustCompile(`deputy listens on (\S+)\n`)
+	ended  = regexp.MustCompile(`\x1e(\d+)\x1e`)
+	serves = regexp.MustCompile(`^deputy serve\b`)
 	// logged are lines of a server's log, which pages leave out.
 	logged = regexp.MustCompile(`(?m)^(?:\{"level".*|\[\d+\] \d+)\n`)
 )
 
 // run runs a command, and returns its exit code and what it printed. A server goes on in the background, and its command ends once it
-// listens.
-func (s *shell) run(command string) (code int, printed string, err error) {
+// listens and has printed as many lines as the page shows.
+func (s *shell) run(command string, lines int) (code int, printed string, err error) {
 	command = strings.TrimSuffix(command, "\n")
 	server := serves.MatchString(command)
 	if server {
 		command = strings.TrimSuffix(strings.TrimSpace(command), "&") + " &"
 	}
-	if _, err := fmt.Fprintf(s.in, "{ %s\n} </dev/null; printf '\\036%%d\\036' $?\n", command); err != nil {
+	// The next command may ask for $? too.
+	if _, err := fmt.Fprintf(s.in, "{ %s\n} </dev/null; code=$?; printf '\\036%%d\\036' $code; (exit $code)\n", command); err != nil {
 		return 0, "", err
 	}
 	before, match, err := s.until(ended)
@@ -153,30 +153,17 @@ func (s *shell) run(command string) (code int, printed string, err error) {
 		return 0, "", err
 	}
 	if server {
-		more, line, err := s.until(listens)
+		more, line, err := s.until(regexp.MustCompile(fmt.Sprintf(`deputy listens on (\S+)\n(?:[^\n]*\n){%d}`, max(0, lines-1))))
 		if err != nil {
 			return 0, "", err
 		}
-		// What else it says of itself comes with that line, in one write.
-		rest, _, err := s.flush()
-		if err != nil {
-			return 0, "", err
-		}
-		before += more + line[0] + rest
-		if _, _, err := s.run("export DEPUTY_ENDPOINT=" + line[1]); err != nil {
+		before += more + line[0]
+		if _, _, err := s.run("export DEPUTY_ENDPOINT="+line[1], 0); err != nil {
 			return 0, "", err
 		}
 	}
 	code, err = strconv.Atoi(match[1])
 	return code, logged.ReplaceAllString(before, ""), err
-}
-
-// flush returns what was printed until the shell answers.
-func (s *shell) flush() (string, []string, error) {
-	if _, err := io.WriteString(s.in, "printf '\\0360\\036'\n"); err != nil {
-		return "", nil, err
-	}
-	return s.until(ended)
 }
 
 // TestUnfinished: a command goes on while the shell wants more of it.
