@@ -40,7 +40,7 @@ demo: build ## Start a server on an example, ask it for decisions, print them wi
 .PHONY: build
 build: ## Build the deputy binary into .bin, without debug information
 	@mkdir -p $(BIN)
-	go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
+	@go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
 
 .PHONY: test
 test: $(GRPCURL) ## Run every test, and say at the end which could not run here
