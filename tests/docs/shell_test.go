@@ -31,13 +31,16 @@ type shell struct {
 // patience is how long a command may take. The longest builds the program.
 const patience = 5 * time.Minute
 
+// waits is how bash complains that a command has not ended.
+var waits = regexp.MustCompile(`unexpected (EOF|end of file)`)
+
 // unfinished reports whether a shell waits for more of a command.
 func unfinished(command string) bool {
 	if strings.HasSuffix(command, "\\\n") {
 		return true
 	}
 	out, err := exec.Command("bash", "-n", "-c", command).CombinedOutput()
-	return err != nil && bytes.Contains(out, []byte("unexpected EOF")) || bytes.Contains(out, []byte("delimited by end-of-file"))
+	return err != nil && waits.Match(out) || bytes.Contains(out, []byte("delimited by end-of-file"))
 }
 
 // start starts a shell in a folder. It ends with the test, with all that it has started.
