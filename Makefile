@@ -9,6 +9,7 @@ BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOLANGCI_LINT_VERSION := v2.15.0
+GRPCURL_VERSION := v1.9.4
 
 BIN := $(CURDIR)/.bin
 BUF := $(BIN)/buf-$(BUF_VERSION)
@@ -21,6 +22,7 @@ export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 # What the tests cover; narrow it with make test PKGS=./pkg/decide/...
 PKGS ?= ./...
 # Where skipped tests are noted; see tests/pgtest.
+GRPCURL := $(BIN)/grpcurl-$(GRPCURL_VERSION)
 NOT_RUN := $(BIN)/not-run
 
 # buf breaking compares the contract with the newest release, and before there is one with what the main
@@ -38,10 +40,10 @@ demo: build ## Start a server on an example, ask it for decisions, print them wi
 .PHONY: build
 build: ## Build the deputy binary into .bin, without debug information
 	@mkdir -p $(BIN)
-	go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
+	@go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
 
 .PHONY: test
-test: ## Run every test, and say at the end which could not run here
+test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	@mkdir -p $(BIN) && rm -f $(NOT_RUN)
 	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=20m $(GOTESTFLAGS) $(PKGS) || failed=1; \
 	if [ -s $(NOT_RUN) ]; then \
@@ -121,7 +123,7 @@ check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate`
 	@diff -r $(BIN)/generated/pkg/gen pkg/gen || { echo "pkg/gen is not generated from proto as it is: run make generate"; exit 1; }
 
 .PHONY: readme
-readme: ## Put what the code says into README.md (the demo) and docs: operations (settings), schema (rules), embedding (example)
+readme: ## Put what commands print, settings, rules and the example into README.md and the pages under docs
 	go test -count=1 ./tests/docs -rewrite
 
 .PHONY: clean
@@ -139,6 +141,10 @@ define install
 GOBIN=$(BIN)/build go install $(1)@$(2)
 @mv $(BIN)/build/$(3) $(BIN)/$(3)-$(2)
 endef
+
+# Pages show calls with it, and tests/docs makes them.
+$(GRPCURL):
+	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,$(GRPCURL_VERSION),grpcurl)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

@@ -125,7 +125,7 @@ func (r Relationship) String() string {
 const (
 	// MaxIDBytes is SpiceDB's limit on a stored object id.
 	MaxIDBytes = 1024
-	// MaxOutsideIDBytes is the limit on an id from outside, before it is encoded.
+	// MaxOutsideIDBytes is the limit on an id from outside, in UTF-8, before it is encoded.
 	MaxOutsideIDBytes = 512
 )
 
@@ -140,14 +140,19 @@ const storedPrefix = "=stored:"
 //
 // An id that lies in the alphabet and does not start with "=" is kept. Any other is "=" followed by
 // the id with every byte outside [a-zA-Z0-9/_|\-+] as "=" and two upper-case hex digits: so
-// "alice@example.com" becomes "=alice=40example=2Ecom". It refuses empty and over-long ids, "*",
-// invalid UTF-8, and control or other invisible characters.
+// "alice@example.com" becomes "=alice=40example=2Ecom". It refuses empty ids, "*", invalid UTF-8, and ids of more
+// than MaxOutsideIDBytes bytes, or of more than MaxIDBytes once encoded, where a character that is not of the alphabet takes
+// three bytes for each of its own.
+//
+// It also refuses ids that look like another one: with a blank at an end, with a space other than U+0020, or with a
+// character that nobody sees, such as a control character, a zero-width space, a variation selector or a Hangul filler. Ids that
+// differ in letters that look alike, or in whether an accent is a character of its own, are different ids.
 //
 // Others may store ids that nothing is encoded to, such as "=41", or "=2A", or one of a thousand letters. Those are
 // named by "=stored:" and the id as it is stored, and no others are: "=stored:alice" is an id like any other, and not
 // alice. So no two ids from outside are one stored id, and every stored id has a name.
 func EncodeID(outside string) (string, error) {
-	if stored, ok := strings.CutPrefix(outside, storedPrefix); ok && isStored(stored) && !encodes(stored) {
+	if stored, ok := strings.CutPrefix(outside, storedPrefix); ok && IsStoredID(stored) && !encodes(stored) {
 		return stored, nil
 	}
 	return encode(outside)
@@ -166,9 +171,15 @@ func encode(outside string) (string, error) {
 		return "", errors.New("is not valid UTF-8")
 	}
 	plain := outside[0] != escape
+	if outside[0] == ' ' || outside[len(outside)-1] == ' ' {
+		return "", errors.New("begins or ends with a blank")
+	}
 	for _, r := range outside {
-		if !unicode.IsGraphic(r) {
+		switch {
+		case isInvisible(r):
 			return "", fmt.Errorf("contains the invisible character %U", r)
+		case r != ' ' && unicode.Is(unicode.Zs, r):
+			return "", fmt.Errorf("contains the space %U; the only space in an id is U+0020", r)
 		}
 		plain = plain && (r == escape || passes(r))
 	}
@@ -177,9 +188,16 @@ func encode(outside string) (string, error) {
 	}
 	encoded := escapeID(outside)
 	if len(encoded) > MaxIDBytes {
-		return "", fmt.Errorf("is %d bytes long when encoded, more than %d", len(encoded), MaxIDBytes)
+		return "", fmt.Errorf("takes %d bytes where it is stored, more than %d: each byte of a character other than letters and digits "+
+			"of ASCII and /_|-+ takes three", len(encoded), MaxIDBytes)
 	}
 	return encoded, nil
+}
+
+// isInvisible reports whether nobody sees a character: what Unicode has for control and formatting, what it says is ignored
+// where it is shown, and the Braille pattern without a dot.
+func isInvisible(r rune) bool {
+	return !unicode.IsGraphic(r) || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) || r == '\u2800'
 }
 
 // DecodeID is the inverse of EncodeID: no two stored ids are shown as one, and EncodeID makes of what is shown the stored
@@ -193,7 +211,7 @@ func DecodeID(stored string) string {
 	if outside, ok := decode(stored); ok {
 		return outside
 	}
-	if !isStored(stored) {
+	if !IsStoredID(stored) {
 		return stored
 	}
 	return storedPrefix + stored
@@ -241,8 +259,8 @@ func unescapeID(rest string) (outside string, ok bool) {
 	return b.String(), true
 }
 
-// isStored reports whether the engine can hold an id: 1 to MaxIDBytes bytes of its alphabet.
-func isStored(id string) bool {
+// IsStoredID reports whether the engine can hold an id: 1 to MaxIDBytes bytes of [a-zA-Z0-9/_|\-=+].
+func IsStoredID(id string) bool {
 	for i := range len(id) {
 		if c := id[i]; c != escape && !passes(rune(c)) {
 			return false

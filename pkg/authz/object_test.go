@@ -38,13 +38,31 @@ func TestEncodeID(t *testing.T) {
 	}
 }
 
+// TestEncodeIDRefuses: what cannot be stored, and what looks like another id, is refused with a reason.
 func TestEncodeIDRefuses(t *testing.T) {
-	for _, outside := range []string{
-		"", "*", "a\x00b", "line\nbreak", "tab\t", "\xff\xfe", "right\u202eleft", "zero\u200bwidth",
-		strings.Repeat("a", authz.MaxOutsideIDBytes+1), strings.Repeat("@", authz.MaxOutsideIDBytes),
+	for outside, want := range map[string]string{
+		"": "is empty", "*": `must name one object, not "*"`, "\xff\xfe": "is not valid UTF-8",
+		strings.Repeat("a", authz.MaxOutsideIDBytes+1): "is 513 bytes long, more than 512",
+		// 170 characters of three bytes: 510 bytes outside, three times as many stored.
+		strings.Repeat("界", 170): "takes 1531 bytes where it is stored, more than 1024: each byte of a character other than letters and digits of ASCII",
+		" a":                     "begins or ends with a blank", "a ": "begins or ends with a blank", " ": "begins or ends with a blank",
+		"a\u00a0b": "contains the space U+00A0; the only space in an id is U+0020", "\u3000": "contains the space U+3000",
+		"a\x00b": "contains the invisible character U+0000", "line\nbreak": "contains the invisible character U+000A",
+		"tab\t": "contains the invisible character U+0009", "a\u0085": "contains the invisible character U+0085",
+		"right\u202eleft": "contains the invisible character U+202E", "zero\u200bwidth": "contains the invisible character U+200B",
+		"\ufeffbom": "contains the invisible character U+FEFF", "soft\u00adhyphen": "contains the invisible character U+00AD",
+		"\u3164": "contains the invisible character U+3164", "a\u115fb": "contains the invisible character U+115F",
+		"a\ufe0f": "contains the invisible character U+FE0F", "a\u034fb": "contains the invisible character U+034F",
+		"a\u2800": "contains the invisible character U+2800", "a\U000e0101": "contains the invisible character U+E0101",
+		"a\ue000": "contains the invisible character U+E000",
 	} {
-		if got, err := authz.EncodeID(outside); err == nil {
-			t.Errorf("EncodeID(%q) = %q, want an error", outside, got)
+		if got, err := authz.EncodeID(outside); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("EncodeID(%q) = %q, %v, want the error %q", outside, got, err, want)
+		}
+	}
+	for _, taken := range []string{strings.Repeat("界", 113), strings.Repeat("a", authz.MaxOutsideIDBytes), "a b", "a  b", "é", "e\u0301"} {
+		if _, err := authz.EncodeID(taken); err != nil {
+			t.Errorf("EncodeID(%q): %v", taken, err)
 		}
 	}
 }
@@ -53,7 +71,10 @@ func TestEncodeIDRefuses(t *testing.T) {
 func TestStoredIDsOfOthers(t *testing.T) {
 	long := strings.Repeat("a", authz.MaxOutsideIDBytes+1)
 	for _, stored := range []string{
-		"=", "=a=4", "=a=zz", "=a=2d", "=plain", "==", "=a=2A=2a", "=a=00", "=41", "==2A", "==41", "=stored", long, strings.Repeat("=", authz.MaxIDBytes),
+		"=", "=a=4", "=a=zz", "=a=2d", "=plain", "==", "=a=2A=2a", "=a=00", "=41", "==2A", "==41", "=stored", long,
+		// What was encoded before look-alikes were refused.
+		"=alice=20", "=a=C2=A0b", "=a=EF=B8=8F",
+		strings.Repeat("=", authz.MaxIDBytes),
 	} {
 		shown := authz.DecodeID(stored)
 		if shown != "=stored:"+stored {

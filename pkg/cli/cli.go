@@ -1,6 +1,7 @@
 // Package cli is Deputy's command line. Each subcommand has a file of its own. What they share:
 //
 //	settings.go      where a flag's value comes from: command line, environment, configuration file
+//	configfile.go    the configuration file: YAML, TOML or JSON
 //	connection.go    the client's flags, and the connection that they describe
 //	question.go      the flags of the commands that ask for a decision
 //	list.go          pages of a list

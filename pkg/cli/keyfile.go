@@ -9,15 +9,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
 )
 
 // tokenKeyBytes is the least length of a token key, and the length of the randomness in a new one.
 const tokenKeyBytes = 32
 
-// readKeys returns the keys in a file, one a line; blank lines do not count. Without a path there are
-// none. name is the flag's name without "--".
-func readKeys(name, path string) ([]string, error) {
+// readKeys returns the keys in a file, one a line; blank lines and a byte order mark do not count. Without a path there are
+// none. name is the flag's name without "--", and check says what a key has to be.
+func readKeys(name, path string, check func(key string) error) ([]string, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -26,10 +29,16 @@ func readKeys(name, path string) ([]string, error) {
 		return nil, err
 	}
 	var keys []string
-	for line := range strings.Lines(string(text)) {
-		if line = strings.TrimSpace(line); line != "" {
-			keys = append(keys, line)
+	n := 0
+	for line := range strings.Lines(string(bytes.TrimPrefix(text, byteOrderMark))) {
+		n++
+		if line = strings.TrimSpace(line); line == "" {
+			continue
 		}
+		if err := check(line); err != nil {
+			return nil, fmt.Errorf("--%s: the key in line %d of %s %w", name, n, path, err)
+		}
+		keys = append(keys, line)
 	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("--%s: %s holds no key", name, path)
@@ -37,17 +46,29 @@ func readKeys(name, path string) ([]string, error) {
 	return keys, nil
 }
 
-// oneKey returns the key that is given by a flag or stands in the file of the flag "NAME-file", or "".
+// allKeys returns the keys that are given by a flag, and those in the file of the flag "NAME-file".
+func allKeys(name string, given *secrets, path string, check func(key string) error) ([]string, error) {
+	for i, key := range given.values {
+		if err := check(key); err != nil {
+			return nil, fmt.Errorf("--%s: key %d %w", name, i+1, err)
+		}
+	}
+	fromFile, err := readKeys(name+"-file", path, check)
+	return slices.Concat(given.values, fromFile), err
+}
+
+// oneKey returns the key that is given by a flag or stands in the file of the flag "NAME-file", or "". It is shown to somebody
+// else's server, who decides how long it has to be.
 func oneKey(name string, given *secrets, path string) (string, error) {
-	fromFile, err := readKeys(name+"-file", path)
+	keys, err := allKeys(name, given, path, daemon.CheckKeyCharacters)
 	if err != nil {
 		return "", err
 	}
-	switch len(given.values) + len(fromFile) {
+	switch len(keys) {
 	case 0:
 		return "", nil
 	case 1:
-		return append(fromFile, given.values...)[0], nil
+		return keys[0], nil
 	default:
 		return "", fmt.Errorf("--%s and --%s-file: give one key", name, name)
 	}

@@ -1,17 +1,16 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // parseObject reads "type:id". The id is everything behind the first colon, so a URL needs no
@@ -72,8 +71,7 @@ func readNamed(name, path string) ([]byte, error) {
 // bareID drops a type from an id whose type is clear, so that agent:bot works as bot does.
 func bareID(objectType, text string) string { return strings.TrimPrefix(text, objectType+":") }
 
-// parseContext reads caveat context: a JSON object, or "@file" with one. A name that stands in it twice
-// is an error: which of the two counts should not be left to the reader of the JSON.
+// parseContext reads caveat context: a JSON object as notation.Context reads it, or "@file" with one.
 func parseContext(text string) (*structpb.Struct, error) {
 	if text == "" {
 		return nil, nil //nolint:nilnil // nil leaves the field out
@@ -85,10 +83,9 @@ func parseContext(text string) (*structpb.Struct, error) {
 			return nil, err
 		}
 	}
-	context := &structpb.Struct{}
-	// The parser's own error is left out: it varies from run to run.
-	if err := protojson.Unmarshal(data, context); err != nil {
-		return nil, errors.New(`--context must be one JSON object without repeated names, such as {"hour": 9}`)
+	context, err := notation.Context(string(data))
+	if err != nil {
+		return nil, fmt.Errorf(`--context must be one JSON object, such as {"hour": 9}: %w`, err)
 	}
 	return context, nil
 }

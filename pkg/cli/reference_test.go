@@ -53,7 +53,7 @@ func TestParseContext(t *testing.T) {
 	if err != nil || got.GetFields()["amount"].GetNumberValue() != 150 {
 		t.Errorf("the context is read as %v, %v", got, err)
 	}
-	for _, bad := range []string{"null", "[]", "1", "{", `{"a":1} {}`, `{"a":1,"a":2}`, "@absent.json"} {
+	for _, bad := range []string{"null", "[]", "1", "{", `{"a":1} {}`, `{"a":1,"a":2}`, `{"a":9007199254740993}`, "@absent.json"} {
 		if _, err := parseContext(bad); err == nil || !strings.HasPrefix(err.Error(), "--context") {
 			t.Errorf("%q: the error is %v", bad, err)
 		}

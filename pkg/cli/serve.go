@@ -11,8 +11,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/daemon"
 )
 
-// newServe builds `deputy serve`. The line that says where it listens is printed once the port is open,
-// so who waits for it can connect; it is all that goes to standard output.
+// newServe builds `deputy serve`. The line that says where it listens is printed once the port is open, so a program
+// that waits for the line can connect. Nothing else goes to standard output, except with --dev the lines to copy.
 func newServe(p *program) *cobra.Command {
 	settings := &serverSettings{}
 	cmd := &cobra.Command{
@@ -21,9 +21,13 @@ func newServe(p *program) *cobra.Command {
 		Long: `Run the server until SIGINT or SIGTERM, then let calls under way finish. It prints one line with its
 address once it listens; logs go to standard error.
 
+With --dev one command starts a server to try Deputy out: it generates an admin key and prints it, writes the
+core schema if there is no schema yet, and keeps its data in a temporary directory unless --data-dir names one.
+
 Each setting is a flag, a variable in the environment and a key of the same name in the file that
 --config names; the first of these that is there counts.`,
-		Example: `  DEPUTY_PRESHARED_KEY=… DEPUTY_ADMIN_PRESHARED_KEY=… deputy serve
+		Example: `  deputy serve --dev
+  DEPUTY_PRESHARED_KEY=… DEPUTY_ADMIN_PRESHARED_KEY=… deputy serve --data-dir /var/lib/deputy
   deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy --token-key-file token.key`,
 		GroupID: groupServer,
 		Args:    cobra.NoArgs,
@@ -31,7 +35,14 @@ Each setting is a flag, a variable in the environment and a key of the same name
 	settings.registerServer(cmd.Flags())
 	settings.registerEngine(cmd.Flags())
 	settings.registerConfig(cmd)
+	cmd.Flags().BoolVar(&settings.dev.on, "dev", false, "serve for development: plaintext on this machine, with a new admin key that is printed")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		// Set first, so that it runs last: a store is closed before its directory goes.
+		defer func() {
+			if closeErr := settings.dev.close(); err == nil && closeErr != nil {
+				err = fmt.Errorf("removing the temporary directory: %w", closeErr)
+			}
+		}()
 		if err := settings.readConfig(cmd.Flags()); err != nil {
 			return err
 		}
@@ -49,8 +60,18 @@ Each setting is a flag, a variable in the environment and a key of the same name
 				err = fmt.Errorf("closing: %w", closeErr)
 			}
 		}()
+		if settings.dev.on {
+			if err := settings.dev.writeCore(cmd.Context(), d.Engine()); err != nil {
+				return err
+			}
+		}
 		if _, err := fmt.Fprintf(p.Out, "deputy listens on %s\n", d.Addr()); err != nil {
 			return fmt.Errorf("writing: %w", err)
+		}
+		if settings.dev.on {
+			if err := settings.dev.tell(p.Out, d.Addr(), settings.config.Engine.Dir); err != nil {
+				return err
+			}
 		}
 		if addr := d.MetricsAddr(); addr != nil { // with port 0 nobody else knows it
 			log.Info("metrics are served", zap.Stringer("addr", addr))

@@ -41,6 +41,8 @@ type serverSettings struct {
 	// logLevel and logFormat are as newLog takes them.
 	logLevel  string
 	logFormat string
+	// dev is what --dev adds; see servedev.go.
+	dev devServer
 }
 
 // registerServer adds the flags about the server itself. Durations have the default 0, which the daemon
@@ -79,8 +81,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
 	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
-	flags.StringVar(&s.config.Evaluator, "evaluator", daemon.Evaluators[0],
-		"what answers checks on the engine embedded: native, straight from the store, or spicedb")
+	flags.StringVar(&s.config.Evaluator, "evaluator", "",
+		"what answers checks: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
 	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
@@ -95,7 +97,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.BoolVar(&e.TrustSchema, "remote-trust-schema", false,
 		"vouch that none of its relations dropped an expiration while expired relationships were there; else they are counted at first")
 	flags.StringVar(&e.CAPath, "remote-ca", "", "PEM file with the authorities that it is trusted by; the system's if left out")
-	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which a CockroachDB cluster's clocks differ; 0 means 500ms there")
+	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which the clocks of a CockroachDB cluster differ; 0 means 500ms on cockroachdb; remote may stand over one, too")
 	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")
 }
 
@@ -123,25 +125,21 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 			return err
 		}
 	}
-	for _, keys := range []struct {
-		flag, path string
-		given      *secrets
-		into       *[]string
-	}{
-		{"preshared-key-file", s.keyFile, &s.keys, &s.config.PresharedKeys},
-		{"admin-preshared-key-file", s.adminKeyFile, &s.adminKeys, &s.config.AdminPresharedKeys},
-	} {
-		fromFile, err := readKeys(keys.flag, keys.path)
-		if err != nil {
+	if s.dev.on {
+		if err := s.dev.prepare(s); err != nil {
 			return err
 		}
-		*keys.into = append(append([]string(nil), keys.given.values...), fromFile...)
 	}
-	remote, err := oneKey("remote-preshared-key", &s.remoteKey, s.remoteKeyFile)
-	if err != nil {
+	var err error
+	if s.config.PresharedKeys, err = allKeys("preshared-key", &s.keys, s.keyFile, daemon.CheckKey); err != nil {
 		return err
 	}
-	s.config.Engine.PresharedKey = remote
+	if s.config.AdminPresharedKeys, err = allKeys("admin-preshared-key", &s.adminKeys, s.adminKeyFile, daemon.CheckKey); err != nil {
+		return err
+	}
+	if s.config.Engine.PresharedKey, err = oneKey("remote-preshared-key", &s.remoteKey, s.remoteKeyFile); err != nil {
+		return err
+	}
 	if s.cacheMiB < 0 || s.cacheMiB > 1<<20 {
 		return fmt.Errorf("--cache-mib must be 0 to %d", 1<<20)
 	}
@@ -162,12 +160,12 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 }
 
 // serverFlagNames returns the names of all settings that a configuration file may hold.
-func serverFlagNames() map[string]bool {
+func serverFlagNames() []string {
 	var all serverSettings
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	all.registerServer(flags)
 	all.registerEngine(flags)
-	names := map[string]bool{}
-	flags.VisitAll(func(f *pflag.Flag) { names[f.Name] = true })
+	var names []string
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	return names
 }

@@ -3,14 +3,10 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
-	"github.com/spf13/viper"
 )
 
 // Where the value of a flag comes from, the first that there is:
@@ -21,9 +17,7 @@ import (
 //	the default
 //
 // All of them end as pflag's Set on the same flag. So a value is parsed by the same code wherever it
-// comes from, "who was first" is the flag's own Changed, and a command reads plain variables. viper
-// reads files here and does no more: its binding of the environment looks at the process's own, which
-// a test cannot replace, and it would be a second list of every setting.
+// comes from, "who was first" is the flag's own Changed, and a command reads plain variables.
 
 // envPrefix starts the names of all environment variables that Deputy reads.
 const envPrefix = "DEPUTY_"
@@ -72,41 +66,6 @@ func fillFromEnv(flags *pflag.FlagSet, env LookupEnv) error {
 	return failed
 }
 
-// fillFromFile sets every flag that neither the command line nor the environment set and the file
-// names. The file is YAML, TOML or JSON by its ending; its keys are the flags' names. A key that is
-// not known is an error, so that a misspelt restriction is not ignored; one that is known but has no
-// flag in the set belongs to another subcommand.
-func fillFromFile(flags *pflag.FlagSet, path string, known map[string]bool) error {
-	file := viper.New()
-	file.SetConfigFile(path)
-	if err := file.ReadInConfig(); err != nil {
-		return fmt.Errorf("config %s: %w", path, withoutContent(path, err))
-	}
-	said := saidSoFar(flags)
-	// AllKeys flattens nested maps into dotted names, which no flag has.
-	keys := file.AllKeys()
-	slices.Sort(keys)
-	for _, key := range keys {
-		if !known[key] {
-			return fmt.Errorf("config %s: unknown setting %q", path, key)
-		}
-		f := flags.Lookup(key)
-		if f == nil || said(key) {
-			continue
-		}
-		// The value goes through its text form, as if it had been typed: "24h" and true are the same in
-		// YAML, TOML and JSON that way.
-		values, err := texts(file.Get(key))
-		if err == nil {
-			err = set(flags, f, values)
-		}
-		if err != nil {
-			return fmt.Errorf("config %s: %s %w", path, key, err)
-		}
-	}
-	return nil
-}
-
 // saidSoFar returns which settings are set by now. A key and the file that it stands in are one
 // setting: --key on the command line beats $DEPUTY_KEY_FILE.
 func saidSoFar(flags *pflag.FlagSet) func(name string) bool {
@@ -130,48 +89,6 @@ func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
 		}
 	}
 	return nil
-}
-
-// texts turns a value from a configuration file into what the command line would have carried: one
-// text, or one for each element of a list.
-func texts(value any) ([]string, error) {
-	switch v := value.(type) {
-	case nil:
-		return nil, errors.New("has no value")
-	case []any:
-		var all []string
-		for _, element := range v {
-			one, err := texts(element)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, one...)
-		}
-		return all, nil
-	case map[string]any:
-		return nil, errors.New("wants a value or a list, not a map")
-	default:
-		return []string{fmt.Sprint(v)}, nil
-	}
-}
-
-// lineNumber finds where a parser stopped.
-var lineNumber = regexp.MustCompile(`line \d+`)
-
-// withoutContent keeps of a parser's error only where it is: parsers quote what they could not read,
-// and that may be a key.
-func withoutContent(path string, err error) error {
-	if missing, ok := errors.AsType[*fs.PathError](err); ok {
-		return missing.Err
-	}
-	format := strings.TrimPrefix(filepath.Ext(path), ".")
-	if !slices.Contains(viper.SupportedExts, format) {
-		return fmt.Errorf("has to end in .yaml, .toml or .json")
-	}
-	if line := lineNumber.FindString(err.Error()); line != "" {
-		return fmt.Errorf("is not valid %s (%s)", format, line)
-	}
-	return fmt.Errorf("is not valid %s", format)
 }
 
 // secrets is a flag whose values are never printed, neither by help nor by an error. It takes one or

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,8 +71,9 @@ func TestPrecedence(t *testing.T) {
 
 // TestKeyPrecedence: a key and the file that it stands in are one setting.
 func TestKeyPrecedence(t *testing.T) {
+	const a, b, c, file1, file2 = "key-a-of-16-bytes", "key-b-of-16-bytes", "key-c-of-16-bytes", "key-1-of-the-file", "key-2-of-the-file"
 	path := filepath.Join(t.TempDir(), "keys")
-	if err := os.WriteFile(path, []byte("from-file-1\n\n  from-file-2  \n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(file1+"\n\n  "+file2+"  \n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -81,13 +83,13 @@ func TestKeyPrecedence(t *testing.T) {
 		file string
 		want []string
 	}{
-		{"repeated", []string{"--preshared-key=a", "--preshared-key=b,c"}, nil, "", []string{"a", "b", "c"}},
-		{"environment list", nil, map[string]string{"DEPUTY_PRESHARED_KEY": "a, b"}, "", []string{"a", "b"}},
-		{"configuration list", nil, nil, "toml:preshared-key = ['a', 'b']", []string{"a", "b"}},
-		{"file", []string{"--preshared-key-file=" + path}, nil, "", []string{"from-file-1", "from-file-2"}},
-		{"flag beats the variable of the file", []string{"--preshared-key=a"}, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "", []string{"a"}},
-		{"flag of the file beats the variable", []string{"--preshared-key-file=" + path}, map[string]string{"DEPUTY_PRESHARED_KEY": "a"}, "", []string{"from-file-1", "from-file-2"}},
-		{"variable of the file beats the configuration", nil, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "json:{\"preshared-key\": \"a\"}", []string{"from-file-1", "from-file-2"}},
+		{"repeated", []string{"--preshared-key=" + a, "--preshared-key=" + b + "," + c}, nil, "", []string{a, b, c}},
+		{"environment list", nil, map[string]string{"DEPUTY_PRESHARED_KEY": a + ", " + b}, "", []string{a, b}},
+		{"configuration list", nil, nil, "toml:preshared-key = ['" + a + "', '" + b + "']", []string{a, b}},
+		{"file", []string{"--preshared-key-file=" + path}, nil, "", []string{file1, file2}},
+		{"flag beats the variable of the file", []string{"--preshared-key=" + a}, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, "", []string{a}},
+		{"flag of the file beats the variable", []string{"--preshared-key-file=" + path}, map[string]string{"DEPUTY_PRESHARED_KEY": a}, "", []string{file1, file2}},
+		{"variable of the file beats the configuration", nil, map[string]string{"DEPUTY_PRESHARED_KEY_FILE": path}, `json:{"preshared-key": "` + a + `"}`, []string{file1, file2}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, err := parseServe(t, test.args, test.env, test.file)
@@ -106,7 +108,7 @@ func TestKeyPrecedence(t *testing.T) {
 func TestEveryFieldHasASetting(t *testing.T) {
 	tokenKey := filepath.Join(t.TempDir(), "token.key")
 	settings := []struct{ name, value string }{
-		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "k"}, {"admin-preshared-key", "a"},
+		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
 		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
@@ -169,6 +171,44 @@ func zeroFields(v reflect.Value, name string) []string {
 	return zero
 }
 
+// TestSettingsAreReadAsWritten: what stands in a file is what the flag gets, whatever a parser of the format takes it for.
+func TestSettingsAreReadAsWritten(t *testing.T) {
+	for _, text := range []string{
+		"0123", "0o17", "0x7B", "0b11", "1_000", "1e3", "1.10", "+7", ".5", ".inf", "12345678901234567890123456789012",
+		"true", "True", "yes", "off", "2024-01-01", "2024-01-01T10:00:00Z", "12:30:45", "24h", "64Mi", "'~'", `"null"`,
+	} {
+		want := strings.Trim(text, `'"`)
+		for name, file := range map[string]string{
+			"alone": "yaml:global-types: " + text, "in a list": "yaml:global-types:\n- " + text, "by an alias": "yaml:data-dir: &a " + text + "\nglobal-types: *a",
+			"yml": "yml:global-types: " + text, "after a byte order mark": "yaml:\ufeffglobal-types: " + text,
+		} {
+			s, err := parseServe(t, nil, nil, file)
+			if err != nil {
+				t.Errorf("%s %s: %v", text, name, err)
+			} else if got := s.config.GlobalTypes; !slices.Equal(got, []string{want}) {
+				t.Errorf("%s %s is read as %q", text, name, got)
+			}
+		}
+	}
+	for _, file := range []string{
+		"yaml:cache-mib: 64\nverify-sample: 0.5\nallow-non-loopback: true\nretention: 90m", "toml:cache-mib = 64\nverify-sample = 0.5\nallow-non-loopback = true\nretention = '90m'",
+		`json:{"cache-mib": 64, "verify-sample": 0.5, "allow-non-loopback": true, "retention": "90m"}`, "json:\ufeff" + `{"cache-mib": 64, "verify-sample": 5e-1, "allow-non-loopback": true, "retention": "90m"}`,
+	} {
+		s, err := parseServe(t, nil, nil, file)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		if s.cacheMiB != 64 || s.config.VerifySample != 0.5 || !s.config.AllowNonLoopback || s.config.Engine.Retention != 90*time.Minute {
+			t.Errorf("%s: %+v", file, s.config)
+		}
+	}
+	s, err := parseServe(t, nil, nil, `json:{"cache-mib": 300000}`)
+	if err != nil || s.cacheMiB != 300000 {
+		t.Errorf("a large number: %v, %v", s, err)
+	}
+}
+
 // TestBadSettings asserts that an error names what is wrong, and never shows a value: it may be a key.
 func TestBadSettings(t *testing.T) {
 	for _, test := range []struct {
@@ -179,8 +219,21 @@ func TestBadSettings(t *testing.T) {
 		want string
 	}{
 		{"variable", nil, map[string]string{"DEPUTY_RETENTION": "secret"}, "", "DEPUTY_RETENTION is not a valid duration"},
-		{"unknown setting", nil, nil, "yaml:retentoin: secret", `unknown setting "retentoin"`},
-		{"nested setting", nil, nil, "yaml:engine:\n  kind: secret", `unknown setting "engine.kind"`},
+		{"unknown setting", nil, nil, "yaml:retentoin: secret", `unknown setting "retentoin"; did you mean "retention"?`},
+		{"misspelt setting in TOML", nil, nil, "toml:log_level = 'secret'", `unknown setting "log_level"; did you mean "log-level"?`},
+		{"setting in capitals", nil, nil, `json:{"Retention": "secret"}`, `unknown setting "Retention"; did you mean "retention"?`},
+		{"no such setting", nil, nil, "yaml:colour: secret", `unknown setting "colour"; settings have the names of the flags`},
+		{"nested setting", nil, nil, "yaml:engine:\n  kind: secret", "engine wants a value or a list, not a map"},
+		{"setting twice in YAML", nil, nil, "yaml:retention: 1h\nretention: secret", "is not valid yaml (line 2)"},
+		{"setting twice in JSON", nil, nil, `json:{"retention": "1h", "retention": "secret"}`, "is not valid json"},
+		{"setting twice in TOML", nil, nil, "toml:retention = '1h'\nretention = 'secret'", "is not valid toml"},
+		{"second document", nil, nil, "yaml:retention: 1h\n---\npreshared-key: secret", "is not valid yaml"},
+		{"tagged value", nil, nil, "yaml:addr: x\npreshared-key: !!binary c2VjcmV0", "is not valid yaml (line 2)"},
+		{"number for a text in TOML", nil, nil, "toml:preshared-key = 0x7B", "preshared-key wants a text: put it in quotes"},
+		{"date for a text in TOML", nil, nil, "toml:global-types = [2024-01-01]", "global-types wants a text: put it in quotes"},
+		{"number for a text in JSON", nil, nil, `json:{"preshared-key": 9007199254740993}`, "preshared-key wants a text: put it in quotes"},
+		{"null", nil, nil, "yaml:admin-preshared-key: ~", "admin-preshared-key has no value"},
+		{"null in a list", nil, nil, "yaml:admin-preshared-key: [secret, null]", "admin-preshared-key has no value"},
 		{"config in config", nil, nil, "yaml:config: secret.yaml", `unknown setting "config"`},
 		{"two values", nil, nil, "yaml:retention: [1h, 2h]", "retention wants one value"},
 		{"no value", nil, nil, "yaml:retention:", "retention has no value"},
@@ -193,6 +246,12 @@ func TestBadSettings(t *testing.T) {
 		{"absent", []string{"--config", "absent.yaml"}, nil, "", "config absent.yaml: no such file"},
 		{"two remote keys", []string{"--remote-preshared-key=secret,secret2"}, nil, "", "--remote-preshared-key and --remote-preshared-key-file: give one key"},
 		{"no key file", []string{"--preshared-key-file=absent"}, nil, "", "--preshared-key-file: open absent"},
+		{"short key", []string{"--preshared-key=key-of-the-service,secret"}, nil, "", "--preshared-key: key 2 has 6 bytes and needs at least 16"},
+		{"short admin key", nil, map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": "secret"}, "", "--admin-preshared-key: key 1 has 6 bytes"},
+		{"short key in a file", nil, nil, "yaml:preshared-key: secret", "--preshared-key: key 1 has 6 bytes"},
+		{"umlaut", []string{"--admin-preshared-key=secret-schlüssel"}, nil, "", "key 1 has a character that is not allowed (byte 12)"},
+		{"blank", []string{"--preshared-key=secret of sixteen bytes"}, nil, "", "key 1 has a character that is not allowed (byte 7)"},
+		{"remote umlaut", nil, map[string]string{"DEPUTY_REMOTE_PRESHARED_KEY": "secrét"}, "", "--remote-preshared-key: key 1 has a character"},
 		{"no admin key file", []string{"--admin-preshared-key-file=absent"}, nil, "", "--admin-preshared-key-file: open absent"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -44,9 +44,9 @@ type desk struct {
 
 // openDesk starts the server. Examples have nobody to report to: what fails here ends the process.
 func openDesk(ctx context.Context) *desk {
-	d := &desk{Key: "service-key"}
+	d := &desk{Key: "key-of-the-service"}
 	server := must(daemon.Open(ctx, daemon.Config{
-		PresharedKeys: []string{d.Key}, AdminPresharedKeys: []string{"admin-key"},
+		PresharedKeys: []string{d.Key}, AdminPresharedKeys: []string{"key-of-the-admin"},
 		Engine: engine.Config{Kind: engine.Memory},
 	}, zap.NewNop()))
 	serving, stop := context.WithCancel(ctx)
@@ -58,7 +58,7 @@ func openDesk(ctx context.Context) *desk {
 		check(server.Close())
 	})
 	d.Addr = server.Addr().String()
-	d.Service, d.Admin = d.dial(d.Key), d.dial("admin-key")
+	d.Service, d.Admin = d.dial(d.Key), d.dial("key-of-the-admin")
 
 	must(authzed.NewSchemaServiceClient(d.Admin.Conn()).WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: schema.Core + domain}))
 	for _, who := range []*deputyv1.ObjectReference{

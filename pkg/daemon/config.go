@@ -4,6 +4,9 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -29,10 +32,10 @@ type Config struct {
 	// AllowNonLoopback lets Addr be reachable from other machines.
 	AllowNonLoopback bool
 	// PresharedKeys authenticate the services that ask for decisions, start sessions and create
-	// delegations. They are never logged.
+	// delegations. They are never logged. CheckKey says what a key has to be.
 	PresharedKeys []string
 	// AdminPresharedKeys authenticate admins: they may all that services may, and explain, register,
-	// suspend, resume, write schema, and write core relationships through authzed.api.v1.
+	// suspend, resume, write schema, and write core relationships through authzed.api.v1. None of them may be a service's too.
 	AdminPresharedKeys []string
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
 	TLSCertPath string
@@ -42,13 +45,13 @@ type Config struct {
 	// several servers can share need one (see engine.Shared), because nodes with different keys make two of
 	// what one idempotency key asks for.
 	TokenKey []byte
-	// Engine is where the graph is.
+	// Engine is where the graph is. What the chosen kind does not read has to be left out; see engine.Config.Check.
 	Engine engine.Config
 	// Evaluator is what answers checks on the embedded engine: EvaluatorNative, straight from the store, or
-	// EvaluatorSpiceDB; empty means native. Other engines have SpiceDB's only.
+	// EvaluatorSpiceDB; empty means native there, and SpiceDB's on the other engines, which have no other.
 	Evaluator string
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
-	// afterwards; see docs/operations.md for what happens where they differ.
+	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.
 	VerifySample float64
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs AllowNonLoopback.
@@ -71,6 +74,47 @@ type Config struct {
 
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
+}
+
+// minKeyBytes is the least length of a preshared key.
+const minKeyBytes = 16
+
+// CheckKey refuses a preshared key that could be guessed, because it has fewer than 16 bytes, or that CheckKeyCharacters refuses. The error
+// goes on after the words that name the key, and does not show it.
+func CheckKey(key string) error {
+	if len(key) < minKeyBytes {
+		return fmt.Errorf("has %d bytes and needs at least %d; generate one with: openssl rand -hex 32", len(key), minKeyBytes)
+	}
+	return CheckKeyCharacters(key)
+}
+
+// CheckKeyCharacters refuses a preshared key that a caller could not send: a header carries printable ASCII characters only, and the Go client
+// sends no blank. The error goes on after the words that name the key, and does not show it.
+func CheckKeyCharacters(key string) error {
+	for i := range len(key) {
+		if c := key[i]; c <= ' ' || c > '~' {
+			return fmt.Errorf("has a character that is not allowed (byte %d): use printable ASCII characters without blanks", i+1)
+		}
+	}
+	return nil
+}
+
+// checkKeys refuses keys with which nobody could call the server, or callers whom it was not meant for.
+func (c Config) checkKeys() error {
+	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
+		return errors.New("no preshared key is set, so nobody could call the server: set --preshared-key-file for services, " +
+			"--admin-preshared-key-file for admins, or both; to try Deputy out, run: deputy serve --dev")
+	}
+	for _, key := range slices.Concat(c.PresharedKeys, c.AdminPresharedKeys) {
+		if err := CheckKey(key); err != nil {
+			return fmt.Errorf("a preshared key %w", err)
+		}
+	}
+	if slices.ContainsFunc(c.PresharedKeys, func(key string) bool { return slices.Contains(c.AdminPresharedKeys, key) }) {
+		return errors.New("one preshared key is set for services and for admins: every service that has it would be an admin; " +
+			"set another one for admins")
+	}
+	return nil
 }
 
 // keyMark is what engine.Config.KeyMark is for a token key: 32 bits of a digest, which tell nothing of a random key.

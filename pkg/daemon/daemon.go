@@ -13,6 +13,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -196,20 +197,29 @@ func (c Config) complete() (Config, error) {
 	if c.Addr == "" {
 		c.Addr = defaultAddr
 	}
-	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
-		return c, errors.New("daemon: no preshared key is set: nobody could call the server")
+	if err := c.Engine.Check(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if slices.Contains(c.PresharedKeys, "") || slices.Contains(c.AdminPresharedKeys, "") {
-		return c, errors.New("daemon: a preshared key is empty")
+	if err := c.checkKeys(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
+	embedded := c.Engine.Kind == engine.Embedded || c.Engine.Kind == ""
 	if c.Evaluator == "" {
-		c.Evaluator = EvaluatorNative
+		c.Evaluator = EvaluatorSpiceDB
+		if embedded {
+			c.Evaluator = EvaluatorNative
+		}
 	}
-	if !slices.Contains(Evaluators, c.Evaluator) {
-		return c, fmt.Errorf("daemon: unknown evaluator %q, must be one of %v", c.Evaluator, Evaluators)
-	}
-	if !(c.VerifySample >= 0 && c.VerifySample <= 1) { // NaN is neither
-		return c, errors.New("daemon: the sample to verify is not a share, 0 to 1")
+	switch {
+	case !slices.Contains(Evaluators, c.Evaluator):
+		return c, fmt.Errorf("daemon: --evaluator must be one of %s, not %q", strings.Join(Evaluators, ", "), c.Evaluator)
+	case c.Evaluator == EvaluatorNative && !embedded:
+		return c, fmt.Errorf("daemon: --evaluator %s is for the engine %s: leave it out, because on the engine %s SpiceDB answers checks",
+			EvaluatorNative, engine.Embedded, c.Engine.Kind)
+	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
+		return c, errors.New("daemon: --verify-sample is not a share, 0 to 1")
+	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
+		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")
@@ -280,7 +290,8 @@ func (c Config) transport() ([]grpc.ServerOption, error) {
 // Addr is the address that the server listens on.
 func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
 
-// Engine returns the connection to the engine behind the server, past every guard: for tests.
+// Engine returns the connection to the engine behind the server, past every guard: for tests, and for writing the core
+// schema of a new graph.
 func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 
 // Serve answers calls until ctx ends. Then it takes no new ones, waits up to ShutdownGrace for those

@@ -20,7 +20,7 @@ import (
 	"github.com/deputyauth/deputy/schema"
 )
 
-const adminKey = "an-admins-key"
+const adminKey = "key-of-the-admin"
 
 // A program holds Deputy itself, and decides without gRPC. The rest is asked for over gRPC, here on loopback.
 func ExampleDaemon_Decide() {

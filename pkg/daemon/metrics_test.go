@@ -21,7 +21,7 @@ import (
 // serving opens a server, with a key, and has it serve until the test ends.
 func serving(t *testing.T, cfg Config) *Daemon {
 	t.Helper()
-	cfg.PresharedKeys = []string{"k"}
+	cfg.PresharedKeys = []string{"key-of-the-service"}
 	d, err := Open(t.Context(), cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +49,11 @@ func TestMetrics(t *testing.T) {
 		engine.Memory: {"go_goroutines", "process_"},
 	} {
 		t.Run(kind, func(t *testing.T) {
-			d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: engine.Config{Kind: kind, Dir: t.TempDir()}})
+			cfg := engine.Config{Kind: kind}
+			if kind == engine.Embedded {
+				cfg.Dir = t.TempDir()
+			}
+			d := serving(t, Config{MetricsAddr: "127.0.0.1:0", Engine: cfg})
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+d.MetricsAddr().String()+"/metrics", http.NoBody)
 			if err != nil {
 				t.Fatal(err)
@@ -115,7 +119,7 @@ func TestMetricsConnections(t *testing.T) {
 
 // TestMetricsAddr: the figures are for this machine, unless it is said otherwise.
 func TestMetricsAddr(t *testing.T) {
-	cfg := Config{PresharedKeys: []string{"k"}, MetricsAddr: "0.0.0.0:0", Engine: engine.Config{Kind: engine.Memory}}
+	cfg := Config{PresharedKeys: []string{"key-of-the-service"}, MetricsAddr: "0.0.0.0:0", Engine: engine.Config{Kind: engine.Memory}}
 	if d, err := Open(t.Context(), cfg, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "0.0.0.0:0 can be reached from other machines") {
 		t.Errorf("metrics for everybody: %v, %v", d, err)
 	}

@@ -27,9 +27,6 @@ func TokenKeyFile(dataDir string) string { return filepath.Join(dataDir, "token.
 // MakeDataDir makes a data directory if it does not exist. One that holds other files than Deputy's is
 // refused: a mistyped path must not fill a directory with ours.
 func MakeDataDir(dir string) error {
-	if dir == "" {
-		return errors.New("the engine embedded needs a data directory (--data-dir)")
-	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return os.MkdirAll(dir, 0o700)

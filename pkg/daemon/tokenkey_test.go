@@ -19,7 +19,11 @@ func TestSharedEnginesNeedATokenKey(t *testing.T) {
 			continue
 		}
 		shared++
-		d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"k"}, Engine: engine.Config{Kind: kind}}, zaptest.NewLogger(t))
+		cfg := engine.Config{Kind: kind, URI: "postgres://db.invalid/deputy"}
+		if kind == engine.Remote {
+			cfg = engine.Config{Kind: kind, Endpoint: "spicedb.invalid:50051", PresharedKey: "key"}
+		}
+		d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"key-of-the-service"}, Engine: cfg}, zaptest.NewLogger(t))
 		if err == nil {
 			_ = d.Close()
 		}
@@ -30,7 +34,7 @@ func TestSharedEnginesNeedATokenKey(t *testing.T) {
 	if shared != len(engine.Kinds)-2 {
 		t.Errorf("%d engines can be shared, want all but embedded and memory", shared)
 	}
-	d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"k"}, Engine: engine.Config{Kind: engine.Memory}}, zaptest.NewLogger(t))
+	d, err := daemon.Open(t.Context(), daemon.Config{PresharedKeys: []string{"key-of-the-service"}, Engine: engine.Config{Kind: engine.Memory}}, zaptest.NewLogger(t))
 	if err != nil {
 		t.Fatalf("memory is no other server's: %v", err)
 	}

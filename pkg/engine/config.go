@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -69,9 +72,53 @@ type Config struct {
 	Retention time.Duration
 	// ClockOffset is the most by which the clocks of a CockroachDB cluster's nodes may differ (its
 	// --max-offset): calls that revoke, end or suspend wait that long before they return. 0 means
-	// 500 ms on CockroachDB, its own default, and nothing elsewhere.
+	// 500 ms on CockroachDB, its own default, and nothing on Remote, which may stand over such a cluster.
 	ClockOffset time.Duration
 	// Log takes a line for each panic of SpiceDB or of its datastore, which fails the call that met it; nil
 	// means no log.
 	Log *zap.Logger
+}
+
+// Check refuses a configuration that lacks what its engine needs, or that sets what its engine does not read: an operator who sets
+// something expects it to count. Nothing is opened for it. Errors name the flags of `deputy serve`.
+func (c Config) Check() error {
+	if c.Kind == "" {
+		c.Kind = Embedded
+	}
+	if !slices.Contains(Kinds, c.Kind) {
+		return fmt.Errorf("engine must be one of %s, not %q", strings.Join(Kinds, ", "), c.Kind)
+	}
+	sql := []string{Postgres, CockroachDB, MySQL, Spanner}
+	for _, s := range []struct {
+		flag string
+		set  bool
+		// readBy are the kinds that read it.
+		readBy []string
+		// needed is what the flag has to give those kinds, or empty.
+		needed string
+	}{
+		{"--data-dir", c.Dir != "", []string{Embedded}, "the directory that it keeps everything in (to try Deputy out, run: deputy serve --dev)"},
+		{"--cache-mib", c.CacheBytes != 0, []string{Embedded}, ""},
+		{"--datastore-conn-uri", c.URI != "", sql, "the database's connection string"},
+		{"--datastore-conn-pool-read-max-open", c.ReadConns != 0, sql[:3], ""},
+		{"--datastore-conn-pool-write-max-open", c.WriteConns != 0, sql[:3], ""},
+		{"--remote-endpoint", c.Endpoint != "", []string{Remote}, "the host and port of your SpiceDB"},
+		{"--remote-preshared-key", c.PresharedKey != "", []string{Remote}, "the preshared key of your SpiceDB"},
+		{"--remote-insecure", c.Insecure, []string{Remote}, ""},
+		{"--remote-trust-schema", c.TrustSchema, []string{Remote}, ""},
+		{"--remote-ca", c.CAPath != "", []string{Remote}, ""},
+		{"--clock-offset", c.ClockOffset != 0, []string{CockroachDB, Remote}, ""},
+	} {
+		switch reads := slices.Contains(s.readBy, c.Kind); {
+		case s.set && !reads:
+			return fmt.Errorf("engine %s does not read %s, which is for %s: leave it out, or choose another --engine",
+				c.Kind, s.flag, strings.Join(s.readBy, ", "))
+		case !s.set && reads && s.needed != "":
+			return fmt.Errorf("engine %s needs %s, %s", c.Kind, s.flag, s.needed)
+		}
+	}
+	if c.Insecure && c.CAPath != "" {
+		return errors.New("--remote-insecure and --remote-ca exclude each other: without TLS no certificate is verified")
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	// Linking the drivers makes them migratable.
@@ -58,11 +57,9 @@ func migrationConfig(cfg Config) (*migration.Config, error) {
 		return nil, fmt.Errorf("engine %s keeps nothing, so there is nothing to migrate", Memory)
 	case Embedded, "":
 		return nil, fmt.Errorf("engine %s makes its store itself, so there is nothing to migrate", Embedded)
-	default:
-		return nil, fmt.Errorf("engine must be one of %s, not %q", strings.Join(Kinds, ", "), cfg.Kind)
 	}
-	if cfg.URI == "" {
-		return nil, fmt.Errorf("engine %s needs a datastore connection URI", cfg.Kind)
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
 	uri, err := cfg.connection()
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -68,6 +67,9 @@ var _ authz.Graph = (*Engine)(nil)
 // Open opens the engine that cfg names and waits until it answers. ctx bounds the opening, not the
 // engine's life; Close releases it.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
 	if cfg.Retention < 0 {
 		return nil, fmt.Errorf("engine: the retention is negative: %s", cfg.Retention)
 	}
@@ -130,13 +132,8 @@ var datastoreKind = map[string]string{
 }
 
 func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error) {
-	switch {
-	case !slices.Contains(Kinds, cfg.Kind):
-		return nil, fmt.Errorf("engine: unknown kind %q, must be one of %v", cfg.Kind, Kinds)
-	case cfg.Kind == Embedded:
+	if cfg.Kind == Embedded {
 		return nil, fmt.Errorf("engine: %s is opened over its store", cfg.Kind)
-	case cfg.Kind != Memory && cfg.URI == "":
-		return nil, fmt.Errorf("engine: %s needs a connection string", cfg.Kind)
 	}
 	uri, err := cfg.connection()
 	if err != nil {
@@ -301,9 +298,6 @@ func (e *Engine) Close() error {
 }
 
 func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
-	if cfg.Endpoint == "" || cfg.PresharedKey == "" {
-		return nil, errors.New("engine: remote needs an endpoint and a preshared key")
-	}
 	opts := []grpc.DialOption{
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 	}

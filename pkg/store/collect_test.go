@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2"
@@ -346,15 +348,11 @@ func TestExpiredRows(t *testing.T) {
 	same(t, "where it was not expiring", everything(t, s.SnapshotReader(before)), []string{"document:a#reader@user:alice"})
 	same(t, "an older revision", everything(t, s.SnapshotReader(expires)), []string{})
 
-	creates := func() error {
-		_, err := s.ReadWriteTx(t.Context(), writing(create("document:a#reader@user:alice")))
-		return err
-	}
 	for _, by := range []time.Duration{0, 30 * time.Minute, 29 * time.Minute} {
 		clock.move(by)
 		collects(t, s)
-		if err := creates(); status.Code(err) != codes.AlreadyExists {
-			t.Fatalf("a row that has expired %v ago was created anew: %v", clock.Now().Sub(at), err)
+		if got := keyCount(t, s, kindExpiration); got != 2 {
+			t.Fatalf("%v after they have expired %d rows of 2 are not collected", clock.Now().Sub(at), got)
 		}
 		same(t, "after it has expired", atHead(t, s), []string{})
 	}
@@ -370,13 +368,66 @@ func TestExpiredRows(t *testing.T) {
 	if got := keyCount(t, s, kindExpiration); got != 0 {
 		t.Errorf("%d expirations are left", got)
 	}
-	if err := creates(); err != nil {
-		t.Errorf("creating a row whose predecessor was collected: %v", err)
-	}
+	writesOf(t, s, create("document:a#reader@user:alice"))
 	stats := must(s.Statistics(t.Context()))(t)
 	if stats.EstimatedRelationshipCount != 2 {
 		t.Errorf("%d relationships are counted of 2", stats.EstimatedRelationshipCount)
 	}
+}
+
+// TestExpiredRowIsNotInTheWay: what has expired and is not collected stands in the way of nothing: it is created anew, loaded, and
+// deleted by a filter, and counted once.
+func TestExpiredRowIsNotInTheWay(t *testing.T) {
+	again := "document:a#reader@user:alice"
+	loads := func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		_, err := tx.BulkLoad(ctx, &slowSource{left: []tuple.Relationship{tuple.MustParse(again)}})
+		return err
+	}
+	filter := &v1.RelationshipFilter{ResourceType: "document"}
+	deletes := func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		n, limited, err := tx.DeleteRelationships(ctx, filter)
+		if n != 1 || limited {
+			t.Errorf("%d rows are deleted of 1, limited %v", n, limited)
+		}
+		return err
+	}
+	for name, test := range map[string]struct {
+		do   datastore.TxUserFunc
+		want []string
+	}{
+		"create": {writing(create(again)), []string{again}}, "load": {loads, []string{again}}, "delete": {deletes, []string{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, clock := windowed(t)
+			writesOf(t, s, expiring(again, clock.Now().Add(time.Minute)))
+			if _, err := s.ReadWriteTx(t.Context(), writing(create(again))); status.Code(err) != codes.AlreadyExists {
+				t.Fatalf("a row that has not expired was created anew: %v", err)
+			}
+			clock.move(time.Minute)
+			at := must(s.ReadWriteTx(t.Context(), test.do))(t)
+			same(t, "then", everything(t, s.SnapshotReader(at)), test.want)
+			if got := must(s.Statistics(t.Context()))(t).EstimatedRelationshipCount; got != uint64(len(test.want)) {
+				t.Errorf("%d relationships are counted of %d", got, len(test.want))
+			}
+		})
+	}
+	t.Run("a limit is for what is seen", func(t *testing.T) {
+		s, clock := windowed(t)
+		for _, id := range []string{"a", "b", "c"} {
+			writesOf(t, s, expiring("document:"+id+"#reader@user:alice", clock.Now().Add(time.Minute)))
+		}
+		clock.move(time.Minute)
+		writesOf(t, s, touch("document:z#reader@user:alice"))
+		limit := uint64(2)
+		must(s.ReadWriteTx(t.Context(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+			n, limited, err := tx.DeleteRelationships(ctx, filter, options.WithDeleteLimit(&limit))
+			if n != 2 || limited {
+				t.Errorf("%d rows are deleted of 2, limited %v", n, limited)
+			}
+			return err
+		}))(t)
+		same(t, "then", atHead(t, s), []string{})
+	})
 }
 
 // TestExpiredRowThatWasWrittenAgain: collecting an expired row leaves what was written over it since.

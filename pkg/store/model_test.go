@@ -84,12 +84,14 @@ type modelState struct {
 	changes  map[string]string
 	optional map[string]bool
 	metadata int // 0 means none
+	// own holds the rows that the draft's transaction wrote.
+	own map[modelRow]bool
 }
 
 func (s *modelState) clone() *modelState {
 	return &modelState{
 		rows: maps.Clone(s.rows), types: maps.Clone(s.types), caveats: maps.Clone(s.caveats), counters: maps.Clone(s.counters),
-		schema: s.schema, changes: map[string]string{}, optional: map[string]bool{},
+		schema: s.schema, changes: map[string]string{}, optional: map[string]bool{}, own: map[modelRow]bool{},
 	}
 }
 

@@ -20,6 +20,8 @@ type query struct {
 	subjects []datastore.SubjectsSelector
 	caveat   datastore.CaveatNameFilter
 	expiry   datastore.ExpirationFilterOption
+	// expired says that relationships that have expired are asked for too, which nobody else sees.
+	expired bool
 	// reverse says that the query starts from its subjects.
 	reverse bool
 

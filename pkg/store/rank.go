@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -71,11 +72,14 @@ func (v *view) read(q *query, key, value []byte) (rel tuple.Relationship, ok boo
 	if err := readValue(value, &rel); err != nil {
 		return rel, false, err
 	}
-	if rel.OptionalExpiration != nil && !rel.OptionalExpiration.After(v.now) {
+	if !q.expired && v.hasExpired(rel.OptionalExpiration) {
 		return rel, false, nil
 	}
 	return rel, q.selects(&rel), nil
 }
+
+// hasExpired reports whether something that expires at a time, or never, has expired.
+func (v *view) hasExpired(at *time.Time) bool { return at != nil && !at.After(v.now) }
 
 // clip cuts off what the query's cursors exclude from spans that are walked in the query's order.
 func clip(q *query, spans []span) ([]span, error) {

@@ -202,13 +202,13 @@ func (tx *transaction) WriteRelationships(_ context.Context, mutations []tuple.R
 
 // mutate applies one update.
 func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel tuple.Relationship) error {
-	there, _, found, err := tx.view.peek(key)
+	there, found, exists, err := tx.view.exists(key)
 	if err != nil {
 		return err
 	}
 	switch op {
 	case tuple.UpdateOperationCreate:
-		if found {
+		if exists {
 			tx.reads.point(key)
 			existing := tuple.Relationship{RelationshipReference: rel.RelationshipReference}
 			return datastore.NewCreateRelationshipExistsError(&existing)
@@ -232,8 +232,8 @@ func (tx *transaction) mutate(op tuple.UpdateOperation, r row, key []byte, rel t
 	return tx.account()
 }
 
-// DeleteRelationships is datastore.ReadWriteTransaction's. Relationships that have expired are not
-// deleted: nobody can see them, and they are collected.
+// DeleteRelationships is datastore.ReadWriteTransaction's. Relationships that have expired are deleted and counted too, as
+// by SpiceDB's own datastores; under a limit only as far as it leaves room beside the others.
 func (tx *transaction) DeleteRelationships(
 	_ context.Context, filter *v1.RelationshipFilter, opts ...options.DeleteOptionsOption,
 ) (deleted uint64, limited bool, err error) {
@@ -259,17 +259,31 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 	}
 	q := &query{
 		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
-		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors, limit: limit,
+		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors, expired: true,
 	}
-	var found []tuple.RelationshipReference
+	var found, expired []tuple.RelationshipReference
 	if err := tx.view.answer(q, func(rel tuple.Relationship) error {
-		if found = append(found, rel.RelationshipReference); uint64(len(found))*writeBytes > tx.view.store.config.TransactionBytes {
-			return tooLarge(tx.view.store.config.TransactionBytes)
+		if !tx.view.hasExpired(rel.OptionalExpiration) {
+			found = append(found, rel.RelationshipReference)
+		} else if limit == 0 || uint64(len(expired)) < limit {
+			expired = append(expired, rel.RelationshipReference)
 		}
-		return nil
+		switch {
+		case uint64(len(found)+len(expired))*writeBytes > tx.view.store.config.TransactionBytes:
+			return tooLarge(tx.view.store.config.TransactionBytes)
+		case limit > 0 && uint64(len(found)) == limit:
+			return errStop
+		default:
+			return nil
+		}
 	}); err != nil {
 		return 0, false, err
 	}
+	limited = limit > 0 && uint64(len(found)) == limit
+	if limit > 0 {
+		expired = expired[:min(uint64(len(expired)), limit-uint64(len(found)))]
+	}
+	found = append(found, expired...)
 	for _, ref := range found {
 		r, err := rowOf(ref)
 		if err != nil {
@@ -279,12 +293,11 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 			return 0, false, err
 		}
 	}
-	n := uint64(len(found))
-	return n, limit > 0 && n == limit, nil
+	return uint64(len(found)), limited, nil
 }
 
 // BulkLoad is datastore.ReadWriteTransaction's: every relationship is created, and one that exists fails
-// the load.
+// the load; see view.exists.
 func (tx *transaction) BulkLoad(ctx context.Context, source datastore.BulkWriteRelationshipSource) (loaded uint64, err error) {
 	err = tx.exclusively(func() error {
 		l := &load{tx: tx}
@@ -352,15 +365,15 @@ func (l *load) add(rel *tuple.Relationship) error {
 func (l *load) flush() error {
 	slices.SortFunc(l.batch, func(a, b loading) int { return bytes.Compare(a.key, b.key) })
 	for _, in := range l.batch {
-		_, _, found, err := l.tx.view.peek(in.key)
+		there, found, exists, err := l.tx.view.exists(in.key)
 		if err != nil {
 			return err
 		}
-		if found {
+		if exists {
 			existing := tuple.Relationship{RelationshipReference: in.row.reference()}
 			return datastore.NewCreateRelationshipExistsError(&existing)
 		}
-		l.tx.own.set(in.key, true, in.row, in.value, nil, false)
+		l.tx.own.set(in.key, true, in.row, in.value, there, found)
 	}
 	l.batch, l.size = l.batch[:0], 0
 	return l.tx.account()

@@ -145,6 +145,20 @@ func (v *view) peek(key []byte) (value []byte, from Revision, found bool, err er
 	return v.getBase(key)
 }
 
+// exists is peek for what would be created: a row that has expired since it was written is replaced, as if it were gone
+// already. One that had expired when it was written exists until it is collected: SpiceDB's suite for datastores demands it.
+func (v *view) exists(key []byte) (there []byte, found, exists bool, err error) {
+	there, from, found, err := v.peek(key)
+	if err != nil || !found {
+		return nil, false, false, err
+	}
+	at, expires, err := expirationOf(there)
+	if err != nil {
+		return nil, false, false, err
+	}
+	return there, true, !expires || !v.hasExpired(&at) || !at.After(from.Time()), nil
+}
+
 // getBase is get without the transaction's own writes.
 func (v *view) getBase(key []byte) (value []byte, from Revision, found bool, err error) {
 	if err := v.store.enter(); err != nil {

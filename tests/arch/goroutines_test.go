@@ -11,6 +11,7 @@ import (
 var bareGoroutines = map[string]string{
 	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
 	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",
+	"pkg/cli/import.go: stored":                "a command's own reads",
 	"pkg/daemon/daemon.go: Serve":              "serves no call itself: the interceptors recover each",
 	"pkg/daemon/stop.go: closeBy":              "closes the server",
 	"pkg/daemon/stop.go: drain":                "stops the server",

@@ -25,7 +25,7 @@ import (
 // finishes, new calls are refused, and only then does the process end, with exit code 0.
 func TestServeDrains(t *testing.T) {
 	dir := t.TempDir()
-	const key = "the-admin-key"
+	const key = "key-of-the-admin"
 	server, err := process.Start(process.Config{
 		Dir: dir, Log: filepath.Join(dir, "serve.log"),
 		Env:  map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key, "DEPUTY_SHUTDOWN_GRACE": "60s"},

@@ -36,8 +36,8 @@ import (
 // goroutines and time is measured from outside.
 
 const (
-	strangersService = "a-services-key"
-	strangersAdmin   = "an-admins-key"
+	strangersService = "key-of-the-service"
+	strangersAdmin   = "key-of-the-admin"
 )
 
 // besieged is a running `deputy serve`.

@@ -16,7 +16,7 @@ import (
 )
 
 // adminKey is the key of everybody here.
-const adminKey = "the-admin-key"
+const adminKey = "key-of-the-admin"
 
 // TestMain is the command line when the binary is called by its name, and else the tests.
 func TestMain(m *testing.M) { process.Main(m.Run) }
@@ -32,7 +32,7 @@ func start(t *testing.T, dir string) *serving {
 	t.Helper()
 	server, err := process.Start(process.Config{
 		Log: filepath.Join(dir, "serve.log"),
-		Env: map[string]string{"DEPUTY_PRESHARED_KEY": "a-services-key", "DEPUTY_ADMIN_PRESHARED_KEY": adminKey},
+		Env: map[string]string{"DEPUTY_PRESHARED_KEY": "key-of-the-service", "DEPUTY_ADMIN_PRESHARED_KEY": adminKey},
 		Args: []string{
 			"--addr", "127.0.0.1:0", "--engine", "embedded",
 			"--data-dir", filepath.Join(dir, "data"), "--token-key-file", filepath.Join(dir, "token.key"),

@@ -68,7 +68,13 @@ func TestBadInput(t *testing.T) {
 		"huge context": {func(r *deputyv1.CheckPermissionRequest) {
 			r.Context = structOf(map[string]any{"x": strings.Repeat("y", 5000)})
 		}, codes.InvalidArgument, "INVALID_FIELD", "context"},
-		"deep context": {func(r *deputyv1.CheckPermissionRequest) { r.Context = structOf(deep(18)) }, codes.InvalidArgument, "INVALID_FIELD", "context"},
+		"rounded number": {func(r *deputyv1.CheckPermissionRequest) {
+			r.Context = structOf(map[string]any{"x": []any{map[string]any{"amount": float64(1 << 53)}}})
+		}, codes.InvalidArgument, "INVALID_FIELD", "context"},
+		"blank at an end":    {func(r *deputyv1.CheckPermissionRequest) { r.AgentId += " " }, codes.InvalidArgument, "INVALID_FIELD", "agent_id"},
+		"another space":      {func(r *deputyv1.CheckPermissionRequest) { r.TenantId += "\u00a0x" }, codes.InvalidArgument, "INVALID_FIELD", "tenant_id"},
+		"variation selector": {func(r *deputyv1.CheckPermissionRequest) { r.Resource.ObjectId += "\ufe0f" }, codes.InvalidArgument, "INVALID_FIELD", "resource.object_id"},
+		"deep context":       {func(r *deputyv1.CheckPermissionRequest) { r.Context = structOf(deep(18)) }, codes.InvalidArgument, "INVALID_FIELD", "context"},
 		"very deep context": {func(r *deputyv1.CheckPermissionRequest) {
 			v := structpb.NewNullValue()
 			for range 900 {

@@ -31,8 +31,8 @@ import (
 
 // The keys of every server that the harness starts.
 const (
-	ServiceKey = "a-services-key"
-	AdminKey   = "an-admins-key"
+	ServiceKey = "key-of-the-service"
+	AdminKey   = "key-of-the-admin"
 	remoteKey  = "the-remote-engines-key"
 )
 

@@ -56,6 +56,9 @@ func upstreamFailure(err error) error {
 	if code == codes.Unknown && unknownName.MatchString(st.Message()) {
 		return failure(codes.FailedPrecondition, authz.ReasonUnknownType, "", st.Message())
 	}
+	if code == codes.Unknown && wrongContext.MatchString(st.Message()) {
+		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "", "the context of a relationship's caveat: "+st.Message())
+	}
 	if code == codes.Unknown || code == codes.Internal {
 		return concealed{err}
 	}
@@ -64,6 +67,10 @@ func upstreamFailure(err error) error {
 
 // unknownName matches the texts with which SpiceDB's reflection says, without a status, that the schema has no such name.
 var unknownName = regexp.MustCompile("^(object definition|relation/permission|caveat) `[a-z0-9_/]*` not found( under definition `[a-z0-9_/]*`)?$")
+
+// wrongContext matches the texts with which SpiceDB says, without a status, that a relationship that is to be written has a context
+// that its caveat does not take.
+var wrongContext = regexp.MustCompile("^(unknown parameter `|could not convert context parameter `)")
 
 // concealed is a failure of SpiceDB's own making. Its text, which was seen to hold a stack, is for the log; the caller gets the code.
 type concealed struct{ cause error }
