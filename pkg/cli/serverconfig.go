@@ -66,8 +66,10 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
 	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")
+	flags.DurationVar(&s.config.ShutdownDelay, "shutdown-delay", 0,
+		"how long the server still takes calls once it is told to stop and says that it is not ready; with a load balancer, the time until it notices")
 	flags.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 0,
-		"how long calls under way may take once the server stops; 0 means 10s; it ends 5s later whatever happens")
+		"how long calls under way may take after --shutdown-delay; 0 means 10s; the server ends 5s later whatever happens")
 	flags.Int64Var(&s.headroomMiB, "gc-headroom-mib", 0,
 		fmt.Sprintf("how much the heap may grow between two garbage collections, in MiB, though to no more than five times what is in use; "+
 			"0 means %d; without effect where GOGC is set", daemon.DefaultHeadroom>>20))
