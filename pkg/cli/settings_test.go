@@ -4,14 +4,19 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // parseServe reads a serve command line, an environment and, if it is not empty, a configuration file
@@ -153,6 +158,47 @@ func TestEveryFieldHasASetting(t *testing.T) {
 				t.Errorf("%s cannot be set by %s: add it to serverSettings", field, way.name)
 			}
 		})
+	}
+}
+
+// TestSummaryShowsNoSecret: the line that a server logs at its start shows every setting that differs from its default, and of
+// those that can hold a secret nothing but that they are set.
+func TestSummaryShowsNoSecret(t *testing.T) {
+	d, err := daemon.Open(t.Context(), daemon.Config{
+		PresharedKeys: []string{"key-of-the-service"}, Engine: engine.Config{Kind: engine.Memory},
+	}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	s := &serverSettings{}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.registerServer(flags)
+	s.registerEngine(flags)
+	set, secret := 0, regexp.MustCompile(`(key|uri|password|secret|token)$`)
+	flags.VisitAll(func(f *pflag.Flag) {
+		value := map[string]string{"bool": "true", "int": "7", "int64": "7", "float64": "0.7", "duration": "7h"}[f.Value.Type()]
+		if value == "" {
+			value = "canary-of-" + f.Name
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			t.Fatalf("%s: %v", f.Name, err)
+		}
+		set++
+	})
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, field := range s.summary(flags, d) {
+		field.AddTo(encoder)
+	}
+	settings, _ := encoder.Fields["settings"].(map[string]string)
+	if len(settings) != set {
+		t.Errorf("of %d settings %d are shown: %v", set, len(settings), settings)
+	}
+	for name, value := range settings {
+		// tls-key is a file's name.
+		if hidden := secret.MatchString(name) && name != "tls-key"; hidden != (value == "(set)") {
+			t.Errorf("%s is shown as %q", name, value)
+		}
 	}
 }
 
