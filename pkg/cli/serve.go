@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -54,6 +55,9 @@ Each setting is a flag, a variable in the environment and a key of the same name
 		if err != nil {
 			return err
 		}
+		started := time.Now()
+		log.Info("deputy starts", settings.summary(cmd.Flags(), d)...)
+		defer func() { log.Info("deputy has stopped", zap.Duration("after", time.Since(started))) }()
 		// Serve has drained by then; this closes the engine.
 		defer func() {
 			if closeErr := d.Close(); err == nil && closeErr != nil {
@@ -72,9 +76,6 @@ Each setting is a flag, a variable in the environment and a key of the same name
 			if err := settings.dev.tell(p.Out, d.Addr(), settings.config.Engine.Dir); err != nil {
 				return err
 			}
-		}
-		if addr := d.MetricsAddr(); addr != nil { // with port 0 nobody else knows it
-			log.Info("metrics are served", zap.Stringer("addr", addr))
 		}
 		defer daemon.KeepHeadroom(settings.headroomMiB << 20)()
 		return d.Serve(cmd.Context())

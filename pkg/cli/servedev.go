@@ -10,6 +10,7 @@ import (
 	"os"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -31,7 +32,7 @@ type devServer struct {
 
 // prepare fills in the data directory and the admin key that are not set. It refuses settings that make a server
 // reachable from other machines, because the key is printed and the connections are plaintext.
-func (d *devServer) prepare(s *serverSettings) error {
+func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 	host, _, err := net.SplitHostPort(s.config.Addr)
 	switch {
 	case s.config.AllowNonLoopback || err == nil && !isLoopback(host):
@@ -45,6 +46,9 @@ func (d *devServer) prepare(s *serverSettings) error {
 	if len(s.adminKeys.values) == 0 && s.adminKeyFile == "" {
 		d.key = rand.Text()
 		s.adminKeys.values = []string{d.key}
+	}
+	if f := flags.Lookup("log-format"); f != nil && !f.Changed {
+		s.logFormat = "console" // people read it
 	}
 	if s.config.Engine.Dir == "" {
 		if d.temporary, err = os.MkdirTemp("", "deputy-dev-"); err != nil {

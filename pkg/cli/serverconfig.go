@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -66,8 +67,10 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
 	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")
+	flags.DurationVar(&s.config.ShutdownDelay, "shutdown-delay", 0,
+		"how long the server still takes calls once it is told to stop and says that it is not ready; with a load balancer, the time until it notices")
 	flags.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 0,
-		"how long calls under way may take once the server stops; 0 means 10s; it ends 5s later whatever happens")
+		"how long calls under way may take after --shutdown-delay; 0 means 10s; the server ends 5s later whatever happens")
 	flags.Int64Var(&s.headroomMiB, "gc-headroom-mib", 0,
 		fmt.Sprintf("how much the heap may grow between two garbage collections, in MiB, though to no more than five times what is in use; "+
 			"0 means %d; without effect where GOGC is set", daemon.DefaultHeadroom>>20))
@@ -85,7 +88,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"what answers checks: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
-	flags.StringVar(&e.URI, "datastore-conn-uri", "", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
+	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,
@@ -126,7 +129,7 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		}
 	}
 	if s.dev.on {
-		if err := s.dev.prepare(s); err != nil {
+		if err := s.dev.prepare(s, flags); err != nil {
 			return err
 		}
 	}
@@ -157,6 +160,30 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		return err
 	}
 	return nil
+}
+
+// summary describes a server that has been opened, for its log: what it is, where it listens, and which settings differ from
+// their defaults, wherever they were set. Of a setting whose value is hidden it says only that it is set.
+func (s *serverSettings) summary(flags *pflag.FlagSet, d *daemon.Daemon) []zap.Field {
+	fields := []zap.Field{zap.String("version", versionText()), zap.String("engine", s.config.Engine.Kind), zap.Stringer("addr", d.Addr())}
+	if addr := d.MetricsAddr(); addr != nil {
+		fields = append(fields, zap.Stringer("metrics_addr", addr))
+	}
+	differ := map[string]string{}
+	flags.VisitAll(func(f *pflag.Flag) {
+		if !f.Changed {
+			return
+		}
+		switch value := f.Value.(type) {
+		case *secrets, *hiddenText:
+			differ[f.Name] = "(set)"
+		default:
+			if value.String() != f.DefValue {
+				differ[f.Name] = value.String()
+			}
+		}
+	})
+	return append(fields, zap.Any("settings", differ))
 }
 
 // serverFlagNames returns the names of all settings that a configuration file may hold.

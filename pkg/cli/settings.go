@@ -134,3 +134,18 @@ func (s *secrets) Replace(values []string) error {
 
 // GetSlice returns nothing: whoever may see the values reads the field.
 func (s *secrets) GetSlice() []string { return nil }
+
+// hiddenText is a flag with one value that may hold a password, and is never printed.
+type hiddenText string
+
+// String hides the value.
+func (*hiddenText) String() string { return "" }
+
+// Type is the placeholder that help shows.
+func (*hiddenText) Type() string { return "string" }
+
+// Set takes the value.
+func (h *hiddenText) Set(text string) error {
+	*h = hiddenText(text)
+	return nil
+}

@@ -4,14 +4,19 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // parseServe reads a serve command line, an environment and, if it is not empty, a configuration file
@@ -110,7 +115,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 	settings := []struct{ name, value string }{
 		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
 		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
-		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
+		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"shutdown-delay", "1m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
@@ -153,6 +158,47 @@ func TestEveryFieldHasASetting(t *testing.T) {
 				t.Errorf("%s cannot be set by %s: add it to serverSettings", field, way.name)
 			}
 		})
+	}
+}
+
+// TestSummaryShowsNoSecret: the line that a server logs at its start shows every setting that differs from its default, and of
+// those that can hold a secret nothing but that they are set.
+func TestSummaryShowsNoSecret(t *testing.T) {
+	d, err := daemon.Open(t.Context(), daemon.Config{
+		PresharedKeys: []string{"key-of-the-service"}, Engine: engine.Config{Kind: engine.Memory},
+	}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	s := &serverSettings{}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	s.registerServer(flags)
+	s.registerEngine(flags)
+	set, secret := 0, regexp.MustCompile(`(key|uri|password|secret|token)$`)
+	flags.VisitAll(func(f *pflag.Flag) {
+		value := map[string]string{"bool": "true", "int": "7", "int64": "7", "float64": "0.7", "duration": "7h"}[f.Value.Type()]
+		if value == "" {
+			value = "canary-of-" + f.Name
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			t.Fatalf("%s: %v", f.Name, err)
+		}
+		set++
+	})
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, field := range s.summary(flags, d) {
+		field.AddTo(encoder)
+	}
+	settings, _ := encoder.Fields["settings"].(map[string]string)
+	if len(settings) != set {
+		t.Errorf("of %d settings %d are shown: %v", set, len(settings), settings)
+	}
+	for name, value := range settings {
+		// tls-key is a file's name.
+		if hidden := secret.MatchString(name) && name != "tls-key"; hidden != (value == "(set)") {
+			t.Errorf("%s is shown as %q", name, value)
+		}
 	}
 }
 

@@ -68,7 +68,10 @@ type Config struct {
 	MaxConnections int
 	// MaxStreamTime is how long an import, export or backup may take; 0 means an hour.
 	MaxStreamTime time.Duration
-	// ShutdownGrace is how long Serve waits for calls under way once it is told to stop; 0 means
+	// ShutdownDelay is how long Serve goes on to take calls once it is told to stop, and says that it is not ready, so that load
+	// balancers have sent the last call before the listener closes; 0 means not at all.
+	ShutdownDelay time.Duration
+	// ShutdownGrace is how long Serve waits for calls under way once it takes no new ones; 0 means
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
 

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -69,7 +70,7 @@ type Daemon struct {
 	stopping stopping
 }
 
-// Open checks the configuration, opens the engine and the listener, and builds the server. ctx bounds
+// Open checks the configuration, opens the engine and then the listener, and builds the server. ctx bounds
 // the opening only. Close releases what Open took.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	cfg, err := cfg.complete()
@@ -98,22 +99,16 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		}
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
-	tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
-	if err != nil {
-		return fail(fmt.Errorf("cannot listen: %w", err))
-	}
-	d.listener = newListener(tcp, connections)
-	opened = append(opened, d.listener)
 	graph, err := cfg.openStore(files, log) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
 	}
 	var (
-		figures = d.listener.collectors()
+		figures []prometheus.Collector
 		keeps   rpc.Keeper
 	)
 	if graph != nil {
-		keeps, figures = keeper{graph}, append(figures, graph.Collector())
+		keeps, figures = keeper{graph}, []prometheus.Collector{graph.Collector()}
 		d.engine, err = engine.Over(ctx, cfg.Engine, graph)
 	} else {
 		d.engine, err = engine.Open(ctx, cfg.Engine)
@@ -131,6 +126,14 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		figures = append(figures, d.evaluator.Collectors()...)
 		opened = append(opened, closer(d.evaluator.Close))
 	}
+	// Nobody can connect, and wait, before the store and the engine are found to answer.
+	tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
+	if err != nil {
+		return fail(fmt.Errorf("cannot listen: %w", err))
+	}
+	d.listener = newListener(tcp, connections)
+	opened = append(opened, d.listener)
+	figures = append(figures, d.listener.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
 	}
@@ -224,7 +227,7 @@ func (c Config) complete() (Config, error) {
 	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
 		return c, errors.New("daemon: TLS needs both a certificate and its key")
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
 	if c.MaxConnections < 0 {
@@ -294,8 +297,9 @@ func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
 // schema of a new graph.
 func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 
-// Serve answers calls until ctx ends. Then it takes no new ones, waits up to ShutdownGrace for those
-// under way, cuts off the rest, and returns nil, soon even if calls do not heed that. It is called at most once.
+// Serve answers calls until ctx ends. Then it says that it is not ready, and after ShutdownDelay takes no new calls, waits up to
+// ShutdownGrace for those under way, cuts off the rest, and returns nil, soon even if calls do not heed that. Where Close ends it,
+// it returns nil, too. It is called at most once.
 func (d *Daemon) Serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
@@ -303,10 +307,25 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
+	// gRPC ends without an error if Close told it to.
+	outcome := func(err error) error {
+		if err != nil {
+			err = fmt.Errorf("daemon: cannot serve: %w", err)
+		}
+		return err
+	}
 	select {
 	case err := <-served:
-		return fmt.Errorf("daemon: cannot serve: %w", err)
+		return outcome(err)
 	case <-ctx.Done():
+	}
+	d.health.unready()
+	delay := time.NewTimer(d.cfg.ShutdownDelay)
+	defer delay.Stop()
+	select {
+	case err := <-served:
+		return outcome(err)
+	case <-delay.C:
 	}
 	d.health.Shutdown()
 	d.drain()

@@ -1,9 +1,23 @@
 package daemon
 
-import "github.com/cockroachdb/pebble/v2/vfs"
+import (
+	"context"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
 
 // On returns the configuration of a server whose store has its files on another file system.
 func (c Config) On(files vfs.FS) Config {
 	c.files = files
 	return c
+}
+
+// HealthOf returns what a server would say of its health, also once it takes no calls.
+func HealthOf(d *Daemon) healthv1.HealthCheckResponse_ServingStatus {
+	is, err := d.health.Check(context.Background(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		return healthv1.HealthCheckResponse_UNKNOWN
+	}
+	return is.GetStatus()
 }

@@ -49,10 +49,13 @@ func newHealth() *openHealth {
 	}
 }
 
+// unready has every service be NOT_SERVING for good, and tells that to those who watch. Their streams go on.
+func (h *openHealth) unready() { h.Server.Shutdown() }
+
 // Shutdown has every service be NOT_SERVING for good, tells that to those who watch, and ends their streams: a
 // server that drains would wait for them.
 func (h *openHealth) Shutdown() {
-	h.Server.Shutdown()
+	h.unready()
 	h.stopped.Do(func() { close(h.stopping) })
 }
 

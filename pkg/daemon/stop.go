@@ -56,7 +56,7 @@ func (d *Daemon) drain() {
 }
 
 // Close releases all that Open took. It is safe to call twice, and ends Serve if that still runs. What cannot be
-// closed within ShutdownGrace and 5 s, since Serve was told to stop or else from now on, is an error, and is left
+// closed within ShutdownGrace and 5 s, since Serve takes no new calls or else from now on, is an error, and is left
 // as it is.
 func (d *Daemon) Close() error {
 	d.stopping.closing.Do(func() { d.stopping.closed = d.close() })
@@ -64,6 +64,7 @@ func (d *Daemon) Close() error {
 }
 
 func (d *Daemon) close() error {
+	d.health.Shutdown()
 	return closeBy(d.stopBy(), d.log, []closing{
 		// Calls that do not end do so, mostly, once there is no engine to wait for.
 		{"calls under way", cutTime, func() error {

@@ -252,6 +252,46 @@ func TestEngines(t *testing.T) {
 	}
 }
 
+// TestMetrics: with metrics Prometheus has a port, at the pod and at the service, and a policy of its own; without there is neither.
+func TestMetrics(t *testing.T) {
+	values := example(t, "postgres")
+	values["metrics"] = map[string]any{"enabled": true, "port": 9100}
+	values["networkPolicy"] = map[string]any{"enabled": true, "metricsFrom": []any{map[string]any{"podSelector": map[string]any{}}}}
+	on, off := install(t, values), install(t, example(t, "postgres"))
+	if config := on.config.Data["deputy.yaml"]; !strings.Contains(config, `metrics-addr: ":9100"`) {
+		t.Errorf("the settings are\n%s", config)
+	}
+	ports := on.deployment.Spec.Template.Spec.Containers[0].Ports
+	if len(ports) != 2 || ports[1].Name != "metrics" || ports[1].ContainerPort != 9100 {
+		t.Errorf("the pod has the ports %+v", ports)
+	}
+	if ports := on.service.Spec.Ports; len(ports) != 2 || ports[1].Port != 9100 || ports[1].TargetPort.StrVal != "metrics" {
+		t.Errorf("the service has the ports %+v", ports)
+	}
+	if rules := on.policy.Spec.Ingress; len(rules) != 1 || len(rules[0].From) != 1 || len(rules[0].Ports) != 1 || rules[0].Ports[0].Port.StrVal != "metrics" {
+		t.Errorf("the policy admits %+v", rules)
+	}
+	if strings.Contains(off.config.Data["deputy.yaml"], "metrics") || len(off.deployment.Spec.Template.Spec.Containers[0].Ports) != 1 || len(off.service.Spec.Ports) != 1 {
+		t.Error("there is a port for metrics that nobody asked for")
+	}
+}
+
+// TestStops: a pod still takes calls while load balancers notice that it stops, and Kubernetes waits for all that the server does.
+func TestStops(t *testing.T) {
+	for _, name := range examples(t) {
+		o := install(t, example(t, name))
+		// The server's own grace is 10 s, and it ends 5 s later at most.
+		if grace := *o.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds; !strings.Contains(o.config.Data["deputy.yaml"], "shutdown-delay: 5s") || grace < 5+10+5 {
+			t.Errorf("%s: the pod has %d s, and the settings\n%s", name, grace, o.config.Data["deputy.yaml"])
+		}
+	}
+	values := example(t, "memory")
+	values["settings"] = map[string]any{"shutdown-delay": "20s"}
+	if config := install(t, values).config.Data["deputy.yaml"]; strings.Count(config, "shutdown-delay:") != 1 || !strings.Contains(config, "shutdown-delay: 20s") {
+		t.Errorf("a delay of the user's own makes the settings\n%s", config)
+	}
+}
+
 // What would not start, or would be open to the network, is refused before it reaches the cluster.
 func TestRefuses(t *testing.T) {
 	for _, test := range []struct {
@@ -269,10 +309,14 @@ func TestRefuses(t *testing.T) {
 		{"no database", "postgres", map[string]any{"engine": map[string]any{"kind": "postgres", "existingSecret": ""}}, "needs engine.existingSecret"},
 		{"two memories", "memory", map[string]any{"replicaCount": 2}, "a graph for each replica"},
 		{"two stores", "embedded", map[string]any{"replicaCount": 2}, "a graph for each replica"},
-		{"another directory", "embedded", map[string]any{"settings": map[string]any{"data-dir": "/tmp"}}, "invalid propertyName 'data-dir'"},
+		{"another directory", "embedded", map[string]any{"settings": map[string]any{"data-dir": "/tmp"}}, "additional properties 'data-dir' not allowed"},
 		{"no endpoint", "remote", map[string]any{"engine": map[string]any{"kind": "remote", "existingSecret": "s"}}, "engine.remote.endpoint"},
-		{"a key in the settings", "memory", map[string]any{"settings": map[string]any{"preshared-key": "s3cret"}}, "invalid propertyName 'preshared-key'"},
-		{"another address", "memory", map[string]any{"settings": map[string]any{"addr": ":1"}}, "invalid propertyName 'addr'"},
+		{"a key in the settings", "memory", map[string]any{"settings": map[string]any{"preshared-key": "s3cret"}}, "additional properties 'preshared-key' not allowed"},
+		{"another address", "memory", map[string]any{"settings": map[string]any{"addr": ":1"}}, "additional properties 'addr' not allowed"},
+		{"a misspelt setting", "memory", map[string]any{"settings": map[string]any{"log-levl": "debug"}}, "additional properties 'log-levl' not allowed"},
+		{"a development server", "memory", map[string]any{"settings": map[string]any{"dev": true}}, "additional properties 'dev' not allowed"},
+		{"a log level that is none", "memory", map[string]any{"settings": map[string]any{"log-level": "loud"}}, "/settings/log-level"},
+		{"metrics on the server's port", "memory", map[string]any{"metrics": map[string]any{"enabled": true, "port": 50051}}, "/metrics/port"},
 		{"a misspelt value", "memory", map[string]any{"replicas": 2}, "replicas"},
 		{"the defaults", "", nil, "/image/repository"},
 	} {

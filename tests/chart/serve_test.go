@@ -6,11 +6,15 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,14 +24,10 @@ import (
 // TestServerTakesTheConfig starts the real server with the ConfigMap's settings and the files that the
 // Deployment mounts, in a temporary directory instead of /etc/deputy.
 func TestServerTakesTheConfig(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "deputy")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/deputy")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	binary := built(t)
 	memory := example(t, "memory")
 	memory["settings"] = map[string]any{"log-level": "debug", "retention": "12h", "global-types": []any{"region", "currency"}}
+	memory["metrics"] = map[string]any{"enabled": true}
 	withTLS := example(t, "memory")
 	withTLS["insecure"], withTLS["tls"] = false, map[string]any{"existingSecret": "deputy-tls"}
 	withTLS["auth"] = map[string]any{"existingSecret": "deputy-keys"}
@@ -52,7 +52,8 @@ func TestServerTakesTheConfig(t *testing.T) {
 				certificate(t, filepath.Join(etc, "tls"))
 			}
 			// Any free port of this machine's, so that tests can run side by side.
-			settings := strings.NewReplacer("/etc/deputy", etc, "/var/lib/deputy", t.TempDir(), `":50051"`, `":0"`).Replace(o.config.Data["deputy.yaml"])
+			settings := strings.NewReplacer("/etc/deputy", etc, "/var/lib/deputy", t.TempDir(), `":50051"`, `":0"`, `":9090"`, `":0"`,
+				"shutdown-delay: 5s", "shutdown-delay: 0s").Replace(o.config.Data["deputy.yaml"])
 			write(t, filepath.Join(etc, "config", "deputy.yaml"), settings)
 
 			args := o.deployment.Spec.Template.Spec.Containers[0].Args
@@ -80,6 +81,56 @@ func TestServerTakesTheConfig(t *testing.T) {
 				t.Errorf("deputy %q printed %q and ended with %v\n%s\n%s", args, line, waitErr, settings, &log)
 			}
 		})
+	}
+}
+
+// built builds the real server.
+func built(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "deputy")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/deputy")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return binary
+}
+
+// chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
+var chartSets = []string{
+	"addr", "admin-preshared-key", "admin-preshared-key-file", "allow-non-loopback", "config", "data-dir", "datastore-conn-uri", "engine",
+	"metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
+	"remote-preshared-key-file", "tls-cert", "tls-key", "token-key-file",
+}
+
+// TestSchemaKnowsTheSettings: values.schema.json takes exactly the settings that the server has and the chart leaves to the user.
+func TestSchemaKnowsTheSettings(t *testing.T) {
+	help, err := exec.CommandContext(t.Context(), built(t), "serve", "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, flag := range regexp.MustCompile(`(?m)^ +--([a-z-]+) .*\[\$DEPUTY_`).FindAllStringSubmatch(string(help), -1) {
+		if !slices.Contains(chartSets, flag[1]) {
+			want = append(want, flag[1])
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "values.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema struct {
+		Properties struct {
+			Settings struct{ Properties map[string]any }
+		}
+	}
+	if err := json.Unmarshal(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(maps.Keys(schema.Properties.Settings.Properties))
+	slices.Sort(want)
+	if len(want) < 10 || !slices.Equal(got, want) {
+		t.Errorf("settings takes\n%s\nwant\n%s", strings.Join(got, " "), strings.Join(want, " "))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -109,6 +110,60 @@ definition document {
 	}
 	if err := server.Wait(); err != nil {
 		t.Errorf("serve ended with %v, want exit code 0", err)
+	}
+}
+
+// TestServeStaysForItsLoadBalancer: a server that is told to stop says that it is not ready, and for --shutdown-delay takes new
+// connections and answers, because a load balancer still sends calls until it has noticed. Then it ends with exit code 0.
+func TestServeStaysForItsLoadBalancer(t *testing.T) {
+	for name, test := range map[string]struct {
+		delay string
+		ends  bool
+	}{"within the delay": {"1h", false}, "after it": {"300ms", true}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			const key = "key-of-the-admin"
+			server, err := process.Start(process.Config{
+				Dir: dir, Log: filepath.Join(dir, "serve.log"), Env: map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key},
+				Args: []string{"--addr", "127.0.0.1:0", "--engine", "memory", "--shutdown-delay", test.delay},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = server.Kill() })
+			ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+key), time.Minute)
+			defer cancel()
+			dial := func() *grpc.ClientConn {
+				conn, err := grpc.NewClient(server.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+				return conn
+			}
+			watch, err := healthv1.NewHealthClient(dial()).Watch(ctx, &healthv1.HealthCheckRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is, err := watch.Recv(); err != nil || is.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+				t.Fatalf("the server is %v, %v", is, err)
+			}
+			if err := server.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if is, err := watch.Recv(); err != nil || is.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
+				t.Fatalf("once it is told to stop the server is %v, %v", is, err)
+			}
+			if test.ends {
+				if err := server.Wait(); err != nil {
+					t.Errorf("the server ended with %v, want exit code 0", err)
+				}
+				return
+			}
+			if _, err := authzed.NewSchemaServiceClient(dial()).WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: coreWith(t, "")}); err != nil {
+				t.Errorf("a call on a new connection, while the server is not ready: %v", err)
+			}
+		})
 	}
 }
 

@@ -200,7 +200,7 @@ func (s *Server) Log() string {
 }
 
 // metricsLine is how the log says where Prometheus finds figures.
-var metricsLine = regexp.MustCompile(`"metrics are served".*"addr(?:ess)?":"([^"]+)"`)
+var metricsLine = regexp.MustCompile(`"deputy starts".*"metrics_addr":"([^"]+)"`)
 
 // Figures are what the server tells Prometheus: one number for each name without labels, and for each name with them under
 // `name{label="value"}`. The server has to run with --metrics-addr, and to log as JSON at level info.
