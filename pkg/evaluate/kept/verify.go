@@ -136,9 +136,48 @@ func (v *verifier) sample(a answered) {
 		return
 	}
 	select {
-	case v.queue <- a:
+	case v.queue <- a.own():
 	default:
 		v.skipped.Add(float64(max(1, len(a.checks))))
+	}
+}
+
+// own returns a copy for later: contexts are the caller's, and answers are returned to it.
+func (a answered) own() answered {
+	a.checks, a.answers = slices.Clone(a.checks), slices.Clone(a.answers)
+	for i := range a.checks {
+		a.checks[i].Context = cloneMap(a.checks[i].Context)
+		a.answers[i].Missing = slices.Clone(a.answers[i].Missing)
+	}
+	if a.listing != nil {
+		l := *a.listing
+		l.given, l.found = cloneMap(l.given), slices.Clone(l.found)
+		a.listing = &l
+	}
+	return a
+}
+
+// cloneMap copies a context, whose values are JSON's, all the way down.
+func cloneMap(m map[string]any) map[string]any {
+	m = maps.Clone(m)
+	for key, value := range m {
+		m[key] = clone(value)
+	}
+	return m
+}
+
+func clone(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		return cloneMap(value)
+	case []any:
+		list := slices.Clone(value)
+		for i := range list {
+			list[i] = clone(list[i])
+		}
+		return list
+	default:
+		return value
 	}
 }
 

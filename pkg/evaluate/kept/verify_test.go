@@ -1,6 +1,7 @@
 package kept
 
 import (
+	"context"
 	"runtime"
 	"strings"
 	"testing"
@@ -135,6 +136,74 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%s after: %+v", c.user, got)
 			}
 		})
+	}
+}
+
+// gated is a real engine that is asked at an exact revision, as verification asks, only once it is let go.
+type gated struct {
+	*engine.Engine
+	open <-chan struct{}
+}
+
+func (g gated) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if !f.Exactly.IsZero() {
+		select {
+		case <-g.open:
+		case <-ctx.Done():
+		}
+	}
+	return g.Engine.Snapshot(ctx, f)
+}
+
+// TestVerifyKeepsNothingOfTheCallers: what a caller does with its context, or with the answer, once it has the answer does not change
+// what is verified.
+func TestVerifyKeepsNothingOfTheCallers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `definition user {}
+	caveat late(hour int, days list<int>, more map<int>) { hour > 17 && 3 in days && more.a == 1 }
+	definition document {
+		relation viewer: user with late
+		permission view = viewer
+	}`, "document:plan#viewer@user:carol[late]")
+	e, err := engine.Over(t.Context(), engine.Config{Kind: engine.Embedded}, w.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := make(chan struct{})
+	g := Open(Config{Engine: gated{e, open}, Store: w.Store, Failure: engine.Failure, VerifySample: 1, Log: zap.NewNop()})
+	t.Cleanup(func() {
+		g.Close()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := make([]authz.Query, 2)
+	for i := range queries {
+		queries[i] = authz.Query{
+			Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
+			Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "carol"}},
+		}
+	}
+	given := map[string]any{"hour": 18.0, "days": []any{3.0}, "more": map[string]any{"a": 1.0}}
+	queries[0].Context = given
+	answers, err := snap.Check(t.Context(), queries)
+	if err != nil || answers[0].Outcome != authz.Yes || answers[1].Outcome != authz.Conditional {
+		t.Fatalf("%+v, %v", answers, err)
+	}
+	given["hour"], given["days"].([]any)[0], given["more"].(map[string]any)["a"] = 3.0, 9.0, 2.0
+	answers[1].Missing[0] = "nothing"
+	close(open)
+	for deadline := time.Now().Add(30 * time.Second); figure(t, g.verifier.verified)+figure(t, g.verifier.skipped) < 2; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("not both were verified")
+		}
+	}
+	if n := figure(t, g.verifier.differences); n > 0 || g.Degraded() {
+		t.Errorf("%v answers are taken for different", n)
 	}
 }
 
