@@ -7,12 +7,6 @@ package delegate
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -175,42 +169,4 @@ func (d *Delegate) write(ctx context.Context, updates []authz.Update, must []aut
 
 func notActive(message string) error {
 	return authz.Errorf(authz.Precondition, authz.ReasonNotActive, "%s", message)
-}
-
-// checkKey refuses an idempotency key that is too long.
-func checkKey(key string) error {
-	if len(key) > MaxKeyBytes {
-		return authz.FieldErrorf("idempotency_key", "is %d bytes long, more than %d", len(key), MaxKeyBytes)
-	}
-	return nil
-}
-
-// mint returns an id of 128 bits: random, or derived from what was given, so that a retry finds what
-// the first try wrote. Without the server's key nobody can tell what id a key leads to.
-func (d *Delegate) mint(kind, key string, index int) string {
-	var id [16]byte
-	if key == "" {
-		_, _ = rand.Read(id[:]) // never fails, see crypto/rand
-	} else {
-		copy(id[:], d.digest("id", kind, key, strconv.Itoa(index)))
-	}
-	return hex.EncodeToString(id[:])
-}
-
-// digest is HMAC-SHA256 over parts, each with its length before it.
-func (d *Delegate) digest(parts ...string) []byte {
-	h := hmac.New(sha256.New, d.key)
-	for _, p := range parts {
-		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
-	}
-	return h.Sum(nil)
-}
-
-// keyDigest is what is stored of an idempotency key: it tells a retry of the same request from another
-// request with the same key.
-func (d *Delegate) keyDigest(key string, request any) string {
-	if key == "" {
-		return ""
-	}
-	return hex.EncodeToString(d.digest("key", key, fmt.Sprintf("%#v", request))[:16])
 }

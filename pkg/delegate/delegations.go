@@ -62,7 +62,7 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		return none(err)
 	}
 	must = append(must, facts.MustBeActive(out.Agent.Object())...)
-	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s)}
+	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
 	rev, err := d.write(ctx, out.Write(s.Scope), must)
 	if authz.KindOf(err) == authz.Exists && s.Key != "" {
 		return d.created(ctx, out)

@@ -182,7 +182,7 @@ func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, er
 	if retention := d.graph.Retention(); s.Frozen && p.session.Until.After(v.now.Add(retention-frozenMargin)) {
 		return nil, authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention)
 	}
-	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key, s)}
+	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
 	slices.SortFunc(p.session.Leaves, func(a, b facts.Leaf) int {
 		return byID(a.Delegation.Object(), b.Delegation.Object())
 	})
