@@ -125,7 +125,7 @@ func ShowSubject(s Subject) string {
 // Answer is what a Query came to. The zero value is No.
 type Answer struct {
 	Outcome Outcome
-	// Missing names the caveat context that was not given, when Conditional.
+	// Missing names the caveat context that was not given, sorted and each once, when Conditional.
 	Missing []string
 	// Err is set when Outcome is Failed.
 	Err error

@@ -113,6 +113,9 @@ func suggestion(word string, known []string) string {
 	return ""
 }
 
+// Distinct returns names sorted, each once. It changes none of the given ones.
+func Distinct(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
+
 // slips counts the slips between two words (the optimal string alignment distance).
 func slips(a, b string) int {
 	// before, last and row are the distances of the beginnings of a that end two letters ago, one ago and here, from every

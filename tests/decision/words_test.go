@@ -2,7 +2,9 @@ package decision_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"testing"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -10,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -161,6 +164,73 @@ func TestSpiceDBsWritesNameTheWord(t *testing.T) {
 		} {
 			if c.got != c.want {
 				t.Errorf("%s: %s\nwant %s", c.name, c.got, c.want)
+			}
+		}
+	})
+}
+
+// TestMissingContextIsNamedOnce: a parameter that a caveat misses in two places is named once, in order, by every evaluator and through every
+// API.
+func TestMissingContextIsNamedOnce(t *testing.T) {
+	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+		w := newWorld(t, s)
+		ctx := t.Context()
+		s.WriteSchema(t, schema.Core+domain+`
+caveat weekday(hour int, day string) { hour > 9 && day != "sunday" && hour < 17 }
+
+definition shift {
+	relation tenant: tenant
+	relation worker: user with weekday
+	relation agent: agent
+	permission work = worker + agent
+}`)
+		s.Touch(t, "shift:early#tenant@tenant:acme", "shift:early#worker@user:alice[weekday]", "shift:early#agent@agent:bot")
+		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+		asked := under(d).view("shift:early")
+		asked.Permission = "work"
+		check, err := w.Permissions().CheckPermission(ctx, asked.CheckPermissionRequest)
+		w.ok(err)
+		explained, err := w.Audit().ExplainPermission(ctx, &deputyv1.ExplainPermissionRequest{Check: asked.CheckPermissionRequest})
+		w.ok(err)
+		got := map[string][]string{"CheckPermission": check.GetMissingContext()}
+		for _, gate := range explained.GetCandidates()[0].GetGates() {
+			for i, c := range gate.GetConditions() {
+				if len(c.GetMissingContext()) > 0 {
+					got[fmt.Sprintf("ExplainPermission, condition %d of %s", i, gate.GetGate())] = c.GetMissingContext()
+				}
+			}
+		}
+
+		early, alice := &v1.ObjectReference{ObjectType: "shift", ObjectId: "early"}, &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}
+		spicedb, subject := v1.NewPermissionsServiceClient(s.Service), &v1.SubjectReference{Object: alice}
+		head := &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}
+		one, err := spicedb.CheckPermission(ctx, &v1.CheckPermissionRequest{Consistency: head, Resource: early, Permission: "work", Subject: subject})
+		w.ok(err)
+		got["authzed.api.v1 CheckPermission"] = one.GetPartialCaveatInfo().GetMissingRequiredContext()
+		traced, err := spicedb.CheckPermission(ctx, &v1.CheckPermissionRequest{Consistency: head, Resource: early, Permission: "work", Subject: subject, WithTracing: true})
+		w.ok(err)
+		got["authzed.api.v1 CheckPermission with a trace"] = traced.GetPartialCaveatInfo().GetMissingRequiredContext()
+		bulk, err := spicedb.CheckBulkPermissions(ctx, &v1.CheckBulkPermissionsRequest{
+			Consistency: head, Items: []*v1.CheckBulkPermissionsRequestItem{{Resource: early, Permission: "work", Subject: subject}},
+		})
+		w.ok(err)
+		got["authzed.api.v1 CheckBulkPermissions"] = bulk.GetPairs()[0].GetItem().GetPartialCaveatInfo().GetMissingRequiredContext()
+		resources, err := spicedb.LookupResources(ctx, &v1.LookupResourcesRequest{Consistency: head, ResourceObjectType: "shift", Permission: "work", Subject: subject})
+		w.ok(err)
+		resource, err := resources.Recv()
+		w.ok(err)
+		got["authzed.api.v1 LookupResources"] = resource.GetPartialCaveatInfo().GetMissingRequiredContext()
+		subjects, err := spicedb.LookupSubjects(ctx, &v1.LookupSubjectsRequest{Consistency: head, Resource: early, Permission: "work", SubjectObjectType: "user"})
+		w.ok(err)
+		found, err := subjects.Recv()
+		w.ok(err)
+		got["authzed.api.v1 LookupSubjects"] = found.GetSubject().GetPartialCaveatInfo().GetMissingRequiredContext()
+		if len(got) != 7 {
+			t.Errorf("%d answers name missing context: %v", len(got), got)
+		}
+		for where, names := range got {
+			if !slices.Equal(names, []string{"day", "hour"}) {
+				t.Errorf("%s: %v", where, names)
 			}
 		}
 	})

@@ -26,7 +26,7 @@ import (
 //
 // What is tolerated, see the package's comment: SpiceDB answers with an error of depth or of a caveat where
 // another branch is definite; and with a condition, where an arrow with .all is on the way, that belongs to
-// another object. What is missing is compared as a set.
+// another object.
 
 const (
 	// waiting is how many answers wait to be verified; what comes when they are so many is not.
@@ -276,7 +276,7 @@ func (v *verifier) weigh(at store.Revision, c evaluate.Check, first evaluate.Ans
 	switch {
 	case first.Outcome == second.Outcome && first.Outcome != authz.Conditional:
 		return equal
-	case first.Outcome == second.Outcome && sameSet(first.Missing, second.Missing):
+	case first.Outcome == second.Outcome && slices.Equal(first.Missing, second.Missing):
 		return equal
 	case second.Outcome == authz.Failed && isCheckError(second.Err):
 		return toleratedDifference
@@ -285,11 +285,6 @@ func (v *verifier) weigh(at store.Revision, c evaluate.Check, first evaluate.Ans
 	default:
 		return differs
 	}
-}
-
-func sameSet(a, b []string) bool {
-	set := func(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
-	return slices.Equal(set(a), set(b))
 }
 
 // isCheckError reports whether an error of the engine is one of depth or of a caveat.

@@ -126,7 +126,8 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),
 
-			cursorIn: cursorIn(m.Input()),
+			cursorIn:    cursorIn(m.Input()),
+			conditional: namesMissing(m.Output()),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",

@@ -39,6 +39,8 @@ type route struct {
 	// cursorIn is the field of a request that holds a cursor, cursorOut the number of that of an answer; nil and 0 without.
 	cursorIn  protoreflect.FieldDescriptor
 	cursorOut protowire.Number
+	// conditional is the type of the answers, if they can name missing context; nil otherwise.
+	conditional protoreflect.MessageType
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
 }
