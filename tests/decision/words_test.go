@@ -4,11 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"testing"
 
+	"github.com/authzed/authzed-go/pkg/requestmeta"
+	"github.com/authzed/authzed-go/pkg/responsemeta"
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -231,6 +236,53 @@ definition shift {
 		for where, names := range got {
 			if !slices.Equal(names, []string{"day", "hour"}) {
 				t.Errorf("%s: %v", where, names)
+			}
+		}
+	})
+}
+
+// TestSpiceDBsVersion: zed asks for the version with each call, and warns of any that is no release. Whoever answers the call, and also
+// where it is refused, the version is SpiceDB's, marked as a build of Deputy's.
+func TestSpiceDBsVersion(t *testing.T) {
+	release := regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+\+deputy$`)
+	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+		if s.IsRemote() {
+			return // it says itself what it is
+		}
+		newWorld(t, s)
+		ctx := requestmeta.AddRequestHeaders(t.Context(), requestmeta.RequestServerVersion)
+		permissions := v1.NewPermissionsServiceClient(s.Service)
+		plan := &v1.ObjectReference{ObjectType: "document", ObjectId: "plan"}
+		subject := &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}}
+		for name, call := range map[string]func(...grpc.CallOption) error{
+			"a check": func(o ...grpc.CallOption) error {
+				_, err := permissions.CheckPermission(ctx, &v1.CheckPermissionRequest{Resource: plan, Permission: "view", Subject: subject}, o...)
+				return err
+			},
+			"a check with a trace": func(o ...grpc.CallOption) error {
+				_, err := permissions.CheckPermission(ctx, &v1.CheckPermissionRequest{Resource: plan, Permission: "view", Subject: subject, WithTracing: true}, o...)
+				return err
+			},
+			"the schema": func(o ...grpc.CallOption) error {
+				_, err := v1.NewSchemaServiceClient(s.Service).ReadSchema(ctx, &v1.ReadSchemaRequest{}, o...)
+				return err
+			},
+			"a refusal": func(o ...grpc.CallOption) error {
+				_, err := v1.NewSchemaServiceClient(s.Service).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: domain}, o...)
+				if status.Code(err) != codes.PermissionDenied {
+					return fmt.Errorf("%w, not refused", err)
+				}
+				return nil
+			},
+		} {
+			var header, trailer metadata.MD
+			if err := call(grpc.Header(&header), grpc.Trailer(&trailer)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			for where, md := range map[string]metadata.MD{"header": header, "trailer": trailer} {
+				if got := md.Get(string(responsemeta.ServerVersion)); len(got) != 1 || !release.MatchString(got[0]) {
+					t.Errorf("%s: the version in the %s is %q", name, where, got)
+				}
 			}
 		}
 	})
