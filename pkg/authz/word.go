@@ -113,6 +113,28 @@ func suggestion(word string, known []string) string {
 	return ""
 }
 
+// WrongCore says how the core of the schema differs from core.zed, where CoreDifference is not empty, and what to do about what is
+// missing.
+func (s *Schema) WrongCore() string {
+	var missing, others []string
+	for difference := range strings.SplitSeq(s.CoreDifference, "; ") {
+		if name, ok := strings.CutSuffix(difference, ": missing"); ok {
+			missing = append(missing, name)
+		} else {
+			others = append(others, difference)
+		}
+	}
+	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ")
+	if len(missing) == 0 {
+		return differs
+	}
+	lacks := "the schema lacks Deputy's core: " + Words(missing) + "; deputy schema write FILE adds what is missing"
+	if len(others) == 0 {
+		return lacks
+	}
+	return lacks + "; besides, " + differs
+}
+
 // Distinct returns names sorted, each once. It changes none of the given ones.
 func Distinct(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
 

@@ -77,3 +77,19 @@ func TestNoMember(t *testing.T) {
 		}
 	}
 }
+
+// TestWrongCore: what is missing is not said to have been removed, and what adds it is named.
+func TestWrongCore(t *testing.T) {
+	t.Parallel()
+	for difference, want := range map[string]string{
+		"definition user: missing; caveat issued: missing": "the schema lacks Deputy's core: definition user, caveat issued; " +
+			"deputy schema write FILE adds what is missing",
+		"definition service: missing; definition user: missing relation, active": "the schema lacks Deputy's core: definition service; " +
+			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active",
+		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active",
+	} {
+		if got := (&Schema{CoreDifference: difference}).WrongCore(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

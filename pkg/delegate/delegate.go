@@ -70,8 +70,7 @@ func (d *Delegate) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	if schema.CoreDifference != "" {
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema,
-			"the core definitions of the schema are not Deputy's: %s", schema.CoreDifference)
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema, "%s", schema.WrongCore())
 	}
 	return &view{snap: snap, now: d.now()}, nil
 }

@@ -70,8 +70,7 @@ func (d *Door) judgeSchema(_ context.Context, _ int, req *v1.WriteSchemaRequest)
 		return failure(codes.InvalidArgument, authz.ReasonInvalidField, "schema", message)
 	}
 	if model.CoreDifference != "" {
-		return failure(codes.FailedPrecondition, authz.ReasonCoreSchema, "schema",
-			"the core definitions differ from core.zed: "+model.CoreDifference)
+		return failure(codes.FailedPrecondition, authz.ReasonCoreSchema, "schema", model.WrongCore())
 	}
 	return nil
 }
