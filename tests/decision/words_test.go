@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/authzed/authzed-go/pkg/requestmeta"
@@ -283,6 +284,50 @@ func TestSpiceDBsVersion(t *testing.T) {
 				if got := md.Get(string(responsemeta.ServerVersion)); len(got) != 1 || !release.MatchString(got[0]) {
 					t.Errorf("%s: the version in the %s is %q", name, where, got)
 				}
+			}
+		}
+	})
+}
+
+// TestWriteSchemaSaysWhatIsWrong: of a schema that the server refuses it is said what is wrong with it and where, or what is missing.
+func TestWriteSchemaSaysWhatIsWrong(t *testing.T) {
+	const cycle = "permissions of loop are names for each other, in a circle, and say nothing else: "
+	loop := func(members string) string {
+		return schema.Core + "definition loop {\n\trelation reader: user\n" + members + "}\n"
+	}
+	wrong := func(line int) string {
+		return fmt.Sprintf("schema: is wrong at line %d: %s", strings.Count(schema.Core, "\n")+line, cycle)
+	}
+	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+		admin := v1.NewSchemaServiceClient(s.Admin)
+		for name, c := range map[string]struct {
+			text string
+			code codes.Code
+			want string
+		}{
+			"without the core": {
+				"definition document {}", codes.FailedPrecondition,
+				"schema: the schema lacks Deputy's core: caveat baseline, caveat issued, caveat leaf, definition agent, definition delegation, definition service, " +
+					"definition session, definition tenant, definition user; deputy schema write FILE adds what is missing",
+			},
+			"a user of one's own": {
+				strings.Replace(schema.Core, "\trelation active: tenant\n", "", 1), codes.FailedPrecondition,
+				"schema: the core definitions differ from core.zed: definition tenant: missing relation, active",
+			},
+			"names in a circle": {
+				loop("\tpermission one = two\n\tpermission two = three\n\tpermission three = one\n"), codes.InvalidArgument,
+				wrong(3) + "one = two = three = one",
+			},
+			"a name that leads into a circle": {
+				loop("\tpermission view = one\n\tpermission one = one\n"), codes.InvalidArgument,
+				wrong(4) + "one = one",
+			},
+			"a circle that says something": {loop("\tpermission one = two + reader\n\tpermission two = one\n"), codes.OK, ""},
+			"names of names":               {loop("\tpermission one = two\n\tpermission two = three\n\tpermission three = reader\n"), codes.OK, ""},
+		} {
+			_, err := admin.WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: c.text})
+			if got := status.Convert(err).Message(); status.Code(err) != c.code || got != c.want {
+				t.Errorf("%s: %s %s\nwant %s %s", name, status.Code(err), got, c.code, c.want)
 			}
 		}
 	})

@@ -24,11 +24,15 @@ type Model struct {
 }
 
 // Requested returns the model of a text that a caller wants to write as the schema. An import is refused, as in SpiceDB's
-// WriteSchema. Errors: Invalid, with the compiler's words about the text.
+// WriteSchema. Errors: Invalid, with the compiler's words about the text, or about permissions that SpiceDB's WriteSchema fails over.
 func Requested(text string) (*authz.Schema, error) {
 	m, err := Compile(text)
 	if err != nil {
 		return nil, authz.FieldErrorf("schema", "does not compile: %v", err)
+	}
+	if cycle := m.Definitions.AliasCycle(); cycle != nil {
+		line := cycle[0].Definition.GetSourcePosition().GetZeroIndexedLineNumber() + 1
+		return nil, authz.FieldErrorf("schema", "is wrong at line %d: %v", line, schema.AliasCycleError(cycle))
 	}
 	return m.Schema, nil
 }
