@@ -125,7 +125,7 @@ func ShowSubject(s Subject) string {
 // Answer is what a Query came to. The zero value is No.
 type Answer struct {
 	Outcome Outcome
-	// Missing names the caveat context that was not given, when Conditional.
+	// Missing names the caveat context that was not given, sorted and each once, when Conditional.
 	Missing []string
 	// Err is set when Outcome is Failed.
 	Err error
@@ -189,6 +189,9 @@ type Schema struct {
 	// a type's relation or permission reads, whatever the object. It is safe for concurrent use; its result is to be read
 	// only. A schema without it knows no caveats.
 	Parameters func(objectType, member string) map[string][]Parameter
+	// Admits returns the kinds of subjects that a relation admits, as a schema writes them: "user", "group#member", "user:* with
+	// office_hours". It is safe for concurrent use. A schema without it does not know them.
+	Admits func(objectType, relation string) []string
 }
 
 // Parameter is a parameter of a caveat.

@@ -2,6 +2,8 @@ package authz
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -39,6 +41,102 @@ func Words(words []string) string {
 	}
 	return strings.Join(words, ", ")
 }
+
+// NoType says that the schema lacks a type, and which types it has. It goes on from the name of the field that names the type.
+func (s *Schema) NoType(name string) string {
+	return fmt.Sprintf("%q does not exist: %s", name, s.HasTypes(name))
+}
+
+// HasTypes says which types the schema has, the domain's first, and which of them was perhaps meant by a name.
+func (s *Schema) HasTypes(name string) string {
+	types := slices.DeleteFunc(slices.Sorted(maps.Keys(s.Types)), IsCore)
+	types = append(types, CoreTypes...)
+	return "the schema has " + Words(types) + suggestion(name, types)
+}
+
+// NoMember says that the type lacks a permission or relation, and which ones it has. It goes on from the name of the field that
+// names it.
+func (t *Type) NoMember(name string) string {
+	return fmt.Sprintf("%q does not exist: %s", name, t.HasMembers(name))
+}
+
+// HasMembers says which permissions and relations the type has, and which of them was perhaps meant by a name.
+func (t *Type) HasMembers(name string) string {
+	permissions, relations := t.names(true), t.names(false)
+	has := "the permissions " + Words(permissions) + " and the relations " + Words(relations)
+	switch {
+	case len(permissions) == 0 && len(relations) == 0:
+		has = "neither permissions nor relations"
+	case len(permissions) == 0:
+		has = "the relations " + Words(relations)
+	case len(relations) == 0:
+		has = "the permissions " + Words(permissions)
+	}
+	return t.Name + " has " + has + suggestion(name, append(permissions, relations...))
+}
+
+// NoRelation says that a name is no relation of the type, though perhaps a permission, and which relations the type has. It goes on
+// from the name of the field that names it.
+func (t *Type) NoRelation(name string) string {
+	if t.Members[name] {
+		return fmt.Sprintf("%q is a permission, which holds no relationships: %s has the relations %s", name, t.Name, Words(t.names(false)))
+	}
+	return t.NoMember(name)
+}
+
+// Admitted says which kinds of subjects a relation admits: "document#reader admits user, group#member".
+func (s *Schema) Admitted(objectType, relation string) string {
+	var kinds []string
+	if s.Admits != nil {
+		kinds = s.Admits(objectType, relation)
+	}
+	return objectType + "#" + relation + " admits " + Words(kinds)
+}
+
+// names returns the names of the type's permissions, or of its relations, sorted.
+func (t *Type) names(permissions bool) []string {
+	var names []string
+	for name, permission := range t.Members {
+		if permission == permissions {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// suggestion asks whether the nearest of the known words was meant, if one is near.
+func suggestion(word string, known []string) string {
+	if near := Nearest(word, known); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ""
+}
+
+// WrongCore says how the core of the schema differs from core.zed, where CoreDifference is not empty, and what to do about what is
+// missing.
+func (s *Schema) WrongCore() string {
+	var missing, others []string
+	for difference := range strings.SplitSeq(s.CoreDifference, "; ") {
+		if name, ok := strings.CutSuffix(difference, ": missing"); ok {
+			missing = append(missing, name)
+		} else {
+			others = append(others, difference)
+		}
+	}
+	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ")
+	if len(missing) == 0 {
+		return differs
+	}
+	lacks := "the schema lacks Deputy's core: " + Words(missing) + "; deputy schema write FILE adds what is missing"
+	if len(others) == 0 {
+		return lacks
+	}
+	return lacks + "; besides, " + differs
+}
+
+// Distinct returns names sorted, each once. It changes none of the given ones.
+func Distinct(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
 
 // slips counts the slips between two words (the optimal string alignment distance).
 func slips(a, b string) int {

@@ -175,7 +175,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 
 // door builds the guarded authzed.api.v1.
 func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
+	version := ""
+	if d.engine.InProcess() {
+		version = engine.SpiceDBVersion + "+deputy" // a build, which zed does not compare with SpiceDB's releases
+	}
 	return door.New(door.Config{
+		Version:  version,
 		Upstream: d.engine.Conn(),
 		Receiver: receiver,
 		// Derived, so that no seal of one kind can pass for one of another.

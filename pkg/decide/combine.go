@@ -84,8 +84,7 @@ func Combine(conditions []Condition) Verdict {
 		}
 		out.Missing = nil
 	}
-	slices.Sort(out.Missing)
-	out.Missing = slices.Compact(out.Missing)
+	out.Missing = authz.Distinct(out.Missing)
 	return out
 }
 

@@ -24,7 +24,7 @@ func (d *Delegate) Register(ctx context.Context, id authz.AgentID, owners []auth
 	if err != nil {
 		return facts.Agent{}, authz.Revision{}, err
 	}
-	issued := facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, owners)}
+	issued := facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, registration(owners))}
 	rev, err := d.write(ctx, facts.Register(id, owners, issued), facts.NoTrace(id.Object()))
 	switch {
 	case err == nil:

@@ -7,12 +7,6 @@ package delegate
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -76,8 +70,7 @@ func (d *Delegate) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	if schema.CoreDifference != "" {
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema,
-			"the core definitions of the schema are not Deputy's: %s", schema.CoreDifference)
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema, "%s", schema.WrongCore())
 	}
 	return &view{snap: snap, now: d.now()}, nil
 }
@@ -98,7 +91,7 @@ func (v *view) agent(ctx context.Context, id authz.AgentID) (facts.Agent, error)
 	}
 	a := facts.ReadAgent(id, rels, v.now)
 	if !a.Known {
-		return a, authz.Errorf(authz.NotFound, authz.ReasonAgentNotFound, "there is no such agent")
+		return a, authz.NoAgent(id)
 	}
 	return a, nil
 }
@@ -124,7 +117,7 @@ func (v *view) delegation(ctx context.Context, id authz.DelegationID) (facts.Del
 	}
 	out := facts.ReadDelegation(id, rels, v.now)
 	if !out.Known {
-		return out, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
+		return out, authz.NoDelegation(id)
 	}
 	return out, nil
 }
@@ -136,7 +129,7 @@ func (v *view) session(ctx context.Context, id authz.SessionID) (facts.Session, 
 	}
 	out := facts.ReadSession(id, rels, v.now)
 	if !out.Known {
-		return out, authz.Errorf(authz.NotFound, authz.ReasonSessionNotFound, "there is no such session")
+		return out, authz.NoSession(id)
 	}
 	return out, nil
 }
@@ -147,8 +140,11 @@ func (v *view) standing(ctx context.Context, o authz.Object) error {
 	if err != nil {
 		return err
 	}
-	if !facts.ReadStanding(o, rels, v.now).Live() {
-		return notActive(authz.Show(o) + " is not active")
+	switch standing := facts.ReadStanding(o, rels, v.now); {
+	case standing.Stopped:
+		return notActive(authz.Show(o) + " is suspended; PrincipalsService.Resume lets agents act again")
+	case !standing.Live():
+		return notActive(authz.Show(o) + " is not active yet; PrincipalsService.Resume lets agents act for it, or in it")
 	}
 	return nil
 }
@@ -172,42 +168,4 @@ func (d *Delegate) write(ctx context.Context, updates []authz.Update, must []aut
 
 func notActive(message string) error {
 	return authz.Errorf(authz.Precondition, authz.ReasonNotActive, "%s", message)
-}
-
-// checkKey refuses an idempotency key that is too long.
-func checkKey(key string) error {
-	if len(key) > MaxKeyBytes {
-		return authz.FieldErrorf("idempotency_key", "is %d bytes long, more than %d", len(key), MaxKeyBytes)
-	}
-	return nil
-}
-
-// mint returns an id of 128 bits: random, or derived from what was given, so that a retry finds what
-// the first try wrote. Without the server's key nobody can tell what id a key leads to.
-func (d *Delegate) mint(kind, key string, index int) string {
-	var id [16]byte
-	if key == "" {
-		_, _ = rand.Read(id[:]) // never fails, see crypto/rand
-	} else {
-		copy(id[:], d.digest("id", kind, key, strconv.Itoa(index)))
-	}
-	return hex.EncodeToString(id[:])
-}
-
-// digest is HMAC-SHA256 over parts, each with its length before it.
-func (d *Delegate) digest(parts ...string) []byte {
-	h := hmac.New(sha256.New, d.key)
-	for _, p := range parts {
-		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)
-	}
-	return h.Sum(nil)
-}
-
-// keyDigest is what is stored of an idempotency key: it tells a retry of the same request from another
-// request with the same key.
-func (d *Delegate) keyDigest(key string, request any) string {
-	if key == "" {
-		return ""
-	}
-	return hex.EncodeToString(d.digest("key", key, fmt.Sprintf("%#v", request))[:16])
 }

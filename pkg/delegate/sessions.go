@@ -182,7 +182,7 @@ func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, er
 	if retention := d.graph.Retention(); s.Frozen && p.session.Until.After(v.now.Add(retention-frozenMargin)) {
 		return nil, authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention)
 	}
-	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key, s)}
+	p.session.Issued = facts.Issued{At: v.now, Until: p.session.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
 	slices.SortFunc(p.session.Leaves, func(a, b facts.Leaf) int {
 		return byID(a.Delegation.Object(), b.Delegation.Object())
 	})
@@ -205,13 +205,16 @@ func (d *Delegate) sessionTTL(ttl time.Duration) (time.Duration, error) {
 func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start, i int, t Target) (time.Time, error) {
 	field := func(name string) string { return fmt.Sprintf("targets[%d].%s", i, name) }
 	chain, err := v.chain(ctx, t.Delegation)
+	// Another agent's delegation is told in no other way than one that does not exist.
+	if authz.KindOf(err) == authz.NotFound || err == nil && chain[0].Agent != s.Agent {
+		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound,
+			"agent:%s holds no delegation with the id %q", authz.DecodeID(string(s.Agent)), string(t.Delegation))
+	}
 	if err != nil {
 		return time.Time{}, err
 	}
 	parent := chain[0]
 	switch {
-	case parent.Agent != s.Agent:
-		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
 	case parent.Session != "":
 		return time.Time{}, authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
 	case len(chain)+1 > MaxDepth:

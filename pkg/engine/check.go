@@ -128,7 +128,7 @@ func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
 		out.Outcome = authz.No
 	case v1.CheckPermissionResponse_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
 		out.Outcome = authz.Conditional
-		out.Missing = item.GetPartialCaveatInfo().GetMissingRequiredContext()
+		out.Missing = authz.Distinct(item.GetPartialCaveatInfo().GetMissingRequiredContext())
 	default:
 		out.Outcome = authz.Failed
 		out.Err = &authz.Error{Op: "engine.Check", Message: "the engine gave an answer that is none"}

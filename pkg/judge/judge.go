@@ -159,8 +159,7 @@ func coreSchema(ctx context.Context, snap authz.Snapshot) (*authz.Schema, error)
 		return nil, err
 	}
 	if schema.CoreDifference != "" {
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema,
-			"the core definitions of the schema are not Deputy's: %s", schema.CoreDifference)
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema, "%s", schema.WrongCore())
 	}
 	return schema, nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/authzed/spicedb/pkg/caveats"
@@ -37,7 +36,7 @@ func (s codeSet) any() codes.Code {
 // Answer is what anybody answers to a question, so that answers can be compared with ==.
 type Answer struct {
 	Outcome authz.Outcome
-	// Missing holds the names of the missing fields, sorted and joined: their order and number do not count.
+	// Missing holds the names of the missing fields, joined.
 	Missing string
 	// Code is the status of an answer that is an error.
 	Code codes.Code
@@ -55,12 +54,8 @@ func (a Answer) String() string {
 	}
 }
 
-// joined makes one text of a set of names.
-func joined(names []string) string {
-	names = slices.Clone(names)
-	slices.Sort(names)
-	return strings.Join(slices.Compact(names), ",")
-}
+// joined makes one text of names: answers in which a name is repeated, or stands elsewhere, differ.
+func joined(names []string) string { return strings.Join(names, ",") }
 
 // operator joins conditions.
 type operator uint8
@@ -104,7 +99,7 @@ func (v value) answer() Answer {
 	case yes:
 		return Answer{Outcome: authz.Yes}
 	case conditional:
-		return Answer{Outcome: authz.Conditional, Missing: joined(v.missing)}
+		return Answer{Outcome: authz.Conditional, Missing: joined(authz.Distinct(v.missing))}
 	case failed:
 		return Answer{Outcome: authz.Failed, Code: v.trouble.any()}
 	default:

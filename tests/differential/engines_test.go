@@ -307,7 +307,7 @@ func (e *edition) askFor(patience time.Duration, spicedb v1.PermissionsServiceCl
 	case resp.GetPermissionship() == v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION:
 		return Answer{Outcome: authz.Yes}
 	case resp.GetPermissionship() == v1.CheckPermissionResponse_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
-		return Answer{Outcome: authz.Conditional, Missing: joined(resp.GetPartialCaveatInfo().GetMissingRequiredContext())}
+		return Answer{Outcome: authz.Conditional, Missing: joined(authz.Distinct(resp.GetPartialCaveatInfo().GetMissingRequiredContext()))}
 	case resp.GetPermissionship() == v1.CheckPermissionResponse_PERMISSIONSHIP_NO_PERMISSION:
 		return Answer{Outcome: authz.No}
 	default:

@@ -13,7 +13,7 @@ import (
 type class uint8
 
 const (
-	// same: they agree. Missing fields are compared as sets (class c), because SpiceDB's have no order.
+	// same: they agree. Of the fields that SpiceDB misses each counts once, whatever their order (class c), as in what Deputy passes on.
 	same class = iota
 	// classA: SpiceDB answers with an error of one branch where another branch gives a definite answer.
 	classA

@@ -26,7 +26,7 @@ import (
 //
 // What is tolerated, see the package's comment: SpiceDB answers with an error of depth or of a caveat where
 // another branch is definite; and with a condition, where an arrow with .all is on the way, that belongs to
-// another object. What is missing is compared as a set.
+// another object.
 
 const (
 	// waiting is how many answers wait to be verified; what comes when they are so many is not.
@@ -136,9 +136,48 @@ func (v *verifier) sample(a answered) {
 		return
 	}
 	select {
-	case v.queue <- a:
+	case v.queue <- a.own():
 	default:
 		v.skipped.Add(float64(max(1, len(a.checks))))
+	}
+}
+
+// own returns a copy for later: contexts are the caller's, and answers are returned to it.
+func (a answered) own() answered {
+	a.checks, a.answers = slices.Clone(a.checks), slices.Clone(a.answers)
+	for i := range a.checks {
+		a.checks[i].Context = cloneMap(a.checks[i].Context)
+		a.answers[i].Missing = slices.Clone(a.answers[i].Missing)
+	}
+	if a.listing != nil {
+		l := *a.listing
+		l.given, l.found = cloneMap(l.given), slices.Clone(l.found)
+		a.listing = &l
+	}
+	return a
+}
+
+// cloneMap copies a context, whose values are JSON's, all the way down.
+func cloneMap(m map[string]any) map[string]any {
+	m = maps.Clone(m)
+	for key, value := range m {
+		m[key] = clone(value)
+	}
+	return m
+}
+
+func clone(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		return cloneMap(value)
+	case []any:
+		list := slices.Clone(value)
+		for i := range list {
+			list[i] = clone(list[i])
+		}
+		return list
+	default:
+		return value
 	}
 }
 
@@ -237,7 +276,7 @@ func (v *verifier) weigh(at store.Revision, c evaluate.Check, first evaluate.Ans
 	switch {
 	case first.Outcome == second.Outcome && first.Outcome != authz.Conditional:
 		return equal
-	case first.Outcome == second.Outcome && sameSet(first.Missing, second.Missing):
+	case first.Outcome == second.Outcome && slices.Equal(first.Missing, second.Missing):
 		return equal
 	case second.Outcome == authz.Failed && isCheckError(second.Err):
 		return toleratedDifference
@@ -246,11 +285,6 @@ func (v *verifier) weigh(at store.Revision, c evaluate.Check, first evaluate.Ans
 	default:
 		return differs
 	}
-}
-
-func sameSet(a, b []string) bool {
-	set := func(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
-	return slices.Equal(set(a), set(b))
 }
 
 // isCheckError reports whether an error of the engine is one of depth or of a caveat.

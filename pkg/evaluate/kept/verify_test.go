@@ -1,6 +1,8 @@
 package kept
 
 import (
+	"context"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -135,6 +137,80 @@ func TestVerify(t *testing.T) {
 				t.Errorf("%s after: %+v", c.user, got)
 			}
 		})
+	}
+}
+
+// gated is a real engine that is asked at an exact revision, as verification asks, only once it is let go. It hands on with which
+// contexts it is asked then.
+type gated struct {
+	*engine.Engine
+	open  <-chan struct{}
+	asked chan<- map[string]any
+}
+
+func (g gated) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if f.Exactly.IsZero() {
+		return g.Engine.Snapshot(ctx, f)
+	}
+	select {
+	case <-g.open:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	snap, err := g.Engine.Snapshot(ctx, f)
+	return gatedSnapshot{snap, g.asked}, err
+}
+
+type gatedSnapshot struct {
+	authz.Snapshot
+	asked chan<- map[string]any
+}
+
+func (s gatedSnapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
+	s.asked <- queries[0].Context
+	return s.Snapshot.Check(ctx, queries)
+}
+
+// TestVerifyKeepsNothingOfTheCallers: what a caller does with its context once it has the answer does not change what is verified.
+func TestVerifyKeepsNothingOfTheCallers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `definition user {}
+	caveat late(hour int, days list<int>, more map<int>) { hour > 17 && 3 in days && more.a == 1 }
+	definition document {
+		relation viewer: user with late
+		permission view = viewer
+	}`, "document:plan#viewer@user:carol[late]")
+	e, err := engine.Over(t.Context(), engine.Config{Kind: engine.Embedded}, w.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open, asked := make(chan struct{}), make(chan map[string]any, again)
+	g := Open(Config{Engine: gated{e, open, asked}, Store: w.Store, Failure: engine.Failure, VerifySample: 1, Log: zap.NewNop()})
+	t.Cleanup(func() {
+		g.Close()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := func() map[string]any {
+		return map[string]any{"hour": 18.0, "days": []any{3.0}, "more": map[string]any{"a": 1.0}}
+	}
+	callers := given()
+	answers, err := snap.Check(t.Context(), []authz.Query{{
+		Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
+		Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "carol"}}, Context: callers,
+	}})
+	if err != nil || answers[0].Outcome != authz.Yes {
+		t.Fatalf("%+v, %v", answers, err)
+	}
+	callers["hour"], callers["days"].([]any)[0], callers["more"].(map[string]any)["a"] = 3.0, 9.0, 2.0
+	close(open)
+	if got := <-asked; !reflect.DeepEqual(got, given()) {
+		t.Errorf("SpiceDB is asked with %v, not with %v", got, given())
 	}
 }
 

@@ -58,6 +58,8 @@ type Config struct {
 	// expects (authz.MetadataExpectSchema), within its transaction. Else the door does, just before the write,
 	// by the Text of the Schema.
 	ComparesSchema bool
+	// Version is the version of SpiceDB that callers who ask for it are told, whoever answers them; empty leaves it to Upstream.
+	Version string
 	// IsAdmin reports whether the call's caller is an admin.
 	IsAdmin func(context.Context) bool
 }
@@ -126,7 +128,8 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),
 
-			cursorIn: cursorIn(m.Input()),
+			cursorIn:    cursorIn(m.Input()),
+			conditional: namesMissing(m.Output()),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",

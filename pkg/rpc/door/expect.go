@@ -12,7 +12,7 @@ import (
 // upstream with it. Who reads the schema is told how a write would be guarded, so that nobody sends an
 // expectation to a server that would not understand it.
 func (d *Door) expectation(r route, down grpc.ServerStream) (metadata.MD, error) {
-	md := forwarded(down.Context())
+	md := d.forwarded(down.Context())
 	if r.readsSchema {
 		guard := authz.SchemaGuardChecked
 		if d.cfg.ComparesSchema {

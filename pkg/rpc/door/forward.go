@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/authzed/authzed-go/pkg/requestmeta"
+	"github.com/authzed/authzed-go/pkg/responsemeta"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
@@ -39,6 +41,8 @@ type route struct {
 	// cursorIn is the field of a request that holds a cursor, cursorOut the number of that of an answer; nil and 0 without.
 	cursorIn  protoreflect.FieldDescriptor
 	cursorOut protowire.Number
+	// conditional is the type of the answers, if they can name missing context; nil otherwise.
+	conditional protoreflect.MessageType
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
 }
@@ -50,6 +54,9 @@ type route struct {
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
 func (d *Door) forward(r route, down grpc.ServerStream) error {
+	if err := d.tellVersion(down); err != nil {
+		return err
+	}
 	if r.admins != "" && !d.cfg.IsAdmin(down.Context()) {
 		return forAdmins("", r.admins)
 	}
@@ -104,9 +111,20 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		if panicked, ok := errors.AsType[*authz.Error](context.Cause(ctx)); ok {
 			return panicked
 		}
-		return err
+		return d.withWhatThereIs(down.Context(), err)
 	}
 	return nil
+}
+
+// tellVersion tells a caller who asks for it the version of SpiceDB. Where upstream is a library in this process it does not
+// know its own, and the native evaluator is not asked. zed reads the header, SpiceDB v1.56.2 sends a trailer.
+func (d *Door) tellVersion(down grpc.ServerStream) error {
+	if d.cfg.Version == "" || len(metadata.ValueFromIncomingContext(down.Context(), string(requestmeta.RequestServerVersion))) == 0 {
+		return nil
+	}
+	version := metadata.Pairs(string(responsemeta.ServerVersion), d.cfg.Version)
+	down.SetTrailer(version)
+	return down.SetHeader(version)
 }
 
 // tryAnswer answers a call whose one message has come, if the route can.
@@ -239,9 +257,13 @@ func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
 }
 
 // forwarded is the metadata of the call that goes upstream.
-func forwarded(ctx context.Context) metadata.MD {
+func (d *Door) forwarded(ctx context.Context) metadata.MD {
 	md, _ := metadata.FromIncomingContext(ctx)
-	return keep(md)
+	md = keep(md)
+	if d.cfg.Version != "" {
+		delete(md, string(requestmeta.RequestServerVersion)) // the door answers that
+	}
+	return md
 }
 
 // connectionOnly lists metadata that belongs to one connection or that proves to Deputy who calls.

@@ -60,14 +60,16 @@ type answers struct {
 	cursor protowire.Number
 	key    []byte
 	method string
+	// conditional is the answers' type where they can name missing context; nil otherwise.
+	conditional protoreflect.MessageType
 }
 
 // answers returns what happens to the answers of a call with the request, whose encoding is sound.
 func (d *Door) answers(r route, request []byte) *answers {
-	if r.split == nil && r.cursorOut == 0 {
+	if r.split == nil && r.cursorOut == 0 && r.conditional == nil {
 		return nil
 	}
-	a := &answers{split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path}
+	a := &answers{split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path, conditional: r.conditional}
 	if a.split != nil {
 		a.last = valueOf(request, a.split.from)
 		if a.split.token == a.cursor && a.last != nil {
@@ -83,6 +85,9 @@ func (a *answers) pass(answer *frame, down grpc.ServerStream) error {
 		return down.SendMsg(answer)
 	}
 	whole := answer.data.Materialize()
+	if a.conditional != nil {
+		whole = missingOnce(a.conditional, whole)
+	}
 	if a.cursor != 0 {
 		whole = a.sealCursor(whole)
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // NoSchema is the difference from the core of a graph that no schema has been written to.
-const NoSchema = "no schema has been written yet"
+const NoSchema = "no schema has been written yet (deputy schema write FILE writes one)"
 
 // embeddedCore is core.zed, compiled once.
 var embeddedCore = sync.OnceValues(func() (*compiler.CompiledSchema, error) { return compile(coreschema.Core) })
@@ -93,10 +93,13 @@ func caveatDifferences(want, got *core.CaveatDefinition) ([]string, error) {
 	return differences, nil
 }
 
+// inWords are the words of SpiceDB's deltas, for somebody who never had what is not there.
+var inWords = strings.NewReplacer("namespace-removed", "missing", "caveat-removed", "missing", "removed", "missing", "-", " ")
+
 // describe puts a delta into words: "definition tenant: relation allowed type added, member, user:*".
 func describe(definition, delta string, parts ...string) string {
 	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
-	return strings.Join(append([]string{definition + ": " + strings.ReplaceAll(delta, "-", " ")}, parts...), ", ")
+	return strings.Join(append([]string{definition + ": " + inWords.Replace(delta)}, parts...), ", ")
 }
 
 // named returns the definition of that name, or nil.

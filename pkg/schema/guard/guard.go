@@ -24,11 +24,15 @@ type Model struct {
 }
 
 // Requested returns the model of a text that a caller wants to write as the schema. An import is refused, as in SpiceDB's
-// WriteSchema. Errors: Invalid, with the compiler's words about the text.
+// WriteSchema. Errors: Invalid, with the compiler's words about the text, or about permissions that SpiceDB's WriteSchema fails over.
 func Requested(text string) (*authz.Schema, error) {
 	m, err := Compile(text)
 	if err != nil {
 		return nil, authz.FieldErrorf("schema", "does not compile: %v", err)
+	}
+	if cycle := m.Definitions.AliasCycle(); cycle != nil {
+		line := cycle[0].Definition.GetSourcePosition().GetZeroIndexedLineNumber() + 1
+		return nil, authz.FieldErrorf("schema", "is wrong at line %d: %v", line, schema.AliasCycleError(cycle))
 	}
 	return m.Schema, nil
 }
@@ -109,6 +113,14 @@ func model(difference string, definitions *schema.Schema, caveats []*core.Caveat
 	}
 	definitions.Reach(tenants...).Relations(func(m *schema.Member) { s.Types[m.Type].FeedsTenant[m.Member] = true })
 	feedAgents(definitions, s.Types)
+	s.Admits = func(objectType, relation string) (kinds []string) {
+		if m := definitions.Member(schema.Name{Type: objectType, Member: relation}); m != nil {
+			for _, a := range m.Allowed {
+				kinds = append(kinds, a.String())
+			}
+		}
+		return kinds
+	}
 	s.Parameters, err = parametersOf(definitions, caveats)
 	return s, err
 }

@@ -62,18 +62,18 @@ func TestCoreDifference(t *testing.T) {
 	}{
 		{"a comment", "/** admin may consent for all members. */", "// other words", ""},
 		{"layout of a caveat", `at != "" || until != "" || key != ""`, "at != \"\" ||\n\n\t\tuntil != \"\" || key != \"\"", ""},
-		{"a lost member", "\trelation active: tenant\n", "", "definition tenant: removed relation, active"},
+		{"a lost member", "\trelation active: tenant\n", "", "definition tenant: missing relation, active"},
 		{"order of allowed types", "user | service | tenant#member | tenant#admin\n", "tenant#admin | service | user | tenant#member\n", ""},
 		{"other definitions", "caveat issued(", "caveat other(a int) {\n\ta > 0\n}\n\ndefinition document {\n\trelation tenant: tenant\n}\n\ncaveat issued(", ""},
-		{"a missing type", "definition service {", "definition servant {", "definition service: namespace removed"},
+		{"a missing type", "definition service {", "definition servant {", "definition service: missing"},
 		{"a caveat's words", `at != "" || until != ""`, `at == "" || until != ""`, "caveat issued: expression has changed"},
 		{"a caveat's parameter", "issued(at string,", "issued(extra string, at string,", "caveat issued: added parameter, extra"},
 		{"a caveat's type", "key string)", "key any)", "caveat issued: "},
 		{"a wildcard", "relation admin: user |", "relation admin: user:* | user |", "definition tenant: relation allowed type added, admin, user:*"},
-		{"a lost expiration", "relation active: session with expiration", "relation active: session", "definition session: relation allowed type added, active, session; definition session: relation allowed type removed, active, session with expiration"},
+		{"a lost expiration", "relation active: session with expiration", "relation active: session", "definition session: relation allowed type added, active, session; definition session: relation allowed type missing, active, session with expiration"},
 		{"a new member", "relation revoked: delegation", "relation revoked: delegation\n\trelation extra: user", "definition delegation: added relation, extra"},
 		{"a permission", "permission access = member + admin + agent", "permission access = member + admin", "definition tenant: changed permission implementation, access"},
-		{"a relation turned permission", "relation ended: session", "permission ended = active", "definition session: added permission, ended; definition session: removed relation, ended"},
+		{"a relation turned permission", "relation ended: session", "permission ended = active", "definition session: added permission, ended; definition session: missing relation, ended"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.Replace(coreschema.Core, c.old, c.new, 1)
@@ -115,7 +115,7 @@ func TestCoreDifference(t *testing.T) {
 	})
 	t.Run("all of the core is missing", func(t *testing.T) {
 		m := modelOf(t, "definition document {}")
-		for _, want := range []string{"definition session: namespace removed", "caveat baseline: caveat removed"} {
+		for _, want := range []string{"definition session: missing", "caveat baseline: missing"} {
 			if !strings.Contains(m.CoreDifference, want) {
 				t.Errorf("%q does not say %q", m.CoreDifference, want)
 			}

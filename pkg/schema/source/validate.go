@@ -26,6 +26,11 @@ func (s *Schema) validate(ctx context.Context) error {
 			return err
 		}
 	}
+	if model, err := s.Model(); err == nil {
+		if cycle := model.AliasCycle(); cycle != nil {
+			return s.typeError(cycle[0].Type, cycle[0].Member, schema.AliasCycleError(cycle))
+		}
+	}
 	failures := make([]error, len(s.Objects))
 	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
