@@ -63,7 +63,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/world", "pkg/fixture/trace",
 	},
 	// A graph in memory, judged under any schema.
-	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard", "pkg/schema"},
+	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/notation", "pkg/schema/guard", "pkg/schema"},
 	// How a part of a schema came to its outcome, without short cuts.
 	"pkg/fixture/trace": {"pkg/authz", "pkg/evaluate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source"},
 	// What an agent has for one principal thanks to another, under any schema.
