@@ -80,7 +80,7 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source",
 	},
 	// A fixture file against a server.
-	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen"},
+	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen", "pkg/notation"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
