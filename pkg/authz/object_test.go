@@ -44,8 +44,8 @@ func TestEncodeIDRefuses(t *testing.T) {
 		"": "is empty", "*": `must name one object, not "*"`, "\xff\xfe": "is not valid UTF-8",
 		strings.Repeat("a", authz.MaxOutsideIDBytes+1): "is 513 bytes long, more than 512",
 		// 170 characters of three bytes: 510 bytes outside, three times as many stored.
-		strings.Repeat("界", 170): "takes 1531 bytes where it is stored, more than 1024: each byte of a character other than letters and digits of ASCII",
-		" a":                     "begins or ends with a blank", "a ": "begins or ends with a blank", " ": "begins or ends with a blank",
+		strings.Repeat("\u754c", 170): "takes 1531 bytes where it is stored, more than 1024: each byte of a character other than letters and digits of ASCII",
+		" a":                          "begins or ends with a blank", "a ": "begins or ends with a blank", " ": "begins or ends with a blank",
 		"a\u00a0b": "contains the space U+00A0; the only space in an id is U+0020", "\u3000": "contains the space U+3000",
 		"a\x00b": "contains the invisible character U+0000", "line\nbreak": "contains the invisible character U+000A",
 		"tab\t": "contains the invisible character U+0009", "a\u0085": "contains the invisible character U+0085",
@@ -60,7 +60,7 @@ func TestEncodeIDRefuses(t *testing.T) {
 			t.Errorf("EncodeID(%q) = %q, %v, want the error %q", outside, got, err, want)
 		}
 	}
-	for _, taken := range []string{strings.Repeat("界", 113), strings.Repeat("a", authz.MaxOutsideIDBytes), "a b", "a  b", "é", "e\u0301"} {
+	for _, taken := range []string{strings.Repeat("\u754c", 113), strings.Repeat("a", authz.MaxOutsideIDBytes), "a b", "a  b", "é", "e\u0301"} {
 		if _, err := authz.EncodeID(taken); err != nil {
 			t.Errorf("EncodeID(%q): %v", taken, err)
 		}

@@ -2,11 +2,11 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -76,7 +76,7 @@ are written. With --touch it is replaced, caveat and expiration included.`,
 		if load.reader, err = newRelationshipReader(name, io.TeeReader(in, bar)); err != nil {
 			return err
 		}
-		load.client, load.rules = s.relationships, rulesInForce(ctx, s) //nolint:contextcheck // compiling the schema is no I/O
+		load.client, load.rules = s.relationships, rulesInForce(ctx, s)
 		start := time.Now()
 		if err := load.run(ctx); err != nil {
 			return err
@@ -94,7 +94,7 @@ func rulesInForce(ctx context.Context, s *server) *world.Rules {
 	if err != nil {
 		return nil
 	}
-	read, err := source.Parse("schema", answer.GetSchemaText(), nil, source.Options{})
+	read, err := source.Parse("schema", answer.GetSchemaText(), nil, source.Options{}) //nolint:contextcheck // it is no I/O
 	if err != nil {
 		return nil
 	}
@@ -246,9 +246,8 @@ func (i *importer) admit(r *textRelationship) error {
 		return i.at(r, column, "%w", err)
 	}
 	if parameter, err := i.rules.AdmitsContext(r.Relationship); err != nil {
-		name, _ := json.Marshal(parameter)
 		open := strings.IndexByte(r.text, '[')
-		column := utf8.RuneCountInString(r.text[:open+max(0, strings.Index(r.text[open:], string(name)))]) + 1
+		column := utf8.RuneCountInString(r.text[:open+max(0, strings.Index(r.text[open:], strconv.Quote(parameter)))]) + 1
 		return i.at(r, column, "%w", err)
 	}
 	return nil

@@ -105,7 +105,8 @@ func newRelationshipDelete(c *connection) *cobra.Command {
 			}
 		}
 		if len(missing) > 0 && !ignoreMissing {
-			return fmt.Errorf("%s: there is no such relationship; nothing was deleted (--ignore-missing deletes the others)", notation.Shorten(strings.Join(missing, ", ")))
+			return fmt.Errorf("%s: there is no such relationship; nothing was deleted (--ignore-missing deletes the others)",
+				notation.Shorten(strings.Join(missing, ", ")))
 		}
 		answer, err := s.relationships.WriteRelationships(ctx, request)
 		if err != nil {

@@ -306,11 +306,11 @@ func (m *model) writtenAt(draft *modelState, r modelRow) (at Revision) {
 	if draft.own[r] {
 		return 0
 	}
-	for i := len(m.states) - 1; i >= 0; i-- {
-		if v, there := m.states[i].rows[r]; !there || v != draft.rows[r] {
+	for _, s := range slices.Backward(m.states) {
+		if v, there := s.rows[r]; !there || v != draft.rows[r] {
 			break
 		}
-		at = m.states[i].at
+		at = s.at
 	}
 	return at
 }

@@ -63,7 +63,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/world", "pkg/fixture/trace",
 	},
 	// A graph in memory, judged under any schema.
-	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/schema/guard", "pkg/schema"},
+	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/notation", "pkg/schema/guard", "pkg/schema"},
 	// How a part of a schema came to its outcome, without short cuts.
 	"pkg/fixture/trace": {"pkg/authz", "pkg/evaluate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source"},
 	// What an agent has for one principal thanks to another, under any schema.
@@ -80,7 +80,7 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/world", "pkg/schema", "pkg/schema/source",
 	},
 	// A fixture file against a server.
-	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen"},
+	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen", "pkg/notation"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
