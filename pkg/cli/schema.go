@@ -19,7 +19,7 @@ func newSchema(p *program) *cobra.Command {
 	c := client(p, cmd)
 	cmd.AddCommand(
 		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
-		newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), newSchemaPlan(c),
+		newSchemaFmt(p), newSchemaLint(c), newSchemaDiff(c), newSchemaPlan(c),
 	)
 	return cmd
 }

@@ -313,7 +313,7 @@ func (d *differ) admits(a schema.Allowed, before []schema.Allowed) (kinds, strin
 		conditional = true
 	}
 	holds := d.after.holds(a)
-	who := strings.Join(slices.Sorted(maps.Keys(holds)), ", ")
+	who := strings.Join(slices.Sorted(maps.Keys(holds)), " or ")
 	why := fmt.Sprintf("one such relationship lets in every %s that has %s", who, a.Names())
 	switch {
 	case who == "":

@@ -278,7 +278,7 @@ definition document {
 }
 `
 	for _, test := range []struct{ before, after, want string }{
-		{"user", "user | team#member", "widening: relation document#reader admits team#member: one such relationship lets in every agent, user that has team#member"},
+		{"user", "user | team#member", "widening: relation document#reader admits team#member: one such relationship lets in every agent or user that has team#member"},
 		{"team#member", "team#member | user", "widening: relation document#reader admits user: a relationship can name a user here, which none could before"},
 		{"user", "user | team#none", "compatible: relation document#reader admits team#none: nobody can have team#none"},
 		{"user", "user | team", "widening: relation document#reader admits team: a relationship can name a team here, which none could before"},
