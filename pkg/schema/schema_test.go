@@ -139,6 +139,31 @@ func TestSubjects(t *testing.T) {
 	}
 }
 
+// TestWildcards: only a wildcard is everybody of a type at once, wherever it comes from.
+func TestWildcards(t *testing.T) {
+	t.Parallel()
+	s := read(t, `definition user {}
+definition agent {}
+definition thing {
+	relation one: user | user:* | agent
+	relation two: user:* | agent:*
+	relation home: thing
+	permission some = one + nil
+	permission both = one & two
+	permission less = two - one
+	permission none = one & self
+	permission away = home->two
+}`)
+	wildcards := s.Wildcards()
+	for member, want := range map[string][]string{
+		"one": {"user"}, "home": nil, "some": {"user"}, "both": {"user"}, "less": {"agent", "user"}, "none": nil, "away": {"agent", "user"},
+	} {
+		if got := sorted(wildcards.Of(Name{"thing", member})); !slices.Equal(got, want) {
+			t.Errorf("thing#%s can be every one of %q, want %q", member, got, want)
+		}
+	}
+}
+
 func sorted(set map[string]bool) (found []string) {
 	for name := range set {
 		found = append(found, name)
