@@ -17,11 +17,11 @@ func (c *checker) checkTenants() {
 		switch {
 		case len(t.Members) == 0, m == nil && slices.Contains(c.options.Globals, t.Name):
 		case m == nil:
-			c.report(noTenant, schema.Name{Type: t.Name}, nil,
+			c.report(NoTenant, schema.Name{Type: t.Name}, nil,
 				fmt.Sprintf("%s does not say which tenant its objects belong to, so every decision on it is refused", t.Name),
 				"add `relation tenant: tenant`, or `permission tenant = parent.all(tenant)` if another object decides; or pass --global "+t.Name)
 		case !c.subjects.Of(at)[authz.TypeTenant]:
-			c.report(noTenant, at, nil, at.String()+" never leads to a tenant, so every decision is refused",
+			c.report(NoTenant, at, nil, at.String()+" never leads to a tenant, so every decision is refused",
 				"let it admit the type tenant, or lead to one that does")
 		default:
 			c.checkAll(m)
