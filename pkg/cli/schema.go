@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/fixture/plan"
+	"github.com/deputyauth/deputy/pkg/schema/lint"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // newSchema builds `deputy schema`.
@@ -19,7 +21,7 @@ func newSchema(p *program) *cobra.Command {
 	c := client(p, cmd)
 	cmd.AddCommand(
 		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
-		newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), newSchemaPlan(c),
+		newSchemaFmt(p), newSchemaLint(c), newSchemaDiff(c), newSchemaPlan(c),
 	)
 	return cmd
 }
@@ -33,7 +35,8 @@ func newSchemaWrite(c *connection) *cobra.Command {
 		Short: "Replace the schema (admins)",
 		Long: `Replace the schema with the one in FILE, or on standard input if FILE is "-". Imports and partials are
 resolved here, beside FILE. Of Deputy's core types those that the file does not define are added; the
-server refuses a schema whose core differs from its own.
+server refuses a schema whose core differs from its own. A type without a tenant is written with a
+warning: every decision on it is refused, unless the server lists it in --global-types.
 
 With --require-plan nothing is written unless FILE is the schema that deputy schema plan --out has planned,
 and the schema in force is still the one that it was planned for.`,
@@ -41,7 +44,15 @@ and the schema in force is still the one that it was planned for.`,
   deputy schema write --require-plan plan.json schema.zed`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
-			flat, err := flattenFile(args[0], c.program.In) //nolint:contextcheck // files are read to their end
+			file, err := readSchemaFile(args[0], c.program.In) //nolint:contextcheck // files are read to their end
+			if err != nil {
+				return err
+			}
+			flat, err := flatten(file)
+			if err != nil {
+				return err
+			}
+			warnings, err := withoutTenant(file) //nolint:contextcheck // a schema in memory
 			if err != nil {
 				return err
 			}
@@ -54,11 +65,23 @@ and the schema in force is still the one that it was planned for.`,
 			if err != nil {
 				return err
 			}
+			_, _ = io.WriteString(c.program.Err, warnings)
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),
 	}
 	cmd.Flags().StringVar(&require, "require-plan", "", "plan that deputy schema plan --out has written, without which nothing is written")
 	return cmd
+}
+
+// withoutTenant warns of the types on which every decision will be refused. Which types are global only the server knows.
+func withoutTenant(s *source.Schema) (warnings string, err error) {
+	findings, err := lint.Check(s, lint.Options{})
+	for _, f := range findings {
+		if f.Rule == lint.NoTenant && f.Suppressed == "" {
+			warnings += fmt.Sprintf("deputy: warning: %s: %s, unless the server lists it in --global-types\n", f.Position, f.Message)
+		}
+	}
+	return warnings, err
 }
 
 // writePlanned writes what was planned, and says it where the server could not make sure in one step.

@@ -24,6 +24,7 @@ type planning struct {
 	fixtures       []string
 	sample         plan.Sampling
 	format, failOn string
+	formatted      func() error // checks format
 	out            string
 }
 
@@ -46,8 +47,8 @@ file that deputy relationship export has written, and with --schema the schema t
 
 --out writes the plan for deputy schema write --require-plan.
 
-The exit code is 1 if the change is breaking, orphans relationships, flips a case, or changes access in the
-sample; with --fail-on=widening also if it may let somebody in; and 0 otherwise.`,
+The exit code is 1 if the change is breaking or widening, orphans relationships, flips a case, or changes
+access in the sample, and 0 otherwise. With --fail-on=breaking a change that is only widening is no reason.`,
 		Example: `  deputy schema plan schema.zed --fixtures fixtures/... --out plan.json
   deputy schema plan schema.zed --against graph.txt --schema old.zed`,
 		Args: cobra.ExactArgs(1),
@@ -80,19 +81,18 @@ sample; with --fail-on=widening also if it may let somebody in; and 0 otherwise.
 	flags.Uint64Var(&p.sample.Seed, "seed", 1, "which objects are sampled")
 	flags.IntVar(&p.sample.Subjects, "subjects", 200, "how many subjects are asked about for each object")
 	flags.IntVar(&p.sample.Relationships, "max-relationships", 1_000_000, "beyond how many relationships nothing is sampled, because all are held in memory")
-	flags.StringVar(&p.format, "format", "text", "text or json")
+	p.formatted = c.addFormat(cmd, &p.format, "text or json", formatText, formatJSON)
 	flags.StringVar(&p.out, "out", "", "file to write the plan to, as JSON")
 	addFailOn(cmd, &p.failOn)
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // check refuses flags that make no sense together.
 func (p *planning) check(after string) error {
-	if err := oneOf("format", p.format, "text", "json"); err != nil {
+	if err := p.formatted(); err != nil {
 		return err
 	}
-	if err := oneOf("fail-on", p.failOn, failOnBreaking, failOnWidening, failOnNone); err != nil {
+	if err := oneOf("fail-on", p.failOn, failOns...); err != nil {
 		return err
 	}
 	switch {
@@ -134,7 +134,7 @@ func (p *planning) run(ctx context.Context, program *program, graph plan.Graph, 
 		}
 	}
 	show := planned.Text
-	if p.format == "json" {
+	if p.format == formatJSON {
 		show = planned.JSON
 	}
 	if err := show(program.Out); err != nil {

@@ -74,12 +74,13 @@ func TestTextOfExpressions(t *testing.T) {
 			t.Errorf("%s, written and read again: %s (%v), want %s", name, again, err, want)
 		}
 	}
-	var allowed []string
-	for _, a := range s.Member(Name{"document", "reader"}).Allowed {
-		allowed = append(allowed, a.String())
-	}
-	if want := []string{"user", "user:*", "user with weekday and expiration", "agent with expiration"}; !slices.Equal(allowed, want) {
-		t.Errorf("document#reader admits %q, want %q", allowed, want)
+	for name, want := range map[Name]string{
+		{"document", "view"}:   "permission view = (reader & folder.all(view)) + folder->view",
+		{"document", "reader"}: "relation reader: user | user:* | user with weekday and expiration | agent with expiration",
+	} {
+		if got := s.Member(name).Text(); got != want {
+			t.Errorf("%s is written %q, want %q", name, got, want)
+		}
 	}
 }
 
@@ -134,6 +135,31 @@ func TestSubjects(t *testing.T) {
 	} {
 		if got := sorted(subjects.Of(name)); !slices.Equal(got, want) {
 			t.Errorf("%s can hold for %q, want %q", name, got, want)
+		}
+	}
+}
+
+// TestWildcards: only a wildcard is everybody of a type at once, wherever it comes from.
+func TestWildcards(t *testing.T) {
+	t.Parallel()
+	s := read(t, `definition user {}
+definition agent {}
+definition thing {
+	relation one: user | user:* | agent
+	relation two: user:* | agent:*
+	relation home: thing
+	permission some = one + nil
+	permission both = one & two
+	permission less = two - one
+	permission none = one & self
+	permission away = home->two
+}`)
+	wildcards := s.Wildcards()
+	for member, want := range map[string][]string{
+		"one": {"user"}, "home": nil, "some": {"user"}, "both": {"user"}, "less": {"agent", "user"}, "none": nil, "away": {"agent", "user"},
+	} {
+		if got := sorted(wildcards.Of(Name{"thing", member})); !slices.Equal(got, want) {
+			t.Errorf("thing#%s can be every one of %q, want %q", member, got, want)
 		}
 	}
 }

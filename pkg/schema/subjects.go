@@ -7,12 +7,19 @@ import "maps"
 type Subjects struct {
 	schema *Schema
 	types  map[Name]map[string]bool
+	// wildcards: only wildcards count.
+	wildcards bool
 }
 
 // Subjects finds out which types of objects can have each member. What is known of one member only ever grows while more is
 // known of the others, so that recursion ends: this is the least fixed point.
-func (s *Schema) Subjects() *Subjects {
-	found := &Subjects{s, map[Name]map[string]bool{}}
+func (s *Schema) Subjects() *Subjects { return s.fixedPoint(false) }
+
+// Wildcards finds out of which types all objects can have each member by one relationship.
+func (s *Schema) Wildcards() *Subjects { return s.fixedPoint(true) }
+
+func (s *Schema) fixedPoint(wildcards bool) *Subjects {
+	found := &Subjects{s, map[Name]map[string]bool{}, wildcards}
 	for changed := true; changed; {
 		changed = false
 		for _, m := range s.Members {
@@ -36,7 +43,9 @@ func (s *Subjects) In(objectType string, e *Expression) map[string]bool {
 			maps.Copy(found, s.types[m.Name])
 		}
 	case Self:
-		found[objectType] = true
+		if !s.wildcards {
+			found[objectType] = true
+		}
 	case Union:
 		for _, operand := range e.Operands {
 			maps.Copy(found, s.In(objectType, operand))
@@ -62,7 +71,7 @@ func (s *Subjects) member(m *Member) map[string]bool {
 	for _, a := range m.Allowed {
 		if a.IsUserset() {
 			maps.Copy(found, s.types[a.Names()])
-		} else {
+		} else if a.Wildcard || !s.wildcards {
 			found[a.Type] = true
 		}
 	}

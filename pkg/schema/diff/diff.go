@@ -26,6 +26,7 @@ type side struct {
 
 	model    *schema.Schema
 	formulas *schema.Formulas
+	subjects *schema.Subjects
 }
 
 func newSide(s *source.Schema) (*side, error) {
@@ -33,7 +34,15 @@ func newSide(s *source.Schema) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &side{s, model, model.Formulas()}, nil
+	return &side{s, model, model.Formulas(), model.Subjects()}, nil
+}
+
+// holds are the types of the objects that a kind of subject can stand for.
+func (s *side) holds(a schema.Allowed) map[string]bool {
+	if a.IsUserset() {
+		return s.subjects.Of(a.Names())
+	}
+	return map[string]bool{a.Type: true}
 }
 
 // typeAt is where a type is written.
@@ -82,11 +91,8 @@ func Diff(before, after *source.Schema) ([]Change, error) {
 			return nil, err
 		}
 	}
-	if err := d.permissions(); err != nil {
-		return nil, err
-	}
-	d.effects.spread()
-	d.affected()
+	d.permissions()
+	d.affected(d.effects.spread())
 	slices.SortStableFunc(d.changes, func(a, b Change) int {
 		return cmp.Or(order(a)-order(b), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Member, b.Member), cmp.Compare(a.Caveat, b.Caveat),
 			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Old, b.Old), cmp.Compare(a.New, b.New))
@@ -192,13 +198,13 @@ func (d *differ) caveats(changed map[string]caveatdiff.Diff) error {
 			case caveatdiff.CaveatAdded, caveatdiff.CaveatRemoved:
 				continue // they are not among those that stay
 			case caveatdiff.AddedParameter:
-				c.Kind, c.New, is = ParameterAdded, delta.ParameterName, effect{narrows: true}
+				c.Kind, c.New, is = ParameterAdded, delta.ParameterName, effect{narrows: everybody}
 				c.Why = "checks that gave all it asked for become conditional until they give this too"
 			case caveatdiff.RemovedParameter:
-				c.Kind, c.Old, is = ParameterRemoved, delta.ParameterName, effect{true, true}
+				c.Kind, c.Old, is = ParameterRemoved, delta.ParameterName, effect{everybody, everybody}
 				c.Why = "SpiceDB refuses it: relationships may hold a value for it"
 			case caveatdiff.ParameterTypeChanged:
-				c.Kind, is = ParameterChanged, effect{true, true}
+				c.Kind, is = ParameterChanged, effect{everybody, everybody}
 				c.Old = delta.ParameterName + " " + parameterType(delta.PreviousType)
 				c.New = delta.ParameterName + " " + parameterType(delta.CurrentType)
 				c.Why = "SpiceDB refuses it: relationships may hold a value of the old type"
@@ -213,10 +219,10 @@ func (d *differ) caveats(changed map[string]caveatdiff.Diff) error {
 				if c.Old == c.New {
 					continue // its serialized form holds positions
 				}
-				c.Kind, is = CaveatChanged, effect{true, true}
+				c.Kind, is = CaveatChanged, effect{everybody, everybody}
 				c.Why = "what a caveat admits cannot be compared: it may let somebody in and lock somebody out"
 			}
-			c.Breaking, c.Widening = is.narrows, is.widens
+			c.Breaking, c.Widening = is.narrows != 0, is.widens != 0
 			does[name] = does[name].or(is)
 			d.add(c)
 		}
@@ -251,31 +257,33 @@ func (d *differ) members(objectType string, deltas []typediff.Delta) error {
 		case typediff.AddedRelation:
 			c.Kind, c.Why = RelationAdded, "nobody is in it yet"
 		case typediff.RemovedRelation:
-			c.Kind, is = RelationRemoved, effect{narrows: true}
+			c.Kind, is = RelationRemoved, effect{narrows: everybody}
 			c.Why = "requests that name it fail, and SpiceDB refuses the schema while it has relationships"
 		case typediff.AddedPermission:
 			// Arrows that found nothing there find something now.
 			c.Kind, c.Why = PermissionAdded, "nobody could ask for it before"
-			d.effects.add(m, effect{widens: true}, m)
+			d.effects.add(m, effect{widens: everybody}, m)
 		case typediff.RemovedPermission:
-			c.Kind, is = PermissionRemoved, effect{narrows: true}
+			c.Kind, is = PermissionRemoved, effect{narrows: everybody}
 			c.Why = "requests that name it fail"
 		case typediff.RelationAllowedTypeAdded:
 			c.Kind, c.New, c.NewAt = TypeAdded, admitted.String(), d.after.Within(m, admitted.At)
-			c.Why = whyWidens(admitted, d.before.model.Member(m).Allowed)
-			is.widens = c.Why != ""
-			c.Why = cmp.Or(c.Why, "nobody gains by it until such a relationship is written")
+			is.widens, c.Why = d.admits(admitted, d.before.model.Member(m).Allowed)
 		case typediff.RelationAllowedTypeRemoved:
-			c.Kind, c.Old, c.OldAt, is = TypeRemoved, admitted.String(), d.before.Within(m, admitted.At), effect{narrows: true}
+			c.Kind, c.Old, c.OldAt, c.Breaking = TypeRemoved, admitted.String(), d.before.Within(m, admitted.At), true
+			is.narrows = d.effects.kinds(d.before.holds(admitted))
 			c.Why = "such relationships can no longer be written, and SpiceDB refuses the schema while there are any"
 		case typediff.ChangedPermissionImpl:
-			d.changed[m] = true
+			// SpiceDB tells folder.any(view) from folder->view, which are two spellings of one thing.
+			if d.before.model.Member(m).Text() != d.after.model.Member(m).Text() {
+				d.changed[m] = true
+			}
 			continue // judged with all others
 		default:
 			return fmt.Errorf("comparing the schemas: %s: a difference of an unknown kind: %s", m, delta.Type)
 		}
 		d.effects.add(m, is, m)
-		c.Breaking, c.Widening = is.narrows, is.widens
+		c.Breaking, c.Widening = c.Breaking || is.narrows != 0, is.widens != 0
 		d.tenant(&c)
 		d.add(c)
 	}
@@ -292,24 +300,36 @@ func (d *differ) tenant(c *Change) {
 	c.Why += "; and which tenant an object is in changes with it: decisions want exactly one"
 }
 
-// whyWidens says why admitting a kind of subject may let a subject in, or returns "".
-func whyWidens(a schema.Allowed, before []schema.Allowed) string {
-	switch {
-	case a.Wildcard:
-		return "one such relationship lets everybody of the type in"
-	case a.Type == authz.TypeAgent || a.Type == authz.TypeDelegation:
-		return "agents can be let in where they could not"
-	}
+// admits says whom a kind of subject lets into a relation that did not admit it, and why it does or does not.
+func (d *differ) admits(a schema.Allowed, before []schema.Allowed) (kinds, string) {
+	conditional := false
 	for _, b := range before {
-		if b.Names() == a.Names() && !b.Wildcard && (b.Caveat != "" && a.Caveat == "" || b.Expires && !a.Expires) {
-			return "who could be let in under a condition only can be let in without"
+		if b.Names() != a.Names() || a.Wildcard && !b.Wildcard {
+			continue
 		}
+		if (b.Caveat == "" || b.Caveat == a.Caveat) && (a.Expires || !b.Expires) {
+			return 0, fmt.Sprintf("it admits %s already", b)
+		}
+		conditional = true
 	}
-	return ""
+	holds := d.after.holds(a)
+	who := strings.Join(slices.Sorted(maps.Keys(holds)), " or ")
+	why := fmt.Sprintf("one such relationship lets in every %s that has %s", who, a.Names())
+	switch {
+	case who == "":
+		why = fmt.Sprintf("nobody can have %s", a.Names())
+	case a.Wildcard:
+		why = "one such relationship lets everybody of the type in"
+	case conditional:
+		why = "subjects that needed a caveat or expiration can be let in without it"
+	case !a.IsUserset():
+		why = fmt.Sprintf("a relationship can name a %s here, which none could before", who)
+	}
+	return d.effects.kinds(holds), why
 }
 
 // permissions compares the expressions that are written differently, and those of the same type that are computed from them.
-func (d *differ) permissions() error {
+func (d *differ) permissions() {
 	types := map[string]bool{}
 	for m := range d.changed {
 		types[m.Type] = true
@@ -324,16 +344,11 @@ func (d *differ) permissions() error {
 			continue
 		}
 		is, proven := compare(d.before.formulas.Of(was), d.after.formulas.Of(m))
+		is = d.effects.within(m.Name, is)
 		if d.changed[m.Name] {
-			c := Change{Kind: PermissionChanged, Type: m.Type, Member: m.Member, Breaking: is.narrows, Widening: is.widens,
-				OldAt: d.before.memberAt(m.Name), NewAt: d.after.memberAt(m.Name), Why: whyExpression(is, proven)}
-			var err error
-			if c.Old, err = permissionText(was.Definition); err != nil {
-				return err
-			}
-			if c.New, err = permissionText(m.Definition); err != nil {
-				return err
-			}
+			c := Change{Kind: PermissionChanged, Type: m.Type, Member: m.Member, Breaking: is.narrows != 0, Widening: is.widens != 0,
+				OldAt: d.before.memberAt(m.Name), NewAt: d.after.memberAt(m.Name),
+				Old: was.Expression.String(), New: m.Expression.String(), Why: whyExpression(is, proven)}
 			d.tenant(&c)
 			d.add(c)
 		} else {
@@ -341,7 +356,6 @@ func (d *differ) permissions() error {
 		}
 		d.effects.add(m.Name, is, rewritten...)
 	}
-	return nil
 }
 
 func whyExpression(is effect, proven bool) string {
@@ -350,23 +364,22 @@ func whyExpression(is effect, proven bool) string {
 		return fmt.Sprintf("it has more than %d operands, too many to compare: it may let somebody in and lock somebody out", schema.MaxVariables)
 	case is.none():
 		return "it means the same"
-	case !is.narrows:
+	case is.narrows == 0:
 		return "whoever had it keeps it, and others may get it"
-	case !is.widens:
+	case is.widens == 0:
 		return "nobody gets it who had it not, and some may lose it"
 	default:
 		return "some may get it, and some may lose it"
 	}
 }
 
-// affected notes the permissions that mean something else although their own text says the same.
-func (d *differ) affected() {
-	causes := d.effects.causedBy()
+// affected notes the permissions that mean something else although their own text says the same, with the causes.
+func (d *differ) affected(causes map[schema.Name][]string) {
 	for m, is := range d.effects.foreign {
 		if is.none() || len(causes[m]) == 0 || !d.before.model.Member(m).IsPermission() || !d.after.model.Member(m).IsPermission() {
 			continue
 		}
-		c := Change{Kind: PermissionAffected, Type: m.Type, Member: m.Member, Breaking: is.narrows, Widening: is.widens, Through: causes[m],
+		c := Change{Kind: PermissionAffected, Type: m.Type, Member: m.Member, Breaking: is.narrows != 0, Widening: is.widens != 0, Through: causes[m],
 			OldAt: d.before.memberAt(m), NewAt: d.after.memberAt(m), Why: whyExpression(is, true)}
 		d.tenant(&c)
 		d.add(c)
@@ -374,18 +387,6 @@ func (d *differ) affected() {
 }
 
 func (d *differ) add(c Change) { d.changes = append(d.changes, c) }
-
-// permissionText returns a permission's expression.
-func permissionText(r *core.Relation) (string, error) {
-	text, err := memberText(r)
-	if err != nil {
-		return "", err
-	}
-	// Comments stand on the lines before.
-	last := text[strings.LastIndexByte(strings.TrimSpace(text), '\n')+1:]
-	_, expression, _ := strings.Cut(last, " = ")
-	return strings.TrimSpace(expression), nil
-}
 
 // expressionText returns the expression of the caveat of that name.
 func expressionText(all []*core.CaveatDefinition, name string) (string, error) {

@@ -90,7 +90,45 @@ func TestDiff(t *testing.T) {
 		{"a new relation", "relation member: user", "relation member: user\n\trelation admin: user", []string{"compatible: relation group#admin is new"}},
 		{"a relation gone", "relation member: user", "relation member: user\n\trelation admin: user", []string{"breaking: relation group#admin is gone"}},
 
-		{"another type", "relation banned: user", "relation banned: user | service", []string{"compatible: relation document#banned admits service"}},
+		{"another type, which cannot have what it is taken away from", "relation banned: user", "relation banned: user | service", []string{
+			"widening: relation document#banned admits service",
+		}},
+		{"a userset", "relation reader: user | user with hours", "relation reader: user | user with hours | group#member", []string{
+			"widening: relation document#reader admits group#member",
+			"widening: permission document#view is affected through document#reader",
+			"widening: permission document#visible is affected through document#reader",
+		}},
+		{"a userset of the type itself", "relation member: user", "relation member: user | group#member", []string{
+			"widening: relation group#member admits group#member",
+			"widening: permission document#view is affected through group#member",
+			"widening: permission document#visible is affected through group#member",
+			"widening: permission folder#view is affected through group#member",
+		}},
+		{"a userset, on the right of an exclusion", "relation banned: user", "relation banned: user | group#member", []string{
+			"widening: relation document#banned admits group#member",
+			"breaking: permission document#edit is affected through document#banned",
+			"breaking: permission document#view is affected through document#banned",
+			"breaking: permission document#visible is affected through document#banned",
+		}},
+		{"objects that an arrow follows", "relation parent: folder | group", "relation parent: folder | group | document", []string{
+			"widening: relation folder#parent admits document",
+			"widening: permission document#view is affected through folder#parent",
+			"widening: permission document#visible is affected through folder#parent",
+			"widening: permission folder#view is affected through folder#parent",
+		}},
+		{"one more condition", "relation writer: user", "relation writer: user | user with hours", []string{
+			"compatible: relation document#writer admits user with hours",
+		}},
+		{"another condition", "relation writer: user", "relation writer: user with hours and expiration", []string{
+			"compatible: relation document#writer admits user with hours and expiration",
+			"breaking: relation document#writer no longer admits user",
+			"breaking: permission document#edit is affected through document#writer",
+			"breaking: permission document#view is affected through document#writer",
+			"breaking: permission document#visible is affected through document#writer",
+		}},
+		{"one of two conditions", "user with hours\n", "user with hours and expiration | user with hours\n", []string{
+			"compatible: relation document#reader admits user with hours and expiration",
+		}},
 		{"agents", "relation member: user", "relation member: user | agent", []string{
 			"widening: relation group#member admits agent",
 			"widening: permission document#view is affected through group#member",
@@ -131,7 +169,7 @@ func TestDiff(t *testing.T) {
 			"widening: permission folder#view is affected through group#view",
 		}},
 		{"a union widened", "permission edit = writer - banned", "permission edit = (writer + reader) - banned", []string{
-			`widening: permission document#edit was "writer - banned" and is "writer + reader - banned"`,
+			`widening: permission document#edit was "writer - banned" and is "(writer + reader) - banned"`,
 		}},
 		{"an exclusion dropped", "permission edit = writer - banned", "permission edit = writer", []string{
 			`widening: permission document#edit was "writer - banned" and is "writer"`,
@@ -148,8 +186,12 @@ func TestDiff(t *testing.T) {
 			"breaking: permission document#visible is affected through document#edit",
 		}},
 		{"the same meaning", "permission view = reader + edit + folder->view", "permission view = folder.any(view) + reader + (writer - banned) + edit", []string{
-			`compatible: permission document#view was "reader + edit + folder->view" and is "folder.any(view) + reader + (writer - banned) + edit"`,
+			`compatible: permission document#view was "reader + edit + folder->view" and is "folder->view + reader + (writer - banned) + edit"`,
 		}},
+		{"precedence", "permission edit = writer - banned", "permission edit = writer - banned + reader", []string{
+			`breaking: permission document#edit was "writer - banned" and is "writer - (banned + reader)"`,
+		}},
+		{"spelling", "reader + edit + folder->view", "(reader + edit) + folder.any(view)", nil},
 		{"put apart", "permission view = reader + edit + folder->view", "permission direct = reader + edit\n\tpermission view = direct + folder->view", []string{
 			"compatible: permission document#direct is new",
 			`compatible: permission document#view was "reader + edit + folder->view" and is "direct + folder->view"`,
@@ -210,6 +252,57 @@ func TestDiff(t *testing.T) {
 				t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(test.want, "\n\t"))
 			}
 		})
+	}
+}
+
+// TestAdmits: a kind of subject widens a relation by whom it can hold, unless the relation admits it already under no more conditions.
+func TestAdmits(t *testing.T) {
+	const text = `use expiration
+
+caveat hours(now int) {
+	now > 0
+}
+
+caveat days(now int) {
+	now > 1
+}
+
+definition team {
+	relation member: user | agent
+	permission none = nil
+}
+
+definition document {
+	relation reader: %s
+	permission view = reader
+}
+`
+	for _, test := range []struct{ before, after, want string }{
+		{"user", "user | team#member", "widening: relation document#reader admits team#member: one such relationship lets in every agent or user that has team#member"},
+		{"team#member", "team#member | user", "widening: relation document#reader admits user: a relationship can name a user here, which none could before"},
+		{"user", "user | team#none", "compatible: relation document#reader admits team#none: nobody can have team#none"},
+		{"user", "user | team", "widening: relation document#reader admits team: a relationship can name a team here, which none could before"},
+		{"user", "user | user:*", "widening: relation document#reader admits user:*: one such relationship lets everybody of the type in"},
+		{"user:*", "user:* | user", "compatible: relation document#reader admits user: it admits user:* already"},
+		{"user", "user | user with hours", "compatible: relation document#reader admits user with hours: it admits user already"},
+		{"user with hours", "user with hours | user",
+			"widening: relation document#reader admits user: subjects that needed a caveat or expiration can be let in without it"},
+		{"user with hours", "user with hours | user with days",
+			"widening: relation document#reader admits user with days: subjects that needed a caveat or expiration can be let in without it"},
+		{"user with expiration", "user with expiration | user with hours",
+			"widening: relation document#reader admits user with hours: subjects that needed a caveat or expiration can be let in without it"},
+		{"user with hours", "user with hours | user with hours and expiration",
+			"compatible: relation document#reader admits user with hours and expiration: it admits user with hours already"},
+		{"team#member with hours", "team#member with hours | team#member",
+			"widening: relation document#reader admits team#member: subjects that needed a caveat or expiration can be let in without it"},
+	} {
+		all, err := Diff(parse(t, "old.zed", fmt.Sprintf(text, test.before)), parse(t, "new.zed", fmt.Sprintf(text, test.after)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := all[0].Class() + ": " + all[0].String() + ": " + all[0].Why; got != test.want {
+			t.Errorf("%s, then %s: got %q, want %q", test.before, test.after, got, test.want)
+		}
 	}
 }
 
@@ -291,7 +384,12 @@ func TestCompareIsExact(t *testing.T) {
 		for assignment := range 1 << len(names) {
 			in := func(name string) bool { return assignment>>slices.Index(names, name)&1 == 1 }
 			before, after := holds(formulas[0], in), holds(formulas[1], in)
-			want = want.or(effect{widens: after && !before, narrows: before && !after})
+			switch {
+			case after && !before:
+				want.widens = everybody
+			case before && !after:
+				want.narrows = everybody
+			}
 		}
 		if got, proven := compare(formulas[0], formulas[1]); got != want || !proven {
 			t.Fatalf("got %+v, %t, want %+v", got, proven, want)

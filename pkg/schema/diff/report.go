@@ -83,18 +83,18 @@ func Text(w io.Writer, changes []Change, verbose bool) error {
 	return write(w, b.String())
 }
 
-// GitHub writes changes as annotations of a GitHub workflow: errors for breaking ones, warnings for those
-// that only widen, notices for the rest. Changed comments are left out.
-func GitHub(w io.Writer, changes []Change) error {
+// GitHub writes changes as annotations of a GitHub workflow: errors for those that fail it, warnings for others that are breaking or
+// widening, notices for the rest. Changed comments are left out.
+func GitHub(w io.Writer, changes []Change, fails func(Change) bool) error {
 	var b strings.Builder
 	for _, c := range changes {
 		level := "notice"
 		switch {
 		case c.Kind == CommentChanged:
 			continue
-		case c.Breaking:
+		case fails(c):
 			level = "error"
-		case c.Widening:
+		case c.Breaking || c.Widening:
 			level = "warning"
 		}
 		message := c.String()

@@ -49,7 +49,7 @@ func TestGitHub(t *testing.T) {
 ::error title=schema diff%3A breaking%2C widening::caveat late was "a %25 b\n" and is "a"
 `
 	var b strings.Builder
-	if err := GitHub(&b, all); err != nil || b.String() != want {
+	if err := GitHub(&b, all, func(c Change) bool { return c.Breaking }); err != nil || b.String() != want {
 		t.Errorf("got %v\n%s\nwant\n%s", err, &b, want)
 	}
 }

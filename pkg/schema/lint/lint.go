@@ -60,7 +60,9 @@ func Check(s *source.Schema, o Options) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &checker{schema: s, model: model, subjects: model.Subjects(), components: model.Components(), options: o}
+	c := &checker{
+		schema: s, model: model, subjects: model.Subjects(), formulas: model.Formulas(), components: model.Components(), options: o,
+	}
 	for _, definition := range s.Objects {
 		if t := model.Types[definition.GetName()]; !authz.IsCore(t.Name) {
 			c.types = append(c.types, t)
@@ -73,6 +75,7 @@ func Check(s *source.Schema, o Options) ([]Finding, error) {
 	c.checkDefinitions()
 	c.checkTenants()
 	c.checkReach()
+	c.checkEmpty()
 	c.checkPools()
 	c.checkSubjects()
 	c.checkRecursion()
@@ -88,6 +91,7 @@ type checker struct {
 	schema     *source.Schema
 	model      *schema.Schema
 	subjects   *schema.Subjects
+	formulas   *schema.Formulas
 	components map[*schema.Member]int
 	// types and members are those that the rules are about: all but the core's, in the order of the schema.
 	types   []*schema.Type

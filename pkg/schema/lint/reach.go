@@ -208,6 +208,12 @@ func (c *checker) checkSubjects() {
 // openToAgents are the members that grant something which an agent can have. Unlike schema.Reach it leaves out members that are
 // only subtracted: a wildcard there locks subjects out, and lets none in.
 func (c *checker) openToAgents() map[*schema.Member]bool {
+	taken := map[*schema.Member]bool{}
+	for _, m := range c.members {
+		for _, l := range c.model.Leads(m) {
+			taken[l.To] = taken[l.To] || l.Subtracted
+		}
+	}
 	open := map[*schema.Member]bool{}
 	var visit func(m *schema.Member)
 	visit = func(m *schema.Member) {
@@ -222,7 +228,7 @@ func (c *checker) openToAgents() map[*schema.Member]bool {
 		}
 	}
 	for _, m := range c.members {
-		if c.subjectActors(m)&agents != 0 {
+		if !taken[m] && c.subjectActors(m)&agents != 0 {
 			visit(m)
 		}
 	}

@@ -49,6 +49,10 @@ func (c *checker) checkDefinitions() {
 		for _, m := range t.Members {
 			if m.IsPermission() {
 				c.documented("permission", m.Name)
+				if c.schema.MixesOperators(m.Name) {
+					c.report(precedence, m.Name, nil, fmt.Sprintf("%s mixes operators without parentheses: SpiceDB reads it as %s", m, m.Expression),
+						"write the parentheses that are meant")
+				}
 				c.checkSlow(m, m.Expression)
 				continue
 			}

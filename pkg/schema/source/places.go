@@ -7,6 +7,7 @@ import (
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/schemadsl/dslshape"
+	"github.com/authzed/spicedb/pkg/schemadsl/lexer"
 
 	"github.com/deputyauth/deputy/pkg/schema"
 )
@@ -63,6 +64,33 @@ func (s *Schema) Within(of schema.Name, p *core.SourcePosition) Position {
 	return found.text.lineColumn(int(p.GetZeroIndexedLineNumber()), int(p.GetZeroIndexedColumnPosition()))
 }
 
+// MixesOperators reports whether operators stand side by side in a permission that SpiceDB does not take in the order in which one
+// reads them: + comes before & and -, and & before -. What adds first and takes away then, aaa + bbb - ccc, reads as it is.
+func (s *Schema) MixesOperators(of schema.Name) bool {
+	found, ok := s.index.members[of]
+	if !ok {
+		return false
+	}
+	// The operator that was met, at each depth of parentheses.
+	met := []lexer.TokenType{lexer.TokenTypeError}
+	for _, k := range newText("", found.text.content[found.start:found.end]).tokens() {
+		switch last := len(met) - 1; k.kind {
+		case lexer.TokenTypeLeftParen:
+			met = append(met, lexer.TokenTypeError)
+		case lexer.TokenTypeRightParen:
+			met = met[:last]
+		case lexer.TokenTypePlus, lexer.TokenTypeMinus, lexer.TokenTypeAnd:
+			before := met[last]
+			if before != lexer.TokenTypeError && before != k.kind && (before != lexer.TokenTypePlus || k.kind != lexer.TokenTypeMinus) {
+				return true
+			}
+			met[last] = k.kind
+		default:
+		}
+	}
+	return false
+}
+
 // index says where things are written.
 type index struct {
 	types, caveats map[string]written
@@ -73,7 +101,8 @@ type index struct {
 // written is a place with the text that it is in.
 type written struct {
 	Place
-	text *text
+	text       *text
+	start, end int
 }
 
 type partial struct {
@@ -152,7 +181,7 @@ func write(t *text, n *node, within string) written {
 		}
 	}
 	place.Doc = strings.Join(doc, "\n")
-	return written{place, t}
+	return written{place, t, n.start(), n.end()}
 }
 
 // comments returns the lines of the comments before a node. The parser returns their texts, not their places;

@@ -303,6 +303,25 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// TestMixesOperators: each operator is told from those beside it, and not from those in other parentheses.
+func TestMixesOperators(t *testing.T) {
+	for expression, want := range map[string]bool{
+		"aaa": false, "aaa + bbb + ccc": false, "aaa - bbb - ccc": false, "aaa->bbb - ccc": false, "aaa + bbb - ccc": false,
+		"aaa - bbb + ccc": true, "aaa & bbb + ccc": true, "aaa + bbb & ccc": true, "aaa & bbb - ccc": true, "aaa - bbb & ccc": true,
+		"(aaa - bbb) + ccc": false, "aaa - (bbb + ccc)": false, "aaa + (bbb & ccc - aaa)": true, "aaa.all(bbb) - bbb": false,
+		"(aaa & bbb) - (bbb + /* - */ ccc)": false,
+	} {
+		s, err := Parse("a.zed", "definition user {}\ndefinition ddd {\n\trelation aaa: user\n\trelation bbb: user\n\trelation ccc: user\n"+
+			"\tpermission vvv = "+expression+"\n}\n", nil, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.MixesOperators(schema.Name{Type: "ddd", Member: "vvv"}); got != want {
+			t.Errorf("%s: %v, want %v", expression, got, want)
+		}
+	}
+}
+
 // TestModel: the model is read once, by whichever goroutine asks first.
 func TestModel(t *testing.T) {
 	s, err := Load(coreschema.SupportDesk, "supportdesk/supportdesk.zed", Options{Core: true})
