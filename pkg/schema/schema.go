@@ -2,6 +2,7 @@ package schema
 
 import (
 	"slices"
+	"strings"
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -106,6 +107,20 @@ func (m *Member) Admits(kind Allowed) bool {
 		a.At, kind.At = nil, nil
 		return a == kind
 	})
+}
+
+// Text returns the member as a schema writes it, in one line and without its comment: "permission edit = (owner + writer) - banned".
+// Expressions have parentheses around each group within another, because few readers know SpiceDB's precedence: + binds more tightly
+// than & and -.
+func (m *Member) Text() string {
+	if m.IsPermission() {
+		return "permission " + m.Member + " = " + m.Expression.String()
+	}
+	kinds := make([]string, len(m.Allowed))
+	for i, a := range m.Allowed {
+		kinds[i] = a.String()
+	}
+	return "relation " + m.Member + ": " + strings.Join(kinds, " | ")
 }
 
 // IsPermission reports whether the member is computed, so that it holds no relationships.

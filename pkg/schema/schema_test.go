@@ -74,12 +74,13 @@ func TestTextOfExpressions(t *testing.T) {
 			t.Errorf("%s, written and read again: %s (%v), want %s", name, again, err, want)
 		}
 	}
-	var allowed []string
-	for _, a := range s.Member(Name{"document", "reader"}).Allowed {
-		allowed = append(allowed, a.String())
-	}
-	if want := []string{"user", "user:*", "user with weekday and expiration", "agent with expiration"}; !slices.Equal(allowed, want) {
-		t.Errorf("document#reader admits %q, want %q", allowed, want)
+	for name, want := range map[Name]string{
+		{"document", "view"}:   "permission view = (reader & folder.all(view)) + folder->view",
+		{"document", "reader"}: "relation reader: user | user:* | user with weekday and expiration | agent with expiration",
+	} {
+		if got := s.Member(name).Text(); got != want {
+			t.Errorf("%s is written %q, want %q", name, got, want)
+		}
 	}
 }
 

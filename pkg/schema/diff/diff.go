@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	caveattypes "github.com/authzed/spicedb/pkg/caveats/types"
 	spicediff "github.com/authzed/spicedb/pkg/diff"
@@ -82,9 +81,7 @@ func Diff(before, after *source.Schema) ([]Change, error) {
 			return nil, err
 		}
 	}
-	if err := d.permissions(); err != nil {
-		return nil, err
-	}
+	d.permissions()
 	d.effects.spread()
 	d.affected()
 	slices.SortStableFunc(d.changes, func(a, b Change) int {
@@ -269,7 +266,10 @@ func (d *differ) members(objectType string, deltas []typediff.Delta) error {
 			c.Kind, c.Old, c.OldAt, is = TypeRemoved, admitted.String(), d.before.Within(m, admitted.At), effect{narrows: true}
 			c.Why = "such relationships can no longer be written, and SpiceDB refuses the schema while there are any"
 		case typediff.ChangedPermissionImpl:
-			d.changed[m] = true
+			// SpiceDB tells folder.any(view) from folder->view, which are two spellings of one thing.
+			if d.before.model.Member(m).Text() != d.after.model.Member(m).Text() {
+				d.changed[m] = true
+			}
 			continue // judged with all others
 		default:
 			return fmt.Errorf("comparing the schemas: %s: a difference of an unknown kind: %s", m, delta.Type)
@@ -309,7 +309,7 @@ func whyWidens(a schema.Allowed, before []schema.Allowed) string {
 }
 
 // permissions compares the expressions that are written differently, and those of the same type that are computed from them.
-func (d *differ) permissions() error {
+func (d *differ) permissions() {
 	types := map[string]bool{}
 	for m := range d.changed {
 		types[m.Type] = true
@@ -326,14 +326,8 @@ func (d *differ) permissions() error {
 		is, proven := compare(d.before.formulas.Of(was), d.after.formulas.Of(m))
 		if d.changed[m.Name] {
 			c := Change{Kind: PermissionChanged, Type: m.Type, Member: m.Member, Breaking: is.narrows, Widening: is.widens,
-				OldAt: d.before.memberAt(m.Name), NewAt: d.after.memberAt(m.Name), Why: whyExpression(is, proven)}
-			var err error
-			if c.Old, err = permissionText(was.Definition); err != nil {
-				return err
-			}
-			if c.New, err = permissionText(m.Definition); err != nil {
-				return err
-			}
+				OldAt: d.before.memberAt(m.Name), NewAt: d.after.memberAt(m.Name),
+				Old: was.Expression.String(), New: m.Expression.String(), Why: whyExpression(is, proven)}
 			d.tenant(&c)
 			d.add(c)
 		} else {
@@ -341,7 +335,6 @@ func (d *differ) permissions() error {
 		}
 		d.effects.add(m.Name, is, rewritten...)
 	}
-	return nil
 }
 
 func whyExpression(is effect, proven bool) string {
@@ -374,18 +367,6 @@ func (d *differ) affected() {
 }
 
 func (d *differ) add(c Change) { d.changes = append(d.changes, c) }
-
-// permissionText returns a permission's expression.
-func permissionText(r *core.Relation) (string, error) {
-	text, err := memberText(r)
-	if err != nil {
-		return "", err
-	}
-	// Comments stand on the lines before.
-	last := text[strings.LastIndexByte(strings.TrimSpace(text), '\n')+1:]
-	_, expression, _ := strings.Cut(last, " = ")
-	return strings.TrimSpace(expression), nil
-}
 
 // expressionText returns the expression of the caveat of that name.
 func expressionText(all []*core.CaveatDefinition, name string) (string, error) {

@@ -131,7 +131,7 @@ func TestDiff(t *testing.T) {
 			"widening: permission folder#view is affected through group#view",
 		}},
 		{"a union widened", "permission edit = writer - banned", "permission edit = (writer + reader) - banned", []string{
-			`widening: permission document#edit was "writer - banned" and is "writer + reader - banned"`,
+			`widening: permission document#edit was "writer - banned" and is "(writer + reader) - banned"`,
 		}},
 		{"an exclusion dropped", "permission edit = writer - banned", "permission edit = writer", []string{
 			`widening: permission document#edit was "writer - banned" and is "writer"`,
@@ -148,8 +148,12 @@ func TestDiff(t *testing.T) {
 			"breaking: permission document#visible is affected through document#edit",
 		}},
 		{"the same meaning", "permission view = reader + edit + folder->view", "permission view = folder.any(view) + reader + (writer - banned) + edit", []string{
-			`compatible: permission document#view was "reader + edit + folder->view" and is "folder.any(view) + reader + (writer - banned) + edit"`,
+			`compatible: permission document#view was "reader + edit + folder->view" and is "folder->view + reader + (writer - banned) + edit"`,
 		}},
+		{"precedence", "permission edit = writer - banned", "permission edit = writer - banned + reader", []string{
+			`breaking: permission document#edit was "writer - banned" and is "writer - (banned + reader)"`,
+		}},
+		{"spelling", "reader + edit + folder->view", "(reader + edit) + folder.any(view)", nil},
 		{"put apart", "permission view = reader + edit + folder->view", "permission direct = reader + edit\n\tpermission view = direct + folder->view", []string{
 			"compatible: permission document#direct is new",
 			`compatible: permission document#view was "reader + edit + folder->view" and is "direct + folder->view"`,
