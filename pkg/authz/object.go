@@ -147,7 +147,7 @@ const storedPrefix = "=stored:"
 // named by "=stored:" and the id as it is stored, and no others are: "=stored:alice" is an id like any other, and not
 // alice. So no two ids from outside are one stored id, and every stored id has a name.
 func EncodeID(outside string) (string, error) {
-	if stored, ok := strings.CutPrefix(outside, storedPrefix); ok && isStored(stored) && !encodes(stored) {
+	if stored, ok := strings.CutPrefix(outside, storedPrefix); ok && IsStoredID(stored) && !encodes(stored) {
 		return stored, nil
 	}
 	return encode(outside)
@@ -193,7 +193,7 @@ func DecodeID(stored string) string {
 	if outside, ok := decode(stored); ok {
 		return outside
 	}
-	if !isStored(stored) {
+	if !IsStoredID(stored) {
 		return stored
 	}
 	return storedPrefix + stored
@@ -241,8 +241,8 @@ func unescapeID(rest string) (outside string, ok bool) {
 	return b.String(), true
 }
 
-// isStored reports whether the engine can hold an id: 1 to MaxIDBytes bytes of its alphabet.
-func isStored(id string) bool {
+// IsStoredID reports whether the engine can hold an id: 1 to MaxIDBytes bytes of [a-zA-Z0-9/_|\-=+].
+func IsStoredID(id string) bool {
 	for i := range len(id) {
 		if c := id[i]; c != escape && !passes(rune(c)) {
 			return false

@@ -13,7 +13,10 @@ import (
 	"time"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // newRelationshipExport builds `deputy relationship export`. Who has its file has the whole graph, so the
@@ -42,13 +45,13 @@ whatever was there before is still there.`,
 					return err
 				}
 				bar.clear()
-				return c.summarize(c.program.Err, "exported", count, time.Since(start))
+				return c.summarize(c.program.Err, "exported", count, time.Since(start), "", nil)
 			}
 			if err := writeWhole("FILE", args[0], 0o600, export); err != nil {
 				return err
 			}
 			bar.clear()
-			return c.summarize(c.program.Out, "exported", count, time.Since(start))
+			return c.summarize(c.program.Out, "exported", count, time.Since(start), "", nil)
 		}),
 	}
 }
@@ -77,7 +80,7 @@ func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out 
 			return 0, fmt.Errorf("after %d relationships: %w", count, err)
 		}
 		for _, relationship := range message.GetRelationships() {
-			text, err := relationshipText(relationship)
+			text, err := notation.Text(tuple.FromV1Relationship(relationship))
 			if err != nil {
 				return 0, err
 			}

@@ -2,66 +2,73 @@ package cli
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
-	"time"
+	"unicode/utf8"
 
-	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // maxLineBytes is the longest line that is read: two ids of SpiceDB's greatest length and a caveat
 // context of its greatest size fit many times.
 const maxLineBytes = 1 << 20
 
-// relationshipReader reads relationships as text, one a line:
-//
-//	document:plan#viewer@user:alice
-//	document:plan#viewer@group:staff#member[during:{"from":9}][expiration:2027-01-01T00:00:00Z]
-//
-// Blank lines, and lines that start with "//", say nothing. It is not safe for concurrent use.
+// relationshipReader reads relationships as text, one a line, as pkg/notation has them. Blank lines, and
+// lines that start with "//", say nothing. It is not safe for concurrent use.
 type relationshipReader struct {
 	name    string
 	scanner *bufio.Scanner
-	// line is the number of the line that was read last; the first is 1.
-	line int
+	// line is the number of the line that was read last; the first is 1. A file's lines begin in column
+	// indent + 1.
+	line, indent int
+}
+
+// textRelationship is a relationship with where it was read.
+type textRelationship struct {
+	tuple.Relationship
+	text string
+	// line and column say where its text begins, from 1.
+	line, column int
 }
 
 // newRelationshipReader reads from r; name stands in errors. A name that ends in .yaml or .yml is a
 // SpiceDB validation file, of which the block "relationships" is read.
 func newRelationshipReader(name string, r io.Reader) (*relationshipReader, error) {
-	first := 0
+	first, indent := 0, 0
 	if ending := filepath.Ext(name); ending == ".yaml" || ending == ".yml" {
-		block, line, err := relationshipsBlock(r)
+		block, line, column, err := relationshipsBlock(r)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		r, first = strings.NewReader(block), line-1
+		r, first, indent = strings.NewReader(block), line-1, column-1
 	}
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(make([]byte, 64<<10), maxLineBytes)
-	return &relationshipReader{name: name, scanner: scanner, line: first}, nil
+	return &relationshipReader{name: name, scanner: scanner, line: first, indent: indent}, nil
 }
 
-// next returns the next relationship, or io.EOF. Its errors start with file:line.
-func (r *relationshipReader) next() (*authzed.Relationship, error) {
+// next returns the next relationship, or io.EOF. Its errors start with file:line:column.
+func (r *relationshipReader) next() (*textRelationship, error) {
 	for r.scanner.Scan() {
 		r.line++
-		text := strings.TrimSpace(r.scanner.Text())
+		line := r.scanner.Text()
+		text := strings.TrimSpace(line)
 		if text == "" || strings.HasPrefix(text, "//") {
 			continue
 		}
-		relationship, err := tuple.ParseV1Rel(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %q: %w (wants TYPE:ID#RELATION@TYPE:ID)", r.name, r.line, shorten(text), err)
+		before, _, _ := strings.Cut(line, text)
+		at := &textRelationship{text: text, line: r.line, column: r.indent + utf8.RuneCountInString(before) + 1}
+		var err error
+		if at.Relationship, err = notation.Parse(text); err != nil {
+			return nil, r.failure(at, notation.ColumnOf(err), err)
 		}
-		return relationship, nil
+		return at, nil
 	}
 	switch err := r.scanner.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
@@ -73,55 +80,36 @@ func (r *relationshipReader) next() (*authzed.Relationship, error) {
 	}
 }
 
-// shorten cuts text for a message.
-func shorten(text string) string {
-	const most = 120
-	if runes := []rune(text); len(runes) > most {
-		return string(runes[:most]) + "…"
-	}
-	return text
+// failure is what is wrong with a relationship, from a character of its text on, counted from 1.
+func (r *relationshipReader) failure(at *textRelationship, column int, err error) error {
+	return fmt.Errorf("%s:%d:%d: %w", r.name, at.line, at.column+column-1, err)
 }
 
-// relationshipsBlock returns the block "relationships" of a validation file, and the number of its
-// first line. SpiceDB's own decoder is not used because it parses the rest of the file too, and counts
-// lines differently.
-func relationshipsBlock(r io.Reader) (block string, line int, err error) {
+// relationshipsBlock returns the block "relationships" of a validation file, and where it begins. SpiceDB's
+// own decoder is not used because it parses the rest of the file too, and counts lines differently.
+func relationshipsBlock(r io.Reader) (block string, line, column int, err error) {
+	text, err := io.ReadAll(r)
+	if err != nil {
+		return "", 0, 0, err
+	}
 	var document map[string]yaml.Node
-	if err := yaml.NewDecoder(r).Decode(&document); err != nil && !errors.Is(err, io.EOF) {
-		return "", 0, fmt.Errorf("is not a SpiceDB validation file: %w", err)
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		return "", 0, 0, fmt.Errorf("is not a SpiceDB validation file: %w", err)
 	}
 	node, found := document["relationships"]
 	if !found || node.Kind != yaml.ScalarNode {
-		return "", 0, errors.New(`has no text block "relationships"`)
+		return "", 0, 0, errors.New(`has no text block "relationships"`)
 	}
-	if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
-		// The text of a block starts on the line below its "|".
-		return node.Value, node.Line + 1, nil
+	if node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 {
+		return node.Value, node.Line, node.Column, nil
 	}
-	return node.Value, node.Line, nil
-}
-
-// relationshipText returns a relationship as newRelationshipReader reads it. The same relationship is
-// always the same text, so that two exports can be compared: SpiceDB's own function takes its JSON from
-// protojson, which varies blanks from build to build.
-func relationshipText(r *authzed.Relationship) (string, error) {
-	var b strings.Builder
-	b.WriteString(tuple.V1StringRelationshipWithoutCaveatOrExpiration(r))
-	if caveat := r.GetOptionalCaveat(); caveat.GetCaveatName() != "" {
-		b.WriteString("[" + caveat.GetCaveatName())
-		if len(caveat.GetContext().GetFields()) > 0 {
-			var context bytes.Buffer
-			encoder := json.NewEncoder(&context)
-			encoder.SetEscapeHTML(false)
-			if err := encoder.Encode(caveat.GetContext().AsMap()); err != nil {
-				return "", fmt.Errorf("caveat context of %s: %w", tuple.V1StringRelationshipWithoutCaveatOrExpiration(r), err)
-			}
-			b.WriteString(":" + strings.TrimSpace(context.String()))
+	// The text of a block starts on the line below its "|", and is indented as its first line that is not blank.
+	indent := 0
+	for i, l := range strings.Split(string(text), "\n") {
+		if trimmed := strings.TrimLeft(l, " "); i >= node.Line && strings.TrimSpace(l) != "" {
+			indent = len(l) - len(trimmed)
+			break
 		}
-		b.WriteString("]")
 	}
-	if expires := r.GetOptionalExpiresAt(); expires != nil {
-		b.WriteString("[expiration:" + expires.AsTime().UTC().Format(time.RFC3339Nano) + "]")
-	}
-	return b.String(), nil
+	return node.Value, node.Line + 1, indent + 1, nil
 }

@@ -181,7 +181,7 @@ func fileRows(name string) plan.Rows {
 			case err != nil:
 				yield(tuple.Relationship{}, err)
 				return
-			case !yield(tuple.FromV1Relationship(r), nil):
+			case !yield(r.Relationship, nil):
 				return
 			}
 		}

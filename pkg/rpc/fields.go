@@ -28,11 +28,10 @@ const (
 	defaultList     = 100
 )
 
-// What SpiceDB takes for names and ids, by hand, because every call is looked at:
+// What SpiceDB takes for names, by hand, because every call is looked at:
 //
 //	a type       ([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]
 //	a relation   [a-z][a-z0-9_]{1,62}[a-z0-9]
-//	an id        [a-zA-Z0-9/_|\-=+]+
 
 func isTypeName(s string) bool {
 	for {
@@ -62,15 +61,6 @@ func isName(s string, longest int) bool {
 	return true
 }
 
-func isStoredID(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !lower(c|0x20) && !digit(c) && strings.IndexByte("/_|-=+", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
 func lower(c byte) bool { return 'a' <= c && c <= 'z' }
 func digit(c byte) bool { return '0' <= c && c <= '9' }
 
@@ -94,7 +84,7 @@ func optionalID(field, given string) (string, error) {
 // mintedID reads an id that the server minted. One that cannot be is malformed; whether it is, the
 // graph says.
 func mintedID(field, given string) (string, error) {
-	if len(given) > authz.MaxIDBytes || !isStoredID(given) {
+	if !authz.IsStoredID(given) {
 		return "", authz.FieldErrorf(field, "is malformed")
 	}
 	return given, nil

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // TestNames: what is a name, or an id, is what SpiceDB's patterns say.
@@ -15,7 +17,7 @@ func TestNames(t *testing.T) {
 	}{
 		"type":     {regexp.MustCompile(`^([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]$`), isTypeName},
 		"relation": {regexp.MustCompile(`^[a-z][a-z0-9_]{1,62}[a-z0-9]$`), isRelationName},
-		"id":       {regexp.MustCompile(`^[a-zA-Z0-9/_|\-=+]+$`), isStoredID},
+		"id":       {regexp.MustCompile(`^[a-zA-Z0-9/_|\-=+]+$`), authz.IsStoredID},
 	}
 	var texts []string
 	// All short texts of some letters, and long ones around the limits.

@@ -39,6 +39,8 @@ var arrows = map[string][]string{
 	// What decisions and the door need to know of a schema. It compares the core of one with the core that it was built with.
 	"pkg/schema/guard": {"pkg/schema", "pkg/authz", "schema"},
 
+	// Relationships as text, in SpiceDB's notation.
+	"pkg/notation": {"pkg/authz"},
 	// The ports over SpiceDB.
 	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
@@ -89,7 +91,8 @@ var arrows = map[string][]string{
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
 		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
-		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run",
+		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
+		"pkg/fixture/world", "pkg/schema",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
@@ -115,7 +118,7 @@ var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
 		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
 		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
-		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace",
+		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace", "pkg/notation",
 	},
 	"github.com/authzed/authzed-go/": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
