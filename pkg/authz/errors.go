@@ -74,6 +74,21 @@ func FieldErrorf(field, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Reason: ReasonInvalidField, Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
+// NoAgent says that no agent is registered under an id.
+func NoAgent(id AgentID) *Error {
+	return Errorf(NotFound, ReasonAgentNotFound, "no agent is registered as %q", DecodeID(string(id)))
+}
+
+// NoDelegation says that no delegation has an id.
+func NoDelegation(id DelegationID) *Error {
+	return Errorf(NotFound, ReasonDelegationNotFound, "no delegation has the id %q", string(id))
+}
+
+// NoSession says that no session has an id.
+func NoSession(id SessionID) *Error {
+	return Errorf(NotFound, ReasonSessionNotFound, "no session has the id %q", string(id))
+}
+
 // KindOf returns the kind of the first Error in the chain, or Internal.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

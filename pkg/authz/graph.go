@@ -189,6 +189,9 @@ type Schema struct {
 	// a type's relation or permission reads, whatever the object. It is safe for concurrent use; its result is to be read
 	// only. A schema without it knows no caveats.
 	Parameters func(objectType, member string) map[string][]Parameter
+	// Admits returns the kinds of subjects that a relation admits, as a schema writes them: "user", "group#member", "user:* with
+	// office_hours". It is safe for concurrent use. A schema without it does not know them.
+	Admits func(objectType, relation string) []string
 }
 
 // Parameter is a parameter of a caveat.

@@ -2,6 +2,8 @@ package authz
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +40,68 @@ func Words(words []string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(words[:maxWords], ", "), more)
 	}
 	return strings.Join(words, ", ")
+}
+
+// NoType says that the schema lacks a type, and which types it has, the domain's first. It goes on from the name of the field
+// that names the type.
+func (s *Schema) NoType(name string) string {
+	types := slices.DeleteFunc(slices.Sorted(maps.Keys(s.Types)), IsCore)
+	types = append(types, CoreTypes...)
+	return fmt.Sprintf("%q does not exist in the schema, which has %s%s", name, Words(types), suggestion(name, types))
+}
+
+// NoMember says that the type lacks a permission or relation, and which ones it has. It goes on from the name of the field that
+// names it.
+func (t *Type) NoMember(name string) string {
+	permissions, relations := t.names(true), t.names(false)
+	has := "the permissions " + Words(permissions) + " and the relations " + Words(relations)
+	switch {
+	case len(permissions) == 0 && len(relations) == 0:
+		has = "neither permissions nor relations"
+	case len(permissions) == 0:
+		has = "the relations " + Words(relations)
+	case len(relations) == 0:
+		has = "the permissions " + Words(permissions)
+	}
+	return fmt.Sprintf("%q does not exist on %s, which has %s%s", name, t.Name, has, suggestion(name, append(permissions, relations...)))
+}
+
+// NoRelation says that a name is no relation of the type, though perhaps a permission, and which relations the type has. It goes on
+// from the name of the field that names it.
+func (t *Type) NoRelation(name string) string {
+	if t.Members[name] {
+		return fmt.Sprintf("%q is a permission of %s, not a relation; the relations are %s", name, t.Name, Words(t.names(false)))
+	}
+	return t.NoMember(name)
+}
+
+// Admitted says which kinds of subjects a relation admits: "document#reader admits user, group#member".
+func (s *Schema) Admitted(objectType, relation string) string {
+	var kinds []string
+	if s.Admits != nil {
+		kinds = s.Admits(objectType, relation)
+	}
+	return objectType + "#" + relation + " admits " + Words(kinds)
+}
+
+// names returns the names of the type's permissions, or of its relations, sorted.
+func (t *Type) names(permissions bool) []string {
+	var names []string
+	for name, permission := range t.Members {
+		if permission == permissions {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// suggestion asks whether the nearest of the known words was meant, if one is near.
+func suggestion(word string, known []string) string {
+	if near := Nearest(word, known); near != "" {
+		return fmt.Sprintf("; did you mean %q?", near)
+	}
+	return ""
 }
 
 // slips counts the slips between two words (the optimal string alignment distance).

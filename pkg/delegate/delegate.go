@@ -98,7 +98,7 @@ func (v *view) agent(ctx context.Context, id authz.AgentID) (facts.Agent, error)
 	}
 	a := facts.ReadAgent(id, rels, v.now)
 	if !a.Known {
-		return a, authz.Errorf(authz.NotFound, authz.ReasonAgentNotFound, "there is no such agent")
+		return a, authz.NoAgent(id)
 	}
 	return a, nil
 }
@@ -124,7 +124,7 @@ func (v *view) delegation(ctx context.Context, id authz.DelegationID) (facts.Del
 	}
 	out := facts.ReadDelegation(id, rels, v.now)
 	if !out.Known {
-		return out, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
+		return out, authz.NoDelegation(id)
 	}
 	return out, nil
 }
@@ -136,7 +136,7 @@ func (v *view) session(ctx context.Context, id authz.SessionID) (facts.Session, 
 	}
 	out := facts.ReadSession(id, rels, v.now)
 	if !out.Known {
-		return out, authz.Errorf(authz.NotFound, authz.ReasonSessionNotFound, "there is no such session")
+		return out, authz.NoSession(id)
 	}
 	return out, nil
 }
@@ -147,8 +147,11 @@ func (v *view) standing(ctx context.Context, o authz.Object) error {
 	if err != nil {
 		return err
 	}
-	if !facts.ReadStanding(o, rels, v.now).Live() {
-		return notActive(authz.Show(o) + " is not active")
+	switch standing := facts.ReadStanding(o, rels, v.now); {
+	case standing.Stopped:
+		return notActive(authz.Show(o) + " is suspended; PrincipalsService.Resume lets agents act again")
+	case !standing.Live():
+		return notActive(authz.Show(o) + " is not active yet; PrincipalsService.Resume lets agents act for it, or in it")
 	}
 	return nil
 }

@@ -2,7 +2,7 @@ package delegate
 
 import (
 	"context"
-	"slices"
+	"fmt"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -118,29 +118,26 @@ func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant)
 	if err != nil {
 		return err
 	}
-	for _, g := range scope {
+	for i, g := range scope {
+		at := fmt.Sprintf("%s[%d]", field, i)
 		t := schema.Types[g.Resource.Type]
-		permission, known := false, false
-		if t != nil {
-			permission, known = t.Members[g.Relation]
-		}
-		switch {
-		case t == nil:
+		if t == nil {
 			return &authz.Error{
-				Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: field,
-				Message: "names the type " + g.Resource.Type + ", which the schema does not have",
+				Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: at + ".resource.object_type", Message: schema.NoType(g.Resource.Type),
 			}
-		case slices.Contains(authz.CoreTypes, g.Resource.Type):
-			return authz.FieldErrorf(field, "grants on a %s, which is not a domain object", g.Resource.Type)
+		}
+		permission, known := t.Members[g.Relation]
+		switch {
+		case authz.IsCore(g.Resource.Type):
+			return authz.FieldErrorf(at, "grants on a %s, which is not a domain object", g.Resource.Type)
 		case !known || permission:
 			return &authz.Error{
-				Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: field,
-				Message: "names " + g.Relation + ", which is not a relation of " + g.Resource.Type,
+				Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: at + ".relation", Message: t.NoRelation(g.Relation),
 			}
 		case t.FeedsTenant[g.Relation]:
-			return authz.FieldErrorf(field, "grants %s#%s, from which the tenant of objects is computed", g.Resource.Type, g.Relation)
+			return authz.FieldErrorf(at, "grants %s#%s, from which the tenant of objects is computed", g.Resource.Type, g.Relation)
 		case !t.Delegable[g.Relation]:
-			return authz.FieldErrorf(field, "grants %s#%s, which does not admit a delegation", g.Resource.Type, g.Relation)
+			return authz.FieldErrorf(at, "grants a relation that does not admit a delegation: %s", schema.Admitted(g.Resource.Type, g.Relation))
 		}
 	}
 	return nil

@@ -205,13 +205,16 @@ func (d *Delegate) sessionTTL(ttl time.Duration) (time.Duration, error) {
 func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start, i int, t Target) (time.Time, error) {
 	field := func(name string) string { return fmt.Sprintf("targets[%d].%s", i, name) }
 	chain, err := v.chain(ctx, t.Delegation)
+	// Another agent's delegation is told in no other way than one that does not exist.
+	if authz.KindOf(err) == authz.NotFound || err == nil && chain[0].Agent != s.Agent {
+		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound,
+			"agent:%s holds no delegation with the id %q", authz.DecodeID(string(s.Agent)), string(t.Delegation))
+	}
 	if err != nil {
 		return time.Time{}, err
 	}
 	parent := chain[0]
 	switch {
-	case parent.Agent != s.Agent:
-		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
 	case parent.Session != "":
 		return time.Time{}, authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
 	case len(chain)+1 > MaxDepth:

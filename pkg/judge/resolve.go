@@ -57,7 +57,7 @@ func (r *reader) ofDelegation(ctx context.Context, c authz.Case) ([]leaf, error)
 		return nil, err
 	}
 	if !d.Known {
-		return nil, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound, "there is no such delegation")
+		return nil, authz.NoDelegation(c.Delegation)
 	}
 	l := leaf{d.ID, c.Principal, c.Tenant}
 	if l.tenant == "" {
@@ -85,7 +85,7 @@ func (r *reader) ofSession(ctx context.Context, c authz.Case) ([]leaf, error) {
 		return nil, err
 	}
 	if !s.Known {
-		return nil, authz.Errorf(authz.NotFound, authz.ReasonSessionNotFound, "there is no such session")
+		return nil, authz.NoSession(c.Session)
 	}
 	if s.Agent != c.Agent {
 		// Another agent's session: say no more than that it does not act.

@@ -13,13 +13,13 @@ func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
 	t := schema.Types[resourceType]
 	if t == nil {
 		return &authz.Error{
-			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: "is not a type of the schema",
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: schema.NoType(resourceType),
 		}
 	}
 	if _, ok := t.Members[permission]; !ok {
 		return &authz.Error{
 			Kind: authz.Invalid, Reason: authz.ReasonUnknownPermission, Field: "permission",
-			Message: "is not a permission or relation of " + resourceType,
+			Message: t.NoMember(permission),
 		}
 	}
 	if !t.TenantSafe() && !j.global[resourceType] {
@@ -58,8 +58,26 @@ func fits(schema *authz.Schema, c authz.Case) error {
 	}
 	var wanted []string
 	for _, p := range known[first] {
-		wanted = append(wanted, p.Type+" for the caveat "+p.Caveat)
+		wanted = append(wanted, "the caveat "+p.Caveat+" takes "+p.Type)
 	}
 	slices.Sort(wanted)
-	return authz.FieldErrorf("context."+first, "must be %s", strings.Join(wanted, ", or "))
+	return authz.FieldErrorf("context."+first, "is %s that does not fit: %s", kindOf(c.Context[first]), authz.Words(wanted))
+}
+
+// kindOf says which kind a JSON value is of.
+func kindOf(value any) string {
+	switch value.(type) {
+	case nil:
+		return "a null"
+	case bool:
+		return "a boolean"
+	case string:
+		return "a string"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "a map"
+	default:
+		return "a number"
+	}
 }

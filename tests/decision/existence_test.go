@@ -263,10 +263,10 @@ func TestContextIsComparedWithTheSchema(t *testing.T) {
 			"vault:barred#owner@tenant:acme", "vault:barred#reader@user:alice", "vault:barred#reader@agent:bot", "vault:barred#banned@user:alice[within]",
 			"vault:foreign#owner@tenant:globex", `vault:foreign#reader@user:alice[within:{"cap":5}]`, `vault:foreign#reader@agent:bot[ratio:{"part":1,"whole":0}]`)
 		for _, object := range []string{"vault:own", "vault:graded", "vault:foreign", "vault:nowhere"} {
-			for _, wrong := range []any{true, []any{1}, map[string]any{"a": 1}, 1.5} {
+			for kind, wrong := range map[string]any{"a boolean": true, "a list": []any{1}, "a map": map[string]any{"a": 1}, "a number": 1.5, "a null": nil} {
 				_, err := w.Permissions().CheckPermission(t.Context(), under(d).view(object).with(map[string]any{"amount": wrong, "whole": 1}).CheckPermissionRequest)
 				w.fails(err, codes.InvalidArgument, "INVALID_FIELD", "context.amount")
-				if text := status.Convert(err).Message(); text != "context.amount must be int for the caveat within, or string for the caveat graded" {
+				if text := status.Convert(err).Message(); text != "context.amount is "+kind+" that does not fit: the caveat graded takes string, the caveat within takes int" {
 					t.Errorf("%s with %v: %q", object, wrong, text)
 				}
 			}

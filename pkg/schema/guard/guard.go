@@ -109,6 +109,14 @@ func model(difference string, definitions *schema.Schema, caveats []*core.Caveat
 	}
 	definitions.Reach(tenants...).Relations(func(m *schema.Member) { s.Types[m.Type].FeedsTenant[m.Member] = true })
 	feedAgents(definitions, s.Types)
+	s.Admits = func(objectType, relation string) (kinds []string) {
+		if m := definitions.Member(schema.Name{Type: objectType, Member: relation}); m != nil {
+			for _, a := range m.Allowed {
+				kinds = append(kinds, a.String())
+			}
+		}
+		return kinds
+	}
 	s.Parameters, err = parametersOf(definitions, caveats)
 	return s, err
 }
