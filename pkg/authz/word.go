@@ -42,17 +42,26 @@ func Words(words []string) string {
 	return strings.Join(words, ", ")
 }
 
-// NoType says that the schema lacks a type, and which types it has, the domain's first. It goes on from the name of the field
-// that names the type.
+// NoType says that the schema lacks a type, and which types it has. It goes on from the name of the field that names the type.
 func (s *Schema) NoType(name string) string {
+	return fmt.Sprintf("%q does not exist: %s", name, s.HasTypes(name))
+}
+
+// HasTypes says which types the schema has, the domain's first, and which of them was perhaps meant by a name.
+func (s *Schema) HasTypes(name string) string {
 	types := slices.DeleteFunc(slices.Sorted(maps.Keys(s.Types)), IsCore)
 	types = append(types, CoreTypes...)
-	return fmt.Sprintf("%q does not exist in the schema, which has %s%s", name, Words(types), suggestion(name, types))
+	return "the schema has " + Words(types) + suggestion(name, types)
 }
 
 // NoMember says that the type lacks a permission or relation, and which ones it has. It goes on from the name of the field that
 // names it.
 func (t *Type) NoMember(name string) string {
+	return fmt.Sprintf("%q does not exist: %s", name, t.HasMembers(name))
+}
+
+// HasMembers says which permissions and relations the type has, and which of them was perhaps meant by a name.
+func (t *Type) HasMembers(name string) string {
 	permissions, relations := t.names(true), t.names(false)
 	has := "the permissions " + Words(permissions) + " and the relations " + Words(relations)
 	switch {
@@ -63,14 +72,14 @@ func (t *Type) NoMember(name string) string {
 	case len(relations) == 0:
 		has = "the permissions " + Words(permissions)
 	}
-	return fmt.Sprintf("%q does not exist on %s, which has %s%s", name, t.Name, has, suggestion(name, append(permissions, relations...)))
+	return t.Name + " has " + has + suggestion(name, append(permissions, relations...))
 }
 
 // NoRelation says that a name is no relation of the type, though perhaps a permission, and which relations the type has. It goes on
 // from the name of the field that names it.
 func (t *Type) NoRelation(name string) string {
 	if t.Members[name] {
-		return fmt.Sprintf("%q is a permission of %s, not a relation; the relations are %s", name, t.Name, Words(t.names(false)))
+		return fmt.Sprintf("%q is a permission, which holds no relationships: %s has the relations %s", name, t.Name, Words(t.names(false)))
 	}
 	return t.NoMember(name)
 }

@@ -45,7 +45,7 @@ func TestNoType(t *testing.T) {
 	for _, core := range CoreTypes {
 		s.Types[core] = &Type{}
 	}
-	has := `does not exist in the schema, which has comment, ticket, user, service, agent, tenant, delegation, session`
+	has := `does not exist: the schema has comment, ticket, user, service, agent, tenant, delegation, session`
 	for name, want := range map[string]string{
 		"tiket": `"tiket" ` + has + `; did you mean "ticket"?`, "folder": `"folder" ` + has, "t\x1b": `"t\x1b" ` + has,
 	} {
@@ -59,18 +59,18 @@ func TestNoType(t *testing.T) {
 func TestNoMember(t *testing.T) {
 	t.Parallel()
 	ticket := &Type{Name: "ticket", Members: map[string]bool{"view": true, "reply": true, "tenant": false, "reader": false}}
-	has := "which has the permissions reply, view and the relations reader, tenant"
+	has := "ticket has the permissions reply, view and the relations reader, tenant"
 	for _, c := range []struct {
 		got, want string
 	}{
-		{ticket.NoMember("veiw"), `"veiw" does not exist on ticket, ` + has + `; did you mean "view"?`},
-		{ticket.NoMember("raeder"), `"raeder" does not exist on ticket, ` + has + `; did you mean "reader"?`},
-		{ticket.NoMember("close"), `"close" does not exist on ticket, ` + has},
-		{ticket.NoRelation("veiw"), `"veiw" does not exist on ticket, ` + has + `; did you mean "view"?`},
-		{ticket.NoRelation("view"), `"view" is a permission of ticket, not a relation; the relations are reader, tenant`},
-		{(&Type{Name: "user"}).NoMember("view"), `"view" does not exist on user, which has neither permissions nor relations`},
-		{(&Type{Name: "a", Members: map[string]bool{"own": true}}).NoMember("view"), `"view" does not exist on a, which has the permissions own`},
-		{(&Type{Name: "a", Members: map[string]bool{"own": false}}).NoMember("view"), `"view" does not exist on a, which has the relations own`},
+		{ticket.NoMember("veiw"), `"veiw" does not exist: ` + has + `; did you mean "view"?`},
+		{ticket.NoMember("raeder"), `"raeder" does not exist: ` + has + `; did you mean "reader"?`},
+		{ticket.NoMember("close"), `"close" does not exist: ` + has},
+		{ticket.NoRelation("veiw"), `"veiw" does not exist: ` + has + `; did you mean "view"?`},
+		{ticket.NoRelation("view"), `"view" is a permission, which holds no relationships: ticket has the relations reader, tenant`},
+		{(&Type{Name: "user"}).NoMember("view"), `"view" does not exist: user has neither permissions nor relations`},
+		{(&Type{Name: "a", Members: map[string]bool{"own": true}}).NoMember("view"), `"view" does not exist: a has the permissions own`},
+		{(&Type{Name: "a", Members: map[string]bool{"own": false}}).NoMember("view"), `"view" does not exist: a has the relations own`},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s, want %s", c.got, c.want)

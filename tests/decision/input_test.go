@@ -228,17 +228,17 @@ func TestBadLifecycleInput(t *testing.T) {
 		"scope and unscoped": {func(r *deputyv1.CreateDelegationRequest) { r.Scope = grant("document:plan", "reader") }, codes.InvalidArgument, "INVALID_FIELD", "unscoped"},
 		"scope on a core type": {func(r *deputyv1.CreateDelegationRequest) {
 			r.Unscoped, r.Scope = false, grant("delegation:d1", "parent")
-		}, codes.InvalidArgument, "INVALID_FIELD", "scope"},
+		}, codes.InvalidArgument, "INVALID_FIELD", "scope[0]"},
 		"scope on a tenant": {func(r *deputyv1.CreateDelegationRequest) {
 			r.Unscoped, r.Scope = false, grant("document:plan", "tenant")
-		}, codes.InvalidArgument, "INVALID_FIELD", "scope"},
+		}, codes.InvalidArgument, "INVALID_FIELD", "scope[0]"},
 		"scope by a permission": {func(r *deputyv1.CreateDelegationRequest) {
 			r.Unscoped, r.Scope = false, grant("document:plan", "view")
-		}, codes.InvalidArgument, "UNKNOWN_PERMISSION", "scope"},
+		}, codes.InvalidArgument, "UNKNOWN_PERMISSION", "scope[0].relation"},
 		"scope that takes a caveat": {func(r *deputyv1.CreateDelegationRequest) {
 			r.Unscoped, r.Scope = false, grant("document:plan", "by_day")
-		}, codes.InvalidArgument, "INVALID_FIELD", "scope"},
-		"scope on an unknown type": {func(r *deputyv1.CreateDelegationRequest) { r.Unscoped, r.Scope = false, grant("ship:s1", "reader") }, codes.InvalidArgument, "UNKNOWN_TYPE", "scope"},
+		}, codes.InvalidArgument, "INVALID_FIELD", "scope[0]"},
+		"scope on an unknown type": {func(r *deputyv1.CreateDelegationRequest) { r.Unscoped, r.Scope = false, grant("ship:s1", "reader") }, codes.InvalidArgument, "UNKNOWN_TYPE", "scope[0].resource.object_type"},
 		"same grant twice": {func(r *deputyv1.CreateDelegationRequest) {
 			r.Unscoped, r.Scope = false, append(grant("document:plan", "reader"), grant("document:plan", "reader")...)
 		}, codes.InvalidArgument, "INVALID_FIELD", "scope[1]"},

@@ -199,14 +199,14 @@ func forAdmins(field, what string) error {
 	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, field, "only an admin may "+what)
 }
 
-// known returns the type, which must have the member unless that is "".
+// known returns the type, which must have the member unless that is "". Its error says what there is.
 func known(schema *authz.Schema, objectType, member string) (*authz.Type, error) {
 	t, ok := schema.Types[objectType]
 	if !ok {
-		return nil, fmt.Errorf("the schema has no type %q", objectType)
+		return nil, errors.New("type " + schema.NoType(objectType)) //nolint:err113 // it is a message
 	}
 	if _, ok := t.Members[member]; !ok && member != "" {
-		return nil, fmt.Errorf("the schema's type %s has no relation %q", objectType, member)
+		return nil, errors.New("relation " + t.NoMember(member)) //nolint:err113 // it is a message
 	}
 	return t, nil
 }

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -60,6 +61,49 @@ func upstreamFailure(err error) error {
 		return concealed{err}
 	}
 	return err
+}
+
+// withWhatThereIs adds to SpiceDB's words about a name that the schema lacks, or about a subject that a relation does not admit,
+// what the schema has. Code and details stay SpiceDB's.
+func (d *Door) withWhatThereIs(ctx context.Context, err error) error {
+	st := status.Convert(err)
+	var info *errdetails.ErrorInfo
+	for _, detail := range st.Details() {
+		if of, ok := detail.(*errdetails.ErrorInfo); ok {
+			info = of
+		}
+	}
+	reason := v1.ErrorReason(v1.ErrorReason_value[info.GetReason()])
+	if !namesUnknown[reason] {
+		return err
+	}
+	schema, failed := d.cfg.Schema(ctx)
+	if failed != nil {
+		return err
+	}
+	of, has := info.GetMetadata(), ""
+	switch t := schema.Types[of["definition_name"]]; {
+	case t == nil && reason == v1.ErrorReason_ERROR_REASON_UNKNOWN_DEFINITION:
+		has = schema.HasTypes(of["definition_name"])
+	case t == nil:
+	case reason == v1.ErrorReason_ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION:
+		has = t.HasMembers(of["relation_or_permission_name"])
+	case reason == v1.ErrorReason_ERROR_REASON_INVALID_SUBJECT_TYPE:
+		has = schema.Admitted(t.Name, of["relation_name"])
+	}
+	if has == "" {
+		return err
+	}
+	with := st.Proto()
+	with.Message += "; " + has
+	return status.FromProto(with).Err()
+}
+
+// namesUnknown lists the reasons of SpiceDB's that withWhatThereIs adds to.
+var namesUnknown = map[v1.ErrorReason]bool{
+	v1.ErrorReason_ERROR_REASON_UNKNOWN_DEFINITION:             true,
+	v1.ErrorReason_ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION: true,
+	v1.ErrorReason_ERROR_REASON_INVALID_SUBJECT_TYPE:           true,
 }
 
 // unknownName matches the texts with which SpiceDB's reflection says, without a status, that the schema has no such name.
