@@ -149,7 +149,10 @@ func (t *fixturesCommand) once(ctx context.Context) (err error) {
 // test runs the fixtures that were found, and reports it. It calls before once all is read that has to be, and
 // nothing is printed yet.
 func (t *fixturesCommand) test(ctx context.Context, found *search, before func()) (err error) {
+	bars := &bars{w: t.program.Err}
+	t.options.Progress = bars.show
 	r, err := run.Run(ctx, found.files, t.options)
+	bars.clear()
 	if err != nil {
 		return err
 	}
