@@ -82,7 +82,7 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
 	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
-	f.BoolVar(&t.all, "all", false, "list all mutants that survive, not only the first")
+	f.BoolVar(&t.all, "all", false, "list all that is not covered and all mutants that survive, not only the first")
 	f.StringVar(&t.cases, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
 	f.BoolVar(&t.strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
 	f.BoolVar(&t.watch, "watch", false, "run again whenever a file changes; without mutants unless --mutation is given")
