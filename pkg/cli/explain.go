@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
+	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/schema"
+	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
 // newExplain builds `deputy explain`, PermissionsService.ExplainPermission. It is for people who want to
@@ -27,7 +31,7 @@ to. It says what check conceals, so it takes an admin's key. The exit code is 0 
 		Args:    cobra.ExactArgs(3),
 	}
 	q.register(cmd)
-	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check trace below each check")
+	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check trace below each check, with the operators and relationships behind it")
 	c := client(p, cmd)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
 		request, err := q.request(args)
@@ -38,7 +42,11 @@ to. It says what check conceals, so it takes an admin's key. The exit code is 0 
 		if err != nil {
 			return err
 		}
-		return c.print(answer, func(w io.Writer) { explanationTable(w, answer, trace) })
+		var t *tracer
+		if trace {
+			t = &tracer{s.model(ctx)}
+		}
+		return c.print(answer, func(w io.Writer) { explanationTable(w, answer, t) })
 	})
 	return cmd
 }
@@ -56,7 +64,7 @@ to. It says what check conceals, so it takes an admin's key. The exit code is 0 
 //	    document:handbook#edit@agent:triage-bot         no
 //
 // The candidate that decided is the first.
-func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, trace bool) {
+func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *tracer) {
 	decisionTable(w, e.GetDecision())
 	if len(e.GetCandidates()) == 0 {
 		row(w, "")
@@ -74,7 +82,7 @@ func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, trace bo
 		for _, gate := range candidate.GetGates() {
 			row(w, "  "+gateName(gate.GetGate()), outcome(gate.GetOutcome()))
 			for _, condition := range gate.GetConditions() {
-				conditionRows(w, condition, trace)
+				conditionRows(w, condition, t)
 			}
 		}
 	}
@@ -82,7 +90,7 @@ func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, trace bo
 
 // conditionRows writes a condition and, if asked for, the trace below it. A trace is long, and what it
 // says is rarely the question, so it is left out otherwise; -o json always has it.
-func conditionRows(w io.Writer, c *deputy.ConditionExplanation, trace bool) {
+func conditionRows(w io.Writer, c *deputy.ConditionExplanation, t *tracer) {
 	text := c.GetCondition()
 	if c.GetAtBaseline() {
 		text += " (at the baseline)"
@@ -92,22 +100,97 @@ func conditionRows(w io.Writer, c *deputy.ConditionExplanation, trace bool) {
 		detail = strings.TrimSpace(detail + " missing context: " + strings.Join(missing, ", "))
 	}
 	row(w, "    "+text, outcome(c.GetOutcome()), detail)
-	if trace && c.GetTrace() != nil {
-		traceRows(w, c.GetTrace(), "      ")
+	if t != nil && c.GetTrace() != nil {
+		t.rows(w, nil, c.GetTrace(), "      ")
 	}
 }
 
-// traceRows writes a node of SpiceDB's check trace and all below it.
-func traceRows(w io.Writer, t *deputy.CheckTrace, indent string) {
-	text := object(t.GetResource()) + "#" + t.GetPermission() + "@" + subject(t.GetSubject())
-	detail := ""
-	if t.GetCaveat() != "" {
-		detail = "caveat " + t.GetCaveat()
+// tracer shows SpiceDB's check traces, with what the schema has to say of them: SpiceDB's own traces name neither operators nor
+// the relationships that an arrow follows. Without a schema they are shown alone.
+type tracer struct{ schema *schema.Schema }
+
+// model returns the server's schema, or nil where it cannot be read: a trace can do without.
+func (s *server) model(ctx context.Context) *schema.Schema {
+	answer, err := s.schema.ReadSchema(ctx, &authzed.ReadSchemaRequest{})
+	if err != nil {
+		return nil
 	}
-	row(w, indent+text, outcome(t.GetOutcome()), detail)
-	for _, child := range t.GetChildren() {
-		traceRows(w, child, indent+"  ")
+	parsed, err := source.Parse("schema", answer.GetSchemaText(), nil, source.Options{})
+	if err != nil {
+		return nil
 	}
+	model, err := parsed.Model()
+	if err != nil {
+		return nil
+	}
+	return model
+}
+
+// rows writes a node of a trace and all below it, in the order in which the schema names them: SpiceDB's own is another one each time.
+func (t *tracer) rows(w io.Writer, above, of *deputy.CheckTrace, indent string) {
+	text := object(of.GetResource()) + "#" + of.GetPermission() + "@" + subject(of.GetSubject())
+	var details []string
+	_, via := t.via(above, of)
+	if len(via) > 0 {
+		details = append(details, "by "+strings.Join(via, " or "))
+	}
+	if m := t.member(of); m.IsPermission() {
+		details = append(details, of.GetPermission()+" = "+m.Expression.String())
+	}
+	if of.GetCaveat() != "" {
+		details = append(details, "caveat "+of.GetCaveat())
+	}
+	row(w, indent+text, outcome(of.GetOutcome()), strings.Join(details, "; "))
+	children := slices.Clone(of.GetChildren())
+	slices.SortStableFunc(children, func(a, b *deputy.CheckTrace) int {
+		i, _ := t.via(of, a)
+		j, _ := t.via(of, b)
+		return i - j
+	})
+	for _, child := range children {
+		t.rows(w, of, child, indent+"  ")
+	}
+}
+
+// member returns what a node is about; nil where the schema lacks it.
+func (t *tracer) member(of *deputy.CheckTrace) *schema.Member {
+	if t.schema == nil {
+		return nil
+	}
+	return t.schema.Member(schema.Name{Type: of.GetResource().GetObjectType(), Member: of.GetPermission()})
+}
+
+// via returns which part of the expression above a node is, and the relationship by which that came to the node: more than one where
+// several arrows may have followed it, none for a member of the same object.
+func (t *tracer) via(above, of *deputy.CheckTrace) (part int, relationships []string) {
+	m := t.member(above)
+	from, to := object(above.GetResource()), object(of.GetResource())
+	switch {
+	case m == nil:
+		return 0, nil
+	case !m.IsPermission():
+		return 0, []string{from + "#" + m.Member + "@" + to + "#" + of.GetPermission()}
+	}
+	part = len(m.Leaves)
+	for i, leaf := range m.Leaves {
+		switch {
+		case leaf.Member != of.GetPermission():
+		case !leaf.IsArrow():
+			if from == to {
+				return i, nil
+			}
+		case t.follows(schema.Name{Type: m.Type, Member: leaf.Through}, of.GetResource().GetObjectType()):
+			part = min(part, i)
+			relationships = append(relationships, from+"#"+leaf.Through+"@"+to)
+		}
+	}
+	return part, relationships
+}
+
+// follows reports whether a relation may have objects of a type.
+func (t *tracer) follows(relation schema.Name, objectType string) bool {
+	m := t.schema.Member(relation)
+	return m != nil && slices.ContainsFunc(m.Allowed, func(a schema.Allowed) bool { return a.Type == objectType && !a.Wildcard })
 }
 
 // gateName returns a gate's name as the design spells it.

@@ -26,7 +26,8 @@ type fixturesCommand struct {
 	format, output, html, root, cases string
 	coverage, mutation, isolation     when
 	minCoverage, minMutation          share
-	strict, watch, verbose, overwrite bool
+	strict, watch, verbose, all       bool
+	overwrite                         bool
 	server                            *connection
 	options                           run.Options
 	formatted                         report.Format
@@ -81,6 +82,7 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
 	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
+	f.BoolVar(&t.all, "all", false, "list all that is not covered and all mutants that survive, not only the first")
 	f.StringVar(&t.cases, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
 	f.BoolVar(&t.strict, "strict", false, "make errors of what SpiceDB would overlook, also in its own files")
 	f.BoolVar(&t.watch, "watch", false, "run again whenever a file changes; without mutants unless --mutation is given")
@@ -147,7 +149,10 @@ func (t *fixturesCommand) once(ctx context.Context) (err error) {
 // test runs the fixtures that were found, and reports it. It calls before once all is read that has to be, and
 // nothing is printed yet.
 func (t *fixturesCommand) test(ctx context.Context, found *search, before func()) (err error) {
+	bars := &bars{w: t.program.Err}
+	t.options.Progress = bars.show
 	r, err := run.Run(ctx, found.files, t.options)
+	bars.clear()
 	if err != nil {
 		return err
 	}
@@ -193,6 +198,7 @@ func (t *fixturesCommand) against(ctx context.Context, r *run.Report) error {
 	case err != nil:
 		return err
 	}
+	f.Server = t.server.endpoint
 	f.Results, err = on.Run(ctx, f.Suite, f.Results)
 	return err
 }
@@ -202,7 +208,7 @@ const readable = 0o644
 
 // write writes what was asked for.
 func (t *fixturesCommand) write(r *run.Report) error {
-	text := report.Options{Verbose: t.verbose, Color: t.colorful()}
+	text := report.Options{Verbose: t.verbose, Color: t.colorful(), All: t.all}
 	if t.html != "" {
 		if err := writeWhole("--coverage-html", t.html, readable, func(w io.Writer) error { return report.WriteHTML(w, r) }); err != nil {
 			return err
@@ -211,7 +217,7 @@ func (t *fixturesCommand) write(r *run.Report) error {
 	if t.output == "" || t.output == "-" {
 		return report.Write(t.program.Out, t.formatted, r, text)
 	}
-	plain := report.Options{Verbose: t.verbose}
+	plain := report.Options{Verbose: t.verbose, All: t.all}
 	if err := writeWhole("--output", t.output, readable, func(w io.Writer) error { return report.Write(w, t.formatted, r, plain) }); err != nil {
 		return err
 	}

@@ -56,6 +56,30 @@ func (p *progress) clear() {
 	}
 }
 
+// bars are bars one after the other, each for something else. It is not safe for concurrent use.
+type bars struct {
+	w    io.Writer
+	what string
+	bar  *progress
+}
+
+// show says how many are done of how many.
+func (b *bars) show(what string, done, of int) {
+	if what != b.what {
+		b.clear()
+		b.what, b.bar = what, newProgress(b.w, what, "", int64(of))
+		b.bar.add(int64(done - 1))
+	}
+	b.bar.add(1)
+}
+
+// clear takes the last bar away.
+func (b *bars) clear() {
+	if b.bar != nil {
+		b.bar.clear()
+	}
+}
+
 // isTerminal reports whether somebody may be looking at w.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)

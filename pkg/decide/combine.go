@@ -2,7 +2,6 @@ package decide
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -136,7 +137,7 @@ func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
 	return out
 }
 
-// trace converts SpiceDB's check trace; nil stays nil.
+// trace converts SpiceDB's check trace, in an order that is always the same; nil stays nil.
 func trace(t *v1.CheckDebugTrace) *authz.Trace {
 	if t == nil {
 		return nil
@@ -162,6 +163,11 @@ func trace(t *v1.CheckDebugTrace) *authz.Trace {
 	for _, sub := range t.GetSubProblems().GetTraces() {
 		out.Children = append(out.Children, *trace(sub))
 	}
+	// SpiceDB dispatches them at a time, and lists them as they come.
+	slices.SortStableFunc(out.Children, func(a, b authz.Trace) int {
+		return cmp.Or(cmp.Compare(a.Permission, b.Permission), cmp.Compare(a.Resource.Type, b.Resource.Type), cmp.Compare(a.Resource.ID, b.Resource.ID),
+			cmp.Compare(a.Subject.Type, b.Subject.Type), cmp.Compare(a.Subject.ID, b.Subject.ID), cmp.Compare(a.Subject.Relation, b.Subject.Relation))
+	})
 	return out
 }
 

@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	// server does.
 	"pkg/fixture": {
 		"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/evaluate",
-		"pkg/fixture/world", "pkg/fixture/trace",
+		"pkg/fixture/world", "pkg/fixture/trace", "pkg/notation",
 	},
 	// A graph in memory, judged under any schema.
 	"pkg/fixture/world": {"pkg/authz", "pkg/engine", "pkg/evaluate", "pkg/notation", "pkg/schema/guard", "pkg/schema"},
@@ -86,7 +86,7 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
 	},
 	// What a run came to, for people and for programs.
-	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source", "pkg/fixture/run"},
+	"pkg/fixture/report": {"pkg/fixture", "pkg/schema/source", "pkg/fixture/run", "pkg/fixture/mutate", "pkg/authz"},
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
