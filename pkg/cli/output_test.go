@@ -35,7 +35,7 @@ func TestDescribe(t *testing.T) {
 		{status.Error(codes.Code(99), "what"), "CODE_99: what"},
 		{fmt.Errorf("waiting: %w", context.DeadlineExceeded), "waiting: did not answer within --timeout"},
 	} {
-		if got := describe(test.err); got != test.want {
+		if got := describe(nil, test.err).line; got != test.want {
 			t.Errorf("%v reads %q, want %q", test.err, got, test.want)
 		}
 	}

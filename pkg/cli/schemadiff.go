@@ -2,8 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -22,7 +20,7 @@ const (
 // newSchemaDiff builds `deputy schema diff`, which needs no server.
 func newSchemaDiff(p *program) *cobra.Command {
 	var (
-		format, failOn string
+		output, failOn string
 		verbose        bool
 	)
 	cmd := &cobra.Command{
@@ -41,12 +39,6 @@ The exit code is 1 if something is breaking, with --fail-on=widening also if som
   deputy schema read | deputy schema diff - schema.zed`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := oneOf("format", format, "text", "json", "github"); err != nil {
-				return err
-			}
-			if err := oneOf("fail-on", failOn, failOnBreaking, failOnWidening, failOnNone); err != nil {
-				return err
-			}
 			if args[0] == "-" && args[1] == "-" {
 				return errors.New("OLD and NEW cannot both be standard input")
 			}
@@ -66,7 +58,7 @@ The exit code is 1 if something is breaking, with --fail-on=widening also if som
 			if err != nil {
 				return err
 			}
-			switch format {
+			switch output {
 			case "json":
 				err = diff.JSON(p.Out, changes)
 			case "github":
@@ -84,29 +76,19 @@ The exit code is 1 if something is breaking, with --fail-on=widening also if som
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&format, "format", "text", "text, json, or github for annotations of a GitHub workflow")
+	outputVar(flags, &output, formatJSON, formatGitHub)
 	addFailOn(cmd, &failOn)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "list changed comments too")
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json", "github"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // addFailOn adds the flag --fail-on.
 func addFailOn(cmd *cobra.Command, failOn *string) {
-	cmd.Flags().StringVar(failOn, "fail-on", failOnBreaking, "what the exit code 1 is for: breaking, widening (and breaking), or none")
-	_ = cmd.RegisterFlagCompletionFunc("fail-on",
-		cobra.FixedCompletions([]string{failOnBreaking, failOnWidening, failOnNone}, cobra.ShellCompDirectiveNoFileComp))
+	choiceVar(cmd.Flags(), failOn, "fail-on", "", failOnBreaking, "what the exit code 1 is for: breaking, widening (and breaking), or none",
+		failOnBreaking, failOnWidening, failOnNone)
 }
 
 // fails reports whether changes are such that --fail-on wants the exit code 1.
 func fails(failOn string, n diff.Counts) bool {
 	return failOn != failOnNone && n.Breaking > 0 || failOn == failOnWidening && n.Widening > 0
-}
-
-// oneOf refuses a flag's value that is not among those that it may have.
-func oneOf(flag, value string, values ...string) error {
-	if slices.Contains(values, value) {
-		return nil
-	}
-	return fmt.Errorf("--%s must be one of %v, not %q", flag, values, value)
 }

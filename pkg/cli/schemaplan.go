@@ -23,7 +23,7 @@ type planning struct {
 	against, old   string
 	fixtures       []string
 	sample         plan.Sampling
-	format, failOn string
+	output, failOn string
 	out            string
 }
 
@@ -80,21 +80,14 @@ sample; with --fail-on=widening also if it may let somebody in; and 0 otherwise.
 	flags.Uint64Var(&p.sample.Seed, "seed", 1, "which objects are sampled")
 	flags.IntVar(&p.sample.Subjects, "subjects", 200, "how many subjects are asked about for each object")
 	flags.IntVar(&p.sample.Relationships, "max-relationships", 1_000_000, "beyond how many relationships nothing is sampled, because all are held in memory")
-	flags.StringVar(&p.format, "format", "text", "text or json")
+	outputVar(flags, &p.output, formatJSON)
 	flags.StringVar(&p.out, "out", "", "file to write the plan to, as JSON")
 	addFailOn(cmd, &p.failOn)
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // check refuses flags that make no sense together.
 func (p *planning) check(after string) error {
-	if err := oneOf("format", p.format, "text", "json"); err != nil {
-		return err
-	}
-	if err := oneOf("fail-on", p.failOn, failOnBreaking, failOnWidening, failOnNone); err != nil {
-		return err
-	}
 	switch {
 	case p.sample.Objects < 0 || p.sample.Subjects < 0 || p.sample.Relationships < 0:
 		return errors.New("--sample, --subjects and --max-relationships cannot be negative")
@@ -134,7 +127,7 @@ func (p *planning) run(ctx context.Context, program *program, graph plan.Graph, 
 		}
 	}
 	show := planned.Text
-	if p.format == "json" {
+	if p.output == "json" {
 		show = planned.JSON
 	}
 	if err := show(program.Out); err != nil {
