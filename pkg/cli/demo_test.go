@@ -29,7 +29,7 @@ steps:
   - decide: {agent: triage-bot, on_behalf_of: "user:bob", tenant: acme, resource: "ticket:two", permission: view, expect: NO_PERMISSION, gate: delegation}
 `)}}
 	for output, want := range map[string]string{
-		"table": "refused, EXPECTED: allowed\n",
+		"text": "refused, EXPECTED: allowed\n",
 		"json":  `"ok": false`,
 	} {
 		var out strings.Builder

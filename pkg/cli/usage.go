@@ -63,8 +63,12 @@ func flagError(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("--%s needs a value", missing.GetFlag().Name)
 	}
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		f := invalid.GetFlag()
-		return fmt.Errorf("--%s %w", f.Name, wrongValue(f, invalid.GetValue(), invalid.Unwrap()))
+		f, value := invalid.GetFlag(), invalid.GetValue()
+		err := fmt.Errorf("--%s %w", f.Name, wrongValue(f, value, invalid.Unwrap()))
+		if f.Name == "output" && cmd.Flags().Lookup("out") != nil && strings.ContainsAny(value, "./") {
+			return fmt.Errorf("%w; a file is named with --out", err)
+		}
+		return err
 	}
 	return err
 }
