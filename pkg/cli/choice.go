@@ -65,13 +65,12 @@ func didYouMean(word string, words []string) string {
 	return ""
 }
 
-// nearest returns the word that a typo most likely meant: a third of it may differ, and two characters always. It is ""
-// if none is near.
+// nearest returns the word that a typo most likely meant, or "" if none is near: a third of the characters may differ, and of a
+// word of four or more always two, which is what it takes to exchange them.
 func nearest(word string, words []string) string {
-	best, least := "", max(2, len(word)/3)+1
+	best, least := "", max(len(word)/3, min(2, len(word)-2))+1
 	for _, known := range words {
-		n := fuzzy.LevenshteinDistance(strings.ToLower(word), strings.ToLower(known))
-		if n < least && n < min(len(word), len(known)) {
+		if n := fuzzy.LevenshteinDistance(strings.ToLower(word), strings.ToLower(known)); n < min(least, len(known)) {
 			best, least = known, n
 		}
 	}

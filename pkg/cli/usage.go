@@ -13,26 +13,26 @@ import (
 // listed is how many names an error lists at most; beyond, it refers to the help.
 const listed = 12
 
-// unknownCommand returns the error for a word that is not a subcommand: with the command that was probably meant, be it
-// below another one ("lint" is "schema lint"), or else with those that there are.
+// unknownCommand returns the error for a word that is not a subcommand: with the command that was probably meant, also one
+// that is below another ("lint" is "schema lint"), or else with those that there are.
 func unknownCommand(cmd *cobra.Command, word string) error {
-	var own, elsewhere []string
+	var own, below []string
 	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			own = append(own, sub.Name())
+		if !sub.IsAvailableCommand() {
+			continue
+		}
+		own = append(own, sub.Name())
+		for _, deeper := range sub.Commands() {
+			if strings.EqualFold(deeper.Name(), word) {
+				below = append(below, sub.Name()+" "+deeper.Name())
+			}
 		}
 	}
-	root := cmd.Root()
-	eachCommand(root, func(other *cobra.Command) {
-		if other != root && strings.EqualFold(other.Name(), word) {
-			elsewhere = append(elsewhere, strings.TrimPrefix(other.CommandPath(), root.Name()+" "))
-		}
-	})
 	hint := didYouMean(word, own)
 	switch {
+	case len(below) > 0:
+		hint = "; did you mean " + either(below) + "?"
 	case hint != "":
-	case len(elsewhere) > 0:
-		hint = "; did you mean " + either(elsewhere) + "?"
 	case len(own) <= listed:
 		hint = "; it has " + strings.Join(own, ", ")
 	default:
