@@ -30,7 +30,7 @@ steps:
 `)}}
 	for output, want := range map[string]string{
 		"text": "refused, EXPECTED: allowed\n",
-		"json":  `"ok": false`,
+		"json": `"ok": false`,
 	} {
 		var out strings.Builder
 		cmd := newDemo(&program{Streams: Streams{Out: &out}}, files, "story.yaml")

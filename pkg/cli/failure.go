@@ -72,7 +72,7 @@ func (f *failure) interrupt(cmd *cobra.Command, err error) {
 	case bare && f.Code == codeName(codes.Canceled):
 		text += "; the server may have done what it was asked to"
 	case !bare || !errors.Is(err, context.Canceled):
-		text += ": " + f.line
+		text += ": " + strings.ReplaceAll(f.line, ": "+context.Canceled.Error(), "")
 	}
 	f.Message, f.line = text, text
 }
