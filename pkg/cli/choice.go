@@ -5,12 +5,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/lithammer/fuzzysearch/fuzzy"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// choice is a flag that takes one of a few words, and completes to them.
+// choice is a flag that takes one of a few words.
 type choice struct {
 	value *string
 	among []string
@@ -37,12 +38,12 @@ func (c *choice) String() string { return *c.value }
 // Type is the placeholder that help shows.
 func (c *choice) Type() string { return strings.Join(c.among, "|") }
 
-// completeChoices lets the shell complete every choice of a command.
+// completeChoices lets the shell complete every flag of a command whose placeholder lists its words: "auto|on|off".
 func completeChoices(cmd *cobra.Command) {
 	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
 		flags.VisitAll(func(f *pflag.Flag) {
-			if c, ok := f.Value.(*choice); ok {
-				_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(c.among, cobra.ShellCompDirectiveNoFileComp))
+			if words := strings.Split(f.Value.Type(), "|"); len(words) > 1 {
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 			}
 		})
 	}
@@ -57,22 +58,10 @@ func either(words []string) string {
 	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
-// didYouMean returns "; did you mean WORD?" with the nearest of the words, or "" if none is near.
+// didYouMean returns "; did you mean WORD?" with the word that a typo most likely meant, or "" if none is near.
 func didYouMean(word string, words []string) string {
-	if near := nearest(word, words); near != "" {
+	if near := authz.Nearest(word, words); near != "" {
 		return "; did you mean " + near + "?"
 	}
 	return ""
-}
-
-// nearest returns the word that a typo most likely meant, or "" if none is near: a third of the characters may differ, and of a
-// word of four or more always two, which is what it takes to exchange them.
-func nearest(word string, words []string) string {
-	best, least := "", max(len(word)/3, min(2, len(word)-2))+1
-	for _, known := range words {
-		if n := fuzzy.LevenshteinDistance(strings.ToLower(word), strings.ToLower(known)); n < min(least, len(known)) {
-			best, least = known, n
-		}
-	}
-	return best
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -95,7 +94,7 @@ func fillFromFile(flags *pflag.FlagSet, path string, known map[string]bool) erro
 	slices.Sort(keys)
 	for _, key := range keys {
 		if !known[key] {
-			return fmt.Errorf("config %s: unknown setting %q%s", path, key, didYouMean(key, slices.Sorted(maps.Keys(known))))
+			return fmt.Errorf("config %s: unknown setting %q", path, key)
 		}
 		f := flags.Lookup(key)
 		if f == nil || said(key) {
