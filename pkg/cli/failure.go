@@ -81,8 +81,9 @@ func (f *failure) interrupt(cmd *cobra.Command, err error) {
 func (f *failure) write(w io.Writer, asJSON bool) {
 	line := "deputy: " + f.line
 	if asJSON {
-		text, _ := json.Marshal(map[string]*failure{"error": f}) // three texts
-		line = string(text)
+		if text, err := json.Marshal(map[string]*failure{"error": f}); err == nil {
+			line = string(text)
+		}
 	}
 	_, _ = fmt.Fprintln(w, line)
 }
@@ -142,13 +143,19 @@ func flagOf(cmd *cobra.Command, field string) string {
 			said = argument
 		}
 	}
-	if said == "" {
+	last := tail[strings.LastIndex(tail, ".")+1:]
+	switch {
+	case said == "" && last == "object_type" && slices.Contains(argumentNames(cmd), "TYPE"):
+		return "TYPE" // of the objects that are looked for
+	case said == "":
 		return field
+	case head == "context" && tail != "":
+		return tail + " in " + said
 	}
 	if n, err := strconv.Atoi(strings.TrimSuffix(index, "]")); repeated && err == nil && n > 0 {
 		said = fmt.Sprintf("%s number %d", said, n+1)
 	}
-	return fieldParts[tail[strings.LastIndex(tail, ".")+1:]] + said
+	return fieldParts[last] + said
 }
 
 // grpcError is how gRPC's errors give their status.

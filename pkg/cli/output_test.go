@@ -46,8 +46,9 @@ func TestDescribe(t *testing.T) {
 // flag nor an argument.
 func TestFieldsAreFlags(t *testing.T) {
 	create, check := &cobra.Command{Use: "create --agent AGENT"}, &cobra.Command{Use: "check AGENT RESOURCE PERMISSION [FILE...]"}
+	lookup := &cobra.Command{Use: "resources AGENT TYPE PERMISSION"}
 	for cmd, flags := range map[*cobra.Command][]string{
-		create: {"agent", "principal", "owner", "parent", "scope", "target", "granted-by"}, check: {"session", "on-behalf-of", "tenant", "consistency"},
+		create: {"agent", "principal", "owner", "parent", "scope", "target", "granted-by"}, check: {"context", "session", "on-behalf-of", "tenant", "consistency"},
 	} {
 		for _, name := range flags {
 			cmd.Flags().String(name, "", "")
@@ -64,6 +65,9 @@ func TestFieldsAreFlags(t *testing.T) {
 		{check, "tenant_id", "is required: the session acts in several", "--tenant is required: the session acts in several"},
 		{check, "session_id", "is malformed", "--session is malformed"},
 		{check, "consistency.at_exact_snapshot", "is too old", "--consistency is too old"},
+		{check, "context.amount", "is a text", "amount in --context is a text"},
+		{lookup, "resource.object_type", "is unknown", "TYPE is unknown"},
+		{lookup, "resource_object_type", "is required", "TYPE is required"},
 		{check, "owner_ids", "has none", "owner_ids has none"},
 		{check, "", "a word_with_lines stays", "a word_with_lines stays"},
 		{create, "owner_ids[1]", "is empty", "--owner number 2 is empty"},

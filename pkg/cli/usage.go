@@ -96,7 +96,7 @@ func flagHint(cmd *cobra.Command, given string) string {
 // take any text, so that nothing secret is quoted.
 func wrongValue(f *pflag.Flag, value string, cause error) error {
 	wants := map[string]string{
-		"int": "a whole number", "int64": "a whole number", "uint32": "a whole number from 0 on", "uint64": "a whole number from 0 on",
+		"int": "a whole number", "int64": "a whole number", "uint32": "a whole number from 0 to 4294967295", "uint64": "a whole number from 0 on",
 		"float64": "a number", "bool": "true or false", "duration": "a duration such as 90s, 30m or 8h",
 	}[f.Value.Type()]
 	if wants == "" {
