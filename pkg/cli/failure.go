@@ -46,7 +46,7 @@ func describe(cmd *cobra.Command, err error) failure {
 		s := wrapped.GRPCStatus()
 		info := errorInfo(s)
 		f.Code, f.Reason = codeName(s.Code()), info.GetReason()
-		message := inTheirWords(cmd, s.Message(), info.GetMetadata()["field"])
+		message := inTheirWords(cmd, s.Message(), info)
 		if s.Code() == codes.Unauthenticated {
 			message += ": the key is that of --key, --key-file, $DEPUTY_KEY or $DEPUTY_KEY_FILE"
 		}
@@ -112,15 +112,19 @@ var fieldName = regexp.MustCompile(`\b[a-z]+(_[a-z]+)+(\[\d+\])?(\.[a-z_]+)*`)
 
 // inTheirWords calls the fields that a server's message names what they are called in the command line of cmd: the one that the
 // message is about and begins with, if any, and all whose names have an underscore.
-func inTheirWords(cmd *cobra.Command, message, field string) string {
+func inTheirWords(cmd *cobra.Command, message string, info *errdetails.ErrorInfo) string {
 	if cmd == nil {
 		return message
 	}
+	field := info.GetMetadata()["field"]
 	rest, about := strings.CutPrefix(message, field+" ")
 	if field == "" || !about {
 		field, rest = "", message
 	} else {
 		field = flagOf(cmd, field) + " "
+	}
+	if strings.HasPrefix(info.GetReason(), "UNKNOWN_") {
+		return field + rest // it lists names of the schema, which may be called like fields
 	}
 	return field + fieldName.ReplaceAllStringFunc(rest, func(name string) string { return flagOf(cmd, name) })
 }
