@@ -137,12 +137,7 @@ beats the default.
 		Version:       versionText(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return nil
-		},
+		Args:          cobra.NoArgs,
 		// Without arguments there is nothing to do but to say what there is.
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		// cobra runs the nearest one of these only, so no other command may have one.
@@ -165,6 +160,7 @@ beats the default.
 		newVersion(p), newOptions(p),
 	)
 	root.SetVersionTemplate("{{.Version}}\n")
+	root.InitDefaultCompletionCmd()
 	shortenHelp(root)
 	root.SetFlagErrorFunc(flagError)
 	root.SetGlobalNormalizationFunc(formatIsOutput)
@@ -172,6 +168,7 @@ beats the default.
 		nameArguments(cmd)
 		completeChoices(cmd)
 	})
+	refuseHelpOnNothing(root)
 	return root
 }
 
@@ -180,12 +177,9 @@ beats the default.
 func group(id, use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, GroupID: id,
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return fmt.Errorf("%s needs a subcommand; see: %s --help", cmd.CommandPath(), cmd.CommandPath())
-			}
-			return unknownCommand(cmd, args[0])
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fmt.Errorf("%s needs a subcommand; see: %s --help", cmd.CommandPath(), cmd.CommandPath())
 		},
 	}
 }

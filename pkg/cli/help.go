@@ -41,3 +41,16 @@ func shortenHelp(root *cobra.Command) {
 		return err
 	})
 }
+
+// refuseHelpOnNothing makes `deputy help` fail for a command that there is not.
+func refuseHelpOnNothing(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"}) // it is there now
+	help.Args = func(_ *cobra.Command, path []string) error {
+		cmd, rest, err := root.Find(path)
+		if err == nil && len(rest) > 0 && cmd.HasSubCommands() {
+			return unknownCommand(cmd, rest[0])
+		}
+		return err
+	}
+}

@@ -115,11 +115,11 @@ func argumentNames(cmd *cobra.Command) []string {
 	return words
 }
 
-// nameArguments makes the errors about a command's arguments name those that are missing or too many.
+// nameArguments makes the errors about a command's arguments name those that are missing or too many, and misspelt subcommands.
 func nameArguments(cmd *cobra.Command) {
 	check := cmd.Args
-	if check == nil || !cmd.HasParent() {
-		return // the root has no arguments but misspelt commands
+	if check == nil {
+		return
 	}
 	cmd.Args = func(cmd *cobra.Command, given []string) error {
 		err := check(cmd, given)
@@ -129,6 +129,8 @@ func nameArguments(cmd *cobra.Command) {
 		names := argumentNames(cmd)
 		required := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "[") })
 		switch {
+		case len(given) > len(names) && cmd.HasSubCommands():
+			return unknownCommand(cmd, given[len(names)])
 		case len(given) < len(required):
 			return fmt.Errorf("missing %s; usage: %s %s", strings.Join(required[len(given):], " and "), cmd.CommandPath(), strings.Join(names, " "))
 		case len(given) > len(names) && len(names) == 0:
