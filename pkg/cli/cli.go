@@ -161,6 +161,8 @@ beats the default.
 	)
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"}) // it is there now
+	completion.RunE = needsSubcommand
 	shortenHelp(root)
 	root.SetFlagErrorFunc(flagError)
 	root.SetGlobalNormalizationFunc(formatIsOutput)
@@ -178,8 +180,11 @@ func group(id, use, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, GroupID: id,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("%s needs a subcommand; see: %s --help", cmd.CommandPath(), cmd.CommandPath())
-		},
+		RunE: needsSubcommand,
 	}
+}
+
+// needsSubcommand is what a command does that only holds subcommands.
+func needsSubcommand(cmd *cobra.Command, _ []string) error {
+	return fmt.Errorf("%s needs a subcommand; see: %s --help", cmd.CommandPath(), cmd.CommandPath())
 }
