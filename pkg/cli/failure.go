@@ -48,7 +48,7 @@ func describe(cmd *cobra.Command, err error) failure {
 		f.Code, f.Reason = codeName(s.Code()), info.GetReason()
 		message := inTheirWords(cmd, s.Message(), info)
 		if s.Code() == codes.Unauthenticated {
-			message += ": the key is that of --key, --key-file, $DEPUTY_KEY or $DEPUTY_KEY_FILE"
+			message += ": check the key in --key, --key-file, $DEPUTY_KEY or $DEPUTY_KEY_FILE"
 		}
 		prefix := f.Code + ": "
 		if f.Reason != "" {
