@@ -31,6 +31,7 @@ not carry, and 2 if there is no answer.` + questionUsage,
 	}
 	q.register(cmd)
 	c := client(p, cmd)
+	c.completes(cmd, 1, false)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
 		request, err := q.request(args)
 		if err != nil {

@@ -44,8 +44,10 @@ type connection struct {
 	ca       string
 	// timeout bounds the whole command, all pages of a list included.
 	timeout time.Duration
-	// output is "table" or "json".
+	// output is "text" or "json".
 	output string
+	// tls is how the connection is secured once it was dialled; nil is without TLS.
+	tls *tls.Config
 	// insecureUnsaid tells that nobody set --insecure, so that the endpoint decides.
 	insecureUnsaid bool
 }
@@ -54,14 +56,36 @@ type connection struct {
 // not the root's: `deputy serve --key` would mean nothing, and has to be an error.
 func client(p *program, cmd *cobra.Command) *connection {
 	c := &connection{program: p}
-	flags := cmd.PersistentFlags()
-	flags.StringVar(&c.endpoint, "endpoint", defaultEndpoint, "host and port of the server")
-	c.credentials(flags)
-	flags.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long to wait; imports and exports take their time unless it is set")
-	flags.StringVarP(&c.output, "output", "o", "table", "table for people or json for programs")
-	allowEnv(flags)
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	c.register(cmd.PersistentFlags())
 	return c
+}
+
+// register adds the client flags.
+func (c *connection) register(flags *pflag.FlagSet) {
+	outputVar(flags, &c.output, "json")
+	c.connect(flags)
+}
+
+// connect adds the flags that say which server is asked, and how. Help has them on a page of their own, see newOptions.
+func (c *connection) connect(flags *pflag.FlagSet) {
+	own := pflag.NewFlagSet("", pflag.ContinueOnError)
+	own.StringVar(&c.endpoint, "endpoint", defaultEndpoint, "host and port of the server")
+	c.credentials(own)
+	own.DurationVar(&c.timeout, "timeout", 30*time.Second, "how long to wait; imports and exports take their time unless it is set")
+	own.VisitAll(func(f *pflag.Flag) {
+		allowEnvOf(f)
+		f.Annotations[connectionAnnotation] = nil
+	})
+	flags.AddFlagSet(own)
+}
+
+// connectionAnnotation marks the flags of connect.
+const connectionAnnotation = "deputy-connection"
+
+// isConnectionFlag reports whether a flag is one of connect's.
+func isConnectionFlag(f *pflag.Flag) bool {
+	_, marked := f.Annotations[connectionAnnotation]
+	return marked
 }
 
 // credentials adds the flags that say with which key and how securely a connection is made.
@@ -69,7 +93,7 @@ func (c *connection) credentials(flags *pflag.FlagSet) {
 	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
 	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
 	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca")
-	flags.StringVar(&c.ca, "ca", "", "PEM file with the authorities to trust; the system's if left out")
+	flags.StringVar(&c.ca, "ca", "", "PEM file with the certificate authorities to trust; the system's if left out")
 }
 
 // server is an open connection with a stub for each service. Schema and relationships go through
@@ -119,9 +143,6 @@ func (c *connection) runLong(do clientCommand) func(*cobra.Command, []string) er
 
 func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		if c.output != "table" && c.output != "json" {
-			return fmt.Errorf("--output must be table or json, not %q", c.output)
-		}
 		// Who sets a timeout means it, for an import too.
 		timeoutSaid := cmd.Flags().Changed("timeout")
 		c.insecureUnsaid = !cmd.Flags().Changed("insecure")
@@ -171,11 +192,13 @@ func (c *connection) dial() (*server, error) {
 		if err != nil {
 			return nil, err
 		}
-		transport = credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})
+		c.tls = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: host}
+		transport = credentials.NewTLS(c.tls)
 	}
 	conn, err := grpc.NewClient(c.endpoint,
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(bearer{key: key, plain: plain}),
+		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)))
 	if err != nil {
 		return nil, fmt.Errorf("--endpoint: %w", err)

@@ -47,13 +47,10 @@ With --data-dir the directory stays, for "deputy serve --data-dir" to go on with
 		GroupID: groupAsk,
 		Args:    cobra.NoArgs,
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table for people or json for programs")
+	outputVar(cmd.Flags(), &output, "json")
 	cmd.Flags().BoolVar(&all, "all", false, "run all parts of the example, not just the first ones")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "new directory to run it in, and to leave behind")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if output != "table" && output != "json" {
-			return fmt.Errorf("--output must be table or json, not %q", output)
-		}
 		suite, err := fixture.Read(cmd.Context(), files, name, fixture.Options{})
 		if err != nil {
 			return err

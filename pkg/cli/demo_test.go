@@ -29,8 +29,8 @@ steps:
   - decide: {agent: triage-bot, on_behalf_of: "user:bob", tenant: acme, resource: "ticket:two", permission: view, expect: NO_PERMISSION, gate: delegation}
 `)}}
 	for output, want := range map[string]string{
-		"table": "refused, EXPECTED: allowed\n",
-		"json":  `"ok": false`,
+		"text": "refused, EXPECTED: allowed\n",
+		"json": `"ok": false`,
 	} {
 		var out strings.Builder
 		cmd := newDemo(&program{Streams: Streams{Out: &out}}, files, "story.yaml")

@@ -33,6 +33,7 @@ to. It says what check conceals, so it takes an admin's key. The exit code is 0 
 	q.register(cmd)
 	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check trace below each check, with the operators and relationships behind it")
 	c := client(p, cmd)
+	c.completes(cmd, 1, false)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
 		request, err := q.request(args)
 		if err != nil {

@@ -32,6 +32,10 @@ whatever was there before is still there.`,
 		Example: `  deputy relationship export graph.txt`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: c.runLong(func(ctx context.Context, s *server, args []string) error {
+			toStdout := len(args) == 0 || args[0] == "-"
+			if toStdout && c.output == "json" {
+				return errors.New("--output json needs a FILE: standard output is the relationships, as text")
+			}
 			bar := newProgress(c.program.Err, "exporting", "relationships", -1)
 			defer bar.clear()
 			start := time.Now()
@@ -40,7 +44,7 @@ whatever was there before is still there.`,
 				count, err = exportTo(ctx, s.relationships, w, bar)
 				return err
 			}
-			if len(args) == 0 || args[0] == "-" {
+			if toStdout {
 				if err := export(c.program.Out); err != nil {
 					return err
 				}

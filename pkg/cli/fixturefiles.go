@@ -111,6 +111,10 @@ func (s *search) argument(arg string) error {
 	if err != nil {
 		return err
 	}
+	if path.Ext(name) == ".zed" && !info.IsDir() {
+		return errors.New("it is a schema, and deputy test runs fixtures, the YAML files that name it with schemaFile; " +
+			"for the schema itself run: deputy schema lint " + arg)
+	}
 	if deep && !info.IsDir() {
 		return errors.New("it is no folder")
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -20,7 +19,7 @@ var whens = map[string]run.When{"auto": run.Auto, "on": run.Always, "off": run.N
 func (w *when) Set(text string) error {
 	value, ok := whens[text]
 	if !ok {
-		return errors.New("it is auto, on or off")
+		return fmt.Errorf("must be auto, on or off, not %q", text)
 	}
 	*w = when{value, true}
 	return nil
@@ -61,7 +60,7 @@ type share float64
 func (s *share) Set(text string) error {
 	value, err := strconv.ParseFloat(text, 64)
 	if err != nil || !(value >= 0 && value <= 1) {
-		return fmt.Errorf("%q is no number from 0 to 1", text)
+		return fmt.Errorf("must be a number from 0 to 1, not %q", text)
 	}
 	*s = share(value)
 	return nil

@@ -23,7 +23,7 @@ type fixturesCommand struct {
 	program *program
 	paths   []string
 
-	format, output, html, root, cases string
+	output, out, html, root, cases    string
 	coverage, mutation, isolation     when
 	minCoverage, minMutation          share
 	strict, watch, verbose, all       bool
@@ -58,7 +58,7 @@ The exit code is 0 if all is well; 1 if a case fails, something leaks or a minim
 file could not be run, or a flag is wrong. Files that can be run are run and reported all the same.`,
 		Example: `  deputy test schema/...
   deputy test --min-coverage 1 --min-mutation-score 0.95 schema/...
-  deputy test --format junit --output report.xml schema/...
+  deputy test --output junit --out report.xml schema/...
   deputy test --watch schema/documents
   deputy test --endpoint 127.0.0.1:50051 schema/supportdesk/decisions.yaml`,
 		GroupID: groupGraph,
@@ -79,8 +79,8 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	// No environment variable turns a test into one that writes to a server.
 	f.StringVar(&t.server.endpoint, "endpoint", "", "host and port of a server to run one file against, with an admin's key")
 	f.BoolVar(&t.overwrite, "overwrite", false, "write to the server at --endpoint although it holds a schema")
-	f.StringVar(&t.format, "format", "text", "text, json, junit, or github: workflow commands that annotate a change")
-	f.StringVar(&t.output, "output", "", "file for the report, instead of standard output, which then gets it as text")
+	outputVar(f, &t.output, "json", "junit", "github")
+	f.StringVar(&t.out, "out", "", "file for the report, instead of standard output, which then gets it as text")
 	f.BoolVarP(&t.verbose, "verbose", "v", false, "list the cases that pass, too")
 	f.BoolVar(&t.all, "all", false, "list all that is not covered and all mutants that survive, not only the first")
 	f.StringVar(&t.cases, "run", "", "run only cases whose \"group: name\" matches this `regexp`; nothing is measured unless asked for")
@@ -99,11 +99,11 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 
 // prepare reads the flags.
 func (t *fixturesCommand) prepare(flags *pflag.FlagSet) (err error) {
-	if t.formatted, err = report.ParseFormat(t.format); err != nil {
-		return fmt.Errorf("--format: %w", err)
+	if t.formatted, err = report.ParseFormat(t.output); err != nil {
+		return fmt.Errorf("--output: %w", err)
 	}
-	if t.watch && t.formatted != report.Text && (t.output == "" || t.output == "-") {
-		return errors.New("--watch writes text to standard output: give --output for another --format")
+	if t.watch && t.formatted != report.Text && (t.out == "" || t.out == "-") {
+		return fmt.Errorf("--watch writes text to standard output: name a file for --output %s with --out", t.output)
 	}
 	t.options.Strict = t.strict
 	if t.cases != "" {
@@ -214,11 +214,11 @@ func (t *fixturesCommand) write(r *run.Report) error {
 			return err
 		}
 	}
-	if t.output == "" || t.output == "-" {
+	if t.out == "" || t.out == "-" {
 		return report.Write(t.program.Out, t.formatted, r, text)
 	}
 	plain := report.Options{Verbose: t.verbose, All: t.all}
-	if err := writeWhole("--output", t.output, readable, func(w io.Writer) error { return report.Write(w, t.formatted, r, plain) }); err != nil {
+	if err := writeWhole("--out", t.out, readable, func(w io.Writer) error { return report.Write(w, t.formatted, r, plain) }); err != nil {
 		return err
 	}
 	return report.Write(t.program.Out, report.Text, r, text)
@@ -252,7 +252,7 @@ func (t *fixturesCommand) watching(ctx context.Context) error {
 		case last == nil:
 			return err // there is nothing to watch
 		case err != nil && !errors.Is(err, errDenied):
-			fmt.Fprintln(t.program.Err, "deputy: "+describe(err))
+			fmt.Fprintln(t.program.Err, "deputy: "+describe(nil, err).line)
 		}
 		fmt.Fprintln(t.program.Out, "waiting for changes")
 		err = changes.next(ctx, func(name string) bool { return last.concerns(name) && !t.writes(name) })
@@ -268,5 +268,5 @@ func (t *fixturesCommand) watching(ctx context.Context) error {
 
 // writes reports whether a file is one that the command itself writes.
 func (t *fixturesCommand) writes(name string) bool {
-	return name == path.Clean(filepath.ToSlash(t.output)) || name == path.Clean(filepath.ToSlash(t.html))
+	return name == path.Clean(filepath.ToSlash(t.out)) || name == path.Clean(filepath.ToSlash(t.html))
 }

@@ -46,6 +46,9 @@ func readSchemaFile(path string, stdin io.Reader) (*source.Schema, error) {
 // readSchemaText reads a file of a schema, or standard input if path is "-". Of what is larger than a
 // schema may be it reads just enough to be refused.
 func readSchemaText(path string, stdin io.Reader) (string, error) {
+	if extension := filepath.Ext(path); extension == ".yaml" || extension == ".yml" {
+		return "", fmt.Errorf("%s is a YAML file, and schemas are .zed files; if it is a fixture, run: deputy test %s", path, path)
+	}
 	if path != "-" {
 		file, err := os.Open(path) //nolint:gosec // reading it is what was asked for
 		if err != nil {

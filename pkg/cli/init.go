@@ -22,7 +22,7 @@ import (
 
 // newInit builds `deputy init`, which needs no server.
 func newInit(p *program) *cobra.Command {
-	var domain string
+	var domain, output string
 	var list bool
 	cmd := &cobra.Command{
 		Use:   "init DIR",
@@ -33,20 +33,28 @@ run next. Nothing that exists is overwritten.`,
 		Example: `  deputy init access --domain tickets`,
 		GroupID: groupGraph,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if list {
-				return cobra.NoArgs(cmd, args)
+			if !list {
+				return cobra.ExactArgs(1)(cmd, args)
 			}
-			return cobra.ExactArgs(1)(cmd, args)
+			if len(args) > 0 {
+				return fmt.Errorf("--list takes no DIR, and %q is one", args[0])
+			}
+			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if list {
-				return listDomains(p.Out)
+				return listDomains(p.Out, output)
 			}
-			return initProject(p.Out, args[0], domain)
+			return initProject(p.Out, output, args[0], domain)
 		},
 	}
 	cmd.Flags().StringVar(&domain, "domain", "documents", "domain of the library to start from")
 	cmd.Flags().BoolVar(&list, "list", false, "list the domains, and write nothing")
+	outputVar(cmd.Flags(), &output, "json")
+	_ = cmd.RegisterFlagCompletionFunc("domain", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		names, _ := libraryDomains()
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
 	return cmd
 }
 
@@ -55,22 +63,32 @@ run next. Nothing that exists is overwritten.`,
 //go:embed project/*.tmpl
 var projectTemplates embed.FS
 
-// listDomains prints a line for each domain: its name, and the title of its page.
-func listDomains(out io.Writer) error {
+// domainJSON is a domain for programs.
+type domainJSON struct {
+	Domain string `json:"domain"`
+	Title  string `json:"title"`
+}
+
+// listDomains prints each domain with the title of its page.
+func listDomains(out io.Writer, output string) error {
 	names, err := libraryDomains()
 	if err != nil {
 		return err
 	}
-	titles := map[string]string{}
-	for _, name := range names {
-		if titles[name], err = domainTitle(name); err != nil {
+	list := make([]domainJSON, len(names))
+	for i, name := range names {
+		if list[i].Title, err = domainTitle(name); err != nil {
 			return err
 		}
+		list[i].Domain = name
+	}
+	if output == formatJSON {
+		return say(out, output, list, "")
 	}
 	return writeTable(out, func(w io.Writer) {
 		row(w, "DOMAIN", "WHAT IT MODELS")
-		for _, name := range names {
-			row(w, name, titles[name])
+		for _, d := range list {
+			row(w, d.Domain, d.Title)
 		}
 	})
 }
@@ -106,13 +124,13 @@ func libraryFile(name string) (string, error) {
 }
 
 // initProject writes a project and says what is in it. Either all of it is written, or none.
-func initProject(out io.Writer, dir, domain string) error {
+func initProject(out io.Writer, output, dir, domain string) error {
 	names, err := libraryDomains()
 	if err != nil {
 		return err
 	}
 	if !slices.Contains(names, domain) {
-		return fmt.Errorf("--domain: there is no domain %q; there are %s", domain, strings.Join(names, ", "))
+		return fmt.Errorf("--domain: there is no domain %q; there are %s%s", domain, strings.Join(names, ", "), didYouMean(domain, names))
 	}
 	files, err := projectFiles(domain)
 	if err != nil {
@@ -121,12 +139,11 @@ func initProject(out io.Writer, dir, domain string) error {
 	if err := writeNew(dir, files); err != nil {
 		return err
 	}
-	for _, f := range files {
-		if _, err := fmt.Fprintln(out, filepath.Join(dir, filepath.FromSlash(f.path))); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
+	written := make([]string, len(files))
+	for i, f := range files {
+		written[i] = filepath.Join(dir, filepath.FromSlash(f.path))
 	}
-	return nil
+	return say(out, output, map[string][]string{"files": written}, strings.Join(written, "\n"))
 }
 
 // projectFile is a file of a new project; path is within it, with slashes.

@@ -40,6 +40,7 @@ With -o json each line is one message of the stream; the last one says whether t
 		Args:    cobra.ExactArgs(3),
 	}
 	q.register(cmd)
+	c.completes(cmd, 1, true)
 	cmd.Flags().Uint32Var(&limit, "limit", 0, "stop after this many; 0 lists all")
 	cmd.Flags().StringVar(&from, "cursor", "", "go on where an earlier list stopped")
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
@@ -98,6 +99,7 @@ With -o json each line is one message of the stream; the last one says whether t
 		Example: `  deputy lookup agents ticket:1001 view`,
 		Args:    cobra.ExactArgs(2),
 	}
+	c.completes(cmd, 0, false)
 	flags := cmd.Flags()
 	flags.StringVar(&onBehalfOf, "on-behalf-of", "", "only for this principal, such as user:alice")
 	flags.StringVar(&caveatContext, "context", "", "caveat context: a JSON object, or @FILE with one")

@@ -13,6 +13,7 @@ import (
 // same configuration file, so that an operator writes the connection string once.
 func newMigrate(p *program) *cobra.Command {
 	settings := &serverSettings{}
+	var output string
 	cmd := &cobra.Command{
 		Use:   "migrate [REVISION]",
 		Short: "Bring the database of an engine to SpiceDB's schema",
@@ -25,6 +26,7 @@ is. The engines without a database of their own have nothing to migrate.`,
 	}
 	settings.registerEngine(cmd.Flags())
 	settings.registerConfig(cmd)
+	outputVar(cmd.Flags(), &output, "json")
 	cmd.AddCommand(newRepair(p))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := settings.readConfig(cmd.Flags()); err != nil {
@@ -41,10 +43,8 @@ is. The engines without a database of their own have nothing to migrate.`,
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(p.Out, "%s is at revision %s\n", settings.config.Engine.Kind, at); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-		return nil
+		kind := settings.config.Engine.Kind
+		return say(p.Out, output, map[string]string{"engine": kind, "revision": at}, kind+" is at revision "+at)
 	}
 	return cmd
 }
@@ -55,6 +55,7 @@ const tellEvery = 5 * time.Second
 // newRepair builds `deputy migrate repair`.
 func newRepair(p *program) *cobra.Command {
 	settings := &serverSettings{}
+	var output string
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Advance a PostgreSQL cluster's counter beyond a restored dump",
@@ -68,6 +69,7 @@ missing, can be interrupted and run again, and changes no row. Where nothing is 
 	}
 	settings.registerEngine(cmd.Flags())
 	settings.registerConfig(cmd)
+	outputVar(cmd.Flags(), &output, "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := settings.readConfig(cmd.Flags()); err != nil {
 			return err
@@ -82,14 +84,11 @@ missing, can be interrupted and run again, and changes no row. Where nothing is 
 		if err != nil {
 			return err
 		}
-		text := fmt.Sprintf("the transaction counter was advanced by %d\n", spent)
+		text := fmt.Sprintf("the transaction counter was advanced by %d", spent)
 		if spent == 0 {
-			text = "the transaction counter is beyond what the database holds; nothing to repair\n"
+			text = "the transaction counter is beyond what the database holds; nothing to repair"
 		}
-		if _, err := fmt.Fprint(p.Out, text); err != nil {
-			return fmt.Errorf("writing: %w", err)
-		}
-		return nil
+		return say(p.Out, output, map[string]uint64{"transactionIds": spent}, text)
 	}
 	return cmd
 }

@@ -2,19 +2,14 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/code"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -144,48 +139,6 @@ func yes(b bool) string {
 	return ""
 }
 
-// describe returns an error as one line. A gRPC status reads "CODE (REASON): message", where the server
-// gave a reason (google.rpc.ErrorInfo):
-//
-//	INVALID_ARGUMENT (INVALID_FIELD): resource.object_id is empty
-//
-// The message names the field, so that it is not repeated from the status's details.
-func describe(err error) string {
-	text := err.Error()
-	// A wrapped status keeps what was put around it, such as which line of a file it is about.
-	if wrapped, ok := errors.AsType[grpcError](err); ok {
-		text = strings.Replace(text, wrapped.Error(), statusText(wrapped.GRPCStatus()), 1)
-	} else if errors.Is(err, context.DeadlineExceeded) {
-		text = strings.Replace(text, context.DeadlineExceeded.Error(), "did not answer within --timeout", 1)
-	}
-	return strings.Join(strings.Fields(text), " ")
-}
-
-// grpcError is how gRPC's errors give their status.
-type grpcError interface {
-	error
-	GRPCStatus() *status.Status
-}
-
-// statusText returns a status with the reason that programs go by.
-func statusText(s *status.Status) string {
-	for _, detail := range s.Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetReason() != "" {
-			return codeName(s.Code()) + " (" + info.GetReason() + "): " + s.Message()
-		}
-	}
-	return codeName(s.Code()) + ": " + s.Message()
-}
-
-// codeName returns a code as the gRPC specification writes it: INVALID_ARGUMENT. Go's gRPC has names of
-// its own.
-func codeName(c codes.Code) string {
-	if name, ok := code.Code_name[int32(c)]; ok { //nolint:gosec // what does not fit has no name
-		return name
-	}
-	return fmt.Sprintf("CODE_%d", c)
-}
-
 // printList is print for a page of a list; it tells a person how to go on where there is more.
 func (c *connection) printList(message proto.Message, p page, table func(w io.Writer)) error {
 	if err := c.print(message, table); err != nil {
@@ -195,6 +148,34 @@ func (c *connection) printList(message proto.Message, p page, table func(w io.Wr
 		more(c.program.Err, p.GetComplete(), p.GetNext())
 	}
 	return nil
+}
+
+// say writes a value as JSON where the output is to be JSON, and else the text. The value's fields are the program's: it is for
+// commands whose answer is no message of a server.
+func say(out io.Writer, output string, value any, text string) error {
+	if output == "json" {
+		encoded, err := json.MarshalIndent(value, "", "  ")
+		if err != nil {
+			return fmt.Errorf("encoding the answer: %w", err)
+		}
+		text = string(encoded)
+	}
+	return writeText(out, text)
+}
+
+// outputVar adds -o, --output, with which a command prints text or what else it can.
+func outputVar(flags *pflag.FlagSet, output *string, more ...string) {
+	among := append([]string{"text"}, more...)
+	choiceVar(flags, output, "output", "o", "text", "text for people, or "+either(more)+" for programs", among...)
+	allowEnvOf(flags.Lookup("output"))
+}
+
+// formatIsOutput lets --format stand for --output.
+func formatIsOutput(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "format" {
+		name = "output"
+	}
+	return pflag.NormalizedName(name)
 }
 
 // printDone prints what was done, or the whole answer as JSON.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,8 +36,55 @@ func TestDescribe(t *testing.T) {
 		{status.Error(codes.Code(99), "what"), "CODE_99: what"},
 		{fmt.Errorf("waiting: %w", context.DeadlineExceeded), "waiting: did not answer within --timeout"},
 	} {
-		if got := describe(test.err); got != test.want {
+		if got := describe(nil, test.err).line; got != test.want {
 			t.Errorf("%v reads %q, want %q", test.err, got, test.want)
+		}
+	}
+}
+
+// TestFieldsAreFlags: what the API calls a field is called what the command line calls it, and stays as it is where there is neither a
+// flag nor an argument.
+func TestFieldsAreFlags(t *testing.T) {
+	create, check := &cobra.Command{Use: "create --agent AGENT"}, &cobra.Command{Use: "check AGENT RESOURCE PERMISSION [FILE...]"}
+	lookup := &cobra.Command{Use: "resources AGENT TYPE PERMISSION"}
+	for cmd, flags := range map[*cobra.Command][]string{
+		create: {"agent", "principal", "owner", "parent", "scope", "target", "granted-by"}, check: {"context", "session", "on-behalf-of", "tenant", "consistency"},
+	} {
+		for _, name := range flags {
+			cmd.Flags().String(name, "", "")
+		}
+	}
+	for _, test := range []struct {
+		cmd                  *cobra.Command
+		field, message, want string
+	}{
+		{check, "agent_id", "is required", "AGENT is required"},
+		{check, "permission", "is not a name", "PERMISSION is not a name"},
+		{check, "resource.object_type", "is unknown", "the type of RESOURCE is unknown"},
+		{check, "on_behalf_of.object_id", "is empty", "the id of --on-behalf-of is empty"},
+		{check, "tenant_id", "is required: the session acts in several", "--tenant is required: the session acts in several"},
+		{check, "session_id", "is malformed", "--session is malformed"},
+		{check, "consistency.at_exact_snapshot", "is too old", "--consistency is too old"},
+		{check, "context.amount", "is a text", "amount in --context is a text"},
+		{lookup, "resource.object_type", "is unknown", "TYPE is unknown"},
+		{lookup, "resource_object_type", "is required", "TYPE is required"},
+		{check, "owner_ids", "has none", "owner_ids has none"},
+		{check, "", "a word_with_lines stays", "a word_with_lines stays"},
+		{create, "owner_ids[1]", "is empty", "--owner number 2 is empty"},
+		{create, "targets[0].delegation_id", "is empty", "--target is empty"},
+		{create, "parent_delegation_id", "is not live", "--parent is not live"},
+		{create, "principal.object.object_type", "must be user", "the type of --principal must be user"},
+		{create, "scope[2].relation", "is not one", "the relation of --scope number 3 is not one"},
+		{create, "agent_id", "is required, or parent_delegation_id", "--agent is required, or --parent"},
+		{create, "", "granted_by is nobody", "--granted-by is nobody"},
+	} {
+		s, err := status.New(codes.InvalidArgument, strings.TrimSpace(test.field+" "+test.message)).WithDetails(
+			&errdetails.ErrorInfo{Reason: "INVALID_FIELD", Metadata: map[string]string{"field": test.field}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := describe(test.cmd, s.Err()).Message; got != test.want {
+			t.Errorf("%s %s reads %q, want %q", test.field, test.message, got, test.want)
 		}
 	}
 }

@@ -17,12 +17,13 @@ import (
 
 // newSchema builds `deputy schema`.
 func newSchema(p *program) *cobra.Command {
-	cmd := group(groupGraph, "schema", "Write and read the schema")
-	c := client(p, cmd)
-	cmd.AddCommand(
-		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
-		newSchemaFmt(p), newSchemaLint(c), newSchemaDiff(c), newSchemaPlan(c),
-	)
+	cmd := group(groupGraph, "schema", "Write, read, compile, format, lint, diff and plan the schema")
+	c := &connection{program: p}
+	write, read, planning := newSchemaWrite(c), newSchemaRead(c), newSchemaPlan(c)
+	c.register(write.Flags())
+	c.register(read.Flags())
+	c.connect(planning.Flags()) // it has forms of its own
+	cmd.AddCommand(write, read, newSchemaCompile(p), newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), planning)
 	return cmd
 }
 
@@ -125,7 +126,8 @@ func newSchemaRead(c *connection) *cobra.Command {
 // newSchemaCompile builds `deputy schema compile`, which needs no server: a CI can compile a schema, and
 // a person can look at what will be written.
 func newSchemaCompile(p *program) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "compile FILE",
 		Short: "Print the flat schema that write would send; needs no server",
 		Args:  cobra.ExactArgs(1),
@@ -134,9 +136,11 @@ func newSchemaCompile(p *program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return writeText(p.Out, flat.text)
+			return say(p.Out, output, map[string]string{"schemaText": flat.text}, flat.text)
 		},
 	}
+	outputVar(cmd.Flags(), &output, "json")
+	return cmd
 }
 
 // writeText writes text with a newline at its end.

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -27,13 +25,11 @@ const (
 )
 
 // newSchemaDiff builds `deputy schema diff`, which needs no server.
-func newSchemaDiff(c *connection) *cobra.Command {
+func newSchemaDiff(p *program) *cobra.Command {
 	var (
-		format, failOn string
+		output, failOn string
 		verbose        bool
-		formatted      func() error
 	)
-	p := c.program
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Compare two schemas by what they mean; needs no server",
@@ -50,12 +46,6 @@ only if something is breaking.`,
   deputy schema read | deputy schema diff - schema.zed`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := formatted(); err != nil {
-				return err
-			}
-			if err := oneOf("fail-on", failOn, failOns...); err != nil {
-				return err
-			}
 			if args[0] == "-" && args[1] == "-" {
 				return errors.New("OLD and NEW cannot both be standard input")
 			}
@@ -75,8 +65,8 @@ only if something is breaking.`,
 			if err != nil {
 				return err
 			}
-			switch format {
-			case formatJSON:
+			switch output {
+			case "json":
 				err = diff.JSON(p.Out, changes)
 			case formatGitHub:
 				err = diff.GitHub(p.Out, changes, func(c diff.Change) bool { return fails(failOn, diff.Count([]diff.Change{c})) })
@@ -93,29 +83,10 @@ only if something is breaking.`,
 		},
 	}
 	flags := cmd.Flags()
-	formatted = c.addFormat(cmd, &format, "text, json, or github for annotations of a GitHub workflow", formatText, formatJSON, formatGitHub)
+	outputVar(flags, &output, formatJSON, formatGitHub)
 	addFailOn(cmd, &failOn)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "list changed comments too")
 	return cmd
-}
-
-// addFormat adds the flag --format, whose values are the forms that a report can have, the default first. The function that it
-// returns has to be called before the flag is used: it refuses another value, and takes --output json for --format json.
-func (c *connection) addFormat(cmd *cobra.Command, format *string, usage string, values ...string) (check func() error) {
-	cmd.Flags().StringVar(format, "format", values[0], usage)
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	return func() error {
-		if err := oneOf("output", c.output, "table", "json"); err != nil {
-			return err
-		}
-		if c.output == "json" {
-			if cmd.Flags().Changed("format") && *format != formatJSON {
-				return fmt.Errorf("--output json and --format %s cannot both be honoured: leave one of them out", *format)
-			}
-			*format = formatJSON
-		}
-		return oneOf("format", *format, values...)
-	}
 }
 
 // failOns are the values of --fail-on, the default first.
@@ -123,19 +94,11 @@ var failOns = []string{failOnWidening, failOnBreaking, failOnNone}
 
 // addFailOn adds the flag --fail-on.
 func addFailOn(cmd *cobra.Command, failOn *string) {
-	cmd.Flags().StringVar(failOn, "fail-on", failOns[0], "what the exit code 1 is for: widening (and breaking), breaking alone, or none")
-	_ = cmd.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOns, cobra.ShellCompDirectiveNoFileComp))
+	choiceVar(cmd.Flags(), failOn, "fail-on", "", failOns[0], "what the exit code 1 is for: widening (and breaking), breaking alone, or none",
+		failOns...)
 }
 
 // fails reports whether changes are such that --fail-on wants the exit code 1.
 func fails(failOn string, n diff.Counts) bool {
 	return failOn != failOnNone && n.Breaking > 0 || failOn == failOnWidening && n.Widening > 0
-}
-
-// oneOf refuses a flag's value that is not among those that it may have.
-func oneOf(flag, value string, values ...string) error {
-	if slices.Contains(values, value) {
-		return nil
-	}
-	return fmt.Errorf("--%s must be one of %v, not %q", flag, values, value)
 }

@@ -14,18 +14,15 @@ import (
 
 // schemaLint is what `deputy schema lint` is told.
 type schemaLint struct {
-	format  string
+	output  string
 	explain string
 	globals []string
 	strict  bool
 }
 
 // newSchemaLint builds `deputy schema lint`.
-func newSchemaLint(c *connection) *cobra.Command {
-	var (
-		l         schemaLint
-		formatted func() error
-	)
+func newSchemaLint(p *program) *cobra.Command {
+	var l schemaLint
 	cmd := &cobra.Command{
 		Use:   "lint FILE...",
 		Short: "Find what decisions on a schema would stumble over",
@@ -43,59 +40,82 @@ The exit code is 1 if there are errors, and with --strict if there is any findin
 		Example: `  deputy schema lint --global currency schema/supportdesk/supportdesk.zed
   deputy schema lint --explain tenant-not-all`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if l.explain != "" {
-				return cobra.NoArgs(cmd, args)
+			if l.explain == "" {
+				return cobra.MinimumNArgs(1)(cmd, args)
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			if len(args) > 0 {
+				return fmt.Errorf("--explain takes no FILE, and %q is one", args[0])
+			}
+			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := formatted(); err != nil {
-				return err
-			}
 			if l.explain != "" {
-				return l.explainRules(c.program.Out)
+				return explainRule(p.Out, l.output, l.explain)
 			}
-			return l.run(c.program, args)
+			return l.run(p, args)
 		},
 	}
 	flags := cmd.Flags()
-	formatted = c.addFormat(cmd, &l.format, "text for people, json for programs, github for annotations of a pull request",
-		formatText, formatJSON, formatGitHub)
+	outputVar(flags, &l.output, formatJSON, formatGitHub)
 	flags.StringVar(&l.explain, "explain", "", "explain a rule, or list them with all")
 	flags.StringSliceVar(&l.globals, "global", nil, "object types that belong to no tenant, as the server's --global-types")
 	flags.BoolVar(&l.strict, "strict", false, "end with exit code 1 for warnings too")
+	_ = cmd.RegisterFlagCompletionFunc("explain", completeRules)
 	return cmd
 }
 
-// explainRules prints the explanation of the rule that was asked for, or lists all.
-func (l *schemaLint) explainRules(out io.Writer) error {
-	rules := lint.Rules
-	if l.explain != "all" {
-		rule, ok := lint.Find(l.explain)
-		if !ok {
-			return fmt.Errorf("--explain: there is no rule %q; --explain all lists them", l.explain)
+// ruleJSON is a rule for programs. Of a single one there is the explanation, too.
+type ruleJSON struct {
+	Rule        string `json:"rule"`
+	Severity    string `json:"severity"`
+	Summary     string `json:"summary"`
+	Explanation string `json:"explanation,omitempty"`
+}
+
+// explainRule prints a rule's explanation, or the list of all rules.
+func explainRule(out io.Writer, output, name string) error {
+	if name == "all" {
+		list := make([]ruleJSON, len(lint.Rules))
+		for i, r := range lint.Rules {
+			list[i] = ruleJSON{Rule: r.Name, Severity: string(r.Severity), Summary: r.Summary}
 		}
-		rules = []lint.Rule{rule}
-	}
-	switch {
-	case l.format == formatGitHub:
-		return errors.New("--explain prints text or json: --format github is for findings")
-	case l.format == formatJSON:
-		return diff.WriteJSON(out, rules)
-	case l.explain == "all":
+		if output == formatJSON {
+			return say(out, output, list, "")
+		}
 		return writeTable(out, func(w io.Writer) {
 			row(w, "RULE", "SEVERITY", "WHAT IS FOUND")
-			for _, r := range rules {
-				row(w, r.Name, string(r.Severity), r.Summary)
+			for _, r := range list {
+				row(w, r.Rule, r.Severity, r.Summary)
 			}
 		})
-	default:
-		return writeText(out, rules[0].Explanation())
 	}
+	rule, ok := lint.Find(name)
+	if !ok {
+		return fmt.Errorf("--explain: there is no rule %q%s; --explain all lists them", name, didYouMean(name, ruleNames()))
+	}
+	text := rule.Explanation()
+	return say(out, output, ruleJSON{rule.Name, string(rule.Severity), rule.Summary, text}, text)
+}
+
+// ruleNames returns the names of all rules.
+func ruleNames() []string {
+	names := make([]string, len(lint.Rules))
+	for i, r := range lint.Rules {
+		names[i] = r.Name
+	}
+	return names
+}
+
+// completeRules completes the name of a rule.
+func completeRules(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return append(ruleNames(), "all"), cobra.ShellCompDirectiveNoFileComp
 }
 
 // run checks all files before it writes anything.
 func (l *schemaLint) run(p *program, paths []string) error {
+	write := map[string]func(io.Writer, []lint.Finding) error{
+		formatText: printText, formatJSON: printJSON, formatGitHub: printGitHub,
+	}[l.output]
 	var findings []lint.Finding
 	known := map[string]bool{}
 	for _, path := range paths {
@@ -121,9 +141,6 @@ func (l *schemaLint) run(p *program, paths []string) error {
 			return fmt.Errorf("--global: the schema has no type %q", global)
 		}
 	}
-	write := map[string]func(io.Writer, []lint.Finding) error{
-		formatText: printText, formatJSON: printJSON, formatGitHub: printGitHub,
-	}[l.format]
 	if err := write(p.Out, findings); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}

@@ -23,8 +23,7 @@ type planning struct {
 	against, old   string
 	fixtures       []string
 	sample         plan.Sampling
-	format, failOn string
-	formatted      func() error // checks format
+	output, failOn string
 	out            string
 }
 
@@ -81,7 +80,7 @@ access in the sample, and 0 otherwise. With --fail-on=breaking a change that is 
 	flags.Uint64Var(&p.sample.Seed, "seed", 1, "which objects are sampled")
 	flags.IntVar(&p.sample.Subjects, "subjects", 200, "how many subjects are asked about for each object")
 	flags.IntVar(&p.sample.Relationships, "max-relationships", 1_000_000, "beyond how many relationships nothing is sampled, because all are held in memory")
-	p.formatted = c.addFormat(cmd, &p.format, "text or json", formatText, formatJSON)
+	outputVar(flags, &p.output, formatJSON)
 	flags.StringVar(&p.out, "out", "", "file to write the plan to, as JSON")
 	addFailOn(cmd, &p.failOn)
 	return cmd
@@ -89,12 +88,6 @@ access in the sample, and 0 otherwise. With --fail-on=breaking a change that is 
 
 // check refuses flags that make no sense together.
 func (p *planning) check(after string) error {
-	if err := p.formatted(); err != nil {
-		return err
-	}
-	if err := oneOf("fail-on", p.failOn, failOns...); err != nil {
-		return err
-	}
 	switch {
 	case p.sample.Objects < 0 || p.sample.Subjects < 0 || p.sample.Relationships < 0:
 		return errors.New("--sample, --subjects and --max-relationships cannot be negative")
@@ -134,7 +127,7 @@ func (p *planning) run(ctx context.Context, program *program, graph plan.Graph, 
 		}
 	}
 	show := planned.Text
-	if p.format == formatJSON {
+	if p.output == "json" {
 		show = planned.JSON
 	}
 	if err := show(program.Out); err != nil {

@@ -74,14 +74,14 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.Int64Var(&s.headroomMiB, "gc-headroom-mib", 0,
 		fmt.Sprintf("how much the heap may grow between two garbage collections, in MiB, though to no more than five times what is in use; "+
 			"0 means %d; without effect where GOGC is set", daemon.DefaultHeadroom>>20))
-	flags.StringVar(&s.logLevel, "log-level", "info", "debug (a line for each request), info, warn or error")
-	flags.StringVar(&s.logFormat, "log-format", "json", "json or console")
+	choiceVar(flags, &s.logLevel, "log-level", "", "info", "debug (a line for each request), info, warn or error", "debug", "info", "warn", "error")
+	choiceVar(flags, &s.logFormat, "log-format", "", "json", "json or console", "json", "console")
 }
 
 // registerEngine adds the flags about the engine.
 func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	e := &s.config.Engine
-	flags.StringVar(&e.Kind, "engine", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "))
+	choiceVar(flags, &e.Kind, "engine", "", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "), engine.Kinds...)
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
 	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
 	flags.StringVar(&s.config.Evaluator, "evaluator", "",
@@ -104,19 +104,11 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")
 }
 
-// registerConfig adds --config, lets the environment set all flags that there are so far, and completes
-// the ones with few values.
+// registerConfig adds --config, and lets the environment set all flags that there are so far.
 func (s *serverSettings) registerConfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&s.configPath, "config", "", "file with settings, each under its flag's name: .yaml, .toml or .json")
 	allowEnv(flags)
-	for name, values := range map[string][]string{
-		"engine": engine.Kinds, "evaluator": daemon.Evaluators, "log-level": {"debug", "info", "warn", "error"}, "log-format": {"json", "console"},
-	} {
-		if flags.Lookup(name) != nil {
-			_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-		}
-	}
 }
 
 // readConfig fills in what the configuration file says and reads the files with keys. Afterwards the

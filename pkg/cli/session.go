@@ -23,26 +23,28 @@ func newSession(p *program) *cobra.Command {
 
 // newSessionStart builds `deputy session start`.
 func newSessionStart(c *connection) *cobra.Command {
+	var agent string
 	var targets, scope []string
 	var lasts time.Duration
 	var frozen bool
 	var idempotencyKey string
 	cmd := &cobra.Command{
-		Use:   "start AGENT --target DELEGATION[,PRINCIPAL…]",
+		Use:   "start --agent AGENT --target DELEGATION[,PRINCIPAL…]",
 		Short: "Start a run of an agent that acts under delegations",
 		Long: `Start a run of an agent. Each --target names a delegation of that agent and the principals to act
 for; they may be left out where the delegation is for one user or service.`,
-		Example: `  deputy session start triage-bot --target 9b2e… --ttl 30m
-  deputy session start triage-bot --target 77c1…,user:alice,user:bob --scope folder:inbox#reader`,
-		Args: cobra.ExactArgs(1),
+		Example: `  deputy session start --agent triage-bot --target 9b2e… --ttl 30m
+  deputy session start --agent triage-bot --target 77c1…,user:alice,user:bob --scope folder:inbox#reader`,
+		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&agent, "agent", "", "the agent that is to act; required")
 	flags.StringArrayVar(&targets, "target", nil, "DELEGATION[,PRINCIPAL…] to act under; may be repeated")
 	flags.StringArrayVar(&scope, "scope", nil, "reach only this grant, TYPE:ID#RELATION, under every target; may be repeated")
 	flags.DurationVar(&lasts, "ttl", 0, "how long it lasts without renewal; the server's default is 1h")
 	flags.BoolVar(&frozen, "frozen", false, "freeze the rights now: what is granted later does not count, what is taken away does")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
-	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
+	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
 		if lasts < 0 {
 			return errors.New("--ttl must be positive")
 		}
@@ -51,7 +53,7 @@ for; they may be left out where the delegation is for one user or service.`,
 			return err
 		}
 		request := &deputy.StartSessionRequest{
-			AgentId: bareID("agent", args[0]), Ttl: ttl(lasts), Frozen: frozen, IdempotencyKey: idempotencyKey,
+			AgentId: bareID("agent", agent), Ttl: ttl(lasts), Frozen: frozen, IdempotencyKey: idempotencyKey,
 		}
 		for _, text := range targets {
 			target, err := parseTarget(text)
@@ -109,13 +111,20 @@ func newSessionGet(c *connection) *cobra.Command {
 
 // newSessionList builds `deputy session list`.
 func newSessionList(c *connection) *cobra.Command {
+	var agent string
 	var inactive bool
 	var pages paging
-	cmd := &cobra.Command{Use: "list AGENT", Short: "List an agent's sessions", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{
+		Use:     "list --agent AGENT",
+		Short:   "List an agent's sessions",
+		Example: `  deputy session list --agent triage-bot --all`,
+		Args:    cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&agent, "agent", "", "the agent whose sessions are listed; required")
 	cmd.Flags().BoolVar(&inactive, "all", false, "also those that have ended or run out")
 	pages.register(cmd.Flags())
-	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
-		request := &deputy.ListSessionsRequest{AgentId: bareID("agent", args[0]), IncludeInactive: inactive}
+	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
+		request := &deputy.ListSessionsRequest{AgentId: bareID("agent", agent), IncludeInactive: inactive}
 		answer, err := all(pages, func(limit uint32, at *deputy.Cursor) (*deputy.ListSessionsResponse, error) {
 			request.Limit, request.Cursor = limit, at
 			return s.sessions.ListSessions(ctx, request)

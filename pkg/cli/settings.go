@@ -35,14 +35,20 @@ const envAnnotation = "deputy-env"
 // help. Flags that hold a question (whose session, which tenant) are left out on purpose: a variable
 // that somebody forgot must not change what is asked.
 func allowEnv(flags *pflag.FlagSet) {
-	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Annotations == nil {
-			f.Annotations = map[string][]string{}
-		}
-		// An annotation travels with the flag to every subcommand that inherits it.
-		f.Annotations[envAnnotation] = []string{envName(f.Name)}
-		f.Usage += " [$" + envName(f.Name) + "]"
-	})
+	flags.VisitAll(allowEnvOf)
+}
+
+// allowEnvOf is allowEnv for one flag.
+func allowEnvOf(f *pflag.Flag) {
+	if f.Annotations[envAnnotation] != nil {
+		return
+	}
+	if f.Annotations == nil {
+		f.Annotations = map[string][]string{}
+	}
+	// An annotation travels with the flag to every subcommand that inherits it.
+	f.Annotations[envAnnotation] = []string{envName(f.Name)}
+	f.Usage += " [$" + envName(f.Name) + "]"
 }
 
 // fillFromEnv sets every flag that the command line left alone and the environment names. An empty
@@ -85,6 +91,9 @@ func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
 	}
 	for _, value := range values {
 		if err := flags.Set(f.Name, value); err != nil {
+			if _, ok := f.Value.(*choice); ok {
+				return errors.Unwrap(err) // a word is no secret
+			}
 			return fmt.Errorf("is not a valid %s", f.Value.Type())
 		}
 	}

@@ -91,6 +91,9 @@ owner alone. History, the keys and the settings are not part of it.`,
 	cmd.RunE = c.runLong(func(ctx context.Context, s *server, args []string) error {
 		bar := newProgress(p.Err, "backing up", "B", -1)
 		defer bar.clear()
+		if args[0] == "-" && c.output == "json" {
+			return errors.New("--output json needs a FILE: standard output is the backup")
+		}
 		start := time.Now()
 		var received uint64
 		fill := func(w io.Writer) (err error) {
@@ -104,10 +107,9 @@ owner alone. History, the keys and the settings are not part of it.`,
 			return err
 		}
 		bar.clear()
-		if c.output == "json" {
-			return writeText(p.Out, fmt.Sprintf(`{"bytes":%d,"seconds":%.3f}`, received, time.Since(start).Seconds()))
-		}
-		return writeText(p.Out, fmt.Sprintf("backed up %s in %.1f s", size(received), time.Since(start).Seconds()))
+		seconds := time.Since(start).Seconds()
+		return say(p.Out, c.output, map[string]any{"bytes": received, "seconds": seconds},
+			fmt.Sprintf("backed up %s in %.1f s", size(received), seconds))
 	})
 	return cmd
 }
@@ -137,7 +139,7 @@ func receiveBackup(ctx context.Context, client deputy.StoreServiceClient, w io.W
 
 // newRestore builds `deputy restore`. It needs no server, and none may run on the directory.
 func newRestore(p *program) *cobra.Command {
-	var dataDir string
+	var dataDir, output string
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Make the durable store of a data directory from a backup",
@@ -152,6 +154,7 @@ it. Delegations and other sessions do.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "data directory to make the store in")
+	outputVar(cmd.Flags(), &output, "json")
 	allowEnv(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if dataDir == "" {
@@ -170,8 +173,9 @@ it. Delegations and other sessions do.`,
 			return err
 		}
 		bar.clear()
-		return writeText(p.Out, fmt.Sprintf("restored %d relationships and definitions as of %s in %.1f s",
-			entries, of.Format(time.RFC3339), time.Since(start).Seconds()))
+		seconds := time.Since(start).Seconds()
+		return say(p.Out, output, map[string]any{"entries": entries, "of": of, "seconds": seconds},
+			fmt.Sprintf("restored %d relationships and definitions as of %s in %.1f s", entries, of.Format(time.RFC3339), seconds))
 	}
 	return cmd
 }

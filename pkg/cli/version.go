@@ -10,31 +10,46 @@ import (
 
 // newVersion builds `deputy version`.
 func newVersion(p *program) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
 		GroupID: groupServer,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if _, err := fmt.Fprintln(p.Out, versionText()); err != nil {
-				return fmt.Errorf("writing: %w", err)
-			}
-			return nil
+			return say(p.Out, output, readVersions(), versionText())
 		},
 	}
+	outputVar(cmd.Flags(), &output, "json")
+	return cmd
 }
 
-// versionText reads what the Go toolchain recorded: the module's version (or the commit of a checkout)
-// and SpiceDB's.
-func versionText() string {
-	version, spicedb := "unknown", "unknown"
+// versions are what a program was built from.
+type versions struct {
+	// Version is the module's version, or the commit of a checkout.
+	Version string `json:"version"`
+	SpiceDB string `json:"spicedb"`
+	Go      string `json:"go"`
+	// Platform is operating system and processor: linux/amd64.
+	Platform string `json:"platform"`
+}
+
+// readVersions reads what the Go toolchain recorded.
+func readVersions() versions {
+	v := versions{"unknown", "unknown", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok {
-		version = info.Main.Version
+		v.Version = info.Main.Version
 		for _, dependency := range info.Deps {
 			if dependency.Path == "github.com/authzed/spicedb" {
-				spicedb = dependency.Version
+				v.SpiceDB = dependency.Version
 			}
 		}
 	}
-	return fmt.Sprintf("deputy %s (SpiceDB %s, %s %s/%s)", version, spicedb, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return v
+}
+
+// versionText returns the versions as one line.
+func versionText() string {
+	v := readVersions()
+	return fmt.Sprintf("deputy %s (SpiceDB %s, %s %s)", v.Version, v.SpiceDB, v.Go, v.Platform)
 }

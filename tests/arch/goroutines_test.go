@@ -10,6 +10,7 @@ import (
 // may end the process: that it serves no call, or that it recovers further down.
 var bareGoroutines = map[string]string{
 	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
+	"pkg/cli/interrupt.go: untilDone":          "a command's own input",
 	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",
 	"pkg/cli/import.go: stored":                "a command's own reads",
 	"pkg/daemon/daemon.go: Serve":              "serves no call itself: the interceptors recover each",

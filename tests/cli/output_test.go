@@ -1,0 +1,203 @@
+//go:build unix
+
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/deputyauth/deputy/pkg/cli"
+	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/tests/harness"
+)
+
+// commandLine is a program with an environment.
+type commandLine map[string]string
+
+// run runs one command line.
+func (env commandLine) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = cli.Run(t.Context(), args, cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}, func(name string) (string, bool) {
+		value, found := env[name]
+		return value, found
+	})
+	return code, out.String(), errs.String()
+}
+
+// commands returns the paths of all commands below one, as the shell is told of them.
+func (env commandLine) commands(t *testing.T, path ...string) (all []string) {
+	t.Helper()
+	_, stdout, _ := env.run(t, append(append([]string{"__complete"}, path...), "")...)
+	for line := range strings.Lines(stdout) {
+		word, about, found := strings.Cut(strings.TrimSpace(line), "\t")
+		if !found || about == "" || word == "help" {
+			continue
+		}
+		below := append(slices.Clone(path), word)
+		all = append(all, strings.Join(below, " "))
+		all = append(all, env.commands(t, below...)...)
+	}
+	return all
+}
+
+// noJSON are the commands that have no flag -o: what they print is a text of its own, or nothing.
+var noJSON = []string{
+	"completion bash", "completion zsh", "completion fish", "completion powershell", "options", "schema fmt", "serve",
+}
+
+// asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
+// that was started last, $DESK the example, and $TMP a folder.
+var asked = []struct{ command, args string }{
+	{"version", ""},
+	{"init", "$TMP/project"},
+	{"init", "--list"},
+	{"demo", ""},
+	{"test", "$DESK/supportdesk.yaml --mutation off"},
+	{"test", "$TMP/project/schema/app.yaml --mutation off --watch=false"},
+	{"schema compile", "$DESK/supportdesk.zed"},
+	{"schema lint", "$DESK/supportdesk.zed"},
+	{"schema lint", "--explain all"},
+	{"schema lint", "--explain tenant-not-all"},
+	{"schema diff", "$DESK/core.zed $DESK/supportdesk.zed"},
+	{"schema write", "$DESK/supportdesk.zed"},
+	{"schema read", ""},
+	{"relationship import", "$DESK/relationships.txt"},
+	{"relationship export", "$TMP/graph.txt"},
+	{"schema plan", "$DESK/supportdesk.zed"},
+	{"agent register", "new-bot --owner alice"},
+	{"agent get", "triage-bot"},
+	{"agent list", ""},
+	{"agent suspend", "new-bot"},
+	{"agent resume", "new-bot"},
+	{"principal suspend", "user:alice"},
+	{"principal resume", "user:alice"},
+	{"delegation create", "--agent triage-bot --principal user:alice --tenant acme --unscoped --ttl 1h"},
+	{"delegation get", "$D"},
+	{"delegation list", "--agent triage-bot"},
+	{"session start", "--agent triage-bot --target $D"},
+	{"session get", "$S"},
+	{"session list", "--agent triage-bot"},
+	{"session renew", "$S"},
+	{"check", "triage-bot ticket:acme-1042 view --session $S"},
+	{"check", "triage-bot ticket:none view --session $S"},
+	{"explain", "triage-bot ticket:acme-1042 view --session $S"},
+	{"lookup resources", "triage-bot ticket view --session $S"},
+	{"lookup agents", "ticket:acme-1042 view"},
+	{"session end", "$S"},
+	{"delegation revoke", "$D"},
+	{"store statistics", ""},
+	{"store compact", ""},
+	{"backup", "$TMP/a.backup"},
+	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
+}
+
+// elsewhere are commands whose output other tests look at, because they take more than a server.
+var elsewhere = []string{"migrate", "migrate repair"}
+
+// TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
+func TestJSON(t *testing.T) {
+	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	env := commandLine{"DEPUTY_ENDPOINT": s.Daemon.Addr().String(), "DEPUTY_KEY": harness.AdminKey}
+	desk, err := filepath.Abs("../../schema/supportdesk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(desk)) // for fixtures, which read nothing outside
+	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir()}
+	done := slices.Concat(noJSON, elsewhere)
+	for _, a := range asked {
+		args := append(strings.Fields(a.command), "-o", "json")
+		for word := range strings.FieldsSeq(a.args) {
+			for name, value := range fill {
+				word = strings.ReplaceAll(word, name, value)
+			}
+			args = append(args, word)
+		}
+		code, stdout, stderr := env.run(t, args...)
+		if code > cli.ExitDenied || stderr != "" || !isJSON(stdout) {
+			t.Errorf("%s %s: exit code %d, standard error %q, and not JSON:\n%s", a.command, a.args, code, stderr, stdout)
+		}
+		if field := map[string]string{"delegation create": "delegationId", "session start": "sessionId"}[a.command]; field != "" {
+			if id := regexp.MustCompile(`"` + field + `": "(\w+)"`).FindStringSubmatch(stdout); id != nil {
+				fill["$"+strings.ToUpper(field[:1])] = id[1]
+			}
+		}
+		done = append(done, a.command)
+	}
+	all := env.commands(t)
+	if len(all) < len(asked)/2 {
+		t.Fatalf("the shell is told of %d commands only: %q", len(all), all)
+	}
+	for _, command := range all {
+		path := strings.Fields(command)
+		if len(env.commands(t, path...)) == 0 && !slices.Contains(done, command) {
+			t.Errorf("%s is not asked for JSON: give it a row in asked", command)
+		}
+	}
+}
+
+// TestNoJSON: a command that prints no JSON does not take the flag, also where it has no FILE to leave standard output to it.
+func TestNoJSON(t *testing.T) {
+	env := commandLine{"DEPUTY_KEY": harness.AdminKey}
+	for _, command := range append(slices.Clone(noJSON), "relationship export", "relationship export -", "backup -") {
+		code, stdout, stderr := env.run(t, append(strings.Fields(command), "-o", "json")...)
+		if code != cli.ExitError || stdout != "" || !strings.Contains(stderr, "-o") {
+			t.Errorf("%s -o json: exit code %d, %q, %q", command, code, stdout, stderr)
+		}
+	}
+}
+
+// TestErrorsAsJSON: with -o json, whatever is wrong with a command line is a line of JSON on standard error. So is what a server says.
+func TestErrorsAsJSON(t *testing.T) {
+	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	env := commandLine{"DEPUTY_ENDPOINT": s.Daemon.Addr().String(), "DEPUTY_KEY": harness.ServiceKey}
+	for _, command := range env.commands(t) {
+		for _, flag := range []string{"-o json", "--output=json", "-ojson", "--format json"} {
+			args := slices.Concat(strings.Fields(command), []string{"--nonsense"}, strings.Fields(flag))
+			code, stdout, stderr := env.run(t, args...)
+			if code != cli.ExitError || stdout != "" || !strings.Contains(errorOf(t, stderr).Message, "--nonsense") {
+				t.Errorf("%s: exit code %d, %q, %q", args, code, stdout, stderr)
+			}
+		}
+	}
+	_, _, stderr := env.run(t, "check", "", "ticket:1", "view", "-o", "json")
+	if got := errorOf(t, stderr); got.Code != "INVALID_ARGUMENT" || got.Reason != "INVALID_FIELD" || !strings.HasPrefix(got.Message, "AGENT ") {
+		t.Errorf("the server's error is %+v", got)
+	}
+	env["DEPUTY_OUTPUT"] = "json"
+	if _, _, stderr = env.run(t, "agent"); !strings.Contains(errorOf(t, stderr).Message, "needs a subcommand") {
+		t.Errorf("with the format in the environment the error is %s", stderr)
+	}
+}
+
+// failed is an error as -o json prints it.
+type failed struct{ Code, Reason, Message string }
+
+// errorOf reads one.
+func errorOf(t *testing.T, stderr string) failed {
+	t.Helper()
+	var of struct{ Error failed }
+	if err := json.Unmarshal([]byte(stderr), &of); err != nil || strings.Count(stderr, "\n") != 1 || of.Error.Message == "" {
+		t.Errorf("standard error is not one line of JSON with an error: %s", stderr)
+	}
+	return of.Error
+}
+
+// isJSON reports whether a text is JSON, one value or several.
+func isJSON(text string) bool {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	for n := 0; ; n++ {
+		var value any
+		if err := decoder.Decode(&value); err != nil {
+			return errors.Is(err, io.EOF) && n > 0
+		}
+	}
+}
