@@ -66,6 +66,7 @@ Deputy's own take an admin's key.`,
 			return err
 		}
 		bar.clear()
+		c.adoptHint()
 		return c.summarize(c.program.Out, "imported", load.written, time.Since(start))
 	})
 	return cmd

@@ -94,8 +94,8 @@ func (d *Delegate) Review(
 	if err != nil {
 		return authz.Revision{}, nil, err
 	}
-	r := &review{view: v, tenants: map[authz.Object][]string{}, anybody: d.mint("anybody", "", 0)}
-	if err := r.open(ctx); err != nil {
+	r, err := d.review(ctx, v)
+	if err != nil {
 		return authz.Revision{}, nil, err
 	}
 	if len(objects) == 0 {
@@ -150,8 +150,8 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 	if err != nil {
 		return none(err)
 	}
-	r := &review{view: v, tenants: map[authz.Object][]string{}}
-	if err := r.open(ctx); err != nil {
+	r, err := d.review(ctx, v)
+	if err != nil {
 		return none(err)
 	}
 	var (
@@ -214,6 +214,8 @@ type review struct {
 	tenants map[authz.Object][]string
 	// anybody is an id that nothing names: what it holds, wildcards grant.
 	anybody string
+	// maxNamed and maxHeld are the Delegate's.
+	maxNamed, maxHeld int
 }
 
 // reviewed is an object type, and what a candidate can hold on its objects.
@@ -223,20 +225,23 @@ type reviewed struct {
 	members []string
 }
 
-// open reads the schema.
-func (r *review) open(ctx context.Context) error {
-	schema, err := r.snap.Schema(ctx)
+// review starts a review at a revision.
+func (d *Delegate) review(ctx context.Context, v *view) (*review, error) {
+	schema, err := v.snap.Schema(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.all = slices.Sorted(maps.Keys(schema.Types))
+	r := &review{
+		view: v, all: slices.Sorted(maps.Keys(schema.Types)), tenants: map[authz.Object][]string{},
+		anybody: d.mint("anybody", "", 0), maxNamed: d.maxNamed, maxHeld: d.maxHeld,
+	}
 	for _, name := range r.all {
 		if t := schema.Types[name]; !authz.IsCore(name) {
 			members := slices.DeleteFunc(slices.Sorted(maps.Keys(t.Members)), func(m string) bool { return m == authz.TenantMember })
 			r.types = append(r.types, reviewed{name, t.TenantSafe(), members})
 		}
 	}
-	return nil
+	return r, nil
 }
 
 // named reads the whole graph, and returns the agents, users, services and tenants that it names, and their wildcards.
@@ -254,9 +259,9 @@ func (r *review) named(ctx context.Context) ([]authz.Object, error) {
 					seen[o] = struct{}{}
 				}
 			}
-			if len(seen) > maxNamed {
+			if len(seen) > r.maxNamed {
 				return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge,
-					"relationships name more than %d agents, users, services and tenants: review them by name", maxNamed)
+					"relationships name more than %d agents, users, services and tenants: review them by name", r.maxNamed)
 			}
 			return nil
 		})
@@ -287,7 +292,7 @@ func (r *review) each(ctx context.Context, f authz.Filter, do func(authz.Relatio
 // candidate looks at one object; nil if it is active, or a wildcard that grants nothing.
 func (r *review) candidate(ctx context.Context, o authz.Object) (*Candidate, error) {
 	c := &candidate{
-		Candidate: Candidate{Object: o}, holdings: map[holdingKey]*Holding{}, delegations: map[authz.DelegationID]bool{},
+		Candidate: Candidate{Object: o}, holdings: map[holdingKey]*Holding{}, delegations: map[authz.DelegationID]bool{}, maxItems: r.maxHeld,
 	}
 	wildcard := o.ID == "*"
 	if !wildcard {
@@ -320,8 +325,9 @@ func (r *review) candidate(ctx context.Context, o authz.Object) (*Candidate, err
 type candidate struct {
 	Candidate
 	holdings map[holdingKey]*Holding
-	// items are what the digest identifies, each as a text.
-	items []string
+	// items are what the digest identifies, each as a text, up to maxItems.
+	items    []string
+	maxItems int
 	// delegations are those that were met.
 	delegations map[authz.DelegationID]bool
 }
@@ -342,7 +348,7 @@ const tooMuch = refusal("it holds, or is named by, more than a digest covers: de
 
 // note adds an item to what the digest identifies.
 func (c *candidate) note(item string) error {
-	if len(c.items) == maxHeld {
+	if len(c.items) >= c.maxItems {
 		return tooMuch
 	}
 	c.items = append(c.items, item)
@@ -366,7 +372,7 @@ func (c *candidate) finish() {
 	for _, item := range c.items {
 		_, _ = fmt.Fprintf(sum, "%d:%s", len(item), item)
 	}
-	c.Digest = hex.EncodeToString(sum.Sum(nil))
+	c.Digest = hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
 // stands reads whether it is active, and otherwise what is in the way of making it so.
@@ -435,7 +441,7 @@ func (r *review) reached(ctx context.Context, what authz.Reachable) ([]string, e
 		switch {
 		case err != nil:
 			return nil, err
-		case len(all) > maxHeld:
+		case len(all) > r.maxHeld:
 			return nil, tooMuch
 		}
 		all, cursor = append(all, ids...), next

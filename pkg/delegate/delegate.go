@@ -49,12 +49,14 @@ type Delegate struct {
 	maxSessionTTL time.Duration
 	// listReads is how many objects one call of a list reads.
 	listReads int
+	// maxNamed and maxHeld bound a review.
+	maxNamed, maxHeld int
 }
 
 // New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
 // expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads}
+	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld}
 }
 
 // view is the graph at one revision and one moment, for one goroutine.

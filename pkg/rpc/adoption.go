@@ -107,6 +107,7 @@ func adoptionCandidate(c delegate.Candidate) *deputyv1.AdoptionCandidate {
 		out.Holdings = append(out.Holdings, shown)
 	}
 	for _, rel := range c.Naming.First {
+		rel.Resource.ID, rel.Subject.ID = authz.DecodeID(rel.Resource.ID), authz.DecodeID(rel.Subject.ID)
 		out.Relationships = append(out.Relationships, rel.String())
 	}
 	for _, d := range c.Delegations.First {
