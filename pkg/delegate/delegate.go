@@ -149,10 +149,15 @@ func (v *view) standing(ctx context.Context, o authz.Object) error {
 	if err != nil {
 		return err
 	}
-	if !facts.ReadStanding(o, rels, v.now).Live() {
-		return notActive(authz.Show(o) + " is not active")
+	standing := facts.ReadStanding(o, rels, v.now)
+	if standing.Live() {
+		return nil
 	}
-	return nil
+	how := "; PrincipalsService.Resume (deputy principal resume " + authz.Show(o) + ") lets agents act "
+	if standing.Stopped {
+		return notActive(authz.Show(o) + " is suspended" + how + "again")
+	}
+	return notActive(authz.Show(o) + " is not active yet" + how + "for it, or in it")
 }
 
 // write applies updates. A precondition that held when it was read and no longer does is reported as a
