@@ -211,8 +211,10 @@ func (c *connection) adopt(ctx context.Context, client deputy.AdoptionServiceCli
 	all := &deputy.ConfirmAdoptionResponse{}
 	for batch := range slices.Chunk(adoptions, adoptBatch) {
 		answer, err := client.ConfirmAdoption(ctx, &deputy.ConfirmAdoptionRequest{Adoptions: batch})
-		if err != nil {
-			return fmt.Errorf("%w; %d were made active before, and stay so", err, len(all.GetAdopted()))
+		if done := len(all.GetAdopted()); err != nil && done > 0 {
+			return fmt.Errorf("%w; %d were made active before that, and stay so", err, done)
+		} else if err != nil {
+			return err
 		}
 		all.Adopted, all.WrittenAt = append(all.GetAdopted(), answer.GetAdopted()...), answer.GetWrittenAt()
 	}
