@@ -178,7 +178,7 @@ func few(ids []string, total uint64) string {
 
 // left says how many more there are than are shown.
 func left(comment func(string, ...any), shown int, total uint64, what string) {
-	if more := total - uint64(shown); more > 0 {
+	if more := total - uint64(shown); more > 0 { //nolint:gosec // a length
 		comment("and %d more %s, which the digest covers", more, what)
 	}
 }

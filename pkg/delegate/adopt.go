@@ -343,13 +343,13 @@ type refusal string
 // Error returns why.
 func (r refusal) Error() string { return string(r) }
 
-const tooMuch = refusal("it holds, or is named by, more than a digest covers: deputy agent register --adopt and " +
+const errTooMuch = refusal("it holds, or is named by, more than a digest covers: deputy agent register --adopt and " +
 	"deputy principal resume make it active without one")
 
 // note adds an item to what the digest identifies.
 func (c *candidate) note(item string) error {
 	if len(c.items) >= c.maxItems {
-		return tooMuch
+		return errTooMuch
 	}
 	c.items = append(c.items, item)
 	return nil
@@ -442,7 +442,7 @@ func (r *review) reached(ctx context.Context, what authz.Reachable) ([]string, e
 		case err != nil:
 			return nil, err
 		case len(all) > r.maxHeld:
-			return nil, tooMuch
+			return nil, errTooMuch
 		}
 		all, cursor = append(all, ids...), next
 	}
@@ -503,11 +503,9 @@ func (r *review) tenantsOf(ctx context.Context, o authz.Object, safe bool) ([]st
 
 // unanswered turns an error about the graph into a refusal. What ends the whole call stays its error.
 func unanswered(err error, what string) error {
-	if e, ok := errors.AsType[*authz.Error](err); ok {
-		switch e.Kind {
-		case authz.Invalid, authz.Precondition, authz.Exhausted:
-			return refusal("it is not known what it holds of " + what + ": " + e.Message)
-		}
+	ofTheGraph := []authz.Kind{authz.Invalid, authz.Precondition, authz.Exhausted}
+	if e, ok := errors.AsType[*authz.Error](err); ok && slices.Contains(ofTheGraph, e.Kind) {
+		return refusal("it is not known what it holds of " + what + ": " + e.Message)
 	}
 	return err
 }
