@@ -21,24 +21,35 @@ func newAgent(p *program) *cobra.Command {
 // newAgentRegister builds `deputy agent register`.
 func newAgentRegister(c *connection) *cobra.Command {
 	var owners []string
+	var adopt bool
 	var idempotencyKey string
 	cmd := &cobra.Command{
-		Use:     "register AGENT --owner USER",
-		Short:   "Make an agent known (admins)",
-		Example: `  deputy agent register triage-bot --owner alice --owner bob`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "register AGENT --owner USER",
+		Short: "Make an agent known (admins)",
+		Long: `Make an agent known. Its owners need not be active. The users that it is to act for do, and so do their
+tenants: a user, service or tenant is not active before "deputy principal resume" or "deputy adopt".
+
+An id that relationships name already is refused, because the agent would hold what they grant: "deputy adopt
+agent:AGENT" shows that. With --adopt the id is taken as it is, unless it is suspended.`,
+		Example: `  deputy agent register triage-bot --owner alice --owner bob
+  deputy agent register scribe --owner alice --adopt`,
+		Args: cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringArrayVar(&owners, "owner", nil, "user who answers for the agent; may be repeated")
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "take an id that relationships name already, with what they grant")
 	cmd.Flags().StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
 		for i, owner := range owners {
 			owners[i] = bareID("user", owner)
 		}
 		answer, err := s.agents.RegisterAgent(ctx, &deputy.RegisterAgentRequest{
-			AgentId: bareID("agent", args[0]), OwnerIds: owners, IdempotencyKey: idempotencyKey,
+			AgentId: bareID("agent", args[0]), OwnerIds: owners, Adopt: adopt, IdempotencyKey: idempotencyKey,
 		})
 		if err != nil {
 			return err
+		}
+		for _, owner := range answer.GetUnnamedOwnerIds() {
+			c.unnamed(true, "user:"+owner)
 		}
 		return c.print(answer, func(w io.Writer) { agentTable(w, answer.GetAgent()) })
 	})
@@ -90,6 +101,7 @@ func newAgentSuspend(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c.unnamed(answer.GetUnnamed(), "agent:"+id)
 			return c.printDone(answer, "agent:"+id+" is suspended")
 		}),
 	}
@@ -106,6 +118,9 @@ func newAgentResume(c *connection) *cobra.Command {
 			answer, err := s.agents.ResumeAgent(ctx, &deputy.ResumeAgentRequest{AgentId: id})
 			if err != nil {
 				return err
+			}
+			if answer.GetState() != deputy.LifecycleState_LIFECYCLE_STATE_ACTIVE {
+				return c.printDone(answer, "agent:"+id+" is no longer suspended, and not registered: it has no owner")
 			}
 			return c.printDone(answer, "agent:"+id+" may act")
 		}),

@@ -42,7 +42,13 @@ not carry, and 2 if there is no answer.` + questionUsage,
 			return err
 		}
 		// An answer that could not be printed is an error, even if it was a yes.
-		if err := c.print(decision, func(w io.Writer) { decisionTable(w, decision) }); err != nil {
+		err = c.print(decision, func(w io.Writer) {
+			decisionTable(w, decision)
+			if decision.GetRefusedBy() == deputy.RefusedBy_REFUSED_BY_ACTOR {
+				row(w, "see", "deputy explain, with an admin's key: an agent, a principal or a tenant may not be active yet")
+			}
+		})
+		if err != nil {
 			return err
 		}
 		if decision.GetPermissionship() != deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {

@@ -82,6 +82,7 @@ are written. With --touch it is replaced, caveat and expiration included.`,
 			return err
 		}
 		bar.clear()
+		c.adoptHint()
 		return load.summarize(c, time.Since(start))
 	})
 	return cmd

@@ -21,7 +21,7 @@ func newPrincipal(p *program) *cobra.Command {
 func newPrincipalSuspend(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:     "suspend PRINCIPAL",
-		Short:   "Stop every agent from acting for a user or service, or in a tenant",
+		Short:   "Stop every agent from acting for a user or service, or in a tenant; any id will do",
 		Example: `  deputy principal suspend user:alice`,
 		Args:    cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
@@ -33,6 +33,7 @@ func newPrincipalSuspend(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c.unnamed(answer.GetUnnamed(), args[0])
 			return c.printDone(answer, args[0]+" is suspended")
 		}),
 	}
@@ -41,10 +42,15 @@ func newPrincipalSuspend(c *connection) *cobra.Command {
 // newPrincipalResume builds `deputy principal resume`.
 func newPrincipalResume(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:     "resume PRINCIPAL",
-		Short:   "Let agents act for it: again, or for the first time",
-		Example: `  deputy principal resume tenant:acme`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "resume PRINCIPAL",
+		Short: "Let agents act for it: again, or for the first time",
+		Long: `Let agents act for a user or a service, or in a tenant: again, or for the first time.
+
+Before this, agents act for nobody: a user that relationships name is not active, and neither is a tenant. "deputy
+adopt" lists all that are not, with what they would hold.`,
+		Example: `  deputy principal resume user:alice
+  deputy principal resume tenant:acme`,
+		Args: cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			whom, err := parseObject("PRINCIPAL", args[0])
 			if err != nil {
@@ -54,6 +60,7 @@ func newPrincipalResume(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c.unnamed(answer.GetUnnamed(), args[0])
 			return c.printDone(answer, args[0]+" is active")
 		}),
 	}

@@ -51,6 +51,8 @@ type Client struct {
 	Agents deputyv1.AgentsServiceClient
 	// Principals suspends and resumes users, services and tenants.
 	Principals deputyv1.PrincipalsServiceClient
+	// Adoption reviews what a graph names without being active, and makes it active.
+	Adoption deputyv1.AdoptionServiceClient
 
 	conn *grpc.ClientConn
 }
@@ -80,6 +82,7 @@ func Dial(endpoint string, opts ...Option) (*Client, error) {
 		Delegations: deputyv1.NewDelegationsServiceClient(conn),
 		Agents:      deputyv1.NewAgentsServiceClient(conn),
 		Principals:  deputyv1.NewPrincipalsServiceClient(conn),
+		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		conn:        conn,
 	}, nil
 }

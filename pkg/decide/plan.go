@@ -230,8 +230,15 @@ func (p *plan) add(c authz.Condition) {
 
 // life adds the condition that an object is live.
 func (p *plan) life(gate authz.Gate, what string, l *facts.Life) {
+	p.lifeOf(gate, what, l, "")
+}
+
+// lifeOf is life for an object that becomes live by a step of its own: never is what to say of one with which that was not done.
+func (p *plan) lifeOf(gate authz.Gate, what string, l *facts.Life, never string) {
 	detail := "it is live"
 	switch {
+	case l.Malformed == "" && !l.Stopped && !l.Active && never != "":
+		detail = never
 	case !l.Known:
 		detail = "the graph does not know it"
 	case l.Malformed != "":
@@ -368,7 +375,7 @@ func (p *plan) standing(s *Standing) {
 		if !p.f.Brief {
 			name = "agent:" + authz.DecodeID(string(id))
 		}
-		p.life(authz.GateAgent, name, &a.Life)
+		p.lifeOf(authz.GateAgent, name, &a.Life, "it is not registered: deputy agent register does that")
 		p.fact(authz.GateAgent, len(a.Owners) > 0, name+" has an owner", "nobody answers for it")
 	}
 	show := func(o authz.Object) string {
@@ -377,8 +384,10 @@ func (p *plan) standing(s *Standing) {
 		}
 		return authz.Show(o)
 	}
-	p.life(authz.GatePrincipal, show(p.f.Principal.Object), &s.Principal)
-	p.life(authz.GateTenant, show(p.f.Tenant.Object()), &s.Tenant)
+	p.lifeOf(authz.GatePrincipal, show(p.f.Principal.Object), &s.Principal,
+		"it is not active: agents act for it only after deputy principal resume")
+	p.lifeOf(authz.GateTenant, show(p.f.Tenant.Object()), &s.Tenant,
+		"it is not active: agents act in it only after deputy principal resume")
 }
 
 // permissions adds what has to be asked of the engine: the permission for every subject, the object's

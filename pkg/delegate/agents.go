@@ -10,41 +10,136 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
+// Registered is an agent that was registered.
+type Registered struct {
+	facts.Agent
+	// Unnamed are the owners that no relationship named before.
+	Unnamed []authz.Object
+}
+
 // Register makes an agent known. Errors: Exists where the id left any trace in the graph.
-func (d *Delegate) Register(ctx context.Context, id authz.AgentID, owners []authz.Object, key string) (facts.Agent, authz.Revision, error) {
+func (d *Delegate) Register(ctx context.Context, id authz.AgentID, owners []authz.Object, key string) (Registered, authz.Revision, error) {
+	return d.register(ctx, id, owners, key, false)
+}
+
+// AdoptAgent is Register for an id that relationships may name already. Errors: Exists where it is registered, Precondition
+// where it is suspended, or has an owner that is not among the owners.
+func (d *Delegate) AdoptAgent(ctx context.Context, id authz.AgentID, owners []authz.Object, key string) (Registered, authz.Revision, error) {
+	return d.register(ctx, id, owners, key, true)
+}
+
+func (d *Delegate) register(
+	ctx context.Context, id authz.AgentID, owners []authz.Object, key string, adopt bool,
+) (Registered, authz.Revision, error) {
+	none := func(err error) (Registered, authz.Revision, error) { return Registered{}, authz.Revision{}, err }
 	if err := checkKey(key); err != nil {
-		return facts.Agent{}, authz.Revision{}, err
+		return none(err)
 	}
-	slices.SortFunc(owners, byID)
-	owners = slices.Compact(owners)
-	if len(owners) == 0 || len(owners) > MaxOwners {
-		return facts.Agent{}, authz.Revision{}, authz.FieldErrorf("owner_ids", "must name 1 to %d users", MaxOwners)
+	owners, err := checkOwners("owner_ids", owners)
+	if err != nil {
+		return none(err)
 	}
 	v, err := d.look(ctx)
 	if err != nil {
-		return facts.Agent{}, authz.Revision{}, err
+		return none(err)
 	}
-	issued := facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, registration(owners))}
-	rev, err := d.write(ctx, facts.Register(id, owners, issued), facts.NoTrace(id.Object()))
+	out := Registered{Agent: facts.Agent{
+		ID: id, Owners: owners, Issued: facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, registration(owners))},
+		Life: facts.Life{Known: true, Active: true},
+	}}
+	for _, o := range owners {
+		if named, err := v.named(ctx, o); err != nil {
+			return none(err)
+		} else if !named {
+			out.Unnamed = append(out.Unnamed, o)
+		}
+	}
+	updates, must := facts.Register(id, owners, out.Issued), facts.NoTrace(id.Object())
+	if adopt {
+		updates, must = facts.Adopt(id.Object(), owners, out.Issued)
+		if before, err := v.agent(ctx, id); err != nil && authz.KindOf(err) != authz.NotFound {
+			return none(err)
+		} else if !before.Active {
+			if err := adoptable(before, owners); err != nil {
+				return none(err)
+			}
+		}
+	}
+	rev, err := d.write(ctx, updates, must)
 	switch {
 	case err == nil:
-		return facts.Agent{ID: id, Owners: owners, Issued: issued, Life: facts.Life{Known: true, Active: true}}, rev, nil
+		return out, rev, nil
 	case authz.KindOf(err) != authz.Exists && reason(err) != authz.ReasonConflict:
-		return facts.Agent{}, rev, err
+		return Registered{}, rev, err
 	}
 	// It was there before: by an earlier try of the same call, or it is taken.
 	if v, err = d.look(ctx); err != nil {
-		return facts.Agent{}, authz.Revision{}, err
+		return none(err)
 	}
-	a, err := v.agent(ctx, id)
-	if err != nil && authz.KindOf(err) != authz.NotFound {
-		return facts.Agent{}, authz.Revision{}, err
+	before, err := v.agent(ctx, id)
+	switch {
+	case err != nil && authz.KindOf(err) != authz.NotFound:
+		return none(err)
+	case key == "" || before.Issued.KeyDigest != out.Issued.KeyDigest:
+		return none(taken(before))
 	}
-	if key == "" || a.Issued.KeyDigest != issued.KeyDigest {
-		return facts.Agent{}, authz.Revision{}, authz.Errorf(authz.Exists, authz.ReasonAlreadyExists,
-			"the agent id is taken, or was once: ids are not used again")
+	return Registered{Agent: before}, v.snap.Revision(), nil
+}
+
+// checkOwners returns an agent's owners in order, each once.
+func checkOwners(field string, owners []authz.Object) ([]authz.Object, error) {
+	slices.SortFunc(owners, byID)
+	owners = slices.Compact(owners)
+	if len(owners) == 0 || len(owners) > MaxOwners {
+		return nil, authz.FieldErrorf(field, "must name 1 to %d users", MaxOwners)
 	}
-	return a, v.snap.Revision(), nil
+	return owners, nil
+}
+
+// taken says why an id cannot be registered.
+func taken(a facts.Agent) error {
+	name := authz.Show(a.ID.Object())
+	switch {
+	case a.Stopped:
+		return authz.Errorf(authz.Exists, authz.ReasonAlreadyExists,
+			"%s is suspended: an id that was used is not given to another agent; deputy agent resume lifts the suspension", name)
+	case a.Active:
+		return authz.Errorf(authz.Exists, authz.ReasonAlreadyExists, "%s is registered already", name)
+	default:
+		return authz.Errorf(authz.Exists, authz.ReasonAlreadyExists,
+			"%[1]s is not registered, but relationships name it, and it would hold what they grant: "+
+				"deputy adopt %[1]s shows that, and deputy agent register --adopt takes the id as it is", name)
+	}
+}
+
+// adoptable refuses what must not be made active, and owners that leave out one whom the graph names: it would answer for the
+// agent without anybody having said so.
+func adoptable(a facts.Agent, owners []authz.Object) error {
+	name := authz.Show(a.ID.Object())
+	switch {
+	case a.Stopped:
+		return notActive(name + " is suspended, and an adoption never lifts a suspension: deputy agent resume does")
+	case a.Malformed != "":
+		return notActive(name + " cannot be adopted: " + a.Malformed)
+	}
+	for _, o := range a.Owners {
+		if !slices.Contains(owners, o) {
+			return authz.Errorf(authz.Precondition, authz.ReasonNotEntitled,
+				"the graph names %s as an owner of %s: name every owner that there is, or delete that relationship first", authz.Show(o), name)
+		}
+	}
+	return nil
+}
+
+// named reports whether any relationship names an object.
+func (v *view) named(ctx context.Context, o authz.Object) (bool, error) {
+	for _, f := range facts.Naming(o) {
+		rels, _, err := v.snap.Page(ctx, f, 1, "")
+		if err != nil || len(rels) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // Agent reads one agent.
@@ -57,48 +152,61 @@ func (d *Delegate) Agent(ctx context.Context, id authz.AgentID) (facts.Agent, au
 	return a, v.snap.Revision(), err
 }
 
-// SuspendAgent stops an agent.
-func (d *Delegate) SuspendAgent(ctx context.Context, id authz.AgentID) (authz.Revision, error) {
-	v, err := d.look(ctx)
-	if err != nil {
-		return authz.Revision{}, err
-	}
-	if _, err := v.agent(ctx, id); err != nil {
-		return authz.Revision{}, err
-	}
-	return d.brake(ctx, facts.Suspend(id.Object()))
+// Stood is how an agent, a user, a service or a tenant stood before it was suspended or resumed, and after.
+type Stood struct {
+	// Named tells that a relationship named it before.
+	Named bool
+	// Active tells that it is active now.
+	Active bool
 }
 
-// ResumeAgent lets a registered agent act again.
-func (d *Delegate) ResumeAgent(ctx context.Context, id authz.AgentID) (authz.Revision, error) {
+// Suspend stops an agent, or stops agents from acting for a user or a service, or in a tenant. What takes access away is never
+// refused, so any id will do.
+func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
 	v, err := d.look(ctx)
 	if err != nil {
-		return authz.Revision{}, err
+		return Stood{}, authz.Revision{}, err
 	}
-	a, err := v.agent(ctx, id)
+	named, err := v.named(ctx, o)
 	if err != nil {
-		return authz.Revision{}, err
+		return Stood{}, authz.Revision{}, err
 	}
-	if a.Issued.At.IsZero() {
+	rev, err := d.brake(ctx, facts.Suspend(o))
+	return Stood{Named: named}, rev, err
+}
+
+// Resume lets agents act for a user or a service, or in a tenant, or lifts an agent's suspension. An agent with an owner is then
+// active; one without was never registered, and can be. Errors: NotFound for an agent that the graph knows nothing of.
+func (d *Delegate) Resume(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
+	none := func(err error) (Stood, authz.Revision, error) { return Stood{}, authz.Revision{}, err }
+	v, err := d.look(ctx)
+	if err != nil {
+		return none(err)
+	}
+	was, updates := Stood{Named: true, Active: true}, facts.Resume(o, facts.Issued{})
+	if o.Type != authz.TypeAgent {
+		if was.Named, err = v.named(ctx, o); err != nil {
+			return none(err)
+		}
+	} else if updates, was.Active, err = v.resumeAgent(ctx, authz.AgentID(o.ID)); err != nil {
+		return none(err)
+	}
+	rev, err := d.write(ctx, updates, nil)
+	return was, rev, err
+}
+
+// resumeAgent returns what to write, and whether the agent is active then.
+func (v *view) resumeAgent(ctx context.Context, id authz.AgentID) ([]authz.Update, bool, error) {
+	a, err := v.agent(ctx, id)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case len(a.Owners) == 0:
+		return facts.Lift(id.Object()), false, nil
+	case a.Issued.At.IsZero():
 		a.Issued.At = v.now
 	}
-	return d.write(ctx, facts.Resume(id.Object(), a.Issued), nil)
-}
-
-// Suspend stops agents from acting for a user or a service, or in a tenant.
-func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (authz.Revision, error) {
-	if _, err := d.look(ctx); err != nil {
-		return authz.Revision{}, err
-	}
-	return d.brake(ctx, facts.Suspend(o))
-}
-
-// Resume lets agents act for a user or a service, or in a tenant.
-func (d *Delegate) Resume(ctx context.Context, o authz.Object) (authz.Revision, error) {
-	if _, err := d.look(ctx); err != nil {
-		return authz.Revision{}, err
-	}
-	return d.write(ctx, facts.Resume(o, facts.Issued{}), nil)
+	return facts.Resume(id.Object(), a.Issued), true, nil
 }
 
 // brake writes what stops something. On an engine whose clocks may differ it returns only once every

@@ -43,12 +43,14 @@ type Delegate struct {
 	maxSessionTTL time.Duration
 	// listReads is how many objects one call of a list reads.
 	listReads int
+	// maxNamed and maxHeld bound a review.
+	maxNamed, maxHeld int
 }
 
 // New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
 // expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads}
+	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld}
 }
 
 // view is the graph at one revision and one moment, for one goroutine.
@@ -140,13 +142,15 @@ func (v *view) standing(ctx context.Context, o authz.Object) error {
 	if err != nil {
 		return err
 	}
-	switch standing := facts.ReadStanding(o, rels, v.now); {
-	case standing.Stopped:
-		return notActive(authz.Show(o) + " is suspended; PrincipalsService.Resume lets agents act again")
-	case !standing.Live():
-		return notActive(authz.Show(o) + " is not active yet; PrincipalsService.Resume lets agents act for it, or in it")
+	standing := facts.ReadStanding(o, rels, v.now)
+	if standing.Live() {
+		return nil
 	}
-	return nil
+	how := "; PrincipalsService.Resume (deputy principal resume " + authz.Show(o) + ") lets agents act "
+	if standing.Stopped {
+		return notActive(authz.Show(o) + " is suspended" + how + "again")
+	}
+	return notActive(authz.Show(o) + " is not active yet" + how + "for it, or in it")
 }
 
 // write applies updates. A precondition that held when it was read and no longer does is reported as a

@@ -61,7 +61,7 @@ func office(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 		}
 	}
 	for _, who := range people {
-		if _, err := d.Resume(t.Context(), who); err != nil {
+		if _, _, err := d.Resume(t.Context(), who); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,10 +122,10 @@ func TestWhatAWriterStandsOnIsJudgedAgain(t *testing.T) {
 		return err
 	}
 	suspend := func(o authz.Object) func(*scene) error {
-		return func(s *scene) error { _, err := s.d.Suspend(context.Background(), o); return err }
+		return func(s *scene) error { _, _, err := s.d.Suspend(context.Background(), o); return err }
 	}
 	suspendAgent := func(id authz.AgentID) func(*scene) error {
-		return func(s *scene) error { _, err := s.d.SuspendAgent(context.Background(), id); return err }
+		return func(s *scene) error { _, _, err := s.d.Suspend(context.Background(), id.Object()); return err }
 	}
 	revoke := func(s *scene) error { _, err := s.d.Revoke(context.Background(), s.parent.ID); return err }
 	end := func(s *scene) error { _, err := s.d.End(context.Background(), s.run.ID); return err }

@@ -152,6 +152,11 @@ func (r *reader) alive(rel authz.Relationship) {
 // Object selects all facts of one core object.
 func Object(o authz.Object) authz.Filter { return authz.Filter{Resource: o} }
 
+// Naming selects all relationships that name an object: as their resource, and as their subject.
+func Naming(o authz.Object) []authz.Filter {
+	return []authz.Filter{{Resource: o}, {SubjectType: o.Type, SubjectID: o.ID}}
+}
+
 // mark is a relationship whose subject is the object itself.
 func mark(o authz.Object, relation string) authz.Relationship {
 	return authz.Relationship{Resource: o, Relation: relation, Subject: authz.Subject{Object: o}}

@@ -76,12 +76,28 @@ func Register(id authz.AgentID, owners []authz.Object, issued Issued) []authz.Up
 	return updates
 }
 
+// Adopt is the write that makes active what relationships name and no mark was ever written of, and what has to hold for it:
+// no mark, and no tombstone. Only an agent has owners; those that it has already stay.
+func Adopt(o authz.Object, owners []authz.Object, issued Issued) ([]authz.Update, []authz.MustHold) {
+	updates := []authz.Update{{Operation: authz.Create, Relationship: mark(o, relActive)}}
+	if o.Type == authz.TypeAgent {
+		updates = Register(authz.AgentID(o.ID), owners, issued)
+		for i := range updates[1:] {
+			updates[1+i].Operation = authz.Touch
+		}
+	}
+	return updates, []authz.MustHold{
+		{Filter: authz.Filter{Resource: o, Relation: relActive}}, {Filter: authz.Filter{Resource: o, Relation: relSuspended}},
+	}
+}
+
 // NoTrace holds where neither the object nor a grant to it is in the graph.
 func NoTrace(o authz.Object) []authz.MustHold {
-	return []authz.MustHold{
-		{Filter: authz.Filter{Resource: o}},
-		{Filter: authz.Filter{SubjectType: o.Type, SubjectID: o.ID}},
+	var none []authz.MustHold
+	for _, f := range Naming(o) {
+		none = append(none, authz.MustHold{Filter: f})
 	}
+	return none
 }
 
 // Suspend is the write that stops a user, a service, a tenant or an agent.
@@ -92,16 +108,18 @@ func Suspend(o authz.Object) []authz.Update {
 	}
 }
 
+// Lift is the write that takes a tombstone away, and activates nothing.
+func Lift(o authz.Object) []authz.Update {
+	return []authz.Update{{Operation: authz.Delete, Relationship: mark(o, relSuspended)}}
+}
+
 // Resume is the write that lets it act again. An agent keeps what was issued at its registration.
 func Resume(o authz.Object, issued Issued) []authz.Update {
 	active := mark(o, relActive)
 	if o.Type == authz.TypeAgent {
 		active.Caveat, active.CaveatContext = caveatIssued, issuedContext(issued)
 	}
-	return []authz.Update{
-		{Operation: authz.Touch, Relationship: active},
-		{Operation: authz.Delete, Relationship: mark(o, relSuspended)},
-	}
+	return append(Lift(o), authz.Update{Operation: authz.Touch, Relationship: active})
 }
 
 // MustBeActive holds while the object has its mark and no tombstone. The engine does not see expired

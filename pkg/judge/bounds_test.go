@@ -88,7 +88,7 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 	_, _, err = d.Register(t.Context(), "bot", []authz.Object{{Type: authz.TypeUser, ID: "carol"}}, "")
 	ok(err)
 	for _, o := range []authz.Object{{Type: authz.TypeUser, ID: "alice"}, authz.TenantID("acme").Object()} {
-		_, err := d.Resume(t.Context(), o)
+		_, _, err := d.Resume(t.Context(), o)
 		ok(err)
 	}
 	touch(t, e,

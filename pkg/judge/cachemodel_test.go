@@ -100,7 +100,7 @@ definition document {
 	}
 	var rels []authz.Relationship
 	for _, who := range []string{"user:alice", "service:nightly", "tenant:acme"} {
-		if _, err := g.delegates.Resume(t.Context(), object(who)); err != nil {
+		if _, _, err := g.delegates.Resume(t.Context(), object(who)); err != nil {
 			t.Fatal(err)
 		}
 	}

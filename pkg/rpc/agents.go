@@ -29,19 +29,43 @@ func (s *agents) RegisterAgent(ctx context.Context, r *deputyv1.RegisterAgentReq
 	if err != nil {
 		return nil, err
 	}
-	owners := make([]authz.Object, len(r.GetOwnerIds()))
-	for i, given := range r.GetOwnerIds() {
-		owner, err := id(fmt.Sprintf("owner_ids[%d]", i), given)
+	owners, err := ownerIDs("owner_ids", r.GetOwnerIds())
+	if err != nil {
+		return nil, err
+	}
+	register := s.Delegate.Register
+	if r.GetAdopt() {
+		register = s.Delegate.AdoptAgent
+	}
+	a, rev, err := register(ctx, agent, owners, r.GetIdempotencyKey())
+	if err != nil {
+		return nil, err
+	}
+	return &deputyv1.RegisterAgentResponse{
+		Agent: agentProto(a.Agent), WrittenAt: s.Sealer.token(rev, s.Now()), UnnamedOwnerIds: ids(a.Unnamed),
+	}, nil
+}
+
+// ownerIDs reads the users who answer for an agent.
+func ownerIDs(field string, given []string) ([]authz.Object, error) {
+	owners := make([]authz.Object, len(given))
+	for i, one := range given {
+		owner, err := id(fmt.Sprintf("%s[%d]", field, i), one)
 		if err != nil {
 			return nil, err
 		}
 		owners[i] = authz.Object{Type: authz.TypeUser, ID: owner}
 	}
-	a, rev, err := s.Delegate.Register(ctx, agent, owners, r.GetIdempotencyKey())
-	if err != nil {
-		return nil, err
+	return owners, nil
+}
+
+// ids are the ids of objects, decoded.
+func ids(objects []authz.Object) []string {
+	var out []string
+	for _, o := range objects {
+		out = append(out, authz.DecodeID(o.ID))
 	}
-	return &deputyv1.RegisterAgentResponse{Agent: agentProto(a), WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return out
 }
 
 // GetAgent reads one agent.
@@ -81,11 +105,11 @@ func (s *agents) SuspendAgent(ctx context.Context, r *deputyv1.SuspendAgentReque
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.SuspendAgent(ctx, agent)
+	was, rev, err := s.Delegate.Suspend(ctx, agent.Object())
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.SuspendAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.SuspendAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
 }
 
 // ResumeAgent lets an agent act again.
@@ -94,19 +118,17 @@ func (s *agents) ResumeAgent(ctx context.Context, r *deputyv1.ResumeAgentRequest
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.ResumeAgent(ctx, agent)
+	is, rev, err := s.Delegate.Resume(ctx, agent.Object())
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.ResumeAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.ResumeAgentResponse{
+		WrittenAt: s.Sealer.token(rev, s.Now()), State: state(facts.Life{Known: true, Active: is.Active}),
+	}, nil
 }
 
 func agentProto(a facts.Agent) *deputyv1.Agent {
-	out := &deputyv1.Agent{AgentId: authz.DecodeID(string(a.ID)), State: state(a.Life)}
-	for _, o := range a.Owners {
-		out.OwnerIds = append(out.OwnerIds, authz.DecodeID(o.ID))
-	}
-	return out
+	return &deputyv1.Agent{AgentId: authz.DecodeID(string(a.ID)), OwnerIds: ids(a.Owners), State: state(a.Life)}
 }
 
 type principals struct {
@@ -128,11 +150,11 @@ func (s *principals) Suspend(ctx context.Context, r *deputyv1.SuspendRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.Suspend(ctx, who)
+	was, rev, err := s.Delegate.Suspend(ctx, who)
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.SuspendResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.SuspendResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
 }
 
 // Resume lets agents act for it.
@@ -141,11 +163,11 @@ func (s *principals) Resume(ctx context.Context, r *deputyv1.ResumeRequest) (*de
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.Resume(ctx, who)
+	was, rev, err := s.Delegate.Resume(ctx, who)
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.ResumeResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.ResumeResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
 }
 
 // listRequest is what the requests of all lists have in common.

@@ -25,6 +25,9 @@ var limits = map[string]wire.Limit{
 	"/deputy.v1.SessionsService/StartSession":        wire.Medium,
 	"/deputy.v1.DelegationsService/CreateDelegation": wire.Medium,
 	"/deputy.v1.AgentsService/RegisterAgent":         wire.Medium,
+	// 100 objects, or 20 with their owners.
+	"/deputy.v1.AdoptionService/ReviewAdoption":  wire.Medium,
+	"/deputy.v1.AdoptionService/ConfirmAdoption": wire.Medium,
 }
 
 // Guarded registers services on a gRPC server so that nothing of a call is read before its caller is known, and every

@@ -114,6 +114,8 @@ var adminMethods = map[string]bool{
 	"/deputy.v1.AgentsService/ResumeAgent":            true,
 	"/deputy.v1.PrincipalsService/Suspend":            true,
 	"/deputy.v1.PrincipalsService/Resume":             true,
+	"/deputy.v1.AdoptionService/ReviewAdoption":       true,
+	"/deputy.v1.AdoptionService/ConfirmAdoption":      true,
 	"/deputy.v1.StoreService/GetStatistics":           true,
 	"/deputy.v1.StoreService/Compact":                 true,
 	"/deputy.v1.StoreService/Backup":                  true,

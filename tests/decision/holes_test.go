@@ -278,7 +278,8 @@ func TestEveryMethodNeedsAKey(t *testing.T) {
 	for _, method := range []string{
 		"/deputy.v1.PermissionsService/ExplainPermission", "/deputy.v1.PermissionsService/LookupAgents",
 		"/deputy.v1.AgentsService/RegisterAgent", "/deputy.v1.AgentsService/SuspendAgent", "/deputy.v1.AgentsService/ResumeAgent",
-		"/deputy.v1.PrincipalsService/Suspend", "/deputy.v1.PrincipalsService/Resume", "/authzed.api.v1.SchemaService/WriteSchema",
+		"/deputy.v1.PrincipalsService/Suspend", "/deputy.v1.PrincipalsService/Resume",
+		"/deputy.v1.AdoptionService/ReviewAdoption", "/deputy.v1.AdoptionService/ConfirmAdoption", "/authzed.api.v1.SchemaService/WriteSchema",
 	} {
 		w.fails(callEmpty(t, s.Service, method), codes.PermissionDenied, "ADMIN_ONLY", "")
 	}

@@ -301,7 +301,7 @@ func TestBadLifecycleInput(t *testing.T) {
 	}
 	_, err = w.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{AgentId: "ownerless"})
 	w.fails(err, codes.InvalidArgument, "INVALID_FIELD", "owner_ids")
-	_, err = w.Agents().SuspendAgent(t.Context(), &deputyv1.SuspendAgentRequest{AgentId: "ghost"})
+	_, err = w.Agents().ResumeAgent(t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "ghost"})
 	w.fails(err, codes.NotFound, "AGENT_NOT_FOUND", "")
 	_, err = w.Principals().Suspend(t.Context(), &deputyv1.SuspendRequest{Principal: harness.Ref("agent:bot")})
 	w.fails(err, codes.InvalidArgument, "INVALID_FIELD", "principal.object_type")

@@ -94,8 +94,12 @@ type RegisterAgentRequest struct {
 	OwnerIds []string `protobuf:"bytes,2,rep,name=owner_ids,json=ownerIds,proto3" json:"owner_ids,omitempty"`
 	// Makes a retry of the same request succeed: up to 128 bytes, chosen by the caller.
 	IdempotencyKey string `protobuf:"bytes,3,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Take an id that relationships name already, as long as it was neither registered nor suspended. The
+	// agent then holds what they grant: ReviewAdoption shows it before. Owners that the graph names have to be
+	// among owner_ids.
+	Adopt         bool `protobuf:"varint,4,opt,name=adopt,proto3" json:"adopt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegisterAgentRequest) Reset() {
@@ -149,15 +153,24 @@ func (x *RegisterAgentRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *RegisterAgentRequest) GetAdopt() bool {
+	if x != nil {
+		return x.Adopt
+	}
+	return false
+}
+
 // RegisterAgentResponse returns the agent.
 type RegisterAgentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The agent.
 	Agent *Agent `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	// The revision at which it is known.
-	WrittenAt     *ZedToken `protobuf:"bytes,2,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WrittenAt *ZedToken `protobuf:"bytes,2,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// Those of the owners that no relationship named before: a mistyped id is one.
+	UnnamedOwnerIds []string `protobuf:"bytes,3,rep,name=unnamed_owner_ids,json=unnamedOwnerIds,proto3" json:"unnamed_owner_ids,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RegisterAgentResponse) Reset() {
@@ -200,6 +213,13 @@ func (x *RegisterAgentResponse) GetAgent() *Agent {
 func (x *RegisterAgentResponse) GetWrittenAt() *ZedToken {
 	if x != nil {
 		return x.WrittenAt
+	}
+	return nil
+}
+
+func (x *RegisterAgentResponse) GetUnnamedOwnerIds() []string {
+	if x != nil {
+		return x.UnnamedOwnerIds
 	}
 	return nil
 }
@@ -483,7 +503,9 @@ func (x *SuspendAgentRequest) GetAgentId() string {
 type SuspendAgentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// From this revision on every check refuses.
-	WrittenAt     *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	WrittenAt *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// Whether no relationship named the agent before: then check the id.
+	Unnamed       bool `protobuf:"varint,2,opt,name=unnamed,proto3" json:"unnamed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -523,6 +545,13 @@ func (x *SuspendAgentResponse) GetWrittenAt() *ZedToken {
 		return x.WrittenAt
 	}
 	return nil
+}
+
+func (x *SuspendAgentResponse) GetUnnamed() bool {
+	if x != nil {
+		return x.Unnamed
+	}
+	return false
 }
 
 // ResumeAgentRequest lets an agent act again.
@@ -575,7 +604,9 @@ func (x *ResumeAgentRequest) GetAgentId() string {
 type ResumeAgentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision from which it may act.
-	WrittenAt     *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	WrittenAt *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// ACTIVE, or INACTIVE for an agent without an owner: it is no longer suspended, and not registered.
+	State         LifecycleState `protobuf:"varint,2,opt,name=state,proto3,enum=deputy.v1.LifecycleState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -617,6 +648,13 @@ func (x *ResumeAgentResponse) GetWrittenAt() *ZedToken {
 	return nil
 }
 
+func (x *ResumeAgentResponse) GetState() LifecycleState {
+	if x != nil {
+		return x.State
+	}
+	return LifecycleState_LIFECYCLE_STATE_UNSPECIFIED
+}
+
 var File_deputy_v1_agents_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_agents_proto_rawDesc = "" +
@@ -625,15 +663,17 @@ const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\x05Agent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1b\n" +
 	"\towner_ids\x18\x02 \x03(\tR\bownerIds\x12/\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state\"w\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state\"\x8d\x01\n" +
 	"\x14RegisterAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1b\n" +
 	"\towner_ids\x18\x02 \x03(\tR\bownerIds\x12'\n" +
-	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\"s\n" +
+	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
+	"\x05adopt\x18\x04 \x01(\bR\x05adopt\"\x9f\x01\n" +
 	"\x15RegisterAgentResponse\x12&\n" +
 	"\x05agent\x18\x01 \x01(\v2\x10.deputy.v1.AgentR\x05agent\x122\n" +
 	"\n" +
-	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\",\n" +
+	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12*\n" +
+	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds\",\n" +
 	"\x0fGetAgentRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\"h\n" +
 	"\x10GetAgentResponse\x12&\n" +
@@ -648,15 +688,17 @@ const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\x04next\x18\x03 \x01(\v2\x11.deputy.v1.CursorR\x04next\x12,\n" +
 	"\aread_at\x18\x04 \x01(\v2\x13.deputy.v1.ZedTokenR\x06readAt\"0\n" +
 	"\x13SuspendAgentRequest\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"J\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"d\n" +
 	"\x14SuspendAgentResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\"/\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +
+	"\aunnamed\x18\x02 \x01(\bR\aunnamed\"/\n" +
 	"\x12ResumeAgentRequest\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"I\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\"z\n" +
 	"\x13ResumeAgentResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\x92\x03\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12/\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state2\x92\x03\n" +
 	"\rAgentsService\x12R\n" +
 	"\rRegisterAgent\x12\x1f.deputy.v1.RegisterAgentRequest\x1a .deputy.v1.RegisterAgentResponse\x12C\n" +
 	"\bGetAgent\x12\x1a.deputy.v1.GetAgentRequest\x1a\x1b.deputy.v1.GetAgentResponse\x12I\n" +
@@ -706,21 +748,22 @@ var file_deputy_v1_agents_proto_depIdxs = []int32{
 	12, // 8: deputy.v1.ListAgentsResponse.read_at:type_name -> deputy.v1.ZedToken
 	12, // 9: deputy.v1.SuspendAgentResponse.written_at:type_name -> deputy.v1.ZedToken
 	12, // 10: deputy.v1.ResumeAgentResponse.written_at:type_name -> deputy.v1.ZedToken
-	1,  // 11: deputy.v1.AgentsService.RegisterAgent:input_type -> deputy.v1.RegisterAgentRequest
-	3,  // 12: deputy.v1.AgentsService.GetAgent:input_type -> deputy.v1.GetAgentRequest
-	5,  // 13: deputy.v1.AgentsService.ListAgents:input_type -> deputy.v1.ListAgentsRequest
-	7,  // 14: deputy.v1.AgentsService.SuspendAgent:input_type -> deputy.v1.SuspendAgentRequest
-	9,  // 15: deputy.v1.AgentsService.ResumeAgent:input_type -> deputy.v1.ResumeAgentRequest
-	2,  // 16: deputy.v1.AgentsService.RegisterAgent:output_type -> deputy.v1.RegisterAgentResponse
-	4,  // 17: deputy.v1.AgentsService.GetAgent:output_type -> deputy.v1.GetAgentResponse
-	6,  // 18: deputy.v1.AgentsService.ListAgents:output_type -> deputy.v1.ListAgentsResponse
-	8,  // 19: deputy.v1.AgentsService.SuspendAgent:output_type -> deputy.v1.SuspendAgentResponse
-	10, // 20: deputy.v1.AgentsService.ResumeAgent:output_type -> deputy.v1.ResumeAgentResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	11, // 11: deputy.v1.ResumeAgentResponse.state:type_name -> deputy.v1.LifecycleState
+	1,  // 12: deputy.v1.AgentsService.RegisterAgent:input_type -> deputy.v1.RegisterAgentRequest
+	3,  // 13: deputy.v1.AgentsService.GetAgent:input_type -> deputy.v1.GetAgentRequest
+	5,  // 14: deputy.v1.AgentsService.ListAgents:input_type -> deputy.v1.ListAgentsRequest
+	7,  // 15: deputy.v1.AgentsService.SuspendAgent:input_type -> deputy.v1.SuspendAgentRequest
+	9,  // 16: deputy.v1.AgentsService.ResumeAgent:input_type -> deputy.v1.ResumeAgentRequest
+	2,  // 17: deputy.v1.AgentsService.RegisterAgent:output_type -> deputy.v1.RegisterAgentResponse
+	4,  // 18: deputy.v1.AgentsService.GetAgent:output_type -> deputy.v1.GetAgentResponse
+	6,  // 19: deputy.v1.AgentsService.ListAgents:output_type -> deputy.v1.ListAgentsResponse
+	8,  // 20: deputy.v1.AgentsService.SuspendAgent:output_type -> deputy.v1.SuspendAgentResponse
+	10, // 21: deputy.v1.AgentsService.ResumeAgent:output_type -> deputy.v1.ResumeAgentResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_agents_proto_init() }

@@ -32,15 +32,18 @@ const (
 //
 // AgentsService registers agents and stops them.
 type AgentsServiceClient interface {
-	// RegisterAgent makes an agent known. An id that left any trace in the graph is ALREADY_EXISTS.
+	// RegisterAgent makes an agent known. An id that left any trace in the graph is ALREADY_EXISTS, unless the
+	// request adopts it.
 	RegisterAgent(ctx context.Context, in *RegisterAgentRequest, opts ...grpc.CallOption) (*RegisterAgentResponse, error)
 	// GetAgent reads one agent.
 	GetAgent(ctx context.Context, in *GetAgentRequest, opts ...grpc.CallOption) (*GetAgentResponse, error)
 	// ListAgents lists the registered agents.
 	ListAgents(ctx context.Context, in *ListAgentsRequest, opts ...grpc.CallOption) (*ListAgentsResponse, error)
-	// SuspendAgent stops an agent, and every chain that it is part of.
+	// SuspendAgent stops an agent, and every chain that it is part of. It succeeds for any id: what takes access
+	// away is never refused.
 	SuspendAgent(ctx context.Context, in *SuspendAgentRequest, opts ...grpc.CallOption) (*SuspendAgentResponse, error)
-	// ResumeAgent lets a suspended agent act again.
+	// ResumeAgent lifts an agent's suspension. One with an owner is active again; one without was never
+	// registered, and may then be registered.
 	ResumeAgent(ctx context.Context, in *ResumeAgentRequest, opts ...grpc.CallOption) (*ResumeAgentResponse, error)
 }
 
@@ -108,15 +111,18 @@ func (c *agentsServiceClient) ResumeAgent(ctx context.Context, in *ResumeAgentRe
 //
 // AgentsService registers agents and stops them.
 type AgentsServiceServer interface {
-	// RegisterAgent makes an agent known. An id that left any trace in the graph is ALREADY_EXISTS.
+	// RegisterAgent makes an agent known. An id that left any trace in the graph is ALREADY_EXISTS, unless the
+	// request adopts it.
 	RegisterAgent(context.Context, *RegisterAgentRequest) (*RegisterAgentResponse, error)
 	// GetAgent reads one agent.
 	GetAgent(context.Context, *GetAgentRequest) (*GetAgentResponse, error)
 	// ListAgents lists the registered agents.
 	ListAgents(context.Context, *ListAgentsRequest) (*ListAgentsResponse, error)
-	// SuspendAgent stops an agent, and every chain that it is part of.
+	// SuspendAgent stops an agent, and every chain that it is part of. It succeeds for any id: what takes access
+	// away is never refused.
 	SuspendAgent(context.Context, *SuspendAgentRequest) (*SuspendAgentResponse, error)
-	// ResumeAgent lets a suspended agent act again.
+	// ResumeAgent lifts an agent's suspension. One with an owner is active again; one without was never
+	// registered, and may then be registered.
 	ResumeAgent(context.Context, *ResumeAgentRequest) (*ResumeAgentResponse, error)
 	mustEmbedUnimplementedAgentsServiceServer()
 }

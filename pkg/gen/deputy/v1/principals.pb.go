@@ -71,7 +71,9 @@ func (x *SuspendRequest) GetPrincipal() *ObjectReference {
 type SuspendResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// From this revision on every check refuses.
-	WrittenAt     *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	WrittenAt *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// Whether no relationship named it before: then check the id.
+	Unnamed       bool `protobuf:"varint,2,opt,name=unnamed,proto3" json:"unnamed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,6 +113,13 @@ func (x *SuspendResponse) GetWrittenAt() *ZedToken {
 		return x.WrittenAt
 	}
 	return nil
+}
+
+func (x *SuspendResponse) GetUnnamed() bool {
+	if x != nil {
+		return x.Unnamed
+	}
+	return false
 }
 
 // ResumeRequest names whom to let go.
@@ -163,7 +172,9 @@ func (x *ResumeRequest) GetPrincipal() *ObjectReference {
 type ResumeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revision from which agents may act for it.
-	WrittenAt     *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	WrittenAt *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// Whether no relationship named it before. It holds nothing yet, or its id is mistyped.
+	Unnamed       bool `protobuf:"varint,2,opt,name=unnamed,proto3" json:"unnamed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,21 +216,30 @@ func (x *ResumeResponse) GetWrittenAt() *ZedToken {
 	return nil
 }
 
+func (x *ResumeResponse) GetUnnamed() bool {
+	if x != nil {
+		return x.Unnamed
+	}
+	return false
+}
+
 var File_deputy_v1_principals_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_principals_proto_rawDesc = "" +
 	"\n" +
 	"\x1adeputy/v1/principals.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\"J\n" +
 	"\x0eSuspendRequest\x128\n" +
-	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"E\n" +
+	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"_\n" +
 	"\x0fSuspendResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\"I\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +
+	"\aunnamed\x18\x02 \x01(\bR\aunnamed\"I\n" +
 	"\rResumeRequest\x128\n" +
-	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"D\n" +
+	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"^\n" +
 	"\x0eResumeResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\x94\x01\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +
+	"\aunnamed\x18\x02 \x01(\bR\aunnamed2\x94\x01\n" +
 	"\x11PrincipalsService\x12@\n" +
 	"\aSuspend\x12\x19.deputy.v1.SuspendRequest\x1a\x1a.deputy.v1.SuspendResponse\x12=\n" +
 	"\x06Resume\x12\x18.deputy.v1.ResumeRequest\x1a\x19.deputy.v1.ResumeResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"

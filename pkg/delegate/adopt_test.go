@@ -1,0 +1,65 @@
+package delegate_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/delegate"
+)
+
+// TestReviewsAreBounded: a candidate that more names than a digest covers is listed and refused, and a graph that names more
+// than a review keeps in memory is reviewed by name only.
+func TestReviewsAreBounded(t *testing.T) {
+	_, _, graph := office(t)
+	var updates []authz.Update
+	for i := range 30 {
+		updates = append(updates, authz.Update{Operation: authz.Touch, Relationship: authz.Relationship{
+			Resource: authz.TenantID(fmt.Sprintf("tenant%02d", i)).Object(), Relation: "member",
+			Subject: authz.Subject{Object: authz.Object{Type: authz.TypeUser, ID: "zoe"}},
+		}})
+	}
+	if _, err := graph.Engine.Write(t.Context(), updates, nil); err != nil {
+		t.Fatal(err)
+	}
+	d := delegate.New(graph.Engine, nil, time.Hour, time.Now)
+	zoe := authz.Object{Type: authz.TypeUser, ID: "zoe"}
+	look := func(objects ...authz.Object) (found []delegate.Candidate, err error) {
+		_, next, err := d.Review(t.Context(), objects, delegate.ReviewPlace{}, 100, func(c delegate.Candidate) error {
+			found = append(found, c)
+			return nil
+		})
+		if err == nil && next != nil {
+			t.Error("it is not complete")
+		}
+		return found, err
+	}
+	one, err := look(zoe)
+	if err != nil || len(one) != 1 || one[0].Digest == "" || one[0].Naming.Total != 30 || len(one[0].Naming.First) != 20 {
+		t.Fatalf("%+v, %v", one, err)
+	}
+	d.SetReviewBounds(200_000, 29)
+	if one, err = look(zoe); err != nil || len(one) != 1 || one[0].Digest != "" || !strings.Contains(one[0].Refusal, "more than") {
+		t.Errorf("beyond what a digest covers: %+v, %v", one, err)
+	}
+	if _, _, err := d.Adopt(t.Context(), []delegate.Adoption{{Object: zoe}}); authz.KindOf(err) != authz.Precondition {
+		t.Errorf("without a digest: %v", err)
+	}
+	d.SetReviewBounds(20, 100)
+	if _, err := look(); authz.KindOf(err) != authz.Exhausted {
+		t.Errorf("beyond what a review keeps: %v", err)
+	}
+	if _, err := look(zoe); err != nil {
+		t.Errorf("by name: %v", err)
+	}
+	// A review whose caller has no time left still says where to go on.
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(time.Hour))
+	defer cancel()
+	_, next, err := d.Review(ctx, []authz.Object{zoe}, delegate.ReviewPlace{}, 0, func(delegate.Candidate) error { return nil })
+	if err != nil || next == nil {
+		t.Errorf("with a limit of 0: %v, %v", next, err)
+	}
+}
