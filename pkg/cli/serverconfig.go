@@ -88,7 +88,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"what answers checks: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
-	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri", "the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
+	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri",
+		"the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,
@@ -100,7 +101,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.BoolVar(&e.TrustSchema, "remote-trust-schema", false,
 		"vouch that none of its relations dropped an expiration while expired relationships were there; else they are counted at first")
 	flags.StringVar(&e.CAPath, "remote-ca", "", "PEM file with the authorities that it is trusted by; the system's if left out")
-	flags.DurationVar(&e.ClockOffset, "clock-offset", 0, "the most by which the clocks of a CockroachDB cluster differ; 0 means 500ms on cockroachdb; remote may stand over one, too")
+	flags.DurationVar(&e.ClockOffset, "clock-offset", 0,
+		"the most by which the clocks of a CockroachDB cluster differ; 0 means 500ms on cockroachdb; remote may stand over one, too")
 	flags.DurationVar(&e.Retention, "retention", 0, "how far back revisions stay readable; 0 means 24h")
 }
 

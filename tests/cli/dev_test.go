@@ -49,16 +49,16 @@ func devServer(t *testing.T, temporary string, args ...string) (printed string, 
 	return printed, func() error {
 		_ = serve.Process.Signal(syscall.SIGINT)
 		err := serve.Wait()
-		if key := exported(printed, "DEPUTY_KEY"); key != "" && strings.Contains(log.String(), key) {
+		if key := printedKey(printed); key != "" && strings.Contains(log.String(), key) {
 			t.Errorf("the key is in the log:\n%s", log)
 		}
 		return err
 	}
 }
 
-// exported returns what printed lines give a variable.
-func exported(printed, name string) string {
-	_, rest, _ := strings.Cut(printed, "export "+name+"=")
+// printedKey returns the key that a server printed, or "".
+func printedKey(printed string) string {
+	_, rest, _ := strings.Cut(printed, "export DEPUTY_KEY=")
 	value, _, _ := strings.Cut(rest, "\n")
 	return value
 }
@@ -112,12 +112,12 @@ func TestDevServerKeepsADirectory(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	first := exported(printed, "DEPUTY_KEY")
+	first := printedKey(printed)
 	printed, stop = devServer(t, temporary, "--data-dir", data)
 	if out := copied(t, printed); !strings.Contains(out, "definition mine") {
 		t.Errorf("the schema that was there is gone:\n%s", out)
 	}
-	if second := exported(printed, "DEPUTY_KEY"); len(second) < 16 || second == first {
+	if second := printedKey(printed); len(second) < 16 || second == first {
 		t.Errorf("the keys are %q and %q, want two", first, second)
 	}
 	if err := stop(); err != nil {
@@ -129,7 +129,7 @@ func TestDevServerKeepsADirectory(t *testing.T) {
 	// An admin key that is set is used, and is not printed.
 	key := strings.Repeat("own-admin-key", 2)
 	printed, stop = devServer(t, temporary, "--data-dir", data, "--admin-preshared-key", key)
-	if strings.Contains(printed, key) || exported(printed, "DEPUTY_KEY") != "" {
+	if strings.Contains(printed, key) || printedKey(printed) != "" {
 		t.Errorf("a key is printed:\n%s", printed)
 	}
 	copied(t, strings.Replace(printed, "# DEPUTY_KEY", "export DEPUTY_KEY="+key+" #", 1))
