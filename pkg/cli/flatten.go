@@ -5,7 +5,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
@@ -15,6 +17,8 @@ type flatSchema struct {
 	// How many of each there are in it, the core's included.
 	definitions int
 	caveats     int
+	// tenantless are the types of the domain that say nothing of a tenant.
+	tenantless []string
 }
 
 // flattenFile reads and flattens a composable schema; see readSchemaFile. What it lacks of the core is
@@ -66,5 +70,20 @@ func flatten(s *source.Schema) (flatSchema, error) {
 	if err != nil {
 		return flatSchema{}, err
 	}
-	return flatSchema{text: text, definitions: len(s.Objects), caveats: len(s.Caveats)}, nil
+	model, err := s.Model()
+	if err != nil {
+		return flatSchema{}, err
+	}
+	flat := flatSchema{text: text, definitions: len(s.Objects), caveats: len(s.Caveats)}
+	for name, t := range model.Types {
+		named := false
+		for _, m := range t.Members {
+			named = named || m.Member == authz.TenantMember
+		}
+		if !named && !authz.IsCore(name) {
+			flat.tenantless = append(flat.tenantless, name)
+		}
+	}
+	slices.Sort(flat.tenantless)
+	return flat, nil
 }

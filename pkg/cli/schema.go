@@ -10,6 +10,7 @@ import (
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/fixture/plan"
 )
 
@@ -53,6 +54,10 @@ and the schema in force is still the one that it was planned for.`,
 			}
 			if err != nil {
 				return err
+			}
+			if len(flat.tenantless) > 0 {
+				_, _ = fmt.Fprintf(c.program.Err, "deputy: warning: no relation or permission named tenant: %s; a decision on an object of such a type "+
+					"is refused, unless the server lists the type in --global-types\n", authz.Words(flat.tenantless))
 			}
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),

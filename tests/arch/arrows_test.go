@@ -88,7 +88,7 @@ var arrows = map[string][]string{
 
 	"pkg/client": {"pkg/gen"},
 	"pkg/cli": {
-		"pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
+		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run",
 	},
 	// The one room that knows all the others.
