@@ -66,7 +66,9 @@ and the schema in force is still the one that it was planned for.`,
 			if err != nil {
 				return err
 			}
-			_, _ = io.WriteString(c.program.Err, warnings)
+			if c.output == formatText { // a program that reads JSON finds nothing else
+				_, _ = io.WriteString(c.program.Err, warnings)
+			}
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),
 	}

@@ -219,6 +219,7 @@ func zeroFields(v reflect.Value, name string) []string {
 
 // TestSettingsAreReadAsWritten: what stands in a file is what the flag gets, whatever a parser of the format takes it for.
 func TestSettingsAreReadAsWritten(t *testing.T) {
+	t.Chdir(t.TempDir()) // data directories are made
 	for _, text := range []string{
 		"0123", "0o17", "0x7B", "0b11", "1_000", "1e3", "1.10", "+7", ".5", ".inf", "12345678901234567890123456789012",
 		"true", "True", "yes", "off", "2024-01-01", "2024-01-01T10:00:00Z", "12:30:45", "24h", "64Mi", "'~'", `"null"`,

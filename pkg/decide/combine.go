@@ -126,7 +126,7 @@ func Settle(c *Condition, a authz.Answer) {
 	case c.Query != nil && c.Query.Only:
 		c.Outcome, c.Err, c.Detail = authz.No, nil, "the tenants of the object cannot be computed: "+reason(a.Err)
 	case authz.Misfits(a.Err):
-		c.Outcome, c.Err, c.Detail = authz.No, nil, "a value does not fit the parameter of a caveat on the way"
+		c.Outcome, c.Err, c.Detail = authz.No, nil, reason(a.Err)
 	default:
 		c.Detail = reason(a.Err)
 	}

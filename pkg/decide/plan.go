@@ -12,9 +12,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
-// MaxDepth is the most delegations that a chain may have.
-const MaxDepth = 8
-
 // Facts is all that the graph holds about one candidate: a chain of delegations with its agents, its
 // principal and its tenant, at one revision. What is missing is zero and refuses.
 type Facts struct {
@@ -276,14 +273,14 @@ func (p *plan) minted(gate authz.Gate, s *facts.Session, leaf *facts.Delegation)
 	p.fact(gate, s.Holds(leaf.ID), "the session holds the delegation", "it does not")
 }
 
-var chainBound = fmt.Sprintf("the chain has at most %d delegations", MaxDepth)
+var chainBound = fmt.Sprintf("the chain has at most %d delegations", facts.MaxDepth)
 
 // delegation adds the conditions of every delegation of the chain and of the links between them.
 func (p *plan) delegation() {
 	const gate = authz.GateDelegation
 	chain := p.f.Chain
 	p.fact(gate, len(chain) > 0 && p.f.Broken == "", "the chain leads to a root", p.f.Broken)
-	p.fact(gate, len(chain) <= MaxDepth, chainBound, "it is deeper")
+	p.fact(gate, len(chain) <= facts.MaxDepth, chainBound, "it is deeper")
 	p.fact(gate, p.f.Leaf().Agent != "" && p.f.Leaf().Agent == p.c.Agent, "the delegation is the acting agent's", "it is another agent's")
 	for i, d := range chain {
 		name := p.name("delegation ", string(d.ID))

@@ -15,8 +15,6 @@ import (
 
 // Limits.
 const (
-	// MaxDepth is the most delegations that a chain may have.
-	MaxDepth = 8
 	// MaxUpdates is the most relationships that one call writes; SpiceDB's own limit.
 	MaxUpdates = 1000
 	// MaxPrincipals is the most principals that one session acts for.

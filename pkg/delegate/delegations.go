@@ -219,8 +219,8 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 		d.Principal = parent.Principal
 	}
 	switch {
-	case len(chain)+1 > MaxDepth:
-		return nil, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations", MaxDepth)
+	case len(chain)+1 > facts.MaxDepth:
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations", facts.MaxDepth)
 	case d.Tenant != parent.Tenant:
 		return nil, authz.FieldErrorf("tenant_id", "is not the parent delegation's")
 	case d.GrantedBy != parent.Agent.Object():
@@ -295,7 +295,7 @@ func (v *view) covered(ctx context.Context, chain []facts.Delegation, principal 
 // chain reads a delegation and all above it, itself first, as far as a chain may be deep.
 func (v *view) chain(ctx context.Context, id authz.DelegationID) ([]facts.Delegation, error) {
 	var chain []facts.Delegation
-	for id != "" && len(chain) <= MaxDepth {
+	for id != "" && len(chain) <= facts.MaxDepth {
 		d, err := v.delegation(ctx, id)
 		if err != nil {
 			return nil, err

@@ -217,8 +217,8 @@ func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start,
 	switch {
 	case parent.Session != "":
 		return time.Time{}, authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
-	case len(chain)+1 > MaxDepth:
-		return time.Time{}, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", MaxDepth)
+	case len(chain)+1 > facts.MaxDepth:
+		return time.Time{}, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", facts.MaxDepth)
 	}
 	until := parent.Until
 	for _, up := range chain {

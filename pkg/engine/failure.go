@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -81,7 +82,7 @@ func Failure(op string, err error) error {
 			"make the hierarchy flatter, or take out the relationship that closes the circle"
 	case reasonParameter:
 		out.Kind, out.Reason = authz.Invalid, authz.ReasonCaveatParameter
-		out.Message = "a value of the context, or one that was written with a relationship, does not fit the caveat's parameter"
+		out.Message = misfit(st)
 	case authz.ReasonBusy:
 		out.Reason, out.Message = authz.ReasonBusy, "the engine is busy with calls of this kind; try again"
 	case reasonDiskFull:
@@ -92,14 +93,29 @@ func Failure(op string, err error) error {
 	return out
 }
 
+// misfit passes on which caveat and parameter SpiceDB found a value not to fit, and not the value, which may be a relationship's.
+func misfit(st *status.Status) string {
+	of := infoOf(st).GetMetadata()
+	name := ""
+	if of["caveat_name"] != "" && of["parameter_name"] != "" {
+		name = fmt.Sprintf(" %q of the caveat %q", of["parameter_name"], of["caveat_name"])
+	}
+	return "the parameter" + name + " does not take the value that the context has for it, or that was written with a relationship"
+}
+
 // reasonOf returns the reason of the status' ErrorInfo, or "".
 func reasonOf(st *status.Status) string {
+	return infoOf(st).GetReason()
+}
+
+// infoOf returns the status' ErrorInfo, or nil.
+func infoOf(st *status.Status) *errdetails.ErrorInfo {
 	for _, d := range st.Details() {
 		if info, ok := d.(*errdetails.ErrorInfo); ok {
-			return info.GetReason()
+			return info
 		}
 	}
-	return ""
+	return nil
 }
 
 // readable is what SpiceDB says of a database, for Deputy's operators: without the connection string,

@@ -6,6 +6,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
+// MaxDepth is the most delegations that a chain may have, a session's leaf included: none deeper is written, and a decision refuses one.
+const MaxDepth = 8
+
 // Delegation is what the graph holds about a delegation.
 type Delegation struct {
 	ID authz.DelegationID

@@ -183,7 +183,7 @@ func (r *reader) member(ctx context.Context, set authz.Subject, p authz.Principa
 func (r *reader) chain(ctx context.Context, id authz.DelegationID) (chain []*facts.Delegation, broken string, err error) {
 	chain = make([]*facts.Delegation, 0, 2)
 	for id != "" && broken == "" {
-		if len(chain) > decide.MaxDepth {
+		if len(chain) > facts.MaxDepth {
 			broken = "it goes on beyond the deepest chain that may act"
 			break
 		}

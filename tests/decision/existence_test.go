@@ -289,6 +289,11 @@ func TestContextIsComparedWithTheSchema(t *testing.T) {
 				}
 			}
 		}
+		// An auditor reads which caveat took the no, and which parameter.
+		misfit := under(d).view("vault:own").with(map[string]any{"amount": "low", "cap": 5})
+		if why, want := w.why(misfit), `the parameter "amount" of the caveat "within" does not take the value`; !strings.Contains(why, want) {
+			t.Errorf("the explanation does not say that %s:\n%s", want, why)
+		}
 		// What is the tenant's own may say that it fails.
 		_, err = w.Permissions().CheckPermission(t.Context(), under(d).view("vault:halves").with(map[string]any{"whole": 0}).CheckPermissionRequest)
 		if err == nil {

@@ -208,7 +208,7 @@ type CheckPermissionResponse struct {
 	AgentChain []string `protobuf:"bytes,8,rep,name=agent_chain,json=agentChain,proto3" json:"agent_chain,omitempty"`
 	// The delegation that was used. Set on HAS_PERMISSION and CONDITIONAL_PERMISSION.
 	DelegationId string `protobuf:"bytes,9,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
-	// On CONDITIONAL_PERMISSION: the names of the context fields that are missing, sorted.
+	// On CONDITIONAL_PERMISSION: the names of the context fields that are missing, sorted, each once.
 	MissingContext []string `protobuf:"bytes,10,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -936,7 +936,7 @@ type ConditionExplanation struct {
 	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=deputy.v1.Outcome" json:"outcome,omitempty"`
 	// Why, for a person; empty where the outcome says it all.
 	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	// The names of missing context fields.
+	// The names of missing context fields, sorted, each once.
 	MissingContext []string `protobuf:"bytes,4,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	// Whether it was judged at a frozen session's baseline instead of at checked_at.
 	AtBaseline bool `protobuf:"varint,5,opt,name=at_baseline,json=atBaseline,proto3" json:"at_baseline,omitempty"`
@@ -1492,7 +1492,7 @@ type ReachedResource struct {
 	Resource *ObjectReference `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
 	// HAS_PERMISSION or CONDITIONAL_PERMISSION.
 	Permissionship Permissionship `protobuf:"varint,2,opt,name=permissionship,proto3,enum=deputy.v1.Permissionship" json:"permissionship,omitempty"`
-	// The missing context fields on CONDITIONAL_PERMISSION.
+	// The missing context fields on CONDITIONAL_PERMISSION, sorted, each once.
 	MissingContext []string `protobuf:"bytes,3,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	// For whom it is reached.
 	Principal *ObjectReference `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
@@ -1962,7 +1962,7 @@ type ReachingAgent struct {
 	NeedsSession bool `protobuf:"varint,6,opt,name=needs_session,json=needsSession,proto3" json:"needs_session,omitempty"`
 	// HAS_PERMISSION or CONDITIONAL_PERMISSION.
 	Permissionship Permissionship `protobuf:"varint,7,opt,name=permissionship,proto3,enum=deputy.v1.Permissionship" json:"permissionship,omitempty"`
-	// The missing context fields on CONDITIONAL_PERMISSION.
+	// The missing context fields on CONDITIONAL_PERMISSION, sorted, each once.
 	MissingContext []string `protobuf:"bytes,8,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
