@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/fixture/world"
+	"github.com/deputyauth/deputy/pkg/notation"
 	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/schema/source"
 )
@@ -257,7 +258,8 @@ func (i *importer) admit(r *textRelationship) error {
 // exists counts a relationship that is there already.
 func (i *importer) exists(r *textRelationship, there tuple.Relationship) {
 	i.existing++
-	if tuple.Equal(r.Relationship, there) {
+	wanted, _ := notation.Text(r.Relationship)
+	if stored, err := notation.Text(there); err == nil && stored == wanted {
 		return
 	}
 	if i.different++; i.firstDifferent == "" {

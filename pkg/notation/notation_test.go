@@ -187,6 +187,7 @@ func drawFields(t *rapid.T, parameter string) map[string]any {
 }
 
 func FuzzParse(f *testing.F) {
+	f.Add(`document:a#viewer@user:b[cap:{}]`)
 	f.Add(`document:a#viewer@user:b[cap:{"n":[1,"x"]}][expiration:2027-01-02T03:04:05Z]`)
 	f.Fuzz(func(t *testing.T, text string) {
 		r, err := notation.Parse(text)

@@ -161,7 +161,7 @@ func (p *parser) caveat(r *tuple.Relationship) error {
 	if strings.HasPrefix(p.text[p.at:], ":") {
 		p.at++
 		fields, n, err := decode(p.text[p.at:])
-		if err == nil {
+		if err == nil && len(fields) > 0 { // an empty context is none
 			c.Context, err = asStruct(fields)
 		}
 		if err != nil {
