@@ -48,7 +48,7 @@ func TestSpiceDBsExamples(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", path, err)
 			}
-			if lines(found, noTenant, coreDiffers) == "" {
+			if lines(found, NoTenant, coreDiffers) == "" {
 				t.Errorf("%s: all types have a tenant", path)
 			}
 			for _, f := range found {
