@@ -21,7 +21,7 @@ func newSchema(p *program) *cobra.Command {
 	c := client(p, cmd)
 	cmd.AddCommand(
 		newSchemaWrite(c), newSchemaRead(c), newSchemaCompile(p),
-		newSchemaFmt(p), newSchemaLint(c), newSchemaDiff(c), newSchemaPlan(c),
+		newSchemaFmt(p), newSchemaLint(p), newSchemaDiff(p), newSchemaPlan(c),
 	)
 	return cmd
 }

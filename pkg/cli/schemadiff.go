@@ -12,28 +12,19 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
-// The forms in which a command can print its report.
-const (
-	formatText   = "text"
-	formatJSON   = "json"
-	formatGitHub = "github"
-)
-
 // What --fail-on may name: which changes end a command with exit code 1.
 const (
-	failOnWidening = "widening"
 	failOnBreaking = "breaking"
+	failOnWidening = "widening"
 	failOnNone     = "none"
 )
 
 // newSchemaDiff builds `deputy schema diff`, which needs no server.
-func newSchemaDiff(c *connection) *cobra.Command {
+func newSchemaDiff(p *program) *cobra.Command {
 	var (
 		format, failOn string
 		verbose        bool
-		formatted      func() error
 	)
-	p := c.program
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Compare two schemas by what they mean; needs no server",
@@ -50,10 +41,10 @@ only if something is breaking.`,
   deputy schema read | deputy schema diff - schema.zed`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := formatted(); err != nil {
+			if err := oneOf("format", format, "text", "json", "github"); err != nil {
 				return err
 			}
-			if err := oneOf("fail-on", failOn, failOns...); err != nil {
+			if err := oneOf("fail-on", failOn, failOnWidening, failOnBreaking, failOnNone); err != nil {
 				return err
 			}
 			if args[0] == "-" && args[1] == "-" {
@@ -76,9 +67,9 @@ only if something is breaking.`,
 				return err
 			}
 			switch format {
-			case formatJSON:
+			case "json":
 				err = diff.JSON(p.Out, changes)
-			case formatGitHub:
+			case "github":
 				err = diff.GitHub(p.Out, changes, func(c diff.Change) bool { return fails(failOn, diff.Count([]diff.Change{c})) })
 			default:
 				err = diff.Text(p.Out, changes, verbose)
@@ -93,38 +84,18 @@ only if something is breaking.`,
 		},
 	}
 	flags := cmd.Flags()
-	formatted = c.addFormat(cmd, &format, "text, json, or github for annotations of a GitHub workflow", formatText, formatJSON, formatGitHub)
+	flags.StringVar(&format, "format", "text", "text, json, or github for annotations of a GitHub workflow")
 	addFailOn(cmd, &failOn)
 	flags.BoolVarP(&verbose, "verbose", "v", false, "list changed comments too")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json", "github"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// addFormat adds the flag --format, whose values are the forms that a report can have, the default first. The function that it
-// returns has to be called before the flag is used: it refuses another value, and takes --output json for --format json.
-func (c *connection) addFormat(cmd *cobra.Command, format *string, usage string, values ...string) (check func() error) {
-	cmd.Flags().StringVar(format, "format", values[0], usage)
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-	return func() error {
-		if err := oneOf("output", c.output, "table", "json"); err != nil {
-			return err
-		}
-		if c.output == "json" {
-			if cmd.Flags().Changed("format") && *format != formatJSON {
-				return fmt.Errorf("--output json and --format %s cannot both be honoured: leave one of them out", *format)
-			}
-			*format = formatJSON
-		}
-		return oneOf("format", *format, values...)
-	}
-}
-
-// failOns are the values of --fail-on, the default first.
-var failOns = []string{failOnWidening, failOnBreaking, failOnNone}
-
 // addFailOn adds the flag --fail-on.
 func addFailOn(cmd *cobra.Command, failOn *string) {
-	cmd.Flags().StringVar(failOn, "fail-on", failOns[0], "what the exit code 1 is for: widening (and breaking), breaking alone, or none")
-	_ = cmd.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(failOns, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringVar(failOn, "fail-on", failOnWidening, "what the exit code 1 is for: widening (and breaking), breaking alone, or none")
+	_ = cmd.RegisterFlagCompletionFunc("fail-on",
+		cobra.FixedCompletions([]string{failOnWidening, failOnBreaking, failOnNone}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // fails reports whether changes are such that --fail-on wants the exit code 1.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -8,8 +9,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/deputyauth/deputy/pkg/schema/diff"
 	"github.com/deputyauth/deputy/pkg/schema/lint"
+)
+
+// The forms in which findings are printed.
+const (
+	formatText   = "text"
+	formatJSON   = "json"
+	formatGitHub = "github"
 )
 
 // schemaLint is what `deputy schema lint` is told.
@@ -21,11 +28,8 @@ type schemaLint struct {
 }
 
 // newSchemaLint builds `deputy schema lint`.
-func newSchemaLint(c *connection) *cobra.Command {
-	var (
-		l         schemaLint
-		formatted func() error
-	)
+func newSchemaLint(p *program) *cobra.Command {
+	var l schemaLint
 	cmd := &cobra.Command{
 		Use:   "lint FILE...",
 		Short: "Find what decisions on a schema would stumble over",
@@ -49,53 +53,47 @@ The exit code is 1 if there are errors, and with --strict if there is any findin
 			return cobra.MinimumNArgs(1)(cmd, args)
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			if err := formatted(); err != nil {
-				return err
-			}
 			if l.explain != "" {
-				return l.explainRules(c.program.Out)
+				return explainRule(p.Out, l.explain)
 			}
-			return l.run(c.program, args)
+			return l.run(p, args)
 		},
 	}
 	flags := cmd.Flags()
-	formatted = c.addFormat(cmd, &l.format, "text for people, json for programs, github for annotations of a pull request",
-		formatText, formatJSON, formatGitHub)
+	flags.StringVar(&l.format, "format", formatText, "text for people, json for programs, github for annotations of a pull request")
 	flags.StringVar(&l.explain, "explain", "", "explain a rule, or list them with all")
 	flags.StringSliceVar(&l.globals, "global", nil, "object types that belong to no tenant, as the server's --global-types")
 	flags.BoolVar(&l.strict, "strict", false, "end with exit code 1 for warnings too")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{formatText, formatJSON, formatGitHub}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// explainRules prints the explanation of the rule that was asked for, or lists all.
-func (l *schemaLint) explainRules(out io.Writer) error {
-	rules := lint.Rules
-	if l.explain != "all" {
-		rule, ok := lint.Find(l.explain)
-		if !ok {
-			return fmt.Errorf("--explain: there is no rule %q; --explain all lists them", l.explain)
-		}
-		rules = []lint.Rule{rule}
-	}
-	switch {
-	case l.format == formatGitHub:
-		return errors.New("--explain prints text or json: --format github is for findings")
-	case l.format == formatJSON:
-		return diff.WriteJSON(out, rules)
-	case l.explain == "all":
+// explainRule prints a rule's explanation.
+func explainRule(out io.Writer, name string) error {
+	if name == "all" {
 		return writeTable(out, func(w io.Writer) {
 			row(w, "RULE", "SEVERITY", "WHAT IS FOUND")
-			for _, r := range rules {
+			for _, r := range lint.Rules {
 				row(w, r.Name, string(r.Severity), r.Summary)
 			}
 		})
-	default:
-		return writeText(out, rules[0].Explanation())
 	}
+	rule, ok := lint.Find(name)
+	if !ok {
+		return fmt.Errorf("--explain: there is no rule %q; --explain all lists them", name)
+	}
+	_, err := io.WriteString(out, rule.Explanation())
+	return err
 }
 
 // run checks all files before it writes anything.
 func (l *schemaLint) run(p *program, paths []string) error {
+	write, ok := map[string]func(io.Writer, []lint.Finding) error{
+		formatText: printText, formatJSON: printJSON, formatGitHub: printGitHub,
+	}[l.format]
+	if !ok {
+		return fmt.Errorf("--format: %q is none of text, json, github", l.format)
+	}
 	var findings []lint.Finding
 	known := map[string]bool{}
 	for _, path := range paths {
@@ -121,9 +119,6 @@ func (l *schemaLint) run(p *program, paths []string) error {
 			return fmt.Errorf("--global: the schema has no type %q", global)
 		}
 	}
-	write := map[string]func(io.Writer, []lint.Finding) error{
-		formatText: printText, formatJSON: printJSON, formatGitHub: printGitHub,
-	}[l.format]
 	if err := write(p.Out, findings); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
@@ -171,7 +166,10 @@ func printJSON(out io.Writer, findings []lint.Finding) error {
 	for _, f := range findings {
 		list = append(list, findingJSON{f.Rule, string(f.Severity), f.File, f.Line, f.Column, f.Message, f.Suggestion, f.Suppressed})
 	}
-	return diff.WriteJSON(out, list)
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(list)
 }
 
 // printGitHub prints workflow commands, which GitHub shows beside the lines of a pull request.

@@ -24,7 +24,6 @@ type planning struct {
 	fixtures       []string
 	sample         plan.Sampling
 	format, failOn string
-	formatted      func() error // checks format
 	out            string
 }
 
@@ -81,18 +80,19 @@ access in the sample, and 0 otherwise. With --fail-on=breaking a change that is 
 	flags.Uint64Var(&p.sample.Seed, "seed", 1, "which objects are sampled")
 	flags.IntVar(&p.sample.Subjects, "subjects", 200, "how many subjects are asked about for each object")
 	flags.IntVar(&p.sample.Relationships, "max-relationships", 1_000_000, "beyond how many relationships nothing is sampled, because all are held in memory")
-	p.formatted = c.addFormat(cmd, &p.format, "text or json", formatText, formatJSON)
+	flags.StringVar(&p.format, "format", "text", "text or json")
 	flags.StringVar(&p.out, "out", "", "file to write the plan to, as JSON")
 	addFailOn(cmd, &p.failOn)
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
 // check refuses flags that make no sense together.
 func (p *planning) check(after string) error {
-	if err := p.formatted(); err != nil {
+	if err := oneOf("format", p.format, "text", "json"); err != nil {
 		return err
 	}
-	if err := oneOf("fail-on", p.failOn, failOns...); err != nil {
+	if err := oneOf("fail-on", p.failOn, failOnWidening, failOnBreaking, failOnNone); err != nil {
 		return err
 	}
 	switch {
@@ -134,7 +134,7 @@ func (p *planning) run(ctx context.Context, program *program, graph plan.Graph, 
 		}
 	}
 	show := planned.Text
-	if p.format == formatJSON {
+	if p.format == "json" {
 		show = planned.JSON
 	}
 	if err := show(program.Out); err != nil {

@@ -116,11 +116,16 @@ func (m *Member) Text() string {
 	if m.IsPermission() {
 		return "permission " + m.Member + " = " + m.Expression.String()
 	}
+	return "relation " + m.Member + ": " + m.Admitted()
+}
+
+// Admitted returns the kinds of subjects that a relation admits, as a schema writes them: "user | group#member".
+func (m *Member) Admitted() string {
 	kinds := make([]string, len(m.Allowed))
 	for i, a := range m.Allowed {
 		kinds[i] = a.String()
 	}
-	return "relation " + m.Member + ": " + strings.Join(kinds, " | ")
+	return strings.Join(kinds, " | ")
 }
 
 // IsPermission reports whether the member is computed, so that it holds no relationships.
