@@ -50,7 +50,11 @@ func (s *Schema) NoType(name string) string {
 // HasTypes says which types the schema has, the domain's first, and which of them was perhaps meant by a name.
 func (s *Schema) HasTypes(name string) string {
 	types := slices.DeleteFunc(slices.Sorted(maps.Keys(s.Types)), IsCore)
-	types = append(types, CoreTypes...)
+	for _, t := range CoreTypes {
+		if s.Types[t] != nil {
+			types = append(types, t)
+		}
+	}
 	return "the schema has " + Words(types) + suggestion(name, types)
 }
 

@@ -116,7 +116,7 @@ func (s *server) model(ctx context.Context) *schema.Schema {
 	if err != nil {
 		return nil
 	}
-	parsed, err := source.Parse("schema", answer.GetSchemaText(), nil, source.Options{})
+	parsed, err := source.Parse("schema", answer.GetSchemaText(), nil, source.Options{}) //nolint:contextcheck // compiling the schema is no I/O
 	if err != nil {
 		return nil
 	}
