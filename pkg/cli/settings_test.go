@@ -226,7 +226,7 @@ func TestSettingsAreReadAsWritten(t *testing.T) {
 	} {
 		want := strings.Trim(text, `'"`)
 		for name, file := range map[string]string{
-			"alone": "yaml:global-types: " + text, "in a list": "yaml:global-types:\n- " + text, "by an alias": "yaml:data-dir: &a " + text + "\nglobal-types: *a",
+			"alone": "yaml:global-types: " + text, "in a list": "yaml:global-types:\n- " + text, "by an alias": "yaml:tls-cert: &a " + text + "\nglobal-types: *a",
 			"yml": "yml:global-types: " + text, "after a byte order mark": "yaml:\ufeffglobal-types: " + text,
 		} {
 			s, err := parseServe(t, nil, nil, file)
