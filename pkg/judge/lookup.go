@@ -71,6 +71,9 @@ func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, 
 		return End{}, err
 	}
 	if err := j.validate(call.schema, c); err != nil {
+		if e, ok := errors.AsType[*authz.Error](err); ok && e.Field == "resource.object_type" {
+			e.Field = "resource_object_type" // as the request has it, which names no object
+		}
 		return End{}, err
 	}
 	leaves, err := call.leaves(ctx, c)

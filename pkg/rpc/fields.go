@@ -90,12 +90,15 @@ func mintedID(field, given string) (string, error) {
 	return given, nil
 }
 
+// nameRule is what isName looks for, in words.
+const nameRule = "a name has 3 to 64 lower-case letters, digits and underscores, and begins with a letter"
+
 func objectType(field, given string) (string, error) {
 	if given == "" {
 		return "", authz.FieldErrorf(field, "is required")
 	}
 	if len(given) > 256 || !isTypeName(given) {
-		return "", authz.FieldErrorf(field, "is not a type name")
+		return "", authz.FieldErrorf(field, "%.64q cannot be the name of a type: %s", given, nameRule)
 	}
 	return given, nil
 }
@@ -105,7 +108,7 @@ func relationName(field, given string) (string, error) {
 		return "", authz.FieldErrorf(field, "is required")
 	}
 	if !isRelationName(given) {
-		return "", authz.FieldErrorf(field, "is not a name of a permission or relation")
+		return "", authz.FieldErrorf(field, "%.64q cannot be the name of a permission or relation: %s", given, nameRule)
 	}
 	return given, nil
 }

@@ -39,6 +39,7 @@ func TestErrorsNameTheWord(t *testing.T) {
 
 		noType       = `resource.object_type "documnet" does not exist` + types + `; did you mean "document"?`
 		noPermission = `permission "veiw" does not exist` + of + `; did you mean "view"?`
+		names        = `: a name has 3 to 64 lower-case letters, digits and underscores, and begins with a letter`
 		notNear      = `permission "approve" does not exist` + of
 	)
 	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
@@ -49,6 +50,8 @@ func TestErrorsNameTheWord(t *testing.T) {
 			{"documnet:plan", "view", noType},
 			{"document:plan", "veiw", noPermission},
 			{"document:absent", "approve", notNear},
+			{"Document:plan", "view", `resource.object_type "Document" cannot be the name of a type` + names},
+			{"document:plan", "view all", `permission "view all" cannot be the name of a permission or relation` + names},
 		} {
 			asked := under(d).view(c.resource)
 			asked.Permission = c.permission
@@ -68,8 +71,12 @@ func TestErrorsNameTheWord(t *testing.T) {
 				"CheckPermission": message(check), "ExplainPermission": message(explain), "LookupResources": message(resources),
 				"LookupAgents": message(agents), "CheckBulkPermissions": bulk.GetPairs()[0].GetError().GetMessage(),
 			} {
-				if got != c.want {
-					t.Errorf("%s: %s\nwant %s", method, got, c.want)
+				want := c.want
+				if method == "LookupResources" {
+					want = strings.Replace(want, "resource.object_type", "resource_object_type", 1) // as its field is called
+				}
+				if got != want {
+					t.Errorf("%s: %s\nwant %s", method, got, want)
 				}
 			}
 		}
