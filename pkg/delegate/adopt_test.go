@@ -63,3 +63,48 @@ func TestReviewsAreBounded(t *testing.T) {
 		t.Errorf("with a limit of 0: %v, %v", next, err)
 	}
 }
+
+// TestAdoptingIsJudgedAgain: what is suspended between the last look and the write is not activated.
+func TestAdoptingIsJudgedAgain(t *testing.T) {
+	d, raced, graph := office(t)
+	zoe, scribe := user("zoe"), authz.AgentID("scribe").Object()
+	for _, o := range []authz.Object{zoe, scribe} {
+		relation := "member"
+		if o == scribe {
+			relation = "agent"
+		}
+		tuple(t, graph.Engine, authz.Touch, "tenant", "acme", relation, o)
+	}
+	var asked []delegate.Adoption
+	_, _, err := d.Review(t.Context(), []authz.Object{zoe, scribe}, delegate.ReviewPlace{}, 2, func(c delegate.Candidate) error {
+		a := delegate.Adoption{Object: c.Object, Digest: c.Digest}
+		if c.Object == scribe {
+			a.Owners = []authz.Object{user("carol")}
+		}
+		asked = append(asked, a)
+		return nil
+	})
+	if err != nil || len(asked) != 2 {
+		t.Fatalf("%v, %v", asked, err)
+	}
+	graph.before = func() {
+		if _, _, err := d.Suspend(context.Background(), zoe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := raced.Adopt(t.Context(), asked); authz.KindOf(err) != authz.Precondition {
+		t.Errorf("a user that was suspended meanwhile: %v", err)
+	}
+	graph.before = func() {
+		if _, _, err := d.Suspend(context.Background(), scribe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	owners := []authz.Object{user("carol")}
+	if _, _, err := raced.AdoptAgent(t.Context(), "scribe", owners, ""); authz.KindOf(err) != authz.Exists {
+		t.Errorf("an agent that was suspended meanwhile: %v", err)
+	}
+	if a, _, err := d.Agent(t.Context(), "scribe"); err != nil || !a.Stopped || a.Active {
+		t.Errorf("it is %+v, %v", a, err)
+	}
+}
