@@ -184,6 +184,7 @@ func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 			return snap.Schema(ctx)
 		},
 		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
+		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),

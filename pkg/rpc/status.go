@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // code is the one place where kinds become gRPC codes.
@@ -59,15 +59,7 @@ func toStatus(ctx context.Context, err error) error {
 		return err
 	}
 	e := visible(ctx, err)
-	info := &errdetails.ErrorInfo{Reason: e.Reason, Domain: authz.ErrorDomain}
-	st := status.New(code[e.Kind], text(e))
-	if e.Field == "" {
-		return withDetails(st, info)
-	}
-	info.Metadata = map[string]string{"field": e.Field}
-	return withDetails(st, info, &errdetails.BadRequest{
-		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: e.Field, Description: e.Message}},
-	})
+	return statuses.New(code[e.Kind], e.Reason, e.Field, text(e)).Err()
 }
 
 // toErrorStatus is toStatus for one item of a bulk call.
@@ -82,17 +74,4 @@ func text(e *authz.Error) string {
 		return e.Message
 	}
 	return e.Field + " " + e.Message
-}
-
-func withDetails(st *status.Status, info *errdetails.ErrorInfo, more ...*errdetails.BadRequest) error {
-	detailed, err := st.WithDetails(info)
-	for _, m := range more {
-		if err == nil {
-			detailed, err = detailed.WithDetails(m)
-		}
-	}
-	if err != nil {
-		return st.Err()
-	}
-	return detailed.Err()
 }

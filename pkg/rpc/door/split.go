@@ -60,14 +60,16 @@ type answers struct {
 	cursor protowire.Number
 	key    []byte
 	method string
+	// pairs is where they hold statuses; nil for most.
+	pairs *pairs
 }
 
 // answers returns what happens to the answers of a call with the request, whose encoding is sound.
 func (d *Door) answers(r route, request []byte) *answers {
-	if r.split == nil && r.cursorOut == 0 {
+	if r.split == nil && r.cursorOut == 0 && r.pairs == nil {
 		return nil
 	}
-	a := &answers{split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path}
+	a := &answers{pairs: r.pairs, split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path}
 	if a.split != nil {
 		a.last = valueOf(request, a.split.from)
 		if a.split.token == a.cursor && a.last != nil {
@@ -82,7 +84,7 @@ func (a *answers) pass(answer *frame, down grpc.ServerStream) error {
 	if a == nil {
 		return down.SendMsg(answer)
 	}
-	whole := answer.data.Materialize()
+	whole := a.pairs.tell(answer.data.Materialize())
 	if a.cursor != 0 {
 		whole = a.sealCursor(whole)
 	}
