@@ -3,7 +3,9 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,6 +105,17 @@ func inResult(resp *deputyv1.CheckBulkPermissionsResponse, err error) error {
 
 func plain(s *scene) authzed.PermissionsServiceClient {
 	return authzed.NewPermissionsServiceClient(s.Admin)
+}
+
+// writes counts what write writes, so that it always writes something new.
+var writes atomic.Int64
+
+func write(ctx context.Context, s *scene) error {
+	return dropped(plain(s).WriteRelationships(ctx, &authzed.WriteRelationshipsRequest{Updates: []*authzed.RelationshipUpdate{
+		{Operation: authzed.RelationshipUpdate_OPERATION_TOUCH, Relationship: &authzed.Relationship{
+			Resource: object(fmt.Sprintf("document:%d", writes.Add(1))), Relation: "reader", Subject: alice,
+		}},
+	}}))
 }
 
 // methods are those of both APIs that ask the engine for something.
@@ -208,11 +221,7 @@ var methods = []asked{
 	{name: "authzed ReadRelationships", call: func(ctx context.Context, s *scene) error {
 		return drained(plain(s).ReadRelationships(ctx, &authzed.ReadRelationshipsRequest{Consistency: head, RelationshipFilter: everyDocument}))
 	}},
-	{name: "authzed WriteRelationships", writes: true, call: func(ctx context.Context, s *scene) error {
-		return dropped(plain(s).WriteRelationships(ctx, &authzed.WriteRelationshipsRequest{Updates: []*authzed.RelationshipUpdate{
-			{Operation: authzed.RelationshipUpdate_OPERATION_TOUCH, Relationship: reader},
-		}}))
-	}},
+	{name: "authzed WriteRelationships", writes: true, call: write},
 	{name: "authzed WriteRelationships, a service's", writes: true, call: func(ctx context.Context, s *scene) error {
 		return dropped(authzed.NewPermissionsServiceClient(s.Service).WriteRelationships(ctx, &authzed.WriteRelationshipsRequest{
 			Updates: []*authzed.RelationshipUpdate{{Operation: authzed.RelationshipUpdate_OPERATION_TOUCH, Relationship: reader}},

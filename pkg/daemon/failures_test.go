@@ -40,7 +40,7 @@ const (
 type failing struct {
 	name string
 	// open returns the engine, which is well until fail.
-	open func(t *testing.T) (cfg daemon.Config, fail func())
+	open func(t *testing.T) (cfg daemon.Config, fail func(*scene))
 	// want is what a method comes to, "" for one that is not called.
 	want func(asked) string
 	// limit is the callers' deadline, 0 without.
@@ -86,29 +86,31 @@ func ownPostgres(t *testing.T) (*pgtest.Cluster, engine.Config) {
 }
 
 // overPostgres returns a failing database's engine.
-func overPostgres(fail func(*testing.T, *pgtest.Cluster)) func(*testing.T) (daemon.Config, func()) {
-	return func(t *testing.T) (daemon.Config, func()) {
+func overPostgres(fail func(*testing.T, *pgtest.Cluster)) func(*testing.T) (daemon.Config, func(*scene)) {
+	return func(t *testing.T) (daemon.Config, func(*scene)) {
 		c, cfg := ownPostgres(t)
-		return daemon.Config{Engine: cfg}, func() { fail(t, c) }
+		return daemon.Config{Engine: cfg}, func(*scene) { fail(t, c) }
 	}
 }
 
 // remotePostgres is overPostgres for a SpiceDB elsewhere over the database.
-func remotePostgres(fail func(*testing.T, *pgtest.Cluster)) func(*testing.T) (daemon.Config, func()) {
-	return func(t *testing.T) (daemon.Config, func()) {
+func remotePostgres(fail func(*testing.T, *pgtest.Cluster)) func(*testing.T) (daemon.Config, func(*scene)) {
+	return func(t *testing.T) (daemon.Config, func(*scene)) {
 		c, cfg := ownPostgres(t)
 		remote, _ := harness.RemoteOver(t, datastore.WithEngine(datastore.PostgresEngine), datastore.WithURI(cfg.URI))
-		return daemon.Config{Engine: remote}, func() { fail(t, c) }
+		return daemon.Config{Engine: remote}, func(*scene) { fail(t, c) }
 	}
 }
 
 // wired is an engine behind a wire.
-func wired(open func(testing.TB) engine.Config, fail func(*harness.Wire)) func(*testing.T) (daemon.Config, func()) {
-	return func(t *testing.T) (daemon.Config, func()) {
+func wired(open func(testing.TB) engine.Config, fail func(*harness.Wire)) func(*testing.T) (daemon.Config, func(*scene)) {
+	return func(t *testing.T) (daemon.Config, func(*scene)) {
 		cfg := open(t)
 		wire := harness.Between(t, &cfg)
-		t.Cleanup(wire.Cut) // before the server is closed, which waits for the engine
-		return daemon.Config{Engine: cfg}, func() { fail(wire) }
+		return daemon.Config{Engine: cfg}, func(*scene) {
+			t.Cleanup(wire.Cut) // before the server is closed, which waits for the engine
+			fail(wire)
+		}
 	}
 }
 
@@ -148,12 +150,16 @@ func onDisk(t *testing.T, disk vfs.FS) daemon.Config {
 }
 
 var failures = []failing{
-	{name: "embedded on a full disk", want: written(full), open: func(t *testing.T) (daemon.Config, func()) {
+	{name: "embedded on a full disk", want: written(full), open: func(t *testing.T) (daemon.Config, func(*scene)) {
 		disk := &tightDisk{FS: vfs.Default}
 		disk.mebibytes.Store(10_000)
-		return onDisk(t, disk), func() { disk.mebibytes.Store(60) }
+		return onDisk(t, disk), func(s *scene) {
+			disk.mebibytes.Store(60)
+			for status.Code(write(t.Context(), s)) == codes.OK { // the store looks at its disk ten times a second
+			}
+		}
 	}},
-	{name: "embedded on a disk that only reads", want: written(unavailable), open: func(t *testing.T) (daemon.Config, func()) {
+	{name: "embedded on a disk that only reads", want: written(unavailable), open: func(t *testing.T) (daemon.Config, func(*scene)) {
 		var readOnly atomic.Bool
 		disk := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			if readOnly.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
@@ -161,7 +167,7 @@ var failures = []failing{
 			}
 			return nil
 		}))
-		return onDisk(t, disk), func() { readOnly.Store(true) }
+		return onDisk(t, disk), func(s *scene) { s.Failed = true; readOnly.Store(true) }
 	}},
 	{name: "postgres killed", want: all(unavailable), open: overPostgres(crash)},
 	{name: "postgres cut off", want: all(unavailable), open: wired(harness.Postgres, (*harness.Wire).Cut)},
@@ -174,9 +180,9 @@ var failures = []failing{
 		}
 		return refused
 	}, open: overPostgres(unreadable)},
-	{name: "remote stopped", want: all(unavailable), open: func(t *testing.T) (daemon.Config, func()) {
+	{name: "remote stopped", want: all(unavailable), open: func(t *testing.T) (daemon.Config, func(*scene)) {
 		cfg, stop := harness.RemoteOver(t, datastore.WithEngine(datastore.MemoryEngine))
-		return daemon.Config{Engine: cfg}, stop
+		return daemon.Config{Engine: cfg}, func(*scene) { stop() }
 	}},
 	{name: "remote cut off", want: all(unavailable), open: wired(harness.Remote, (*harness.Wire).Cut)},
 	{name: "remote paused", limit: 4 * time.Second, open: wired(harness.Remote, (*harness.Wire).Hold), want: func(m asked) string {
@@ -207,7 +213,7 @@ func TestFailures(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			cfg, fail := f.open(t)
 			s := furnished(t, harness.StartLogging(t, cfg, zap.New(core)))
-			fail()
+			fail(s)
 			var calls sync.WaitGroup
 			for _, m := range methods {
 				if want := f.want(m); want != "" {

@@ -53,7 +53,7 @@ const (
 	messageTooLong  = "the database does not take a value of the call: an id or a context is too long, or holds what it cannot keep"
 	messageSpiceDB  = "SpiceDB failed at this call; try again. Its own log says why. Whether a write was made is not known"
 	messageInternal = "internal error"
-	messageLate     = "the engine did not answer in time"
+	messageLate     = "the engine did not answer in time; try again. Whether a write was made is not known"
 	messageRevision = "the revision cannot be read: it was collected, belongs to another deployment, or lies in the future"
 )
 

@@ -29,6 +29,9 @@ var code = map[authz.Kind]codes.Code{
 	authz.Deadline:        codes.DeadlineExceeded,
 }
 
+// late is the message where an engine does not answer within the caller's time.
+const late = "the engine did not answer in time; try again. Whether a write was made is not known"
+
 // visible returns what of an error callers may see. What carries no kind is Internal, without a word
 // more. An engine that does not answer while the caller still waits is Unavailable.
 func visible(ctx context.Context, err error) *authz.Error {
@@ -38,12 +41,12 @@ func visible(ctx context.Context, err error) *authz.Error {
 		case errors.Is(err, context.Canceled):
 			return authz.Errorf(authz.Canceled, "", "the call was cancelled")
 		case errors.Is(err, context.DeadlineExceeded):
-			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, late)
 		}
 		return authz.Errorf(authz.Internal, "INTERNAL", "internal error")
 	}
 	if e.Kind == authz.Deadline && ctx.Err() == nil {
-		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, late)
 	}
 	return e
 }

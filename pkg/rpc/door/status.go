@@ -29,11 +29,10 @@ func schemaFailure(ctx context.Context, err error) error {
 		return status.FromContextError(errors.Join(ctx.Err(), err)).Err()
 	}
 	// What the engine says of itself is for callers, and says what to do.
-	message := "what the write is judged by cannot be read; try again"
 	if known, ok := errors.AsType[*authz.Error](err); ok && known.Kind == authz.Unavailable {
-		message = known.Message
+		return failure(codes.Unavailable, known.Reason, "", known.Message)
 	}
-	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", message)
+	return failure(codes.Unavailable, authz.ReasonEngineUnavailable, "", "what the write is judged by cannot be read; try again")
 }
 
 // receiveFailure returns the status for a message that could not be received.
