@@ -73,9 +73,9 @@ func (s *scene) question(consistency *deputyv1.Consistency) *deputyv1.CheckPermi
 }
 
 var (
-	head   = &authzed.Consistency{Requirement: &authzed.Consistency_FullyConsistent{FullyConsistent: true}}
-	alice  = &authzed.SubjectReference{Object: object("user:alice")}
-	reader = &authzed.Relationship{Resource: object("document:plan"), Relation: "reader", Subject: &authzed.SubjectReference{Object: object("user:bob")}}
+	head          = &authzed.Consistency{Requirement: &authzed.Consistency_FullyConsistent{FullyConsistent: true}}
+	alice         = &authzed.SubjectReference{Object: object("user:alice")}
+	reader        = &authzed.Relationship{Resource: object("document:plan"), Relation: "reader", Subject: &authzed.SubjectReference{Object: object("user:bob")}}
 	everyDocument = &authzed.RelationshipFilter{ResourceType: "document"}
 )
 

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -148,13 +147,11 @@ func (b *bounded) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 		}
 		return nil
 	}, opts...)
-	if callers, ok := errors.AsType[callersError](err); ok {
-		return at, callers.error
-	}
 	return at, b.told(ctx, err)
 }
 
-// callersError is one with which the caller of a transaction ends it: SpiceDB's own, or one that was told already.
+// callersError is one with which the caller of a transaction ends it, or the source of an import: SpiceDB's own, or one that was
+// told already.
 type callersError struct{ error }
 
 // Unwrap is the error itself, which datastores look for what they try again.

@@ -71,6 +71,9 @@ func (b *bounded) told(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	if callers, ok := errors.AsType[callersError](err); ok {
+		return callers.error
+	}
 	st := b.statusOf(ctx, err)
 	if st == nil {
 		return err
@@ -234,6 +237,9 @@ func (s *toldStream) RecvMsg(m any) error {
 	}
 	return s.teller.told(s.caller, err)
 }
+
+// SendMsg is grpc.ClientStream's.
+func (s *toldStream) SendMsg(m any) error { return s.teller.told(s.caller, s.ClientStream.SendMsg(m)) }
 
 // Header is grpc.ClientStream's.
 func (s *toldStream) Header() (metadata.MD, error) {
