@@ -75,10 +75,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := rpc.NewSealer(cfg.TokenKey)
-	if err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
-	}
 	options, err := cfg.transport()
 	if err != nil {
 		return nil, err
@@ -121,6 +117,14 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
+	datastore, err := d.engine.DatastoreID(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
+	if err != nil {
+		return fail(err)
+	}
 	d.graph = d.engine
 	if graph != nil && cfg.Evaluator == EvaluatorNative {
 		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
@@ -138,7 +142,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
 	gate := rpc.NewGate(keys, log)
-	gateway, err := d.door(gate.Receiver()) //nolint:contextcheck // every call through it brings its own
+	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
@@ -170,12 +174,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 }
 
 // door builds the guarded authzed.api.v1.
-func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
+func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, error) {
 	return door.New(door.Config{
 		Upstream: d.engine.Conn(),
 		Receiver: receiver,
-		// Derived, so that no seal of one kind can pass for one of another.
-		CursorKey: hmac256(d.cfg.TokenKey, "the cursors of authzed.api.v1"),
+		// Derived, so that no seal of one kind can pass for one of another, nor a place in one datastore for one in another.
+		CursorKey: hmac256(d.cfg.TokenKey, "the cursors of authzed.api.v1"+datastore),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 			if err != nil {

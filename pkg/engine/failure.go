@@ -292,6 +292,12 @@ func (t *teller) statusOf(ctx context.Context, st *status.Status) *status.Status
 		return t.ended(ctx, st.Code())
 	case codes.Unknown, codes.Internal:
 		return t.flaw(st)
+	case codes.InvalidArgument:
+		if !unreadableToken.MatchString(st.Message()) {
+			return nil
+		}
+		return statuses.New(codes.InvalidArgument, authz.ReasonInvalidToken, "",
+			"the token cannot be read: it was changed, or belongs to another kind of datastore; take one from an answer of this server")
 	default:
 		return nil
 	}
@@ -315,6 +321,9 @@ var unknownName = regexp.MustCompile("^(object definition|relation/permission|ca
 
 // foreignToken is what SpiceDB says, without a code of its own, of a ZedToken that another datastore made.
 var foreignToken = regexp.MustCompile(`different datastore instance`)
+
+// unreadableToken matches what SpiceDB says of a ZedToken that it cannot read.
+var unreadableToken = regexp.MustCompile(`^invalid revision requested$|^failed to decode start revision`)
 
 // flaw returns the status for one with which SpiceDB says that something is wrong with itself. Its text, which was seen to hold
 // stacks and addresses, is for the log.
@@ -351,8 +360,8 @@ func Failure(op string, err error) error {
 		st = status.FromContextError(err)
 	}
 	code := st.Code()
-	if errors.As(err, new(datastore.InvalidRevisionError)) {
-		code = codes.OutOfRange
+	if errors.As(err, new(datastore.InvalidRevisionError)) || statuses.Info(st).GetReason() == authz.ReasonInvalidToken {
+		code = codes.OutOfRange // Deputy itself shows SpiceDB only tokens that it once had
 	}
 	switch code {
 	case codes.Canceled:
@@ -378,10 +387,9 @@ func Failure(op string, err error) error {
 	}
 	info := statuses.Info(st)
 	if info.GetDomain() == authz.ErrorDomain {
-		out.Reason = info.GetReason()
 		switch code {
 		case codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
-			out.Message = st.Message()
+			out.Reason, out.Message = info.GetReason(), st.Message()
 		}
 	}
 	switch info.GetReason() {

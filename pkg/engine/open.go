@@ -271,6 +271,15 @@ func (e *Engine) Retention() time.Duration { return e.retention }
 // ClockOffset is how long after a write a head revision may still lie before it.
 func (e *Engine) ClockOffset() time.Duration { return e.offset }
 
+// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell.
+func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
+	if e.ds == nil {
+		return "", nil
+	}
+	id, err := e.ds.UniqueID(ctx)
+	return id, Failure("engine.DatastoreID", err)
+}
+
 // InProcess reports whether SpiceDB runs in this process.
 func (e *Engine) InProcess() bool { return e.ds != nil }
 
