@@ -92,9 +92,13 @@ type head struct {
 // nothing but its own file before it knows the format, and looks for damage before it changes anything.
 // Errors say what to do; ErrInUse, ErrDamaged.
 func Open(dir string, config Config) (*Store, error) {
-	s, err := open(dir, config.complete())
+	config = config.complete()
+	s, err := open(dir, config)
 	if err != nil {
 		return nil, fmt.Errorf("store: cannot open %s: %w", dir, err)
+	}
+	if own, ok := config.FS.(private); ok {
+		own.hide(dir, config.Log)
 	}
 	return s, nil
 }
