@@ -120,7 +120,9 @@ func (b *bounded) SnapshotReader(revision datastore.Revision) datastore.Reader {
 
 // ReadWriteTx is the datastore's. It runs in the caller's goroutine: no datastore takes away the context's end from
 // a transaction. A database may take as long to begin one, and to end it, as it may take to answer.
-func (b *bounded) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (at datastore.Revision, err error) {
+func (b *bounded) ReadWriteTx(
+	ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption,
+) (at datastore.Revision, err error) {
 	if err := ctx.Err(); err != nil {
 		return datastore.NoRevision, err
 	}
