@@ -23,14 +23,14 @@ type fixturesCommand struct {
 	program *program
 	paths   []string
 
-	output, out, html, root, cases    string
-	coverage, mutation, isolation     when
-	minCoverage, minMutation          share
-	strict, watch, verbose, all       bool
-	overwrite                         bool
-	server                            *connection
-	options                           run.Options
-	formatted                         report.Format
+	output, out, html, root, cases string
+	coverage, mutation, isolation  when
+	minCoverage, minMutation       share
+	strict, watch, verbose, all    bool
+	overwrite                      bool
+	server                         *connection
+	options                        run.Options
+	formatted                      report.Format
 }
 
 // newTest builds `deputy test`, which needs no server.

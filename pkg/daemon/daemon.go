@@ -77,10 +77,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealer, err := rpc.NewSealer(cfg.TokenKey)
-	if err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
-	}
 	options, err := cfg.transport()
 	if err != nil {
 		return nil, err
@@ -117,6 +113,14 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
+	datastore, err := d.engine.DatastoreID(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
+	if err != nil {
+		return fail(err)
+	}
 	d.graph = d.engine
 	if graph != nil && cfg.Evaluator == EvaluatorNative {
 		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
@@ -142,7 +146,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
 	gate := rpc.NewGate(keys, log)
-	gateway, err := d.door(gate.Receiver()) //nolint:contextcheck // every call through it brings its own
+	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
@@ -174,7 +178,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 }
 
 // door builds the guarded authzed.api.v1.
-func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
+func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, error) {
 	version := ""
 	if d.engine.InProcess() {
 		version = engine.SpiceDBVersion + "+deputy" // a build, which zed does not compare with SpiceDB's releases
@@ -183,8 +187,8 @@ func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 		Version:  version,
 		Upstream: d.engine.Conn(),
 		Receiver: receiver,
-		// Derived, so that no seal of one kind can pass for one of another.
-		CursorKey: hmac256(d.cfg.TokenKey, "the cursors of authzed.api.v1"),
+		// Derived, so that no seal of one kind can pass for one of another, nor a place in one datastore for one in another.
+		CursorKey: hmac256(d.cfg.TokenKey, "the cursors of authzed.api.v1"+datastore),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 			if err != nil {
@@ -193,6 +197,7 @@ func (d *Daemon) door(receiver *wire.Receiver) (*door.Door, error) {
 			return snap.Schema(ctx)
 		},
 		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
+		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // Health is all that is answered without a key, so what it takes is bounded by all who ask together, and not for
@@ -155,9 +157,10 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
 	case <-over:
-		return status.Errorf(codes.DeadlineExceeded, "this call may take %s; call again", limit)
+		return statuses.New(codes.DeadlineExceeded, "STREAM_TIME", "", fmt.Sprintf("this call may take %s; call again", limit)).Err()
 	case <-given:
-		return status.Errorf(codes.ResourceExhausted, "too many callers without a key ask for the server's health at once; call again, or bring a key")
+		return statuses.New(codes.ResourceExhausted, authz.ReasonBusy, "",
+			"too many callers without a key ask for the server's health at once; call again, or bring a key").Err()
 	case <-stopping:
 		cancel()
 		// It still has to say so.
@@ -167,7 +170,7 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 		case <-done: //nolint:errcheck // how the watch ended
 		case <-last.C:
 		}
-		return status.Error(codes.Unavailable, "the server stops")
+		return statuses.New(codes.Unavailable, "STOPPING", "", "the server stops").Err()
 	}
 }
 

@@ -2,7 +2,7 @@ package engine
 
 import (
 	"context"
-	"errors"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -10,7 +10,6 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/schema"
@@ -36,7 +35,9 @@ type bounded struct {
 	loading *load
 	// patience bounds what is asked of a database; nil for a datastore in this process.
 	patience *patience
-	log      *zap.Logger
+	// complaints keeps failures that every call meets from filling the log.
+	complaints *authz.Seldom
+	log        *zap.Logger
 }
 
 var _ datastore.UnwrappableDatastore = (*bounded)(nil)
@@ -54,7 +55,7 @@ func (b *bounded) panicked(op string, err *error) {
 // failed logs a panic and returns the error that stands for it.
 func (b *bounded) failed(op string, panicked any) error {
 	b.log.Error("the datastore panicked", zap.Error(authz.Panicked(op, panicked)))
-	return status.Error(codes.Internal, "the datastore failed")
+	return refusal(codes.Internal, "INTERNAL", messageInternal)
 }
 
 // ask asks the datastore for one thing.
@@ -66,7 +67,7 @@ func ask[T any](ctx context.Context, b *bounded, op string, do func(context.Cont
 	guarded := func(ctx context.Context) (out T, err error) {
 		defer b.panicked(op, &err)
 		out, err = do(ctx)
-		return out, told(err)
+		return out, b.told(ctx, err)
 	}
 	if b.patience == nil {
 		return guarded(ctx)
@@ -118,19 +119,62 @@ func (b *bounded) SnapshotReader(revision datastore.Revision) datastore.Reader {
 }
 
 // ReadWriteTx is the datastore's. It runs in the caller's goroutine: no datastore takes away the context's end from
-// a transaction.
-func (b *bounded) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (at datastore.Revision, err error) {
+// a transaction. A database may take as long to begin one, and to end it, as it may take to answer.
+func (b *bounded) ReadWriteTx(
+	ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption,
+) (at datastore.Revision, err error) {
 	if err := ctx.Err(); err != nil {
 		return datastore.NoRevision, err
 	}
 	defer b.panicked("datastore.ReadWriteTx", &err)
 	// Within a transaction everything is asked of the one connection that it has, one after the other.
-	inside := &bounded{Datastore: b.Datastore, bounds: b.bounds, loading: b.loading, log: b.log}
+	inside := &bounded{Datastore: b.Datastore, bounds: b.bounds, loading: b.loading, complaints: b.complaints, log: b.log}
 	var loaded load
 	defer func() { b.loading.add(-loaded.relationships.Load(), -loaded.bytes.Load()) }()
-	return b.Datastore.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-		return fn(ctx, &transaction{boundedReader{tx, inside}, tx, &loaded})
+	limited, over := ctx, (*time.Timer)(nil)
+	if b.patience != nil {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithCancel(ctx)
+		defer cancel()
+		over = time.AfterFunc(b.patience.limit, cancel)
+		defer over.Stop()
+	}
+	at, err = b.Datastore.ReadWriteTx(limited, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		if over != nil {
+			over.Stop()
+			defer over.Reset(b.patience.limit)
+		}
+		if err := fn(ctx, &transaction{boundedReader{tx, inside}, tx, &loaded}); err != nil {
+			return callersError{err}
+		}
+		return nil
 	}, opts...)
+	return at, b.told(ctx, err)
+}
+
+// callersError is one with which the caller of a transaction ends it, or the source of an import: SpiceDB's own, or one that was
+// told already.
+type callersError struct{ error }
+
+// Unwrap is the error itself, which datastores look for what they try again.
+func (e callersError) Unwrap() error { return e.error }
+
+// Watch is the datastore's.
+func (b *bounded) Watch(
+	ctx context.Context, after datastore.Revision, watch datastore.WatchOptions,
+) (<-chan datastore.RevisionChanges, <-chan error) {
+	changes, failed := b.Datastore.Watch(ctx, after, watch)
+	told := make(chan error, 1)
+	go func() {
+		defer close(told)
+		_ = authz.Safely("engine.Watch", func() error {
+			for err := range failed {
+				told <- b.told(ctx, err)
+			}
+			return nil
+		})
+	}()
+	return changes, told
 }
 
 // boundedReader is a reader of a bounded datastore.
@@ -238,29 +282,6 @@ func (r *boundedReader) CountRelationships(ctx context.Context, name string) (in
 	})
 }
 
-// told returns an error of the datastore with the status that it stands for. SpiceDB says so of a revision that it asks for at the
-// beginning of a call; what it meets later it passes on as it is, and without a status that reads as a flaw of the server's.
-func told(err error) error {
-	if err == nil || !errors.As(err, new(datastore.InvalidRevisionError)) {
-		return err
-	}
-	return statusError{err, codes.OutOfRange, err.Error()}
-}
-
-// statusError is an error with the status that callers get; the error itself is for the log.
-type statusError struct {
-	error
-
-	code    codes.Code
-	message string
-}
-
-// GRPCStatus is what callers get.
-func (e statusError) GRPCStatus() *status.Status { return status.New(e.code, e.message) }
-
-// Unwrap is the error itself.
-func (e statusError) Unwrap() error { return e.error }
-
 // rowsPerLook is after how many rows a read looks whether its call still wants them.
 const rowsPerLook = 64
 
@@ -275,9 +296,9 @@ func (b *bounded) rows(
 	guarded := func(ctx context.Context) (found datastore.RelationshipIterator, err error) {
 		defer b.panicked(op, &err)
 		if found, err = open(ctx); err != nil {
-			return nil, told(err)
+			return nil, b.told(ctx, err)
 		}
-		return b.steps(op, found), nil
+		return b.steps(ctx, op, found), nil
 	}
 	var each datastore.RelationshipIterator
 	if b.patience != nil {
@@ -318,7 +339,7 @@ func (b *bounded) rows(
 }
 
 // steps is an iterator of the datastore whose panics become its error. Those of the loop over it stay the loop's.
-func (b *bounded) steps(op string, found datastore.RelationshipIterator) datastore.RelationshipIterator {
+func (b *bounded) steps(ctx context.Context, op string, found datastore.RelationshipIterator) datastore.RelationshipIterator {
 	return func(yield func(tuple.Relationship, error) bool) {
 		inside, over := false, false
 		defer func() {
@@ -333,7 +354,7 @@ func (b *bounded) steps(op string, found datastore.RelationshipIterator) datasto
 		}()
 		found(func(rel tuple.Relationship, err error) bool {
 			inside = true
-			goOn := yield(rel, told(err))
+			goOn := yield(rel, b.told(ctx, err))
 			inside, over = false, !goOn
 			return goOn
 		})

@@ -15,13 +15,13 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	"go.uber.org/zap"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // bounds are what SpiceDB's server in this process may do. SpiceDB itself has no such bounds: two relationships that
@@ -96,6 +96,18 @@ const expandTree = "/authzed.api.v1.PermissionsService/ExpandPermissionTree"
 // watches is the method that lasts as long as its caller wants.
 const watches = "/authzed.api.v1.WatchService/Watch"
 
+// limit is how long a call of a method may take; 0 for one that lasts as long as its caller wants.
+func (b *bounds) limit(method string) time.Duration {
+	switch {
+	case method == watches:
+		return 0
+	case longCalls[method]:
+		return b.long
+	default:
+		return b.call
+	}
+}
+
 // call is the record of one call to SpiceDB's server, which the datastore finds in the context of what SpiceDB asks
 // of it. It is safe for concurrent use: SpiceDB works on one call in many goroutines.
 type call struct {
@@ -142,11 +154,7 @@ func errTooMuch(what string) error {
 
 // refusal is a status of Deputy's own from beneath SpiceDB, which passes statuses on as they are.
 func refusal(code codes.Code, reason, message string) error {
-	st := status.New(code, message)
-	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain}); err == nil {
-		st = detailed
-	}
-	return st.Err()
+	return statuses.New(code, reason, "", message).Err()
 }
 
 // gate is what every call to SpiceDB's server in this process passes first: a panic becomes INTERNAL with a line in
@@ -344,12 +352,9 @@ func (g *gate) enter(ctx context.Context, method string, request any) (_ context
 		record.mostRows = g.bounds.subjectRows
 	}
 	ctx = context.WithValue(ctx, callKey{}, record)
-	if method == watches {
+	limit := g.bounds.limit(method)
+	if limit == 0 {
 		return ctx, func() {}, nil
-	}
-	limit := g.bounds.call
-	if longCalls[method] {
-		limit = g.bounds.long
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	of := g.turns(ctx, method, traced)
@@ -379,5 +384,5 @@ func (g *gate) recovered(method string, panicked any, err error) error {
 		return err
 	}
 	g.log.Error("the engine panicked", zap.String("method", method), zap.Error(authz.Panicked("engine", panicked)))
-	return status.Error(codes.Internal, "internal error")
+	return refusal(codes.Internal, "INTERNAL", messageInternal)
 }

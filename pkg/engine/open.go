@@ -38,6 +38,7 @@ const maxMessage = 64 << 20
 // Engine is an opened SpiceDB. It implements authz.Graph and is safe for concurrent use.
 type Engine struct {
 	conn      *grpc.ClientConn
+	teller    *teller
 	retention time.Duration
 	offset    time.Duration
 	models    models
@@ -69,6 +70,9 @@ var _ authz.Graph = (*Engine)(nil)
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
 	}
 	if cfg.Retention < 0 {
 		return nil, fmt.Errorf("engine: the retention is negative: %s", cfg.Retention)
@@ -106,7 +110,7 @@ func over(ctx context.Context, cfg Config, ds datastore.Datastore, limits bounds
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(load), log: cfg.Log}
+	within := &bounded{Datastore: expecting{ds}, bounds: &limits, loading: new(load), complaints: new(authz.Seldom), log: cfg.Log}
 	if databases[cfg.Kind] {
 		within.patience = newPatience(limits.answer, limits.questions)
 	}
@@ -220,10 +224,11 @@ func serve(ctx context.Context, ds *bounded) (*Engine, error) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- authz.Safely("engine.Run", func() error { return srv.Run(life) }) }()
-	conn, err := srv.NewClient(
+	tells := &teller{bounds: ds.bounds, log: ds.log}
+	conn, err := srv.NewClient(append(tells.options(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-	)
+	)...)
 	if err != nil {
 		end()
 		return nil, errors.Join(fmt.Errorf("engine: cannot connect to the SpiceDB server: %w", err), <-done)
@@ -251,10 +256,10 @@ func serve(ctx context.Context, ds *bounded) (*Engine, error) {
 			return errors.Join(errs, fmt.Errorf("engine: SpiceDB or its datastore still works after %s, and is left to itself", ds.bounds.stop))
 		}
 	}
-	return &Engine{conn: conn, ds: ds, own: entrance.own, stop: stop}, nil
+	return &Engine{conn: conn, teller: tells, ds: ds, own: entrance.own, stop: stop}, nil
 }
 
-// Conn is the connection to SpiceDB, past every guard. It is closed with the engine.
+// Conn is the connection to SpiceDB, past every guard. Its failures may be told to callers. It is closed with the engine.
 func (e *Engine) Conn() *grpc.ClientConn { return e.conn }
 
 // Retention is how far back a revision can be read.
@@ -262,6 +267,15 @@ func (e *Engine) Retention() time.Duration { return e.retention }
 
 // ClockOffset is how long after a write a head revision may still lie before it.
 func (e *Engine) ClockOffset() time.Duration { return e.offset }
+
+// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell.
+func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
+	if e.ds == nil {
+		return "", nil
+	}
+	id, err := e.ds.UniqueID(ctx)
+	return id, Failure("engine.DatastoreID", err)
+}
 
 // InProcess reports whether SpiceDB runs in this process.
 func (e *Engine) InProcess() bool { return e.ds != nil }
@@ -298,9 +312,9 @@ func (e *Engine) Close() error {
 }
 
 func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
-	opts := []grpc.DialOption{
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-	}
+	tells := &teller{remote: true, bounds: &usual, log: cfg.Log}
+	opts := append(tells.options(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 	switch {
 	case cfg.Insecure:
 		opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -322,7 +336,7 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: cannot dial %s: %w", cfg.Endpoint, err)
 	}
-	e := &Engine{conn: conn, retention: cfg.Retention, offset: cfg.ClockOffset, trusted: cfg.TrustSchema}
+	e := &Engine{conn: conn, teller: tells, retention: cfg.Retention, offset: cfg.ClockOffset, trusted: cfg.TrustSchema}
 	if _, _, err := e.remoteSchema(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: %s does not answer: %w", cfg.Endpoint, err), conn.Close())
 	}

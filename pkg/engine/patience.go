@@ -6,7 +6,6 @@ import (
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
-	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 )
@@ -31,9 +30,7 @@ func newPatience(limit time.Duration, questions int) *patience {
 }
 
 // errSilent is the status of a call to which the database did not answer.
-func errSilent() error {
-	return refusal(codes.Unavailable, authz.ReasonEngineUnavailable, "the database does not answer")
-}
+func errSilent() error { return unavailable().Err() }
 
 // whyEnded returns why the wait for the database ended: its caller's context, or its own time.
 func whyEnded(caller context.Context) error {

@@ -4,20 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // lookEvery is how often a running server looks at its PostgreSQL server.
@@ -122,14 +118,16 @@ func (p *primary) fit() (datastore.Revision, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.unfit != nil {
-		return nil, unavailable(p.unfit)
+		return nil, unfit(p.unfit)
 	}
 	return p.floor, nil
 }
 
-// unavailable is what calls come to on a server that is not fit.
-func unavailable(err error) error {
-	return status.Error(codes.Unavailable, "postgres: "+err.Error())
+// unfit is what calls come to on a server that is not fit.
+func unfit(err error) error {
+	return statusError{cause: err, status: statuses.New(codes.Unavailable, authz.ReasonEngineUnavailable, "",
+		"the database is not one to decide by: it is a standby, an older copy of the cluster, or was restored and not repaired; "+
+			"the server's operator finds more in its log")}
 }
 
 // errWentBack is for revisions that lie behind what was seen.
@@ -178,7 +176,7 @@ func (p *primary) HeadRevision(ctx context.Context) (datastore.RevisionWithSchem
 		return head, err
 	}
 	if behind(head.Revision, floor) {
-		return datastore.RevisionWithSchemaHash{}, unavailable(errWentBack)
+		return datastore.RevisionWithSchemaHash{}, unfit(errWentBack)
 	}
 	p.saw(head.Revision)
 	return head, nil
@@ -212,7 +210,7 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 		return revision, err
 	}
 	if behind(revision, floor) {
-		return datastore.NoRevision, unavailable(errWentBack)
+		return datastore.NoRevision, unfit(errWentBack)
 	}
 	p.acknowledged(revision)
 	return revision, nil
@@ -226,8 +224,7 @@ func (p *primary) Close() error {
 }
 
 // pooled is a datastore that is ready when the connections that it decides with are. SpiceDB's drivers over pgx open a
-// new connection each time, which fails where other clients have used up the database's slots. And a call whose
-// connection is lost is UNAVAILABLE, as it is where the database never answered: SpiceDB's errors do not say so.
+// new connection each time, which fails where other clients have used up the database's slots.
 type pooled struct {
 	datastore.Datastore
 
@@ -279,56 +276,4 @@ func (p *pooled) ask(ctx context.Context, a *asked) {
 	p.asking = nil
 	p.mu.Unlock()
 	close(a.done)
-}
-
-// HeadRevision is the datastore's.
-func (p *pooled) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
-	head, err := p.Datastore.HeadRevision(ctx)
-	return head, lost(err)
-}
-
-// OptimizedRevision is the datastore's.
-func (p *pooled) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
-	revision, err := p.Datastore.OptimizedRevision(ctx)
-	return revision, lost(err)
-}
-
-// CheckRevision is the datastore's.
-func (p *pooled) CheckRevision(ctx context.Context, revision datastore.Revision) error {
-	return lost(p.Datastore.CheckRevision(ctx, revision))
-}
-
-// ReadWriteTx is the datastore's. Whether a write whose connection is lost was made is open, as after any UNAVAILABLE.
-func (p *pooled) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
-	revision, err := p.Datastore.ReadWriteTx(ctx, fn, opts...)
-	return revision, lost(err)
-}
-
-// lost returns an error that says that there is no connection to a server that takes the call as UNAVAILABLE, without what it
-// says of hosts and users, and any other as it is. A context that has ended is its caller's.
-func lost(err error) error {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	unreachable := statusError{err, codes.Unavailable, "the database does not answer"}
-	refused, isRefusal := errors.AsType[*pgconn.PgError](err)
-	_, isConnect := errors.AsType[*pgconn.ConnectError](err)
-	_, isNetwork := errors.AsType[net.Error](err)
-	switch {
-	case isRefusal:
-		// Connections that break, resources that are used up, a server that stops or is not up yet, one that only reads.
-		for _, class := range []string{"08", "53", "57P", "25006"} {
-			if strings.HasPrefix(refused.Code, class) {
-				return unreachable
-			}
-		}
-		return err
-	case isConnect, isNetwork, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), pgconn.SafeToRetry(err):
-		return unreachable
-	default:
-		return err
-	}
 }

@@ -43,7 +43,7 @@ func (s *spicedb) WriteRelationships(ctx context.Context, r *v1.WriteRelationshi
 }
 
 // remoteOver is the engine Remote over s.
-func remoteOver(t *testing.T, s *spicedb) *Engine {
+func remoteOver(t *testing.T, s *spicedb, options ...grpc.DialOption) *Engine {
 	t.Helper()
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()
@@ -51,8 +51,8 @@ func remoteOver(t *testing.T, s *spicedb) *Engine {
 	v1.RegisterPermissionsServiceServer(server, s)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	conn, err := grpc.NewClient("passthrough:spicedb", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	conn, err := grpc.NewClient("passthrough:spicedb", append(options, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,11 +85,9 @@ func (e *Engine) choose(ctx context.Context, f authz.Freshness) (datastore.Revis
 // parse reads a revision that this datastore issued. A token of another one is out of range.
 func (e *Engine) parse(r authz.Revision) (datastore.Revision, error) {
 	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.Token}, e.ds)
-	if err != nil {
-		return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidToken, "the token is malformed")
-	}
-	if decoded.Status != zedtoken.StatusValid {
-		return nil, datastore.NewInvalidRevisionErr(decoded.Revision, datastore.CouldNotDetermineRevision)
+	if err != nil || decoded.Status != zedtoken.StatusValid {
+		// The seal was Deputy's own, so what cannot be read is of another kind of engine.
+		return nil, datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
 	}
 	return decoded.Revision, nil
 }

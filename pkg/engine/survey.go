@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/schema"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // LookupSubjects and ExpandPermissionTree are surveyed before SpiceDB works on them, because what SpiceDB keeps of them has
@@ -130,13 +131,13 @@ func refuseTooLarge(ctx context.Context, from place, s *survey, what string) err
 
 // readFailure is the status of a survey that could not read: SpiceDB translates only what its own handlers meet.
 func readFailure(err error) error {
-	if _, ok := status.FromError(err); ok {
+	if statuses.Within(err) != nil {
 		return err
 	}
 	if ended := status.FromContextError(err); ended.Code() != codes.Unknown {
 		return ended.Err()
 	}
-	return status.Error(codes.Unavailable, "the datastore cannot be read: "+err.Error())
+	return unavailable().Err()
 }
 
 // copiesPerStep is how many elements of a list SpiceDB copies in the time in which it puts one into a map.

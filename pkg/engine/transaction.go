@@ -119,8 +119,11 @@ func (m *measured) Next(ctx context.Context) (*tuple.Relationship, error) {
 		return nil, err
 	}
 	rel, err := m.source.Next(ctx)
-	if rel == nil || err != nil {
-		return nil, err
+	if err != nil {
+		return nil, callersError{err}
+	}
+	if rel == nil {
+		return nil, nil //nolint:nilnil // that is how a source ends
 	}
 	size := int64(len(rel.Resource.ObjectType) + len(rel.Resource.ObjectID) + len(rel.Resource.Relation) +
 		len(rel.Subject.ObjectType) + len(rel.Subject.ObjectID) + len(rel.Subject.Relation))

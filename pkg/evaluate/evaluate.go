@@ -12,9 +12,9 @@ import (
 	"github.com/authzed/spicedb/pkg/spiceerrors"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // Check is a question: has the subject the permission on the resource?
@@ -111,7 +111,7 @@ func (p *Program) resolve(c *Check) (m *member, s subject, err error) {
 		return nil, s, spiceerrors.WithCodeAndReason(errors.New("cannot perform check on wildcard subject"), //nolint:err113 // its kind is the reason
 			codes.InvalidArgument, v1.ErrorReason_ERROR_REASON_WILDCARD_NOT_ALLOWED)
 	case s.id == "" || c.Resource.ObjectID == "" || strings.IndexByte(s.id+c.Resource.ObjectID, 0) >= 0:
-		return nil, s, status.Error(codes.InvalidArgument, "an object's id is empty, or has a zero byte")
+		return nil, s, statuses.New(codes.InvalidArgument, authz.ReasonInvalidField, "", "an object's id is empty, or has a zero byte").Err()
 	}
 	return m, s, nil
 }

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -137,7 +138,7 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 		zap.Stringer("caller", RoleOf(ctx)),
 	}
 	if panicked != nil {
-		err = status.Error(codes.Internal, "internal error")
+		err = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))
 		g.log.Error("call panicked", append(fields, zap.String("panic", fmt.Sprint(panicked)), zap.ByteString("stack", debug.Stack()))...)
 		return err
 	}

@@ -24,12 +24,14 @@ import (
 //	| 1 byte  | 1    | 8, big endian    | n       | 16, truncated             |
 //	+---------+------+------------------+---------+---------------------------+
 //
-// The payload of a token is the engine's token; that of a cursor is a digest of the request it belongs
-// to (16 bytes) and a place as JSON. A Sealer is safe for concurrent use.
+// The payload of a token is the engine's token; that of a cursor is a digest of the request, and of the
+// datastore, that it belongs to (16 bytes) and a place as JSON. A Sealer is safe for concurrent use.
 type Sealer struct {
 	key []byte
 	// hashes are keyed already, which is half of the work of a short text's seal.
 	hashes sync.Pool
+	// datastore is the id of the one that cursors are places in.
+	datastore string
 }
 
 const (
@@ -42,7 +44,10 @@ const (
 )
 
 // NewSealer returns a Sealer whose key is derived from the secret, which is at least 32 bytes long.
-func NewSealer(secret []byte) (*Sealer, error) {
+//
+// datastore is the id of the one behind the server, or "" where that is not known: a cursor of another one is not opened, because its
+// engine could not tell that the place is none of its own.
+func NewSealer(secret []byte, datastore string) (*Sealer, error) {
 	if len(secret) < 32 {
 		return nil, fmt.Errorf("the token key has %d bytes, fewer than 32", len(secret))
 	}
@@ -50,7 +55,7 @@ func NewSealer(secret []byte) (*Sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot derive the sealing key: %w", err)
 	}
-	return &Sealer{key: key}, nil
+	return &Sealer{key: key, datastore: datastore}, nil
 }
 
 func (s *Sealer) seal(kind byte, at time.Time, payload []byte) string {
@@ -116,7 +121,14 @@ func (s *Sealer) cursor(digest [16]byte, at time.Time, place any) (*deputyv1.Cur
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode a cursor: %w", err)
 	}
+	digest = s.within(digest)
 	return &deputyv1.Cursor{Token: s.seal(sealCursor, at, append(digest[:], b...))}, nil
+}
+
+// within is the digest of a request to the datastore.
+func (s *Sealer) within(digest [16]byte) [16]byte {
+	sum := sha256.Sum256(append(digest[:], s.datastore...))
+	return [16]byte(sum[:16])
 }
 
 // place opens a cursor of the request with the digest, and returns the moment that it was sealed with;
@@ -126,7 +138,7 @@ func (s *Sealer) place(digest [16]byte, c *deputyv1.Cursor, place any, now time.
 		return now, nil
 	}
 	at, payload, ok := s.open(sealCursor, c.GetToken())
-	if !ok || len(payload) < len(digest) || [16]byte(payload[:16]) != digest {
+	if !ok || len(payload) < len(digest) || [16]byte(payload[:16]) != s.within(digest) {
 		return now, &authz.Error{
 			Kind: authz.Invalid, Reason: authz.ReasonInvalidToken, Field: "cursor",
 			Message: "is not a cursor that this deployment issued for this request",

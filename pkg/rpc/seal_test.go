@@ -12,7 +12,7 @@ import (
 
 func sealer(t testing.TB, fill byte) *Sealer {
 	t.Helper()
-	s, err := NewSealer(bytes.Repeat([]byte{fill}, 32))
+	s, err := NewSealer(bytes.Repeat([]byte{fill}, 32), "a datastore")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestSealedTokens(t *testing.T) {
 			t.Fatalf("a flipped bit in byte %d is believed", i)
 		}
 	}
-	if _, err := NewSealer(make([]byte, 31)); err == nil {
+	if _, err := NewSealer(make([]byte, 31), ""); err == nil {
 		t.Error("a key of 31 bytes is accepted")
 	}
 }

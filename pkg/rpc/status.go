@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // code is the one place where kinds become gRPC codes.
@@ -29,6 +29,9 @@ var code = map[authz.Kind]codes.Code{
 	authz.Deadline:        codes.DeadlineExceeded,
 }
 
+// late is the message where an engine does not answer within the caller's time.
+const late = "the engine did not answer in time; try again. Whether a write was made is not known"
+
 // visible returns what of an error callers may see. What carries no kind is Internal, without a word
 // more. An engine that does not answer while the caller still waits is Unavailable.
 func visible(ctx context.Context, err error) *authz.Error {
@@ -38,12 +41,12 @@ func visible(ctx context.Context, err error) *authz.Error {
 		case errors.Is(err, context.Canceled):
 			return authz.Errorf(authz.Canceled, "", "the call was cancelled")
 		case errors.Is(err, context.DeadlineExceeded):
-			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, late)
 		}
 		return authz.Errorf(authz.Internal, "INTERNAL", "internal error")
 	}
 	if e.Kind == authz.Deadline && ctx.Err() == nil {
-		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the engine did not answer in time")
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, late)
 	}
 	return e
 }
@@ -59,15 +62,7 @@ func toStatus(ctx context.Context, err error) error {
 		return err
 	}
 	e := visible(ctx, err)
-	info := &errdetails.ErrorInfo{Reason: e.Reason, Domain: authz.ErrorDomain}
-	st := status.New(code[e.Kind], text(e))
-	if e.Field == "" {
-		return withDetails(st, info)
-	}
-	info.Metadata = map[string]string{"field": e.Field}
-	return withDetails(st, info, &errdetails.BadRequest{
-		FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: e.Field, Description: e.Message}},
-	})
+	return statuses.New(code[e.Kind], e.Reason, e.Field, text(e)).Err()
 }
 
 // toErrorStatus is toStatus for one item of a bulk call.
@@ -82,17 +77,4 @@ func text(e *authz.Error) string {
 		return e.Message
 	}
 	return e.Field + " " + e.Message
-}
-
-func withDetails(st *status.Status, info *errdetails.ErrorInfo, more ...*errdetails.BadRequest) error {
-	detailed, err := st.WithDetails(info)
-	for _, m := range more {
-		if err == nil {
-			detailed, err = detailed.WithDetails(m)
-		}
-	}
-	if err != nil {
-		return st.Err()
-	}
-	return detailed.Err()
 }

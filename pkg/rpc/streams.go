@@ -7,12 +7,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // How long streams may take.
@@ -200,7 +199,7 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 
 // streamEnd is the status of a stream that came to a limit.
 func streamEnd(code codes.Code, reason, text string) error {
-	return withDetails(status.New(code, text), &errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain})
+	return statuses.New(code, reason, "", text).Err()
 }
 
 // watchedStream knows since when its handler waits for the client. A handler receives and sends from one

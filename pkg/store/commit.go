@@ -6,6 +6,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // The commit.
@@ -247,6 +249,7 @@ func (s *Store) hasFailed() bool {
 func (f *failure) refusal() error {
 	return &refused{
 		code:    codes.Unavailable,
+		reason:  authz.ReasonEngineUnavailable,
 		message: "the store could not write to its disk and takes no writes until it is opened again; whether a write under way was made is not known",
 		cause:   f.cause,
 	}

@@ -39,7 +39,7 @@ type Config struct {
 	WatchPatience time.Duration
 	// Log is told what an operator has to know; nil means nobody.
 	Log *zap.Logger
-	// FS is where the files are; nil means the operating system's.
+	// FS is where the files are; nil means the operating system's, where others than their owner cannot read them.
 	FS vfs.FS
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
@@ -68,7 +68,7 @@ func (c Config) complete() Config {
 		c.Log = zap.NewNop()
 	}
 	if c.FS == nil {
-		c.FS = vfs.Default
+		c.FS = private{vfs.Default}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -6,19 +6,17 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/spiceerrors"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // ErrConflict is the cause when a transaction read what another one changed before it could commit. The
 // transaction is tried again by itself; it surfaces, with status ABORTED, only where retries are off
 // or have not helped. A function given to ReadWriteTx that returns it is tried again too.
 var ErrConflict = conflict{}
-
-// ReasonDiskFull is the reason (google.rpc.ErrorInfo) of a write that is refused because its disk has too
-// little room.
-const ReasonDiskFull = "DISK_FULL"
 
 // ErrClosed is what everything returns once the store is closed.
 var ErrClosed = errors.New("store: it is closed")
@@ -35,9 +33,6 @@ type conflict struct{}
 func (conflict) Error() string {
 	return "the transaction conflicts with another one; try again, or write less at once"
 }
-
-// errorDomain is Deputy's (authz.ErrorDomain), which this room does not know.
-const errorDomain = "deputy.dev"
 
 // GRPCStatus is what an API says.
 func (c conflict) GRPCStatus() *status.Status {
@@ -59,17 +54,21 @@ func (e *refused) Error() string { return e.message }
 func (e *refused) Unwrap() error { return e.cause }
 
 // GRPCStatus is what an API says. The cause is for the log.
-func (e *refused) GRPCStatus() *status.Status {
-	st := status.New(e.code, e.message)
-	if e.reason != "" {
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: e.reason, Domain: errorDomain}); err == nil {
-			return detailed
-		}
-	}
-	return st
+func (e *refused) GRPCStatus() *status.Status { return statuses.New(e.code, e.reason, "", e.message) }
+
+// damage is an error of something that the store did not write. What was found is for the log.
+type damage struct{ error }
+
+// GRPCStatus is what an API says.
+func (damage) GRPCStatus() *status.Status {
+	return statuses.New(codes.Unavailable, authz.ReasonEngineUnavailable, "",
+		"the store is damaged where this call reads it; the server's operator has to restore a backup, and the server's log says what is damaged")
 }
+
+// Unwrap returns the error itself.
+func (d damage) Unwrap() error { return d.error }
 
 // damaged returns an error that says what was found.
 func damaged(format string, args ...any) error {
-	return fmt.Errorf("%w: found %s; restore a backup into an empty directory", ErrDamaged, fmt.Sprintf(format, args...))
+	return damage{fmt.Errorf("%w: found %s; restore a backup into an empty directory", ErrDamaged, fmt.Sprintf(format, args...))}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // files is the file system that Pebble gets: that of the configuration, and three things more.
@@ -47,7 +49,7 @@ type files struct {
 	waiting, tables trouble
 	firstPause      time.Duration
 	// saying keeps what Pebble says again and again from filling the log.
-	saying, repeated seldom
+	saying, repeated authz.Seldom
 
 	// changing is held, shared, by what changes the disk.
 	changing sync.RWMutex

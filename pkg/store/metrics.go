@@ -128,7 +128,7 @@ func (s *Store) listener() *pebble.EventListener {
 			s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.String("file", info.Path), zap.Error(info.Details))
 		},
 		BackgroundError: func(err error) {
-			if kept, ok := s.files.repeated.next(); ok {
+			if kept, ok := s.files.repeated.Next(); ok {
 				s.config.Log.Warn("work in the background failed; it is tried again", zap.String("directory", s.dir),
 					zap.Int("messages left out before", kept), zap.Error(err))
 			}

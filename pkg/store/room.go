@@ -6,6 +6,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // Writes are refused before the disk is full, so that what the store does in the background has room:
@@ -100,7 +102,7 @@ func (s *Store) memTablesFull(group []*submission) bool {
 
 // nearlyFull is the refusal of a write where the disk has no room for it.
 func nearlyFull(available, reserve uint64) error {
-	return &refused{code: codes.ResourceExhausted, reason: ReasonDiskFull, message: fmt.Sprintf(
+	return &refused{code: codes.ResourceExhausted, reason: authz.ReasonDiskFull, message: fmt.Sprintf(
 		"the disk is nearly full: %d MiB are left, and %d MiB are kept free; until there is room nothing is written but what "+
 			"takes access away (a deletion, an end, a revocation, a suspension), and that only down to %d MiB; reads go on",
 		available>>20, reserve>>20, reserve/4>>20)}

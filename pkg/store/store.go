@@ -18,6 +18,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // Store is an opened store. It implements datastore.Datastore and is safe for concurrent use.
@@ -48,6 +51,8 @@ type Store struct {
 	// flushing are the failures of making tables, impasse is when they have lasted for too long; see trouble.go.
 	flushing trouble
 	impasse  *impasse
+	// unreadable keeps what reads meet from filling the log.
+	unreadable authz.Seldom
 
 	// What follows is the committer's.
 	recent         recent
@@ -87,9 +92,13 @@ type head struct {
 // nothing but its own file before it knows the format, and looks for damage before it changes anything.
 // Errors say what to do; ErrInUse, ErrDamaged.
 func Open(dir string, config Config) (*Store, error) {
-	s, err := open(dir, config.complete())
+	config = config.complete()
+	s, err := open(dir, config)
 	if err != nil {
 		return nil, fmt.Errorf("store: cannot open %s: %w", dir, err)
+	}
+	if own, ok := config.FS.(private); ok {
+		own.hide(dir, config.Log)
 	}
 	return s, nil
 }
@@ -449,14 +458,28 @@ func (s *Store) moveHead(h head) {
 
 // readFailure is what a reader gets for an error of Pebble's.
 func (s *Store) readFailure(err error) error {
-	if pebble.IsCorruptionError(err) {
-		s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.Error(err))
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	switch {
+	case err == nil || statuses.Within(err) != nil:
+		return err
+	case pebble.IsCorruptionError(err):
+		if kept, ok := s.unreadable.Next(); ok {
+			s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.Int("messages left out before", kept), zap.Error(err))
+		}
+		return damage{fmt.Errorf("%w: %w", ErrDamaged, err)}
+	case passes(err):
+		return &refused{
+			code: codes.Unavailable, reason: authz.ReasonEngineUnavailable, cause: err,
+			message: "the store cannot read its disk at present; try again",
+		}
+	default:
+		if kept, ok := s.unreadable.Next(); ok {
+			s.config.Log.Error("the store cannot read its disk", zap.String("directory", s.dir), zap.Int("messages left out before", kept), zap.Error(err))
+		}
+		return &refused{
+			code: codes.Unavailable, reason: authz.ReasonEngineUnavailable, cause: err,
+			message: "the store cannot read its disk; the server's log says why",
+		}
 	}
-	if err != nil && passes(err) {
-		return &refused{code: codes.Unavailable, cause: err, message: "the store cannot read its disk at present; try again"}
-	}
-	return err
 }
 
 // Facts about the store itself: revisions, 8 bytes each.
@@ -520,7 +543,7 @@ func (l pebbleLog) Infof(format string, args ...any) {
 
 // Errorf is pebble.Logger's.
 func (l pebbleLog) Errorf(format string, args ...any) {
-	if kept, ok := l.s.files.saying.next(); ok {
+	if kept, ok := l.s.files.saying.Next(); ok {
 		l.s.config.Log.Warn("pebble", zap.String("says", fmt.Sprintf(format, args...)), zap.Int("messages left out before", kept))
 	}
 }

@@ -10,6 +10,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // What the system refuses now it may grant in a moment: descriptors that connections have used up come back, room
@@ -186,10 +188,10 @@ func waiting(cause error, begun bool) error {
 	if begun {
 		outcome = "whether this write was made is not known"
 	}
-	e := &refused{code: codes.Unavailable, cause: cause, message: fmt.Sprintf(
+	e := &refused{code: codes.Unavailable, reason: authz.ReasonEngineUnavailable, cause: cause, message: fmt.Sprintf(
 		"the store cannot write to its disk at present, and goes on by itself once it can; %s; reads go on", outcome)}
 	if outOfRoom(cause) {
-		e.code, e.reason = codes.ResourceExhausted, ReasonDiskFull
+		e.code, e.reason = codes.ResourceExhausted, authz.ReasonDiskFull
 	}
 	return e
 }
@@ -208,27 +210,4 @@ func (s *Store) recovered(t *trouble) {
 	if s.flushing.why() == nil && s.files.waiting.why() == nil && s.impasse.leave() {
 		s.config.Log.Warn("the store can write again", zap.String("directory", s.dir))
 	}
-}
-
-// seldom lets through one message in a while, and counts the others.
-type seldom struct {
-	mu   sync.Mutex
-	last time.Time
-	kept int
-}
-
-// logPause is how long after one of its messages the log is told the next.
-const logPause = 10 * time.Second
-
-// next reports whether a message is let through, and how many were not since the last one.
-func (s *seldom) next() (kept int, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	if !s.last.IsZero() && now.Sub(s.last) < logPause {
-		s.kept++
-		return 0, false
-	}
-	kept, s.last, s.kept = s.kept, now, 0
-	return kept, true
 }

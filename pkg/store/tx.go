@@ -15,6 +15,8 @@ import (
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // maxAttempts is how often a transaction is tried, patientAttempts how often before it holds the commit
@@ -112,7 +114,7 @@ func (tx *transaction) account() error {
 	case int64(tx.counted) > limit:
 		return tooLarge(s.config.TransactionBytes)
 	case held > maxTransactions*limit:
-		return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
+		return &refused{code: codes.ResourceExhausted, reason: authz.ReasonBusy, message: fmt.Sprintf(
 			"the transactions under way hold %d MiB, and may hold no more; try again when some have ended, or write less at once",
 			maxTransactions*limit>>20)}
 	default:

@@ -11,6 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/batchrepr"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // writes are what a transaction has written and not committed.
@@ -217,7 +219,7 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 }
 
 func tooLarge(limit uint64) error {
-	return &refused{code: codes.ResourceExhausted, message: fmt.Sprintf(
+	return &refused{code: codes.ResourceExhausted, reason: authz.ReasonTooLarge, message: fmt.Sprintf(
 		"the transaction takes more than %d MiB of memory; write in several, or delete with a limit", limit>>20)}
 }
 

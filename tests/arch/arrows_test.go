@@ -17,6 +17,8 @@ var arrows = map[string][]string{
 
 	// Words, and the ports of the engine. Everybody may use them; they use nobody.
 	"pkg/authz": {},
+	// The gRPC statuses that Deputy answers with.
+	"pkg/statuses": {"pkg/authz"},
 	// The shapes of the core relationships, read and written as values.
 	"pkg/facts": {"pkg/authz"},
 	// The rule: pure.
@@ -42,19 +44,19 @@ var arrows = map[string][]string{
 	// Relationships as text, in SpiceDB's notation.
 	"pkg/notation": {"pkg/authz"},
 	// The ports over SpiceDB.
-	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard"},
+	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard", "pkg/statuses"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
-	"pkg/store": {},
+	"pkg/store": {"pkg/authz", "pkg/statuses"},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
-	"pkg/evaluate": {"pkg/authz", "pkg/schema"},
+	"pkg/evaluate": {"pkg/authz", "pkg/schema", "pkg/statuses"},
 	// The graph over the store, and the verification of what is answered there.
-	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema"},
+	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire"},
+	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
-	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire"},
+	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
-	"pkg/rpc/wire": {"pkg/authz"},
+	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 
 	// Fixtures of a schema: the file, its actors, its cases, and what those exercise. They delegate, start sessions and decide as a
 	// server does.
@@ -97,7 +99,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses",
 	},
 
 	"pkg/gen": {},
@@ -126,7 +128,7 @@ var outside = map[string][]string{
 	},
 	"google.golang.org/grpc": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon",
-		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint",
+		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses",
 	},
 }
 

@@ -86,6 +86,7 @@ var rules = []struct {
 	{"the rule is pure", theRuleIsPure},
 	{"goroutines recover", goroutinesRecover},
 	{"expressions are read once", expressionsAreReadOnce},
+	{"statuses are made in one place", statusesAreMadeOnce},
 }
 
 // sources parses every file outside of pkg/gen.

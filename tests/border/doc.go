@@ -11,6 +11,7 @@
 //     transport says before any code of a server runs);
 //   - a call without a valid key gets data or OK from anything but health;
 //   - an answer tells of internals: stacks, source files, addresses;
+//   - the log has a line at level error: what callers send is no fault of the server's;
 //   - afterwards a fixed set of decisions is answered otherwise, a client that does everything right is not served, or
 //     goroutines and descriptors do not come back.
 //

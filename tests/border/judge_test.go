@@ -36,7 +36,7 @@ var telling = regexp.MustCompile(`goroutine \d|\.go:\d|runtime error|nil pointer
 
 // finding is something wrong.
 type finding struct {
-	// class is what went wrong: death, memory, status, no answer, leak, key, telling, afterwards.
+	// class is what went wrong: death, memory, status, no answer, leak, key, telling, log, afterwards.
 	class, method, detail string
 	// in is what led to it, nil where it is not known.
 	in *input

@@ -279,6 +279,12 @@ func (r *round) after(ctx context.Context, admin bool) {
 			r.report.found(finding{class: class, detail: fmt.Sprintf(format, args...)}, r.world)
 		}
 	}
+	for line := range strings.Lines(r.Log()) {
+		if strings.Contains(line, `"level":"error"`) {
+			fail("log", "what callers send is logged as an error: %s", line)
+			break
+		}
+	}
 	rested, last := r.rests(bounded)
 	if !rested {
 		fail("leak", "%s after its clients left: %.0f goroutines and %.0f descriptors, before them %.0f and %.0f",

@@ -18,6 +18,7 @@ import (
 	"github.com/authzed/spicedb/pkg/cmd/server"
 	"github.com/authzed/spicedb/pkg/cmd/util"
 	"github.com/authzed/spicedb/pkg/tuple"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
@@ -45,6 +46,8 @@ type Server struct {
 	// Stop tells the server to drain; Stopped is closed once it has.
 	Stop    context.CancelFunc
 	Stopped <-chan struct{}
+	// Failed is set by a test once the engine has failed for good: then closing the server may fail too.
+	Failed bool
 }
 
 // Engines names the engines that the same cases run on. Each opens a fresh, empty one; an engine whose
@@ -99,8 +102,15 @@ func migrated(t testing.TB, cfg engine.Config) engine.Config {
 // It listens on a Unix socket, because SpiceDB does not tell which port the system picked.
 func Remote(t testing.TB) engine.Config {
 	t.Helper()
-	ds, err := datastore.NewDatastore(context.Background(), datastore.WithEngine(datastore.MemoryEngine),
-		datastore.WithGCWindow(24*time.Hour), datastore.WithEnableDatastoreMetrics(false))
+	cfg, _ := RemoteOver(t, datastore.WithEngine(datastore.MemoryEngine))
+	return cfg
+}
+
+// RemoteOver is Remote over another datastore. stop ends the server, which the end of the test does too.
+func RemoteOver(t testing.TB, options ...datastore.ConfigOption) (_ engine.Config, stop func()) {
+	t.Helper()
+	ds, err := datastore.NewDatastore(context.Background(), append(options,
+		datastore.WithGCWindow(24*time.Hour), datastore.WithEnableDatastoreMetrics(false))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,15 +141,22 @@ func Remote(t testing.TB) engine.Config {
 		defer close(done)
 		_ = srv.Run(life)
 	}()
-	t.Cleanup(func() {
+	stop = func() {
 		end()
 		<-done
-	})
-	return engine.Config{Kind: engine.Remote, Endpoint: "unix:" + socket, PresharedKey: remoteKey, Insecure: true}
+	}
+	t.Cleanup(stop)
+	return engine.Config{Kind: engine.Remote, Endpoint: "unix:" + socket, PresharedKey: remoteKey, Insecure: true}, stop
 }
 
 // Start opens a server and serves until the test ends. Keys and a token key are set unless cfg does.
 func Start(t testing.TB, cfg daemon.Config) *Server {
+	t.Helper()
+	return StartLogging(t, cfg, zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel)))
+}
+
+// StartLogging is Start with a log of the test's own.
+func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 	t.Helper()
 	if len(cfg.PresharedKeys)+len(cfg.AdminPresharedKeys) == 0 {
 		cfg.PresharedKeys, cfg.AdminPresharedKeys = []string{ServiceKey}, []string{AdminKey}
@@ -147,7 +164,7 @@ func Start(t testing.TB, cfg daemon.Config) *Server {
 	if len(cfg.TokenKey) == 0 {
 		cfg.TokenKey = []byte("a token key of at least 32 bytes")
 	}
-	d, err := daemon.Open(t.Context(), cfg, zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel)))
+	d, err := daemon.Open(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +185,7 @@ func Start(t testing.TB, cfg daemon.Config) *Server {
 	t.Cleanup(func() {
 		stop()
 		<-stopped
-		if err := d.Close(); err != nil {
+		if err := d.Close(); err != nil && !s.Failed {
 			t.Errorf("closing: %v", err)
 		}
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
+	"github.com/deputyauth/deputy/pkg/statuses"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -199,14 +200,14 @@ func permissionshipOf(a evaluate.Answer) (v1.CheckPermissionResponse_Permissions
 func statusOf(err error) *status.Status {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return status.New(codes.DeadlineExceeded, "the deadline passed before the check was answered")
+		return statuses.New(codes.DeadlineExceeded, authz.ReasonEngineUnavailable, "", "the deadline passed before the check was answered")
 	case errors.Is(err, context.Canceled):
-		return status.New(codes.Canceled, "the call was cancelled")
+		return statuses.New(codes.Canceled, "", "", "the call was cancelled")
 	case errors.Is(err, store.ErrClosed):
-		return status.New(codes.Unavailable, "the server is stopping")
+		return statuses.New(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the server is stopping; try again elsewhere")
 	}
-	if st, ok := status.FromError(err); ok {
+	if st := statuses.Within(err); st != nil {
 		return st
 	}
-	return status.New(codes.Internal, "the check could not be answered")
+	return statuses.New(codes.Internal, "INTERNAL", "", "the check could not be answered")
 }

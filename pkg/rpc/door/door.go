@@ -20,6 +20,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
@@ -38,7 +39,7 @@ type Answer func(ctx context.Context, request []byte) (response []byte, ok bool,
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
-	// what belongs to the connection or authenticates the caller to Deputy.
+	// what belongs to the connection or authenticates the caller to Deputy. Its failures are passed on to callers as they are.
 	Upstream grpc.ClientConnInterface
 	// Receiver receives the callers' messages, within the room that the server has for them.
 	Receiver *wire.Receiver
@@ -52,6 +53,8 @@ type Config struct {
 	// Model returns what a schema that is yet to be written amounts to. The message of its error is
 	// sent to the admin who writes it.
 	Model func(text string) (*authz.Schema, error)
+	// Told returns what callers may read of the failure of an item in Upstream's answers; nil means that all of it may be read.
+	Told func(*status.Status) *status.Status
 	// Answers may hold what answers a method, named as service/method, without the engine.
 	Answers map[string]Answer
 	// ComparesSchema says that Upstream itself compares the schema in force with the one that a write
@@ -127,6 +130,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			guard:   judge,
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),
+			pairs:   d.pairsOf(m),
 
 			cursorIn:    cursorIn(m.Input()),
 			conditional: namesMissing(m.Output()),

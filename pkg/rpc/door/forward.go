@@ -38,6 +38,8 @@ type route struct {
 	answer Answer
 	// split is how an answer that is too large is split; nil where it cannot be.
 	split *split
+	// pairs is where an answer holds statuses of its items; nil where it holds none.
+	pairs *pairs
 	// cursorIn is the field of a request that holds a cursor, cursorOut the number of that of an answer; nil and 0 without.
 	cursorIn  protoreflect.FieldDescriptor
 	cursorOut protowire.Number
@@ -91,7 +93,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	)
 	if err != nil {
 		first.free()
-		return upstreamFailure(err)
+		return err
 	}
 	if r.stream.ClientStreams {
 		// It outlives this function by as long as it takes gRPC to end RecvMsg on a finished call.
@@ -179,7 +181,7 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 	}
 	encoded, err := proto.Marshal(request)
 	if err != nil {
-		return nil, status.Error(codes.Internal, "the request cannot be encoded")
+		return nil, failure(codes.Internal, "INTERNAL", "", "the request cannot be encoded")
 	}
 	judged = true
 	f.data = mem.BufferSlice{mem.SliceBuffer(encoded)}
@@ -215,7 +217,7 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 		case errors.Is(err, io.EOF): // upstream has ended the call, and the answer says how
 			return nil
 		case err != nil:
-			return upstreamFailure(err)
+			return err
 		case !r.stream.ClientStreams:
 			return nil // the one message closes
 		}
@@ -231,7 +233,7 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
 	header, err := up.Header()
 	if err != nil {
-		return upstreamFailure(err)
+		return err
 	}
 	if header != nil { // nil: it ended without; RecvMsg knows how
 		if err := down.SendHeader(keep(header)); err != nil {
@@ -246,7 +248,7 @@ func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
-			return upstreamFailure(err)
+			return err
 		}
 		err := after.pass(f, down)
 		f.free()

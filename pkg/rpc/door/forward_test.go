@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,6 +44,7 @@ func between(t *testing.T, script grpc.StreamHandler) *house {
 			}}, nil
 		},
 		Model:   func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
+		Told:    func(*status.Status) *status.Status { return status.New(codes.Unavailable, "told") },
 		IsAdmin: isAdmin,
 	})
 }
@@ -127,25 +126,27 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// TestConnectionFailures: what is wrong between Deputy and its engine is not told outside.
-func TestConnectionFailures(t *testing.T) {
-	for _, c := range []struct {
-		upstream codes.Code
-		code     codes.Code
-		reason   string
-	}{
-		{codes.Unauthenticated, codes.Internal, authz.ReasonEngineRefused},
-		{codes.PermissionDenied, codes.Internal, authz.ReasonEngineRefused},
-		{codes.Unavailable, codes.Unavailable, authz.ReasonEngineUnavailable},
-	} {
-		h := between(t, func(any, grpc.ServerStream) error { return status.Error(c.upstream, "secret of 10.0.0.1") })
-		_, err := h.client(t, serviceKey).ReadSchema(context.Background(), &v1.ReadSchemaRequest{})
-		wants(t, c.upstream.String(), err, c.code, c.reason, "")
-		if strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: %v", c.upstream, err)
-		}
+// TestItemFailures: the failures of items in an answer are told as Config.Told says, and everything else as it came.
+func TestItemFailures(t *testing.T) {
+	secret := status.New(codes.Unavailable, "secret of 10.0.0.1")
+	item := &v1.CheckBulkPermissionsPair_Item{Item: &v1.CheckBulkPermissionsResponseItem{Permissionship: v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION}}
+	h := between(t, func(_ any, s grpc.ServerStream) error {
+		return s.SendMsg(&v1.CheckBulkPermissionsResponse{CheckedAt: &v1.ZedToken{Token: "t"}, Pairs: []*v1.CheckBulkPermissionsPair{
+			{Response: &v1.CheckBulkPermissionsPair_Error{Error: secret.Proto()}}, {Response: item},
+		}})
+	})
+	resp, err := h.client(t, serviceKey).CheckBulkPermissions(context.Background(), &v1.CheckBulkPermissionsRequest{})
+	if err != nil {
+		t.Fatal(err)
 	}
+	if len(resp.GetPairs()) != 2 || resp.GetPairs()[0].GetError().GetMessage() != "told" || resp.GetCheckedAt().GetToken() != "t" ||
+		resp.GetPairs()[1].GetItem().GetPermissionship() != item.Item.GetPermissionship() {
+		t.Errorf("the answer is %v", resp)
+	}
+}
 
+// TestUpstreamFailures: Upstream's failures pass, and without a schema nothing is judged, for reasons that are not told.
+func TestUpstreamFailures(t *testing.T) {
 	// With details it is SpiceDB that speaks, and not the connection.
 	h := between(t, func(any, grpc.ServerStream) error {
 		st, err := status.New(codes.Unavailable, "read-only").WithDetails(&errdetails.ErrorInfo{Reason: "READ_ONLY", Domain: "authzed.com"})
@@ -159,22 +160,11 @@ func TestConnectionFailures(t *testing.T) {
 		t.Errorf("with details: %v", err)
 	}
 
-	listener := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	gone, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = gone.Close() })
 	h = open(t, Config{
-		Upstream: gone, IsAdmin: isAdmin, Receiver: wire.NewReceiver(),
+		Upstream: h.conn, IsAdmin: isAdmin, Receiver: wire.NewReceiver(),
 		Schema: func(context.Context) (*authz.Schema, error) { return nil, errors.New("secret") },
 		Model:  func(string) (*authz.Schema, error) { return nil, errors.New("secret") },
 	})
-	_, err = h.client(t, serviceKey).ReadSchema(context.Background(), &v1.ReadSchemaRequest{})
-	wants(t, "no upstream", err, codes.Unavailable, authz.ReasonEngineUnavailable, "")
 	_, err = h.client(t, serviceKey).WriteRelationships(context.Background(), updates("note:n#author@user:alice"))
 	wants(t, "no schema", err, codes.Unavailable, authz.ReasonEngineUnavailable, "")
 	_, err = h.client(t, adminKey).WriteSchema(context.Background(), &v1.WriteSchemaRequest{Schema: "x"})

@@ -7,7 +7,6 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -53,7 +52,7 @@ func everybody[M proto.Message](judge func(*Door, context.Context, int, M) error
 	return func(ctx context.Context, d *Door, n int, request proto.Message) error {
 		typed, ok := request.(M)
 		if !ok {
-			return status.Error(codes.Internal, "the request is of another type than its method's")
+			return failure(codes.Internal, "INTERNAL", "", "the request is of another type than its method's")
 		}
 		return judge(d, ctx, n, typed)
 	}

@@ -62,14 +62,16 @@ type answers struct {
 	method string
 	// conditional is the answers' type where they can name missing context; nil otherwise.
 	conditional protoreflect.MessageType
+	// pairs is where they hold statuses; nil for most.
+	pairs *pairs
 }
 
 // answers returns what happens to the answers of a call with the request, whose encoding is sound.
 func (d *Door) answers(r route, request []byte) *answers {
-	if r.split == nil && r.cursorOut == 0 && r.conditional == nil {
+	if r.split == nil && r.cursorOut == 0 && r.pairs == nil && r.conditional == nil {
 		return nil
 	}
-	a := &answers{split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path, conditional: r.conditional}
+	a := &answers{pairs: r.pairs, split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path, conditional: r.conditional}
 	if a.split != nil {
 		a.last = valueOf(request, a.split.from)
 		if a.split.token == a.cursor && a.last != nil {
@@ -84,7 +86,7 @@ func (a *answers) pass(answer *frame, down grpc.ServerStream) error {
 	if a == nil {
 		return down.SendMsg(answer)
 	}
-	whole := answer.data.Materialize()
+	whole := a.pairs.tell(answer.data.Materialize())
 	if a.conditional != nil {
 		whole = missingOnce(a.conditional, whole)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // Limit bounds one message of a method.
@@ -194,10 +194,7 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 // hurry ends the call unless its message has come within arrival. It is stopped when the message has come.
 func (r *Receiver) hurry(from source) *time.Timer {
 	return time.AfterFunc(r.arrival, func() {
-		st := status.New(codes.DeadlineExceeded, fmt.Sprintf("the message has not come within %s", r.arrival))
-		if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: "STREAM_STALLED", Domain: authz.ErrorDomain}); err == nil {
-			st = detailed
-		}
+		st := statuses.New(codes.DeadlineExceeded, "STREAM_STALLED", "", fmt.Sprintf("the message has not come within %s", r.arrival))
 		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.
 		_ = authz.Safely("wire.hurry", func() error { return from.WriteStatus(st) })
 	})

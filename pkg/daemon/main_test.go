@@ -1,0 +1,9 @@
+package daemon_test
+
+import (
+	"testing"
+
+	"github.com/deputyauth/deputy/tests/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

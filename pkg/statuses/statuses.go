@@ -1,0 +1,64 @@
+// Package statuses makes the gRPC statuses that Deputy itself answers with, all of them: so they have one shape, an ErrorInfo
+// with a reason and Deputy's domain.
+package statuses
+
+import (
+	"errors"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// maxMessage is the longest message of a status, in bytes: some quote what the caller sent, and a message is sent as a header.
+const maxMessage = 2 << 10
+
+// New returns a status. The reason is one of pkg/authz, or "" for a status that needs none; field is the field of the request
+// that is wrong, or "". The message is what callers read: it holds no internals, and says what to do.
+func New(code codes.Code, reason, field, message string) *status.Status {
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
+	}
+	st := status.New(code, message)
+	if reason == "" {
+		return st
+	}
+	info := &errdetails.ErrorInfo{Reason: reason, Domain: authz.ErrorDomain}
+	detailed, err := st.WithDetails(info)
+	if field != "" {
+		info.Metadata = map[string]string{"field": field}
+		detailed, err = st.WithDetails(info, &errdetails.BadRequest{
+			FieldViolations: []*errdetails.BadRequest_FieldViolation{{Field: field, Description: message}},
+		})
+	}
+	if err != nil {
+		return st
+	}
+	return detailed
+}
+
+// Within returns the status of the first error in the chain that has one, as that error has it; nil if none has. gRPC's own
+// status.FromError puts the text of the whole chain into the message, and what lies around a status is not made for callers.
+func Within(err error) *status.Status {
+	var has interface{ GRPCStatus() *status.Status }
+	if !errors.As(err, &has) {
+		return nil
+	}
+	return has.GRPCStatus()
+}
+
+// Info returns the ErrorInfo of a status, Deputy's or SpiceDB's; nil if it has none.
+func Info(st *status.Status) *errdetails.ErrorInfo {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info
+		}
+	}
+	return nil
+}
+
+// IsOurs reports whether New made the status, with a reason.
+func IsOurs(st *status.Status) bool { return Info(st).GetDomain() == authz.ErrorDomain }
