@@ -47,8 +47,8 @@ type failing struct {
 	limit time.Duration
 }
 
-// all is want where nothing is answered.
-func all(outcome string) func(asked) string { return func(asked) string { return outcome } }
+// nothing is want where nothing is answered.
+func nothing(asked) string { return unavailable }
 
 // written is want where reads are answered and writes are not.
 func written(outcome string) func(asked) string {
@@ -169,9 +169,9 @@ var failures = []failing{
 		}))
 		return onDisk(t, disk), func(s *scene) { s.Failed = true; readOnly.Store(true) }
 	}},
-	{name: "postgres killed", want: all(unavailable), open: overPostgres(crash)},
-	{name: "postgres cut off", want: all(unavailable), open: wired(harness.Postgres, (*harness.Wire).Cut)},
-	{name: "postgres paused", want: all(unavailable), open: wired(harness.Postgres, (*harness.Wire).Hold)},
+	{name: "postgres killed", want: nothing, open: overPostgres(crash)},
+	{name: "postgres cut off", want: nothing, open: wired(harness.Postgres, (*harness.Wire).Cut)},
+	{name: "postgres paused", want: nothing, open: wired(harness.Postgres, (*harness.Wire).Hold)},
 	{name: "postgres full", want: written(full), open: overPostgres(fill)},
 	{name: "postgres read-only", want: written(unavailable), open: overPostgres(makeReadOnly)},
 	{name: "postgres without its tables", want: func(m asked) string {
@@ -180,18 +180,18 @@ var failures = []failing{
 		}
 		return refused
 	}, open: overPostgres(unreadable)},
-	{name: "remote stopped", want: all(unavailable), open: func(t *testing.T) (daemon.Config, func(*scene)) {
+	{name: "remote stopped", want: nothing, open: func(t *testing.T) (daemon.Config, func(*scene)) {
 		cfg, stop := harness.RemoteOver(t, datastore.WithEngine(datastore.MemoryEngine))
 		return daemon.Config{Engine: cfg}, func(*scene) { stop() }
 	}},
-	{name: "remote cut off", want: all(unavailable), open: wired(harness.Remote, (*harness.Wire).Cut)},
+	{name: "remote cut off", want: nothing, open: wired(harness.Remote, (*harness.Wire).Cut)},
 	{name: "remote paused", limit: 4 * time.Second, open: wired(harness.Remote, (*harness.Wire).Hold), want: func(m asked) string {
 		if strings.HasPrefix(m.name, "authzed ") || strings.Contains(m.name, "Lookup") {
 			return late
 		}
 		return unavailable
 	}},
-	{name: "remote over a database that was killed", want: all(unavailable), open: remotePostgres(crash)},
+	{name: "remote over a database that was killed", want: nothing, open: remotePostgres(crash)},
 	{name: "remote over a full database", want: headless(unavailable), open: remotePostgres(fill)},
 	{name: "remote over a database that only reads", want: headless(unavailable), open: remotePostgres(makeReadOnly)},
 }

@@ -395,11 +395,8 @@ func Failure(op string, err error) error {
 		out.Message = "the engine failed"
 	}
 	info := statuses.Info(st)
-	if info.GetDomain() == authz.ErrorDomain {
-		switch code {
-		case codes.Unavailable, codes.ResourceExhausted, codes.Aborted:
-			out.Reason, out.Message = info.GetReason(), st.Message()
-		}
+	if info.GetDomain() == authz.ErrorDomain && (code == codes.Unavailable || code == codes.ResourceExhausted || code == codes.Aborted) {
+		out.Reason, out.Message = info.GetReason(), st.Message()
 	}
 	switch info.GetReason() {
 	case reasonUnknownDefinition:

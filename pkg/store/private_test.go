@@ -17,7 +17,7 @@ func TestFilesArePrivate(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, dir string){
 		"a new directory": func(*testing.T, string) {},
 		"one that was there": func(t *testing.T, dir string) {
-			if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // that is the case
+			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -30,7 +30,7 @@ func TestFilesArePrivate(t *testing.T) {
 				t.Fatal(err)
 			}
 			for path := range modes(t, dir) {
-				if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // that is the case
+				if err := os.Chmod(path, 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}

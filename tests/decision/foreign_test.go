@@ -231,6 +231,7 @@ var bringings = []struct {
 		})))
 	}},
 	{"authzed, the old export's snapshot", unread, func(h, theirs *home) error {
+		//nolint:staticcheck // it is served, so it refuses too
 		return readOut(streamOf(v1.NewExperimentalServiceClient(h.Admin).BulkExportRelationships(h.Context(), &v1.BulkExportRelationshipsRequest{
 			OptionalLimit: 1, Consistency: exactly(theirs.zedToken),
 		})))
