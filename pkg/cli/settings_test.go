@@ -178,7 +178,10 @@ func TestSummaryShowsNoSecret(t *testing.T) {
 	set, secret := 0, regexp.MustCompile(`(key|uri|password|secret|token)$`)
 	flags.VisitAll(func(f *pflag.Flag) {
 		value := map[string]string{"bool": "true", "int": "7", "int64": "7", "float64": "0.7", "duration": "7h"}[f.Value.Type()]
-		if value == "" {
+		switch words := strings.Split(f.Value.Type(), "|"); {
+		case len(words) > 1:
+			value = words[len(words)-1]
+		case value == "":
 			value = "canary-of-" + f.Name
 		}
 		if err := flags.Set(f.Name, value); err != nil {

@@ -11,10 +11,10 @@ import (
 // is left.
 var statusMakers = []string{"New", "Newf", "Error", "Errorf"}
 
-// statusesAreMadeOnce: a status that Deputy answers with is made in pkg/statuses, with a reason and Deputy's domain. pkg/client is on
-// the other side: it makes errors of items that it was answered.
+// statusesAreMadeOnce: a status that Deputy answers with is made in pkg/statuses, with a reason and Deputy's domain. pkg/client and
+// pkg/cli are on the other side: they make errors of what they were answered, or not.
 func statusesAreMadeOnce(s *source) []string {
-	if s.isTest() || strings.HasPrefix(s.path, "pkg/statuses/") || strings.HasPrefix(s.path, "pkg/client/") {
+	if s.isTest() || strings.HasPrefix(s.path, "pkg/statuses/") || strings.HasPrefix(s.path, "pkg/client/") || strings.HasPrefix(s.path, "pkg/cli/") {
 		return nil
 	}
 	var found []string

@@ -26,7 +26,8 @@ func (s *Schema) validate(ctx context.Context) error {
 			return err
 		}
 	}
-	if model, err := s.Model(); err == nil {
+	// Read anew: the shared model is that of what is there when somebody asks for it, and not before.
+	if model, err := schema.Read(s.Objects); err == nil {
 		if cycle := model.AliasCycle(); cycle != nil {
 			return s.typeError(cycle[0].Type, cycle[0].Member, schema.AliasCycleError(cycle))
 		}
