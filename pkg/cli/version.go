@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // newVersion builds `deputy version`.
@@ -36,14 +38,9 @@ type versions struct {
 
 // readVersions reads what the Go toolchain recorded.
 func readVersions() versions {
-	v := versions{"unknown", "unknown", runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	v := versions{"unknown", engine.SpiceDBVersion, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		v.Version = info.Main.Version
-		for _, dependency := range info.Deps {
-			if dependency.Path == "github.com/authzed/spicedb" {
-				v.SpiceDB = dependency.Version
-			}
-		}
 	}
 	return v
 }

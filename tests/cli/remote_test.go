@@ -29,7 +29,7 @@ func TestPlannedWrite(t *testing.T) {
 			s := harness.Start(t, daemon.Config{Engine: test.engine(t)})
 			dir := t.TempDir()
 			file, plan := filepath.Join(dir, "new.zed"), filepath.Join(dir, "plan.json")
-			if err := os.WriteFile(file, []byte("definition document {\n\trelation reader: user\n\tpermission view = reader\n}\n"), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte("definition document {\n\trelation tenant: tenant\n\trelation reader: user\n\tpermission view = reader\n}\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			env := map[string]string{"DEPUTY_ENDPOINT": s.Addr().String(), "DEPUTY_KEY": harness.AdminKey}

@@ -136,7 +136,7 @@ var (
 	ended  = regexp.MustCompile(`\x1e(\d+)\x1e`)
 	serves = regexp.MustCompile(`^deputy serve\b`)
 	// logged are lines of a server's log, which pages leave out.
-	logged = regexp.MustCompile(`(?m)^(?:\{"level".*|\[\d+\] \d+)\n`)
+	logged = regexp.MustCompile(`(?m)^(?:\{"level".*|\d{4}-\S+Z\t(?:debug|info|warn|error)\t.*|\[\d+\] \d+)\n`)
 )
 
 // run runs a command, and returns its exit code and what it printed. A server goes on in the background, and its command ends once it
