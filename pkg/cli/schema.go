@@ -49,7 +49,7 @@ and the schema in force is still the one that it was planned for.`,
 			if err != nil {
 				return err
 			}
-			flat, err := flatten(file)
+			flat, err := flatten(file) //nolint:contextcheck // a schema in memory
 			if err != nil {
 				return err
 			}

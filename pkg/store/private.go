@@ -48,7 +48,7 @@ func (private) hide(dir string, log *zap.Logger) {
 	}
 	for _, e := range entries {
 		if e.Type().IsRegular() && err == nil {
-			err = os.Chmod(filepath.Join(dir, e.Name()), 0o600) //nolint:gosec // the names are those of the store's own directory
+			err = os.Chmod(filepath.Join(dir, e.Name()), 0o600)
 		}
 		if errors.Is(err, os.ErrNotExist) { // Pebble has taken the file away meanwhile
 			err = nil

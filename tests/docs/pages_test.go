@@ -33,6 +33,7 @@ func pages(t *testing.T) []string {
 
 // TestPages runs every console block of every page.
 func TestPages(t *testing.T) {
+	t.Parallel()
 	for _, path := range pages(t) {
 		p := read(t, path)
 		if !slices.ContainsFunc(p.parts, func(b part) bool { return b.language == "console" || b.language == "sh" }) {
