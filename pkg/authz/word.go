@@ -55,6 +55,9 @@ func (s *Schema) HasTypes(name string) string {
 			types = append(types, t)
 		}
 	}
+	if len(types) == 0 {
+		return "the schema has no types"
+	}
 	return "the schema has " + Words(types) + suggestion(name, types)
 }
 
@@ -94,6 +97,9 @@ func (s *Schema) Admitted(objectType, relation string) string {
 	if s.Admits != nil {
 		kinds = s.Admits(objectType, relation)
 	}
+	if len(kinds) == 0 {
+		kinds = []string{"nothing"}
+	}
 	return objectType + "#" + relation + " admits " + Words(kinds)
 }
 
@@ -120,6 +126,9 @@ func suggestion(word string, known []string) string {
 // WrongCore says how the core of the schema differs from core.zed, where CoreDifference is not empty, and what to do about what is
 // missing.
 func (s *Schema) WrongCore() string {
+	if len(s.Types) == 0 {
+		return s.CoreDifference // no schema has been written, and it says so
+	}
 	var missing, others []string
 	for difference := range strings.SplitSeq(s.CoreDifference, "; ") {
 		if name, ok := strings.CutSuffix(difference, ": missing"); ok {

@@ -88,7 +88,17 @@ func TestWrongCore(t *testing.T) {
 			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active",
 		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active",
 	} {
-		if got := (&Schema{CoreDifference: difference}).WrongCore(); got != want {
+		if got := (&Schema{CoreDifference: difference, Types: map[string]*Type{"document": {}}}).WrongCore(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	const none = "no schema has been written yet"
+	empty := &Schema{CoreDifference: none}
+	for want, got := range map[string]string{
+		none: empty.WrongCore(), "the schema has no types": empty.HasTypes("user"),
+		"document#reader admits nothing": empty.Admitted("document", "reader"),
+	} {
+		if got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}

@@ -164,6 +164,9 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 		if slices.ContainsFunc(adoptions[:i], func(b Adoption) bool { return b.Object == a.Object }) {
 			return none(authz.FieldErrorf(field, "names %s twice", authz.Show(a.Object)))
 		}
+		if a.Object.ID == "*" || a.Digest == "" {
+			return none(authz.FieldErrorf(field, "must name one object, and have the digest that its review gave"))
+		}
 		isAgent := a.Object.Type == authz.TypeAgent
 		if isAgent {
 			if a.Owners, err = checkOwners(field+".owner_ids", a.Owners); err != nil {
@@ -504,7 +507,7 @@ func (r *review) tenantsOf(ctx context.Context, o authz.Object, safe bool) ([]st
 // unanswered turns an error about the graph into a refusal. What ends the whole call stays its error.
 func unanswered(err error, what string) error {
 	ofTheGraph := []authz.Kind{authz.Invalid, authz.Precondition, authz.Exhausted}
-	if e, ok := errors.AsType[*authz.Error](err); ok && slices.Contains(ofTheGraph, e.Kind) {
+	if e, ok := errors.AsType[*authz.Error](err); ok && slices.Contains(ofTheGraph, e.Kind) && e.Reason != authz.ReasonBusy {
 		return refusal("it is not known what it holds of " + what + ": " + e.Message)
 	}
 	return err

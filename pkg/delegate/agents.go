@@ -69,8 +69,8 @@ func (d *Delegate) register(
 	switch {
 	case err == nil:
 		return out, rev, nil
-	case authz.KindOf(err) != authz.Exists && reason(err) != authz.ReasonConflict:
-		return Registered{}, rev, err
+	case authz.KindOf(err) == authz.Aborted, authz.KindOf(err) != authz.Exists && reason(err) != authz.ReasonConflict:
+		return Registered{}, rev, err // two writes met; whether the id is taken is not known
 	}
 	// It was there before: by an earlier try of the same call, or it is taken.
 	if v, err = d.look(ctx); err != nil {
@@ -169,7 +169,7 @@ func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Re
 	}
 	named, err := v.named(ctx, o)
 	if err != nil {
-		return Stood{}, authz.Revision{}, err
+		named = true // it is no more than a hint, and must not keep anybody from suspending
 	}
 	rev, err := d.brake(ctx, facts.Suspend(o))
 	return Stood{Named: named}, rev, err

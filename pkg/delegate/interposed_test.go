@@ -224,3 +224,63 @@ func TestFrozenSessionThatWasInterrupted(t *testing.T) {
 		t.Errorf("after the retry: %+v, %v", read, err)
 	}
 }
+
+// failing is a graph of which no list of relationships can be read, or whose writes meet others.
+type failing struct {
+	authz.Graph
+	reads, writes error
+}
+
+// Snapshot is the graph's, with reads that fail.
+func (f failing) Snapshot(ctx context.Context, at authz.Freshness) (authz.Snapshot, error) {
+	snap, err := f.Graph.Snapshot(ctx, at)
+	return failingSnapshot{snap, f.reads}, err
+}
+
+// Write is the graph's, or fails.
+func (f failing) Write(ctx context.Context, updates []authz.Update, must []authz.MustHold) (authz.Revision, error) {
+	if f.writes != nil {
+		return authz.Revision{}, f.writes
+	}
+	return f.Graph.Write(ctx, updates, must)
+}
+
+type failingSnapshot struct {
+	authz.Snapshot
+	err error
+}
+
+// Page is the snapshot's, or fails.
+func (s failingSnapshot) Page(ctx context.Context, f authz.Filter, limit int, after string) ([]authz.Relationship, string, error) {
+	if s.err != nil {
+		return nil, "", s.err
+	}
+	return s.Snapshot.Page(ctx, f, limit, after)
+}
+
+// TestSuspendingNeedsNoReads: a graph that cannot be listed keeps nobody from suspending.
+func TestSuspendingNeedsNoReads(t *testing.T) {
+	t.Parallel()
+	whole, _, graph := office(t)
+	damaged := failing{Graph: graph.Engine, reads: authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "damaged")}
+	d := delegate.New(damaged, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	if _, _, err := d.Suspend(t.Context(), user("alice")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := whole.Create(t.Context(), delegate.Spec{
+		Agent: "bot", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Minute,
+	}); authz.KindOf(err) != authz.Precondition {
+		t.Errorf("alice is not suspended: %v", err)
+	}
+}
+
+// TestRegisteringMeetsAnotherWrite: that two writes met says nothing about the id, and nobody is advised to adopt it.
+func TestRegisteringMeetsAnotherWrite(t *testing.T) {
+	t.Parallel()
+	_, _, graph := office(t)
+	met := failing{Graph: graph.Engine, writes: authz.Errorf(authz.Aborted, authz.ReasonConflict, "two writes met")}
+	d := delegate.New(met, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	if _, _, err := d.Register(t.Context(), "fresh", []authz.Object{user("carol")}, ""); authz.KindOf(err) != authz.Aborted {
+		t.Errorf("%v, want the conflict", err)
+	}
+}

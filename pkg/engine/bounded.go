@@ -168,8 +168,13 @@ func (b *bounded) Watch(
 	go func() {
 		defer close(told)
 		_ = authz.Safely("engine.Watch", func() error {
-			for err := range failed {
-				told <- b.told(ctx, err)
+			// A datastore says why it ends, once. Not all close the channel then: those that refuse at once leave it open.
+			select {
+			case err, isError := <-failed:
+				if isError {
+					told <- b.told(ctx, err)
+				}
+			case <-ctx.Done():
 			}
 			return nil
 		})

@@ -94,6 +94,8 @@ func (b *bounded) told(ctx context.Context, err error) error {
 func (b *bounded) statusOf(ctx context.Context, err error) *status.Status {
 	refused, isRefusal := errors.AsType[*pgconn.PgError](err)
 	switch {
+	case ctx.Err() != nil && isRefusal && refused.Code == "57014":
+		return nil // the database ended the statement because the caller has left
 	case isRefusal:
 		return refusedBy(refused.Code, err)
 	case errors.As(err, new(datastore.InvalidRevisionError)):

@@ -59,6 +59,3 @@ func Info(st *status.Status) *errdetails.ErrorInfo {
 	}
 	return nil
 }
-
-// IsOurs reports whether New made the status, with a reason.
-func IsOurs(st *status.Status) bool { return Info(st).GetDomain() == authz.ErrorDomain }

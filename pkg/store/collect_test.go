@@ -411,6 +411,20 @@ func TestExpiredRowIsNotInTheWay(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a transaction has no room for all", func(t *testing.T) {
+		clock := newTestClock()
+		s := opened(t, Config{Retention: time.Hour, Now: clock.Now, TransactionBytes: 2*writeBytes + 512})
+		for _, id := range []string{"a", "b", "c"} {
+			writesOf(t, s, expiring("document:"+id+"#reader@user:alice", clock.Now().Add(time.Minute)))
+		}
+		clock.move(time.Minute)
+		writesOf(t, s, touch("document:z#reader@user:alice"))
+		at := must(s.ReadWriteTx(t.Context(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+			_, _, err := tx.DeleteRelationships(ctx, filter)
+			return err
+		}))(t)
+		same(t, "then", everything(t, s.SnapshotReader(at)), []string{})
+	})
 	t.Run("a limit is for what is seen", func(t *testing.T) {
 		s, clock := windowed(t)
 		for _, id := range []string{"a", "b", "c"} {

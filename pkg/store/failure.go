@@ -19,7 +19,9 @@ import (
 var ErrConflict = conflict{}
 
 // ErrClosed is what everything returns once the store is closed.
-var ErrClosed = errors.New("store: it is closed")
+var ErrClosed error = &refused{
+	code: codes.Unavailable, reason: authz.ReasonEngineUnavailable, message: "the server is stopping; try again elsewhere",
+}
 
 // ErrDamaged is the cause when the store finds something that it did not write.
 var ErrDamaged = errors.New("the store is damaged")

@@ -98,7 +98,7 @@ func (s *Store) maxOpen() time.Duration { return max(min(s.config.Retention, max
 // checkOpen refuses a transaction that was open for too long.
 func (s *Store) checkOpen(l *lease) error {
 	if l.lapsed.Load() || s.config.Now().Sub(l.now) > s.maxOpen() {
-		return &refused{code: codes.DeadlineExceeded, reason: authz.ReasonTooLarge, message: "the transaction was open for longer than " + s.maxOpen().String() +
+		return &refused{code: codes.ResourceExhausted, reason: authz.ReasonTooLarge, message: "the transaction was open for longer than " + s.maxOpen().String() +
 			", and nothing of it was written; write in several transactions"}
 	}
 	return nil

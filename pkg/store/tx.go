@@ -263,15 +263,17 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
 		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors, expired: true,
 	}
+	room := tx.view.store.config.TransactionBytes / writeBytes
 	var found, expired []tuple.RelationshipReference
 	if err := tx.view.answer(q, func(rel tuple.Relationship) error {
+		// Nobody sees what has expired, so it never makes a delete too large: of that as many go as there is room for.
 		if !tx.view.hasExpired(rel.OptionalExpiration) {
 			found = append(found, rel.RelationshipReference)
-		} else if limit == 0 || uint64(len(expired)) < limit {
+		} else if uint64(len(expired)) < room && (limit == 0 || uint64(len(expired)) < limit) {
 			expired = append(expired, rel.RelationshipReference)
 		}
 		switch {
-		case uint64(len(found)+len(expired))*writeBytes > tx.view.store.config.TransactionBytes:
+		case uint64(len(found)) > room:
 			return tooLarge(tx.view.store.config.TransactionBytes)
 		case limit > 0 && uint64(len(found)) == limit:
 			return errStop
@@ -283,19 +285,24 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 	}
 	limited = limit > 0 && uint64(len(found)) == limit
 	if limit > 0 {
-		expired = expired[:min(uint64(len(expired)), limit-uint64(len(found)))]
+		room = min(room, limit)
 	}
-	found = append(found, expired...)
-	for _, ref := range found {
+	expired = expired[:min(uint64(len(expired)), room-uint64(len(found)))]
+	for i, ref := range append(found, expired...) {
 		r, err := rowOf(ref)
 		if err != nil {
 			return 0, false, err
 		}
-		if err := tx.mutate(tuple.UpdateOperationDelete, r, r.forward(), tuple.Relationship{}); err != nil {
+		key := r.forward()
+		if i >= len(found) && uint64(tx.own.size+writeBytes+3*len(key)+2*len(gone)) > tx.view.store.config.TransactionBytes {
+			break
+		}
+		if err := tx.mutate(tuple.UpdateOperationDelete, r, key, tuple.Relationship{}); err != nil {
 			return 0, false, err
 		}
+		deleted++
 	}
-	return uint64(len(found)), limited, nil
+	return deleted, limited, nil
 }
 
 // BulkLoad is datastore.ReadWriteTransaction's: every relationship is created, and one that exists fails

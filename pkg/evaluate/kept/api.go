@@ -203,8 +203,6 @@ func statusOf(err error) *status.Status {
 		return statuses.New(codes.DeadlineExceeded, authz.ReasonEngineUnavailable, "", "the deadline passed before the check was answered")
 	case errors.Is(err, context.Canceled):
 		return statuses.New(codes.Canceled, "", "", "the call was cancelled")
-	case errors.Is(err, store.ErrClosed):
-		return statuses.New(codes.Unavailable, authz.ReasonEngineUnavailable, "", "the server is stopping; try again elsewhere")
 	}
 	if st := statuses.Within(err); st != nil {
 		return st
