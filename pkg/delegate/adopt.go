@@ -23,6 +23,8 @@ const (
 	MaxAdoptions = 20
 	// MaxReviewed is the most objects that a review is asked for by name.
 	MaxReviewed = 100
+	// maxReviews is how many reviews are under way at most; each was seen to take 55 MB of a large graph.
+	maxReviews = 4
 	// maxNamed is the most agents, users, services and tenants that a review of the whole graph keeps in memory.
 	maxNamed = 200_000
 	// maxHeld is the most that one candidate may hold, and be named by, to be adopted with a digest.
@@ -86,10 +88,17 @@ type ReviewPlace struct {
 
 // Review hands up to limit candidates to send, in order of type and id: those among the objects, or, if there are none, all that
 // relationships name, and wildcards. It also stops after a while, or half of the time that the caller has left. It returns where
-// to go on, nil at the end. Errors: Exhausted where relationships name more than a review keeps in memory.
+// to go on, nil at the end. Errors: Exhausted where relationships name more than a review keeps in memory, and where maxReviews are
+// under way: each may take as much.
 func (d *Delegate) Review(
 	ctx context.Context, objects []authz.Object, from ReviewPlace, limit int, send func(Candidate) error,
 ) (authz.Revision, *ReviewPlace, error) {
+	select {
+	case d.reviews <- struct{}{}:
+		defer func() { <-d.reviews }()
+	default:
+		return authz.Revision{}, nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "%d reviews are under way, and no more at a time; try again", maxReviews)
+	}
 	v, err := d.at(ctx, Place{Revision: from.Revision})
 	if err != nil {
 		return authz.Revision{}, nil, err
@@ -164,8 +173,8 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 		if slices.ContainsFunc(adoptions[:i], func(b Adoption) bool { return b.Object == a.Object }) {
 			return none(authz.FieldErrorf(field, "names %s twice", authz.Show(a.Object)))
 		}
-		if a.Object.ID == "*" || a.Digest == "" {
-			return none(authz.FieldErrorf(field, "must name one object, and have the digest that its review gave"))
+		if a.Object.ID == "*" {
+			return none(authz.FieldErrorf(field, "must name one object, not all of a type"))
 		}
 		isAgent := a.Object.Type == authz.TypeAgent
 		if isAgent {
@@ -183,7 +192,7 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 			continue
 		case c.Refusal != "":
 			return none(notActive(authz.Show(a.Object) + " cannot be adopted: " + c.Refusal))
-		case c.Digest != a.Digest:
+		case c.Digest == "" || c.Digest != a.Digest:
 			return none(authz.Errorf(authz.Precondition, authz.ReasonConflict,
 				"%s is not what the digest was given for: what it holds, or what names it, has changed. Nothing was adopted: review it again",
 				authz.Show(a.Object)))

@@ -108,3 +108,34 @@ func TestAdoptingIsJudgedAgain(t *testing.T) {
 		t.Errorf("it is %+v, %v", a, err)
 	}
 }
+
+// TestReviewsAreFewAtOnce: while as many reviews are under way as there is memory for, another one is refused, and later it is not.
+func TestReviewsAreFewAtOnce(t *testing.T) {
+	t.Parallel()
+	d, _, graph := office(t)
+	tuple(t, graph.Engine, authz.Touch, "tenant", "acme", "member", user("dora"))
+	review := func(send func(delegate.Candidate) error) error {
+		_, _, err := d.Review(t.Context(), nil, delegate.ReviewPlace{}, 10, send)
+		return err
+	}
+	var nest func(depth int) error
+	nest = func(depth int) error {
+		var inner error
+		if err := review(func(delegate.Candidate) error {
+			inner = nest(depth + 1)
+			return inner
+		}); inner == nil && err != nil {
+			return err
+		}
+		if depth == 0 && authz.KindOf(inner) != authz.Exhausted {
+			t.Errorf("%v, want that there is no room", inner)
+		}
+		return inner
+	}
+	if err := nest(0); authz.KindOf(err) != authz.Exhausted {
+		t.Errorf("%v, want that there is no room", err)
+	}
+	if err := review(func(delegate.Candidate) error { return nil }); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}

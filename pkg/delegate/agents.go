@@ -171,12 +171,18 @@ func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Re
 	if err != nil {
 		named = true // it is no more than a hint, and must not keep anybody from suspending
 	}
-	rev, err := d.brake(ctx, facts.Suspend(o))
+	updates := facts.Suspend(o)
+	if o.Type == authz.TypeAgent {
+		if a, err := v.agent(ctx, authz.AgentID(o.ID)); err == nil && !a.Active && !a.Stopped || authz.KindOf(err) == authz.NotFound {
+			updates = facts.SuspendUnregistered(authz.AgentID(o.ID))
+		}
+	}
+	rev, err := d.brake(ctx, updates)
 	return Stood{Named: named}, rev, err
 }
 
-// Resume lets agents act for a user or a service, or in a tenant, or lifts an agent's suspension. An agent with an owner is then
-// active; one without was never registered, and can be. Errors: NotFound for an agent that the graph knows nothing of.
+// Resume lets agents act for a user or a service, or in a tenant, or lifts an agent's suspension. One that was registered is then
+// active; one that was not can be registered, or adopted. Errors: NotFound for an agent that the graph knows nothing of.
 func (d *Delegate) Resume(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
 	none := func(err error) (Stood, authz.Revision, error) { return Stood{}, authz.Revision{}, err }
 	v, err := d.look(ctx)
@@ -201,7 +207,7 @@ func (v *view) resumeAgent(ctx context.Context, id authz.AgentID) ([]authz.Updat
 	switch {
 	case err != nil:
 		return nil, false, err
-	case len(a.Owners) == 0:
+	case len(a.Owners) == 0, a.Unregistered, !a.Active && !a.Stopped:
 		return facts.Lift(id.Object()), false, nil
 	case a.Issued.At.IsZero():
 		a.Issued.At = v.now

@@ -43,12 +43,15 @@ type Delegate struct {
 	listReads int
 	// maxNamed and maxHeld bound a review.
 	maxNamed, maxHeld int
+	// reviews has room for the reviews that are under way.
+	reviews chan struct{}
 }
 
 // New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
 // expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld}
+	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld,
+		reviews: make(chan struct{}, maxReviews)}
 }
 
 // view is the graph at one revision and one moment, for one goroutine.

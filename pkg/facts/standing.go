@@ -38,7 +38,13 @@ type Agent struct {
 	// Owners are the users who answer for it.
 	Owners []authz.Object
 	Issued Issued
+	// Unregistered tells that it was suspended before it was ever registered: what lifts the suspension does not make it active.
+	Unregistered bool
 }
+
+// unregistered is the subject of the tombstone of an agent that was never registered, in place of the agent itself. No agent has this
+// id: it is no encoding of any.
+var unregistered = authz.Object{Type: authz.TypeAgent, ID: "=unregistered"}
 
 // ReadAgent reads an agent from all its relationships.
 func ReadAgent(id authz.AgentID, rels []authz.Relationship, now time.Time) Agent {
@@ -53,6 +59,7 @@ func ReadAgent(id authz.AgentID, rels []authz.Relationship, now time.Time) Agent
 			}
 		case relSuspended:
 			a.Stopped = true
+			a.Unregistered = a.Unregistered || rel.Subject.Object == unregistered
 		case relOwner:
 			if r.admit(rel, shape{types: []string{authz.TypeUser}, many: true}) {
 				a.Owners = append(a.Owners, rel.Subject.Object)
@@ -108,9 +115,21 @@ func Suspend(o authz.Object) []authz.Update {
 	}
 }
 
+// SuspendUnregistered is Suspend for an agent that has neither a mark nor a tombstone.
+func SuspendUnregistered(id authz.AgentID) []authz.Update {
+	updates := Suspend(id.Object())
+	updates[0].Relationship.Subject.Object = unregistered
+	return updates
+}
+
 // Lift is the write that takes a tombstone away, and activates nothing.
 func Lift(o authz.Object) []authz.Update {
-	return []authz.Update{{Operation: authz.Delete, Relationship: mark(o, relSuspended)}}
+	updates := []authz.Update{{Operation: authz.Delete, Relationship: mark(o, relSuspended)}}
+	if o.Type == authz.TypeAgent {
+		updates = append(updates, updates[0])
+		updates[1].Relationship.Subject.Object = unregistered
+	}
+	return updates
 }
 
 // Resume is the write that lets it act again. An agent keeps what was issued at its registration.

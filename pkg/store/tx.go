@@ -294,7 +294,7 @@ func (tx *transaction) deleteMatching(filter *v1.RelationshipFilter, limit uint6
 			return 0, false, err
 		}
 		key := r.forward()
-		if i >= len(found) && uint64(tx.own.size+writeBytes+3*len(key)+2*len(gone)) > tx.view.store.config.TransactionBytes {
+		if i >= len(found) && uint64(tx.own.size)+writeBytes+3*uint64(len(key)) > tx.view.store.config.TransactionBytes { //nolint:gosec // a size
 			break
 		}
 		if err := tx.mutate(tuple.UpdateOperationDelete, r, key, tuple.Relationship{}); err != nil {

@@ -256,8 +256,28 @@ func TestAdoptNeverLiftsASuspension(t *testing.T) {
 		if resumed.GetState() != deputyv1.LifecycleState_LIFECYCLE_STATE_INACTIVE {
 			t.Errorf("an agent that was never registered is %v once it is resumed", resumed.GetState())
 		}
+		// An owner that the graph names registers nobody, however often the agent is suspended.
+		s.Touch(t, "agent:scribe#owner@user:bob")
+		resumes := func(want deputyv1.LifecycleState, suspensions int) {
+			t.Helper()
+			for range suspensions {
+				_, err := w.Agents().SuspendAgent(t.Context(), &deputyv1.SuspendAgentRequest{AgentId: "scribe"})
+				w.ok(err)
+			}
+			resumed, err := w.Agents().ResumeAgent(t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "scribe"})
+			w.ok(err)
+			if got, err := w.Agents().GetAgent(t.Context(), &deputyv1.GetAgentRequest{AgentId: "scribe"}); err != nil || got.GetAgent().GetState() != want || resumed.GetState() != want {
+				t.Errorf("resumed after %d suspensions it is %v, %v: want %v", suspensions, resumed.GetState(), got, want)
+			}
+		}
+		for suspensions := range 3 {
+			resumes(deputyv1.LifecycleState_LIFECYCLE_STATE_INACTIVE, suspensions)
+		}
 		_, err = w.Agents().RegisterAgent(t.Context(), register)
 		w.ok(err)
+		for suspensions := range 3 {
+			resumes(deputyv1.LifecycleState_LIFECYCLE_STATE_ACTIVE, suspensions)
+		}
 	})
 }
 

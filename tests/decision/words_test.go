@@ -125,8 +125,8 @@ func TestNotFoundNamesTheID(t *testing.T) {
 		{message(revoke), `no delegation has the id "d1"`},
 		{message(session), `no session has the id "s1"`},
 		{message(create), `no agent is registered as "scribe"`},
-		{message(asleep), "user:eve is not active yet; PrincipalsService.Resume lets agents act for it, or in it"},
-		{message(stopped), "user:bob is suspended; PrincipalsService.Resume lets agents act again"},
+		{message(asleep), "user:eve is not active yet; PrincipalsService.Resume (deputy principal resume user:eve) lets agents act for it, or in it"},
+		{message(stopped), "user:bob is suspended; PrincipalsService.Resume (deputy principal resume user:bob) lets agents act again"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%s\nwant %s", c.got, c.want)
