@@ -17,6 +17,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // failure is why a command failed, as -o json prints it.
@@ -79,7 +81,7 @@ func (f *failure) interrupt(cmd *cobra.Command, err error) {
 
 // write prints the failure as a line for people, or one of JSON.
 func (f *failure) write(w io.Writer, asJSON bool) {
-	line := "deputy: " + f.line
+	line := "deputy: " + notation.Line(f.line)
 	if asJSON {
 		if text, err := json.Marshal(map[string]*failure{"error": f}); err == nil {
 			line = string(text)

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/schema/source"
+
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // newSchemaFmt builds `deputy schema fmt`.
@@ -59,7 +61,7 @@ func (p *program) formatFiles(paths []string, check bool) error {
 		var err error
 		switch {
 		case check && changed[i]:
-			_, err = fmt.Fprintln(p.Out, schemaName(path))
+			_, err = fmt.Fprintln(p.Out, notation.Line(schemaName(path)))
 		case check:
 		case path == "-":
 			_, err = io.WriteString(p.Out, formatted[i])

@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 
 	"google.golang.org/protobuf/types/known/structpb"
 )
@@ -135,7 +137,22 @@ func encode(s *structpb.Struct) (string, error) {
 	if err := e.Encode(exact(s.AsMap())); err != nil {
 		return "", err
 	}
-	return strings.TrimSpace(b.String()), nil
+	return escaped(strings.TrimSpace(b.String())), nil
+}
+
+// escaped writes what cannot be seen as JSON does it, so that a text looks like what it is.
+func escaped(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // exact puts whole numbers that encoding/json would pad with zeros in their own digits.
