@@ -148,13 +148,13 @@ func flagOf(cmd *cobra.Command, field string) string {
 		if f := cmd.Flags().Lookup(name); said == "" && f != nil && !isConnectionFlag(f) {
 			said = "--" + name
 		}
-		if argument := strings.ToUpper(name); said == "" && slices.ContainsFunc(argumentNames(cmd), func(a string) bool { return strings.Trim(a, "[].…") == argument }) {
+		if argument := strings.ToUpper(name); said == "" && hasArgument(cmd, argument) {
 			said = argument
 		}
 	}
 	last := tail[strings.LastIndex(tail, ".")+1:]
 	switch {
-	case said == "" && last == "object_type" && slices.Contains(argumentNames(cmd), "TYPE"):
+	case said == "" && last == "object_type" && hasArgument(cmd, "TYPE"):
 		return "TYPE" // of the objects that are looked for
 	case said == "":
 		return field
@@ -165,6 +165,11 @@ func flagOf(cmd *cobra.Command, field string) string {
 		said = fmt.Sprintf("%s number %d", said, n+1)
 	}
 	return fieldParts[last] + said
+}
+
+// hasArgument reports whether a command takes an argument of a name, which may be optional or repeated.
+func hasArgument(cmd *cobra.Command, name string) bool {
+	return slices.ContainsFunc(argumentNames(cmd), func(one string) bool { return strings.Trim(one, "[].…") == name })
 }
 
 // grpcError is how gRPC's errors give their status.
