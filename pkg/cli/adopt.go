@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/status"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
@@ -27,10 +28,10 @@ func newAdopt(p *program) *cobra.Command {
 	var confirm string
 	var owners []string
 	cmd := &cobra.Command{
-		Use:   "adopt [TYPE:ID]...",
+		Use:   "adopt [NAME]...",
 		Short: "Bring an existing graph under Deputy: list what is not active, and activate it (admins)",
 		Long: `List the agents, users, services and tenants that relationships name and that are not active, with what
-each would hold. With arguments, list only those.
+each would hold. With arguments, list only those: each NAME is TYPE:ID.
 
 The list is also the file that --confirm takes. Each has a line with a digest, its owners and its name; lines
 that start with "//" are comments. Keep the lines of those to activate, and name each agent's owners in place of
@@ -65,7 +66,7 @@ listed, and never activated.`,
 func (c *connection) review(ctx context.Context, client deputy.AdoptionServiceClient, names []string) error {
 	request := &deputy.ReviewAdoptionRequest{Limit: maxLookup}
 	for _, name := range names {
-		o, err := parseObject("TYPE:ID", name)
+		o, err := parseObject("NAME", name)
 		if err != nil {
 			return err
 		}
@@ -143,13 +144,11 @@ func candidateText(c *deputy.AdoptionCandidate) string {
 		comment("%s", c.GetRefusal())
 	}
 	for _, h := range c.GetHoldings() {
-		objects := few(h.GetObjectIds(), h.GetObjects())
 		if c.GetObject().GetObjectType() == "tenant" {
-			comment("%d %s belong to it (%s)", h.GetObjects(), h.GetObjectType(), objects)
+			comment("in it: %s", few(h))
 			continue
 		}
-		tenant := cmp.Or(h.GetTenantId(), "no tenant")
-		comment("in %s: %s on %d %s (%s)", tenant, h.GetPermission(), h.GetObjects(), h.GetObjectType(), objects)
+		comment("in %s: %s on %s", cmp.Or(h.GetTenantId(), "no tenant"), h.GetPermission(), few(h))
 	}
 	left(comment, len(c.GetHoldings()), c.GetHoldingsTotal(), "holdings")
 	for _, r := range c.GetRelationships() {
@@ -168,12 +167,17 @@ func candidateText(c *deputy.AdoptionCandidate) string {
 	return b.String()
 }
 
-// few shows the first ids of a number of objects.
-func few(ids []string, total uint64) string {
-	if uint64(len(ids)) < total {
-		ids = append(slices.Clip(ids), "…")
+// few names the first objects of a holding, and says how many there are if those are not all.
+func few(h *deputy.AdoptionHolding) string {
+	var names []string
+	for _, id := range h.GetObjectIds() {
+		names = append(names, h.GetObjectType()+":"+id)
 	}
-	return strings.Join(ids, ", ")
+	text := strings.Join(names, ", ")
+	if h.GetObjects() > uint64(len(names)) {
+		text += fmt.Sprintf(", … (%d in all)", h.GetObjects())
+	}
+	return text
 }
 
 // left says how many more there are than are shown.
@@ -196,7 +200,7 @@ func (c *connection) adopt(ctx context.Context, client deputy.AdoptionServiceCli
 	for i, owner := range owners {
 		owners[i] = bareID("user", owner)
 	}
-	_, in, _, err := openImport(path, c.program.In)
+	_, in, _, err := openImport("--confirm", path, c.program.In)
 	if err != nil {
 		return err
 	}
@@ -205,39 +209,75 @@ func (c *connection) adopt(ctx context.Context, client deputy.AdoptionServiceCli
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(adoptions, func(a, b *deputy.Adoption) int {
-		return cmp.Compare(yes(isAgent(a)), yes(isAgent(b)))
+	slices.SortStableFunc(adoptions, func(a, b adoption) int {
+		return cmp.Compare(yes(isAgent(a.Adoption)), yes(isAgent(b.Adoption)))
 	})
 	all := &deputy.ConfirmAdoptionResponse{}
+	asked := 0
+	var failed error
 	for batch := range slices.Chunk(adoptions, adoptBatch) {
-		answer, err := client.ConfirmAdoption(ctx, &deputy.ConfirmAdoptionRequest{Adoptions: batch})
-		if done := len(all.GetAdopted()); err != nil && done > 0 {
-			return fmt.Errorf("%w; %d were made active before that, and stay so", err, done)
-		} else if err != nil {
-			return err
+		request := &deputy.ConfirmAdoptionRequest{}
+		for _, a := range batch {
+			request.Adoptions = append(request.Adoptions, a.Adoption)
 		}
+		answer, err := client.ConfirmAdoption(ctx, request)
+		if err != nil {
+			failed = atLine(err, batch)
+			break
+		}
+		asked += len(batch)
 		all.Adopted, all.WrittenAt = append(all.GetAdopted(), answer.GetAdopted()...), answer.GetWrittenAt()
+		all.UnnamedOwnerIds = append(all.GetUnnamedOwnerIds(), answer.GetUnnamedOwnerIds()...)
 	}
-	return c.print(all, func(w io.Writer) {
+	done := len(all.GetAdopted())
+	if failed != nil && done == 0 {
+		return fmt.Errorf("%w; nothing was adopted", failed)
+	}
+	for _, owner := range all.GetUnnamedOwnerIds() {
+		c.unnamed(true, "user:"+owner)
+	}
+	err = c.print(all, func(w io.Writer) {
 		for _, o := range all.GetAdopted() {
 			row(w, object(o)+" is active")
 		}
-		if already := len(adoptions) - len(all.GetAdopted()); already > 0 {
-			row(w, fmt.Sprintf("%d were active already", already))
+		if already := asked - done; already > 0 {
+			row(w, fmt.Sprintf("%d of the list had been active already", already))
 		}
 	})
+	if failed != nil {
+		return fmt.Errorf("%w; before that, %d of the list became active, and stay so", failed, done)
+	}
+	return err
 }
 
 func isAgent(a *deputy.Adoption) bool { return a.GetObject().GetObjectType() == "agent" }
 
+// adoption is one of a list, with the line that it was read from, the first of which is 1.
+type adoption struct {
+	*deputy.Adoption
+	line int
+}
+
+// atLine puts in front of an error about one of a batch which line of the list that is.
+func atLine(err error, batch []adoption) error {
+	var i int
+	if _, none := fmt.Sscanf(errorInfo(status.Convert(err)).GetMetadata()["field"], "adoptions[%d]", &i); none != nil || i >= len(batch) {
+		return err
+	}
+	return fmt.Errorf("--confirm: line %d: %w", batch[i].line, err)
+}
+
 // readAdoptions reads a list: on each line a digest, owners and a name, which may hold blanks.
-func readAdoptions(in io.Reader, owners []string) ([]*deputy.Adoption, error) {
-	var out []*deputy.Adoption
+func readAdoptions(in io.Reader, owners []string) ([]adoption, error) {
+	var out []adoption
 	scanner := bufio.NewScanner(in)
 	for line := 1; scanner.Scan(); line++ {
 		text := strings.TrimSpace(scanner.Text())
 		if text == "" || strings.HasPrefix(text, "//") {
 			continue
+		}
+		if strings.HasPrefix(text, "{") {
+			return nil, fmt.Errorf("--confirm: line %d is JSON; name a list that deputy adopt printed as text, without -o json", line)
 		}
 		digest, rest, _ := strings.Cut(text, " ")
 		owner, name, _ := strings.Cut(strings.TrimSpace(rest), " ")
@@ -253,10 +293,13 @@ func readAdoptions(in io.Reader, owners []string) ([]*deputy.Adoption, error) {
 			a.OwnerIds = owners
 		case owner != noOwner:
 			for id := range strings.SplitSeq(owner, ",") {
+				if err := checkID("the owner", "user", id); err != nil {
+					return nil, fmt.Errorf("--confirm: line %d: %w", line, err)
+				}
 				a.OwnerIds = append(a.OwnerIds, bareID("user", id))
 			}
 		}
-		out = append(out, a)
+		out = append(out, adoption{a, line})
 	}
 	if err := scanner.Err(); err != nil {
 		return nil, fmt.Errorf("--confirm: %w", err)

@@ -24,8 +24,9 @@ func newAgentRegister(c *connection) *cobra.Command {
 	var adopt bool
 	var idempotencyKey string
 	cmd := &cobra.Command{
-		Use:   "register AGENT --owner USER",
-		Short: "Make an agent known (admins)",
+		Use:        "register AGENT --owner USER",
+		SuggestFor: []string{"create", "add", "new"},
+		Short:      "Make an agent known (admins)",
 		Long: `Make an agent known. Its owners need not be active. The users that it is to act for do, and so do their
 tenants: a user, service or tenant is not active before "deputy principal resume" or "deputy adopt".
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -149,6 +150,9 @@ func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.C
 		if c.timeout <= 0 {
 			return errors.New("--timeout must be positive")
 		}
+		if err := checkIDs(cmd, args); err != nil {
+			return err
+		}
 		s, err := c.dial()
 		if err != nil {
 			return err
@@ -174,9 +178,12 @@ func (c *connection) dial() (*server, error) {
 	if key == "" {
 		return nil, errors.New("--key is missing: set $DEPUTY_KEY, or name a file with --key-file")
 	}
-	host, _, err := net.SplitHostPort(c.endpoint)
+	host, port, err := net.SplitHostPort(c.endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("--endpoint must be host:port, not %q", c.endpoint)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return nil, fmt.Errorf("--endpoint must end in a port from 1 to 65535, such as %s, and not in %q", defaultEndpoint, port)
 	}
 	// Said is said, either way: --insecure=false speaks TLS to this machine, too.
 	plain := c.insecure

@@ -56,7 +56,7 @@ more than that one.`,
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
 		if lasts <= 0 {
-			return errors.New("--ttl is missing or not positive")
+			return errors.New("--ttl must say how long the delegation holds, such as 8h")
 		}
 		request := &deputy.CreateDelegationRequest{
 			AgentId: bareID("agent", agent), TenantId: bareID("tenant", tenant),
@@ -80,6 +80,9 @@ more than that one.`,
 		answer, err := s.delegations.CreateDelegation(ctx, request)
 		if err != nil {
 			return err
+		}
+		if !unscoped && len(scope) == 0 && c.output != "json" {
+			_, _ = io.WriteString(c.program.Err, "It reaches nothing, because it has neither a --scope nor --unscoped.\n")
 		}
 		return c.print(answer, func(w io.Writer) { describeDelegation(w, answer.GetDelegation()) })
 	})
@@ -127,6 +130,9 @@ func newDelegationList(c *connection) *cobra.Command {
 			AgentId: bareID("agent", agent), TenantId: bareID("tenant", tenant),
 			ParentDelegationId: bareID("delegation", parent),
 			IncludeInactive:    inactive, IncludeLeaves: leaves,
+		}
+		if agent == "" && principal == "" && tenant == "" && parent == "" {
+			return errors.New("--agent, --principal, --tenant or --parent is required")
 		}
 		if principal != "" {
 			var err error

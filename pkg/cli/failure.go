@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -104,7 +105,7 @@ func wantsJSON(args []string, env LookupEnv) bool {
 }
 
 // fieldFlags are the fields whose flag or argument is not called as they are.
-var fieldFlags = map[string]string{"resource_object_type": "type", "parent_delegation_id": "parent", "targets": "target"}
+var fieldFlags = map[string]string{"resource_object_type": "type", "parent_delegation_id": "parent", "targets": "target", "objects": "name"}
 
 // fieldParts say what the last part of a field's name is of the whole.
 var fieldParts = map[string]string{"object_type": "the type of ", "object_id": "the id of ", "relation": "the relation of "}
@@ -135,6 +136,10 @@ func inTheirWords(cmd *cobra.Command, message string, info *errdetails.ErrorInfo
 func flagOf(cmd *cobra.Command, field string) string {
 	head, tail, _ := strings.Cut(field, ".")
 	head, index, repeated := strings.Cut(head, "[")
+	if head == "adoptions" { // of a line of the list that --confirm names
+		column, _, _ := strings.Cut(tail[strings.LastIndex(tail, ".")+1:], "[")
+		return cmp.Or(map[string]string{"owner_ids": "OWNERS", "digest": "DIGEST"}[column], fieldParts[column]+"NAME")
+	}
 	if other, ok := fieldFlags[head]; ok {
 		head = other
 	}
@@ -145,13 +150,13 @@ func flagOf(cmd *cobra.Command, field string) string {
 		if f := cmd.Flags().Lookup(name); said == "" && f != nil && !isConnectionFlag(f) {
 			said = "--" + name
 		}
-		if argument := strings.ToUpper(name); said == "" && slices.Contains(argumentNames(cmd), argument) {
+		if argument := strings.ToUpper(name); said == "" && hasArgument(cmd, argument) {
 			said = argument
 		}
 	}
 	last := tail[strings.LastIndex(tail, ".")+1:]
 	switch {
-	case said == "" && last == "object_type" && slices.Contains(argumentNames(cmd), "TYPE"):
+	case said == "" && last == "object_type" && hasArgument(cmd, "TYPE"):
 		return "TYPE" // of the objects that are looked for
 	case said == "":
 		return field
@@ -162,6 +167,11 @@ func flagOf(cmd *cobra.Command, field string) string {
 		said = fmt.Sprintf("%s number %d", said, n+1)
 	}
 	return fieldParts[last] + said
+}
+
+// hasArgument reports whether a command takes an argument of a name, which may be optional or repeated.
+func hasArgument(cmd *cobra.Command, name string) bool {
+	return slices.ContainsFunc(argumentNames(cmd), func(one string) bool { return strings.Trim(one, "[].…") == name })
 }
 
 // grpcError is how gRPC's errors give their status.

@@ -67,7 +67,7 @@ are written. With --touch it is replaced, caveat and expiration included.`,
 		if load.touch {
 			load.batchSize = min(load.batchSize, messageSize)
 		}
-		name, in, size, err := openImport(args[0], c.program.In)
+		name, in, size, err := openImport("FILE", args[0], c.program.In)
 		if err != nil {
 			return err
 		}
@@ -107,14 +107,14 @@ func rulesInForce(ctx context.Context, s *server) *world.Rules {
 	return rules
 }
 
-// openImport opens what is to be read, and returns its name for errors and its size, or -1.
-func openImport(path string, stdin io.Reader) (string, io.ReadCloser, int64, error) {
+// openImport opens what is to be read, which the flag or argument name names, and returns its name for errors and its size, or -1.
+func openImport(name, path string, stdin io.Reader) (string, io.ReadCloser, int64, error) {
 	if path == "-" {
 		return "standard input", io.NopCloser(stdin), -1, nil
 	}
 	file, err := os.Open(path) //nolint:gosec // reading it is what was asked for
 	if err != nil {
-		return "", nil, 0, fmt.Errorf("FILE: %w", err)
+		return "", nil, 0, fmt.Errorf("%s: %w", name, err)
 	}
 	size := int64(-1)
 	if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {

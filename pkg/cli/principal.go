@@ -42,8 +42,9 @@ func newPrincipalSuspend(c *connection) *cobra.Command {
 // newPrincipalResume builds `deputy principal resume`.
 func newPrincipalResume(c *connection) *cobra.Command {
 	return &cobra.Command{
-		Use:   "resume PRINCIPAL",
-		Short: "Let agents act for it: again, or for the first time",
+		Use:        "resume PRINCIPAL",
+		SuggestFor: []string{"user", "users", "service", "services", "tenant", "tenants", "create", "add", "activate"},
+		Short:      "Let agents act for it: again, or for the first time",
 		Long: `Let agents act for a user or a service, or in a tenant: again, or for the first time.
 
 Before this, agents act for nobody: a user that relationships name is not active, and neither is a tenant. "deputy

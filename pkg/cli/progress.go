@@ -89,5 +89,5 @@ func isTerminal(w io.Writer) bool {
 // rate says how many there were and how fast: "1200 relationships in 0.3 s (4000/s)".
 func rate(count uint64, took time.Duration) string {
 	seconds := max(took.Seconds(), 0.001)
-	return fmt.Sprintf("%d relationships in %.1f s (%.0f/s)", count, seconds, float64(count)/seconds)
+	return fmt.Sprintf("%s in %.1f s (%.0f/s)", plural(count, "relationship"), seconds, float64(count)/seconds)
 }

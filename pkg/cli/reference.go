@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/notation"
 )
@@ -18,9 +22,17 @@ import (
 func parseObject(name, text string) (*deputy.ObjectReference, error) {
 	objectType, id, found := strings.Cut(text, ":")
 	if !found || objectType == "" || id == "" {
-		return nil, fmt.Errorf("%s must be TYPE:ID, such as document:plan, not %q", name, text)
+		return nil, fmt.Errorf("%s must be TYPE:ID, such as %s, not %q", name, cmp.Or(objectExamples[name], "document:plan"), text)
+	}
+	if err := checkID(name, objectType, text); err != nil {
+		return nil, err
 	}
 	return &deputy.ObjectReference{ObjectType: objectType, ObjectId: id}, nil
+}
+
+// objectExamples are what stands in an error as an example of a flag or an argument that names no object of the domain.
+var objectExamples = map[string]string{
+	"PRINCIPAL": "user:alice", "--principal": "user:alice", "--on-behalf-of": "user:alice", "--granted-by": "user:dana", "NAME": "user:alice",
 }
 
 // parsePrincipal reads "type:id" or, for a tenant, "tenant:id#relation". Which of the two a text is depends on its type alone: an id
@@ -70,6 +82,51 @@ func readNamed(name, path string) ([]byte, error) {
 
 // bareID drops a type from an id whose type is clear, so that agent:bot works as bot does.
 func bareID(objectType, text string) string { return strings.TrimPrefix(text, objectType+":") }
+
+// idTypes are the types of what the flags and arguments name that take an id whose type is clear.
+var idTypes = map[string]string{
+	"owner": "user", "agent": "agent", "tenant": "tenant", "session": "session", "delegation": "delegation", "parent": "delegation",
+}
+
+// checkIDs refuses ids, among a command's flags and arguments, that name another type than theirs: bareID would make of
+// "agent:scribe", as an owner, a user of that name.
+func checkIDs(cmd *cobra.Command, args []string) error {
+	for i, name := range argumentNames(cmd) {
+		if objectType := idTypes[strings.ToLower(name)]; objectType != "" && i < len(args) {
+			if err := checkID(name, objectType, args[i]); err != nil {
+				return err
+			}
+		}
+	}
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values = list.GetSlice()
+		}
+		for _, value := range values {
+			if objectType := idTypes[f.Name]; err == nil && objectType != "" {
+				err = checkID("--"+f.Name, objectType, value)
+			}
+		}
+	})
+	return err
+}
+
+// checkID refuses an id that begins with another of Deputy's types than its own, or with its own twice.
+func checkID(name, objectType, text string) error {
+	given, id, found := strings.Cut(text, ":")
+	switch {
+	case !found || !authz.IsCore(given):
+		return nil
+	case given != objectType:
+		return fmt.Errorf("%s must be %s:ID, or the ID alone, not %q", name, objectType, text)
+	case strings.HasPrefix(id, given+":"):
+		return fmt.Errorf("%s must be %s:ID, not %q, which names the type twice", name, objectType, text)
+	default:
+		return nil
+	}
+}
 
 // parseContext reads caveat context: a JSON object as notation.Context reads it, or "@file" with one.
 func parseContext(text string) (*structpb.Struct, error) {

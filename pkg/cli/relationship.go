@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/spf13/cobra"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/notation"
 )
@@ -64,6 +66,9 @@ admin's key.` + relationshipUsage,
 		answer, err := s.relationships.WriteRelationships(ctx, &authzed.WriteRelationshipsRequest{
 			Updates: updatesOf(operation, relationshipsOf(relationships)),
 		})
+		if err != nil && slices.ContainsFunc(relationships, marksAgent) {
+			return fmt.Errorf("%w; to make an agent active, run deputy agent register", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -239,6 +244,11 @@ func parsePattern(text string) (*authzed.RelationshipFilter, error) {
 	return f, nil
 }
 
+// marksAgent reports whether a relationship is the mark of a registered agent.
+func marksAgent(r *textRelationship) bool {
+	return r.Resource.ObjectType == authz.TypeAgent && r.Resource.Relation == "active"
+}
+
 // parts takes "type:id#relation" apart, of which the last two may be left out.
 func parts(text string) (objectType, id, relation string) {
 	text, relation, _ = strings.Cut(text, "#")
@@ -301,7 +311,7 @@ func filterOf(r tuple.Relationship) *authzed.RelationshipFilter {
 }
 
 // plural counts things: "1 relationship", "2 relationships".
-func plural(n int, thing string) string {
+func plural[N int | uint64](n N, thing string) string {
 	if n != 1 {
 		thing += "s"
 	}

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,6 +54,9 @@ Each setting is a flag, a variable in the environment and a key of the same name
 			return err
 		}
 		d, err := daemon.Open(cmd.Context(), settings.config, log)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w: stop the server that listens there, or name another address; port 0, as in 127.0.0.1:0, takes a free one", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -144,11 +147,20 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 	if s.headroomMiB < 0 || s.headroomMiB > 1<<20 {
 		return fmt.Errorf("--gc-headroom-mib must be 0 to %d", 1<<20)
 	}
-	if e := s.config.Engine; flags.Lookup("token-key-file") != nil && s.tokenKeyFile == "" && e.Kind == engine.Embedded && e.Dir != "" {
+	e := s.config.Engine
+	inDataDir := flags.Lookup("token-key-file") != nil && s.tokenKeyFile == "" && e.Kind == engine.Embedded && e.Dir != ""
+	if inDataDir {
+		s.tokenKeyFile = daemon.TokenKeyFile(e.Dir)
+	}
+	if _, err := os.Stat(s.tokenKeyFile); s.tokenKeyFile != "" && errors.Is(err, fs.ErrNotExist) {
+		if err := s.config.Check(); err != nil { // nothing is made for a server that cannot start
+			return err
+		}
+	}
+	if inDataDir {
 		if err := daemon.MakeDataDir(e.Dir); err != nil {
 			return err
 		}
-		s.tokenKeyFile = daemon.TokenKeyFile(e.Dir)
 	}
 	if s.config.TokenKey, err = tokenKey(s.tokenKeyFile); err != nil {
 		return err

@@ -79,6 +79,9 @@ func parseTarget(text string) (*deputy.SessionTarget, error) {
 	if id == "" {
 		return nil, fmt.Errorf("--target must be DELEGATION or DELEGATION,PRINCIPAL…, not %q", text)
 	}
+	if err := checkID("--target", "delegation", id); err != nil {
+		return nil, err
+	}
 	target := &deputy.SessionTarget{DelegationId: bareID("delegation", id)}
 	if !more {
 		return target, nil

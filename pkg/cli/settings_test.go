@@ -111,7 +111,11 @@ func TestKeyPrecedence(t *testing.T) {
 // TestEveryFieldHasASetting sets everything in each of the three ways, and looks for fields of
 // daemon.Config that are still zero.
 func TestEveryFieldHasASetting(t *testing.T) {
+	// It is there: for a server that cannot start, as with all these settings together, none is made.
 	tokenKey := filepath.Join(t.TempDir(), "token.key")
+	if err := os.WriteFile(tokenKey, []byte(strings.Repeat("k", tokenKeyBytes)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	settings := []struct{ name, value string }{
 		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
 		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},

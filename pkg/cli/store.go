@@ -160,7 +160,7 @@ it. Delegations and other sessions do.`,
 		if dataDir == "" {
 			return errors.New("--data-dir is missing")
 		}
-		_, in, length, err := openImport(args[0], p.In)
+		_, in, length, err := openImport("FILE", args[0], p.In)
 		if err != nil {
 			return err
 		}

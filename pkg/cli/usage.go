@@ -16,20 +16,28 @@ const listed = 12
 // unknownCommand returns the error for a word that is not a subcommand: with the command that was probably meant, also one
 // that is below another ("lint" is "schema lint"), or else with those that there are.
 func unknownCommand(cmd *cobra.Command, word string) error {
-	var own, below []string
+	var own, below, alike []string
+	isMeant := func(sub *cobra.Command) bool {
+		return strings.EqualFold(sub.Name(), word) || slices.Contains(sub.SuggestFor, strings.ToLower(word))
+	}
 	for _, sub := range cmd.Commands() {
 		if !sub.IsAvailableCommand() {
 			continue
 		}
 		own = append(own, sub.Name())
+		if isMeant(sub) || strings.EqualFold(sub.Name()+"s", word) {
+			alike = append(alike, sub.Name())
+		}
 		for _, deeper := range sub.Commands() {
-			if strings.EqualFold(deeper.Name(), word) {
+			if isMeant(deeper) {
 				below = append(below, sub.Name()+" "+deeper.Name())
 			}
 		}
 	}
 	hint := didYouMean(word, own)
 	switch {
+	case len(alike) > 0:
+		hint = "; did you mean " + either(alike) + "?"
 	case len(below) > 0:
 		hint = "; did you mean " + either(below) + "?"
 	case hint != "":
@@ -53,6 +61,9 @@ func eachCommand(cmd *cobra.Command, do func(*cobra.Command)) {
 // probably meant, or else those that there are.
 func flagError(cmd *cobra.Command, err error) error {
 	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if word := cmd.Flags().Arg(0); word != "" && cmd.HasSubCommands() {
+			return unknownCommand(cmd, word) // its flags would be the subcommand's
+		}
 		if unknown.GetSpecifiedShortnames() != "" {
 			return fmt.Errorf("%s has no flag -%s%s", cmd.CommandPath(), unknown.GetSpecifiedName(), flagHint(cmd, ""))
 		}

@@ -205,6 +205,18 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 	})
 }
 
+// Check refuses what cannot be served, as Open does, and makes nothing. The token key may still be missing.
+func (c Config) Check() error {
+	if len(c.TokenKey) == 0 {
+		c.TokenKey = make([]byte, 32)
+	}
+	c, err := c.complete()
+	if err == nil {
+		_, err = c.transport()
+	}
+	return err
+}
+
 // complete fills in defaults and refuses what cannot be served.
 func (c Config) complete() (Config, error) {
 	if c.Addr == "" {

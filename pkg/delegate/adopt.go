@@ -147,11 +147,19 @@ type Adoption struct {
 	Digest string
 }
 
+// Adopted is what an adoption made active.
+type Adopted struct {
+	// Active are those that it made active.
+	Active []authz.Object
+	// Unnamed are those of their owners that no relationship named before.
+	Unnamed []authz.Object
+}
+
 // Adopt makes candidates active, all or none, and returns those that it did: what is active already stays as it is. Errors:
 // Invalid for what the request gets wrong by itself, Precondition where a candidate cannot be adopted, or is no longer what was
 // shown. A relationship that is written between its last look and its write counts as written after the adoption.
-func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Object, authz.Revision, error) {
-	none := func(err error) ([]authz.Object, authz.Revision, error) { return nil, authz.Revision{}, err }
+func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) (Adopted, authz.Revision, error) {
+	none := func(err error) (Adopted, authz.Revision, error) { return Adopted{}, authz.Revision{}, err }
 	if len(adoptions) == 0 || len(adoptions) > MaxAdoptions {
 		return none(authz.FieldErrorf("adoptions", "must hold 1 to %d objects, not %d", MaxAdoptions, len(adoptions)))
 	}
@@ -164,7 +172,8 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 		return none(err)
 	}
 	var (
-		adopted []authz.Object
+		out     Adopted
+		owners  []authz.Object
 		updates []authz.Update
 		must    []authz.MustHold
 	)
@@ -194,7 +203,7 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 			return none(notActive(authz.Show(a.Object) + " cannot be adopted: " + c.Refusal))
 		case c.Digest == "" || c.Digest != a.Digest:
 			return none(authz.Errorf(authz.Precondition, authz.ReasonConflict,
-				"%s is not what the digest was given for: what it holds, or what names it, has changed. Nothing was adopted: review it again",
+				"%s is not what the digest was given for: what it holds, or what names it, has changed: review it again",
 				authz.Show(a.Object)))
 		}
 		if isAgent {
@@ -203,16 +212,21 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) ([]authz.Obj
 			}
 		}
 		write, hold := facts.Adopt(a.Object, a.Owners, facts.Issued{At: v.now})
-		adopted, updates, must = append(adopted, a.Object), append(updates, write...), append(must, hold...)
+		out.Active, owners = append(out.Active, a.Object), append(owners, a.Owners...)
+		updates, must = append(updates, write...), append(must, hold...)
 	}
-	if len(adopted) == 0 {
-		return nil, v.snap.Revision(), nil
+	if len(out.Active) == 0 {
+		return out, v.snap.Revision(), nil
+	}
+	slices.SortFunc(owners, byID)
+	if out.Unnamed, err = v.unnamed(ctx, slices.Compact(owners)); err != nil {
+		return none(err)
 	}
 	rev, err := d.write(ctx, updates, must)
 	if err != nil {
 		return none(err)
 	}
-	return adopted, rev, nil
+	return out, rev, nil
 }
 
 // review looks at candidates at one revision, for one goroutine.

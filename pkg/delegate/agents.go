@@ -47,12 +47,8 @@ func (d *Delegate) register(
 		ID: id, Owners: owners, Issued: facts.Issued{At: v.now, KeyDigest: d.keyDigest(key, registration(owners))},
 		Life: facts.Life{Known: true, Active: true},
 	}}
-	for _, o := range owners {
-		if named, err := v.named(ctx, o); err != nil {
-			return none(err)
-		} else if !named {
-			out.Unnamed = append(out.Unnamed, o)
-		}
+	if out.Unnamed, err = v.unnamed(ctx, owners); err != nil {
+		return none(err)
 	}
 	updates, must := facts.Register(id, owners, out.Issued), facts.NoTrace(id.Object())
 	if adopt {
@@ -129,6 +125,19 @@ func adoptable(a facts.Agent, owners []authz.Object) error {
 		}
 	}
 	return nil
+}
+
+// unnamed returns those of the objects that no relationship names.
+func (v *view) unnamed(ctx context.Context, objects []authz.Object) ([]authz.Object, error) {
+	var out []authz.Object
+	for _, o := range objects {
+		if named, err := v.named(ctx, o); err != nil {
+			return nil, err
+		} else if !named {
+			out = append(out, o)
+		}
+	}
+	return out, nil
 }
 
 // named reports whether any relationship names an object.

@@ -154,6 +154,12 @@ func (v *view) root(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	if d.GrantedBy.IsZero() && !d.Set() && d.Principal.Type == authz.TypeUser {
 		d.GrantedBy = d.Principal.Object
 	}
+	if d.GrantedBy.IsZero() && d.Set() {
+		return nil, authz.FieldErrorf("granted_by", "is required for a set of principals: name an admin of the tenant")
+	}
+	if d.GrantedBy.IsZero() {
+		return nil, authz.FieldErrorf("granted_by", "is required for a service: name an owner of it")
+	}
 	if d.GrantedBy.Type != authz.TypeUser {
 		return nil, authz.FieldErrorf("granted_by", "must be a user")
 	}

@@ -24,7 +24,8 @@ func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
 	}
 	if !t.TenantSafe() && !j.global[resourceType] {
 		return authz.Errorf(authz.Precondition, authz.ReasonNotTenantSafe,
-			"%s has no tenant relation or permission, so that its objects belong to nobody; give it one, or list it as global", resourceType)
+			"%s has no tenant relation or permission, so that its objects belong to nobody; give it one, or name it "+
+				"in --global-types of the server", resourceType)
 	}
 	if t.UnsafeShape != "" {
 		return authz.Errorf(authz.Precondition, authz.ReasonUnsafeShape,

@@ -175,7 +175,7 @@ func user(field string, o *deputyv1.ObjectReference, kinds ...string) (authz.Obj
 	if slices.Contains(kinds, read.Type) {
 		return read, nil
 	}
-	return authz.Object{}, authz.FieldErrorf(field+".object_type", "must be one of %v", kinds)
+	return authz.Object{}, authz.FieldErrorf(field+".object_type", "must be one of %s", strings.Join(kinds, ", "))
 }
 
 // grants reads a scope.

@@ -588,9 +588,11 @@ type ConfirmAdoptionResponse struct {
 	// Those that were made active. The others of the request were active already, and are as they were.
 	Adopted []*ObjectReference `protobuf:"bytes,1,rep,name=adopted,proto3" json:"adopted,omitempty"`
 	// The revision from which they are active.
-	WrittenAt     *ZedToken `protobuf:"bytes,2,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WrittenAt *ZedToken `protobuf:"bytes,2,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
+	// Owners of those that were made active whom no relationship named before: a mistyped id is one.
+	UnnamedOwnerIds []string `protobuf:"bytes,3,rep,name=unnamed_owner_ids,json=unnamedOwnerIds,proto3" json:"unnamed_owner_ids,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ConfirmAdoptionResponse) Reset() {
@@ -633,6 +635,13 @@ func (x *ConfirmAdoptionResponse) GetAdopted() []*ObjectReference {
 func (x *ConfirmAdoptionResponse) GetWrittenAt() *ZedToken {
 	if x != nil {
 		return x.WrittenAt
+	}
+	return nil
+}
+
+func (x *ConfirmAdoptionResponse) GetUnnamedOwnerIds() []string {
+	if x != nil {
+		return x.UnnamedOwnerIds
 	}
 	return nil
 }
@@ -684,11 +693,12 @@ const file_deputy_v1_adoption_proto_rawDesc = "" +
 	"\towner_ids\x18\x02 \x03(\tR\bownerIds\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\"K\n" +
 	"\x16ConfirmAdoptionRequest\x121\n" +
-	"\tadoptions\x18\x01 \x03(\v2\x13.deputy.v1.AdoptionR\tadoptions\"\x83\x01\n" +
+	"\tadoptions\x18\x01 \x03(\v2\x13.deputy.v1.AdoptionR\tadoptions\"\xaf\x01\n" +
 	"\x17ConfirmAdoptionResponse\x124\n" +
 	"\aadopted\x18\x01 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\aadopted\x122\n" +
 	"\n" +
-	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xc4\x01\n" +
+	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12*\n" +
+	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds2\xc4\x01\n" +
 	"\x0fAdoptionService\x12W\n" +
 	"\x0eReviewAdoption\x12 .deputy.v1.ReviewAdoptionRequest\x1a!.deputy.v1.ReviewAdoptionResponse0\x01\x12X\n" +
 	"\x0fConfirmAdoption\x12!.deputy.v1.ConfirmAdoptionRequest\x1a\".deputy.v1.ConfirmAdoptionResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
