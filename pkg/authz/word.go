@@ -83,9 +83,19 @@ func (t *Type) HasMembers(name string) string {
 // from the name of the field that names it.
 func (t *Type) NoRelation(name string) string {
 	if t.Members[name] {
-		return fmt.Sprintf("%q is a permission, which holds no relationships: %s has the relations %s", name, t.Name, Words(t.names(false)))
+		return fmt.Sprintf("%q is a permission, which holds no relationships: %s", name, t.HasRelations(""))
 	}
-	return t.NoMember(name)
+	return fmt.Sprintf("%q does not exist: %s", name, t.HasRelations(name))
+}
+
+// HasRelations says which relations the type has, and which of them was perhaps meant by a name. It is for what is written, where a
+// permission is no answer.
+func (t *Type) HasRelations(name string) string {
+	relations := t.names(false)
+	if len(relations) == 0 {
+		return t.Name + " has no relations"
+	}
+	return t.Name + " has the relations " + Words(relations) + suggestion(name, relations)
 }
 
 // Admitted says which kinds of subjects a relation admits: "document#reader admits user, group#member".
