@@ -127,6 +127,12 @@ func suggestion(word string, known []string) string {
 	return ""
 }
 
+// LeaveCoreOut says what to do about definitions of the core that are another's. It goes on from what is wrong with them.
+func LeaveCoreOut() string {
+	return "leave your own definitions of " + Words(CoreTypes) + " out of the schema, because deputy schema write adds Deputy's; " +
+		"a relation that yours have besides belongs on another type, such as profile#manager instead of user#manager"
+}
+
 // WrongCore says how the core of the schema differs from core.zed, where CoreDifference is not empty, and what to do about what is
 // missing.
 func (s *Schema) WrongCore() string {
@@ -138,7 +144,7 @@ func (s *Schema) WrongCore() string {
 			others = append(others, difference)
 		}
 	}
-	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ")
+	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ") + "; " + LeaveCoreOut()
 	if len(missing) == 0 {
 		return differs
 	}

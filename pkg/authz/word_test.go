@@ -87,8 +87,8 @@ func TestWrongCore(t *testing.T) {
 		"definition user: missing; caveat issued: missing": "the schema lacks Deputy's core: definition user, caveat issued; " +
 			"deputy schema write FILE adds what is missing",
 		"definition service: missing; definition user: missing relation, active": "the schema lacks Deputy's core: definition service; " +
-			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active",
-		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active",
+			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
+		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
 	} {
 		if got := (&Schema{CoreDifference: difference}).WrongCore(); got != want {
 			t.Errorf("%s, want %s", got, want)
