@@ -95,7 +95,7 @@ func (s *Schema) typeError(objectType, member string, err error) *Error {
 	if position.File == "" {
 		position.File = s.Root
 	}
-	return &Error{position, oneLine(err.Error())}
+	return &Error{position, oneLine(err.Error()) + s.typeHint(err.Error())}
 }
 
 // coreError is the error in a definition that was added: it relies on a definition of the core that the schema has in
