@@ -220,6 +220,8 @@ type Decision struct {
 	// Candidates holds what was weighed, the candidate that decided first. Empty when nothing in the
 	// graph lets the agent act.
 	Candidates []Candidate
+	// Reasons says why nothing in the graph lets the agent act, in sentences for people; only where it was asked to be explained.
+	Reasons []string
 }
 
 // Chosen returns the candidate that decided, or nil.

@@ -86,9 +86,19 @@ func (t *Type) HasMembers(name string) string {
 // from the name of the field that names it.
 func (t *Type) NoRelation(name string) string {
 	if t.Members[name] {
-		return fmt.Sprintf("%q is a permission, which holds no relationships: %s has the relations %s", name, t.Name, Words(t.names(false)))
+		return fmt.Sprintf("%q is a permission, which holds no relationships: %s", name, t.HasRelations(""))
 	}
-	return t.NoMember(name)
+	return fmt.Sprintf("%q does not exist: %s", name, t.HasRelations(name))
+}
+
+// HasRelations says which relations the type has, and which of them was perhaps meant by a name. It is for what is written, where a
+// permission is no answer.
+func (t *Type) HasRelations(name string) string {
+	relations := t.names(false)
+	if len(relations) == 0 {
+		return t.Name + " has no relations"
+	}
+	return t.Name + " has the relations " + Words(relations) + suggestion(name, relations)
 }
 
 // Admitted says which kinds of subjects a relation admits: "document#reader admits user, group#member".
@@ -123,6 +133,12 @@ func suggestion(word string, known []string) string {
 	return ""
 }
 
+// LeaveCoreOut says what to do about definitions of the core that are another's. It goes on from what is wrong with them.
+func LeaveCoreOut() string {
+	return "leave your own definitions of " + Words(CoreTypes) + " out of the schema, because deputy schema write adds Deputy's; " +
+		"a relation that yours have besides belongs on another type, such as profile#manager instead of user#manager"
+}
+
 // WrongCore says how the core of the schema differs from core.zed, where CoreDifference is not empty, and what to do about what is
 // missing.
 func (s *Schema) WrongCore() string {
@@ -137,7 +153,7 @@ func (s *Schema) WrongCore() string {
 			others = append(others, difference)
 		}
 	}
-	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ")
+	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ") + "; " + LeaveCoreOut()
 	if len(missing) == 0 {
 		return differs
 	}

@@ -66,7 +66,9 @@ func TestNoMember(t *testing.T) {
 		{ticket.NoMember("veiw"), `"veiw" does not exist: ` + has + `; did you mean "view"?`},
 		{ticket.NoMember("raeder"), `"raeder" does not exist: ` + has + `; did you mean "reader"?`},
 		{ticket.NoMember("close"), `"close" does not exist: ` + has},
-		{ticket.NoRelation("veiw"), `"veiw" does not exist: ` + has + `; did you mean "view"?`},
+		{ticket.NoRelation("veiw"), `"veiw" does not exist: ticket has the relations reader, tenant`},
+		{ticket.NoRelation("raeder"), `"raeder" does not exist: ticket has the relations reader, tenant; did you mean "reader"?`},
+		{(&Type{Name: "a", Members: map[string]bool{"own": true}}).NoRelation("owm"), `"owm" does not exist: a has no relations`},
 		{ticket.NoRelation("view"), `"view" is a permission, which holds no relationships: ticket has the relations reader, tenant`},
 		{(&Type{Name: "user"}).NoMember("view"), `"view" does not exist: user has neither permissions nor relations`},
 		{(&Type{Name: "a", Members: map[string]bool{"own": true}}).NoMember("view"), `"view" does not exist: a has the permissions own`},
@@ -85,8 +87,8 @@ func TestWrongCore(t *testing.T) {
 		"definition user: missing; caveat issued: missing": "the schema lacks Deputy's core: definition user, caveat issued; " +
 			"deputy schema write FILE adds what is missing",
 		"definition service: missing; definition user: missing relation, active": "the schema lacks Deputy's core: definition service; " +
-			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active",
-		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active",
+			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
+		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
 	} {
 		if got := (&Schema{CoreDifference: difference, Types: map[string]*Type{"document": {}}}).WrongCore(); got != want {
 			t.Errorf("%s, want %s", got, want)

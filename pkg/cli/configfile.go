@@ -39,7 +39,9 @@ func fillFromFile(flags *pflag.FlagSet, path string, known []string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		if !slices.Contains(known, name) {
 			hint := "settings have the names of the flags of deputy serve"
-			if meant := authz.Nearest(name, known); meant != "" {
+			if flags.Lookup(name) != nil {
+				hint = "--" + name + " is for the command line only"
+			} else if meant := authz.Nearest(name, known); meant != "" {
 				hint = fmt.Sprintf("did you mean %q?", meant)
 			}
 			return fmt.Errorf("config %s: unknown setting %q; %s", path, name, hint)
@@ -90,6 +92,9 @@ func readSettings(path string) (map[string]any, error) {
 		line = fmt.Sprintf("line %d", row)
 	} else if err != nil {
 		line = lineNumber.FindString(err.Error())
+		if twice := definedTwice.FindStringSubmatch(err.Error()); twice != nil {
+			line = fmt.Sprintf("the setting on %s is on %s too", twice[1], twice[2])
+		}
 	}
 	switch {
 	case err == nil:
@@ -103,6 +108,9 @@ func readSettings(path string) (map[string]any, error) {
 
 // lineNumber finds where a parser stopped.
 var lineNumber = regexp.MustCompile(`line \d+`)
+
+// definedTwice finds both lines of a setting that a YAML file has twice.
+var definedTwice = regexp.MustCompile(`(line \d+): mapping key .* already defined at (line \d+)`)
 
 // readYAML reads a YAML file with one map.
 func readYAML(text []byte) (map[string]any, error) {

@@ -70,6 +70,9 @@ func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *trace
 	if len(e.GetCandidates()) == 0 {
 		row(w, "")
 		row(w, "Nothing in the graph lets this agent act in this way: no gate was reached.")
+		for _, reason := range e.GetReasons() {
+			row(w, "  "+reason)
+		}
 	}
 	for i, candidate := range e.GetCandidates() {
 		row(w, "")

@@ -35,9 +35,10 @@ type devServer struct {
 func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 	host, _, err := net.SplitHostPort(s.config.Addr)
 	switch {
-	case s.config.AllowNonLoopback || err == nil && !isLoopback(host):
-		return fmt.Errorf("--dev listens on this machine only: leave out --allow-non-loopback, and give --addr a loopback "+
-			"address such as %s", defaultAddr)
+	case s.config.AllowNonLoopback:
+		return errors.New("--dev listens on this machine only: leave out --allow-non-loopback, or --dev")
+	case err == nil && !isLoopback(host):
+		return fmt.Errorf("--dev listens on this machine only: give --addr a loopback address such as %s, not %q", defaultAddr, s.config.Addr)
 	case s.config.TLSCertPath != "" || s.config.TLSKeyPath != "":
 		return errors.New("--dev serves without TLS: leave out --tls-cert and --tls-key, or --dev")
 	case s.config.Engine.Kind != engine.Embedded:

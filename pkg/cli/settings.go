@@ -94,6 +94,9 @@ func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
 			if _, ok := f.Value.(*choice); ok {
 				return errors.Unwrap(err) // a word is no secret
 			}
+			if wants := wanted(f); wants != "" {
+				return errors.New("must be " + wants)
+			}
 			return fmt.Errorf("is not a valid %s", f.Value.Type())
 		}
 	}

@@ -272,13 +272,13 @@ func TestBadSettings(t *testing.T) {
 		file string
 		want string
 	}{
-		{"variable", nil, map[string]string{"DEPUTY_RETENTION": "secret"}, "", "DEPUTY_RETENTION is not a valid duration"},
+		{"variable", nil, map[string]string{"DEPUTY_RETENTION": "secret"}, "", "DEPUTY_RETENTION must be a duration such as 90s, 30m or 8h"},
 		{"unknown setting", nil, nil, "yaml:retentoin: secret", `unknown setting "retentoin"; did you mean "retention"?`},
 		{"misspelt setting in TOML", nil, nil, "toml:log_level = 'secret'", `unknown setting "log_level"; did you mean "log-level"?`},
 		{"setting in capitals", nil, nil, `json:{"Retention": "secret"}`, `unknown setting "Retention"; did you mean "retention"?`},
 		{"no such setting", nil, nil, "yaml:colour: secret", `unknown setting "colour"; settings have the names of the flags`},
 		{"nested setting", nil, nil, "yaml:engine:\n  kind: secret", "engine wants a value or a list, not a map"},
-		{"setting twice in YAML", nil, nil, "yaml:retention: 1h\nretention: secret", "is not valid yaml (line 2)"},
+		{"setting twice in YAML", nil, nil, "yaml:retention: 1h\nretention: secret", "is not valid yaml (the setting on line 2 is on line 1 too)"},
 		{"setting twice in JSON", nil, nil, `json:{"retention": "1h", "retention": "secret"}`, "is not valid json"},
 		{"setting twice in TOML", nil, nil, "toml:retention = '1h'\nretention = 'secret'", "is not valid toml"},
 		{"second document", nil, nil, "yaml:retention: 1h\n---\npreshared-key: secret", "is not valid yaml"},
@@ -291,7 +291,8 @@ func TestBadSettings(t *testing.T) {
 		{"config in config", nil, nil, "yaml:config: secret.yaml", `unknown setting "config"`},
 		{"two values", nil, nil, "yaml:retention: [1h, 2h]", "retention wants one value"},
 		{"no value", nil, nil, "yaml:retention:", "retention has no value"},
-		{"bad value", nil, nil, "toml:retention = 'secret'", "retention is not a valid duration"},
+		{"bad value", nil, nil, "toml:retention = 'secret'", "retention must be a duration such as 90s"},
+		{"no number", nil, nil, "yaml:cache-mib: secret", "cache-mib must be a whole number"},
 		{"broken yaml", nil, nil, "yaml:preshared-key: 'secret", "is not valid yaml"},
 		{"just a key", nil, nil, "yaml:secret", "is not valid yaml"},
 		{"broken toml", nil, nil, "toml:preshared-key = secret", "is not valid toml"},

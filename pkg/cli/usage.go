@@ -106,14 +106,19 @@ func flagHint(cmd *cobra.Command, given string) string {
 // wrongValue says, behind the name of a flag, what is wrong with the value that it was given. Flags that may hold a secret
 // take any text, so that nothing secret is quoted.
 func wrongValue(f *pflag.Flag, value string, cause error) error {
-	wants := map[string]string{
-		"int": "a whole number", "int64": "a whole number", "uint32": "a whole number from 0 to 4294967295", "uint64": "a whole number from 0 on",
-		"float64": "a number", "bool": "true or false", "duration": "a duration such as 90s, 30m or 8h",
-	}[f.Value.Type()]
+	wants := wanted(f)
 	if wants == "" {
 		return cause
 	}
 	return fmt.Errorf("must be %s, not %q", wants, value)
+}
+
+// wanted says what value a flag takes; empty for a flag that takes any text, or words of its own.
+func wanted(f *pflag.Flag) string {
+	return map[string]string{
+		"int": "a whole number", "int64": "a whole number", "uint32": "a whole number from 0 to 4294967295", "uint64": "a whole number from 0 on",
+		"float64": "a number", "bool": "true or false", "duration": "a duration such as 90s, 30m or 8h",
+	}[f.Value.Type()]
 }
 
 // argumentNames returns the names of a command's arguments as its usage line has them: [AGENT RESOURCE PERMISSION]. An optional

@@ -246,8 +246,11 @@ func (c Config) complete() (Config, error) {
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}
-	if (c.TLSCertPath == "") != (c.TLSKeyPath == "") {
-		return c, errors.New("daemon: TLS needs both a certificate and its key")
+	switch {
+	case c.TLSCertPath == "" && c.TLSKeyPath != "":
+		return c, fmt.Errorf("daemon: TLS needs a certificate too: --tls-key is %s, and --tls-cert is missing", c.TLSKeyPath)
+	case c.TLSCertPath != "" && c.TLSKeyPath == "":
+		return c, fmt.Errorf("daemon: TLS needs the certificate's key too: --tls-cert is %s, and --tls-key is missing", c.TLSCertPath)
 	}
 	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
@@ -305,7 +308,7 @@ func (c Config) transport() ([]grpc.ServerOption, error) {
 	}
 	cert, err := tls.LoadX509KeyPair(c.TLSCertPath, c.TLSKeyPath)
 	if err != nil {
-		return nil, fmt.Errorf("daemon: cannot load the TLS certificate: %w", err)
+		return nil, fmt.Errorf("daemon: cannot use --tls-cert %s with --tls-key %s: %w", c.TLSCertPath, c.TLSKeyPath, err)
 	}
 	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,

@@ -597,8 +597,28 @@ func (r *review) delegated(ctx context.Context, c *candidate, id authz.Delegatio
 		return err
 	}
 	c.Delegations.add(d, shownNaming)
-	return c.note(fmt.Sprintf("delegation %s agent %s principal %s tenant %s parent %s session %s unscoped %t direct %t live %t %s",
-		id, d.Agent, d.Principal, d.Tenant, d.Parent, d.Session, d.Unscoped, d.AllowDirect, d.Live(), d.Until.UTC()))
+	return r.reaches(ctx, c, d)
+}
+
+// reaches notes what a delegation is, with its scope, and what it is a part of: all of it decides what the candidate may do by it.
+func (r *review) reaches(ctx context.Context, c *candidate, d facts.Delegation) error {
+	for depth := 0; ; depth++ {
+		if err := c.note(fmt.Sprintf("delegation %s agent %s principal %s tenant %s parent %s session %s unscoped %t direct %t live %t %s",
+			d.ID, d.Agent, d.Principal, d.Tenant, d.Parent, d.Session, d.Unscoped, d.AllowDirect, d.Live(), d.Until.UTC())); err != nil {
+			return err
+		}
+		scope := authz.Filter{SubjectType: authz.TypeDelegation, SubjectID: string(d.ID)}
+		if err := r.each(ctx, scope, func(rel authz.Relationship) error { return c.note("scope " + rel.String()) }); err != nil {
+			return err
+		}
+		if d.Parent == "" || depth == facts.MaxDepth {
+			return nil
+		}
+		var err error
+		if d, err = r.delegation(ctx, d.Parent); err != nil {
+			return err
+		}
+	}
 }
 
 // ran reads a session that names the candidate.

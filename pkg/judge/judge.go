@@ -77,6 +77,9 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		if results[i].Err == nil {
 			results[i] = call.conclude(candidates[i])
 		}
+		if explain && results[i].Err == nil && len(candidates[i]) == 0 {
+			results[i].Decision.Reasons, results[i].Err = call.source.reader().reasons(ctx, cases[i])
+		}
 	}
 	return results, call.source.snap.Revision(), nil
 }

@@ -43,11 +43,17 @@ func Parse(text string) (tuple.Relationship, error) {
 	var r tuple.Relationship
 	for _, step := range []func(*tuple.Relationship) error{p.resource, p.subject, p.caveat, p.expiration, p.end} {
 		if err := step(&r); err != nil {
+			if found := second.FindStringSubmatchIndex(text); found != nil {
+				err = p.failf(found[2], "a second relationship begins at %q: write one a line", Shorten(text[found[2]:]))
+			}
 			return tuple.Relationship{}, err
 		}
 	}
 	return r, nil
 }
+
+// second finds a relationship behind another one and a space.
+var second = regexp.MustCompile(`^\S+:\S+#\S+@\S+\s+([a-z][a-z0-9_/]*:\S+#\S+@)`)
 
 // parser reads a text from left to right.
 type parser struct {

@@ -16,7 +16,7 @@ func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.Explain
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, p.Sealer.token(d.CheckedAt, stamp))}
+	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), Reasons: d.Reasons}
 	for i := range d.Candidates {
 		out.Candidates = append(out.Candidates, candidateProto(&d.Candidates[i]))
 	}

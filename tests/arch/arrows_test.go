@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	// relationships. Everybody who reads a definition stands on it, because it refuses what it does not know.
 	"pkg/schema": {},
 	// A schema's files: what they compile to, where its parts are written, how they are laid out.
-	"pkg/schema/source": {"pkg/schema", "schema", "pkg/notation"},
+	"pkg/schema/source": {"pkg/schema", "schema", "pkg/authz", "pkg/notation"},
 	// What is wrong with a schema, whatever the relationships.
 	"pkg/schema/lint": {"pkg/schema", "pkg/schema/source", "pkg/authz", "pkg/schema/guard"},
 	// How two schemas differ in what they mean, whatever the relationships.

@@ -113,7 +113,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		if panicked, ok := errors.AsType[*authz.Error](context.Cause(ctx)); ok {
 			return panicked
 		}
-		return d.withWhatThereIs(down.Context(), err)
+		return d.withWhatThereIs(down.Context(), err, r.guard != nil)
 	}
 	return nil
 }

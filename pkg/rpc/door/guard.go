@@ -204,7 +204,7 @@ func known(schema *authz.Schema, objectType, member string) (*authz.Type, error)
 		return nil, errors.New("type " + schema.NoType(objectType)) //nolint:err113 // it is a message
 	}
 	if _, ok := t.Members[member]; !ok && member != "" {
-		return nil, errors.New("relation " + t.NoMember(member)) //nolint:err113 // it is a message
+		return nil, errors.New("relation " + t.NoRelation(member)) //nolint:err113 // it is a message
 	}
 	return t, nil
 }

@@ -25,8 +25,8 @@ func failure(code codes.Code, reason, field, message string) error {
 }
 
 // withWhatThereIs adds to SpiceDB's words about a name that the schema lacks, or about a subject that a relation does not admit,
-// what the schema has. Code and details stay SpiceDB's.
-func (d *Door) withWhatThereIs(ctx context.Context, err error) error {
+// what the schema has: of what is written the relations only. Code and details stay SpiceDB's.
+func (d *Door) withWhatThereIs(ctx context.Context, err error, written bool) error {
 	st := status.Convert(err)
 	info := statuses.Info(st)
 	reason := v1.ErrorReason(v1.ErrorReason_value[info.GetReason()])
@@ -42,6 +42,8 @@ func (d *Door) withWhatThereIs(ctx context.Context, err error) error {
 	case t == nil && reason == v1.ErrorReason_ERROR_REASON_UNKNOWN_DEFINITION:
 		has = schema.HasTypes(of["definition_name"])
 	case t == nil:
+	case reason == v1.ErrorReason_ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION && written:
+		has = t.HasRelations(of["relation_or_permission_name"])
 	case reason == v1.ErrorReason_ERROR_REASON_UNKNOWN_RELATION_OR_PERMISSION:
 		has = t.HasMembers(of["relation_or_permission_name"])
 	case reason == v1.ErrorReason_ERROR_REASON_INVALID_SUBJECT_TYPE:

@@ -15,6 +15,7 @@ import (
 	"github.com/authzed/spicedb/pkg/spiceerrors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
@@ -94,7 +95,7 @@ func (s *Schema) typeError(objectType, member string, err error) *Error {
 	if position.File == "" {
 		position.File = s.Root
 	}
-	return &Error{position, oneLine(err.Error())}
+	return &Error{position, oneLine(err.Error()) + s.typeHint(err.Error())}
 }
 
 // coreError is the error in a definition that was added: it relies on a definition of the core that the schema has in
@@ -108,8 +109,8 @@ func (s *Schema) coreError(objectType string, err error) *Error {
 			}
 		}
 	}
-	return &Error{position, fmt.Sprintf("Deputy's %s cannot be added to the schema, which has definitions of the core's names in another form: %s",
-		objectType, oneLine(err.Error()))}
+	return &Error{position, fmt.Sprintf("Deputy's %s cannot be added to the schema, which has definitions of the core's names in another form: %s; %s",
+		objectType, oneLine(err.Error()), authz.LeaveCoreOut())}
 }
 
 // parts returns a type's members as definitions of their own: each first, with the members of the type

@@ -723,7 +723,10 @@ type ExplainPermissionResponse struct {
 	Decision *CheckPermissionResponse `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
 	// One for each delegation that was weighed, the one that decided first. None where nothing in the
 	// graph lets the agent act.
-	Candidates    []*CandidateExplanation `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	Candidates []*CandidateExplanation `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// Why nothing in the graph lets the agent act, in sentences for people; only where there are no
+	// candidates.
+	Reasons       []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -768,6 +771,13 @@ func (x *ExplainPermissionResponse) GetDecision() *CheckPermissionResponse {
 func (x *ExplainPermissionResponse) GetCandidates() []*CandidateExplanation {
 	if x != nil {
 		return x.Candidates
+	}
+	return nil
+}
+
+func (x *ExplainPermissionResponse) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
 	}
 	return nil
 }
@@ -2122,12 +2132,13 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
 	"\bresponse\"S\n" +
 	"\x18ExplainPermissionRequest\x127\n" +
-	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\"\x9c\x01\n" +
+	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\"\xb6\x01\n" +
 	"\x19ExplainPermissionResponse\x12>\n" +
 	"\bdecision\x18\x01 \x01(\v2\".deputy.v1.CheckPermissionResponseR\bdecision\x12?\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\v2\x1f.deputy.v1.CandidateExplanationR\n" +
-	"candidates\"\xae\x02\n" +
+	"candidates\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\"\xae\x02\n" +
 	"\x14CandidateExplanation\x12)\n" +
 	"\x10delegation_chain\x18\x01 \x03(\tR\x0fdelegationChain\x12\x1f\n" +
 	"\vagent_chain\x18\x02 \x03(\tR\n" +
