@@ -26,7 +26,7 @@ definition group {
 
 definition folder {
 	relation tenant: tenant
-	relation reader: user | agent | group#member
+	relation reader: user | agent | group#member | delegation
 }
 
 definition paper {
@@ -187,6 +187,7 @@ func TestAdopt(t *testing.T) {
 		// A change in between, wherever it comes from, refuses, and nothing of the call is written.
 		for _, change := range []string{
 			"folder:inbox#reader@agent:scribe", "paper:new#folder@folder:inbox", "paper:memo#editor@agent:*", "tenant:globex#agent@agent:scribe",
+			"folder:inbox#reader@delegation:half",
 		} {
 			edit := s.Touch
 			undo := s.Delete
