@@ -121,7 +121,7 @@ func (r *reader) ofDelegations(ctx context.Context, c authz.Case) ([]string, err
 		if err != nil {
 			return nil, err
 		}
-		text := ""
+		var text string
 		switch name := "delegation " + string(id); {
 		case d.Session != "" && (!d.Live() || d.Tenant != c.Tenant): // what sessions leave behind is of no use
 			continue
