@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"os"
-	"path/filepath"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
@@ -46,9 +45,15 @@ func (private) hide(dir string, log *zap.Logger) {
 	if err == nil {
 		err = os.Chmod(dir, 0o700) //nolint:gosec // a directory has to be entered
 	}
+	var within *os.Root
+	if err == nil {
+		if within, err = os.OpenRoot(dir); err == nil {
+			defer func() { _ = within.Close() }()
+		}
+	}
 	for _, e := range entries {
 		if e.Type().IsRegular() && err == nil {
-			err = os.Chmod(filepath.Join(dir, e.Name()), 0o600)
+			err = within.Chmod(e.Name(), 0o600)
 		}
 		if errors.Is(err, os.ErrNotExist) { // Pebble has taken the file away meanwhile
 			err = nil
