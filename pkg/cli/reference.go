@@ -144,6 +144,9 @@ func parseContext(text string) (*structpb.Struct, error) {
 	if err != nil {
 		return nil, fmt.Errorf(`--context must be one JSON object, such as {"hour": 9}: %w`, err)
 	}
+	if err := authz.ExactNumbers(context.AsMap()); err != nil {
+		return nil, fmt.Errorf("--context: %w", err)
+	}
 	return context, nil
 }
 

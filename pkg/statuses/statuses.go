@@ -19,9 +19,7 @@ const maxMessage = 2 << 10
 // New returns a status. The reason is one of pkg/authz, or "" for a status that needs none; field is the field of the request
 // that is wrong, or "". The message is what callers read: it holds no internals, and says what to do.
 func New(code codes.Code, reason, field, message string) *status.Status {
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
-	}
+	message = Bounded(message)
 	st := status.New(code, message)
 	if reason == "" {
 		return st
@@ -38,6 +36,14 @@ func New(code codes.Code, reason, field, message string) *status.Status {
 		return st
 	}
 	return detailed
+}
+
+// Bounded returns a message that is no longer than a status of Deputy's may have, its end cut off if need be.
+func Bounded(message string) string {
+	if len(message) > maxMessage {
+		return strings.ToValidUTF8(message[:maxMessage], "") + "…"
+	}
+	return message
 }
 
 // Within returns the status of the first error in the chain that has one, as that error has it; nil if none has. gRPC's own

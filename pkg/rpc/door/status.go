@@ -53,7 +53,7 @@ func (d *Door) withWhatThereIs(ctx context.Context, err error, written bool) err
 		return err
 	}
 	with := st.Proto()
-	with.Message += "; " + has
+	with.Message = statuses.Bounded(st.Message() + "; " + has)
 	return status.FromProto(with).Err()
 }
 
