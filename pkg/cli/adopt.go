@@ -157,7 +157,7 @@ func candidateText(c *deputy.AdoptionCandidate) string {
 	left(comment, len(c.GetRelationships()), c.GetRelationshipsTotal(), "relationships")
 	for _, d := range c.GetDelegations() {
 		comment("delegation %s: agent:%s for %s in %s, %s", d.GetDelegationId(), d.GetAgentId(), subject(d.GetPrincipal()), d.GetTenantId(),
-			force(d.GetState()))
+			force(d.GetState())+reach(d))
 	}
 	left(comment, len(c.GetDelegations()), c.GetDelegationsTotal(), "delegations")
 	for _, s := range c.GetSessions() {
@@ -193,6 +193,21 @@ func force(s deputy.LifecycleState) string {
 		return "active: it comes into force"
 	}
 	return "not active, and stays so"
+}
+
+// reach says how far a delegation that comes into force reaches; nothing of one that does not.
+func reach(d *deputy.Delegation) string {
+	if d.GetState() != deputy.LifecycleState_LIFECYCLE_STATE_ACTIVE {
+		return ""
+	}
+	text := ", for what its scope holds"
+	if d.GetUnscoped() {
+		text = ", for all that both may do"
+	}
+	if d.GetAllowDirect() {
+		text += ", without a session too"
+	}
+	return text
 }
 
 // adopt activates what a list names, a batch at a time: agents last, because their owners are named by it.
