@@ -42,10 +42,12 @@ build: ## Build the deputy binary into .bin, without debug information
 	@mkdir -p $(BIN)
 	@go build -ldflags='-s -w' -o $(BIN)/deputy ./cmd/deputy
 
+# How long the tests of one package may take. With the race detector those of pkg/store take many times as long.
+TIMEOUT ?= 20m
 .PHONY: test
 test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	@mkdir -p $(BIN) && rm -f $(NOT_RUN)
-	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=20m $(GOTESTFLAGS) $(PKGS) || failed=1; \
+	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=$(TIMEOUT) $(GOTESTFLAGS) $(PKGS) || failed=1; \
 	if [ -s $(NOT_RUN) ]; then \
 		echo; echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; \
 		sort -t $$'\t' -k3,3 -k1,2 $(NOT_RUN) | awk -F '\t' '$$3 != why { why = $$3; print "  " why } { print "    " $$1 " " $$2 }'; \
@@ -54,7 +56,7 @@ test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 
 .PHONY: test-race
 test-race: ## Run the tests with the race detector
-	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race
+	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race TIMEOUT=40m
 
 .PHONY: conformance
 conformance: ## Run SpiceDB's public suites against pkg/store, and print how many of their subtests passed
