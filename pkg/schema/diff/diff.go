@@ -365,9 +365,9 @@ func whyExpression(is effect, proven bool) string {
 	case is.none():
 		return "it means the same"
 	case is.narrows == 0:
-		return "whoever had it keeps it, and others may get it"
+		return "every subject that had it keeps it, and others may get it"
 	case is.widens == 0:
-		return "nobody gets it who had it not, and some may lose it"
+		return "no other subject gets it, and some may lose it"
 	default:
 		return "some may get it, and some may lose it"
 	}

@@ -25,7 +25,7 @@ func TestText(t *testing.T) {
 	want := `new.zed:4:2: compatible: relation document#fresh is new: nobody is in it yet
 old, 1.zed:3:2: breaking: relation document#old is gone: requests that name it fail, and SpiceDB refuses the schema while it has relationships
 new.zed:3:26: widening: relation document#reader admits user:* (was at old, 1.zed:2:2): one such relationship lets everybody of the type in
-new.zed:5:2: widening: permission document#view is affected through document#reader (was at old, 1.zed:4:2): whoever had it keeps it, and others may get it
+new.zed:5:2: widening: permission document#view is affected through document#reader (was at old, 1.zed:4:2): every subject that had it keeps it, and others may get it
 ` + comment + `Changes: 1 breaking, 2 widening, 1 compatible
 `
 	for verbose, want := range map[bool]string{true: want, false: strings.Replace(want, comment, "", 1)} {
@@ -45,7 +45,7 @@ func TestGitHub(t *testing.T) {
 	want := `::notice file=new.zed,line=4,col=2,title=schema diff%3A compatible::relation document#fresh is new: nobody is in it yet
 ::error file=old%2C 1.zed,line=3,col=2,title=schema diff%3A breaking::relation document#old is gone: requests that name it fail, and SpiceDB refuses the schema while it has relationships
 ::warning file=new.zed,line=3,col=26,title=schema diff%3A widening::relation document#reader admits user:*: one such relationship lets everybody of the type in
-::warning file=new.zed,line=5,col=2,title=schema diff%3A widening::permission document#view is affected through document#reader: whoever had it keeps it, and others may get it
+::warning file=new.zed,line=5,col=2,title=schema diff%3A widening::permission document#view is affected through document#reader: every subject that had it keeps it, and others may get it
 ::error title=schema diff%3A breaking%2C widening::caveat late was "a %25 b\n" and is "a"
 `
 	var b strings.Builder
