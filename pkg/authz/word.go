@@ -42,6 +42,17 @@ func Words(words []string) string {
 	return strings.Join(words, ", ")
 }
 
+// Within returns the schema as it is for somebody with the bounds, for messages: without the types of domain objects that do not exist for it.
+func (s *Schema) Within(b *Bounds) *Schema {
+	if b != nil && b.Objects.All() {
+		return s
+	}
+	within := *s
+	within.Types = maps.Clone(s.Types)
+	maps.DeleteFunc(within.Types, func(name string, _ *Type) bool { return !IsCore(name) && !b.HasType(name) })
+	return &within
+}
+
 // NoType says that the schema lacks a type, and which types it has. It goes on from the name of the field that names the type.
 func (s *Schema) NoType(name string) string {
 	return fmt.Sprintf("%q does not exist: %s", name, s.HasTypes(name))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -37,6 +38,9 @@ type Config struct {
 	// AdminPresharedKeys authenticate admins: they may all that services may, and explain, register,
 	// suspend, resume, write schema, and write core relationships through authzed.api.v1. None of them may be a service's too.
 	AdminPresharedKeys []string
+	// Callers may call besides those that the preshared keys stand for: for servers that are opened in code. Their names and credentials are
+	// theirs alone.
+	Callers []*caller.Caller
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
 	TLSCertPath string
 	TLSKeyPath  string
@@ -104,7 +108,7 @@ func CheckKeyCharacters(key string) error {
 
 // checkKeys refuses keys with which nobody could call the server, or callers whom it was not meant for.
 func (c Config) checkKeys() error {
-	if len(c.PresharedKeys)+len(c.AdminPresharedKeys) == 0 {
+	if len(c.PresharedKeys)+len(c.AdminPresharedKeys)+len(c.Callers) == 0 {
 		return errors.New("no preshared key is set, so nobody could call the server: set --preshared-key-file for services, " +
 			"--admin-preshared-key-file for admins, or both; to try Deputy out, run: deputy serve --dev")
 	}

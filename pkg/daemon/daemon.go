@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
@@ -144,8 +145,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	keys := rpc.NewKeys(cfg.PresharedKeys, cfg.AdminPresharedKeys)
-	gate := rpc.NewGate(keys, log)
+	book, err := caller.NewBook(slices.Concat(caller.Preshared(cfg.PresharedKeys, cfg.AdminPresharedKeys), cfg.Callers), nil)
+	if err != nil {
+		return fail(err)
+	}
+	gate := rpc.NewGate(caller.NewCallers(book), log)
 	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -164,7 +168,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Judge:          d.judge,
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
-		Keys:           keys,
 		Log:            log,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
@@ -201,8 +204,14 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Model:          guard.Requested,
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
-		IsAdmin:        rpc.IsAdmin,
+		Rights:         rights,
 	})
+}
+
+// rights is what the caller of a call may write through authzed.api.v1.
+func rights(ctx context.Context) door.Rights {
+	c := caller.Of(ctx)
+	return door.Rights{Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds}
 }
 
 // Check refuses what cannot be served, as Open does, and makes nothing. The token key may still be missing.

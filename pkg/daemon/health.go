@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
@@ -139,12 +139,12 @@ func (h *openHealth) bounded(stream grpc.ServerStream, in *places, limit time.Du
 	if in == &h.watched {
 		stopping = h.stopping
 	}
-	if rpc.RoleOf(ctx) == rpc.Nobody || in == &h.asking {
+	if !caller.Of(ctx).Known() || in == &h.asking {
 		timer := time.NewTimer(limit)
 		defer timer.Stop()
 		over = timer.C
 	}
-	if rpc.RoleOf(ctx) == rpc.Nobody {
+	if !caller.Of(ctx).Known() {
 		place := in.take(ctx)
 		defer place.giveBack()
 		given = place.given

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
-	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/caller"
 )
 
 // What a connection may take. A stranger is a peer that has shown no key.
@@ -86,7 +86,7 @@ type conn struct {
 	guest    guest
 	// agreed says that the handshakes are done.
 	agreed bool
-	// known is the highest role whose key was seen on it and that it is kept for.
+	// known is the highest standing that was seen on it and that it is kept for.
 	known atomic.Uint32
 }
 
@@ -164,16 +164,39 @@ func (l *listener) forgetLocked(c *conn) {
 		return
 	}
 	delete(l.open, c)
-	if !l.strangers.remove(&c.guest) && rpc.Role(c.known.Load()) == rpc.Service { //nolint:gosec // it was a role
+	if !l.strangers.remove(&c.guest) && standing(c.known.Load()) == aCaller {
 		l.services--
 	}
 }
 
-// keep notes that a key of a role was seen on a connection: from then on it gives way to nobody, unless services
+// standing is how much a connection's place is worth. The zero standing gives way to every other.
+type standing uint32
+
+const (
+	// aStranger has proven nothing.
+	aStranger standing = iota
+	// aCaller is a known caller.
+	aCaller
+	// aResponder is one that can suspend.
+	aResponder
+)
+
+func standingOf(ctx context.Context) standing {
+	switch c := caller.Of(ctx); {
+	case !c.Known():
+		return aStranger
+	case c.Brakes():
+		return aResponder
+	default:
+		return aCaller
+	}
+}
+
+// keep notes that a caller was seen on a connection: from then on it gives way to nobody, unless callers who cannot suspend
 // have their share of such connections already.
-func (c *conn) keep(role rpc.Role) {
-	was := rpc.Role(c.known.Load()) //nolint:gosec // it was a role
-	if role <= was {
+func (c *conn) keep(as standing) {
+	was := standing(c.known.Load())
+	if as <= was {
 		return
 	}
 	l := c.listener
@@ -182,18 +205,18 @@ func (c *conn) keep(role rpc.Role) {
 	if _, found := l.open[c]; !found {
 		return
 	}
-	was = rpc.Role(c.known.Load()) //nolint:gosec // it was a role
-	if role <= was || role == rpc.Service && l.services >= l.max-(l.max+7)/8 {
+	was = standing(c.known.Load())
+	if as <= was || as == aCaller && l.services >= l.max-(l.max+7)/8 {
 		return
 	}
-	if was == rpc.Service {
+	if was == aCaller {
 		l.services--
 	}
-	if role == rpc.Service {
+	if as == aCaller {
 		l.services++
 	}
 	l.strangers.remove(&c.guest)
-	c.known.Store(uint32(role))
+	c.known.Store(uint32(as))
 }
 
 // drain has no more connections made, and ends those that are still being made: nobody has been promised an
@@ -226,13 +249,13 @@ func (l *listener) closeIf(end func(*conn) bool) {
 // that find out.
 func keeping() []grpc.ServerOption {
 	keep := func(ctx context.Context) {
-		role := rpc.RoleOf(ctx)
-		if role == rpc.Nobody {
+		as := standingOf(ctx)
+		if as == aStranger {
 			return
 		}
 		if from, found := peer.FromContext(ctx); found {
 			if addr, ours := from.Addr.(peerAddr); ours {
-				addr.conn.keep(role)
+				addr.conn.keep(as)
 			}
 		}
 	}

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/deputyauth/deputy/pkg/rpc"
 )
 
 // TestCrowd: the peer that holds most gives way, its oldest first.
@@ -132,8 +130,8 @@ func TestKeep(t *testing.T) {
 	var services []*conn
 	for range places {
 		c := connect()
-		c.keep(rpc.Service)
-		c.keep(rpc.Service)
+		c.keep(aCaller)
+		c.keep(aCaller)
 		services = append(services, c)
 	}
 	if l.services != places-1 {
@@ -143,7 +141,7 @@ func TestKeep(t *testing.T) {
 	if open(services[places-1]) || !open(services[0]) {
 		t.Error("the connection that a service may not keep has to give way to an admin's")
 	}
-	admin.keep(rpc.Admin)
+	admin.keep(aResponder)
 	if l.refused.Load() != 0 || l.evicted.Load() != 1 {
 		t.Errorf("%d connections were refused and %d evicted, want 0 and 1", l.refused.Load(), l.evicted.Load())
 	}
@@ -169,7 +167,7 @@ func TestKeep(t *testing.T) {
 		t.Fatalf("a connection without a place is not closed: %d, %v", n, err)
 	}
 	// A service's that becomes an admin's gives back the service's share, and so does one that is closed.
-	services[0].keep(rpc.Admin)
+	services[0].keep(aResponder)
 	if err := services[1].Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -77,9 +78,12 @@ func (g *Gate) know(service, name string) {
 	g.methods[full] = &wire.Method{
 		Type: wire.TypeOf(m.Input()), Limit: limit, Streams: m.IsStreamingClient(),
 		// Health and reflection are gRPC's own, and their clients may be newer.
-		Tolerant: isOpen(full),
+		Tolerant: tolerant(service),
 	}
 }
+
+// tolerant reports whether a service is gRPC's own.
+func tolerant(service string) bool { return strings.HasPrefix(service, "grpc.health.") }
 
 // later makes a handler of a unary method that has gRPC's, which decodes before it runs interceptors, decode after.
 func (g *Gate) later(method string, handler grpc.MethodHandler) grpc.MethodHandler {

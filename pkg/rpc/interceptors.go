@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -27,11 +28,11 @@ func leaveTime(remaining time.Duration) time.Duration {
 	return min(max(remaining/20, 5*time.Millisecond), 500*time.Millisecond)
 }
 
-// Gate is what every call passes: callers get a role, then their messages are received, panics become Internal, errors
+// Gate is what every call passes: its caller is identified and judged, then its messages are received, panics become Internal, errors
 // become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
 // registered.
 type Gate struct {
-	keys     *Keys
+	callers  *caller.Callers
 	log      *zap.Logger
 	receiver *wire.Receiver
 	// methods are those of the services that were registered, by full name.
@@ -40,8 +41,8 @@ type Gate struct {
 }
 
 // NewGate returns the gate of one server.
-func NewGate(keys *Keys, log *zap.Logger) *Gate {
-	return &Gate{keys: keys, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
+func NewGate(callers *caller.Callers, log *zap.Logger) *Gate {
+	return &Gate{callers: callers, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
 }
 
 // Options returns the server options with which every call passes through the gate.
@@ -62,7 +63,7 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			resp = nil
 		}
 	}()
-	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
+	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
 	end, err := g.underWay.begin(ctx, info.FullMethod)
@@ -77,7 +78,7 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	start := time.Now()
 	ctx := stream.Context()
 	defer func() { err = g.finish(ctx, info.FullMethod, start, recover(), err) }()
-	if ctx, err = g.keys.authenticate(ctx, info.FullMethod); err != nil {
+	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
 		return err
 	}
 	end, err := g.underWay.begin(ctx, info.FullMethod)
@@ -90,7 +91,20 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	return handler(srv, known)
 }
 
-// identified is a stream whose context carries the caller's role, and whose messages the gate receives.
+// identify returns the call's context with its caller, who may call the method.
+func (g *Gate) identify(ctx context.Context, method string) (context.Context, error) {
+	m := caller.MethodOf(method)
+	c, err := g.callers.Identify(ctx)
+	if err != nil {
+		if m != nil && m.Open {
+			return ctx, nil // whatever the proof is worth
+		}
+		return ctx, err
+	}
+	return caller.With(ctx, c), c.May(m)
+}
+
+// identified is a stream whose context carries the caller, and whose messages the gate receives.
 type identified struct {
 	grpc.ServerStream
 	ctx    context.Context //nolint:containedctx // a stream has its context
@@ -135,7 +149,7 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 	fields := []zap.Field{
 		zap.String("method", method),
 		zap.Duration("took", time.Since(start)),
-		zap.Stringer("caller", RoleOf(ctx)),
+		zap.String("caller", caller.Of(ctx).Name),
 	}
 	if panicked != nil {
 		err = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))

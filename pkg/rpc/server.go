@@ -19,7 +19,6 @@ type Config struct {
 	Judge    *judge.Judge
 	Delegate *delegate.Delegate
 	Sealer   *Sealer
-	Keys     *Keys
 	Log      *zap.Logger
 	// Now is the clock that tokens are stamped with.
 	Now func() time.Time

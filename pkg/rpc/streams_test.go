@@ -14,13 +14,15 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/deputyauth/deputy/pkg/caller"
 )
 
 // limited serves one method by a handler, under limits alone, and returns a stream to it.
 func limited(t *testing.T, limits StreamLimits, method string, handler func(grpc.ServerStream) error) grpc.ClientStream {
 	t.Helper()
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	gate := NewGate(NewKeys(nil, nil), zap.NewNop())
+	gate := NewGate(caller.NewCallers(nil), zap.NewNop())
 	// Of the gate, what becomes of a panic: messages are received by gRPC here.
 	finish := func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer func() { err = gate.finish(s.Context(), info.FullMethod, time.Now(), recover(), err) }()

@@ -5,10 +5,11 @@ import (
 	"sync/atomic"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 )
 
 // maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
-// takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for admins.
+// takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for those who can suspend.
 const maxUnderWay = 10_000
 
 // narrowing are the methods by which a service takes access away.
@@ -26,12 +27,12 @@ type underWay struct {
 
 // begin counts a call, which end has to follow, unless there are too many. Errors: Exhausted.
 func (u *underWay) begin(ctx context.Context, method string) (end func(), err error) {
-	if isOpen(method) {
+	if m := caller.MethodOf(method); m != nil && m.Open {
 		return func() {}, nil // health has bounds of its own
 	}
 	most := u.most
 	switch {
-	case IsAdmin(ctx):
+	case caller.Of(ctx).Brakes():
 	case narrowing[method]:
 		most -= u.most / 8
 	default:

@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // Calls of services stop short of those that take access away, and those stop short of admins': whatever checks are under
@@ -20,10 +22,14 @@ func TestCallsUnderWay(t *testing.T) {
 		check = "/deputy.v1.PermissionsService/CheckPermission"
 		end   = "/deputy.v1.SessionsService/EndSession"
 		probe = "/grpc.health.v1.Health/Check"
+
+		checker, responder = deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_RESPONDER
 	)
 	u := &underWay{most: 80}
-	as := func(role Role) context.Context { return context.WithValue(t.Context(), roleKey{}, role) }
-	fill := func(role Role, method string) (ends []func()) {
+	as := func(role caller.Role) context.Context {
+		return caller.With(t.Context(), &caller.Caller{Name: "x", Roles: caller.RolesOf(role)})
+	}
+	fill := func(role caller.Role, method string) (ends []func()) {
 		t.Helper()
 		for {
 			end, err := u.begin(as(role), method)
@@ -38,17 +44,17 @@ func TestCallsUnderWay(t *testing.T) {
 			}
 		}
 	}
-	checks, narrowing, admins := fill(Service, check), fill(Service, end), fill(Admin, check)
+	checks, narrowing, admins := fill(checker, check), fill(checker, end), fill(responder, check)
 	if len(checks) != 60 || len(narrowing) != 10 || len(admins) != 10 {
 		t.Errorf("%d checks, %d calls that take access away, %d of admins; want 60, 10, 10", len(checks), len(narrowing), len(admins))
 	}
-	if _, err := u.begin(as(Nobody), probe); err != nil {
+	if _, err := u.begin(t.Context(), probe); err != nil {
 		t.Errorf("health: %v", err)
 	}
 	for _, done := range checks {
 		done()
 	}
-	if again := fill(Service, check); len(again) != 40 {
+	if again := fill(checker, check); len(again) != 40 {
 		t.Errorf("%d checks beside 20 others, want 40", len(again))
 	}
 }
@@ -63,7 +69,11 @@ func (s *oneStream) Context() context.Context { return s.ctx }
 
 // The gate counts calls of both kinds, and gives each back when it ends.
 func TestGateCountsCalls(t *testing.T) {
-	gate := NewGate(NewKeys([]string{"key"}, nil), zap.NewNop())
+	book, err := caller.NewBook(caller.Preshared([]string{"key"}, nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate := NewGate(caller.NewCallers(book), zap.NewNop())
 	gate.underWay.most = 4 // of which services have 3
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer key"))
 	const method = "/deputy.v1.PermissionsService/CheckPermission"

@@ -52,7 +52,10 @@ var arrows = map[string][]string{
 	// The graph over the store, and the verification of what is answered there.
 	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
+	// Who calls: credentials, roles, bounds.
+	"pkg/caller": {"pkg/authz", "pkg/gen"},
+
+	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
@@ -101,7 +104,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller",
 	},
 
 	"pkg/gen": {},
@@ -130,7 +133,7 @@ var outside = map[string][]string{
 	},
 	"google.golang.org/grpc": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon",
-		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses",
+		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller",
 	},
 }
 

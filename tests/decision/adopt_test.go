@@ -295,7 +295,7 @@ func TestRegisterAdopt(t *testing.T) {
 		}
 		register.Adopt = true
 		_, err = deputyv1.NewAgentsServiceClient(s.Service).RegisterAgent(t.Context(), register)
-		w.fails(err, codes.PermissionDenied, "ADMIN_ONLY", "")
+		w.fails(err, codes.PermissionDenied, "ROLE_REQUIRED", "")
 		s.Touch(t, "agent:scribe#owner@user:mallory")
 		_, err = w.Agents().RegisterAgent(t.Context(), register)
 		w.fails(err, codes.FailedPrecondition, "NOT_ENTITLED", "")

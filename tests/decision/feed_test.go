@@ -64,7 +64,7 @@ func TestServicesDoNotWiden(t *testing.T) {
 			{"folder:between#parent@folder:support", "folder:between#tenant@tenant:acme", "folder:finance#parent@folder:between"},
 		} {
 			_, err := harness.Update(t.Context(), s.Service, touch, attack...)
-			w.fails(err, codes.PermissionDenied, "ADMIN_ONLY", fmt.Sprintf("updates[%d]", attackAt(attack)))
+			w.fails(err, codes.PermissionDenied, "ROLE_REQUIRED", fmt.Sprintf("updates[%d]", attackAt(attack)))
 			load, err := v1.NewPermissionsServiceClient(s.Service).ImportBulkRelationships(t.Context())
 			w.ok(err)
 			req := &v1.ImportBulkRelationshipsRequest{}
@@ -73,14 +73,14 @@ func TestServicesDoNotWiden(t *testing.T) {
 			}
 			_ = load.Send(req) // CloseAndRecv knows better
 			_, err = load.CloseAndRecv()
-			w.fails(err, codes.PermissionDenied, "ADMIN_ONLY", "messages[0].relationships[0]")
+			w.fails(err, codes.PermissionDenied, "ROLE_REQUIRED", "messages[0].relationships[0]")
 		}
 		for _, c := range []check{all, scoped} {
 			w.deny(c.view("folder:finance"), byObject)
 			w.deny(c.view("file:ledger"), byObject)
 		}
 		_, err := harness.Update(t.Context(), s.Service, del, "file:ledger#folder@folder:finance")
-		w.fails(err, codes.PermissionDenied, "ADMIN_ONLY", "updates[0]")
+		w.fails(err, codes.PermissionDenied, "ROLE_REQUIRED", "updates[0]")
 
 		_, err = harness.Update(t.Context(), s.Service, touch,
 			"file:note#folder@folder:inner", "folder:inner#parent@folder:support", "folder:inner#tenant@tenant:acme", "file:note#reader@user:bob")

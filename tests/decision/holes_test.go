@@ -281,7 +281,7 @@ func TestEveryMethodNeedsAKey(t *testing.T) {
 		"/deputy.v1.PrincipalsService/Suspend", "/deputy.v1.PrincipalsService/Resume",
 		"/deputy.v1.AdoptionService/ReviewAdoption", "/deputy.v1.AdoptionService/ConfirmAdoption", "/authzed.api.v1.SchemaService/WriteSchema",
 	} {
-		w.fails(callEmpty(t, s.Service, method), codes.PermissionDenied, "ADMIN_ONLY", "")
+		w.fails(callEmpty(t, s.Service, method), codes.PermissionDenied, "ROLE_REQUIRED", "")
 	}
 	if err := callEmpty(t, s.Nobody, "/grpc.health.v1.Health/Check"); err != nil {
 		t.Errorf("health needs a key: %v", err)

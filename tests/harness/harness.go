@@ -158,7 +158,7 @@ func Start(t testing.TB, cfg daemon.Config) *Server {
 // StartLogging is Start with a log of the test's own.
 func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 	t.Helper()
-	if len(cfg.PresharedKeys)+len(cfg.AdminPresharedKeys) == 0 {
+	if len(cfg.PresharedKeys)+len(cfg.AdminPresharedKeys) == 0 { // the harness itself writes schema, and more, as an admin
 		cfg.PresharedKeys, cfg.AdminPresharedKeys = []string{ServiceKey}, []string{AdminKey}
 	}
 	if len(cfg.TokenKey) == 0 {

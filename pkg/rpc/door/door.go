@@ -35,7 +35,7 @@ const apiPackage protoreflect.FullName = "authzed.api.v1"
 // Answer answers an encoded request, which is sound: the door has encoded it. ok is false for one that is left to the engine.
 type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
 
-// Config is what a Door needs; Upstream, Receiver, Schema, Model and IsAdmin are required. The functions are called concurrently, with the
+// Config is what a Door needs; Upstream, Receiver, Schema, Model and Rights are required. The functions are called concurrently, with the
 // context of the call that they are for.
 type Config struct {
 	// Upstream is the connection to SpiceDB. Calls go out with the caller's deadline and metadata, save
@@ -63,8 +63,17 @@ type Config struct {
 	ComparesSchema bool
 	// Version is the version of SpiceDB that callers who ask for it are told, whoever answers them; empty leaves it to Upstream.
 	Version string
-	// IsAdmin reports whether the call's caller is an admin.
-	IsAdmin func(context.Context) bool
+	// Rights returns what the call's caller may do.
+	Rights func(context.Context) Rights
+}
+
+// Rights is what a caller may do beyond calling a method, which an interceptor before the door has judged. The zero Rights are a caller's for
+// whom nothing exists.
+type Rights struct {
+	// Core lets it write relationships of the core types, and Feeds those that decide a tenant, or what agents and delegations reach.
+	Core, Feeds bool
+	// Bounds say what part of the graph exists for it.
+	Bounds *authz.Bounds
 }
 
 // Door serves authzed.api.v1. It is safe for concurrent use.
@@ -75,7 +84,7 @@ type Door struct {
 
 // New returns a Door. It fails where the config is incomplete.
 func New(cfg Config) (*Door, error) {
-	if cfg.Upstream == nil || cfg.Receiver == nil || cfg.Schema == nil || cfg.Model == nil || cfg.IsAdmin == nil {
+	if cfg.Upstream == nil || cfg.Receiver == nil || cfg.Schema == nil || cfg.Model == nil || cfg.Rights == nil {
 		return nil, errors.New("door: the config is incomplete")
 	}
 	if len(cfg.CursorKey) == 0 {
@@ -126,7 +135,6 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			stream:  stream,
 			input:   messageType(m.Input()),
 			receive: &wire.Method{Type: wire.TypeOf(m.Input()), Limit: limitOf(key), Streams: m.IsStreamingClient()},
-			admins:  admins[key],
 			guard:   judge,
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),

@@ -63,9 +63,10 @@ const (
 	serviceKey = "a-service"
 )
 
-// isAdmin stands for the interceptor that knows the callers.
-func isAdmin(ctx context.Context) bool {
-	return slices.Contains(metadata.ValueFromIncomingContext(ctx, "authorization"), "Bearer "+adminKey)
+// rightsOf stands for the interceptor that knows the callers.
+func rightsOf(ctx context.Context) Rights {
+	admin := slices.Contains(metadata.ValueFromIncomingContext(ctx, "authorization"), "Bearer "+adminKey)
+	return Rights{Core: admin, Feeds: admin, Bounds: authz.Unbounded()}
 }
 
 // house is a server with a door in front of an engine.
@@ -134,8 +135,8 @@ func openEngine(t *testing.T) *house {
 			}
 			return e.Snapshot(ctx, authz.Freshness{})
 		},
-		Model:   schemaguard.Requested,
-		IsAdmin: isAdmin,
+		Model:  schemaguard.Requested,
+		Rights: rightsOf,
 	})
 	h.hold = func() {
 		snap := must[authz.Snapshot](t)(e.Snapshot(ctx, authz.Freshness{}))
@@ -450,7 +451,7 @@ func TestNewWantsAll(t *testing.T) {
 		Receiver: wire.NewReceiver(),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
-		IsAdmin:  func(context.Context) bool { return true },
+		Rights:   func(context.Context) Rights { return Rights{Core: true, Feeds: true, Bounds: authz.Unbounded()} },
 	}
 	if _, err := New(full); err != nil {
 		t.Error(err)
@@ -460,7 +461,7 @@ func TestNewWantsAll(t *testing.T) {
 		"Receiver": func(c *Config) { c.Receiver = nil },
 		"Schema":   func(c *Config) { c.Schema = nil },
 		"Model":    func(c *Config) { c.Model = nil },
-		"IsAdmin":  func(c *Config) { c.IsAdmin = nil },
+		"Rights":   func(c *Config) { c.Rights = nil },
 	} {
 		cfg := full
 		take(&cfg)

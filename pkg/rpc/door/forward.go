@@ -30,8 +30,6 @@ type route struct {
 	// input is the type of the caller's messages, and receive what bounds them.
 	input   protoreflect.MessageType
 	receive *wire.Method
-	// admins says what only an admin may do with the method; empty for one that is everybody's.
-	admins string
 	// guard judges every message that the caller sends; nil for a read.
 	guard guard
 	// answer answers what it can by itself; nil for most methods.
@@ -58,9 +56,6 @@ type route struct {
 func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if err := d.tellVersion(down); err != nil {
 		return err
-	}
-	if r.admins != "" && !d.cfg.IsAdmin(down.Context()) {
-		return forAdmins("", r.admins)
 	}
 	// The first message comes before the call upstream, so that what is refused never reaches it. No
 	// method of this API answers before it was asked.

@@ -43,9 +43,9 @@ func between(t *testing.T, script grpc.StreamHandler) *house {
 				"note": {Name: "note", Members: map[string]bool{"author": false}},
 			}}, nil
 		},
-		Model:   func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
-		Told:    func(*status.Status) *status.Status { return status.New(codes.Unavailable, "told") },
-		IsAdmin: isAdmin,
+		Model:  func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
+		Told:   func(*status.Status) *status.Status { return status.New(codes.Unavailable, "told") },
+		Rights: rightsOf,
 	})
 }
 
@@ -161,7 +161,7 @@ func TestUpstreamFailures(t *testing.T) {
 	}
 
 	h = open(t, Config{
-		Upstream: h.conn, IsAdmin: isAdmin, Receiver: wire.NewReceiver(),
+		Upstream: h.conn, Rights: rightsOf, Receiver: wire.NewReceiver(),
 		Schema: func(context.Context) (*authz.Schema, error) { return nil, errors.New("secret") },
 		Model:  func(string) (*authz.Schema, error) { return nil, errors.New("secret") },
 	})
@@ -304,7 +304,7 @@ func TestRefusedStreamIsBrokenOff(t *testing.T) {
 	})
 	_, err := load(context.Background(), h.client(t, serviceKey),
 		relationships("note:n#author@user:alice"), relationships("tenant:acme#admin@user:mallory"))
-	wants(t, "load", err, codes.PermissionDenied, authz.ReasonAdminOnly, "messages[1].relationships[0]")
+	wants(t, "load", err, codes.PermissionDenied, authz.ReasonRoleRequired, "messages[1].relationships[0]")
 	if err := <-end; status.Code(err) != codes.Canceled {
 		t.Errorf("upstream's stream ended with %v", err)
 	}
@@ -387,7 +387,7 @@ func TestOneReading(t *testing.T) {
 
 	// Two halves of another type together: judged as what they amount to.
 	core := slices.Concat(halves, field(2, encode(&v1.Relationship{Resource: object("tenant:acme")})))
-	wants(t, "halves of a core type", send(serviceKey, field(1, core)), codes.PermissionDenied, authz.ReasonAdminOnly, "updates[0]")
+	wants(t, "halves of a core type", send(serviceKey, field(1, core)), codes.PermissionDenied, authz.ReasonRoleRequired, "updates[0]")
 
 	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 999, protowire.VarintType), 1)
 	for name, c := range map[string]struct {

@@ -94,7 +94,7 @@ func TestUnknownMethodIsRefused(t *testing.T) {
 		Receiver: wire.NewReceiver(),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
-		IsAdmin:  func(context.Context) bool { return true },
+		Rights:   func(context.Context) Rights { return Rights{Core: true, Feeds: true, Bounds: authz.Unbounded()} },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestGuardedWrites(t *testing.T) {
 	h := openEngine(t)
 	ctx := context.Background()
 	service, admin := h.client(t, serviceKey), h.client(t, adminKey)
-	reason := map[codes.Code]string{codes.PermissionDenied: authz.ReasonAdminOnly, codes.FailedPrecondition: authz.ReasonUnknownType}
+	reason := map[codes.Code]string{codes.PermissionDenied: authz.ReasonRoleRequired, codes.FailedPrecondition: authz.ReasonUnknownType}
 	// These objects are there, so that nothing places them.
 	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(ctx, updates("folder:f#reader@user:first", "document:d#reader@user:first")))
 	for _, g := range guarded {
@@ -266,7 +266,7 @@ func TestGuardedDeletes(t *testing.T) {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		case codes.PermissionDenied:
-			wants(t, c.name, err, c.code, authz.ReasonAdminOnly, "relationship_filter")
+			wants(t, c.name, err, c.code, authz.ReasonRoleRequired, "relationship_filter")
 		default:
 			wants(t, c.name, err, c.code, authz.ReasonUnknownType, "relationship_filter")
 		}
@@ -292,14 +292,12 @@ func TestPreconditionsAreReads(t *testing.T) {
 func TestGuardedSchema(t *testing.T) {
 	h := openEngine(t)
 	ctx := context.Background()
-	service, admin := h.client(t, serviceKey), h.client(t, adminKey)
+	admin := h.client(t, adminKey)
 	write := func(c *authzed.ClientWithExperimental, text string) error {
 		_, err := c.WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: text})
 		return err
 	}
 	good := schema.Core + testDomain
-	wants(t, "a service", write(service, good), codes.PermissionDenied, authz.ReasonAdminOnly, "")
-	wants(t, "a service, and a schema that does not compile", write(service, "definition"), codes.PermissionDenied, authz.ReasonAdminOnly, "")
 	for name, text := range map[string]string{
 		"another core": strings.Replace(good, "relation revoked: delegation", "relation revoked: delegation | user", 1),
 		"no core":      testDomain[:0] + "definition user {}\n",
@@ -315,21 +313,6 @@ func TestGuardedSchema(t *testing.T) {
 	}
 	if err := write(admin, "// another comment\n"+good); err != nil {
 		t.Errorf("a comment: %v", err)
-	}
-
-	for name, err := range map[string]error{
-		"register": func() error {
-			_, err := service.ExperimentalRegisterRelationshipCounter(ctx, &v1.ExperimentalRegisterRelationshipCounterRequest{
-				Name: "notes", RelationshipFilter: &v1.RelationshipFilter{ResourceType: "note"},
-			})
-			return err
-		}(),
-		"unregister": func() error {
-			_, err := service.ExperimentalUnregisterRelationshipCounter(ctx, &v1.ExperimentalUnregisterRelationshipCounterRequest{Name: "notes"})
-			return err
-		}(),
-	} {
-		wants(t, name, err, codes.PermissionDenied, authz.ReasonAdminOnly, "")
 	}
 }
 
@@ -348,7 +331,7 @@ func TestGuardFollowsTheSchema(t *testing.T) {
 		}
 		must[*v1.WriteSchemaResponse](t)(admin.WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core +
 			strings.Replace(testDomain, "relation author: user", "relation author: user\n\tpermission tenant = author", 1)}))
-		wants(t, "after the schema", write(), codes.PermissionDenied, authz.ReasonAdminOnly, "updates[0]")
+		wants(t, "after the schema", write(), codes.PermissionDenied, authz.ReasonRoleRequired, "updates[0]")
 		must[*v1.WriteSchemaResponse](t)(admin.WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}))
 	}
 }
@@ -361,7 +344,7 @@ func TestRefusedLoadLeavesNothing(t *testing.T) {
 	_, err := load(ctx, service,
 		relationships("note:one#author@user:alice"), relationships("note:two#author@user:alice"),
 		relationships("note:three#author@user:alice", "tenant:acme#admin@user:mallory"))
-	wants(t, "load", err, codes.PermissionDenied, authz.ReasonAdminOnly, "messages[2].relationships[1]")
+	wants(t, "load", err, codes.PermissionDenied, authz.ReasonRoleRequired, "messages[2].relationships[1]")
 	read, err := service.ReadRelationships(ctx, &v1.ReadRelationshipsRequest{
 		Consistency: fully, RelationshipFilter: &v1.RelationshipFilter{ResourceType: "note"},
 	})

@@ -42,7 +42,7 @@ func slowHouse(t *testing.T, limits rpc.StreamLimits, asked func()) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Model: schemaguard.Requested, IsAdmin: isAdmin,
+		Model: schemaguard.Requested, Rights: rightsOf,
 	}, limits.Options()...)
 	if _, err := h.client(t, adminKey).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + testDomain}); err != nil {
 		t.Fatal(err)

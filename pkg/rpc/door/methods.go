@@ -52,15 +52,6 @@ var guards = map[string]guard{
 // anything lets every message pass, of those whom admins let call.
 func anything(context.Context, *Door, int, proto.Message) error { return nil }
 
-// admins lists the methods that are an admin's, whatever the message, each with what it does. They are refused before a message is read.
-var admins = map[string]string{
-	"SchemaService/WriteSchema": "write the schema",
-
-	// A counter makes the engine count in the background for everybody, under a name that all share.
-	"ExperimentalService/ExperimentalRegisterRelationshipCounter":   "register a counter",
-	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": "unregister a counter",
-}
-
 // large lists the methods whose messages may be wire.Large; the others' are wire.Small.
 var large = map[string]bool{
 	"PermissionsService/CheckBulkPermissions":     true,

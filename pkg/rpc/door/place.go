@@ -114,7 +114,7 @@ func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 // forAdmins refuses update i.
 func (p *placing) forAdmins(i int, what, instead string) error {
 	r := p.req.GetUpdates()[i].GetRelationship()
-	return failure(codes.PermissionDenied, authz.ReasonAdminOnly, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
+	return failure(codes.PermissionDenied, authz.ReasonRoleRequired, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
 		"%s#%s decides a tenant, or what agents reach: only an admin may %s; %s", r.GetResource().GetObjectType(), r.GetRelation(), what, instead))
 }
 

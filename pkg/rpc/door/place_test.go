@@ -144,7 +144,7 @@ func TestPlacing(t *testing.T) {
 			}
 			_, err := service.WriteRelationships(ctx, req)
 			switch {
-			case !c.ok && status.Code(err) != codes.PermissionDenied, infoOf(err).GetReason() != authz.ReasonAdminOnly && !c.ok:
+			case !c.ok && status.Code(err) != codes.PermissionDenied, infoOf(err).GetReason() != authz.ReasonRoleRequired && !c.ok:
 				t.Errorf("%s: %v, want it refused", name, err)
 			case c.ok && err != nil:
 				t.Errorf("%s: %v", name, err)
@@ -160,7 +160,7 @@ func TestPlacing(t *testing.T) {
 				}
 				must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(ctx, undo))
 			}
-			if _, err := load(ctx, service, relationships(c.list...)); strings.Contains(c.name, "new") && infoOf(err).GetReason() != authz.ReasonAdminOnly {
+			if _, err := load(ctx, service, relationships(c.list...)); strings.Contains(c.name, "new") && infoOf(err).GetReason() != authz.ReasonRoleRequired {
 				t.Errorf("%s, as an import: %v", name, err)
 			} else if err == nil {
 				undo := updates(c.list...)
@@ -214,14 +214,14 @@ func TestPlacingAgain(t *testing.T) {
 		"folder:again#parent@folder:support[on_call]", "folder:again#parent@folder:support[expiration:" + tomorrow + "]", "folder:again#parent@folder:finance",
 	} {
 		_, err := service.WriteRelationships(ctx, updates(append(list, other)...))
-		if infoOf(err).GetReason() != authz.ReasonAdminOnly {
+		if infoOf(err).GetReason() != authz.ReasonRoleRequired {
 			t.Errorf("%s: %v", other, err)
 		}
 	}
 	// What an admin has limited since is not undone.
 	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(ctx, updates("folder:again#parent@folder:support[expiration:"+tomorrow+"]")))
 	_, err := service.WriteRelationships(ctx, updates(list...))
-	wants(t, "repeated after an admin", err, codes.PermissionDenied, authz.ReasonAdminOnly, "updates[0]")
+	wants(t, "repeated after an admin", err, codes.PermissionDenied, authz.ReasonRoleRequired, "updates[0]")
 
 	// An id whose relationships are all gone is as good as new.
 	must[*v1.DeleteRelationshipsResponse](t)(admin.DeleteRelationships(ctx, &v1.DeleteRelationshipsRequest{RelationshipFilter: filter("folder", "again", "", "", "", "")}))

@@ -650,7 +650,7 @@ var File_deputy_v1_adoption_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_adoption_proto_rawDesc = "" +
 	"\n" +
-	"\x18deputy/v1/adoption.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x18deputy/v1/sessions.proto\"\x8e\x01\n" +
+	"\x18deputy/v1/adoption.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x18deputy/v1/sessions.proto\"\x8e\x01\n" +
 	"\x15ReviewAdoptionRequest\x124\n" +
 	"\aobjects\x18\x01 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\aobjects\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12)\n" +
@@ -698,10 +698,12 @@ const file_deputy_v1_adoption_proto_rawDesc = "" +
 	"\aadopted\x18\x01 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\aadopted\x122\n" +
 	"\n" +
 	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12*\n" +
-	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds2\xc4\x01\n" +
-	"\x0fAdoptionService\x12W\n" +
-	"\x0eReviewAdoption\x12 .deputy.v1.ReviewAdoptionRequest\x1a!.deputy.v1.ReviewAdoptionResponse0\x01\x12X\n" +
-	"\x0fConfirmAdoption\x12!.deputy.v1.ConfirmAdoptionRequest\x1a\".deputy.v1.ConfirmAdoptionResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds2\xda\x01\n" +
+	"\x0fAdoptionService\x12b\n" +
+	"\x0eReviewAdoption\x12 .deputy.v1.ReviewAdoptionRequest\x1a!.deputy.v1.ReviewAdoptionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x010\x01\x12c\n" +
+	"\x0fConfirmAdoption\x12!.deputy.v1.ConfirmAdoptionRequest\x1a\".deputy.v1.ConfirmAdoptionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_adoption_proto_rawDescOnce sync.Once
@@ -764,6 +766,7 @@ func file_deputy_v1_adoption_proto_init() {
 	if File_deputy_v1_adoption_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	file_deputy_v1_delegations_proto_init()
 	file_deputy_v1_sessions_proto_init()

@@ -659,7 +659,7 @@ var File_deputy_v1_agents_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\n" +
-	"\x16deputy/v1/agents.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\"p\n" +
+	"\x16deputy/v1/agents.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\"p\n" +
 	"\x05Agent\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1b\n" +
 	"\towner_ids\x18\x02 \x03(\tR\bownerIds\x12/\n" +
@@ -698,14 +698,19 @@ const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\x13ResumeAgentResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state2\x92\x03\n" +
-	"\rAgentsService\x12R\n" +
-	"\rRegisterAgent\x12\x1f.deputy.v1.RegisterAgentRequest\x1a .deputy.v1.RegisterAgentResponse\x12C\n" +
-	"\bGetAgent\x12\x1a.deputy.v1.GetAgentRequest\x1a\x1b.deputy.v1.GetAgentResponse\x12I\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state2\xc5\x03\n" +
+	"\rAgentsService\x12]\n" +
+	"\rRegisterAgent\x12\x1f.deputy.v1.RegisterAgentRequest\x1a .deputy.v1.RegisterAgentResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x01\x12N\n" +
+	"\bGetAgent\x12\x1a.deputy.v1.GetAgentRequest\x1a\x1b.deputy.v1.GetAgentResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12T\n" +
 	"\n" +
-	"ListAgents\x12\x1c.deputy.v1.ListAgentsRequest\x1a\x1d.deputy.v1.ListAgentsResponse\x12O\n" +
-	"\fSuspendAgent\x12\x1e.deputy.v1.SuspendAgentRequest\x1a\x1f.deputy.v1.SuspendAgentResponse\x12L\n" +
-	"\vResumeAgent\x12\x1d.deputy.v1.ResumeAgentRequest\x1a\x1e.deputy.v1.ResumeAgentResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"ListAgents\x12\x1c.deputy.v1.ListAgentsRequest\x1a\x1d.deputy.v1.ListAgentsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12X\n" +
+	"\fSuspendAgent\x12\x1e.deputy.v1.SuspendAgentRequest\x1a\x1f.deputy.v1.SuspendAgentResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x06\x12U\n" +
+	"\vResumeAgent\x12\x1d.deputy.v1.ResumeAgentRequest\x1a\x1e.deputy.v1.ResumeAgentResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\bB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_agents_proto_rawDescOnce sync.Once
@@ -771,6 +776,7 @@ func file_deputy_v1_agents_proto_init() {
 	if File_deputy_v1_agents_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -791,7 +791,7 @@ var File_deputy_v1_delegations_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/delegations.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
+	"\x1bdeputy/v1/delegations.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n" +
 	"\n" +
 	"ScopeGrant\x126\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12\x1a\n" +
@@ -859,12 +859,16 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\"N\n" +
 	"\x18RevokeDelegationResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xfc\x02\n" +
-	"\x12DelegationsService\x12[\n" +
-	"\x10CreateDelegation\x12\".deputy.v1.CreateDelegationRequest\x1a#.deputy.v1.CreateDelegationResponse\x12R\n" +
-	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\x12X\n" +
-	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\x12[\n" +
-	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xa5\x03\n" +
+	"\x12DelegationsService\x12d\n" +
+	"\x10CreateDelegation\x12\".deputy.v1.CreateDelegationRequest\x1a#.deputy.v1.CreateDelegationResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x02\x12]\n" +
+	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12c\n" +
+	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12e\n" +
+	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponse\"\b\x92\xa0\x19\x04\n" +
+	"\x02\x02\x06B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_delegations_proto_rawDescOnce sync.Once
@@ -939,6 +943,7 @@ func file_deputy_v1_delegations_proto_init() {
 	if File_deputy_v1_delegations_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

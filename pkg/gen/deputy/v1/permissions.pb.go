@@ -2068,7 +2068,7 @@ var File_deputy_v1_permissions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n" +
+	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n" +
 	"\x16CheckPermissionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -2247,13 +2247,18 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\rdelegation_id\x18\x05 \x01(\tR\fdelegationId\x12#\n" +
 	"\rneeds_session\x18\x06 \x01(\bR\fneedsSession\x12A\n" +
 	"\x0epermissionship\x18\a \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x12'\n" +
-	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext2\xe6\x03\n" +
-	"\x12PermissionsService\x12X\n" +
-	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\x12g\n" +
-	"\x14CheckBulkPermissions\x12&.deputy.v1.CheckBulkPermissionsRequest\x1a'.deputy.v1.CheckBulkPermissionsResponse\x12^\n" +
-	"\x11ExplainPermission\x12#.deputy.v1.ExplainPermissionRequest\x1a$.deputy.v1.ExplainPermissionResponse\x12Z\n" +
-	"\x0fLookupResources\x12!.deputy.v1.LookupResourcesRequest\x1a\".deputy.v1.LookupResourcesResponse0\x01\x12Q\n" +
-	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse0\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext2\x94\x04\n" +
+	"\x12PermissionsService\x12a\n" +
+	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x01\x12p\n" +
+	"\x14CheckBulkPermissions\x12&.deputy.v1.CheckBulkPermissionsRequest\x1a'.deputy.v1.CheckBulkPermissionsResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x01\x12g\n" +
+	"\x11ExplainPermission\x12#.deputy.v1.ExplainPermissionRequest\x1a$.deputy.v1.ExplainPermissionResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\a\x12d\n" +
+	"\x0fLookupResources\x12!.deputy.v1.LookupResourcesRequest\x1a\".deputy.v1.LookupResourcesResponse\"\b\x92\xa0\x19\x04\n" +
+	"\x02\x01\a0\x01\x12Z\n" +
+	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\a0\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_permissions_proto_rawDescOnce sync.Once
@@ -2390,6 +2395,7 @@ func file_deputy_v1_permissions_proto_init() {
 	if File_deputy_v1_permissions_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	file_deputy_v1_permissions_proto_msgTypes[0].OneofWrappers = []any{
 		(*CheckPermissionRequest_SessionId)(nil),

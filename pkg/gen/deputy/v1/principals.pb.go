@@ -227,7 +227,7 @@ var File_deputy_v1_principals_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_principals_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeputy/v1/principals.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\"J\n" +
+	"\x1adeputy/v1/principals.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\"J\n" +
 	"\x0eSuspendRequest\x128\n" +
 	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"_\n" +
 	"\x0fSuspendResponse\x122\n" +
@@ -239,10 +239,12 @@ const file_deputy_v1_principals_proto_rawDesc = "" +
 	"\x0eResumeResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +
-	"\aunnamed\x18\x02 \x01(\bR\aunnamed2\x94\x01\n" +
-	"\x11PrincipalsService\x12@\n" +
-	"\aSuspend\x12\x19.deputy.v1.SuspendRequest\x1a\x1a.deputy.v1.SuspendResponse\x12=\n" +
-	"\x06Resume\x12\x18.deputy.v1.ResumeRequest\x1a\x19.deputy.v1.ResumeResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\aunnamed\x18\x02 \x01(\bR\aunnamed2\xa6\x01\n" +
+	"\x11PrincipalsService\x12I\n" +
+	"\aSuspend\x12\x19.deputy.v1.SuspendRequest\x1a\x1a.deputy.v1.SuspendResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x06\x12F\n" +
+	"\x06Resume\x12\x18.deputy.v1.ResumeRequest\x1a\x19.deputy.v1.ResumeResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\bB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_principals_proto_rawDescOnce sync.Once
@@ -286,6 +288,7 @@ func file_deputy_v1_principals_proto_init() {
 	if File_deputy_v1_principals_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -852,7 +852,7 @@ var File_deputy_v1_sessions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\n" +
-	"\x18deputy/v1/sessions.proto\x12\tdeputy.v1\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
+	"\x18deputy/v1/sessions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x19\n" +
@@ -914,15 +914,20 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\"H\n" +
 	"\x12EndSessionResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\x9a\x03\n" +
-	"\x0fSessionsService\x12O\n" +
-	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\x12I\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xcc\x03\n" +
+	"\x0fSessionsService\x12X\n" +
+	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x02\x12T\n" +
 	"\n" +
-	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\x12O\n" +
-	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\x12O\n" +
-	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\x12I\n" +
+	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12Z\n" +
+	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x03\x02\x06\a\x12X\n" +
+	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\"\a\x92\xa0\x19\x03\n" +
+	"\x01\x02\x12S\n" +
 	"\n" +
-	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponseB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\b\x92\xa0\x19\x04\n" +
+	"\x02\x02\x06B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_sessions_proto_rawDescOnce sync.Once
@@ -1003,6 +1008,7 @@ func file_deputy_v1_sessions_proto_init() {
 	if File_deputy_v1_sessions_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	file_deputy_v1_delegations_proto_init()
 	type x struct{}

@@ -457,7 +457,7 @@ var File_deputy_v1_store_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x15deputy/v1/store.proto\x12\tdeputy.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
+	"\x15deputy/v1/store.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
 	"\x14GetStatisticsRequest\"\xa9\x04\n" +
 	"\x15GetStatisticsResponse\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12.\n" +
@@ -487,11 +487,14 @@ const file_deputy_v1_store_proto_rawDesc = "" +
 	"\x10disk_bytes_after\x18\x02 \x01(\x04R\x0ediskBytesAfter\"\x0f\n" +
 	"\rBackupRequest\"&\n" +
 	"\x0eBackupResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk2\xe5\x01\n" +
-	"\fStoreService\x12R\n" +
-	"\rGetStatistics\x12\x1f.deputy.v1.GetStatisticsRequest\x1a .deputy.v1.GetStatisticsResponse\x12@\n" +
-	"\aCompact\x12\x19.deputy.v1.CompactRequest\x1a\x1a.deputy.v1.CompactResponse\x12?\n" +
-	"\x06Backup\x12\x18.deputy.v1.BackupRequest\x1a\x19.deputy.v1.BackupResponse0\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk2\x86\x02\n" +
+	"\fStoreService\x12]\n" +
+	"\rGetStatistics\x12\x1f.deputy.v1.GetStatisticsRequest\x1a .deputy.v1.GetStatisticsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x01\x12K\n" +
+	"\aCompact\x12\x19.deputy.v1.CompactRequest\x1a\x1a.deputy.v1.CompactResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x01\x12J\n" +
+	"\x06Backup\x12\x18.deputy.v1.BackupRequest\x1a\x19.deputy.v1.BackupResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b\x10\x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_store_proto_rawDescOnce sync.Once
@@ -540,6 +543,7 @@ func file_deputy_v1_store_proto_init() {
 	if File_deputy_v1_store_proto != nil {
 		return
 	}
+	file_deputy_v1_access_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

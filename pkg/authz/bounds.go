@@ -1,0 +1,147 @@
+package authz
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Names is an immutable set of names, or all names. The zero Names holds none.
+type Names struct {
+	all  bool
+	some map[string]struct{}
+}
+
+// AllNames holds every name.
+func AllNames() Names { return Names{all: true} }
+
+// NamesOf holds the names given, and no others.
+func NamesOf(names ...string) Names {
+	some := make(map[string]struct{}, len(names))
+	for _, n := range names {
+		some[n] = struct{}{}
+	}
+	return Names{some: some}
+}
+
+// All reports whether every name is held.
+func (n Names) All() bool { return n.all }
+
+// Has reports whether a name is held.
+func (n Names) Has(name string) bool {
+	if n.all {
+		return true
+	}
+	_, held := n.some[name]
+	return held
+}
+
+// List returns the names, sorted; nil where all are held.
+func (n Names) List() []string { return slices.Sorted(maps.Keys(n.some)) }
+
+// Within reports whether every name that n holds is held by of.
+func (n Names) Within(of Names) bool {
+	if of.all || n.all {
+		return of.all
+	}
+	for name := range n.some {
+		if !of.Has(name) {
+			return false
+		}
+	}
+	return true
+}
+
+// Prefixes is an immutable set of beginnings of ids, or of all ids. The zero Prefixes matches no id.
+type Prefixes struct {
+	all  bool
+	some []string
+}
+
+// AllPrefixes matches every id.
+func AllPrefixes() Prefixes { return Prefixes{all: true} }
+
+// PrefixesOf matches the ids that begin with one of the prefixes, as callers of deputy.v1 write ids: decoded. An empty prefix is left out.
+func PrefixesOf(prefixes ...string) Prefixes {
+	return Prefixes{some: slices.DeleteFunc(slices.Clone(prefixes), func(p string) bool { return p == "" })}
+}
+
+// All reports whether every id is matched.
+func (p Prefixes) All() bool { return p.all }
+
+// Match reports whether a stored id, decoded, begins with one of the prefixes.
+func (p Prefixes) Match(stored string) bool {
+	if p.all {
+		return true
+	}
+	id := DecodeID(stored)
+	return slices.ContainsFunc(p.some, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
+}
+
+// List returns the prefixes; nil where all ids are matched.
+func (p Prefixes) List() []string { return slices.Clone(p.some) }
+
+// Within reports whether of matches every id that p matches.
+func (p Prefixes) Within(of Prefixes) bool {
+	if of.all || p.all {
+		return of.all
+	}
+	for _, prefix := range p.some {
+		if !slices.ContainsFunc(of.some, func(wider string) bool { return strings.HasPrefix(prefix, wider) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Bounds say which part of the graph exists for a caller, whatever its roles are. What lies outside is answered as what does not exist. The
+// zero Bounds, and nil, admit nothing. Bounds are immutable: they may be shared and read concurrently.
+type Bounds struct {
+	// Tenants are the tenants, by stored id. A caller that is not bound to all is confined: see Confined.
+	Tenants Names
+	// Agents are the agents, by stored id.
+	Agents Names
+	// Principals are the types of the principals that agents may act for: "user", "service".
+	Principals Names
+	// Objects are the types of domain objects, and IDs the beginnings of their ids.
+	Objects Names
+	IDs     Prefixes
+	// Vouch lets the caller create delegations in a person's name, on its word alone that the person granted it.
+	Vouch bool
+}
+
+// Unbounded admits everything.
+func Unbounded() *Bounds {
+	return &Bounds{Tenants: AllNames(), Agents: AllNames(), Principals: AllNames(), Objects: AllNames(), IDs: AllPrefixes(), Vouch: true}
+}
+
+// Confined reports whether there are tenants that do not exist for the caller.
+func (b *Bounds) Confined() bool { return b == nil || !b.Tenants.All() }
+
+// HasTenant reports whether a tenant lies within.
+func (b *Bounds) HasTenant(id TenantID) bool { return b != nil && b.Tenants.Has(string(id)) }
+
+// HasAgent reports whether the agents within can include this one. For a confined caller it has to act in a tenant within besides.
+func (b *Bounds) HasAgent(id AgentID) bool { return b != nil && b.Agents.Has(string(id)) }
+
+// HasPrincipal reports whether agents may act for a principal as far as its type goes.
+func (b *Bounds) HasPrincipal(p Principal) bool { return b != nil && b.Principals.Has(p.Type) }
+
+// HasType reports whether a type of domain objects lies within.
+func (b *Bounds) HasType(objectType string) bool { return b != nil && b.Objects.Has(objectType) }
+
+// HasObject reports whether a domain object lies within as far as its type and its id go. For a confined caller its tenants have to lie
+// within besides.
+func (b *Bounds) HasObject(o Object) bool { return b.HasType(o.Type) && b.IDs.Match(o.ID) }
+
+// Within reports whether everything that b admits is admitted by of.
+func (b *Bounds) Within(of *Bounds) bool {
+	switch {
+	case b == nil:
+		return true
+	case of == nil:
+		return false
+	}
+	return b.Tenants.Within(of.Tenants) && b.Agents.Within(of.Agents) && b.Principals.Within(of.Principals) &&
+		b.Objects.Within(of.Objects) && b.IDs.Within(of.IDs) && (of.Vouch || !b.Vouch)
+}

@@ -1,0 +1,137 @@
+package caller
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// Caller is who sends calls, with what it may do. It is immutable: it may be shared and read concurrently. The zero Caller, and nil, are
+// nobody: they may only call open methods.
+type Caller struct {
+	// Name is unique among the callers of a server.
+	Name string
+	// Roles open methods.
+	Roles Roles
+	// Bounds say what part of the graph exists for the caller; nil admits nothing.
+	Bounds *authz.Bounds
+	// SpiceDB are the methods of authzed.api.v1 that the caller may call, where its roles open them: "CheckPermission".
+	SpiceDB authz.Names
+	// Credentials prove that a call is this caller's, each by itself.
+	Credentials []Credential
+}
+
+// Credential is one way in which a caller proves who it is. Exactly one of Key, SPIFFE, DNS and Subject is set.
+type Credential struct {
+	// ID names the credential among those of its caller, for people and logs. It is no secret.
+	ID string
+	// Key is the SHA-256 digest of a preshared key.
+	Key [sha256.Size]byte
+	// SPIFFE is the SPIFFE id of a client certificate: "spiffe://example.org/billing".
+	SPIFFE string
+	// DNS is the DNS name of a client certificate.
+	DNS string
+	// Issuer and Subject are a token's iss and sub.
+	Issuer, Subject string
+	// Expires is when it stops to be one; zero means never.
+	Expires time.Time
+}
+
+// Known reports whether the caller is somebody.
+func (c *Caller) Known() bool { return c != nil && c.Name != "" }
+
+// Brakes reports whether the caller can suspend: room is kept for it when all others' is taken.
+func (c *Caller) Brakes() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_RESPONDER) }
+
+// Administers reports whether the caller may do what only admins may.
+func (c *Caller) Administers() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ADMIN) }
+
+// Organizes reports whether the caller may write what decides a tenant, or what agents and delegations reach.
+func (c *Caller) Organizes() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ORGANIZER) }
+
+// May returns nil where the caller may call a method, as far as its roles and what the method asks of its bounds go. Errors: Unauthenticated
+// for nobody, Denied with what is missing otherwise; it says nothing of the graph.
+func (c *Caller) May(m *Method) error {
+	switch {
+	case m == nil:
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens this method")
+	case m.Open:
+		return nil
+	case !c.Known():
+		return authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "a valid credential is required: a preshared key, or a token, as a bearer "+
+			"token, or a client certificate")
+	case m.AnyRole:
+	case m.Roles == 0:
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())
+	case !c.Roles.Any(m.Roles):
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "%s takes one of the roles %s, and the caller %s has %s", m.Name(), m.Roles, c.Name, c.roles())
+	}
+	switch {
+	case m.SpiceDB && !c.SpiceDB.Has(m.Name()):
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "authzed.api.v1's %s is not open to the caller %s", m.Name(), c.Name)
+	case m.AllTenants && c.Bounds.Confined():
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about all tenants, and the caller %s is bound to some", m.Name(), c.Name)
+	case m.AllTypes && !c.Bounds.Objects.All():
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about all types of objects, and the caller %s is bound to some", m.Name(), c.Name)
+	}
+	return nil
+}
+
+func (c *Caller) roles() string {
+	if c.Roles == 0 {
+		return "none"
+	}
+	return c.Roles.String()
+}
+
+// The names of the callers that the two settings with preshared keys stand for. A file of callers cannot use them.
+const (
+	// ServiceName is the caller of the services' preshared keys.
+	ServiceName = "service"
+	// AdminName is the caller of the admins'.
+	AdminName = "admin"
+)
+
+// Preshared returns the two unbounded callers that the settings with preshared keys stand for, each only where it has a key.
+func Preshared(services, admins []string) []*Caller {
+	var callers []*Caller
+	for _, one := range []struct {
+		name  string
+		roles Roles
+		keys  []string
+	}{
+		{ServiceName, serviceRoles, services},
+		{AdminName, adminRoles, admins},
+	} {
+		if len(one.keys) == 0 {
+			continue
+		}
+		c := &Caller{Name: one.name, Roles: one.roles, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames()}
+		for i, key := range one.keys {
+			c.Credentials = append(c.Credentials, Credential{ID: fmt.Sprintf("preshared-%d", i+1), Key: sha256.Sum256([]byte(key))})
+		}
+		callers = append(callers, c)
+	}
+	return callers
+}
+
+type contextKey struct{}
+
+// With returns a context that carries the caller of a call.
+func With(ctx context.Context, c *Caller) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// Of returns the caller of a call, nobody where the context carries none. It is never nil.
+func Of(ctx context.Context) *Caller {
+	if c, ok := ctx.Value(contextKey{}).(*Caller); ok && c != nil {
+		return c
+	}
+	return &nobody
+}
+
+var nobody Caller

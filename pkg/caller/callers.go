@@ -1,0 +1,228 @@
+package caller
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Verifier verifies tokens of configured issuers. It is safe for concurrent use.
+type Verifier interface {
+	// Verify returns what a token says, once it is found to be valid now. Errors: Unauthenticated with what is wrong with the token, which
+	// does not show it; Unavailable where its issuer's keys cannot be had.
+	Verify(ctx context.Context, token string) (Token, error)
+}
+
+// Token is what a verified token says.
+type Token struct {
+	// Issuer and Subject are its iss and sub.
+	Issuer, Subject string
+	// Expires is when it ends.
+	Expires time.Time
+}
+
+// Book is the callers of a server at one time. It is immutable and safe for concurrent use. The zero Book, and nil, know nobody.
+type Book struct {
+	// Callers in the order in which they were given.
+	Callers []*Caller
+
+	keys     map[[sha256.Size]byte]entry
+	spiffe   map[string]entry
+	dns      map[string]entry
+	subjects map[subject]entry
+	tokens   Verifier
+}
+
+// entry is a credential with whose it is.
+type entry struct {
+	caller  *Caller
+	expires time.Time
+}
+
+type subject struct{ issuer, name string }
+
+// NewBook returns the book of the callers. tokens may be nil where no credential is a token's. It fails where two callers have one name or
+// one credential, and where a caller has no name.
+func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
+	b := &Book{
+		Callers: callers, tokens: tokens,
+		keys: map[[sha256.Size]byte]entry{}, spiffe: map[string]entry{}, dns: map[string]entry{}, subjects: map[subject]entry{},
+	}
+	names := map[string]bool{}
+	for _, c := range callers {
+		switch {
+		case c.Name == "":
+			return nil, errors.New("a caller has no name")
+		case names[c.Name]:
+			return nil, fmt.Errorf("two callers are named %q", c.Name)
+		}
+		names[c.Name] = true
+		for _, one := range c.Credentials {
+			if err := b.add(c, one); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return b, nil
+}
+
+// add adds a credential, which no other caller may have.
+func (b *Book) add(c *Caller, one Credential) error {
+	switch e := (entry{c, one.Expires}); {
+	case one.Key != [sha256.Size]byte{}:
+		return put(b.keys, one.Key, e, one.ID)
+	case one.SPIFFE != "":
+		return put(b.spiffe, one.SPIFFE, e, one.ID)
+	case one.DNS != "":
+		return put(b.dns, one.DNS, e, one.ID)
+	case one.Issuer != "" && one.Subject != "":
+		return put(b.subjects, subject{one.Issuer, one.Subject}, e, one.ID)
+	default:
+		return fmt.Errorf("the credential %q of %s names nothing that proves anything", one.ID, c.Name)
+	}
+}
+
+func put[K comparable](to map[K]entry, key K, e entry, id string) error {
+	if was, taken := to[key]; taken {
+		return fmt.Errorf("the credential %q of %s is one of %s already: a credential proves one caller", id, e.caller.Name, was.caller.Name)
+	}
+	to[key] = e
+	return nil
+}
+
+// Proof is what a call brings to prove whose it is.
+type Proof struct {
+	// Bearer is the one bearer token of its metadata, and Bearers how many authorization values there are.
+	Bearer  string
+	Bearers int
+	// TLS is the state of its connection, nil without TLS.
+	TLS *tls.ConnectionState
+}
+
+// ProofOf returns what a call brings.
+func ProofOf(ctx context.Context) Proof {
+	var p Proof
+	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+	p.Bearers = len(values)
+	if len(values) == 1 {
+		if scheme, token, ok := strings.Cut(values[0], " "); ok && strings.EqualFold(scheme, "bearer") {
+			p.Bearer = token
+		}
+	}
+	if from, found := peer.FromContext(ctx); found {
+		if info, ok := from.AuthInfo.(credentials.TLSInfo); ok {
+			p.TLS = &info.State
+		}
+	}
+	return p
+}
+
+// Identify returns whose a call is. A bearer token decides where there is one, so that a wrong one is never made up for by a certificate.
+// Errors: Unauthenticated where the proof is none, Unavailable where it cannot be told.
+func (b *Book) Identify(ctx context.Context, p Proof, now time.Time) (*Caller, error) {
+	if b == nil {
+		return nil, unknown()
+	}
+	switch {
+	case p.Bearers > 1:
+		return nil, authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "the call brings %d authorization values; send one", p.Bearers)
+	case p.Bearers == 1:
+		return b.bearer(ctx, p.Bearer, now)
+	case p.TLS != nil && len(p.TLS.VerifiedChains) > 0:
+		return b.certificate(p.TLS, now)
+	default:
+		return nil, unknown()
+	}
+}
+
+func (b *Book) bearer(ctx context.Context, token string, now time.Time) (*Caller, error) {
+	if token == "" {
+		return nil, unknown()
+	}
+	if e, known := b.keys[sha256.Sum256([]byte(token))]; known {
+		return e.at(now)
+	}
+	if b.tokens == nil || strings.Count(token, ".") != 2 {
+		return nil, unknown()
+	}
+	said, err := b.tokens.Verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if e, known := b.subjects[subject{said.Issuer, said.Subject}]; known {
+		return e.at(now)
+	}
+	return nil, unknown()
+}
+
+// certificate finds the caller of a verified client certificate, by its one SPIFFE id, else by its DNS names.
+func (b *Book) certificate(state *tls.ConnectionState, now time.Time) (*Caller, error) {
+	leaf := state.VerifiedChains[0][0]
+	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
+		return nil, unknown()
+	}
+	for _, uri := range leaf.URIs {
+		if uri.Scheme == "spiffe" {
+			if len(leaf.URIs) != 1 {
+				return nil, unknown() // SPIFFE: exactly one URI
+			}
+			return b.spiffe[uri.String()].at(now)
+		}
+	}
+	for _, name := range leaf.DNSNames {
+		if e, known := b.dns[name]; known {
+			return e.at(now)
+		}
+	}
+	return nil, unknown()
+}
+
+func (e entry) at(now time.Time) (*Caller, error) {
+	if e.caller == nil || !e.expires.IsZero() && !now.Before(e.expires) {
+		return nil, unknown()
+	}
+	return e.caller, nil
+}
+
+// unknown says no more than that the proof is none.
+func unknown() error { return (*Caller)(nil).May(&Method{}) }
+
+// Callers is the book in force, which can be replaced while calls are under way. It is safe for concurrent use. The zero Callers know nobody.
+type Callers struct {
+	book atomic.Pointer[Book]
+	// Now is the clock that credentials expire by; nil means time.Now.
+	Now func() time.Time
+}
+
+// NewCallers returns callers of a book.
+func NewCallers(b *Book) *Callers {
+	c := &Callers{}
+	c.book.Store(b)
+	return c
+}
+
+// Book is the book in force.
+func (c *Callers) Book() *Book { return c.book.Load() }
+
+// Replace puts another book in force. Calls that begin afterwards are judged by it.
+func (c *Callers) Replace(b *Book) { c.book.Store(b) }
+
+// Identify returns whose a call is, by the book in force.
+func (c *Callers) Identify(ctx context.Context) (*Caller, error) {
+	now := time.Now
+	if c.Now != nil {
+		now = c.Now
+	}
+	return c.book.Load().Identify(ctx, ProofOf(ctx), now())
+}

@@ -1,0 +1,134 @@
+package caller
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// Method is one method of the server, with what it takes to call it. The zero Method is open to nobody.
+type Method struct {
+	// Full is its name on the wire: "/deputy.v1.PermissionsService/CheckPermission".
+	Full string
+	// Roles are those that open it, each by itself, besides the admin's.
+	Roles Roles
+	// Open says that it takes no credential at all, AnyRole that it takes no role.
+	Open, AnyRole bool
+	// SpiceDB says that it is one of authzed.api.v1's, which are opened to a caller one by one besides.
+	SpiceDB bool
+	// AllTenants says that it is about all tenants at once, so that a confined caller may not call it, and AllTypes the same of types of
+	// objects.
+	AllTenants, AllTypes bool
+}
+
+// Name is the method's name without its service's.
+func (m *Method) Name() string { return m.Full[strings.LastIndexByte(m.Full, '/')+1:] }
+
+// MethodOf returns a method by its name on the wire; nil for one that stands nowhere, which nobody may call.
+func MethodOf(full string) *Method { return methods()[full] }
+
+// Methods lists all methods, by name on the wire. The map is shared: do not change it.
+func Methods() map[string]*Method { return methods() }
+
+// SpiceDBMethods lists the names of the methods of authzed.api.v1 that can be opened to a caller, sorted.
+func SpiceDBMethods() []string {
+	var names []string
+	for _, m := range methods() {
+		if m.SpiceDB && m.Roles != 0 {
+			names = append(names, m.Name())
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// methods reads the contract once.
+var methods = sync.OnceValue(func() map[string]*Method {
+	all := map[string]*Method{}
+	add := func(m Method) { all[m.Full] = &m }
+	protoregistry.GlobalFiles.RangeFilesByPackage(contractPackage, func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			service := f.Services().Get(i)
+			for j := range service.Methods().Len() {
+				m := service.Methods().Get(j)
+				access, _ := proto.GetExtension(m.Options(), deputyv1.E_Access).(*deputyv1.Access)
+				add(Method{
+					Full:  "/" + string(service.FullName()) + "/" + string(m.Name()),
+					Roles: RolesOf(access.GetRoles()...), AllTenants: access.GetAllTenants(),
+				})
+			}
+		}
+		return true
+	})
+	for key, m := range spicedbMethods {
+		m.Full, m.SpiceDB = "/authzed.api.v1."+key, true
+		add(m)
+	}
+	// What probes a server has no credential. Reflection would say nothing about the graph either, but answers a few bytes with all that the
+	// server knows of its own API, so it takes a credential, with any role.
+	for _, name := range []string{"Check", "List", "Watch"} {
+		add(Method{Full: "/grpc.health.v1.Health/" + name, Open: true})
+	}
+	for _, version := range []string{"v1", "v1alpha"} {
+		add(Method{Full: "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo", AnyRole: true})
+	}
+	return all
+})
+
+// contractPackage is the protobuf package whose methods name the roles that they take.
+const contractPackage protoreflect.FullName = "deputy.v1"
+
+// The roles that open methods of authzed.api.v1.
+var (
+	readers = RolesOf(deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER, deputyv1.Role_ROLE_AUDITOR)
+	// schemaReaders also write the schema, and read what they change.
+	schemaReaders = readers | schemaWriters
+	schemaWriters = RolesOf(deputyv1.Role_ROLE_SCHEMA_ADMIN)
+	writers       = RolesOf(deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER)
+	admins        = RolesOf(deputyv1.Role_ROLE_ADMIN)
+)
+
+// spicedbMethods says who may call the methods of authzed.api.v1, named as service/method. What they may do to the graph besides, the door
+// judges message by message.
+//
+// A caller that is bound to tenants reads and writes exact rows only, of the objects of its tenants: what filters, streams, loads or counts is
+// about all tenants. The schema is everybody's, and shows all types.
+var spicedbMethods = map[string]Method{
+	"PermissionsService/CheckPermission":         {Roles: readers},
+	"PermissionsService/CheckBulkPermissions":    {Roles: readers},
+	"PermissionsService/ReadRelationships":       {Roles: readers},
+	"PermissionsService/ExpandPermissionTree":    {Roles: readers, AllTenants: true},
+	"PermissionsService/LookupResources":         {Roles: readers, AllTenants: true},
+	"PermissionsService/LookupSubjects":          {Roles: readers, AllTenants: true},
+	"PermissionsService/ExportBulkRelationships": {Roles: readers, AllTenants: true, AllTypes: true},
+	"PermissionsService/WriteRelationships":      {Roles: writers},
+	"PermissionsService/DeleteRelationships":     {Roles: writers, AllTenants: true},
+	"PermissionsService/ImportBulkRelationships": {Roles: writers, AllTenants: true},
+
+	"SchemaService/ReadSchema":            {Roles: schemaReaders, AllTypes: true},
+	"SchemaService/ReflectSchema":         {Roles: schemaReaders, AllTypes: true},
+	"SchemaService/ComputablePermissions": {Roles: schemaReaders, AllTypes: true},
+	"SchemaService/DependentRelations":    {Roles: schemaReaders, AllTypes: true},
+	"SchemaService/DiffSchema":            {Roles: schemaReaders, AllTypes: true},
+	"SchemaService/WriteSchema":           {Roles: schemaWriters, AllTenants: true, AllTypes: true},
+
+	"WatchService/Watch": {Roles: readers, AllTenants: true, AllTypes: true},
+
+	"ExperimentalService/BulkCheckPermission":               {Roles: readers},
+	"ExperimentalService/BulkExportRelationships":           {Roles: readers, AllTenants: true, AllTypes: true},
+	"ExperimentalService/BulkImportRelationships":           {Roles: writers, AllTenants: true},
+	"ExperimentalService/ExperimentalReflectSchema":         {Roles: schemaReaders, AllTypes: true},
+	"ExperimentalService/ExperimentalComputablePermissions": {Roles: schemaReaders, AllTypes: true},
+	"ExperimentalService/ExperimentalDependentRelations":    {Roles: schemaReaders, AllTypes: true},
+	"ExperimentalService/ExperimentalDiffSchema":            {Roles: schemaReaders, AllTypes: true},
+	"ExperimentalService/ExperimentalCountRelationships":    {Roles: readers, AllTenants: true, AllTypes: true},
+	// A counter makes the engine count in the background for everybody, under a name that all share.
+	"ExperimentalService/ExperimentalRegisterRelationshipCounter":   {Roles: admins, AllTenants: true, AllTypes: true},
+	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": {Roles: admins, AllTenants: true, AllTypes: true},
+}
