@@ -53,7 +53,7 @@ type entry struct {
 type subject struct{ issuer, name string }
 
 // NewBook returns the book of the callers. tokens may be nil where no credential is a token's. It fails where two callers have one name or
-// one credential, and where a caller has no name.
+// one credential, and where a caller has no name, or one of those that figures use.
 func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 	b := &Book{
 		Callers: callers, tokens: tokens,
@@ -64,6 +64,8 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 		switch {
 		case c.Name == "":
 			return nil, errors.New("a caller has no name")
+		case c.Name == NobodyName || c.Name == OtherName:
+			return nil, fmt.Errorf("no caller can be named %q: figures count others under that name; choose another one", c.Name)
 		case names[c.Name]:
 			return nil, fmt.Errorf("two callers are named %q", c.Name)
 		}

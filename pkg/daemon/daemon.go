@@ -139,6 +139,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.listener = newListener(tcp, connections)
 	opened = append(opened, d.listener)
 	figures = append(figures, d.listener.collectors()...)
+	var calls *rpc.Figures
+	if cfg.MetricsAddr != "" { // where nobody looks, nothing is counted
+		calls = rpc.NewFigures()
+		figures = append(figures, calls)
+	}
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
 	}
@@ -149,7 +154,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	gate := rpc.NewGate(caller.NewCallers(book), log)
+	gate := rpc.NewGate(caller.NewCallers(book), calls, log)
 	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -169,6 +174,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
 		Log:            log,
+		Figures:        calls,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
