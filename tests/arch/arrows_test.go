@@ -99,7 +99,7 @@ var arrows = map[string][]string{
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
-		"pkg/fixture/world", "pkg/schema",
+		"pkg/fixture/world", "pkg/schema", "pkg/caller",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
