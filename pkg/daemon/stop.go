@@ -73,6 +73,7 @@ func (d *Daemon) close() error {
 			return d.listener.Close()
 		}},
 		{"the metrics", cutTime, d.metrics.close},
+		{"the Workload API", cutTime, d.transport.close},
 		{"the evaluator", hardEnd, func() error {
 			if d.evaluator != nil {
 				d.evaluator.Close()
