@@ -142,5 +142,6 @@ const (
 	ReasonUnauthenticated     = "UNAUTHENTICATED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooLarge            = "TOO_LARGE"
+	ReasonIssuerUnavailable   = "ISSUER_UNAVAILABLE"
 	ReasonBusy                = "BUSY"
 )
