@@ -109,7 +109,7 @@ func confirmation(raw json.RawMessage) (*[sha256.Size]byte, error) {
 	if err != nil {
 		return nil, refuse("has no usable %q: it %w", thumbprint, err)
 	}
-	digest, err := strict.DecodeString(encoded)
+	digest, err := decode(encoded)
 	if err != nil || len(digest) != sha256.Size {
 		return nil, refuse("has no usable %q: it is not a digest of %d bytes in base64url without padding", thumbprint, sha256.Size)
 	}

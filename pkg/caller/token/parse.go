@@ -50,6 +50,9 @@ func parse(raw string) (unverified, error) {
 	if t.members, err = part(parts[1]); err != nil {
 		return t, refuse("cannot be read: its payload %w", err)
 	}
+	if _, err := decode(parts[2]); err != nil {
+		return t, refuse("cannot be read: its signature %w", err)
+	}
 	for _, name := range forbidden {
 		if _, has := header[name]; has {
 			return t, refuse("has %q in its header, which is not accepted", name)
@@ -99,17 +102,24 @@ func (t unverified) signedBy(k *key) error {
 	return nil
 }
 
-// strict decodes base64url without padding, whose last bits are zero.
+// strict decodes base64url without padding, whose last bits are zero. It skips ends of lines, which decode does not.
 var strict = base64.RawURLEncoding.Strict()
+
+// decode decodes what has one encoding only, so that a token cannot be written in two ways. The error goes on after the words that name what is
+// encoded.
+func decode(encoded string) ([]byte, error) {
+	decoded, err := strict.DecodeString(encoded)
+	if err != nil || strings.ContainsAny(encoded, "\r\n") {
+		return nil, errors.New("is not base64url without padding")
+	}
+	return decoded, nil
+}
 
 // part decodes a part that is a JSON object. The error goes on after the words that name the part.
 func part(encoded string) (map[string]json.RawMessage, error) {
-	if strings.ContainsAny(encoded, "\r\n") { // which encoding/base64 skips
-		return nil, errors.New("is not base64url without padding")
-	}
-	decoded, err := strict.DecodeString(encoded)
+	decoded, err := decode(encoded)
 	if err != nil {
-		return nil, errors.New("is not base64url without padding")
+		return nil, err
 	}
 	return object(decoded)
 }
