@@ -37,6 +37,8 @@ type Certificate interface {
 	// Verify returns what the certificate says, once it is found to be valid now, by the authorities that are in force now: a connection can
 	// outlive both. Errors: Unauthenticated with what is wrong with the certificate.
 	Verify(now time.Time) (Identity, error)
+	// Digest is the SHA-256 digest of the certificate in DER, by which a token names the certificate that it is bound to (RFC 8705).
+	Digest() [sha256.Size]byte
 }
 
 // Certified is the credentials.AuthInfo of a connection that can have been made with a client certificate.

@@ -96,7 +96,7 @@ func firstParts(steps []fixture.Step, parts int) []fixture.Step {
 type demoRun struct {
 	// service asks as the services of a deployment do, admin explains, loads and suspends. outsider is bound to one tenant.
 	service, admin, outsider *server
-	sections       []demoSection
+	sections                 []demoSection
 	// stop ends what start started, the last first.
 	stop []func() error
 }
@@ -112,7 +112,7 @@ type demoSection struct {
 type demoRow struct {
 	// Caller is who asks, if not the service or the admin of the demo.
 	Caller string `json:"caller,omitempty"`
-	Agent string `json:"agent,omitempty"`
+	Agent  string `json:"agent,omitempty"`
 	// Under is "session NAME", "frozen NAME", "delegation NAME" or "no session".
 	Under      string `json:"under,omitempty"`
 	OnBehalfOf string `json:"on_behalf_of"`

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -41,6 +42,8 @@ type Config struct {
 	// Callers may call besides those that the preshared keys stand for: for servers that are opened in code. Their names and credentials are
 	// theirs alone.
 	Callers []*caller.Caller
+	// Issuers are those whose tokens prove Callers, likewise.
+	Issuers []token.Issuer
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither. All files of TLS are read again when they change.
 	TLSCertPath string
 	TLSKeyPath  string

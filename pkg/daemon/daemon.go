@@ -23,6 +23,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
@@ -66,6 +67,7 @@ type Daemon struct {
 	server    *grpc.Server
 	health    *openHealth
 	metrics   *metricsServer
+	tokens    *token.Verifier
 
 	stopping stopping
 }
@@ -150,7 +152,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	book, err := caller.NewBook(slices.Concat(caller.Preshared(cfg.PresharedKeys, cfg.AdminPresharedKeys), cfg.Callers), nil)
+	if d.tokens, err = token.Open(cfg.Issuers, token.Options{Now: time.Now, Log: log}); err != nil { //nolint:contextcheck // it outlives the opening
+		return fail(err)
+	}
+	opened = append(opened, closer(d.tokens.Close))
+	book, err := caller.NewBook(slices.Concat(caller.Preshared(cfg.PresharedKeys, cfg.AdminPresharedKeys), cfg.Callers), d.tokens)
 	if err != nil {
 		return fail(err)
 	}
