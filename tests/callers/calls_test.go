@@ -36,6 +36,8 @@ const (
 		`"subject":{"object":{"object_type":"agent","object_id":"$agent"}}}`
 	person = `{"resource":{"object_type":"document","object_id":"$doc"},"relation":"reader",` +
 		`"subject":{"object":{"object_type":"user","object_id":"$user"}}}`
+	imported = `{"resource":{"object_type":"document","object_id":"$doc"},"relation":"reader",` +
+		`"subject":{"object":{"object_type":"user","object_id":"imported-$n"}}}`
 	core = `{"resource":{"object_type":"agent","object_id":"$agent"},"relation":"owner",` +
 		`"subject":{"object":{"object_type":"user","object_id":"$user"}}}`
 	move = `{"resource":{"object_type":"document","object_id":"$doc"},"relation":"folder",` +
@@ -158,9 +160,10 @@ var calls = []call{
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an agent's owner", request: write(core)},
 	{
 		method:  "authzed.api.v1.PermissionsService/DeleteRelationships",
-		request: `{"relationship_filter":{"resource_type":"document","optional_resource_id":"gone-$n","optional_relation":"reader"}}`,
+		request: `{"relationship_filter":{"resource_type":"document","optional_resource_id":"$doc","optional_relation":"reader",` +
+			`"optional_subject_filter":{"subject_type":"user","optional_subject_id":"gone-$n"}}}`,
 	},
-	{method: "authzed.api.v1.PermissionsService/ImportBulkRelationships", request: `{"relationships":[` + placing + `]}`},
+	{method: "authzed.api.v1.PermissionsService/ImportBulkRelationships", request: `{"relationships":[` + imported + `]}`},
 
 	{method: "authzed.api.v1.SchemaService/ReadSchema", request: `{}`},
 	{method: "authzed.api.v1.SchemaService/ReflectSchema", request: `{}`},
@@ -175,7 +178,7 @@ var calls = []call{
 
 	{method: "authzed.api.v1.ExperimentalService/BulkCheckPermission", request: `{"items":[{` + spiceCheck + `}]}`},
 	{method: "authzed.api.v1.ExperimentalService/BulkExportRelationships", request: `{}`},
-	{method: "authzed.api.v1.ExperimentalService/BulkImportRelationships", request: `{"relationships":[` + placing + `]}`},
+	{method: "authzed.api.v1.ExperimentalService/BulkImportRelationships", request: `{"relationships":[` + imported + `]}`},
 	{method: "authzed.api.v1.ExperimentalService/ExperimentalReflectSchema", request: `{}`},
 	{
 		method:  "authzed.api.v1.ExperimentalService/ExperimentalComputablePermissions",

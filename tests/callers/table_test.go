@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -261,23 +262,26 @@ func compare(t *testing.T, file, text string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted := strings.Split(string(want), "\n")
-	title := ""
-	for i := range max(len(lines), len(wanted)) {
-		var got, expected string
-		if i < len(lines) {
-			got = strings.TrimRight(lines[i], " ")
+	got, wanted := blocks(text), blocks(string(want))
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		if got[name] != wanted[name] {
+			t.Errorf("%s: %s\ngot\n%s\nwant\n%s", file, name, got[name], wanted[name])
 		}
-		if i < len(wanted) {
-			expected = wanted[i]
-		}
-		if !strings.HasPrefix(got, " ") {
-			title = got
-		}
-		if got != expected {
-			t.Errorf("%s:%d: %s\ngot  %s\nwant %s", file, i+1, title, got, expected)
-		}
+		delete(wanted, name)
 	}
+	for name := range wanted {
+		t.Errorf("%s: %s: there is no such call any more", file, name)
+	}
+}
+
+// blocks are the parts of a table between empty lines, by their first line.
+func blocks(text string) map[string]string {
+	all := map[string]string{}
+	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		name, rest, _ := strings.Cut(block, "\n")
+		all[name] = rest
+	}
+	return all
 }
 
 // invoke makes a call of any method, and returns all its answers as JSON. Of a stream without an end it is the first.
