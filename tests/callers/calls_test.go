@@ -159,7 +159,7 @@ var calls = []call{
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an agent's grant", request: write(grant)},
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an agent's owner", request: write(core)},
 	{
-		method:  "authzed.api.v1.PermissionsService/DeleteRelationships",
+		method: "authzed.api.v1.PermissionsService/DeleteRelationships",
 		request: `{"relationship_filter":{"resource_type":"document","optional_resource_id":"$doc","optional_relation":"reader",` +
 			`"optional_subject_filter":{"subject_type":"user","optional_subject_id":"gone-$n"}}}`,
 	},

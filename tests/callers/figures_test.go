@@ -46,10 +46,19 @@ func (w *world) figures() map[string]string {
 	return all
 }
 
+// preshared are the configured callers with their keys alone, for a server without issuers.
+func preshared(t testing.TB) []*caller.Caller {
+	all := configured(t)
+	for _, c := range all {
+		c.Credentials = c.Credentials[:1]
+	}
+	return all
+}
+
 // TestFigures: calls are counted by method, caller and reason, and decisions by the gate that refused.
 func TestFigures(t *testing.T) {
-	w := newWorld(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t), MetricsAddr: "127.0.0.1:0"})
-	checker := harness.Dial(t, w.Addr().String(), keyOf("checker", true))
+	w := newWorld(t, daemon.Config{Engine: harness.Embedded(t), Callers: preshared(t), MetricsAddr: "127.0.0.1:0"})
+	checker := harness.Dial(t, w.Addr().String(), keyOf("checker-bound"))
 	const check = "deputy.v1.PermissionsService/CheckPermission"
 	ask := func(conn *grpc.ClientConn, request string, want codes.Code) {
 		t.Helper()
@@ -66,7 +75,7 @@ func TestFigures(t *testing.T) {
 	ask(checker, question("bot-acme", "plan-globex"), codes.OK) // refused by its tenant
 	ask(w.Admin, question("nobodys", "plan-acme"), codes.OK)    // nothing lets it act
 	ask(w.Nobody, question("bot-acme", "plan-acme"), codes.Unauthenticated)
-	ask(harness.Dial(t, w.Addr().String(), keyOf("auditor", true)), question("bot-acme", "plan-acme"), codes.PermissionDenied)
+	ask(harness.Dial(t, w.Addr().String(), keyOf("auditor-bound")), question("bot-acme", "plan-acme"), codes.PermissionDenied)
 	if _, err := w.invoke(checker, "authzed.api.v1.WatchService/Watch", "{}"); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a confined caller watches: %v", err)
 	}
@@ -86,25 +95,25 @@ func TestFigures(t *testing.T) {
 	got := w.figures()
 	const unary = `grpc_method="CheckPermission",grpc_service="deputy.v1.PermissionsService",grpc_type="unary"}`
 	for series, want := range map[string]string{
-		`grpc_server_started_total{` + unary:                                       "6",
-		`grpc_server_handled_total{grpc_code="OK",` + unary:                        "4",
-		`grpc_server_handled_total{grpc_code="Unauthenticated",` + unary:           "1",
-		`grpc_server_handled_total{grpc_code="PermissionDenied",` + unary:          "1",
-		`grpc_server_handling_seconds_count{` + unary:                              "6",
-		`deputy_calls_in_flight`:                                                   "0",
-		`deputy_calls_total{caller="checker-true"}`:                                "5",
-		`deputy_calls_total{caller="auditor-true"}`:                                "1",
-		`deputy_calls_total{caller="nobody"}`:                                      "1",
-		`deputy_calls_total{caller="other"}`:                                       "0",
-		`deputy_calls_refused_total{caller="nobody",reason="UNAUTHENTICATED"}`:     "1",
-		`deputy_calls_refused_total{caller="auditor-true",reason="ROLE_REQUIRED"}`: "1",
-		`deputy_calls_refused_total{caller="checker-true",reason="OUT_OF_BOUNDS"}`: "1",
-		`deputy_decisions_total{answer="has_permission",refused_by=""}`:            "3",
-		`deputy_decisions_total{answer="conditional_permission",refused_by=""}`:    "0",
-		`deputy_decisions_total{answer="no_permission",refused_by="tenant"}`:       "1",
-		`deputy_decisions_total{answer="no_permission",refused_by="delegation"}`:   "1",
-		`deputy_decisions_total{answer="no_permission",refused_by="baseline"}`:     "0",
-		`deputy_decisions_total{answer="error",refused_by=""}`:                     "1",
+		`grpc_server_started_total{` + unary:                                        "6",
+		`grpc_server_handled_total{grpc_code="OK",` + unary:                         "4",
+		`grpc_server_handled_total{grpc_code="Unauthenticated",` + unary:            "1",
+		`grpc_server_handled_total{grpc_code="PermissionDenied",` + unary:           "1",
+		`grpc_server_handling_seconds_count{` + unary:                               "6",
+		`deputy_calls_in_flight`:                                                    "0",
+		`deputy_calls_total{caller="checker-bound"}`:                                "5",
+		`deputy_calls_total{caller="auditor-bound"}`:                                "1",
+		`deputy_calls_total{caller="nobody"}`:                                       "1",
+		`deputy_calls_total{caller="other"}`:                                        "0",
+		`deputy_calls_refused_total{caller="nobody",reason="UNAUTHENTICATED"}`:      "1",
+		`deputy_calls_refused_total{caller="auditor-bound",reason="ROLE_REQUIRED"}`: "1",
+		`deputy_calls_refused_total{caller="checker-bound",reason="OUT_OF_BOUNDS"}`: "1",
+		`deputy_decisions_total{answer="has_permission",refused_by=""}`:             "3",
+		`deputy_decisions_total{answer="conditional_permission",refused_by=""}`:     "0",
+		`deputy_decisions_total{answer="no_permission",refused_by="tenant"}`:        "1",
+		`deputy_decisions_total{answer="no_permission",refused_by="delegation"}`:    "1",
+		`deputy_decisions_total{answer="no_permission",refused_by="baseline"}`:      "0",
+		`deputy_decisions_total{answer="error",refused_by=""}`:                      "1",
 	} {
 		if got[series] != want {
 			t.Errorf("%s is %q, want %s", series, got[series], want)
@@ -122,15 +131,15 @@ func TestManyCallers(t *testing.T) {
 	cfg := daemon.Config{Engine: harness.Embedded(t), MetricsAddr: "127.0.0.1:0"}
 	const configuredCallers, ofTheirOwn = 230, 200
 	for i := range configuredCallers {
-		c := *configured(t)[1]
-		c.Name, c.Credentials = fmt.Sprintf("caller-%d", i), []caller.Credential{{ID: "key", Key: digest(fmt.Sprintf("the-key-of-caller-%d", i))}}
+		c := *preshared(t)[1]
+		c.Name, c.Credentials = fmt.Sprintf("caller-%d", i), []caller.Credential{{ID: "key", Key: digest(keyOf(fmt.Sprintf("caller-%d", i)))}}
 		cfg.Callers = append(cfg.Callers, &c)
 	}
 	s := harness.Start(t, cfg)
 	w := &world{t: t, Server: s}
 	for range 2 {
 		for i := range configuredCallers {
-			if _, err := w.invoke(harness.Dial(t, s.Addr().String(), fmt.Sprintf("the-key-of-caller-%d", i)),
+			if _, err := w.invoke(harness.Dial(t, s.Addr().String(), keyOf(fmt.Sprintf("caller-%d", i))),
 				"grpc.health.v1.Health/Check", "{}"); err != nil {
 				t.Fatal(err)
 			}
@@ -188,14 +197,14 @@ func TestFiguresAreDocumented(t *testing.T) {
 func TestLog(t *testing.T) {
 	var written syncBuffer
 	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), &written, zapcore.DebugLevel))
-	s := harness.StartLogging(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t)}, log)
+	s := harness.StartLogging(t, daemon.Config{Engine: harness.Embedded(t), Callers: preshared(t)}, log)
 	w := &world{t: t, Server: s}
 	for _, by := range []struct {
 		key, name string
 		code      codes.Code
 	}{
-		{keyOf("auditor", true), "auditor-true", codes.OK},
-		{keyOf("writer", true), "writer-true", codes.PermissionDenied},
+		{keyOf("auditor-bound"), "auditor-bound", codes.OK},
+		{keyOf("writer-bound"), "writer-bound", codes.PermissionDenied},
 		{"a-key-that-nobody-has", "", codes.Unauthenticated},
 	} {
 		written.Reset()

@@ -50,20 +50,28 @@ var schemaJSON = func() string {
 	return strings.Trim(string(text), `"`)
 }()
 
-// keyOf is the key of a caller of one column.
-func keyOf(column string, bounded bool) string {
-	return fmt.Sprintf("the-key-of-%s-%t", column, bounded)
-}
-
 func digest(key string) [sha256.Size]byte { return sha256.Sum256([]byte(key)) }
 
+// nameOf is the name of the caller of a column, "" of nobody.
+func nameOf(column string, bounded bool) string {
+	switch {
+	case column == "nobody":
+		return ""
+	case bounded:
+		return column + "-bound"
+	default:
+		return column + "-unbound"
+	}
+}
+
 // configured are the callers of all columns, each twice: bound to acme and to bots, and bound to nothing.
-func configured(t *testing.T) []*caller.Caller {
+func configured(t testing.TB) []*caller.Caller {
 	t.Helper()
 	var all []*caller.Caller
 	for _, column := range columns[1:] {
 		for _, bounded := range []bool{true, false} {
-			c := &caller.Caller{Name: fmt.Sprintf("%s-%t", column, bounded), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames()}
+			name := nameOf(column, bounded)
+			c := &caller.Caller{Name: name, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(), Credentials: credentials(name)}
 			if bounded {
 				c.Bounds = bound()
 			}
@@ -74,7 +82,6 @@ func configured(t *testing.T) []*caller.Caller {
 				}
 				c.Roles = caller.RolesOf(role)
 			}
-			c.Credentials = []caller.Credential{{ID: "key", Key: digest(keyOf(column, bounded))}}
 			all = append(all, c)
 		}
 	}
@@ -94,20 +101,32 @@ var places = []place{
 	{"callers without bounds", acme, bot, false},
 }
 
-// TestTable makes every call as every caller, prints what it came to, and compares it with testdata/table.txt.
+// TestTable makes every call as every caller, proven in every way, prints what it came to, and compares it with testdata/table.txt, which
+// knows no ways of proof: how a caller proves who it is makes no difference.
 func TestTable(t *testing.T) {
-	w := newWorld(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t)})
-	w.n = 1
+	by := newProofs(t)
+	w := newWorld(t, by.server(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t)}))
 	w.once("authzed.api.v1.ExperimentalService/ExperimentalRegisterRelationshipCounter",
 		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`)
-	var connections = map[string]*grpc.ClientConn{}
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			table := w.table(func(name string) *grpc.ClientConn { return by.dial(t, w.Addr().String(), kind, name) })
+			if kind == kinds[0] {
+				t.Log("\n" + table)
+			}
+			compare(t, "testdata/table.txt", table)
+		})
+	}
+}
+
+// table makes every call as every caller.
+func (w *world) table(dial func(name string) *grpc.ClientConn) string {
+	w.t.Helper()
+	connections := map[string]*grpc.ClientConn{}
 	for _, column := range columns {
 		for _, bounded := range []bool{true, false} {
-			key := keyOf(column, bounded)
-			if column == "nobody" {
-				key = ""
-			}
-			connections[keyOf(column, bounded)] = harness.Dial(t, w.Addr().String(), key)
+			name := nameOf(column, bounded)
+			connections[name] = dial(name)
 		}
 	}
 	var table strings.Builder
@@ -116,13 +135,12 @@ func TestTable(t *testing.T) {
 		rows := make([][]string, len(places))
 		for i, p := range places {
 			for _, column := range columns {
-				rows[i] = append(rows[i], w.cell(connections[keyOf(column, p.bounded)], c, p))
+				rows[i] = append(rows[i], w.cell(connections[nameOf(column, p.bounded)], c, p))
 			}
 		}
 		writeRows(&table, c, rows)
 	}
-	t.Log("\n" + table.String())
-	compare(t, "testdata/table.txt", table.String())
+	return table.String()
 }
 
 // once makes a call as the admin, which has to succeed.
