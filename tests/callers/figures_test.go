@@ -46,18 +46,9 @@ func (w *world) figures() map[string]string {
 	return all
 }
 
-// preshared are the configured callers with their keys alone, for a server without issuers.
-func preshared(t testing.TB) []*caller.Caller {
-	all := configured(t)
-	for _, c := range all {
-		c.Credentials = c.Credentials[:1]
-	}
-	return all
-}
-
 // TestFigures: calls are counted by method, caller and reason, and decisions by the gate that refused.
 func TestFigures(t *testing.T) {
-	w := newWorld(t, daemon.Config{Engine: harness.Embedded(t), Callers: preshared(t), MetricsAddr: "127.0.0.1:0"})
+	w := newWorld(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t), MetricsAddr: "127.0.0.1:0"})
 	checker := harness.Dial(t, w.Addr().String(), keyOf("checker-bound"))
 	const check = "deputy.v1.PermissionsService/CheckPermission"
 	ask := func(conn *grpc.ClientConn, request string, want codes.Code) {
@@ -131,7 +122,7 @@ func TestManyCallers(t *testing.T) {
 	cfg := daemon.Config{Engine: harness.Embedded(t), MetricsAddr: "127.0.0.1:0"}
 	const configuredCallers, ofTheirOwn = 230, 200
 	for i := range configuredCallers {
-		c := *preshared(t)[1]
+		c := *configured(t)[1]
 		c.Name, c.Credentials = fmt.Sprintf("caller-%d", i), []caller.Credential{{ID: "key", Key: digest(keyOf(fmt.Sprintf("caller-%d", i)))}}
 		cfg.Callers = append(cfg.Callers, &c)
 	}
@@ -197,7 +188,7 @@ func TestFiguresAreDocumented(t *testing.T) {
 func TestLog(t *testing.T) {
 	var written syncBuffer
 	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), &written, zapcore.DebugLevel))
-	s := harness.StartLogging(t, daemon.Config{Engine: harness.Embedded(t), Callers: preshared(t)}, log)
+	s := harness.StartLogging(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t)}, log)
 	w := &world{t: t, Server: s}
 	for _, by := range []struct {
 		key, name string

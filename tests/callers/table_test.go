@@ -71,7 +71,7 @@ func configured(t testing.TB) []*caller.Caller {
 	for _, column := range columns[1:] {
 		for _, bounded := range []bool{true, false} {
 			name := nameOf(column, bounded)
-			c := &caller.Caller{Name: name, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(), Credentials: credentials(name)}
+			c := &caller.Caller{Name: name, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(), Credentials: []caller.Credential{{ID: "key", Key: digest(keyOf(name))}}}
 			if bounded {
 				c.Bounds = bound()
 			}
