@@ -7,7 +7,8 @@ import (
 
 // call is a call that is made for every cell of a row. The request is JSON, with words that are replaced:
 //
-//	$agent, $user, $doc, $folder, $tenant: the agent, alice, the document, its folder and the id of the tenant (or of none, "")
+//	$agent, $user, $doc, $folder, $archive, $tenant: the agent, alice, the document, its folder, another folder and the id of the tenant (or of
+//	none, "")
 //	$helper: an agent in that tenant to which the agent can pass something on
 //	$actor, $person, $in: who acts, for whom, and in which tenant; of acme where the document is in none
 //	$delegation, $session: of the agent; an id that nothing has, where the agent is in no tenant
@@ -41,7 +42,7 @@ const (
 	core = `{"resource":{"object_type":"agent","object_id":"$agent"},"relation":"owner",` +
 		`"subject":{"object":{"object_type":"user","object_id":"$user"}}}`
 	move = `{"resource":{"object_type":"document","object_id":"$doc"},"relation":"folder",` +
-		`"subject":{"object":{"object_type":"folder","object_id":"$folder"}}}`
+		`"subject":{"object":{"object_type":"folder","object_id":"$archive"}}}`
 )
 
 func write(relationship string) string {
@@ -155,7 +156,13 @@ var calls = []call{
 	{method: "authzed.api.v1.PermissionsService/ExportBulkRelationships", request: `{}`},
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "a new object", request: write(placing)},
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an object's reader", request: write(person)},
-	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an object's place", request: write(move)},
+	{
+		method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an object's place", request: write(move),
+		undo: &call{
+			method:  "authzed.api.v1.PermissionsService/WriteRelationships",
+			request: strings.Replace(write(move), "TOUCH", "DELETE", 1),
+		},
+	},
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an agent's grant", request: write(grant)},
 	{method: "authzed.api.v1.PermissionsService/WriteRelationships", about: "an agent's owner", request: write(core)},
 	{
@@ -230,7 +237,7 @@ func (w *world) fill(text, in, agent string) string {
 		return strings.Repeat("0", 32)
 	}
 	return strings.NewReplacer(
-		"$agent", agent+"-"+in, "$helper", helper+"-"+in, "$user", "alice-"+in, "$doc", "plan-"+in, "$folder", "inbox-"+in, "$tenant", id,
+		"$agent", agent+"-"+in, "$helper", helper+"-"+in, "$user", "alice-"+in, "$doc", "plan-"+in, "$folder", "inbox-"+in, "$archive", "archive-"+in, "$tenant", id,
 		"$actor", agent+"-"+actsIn, "$person", "alice-"+actsIn, "$in", actsIn,
 		"$delegation", known(w.delegations), "$session", known(w.sessions), "$n", fmt.Sprint(w.n), "$schema", schemaJSON,
 	).Replace(text)

@@ -110,17 +110,18 @@ func TestTable(t *testing.T) {
 		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`)
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			table := w.table(func(name string) *grpc.ClientConn { return by.dial(t, w.Addr().String(), kind, name) })
+			table, short := w.table(func(name string) *grpc.ClientConn { return by.dial(t, w.Addr().String(), kind, name) })
 			if kind == kinds[0] {
 				t.Log("\n" + table)
 			}
 			compare(t, "testdata/table.txt", table)
+			comparePage(t, "../../docs/callers.md", short)
 		})
 	}
 }
 
-// table makes every call as every caller.
-func (w *world) table(dial func(name string) *grpc.ClientConn) string {
+// table makes every call as every caller, and returns the whole table, and the short one for the page.
+func (w *world) table(dial func(name string) *grpc.ClientConn) (whole, short string) {
 	w.t.Helper()
 	connections := map[string]*grpc.ClientConn{}
 	for _, column := range columns {
@@ -131,6 +132,7 @@ func (w *world) table(dial func(name string) *grpc.ClientConn) string {
 	}
 	var table strings.Builder
 	table.WriteString(legend)
+	page := newPage()
 	for _, c := range calls {
 		rows := make([][]string, len(places))
 		for i, p := range places {
@@ -139,8 +141,9 @@ func (w *world) table(dial func(name string) *grpc.ClientConn) string {
 			}
 		}
 		writeRows(&table, c, rows)
+		page.add(c, rows[0], rows[len(rows)-1])
 	}
-	return table.String()
+	return table.String(), page.String()
 }
 
 // once makes a call as the admin, which has to succeed.

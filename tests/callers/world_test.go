@@ -67,6 +67,7 @@ func newWorld(t *testing.T, cfg daemon.Config) *world {
 			rows = append(
 				rows, "tenant:"+in+"#member@user:alice-"+in, "tenant:"+in+"#admin@user:carol-"+in, "tenant:"+in+"#agent@agent:bot-"+in,
 				"tenant:"+in+"#agent@agent:rival-"+in, "tenant:"+in+"#agent@agent:helper-"+in, "folder:inbox-"+in+"#tenant@tenant:"+in,
+				"folder:archive-"+in+"#tenant@tenant:"+in,
 			)
 		}
 		for _, one := range principals {
