@@ -118,7 +118,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 	}
 	settings := []struct{ name, value string }{
 		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
-		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
+		{"callers", "callers.yaml"}, {"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"shutdown-delay", "1m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
