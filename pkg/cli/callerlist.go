@@ -116,7 +116,7 @@ func listOr(all bool, list []string) any {
 	if all {
 		return "all"
 	}
-	return slices.Concat([]string{}, list)
+	return append([]string{}, list...)
 }
 
 func timeOr(t time.Time) *time.Time {
