@@ -123,7 +123,7 @@ func (c *callers) watch(ctx context.Context) {
 	if c.cfg.CallersPath == "" {
 		return
 	}
-	tick := time.NewTicker(callersEvery)
+	tick := time.NewTicker(orDefault(c.cfg.callersEvery, callersEvery))
 	defer tick.Stop()
 	for {
 		select {

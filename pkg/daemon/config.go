@@ -83,6 +83,8 @@ type Config struct {
 
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
+	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.
+	callersEvery time.Duration
 }
 
 // minKeyBytes is the least length of a preshared key.
