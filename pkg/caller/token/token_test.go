@@ -328,7 +328,7 @@ func TestKeys(t *testing.T) {
 		many = append(many, with(es256.jwk(), "kid", strings.Repeat("k", i+1)))
 	}
 	private := maps.Clone(es256.jwk())
-	private["d"] = encode(must(es256.key.(*ecdsa.PrivateKey).Bytes())) //nolint:forcetypeassert // it is one
+	private["d"] = encode(must(es256.key.(*ecdsa.PrivateKey).Bytes()))
 	for name, test := range map[string]struct {
 		text []byte
 		want string

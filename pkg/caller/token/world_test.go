@@ -111,7 +111,7 @@ func jsonOf(members map[string]any) string {
 func with(claims map[string]any, others ...any) map[string]any {
 	out := maps.Clone(claims)
 	for i := 0; i < len(others); i += 2 {
-		out[others[i].(string)] = others[i+1] //nolint:forcetypeassert // names
+		out[others[i].(string)] = others[i+1]
 	}
 	return out
 }
