@@ -107,12 +107,14 @@ lint: $(GOLANGCI_LINT) $(BUF) ## Check the code, its format, the contract, and t
 	$(GOLANGCI_LINT) run ./...
 	cd tests/chart && $(GOLANGCI_LINT) run ./...
 	cd tests/bench/openfga && $(GOLANGCI_LINT) run ./...
+	cd tests/tokens/provider && $(GOLANGCI_LINT) run ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against '.git#ref=$(BREAKING_BASE)'
 	go mod tidy -diff
 	cd tests/chart && go mod tidy -diff
 	cd tests/bench/openfga && go mod tidy -diff
+	cd tests/tokens/provider && go mod tidy -diff
 
 .PHONY: generate
 generate: $(BUF) $(PLUGINS) ## Generate pkg/gen from proto
