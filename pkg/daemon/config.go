@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	Callers []*caller.Caller
 	// CallersPath is a file with more callers (see pkg/caller/file), which is read again when it changes; empty means none.
 	CallersPath string
+	// Issuers are those whose tokens prove Callers, likewise.
+	Issuers []token.Issuer
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
 	TLSCertPath string
 	TLSKeyPath  string

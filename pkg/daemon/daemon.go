@@ -90,9 +90,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	cfg.Engine.Log = log
 	d := &Daemon{cfg: cfg, log: log, health: newHealth()}
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
-	}
 	// What was opened by the time of an error is closed again, the last first.
 	var opened []io.Closer
 	fail := func(err error) (*Daemon, error) {
@@ -101,6 +98,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		}
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil { //nolint:contextcheck // issuers are asked beyond the opening
+		return fail(err)
+	}
+	opened = append(opened, closer(d.callers.close))
 	graph, err := cfg.openStore(files, log) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
@@ -151,7 +152,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	d.gate = rpc.NewGate(d.callers.Callers, log)
+	d.gate = rpc.NewGate(&d.callers.Callers, log)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -226,7 +227,7 @@ func (c Config) Check() error {
 		_, err = c.transport()
 	}
 	if err == nil {
-		_, _, err = c.readCallers()
+		_, err = c.readCallers()
 	}
 	return err
 }
