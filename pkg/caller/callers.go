@@ -28,7 +28,7 @@ type Verifier interface {
 type Token struct {
 	// Issuer and Subject are its iss and sub.
 	Issuer, Subject string
-	// Expires is when it ends.
+	// Expires is when it ends, the issuer's leeway included.
 	Expires time.Time
 }
 

@@ -118,7 +118,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 	}
 	settings := []struct{ name, value string }{
 		{"addr", "127.0.0.1:7"}, {"insecure", "true"}, {"insecure-metrics", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
-		{"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"tls-min-version", "1.2"}, {"tls-client-ca", "a.pem"}, {"tls-client-auth", "require"},
+		{"callers", "callers.yaml"}, {"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"tls-min-version", "1.2"}, {"tls-client-ca", "a.pem"}, {"tls-client-auth", "require"},
 		{"spiffe-trust-domain", "example.org"}, {"spiffe-workload-api", "unix:///w.sock"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"shutdown-delay", "1m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
@@ -156,9 +156,9 @@ func TestEveryFieldHasASetting(t *testing.T) {
 			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
 				switch field {
 				case "daemon.Config.Callers", "daemon.Config.Issuers", // for servers that are opened in code; a file of callers is a setting
-					"daemon.Config.Engine.KeyMark",                           // the daemon computes it of the token key
-					"daemon.Config.Engine.Log",                               // the daemon's own
-					"daemon.Config.certificatesEvery", "daemon.Config.files": // a test's
+					"daemon.Config.Engine.KeyMark",                                                         // the daemon computes it of the token key
+					"daemon.Config.Engine.Log",                                                             // the daemon's own
+					"daemon.Config.certificatesEvery", "daemon.Config.callersEvery", "daemon.Config.files": // a test's
 					continue
 				case "daemon.Config.Insecure": // the variable is the clients'
 					if way.name == "environment" {

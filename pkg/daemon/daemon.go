@@ -23,7 +23,6 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
-	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
@@ -67,7 +66,8 @@ type Daemon struct {
 	server    *grpc.Server
 	health    *openHealth
 	metrics   *metricsServer
-	tokens    *token.Verifier
+	callers   *callers
+	gate      *rpc.Gate
 
 	stopping stopping
 }
@@ -97,6 +97,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, closer(func() { _ = d.transport.close() }))
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil { //nolint:contextcheck // issuers are asked beyond the opening
+		return fail(err)
+	}
+	opened = append(opened, closer(d.callers.close))
 	graph, err := cfg.openStore(files, log) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
@@ -146,26 +150,19 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		figures = append(figures, calls)
 	}
 	figures = append(figures, d.transport.collectors()...)
+	figures = append(figures, d.callers.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
 	}
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	if d.tokens, err = token.Open(cfg.Issuers, token.Options{Now: time.Now, Log: log}); err != nil { //nolint:contextcheck // it outlives the opening
-		return fail(err)
-	}
-	opened = append(opened, closer(d.tokens.Close))
-	book, err := caller.NewBook(slices.Concat(caller.Preshared(cfg.PresharedKeys, cfg.AdminPresharedKeys), cfg.Callers), d.tokens)
+	d.gate = rpc.NewGate(&d.callers.Callers, calls, log)
+	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
-	gate := rpc.NewGate(caller.NewCallers(book), calls, log)
-	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
-	if err != nil {
-		return fail(err)
-	}
-	options := gate.Options()
+	options := d.gate.Options()
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
 	options = append(options, limits(cfg.asksClients())...)
@@ -177,7 +174,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
-	guarded := gate.Guard(d.server)
+	guarded := d.gate.Guard(d.server)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
 	rpc.Register(guarded, rpc.Config{
 		Judge:          d.judge,
@@ -241,12 +238,13 @@ func (c Config) Check() error {
 		c.TokenKey = make([]byte, 32)
 	}
 	c, err := c.complete()
-	if err != nil || c.SPIFFEWorkloadAPI != "" || !c.secured() {
-		return err
+	if err == nil && c.SPIFFEWorkloadAPI == "" && c.secured() {
+		if _, err = openTransport(context.Background(), c, zap.NewNop()); err != nil { // files only
+			err = fmt.Errorf("daemon: %w", err)
+		}
 	}
-	_, err = openTransport(context.Background(), c, zap.NewNop()) // files only
-	if err != nil {
-		err = fmt.Errorf("daemon: %w", err)
+	if err == nil {
+		_, err = c.readCallers()
 	}
 	return err
 }
@@ -331,6 +329,10 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	defer stop()
 	go d.watchEngine(watch)
 	go d.transport.watch(watch)
+	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
+	defer judged()
+	go d.gate.RejudgeStreams(judging)
+	go d.callers.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {
 		if err != nil {

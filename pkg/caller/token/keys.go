@@ -29,8 +29,8 @@ type key struct {
 	public crypto.PublicKey
 	// algorithm is the one that the issuer states for it, or empty.
 	algorithm string
-	// print is a digest of all of the above.
-	print [sha256.Size]byte
+	// digest is one of the public key and the algorithm.
+	digest [sha256.Size]byte
 }
 
 // keySet is what an issuer published. It is immutable.
@@ -66,12 +66,12 @@ func readKeys(text []byte) (map[string]*key, error) {
 			continue
 		}
 		keys[jwk.KeyID] = &key{
-			id: jwk.KeyID, public: jwk.Key, algorithm: jwk.Algorithm, print: sha256.Sum256(append(thumbprint, jwk.Algorithm...)),
+			id: jwk.KeyID, public: jwk.Key, algorithm: jwk.Algorithm, digest: sha256.Sum256(append(thumbprint, jwk.Algorithm...)),
 		}
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("none of the issuer's %d keys can verify signatures: such a key has a \"kid\", is public, and is RSA with %d to %d bits, EC or Ed25519",
-			len(set.Keys), minRSA, maxRSA)
+		return nil, fmt.Errorf("none of the issuer's %d keys can verify signatures: such a key has a \"kid\", is public, and is RSA with "+
+			"%d to %d bits, EC or Ed25519", len(set.Keys), minRSA, maxRSA)
 	}
 	return keys, nil
 }

@@ -225,8 +225,8 @@ func (s *source) ask(ctx context.Context) error {
 
 // unavailable returns what a caller is told whose token cannot be judged.
 func (s *source) unavailable(cause error) *authz.Error {
-	err := authz.Errorf(authz.Unavailable, authz.ReasonIssuerUnavailable, "the keys of the issuer %s cannot be had now, so its token cannot be verified; try again",
-		s.issuer.Issuer)
+	err := authz.Errorf(authz.Unavailable, authz.ReasonIssuerUnavailable,
+		"the keys of the issuer %s cannot be had now, so its token cannot be verified; try again", s.issuer.Issuer)
 	err.Err = cause
 	return err
 }

@@ -33,6 +33,12 @@ func opened(t *testing.T, p *provider, issuers ...Issuer) *Verifier {
 	return v
 }
 
+// pass has time pass within a bubble, whose clock is not the machine's.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
 // lasting is a token that does not end during a test.
 func lasting(s signer) string {
 	return s.token(nil, with(claimsAt(time.Now()), "exp", time.Now().Add(100*time.Hour).Unix()))
@@ -49,25 +55,23 @@ func TestRotation(t *testing.T) {
 		accepted(t, v, before)
 		p.publish(jwks(rs256))
 		refused(t, v, after, authz.Unauthenticated, `the key "rs", which is none of`)
-		time.Sleep(cooldown)
+		pass(cooldown)
 		accepted(t, v, after)
 		refused(t, v, before, authz.Unauthenticated, `the key "es", which is none of`)
 
 		p.publish(jwks(es256, rs256))
-		time.Sleep(cooldown)
+		pass(cooldown)
 		accepted(t, v, before)
 		accepted(t, v, after)
 		p.publish(jwks(rs256))
 		accepted(t, v, before)
-		time.Sleep(refreshEvery)
-		synctest.Wait()
+		pass(refreshEvery)
 		refused(t, v, before, authz.Unauthenticated, `the key "es", which is none of`)
 		accepted(t, v, after)
 
 		// Another key under the same id, and the same key for another algorithm, end what was signed before.
 		p.publish(jwks(signer{"rs", "RS256", ps256.key}))
-		time.Sleep(refreshEvery)
-		synctest.Wait()
+		pass(refreshEvery)
 		refused(t, v, after, authz.Unauthenticated, `is not signed with the key "rs"`)
 	})
 }
@@ -88,7 +92,7 @@ func TestUnknownKeys(t *testing.T) {
 			if got := p.questions(); got != n+1 {
 				t.Fatalf("the issuer was asked %d times after %d floods; want once each", got, n)
 			}
-			time.Sleep(cooldown)
+			pass(cooldown)
 		}
 		if n := len(v.before.young) + len(v.before.old); n != 0 {
 			t.Errorf("%d tokens are kept", n)
@@ -146,8 +150,7 @@ func TestIssuerHangs(t *testing.T) {
 		p.mu.Lock()
 		p.hold = nil
 		p.mu.Unlock()
-		time.Sleep(cooldown)
-		synctest.Wait()
+		pass(cooldown)
 		accepted(t, v, lasting(es256))
 		if n := p.questions(); n != 2 {
 			t.Errorf("%d questions; want the second in the background alone", n)
@@ -176,8 +179,7 @@ func TestIssuerDown(t *testing.T) {
 			for time.Since(had) < issuer.complete().Stale {
 				accepted(t, v, raw)
 				accepted(t, v, lasting(es256))
-				time.Sleep(cooldown)
-				synctest.Wait()
+				pass(cooldown)
 			}
 			refused(t, v, raw, authz.Unavailable, "cannot be had now") // though it was accepted before
 			refused(t, v, lasting(es256), authz.Unavailable, "cannot be had now")
@@ -189,8 +191,7 @@ func TestIssuerDown(t *testing.T) {
 				t.Errorf("%d questions were asked of an issuer that has just failed", p.questions()-asked)
 			}
 			p.publish(jwks(es256))
-			time.Sleep(cooldown)
-			synctest.Wait()
+			pass(cooldown)
 			accepted(t, v, raw)
 
 			var said []string
@@ -211,18 +212,17 @@ func TestUnknownKeyWhileDown(t *testing.T) {
 		v := opened(t, p, login)
 		defer v.Close()
 		p.publish(nil)
-		time.Sleep(cooldown)
+		pass(cooldown)
 		refused(t, v, lasting(rs256), authz.Unavailable, "cannot be had now")
 		accepted(t, v, lasting(es256))
 		// What is published is broken: as if it were down.
 		p.publish([]byte(`{"keys":[]}`))
-		time.Sleep(refreshEvery)
-		synctest.Wait()
+		pass(refreshEvery)
 		accepted(t, v, lasting(es256))
 	})
 }
 
-// TestReopen: an issuer that stays as it is is not asked anew, and goes on when the verifier before is closed; one that changed has nothing of
+// TestReopen: an issuer that stays the same is not asked anew, and goes on when the verifier before is closed; one that changed has nothing of
 // what it was.
 func TestReopen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -259,8 +259,7 @@ func TestReopen(t *testing.T) {
 			t.Errorf("the verifier before, closed: %v", err)
 		}
 		p.publish(jwks(es256))
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		pass(2 * time.Hour)
 		accepted(t, next, raw)
 		refused(t, first, ofSecond, authz.Unavailable, "cannot be had now") // it has ended, and its keys are not asked for any more
 		refused(t, next, ofSecond, authz.Unauthenticated, "is not for this server")
@@ -269,8 +268,7 @@ func TestReopen(t *testing.T) {
 		if _, err := next.Reopen([]Issuer{login, {}}); err == nil {
 			t.Error("an issuer without a name is taken")
 		}
-		time.Sleep(2 * time.Hour)
-		synctest.Wait()
+		pass(2 * time.Hour)
 		accepted(t, next, raw)
 		next.Close()
 		// From a closed one everything begins anew.
@@ -297,19 +295,16 @@ func TestFile(t *testing.T) {
 		raw := lasting(es256)
 		accepted(t, v, raw)
 		write(jwks(rs256))
-		time.Sleep(fileEvery)
-		synctest.Wait()
+		pass(fileEvery)
 		refused(t, v, raw, authz.Unauthenticated, "which is none of")
 		accepted(t, v, lasting(rs256))
 		write([]byte("{"))
-		time.Sleep(DefaultStale - fileEvery)
-		synctest.Wait()
+		pass(DefaultStale - fileEvery)
 		accepted(t, v, lasting(rs256))
-		time.Sleep(fileEvery)
+		pass(fileEvery)
 		refused(t, v, lasting(rs256), authz.Unavailable, "cannot be had now")
 		write(jwks(es256))
-		time.Sleep(fileEvery)
-		synctest.Wait()
+		pass(fileEvery)
 		accepted(t, v, raw)
 	})
 	for name, text := range map[string][]byte{"wrong": []byte("{}"), "large": []byte(strings.Repeat(" ", maxKeySet+1))} {

@@ -204,6 +204,7 @@ func TestRefused(t *testing.T) {
 		"line feed behind":            {good + "\n", "signature is not base64url"},
 		"padded":                      {base64.URLEncoding.EncodeToString([]byte(usualHeader+"  ")) + "=." + parts[1] + "." + parts[2], "its header is not base64url"},
 		"padded signature":            {good + "==", "signature is not base64url"},
+		"last bits set":               {good[:len(good)-1] + sibling(good[len(good)-1]), "signature is not base64url"},
 		"base64 of the other kind":    {parts[0] + "." + parts[1][:4] + "+/" + parts[1][4:] + "." + parts[2], "its payload is not base64url"},
 		"1 MB":                        {strings.Repeat("A", 1<<20) + good, "has 1048"},
 		"8 KiB and more":              {claim("x", strings.Repeat("a", 8<<10)), "it can have 8192"},
@@ -222,6 +223,12 @@ func TestRefused(t *testing.T) {
 	if n := len(v.before.young) + len(v.before.old); n != 1 {
 		t.Errorf("%d tokens are kept; want the good one alone", n)
 	}
+}
+
+// sibling returns a character of base64url that differs from another one in its last bit, which is none of the 64 bytes of a signature.
+func sibling(c byte) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	return string(alphabet[strings.IndexByte(alphabet, c)^1])
 }
 
 // A token that was accepted is refused once it has ended, by the clock, whatever is kept.
@@ -347,7 +354,7 @@ func TestKeys(t *testing.T) {
 		many = append(many, with(es256.jwk(), "kid", strings.Repeat("k", i+1)))
 	}
 	private := maps.Clone(es256.jwk())
-	private["d"] = encode(must(es256.key.(*ecdsa.PrivateKey).Bytes())) //nolint:forcetypeassert // it is one
+	private["d"] = encode(must(es256.key.(*ecdsa.PrivateKey).Bytes()))
 	for name, test := range map[string]struct {
 		text []byte
 		want string

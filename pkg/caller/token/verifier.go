@@ -146,7 +146,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (caller.Token, error)
 // current reports whether the token is valid still, and its key still is among its issuer's.
 func (v *verified) current(now time.Time) bool {
 	k := v.source.current(now).keys[v.key.id]
-	return k != nil && k.print == v.key.print && v.now(now, 0) == nil
+	return k != nil && k.digest == v.key.digest && v.now(now, 0) == nil
 }
 
 func (i Issuer) equal(other Issuer) bool {

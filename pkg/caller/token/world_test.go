@@ -111,26 +111,23 @@ func jsonOf(members map[string]any) string {
 func with(claims map[string]any, others ...any) map[string]any {
 	out := maps.Clone(claims)
 	for i := 0; i < len(others); i += 2 {
-		out[others[i].(string)] = others[i+1] //nolint:forcetypeassert // names
+		out[others[i].(string)] = others[i+1]
 	}
 	return out
 }
 
-// The keys of all tests: an RSA key takes long to make.
+// The keys of all tests. Those that can be are the same in every process, so that what one process that fuzzes has found is signed in the others.
 var (
 	rs256 = signer{"rs", "RS256", must(rsa.GenerateKey(rand.Reader, 2048))}
 	ps256 = signer{"ps", "PS256", must(rsa.GenerateKey(rand.Reader, 2048))}
-	es256 = signer{"es", "ES256", must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
-	eddsa = signer{"ed", "EdDSA", edKey()}
-	other = signer{"other", "ES256", must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
+	es256 = signer{"es", "ES256", must(ecdsa.ParseRawPrivateKey(elliptic.P256(), seed("es")))}
+	eddsa = signer{"ed", "EdDSA", ed25519.NewKeyFromSeed(seed("ed"))}
+	other = signer{"other", "ES256", must(ecdsa.ParseRawPrivateKey(elliptic.P256(), seed("other")))}
 )
 
-func edKey() ed25519.PrivateKey {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	return key
+func seed(name string) []byte {
+	digest := sha256.Sum256([]byte(name))
+	return digest[:]
 }
 
 func must[T any](value T, err error) T {
