@@ -164,6 +164,41 @@ func TestWrongCertificates(t *testing.T) {
 	}
 }
 
+// TestWrongPartsAreApart: a certificate that cannot be used keeps no authority in force that was taken out, and authorities that cannot be used
+// keep no new certificate away.
+func TestWrongPartsAreApart(t *testing.T) {
+	m := startMutual(t, func(cfg *daemon.Config) { *cfg = cfg.LookingEvery(time.Hour) })
+	cert, ca, next := filepath.Join(m.dir, "tls.crt"), filepath.Join(m.dir, "ca.crt"), harness.NewAuthority(t, "next")
+	conn := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, harness.ForURI(billingID)))
+	if _, code := m.as(t, conn); code != codes.NotFound {
+		t.Fatalf("at first a call is %s", code)
+	}
+	if err := os.WriteFile(cert, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	harness.WriteAuthorities(t, ca, next)
+	if err := m.ReloadTLS(); err == nil || !strings.Contains(err.Error(), cert) {
+		t.Errorf("a wrong certificate: %v", err)
+	}
+	if _, code := m.as(t, conn); code != codes.Unauthenticated {
+		t.Errorf("beside a wrong certificate a call whose authority was taken out is %s", code)
+	}
+	pair := m.authority.Issue(t)
+	harness.WritePair(t, m.dir, pair)
+	if err := os.WriteFile(ca, []byte("no authority"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.ReloadTLS(); err == nil || !strings.Contains(err.Error(), ca) || strings.Contains(err.Error(), cert) {
+		t.Errorf("wrong authorities: %v", err)
+	}
+	if servedBy(t, m.Addr()) != pair.Leaf.SerialNumber.String() {
+		t.Error("beside wrong authorities new connections do not get the new certificate")
+	}
+	if name, code := m.as(t, harness.DialTLS(t, m.Addr().String(), "", m.authority, next.Issue(t, harness.ForURI(billingID)))); name != "billing" {
+		t.Errorf("beside wrong authorities a call of those from before is %q's and %s", name, code)
+	}
+}
+
 // TestWrongCertificatesAtTheStart: a server does not start with what it could not reload.
 func TestWrongCertificatesAtTheStart(t *testing.T) {
 	dir, authority := t.TempDir(), harness.NewAuthority(t, "trusted")
