@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -269,6 +270,45 @@ func TestCertificateExpires(t *testing.T) {
 		if time.Now().Before(until.Truncate(time.Second)) {
 			t.Error("a certificate was refused before it expired")
 		}
+	}
+}
+
+// TestConnectionsAreRenewed: a client that renews its certificate in time loses no call, although no connection asks for another certificate:
+// the server has clients make new connections.
+func TestConnectionsAreRenewed(t *testing.T) {
+	m := startMutual(t, func(cfg *daemon.Config) { *cfg = cfg.RenewingAfter(300 * time.Millisecond) })
+	const life, half = 3 * time.Second, time.Second
+	var pair atomic.Pointer[tls.Certificate]
+	renew := func() {
+		next := m.authority.Issue(t, harness.ForURI(billingID), harness.Valid(time.Now().Add(-time.Minute), time.Now().Add(life)))
+		pair.Store(&next)
+	}
+	renew()
+	var handshakes atomic.Int64
+	conn, err := grpc.NewClient(m.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: harness.Pool(m.authority), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			handshakes.Add(1)
+			return pair.Load(), nil
+		},
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	calls := 0
+	began, renewed := time.Now(), time.Now()
+	for ; time.Since(began) < life+half; calls++ {
+		if code := ask(t.Context(), conn); code != codes.NotFound {
+			t.Fatalf("after %s call %d is %s", time.Since(began), calls, code)
+		}
+		if time.Since(renewed) > half {
+			renew()
+			renewed = time.Now()
+		}
+	}
+	t.Logf("%d calls over %d connections", calls, handshakes.Load())
+	if handshakes.Load() < 3 {
+		t.Errorf("%d connections were made, and certificates lasted as long as one", handshakes.Load())
 	}
 }
 

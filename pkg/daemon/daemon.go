@@ -157,7 +157,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	options := gate.Options()
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
-	options = append(options, limits(cfg.asksClients())...)
+	options = append(options, cfg.limits()...)
 	if d.transport != nil {
 		d.transport.onHealth = d.tellTLS
 		options = append(options, grpc.Creds(d.transport.credentials()))

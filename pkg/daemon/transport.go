@@ -295,11 +295,7 @@ func (t *transport) watch(ctx context.Context) {
 	if t.source != nil {
 		updated = t.source.Updated()
 	}
-	every := t.cfg.certificatesEvery
-	if every == 0 {
-		every = certificatesEvery
-	}
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(orDefault(t.cfg.certificatesEvery, certificatesEvery))
 	defer tick.Stop()
 	for {
 		select {
