@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -233,6 +235,12 @@ func TestAuthorityTakenOut(t *testing.T) {
 		}
 	}
 	trust(m.authority, next)
+	written := 0
+	write := func() string { // a row that was not there
+		t.Helper()
+		written++
+		return m.Touch(t, fmt.Sprintf("tenant:acme#admin@user:%d", written))
+	}
 	for _, change := range []func(*x509.Certificate){harness.ForURI(billingID), harness.ForName(auditName)} {
 		before := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, change))
 		after := harness.DialTLS(t, m.Addr().String(), "", m.authority, next.Issue(t, change))
@@ -246,8 +254,33 @@ func TestAuthorityTakenOut(t *testing.T) {
 			}
 		}
 		say("at first", codes.NotFound, codes.NotFound, codes.NotFound)
+		var streams []grpc.ServerStreamingClient[v1.WatchResponse]
+		for i, conn := range []*grpc.ClientConn{before, after, both} {
+			from := write()
+			stream, err := v1.NewWatchServiceClient(conn).Watch(t.Context(), &v1.WatchRequest{OptionalStartCursor: &v1.ZedToken{Token: from}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			write()
+			if _, err := stream.Recv(); err != nil {
+				t.Fatalf("watch %d: %v", i, err)
+			}
+			streams = append(streams, stream)
+		}
 		trust(next)
 		say("without the authority", codes.Unauthenticated, codes.NotFound, codes.NotFound)
+		for err := error(nil); err == nil; {
+			if _, err = streams[0].Recv(); err != nil && status.Code(err) != codes.Unauthenticated {
+				t.Errorf("the stream of an authority that was taken out ends with %v", err)
+			}
+		}
+		// The others go on to see what is written now.
+		write()
+		for i, stream := range streams[1:] {
+			if _, err := stream.Recv(); err != nil {
+				t.Errorf("stream %d: %v", i+1, err)
+			}
+		}
 		trust(next, m.authority)
 		say("with it again", codes.NotFound, codes.NotFound, codes.NotFound)
 	}

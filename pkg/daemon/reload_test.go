@@ -61,7 +61,7 @@ func (m *mutual) figure(t *testing.T, name string) string {
 // files are right again.
 func TestWrongCertificates(t *testing.T) {
 	m := startMutual(t, func(cfg *daemon.Config) { cfg.MetricsAddr = "127.0.0.1:0"; *cfg = cfg.LookingEvery(time.Hour) })
-	const ok, failed = `deputy_tls_reloads_total{result="ok"}`, `deputy_tls_reloads_total{result="failed"}`
+	const ok, failed = `deputy_tls_reloads_total{result="success"}`, `deputy_tls_reloads_total{result="failure"}`
 	cert, key, ca := filepath.Join(m.dir, "tls.crt"), filepath.Join(m.dir, "tls.key"), filepath.Join(m.dir, "ca.crt")
 	first := servedBy(t, m.Addr())
 	client := m.authority.Issue(t, harness.ForURI(billingID))

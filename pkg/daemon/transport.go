@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/certificate"
 )
@@ -196,10 +197,10 @@ func openTransport(ctx context.Context, cfg Config, log *zap.Logger) (*transport
 	t := &transport{
 		cfg: cfg, domains: domains, log: log, onHealth: func() {},
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "deputy_tls_reloads_total", Help: "Changes of the server's certificate or of its clients' authorities, by result: ok is in force, failed is not.",
+			Name: "deputy_tls_reloads_total", Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
 		}, []string{"result"}),
 	}
-	for _, result := range []string{"ok", "failed"} {
+	for _, result := range []string{"success", "failure"} {
 		t.reloads.WithLabelValues(result)
 	}
 	if cfg.SPIFFEWorkloadAPI != "" {
@@ -304,7 +305,9 @@ func (t *transport) watch(ctx context.Context) {
 		case <-updated:
 		case <-tick.C:
 		}
-		_ = t.reload() // it tells what failed by itself
+		if err := authz.Safely("daemon.transport", func() error { _ = t.reload(); return nil }); err != nil { // a reload tells by itself why it failed
+			t.log.Error("the files of TLS cannot be looked at", zap.Error(err))
+		}
 	}
 }
 
@@ -322,7 +325,7 @@ func (t *transport) reload() error {
 	}
 	if is.digest() != was.digest() {
 		t.use(is)
-		t.reloads.WithLabelValues("ok").Inc()
+		t.reloads.WithLabelValues("success").Inc()
 		t.log.Info("TLS uses another certificate, or other authorities of clients",
 			zap.Time("expires", is.own.Leaf.NotAfter), zap.Int("authorities", len(t.trust.InForce().All())))
 	}
@@ -332,7 +335,7 @@ func (t *transport) reload() error {
 		return nil
 	}
 	if before == nil || (*before).Error() != err.Error() {
-		t.reloads.WithLabelValues("failed").Inc()
+		t.reloads.WithLabelValues("failure").Inc()
 		t.log.Error("what TLS is to use from now on cannot be used, so what was in force stays", zap.Error(err), zap.Time("expires", is.own.Leaf.NotAfter))
 	}
 	t.failure.Store(&err)
