@@ -108,13 +108,16 @@ func (b *Book) add(c *Caller, one Credential) error {
 	case one.Key != [sha256.Size]byte{}:
 		return put(b.keys, one.Key, e, one.ID)
 	case one.SPIFFE != "":
-		id, err := spiffeid.FromString(one.SPIFFE)
-		if err != nil {
-			return fmt.Errorf("the credential %q of %s: %q is no SPIFFE id, such as spiffe://example.org/billing: %w", one.ID, c.Name, one.SPIFFE, err)
+		// Certificates are known by the one form that this is.
+		if id, err := spiffeid.FromString(one.SPIFFE); err != nil || id.String() != one.SPIFFE {
+			return fmt.Errorf("the credential %q of %s: %q is no SPIFFE id, such as spiffe://example.org/billing", one.ID, c.Name, one.SPIFFE)
 		}
-		return put(b.spiffe, id.String(), e, one.ID)
+		return put(b.spiffe, one.SPIFFE, e, one.ID)
 	case one.DNS != "":
-		return put(b.dns, strings.ToLower(one.DNS), e, one.ID)
+		if one.DNS != strings.ToLower(one.DNS) {
+			return fmt.Errorf("the credential %q of %s: the DNS name %q has to be in lower case", one.ID, c.Name, one.DNS)
+		}
+		return put(b.dns, one.DNS, e, one.ID)
 	case one.Issuer != "" && one.Subject != "":
 		return put(b.subjects, subject{one.Issuer, one.Subject}, e, one.ID)
 	default:

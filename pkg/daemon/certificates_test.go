@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -11,11 +12,13 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -232,6 +235,12 @@ func TestAuthorityTakenOut(t *testing.T) {
 		}
 	}
 	trust(m.authority, next)
+	written := 0
+	write := func() string { // a row that was not there
+		t.Helper()
+		written++
+		return m.Touch(t, fmt.Sprintf("tenant:acme#admin@user:%d", written))
+	}
 	for _, change := range []func(*x509.Certificate){harness.ForURI(billingID), harness.ForName(auditName)} {
 		before := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, change))
 		after := harness.DialTLS(t, m.Addr().String(), "", m.authority, next.Issue(t, change))
@@ -245,8 +254,33 @@ func TestAuthorityTakenOut(t *testing.T) {
 			}
 		}
 		say("at first", codes.NotFound, codes.NotFound, codes.NotFound)
+		var streams []grpc.ServerStreamingClient[v1.WatchResponse]
+		for i, conn := range []*grpc.ClientConn{before, after, both} {
+			from := write()
+			stream, err := v1.NewWatchServiceClient(conn).Watch(t.Context(), &v1.WatchRequest{OptionalStartCursor: &v1.ZedToken{Token: from}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			write()
+			if _, err := stream.Recv(); err != nil {
+				t.Fatalf("watch %d: %v", i, err)
+			}
+			streams = append(streams, stream)
+		}
 		trust(next)
 		say("without the authority", codes.Unauthenticated, codes.NotFound, codes.NotFound)
+		for err := error(nil); err == nil; {
+			if _, err = streams[0].Recv(); err != nil && status.Code(err) != codes.Unauthenticated {
+				t.Errorf("the stream of an authority that was taken out ends with %v", err)
+			}
+		}
+		// The others go on to see what is written now.
+		write()
+		for i, stream := range streams[1:] {
+			if _, err := stream.Recv(); err != nil {
+				t.Errorf("stream %d: %v", i+1, err)
+			}
+		}
 		trust(next, m.authority)
 		say("with it again", codes.NotFound, codes.NotFound, codes.NotFound)
 	}
@@ -269,6 +303,45 @@ func TestCertificateExpires(t *testing.T) {
 		if time.Now().Before(until.Truncate(time.Second)) {
 			t.Error("a certificate was refused before it expired")
 		}
+	}
+}
+
+// TestConnectionsAreRenewed: a client that renews its certificate in time loses no call, although no connection asks for another certificate:
+// the server has clients make new connections.
+func TestConnectionsAreRenewed(t *testing.T) {
+	m := startMutual(t, func(cfg *daemon.Config) { *cfg = cfg.RenewingAfter(300 * time.Millisecond) })
+	const life, half = 3 * time.Second, time.Second
+	var pair atomic.Pointer[tls.Certificate]
+	renew := func() {
+		next := m.authority.Issue(t, harness.ForURI(billingID), harness.Valid(time.Now().Add(-time.Minute), time.Now().Add(life)))
+		pair.Store(&next)
+	}
+	renew()
+	var handshakes atomic.Int64
+	conn, err := grpc.NewClient(m.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: harness.Pool(m.authority), GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			handshakes.Add(1)
+			return pair.Load(), nil
+		},
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	calls := 0
+	began, renewed := time.Now(), time.Now()
+	for ; time.Since(began) < life+half; calls++ {
+		if code := ask(t.Context(), conn); code != codes.NotFound {
+			t.Fatalf("after %s call %d is %s", time.Since(began), calls, code)
+		}
+		if time.Since(renewed) > half {
+			renew()
+			renewed = time.Now()
+		}
+	}
+	t.Logf("%d calls over %d connections", calls, handshakes.Load())
+	if handshakes.Load() < 3 {
+		t.Errorf("%d connections were made, and certificates lasted as long as one", handshakes.Load())
 	}
 }
 

@@ -102,6 +102,8 @@ type Config struct {
 
 	// certificatesEvery is how often the files of TLS are compared with those in force; 0 means 5 s.
 	certificatesEvery time.Duration
+	// certifiedTime is how long a connection serves new calls where clients are asked for certificates; 0 means 10 min.
+	certifiedTime time.Duration
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
 	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.

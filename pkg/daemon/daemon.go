@@ -165,7 +165,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	options := d.gate.Options()
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
-	options = append(options, limits(cfg.asksClients())...)
+	options = append(options, cfg.limits()...)
 	if d.transport != nil {
 		d.transport.onHealth = d.tellTLS
 		options = append(options, grpc.Creds(d.transport.credentials()))
@@ -238,14 +238,15 @@ func (c Config) Check() error {
 		c.TokenKey = make([]byte, 32)
 	}
 	c, err := c.complete()
-	if err == nil && c.SPIFFEWorkloadAPI == "" && c.secured() {
-		if _, err = openTransport(context.Background(), c, zap.NewNop()); err != nil { // files only
-			err = fmt.Errorf("daemon: %w", err)
+	if err != nil {
+		return err
+	}
+	if c.SPIFFEWorkloadAPI == "" { // that one is asked once the server opens
+		if _, err := openTransport(context.Background(), c, zap.NewNop()); err != nil {
+			return fmt.Errorf("daemon: %w", err)
 		}
 	}
-	if err == nil {
-		_, err = c.readCallers()
-	}
+	_, err = c.readCallers()
 	return err
 }
 
@@ -328,11 +329,11 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
-	go d.transport.watch(watch)
 	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
 	go d.callers.watch(judging)
+	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {
 		if err != nil {

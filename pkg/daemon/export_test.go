@@ -20,6 +20,12 @@ func (c Config) LookingEvery(every time.Duration) Config {
 	return c
 }
 
+// RenewingAfter returns the configuration of a server whose connections serve new calls for as long, where clients are asked for certificates.
+func (c Config) RenewingAfter(age time.Duration) Config {
+	c.certifiedTime = age
+	return c
+}
+
 // HealthOf returns what a server would say of its health, also once it takes no calls.
 func HealthOf(d *Daemon) healthv1.HealthCheckResponse_ServingStatus {
 	is, err := d.health.Check(context.Background(), &healthv1.HealthCheckRequest{})

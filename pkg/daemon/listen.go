@@ -41,11 +41,12 @@ const (
 	streamWindow, connWindow = 64 << 10, 1 << 20
 )
 
-// limits are the server options that bound a connection. certified says that clients are asked for certificates.
-func limits(certified bool) []grpc.ServerOption {
+// limits are the server options that bound a connection.
+func (c Config) limits() []grpc.ServerOption {
 	alive := keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime}
-	if certified {
-		alive.MaxConnectionAge = certifiedTime // without an end to the calls that are under way then: streams have limits of their own
+	if c.asksClients() {
+		// Without an end to the calls that are under way then: streams have limits of their own.
+		alive.MaxConnectionAge = orDefault(c.certifiedTime, certifiedTime)
 	}
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeTime),

@@ -61,7 +61,7 @@ func (m *mutual) figure(t *testing.T, name string) string {
 // files are right again.
 func TestWrongCertificates(t *testing.T) {
 	m := startMutual(t, func(cfg *daemon.Config) { cfg.MetricsAddr = "127.0.0.1:0"; *cfg = cfg.LookingEvery(time.Hour) })
-	const ok, failed = `deputy_tls_reloads_total{result="ok"}`, `deputy_tls_reloads_total{result="failed"}`
+	const ok, failed = `deputy_tls_reloads_total{result="success"}`, `deputy_tls_reloads_total{result="failure"}`
 	cert, key, ca := filepath.Join(m.dir, "tls.crt"), filepath.Join(m.dir, "tls.key"), filepath.Join(m.dir, "ca.crt")
 	first := servedBy(t, m.Addr())
 	client := m.authority.Issue(t, harness.ForURI(billingID))
@@ -161,6 +161,41 @@ func TestWrongCertificates(t *testing.T) {
 	}
 	if got, want := m.figure(t, "deputy_tls_certificate_expires_timestamp_seconds"), strconv.FormatFloat(float64(until.Unix()), 'g', -1, 64); got != want {
 		t.Errorf("the certificate expires at %s, want %s", got, want)
+	}
+}
+
+// TestWrongPartsAreApart: a certificate that cannot be used keeps no authority in force that was taken out, and authorities that cannot be used
+// keep no new certificate away.
+func TestWrongPartsAreApart(t *testing.T) {
+	m := startMutual(t, func(cfg *daemon.Config) { *cfg = cfg.LookingEvery(time.Hour) })
+	cert, ca, next := filepath.Join(m.dir, "tls.crt"), filepath.Join(m.dir, "ca.crt"), harness.NewAuthority(t, "next")
+	conn := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, harness.ForURI(billingID)))
+	if _, code := m.as(t, conn); code != codes.NotFound {
+		t.Fatalf("at first a call is %s", code)
+	}
+	if err := os.WriteFile(cert, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	harness.WriteAuthorities(t, ca, next)
+	if err := m.ReloadTLS(); err == nil || !strings.Contains(err.Error(), cert) {
+		t.Errorf("a wrong certificate: %v", err)
+	}
+	if _, code := m.as(t, conn); code != codes.Unauthenticated {
+		t.Errorf("beside a wrong certificate a call whose authority was taken out is %s", code)
+	}
+	pair := m.authority.Issue(t)
+	harness.WritePair(t, m.dir, pair)
+	if err := os.WriteFile(ca, []byte("no authority"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.ReloadTLS(); err == nil || !strings.Contains(err.Error(), ca) || strings.Contains(err.Error(), cert) {
+		t.Errorf("wrong authorities: %v", err)
+	}
+	if servedBy(t, m.Addr()) != pair.Leaf.SerialNumber.String() {
+		t.Error("beside wrong authorities new connections do not get the new certificate")
+	}
+	if name, code := m.as(t, harness.DialTLS(t, m.Addr().String(), "", m.authority, next.Issue(t, harness.ForURI(billingID)))); name != "billing" {
+		t.Errorf("beside wrong authorities a call of those from before is %q's and %s", name, code)
 	}
 }
 

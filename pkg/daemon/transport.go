@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/certificate"
 )
@@ -150,10 +151,38 @@ type transport struct {
 
 // generation is what connections are made with from one reload to the next.
 type generation struct {
-	// digest is of all that it was made of.
-	digest  [sha256.Size]byte
-	config  *tls.Config
-	expires time.Time
+	material
+	config *tls.Config
+}
+
+// expires is when the server's certificate does.
+func (g *generation) expires() time.Time { return g.own.Leaf.NotAfter }
+
+// material is what TLS is made of. Its parts are read one by one: a certificate that cannot be used must not keep authorities in force that
+// were taken out, nor the other way around.
+type material struct {
+	own tls.Certificate
+	// names are the authorities of DNS names, and bundles those of SPIFFE ids.
+	names   []*x509.Certificate
+	bundles []*x509bundle.Bundle
+}
+
+// digest tells one material from another. A certificate has one key, so that the key adds nothing.
+func (m *material) digest() [sha256.Size]byte {
+	all := sha256.New()
+	for _, one := range m.own.Certificate {
+		fmt.Fprintf(all, "own %x\n", one)
+	}
+	list := func(kind string, authorities []*x509.Certificate) {
+		for _, one := range authorities {
+			fmt.Fprintf(all, "%s %x\n", kind, one.Raw)
+		}
+	}
+	list("name", m.names)
+	for _, bundle := range m.bundles {
+		list(bundle.TrustDomain().IDString(), bundle.X509Authorities())
+	}
+	return [sha256.Size]byte(all.Sum(nil))
 }
 
 // openTransport reads the files, or asks the Workload API. It returns nil for a server without TLS. ctx bounds the opening only.
@@ -168,10 +197,10 @@ func openTransport(ctx context.Context, cfg Config, log *zap.Logger) (*transport
 	t := &transport{
 		cfg: cfg, domains: domains, log: log, onHealth: func() {},
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "deputy_tls_reloads_total", Help: "Changes of the server's certificate or of its clients' authorities, by result: ok is in force, failed is not.",
+			Name: "deputy_tls_reloads_total", Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
 		}, []string{"result"}),
 	}
-	for _, result := range []string{"ok", "failed"} {
+	for _, result := range []string{"success", "failure"} {
 		t.reloads.WithLabelValues(result)
 	}
 	if cfg.SPIFFEWorkloadAPI != "" {
@@ -183,12 +212,11 @@ func openTransport(ctx context.Context, cfg Config, log *zap.Logger) (*transport
 			return nil, fmt.Errorf("the Workload API at %s gives this server no certificate: %w", cfg.SPIFFEWorkloadAPI, err)
 		}
 	}
-	next, authorities, err := t.read(time.Now())
+	first, err := t.read(material{}, time.Now())
 	if err != nil {
 		return nil, errors.Join(err, t.close())
 	}
-	t.inForce.Store(next)
-	t.trust.Replace(authorities)
+	t.use(first)
 	return t, nil
 }
 
@@ -268,11 +296,7 @@ func (t *transport) watch(ctx context.Context) {
 	if t.source != nil {
 		updated = t.source.Updated()
 	}
-	every := t.cfg.certificatesEvery
-	if every == 0 {
-		every = certificatesEvery
-	}
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(orDefault(t.cfg.certificatesEvery, certificatesEvery))
 	defer tick.Stop()
 	for {
 		select {
@@ -281,48 +305,57 @@ func (t *transport) watch(ctx context.Context) {
 		case <-updated:
 		case <-tick.C:
 		}
-		_ = t.reload() // it tells what failed by itself
+		if err := authz.Safely("daemon.transport", func() error { _ = t.reload(); return nil }); err != nil { // a reload tells by itself why it failed
+			t.log.Error("the files of TLS cannot be looked at", zap.Error(err))
+		}
 	}
 }
 
-// reload puts in force what the files, or the Workload API, say now. What cannot be used is logged and counted once, and told by health for
-// as long as it lasts; what was in force stays.
+// reload puts in force what the files, or the Workload API, say now. A part that cannot be used is logged and counted once, and told by health
+// for as long as it lasts; what was in force of it stays.
 func (t *transport) reload() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next, authorities, err := t.read(time.Now())
+	defer t.onHealth()
+	was := t.inForce.Load()
+	is, err := t.read(was.material, time.Now())
 	if err != nil && t.source == nil {
 		// The files may have been exchanged in between.
-		next, authorities, err = t.read(time.Now())
+		is, err = t.read(was.material, time.Now())
+	}
+	if is.digest() != was.digest() {
+		t.use(is)
+		t.reloads.WithLabelValues("success").Inc()
+		t.log.Info("TLS uses another certificate, or other authorities of clients",
+			zap.Time("expires", is.own.Leaf.NotAfter), zap.Int("authorities", len(t.trust.InForce().All())))
 	}
 	before := t.failure.Load()
-	if err != nil {
-		if before == nil || (*before).Error() != err.Error() {
-			t.reloads.WithLabelValues("failed").Inc()
-			t.log.Error("what TLS is to use from now on cannot be used, so what was in force stays", zap.Error(err), zap.Time("expires", t.inForce.Load().expires))
-		}
-		t.failure.Store(&err)
-		t.onHealth()
-		return err
-	}
-	t.failure.Store(nil)
-	defer t.onHealth()
-	if next.digest == t.inForce.Load().digest {
-		if before != nil {
-			t.log.Info("what TLS uses is again what the files say")
-		}
+	if err == nil {
+		t.failure.Store(nil)
 		return nil
 	}
-	t.inForce.Store(next)
-	t.trust.Replace(authorities)
-	t.reloads.WithLabelValues("ok").Inc()
-	t.log.Info("TLS uses another certificate, or other authorities", zap.Time("expires", next.expires), zap.Int("client_authorities", len(authorities.All())))
-	return nil
+	if before == nil || (*before).Error() != err.Error() {
+		t.reloads.WithLabelValues("failure").Inc()
+		t.log.Error("what TLS is to use from now on cannot be used, so what was in force stays", zap.Error(err), zap.Time("expires", is.own.Leaf.NotAfter))
+	}
+	t.failure.Store(&err)
+	return err
+}
+
+// use puts material in force.
+func (t *transport) use(m material) {
+	g := &generation{material: m, config: t.config(m)}
+	// Whoever is believed no more is so first.
+	if t.cfg.asksClients() {
+		t.trust.Replace(certificate.NewAuthorities(m.names, m.bundles...))
+		g.config.ClientCAs = hints(t.trust.InForce().All())
+	}
+	t.inForce.Store(g)
 }
 
 // well reports whether what TLS is to use is in force, and has not expired.
 func (t *transport) well(now time.Time) bool {
-	return t.failure.Load() == nil && now.Before(t.inForce.Load().expires)
+	return t.failure.Load() == nil && now.Before(t.inForce.Load().expires())
 }
 
 // collectors are the figures of the certificate in force.
@@ -332,39 +365,26 @@ func (t *transport) collectors() []prometheus.Collector {
 	}
 	return []prometheus.Collector{t.reloads, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "deputy_tls_certificate_expires_timestamp_seconds", Help: "When the server's certificate expires, in seconds since 1970.",
-	}, func() float64 { return float64(t.inForce.Load().expires.Unix()) })}
+	}, func() float64 { return float64(t.inForce.Load().expires().Unix()) })}
 }
 
-// read makes a generation, with the authorities of its clients, of what the files, or the Workload API, say. The error names the file.
-func (t *transport) read(now time.Time) (*generation, *certificate.Authorities, error) {
-	said, err := t.material()
-	if err != nil {
-		return nil, nil, err
-	}
-	leaf := said.own.Leaf
-	if now.Before(leaf.NotBefore) || !now.Before(leaf.NotAfter) {
-		return nil, nil, fmt.Errorf("the server's certificate, of %s, is valid from %s to %s only: renew it, or check the clock",
-			t.whence(), leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
-	}
-	g := &generation{digest: said.digest(), expires: leaf.NotAfter, config: &tls.Config{
-		Certificates: []tls.Certificate{said.own}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-	}}
+// config is what new connections are made with. It is fresh for each generation, since one that is in use must not be changed.
+func (t *transport) config(m material) *tls.Config {
+	config := &tls.Config{Certificates: []tls.Certificate{m.own}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}
 	if t.cfg.TLSMinVersion == "1.2" {
-		g.config.MinVersion = tls.VersionTLS12
+		config.MinVersion = tls.VersionTLS12
 	}
 	if !t.cfg.asksClients() {
-		return g, nil, nil
+		return config
 	}
-	authorities := certificate.NewAuthorities(said.names, said.bundles...)
-	g.config.ClientAuth = tls.RequestClientCert
+	config.ClientAuth = tls.RequestClientCert
 	if t.cfg.TLSClientAuth == "require" {
-		g.config.ClientAuth = tls.RequireAnyClientCert
+		config.ClientAuth = tls.RequireAnyClientCert
 	}
 	// A session that is resumed would bring a certificate that was verified by authorities that may be gone.
-	g.config.SessionTicketsDisabled = true
-	g.config.ClientCAs = hints(authorities.All())
+	config.SessionTicketsDisabled = true
 	// Verified here, a wrong certificate ends the handshake. What counts is that calls verify it again: see certificate.Presented.
-	g.config.VerifyConnection = func(state tls.ConnectionState) error {
+	config.VerifyConnection = func(state tls.ConnectionState) error {
 		if len(state.PeerCertificates) == 0 {
 			return nil // where one is required, the handshake has failed already
 		}
@@ -374,7 +394,7 @@ func (t *transport) read(now time.Time) (*generation, *certificate.Authorities, 
 		}
 		return err
 	}
-	return g, authorities, nil
+	return config
 }
 
 // hints are the authorities that clients are told of. They verify nothing.
@@ -390,76 +410,63 @@ func hints(authorities []*x509.Certificate) *x509.CertPool {
 	return pool
 }
 
-// whence says where the server's certificate comes from.
-func (t *transport) whence() string {
-	if t.source != nil {
-		return "--spiffe-workload-api " + t.cfg.SPIFFEWorkloadAPI
-	}
-	return "--tls-cert " + t.cfg.TLSCertPath
-}
-
-// material is what TLS is made of.
-type material struct {
-	own tls.Certificate
-	// names are the authorities of DNS names, and bundles those of SPIFFE ids.
-	names   []*x509.Certificate
-	bundles []*x509bundle.Bundle
-}
-
-// digest tells one material from another. A key alone makes none: a certificate has one key.
-func (m *material) digest() [sha256.Size]byte {
-	all := sha256.New()
-	for _, one := range m.own.Certificate {
-		fmt.Fprintf(all, "own %x\n", one)
-	}
-	list := func(kind string, authorities []*x509.Certificate) {
-		for _, one := range authorities {
-			fmt.Fprintf(all, "%s %x\n", kind, one.Raw)
+// read returns what the files, or the Workload API, say, and of each part that cannot be used what was before. The error says which, and names
+// the file.
+func (t *transport) read(was material, now time.Time) (material, error) {
+	m, failed := was, []error(nil)
+	keep := func(err error) {
+		if err != nil {
+			failed = append(failed, err)
 		}
 	}
-	list("name", m.names)
-	for _, bundle := range m.bundles {
-		list(bundle.TrustDomain().String(), bundle.X509Authorities())
+	own, err := t.readOwn(now)
+	if keep(err); err == nil {
+		m.own = own
 	}
-	return [sha256.Size]byte(all.Sum(nil))
-}
-
-// material reads what TLS is to be made of.
-func (t *transport) material() (*material, error) {
-	m := &material{}
 	if t.cfg.TLSClientCAPath != "" {
 		names, err := readAuthorities(t.cfg.TLSClientCAPath)
 		if err != nil {
-			return nil, fmt.Errorf("cannot use --tls-client-ca %s: %w", t.cfg.TLSClientCAPath, err)
+			keep(fmt.Errorf("cannot use --tls-client-ca %s: %w", t.cfg.TLSClientCAPath, err))
+		} else {
+			m.names = names
 		}
-		m.names = names
 	}
-	if t.source == nil {
-		own, err := readPair(t.cfg.TLSCertPath, t.cfg.TLSKeyPath)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use --tls-cert %s with --tls-key %s: %w", t.cfg.TLSCertPath, t.cfg.TLSKeyPath, err)
-		}
-		m.own = own
-		for _, domain := range t.domains {
-			m.bundles = append(m.bundles, x509bundle.FromX509Authorities(domain, m.names))
-		}
-		return m, nil
-	}
-	svid, err := t.source.GetX509SVID()
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the certificate of %s: %w", t.whence(), err)
-	}
-	m.own = tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
-	for _, one := range svid.Certificates {
-		m.own.Certificate = append(m.own.Certificate, one.Raw)
-	}
+	m.bundles = nil
 	for _, domain := range t.domains {
-		// A trust domain that the Workload API does not know, or knows no more, is trusted no more.
-		if bundle, err := t.source.GetX509BundleForTrustDomain(domain); err == nil {
+		if t.source == nil {
+			m.bundles = append(m.bundles, x509bundle.FromX509Authorities(domain, m.names))
+		} else if bundle, err := t.source.GetX509BundleForTrustDomain(domain); err == nil {
 			m.bundles = append(m.bundles, bundle)
-		}
+		} // a trust domain that the Workload API does not know, or knows no more, is trusted no more
 	}
-	return m, nil
+	return m, errors.Join(failed...)
+}
+
+// readOwn returns the server's own certificate, which has to be valid.
+func (t *transport) readOwn(now time.Time) (tls.Certificate, error) {
+	var own tls.Certificate
+	from := "--spiffe-workload-api " + t.cfg.SPIFFEWorkloadAPI
+	if t.source != nil {
+		svid, err := t.source.GetX509SVID()
+		if err != nil {
+			return own, fmt.Errorf("cannot use the certificate of %s: %w", from, err)
+		}
+		own.PrivateKey, own.Leaf = svid.PrivateKey, svid.Certificates[0]
+		for _, one := range svid.Certificates {
+			own.Certificate = append(own.Certificate, one.Raw)
+		}
+	} else {
+		var err error
+		if own, err = readPair(t.cfg.TLSCertPath, t.cfg.TLSKeyPath); err != nil {
+			return own, fmt.Errorf("cannot use --tls-cert %s with --tls-key %s: %w", t.cfg.TLSCertPath, t.cfg.TLSKeyPath, err)
+		}
+		from = "--tls-cert " + t.cfg.TLSCertPath
+	}
+	if leaf := own.Leaf; now.Before(leaf.NotBefore) || !now.Before(leaf.NotAfter) {
+		return own, fmt.Errorf("the server's certificate, of %s, is valid from %s to %s only: renew it, or check the clock",
+			from, leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return own, nil
 }
 
 // readPair reads a certificate and its key.

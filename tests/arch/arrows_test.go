@@ -56,6 +56,8 @@ var arrows = map[string][]string{
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
 	"pkg/caller/token": {"pkg/authz", "pkg/caller"},
+	// Which client certificates are believed now, and what they say.
+	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
@@ -106,7 +108,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/certificate",
 	},
 
 	"pkg/gen": {},
