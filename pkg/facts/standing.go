@@ -172,7 +172,7 @@ func Member(set authz.Subject, p authz.Principal) authz.Filter {
 // Belongs are the tuples each of which makes an agent, a user or a service one of a tenant's.
 func Belongs(tenant authz.TenantID, o authz.Object) []authz.Filter {
 	relations := map[string][]string{
-		authz.TypeAgent: {relAgent}, authz.TypeUser: {RelationMember, RelationAdmin}, authz.TypeService: {RelationMember},
+		authz.TypeAgent: {RelationAgent}, authz.TypeUser: {RelationMember, RelationAdmin}, authz.TypeService: {RelationMember},
 	}[o.Type]
 	filters := make([]authz.Filter, len(relations))
 	for i, relation := range relations {

@@ -109,12 +109,6 @@ func (r *reader) placed(ctx context.Context, within *authz.Bounds, o authz.Objec
 	return false, nil
 }
 
-// bounded reports whether anything does not exist for the caller.
-func (c *call) bounded() bool {
-	b := c.within
-	return !b.Tenants.All() || !b.Agents.All() || !b.Principals.All() || !b.Objects.All() || !b.IDs.All()
-}
-
 // conceal makes facts that are going to be explained to a confined caller say of agents and a principal that are in none of its tenants what
 // they say of absent ones. The verdict stays: nobody acts in a tenant without access to it. The facts given are not changed.
 func (c *call) conceal(ctx context.Context, f *decide.Facts) error {
@@ -161,7 +155,7 @@ const beyond = "a condition about what lies outside the caller's bounds"
 // trim takes out of an explained decision what does not exist for a bounded caller: delegations and agents of a chain, parts of
 // the engine's traces, and why the object's tenants cannot be computed.
 func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candidate) error {
-	if !c.bounded() {
+	if c.within.Everything() {
 		return nil
 	}
 	known := map[authz.Object]bool{}
