@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -92,6 +93,9 @@ func (m method) call(ctx context.Context, conn *grpc.ClientConn, req proto.Messa
 	}
 }
 
+// mostReasons is about how many reasons an explanation has at most; which ones it has then depends on the order of minted ids.
+const mostReasons = 10
+
 // maxPages is more than anything has here.
 const maxPages = 100
 
@@ -160,11 +164,15 @@ func following(req proto.Message, messages []proto.Message, err error) proto.Mes
 	return again.Interface()
 }
 
-// trailerTree are the metadata of an answer, without those of gRPC itself.
+// trailerTree are the metadata of an answer, without those of gRPC itself and what is minted for each.
 func trailerTree(md metadata.MD) any {
 	out := map[string]any{}
 	for k, v := range md {
-		if k != "content-type" {
+		switch k {
+		case "content-type", "grpc-status-details-bin": // the details are compared by themselves
+		case "x-request-id":
+			out[k] = "an id"
+		default:
 			out[k] = strings.Join(v, ",")
 		}
 	}
@@ -174,8 +182,13 @@ func trailerTree(md metadata.MD) any {
 // tree is a message without what is minted anew for each answer: tokens, cursors and the ids of decisions. Lists whose order is that of
 // minted ids are put in order when they are compared.
 func tree(m protoreflect.Message) any {
-	if of, ok := m.Interface().(*timestamppb.Timestamp); ok {
+	switch of := m.Interface().(type) {
+	case *timestamppb.Timestamp:
 		return of.AsTime()
+	case *anypb.Any:
+		if inner, err := of.UnmarshalNew(); err == nil {
+			return tree(inner.ProtoReflect())
+		}
 	}
 	switch m.Descriptor().Name() {
 	case "ZedToken", "Cursor":
@@ -205,6 +218,9 @@ func tree(m protoreflect.Message) any {
 				inner = append(inner, value(f, v.List().Get(i)))
 			}
 			out[name] = inner
+			if name == "reasons" && len(inner) >= mostReasons {
+				inner = []any{"many reasons"}
+			}
 			if name != "pairs" && (f.Message() != nil || name == "reasons") {
 				out[name] = unordered(inner)
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -87,7 +88,7 @@ func open(t *testing.T, engine func(testing.TB) engine.Config, n uint64) *contes
 	}
 	c.drawing = &drawing{Rand: rand.New(rand.NewPCG(n, 14)), grants: fill(t, c.a)}
 	rows := alone(rowsOf(t, c.a))
-	c.b.WriteSchema(t, schemaOf(t, c.a))
+	c.b.WriteSchema(t, schema.Core+domain)
 	write(t, c.b, rows)
 	c.seeded = restored(rows)
 	ids := map[string]bool{}
@@ -116,15 +117,6 @@ func open(t *testing.T, engine func(testing.TB) engine.Config, n uint64) *contes
 		}
 	}
 	return c
-}
-
-func schemaOf(t *testing.T, s *harness.Server) string {
-	t.Helper()
-	read, err := v1.NewSchemaServiceClient(s.Admin).ReadSchema(t.Context(), &v1.ReadSchemaRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return read.GetSchemaText()
 }
 
 func run(t *testing.T, engine func(testing.TB) engine.Config, requests int) {
@@ -169,7 +161,7 @@ func methods(t *testing.T) []method {
 	t.Helper()
 	var all []method
 	for _, full := range slices.Sorted(maps.Keys(caller.Methods())) {
-		if !strings.HasPrefix(full, "/deputy.v1.") && !strings.HasPrefix(full, "/authzed.api.v1.") || unconfined(full) {
+		if !strings.HasPrefix(full, "/deputy.v1.") && !strings.HasPrefix(full, "/authzed.api.v1.") {
 			continue
 		}
 		m, err := methodOf(full)
@@ -308,10 +300,6 @@ func (c *contest) restore() {
 			c.t.Fatal(err)
 		}
 	}
-	// Delegations end, and what they made is more and more of no use: a few new ones.
-	for _, s := range []*harness.Server{c.a, c.b} {
-		_ = s
-	}
 }
 
 // disturb changes something in the other tenant, on the server that has it.
@@ -380,6 +368,3 @@ func (c *contest) excepted(name string, req proto.Message) bool {
 		return name == "" // none
 	}
 }
-
-// unconfined are the methods that say more than they should as yet.
-func unconfined(full string) bool { return !strings.HasPrefix(full, "/deputy.v1.PermissionsService/") }

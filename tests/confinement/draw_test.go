@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // drawing draws requests. Fields are filled by their names, so that a new method is asked by itself.
@@ -123,6 +125,8 @@ func (d *drawing) text(field protoreflect.FieldDescriptor) string {
 	case strings.HasSuffix(name, "resource_id"), strings.HasSuffix(name, "subject_id"), strings.HasSuffix(name, "object_id"):
 		_, id := d.object()
 		return id
+	case strings.HasSuffix(name, "name"), strings.HasSuffix(name, "name_filter"):
+		return d.pick("document", "folder", "view", "office", "nothing")
 	case name == "optional_resource_id_prefix":
 		return d.pick("", "", own, other+"-d", "nowhere")
 	default:
@@ -418,5 +422,15 @@ func (d *drawing) agree(m protoreflect.Message) {
 func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	m := of.New()
 	d.message(m, "", 0)
+	// Which one of several delegations decides is a matter of the order of their ids. Those that are made with a key are the same on
+	// both servers; of others there is only one at a time.
+	switch r := m.Interface().(type) {
+	case *deputyv1.CreateDelegationRequest:
+		r.AllowDirect = r.GetAllowDirect() && r.GetIdempotencyKey() != ""
+	case *deputyv1.StartSessionRequest:
+		if r.GetIdempotencyKey() == "" && len(r.GetTargets()) > 1 {
+			r.Targets = r.GetTargets()[:1]
+		}
+	}
 	return m.Interface()
 }
