@@ -86,7 +86,10 @@ func open(t *testing.T, engine func(testing.TB) engine.Config, n uint64) *contes
 		pairs:  pairs{toB: map[string]string{}, toA: map[string]string{}, foreign: map[string]bool{}},
 		counts: map[string]int{}, fine: map[string]int{}, exceptions: map[string]int{},
 	}
-	c.drawing = &drawing{Rand: rand.New(rand.NewPCG(n, 14)), grants: fill(t, c.a)}
+	c.drawing = &drawing{
+		Rand: rand.New(rand.NewPCG(n, 14)), grants: fill(t, c.a),
+		tokens: map[protoreflect.FullName][]string{}, cursors: map[protoreflect.FullName][]string{},
+	}
 	rows := alone(rowsOf(t, c.a))
 	c.b.WriteSchema(t, schema.Core+domain)
 	write(t, c.b, rows)
@@ -189,8 +192,8 @@ func entitlements(all []method) map[string][]string {
 // ask sends a request to both servers, and returns where the answers differ.
 func (c *contest) ask(m method, name string, req proto.Message) string {
 	ctx := c.t.Context()
-	short := m.full[strings.LastIndexByte(m.full, '/')+1:]
-	if c.excepted(short, req) {
+	short := strings.TrimPrefix(m.full, "/")
+	if c.excepted(req) {
 		c.exceptions[short]++
 		return ""
 	}
@@ -200,8 +203,16 @@ func (c *contest) ask(m method, name string, req proto.Message) string {
 	a = m.ask(ctx, c.to[name][0], req)
 	b = m.ask(ctx, c.to[name][1], twin)
 	c.counts[short]++
+	if os.Getenv("HIST") != "" {
+		fmt.Println("HIST", m.full, a.Code, plainish(a.Message))
+	}
 	if a.Code == "OK" {
 		c.fine[short]++
+	}
+	for _, one := range a.messages {
+		if r, ok := one.(*deputyv1.CheckPermissionResponse); ok {
+			c.fine[short+" "+strings.ToLower(strings.TrimPrefix(r.GetPermissionship().String(), "PERMISSIONSHIP_"))]++
+		}
 	}
 	for _, d := range []string{
 		c.compare("code", a.Code, b.Code), c.compare("message", a.Message, b.Message), c.compare("details", a.Details, b.Details),
@@ -253,12 +264,12 @@ func (c *contest) gather(a, b protoreflect.Message) {
 			return
 		}
 		c.toB[x] = y
-		list := &c.tokens
+		of, list := a.Descriptor().ParentFile().Package(), c.tokens
 		if a.Descriptor().Name() == "Cursor" {
-			list = &c.cursors
+			list = c.cursors
 		}
-		if *list = append(*list, x); len(*list) > 20 {
-			*list = (*list)[1:]
+		if list[of] = append(list[of], x); len(list[of]) > 20 {
+			list[of] = list[of][1:]
 		}
 		return
 	}
@@ -342,15 +353,20 @@ func (c *contest) disturb() {
 
 // report says what was asked, and fails where a method was never answered.
 func (c *contest) report(all []method) {
+	for kind, n := range c.fine {
+		if strings.Contains(kind, " ") {
+			c.t.Logf("%-70s %5d", kind, n)
+		}
+	}
 	for _, m := range all {
-		short := m.full[strings.LastIndexByte(m.full, '/')+1:]
-		c.t.Logf("%-40s %5d asked, %5d fine, %d left out", short, c.counts[short], c.fine[short], c.exceptions[short])
+		short := strings.TrimPrefix(m.full, "/")
+		c.t.Logf("%-70s %5d asked, %5d fine, %d left out", short, c.counts[short], c.fine[short], c.exceptions[short])
 	}
 }
 
 // excepted reports whether a request is about rights that reach beyond the tenant. What is documented of these shows one bit of the other
 // tenants: that there are any. It names an agent or a principal that is in both tenants, or a session with leaves in both.
-func (c *contest) excepted(name string, req proto.Message) bool {
+func (c *contest) excepted(req proto.Message) bool {
 	switch r := req.(type) {
 	case *deputyv1.SuspendAgentRequest:
 		return strings.HasPrefix(r.GetAgentId(), "both-")
@@ -365,6 +381,10 @@ func (c *contest) excepted(name string, req proto.Message) bool {
 	case *deputyv1.EndSessionRequest:
 		return c.beyond[r.GetSessionId()]
 	default:
-		return name == "" // none
+		return false
 	}
+}
+
+func plainish(s string) string {
+	return instant.ReplaceAllString(minted.ReplaceAllString(s, "ID"), "T")
 }

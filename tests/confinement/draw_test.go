@@ -21,7 +21,7 @@ type drawing struct {
 	// grants are what agents act under, those of the other tenant and those that requests made among them.
 	grants []grant
 	// tokens and cursors are those that the first server gave in answers to both.
-	tokens, cursors []string
+	tokens, cursors map[protoreflect.FullName][]string
 	// fresh counts the ids that were made up.
 	fresh int
 }
@@ -34,7 +34,10 @@ func (d *drawing) chance(percent int) bool { return d.IntN(100) < percent }
 func (d *drawing) place() string { return d.pick(own, own, own, own, other, other, "nowhere") }
 
 func (d *drawing) agent() string {
-	return d.pick("both-bot", "both-bot", d.place()+"-bot", d.place()+"-bot", d.place()+"-sub", d.place()+"-none", "", "*", "a b")
+	if d.chance(6) {
+		return d.pick("", "*", "a b", d.place()+"-none")
+	}
+	return d.pick("both-bot", "both-bot", d.place()+"-bot", d.place()+"-bot", d.place()+"-sub")
 }
 
 func (d *drawing) user() string {
@@ -55,7 +58,14 @@ func (d *drawing) principal() (kind, id string) {
 }
 
 func (d *drawing) objectType() string {
-	return d.pick("document", "document", "document", "document", "folder", "folder", "group", "tool", "note", "agent", "tenant", "user", "delegation", "session", "documnt", "nothing", "")
+	switch {
+	case d.chance(75):
+		return d.pick("document", "document", "folder")
+	case d.chance(80):
+		return d.pick("group", "tool", "note", "agent", "tenant", "user", "delegation", "session")
+	default:
+		return d.pick("documnt", "nothing", "")
+	}
 }
 
 // object draws a domain object mostly.
@@ -67,7 +77,10 @@ func (d *drawing) object() (kind, id string) {
 			d.fresh++
 			return kind, fmt.Sprintf("%s-n%d", d.place(), d.fresh/2)
 		}
-		return kind, d.pick(fmt.Sprintf("%s-d%d", d.place(), 1+d.IntN(14)), fmt.Sprintf("%s-d%d", own, 1+d.IntN(12)), "globex-two", "*", "")
+		if d.chance(6) {
+			return kind, d.pick("globex-two", "*", "")
+		}
+		return kind, fmt.Sprintf("%s-d%d", d.place(), 1+d.IntN(14))
 	case "folder":
 		return kind, fmt.Sprintf("%s-f%d", d.place(), 1+d.IntN(4))
 	case "group":
@@ -89,18 +102,30 @@ func (d *drawing) object() (kind, id string) {
 
 func (d *drawing) of(id func(grant) string) string {
 	for range 50 {
-		if found := id(d.grants[d.IntN(len(d.grants))]); found != "" && d.chance(90) {
+		if found := id(d.grant()); found != "" && d.chance(95) {
 			return found
 		}
 	}
 	return d.pick("", "malformed id", fmt.Sprintf("%016x%016x", d.Uint64(), d.Uint64()))
 }
 
+// grant draws what an agent acts under, mostly in the own tenant.
+func (d *drawing) grant() grant {
+	for {
+		if g := d.grants[d.IntN(len(d.grants))]; g.tenant == own || d.chance(25) {
+			return g
+		}
+	}
+}
+
 func (d *drawing) delegation() string { return d.of(func(g grant) string { return g.delegation }) }
 func (d *drawing) session() string    { return d.of(func(g grant) string { return g.session }) }
 
 func (d *drawing) relation() string {
-	return d.pick("view", "view", "view", "edit", "use", "tenant", "reader", "folder", "member", "holder", "vew", "nothing", "access", "")
+	if d.chance(10) {
+		return d.pick("use", "folder", "member", "holder", "vew", "nothing", "access", "")
+	}
+	return d.pick("view", "view", "view", "edit", "tenant", "reader")
 }
 
 // text draws a string field.
@@ -138,7 +163,7 @@ func (d *drawing) text(field protoreflect.FieldDescriptor) string {
 func (d *drawing) message(m protoreflect.Message, field string, depth int) {
 	switch of := m.Interface().(type) {
 	case *durationpb.Duration:
-		of.Seconds = int64(d.IntN(8)-1) * 1800
+		of.Seconds = []int64{1800, 3600, 3600, 7200, 7200, 36000, 36000, 90000, 0, -60}[d.IntN(10)]
 		return
 	case *timestamppb.Timestamp:
 		of.Seconds = []int64{1_500_000_000, 4_000_000_000, 4_070_908_800}[d.IntN(3)]
@@ -179,10 +204,10 @@ func (d *drawing) message(m protoreflect.Message, field string, depth int) {
 		}
 		return
 	case "ZedToken":
-		set("token", d.one(d.tokens))
+		set("token", d.one(d.tokens[m.Descriptor().ParentFile().Package()]))
 		return
 	case "Cursor":
-		set("token", d.one(d.cursors))
+		set("token", d.one(d.cursors[m.Descriptor().ParentFile().Package()]))
 		return
 	}
 	fields := m.Descriptor().Fields()
@@ -226,7 +251,9 @@ func (d *drawing) message(m protoreflect.Message, field string, depth int) {
 // missing is how often a field is left out, in percent.
 func (d *drawing) missing(f protoreflect.FieldDescriptor, depth int) int {
 	switch name := string(f.Name()); {
-	case name == "consistency", name == "session_token", strings.Contains(name, "cursor"):
+	case strings.Contains(name, "cursor"):
+		return 97
+	case name == "consistency", name == "session_token":
 		return 85
 	case strings.Contains(name, "expires"), name == "optional_caveat":
 		return 90
@@ -255,7 +282,7 @@ func (d *drawing) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.StringKind:
 		return protoreflect.ValueOfString(d.text(f))
 	case protoreflect.BoolKind:
-		return protoreflect.ValueOfBool(d.chance(50))
+		return protoreflect.ValueOfBool(d.chance(map[bool]int{true: 95, false: 50}[f.ContainingOneof() != nil]))
 	case protoreflect.EnumKind:
 		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(d.IntN(f.Enum().Values().Len()))) //nolint:gosec // few
 	case protoreflect.Uint32Kind:
@@ -324,6 +351,9 @@ func (d *drawing) agree(m protoreflect.Message) {
 			{"delegation", d.delegation(), "revoked", "delegation", d.delegation(), ""},
 		}
 		r := rows[d.IntN(len(rows))]
+		if d.chance(60) {
+			r = rows[d.IntN(10)]
+		}
 		ref("resource", r.resource, r.id, "")
 		text("relation", r.relation)
 		ref("subject", r.subject, r.of, r.rel)
@@ -343,10 +373,13 @@ func (d *drawing) agree(m protoreflect.Message) {
 		}
 		return
 	}
-	if !strings.HasPrefix(string(m.Descriptor().FullName()), "deputy.v1.") || !d.chance(75) {
+	if !strings.HasPrefix(string(m.Descriptor().FullName()), "deputy.v1.") || !d.chance(88) {
 		return
 	}
-	g := d.grants[d.IntN(len(d.grants))]
+	g := d.grant()
+	for name := m.Descriptor().Name(); g.delegation == "" && (name == "CreateDelegationRequest" || name == "SessionTarget"); {
+		g = d.grant()
+	}
 	kind, id, _ := strings.Cut(g.principal, ":")
 	text("agent_id", g.agent)
 	if f := fields.ByName("session_id"); f != nil && f.ContainingOneof() != nil {
@@ -368,8 +401,8 @@ func (d *drawing) agree(m protoreflect.Message) {
 	if f := fields.ByName("tenant_id"); f != nil && (m.Has(f) || g.session == "") {
 		text("tenant_id", g.tenant)
 	}
-	if fields.ByName("resource") != nil && fields.ByName("relation") == nil && d.chance(85) {
-		ref("resource", "document", fmt.Sprintf("%s-d%d", d.pick(g.tenant, g.tenant, d.place()), 1+d.IntN(13)), "")
+	if fields.ByName("resource") != nil && fields.ByName("relation") == nil && d.chance(92) {
+		ref("resource", "document", fmt.Sprintf("%s-d%d", d.pick(g.tenant, g.tenant, g.tenant, d.place()), 1+d.IntN(13)), "")
 		text("permission", d.pick("view", "view", "view", "edit"))
 	}
 	if fields.ByName("resource_object_type") != nil && d.chance(90) {
@@ -390,7 +423,7 @@ func (d *drawing) agree(m protoreflect.Message) {
 			ref("granted_by", "agent", g.agent, "")
 			text("agent_id", d.pick(g.tenant+"-sub", "both-bot", d.agent()))
 		}
-		if d.chance(60) {
+		if d.chance(75) {
 			m.Clear(fields.ByName("scope"))
 			m.Set(fields.ByName("unscoped"), protoreflect.ValueOfBool(true))
 		} else {
@@ -398,8 +431,13 @@ func (d *drawing) agree(m protoreflect.Message) {
 		}
 	case "SessionTarget":
 		text("delegation_id", g.delegation)
-		if g.relation == "" && d.chance(70) {
-			m.Clear(fields.ByName("principals"))
+		m.Clear(fields.ByName("principals"))
+		if g.relation != "" || d.chance(20) {
+			list := m.Mutable(fields.ByName("principals")).List()
+			item := list.NewElement()
+			item.Message().Set(item.Message().Descriptor().Fields().ByName("object_type"), protoreflect.ValueOfString("user"))
+			item.Message().Set(item.Message().Descriptor().Fields().ByName("object_id"), protoreflect.ValueOfString(d.user()))
+			list.Append(item)
 		}
 		m.Clear(fields.ByName("scope"))
 	case "ScopeGrant":
