@@ -129,7 +129,7 @@ func openEngine(t *testing.T) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Snapshot: func(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+		Snapshot: func(ctx context.Context, _ authz.Freshness) (authz.Snapshot, error) {
 			if snap := held.Load(); snap != nil {
 				return *snap, nil
 			}
