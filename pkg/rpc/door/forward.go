@@ -48,7 +48,7 @@ type route struct {
 // beside them; no method of this API does.
 type call struct {
 	*Door
-	route  route
+	route  *route
 	rights Rights
 	// bound says that there is something that does not exist for the caller; see scope.
 	bound bool
@@ -89,7 +89,7 @@ func (c *call) edits() *edits {
 //
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
-func (d *Door) forward(r route, down grpc.ServerStream) error {
+func (d *Door) forward(r *route, down grpc.ServerStream) error {
 	if err := d.tellVersion(down); err != nil {
 		return err
 	}
