@@ -66,7 +66,7 @@ type call struct {
 	rows uint32
 }
 
-func (d *Door) call(ctx context.Context, r route) *call {
+func (d *Door) call(ctx context.Context, r *route) *call {
 	c := &call{Door: d, route: r, rights: d.cfg.Rights(ctx), start: time.Now()}
 	if c.rights.Bounds == nil {
 		c.rights.Bounds = &authz.Bounds{}

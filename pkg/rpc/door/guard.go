@@ -93,7 +93,7 @@ func (c *call) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationships
 	var feeding []int
 	for i, update := range req.GetUpdates() {
 		r := update.GetRelationship()
-		feeds, err := c.judgeRelationship(schema, r, updates, i)
+		feeds, err := c.judgeRelationship(schema, r, updatesField, i)
 		switch {
 		case err != nil:
 			return err
@@ -170,7 +170,7 @@ func (c *call) judgeRelationship(schema *authz.Schema, r *v1.Relationship, list 
 	field := func() string { return fmt.Sprintf("%s[%d]", list, i) }
 	resourceType := r.GetResource().GetObjectType()
 	if c.bound {
-		if err := c.confineRelationship(schema, r, field(), list == updates); err != nil {
+		if err := c.confineRelationship(schema, r, field(), list == updatesField); err != nil {
 			return false, err
 		}
 	}
@@ -239,8 +239,8 @@ func (c *call) judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field
 	return nil
 }
 
-// updates is the field of a write that lists what it writes.
-const updates = "updates"
+// updatesField is the field of a write that lists what it writes.
+const updatesField = "updates"
 
 // The roles that a write can lack.
 const (
