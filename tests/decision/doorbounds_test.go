@@ -404,7 +404,7 @@ func TestSealedTokens(t *testing.T) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		for _, as := range []string{"acme", "writer"} {
+		for _, as := range []string{"acme", "acme-admin", "writer"} {
 			ask := func(c *v1.Consistency) (*v1.CheckPermissionResponse, error) {
 				r := asked("document:ours#view@user:new-to-" + as)
 				r.Consistency = c

@@ -279,7 +279,7 @@ func (c *call) lists(objectType string) bool {
 	b := c.rights.Bounds
 	switch objectType {
 	case authz.TypeTenant:
-		return true
+		return !b.Confined()
 	case authz.TypeAgent:
 		return b.Agents.All()
 	case authz.TypeUser, authz.TypeService:

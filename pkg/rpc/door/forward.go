@@ -231,13 +231,13 @@ func (c *call) judge(ctx context.Context, n int, request proto.Message) error {
 	if err := c.open(request); err != nil {
 		return err
 	}
-	if c.route.guard != nil {
-		if err := c.route.guard(ctx, c, n, request); err != nil {
+	if c.bound {
+		if err := c.confine(ctx, request); err != nil {
 			return err
 		}
 	}
-	if c.bound {
-		if err := c.confine(ctx, request); err != nil {
+	if c.route.guard != nil {
+		if err := c.route.guard(ctx, c, n, request); err != nil {
 			return err
 		}
 	}
