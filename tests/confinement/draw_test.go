@@ -22,8 +22,10 @@ type drawing struct {
 	grants []grant
 	// tokens and cursors are those that the first server gave in answers to both.
 	tokens, cursors map[protoreflect.FullName][]string
-	// fresh counts the ids that were made up.
-	fresh int
+	// fresh counts the ids that were made up, and keys the idempotency keys.
+	fresh, keys int
+	// apart lets delegations and sessions be made without a key, which have other ids on each server.
+	apart bool
 }
 
 func (d *drawing) pick(of ...string) string { return of[d.IntN(len(of))] }
@@ -128,6 +130,12 @@ func (d *drawing) relation() string {
 	return d.pick("view", "view", "view", "edit", "tenant", "reader")
 }
 
+// key is an idempotency key that nobody has used here. Callers of the other tenant use the same ones.
+func (d *drawing) key() string {
+	d.keys++
+	return fmt.Sprintf("key-%d", d.keys)
+}
+
 // text draws a string field.
 func (d *drawing) text(field protoreflect.FieldDescriptor) string {
 	switch name := string(field.Name()); {
@@ -142,7 +150,7 @@ func (d *drawing) text(field protoreflect.FieldDescriptor) string {
 	case strings.HasSuffix(name, "owner_ids"):
 		return d.user()
 	case name == "idempotency_key":
-		return d.pick("", "", fmt.Sprintf("key-%d", d.IntN(400)), fmt.Sprintf("key-%d", d.IntN(10)))
+		return d.pick("", "", d.key(), d.key(), fmt.Sprintf("key-%d", d.IntN(1+d.keys)))
 	case strings.HasSuffix(name, "object_type"), name == "resource_type", name == "optional_resource_type", name == "subject_type":
 		return d.objectType()
 	case strings.HasSuffix(name, "permission"), strings.HasSuffix(name, "relation"):
@@ -460,12 +468,18 @@ func (d *drawing) agree(m protoreflect.Message) {
 func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	m := of.New()
 	d.message(m, "", 0)
-	// Which one of several delegations decides is a matter of the order of their ids. Those that are made with a key are the same on
-	// both servers; of others there is only one at a time.
+	// Which one of several delegations decides, and what a page of a list holds, is a matter of the order of their ids. Those that are made
+	// with a key have the same id on both servers. Others are made only late, and only so that none of them is one of several.
 	switch r := m.Interface().(type) {
 	case *deputyv1.CreateDelegationRequest:
+		if r.GetIdempotencyKey() == "" && !d.apart {
+			r.IdempotencyKey = d.key()
+		}
 		r.AllowDirect = r.GetAllowDirect() && r.GetIdempotencyKey() != ""
 	case *deputyv1.StartSessionRequest:
+		if r.GetIdempotencyKey() == "" && !d.apart {
+			r.IdempotencyKey = d.key()
+		}
 		if r.GetIdempotencyKey() == "" && len(r.GetTargets()) > 1 {
 			r.Targets = r.GetTargets()[:1]
 		}
