@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -193,6 +194,8 @@ func tree(m protoreflect.Message) any {
 	switch m.Descriptor().Name() {
 	case "ZedToken", "Cursor":
 		return "a token"
+	case "ContextualizedCaveat":
+		m = forgetRevision(m)
 	}
 	out := map[string]any{}
 	trace := m.Descriptor().Name() == "CheckTrace"
@@ -230,6 +233,16 @@ func tree(m protoreflect.Message) any {
 		return true
 	})
 	return out
+}
+
+// forgetRevision takes out the revision at which a frozen session started.
+func forgetRevision(m protoreflect.Message) protoreflect.Message {
+	caveat, ok := proto.Clone(m.Interface()).(*v1.ContextualizedCaveat)
+	if !ok || caveat.GetCaveatName() != "baseline" {
+		return m
+	}
+	delete(caveat.GetContext().GetFields(), "revision")
+	return caveat.ProtoReflect()
 }
 
 // unordered is a list whose order says nothing.

@@ -24,6 +24,8 @@ type drawing struct {
 	tokens, cursors map[protoreflect.FullName][]string
 	// fresh counts the ids that were made up, and keys the idempotency keys.
 	fresh, keys int
+	// head lets requests read the head alone: what is staler depends, on a database, on when it was written.
+	head bool
 	// apart lets delegations and sessions be made without a key, which have other ids on each server.
 	apart bool
 }
@@ -171,7 +173,7 @@ func (d *drawing) text(field protoreflect.FieldDescriptor) string {
 func (d *drawing) message(m protoreflect.Message, field string, depth int) {
 	switch of := m.Interface().(type) {
 	case *durationpb.Duration:
-		of.Seconds = []int64{1800, 3600, 3600, 7200, 7200, 36000, 36000, 90000, 0, -60}[d.IntN(10)]
+		of.Seconds = []int64{1800, 3600, 7200, 36000, 1800, 3600, 7200, 36000, 90000, 0, -60, 600}[d.IntN(12)]
 		return
 	case *timestamppb.Timestamp:
 		of.Seconds = []int64{1_500_000_000, 4_000_000_000, 4_070_908_800}[d.IntN(3)]
@@ -236,7 +238,7 @@ func (d *drawing) message(m protoreflect.Message, field string, depth int) {
 		case f.IsMap():
 		case f.IsList():
 			list := m.Mutable(f).List()
-			for range 1 + d.IntN(3) {
+			for range 1 + max(0, d.IntN(6)-3) {
 				if f.Message() == nil {
 					list.Append(d.scalar(f))
 					continue
@@ -268,7 +270,7 @@ func (d *drawing) missing(f protoreflect.FieldDescriptor, depth int) int {
 	case strings.Contains(name, "debug"), strings.Contains(name, "tracing"):
 		return 70
 	case name == "optional_preconditions":
-		return 75
+		return 90
 	case name == "on_behalf_of", name == "tenant_id", name == "context", name == "via", strings.HasPrefix(name, "optional"), name == "parent_delegation_id":
 		return 45
 	case depth == 0:
@@ -294,7 +296,7 @@ func (d *drawing) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.EnumKind:
 		return protoreflect.ValueOfEnum(protoreflect.EnumNumber(d.IntN(f.Enum().Values().Len()))) //nolint:gosec // few
 	case protoreflect.Uint32Kind:
-		return protoreflect.ValueOfUint32([]uint32{0, 1, 2, 3, 7, 1000}[d.IntN(6)])
+		return protoreflect.ValueOfUint32([]uint32{0, 2, 3, 7, 7, 1000, 1000, 1}[d.IntN(8)])
 	case protoreflect.Uint64Kind:
 		return protoreflect.ValueOfUint64(d.Uint64N(100))
 	case protoreflect.Int32Kind:
@@ -468,6 +470,11 @@ func (d *drawing) agree(m protoreflect.Message) {
 func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	m := of.New()
 	d.message(m, "", 0)
+	if f := m.Descriptor().Fields().ByName("consistency"); f != nil && d.head {
+		c := m.Mutable(f).Message()
+		full := c.Descriptor().Fields().ByName("fully_consistent")
+		c.Set(full, protoreflect.ValueOfBool(true))
+	}
 	// Which one of several delegations decides, and what a page of a list holds, is a matter of the order of their ids. Those that are made
 	// with a key have the same id on both servers. Others are made only late, and only so that none of them is one of several.
 	switch r := m.Interface().(type) {
