@@ -20,6 +20,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // answer is all that a caller gets: trees of maps, lists, texts and times.
@@ -198,14 +200,14 @@ func tree(m protoreflect.Message) any {
 		m = forgetRevision(m)
 	}
 	out := map[string]any{}
-	trace := m.Descriptor().Name() == "CheckTrace"
-	if trace {
-		out["foreign"] = fmt.Sprint(strings.Contains(fmt.Sprint(m.Interface()), other))
+	trace, isTrace := m.Interface().(*deputyv1.CheckTrace)
+	if isTrace {
+		out["foreign"] = fmt.Sprint(foreign(trace))
 	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
 		switch {
-		case trace && f.IsList(): // SpiceDB asks a union's parts at once, and its trace has those that came in before the first yes
+		case isTrace && f.IsList(): // SpiceDB asks a union's parts at once, and its trace has those that came in before the first yes
 		case name == "decision_id":
 			out[name] = "an id"
 		case f.IsMap():
@@ -233,6 +235,13 @@ func tree(m protoreflect.Message) any {
 		return true
 	})
 	return out
+}
+
+// foreign reports whether a part of a trace is of something of the other tenant's.
+func foreign(t *deputyv1.CheckTrace) bool {
+	return slices.ContainsFunc(t.GetChildren(), func(part *deputyv1.CheckTrace) bool {
+		return strings.HasPrefix(part.GetResource().GetObjectId(), other) || foreign(part)
+	})
 }
 
 // forgetRevision takes out the revision at which a frozen session started.
@@ -271,7 +280,15 @@ var (
 func (p *pairs) learn(a, b string) { p.toB[a], p.toA[b] = b, a }
 
 // translate replaces what the first server minted by what the second did.
-func (p *pairs) translate(m protoreflect.Message) {
+func (p *pairs) translate(m protoreflect.Message) { replace(m, p.text) }
+
+// rename replaces a part of all texts of a message.
+func rename(m protoreflect.Message, from, to string) {
+	replace(m, func(s string) string { return strings.ReplaceAll(s, from, to) })
+}
+
+// replace replaces the texts of a message.
+func replace(m protoreflect.Message, by func(string) string) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
 		case f.IsMap():
@@ -279,15 +296,15 @@ func (p *pairs) translate(m protoreflect.Message) {
 			for i := range v.List().Len() {
 				switch {
 				case f.Message() != nil:
-					p.translate(v.List().Get(i).Message())
+					replace(v.List().Get(i).Message(), by)
 				case f.Kind() == protoreflect.StringKind:
-					v.List().Set(i, protoreflect.ValueOfString(p.text(v.List().Get(i).String())))
+					v.List().Set(i, protoreflect.ValueOfString(by(v.List().Get(i).String())))
 				}
 			}
 		case f.Message() != nil:
-			p.translate(v.Message())
+			replace(v.Message(), by)
 		case f.Kind() == protoreflect.StringKind:
-			m.Set(f, protoreflect.ValueOfString(p.text(v.String())))
+			m.Set(f, protoreflect.ValueOfString(by(v.String())))
 		}
 		return true
 	})

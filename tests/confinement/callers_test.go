@@ -44,7 +44,7 @@ func confined() []*caller.Caller {
 		one("checker-of-folders", own, func(b *authz.Bounds) { b.Objects = authz.NamesOf("folder", "group") }, checker, auditor, delegator),
 		one("checker-of-users", own, func(b *authz.Bounds) {
 			b.Principals = authz.NamesOf("user")
-			b.IDs = authz.PrefixesOf("acme-d1", "acme-f", "globex-d2")
+			b.IDs = authz.PrefixesOf("acme-d1", "acme-f", "globex-d2", "nowhere-d2")
 		}, checker, auditor, delegator),
 		one("auditor", own, nil, auditor),
 		one("delegator", own, prefixed, delegator),

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,7 +139,7 @@ func run(t *testing.T, engine func(testing.TB) engine.Config, requests int) {
 	failures := 0
 	for i := range requests {
 		switch {
-		case i%100 == 99:
+		case i%250 == 249:
 			c.restore()
 		case i%25 == 24:
 			c.disturb()
@@ -200,7 +201,8 @@ func (c *contest) ask(m method, name string, req proto.Message) string {
 	}
 	twin := proto.Clone(req)
 	c.translate(twin.ProtoReflect())
-	a, b := m.ask(ctx, c.to[name][0], req), m.ask(ctx, c.to[name][1], twin)
+	var a, b answer
+	c.both(func() { a = m.ask(ctx, c.to[name][0], req) }, func() { b = m.ask(ctx, c.to[name][1], twin) })
 	if c.apart && strings.HasPrefix(string(m.in.Descriptor().Name()), "List") {
 		a.Pages, b.Pages = 0, 0
 	}
@@ -304,12 +306,24 @@ func (c *contest) meet(g grant) {
 
 // restore makes active again what requests suspended, and writes back what they took away.
 func (c *contest) restore() {
-	for _, s := range []*harness.Server{c.a, c.b} {
-		write(c.t, s, c.seeded)
-		if _, err := v1.NewPermissionsServiceClient(s.Admin).WriteRelationships(c.t.Context(), &v1.WriteRelationshipsRequest{Updates: tombstones()}); err != nil {
-			c.t.Fatal(err)
+	restore := func(s *harness.Server) func() {
+		return func() {
+			write(c.t, s, c.seeded)
+			_, err := v1.NewPermissionsServiceClient(s.Admin).WriteRelationships(c.t.Context(), &v1.WriteRelationshipsRequest{Updates: tombstones()})
+			if err != nil {
+				c.t.Error(err)
+			}
 		}
 	}
+	c.both(restore(c.a), restore(c.b))
+}
+
+// both does two things at once, one on each server.
+func (c *contest) both(a, b func()) {
+	var group sync.WaitGroup
+	group.Go(b)
+	a()
+	group.Wait()
 }
 
 // disturb changes something in the other tenant, on the server that has it.

@@ -262,13 +262,13 @@ func alone(rows []*v1.Relationship) []*v1.Relationship {
 // write touches relationships as an admin.
 func write(t *testing.T, s *harness.Server, rows []*v1.Relationship) {
 	t.Helper()
-	for chunk := range slices.Chunk(rows, 200) {
+	for chunk := range slices.Chunk(rows, 500) {
 		req := &v1.WriteRelationshipsRequest{}
 		for _, r := range chunk {
 			req.Updates = append(req.Updates, &v1.RelationshipUpdate{Operation: v1.RelationshipUpdate_OPERATION_TOUCH, Relationship: r})
 		}
 		if _, err := v1.NewPermissionsServiceClient(s.Admin).WriteRelationships(t.Context(), req); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
 }
