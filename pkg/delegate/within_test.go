@@ -393,3 +393,98 @@ func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 		t.Errorf("its own delegation is listed %d times in %d calls", found, calls+1)
 	}
 }
+
+// TestSessionOfAnAgentOutside: a session whose agent lies outside does not exist, even where its leaf would.
+func TestSessionOfAnAgentOutside(t *testing.T) {
+	t.Parallel()
+	d, _, graph := shared(t)
+	own, _, err := d.Create(t.Context(), root("bot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = graph.Engine.Write(t.Context(), []authz.Update{
+		{Operation: authz.Touch, Relationship: authz.Relationship{
+			Resource: authz.SessionID("odd").Object(), Relation: "agent", Subject: authz.Subject{Object: authz.AgentID("sub").Object()}, Caveat: "issued",
+		}},
+		{Operation: authz.Touch, Relationship: authz.Relationship{
+			Resource: authz.SessionID("odd").Object(), Relation: "delegation", Subject: authz.Subject{Object: own.ID.Object()}, Caveat: "leaf",
+		}},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := d.Session(t.Context(), "odd"); err != nil {
+		t.Errorf("to a caller without bounds: %v", err)
+	}
+	b := authz.Unbounded()
+	b.Agents = authz.NamesOf("bot")
+	if _, _, err := d.For("of-bot", b).Session(t.Context(), "odd"); authz.KindOf(err) != authz.NotFound {
+		t.Errorf("to a caller of bot's: %v", err)
+	}
+}
+
+// TestListsByWhatIsOutside: a list by what does not exist for the caller is empty and complete at once, however much others have of it.
+func TestListsByWhatIsOutside(t *testing.T) {
+	t.Parallel()
+	d, _, graph := shared(t)
+	spec := root("bot")
+	spec.Tenant, spec.Principal = "globex", authz.Subject{Object: user("mallory")}
+	theirs, _, err := d.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, _, err := d.Create(t.Context(), delegate.Spec{Agent: "sub", Parent: theirs.ID, Unscoped: true}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := d.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := ofAcme()
+	b.Agents, b.Principals = authz.NamesOf("sub"), authz.NamesOf("service")
+	lists := delegate.New(graph.Engine, nil, time.Hour, time.Now).For("bound", b)
+	lists.SetListReads(1) // so that a page which looks at what others have is not complete
+	globex := authz.TenantID("globex")
+	for name, c := range map[string]delegate.Choice{
+		"tenant":    {By: authz.Subject{Object: globex.Object()}, Tenant: globex},
+		"agent":     {By: authz.Subject{Object: authz.AgentID("bot").Object()}, Agent: "bot"},
+		"principal": {By: spec.Principal, AsPrincipal: true, Principal: spec.Principal},
+		"set":       {By: authz.Subject{Object: globex.Object(), Relation: "member"}, AsPrincipal: true, Principal: authz.Subject{Object: globex.Object(), Relation: "member"}},
+		"parent":    {By: authz.Subject{Object: theirs.ID.Object()}, Parent: theirs.ID},
+	} {
+		l, err := lists.Delegations(t.Context(), c, delegate.Place{}, 10)
+		if err != nil || len(l.Items) > 0 || l.Next != nil || l.At.IsZero() {
+			t.Errorf("%s: %+v, %v", name, l, err)
+		}
+	}
+	l, err := lists.Sessions(t.Context(), "bot", true, delegate.Place{}, 10)
+	if err != nil || l.Next != nil {
+		t.Errorf("sessions: %+v, %v", l, err)
+	}
+}
+
+// TestAgentsOfOthersAreNotWalked: a confined caller's list of agents is complete at once, however many agents others have.
+func TestAgentsOfOthersAreNotWalked(t *testing.T) {
+	t.Parallel()
+	_, _, graph := shared(t)
+	var updates []authz.Update
+	for i := range 450 {
+		id := authz.AgentID(fmt.Sprintf("%05d", i)).Object()
+		for _, rel := range []authz.Relationship{
+			{Resource: id, Relation: "active", Subject: authz.Subject{Object: id}, Caveat: "issued"},
+			{Resource: authz.TenantID("globex").Object(), Relation: "agent", Subject: authz.Subject{Object: id}},
+		} {
+			updates = append(updates, authz.Update{Operation: authz.Touch, Relationship: rel})
+		}
+	}
+	if _, err := graph.Engine.Write(t.Context(), updates, nil); err != nil {
+		t.Fatal(err)
+	}
+	lists := delegate.New(graph.Engine, nil, time.Hour, time.Now).For("of-acme", ofAcme())
+	lists.SetListReads(50)
+	l, err := lists.Agents(t.Context(), delegate.Place{}, 10)
+	if err != nil || len(l.Items) != 2 || l.Next != nil {
+		t.Errorf("it lists %+v, %v", l, err)
+	}
+}

@@ -348,6 +348,16 @@ func TestBoundsOnActors(t *testing.T) {
 		if l := session.GetSession().GetLeaves(); len(l) != 1 || l[0].GetPrincipal().GetObjectType() != "service" {
 			c.Errorf("it sees the leaves %v", l)
 		}
+		for _, who := range []string{"user:alice", "user:absent"} {
+			_, err = of.CreateDelegation(c.Context(), &deputyv1.CreateDelegationRequest{
+				AgentId: "own", ParentDelegationId: c.set.GetDelegationId(), Principal: subject(who), Unscoped: true,
+			})
+			c.fails(err, codes.InvalidArgument, "INVALID_FIELD", "principal")
+			_, err = of.StartSession(c.Context(), &deputyv1.StartSessionRequest{
+				AgentId: "bot", Targets: []*deputyv1.SessionTarget{target(c.set, who)},
+			})
+			c.fails(err, codes.InvalidArgument, "INVALID_FIELD", "targets[0].principals[0]")
+		}
 		_, err = of.Suspend(c.Context(), &deputyv1.SuspendRequest{Principal: harness.Ref("user:alice")})
 		c.fails(err, codes.NotFound, "PRINCIPAL_NOT_FOUND", "")
 		_, err = of.CreateDelegation(c.Context(), &deputyv1.CreateDelegationRequest{
