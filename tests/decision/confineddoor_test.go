@@ -65,7 +65,7 @@ var placeable = strings.Replace(confinedDomain, `definition document {
 func boundCallers() []*caller.Caller {
 	acme := func() authz.Bounds {
 		return authz.Bounds{
-			Tenants: authz.NamesOf("acme"), Agents: authz.NamesOf("bot"), Principals: authz.NamesOf("user"),
+			Tenants: authz.NamesOf("acme"), Agents: authz.NamesOf("bot", "far"), Principals: authz.NamesOf("user"),
 			Objects: authz.NamesOf("document", "folder", "group"), IDs: authz.AllPrefixes(),
 		}
 	}
@@ -161,7 +161,16 @@ func newBounded(t *testing.T, cfg daemon.Config) *boundAtDoor {
 		"delegation:ours#tenant@tenant:acme", "delegation:ours#agent@agent:bot", "delegation:ours#principal@user:alice",
 		"delegation:theirs#tenant@tenant:globex", "delegation:theirs#agent@agent:bot", "delegation:theirs#principal@user:alice",
 		"document:ours#reader@delegation:ours", "document:ours#reader@delegation:theirs",
+		"tenant:globex#agent@agent:far", "document:ours#reader@agent:far", "document:ours#reader@user:mallory",
+		"delegation:sub#tenant@tenant:acme", "delegation:sub#agent@agent:sub", "delegation:sub#principal@user:alice", "document:ours#reader@delegation:sub",
+		"delegation:nightly#tenant@tenant:acme", "delegation:nightly#agent@agent:bot", "delegation:nightly#principal@service:nightly",
+		"document:ours#reader@delegation:nightly",
 	)
+	for session, of := range map[string][2]string{"ours": {"bot", "ours"}, "theirs": {"bot", "theirs"}, "sub": {"sub", "ours"}} {
+		s.Touch(t, "session:"+session+"#unfrozen@session:"+session,
+			"session:"+session+"#agent@agent:"+of[0]+`[issued:{"at":"2026-01-01T00:00:00Z","until":"","key":""}]`,
+			"session:"+session+"#delegation@delegation:"+of[1]+`[leaf:{"principal":"user:alice","tenant":"acme"}]`)
+	}
 	return b
 }
 
@@ -313,11 +322,12 @@ func TestForeignIsAbsentAtTheDoor(t *testing.T) {
 		// What does not exist for the callers, by its kind, and names of nothing that are as long.
 		names := map[string]map[string]string{
 			"document": {"theirs": "qwxzvk", "shared": "qwxzvk", "orphan": "qwxzvk"}, "user": {"mallory": "qwxzvkj"},
-			"agent": {"spy": "qwx", "sub": "qwx"}, "tenant": {"globex": "qwxzvk"}, "type": {"secret": "qwxzvk"},
+			"agent": {"spy": "qwx", "sub": "qwx", "far": "qwx"}, "tenant": {"globex": "qwxzvk"}, "type": {"secret": "qwxzvk"},
 		}
-		for _, kind := range []string{"group", "folder", "delegation"} {
+		for _, kind := range []string{"group", "folder", "delegation", "session"} {
 			names[kind] = map[string]string{"theirs": "qwxzvk"}
 		}
+		names["delegation"]["sub"], names["delegation"]["nightly"], names["session"]["sub"] = "qwx", "qwxzvkj", "qwx"
 		for name, request := range map[[2]string]func(string) proto.Message{
 			{"document", "check an object"}:              func(s string) proto.Message { return asked("document:" + s + "#view@user:alice") },
 			{"document", "check an object's relation"}:   func(s string) proto.Message { return asked("document:" + s + "#reader@user:alice") },
@@ -332,6 +342,8 @@ func TestForeignIsAbsentAtTheDoor(t *testing.T) {
 			{"agent", "check an agent"}:                  func(s string) proto.Message { return asked("document:ours#view@agent:" + s) },
 			{"delegation", "check a delegation"}:         func(s string) proto.Message { return asked("document:ours#view@delegation:" + s) },
 			{"delegation", "check a delegation's agent"}: func(s string) proto.Message { return asked("delegation:" + s + "#agent@agent:bot") },
+			{"session", "check a session"}:               func(s string) proto.Message { return asked("session:" + s + "#unfrozen@session:" + s) },
+			{"session", "read a session"}:                func(s string) proto.Message { return reading("session", s) },
 			{"tenant", "check a tenant"}:                 func(s string) proto.Message { return asked("tenant:" + s + "#access@user:alice") },
 			{"tenant", "check a tenant's members"}:       func(s string) proto.Message { return asked("document:ours#view@tenant:" + s + "#member") },
 			{"type", "check a type"}:                     func(s string) proto.Message { return asked(s + ":ours#reader@user:alice") },

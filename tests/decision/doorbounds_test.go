@@ -72,6 +72,13 @@ func TestConfinedCaller(t *testing.T) {
 			"document:ours#view@user:carol":               plainNo,
 			"document:ours#view@delegation:ours":          plainYes,
 			"document:ours#view@delegation:theirs":        plainNo,
+			"document:ours#view@agent:far":                plainNo, // in no tenant of the caller's
+			"document:ours#view@delegation:sub":           plainNo,
+			"document:ours#view@delegation:nightly":       plainNo,
+			"session:ours#unfrozen@session:ours":          plainYes,
+			"session:theirs#unfrozen@session:theirs":      plainNo,
+			"session:sub#unfrozen@session:sub":            plainNo,
+			"document:ours#view@user:mallory":             plainNo, // of no tenant of the caller's, whatever the document grants
 			"document:open#view@user:carol":               plainYes,
 			"document:open#view@user:mallory":             plainYes, // as anybody is
 			"document:theirs#view@user:alice":             plainNo,
@@ -87,7 +94,7 @@ func TestConfinedCaller(t *testing.T) {
 		}
 		b.refused("acme", "document:ours#view@user:alice")
 
-		for id, want := range map[string]int{"ours": 4, "theirs": 0, "shared": 0, "absent": 0} {
+		for id, want := range map[string]int{"ours": 6, "theirs": 0, "shared": 0, "absent": 0} {
 			rows, err := b.rows("acme", reading("document", id))
 			if err != nil || len(rows) != want {
 				b.Errorf("document:%s has the rows %q, %v; want %d", id, rows, err, want)
@@ -99,7 +106,7 @@ func TestConfinedCaller(t *testing.T) {
 		// A limit counts what the caller sees, and the cursor goes on behind it.
 		seen := map[string]bool{}
 		var cursor *v1.Cursor
-		for range 6 {
+		for range 8 {
 			r := reading("document", "ours")
 			r.OptionalLimit, r.OptionalCursor = 1, cursor
 			stream, err := b.as("acme").ReadRelationships(b.Context(), r)
@@ -119,8 +126,8 @@ func TestConfinedCaller(t *testing.T) {
 				b.Errorf("after the limit comes %v", err)
 			}
 		}
-		if len(seen) != 4 {
-			b.Errorf("page by page there are %d rows, want 4: %v", len(seen), seen)
+		if len(seen) != 6 {
+			b.Errorf("page by page there are %d rows, want 6: %v", len(seen), seen)
 		}
 
 		write := func(as string, r *v1.WriteRelationshipsRequest) error {
@@ -184,6 +191,10 @@ func (b *boundAtDoor) refused(as, check string) {
 	traced.WithTracing = true
 	_, err := b.as(as).CheckPermission(b.Context(), traced)
 	b.refuses("a trace", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "trace")
+	_, err = b.as(as).CheckBulkPermissions(b.Context(), &v1.CheckBulkPermissionsRequest{WithTracing: true, Items: []*v1.CheckBulkPermissionsRequestItem{
+		{Resource: traced.GetResource(), Permission: traced.GetPermission(), Subject: traced.GetSubject()},
+	}})
+	b.refuses("traces", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "trace")
 	ctx := metadata.AppendToOutgoingContext(b.Context(), "io.spicedb.requestdebuginfo", "1")
 	_, err = b.as(as).CheckPermission(ctx, asked(check))
 	b.refuses("a trace, asked for in the metadata", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "trace")
@@ -321,6 +332,37 @@ func TestBoundsOfTypes(t *testing.T) {
 				codes.PermissionDenied, authz.ReasonOutOfBounds, "document:fresh lies outside")
 			if err := write(as, writing(create, "document:acme/"+as+"#home@tenant:acme")); err != nil {
 				b.Errorf("%s: %v", as, err)
+			}
+		}
+		load := func(row string) error {
+			stream, err := b.as("some-types").ImportBulkRelationships(b.Context())
+			if err != nil {
+				return err
+			}
+			_ = stream.Send(&v1.ImportBulkRelationshipsRequest{Relationships: []*v1.Relationship{rowOf(row)}})
+			_, err = stream.CloseAndRecv()
+			return err
+		}
+		b.refuses("an import of a type beyond", load("folder:ours#reader@user:eve"), codes.FailedPrecondition, authz.ReasonUnknownType, "the schema has document")
+		b.refuses("an import of an agent beyond", load("document:ours#reader@agent:spy"), codes.PermissionDenied, authz.ReasonOutOfBounds, "agent:spy")
+		b.refuses("an import of a delegation", load("document:ours#reader@delegation:sub"), codes.PermissionDenied, authz.ReasonOutOfBounds, "delegation:sub")
+		if err := load("document:ours#reader@user:eve"); err != nil {
+			b.Error(err)
+		}
+		if err := write("some-types", writing(touch, "document:open#reader@delegation:ours")); err != nil {
+			b.Error(err)
+		}
+		b.refuses("a scope of a delegation beyond", write("some-types", writing(touch, "document:open#reader@delegation:sub")),
+			codes.PermissionDenied, authz.ReasonOutOfBounds, "delegation:sub does not exist")
+		conditional := writing(touch, "document:acme/one#reader@user:eve")
+		for id, refused := range map[string]bool{"acme/one": false, "ours": true} {
+			conditional.OptionalPreconditions = []*v1.Precondition{{
+				Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: id},
+			}}
+			if err := write("some-ids", conditional); refused {
+				b.refuses("a condition beyond", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "document:ours")
+			} else if err != nil {
+				b.Error(err)
 			}
 		}
 		clear := func(as string, f *v1.RelationshipFilter) error {

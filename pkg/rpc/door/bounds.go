@@ -128,13 +128,11 @@ func (s *scope) at(of **v1.Consistency) {
 
 // confineTo has the engine asked for what exists of the objects, at the revision at which that is so.
 func (c *call) confineTo(ctx context.Context, of **v1.Consistency, objects ...*v1.ObjectReference) error {
-	var askables []authz.Object
-	for _, o := range objects {
-		if at := objectOf(o); askable(at) {
-			askables = append(askables, at)
-		}
+	named := make([]authz.Object, len(objects))
+	for i, o := range objects {
+		named[i] = objectOf(o)
 	}
-	s, err := c.lookUp(ctx, freshness(*of), askables)
+	s, err := c.lookUp(ctx, freshness(*of), named)
 	if err != nil {
 		return err
 	}
@@ -437,7 +435,7 @@ func (c *call) confineWrite(ctx context.Context, schema *authz.Schema, req *v1.W
 		}
 	}
 	for i, p := range req.GetOptionalPreconditions() {
-		if o := filtered(p); !exists(o) {
+		if o := filtered(p); o.ID != "" && !exists(o) {
 			return outOfBounds(fmt.Sprintf("optional_preconditions[%d].filter", i), authz.Show(o)+" does not exist for the caller")
 		}
 	}
