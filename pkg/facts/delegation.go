@@ -55,14 +55,14 @@ func HasParty(b *authz.Bounds, party authz.Subject) bool {
 }
 
 var delegationShapes = map[string]shape{
-	relActive:    {types: self.types, expires: true},
-	RelationAgent:     {types: []string{authz.TypeAgent}},
-	relPrincipal: {types: principalTypes},
-	relTenant:    {types: []string{authz.TypeTenant}},
-	relGrantedBy: {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
-	relParent:    {types: []string{authz.TypeDelegation}},
-	relSession:   {types: []string{authz.TypeSession}},
-	relUnscoped:  self,
+	relActive:     {types: self.types, expires: true},
+	RelationAgent: {types: []string{authz.TypeAgent}},
+	relPrincipal:  {types: principalTypes},
+	relTenant:     {types: []string{authz.TypeTenant}},
+	relGrantedBy:  {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
+	relParent:     {types: []string{authz.TypeDelegation}},
+	relSession:    {types: []string{authz.TypeSession}},
+	relUnscoped:   self,
 	// Repeats the principal; one that does not is no mark of this delegation.
 	relAllowDirect: {types: principalTypes, expires: true},
 }

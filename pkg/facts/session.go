@@ -44,7 +44,7 @@ func (s *Session) Within(b *authz.Bounds) bool {
 
 var sessionShapes = map[string]shape{
 	relActive:     {types: self.types, expires: true},
-	RelationAgent:      {types: []string{authz.TypeAgent}, caveat: caveatIssued},
+	RelationAgent: {types: []string{authz.TypeAgent}, caveat: caveatIssued},
 	relDelegation: {types: []string{authz.TypeDelegation}, caveat: caveatLeaf, many: true},
 	relUnfrozen:   self,
 	relBaseline:   {types: self.types, caveat: caveatBaseline},

@@ -23,7 +23,9 @@ import (
 // foreign, the engine is asked for one with an id that no object has. So it answers a schema's errors, wildcards and all else as it does for
 // an absent object. A type outside, or unknown, is answered here, in SpiceDB's words. A trace would show the graph beyond, and is refused.
 //
-// The objects of a confined caller's check, and of its reads, are judged at the revision at which they are answered.
+// The objects of a confined caller's check, and of a read, are judged at the revision at which they are answered. A read that is paged keeps
+// its consistency, because SpiceDB takes a cursor with no other: its object can have moved to another tenant a moment before, or since the
+// first page, and what is read then is what was the caller's own.
 
 // maxBulk is how many items SpiceDB takes in a bulk check.
 const maxBulk = 1000
@@ -42,7 +44,7 @@ func (c *call) confine(ctx context.Context, request proto.Message) error {
 				return &v1.CheckBulkPermissionsPair{Request: item, Response: &v1.CheckBulkPermissionsPair_Error{Error: no}}
 			})
 	case *v1.BulkCheckPermissionRequest:
-		return confineBulk(ctx, c, false, r.GetItems(), &r.Consistency,
+		return confineBulk(ctx, c, false, r.GetItems(), &r.Consistency, //nolint:staticcheck // it is served
 			func(item *v1.BulkCheckPermissionRequestItem, no *rpcstatus.Status) proto.Message {
 				return &v1.BulkCheckPermissionPair{Request: item, Response: &v1.BulkCheckPermissionPair_Error{Error: no}}
 			})
@@ -126,13 +128,11 @@ func (s *scope) at(of **v1.Consistency) {
 
 // confineTo has the engine asked for what exists of the objects, at the revision at which that is so.
 func (c *call) confineTo(ctx context.Context, of **v1.Consistency, objects ...*v1.ObjectReference) error {
-	var askables []authz.Object
-	for _, o := range objects {
-		if at := objectOf(o); askable(at) {
-			askables = append(askables, at)
-		}
+	named := make([]authz.Object, len(objects))
+	for i, o := range objects {
+		named[i] = objectOf(o)
 	}
-	s, err := c.lookUp(ctx, freshness(*of), askables)
+	s, err := c.lookUp(ctx, freshness(*of), named)
 	if err != nil {
 		return err
 	}
@@ -219,49 +219,57 @@ func (c *call) confineRead(ctx context.Context, r *v1.ReadRelationshipsRequest) 
 		return err
 	}
 	if f.GetOptionalResourceId() != "" {
-		o := &v1.ObjectReference{ObjectType: f.GetResourceType(), ObjectId: f.GetOptionalResourceId()}
-		if err := c.confineTo(ctx, &r.Consistency, o); err != nil {
+		o, at := &v1.ObjectReference{ObjectType: f.GetResourceType(), ObjectId: f.GetOptionalResourceId()}, r.GetConsistency()
+		if err := c.confineTo(ctx, &at, o); err != nil {
 			return err
 		}
 		f.OptionalResourceId = o.GetObjectId()
+		if r.GetOptionalLimit() == 0 && r.GetOptionalCursor() == nil {
+			r.Consistency = at
+		}
 	}
 	c.rows, r.OptionalLimit = r.GetOptionalLimit(), 0
 	return nil
 }
 
 // within returns an answer to a caller with bounds, nil where it holds a row beyond, and whether the caller wants more.
-func (c *call) within(answer []byte) (whole []byte, more bool) {
+func (c *call) within(ctx context.Context, answer []byte) (whole []byte, more bool, err error) {
 	if c.route.path != v1.PermissionsService_ReadRelationships_FullMethodName {
-		return answer, true
+		return answer, true, nil
 	}
 	var row v1.ReadRelationshipsResponse
-	if proto.Unmarshal(answer, &row) != nil || !c.holds(row.GetRelationship()) {
-		return nil, true
+	if proto.Unmarshal(answer, &row) != nil {
+		return nil, true, nil
+	}
+	for _, o := range []authz.Object{objectOf(row.GetRelationship().GetResource()), objectOf(row.GetRelationship().GetSubject().GetObject())} {
+		admitted := c.admits(o)
+		if !admitted && isRun(o) {
+			s, err := c.lookUp(ctx, authz.Freshness{}, []authz.Object{o})
+			if err != nil {
+				return nil, false, err
+			}
+			admitted = s.has(o)
+		}
+		if !admitted {
+			return nil, true, nil
+		}
 	}
 	c.rows-- // of a read without a limit it never comes to 0
-	return answer, c.rows != 0
+	return answer, c.rows != 0, nil
 }
 
-// holds reports whether both ends of a relationship lie within, as far as the bounds say it.
-func (c *call) holds(r *v1.Relationship) bool {
-	return c.admits(objectOf(r.GetResource())) && c.admits(objectOf(r.GetSubject().GetObject()))
-}
+// isRun reports whether an object is a delegation or a session: whether it exists stands in its relationships.
+func isRun(o authz.Object) bool { return o.Type == authz.TypeDelegation || o.Type == authz.TypeSession }
 
-// admits reports whether the bounds let an object exist; "*" stands for all of a type.
+// admits reports whether the bounds let an object exist; "*" stands for all of a type. Delegations and sessions are admitted only where all
+// are: see isRun.
 func (c *call) admits(o authz.Object) bool {
-	if o.ID == "*" {
+	if o.ID == "*" || isRun(o) {
 		return c.lists(o.Type)
 	}
 	s := scope{bounds: c.rights.Bounds}
 	decided, exists := s.byBounds(o)
-	switch {
-	case decided:
-		return exists
-	case o.Type == authz.TypeDelegation, o.Type == authz.TypeSession:
-		return c.lists(o.Type)
-	default:
-		return true
-	}
+	return !decided || exists
 }
 
 // lists reports whether all objects of a type lie within, but for their tenants.
@@ -269,7 +277,7 @@ func (c *call) lists(objectType string) bool {
 	b := c.rights.Bounds
 	switch objectType {
 	case authz.TypeTenant:
-		return true
+		return !b.Confined()
 	case authz.TypeAgent:
 		return b.Agents.All()
 	case authz.TypeUser, authz.TypeService:
@@ -369,14 +377,15 @@ func (c *call) confineList(ctx context.Context, field, listed string, about *v1.
 	return nil
 }
 
-// confineRelationship judges a relationship that is written, as far as the bounds alone say.
-func (c *call) confineRelationship(schema *authz.Schema, r *v1.Relationship, field string) error {
+// confineRelationship judges a relationship that is written, as far as the bounds alone say. looked says that what they leave open is
+// looked up afterwards.
+func (c *call) confineRelationship(schema *authz.Schema, r *v1.Relationship, field string, looked bool) error {
 	resource, subject := objectOf(r.GetResource()), objectOf(r.GetSubject().GetObject())
 	for _, o := range []authz.Object{resource, subject} {
 		if _, err := known(schema, o.Type, ""); err != nil {
 			return failure(codes.FailedPrecondition, authz.ReasonUnknownType, field, err.Error())
 		}
-		if askable(o) && !c.admits(o) || o.ID == "*" && !c.lists(o.Type) {
+		if (askable(o) || o.ID == "*") && !c.admits(o) && !(looked && isRun(o) && o.ID != "*") {
 			return outOfBounds(field, beyond(o))
 		}
 	}
@@ -386,8 +395,8 @@ func (c *call) confineRelationship(schema *authz.Schema, r *v1.Relationship, fie
 	return nil
 }
 
-// confineWrite judges a confined caller's write: each of its resources exists for the caller, or is new and placed by the write, and what
-// its subjects and preconditions name does. The refusal is the same for what another tenant has and for what nobody has. An object can move
+// confineWrite judges a write of a caller with bounds: each of its resources exists for the caller, or is new and placed by the write, and
+// what its subjects and preconditions name does. The refusal is the same for what another tenant has and for what nobody has. An object can move
 // to another tenant between the judgement and the write, which takes an organizer; the write then counts as one from before the move.
 func (c *call) confineWrite(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, feeding []int) error {
 	var objects []authz.Object
@@ -419,15 +428,15 @@ func (c *call) confineWrite(ctx context.Context, schema *authz.Schema, req *v1.W
 	for i, u := range req.GetUpdates() {
 		field := fmt.Sprintf("updates[%d]", i)
 		if o := objectOf(u.GetRelationship().GetResource()); !exists(o) {
-			return outOfBounds(field, authz.Show(o)+" lies in none of the caller's tenants; place a new object in the write that names it first")
+			return outOfBounds(field, authz.Show(o)+" does not exist for the caller; place a new object in the write that names it first")
 		}
 		if o, asks := reached(u.GetRelationship().GetSubject()); asks && !exists(o) {
-			return outOfBounds(field, "the subject "+authz.Show(o)+" lies in none of the caller's tenants")
+			return outOfBounds(field, "the subject "+authz.Show(o)+" does not exist for the caller")
 		}
 	}
 	for i, p := range req.GetOptionalPreconditions() {
-		if o := filtered(p); !exists(o) {
-			return outOfBounds(fmt.Sprintf("optional_preconditions[%d].filter", i), authz.Show(o)+" lies in none of the caller's tenants")
+		if o := filtered(p); o.ID != "" && !exists(o) {
+			return outOfBounds(fmt.Sprintf("optional_preconditions[%d].filter", i), authz.Show(o)+" does not exist for the caller")
 		}
 	}
 	if len(judged) == 0 {

@@ -138,7 +138,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			ServerStreams: m.IsStreamingServer(),
 		}
 		judge, guarded := guards[key]
-		r := route{
+		r := &route{
 			path:    "/" + string(service.FullName()) + "/" + string(m.Name()),
 			stream:  stream,
 			input:   messageType(m.Input()),

@@ -32,7 +32,7 @@ type edits struct {
 // The types whose messages are edited or opened.
 const (
 	cursorType      protoreflect.FullName = "authzed.api.v1.Cursor"
-	tokenType       protoreflect.FullName = "authzed.api.v1.ZedToken"
+	tokenType       protoreflect.FullName = "authzed.api.v1.ZedToken" //nolint:gosec // the name of a type
 	consistencyType protoreflect.FullName = "authzed.api.v1.Consistency"
 	conditionType   protoreflect.FullName = "authzed.api.v1.PartialCaveatInfo"
 	statusType      protoreflect.FullName = "google.rpc.Status"

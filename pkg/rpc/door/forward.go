@@ -48,7 +48,7 @@ type route struct {
 // beside them; no method of this API does.
 type call struct {
 	*Door
-	route  route
+	route  *route
 	rights Rights
 	// bound says that there is something that does not exist for the caller; see scope.
 	bound bool
@@ -66,7 +66,7 @@ type call struct {
 	rows uint32
 }
 
-func (d *Door) call(ctx context.Context, r route) *call {
+func (d *Door) call(ctx context.Context, r *route) *call {
 	c := &call{Door: d, route: r, rights: d.cfg.Rights(ctx), start: time.Now()}
 	if c.rights.Bounds == nil {
 		c.rights.Bounds = &authz.Bounds{}
@@ -89,7 +89,7 @@ func (c *call) edits() *edits {
 //
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
-func (d *Door) forward(r route, down grpc.ServerStream) error {
+func (d *Door) forward(r *route, down grpc.ServerStream) error {
 	if err := d.tellVersion(down); err != nil {
 		return err
 	}
@@ -231,13 +231,13 @@ func (c *call) judge(ctx context.Context, n int, request proto.Message) error {
 	if err := c.open(request); err != nil {
 		return err
 	}
-	if c.route.guard != nil {
-		if err := c.route.guard(ctx, c, n, request); err != nil {
+	if c.bound {
+		if err := c.confine(ctx, request); err != nil {
 			return err
 		}
 	}
-	if c.bound {
-		if err := c.confine(ctx, request); err != nil {
+	if c.route.guard != nil {
+		if err := c.route.guard(ctx, c, n, request); err != nil {
 			return err
 		}
 	}

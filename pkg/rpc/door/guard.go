@@ -93,7 +93,7 @@ func (c *call) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationships
 	var feeding []int
 	for i, update := range req.GetUpdates() {
 		r := update.GetRelationship()
-		feeds, err := c.judgeRelationship(schema, r, "updates", i)
+		feeds, err := c.judgeRelationship(schema, r, updatesField, i)
 		switch {
 		case err != nil:
 			return err
@@ -106,7 +106,7 @@ func (c *call) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationships
 		}
 	}
 	switch {
-	case c.rights.Bounds.Confined():
+	case c.bound:
 		return c.confineWrite(ctx, schema, req, feeding)
 	case len(feeding) == 0, c.rights.Feeds:
 		return nil
@@ -170,7 +170,7 @@ func (c *call) judgeRelationship(schema *authz.Schema, r *v1.Relationship, list 
 	field := func() string { return fmt.Sprintf("%s[%d]", list, i) }
 	resourceType := r.GetResource().GetObjectType()
 	if c.bound {
-		if err := c.confineRelationship(schema, r, field()); err != nil {
+		if err := c.confineRelationship(schema, r, field(), list == updatesField); err != nil {
 			return false, err
 		}
 	}
@@ -232,11 +232,15 @@ func (c *call) judgeFilter(schema *authz.Schema, f *v1.RelationshipFilter, field
 	for e := range t.FeedsAgents {
 		if (f.GetOptionalRelation() == "" || f.GetOptionalRelation() == e.Relation) && subjectType == e.SubjectType &&
 			(of == nil || plain(of.GetRelation()) == e.SubjectRelation) {
-			return needs(organizer, field, "deleting from "+t.Name+"#"+e.Relation+", through which agents reach objects; name a relation and a kind of subject that they do not")
+			return needs(organizer, field, "deleting from "+t.Name+"#"+e.Relation+", through which agents reach objects (name a relation and a kind of "+
+				"subject that they do not)")
 		}
 	}
 	return nil
 }
+
+// updatesField is the field of a write that lists what it writes.
+const updatesField = "updates"
 
 // The roles that a write can lack.
 const (

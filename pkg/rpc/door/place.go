@@ -48,8 +48,8 @@ type placing struct {
 }
 
 // place judges the updates that place objects, and adds to the request what keeps the judgement true. It returns
-// the first update that takes an organizer, as the refusal. For a confined caller s is what exists for it, at the snapshot that is looked
-// at here too; nil for others.
+// the first update that takes an organizer, as the refusal. s is what exists for a caller with bounds, at the snapshot that is looked
+// at here too if there is one; nil for others.
 func (c *call) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, updates []int, s *scope) error {
 	p := &placing{
 		schema: schema, req: req,
@@ -59,7 +59,7 @@ func (c *call) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 		return p.refuse(updates[0], "writing it", "this server does not know where objects lie")
 	}
 	var err error
-	if s != nil {
+	if s != nil && s.snap != nil {
 		p.snap = s.snap
 	} else if p.snap, err = c.cfg.Snapshot(ctx, authz.Freshness{}); err != nil {
 		return schemaFailure(ctx, err)

@@ -16,8 +16,7 @@ import (
 //   - a tenant within; an agent within, and a user or a service of a type within, which for a confined caller a tenant within has;
 //   - a delegation whose tenant, agent and principal's type lie within; a session whose agent does, and one of whose leaves exists.
 //
-// What cannot be computed does not exist; a failure of the engine is one. Everything exists that the engine has no id for: it refuses such
-// an id before it looks.
+// What cannot be computed does not exist; a failure of the engine is one. Nor does what SpiceDB would refuse to look for (see askable).
 type scope struct {
 	bounds *authz.Bounds
 	// snap is where it was looked; nil where the bounds alone decide.
@@ -34,7 +33,7 @@ func (c *call) lookUp(ctx context.Context, fresh authz.Freshness, objects []auth
 	s := &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}}
 	var ask []authz.Object
 	for _, o := range objects {
-		if _, seen := s.known[o]; seen {
+		if _, seen := s.known[o]; seen || !askable(o) {
 			continue
 		}
 		decided, exists := s.byBounds(o)

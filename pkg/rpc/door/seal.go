@@ -22,12 +22,12 @@ import (
 // length, in a goroutine that recovers from no panic. So one changed digit of a cursor could end the process. A cursor is good for
 // the method that it came from.
 //
-// ZedTokens are sealed for the callers whose rights say so. They hold when they were sealed, in seconds, because a confined caller may
+// ZedTokens are sealed for the callers whose rights say so. They hold when they were sealed, because a confined caller may
 // read no snapshot that is older than a decision's may be.
 //
 //	sealed = base64url(HMAC-SHA256(key, what \x00 value)[:16]) "." value
 //	what   = the method of a cursor, or "ZedToken"
-//	value  = SpiceDB's cursor, or unix seconds in base 36 "." SpiceDB's token
+//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token
 
 const (
 	// sealBytes is how much of the HMAC a seal carries.
@@ -51,14 +51,14 @@ func unseal(key []byte, what, sealed string) (value string, ok bool) {
 }
 
 func sealToken(key []byte, token string, at time.Time) string {
-	return seal(key, tokenSeal, strconv.FormatInt(at.Unix(), 36)+"."+token)
+	return seal(key, tokenSeal, strconv.FormatInt(at.UnixNano(), 36)+"."+token)
 }
 
 func unsealToken(key []byte, sealed string) (token string, at time.Time, ok bool) {
 	value, ok := unseal(key, tokenSeal, sealed)
 	when, token, _ := strings.Cut(value, ".")
-	seconds, err := strconv.ParseInt(when, 36, 64)
-	return token, time.Unix(seconds, 0), ok && err == nil
+	nanoseconds, err := strconv.ParseInt(when, 36, 64)
+	return token, time.Unix(0, nanoseconds), ok && err == nil
 }
 
 // sealed is a field of a request that holds what may be sealed: the fields that lead to it.
@@ -139,7 +139,7 @@ func (c *call) openOne(field string, m proto.Message) error {
 		if strings.HasSuffix(field, exactField) {
 			// What is read at a snapshot is as old as that is, so that nobody keeps one by asking again.
 			c.stamp = at
-			if age := c.start.Sub(at); c.rights.Bounds.Confined() && c.cfg.SnapshotMaxAge > 0 && age > c.cfg.SnapshotMaxAge+time.Second {
+			if age := c.start.Sub(at); c.rights.Bounds.Confined() && c.cfg.SnapshotMaxAge > 0 && age > c.cfg.SnapshotMaxAge {
 				return failure(codes.OutOfRange, authz.ReasonSnapshotTooOld, field,
 					fmt.Sprintf("is older than the %s that a snapshot lasts", c.cfg.SnapshotMaxAge))
 			}

@@ -68,8 +68,9 @@ func (c *call) pass(answer *frame, down grpc.ServerStream) error {
 	}
 	whole, more := e.apply(c, answer.data.Materialize()), true
 	if c.bound {
-		if whole, more = c.within(whole); whole == nil {
-			return nil
+		var err error
+		if whole, more, err = c.within(down.Context(), whole); whole == nil {
+			return err
 		}
 	}
 	send := func(part []byte) error {

@@ -72,13 +72,12 @@ func schemaFailure(ctx context.Context, err error) error {
 	}
 	// What the engine says of itself is for callers, and says what to do.
 	if known, ok := errors.AsType[*authz.Error](err); ok {
-		switch known.Kind {
-		case authz.Unavailable:
+		switch {
+		case known.Kind == authz.Unavailable:
 			return failure(codes.Unavailable, known.Reason, "", known.Message)
-		case authz.OutOfRange:
+		case known.Kind == authz.OutOfRange:
 			return failure(codes.OutOfRange, known.Reason, "", known.Message)
-		}
-		if busy(err) {
+		case busy(err):
 			return failure(codes.ResourceExhausted, known.Reason, "", known.Message)
 		}
 	}
