@@ -306,7 +306,7 @@ func TestForeignIsAbsentAtTheDoor(t *testing.T) {
 			return r
 		}
 		oldBulk := func(rows ...string) proto.Message {
-			r := &v1.BulkCheckPermissionRequest{Consistency: head} //nolint:staticcheck // it is served
+			r := &v1.BulkCheckPermissionRequest{Consistency: head}
 			for _, row := range rows {
 				one := asked(row)
 				//nolint:staticcheck // it is served
