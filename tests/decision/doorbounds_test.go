@@ -212,7 +212,7 @@ func (b *boundAtDoor) refused(as, check string) {
 }
 
 // many asks many questions at once, in both ways. Each gets the answer that it gets alone, and is named as it was asked.
-func (b *bounded) many(as string) {
+func (b *boundAtDoor) many(as string) {
 	b.Helper()
 	questions := []string{
 		"document:ours#view@user:alice", "secret:ours#reader@user:alice", "document:theirs#view@user:alice", "document:ours#view@secret:ours",
