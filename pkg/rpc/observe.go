@@ -89,9 +89,12 @@ func (f *Figures) Collect(ch chan<- prometheus.Metric) {
 	collected := make(chan prometheus.Metric)
 	go func() {
 		defer close(collected)
-		for _, c := range f.all() {
-			c.Collect(collected)
-		}
+		_ = authz.Safely("rpc.Figures", func() error {
+			for _, c := range f.all() {
+				c.Collect(collected)
+			}
+			return nil
+		})
 	}()
 	for m := range collected {
 		// Messages are received by pkg/rpc/wire and not through the interceptors, so what those count of messages is wrong.
