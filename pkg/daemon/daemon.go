@@ -98,7 +98,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		}
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil { //nolint:contextcheck // issuers are asked beyond the opening
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
 		return fail(err)
 	}
 	opened = append(opened, closer(d.callers.close))
