@@ -261,4 +261,6 @@ func (c *callers) collectors() []prometheus.Collector {
 
 // Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers. It
 // returns an error where the file is refused, and what was in force before stays in force.
-func (d *Daemon) Reload() error { return d.callers.reload(true) }
+func (d *Daemon) Reload() error {
+	return authz.Safely("daemon.Reload", func() error { return d.callers.reload(true) })
+}

@@ -290,9 +290,9 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 	const goesOn = "goes on"
 	ends := map[string]string{
 		"same": goesOn, "wider": goesOn, "rotated": goesOn, "late": goesOn,
-		"gone": "UNAUTHENTICATED UNAUTHENTICATED", "revoked": "UNAUTHENTICATED UNAUTHENTICATED", "importer": "UNAUTHENTICATED UNAUTHENTICATED",
-		"roleless": "PERMISSION_DENIED ROLE_REQUIRED", "methodless": "PERMISSION_DENIED OUT_OF_BOUNDS", "confined": "PERMISSION_DENIED OUT_OF_BOUNDS",
-		"narrower": "UNAVAILABLE CALLER_CHANGED", "renamed": "UNAVAILABLE CALLER_CHANGED",
+		"gone": "UNAUTHENTICATED/UNAUTHENTICATED", "revoked": "UNAUTHENTICATED/UNAUTHENTICATED", "importer": "UNAUTHENTICATED/UNAUTHENTICATED",
+		"roleless": "PERMISSION_DENIED/ROLE_REQUIRED", "methodless": "PERMISSION_DENIED/OUT_OF_BOUNDS", "confined": "PERMISSION_DENIED/OUT_OF_BOUNDS",
+		"narrower": "UNAVAILABLE/CALLER_CHANGED", "renamed": "UNAVAILABLE/CALLER_CHANGED",
 	}
 	got := map[string]chan string{}
 	for name := range ends {
@@ -371,7 +371,7 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 	}
 	// A credential ends without a new file.
 	s.ahead.Store(int64(2 * time.Hour))
-	if is := next(t, got["late"]); is != "UNAUTHENTICATED UNAUTHENTICATED" {
+	if is := next(t, got["late"]); is != "UNAUTHENTICATED/UNAUTHENTICATED" {
 		t.Errorf("the stream of late ended with %s", is)
 	}
 	if is := s.call(t, "key-of-late-1"); is != codes.Unauthenticated {
@@ -404,7 +404,7 @@ func endOf(err error) string {
 		codes.Unauthenticated: "UNAUTHENTICATED", codes.PermissionDenied: "PERMISSION_DENIED", codes.Unavailable: "UNAVAILABLE",
 	}
 	if name := names[s.Code()]; name != "" {
-		return name + " " + reason
+		return name + "/" + reason
 	}
 	return s.String()
 }

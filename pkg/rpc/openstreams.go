@@ -78,7 +78,7 @@ func (g *Gate) RejudgeStreams(ctx context.Context) {
 		free := make(chan struct{}, rejudging)
 		for _, s := range g.open.list() {
 			free <- struct{}{}
-			judged.Go(func() {
+			judged.Go(func() { //nolint:contextcheck // every stream has its own
 				defer func() { <-free }()
 				g.rejudge(s)
 			})

@@ -13,6 +13,7 @@ var bareGoroutines = map[string]string{
 	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
 	"pkg/cli/interrupt.go: untilDone":          "a command's own input",
 	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",
+	"pkg/cli/serve.go: reloadOnSignal":         "daemon.Reload recovers",
 	"pkg/cli/import.go: stored":                "a command's own reads",
 	"pkg/daemon/daemon.go: Serve":              "serves no call itself: the interceptors recover each",
 	"pkg/daemon/stop.go: closeBy":              "closes the server",
@@ -23,6 +24,7 @@ var bareGoroutines = map[string]string{
 	"pkg/engine/primary.go: guardPrimary":      "serves no call",
 	"pkg/engine/stray.go: join":                "look.run recovers",
 	"pkg/evaluate/kept/verify.go: newVerifier": "verifier.run recovers each verification",
+	"pkg/rpc/openstreams.go: RejudgeStreams":   "rejudge recovers",
 	"pkg/rpc/streams.go: run":                  "what a worker runs recovers: a stream's panic is handed to its call",
 }
 

@@ -143,11 +143,11 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	reload := func(n int64) {
 		put("callers:\n  - name: steady\n")
-		if err := s.Daemon.Reload(); err == nil {
+		if err := s.Reload(); err == nil {
 			t.Error("a wrong file was accepted")
 		}
 		put(version(n))
-		if err := s.Daemon.Reload(); err != nil {
+		if err := s.Reload(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -155,7 +155,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	versions.next(reload)
 	judge(2, "ending", true, false, codes.Unauthenticated, check("ending"))
 	for w := range workers {
-		random := rand.New(rand.NewPCG(14, uint64(w))) //nolint:gosec // no secret
+		random := rand.New(rand.NewPCG(14, uint64(w)))
 		working.Go(func() {
 			for made.Add(1) <= calls {
 				switch kind := random.IntN(4); kind {

@@ -440,8 +440,8 @@ func (d *decoder) digest(n *yaml.Node) (sum [sha256.Size]byte, err error) {
 	digits, found := strings.CutPrefix(n.Value, digestPrefix)
 	b, err := hex.DecodeString(digits)
 	if !found || err != nil || len(b) != len(sum) || digits != strings.ToLower(digits) {
-		return sum, d.problem(n, `key has to be the SHA-256 digest of a key: "sha256:" and 64 hex digits in lower case. If it is a key itself, everybody who read the file has it: `+
-			"take it out, and add a new one with: deputy caller rotate NAME")
+		return sum, d.problem(n, `key has to be the SHA-256 digest of a key: "sha256:" and 64 hex digits in lower case. `+
+			"If it is a key itself, everybody who read the file has it: take it out, and add a new one with: deputy caller rotate NAME")
 	}
 	if copy(sum[:], b); sum == ([sha256.Size]byte{}) {
 		return sum, d.problem(n, "key is a digest of zeros only, which no key has")
