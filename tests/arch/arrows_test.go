@@ -95,7 +95,7 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/schema/source", "pkg/fixture/run", "pkg/fixture/mutate", "pkg/authz", "pkg/notation",
 	},
 
-	"pkg/client": {"pkg/gen"},
+	"pkg/client": {"pkg/authz", "pkg/gen"},
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
@@ -290,7 +290,7 @@ func TestArrowsBite(t *testing.T) {
 		{"pkg/rpc", module + "pkg/engine", "Declare the interface"},
 		{"pkg/rpc", "github.com/authzed/spicedb/pkg/tuple", "Use the words and the ports"},
 		{"pkg/rpc/door", module + "pkg/rpc", "Declare the interface"},
-		{"pkg/client", module + "pkg/authz", "may import pkg/gen"},
+		{"pkg/client", module + "pkg/engine", "may import pkg/authz, pkg/gen"},
 		{"pkg/engine", module + "tests/pgtest", "Declare the interface"},
 		{"tests/oracle", module + "pkg/decide", "may import pkg/authz"},
 		{"pkg/helpers", "fmt", "is no room"},
