@@ -34,12 +34,13 @@ type settings struct {
 	plaintext bool
 	secure    []string
 	tls       *tls.Config
-	caFile    string
-	cert, key string
-	spiffe    *spiffe
-	timeout   time.Duration
-	more      []grpc.DialOption
-	closers   []func() error
+	// caFile, pair (a certificate's file and its key's) and spiffe are nil where nothing is said of them.
+	caFile  *string
+	pair    []string
+	spiffe  *spiffe
+	timeout time.Duration
+	more    []grpc.DialOption
+	closers []func() error
 }
 
 // WithPresharedKey sends the key with every call.
@@ -89,14 +90,14 @@ func WithTLS(config *tls.Config) Option {
 // WithCAFile connects by TLS and trusts the certificate authorities in a PEM file, and not the system's. Each new connection trusts those
 // that the file then holds.
 func WithCAFile(path string) Option {
-	return func(s *settings) { s.secure, s.caFile = append(s.secure, "WithCAFile"), path }
+	return func(s *settings) { s.secure, s.caFile = append(s.secure, "WithCAFile"), &path }
 }
 
 // WithClientCertificate connects by TLS and shows the certificate in a PEM file, whose private key is in another one. Each new connection
 // shows the one that the files then hold, or the one before while they do not fit together.
 func WithClientCertificate(certFile, keyFile string) Option {
 	return func(s *settings) {
-		s.secure, s.cert, s.key = append(s.secure, "WithClientCertificate"), certFile, keyFile
+		s.secure, s.pair = append(s.secure, "WithClientCertificate"), []string{certFile, keyFile}
 	}
 }
 

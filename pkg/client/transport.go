@@ -38,18 +38,18 @@ func (s *settings) transport(plain bool) (credentials.TransportCredentials, erro
 		return insecure.NewCredentials(), nil
 	case s.spiffe != nil:
 		return s.mutual(*s.spiffe)
-	case s.caFile == "" && s.cert == "" && s.key == "":
+	case s.caFile == nil && s.pair == nil:
 		return credentials.NewTLS(s.tls), nil
 	}
 	t := &fileTLS{}
 	var err error
-	if s.caFile != "" {
-		if t.authorities, err = openFiles(readAuthorities, s.caFile); err != nil {
+	if s.caFile != nil {
+		if t.authorities, err = openFiles(readAuthorities, *s.caFile); err != nil {
 			return nil, fmt.Errorf("the certificate authorities: %w", err)
 		}
 	}
-	if s.cert != "" || s.key != "" {
-		if t.certificate, err = openFiles(readPair, s.cert, s.key); err != nil {
+	if s.pair != nil {
+		if t.certificate, err = openFiles(readPair, s.pair...); err != nil {
 			return nil, fmt.Errorf("the client certificate: %w", err)
 		}
 	}
