@@ -32,6 +32,28 @@ type Delegation struct {
 // Set reports whether the delegation is for a set of principals.
 func (d *Delegation) Set() bool { return d.Principal.Relation != "" }
 
+// Within reports whether the delegation exists for a caller with the bounds: its tenant, its agent and its principal's type lie within. One
+// of which that cannot be told, because it names several, exists for no caller with bounds.
+func (d *Delegation) Within(b *authz.Bounds) bool {
+	if b.AllActors() {
+		return true
+	}
+	return !d.ambiguous && b.HasTenant(d.Tenant) && b.HasAgent(d.Agent) && HasParty(b, d.Principal)
+}
+
+// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the type of some of its
+// members does.
+func HasParty(b *authz.Bounds, party authz.Subject) bool {
+	switch {
+	case b == nil:
+		return false
+	case party.Type != authz.TypeTenant:
+		return b.Principals.Has(party.Type)
+	default:
+		return b.Principals.Has(authz.TypeUser) || party.Relation == RelationMember && b.Principals.Has(authz.TypeService)
+	}
+}
+
 var delegationShapes = map[string]shape{
 	relActive:    {types: self.types, expires: true},
 	relAgent:     {types: []string{authz.TypeAgent}},

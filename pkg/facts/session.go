@@ -36,6 +36,12 @@ func (s *Session) Holds(id authz.DelegationID) bool {
 	return slices.ContainsFunc(s.Leaves, func(l Leaf) bool { return l.Delegation == id })
 }
 
+// Within reports whether the session's agent lies within the bounds, which is half of what it takes to exist for a caller: at least one of
+// its leaves has to exist, too.
+func (s *Session) Within(b *authz.Bounds) bool {
+	return b.AllActors() || !s.ambiguous && b.HasAgent(s.Agent)
+}
+
 var sessionShapes = map[string]shape{
 	relActive:     {types: self.types, expires: true},
 	relAgent:      {types: []string{authz.TypeAgent}, caveat: caveatIssued},
@@ -165,4 +171,9 @@ func AgentListFilter(suspended bool) authz.Filter {
 		relation = relSuspended
 	}
 	return authz.Filter{Resource: authz.Object{Type: authz.TypeAgent}, Relation: relation}
+}
+
+// TenantAgents selects the agents of a tenant.
+func TenantAgents(id authz.TenantID) authz.Filter {
+	return authz.Filter{Resource: id.Object(), Relation: relAgent, SubjectType: authz.TypeAgent}
 }

@@ -78,7 +78,7 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core + domain}); err != nil {
 		t.Fatal(err)
 	}
-	d := delegate.New(e, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	d := delegate.New(e, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {

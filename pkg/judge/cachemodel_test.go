@@ -90,7 +90,7 @@ definition document {
 	}
 	g := &governed{
 		observed:  &observed{Graph: graph},
-		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, time.Now), cases: map[string][]authz.Case{},
+		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, time.Now).For("service", authz.Unbounded()), cases: map[string][]authz.Case{},
 	}
 	object := func(text string) authz.Object { return rel(text, "", "").Resource }
 	for _, agent := range []authz.AgentID{"bot", "aide"} {

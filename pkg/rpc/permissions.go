@@ -274,7 +274,7 @@ type lookupRequest interface {
 }
 
 // openLookup reads a lookup's limit, cursor and consistency. bare is the request without them.
-func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv1.ZedToken) (*lookup, error) {
+func (b border) openLookup(ctx context.Context, r lookupRequest, bare proto.Message, session *deputyv1.ZedToken) (*lookup, error) {
 	if r.GetCursor().GetToken() != "" && r.GetConsistency() != nil {
 		return nil, authz.FieldErrorf("consistency", "is not to be combined with a cursor")
 	}
@@ -283,7 +283,7 @@ func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv
 	if l.limit, err = limit(r.GetLimit(), defaultLookup, maxLookup); err != nil {
 		return nil, err
 	}
-	if l.sum, err = digest(bare); err != nil {
+	if l.sum, err = digest(ctx, bare); err != nil {
 		return nil, err
 	}
 	if l.fresh, l.stamp, err = b.freshness(r.GetConsistency(), session); err != nil {
@@ -334,7 +334,7 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency, bare.SessionToken = 0, nil, nil, nil
-	l, err := p.openLookup(r, bare, r.GetSessionToken())
+	l, err := p.openLookup(stream.Context(), r, bare, r.GetSessionToken())
 	if err != nil {
 		return err
 	}
@@ -396,7 +396,7 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency = 0, nil, nil
-	l, err := p.openLookup(r, bare, nil)
+	l, err := p.openLookup(stream.Context(), r, bare, nil)
 	if err != nil {
 		return err
 	}

@@ -4,11 +4,13 @@
 package rpc
 
 import (
+	"context"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/judge"
@@ -16,7 +18,8 @@ import (
 
 // Config is what the services stand on.
 type Config struct {
-	Judge    *judge.Judge
+	Judge *judge.Judge
+	// Delegate is nobody's: each call takes it for its caller.
 	Delegate *delegate.Delegate
 	Sealer   *Sealer
 	Log      *zap.Logger
@@ -42,3 +45,9 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 
 // border is what all services share.
 type border struct{ Config }
+
+// delegate is the lifecycle for the caller of a call.
+func (b border) delegate(ctx context.Context) *delegate.Delegate {
+	c := caller.Of(ctx)
+	return b.Delegate.For(c.Name, c.Bounds)
+}
