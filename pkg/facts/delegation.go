@@ -216,6 +216,11 @@ func AgentQuery(id authz.DelegationID, agent authz.AgentID) authz.Query {
 	return authz.Query{Resource: id.Object(), Permission: relAgent, Subject: authz.Subject{Object: agent.Object()}}
 }
 
+// TenantQuery asks whether a tenant is one that a delegation names.
+func TenantQuery(id authz.DelegationID, tenant authz.TenantID) authz.Query {
+	return authz.Query{Resource: id.Object(), Permission: relTenant, Subject: authz.Subject{Object: tenant.Object()}}
+}
+
 // ListFilter selects the delegations that name a subject: an agent, a principal or a set, a tenant, or
 // a parent.
 func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {

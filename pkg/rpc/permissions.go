@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/judge"
 )
@@ -148,7 +149,7 @@ func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionReq
 	if err != nil {
 		return nil, stamp, err
 	}
-	results, _, err := p.Judge.Decide(ctx, []authz.Case{c}, f, explain)
+	results, _, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, []authz.Case{c}, f, explain)
 	if err != nil {
 		return nil, stamp, err
 	}
@@ -178,7 +179,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 		}
 		cases, index = append(cases, c), append(index, i)
 	}
-	results, at, err := p.Judge.Decide(ctx, cases, f, false)
+	results, at, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, cases, f, false)
 	if err != nil {
 		return nil, err
 	}
@@ -338,7 +339,7 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	if err != nil {
 		return err
 	}
-	done, err := p.Judge.Resources(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
+	done, err := p.Judge.Resources(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
 		if err := l.young(); err != nil {
 			return err
 		}
@@ -400,7 +401,7 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	if err != nil {
 		return err
 	}
-	done, err := p.Judge.Agents(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
+	done, err := p.Judge.Agents(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
 		if err := l.young(); err != nil {
 			return err
 		}
