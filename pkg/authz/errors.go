@@ -146,6 +146,7 @@ const (
 	ReasonRoleRequired        = "ROLE_REQUIRED"
 	ReasonOutOfBounds         = "OUT_OF_BOUNDS"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"
+	ReasonCallerChanged       = "CALLER_CHANGED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooLarge            = "TOO_LARGE"
 	ReasonBusy                = "BUSY"

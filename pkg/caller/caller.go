@@ -37,9 +37,14 @@ type Credential struct {
 	DNS string
 	// Issuer and Subject are a token's iss and sub.
 	Issuer, Subject string
+	// Created is when it was made, for people; zero where that is not known.
+	Created time.Time
 	// Expires is when it stops to be one; zero means never.
 	Expires time.Time
 }
+
+// Expired reports whether it proves nothing any more.
+func (c Credential) Expired(now time.Time) bool { return !c.Expires.IsZero() && !now.Before(c.Expires) }
 
 // Known reports whether the caller is somebody.
 func (c *Caller) Known() bool { return c != nil && c.Name != "" }
@@ -79,6 +84,11 @@ func (c *Caller) May(m *Method) error {
 		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about all types of objects, and the caller %s is bound to some", m.Name(), c.Name)
 	}
 	return nil
+}
+
+// Covers reports whether it is the caller of the same name, and may do all that was could do.
+func (c *Caller) Covers(was *Caller) bool {
+	return c.Known() && was.Known() && c.Name == was.Name && c.Roles.covers(was.Roles) && was.Bounds.Within(c.Bounds) && was.SpiceDB.Within(c.SpiceDB)
 }
 
 func (c *Caller) roles() string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -99,6 +100,22 @@ func put[K comparable](to map[K]entry, key K, e entry, id string) error {
 	}
 	to[key] = e
 	return nil
+}
+
+// Holder returns the caller that has a credential, and nil where none has.
+func (b *Book) Holder(one Credential) *Caller {
+	switch {
+	case b == nil:
+		return nil
+	case one.Key != [sha256.Size]byte{}:
+		return b.keys[one.Key].caller
+	case one.SPIFFE != "":
+		return b.spiffe[one.SPIFFE].caller
+	case one.DNS != "":
+		return b.dns[one.DNS].caller
+	default:
+		return b.subjects[subject{one.Issuer, one.Subject}].caller
+	}
 }
 
 // Proof is what a call brings to prove whose it is.
@@ -200,9 +217,13 @@ func unknown() error { return (*Caller)(nil).May(&Method{}) }
 
 // Callers is the book in force, which can be replaced while calls are under way. It is safe for concurrent use. The zero Callers know nobody.
 type Callers struct {
-	book atomic.Pointer[Book]
 	// Now is the clock that credentials expire by; nil means time.Now.
 	Now func() time.Time
+
+	book atomic.Pointer[Book]
+	// mu guards replaced, which is nil until somebody waits.
+	mu       sync.Mutex
+	replaced chan struct{}
 }
 
 // NewCallers returns callers of a book.
@@ -216,7 +237,26 @@ func NewCallers(b *Book) *Callers {
 func (c *Callers) Book() *Book { return c.book.Load() }
 
 // Replace puts another book in force. Calls that begin afterwards are judged by it.
-func (c *Callers) Replace(b *Book) { c.book.Store(b) }
+func (c *Callers) Replace(b *Book) {
+	c.book.Store(b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.replaced != nil {
+		close(c.replaced)
+		c.replaced = nil
+	}
+}
+
+// Replaced returns a channel that is closed once another book is in force than at the time of the call. To miss none, ask for the channel
+// before the book.
+func (c *Callers) Replaced() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.replaced == nil {
+		c.replaced = make(chan struct{})
+	}
+	return c.replaced
+}
 
 // Identify returns whose a call is, by the book in force.
 func (c *Callers) Identify(ctx context.Context) (*Caller, error) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"syscall"
 	"time"
 
@@ -22,7 +24,7 @@ func newServe(p *program) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the server",
 		Long: `Run the server until SIGINT or SIGTERM, then let calls under way finish. It prints one line with its
-address once it listens; logs go to standard error.
+address once it listens; logs go to standard error. With --callers, SIGHUP has it read that file again at once.
 
 With --dev one command starts a server to try Deputy out: it generates an admin key and prints it, writes the
 core schema if there is no schema yet, and keeps its data in a temporary directory unless --data-dir names one.
@@ -82,10 +84,35 @@ Each setting is a flag, a variable in the environment and a key of the same name
 				return err
 			}
 		}
+		defer reloadOnSignal(d, settings.config)()
 		defer daemon.KeepHeadroom(settings.headroomMiB << 20)()
 		return d.Serve(cmd.Context())
 	}
 	return cmd
+}
+
+// reloadOnSignal has SIGHUP reload what can be reloaded, until it is told to stop. A server without that ends at SIGHUP, as a program
+// does whose terminal is closed.
+func reloadOnSignal(d *daemon.Daemon, cfg daemon.Config) (stop func()) {
+	if cfg.CallersPath == "" {
+		return func() {}
+	}
+	hangups, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-hangups:
+				_ = d.Reload() // it logs what is wrong
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(done)
+	}
 }
 
 // newLog returns a logger that writes lines of JSON, or for a person's eyes, to w.

@@ -58,6 +58,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.keyFile, "preshared-key-file", "", "file with such keys, one a line")
 	flags.Var(&s.adminKeys, "admin-preshared-key", "key of the admins; may be repeated, or a list with commas")
 	flags.StringVar(&s.adminKeyFile, "admin-preshared-key-file", "", "file with such keys, one a line")
+	flags.StringVar(&s.config.CallersPath, "callers", "",
+		"YAML file with callers that have names, roles and bounds, which deputy caller edits; read again when it changes")
 	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate")
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",

@@ -41,6 +41,8 @@ type Config struct {
 	// Callers may call besides those that the preshared keys stand for: for servers that are opened in code. Their names and credentials are
 	// theirs alone.
 	Callers []*caller.Caller
+	// CallersPath is a file with more callers (see pkg/caller/file), which is read again when it changes; empty means none.
+	CallersPath string
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
 	TLSCertPath string
 	TLSKeyPath  string
@@ -108,9 +110,9 @@ func CheckKeyCharacters(key string) error {
 
 // checkKeys refuses keys with which nobody could call the server, or callers whom it was not meant for.
 func (c Config) checkKeys() error {
-	if len(c.PresharedKeys)+len(c.AdminPresharedKeys)+len(c.Callers) == 0 {
-		return errors.New("no preshared key is set, so nobody could call the server: set --preshared-key-file for services, " +
-			"--admin-preshared-key-file for admins, or both; to try Deputy out, run: deputy serve --dev")
+	if len(c.PresharedKeys)+len(c.AdminPresharedKeys)+len(c.Callers) == 0 && c.CallersPath == "" {
+		return errors.New("no preshared key and no file of callers is set, so nobody could call the server: name the callers with --callers, or set " +
+			"--preshared-key-file for services, --admin-preshared-key-file for admins, or both; to try Deputy out, run: deputy serve --dev")
 	}
 	for _, key := range slices.Concat(c.PresharedKeys, c.AdminPresharedKeys) {
 		if err := CheckKey(key); err != nil {

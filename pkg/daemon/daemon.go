@@ -67,6 +67,8 @@ type Daemon struct {
 	server    *grpc.Server
 	health    *openHealth
 	metrics   *metricsServer
+	callers   *callers
+	gate      *rpc.Gate
 
 	stopping stopping
 }
@@ -88,6 +90,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	cfg.Engine.Log = log
 	d := &Daemon{cfg: cfg, log: log, health: newHealth()}
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
 	// What was opened by the time of an error is closed again, the last first.
 	var opened []io.Closer
 	fail := func(err error) (*Daemon, error) {
@@ -139,22 +144,19 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.listener = newListener(tcp, connections)
 	opened = append(opened, d.listener)
 	figures = append(figures, d.listener.collectors()...)
+	figures = append(figures, d.callers.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
 	}
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	book, err := caller.NewBook(slices.Concat(caller.Preshared(cfg.PresharedKeys, cfg.AdminPresharedKeys), cfg.Callers), nil)
+	d.gate = rpc.NewGate(d.callers.Callers, log)
+	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
-	gate := rpc.NewGate(caller.NewCallers(book), log)
-	gateway, err := d.door(gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
-	if err != nil {
-		return fail(err)
-	}
-	options = append(options, gate.Options()...)
+	options = append(options, d.gate.Options()...)
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
 	options = append(options, limits()...)
@@ -162,7 +164,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
-	guarded := gate.Guard(d.server)
+	guarded := d.gate.Guard(d.server)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
 	rpc.Register(guarded, rpc.Config{
 		Judge:          d.judge,
@@ -222,6 +224,9 @@ func (c Config) Check() error {
 	c, err := c.complete()
 	if err == nil {
 		_, err = c.transport()
+	}
+	if err == nil {
+		_, _, err = c.readCallers()
 	}
 	return err
 }
@@ -341,6 +346,10 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
+	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
+	defer judged()
+	go d.gate.RejudgeStreams(judging)
+	go d.callers.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {
 		if err != nil {

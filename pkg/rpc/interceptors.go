@@ -38,6 +38,7 @@ type Gate struct {
 	// methods are those of the services that were registered, by full name.
 	methods  map[string]*wire.Method
 	underWay underWay
+	open     openStreams
 }
 
 // NewGate returns the gate of one server.
@@ -78,6 +79,7 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	start := time.Now()
 	ctx := stream.Context()
 	defer func() { err = g.finish(ctx, info.FullMethod, start, recover(), err) }()
+	book := g.callers.Book()
 	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
 		return err
 	}
@@ -86,8 +88,12 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 		return err
 	}
 	defer end()
-	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod}
+	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod, barred: make(chan error, 1)}
 	defer known.replace(nil, true)
+	defer g.open.add(known)()
+	if g.callers.Book() != book {
+		g.rejudge(known) // it may have come too late to be judged when the book was replaced
+	}
 	return handler(srv, known)
 }
 
@@ -110,6 +116,8 @@ type identified struct {
 	ctx    context.Context //nolint:containedctx // a stream has its context
 	gate   *Gate
 	method string
+	// barred has the reason why the stream has to end, once its caller may not go on with it.
+	barred chan error
 
 	// mu guards message: the call may end while its handler still receives (see StreamLimits).
 	mu      sync.Mutex

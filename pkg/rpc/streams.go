@@ -150,6 +150,10 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	if endsHere {
 		stopping = l.Stopping
 	}
+	var barred <-chan error
+	if known, ok := stream.(*identified); ok {
+		barred = known.barred
+	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	watched := &watchedStream{ServerStream: stream, ctx: ctx, began: time.Now()}
@@ -172,6 +176,8 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 		select {
 		case how := <-done:
 			return how.end()
+		case err := <-barred:
+			return err
 		case <-ctx.Done():
 			// The handler has the time to say how far it came. One that takes no notice keeps the call's place until the limit:
 			// it still takes what the places are there to bound.

@@ -54,6 +54,8 @@ var arrows = map[string][]string{
 
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
+	// The tokens of configured issuers.
+	"pkg/caller/token": {},
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.

@@ -1,0 +1,38 @@
+// Package file reads and edits the file in which a server's callers stand, callers.yaml:
+//
+//	issuers:                                     # whose tokens prove who calls; left out: nobody's
+//	  - issuer: https://login.example.com        # the tokens' iss
+//	    audiences: [deputy]                      # one of which is in their aud
+//	    algorithms: [RS256]
+//	    types: [at+jwt]                          # their typ; left out: at+jwt
+//	    jwks_url: https://login.example.com/keys # or jwks_file: PATH, from the file's own folder on; left out: asked of the issuer
+//	    leeway: 30s                              # by how much clocks may differ; left out: 30s
+//	    stale: 1h                                # how long the last keys are used while the issuer gives none; left out: 1h
+//	callers:
+//	  - name: billing                            # letters, digits, ".", "_" and "-"; unique; not "service" and not "admin"
+//	    roles: [checker]                         # one or more
+//	    tenants: [acme]                          # a list, or the word all; never left out
+//	    agents: [triage-bot]                     # a list, or all; left out: all
+//	    principals: [user]                       # the types of the principals that agents act for; as agents
+//	    objects: [ticket, document]              # types of objects; as agents
+//	    id_prefixes: [acme-]                     # how the ids of objects begin; as agents
+//	    authzed_api: [CheckPermission]           # methods of authzed.api.v1; a list, or all; left out: none
+//	    vouch: false                             # whether it creates delegations in a person's name on its word alone; left out: false
+//	    credentials:                             # each proves by itself that a call is this caller's
+//	      - id: key-1                            # unique in the caller
+//	        key: sha256:8c7dd922ad47494f…        # the SHA-256 digest of a preshared key, in 64 hex digits
+//	        created: 2026-11-28T15:00:00Z        # RFC 3339; may be left out
+//	        expires: 2027-11-28T15:00:00Z        # RFC 3339; left out: never
+//	      - id: certificate
+//	        spiffe: spiffe://example.org/billing # or dns: billing.internal, of a client certificate
+//	      - id: token
+//	        issuer: https://login.example.com    # one of the issuers above
+//	        subject: billing-service             # the tokens' sub
+//
+// Ids of tenants and agents, and the beginnings of ids, are as people write them, and not as they are stored. callers.schema.json says the
+// same to editors. The file holds no secret, but whoever can write it can let anybody in.
+//
+// Reading is strict: a name that is misspelt, left out or there twice is an error that names file and line, because it might be what was to
+// restrict somebody. Lists are not empty, with two exceptions, which only take away: a file without callers, and a caller without
+// credentials.
+package file

@@ -1,0 +1,204 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/file"
+)
+
+// HealthCallers is the name under which grpc.health.v1 says whether the file of callers is in force as it stands: NOT_SERVING while it is
+// wrong, or gone. The server itself goes on, with the callers that were in force before.
+const HealthCallers = "deputy.callers"
+
+// callersEvery is how often the file of callers is read. Its content alone says whether it changed: Kubernetes swaps a symbolic link to its
+// folder, and copies keep times. A file of the greatest size takes some milliseconds.
+const callersEvery = 2 * time.Second
+
+// callers are the callers in force, and the file that some of them stand in. It is safe for concurrent use.
+type callers struct {
+	*caller.Callers
+
+	cfg    Config
+	log    *zap.Logger
+	health *openHealth
+
+	reloads *prometheus.CounterVec
+	// inForce is 1 where the file is in force as it stands, and since when the callers are that are in force.
+	inForce, since prometheus.Gauge
+
+	// mu guards the state of the file that was tried last, and why it is not in force.
+	mu      sync.Mutex
+	state   string
+	outcome error
+}
+
+// openCallers puts the callers in force that the configuration names. Errors that are about the file are *file.Problem.
+func (c Config) openCallers(log *zap.Logger, health *openHealth) (*callers, error) {
+	all := &callers{
+		cfg: c, log: log, health: health,
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "deputy_callers_reloads_total",
+			Help: "How often the file of callers was found changed: in force (success), or refused (failure), where the callers before stay in force.",
+		}, []string{"result"}),
+		inForce: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "deputy_callers_file_in_force", Help: "1 where the file of callers is in force as it stands, 0 where it is wrong or gone.",
+		}),
+		since: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "deputy_callers_in_force_since_timestamp_seconds", Help: "When the callers that are in force were read from their file.",
+		}),
+	}
+	for _, result := range []string{"success", "failure"} {
+		all.reloads.WithLabelValues(result)
+	}
+	book, state, err := c.readCallers()
+	if err != nil {
+		return nil, err
+	}
+	all.Callers, all.state = caller.NewCallers(book), state
+	all.tell(nil)
+	return all, nil
+}
+
+// readCallers returns the book of all callers that the configuration names, and the state of the file that it was read from. It fails where
+// nobody could call.
+func (c Config) readCallers() (book *caller.Book, state string, err error) {
+	if c.CallersPath == "" {
+		book, err = caller.NewBook(c.own(), nil)
+		return book, "", err
+	}
+	text, state, err := c.readFile()
+	if err != nil {
+		return nil, "", err
+	}
+	if book, err = c.bookOf(text); err == nil && len(book.Callers) == 0 {
+		err = &file.Problem{File: c.CallersPath, Message: "has no callers, and no preshared key is set, so nobody could call the server; " +
+			"add a caller with: deputy caller add"}
+	}
+	return book, state, err
+}
+
+// own are the callers that stand in no file.
+func (c Config) own() []*caller.Caller {
+	return slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers)
+}
+
+// readFile returns the text of the file, and its state: a digest of the text, or why there is none.
+func (c Config) readFile() (text []byte, state string, err error) {
+	if text, err = file.Read(c.CallersPath); err != nil {
+		return nil, err.Error(), err
+	}
+	sum := sha256.Sum256(text)
+	return text, string(sum[:]), nil
+}
+
+// bookOf returns the book of all callers by a text of the file.
+func (c Config) bookOf(text []byte) (*caller.Book, error) {
+	content, err := file.Decode(c.CallersPath, text)
+	if err != nil {
+		return nil, err
+	}
+	own, err := caller.NewBook(c.own(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := content.Conflict(own); err != nil {
+		return nil, err
+	}
+	return caller.NewBook(slices.Concat(own.Callers, content.Callers), nil)
+}
+
+// watch reads the file again and again until ctx ends.
+func (c *callers) watch(ctx context.Context) {
+	if c.cfg.CallersPath == "" {
+		return
+	}
+	tick := time.NewTicker(callersEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := authz.Safely("daemon.callers", func() error { _ = c.reload(false); return nil }); err != nil {
+				c.log.Error("the file of callers cannot be looked at", zap.Error(err))
+			}
+		}
+	}
+}
+
+// reload puts the file in force if its state is another than before, or if it is asked to in any case. It returns why the file is not in
+// force.
+func (c *callers) reload(always bool) error {
+	if c.cfg.CallersPath == "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text, state, err := c.cfg.readFile()
+	if state == c.state && !always {
+		return c.outcome
+	}
+	var book *caller.Book
+	if err == nil {
+		book, err = c.cfg.bookOf(text)
+	}
+	c.state, c.outcome = state, err
+	if err != nil {
+		c.refuse(err)
+		return err
+	}
+	c.Replace(book)
+	c.tell(nil)
+	c.reloads.WithLabelValues("success").Inc()
+	c.log.Info("the file of callers was read again", zap.String("file", c.cfg.CallersPath), zap.Int("callers", len(book.Callers)))
+	return nil
+}
+
+// refuse says that the file is not in force.
+func (c *callers) refuse(err error) {
+	c.tell(err)
+	c.reloads.WithLabelValues("failure").Inc()
+	fields := []zap.Field{zap.String("file", c.cfg.CallersPath), zap.String("reason", err.Error())}
+	if wrong, ok := errors.AsType[*file.Problem](err); ok {
+		fields = []zap.Field{zap.String("file", wrong.File), zap.Int("line", wrong.Line), zap.String("reason", wrong.Message)}
+	}
+	c.log.Error("the file of callers is refused; the callers before stay in force", fields...)
+}
+
+// tell has health and figures say how the file is.
+func (c *callers) tell(err error) {
+	if c.cfg.CallersPath == "" {
+		return
+	}
+	if err != nil {
+		c.inForce.Set(0)
+		c.health.SetServingStatus(HealthCallers, healthv1.HealthCheckResponse_NOT_SERVING)
+		return
+	}
+	c.inForce.Set(1)
+	c.since.SetToCurrentTime()
+	c.health.SetServingStatus(HealthCallers, healthv1.HealthCheckResponse_SERVING)
+}
+
+// collectors are the figures about the file, where there is one.
+func (c *callers) collectors() []prometheus.Collector {
+	if c.cfg.CallersPath == "" {
+		return nil
+	}
+	return []prometheus.Collector{c.reloads, c.inForce, c.since}
+}
+
+// Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers. It
+// returns an error where the file is refused, and what was in force before stays in force.
+func (d *Daemon) Reload() error { return d.callers.reload(true) }
