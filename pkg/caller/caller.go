@@ -104,7 +104,14 @@ const (
 	ServiceName = "service"
 	// AdminName is the caller of the admins'.
 	AdminName = "admin"
+	// InProcessName is the caller that a program is which holds the server itself. It has a blank, which no name in a file has.
+	InProcessName = "in process"
 )
+
+// InProcess returns the caller that a program is which holds the server itself, unless it says otherwise: an unbounded admin.
+func InProcess() *Caller {
+	return &Caller{Name: InProcessName, Roles: adminRoles, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames()}
+}
 
 // Preshared returns the two unbounded callers that the settings with preshared keys stand for, each only where it has a key.
 func Preshared(services, admins []string) []*Caller {
