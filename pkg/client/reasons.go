@@ -18,6 +18,7 @@ const (
 	ReasonAgentNotFound        Reason = authz.ReasonAgentNotFound
 	ReasonAlreadyExists        Reason = authz.ReasonAlreadyExists
 	ReasonBusy                 Reason = authz.ReasonBusy
+	ReasonCallerChanged        Reason = authz.ReasonCallerChanged
 	ReasonCaveatParameterType  Reason = authz.ReasonCaveatParameter
 	ReasonConflict             Reason = authz.ReasonConflict
 	ReasonCoreSchemaDiffers    Reason = authz.ReasonCoreSchema
@@ -36,6 +37,7 @@ const (
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
 	ReasonNotTenantSafe        Reason = authz.ReasonNotTenantSafe
 	ReasonOutOfBounds          Reason = authz.ReasonOutOfBounds
+	ReasonPrincipalNotFound    Reason = authz.ReasonPrincipalNotFound
 	ReasonRevisionUnavailable  Reason = authz.ReasonRevision
 	ReasonRoleRequired         Reason = authz.ReasonRoleRequired
 	ReasonSchemaInUse          Reason = authz.ReasonSchemaInUse
