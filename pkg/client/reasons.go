@@ -31,6 +31,7 @@ const (
 	ReasonInternal             Reason = "INTERNAL"
 	ReasonInvalidField         Reason = authz.ReasonInvalidField
 	ReasonInvalidToken         Reason = authz.ReasonInvalidToken
+	ReasonIssuerUnavailable    Reason = "ISSUER_UNAVAILABLE"
 	ReasonMethodNotServed      Reason = "METHOD_NOT_SERVED"
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive

@@ -18,6 +18,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // program is the address of a peer in this process: it is a caller without any proof. No peer that came over a network has it.
@@ -105,7 +106,7 @@ func (c localConn) Invoke(ctx context.Context, method string, request, answer an
 func (c localConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	handler, found := c.local.streams[method]
 	if !found {
-		return nil, status.Errorf(codes.Unimplemented, "there is no method %s", method)
+		return nil, unserved(method)
 	}
 	call, err := c.open(ctx, method)
 	if err != nil {
@@ -123,7 +124,7 @@ func (c localConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method 
 func (c localConn) open(ctx context.Context, method string) (*localCall, error) {
 	_, unary := c.local.unary[method]
 	if _, stream := c.local.streams[method]; !unary && !stream {
-		return nil, status.Errorf(codes.Unimplemented, "there is no method %s", method)
+		return nil, unserved(method)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, status.FromContextError(err).Err()
@@ -139,6 +140,14 @@ func (c localConn) open(ctx context.Context, method string) (*localCall, error) 
 	l.ctx = grpc.NewContextWithServerTransportStream(caller.With(ctx, nil), (*localTransport)(l))
 	return l, nil
 }
+
+// unserved says that there is no such method.
+func unserved(method string) error {
+	return statuses.New(codes.Unimplemented, "METHOD_NOT_SERVED", "", "there is no method "+method).Err()
+}
+
+// flaw is what does not happen with services that were registered whole.
+func flaw(text string) error { return statuses.New(codes.Internal, "INTERNAL", "", text).Err() }
 
 // localCall is one call, between a client and a handler.
 type localCall struct {
@@ -178,7 +187,7 @@ func (l *localCall) function(handler grpc.MethodHandler, server, request, answer
 	}
 	encoded, err := l.local.codec.Marshal(got)
 	if err != nil {
-		return status.Error(codes.Internal, "the answer cannot be encoded")
+		return flaw("the answer cannot be encoded")
 	}
 	return l.decode(encoded, answer)
 }
@@ -187,8 +196,11 @@ func (l *localCall) function(handler grpc.MethodHandler, server, request, answer
 func (l *localCall) start(server any, handler grpc.StreamHandler, info *grpc.StreamServerInfo) {
 	go func() {
 		defer l.cancel()
-		l.err = l.ended(l.local.gate.stream(server, (*localServer)(l), info, handler))
-		close(l.over)
+		defer close(l.over)
+		err := authz.Safely("rpc.Local", func() error {
+			return l.ended(l.local.gate.stream(server, (*localServer)(l), info, handler))
+		})
+		l.err = toStatus(l.ctx, err)
 	}()
 }
 
@@ -203,13 +215,13 @@ func (l *localCall) exchange(request, answer any) error {
 	}
 	if err := stream.RecvMsg(answer); err != nil {
 		if errors.Is(err, io.EOF) {
-			return status.Error(codes.Internal, "the call ended without an answer")
+			return flaw("the call ended without an answer")
 		}
 		return err
 	}
 	if next, err := l.next(); err == nil {
 		next.Free()
-		return status.Error(codes.Internal, "the call has more than one answer")
+		return flaw("the call has more than one answer")
 	} else if !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -220,7 +232,7 @@ func (l *localCall) exchange(request, answer any) error {
 func (l *localCall) send(m any) error {
 	encoded, err := l.local.codec.Marshal(m)
 	if err != nil {
-		return status.Error(codes.Internal, "the request cannot be encoded")
+		return flaw("the request cannot be encoded")
 	}
 	defer encoded.Free()
 	select {
@@ -237,7 +249,7 @@ func (l *localCall) send(m any) error {
 func (l *localCall) decode(encoded mem.BufferSlice, into any) error {
 	defer encoded.Free()
 	if err := l.local.codec.Unmarshal(encoded, into); err != nil {
-		return status.Error(codes.Internal, "the answer cannot be decoded")
+		return flaw("the answer cannot be decoded")
 	}
 	return nil
 }
@@ -292,7 +304,7 @@ func (t *localTransport) SetHeader(md metadata.MD) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.headed {
-		return status.Error(codes.Internal, "the header was sent already")
+		return flaw("the header was sent already")
 	}
 	t.header = metadata.Join(t.header, md)
 	return nil
@@ -382,7 +394,7 @@ func (s *localServer) Context() context.Context { return s.ctx }
 func (s *localServer) SendMsg(m any) error {
 	encoded, err := s.local.codec.Marshal(m)
 	if err != nil {
-		return status.Error(codes.Internal, "the answer cannot be encoded")
+		return flaw("the answer cannot be encoded")
 	}
 	s.transport().begin()
 	select {
