@@ -28,8 +28,8 @@
 //
 // # Time and retries
 //
-// A call of deputy.v1 whose context has no deadline waits 10 s (WithTimeout), and so does each page of a list. What takes as long as it
-// takes does not: StoreService's Compact and Backup.
+// A call of deputy.v1 whose context has no deadline waits 10 s (WithTimeout), and each page of a lookup or of ReviewAdoption 30 s. What takes
+// as long as it takes does not: StoreService's Compact and Backup.
 //
 // A call that fails with UNAVAILABLE is made again, three times in all, where making it twice does no harm: questions, reads, and what only
 // takes access away (RevokeDelegation, EndSession, SuspendAgent, Suspend). A call that creates, resumes or renews is made once. Who

@@ -123,7 +123,8 @@ func WithInsecure() Option {
 	return func(s *settings) { s.plaintext = true }
 }
 
-// WithTimeout is how long a call waits whose context has no deadline, and each page of a list; without this option 10 s. It has to be positive.
+// WithTimeout is how long a call of deputy.v1 waits whose context has no deadline, 10 s without this option. It has to be positive. It does not
+// count for streams, nor for Compact.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) { s.timeout = d }
 }
