@@ -209,7 +209,8 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 			}
 			return snap.Schema(ctx)
 		},
-		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
+		Snapshot:       d.graph.Snapshot,
+		SnapshotMaxAge: d.cfg.SnapshotMaxAge,
 		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
@@ -218,10 +219,14 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 	})
 }
 
-// rights is what the caller of a call may write through authzed.api.v1.
+// rights is what the caller of a call may do through authzed.api.v1.
 func rights(ctx context.Context) door.Rights {
 	c := caller.Of(ctx)
-	return door.Rights{Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds}
+	return door.Rights{
+		Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
+		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
+		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
+	}
 }
 
 // Check refuses what cannot be served, as Open does, and makes nothing. The token key may still be missing.

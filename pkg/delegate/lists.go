@@ -133,13 +133,13 @@ func (d *Delegate) tenantsAgents(ctx context.Context, from Place, limit int) (Li
 		if err != nil {
 			return a, false, err
 		}
-		if home, err := v.home(ctx, id.Object()); err != nil {
+		home, err := v.home(ctx, id.Object())
+		if err != nil {
 			return a, false, err
-		} else if string(home) != rel.Resource.ID {
-			return a, false, authz.NoAgent(id)
 		}
-		if suspended := stage >= once; a.Stopped != suspended || !suspended && !a.Active {
-			return a, false, nil
+		suspended := stage >= once
+		if string(home) != rel.Resource.ID || a.Stopped != suspended || !suspended && !a.Active {
+			return a, false, authz.NoAgent(id) // not at this place
 		}
 		a, err = v.shownAgent(ctx, a)
 		return a, true, err

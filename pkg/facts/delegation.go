@@ -55,14 +55,14 @@ func HasParty(b *authz.Bounds, party authz.Subject) bool {
 }
 
 var delegationShapes = map[string]shape{
-	relActive:    {types: self.types, expires: true},
-	relAgent:     {types: []string{authz.TypeAgent}},
-	relPrincipal: {types: principalTypes},
-	relTenant:    {types: []string{authz.TypeTenant}},
-	relGrantedBy: {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
-	relParent:    {types: []string{authz.TypeDelegation}},
-	relSession:   {types: []string{authz.TypeSession}},
-	relUnscoped:  self,
+	relActive:     {types: self.types, expires: true},
+	RelationAgent: {types: []string{authz.TypeAgent}},
+	relPrincipal:  {types: principalTypes},
+	relTenant:     {types: []string{authz.TypeTenant}},
+	relGrantedBy:  {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
+	relParent:     {types: []string{authz.TypeDelegation}},
+	relSession:    {types: []string{authz.TypeSession}},
+	relUnscoped:   self,
 	// Repeats the principal; one that does not is no mark of this delegation.
 	relAllowDirect: {types: principalTypes, expires: true},
 }
@@ -93,7 +93,7 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		switch rel.Relation {
 		case relActive:
 			r.alive(rel)
-		case relAgent:
+		case RelationAgent:
 			d.Agent = authz.AgentID(rel.Subject.ID)
 		case relPrincipal:
 			d.Principal = rel.Subject
@@ -161,7 +161,7 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 	granted.Caveat, granted.CaveatContext = caveatIssued, issuedContext(d.Issued)
 	updates := []authz.Update{
 		create(active), create(granted),
-		create(link(relAgent, authz.Subject{Object: d.Agent.Object()})),
+		create(link(RelationAgent, authz.Subject{Object: d.Agent.Object()})),
 		create(link(relPrincipal, d.Principal)),
 		create(link(relTenant, authz.Subject{Object: d.Tenant.Object()})),
 	}
@@ -213,7 +213,7 @@ func DirectQuery(id authz.DelegationID, p authz.Principal) authz.Query {
 
 // AgentQuery asks whether an agent is one that a delegation names.
 func AgentQuery(id authz.DelegationID, agent authz.AgentID) authz.Query {
-	return authz.Query{Resource: id.Object(), Permission: relAgent, Subject: authz.Subject{Object: agent.Object()}}
+	return authz.Query{Resource: id.Object(), Permission: RelationAgent, Subject: authz.Subject{Object: agent.Object()}}
 }
 
 // TenantQuery asks whether a tenant is one that a delegation names.
@@ -225,7 +225,7 @@ func TenantQuery(id authz.DelegationID, tenant authz.TenantID) authz.Query {
 // a parent.
 func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {
 	relation := map[string]string{
-		authz.TypeAgent: relAgent, authz.TypeTenant: relTenant, authz.TypeDelegation: relParent,
+		authz.TypeAgent: RelationAgent, authz.TypeTenant: relTenant, authz.TypeDelegation: relParent,
 	}[subject.Type]
 	if asPrincipal {
 		relation = relPrincipal

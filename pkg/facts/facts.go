@@ -25,7 +25,6 @@ const (
 	relRevoked     = "revoked"
 	relEnded       = "ended"
 	relOwner       = "owner"
-	relAgent       = "agent"
 	relPrincipal   = "principal"
 	relTenant      = "tenant"
 	relGrantedBy   = "granted_by"
@@ -38,9 +37,10 @@ const (
 	relBaseline    = "baseline"
 
 	// RelationMember and RelationAdmin are the relations of a tenant that a delegation for a set may
-	// name; PermissionAccess is what acting in it takes.
+	// name, and RelationAgent that of its agents; PermissionAccess is what acting in it takes.
 	RelationMember   = "member"
 	RelationAdmin    = "admin"
+	RelationAgent    = "agent"
 	PermissionAccess = "access"
 
 	caveatIssued   = "issued"

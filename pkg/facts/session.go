@@ -44,7 +44,7 @@ func (s *Session) Within(b *authz.Bounds) bool {
 
 var sessionShapes = map[string]shape{
 	relActive:     {types: self.types, expires: true},
-	relAgent:      {types: []string{authz.TypeAgent}, caveat: caveatIssued},
+	RelationAgent: {types: []string{authz.TypeAgent}, caveat: caveatIssued},
 	relDelegation: {types: []string{authz.TypeDelegation}, caveat: caveatLeaf, many: true},
 	relUnfrozen:   self,
 	relBaseline:   {types: self.types, caveat: caveatBaseline},
@@ -70,7 +70,7 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 		switch rel.Relation {
 		case relActive:
 			r.alive(rel)
-		case relAgent:
+		case RelationAgent:
 			s.Agent = authz.AgentID(rel.Subject.ID)
 			s.Issued = readIssued(rel.CaveatContext)
 		case relDelegation:
@@ -108,7 +108,7 @@ func readLeaf(rel authz.Relationship) Leaf {
 func (s *Session) Write() []authz.Update {
 	self := s.ID.Object()
 	agent := authz.Relationship{
-		Resource: self, Relation: relAgent, Subject: authz.Subject{Object: s.Agent.Object()},
+		Resource: self, Relation: RelationAgent, Subject: authz.Subject{Object: s.Agent.Object()},
 		Caveat: caveatIssued, CaveatContext: issuedContext(s.Issued),
 	}
 	updates := []authz.Update{{Operation: authz.Create, Relationship: agent}}
@@ -159,7 +159,7 @@ func (s *Session) End() []authz.Update {
 // SessionListFilter selects the sessions of an agent.
 func SessionListFilter(id authz.AgentID) authz.Filter {
 	return authz.Filter{
-		Resource: authz.Object{Type: authz.TypeSession}, Relation: relAgent,
+		Resource: authz.Object{Type: authz.TypeSession}, Relation: RelationAgent,
 		SubjectType: authz.TypeAgent, SubjectID: string(id),
 	}
 }
@@ -175,5 +175,5 @@ func AgentListFilter(suspended bool) authz.Filter {
 
 // TenantAgents selects the agents of a tenant.
 func TenantAgents(id authz.TenantID) authz.Filter {
-	return authz.Filter{Resource: id.Object(), Relation: relAgent, SubjectType: authz.TypeAgent}
+	return authz.Filter{Resource: id.Object(), Relation: RelationAgent, SubjectType: authz.TypeAgent}
 }

@@ -172,7 +172,7 @@ func Member(set authz.Subject, p authz.Principal) authz.Filter {
 // Belongs are the tuples each of which makes an agent, a user or a service one of a tenant's.
 func Belongs(tenant authz.TenantID, o authz.Object) []authz.Filter {
 	relations := map[string][]string{
-		authz.TypeAgent: {relAgent}, authz.TypeUser: {RelationMember, RelationAdmin}, authz.TypeService: {RelationMember},
+		authz.TypeAgent: {RelationAgent}, authz.TypeUser: {RelationMember, RelationAdmin}, authz.TypeService: {RelationMember},
 	}[o.Type]
 	filters := make([]authz.Filter, len(relations))
 	for i, relation := range relations {
@@ -186,20 +186,7 @@ func Tenants(o authz.Object) authz.Filter {
 	return authz.Filter{Resource: authz.Object{Type: authz.TypeTenant}, SubjectType: o.Type, SubjectID: o.ID}
 }
 
-// In selects, one filter for each, the tuples by which an agent, a user or a service is in a tenant.
-func In(tenant authz.TenantID, o authz.Object) []authz.Filter {
-	relations := []string{RelationMember, RelationAdmin}
-	if o.Type == authz.TypeAgent {
-		relations = []string{relAgent}
-	}
-	places := make([]authz.Filter, len(relations))
-	for i, relation := range relations {
-		places[i] = exactly(authz.Relationship{Resource: tenant.Object(), Relation: relation, Subject: authz.Subject{Object: o}})
-	}
-	return places
-}
-
-// Holds reports whether what was read with Owner, Admin, Member, Belongs or In is there, at now: the direct tuple, with no caveat, and
+// Holds reports whether what was read with Owner, Admin, Member or Belongs is there, at now: the direct tuple, with no caveat, and
 // not expired.
 func Holds(rels []authz.Relationship, now time.Time) bool {
 	return slices.ContainsFunc(rels, func(r authz.Relationship) bool {

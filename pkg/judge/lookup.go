@@ -441,7 +441,7 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 // the caller.
 func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationID) (*facts.Delegation, []authz.Principal, error) {
 	d, err := l.source.reader().delegation(ctx, id)
-	if err != nil || !d.Live() || d.Session != "" || !hasDelegation(l.within, d) {
+	if err != nil || !d.Live() || d.Session != "" || !d.Within(l.within) {
 		return nil, nil, err
 	}
 	principals, err := l.principals(ctx, c, d)

@@ -144,7 +144,7 @@ func (r *reader) ofDelegations(ctx context.Context, within *authz.Bounds, c auth
 		}
 		var text string
 		switch name := "delegation " + string(id); {
-		case !hasDelegation(within, d): // it does not exist for the caller
+		case !d.Within(within): // it does not exist for the caller
 			continue
 		case d.Session != "" && (!d.Live() || d.Tenant != c.Tenant): // what sessions leave behind is of no use
 			continue

@@ -14,24 +14,11 @@ import (
 // What lies outside a caller's bounds is answered as what does not exist. Facts are read, and kept, for all callers alike; what follows is
 // applied to them afterwards, in each decision.
 
-// hasDelegation reports whether a delegation exists for the caller. One for a set exists where principals of any type do.
-func hasDelegation(within *authz.Bounds, d *facts.Delegation) bool {
-	principal := within.Principals.Has(d.Principal.Type)
-	if d.Set() {
-		principal = within.Principals.Has(authz.TypeUser) || within.Principals.Has(authz.TypeService)
-	}
-	return principal && within.HasTenant(d.Tenant) && within.HasAgent(d.Agent)
-}
-
-// hasSession reports whether a session exists for the caller: its agent does, and one of its leaves. Where leaves of all kinds exist, it
-// needs none.
+// hasSession reports whether a session exists for the caller: its agent does, and one of its leaves.
 func hasSession(within *authz.Bounds, s *facts.Session) bool {
-	if !within.HasAgent(s.Agent) {
-		return false
-	}
-	return within.Tenants.All() && within.Principals.All() || slices.ContainsFunc(s.Leaves, func(l facts.Leaf) bool {
+	return s.Within(within) && (within.AllActors() || slices.ContainsFunc(s.Leaves, func(l facts.Leaf) bool {
 		return hasLeaf(within, l.Principal, l.Tenant)
-	})
+	}))
 }
 
 // hasLeaf reports whether a leaf of a session of an agent within exists for the caller.
@@ -44,7 +31,7 @@ func hasLeaf(within *authz.Bounds, p authz.Principal, tenant authz.TenantID) boo
 func admit(within *authz.Bounds, c authz.Case, s *facts.Session, d *facts.Delegation) (bool, error) {
 	switch {
 	case c.Delegation != "":
-		if !d.Known || !hasDelegation(within, d) {
+		if !d.Known || !d.Within(within) {
 			return false, authz.NoDelegation(c.Delegation)
 		}
 	case c.Session != "":
@@ -68,7 +55,7 @@ func admitKept(within *authz.Bounds, c authz.Case, kept []decide.Facts) ([]decid
 // present leaves out the facts of what does not exist for the caller. The delegation's own facts decide, not what a session says of it.
 func present(within *authz.Bounds, found []decide.Facts) []decide.Facts {
 	there := func(f *decide.Facts) bool {
-		return hasLeaf(within, f.Principal, f.Tenant) && (!f.Leaf().Known || hasDelegation(within, f.Leaf()))
+		return hasLeaf(within, f.Principal, f.Tenant) && (!f.Leaf().Known || f.Leaf().Within(within))
 	}
 	for i := range found {
 		if !there(&found[i]) {
@@ -108,7 +95,7 @@ func (r *reader) placed(ctx context.Context, within *authz.Bounds, o authz.Objec
 	}
 	var places []authz.Filter
 	for _, t := range within.Tenants.List() {
-		places = append(places, facts.In(authz.TenantID(t), o)...)
+		places = append(places, facts.Belongs(authz.TenantID(t), o)...)
 	}
 	if err := r.prefetch(ctx, places...); err != nil {
 		return false, err
@@ -120,12 +107,6 @@ func (r *reader) placed(ctx context.Context, within *authz.Bounds, o authz.Objec
 		}
 	}
 	return false, nil
-}
-
-// bounded reports whether anything does not exist for the caller.
-func (c *call) bounded() bool {
-	b := c.within
-	return !b.Tenants.All() || !b.Agents.All() || !b.Principals.All() || !b.Objects.All() || !b.IDs.All()
 }
 
 // conceal makes facts that are going to be explained to a confined caller say of agents and a principal that are in none of its tenants what
@@ -174,7 +155,7 @@ const beyond = "a condition about what lies outside the caller's bounds"
 // trim takes out of an explained decision what does not exist for a bounded caller: delegations and agents of a chain, parts of
 // the engine's traces, and why the object's tenants cannot be computed.
 func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candidate) error {
-	if !c.bounded() {
+	if c.within.Everything() {
 		return nil
 	}
 	known := map[authz.Object]bool{}
@@ -183,7 +164,7 @@ func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candid
 		hidden := map[string]bool{}
 		for _, t := range candidates {
 			for _, one := range t.facts.Chain {
-				if slices.Contains(report.Chain, one.ID) && !hasDelegation(c.within, one) {
+				if slices.Contains(report.Chain, one.ID) && !one.Within(c.within) {
 					hidden[string(one.ID)], hidden[string(one.Session)] = true, true
 				}
 				if !c.within.HasAgent(one.Agent) {
