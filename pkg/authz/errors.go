@@ -149,5 +149,6 @@ const (
 	ReasonCallerChanged       = "CALLER_CHANGED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooLarge            = "TOO_LARGE"
+	ReasonIssuerUnavailable   = "ISSUER_UNAVAILABLE"
 	ReasonBusy                = "BUSY"
 )

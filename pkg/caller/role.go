@@ -38,7 +38,9 @@ func (r Roles) Any(of Roles) bool {
 }
 
 // covers reports whether every role of the other set is in this one, or the admin's, which includes all.
-func (r Roles) covers(other Roles) bool { return other&^r == 0 || r&RolesOf(deputyv1.Role_ROLE_ADMIN) != 0 }
+func (r Roles) covers(other Roles) bool {
+	return other&^r == 0 || r&RolesOf(deputyv1.Role_ROLE_ADMIN) != 0
+}
 
 // List returns the roles in the order of the contract.
 func (r Roles) List() []Role {

@@ -60,7 +60,7 @@ const (
 // exitCodes ends the program's help.
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
-  1    the answer is no, or something was found: check, demo, test, schema lint, diff, plan and fmt --check
+  1    the answer is no, or something was found: check, caller check, demo, test, schema lint, diff, plan and fmt --check
   2    the command failed, and standard error says why; for check: there is no answer
   130  a signal such as Ctrl-C ended the command, and standard error says which command`
 
@@ -156,7 +156,7 @@ beats the default.
 		newCheck(p), newExplain(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
-		newServe(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
+		newServe(p), newCaller(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
 		newStore(p), newBackup(p), newRestore(p),
 		newVersion(p), newOptions(p),
 	)

@@ -210,7 +210,7 @@ func (c *call) conclude(candidates []*candidate) Result {
 		return Result{Err: v.Err}
 	}
 	d := authz.Decision{
-		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy,
+		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
 		Missing: v.Missing, CheckedAt: c.source.snap.Revision(),
 	}
 	for i, t := range candidates {

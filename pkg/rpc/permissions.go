@@ -153,6 +153,9 @@ func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionReq
 	if err != nil {
 		return nil, stamp, err
 	}
+	if !explain { // an explanation lets nobody act
+		p.Figures.decided(&results[0].Decision, results[0].Err)
+	}
 	return &results[0].Decision, stamp, results[0].Err
 }
 
@@ -186,6 +189,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	token := p.Sealer.token(at, stamp)
 	for i, result := range results {
 		pair := pairs[index[i]]
+		p.Figures.decided(&result.Decision, result.Err)
 		if result.Err != nil {
 			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
 			continue

@@ -23,6 +23,8 @@ type Config struct {
 	Delegate *delegate.Delegate
 	Sealer   *Sealer
 	Log      *zap.Logger
+	// Figures counts decisions; nil counts none.
+	Figures *Figures
 	// Now is the clock that tokens are stamped with.
 	Now func() time.Time
 	// Store looks after the durable store; nil means that the engine has none of its own.

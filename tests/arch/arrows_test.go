@@ -55,7 +55,9 @@ var arrows = map[string][]string{
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
-	"pkg/caller/token": {},
+	"pkg/caller/token": {"pkg/authz", "pkg/caller"},
+	// Which client certificates are believed now, and what they say.
+	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
@@ -101,12 +103,13 @@ var arrows = map[string][]string{
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
-		"pkg/fixture/world", "pkg/schema", "pkg/client",
+		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/client",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/client",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/certificate",
+		"pkg/client",
 	},
 
 	"pkg/gen": {},

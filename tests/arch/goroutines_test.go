@@ -9,6 +9,7 @@ import (
 // bareGoroutines are the functions that start a goroutine without recovery, each with the reason why a panic in it
 // may end the process: that it serves no call, or that it recovers further down.
 var bareGoroutines = map[string]string{
+	"pkg/caller/token/verifier.go: Reopen":     "serves no call: each question to an issuer recovers",
 	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
 	"pkg/cli/interrupt.go: untilDone":          "a command's own input",
 	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",

@@ -43,7 +43,7 @@ definition folder {
 definition document {
 	relation tenant: tenant
 	relation folder: folder
-	relation reader: user | user:* | agent | delegation | group#member | tenant#member | document#reader
+	relation reader: user | user:* | user#active | agent | delegation | group#member | tenant#member | document#reader
 	permission view = reader + folder->reader
 }
 
@@ -306,7 +306,7 @@ func TestForeignIsAbsentAtTheDoor(t *testing.T) {
 			return r
 		}
 		oldBulk := func(rows ...string) proto.Message {
-			r := &v1.BulkCheckPermissionRequest{Consistency: head} //nolint:staticcheck // it is served
+			r := &v1.BulkCheckPermissionRequest{Consistency: head}
 			for _, row := range rows {
 				one := asked(row)
 				//nolint:staticcheck // it is served

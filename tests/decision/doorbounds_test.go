@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -93,6 +94,8 @@ func TestConfinedCaller(t *testing.T) {
 			b.may("acme", check, want)
 		}
 		b.refused("acme", "document:ours#view@user:alice")
+
+		b.many("acme")
 
 		for id, want := range map[string]int{"ours": 6, "theirs": 0, "shared": 0, "absent": 0} {
 			rows, err := b.rows("acme", reading("document", id))
@@ -206,6 +209,48 @@ func (b *boundAtDoor) refused(as, check string) {
 	b.refuses("a delete", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "")
 	_, err = b.as(as).ReadSchema(b.Context(), &v1.ReadSchemaRequest{})
 	b.refuses("the schema", err, codes.PermissionDenied, authz.ReasonOutOfBounds, "")
+}
+
+// many asks many questions at once, in both ways. Each gets the answer that it gets alone, and is named as it was asked.
+func (b *boundAtDoor) many(as string) {
+	b.Helper()
+	questions := []string{
+		"document:ours#view@user:alice", "secret:ours#reader@user:alice", "document:theirs#view@user:alice", "document:ours#view@secret:ours",
+		"document:ours#view@user:mallory", "document:ours#view@user:alice",
+	}
+	wants := []v1.CheckPermissionResponse_Permissionship{plainYes, 0, plainNo, 0, plainNo, plainYes}
+	now := &v1.CheckBulkPermissionsRequest{Consistency: head}
+	before := &v1.BulkCheckPermissionRequest{Consistency: head}
+	for _, q := range questions {
+		one := asked(q)
+		now.Items = append(now.Items, &v1.CheckBulkPermissionsRequestItem{Resource: one.GetResource(), Permission: one.GetPermission(), Subject: one.GetSubject()})
+		//nolint:staticcheck // it is served
+		before.Items = append(before.Items, &v1.BulkCheckPermissionRequestItem{Resource: one.GetResource(), Permission: one.GetPermission(), Subject: one.GetSubject()})
+	}
+	got, err := b.as(as).CheckBulkPermissions(b.Context(), now)
+	if err != nil {
+		b.Fatal(err)
+	}
+	old, err := b.as(as).BulkCheckPermission(b.Context(), before) //nolint:staticcheck // it is served
+	if err != nil {
+		b.Fatal(err)
+	}
+	if len(got.GetPairs()) != len(questions) || len(old.GetPairs()) != len(questions) {
+		b.Fatalf("%d questions have %d and %d answers", len(questions), len(got.GetPairs()), len(old.GetPairs()))
+	}
+	for i, q := range questions {
+		pair, was := got.GetPairs()[i], old.GetPairs()[i]
+		if !proto.Equal(pair.GetRequest(), now.GetItems()[i]) || !proto.Equal(was.GetRequest(), before.GetItems()[i]) {
+			b.Errorf("%s was asked, and answered are %v and %v", q, pair.GetRequest(), was.GetRequest())
+		}
+		if pair.GetItem().GetPermissionship() != wants[i] || was.GetItem().GetPermissionship() != wants[i] {
+			b.Errorf("%s: %v and %v, want %v", q, pair, was, wants[i])
+		}
+		unknown := "object definition `secret` not found"
+		if wants[i] == 0 && (pair.GetError().GetMessage() != unknown || was.GetError().GetMessage() != unknown) {
+			b.Errorf("%s: %v and %v, want %s", q, pair, was, unknown)
+		}
+	}
 }
 
 // TestBoundsOfTypes: a caller that is bound to types, agents or ids, in all tenants, filters within them.
@@ -365,19 +410,19 @@ func TestBoundsOfTypes(t *testing.T) {
 				b.Error(err)
 			}
 		}
-		clear := func(as string, f *v1.RelationshipFilter) error {
+		purge := func(as string, f *v1.RelationshipFilter) error {
 			_, err := b.as(as).DeleteRelationships(b.Context(), &v1.DeleteRelationshipsRequest{RelationshipFilter: f})
 			return err
 		}
-		b.refuses("a delete of all ids", clear("some-ids", &v1.RelationshipFilter{ResourceType: "document"}), codes.PermissionDenied, authz.ReasonOutOfBounds, "beginning")
-		b.refuses("a delete of an id beyond", clear("some-ids", &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "ours"}),
+		b.refuses("a delete of all ids", purge("some-ids", &v1.RelationshipFilter{ResourceType: "document"}), codes.PermissionDenied, authz.ReasonOutOfBounds, "beginning")
+		b.refuses("a delete of an id beyond", purge("some-ids", &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "ours"}),
 			codes.PermissionDenied, authz.ReasonOutOfBounds, "document:ours")
-		b.refuses("a delete of all agents' grants", clear("some-types", &v1.RelationshipFilter{
+		b.refuses("a delete of all agents' grants", purge("some-types", &v1.RelationshipFilter{
 			ResourceType: "document", OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "agent"},
 		}), codes.PermissionDenied, authz.ReasonOutOfBounds, "subjects beyond")
-		b.refuses("a delete of all grants", clear("some-types", &v1.RelationshipFilter{ResourceType: "document"}),
+		b.refuses("a delete of all grants", purge("some-types", &v1.RelationshipFilter{ResourceType: "document"}),
 			codes.PermissionDenied, authz.ReasonOutOfBounds, "type of subjects")
-		if err := clear("some-types", &v1.RelationshipFilter{
+		if err := purge("some-types", &v1.RelationshipFilter{
 			ResourceType: "document", OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "agent", OptionalSubjectId: "bot"},
 		}); err != nil {
 			b.Error(err)

@@ -5,6 +5,7 @@ package harness
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -176,11 +177,20 @@ func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 			t.Errorf("serving: %v", err)
 		}
 	}()
+	dial := func(key string) *grpc.ClientConn {
+		if cfg.TLSCertPath+cfg.SPIFFEWorkloadAPI == "" {
+			return Dial(t, d.Addr().String(), key)
+		}
+		// Whose certificate the server has is for other connections to find out.
+		conn, err := ConnectTLS(d.Addr().String(), key, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
 	s := &Server{
-		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped,
-		Service: Dial(t, d.Addr().String(), ServiceKey),
-		Admin:   Dial(t, d.Addr().String(), AdminKey),
-		Nobody:  Dial(t, d.Addr().String(), ""),
+		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped, Service: dial(ServiceKey), Admin: dial(AdminKey), Nobody: dial(""),
 	}
 	t.Cleanup(func() {
 		stop()

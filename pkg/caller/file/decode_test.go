@@ -283,7 +283,7 @@ var corpus = []struct {
 	{credential(`id: k, dns: a}, {id: k, dns: b`), refusedHere, 5, "two credentials of a have the id k"},
 	{credential(`id: k, dns: a}, {id: l, dns: a`), refusedHere, 5, "the credential l of a already proves that a call is from a"},
 	{
-		credential(`id: k, key: sha256:` + digest1) + "  - {name: b, roles: [checker], tenants: all, credentials: [{id: k, key: sha256:" + digest1 + "}]}\n",
+		credential(`id: k, key: sha256:`+digest1) + "  - {name: b, roles: [checker], tenants: all, credentials: [{id: k, key: sha256:" + digest1 + "}]}\n",
 		refusedHere, 6, "the credential k of b already proves that a call is from a, and it can prove that of one caller only",
 	},
 

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,13 +134,35 @@ func Edit(path string, mayMake bool, change func(*Document) error) error {
 	if err := errors.Join(encoder.Encode(d.root), encoder.Close()); err != nil {
 		return &Problem{path, 0, "cannot be encoded: " + err.Error()}
 	}
-	if _, err := Decode(path, b.Bytes()); err != nil {
+	edited, err := Decode(path, b.Bytes())
+	if err != nil {
 		return err
+	}
+	if n := differing(d.Content, edited); n > 1 {
+		return &Problem{path, 0, fmt.Sprintf("would have %d callers changed by an edit of one: it is written in a way that cannot be kept; edit it by hand", n)}
 	}
 	if err := replace(target, b.Bytes()); err != nil {
 		return &Problem{path, 0, "cannot be written: " + cause(err)}
 	}
 	return nil
+}
+
+// differing counts the callers of one of two files that are not, or not the same, in the other one. Issuers that differ count, too.
+func differing(was, is *Content) (n int) {
+	all := map[string]*caller.Caller{}
+	for _, c := range was.Callers {
+		all[c.Name] = c
+	}
+	for _, c := range is.Callers {
+		if !reflect.DeepEqual(all[c.Name], c) {
+			n++
+		}
+		delete(all, c.Name)
+	}
+	if n += len(all); !reflect.DeepEqual(was.Issuers, is.Issuers) {
+		n += 2
+	}
+	return n
 }
 
 // cause is an error without the path, which is named before it.

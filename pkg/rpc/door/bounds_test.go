@@ -33,13 +33,13 @@ func TestNothingExists(t *testing.T) {
 			ResourceType: "document", OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "user"},
 		}},
 		"ImportBulkRelationshipsRequest": &v1.ImportBulkRelationshipsRequest{Relationships: relationships("document:plan#reader@user:bob")},
-		"BulkImportRelationshipsRequest": &v1.BulkImportRelationshipsRequest{Relationships: relationships("document:plan#reader@user:bob")}, //nolint:staticcheck // it is served
+		"BulkImportRelationshipsRequest": &v1.BulkImportRelationshipsRequest{Relationships: relationships("document:plan#reader@user:bob")},
 		"ReadRelationshipsRequest":       &v1.ReadRelationshipsRequest{RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "plan"}},
 		"LookupResourcesRequest":         &v1.LookupResourcesRequest{ResourceObjectType: "document", Permission: "view", Subject: subject("user:alice")},
 		"LookupSubjectsRequest":          &v1.LookupSubjectsRequest{Resource: object("document:plan"), Permission: "view", SubjectObjectType: "user"},
 	}
 	bulk := &v1.CheckBulkPermissionsRequest{}
-	oldBulk := &v1.BulkCheckPermissionRequest{} //nolint:staticcheck // it is served
+	oldBulk := &v1.BulkCheckPermissionRequest{}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			for j := range f.Services().Get(i).Methods().Len() {
@@ -61,6 +61,14 @@ func TestNothingExists(t *testing.T) {
 		}
 		return true
 	})
+	// An import cannot say that its objects are new, so that it takes all tenants, whatever the method's table says.
+	loading := requests["ImportBulkRelationshipsRequest"]
+	bounds := *authz.Unbounded()
+	bounds.Tenants = authz.NamesOf("acme")
+	err := h.judged(t.Context(), Rights{Core: true, Feeds: true, Bounds: &bounds}, "PermissionsService/ImportBulkRelationships", loading)
+	if statuses.Info(status.Convert(err)).GetReason() != authz.ReasonOutOfBounds {
+		t.Errorf("an import by a confined caller: %v", err)
+	}
 	if err := h.confined(t.Context(), "PermissionsService/CheckPermission", &v1.Cursor{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a request that nobody thought of: %v", err)
 	}
@@ -68,8 +76,13 @@ func TestNothingExists(t *testing.T) {
 
 // confined judges a request of a method as that of a caller with the zero Rights.
 func (h *house) confined(ctx context.Context, key string, request proto.Message) error {
+	return h.judged(ctx, Rights{}, key, request)
+}
+
+// judged judges a request of a method as that of a caller with rights.
+func (h *house) judged(ctx context.Context, rights Rights, key string, request proto.Message) error {
 	d := *h.door
-	d.cfg.Rights = func(context.Context) Rights { return Rights{} }
+	d.cfg.Rights = func(context.Context) Rights { return rights }
 	c := d.call(ctx, &route{path: "/authzed.api.v1." + key, guard: guards[key]})
 	return c.judge(ctx, 0, request)
 }
