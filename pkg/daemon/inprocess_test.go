@@ -282,11 +282,15 @@ func TestInProcessCallersAreBound(t *testing.T) {
 			}
 		})
 	}
-	// Whose a call is, is not what its context says for another server.
-	outer := metadata.NewIncomingContext(caller.With(ctx, caller.InProcess()), metadata.Pairs("authorization", "Bearer "+adminKey))
-	outer = peer.NewContext(outer, &peer.Peer{})
-	if _, err := d.As(nil).Client().ListAgents(client.Page{}).Collect(outer); status.Code(err) != codes.Unauthenticated {
-		t.Errorf("nobody, in the context of an admin's call: %v", err)
+	// Whose a call is, is not what its context says: neither of another call, nor by a key.
+	keyed := must(daemon.Open(ctx, daemon.Config{Engine: engine.Config{Kind: engine.Memory}, AdminPresharedKeys: []string{adminKey}}, zap.NewNop()))
+	defer func() { check(keyed.Close()) }()
+	key := metadata.Pairs("authorization", "Bearer "+adminKey)
+	outer := peer.NewContext(metadata.NewIncomingContext(caller.With(ctx, caller.InProcess()), key), &peer.Peer{})
+	for name, ctx := range map[string]context.Context{"an admin's call": outer, "an admin's key": metadata.NewOutgoingContext(outer, key)} {
+		if _, err := keyed.As(nil).Client().ListAgents(client.Page{}).Collect(ctx); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("nobody, in the context of %s: %v", name, err)
+		}
 	}
 }
 
