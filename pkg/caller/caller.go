@@ -104,7 +104,14 @@ const (
 	ServiceName = "service"
 	// AdminName is the caller of the admins'.
 	AdminName = "admin"
+	// InProcessName is the caller that a program is which holds the server itself. It has a blank, which no name in a file has.
+	InProcessName = "in process"
 )
+
+// InProcess returns the caller that a program is which holds the server itself, unless it says otherwise: an unbounded admin.
+func InProcess() *Caller {
+	return &Caller{Name: InProcessName, Roles: adminRoles, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames()}
+}
 
 // The names under which figures count calls of nobody known, and of callers that are too many to be counted apart. No caller can have them.
 const (

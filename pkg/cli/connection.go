@@ -15,9 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
+	goclient "github.com/deputyauth/deputy/pkg/client"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
@@ -108,26 +107,34 @@ type server struct {
 	store         deputy.StoreServiceClient
 	schema        authzed.SchemaServiceClient
 	relationships authzed.PermissionsServiceClient
-	conn          *grpc.ClientConn
+	conn          grpc.ClientConnInterface
+	client        *goclient.Client
 }
 
-// newServer wraps a connection.
-func newServer(conn *grpc.ClientConn) *server {
-	return &server{
-		permissions:   deputy.NewPermissionsServiceClient(conn),
-		sessions:      deputy.NewSessionsServiceClient(conn),
-		delegations:   deputy.NewDelegationsServiceClient(conn),
-		agents:        deputy.NewAgentsServiceClient(conn),
-		principals:    deputy.NewPrincipalsServiceClient(conn),
-		store:         deputy.NewStoreServiceClient(conn),
-		schema:        authzed.NewSchemaServiceClient(conn),
-		relationships: authzed.NewPermissionsServiceClient(conn),
-		conn:          conn,
+// newServer prepares a connection.
+func newServer(endpoint, key string, opts ...goclient.Option) (*server, error) {
+	opts = append(opts, goclient.WithPresharedKey(key),
+		goclient.WithDialOptions(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes))))
+	c, err := goclient.Dial(endpoint, opts...)
+	if err != nil {
+		return nil, err
 	}
+	return &server{
+		permissions:   c.Permissions,
+		sessions:      c.Sessions,
+		delegations:   c.Delegations,
+		agents:        c.Agents,
+		principals:    c.Principals,
+		store:         c.Store,
+		schema:        authzed.NewSchemaServiceClient(c.Conn()),
+		relationships: authzed.NewPermissionsServiceClient(c.Conn()),
+		conn:          c.Conn(),
+		client:        c,
+	}, nil
 }
 
 // Close releases the connection.
-func (s *server) Close() error { return s.conn.Close() }
+func (s *server) Close() error { return s.client.Close() }
 
 // clientCommand does the work of a client command. ctx ends after the timeout.
 type clientCommand func(ctx context.Context, s *server, args []string) error
@@ -193,24 +200,21 @@ func (c *connection) dial() (*server, error) {
 	if plain && c.ca != "" {
 		return nil, errors.New("--insecure and --ca exclude each other")
 	}
-	transport := insecure.NewCredentials()
+	secured := goclient.WithInsecure()
 	if !plain {
 		pool, err := c.trusted()
 		if err != nil {
 			return nil, err
 		}
 		c.tls = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: host}
-		transport = credentials.NewTLS(c.tls)
+		secured = goclient.WithTLS(c.tls)
 	}
-	conn, err := grpc.NewClient(c.endpoint,
-		grpc.WithTransportCredentials(transport),
-		grpc.WithPerRPCCredentials(bearer{key: key, plain: plain}),
-		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes)))
+	s, err := newServer(c.endpoint, key, secured, goclient.WithDialOptions(
+		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream)))
 	if err != nil {
 		return nil, fmt.Errorf("--endpoint: %w", err)
 	}
-	return newServer(conn), nil
+	return s, nil
 }
 
 // trusted returns the certificate authorities of --ca, or nil for the system's.
@@ -238,18 +242,3 @@ func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Unmap().IsLoopback()
 }
-
-// bearer sends the preshared key with each call, as SpiceDB's clients do.
-type bearer struct {
-	key string
-	// plain permits to send it without TLS.
-	plain bool
-}
-
-// GetRequestMetadata returns the authorization header.
-func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + b.key}, nil
-}
-
-// RequireTransportSecurity keeps the key off a connection without TLS that nobody asked for.
-func (b bearer) RequireTransportSecurity() bool { return !b.plain }

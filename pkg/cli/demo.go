@@ -18,8 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -284,12 +282,11 @@ func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) erro
 
 // dialDemo connects to the demo's server.
 func dialDemo(addr, key string) (*server, error) {
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithPerRPCCredentials(bearer{key: key, plain: true}))
+	s, err := newServer(addr, key)
 	if err != nil {
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
-	return newServer(conn), nil
+	return s, nil
 }
 
 // count returns how many answers were asked for, and how many of them differ from what is expected.

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,10 +9,8 @@ import (
 	"sync"
 	"testing"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -72,7 +69,7 @@ func serve(t *testing.T, a *answers, opts ...Option) *Client {
 	deputyv1.RegisterSessionsServiceServer(server, a)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	c, err := Dial(listener.Addr().String(), append(opts, WithInsecure())...)
+	c, err := Dial(listener.Addr().String(), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,20 +79,19 @@ func serve(t *testing.T, a *answers, opts ...Option) *Client {
 
 func start(t *testing.T, c *Client) *Session {
 	t.Helper()
-	s, err := c.StartSession(t.Context(), &deputyv1.StartSessionRequest{AgentId: "bot"})
+	s, err := c.StartSession(t.Context(), SessionSpec{Agent: "bot"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// ask is the question that most tests here ask.
-func ask(t *testing.T, s interface {
-	Check(ctx context.Context, p Principal, tenant string, r Resource, permission string, caveats ...Context) (Decision, error)
-},
-) (Decision, error) {
+// alicesPlan is the question that most tests here ask.
+var alicesPlan = Question{Principal: User("alice"), Tenant: "acme", Resource: Object("document", "plan"), Permission: "view"}
+
+func ask(t *testing.T, of Checker) (Decision, error) {
 	t.Helper()
-	return s.Check(t.Context(), User("alice"), "acme", Object("document", "plan"), "view")
+	return of.Check(t.Context(), alicesPlan)
 }
 
 func says(p deputyv1.Permissionship) *deputyv1.CheckPermissionResponse {
@@ -160,14 +156,15 @@ func TestErrorsRefuse(t *testing.T) {
 	if d, err := ask(t, s); status.Code(err) != codes.Unavailable || d.Allowed() {
 		t.Errorf("Check: %v, %v", d, err)
 	}
-	if got, err := s.CheckAll(t.Context(), Question{}); status.Code(err) != codes.Unavailable || got != nil {
-		t.Errorf("CheckAll: %v, %v", got, err)
+	if got, err := s.CheckBulk(t.Context(), Question{}); status.Code(err) != codes.Unavailable || got != nil {
+		t.Errorf("CheckBulk: %v, %v", got, err)
 	}
 	if s.Token().GetToken() != "started" {
 		t.Errorf("a failure moved the token to %v", s.Token())
 	}
-	unspeakable := Context{"f": func() {}}
-	if d, err := s.Check(t.Context(), User("alice"), "acme", Object("document", "plan"), "view", unspeakable); err == nil || d.Allowed() {
+	unspeakable := alicesPlan
+	unspeakable.Context = Context{"f": func() {}}
+	if d, err := s.Check(t.Context(), unspeakable); err == nil || d.Allowed() {
 		t.Errorf("a context that is no JSON: %v, %v", d, err)
 	}
 }
@@ -184,24 +181,24 @@ func TestBulkAnswersAreMatchedStrictly(t *testing.T) {
 	three := []Question{{Permission: "a"}, {Permission: "b"}, {Permission: "c"}}
 
 	pairs = []*deputyv1.CheckBulkPermissionsPair{allowed, allowed}
-	if got, err := s.CheckAll(t.Context(), three...); err == nil || got != nil {
+	if got, err := s.CheckBulk(t.Context(), three...); err == nil || got != nil {
 		t.Errorf("two answers to three questions: %v, %v", got, err)
 	}
 	pairs = []*deputyv1.CheckBulkPermissionsPair{
 		allowed,
 		{Response: &deputyv1.CheckBulkPermissionsPair_Error{Error: &deputyv1.ErrorStatus{
-			Code: int32(codes.InvalidArgument), Message: "permission is unknown", Reason: "UNKNOWN_PERMISSION",
+			Code: int32(codes.InvalidArgument), Message: "permission is unknown", Reason: "UNKNOWN_PERMISSION", Field: "permission",
 		}}},
 		{}, // A kind of answer from the future.
 	}
-	got, err := s.CheckAll(t.Context(), three...)
+	got, err := s.CheckBulk(t.Context(), three...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !got[0].Allowed() || got[0].Err != nil {
 		t.Errorf("the first: %+v", got[0])
 	}
-	if got[1].Allowed() || status.Code(got[1].Err) != codes.InvalidArgument || Reason(got[1].Err) != "UNKNOWN_PERMISSION" {
+	if got[1].Allowed() || status.Code(got[1].Err) != codes.InvalidArgument || ReasonOf(got[1].Err) != ReasonUnknownPermission || FieldOf(got[1].Err) != "permission" {
 		t.Errorf("the second: %+v", got[1])
 	}
 	if got[2].Allowed() || got[2].Err == nil {
@@ -212,7 +209,7 @@ func TestBulkAnswersAreMatchedStrictly(t *testing.T) {
 	}
 	// An error whose code says OK is an error all the same.
 	pairs = []*deputyv1.CheckBulkPermissionsPair{{Response: &deputyv1.CheckBulkPermissionsPair_Error{Error: &deputyv1.ErrorStatus{}}}}
-	if got, err := s.CheckAll(t.Context(), Question{}); err != nil || got[0].Err == nil || got[0].Allowed() {
+	if got, err := s.CheckBulk(t.Context(), Question{}); err != nil || got[0].Err == nil || got[0].Allowed() {
 		t.Errorf("an empty error: %v, %v", got, err)
 	}
 }
@@ -233,7 +230,7 @@ func TestBulkAnswersMayBeLarge(t *testing.T) {
 	}))
 	questions := make([]Question, 1000)
 	questions[0].Context = Context{"note": strings.Repeat("x", 8000)} // The others' as well, in the answer.
-	if got, err := s.CheckAll(t.Context(), questions...); err != nil || len(got) != len(questions) {
+	if got, err := s.CheckBulk(t.Context(), questions...); err != nil || len(got) != len(questions) {
 		t.Errorf("%d answers, %v", len(got), err)
 	}
 }
@@ -246,38 +243,71 @@ func TestQuestionsGoOverTheWireWhole(t *testing.T) {
 			return says(deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION), nil
 		},
 	})
-	type asking func(...Context) (Decision, error)
-	with := func(actor Actor) asking {
-		return func(contexts ...Context) (Decision, error) {
-			return c.Check(t.Context(), actor, Service("nightly"), "acme", Object("document", "a:b"), "view", contexts...)
-		}
+	nightly := Question{
+		Agent: "bot", Principal: Service("nightly"), Tenant: "acme", Resource: Object("document", "a:b"), Permission: "view",
 	}
-	for want, ask := range map[string]asking{
-		"agent_id:'bot' on_behalf_of:{object_type:'service' object_id:'nightly'} tenant_id:'acme' " +
-			"resource:{object_type:'document' object_id:'a:b'} permission:'view'": with(Actor{Agent: "bot"}),
-		"agent_id:'bot' delegation_id:'d1' on_behalf_of:{object_type:'service' object_id:'nightly'} tenant_id:'acme' " +
-			"resource:{object_type:'document' object_id:'a:b'} permission:'view'": with(Actor{Agent: "bot", Delegation: "d1"}),
+	under, within := nightly, nightly
+	under.Delegation, within.Session = "d1", "s9"
+	plan := Question{Resource: Object("document", "plan"), Permission: "view"}
+	const asked = " on_behalf_of:{object_type:'service' object_id:'nightly'} tenant_id:'acme' " +
+		"resource:{object_type:'document' object_id:'a:b'} permission:'view'"
+	for want, ask := range map[string]struct {
+		of Checker
+		q  Question
+	}{
+		"agent_id:'bot'" + asked:                    {c, nightly},
+		"agent_id:'bot' delegation_id:'d1'" + asked: {c, under},
+		"agent_id:'bot' session_id:'s9'" + asked:    {c, within},
 		"agent_id:'bot' session_id:'s1' resource:{object_type:'document' object_id:'plan'} permission:'view' " +
-			"session_token:{token:'started'}": func(contexts ...Context) (Decision, error) {
-			return start(t, c).Check(t.Context(), Principal{}, "", Object("document", "plan"), "view", contexts...)
-		},
+			"session_token:{token:'started'}": {start(t, c), plan},
 		"agent_id:'bot' session_id:'s1' resource:{object_type:'document' object_id:'plan'} permission:'view' " +
-			"consistency:{at_exact_snapshot:{token:'then'}}": func(contexts ...Context) (Decision, error) {
-			return start(t, c).Snapshot(token("then")).Check(t.Context(), Principal{}, "", Object("document", "plan"), "view", contexts...)
-		},
+			"consistency:{at_exact_snapshot:{token:'then'}}": {start(t, c).Snapshot(token("then")), plan},
 	} {
-		if _, err := ask(); err != nil {
+		if _, err := ask.of.Check(t.Context(), ask.q); err != nil {
 			t.Fatal(err)
 		}
 		if text := fmt.Sprint(got); squeeze(text) != squeeze(strings.ReplaceAll(want, "'", `"`)) {
 			t.Errorf("sent\n%s, want\n%s", text, want)
 		}
-		if _, err := ask(Context{"a": 1, "b": 1}, Context{"b": 2}); err != nil {
+		ask.q.Context = Context{"a": 1, "b": 2}
+		if _, err := ask.of.Check(t.Context(), ask.q); err != nil {
 			t.Fatal(err)
 		}
 		if m := got.GetContext().AsMap(); len(m) != 2 || m["a"] != 1.0 || m["b"] != 2.0 {
 			t.Errorf("sent the context %v", m)
 		}
+	}
+}
+
+// What a question cannot say on the wire is an error, and not left out: it would be another question.
+func TestQuestionsThatCannotBeAsked(t *testing.T) {
+	called := false
+	c := serve(t, &answers{check: func(context.Context, *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error) {
+		called = true
+		return says(deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION), nil
+	}})
+	s := start(t, c)
+	twoWays, set, other, elsewhere := alicesPlan, alicesPlan, alicesPlan, alicesPlan
+	twoWays.Session, twoWays.Delegation = "s1", "d1"
+	set.Principal = TenantMembers("acme")
+	other.Agent, elsewhere.Session = "other-bot", "s2"
+	for name, ask := range map[string]struct {
+		of Checker
+		q  Question
+	}{
+		"a session and a delegation": {c, twoWays}, "a set of principals": {c, set},
+		"another agent in a session": {s, other}, "another session in a session": {s, elsewhere},
+		"another agent at a snapshot": {s.Snapshot(token("then")), other},
+	} {
+		if d, err := ask.of.Check(t.Context(), ask.q); err == nil || d.Allowed() {
+			t.Errorf("%s: %v, %v", name, d, err)
+		}
+		if got, err := ask.of.CheckBulk(t.Context(), alicesPlan, ask.q); err == nil || got != nil {
+			t.Errorf("%s, in bulk: %v, %v", name, got, err)
+		}
+	}
+	if called {
+		t.Error("one of them was asked all the same")
 	}
 }
 
@@ -295,7 +325,7 @@ func TestSnapshotAsksAllAtOneRevision(t *testing.T) {
 			}, nil
 		},
 	}))
-	if _, err := s.Snapshot(token("then")).CheckAll(t.Context(), Question{Permission: "view"}); err != nil {
+	if _, err := s.Snapshot(token("then")).CheckBulk(t.Context(), Question{Permission: "view"}); err != nil {
 		t.Fatal(err)
 	}
 	if got.GetConsistency().GetAtExactSnapshot().GetToken() != "then" || got.GetSessionToken() != nil ||
@@ -365,7 +395,7 @@ func TestTokenNeverGoesBack(t *testing.T) {
 	}))
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if _, err := s.Check(t.Context(), User("alice"), "acme", Object("document", "plan"), "slow"); err != nil {
+		if _, err := s.Check(t.Context(), Question{Permission: "slow"}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -391,62 +421,6 @@ func TestKeyIsSent(t *testing.T) {
 	}
 	if len(got) != 1 || got[0] != "Bearer s3cret" {
 		t.Errorf("authorization is %q", got)
-	}
-}
-
-func TestKeyStaysOffPlaintext(t *testing.T) {
-	// However plaintext comes about, only WithInsecure lets the key through.
-	c, err := Dial("127.0.0.1:1", WithPresharedKey("s3cret"),
-		WithDialOptions(grpc.WithTransportCredentials(insecure.NewCredentials())))
-	if err == nil {
-		_ = c.Close()
-		t.Fatal("a key over plaintext that nobody asked for")
-	}
-	if strings.Contains(err.Error(), "s3cret") {
-		t.Errorf("the error holds the key: %v", err)
-	}
-}
-
-func TestDialRefuses(t *testing.T) {
-	for name, test := range map[string]struct {
-		endpoint string
-		opts     []Option
-		want     string
-	}{
-		"no endpoint":     {"", nil, "no endpoint"},
-		"an empty key":    {"localhost:1", []Option{WithPresharedKey("")}, "is empty"},
-		"a key of a file": {"localhost:1", []Option{WithPresharedKey("s3cret\n")}, "cannot carry"},
-		"TLS without TLS": {"localhost:1", []Option{WithInsecure(), WithTLS(&tls.Config{MinVersion: tls.VersionTLS13})}, "exclude each other"},
-	} {
-		c, err := Dial(test.endpoint, test.opts...)
-		if err == nil {
-			_ = c.Close()
-			t.Errorf("%s: no error", name)
-			continue
-		}
-		if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "s3cret") {
-			t.Errorf("%s: %v, want %q and no key", name, err, test.want)
-		}
-	}
-}
-
-func TestReason(t *testing.T) {
-	s, err := status.New(codes.NotFound, "no such session").WithDetails(
-		&errdetails.RequestInfo{}, &errdetails.ErrorInfo{Reason: "SESSION_NOT_FOUND"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for want, err := range map[string]error{
-		"SESSION_NOT_FOUND": fmt.Errorf("checking: %w", s.Err()),
-	} {
-		if got := Reason(err); got != want {
-			t.Errorf("Reason(%v) = %q, want %q", err, got, want)
-		}
-	}
-	for _, err := range []error{nil, errors.New("plain"), status.Error(codes.Internal, "bare"), &Refused{}} {
-		if got := Reason(err); got != "" {
-			t.Errorf("Reason(%v) = %q, want none", err, got)
-		}
 	}
 }
 

@@ -9,13 +9,11 @@ import (
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
-	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
 )
 
@@ -61,12 +59,10 @@ func openDesk(ctx context.Context) *desk {
 	d.Service, d.Admin = d.dial(d.Key), d.dial("key-of-the-admin")
 
 	must(authzed.NewSchemaServiceClient(d.Admin.Conn()).WriteSchema(ctx, &authzed.WriteSchemaRequest{Schema: schema.Core + domain}))
-	for _, who := range []*deputyv1.ObjectReference{
-		{ObjectType: "tenant", ObjectId: "acme"}, {ObjectType: "user", ObjectId: "alice"}, {ObjectType: "user", ObjectId: "bob"},
-	} {
-		must(d.Admin.Principals.Resume(ctx, &deputyv1.ResumeRequest{Principal: who}))
-	}
-	must(d.Admin.Agents.RegisterAgent(ctx, &deputyv1.RegisterAgentRequest{AgentId: "bot", OwnerIds: []string{"carol"}}))
+	must(d.Admin.ResumeTenant(ctx, "acme"))
+	must(d.Admin.Resume(ctx, client.User("alice")))
+	must(d.Admin.Resume(ctx, client.User("bob")))
+	must(d.Admin.RegisterAgent(ctx, client.AgentSpec{Agent: "bot", Owners: []string{"carol"}}))
 	d.Grant(ctx,
 		"tenant:acme#member@user:alice", "tenant:acme#member@user:bob", "tenant:acme#agent@agent:bot",
 		"document:plan#tenant@tenant:acme", "document:plan#reader@user:alice", "document:plan#reader@user:bob", "document:plan#reader@agent:bot",
@@ -84,7 +80,7 @@ func (d *desk) Close() {
 }
 
 func (d *desk) dial(key string) *client.Client {
-	c := must(client.Dial(d.Addr, client.WithPresharedKey(key), client.WithInsecure()))
+	c := must(client.Dial(d.Addr, client.WithPresharedKey(key)))
 	d.closers = append(d.closers, func() { check(c.Close()) })
 	return c
 }
@@ -92,18 +88,16 @@ func (d *desk) dial(key string) *client.Client {
 // Entrust has a user let the bot act for them in acme, also without a session, and returns the
 // delegation's id.
 func (d *desk) Entrust(ctx context.Context, user string) string {
-	created := must(d.Service.Delegations.CreateDelegation(ctx, &deputyv1.CreateDelegationRequest{
-		AgentId:   "bot",
-		Principal: &deputyv1.SubjectReference{Object: &deputyv1.ObjectReference{ObjectType: "user", ObjectId: user}},
-		TenantId:  "acme", Unscoped: true, AllowDirect: true, Ttl: durationpb.New(time.Hour),
+	created := must(d.Service.CreateDelegation(ctx, client.DelegationSpec{
+		Agent: "bot", Principal: client.User(user), Tenant: "acme", Unscoped: true, AllowDirect: true, TTL: time.Hour,
 	}))
 	return created.GetDelegation().GetDelegationId()
 }
 
 // Session starts a session of the bot's for a user.
 func (d *desk) Session(ctx context.Context, user string) *client.Session {
-	return must(d.Service.StartSession(ctx, &deputyv1.StartSessionRequest{
-		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: d.Entrust(ctx, user)}},
+	return must(d.Service.StartSession(ctx, client.SessionSpec{
+		Agent: "bot", Targets: []client.Target{{Delegation: d.Entrust(ctx, user)}},
 	}))
 }
 

@@ -7,54 +7,55 @@ import (
 	"log"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	"github.com/deputyauth/deputy/pkg/client"
-	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// A session asks before each act. Alice lets the bot act for her, Bob does not: what Alice may see the bot
-// may not see for Bob, even where Bob himself may.
+// A session asks before each act. Alice lets the bot act for her, Bob does not: acting for Bob, the bot cannot view what it views for
+// Alice, even where Bob himself can.
 func Example() {
 	ctx := context.Background()
 	desk := openDesk(ctx)
 	defer desk.Close()
 
-	// In a service of one's own: client.Dial("deputy.internal:50051", client.WithPresharedKey(key)).
-	c, err := client.Dial(desk.Addr, client.WithPresharedKey(desk.Key), client.WithInsecure())
+	// In a service of one's own: client.Dial("deputy.internal:50051", client.WithKeyFile("/run/secrets/deputy")).
+	c, err := client.Dial(desk.Addr, client.WithPresharedKey(desk.Key))
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer c.Close()
 
-	entrusted, err := c.Delegations.CreateDelegation(ctx, &deputyv1.CreateDelegationRequest{
-		AgentId:   "bot",
-		Principal: &deputyv1.SubjectReference{Object: &deputyv1.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
-		TenantId:  "acme",
-		Unscoped:  true,
-		Ttl:       durationpb.New(8 * time.Hour),
+	created, err := c.CreateDelegation(ctx, client.DelegationSpec{
+		Agent: "bot", Principal: client.User("alice"), Tenant: "acme", Unscoped: true, TTL: 8 * time.Hour,
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	session, err := c.StartSession(ctx, &deputyv1.StartSessionRequest{
-		AgentId: "bot",
-		Targets: []*deputyv1.SessionTarget{{DelegationId: entrusted.GetDelegation().GetDelegationId()}},
+	session, err := c.StartSession(ctx, client.SessionSpec{
+		Agent: "bot", Targets: []client.Target{{Delegation: created.GetDelegation().GetDelegationId()}},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
 
 	for _, user := range []string{"alice", "bob"} {
-		decision, err := session.Check(ctx, client.User(user), "acme", client.Object("document", "plan"), "view")
+		decision, err := session.Check(ctx, client.Question{
+			Principal: client.User(user), Tenant: "acme", Resource: client.Object("document", "plan"), Permission: "view",
+		})
 		if err != nil {
-			log.Fatal(err)
+			log.Fatal(err) // There is no answer: do not act.
 		}
 		fmt.Println("for", user, decision.Allowed(), decision)
 	}
 	// Output:
 	// for alice true HAS_PERMISSION
 	// for bob false NO_PERMISSION (actor)
+}
+
+// view asks whether the bot may view a document for Alice.
+func view(document string) client.Question {
+	return client.Question{
+		Principal: client.User("alice"), Tenant: "acme", Resource: client.Object("document", document), Permission: "view",
+	}
 }
 
 // Guard stands before the act: it returns nil only for an answer that allows.
@@ -65,9 +66,8 @@ func ExampleGuard() {
 	session := desk.Session(ctx, "alice")
 
 	open := func(document string) error {
-		err := client.Guard(session.Check(ctx, client.User("alice"), "acme", client.Object("document", document), "view"))
-		if err != nil {
-			return err // Refused, or nobody could tell: either way it is not opened.
+		if err := client.Guard(session.Check(ctx, view(document))); err != nil {
+			return err // Refused, or no answer: either way it is not opened.
 		}
 		fmt.Println("opened", document)
 		return nil
@@ -92,7 +92,7 @@ func ExampleSession_Check() {
 	defer desk.Close()
 	session := desk.Session(ctx, "alice")
 	ask := func() {
-		d, err := session.Check(ctx, client.User("alice"), "acme", client.Object("document", "plan"), "view")
+		d, err := session.Check(ctx, view("plan"))
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func ExampleSession_Check() {
 	}
 
 	ask()
-	if _, err := desk.Admin.Agents.SuspendAgent(ctx, &deputyv1.SuspendAgentRequest{AgentId: "bot"}); err != nil {
+	if _, err := desk.Admin.SuspendAgent(ctx, "bot"); err != nil {
 		log.Fatal(err)
 	}
 	ask()
@@ -110,23 +110,20 @@ func ExampleSession_Check() {
 }
 
 // Several questions at one revision. One that is wrong fails by itself.
-func ExampleSession_CheckAll() {
+func ExampleSession_CheckBulk() {
 	ctx := context.Background()
 	desk := openDesk(ctx)
 	defer desk.Close()
 	session := desk.Session(ctx, "alice")
 
-	plan, payroll := client.Object("document", "plan"), client.Object("document", "payroll")
-	answers, err := session.CheckAll(ctx,
-		client.Question{Principal: client.User("alice"), Tenant: "acme", Resource: plan, Permission: "view"},
-		client.Question{Principal: client.User("alice"), Tenant: "acme", Resource: payroll, Permission: "view"},
-		client.Question{Principal: client.User("alice"), Tenant: "acme", Resource: plan, Permission: "launch"},
-	)
+	launch := view("plan")
+	launch.Permission = "launch"
+	answers, err := session.CheckBulk(ctx, view("plan"), view("payroll"), launch)
 	if err != nil {
 		log.Fatal(err)
 	}
 	for _, a := range answers {
-		fmt.Printf("%v %q\n", a.Allowed(), client.Reason(a.Err))
+		fmt.Printf("%v %q\n", a.Allowed(), client.ReasonOf(a.Err))
 	}
 	// Output:
 	// true ""
@@ -141,17 +138,14 @@ func ExampleSession_Snapshot() {
 	defer desk.Close()
 	session := desk.Session(ctx, "alice")
 
-	first, err := session.Check(ctx, client.User("alice"), "acme", client.Object("document", "payroll"), "view")
+	first, err := session.Check(ctx, view("payroll"))
 	if err != nil {
 		log.Fatal(err)
 	}
 	desk.Grant(ctx, "document:payroll#reader@user:alice", "document:payroll#reader@agent:bot")
 
-	then := session.Snapshot(first.CheckedAt())
-	for _, asker := range []interface {
-		Check(ctx context.Context, on client.Principal, in string, what client.Resource, may string, with ...client.Context) (client.Decision, error)
-	}{then, session} {
-		d, err := asker.Check(ctx, client.User("alice"), "acme", client.Object("document", "payroll"), "view")
+	for _, asker := range []client.Checker{session.Snapshot(first.CheckedAt()), session} {
+		d, err := asker.Check(ctx, view("payroll"))
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -160,6 +154,26 @@ func ExampleSession_Snapshot() {
 	// Output:
 	// NO_PERMISSION (object)
 	// HAS_PERMISSION
+}
+
+// A lookup is read to its end: what a server did not end is an error, and never a shorter list.
+func ExampleSession_LookupResources() {
+	ctx := context.Background()
+	desk := openDesk(ctx)
+	defer desk.Close()
+	session := desk.Session(ctx, "alice")
+
+	documents := session.LookupResources(client.ResourceQuery{Type: "document", Permission: "view"})
+	for reached, err := range documents.All(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(reached.Resource, "for", reached.Principal)
+	}
+	fmt.Println("complete:", documents.Complete())
+	// Output:
+	// document:plan for user:alice
+	// complete: true
 }
 
 // Without a session, an agent acts by a delegation that allows it. Caveat context comes with the
@@ -171,8 +185,10 @@ func ExampleClient_Check() {
 	desk.Entrust(ctx, "alice")
 
 	for _, with := range []client.Context{nil, {"amount": 200}, {"amount": 900}} {
-		d, err := desk.Service.Check(ctx, client.Actor{Agent: "bot"}, client.User("alice"), "acme",
-			client.Object("document", "refunds"), "approve", with)
+		d, err := desk.Service.Check(ctx, client.Question{
+			Agent: "bot", Principal: client.User("alice"), Tenant: "acme",
+			Resource: client.Object("document", "refunds"), Permission: "approve", Context: with,
+		})
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -185,13 +201,45 @@ func ExampleClient_Check() {
 }
 
 // A failed call carries a word for programs.
-func ExampleReason() {
+func ExampleReasonOf() {
 	ctx := context.Background()
 	desk := openDesk(ctx)
 	defer desk.Close()
 
 	session := desk.Service.Session("bot", "0123456789abcdef0123456789abcdef", nil)
-	_, err := session.Check(ctx, client.User("alice"), "acme", client.Object("document", "plan"), "view")
-	fmt.Println(client.Reason(err))
-	// Output: SESSION_NOT_FOUND
+	_, err := session.Check(ctx, view("plan"))
+	fmt.Println(client.ReasonOf(err) == client.ReasonSessionNotFound)
+	// Output: true
+}
+
+// archive is code of a program that acts: it takes a Checker, so that its tests need no server.
+func archive(ctx context.Context, may client.Checker, document string) error {
+	if err := client.Guard(may.Check(ctx, view(document))); err != nil {
+		return err
+	}
+	fmt.Println("archived", document)
+	return nil
+}
+
+// A fake allows what the test means to allow, and refuses everything else.
+func ExampleChecker() {
+	ctx := context.Background()
+	fake := client.CheckerFunc(func(_ context.Context, q client.Question) (client.Decision, error) {
+		switch q.Resource {
+		case client.Object("document", "plan"):
+			return client.Allow(), nil
+		case client.Object("document", "broken"):
+			return client.Decision{}, errors.New("the server is down")
+		}
+		return client.Decision{}, nil // the zero Decision refuses
+	})
+	for _, document := range []string{"plan", "payroll", "broken"} {
+		if err := archive(ctx, fake, document); err != nil {
+			fmt.Println(document, "stays:", err)
+		}
+	}
+	// Output:
+	// archived plan
+	// payroll stays: refused: UNSPECIFIED
+	// broken stays: the server is down
 }

@@ -4,36 +4,62 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// Actor is who acts where there is no session.
-type Actor struct {
-	// Agent is the agent's id.
-	Agent string
-	// Delegation is the delegation to act under. Empty: those of the agent's that were created with
-	// allow_direct are weighed, each alone.
-	Delegation string
-}
-
-// Principal is on whose behalf an agent acts. The zero Principal leaves it to the session or the
-// delegation, where that has no choice.
-type Principal struct{ objectType, id string }
+// Principal is on whose behalf an agent acts: a user or a service, or, of a delegation alone, all members or admins of a tenant. The zero
+// Principal is nobody; a question leaves it to the session or the delegation then, where that has no choice.
+type Principal struct{ objectType, id, relation string }
 
 // User is a person as a principal.
-func User(id string) Principal { return Principal{"user", id} }
+func User(id string) Principal { return Principal{"user", id, ""} }
 
 // Service is a scheduled or background job as a principal.
-func Service(id string) Principal { return Principal{"service", id} }
+func Service(id string) Principal { return Principal{"service", id, ""} }
 
-// String returns "user:alice".
-func (p Principal) String() string { return p.objectType + ":" + p.id }
+// TenantMembers are all members of a tenant, as the principals of a delegation.
+func TenantMembers(tenant string) Principal { return Principal{"tenant", tenant, "member"} }
+
+// TenantAdmins are all admins of a tenant, as the principals of a delegation.
+func TenantAdmins(tenant string) Principal { return Principal{"tenant", tenant, "admin"} }
+
+// String returns "user:alice", or "tenant:acme#member".
+func (p Principal) String() string {
+	text := p.objectType + ":" + p.id
+	if p.relation != "" {
+		text += "#" + p.relation
+	}
+	return text
+}
+
+// one is the principal as an object; nil for nobody. A set is an error, because as an object it would be something else.
+func (p Principal) one() (*deputyv1.ObjectReference, error) {
+	switch {
+	case p == Principal{}:
+		return nil, nil //nolint:nilnil // nobody
+	case p.relation != "":
+		return nil, fmt.Errorf("client: %s are many principals, and one is needed: a user or a service", p)
+	}
+	return &deputyv1.ObjectReference{ObjectType: p.objectType, ObjectId: p.id}, nil
+}
+
+// subject is the principal as a subject; nil for nobody.
+func (p Principal) subject() *deputyv1.SubjectReference {
+	if p == (Principal{}) {
+		return nil
+	}
+	return &deputyv1.SubjectReference{
+		Object: &deputyv1.ObjectReference{ObjectType: p.objectType, ObjectId: p.id}, OptionalRelation: p.relation,
+	}
+}
+
+// principalOf is the principal that an answer names.
+func principalOf(o *deputyv1.ObjectReference) Principal {
+	return Principal{o.GetObjectType(), o.GetObjectId(), ""}
+}
 
 // Resource is the object of a question. The zero Resource names nothing, and the server refuses it.
 type Resource struct{ objectType, id string }
@@ -42,17 +68,50 @@ type Resource struct{ objectType, id string }
 // encodes it.
 func Object(objectType, id string) Resource { return Resource{objectType, id} }
 
+// Type is the object's type.
+func (r Resource) Type() string { return r.objectType }
+
+// ID is the object's id, as the application knows it.
+func (r Resource) ID() string { return r.id }
+
 // String returns "document:plan".
 func (r Resource) String() string { return r.objectType + ":" + r.id }
+
+func (r Resource) proto() *deputyv1.ObjectReference {
+	return &deputyv1.ObjectReference{ObjectType: r.objectType, ObjectId: r.id}
+}
+
+// resourceOf is the object that an answer names.
+func resourceOf(o *deputyv1.ObjectReference) Resource {
+	return Resource{o.GetObjectType(), o.GetObjectId()}
+}
 
 // Context is context for caveats: nil, bool, numbers, string, []byte, []any and map[string]any.
 type Context map[string]any
 
-// Question is one case of a bulk check.
+// proto is the context as it goes over the wire; nil for none.
+func (c Context) proto() (*structpb.Struct, error) {
+	if len(c) == 0 {
+		return nil, nil //nolint:nilnil // no context
+	}
+	s, err := structpb.NewStruct(c)
+	if err != nil {
+		return nil, fmt.Errorf("client: caveat context: %w", err)
+	}
+	return s, nil
+}
+
+// Question asks: may this agent, acting for this principal, in this tenant, do this to this object? The zero Question asks nothing, and is
+// refused with an error.
 type Question struct {
-	// Principal is on whose behalf; zero where the session leaves no choice.
+	// Agent is the id of the agent that acts. A Session fills it in.
+	Agent string
+	// Session is the id of the session that it acts in, and Delegation that of a delegation that was created to be used directly. One
+	// of them, or neither: then the agent's delegations of that kind are weighed, each alone. A Session fills it in.
+	Session, Delegation string
+	// Principal is on whose behalf; zero where the session or delegation leaves no choice.
 	Principal Principal
-	// Tenant is the tenant's id; empty where the session leaves no choice.
+	// Tenant is the tenant's id; empty where the session or delegation leaves no choice.
 	Tenant string
 	// Resource is the object.
 	Resource Resource
@@ -60,6 +119,49 @@ type Question struct {
 	Permission string
 	// Context is context for caveats.
 	Context Context
+}
+
+// errTwoWays refuses what names a session and a delegation.
+var errTwoWays = errors.New("client: an agent acts in a session or under a delegation: name one of them")
+
+// request is the question as it goes over the wire.
+func (q Question) request() (*deputyv1.CheckPermissionRequest, error) {
+	r := &deputyv1.CheckPermissionRequest{
+		AgentId: q.Agent, TenantId: q.Tenant, Resource: q.Resource.proto(), Permission: q.Permission,
+	}
+	switch {
+	case q.Session != "" && q.Delegation != "":
+		return nil, errTwoWays
+	case q.Session != "":
+		r.Via = &deputyv1.CheckPermissionRequest_SessionId{SessionId: q.Session}
+	case q.Delegation != "":
+		r.Via = &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: q.Delegation}
+	}
+	var err error
+	if r.OnBehalfOf, err = q.Principal.one(); err != nil {
+		return nil, err
+	}
+	r.Context, err = q.Context.proto()
+	return r, err
+}
+
+// item is the question as one of a bulk check.
+func (q Question) item() (*deputyv1.CheckBulkPermissionsRequestItem, error) {
+	r, err := q.request()
+	if err != nil {
+		return nil, err
+	}
+	item := &deputyv1.CheckBulkPermissionsRequestItem{
+		AgentId: r.GetAgentId(), OnBehalfOf: r.GetOnBehalfOf(), TenantId: r.GetTenantId(), Resource: r.GetResource(),
+		Permission: r.GetPermission(), Context: r.GetContext(),
+	}
+	switch via := r.GetVia().(type) {
+	case *deputyv1.CheckPermissionRequest_SessionId:
+		item.Via = &deputyv1.CheckBulkPermissionsRequestItem_SessionId{SessionId: via.SessionId}
+	case *deputyv1.CheckPermissionRequest_DelegationId:
+		item.Via = &deputyv1.CheckBulkPermissionsRequestItem_DelegationId{DelegationId: via.DelegationId}
+	}
+	return item, nil
 }
 
 // Answer is what a Question of a bulk check came to. The zero Answer refuses.
@@ -70,54 +172,35 @@ type Answer struct {
 	Err error
 }
 
-// item is the question as it goes over the wire, still without who acts.
-func (q Question) item() (*deputyv1.CheckBulkPermissionsRequestItem, error) {
-	item := &deputyv1.CheckBulkPermissionsRequestItem{
-		TenantId:   q.Tenant,
-		Resource:   &deputyv1.ObjectReference{ObjectType: q.Resource.objectType, ObjectId: q.Resource.id},
-		Permission: q.Permission,
-	}
-	if q.Principal != (Principal{}) {
-		item.OnBehalfOf = &deputyv1.ObjectReference{ObjectType: q.Principal.objectType, ObjectId: q.Principal.id}
-	}
-	if len(q.Context) > 0 {
-		var err error
-		if item.Context, err = structpb.NewStruct(q.Context); err != nil {
-			return nil, fmt.Errorf("client: caveat context: %w", err)
-		}
-	}
-	return item, nil
+// Check decides one question at the head revision: a revocation that was acknowledged is seen. An error means that there is no answer, and the
+// Decision beside it refuses.
+func (c *Client) Check(ctx context.Context, q Question) (Decision, error) {
+	return c.check(ctx, q, nil, nil)
 }
 
-// merge makes one context of several.
-func merge(contexts []Context) Context {
-	merged := Context{}
-	for _, c := range contexts {
-		maps.Copy(merged, c)
+// CheckBulk decides several questions at one revision, the head's: as many answers as questions, in order. A
+// question that is wrong fails by itself. The server takes 1,000 at once.
+func (c *Client) CheckBulk(ctx context.Context, questions ...Question) ([]Answer, error) {
+	answers, _, err := c.checkBulk(ctx, questions, nil, nil)
+	return answers, err
+}
+
+// Explain decides one question and says how every condition came out. It takes an auditor, and is no answer to act on.
+func (c *Client) Explain(ctx context.Context, q Question) (*deputyv1.ExplainPermissionResponse, error) {
+	request, err := q.request()
+	if err != nil {
+		return nil, err
 	}
-	return merged
+	return c.Permissions.ExplainPermission(ctx, &deputyv1.ExplainPermissionRequest{Check: request})
 }
 
 // check asks one question.
-func (c *Client) check(
-	ctx context.Context, item *deputyv1.CheckBulkPermissionsRequestItem, at *deputyv1.Consistency, token *deputyv1.ZedToken,
-) (Decision, error) {
-	request := &deputyv1.CheckPermissionRequest{
-		AgentId:      item.GetAgentId(),
-		OnBehalfOf:   item.GetOnBehalfOf(),
-		TenantId:     item.GetTenantId(),
-		Resource:     item.GetResource(),
-		Permission:   item.GetPermission(),
-		Context:      item.GetContext(),
-		Consistency:  at,
-		SessionToken: token,
+func (c *Client) check(ctx context.Context, q Question, at *deputyv1.Consistency, token *deputyv1.ZedToken) (Decision, error) {
+	request, err := q.request()
+	if err != nil {
+		return Decision{}, err
 	}
-	switch via := item.GetVia().(type) {
-	case *deputyv1.CheckBulkPermissionsRequestItem_SessionId:
-		request.Via = &deputyv1.CheckPermissionRequest_SessionId{SessionId: via.SessionId}
-	case *deputyv1.CheckBulkPermissionsRequestItem_DelegationId:
-		request.Via = &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: via.DelegationId}
-	}
+	request.Consistency, request.SessionToken = at, token
 	response, err := c.Permissions.CheckPermission(ctx, request)
 	if err != nil {
 		return Decision{}, err
@@ -125,9 +208,9 @@ func (c *Client) check(
 	return Decision{response}, nil
 }
 
-// checkAll asks several questions at one revision, which it returns beside the answers.
-func (c *Client) checkAll(
-	ctx context.Context, questions []Question, sessionID, agentID string, at *deputyv1.Consistency, token *deputyv1.ZedToken,
+// checkBulk asks several questions at one revision, which it returns beside the answers.
+func (c *Client) checkBulk(
+	ctx context.Context, questions []Question, at *deputyv1.Consistency, token *deputyv1.ZedToken,
 ) ([]Answer, *deputyv1.ZedToken, error) {
 	request := &deputyv1.CheckBulkPermissionsRequest{Consistency: at, SessionToken: token}
 	for i, q := range questions {
@@ -135,8 +218,6 @@ func (c *Client) checkAll(
 		if err != nil {
 			return nil, nil, fmt.Errorf("question %d: %w", i, err)
 		}
-		item.AgentId = agentID
-		item.Via = &deputyv1.CheckBulkPermissionsRequestItem_SessionId{SessionId: sessionID}
 		request.Items = append(request.Items, item)
 	}
 	response, err := c.Permissions.CheckBulkPermissions(ctx, request)
@@ -166,14 +247,4 @@ func answer(pair *deputyv1.CheckBulkPermissionsPair) Answer {
 	default:
 		return Answer{Err: errNoAnswer}
 	}
-}
-
-// itemError turns the failure of one item into the status that a call would have failed with.
-func itemError(e *deputyv1.ErrorStatus) error {
-	// gRPC prints codes that it does not know.
-	code := codes.Code(max(e.GetCode(), 0))
-	if code == codes.OK {
-		code = codes.Unknown
-	}
-	return withReason(status.New(code, e.GetMessage()), e.GetReason())
 }

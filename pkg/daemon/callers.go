@@ -96,7 +96,7 @@ func (c Config) readCallers() (told, error) {
 		}
 	}
 	is, err := c.tell(text, state)
-	if err == nil && len(is.callers) == 0 {
+	if err == nil && len(is.callers) == 0 && !c.NoListener {
 		err = &file.Problem{File: c.CallersPath, Message: "has no callers, and no preshared key is set, so nobody could call the server; " +
 			"add a caller with: deputy caller add"}
 	}

@@ -28,6 +28,9 @@ var Evaluators = []string{EvaluatorNative, EvaluatorSpiceDB}
 // Config is everything that can be set about a server. The zero value with at least one key is a
 // server on a loopback port that the system picks; its engine has to be chosen.
 type Config struct {
+	// NoListener opens no port: only this process asks the server, with Decide, InProcess and As. It needs no key then, and Addr, keys, callers
+	// and TLS have to be left out. MetricsAddr may be set.
+	NoListener bool
 	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Without TLS anything but a loopback address needs Insecure.
 	Addr string
 	// Insecure lets other machines reach a server without TLS, and its metrics: whoever reads the network then reads the keys of callers. It has
@@ -135,6 +138,9 @@ func CheckKeyCharacters(key string) error {
 
 // checkKeys refuses keys with which nobody could call the server, or callers whom it was not meant for.
 func (c Config) checkKeys() error {
+	if c.NoListener {
+		return nil // nobody connects
+	}
 	if len(c.PresharedKeys)+len(c.AdminPresharedKeys)+len(c.Callers) == 0 && c.CallersPath == "" {
 		return errors.New("no preshared key and no file of callers is set, so nobody could call the server: name the callers with --callers, or set " +
 			"--preshared-key-file for services, --admin-preshared-key-file for admins, or both; to try Deputy out, run: deputy serve --dev")
@@ -156,4 +162,22 @@ func keyMark(key []byte) int32 {
 	digest := hmac.New(sha256.New, key)
 	_, _ = digest.Write([]byte("deputy: which token key"))
 	return int32(binary.BigEndian.Uint32(digest.Sum(nil))) //nolint:gosec // all bits are used
+}
+
+// checkNoListener refuses what only matters to those who connect, so that nobody relies on it.
+func (c Config) checkNoListener() error {
+	for _, one := range []struct {
+		name string
+		set  bool
+	}{
+		{"Addr", c.Addr != ""}, {"PresharedKeys", len(c.PresharedKeys) > 0}, {"AdminPresharedKeys", len(c.AdminPresharedKeys) > 0},
+		{"Callers", len(c.Callers) > 0}, {"CallersPath", c.CallersPath != ""},
+		{"TLSCertPath", c.TLSCertPath != ""}, {"TLSKeyPath", c.TLSKeyPath != ""}, {"TLSClientCAPath", c.TLSClientCAPath != ""},
+		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""},
+	} {
+		if one.set {
+			return fmt.Errorf("%s is set, and nobody can connect to a server with NoListener: leave one of them out", one.name)
+		}
+	}
+	return nil
 }

@@ -64,10 +64,13 @@ type Daemon struct {
 	transport *transport
 	listener  *listener
 	server    *grpc.Server
-	health    *openHealth
-	metrics   *metricsServer
-	callers   *callers
-	gate      *rpc.Gate
+	// local is the server to this process, and program what it is to a program that says nothing of who calls.
+	local   *rpc.Local
+	program *InProcess
+	health  *openHealth
+	metrics *metricsServer
+	callers *callers
+	gate    *rpc.Gate
 
 	stopping stopping
 }
@@ -137,11 +140,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		opened = append(opened, closer(d.evaluator.Close))
 	}
 	// Nobody can connect, and wait, before the store and the engine are found to answer.
-	tcp, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Addr)
+	port, err := cfg.listen(ctx)
 	if err != nil {
 		return fail(fmt.Errorf("cannot listen: %w", err))
 	}
-	d.listener = newListener(tcp, connections)
+	d.listener = newListener(port, connections)
 	opened = append(opened, d.listener)
 	figures = append(figures, d.listener.collectors()...)
 	var calls *rpc.Figures
@@ -176,7 +179,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.server = grpc.NewServer(options...)
 	guarded := d.gate.Guard(d.server)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
-	rpc.Register(guarded, rpc.Config{
+	services := rpc.Config{
 		Judge:          d.judge,
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
@@ -185,8 +188,13 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
-	})
+	}
+	rpc.Register(guarded, services)
 	door.Register(d.server, gateway) // it receives by itself
+	d.local = d.gate.Local(door.Codec())
+	rpc.Register(d.local, services)
+	door.Register(d.local, gateway)
+	d.program = d.As(caller.InProcess())
 	d.health.register(guarded)
 	reflection.Register(guarded)
 	d.tellHealth(true) // the engine has just answered
@@ -252,6 +260,11 @@ func (c Config) Check() error {
 
 // complete fills in defaults and refuses what cannot be served.
 func (c Config) complete() (Config, error) {
+	if c.NoListener {
+		if err := c.checkNoListener(); err != nil {
+			return c, fmt.Errorf("daemon: %w", err)
+		}
+	}
 	if c.Addr == "" {
 		c.Addr = defaultAddr
 	}
@@ -311,8 +324,13 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	return d
 }
 
-// Addr is the address that the server listens on.
-func (d *Daemon) Addr() net.Addr { return d.listener.Addr() }
+// Addr is the address that the server listens on; nil if it opens no port.
+func (d *Daemon) Addr() net.Addr {
+	if d.cfg.NoListener {
+		return nil
+	}
+	return d.listener.Addr()
+}
 
 // Engine returns the connection to the engine behind the server, past every guard: for tests, and for writing the core
 // schema of a new graph.

@@ -10,9 +10,9 @@ import (
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -22,46 +22,40 @@ import (
 
 const adminKey = "key-of-the-admin"
 
-// A program holds Deputy itself, and decides without gRPC. The rest is asked for over gRPC, here on loopback.
+// A program holds Deputy itself: without a port, without a key, without a second process.
 func ExampleDaemon_Decide() {
 	ctx := context.Background()
 	dir := must(os.MkdirTemp("", "deputy-"))
 	defer os.RemoveAll(dir)
 
 	deputy := must(daemon.Open(ctx, daemon.Config{
-		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir},
-		AdminPresharedKeys: []string{adminKey},
+		Engine:     engine.Config{Kind: engine.Embedded, Dir: dir},
+		NoListener: true,
 	}, zap.NewNop()))
-	serving, stop := context.WithCancel(ctx)
-	served := make(chan error, 1)
-	go func() { served <- deputy.Serve(serving) }()
-	defer func() {
-		stop()
-		check(<-served)
-		check(deputy.Close())
-	}()
+	defer func() { check(deputy.Close()) }()
 
-	admin := must(client.Dial(deputy.Addr().String(), client.WithPresharedKey(adminKey), client.WithInsecure()))
-	defer admin.Close()
+	// The program may do everything, with the Go client, whose calls stay in the process.
+	admin := deputy.InProcess().Client()
 	furnish(ctx, admin)                                 // a schema, Alice, the bot, two documents
 	delegation, session := entrust(ctx, admin, "alice") // Alice lets the bot act for her, in a session
 
-	alice, _ := authz.NewPrincipal(authz.Object{Type: authz.TypeUser, ID: "alice"})
+	// What comes from outside is encoded on its way into a question.
 	view := func(document string) authz.Case {
 		return authz.Case{
-			Agent: "bot", Session: session, Principal: alice, Tenant: "acme",
-			Resource: authz.Object{Type: "document", ID: document}, Permission: "view",
+			Agent: must(authz.NewAgentID("bot")), Session: must(authz.NewSessionID(session)),
+			Principal: must(authz.NewUser("alice")), Tenant: must(authz.NewTenantID("acme")),
+			Resource: must(authz.NewObject("document", document)), Permission: "view",
 		}
 	}
 
 	// One decision, at the head revision.
 	decision, err := deputy.Decide(ctx, view("plan"), authz.Freshness{})
 	if err != nil {
-		log.Fatal(err) // Nobody could tell: do not act.
+		log.Fatal(err) // There is no answer: do not act.
 	}
 	fmt.Println("one:", decision.Permissionship)
 
-	// Several at one revision, each with an answer or an error of its own. The bot may not view the payroll, Alice may.
+	// Several at one revision, each with an answer or an error of its own. The bot cannot view the payroll, though Alice can.
 	results, _, err := deputy.DecideAll(ctx, []authz.Case{view("plan"), view("payroll")}, authz.Freshness{})
 	if err != nil {
 		log.Fatal(err)
@@ -70,8 +64,18 @@ func ExampleDaemon_Decide() {
 		fmt.Println("several:", r.Decision.Permissionship, r.Err)
 	}
 
-	// A revocation is seen by the next decision, here as over gRPC.
-	must(admin.Delegations.RevokeDelegation(ctx, &deputyv1.RevokeDelegationRequest{DelegationId: delegation}))
+	// A caller that is bound to another tenant, and what it gets: acme's session does not exist for it.
+	other := deputy.As(&caller.Caller{
+		Name: "globex-app", Roles: caller.RolesOf(deputyv1.Role_ROLE_CHECKER),
+		Bounds: &authz.Bounds{
+			Tenants: authz.NamesOf("globex"), Agents: authz.AllNames(), Principals: authz.AllNames(), Objects: authz.AllNames(), IDs: authz.AllPrefixes(),
+		},
+	})
+	_, err = other.Decide(ctx, view("plan"), authz.Freshness{})
+	fmt.Println("another tenant:", authz.KindOf(err) == authz.NotFound)
+
+	// A revocation is seen by the next decision.
+	must(admin.RevokeDelegation(ctx, delegation))
 	decision, err = deputy.Decide(ctx, view("plan"), authz.Freshness{})
 	if err != nil {
 		log.Fatal(err)
@@ -82,6 +86,7 @@ func ExampleDaemon_Decide() {
 	// one: HAS_PERMISSION
 	// several: HAS_PERMISSION <nil>
 	// several: NO_PERMISSION <nil>
+	// another tenant: true
 	// revoked: NO_PERMISSION
 }
 
@@ -93,40 +98,40 @@ func furnish(ctx context.Context, admin *client.Client) {
 			relation reader: user | agent
 			permission view = reader
 		}`}))
-	for _, who := range []*deputyv1.ObjectReference{{ObjectType: "tenant", ObjectId: "acme"}, {ObjectType: "user", ObjectId: "alice"}} {
-		must(admin.Principals.Resume(ctx, &deputyv1.ResumeRequest{Principal: who}))
-	}
-	must(admin.Agents.RegisterAgent(ctx, &deputyv1.RegisterAgentRequest{AgentId: "bot", OwnerIds: []string{"carol"}}))
+	must(admin.ResumeTenant(ctx, "acme"))
+	must(admin.Resume(ctx, client.User("alice")))
+	must(admin.RegisterAgent(ctx, client.AgentSpec{Agent: "bot", Owners: []string{"carol"}}))
 	request := &authzed.WriteRelationshipsRequest{}
 	for _, text := range []string{
 		"tenant:acme#member@user:alice", "tenant:acme#agent@agent:bot",
 		"document:plan#tenant@tenant:acme", "document:plan#reader@user:alice", "document:plan#reader@agent:bot",
 		"document:payroll#tenant@tenant:acme", "document:payroll#reader@user:alice",
 	} {
-		resource, subject, _ := strings.Cut(text, "@")
-		resource, relation, _ := strings.Cut(resource, "#")
-		request.Updates = append(request.Updates, &authzed.RelationshipUpdate{
-			Operation: authzed.RelationshipUpdate_OPERATION_TOUCH,
-			Relationship: &authzed.Relationship{
-				Resource: object(resource), Relation: relation, Subject: &authzed.SubjectReference{Object: object(subject)},
-			},
-		})
+		request.Updates = append(request.Updates, touch(text))
 	}
 	must(authzed.NewPermissionsServiceClient(admin.Conn()).WriteRelationships(ctx, request))
 }
 
 // entrust has a user let the bot act for them in acme, and starts a session of the bot's.
-func entrust(ctx context.Context, c *client.Client, user string) (delegation string, session authz.SessionID) {
-	created := must(c.Delegations.CreateDelegation(ctx, &deputyv1.CreateDelegationRequest{
-		AgentId:   "bot",
-		Principal: &deputyv1.SubjectReference{Object: &deputyv1.ObjectReference{ObjectType: "user", ObjectId: user}},
-		TenantId:  "acme", Unscoped: true, Ttl: durationpb.New(time.Hour),
+func entrust(ctx context.Context, c *client.Client, user string) (delegation, session string) {
+	created := must(c.CreateDelegation(ctx, client.DelegationSpec{
+		Agent: "bot", Principal: client.User(user), Tenant: "acme", Unscoped: true, TTL: time.Hour,
 	}))
 	delegation = created.GetDelegation().GetDelegationId()
-	started := must(c.Sessions.StartSession(ctx, &deputyv1.StartSessionRequest{
-		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: delegation}},
-	}))
-	return delegation, authz.SessionID(started.GetSession().GetSessionId())
+	started := must(c.StartSession(ctx, client.SessionSpec{Agent: "bot", Targets: []client.Target{{Delegation: delegation}}}))
+	return delegation, started.ID()
+}
+
+// touch makes an update of a relationship's text.
+func touch(text string) *authzed.RelationshipUpdate {
+	resource, subject, _ := strings.Cut(text, "@")
+	resource, relation, _ := strings.Cut(resource, "#")
+	return &authzed.RelationshipUpdate{
+		Operation: authzed.RelationshipUpdate_OPERATION_TOUCH,
+		Relationship: &authzed.Relationship{
+			Resource: object(resource), Relation: relation, Subject: &authzed.SubjectReference{Object: object(subject)},
+		},
+	}
 }
 
 func object(text string) *authzed.ObjectReference {

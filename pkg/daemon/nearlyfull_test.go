@@ -132,11 +132,11 @@ func TestNearlyFullDiskStopsAgents(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			disk.mebibytes.Store(plenty)
 			named, started := entrust(ctx, c, "alice")
-			delegation, session = named, string(started)
+			delegation, session = named, started
 			decides := func(want authz.Permissionship) {
 				t.Helper()
 				got, err := d.Decide(ctx, authz.Case{
-					Agent: "bot", Session: started, Principal: alice, Tenant: "acme",
+					Agent: "bot", Session: authz.SessionID(started), Principal: alice, Tenant: "acme",
 					Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
 				}, authz.Freshness{})
 				if err != nil || got.Permissionship != want {

@@ -106,7 +106,7 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 // identify returns the call's context with its caller, who may call the method.
 func (g *Gate) identify(ctx context.Context, method string) (context.Context, error) {
 	m := caller.MethodOf(method)
-	c, err := g.callers.Identify(ctx)
+	c, err := g.who(ctx)
 	if err != nil {
 		if m != nil && m.Open {
 			return ctx, nil // whatever the proof is worth

@@ -110,7 +110,7 @@ func (g *Gate) goesOn(s *identified) error {
 	ctx, cancel := context.WithTimeout(s.ctx, rejudgeTime)
 	defer cancel()
 	was := caller.Of(s.ctx)
-	is, err := g.callers.Identify(ctx)
+	is, err := g.who(ctx)
 	if err != nil {
 		return err
 	}

@@ -104,19 +104,24 @@ func TestSchemaListsTheRules(t *testing.T) {
 		run(t, "schema", "lint", "--explain", "tenant-not-all")+"```\n")
 }
 
-// TestEmbeddingQuotesTheExample: the code in docs/embedding.md is what the tests of pkg/daemon run.
-func TestEmbeddingQuotesTheExample(t *testing.T) {
-	source, err := os.ReadFile("../../pkg/daemon/example_test.go")
-	if err != nil {
-		t.Fatal(err)
+// TestPagesQuoteExamples: the Go code on the pages is what tests run.
+func TestPagesQuoteExamples(t *testing.T) {
+	for page, example := range map[string]struct{ file, name string }{
+		"embedding.md": {"../../pkg/daemon/example_test.go", "ExampleDaemon_Decide"},
+		"api.md":       {"../../pkg/client/example_test.go", "Example"},
+	} {
+		source, err := os.ReadFile(example.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, found := strings.Cut(string(source), "\nfunc "+example.name+"() {\n")
+		body, _, ended := strings.Cut(rest, "\n}\n")
+		if !found || !ended {
+			t.Fatalf("there is no %s in %s", example.name, example.file)
+		}
+		body = strings.ReplaceAll("\n"+body, "\n\t", "\n")
+		shows(t, "../../docs/"+page, "example", "```go"+body+"\n```\n")
 	}
-	_, rest, found := strings.Cut(string(source), "\nfunc ExampleDaemon_Decide() {\n")
-	body, _, ended := strings.Cut(rest, "\n}\n")
-	if !found || !ended {
-		t.Fatal("there is no ExampleDaemon_Decide in pkg/daemon/example_test.go")
-	}
-	body = strings.ReplaceAll("\n"+body, "\n\t", "\n")
-	shows(t, "../../docs/embedding.md", "example", "```go"+body+"\n```\n")
 }
 
 func TestReplaced(t *testing.T) {
