@@ -341,13 +341,13 @@ func TestRotationUnderLoad(t *testing.T) {
 				before := inForce.Load()
 				code := ask(t.Context(), revoked)
 				unchanged := inForce.Load() == before
-				switch {
-				case code == codes.NotFound:
+				switch code {
+				case codes.NotFound:
 					passed.Add(1)
 					if before.revoked && unchanged {
 						t.Error("a call passed whose authority had been taken out")
 					}
-				case code == codes.Unauthenticated || code == codes.Unavailable:
+				case codes.Unauthenticated, codes.Unavailable:
 					refusedCalls.Add(1)
 					// A connection that could not be made is tried again after a while, so that only an open one tells.
 					if before.trusted && unchanged && code == codes.Unauthenticated {

@@ -197,7 +197,8 @@ func openTransport(ctx context.Context, cfg Config, log *zap.Logger) (*transport
 	t := &transport{
 		cfg: cfg, domains: domains, log: log, onHealth: func() {},
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "deputy_tls_reloads_total", Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
+			Name: "deputy_tls_reloads_total",
+			Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{"success", "failure"} {
