@@ -72,9 +72,11 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
 
 .PHONY: fuzz-codecs
-fuzz-codecs: ## Fuzz the codecs of pkg/store, FUZZTIME (1m) each
-	@for target in $$(go test -list '^Fuzz' ./pkg/store | grep '^Fuzz'); do \
-		echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./pkg/store; \
+fuzz-codecs: ## Fuzz the codecs of pkg/store, callers' tokens, and their file, FUZZTIME (1m) each
+	@for package in ./pkg/store ./pkg/caller/token ./pkg/caller/file; do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
+		done; \
 	done
 
 # What fails is kept in .bin/fuzz-api, and what lies in tests/border/testdata/corpus is replayed by make test. FUZZSEED draws the
@@ -105,12 +107,14 @@ lint: $(GOLANGCI_LINT) $(BUF) ## Check the code, its format, the contract, and t
 	$(GOLANGCI_LINT) run ./...
 	cd tests/chart && $(GOLANGCI_LINT) run ./...
 	cd tests/bench/openfga && $(GOLANGCI_LINT) run ./...
+	cd tests/tokens/provider && $(GOLANGCI_LINT) run ./...
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against '.git#ref=$(BREAKING_BASE)'
 	go mod tidy -diff
 	cd tests/chart && go mod tidy -diff
 	cd tests/bench/openfga && go mod tidy -diff
+	cd tests/tokens/provider && go mod tidy -diff
 
 .PHONY: generate
 generate: $(BUF) $(PLUGINS) ## Generate pkg/gen from proto
@@ -127,6 +131,10 @@ check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate`
 .PHONY: readme
 readme: ## Put what commands print, settings, rules and the example into README.md and the pages under docs
 	go test -count=1 ./tests/docs -rewrite
+
+.PHONY: table
+table: ## Make every call as every caller, and put what comes of it into docs/callers.md and tests/callers/testdata
+	go test -count=1 ./tests/callers -run '^TestTable$$' -rewrite
 
 .PHONY: clean
 clean: ## Remove .bin

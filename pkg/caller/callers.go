@@ -28,7 +28,7 @@ type Verifier interface {
 type Token struct {
 	// Issuer and Subject are its iss and sub.
 	Issuer, Subject string
-	// Expires is when it ends.
+	// Expires is when it ends, the issuer's leeway included.
 	Expires time.Time
 }
 
@@ -37,6 +37,8 @@ type Certificate interface {
 	// Verify returns what the certificate says, once it is found to be valid now, by the authorities that are in force now: a connection can
 	// outlive both. Errors: Unauthenticated with what is wrong with the certificate.
 	Verify(now time.Time) (Identity, error)
+	// Digest is the SHA-256 digest of the certificate in DER, by which a token names the certificate that it is bound to (RFC 8705).
+	Digest() [sha256.Size]byte
 }
 
 // Certified is the credentials.AuthInfo of a connection that can have been made with a client certificate.
@@ -74,7 +76,7 @@ type entry struct {
 type subject struct{ issuer, name string }
 
 // NewBook returns the book of the callers. tokens may be nil where no credential is a token's. It fails where two callers have one name or
-// one credential, and where a caller has no name.
+// one credential, and where a caller has no name, or one of those that figures use.
 func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 	b := &Book{
 		Callers: callers, tokens: tokens,
@@ -85,6 +87,8 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 		switch {
 		case c.Name == "":
 			return nil, errors.New("a caller has no name")
+		case c.Name == NobodyName || c.Name == OtherName:
+			return nil, fmt.Errorf("no caller can be named %q: figures count others under that name; choose another one", c.Name)
 		case names[c.Name]:
 			return nil, fmt.Errorf("two callers are named %q", c.Name)
 		}

@@ -277,7 +277,7 @@ file refuses the next call within seconds, and ends streams that are open.`,
 		}); err != nil {
 			return err
 		}
-		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": slices.Concat([]string{}, revoked)}, done)
+		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": append([]string{}, revoked...)}, done)
 	}
 	return cmd
 }

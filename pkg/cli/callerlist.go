@@ -88,7 +88,9 @@ func describeCaller(c *caller.Caller, now time.Time) callerJSON {
 		IDPrefixes: listOr(b.IDs.All(), b.IDs.List()), AuthzedAPI: listOr(c.SpiceDB.All(), c.SpiceDB.List()),
 	}
 	for _, credential := range c.Credentials {
-		shown := listCredential{ID: credential.ID, Expired: credential.Expired(now), Created: timeOr(credential.Created), Expires: timeOr(credential.Expires)}
+		shown := listCredential{
+			ID: credential.ID, Expired: credential.Expired(now), Created: timeOr(credential.Created), Expires: timeOr(credential.Expires),
+		}
 		switch {
 		case credential.SPIFFE != "":
 			shown.Kind, shown.Proof = "spiffe", credential.SPIFFE
@@ -116,7 +118,7 @@ func listOr(all bool, list []string) any {
 	if all {
 		return "all"
 	}
-	return slices.Concat([]string{}, list)
+	return append([]string{}, list...)
 }
 
 func timeOr(t time.Time) *time.Time {
@@ -212,7 +214,7 @@ func whyNot(c *caller.Caller, m *caller.Method, tenant string, now time.Time) (s
 		return c.Name + " has no credential that is in force; add one with: deputy caller rotate " + c.Name, nil
 	}
 	if err := c.May(m); err != nil {
-		return err.Error(), nil
+		return err.Error(), nil //nolint:nilerr // it is the answer
 	}
 	if tenant == "" {
 		return "", nil

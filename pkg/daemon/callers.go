@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/file"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
 // HealthCallers is the name under which grpc.health.v1 says whether the file of callers is in force as it stands: NOT_SERVING while it is
@@ -27,7 +29,7 @@ const callersEvery = 2 * time.Second
 
 // callers are the callers in force, and the file that some of them stand in. It is safe for concurrent use.
 type callers struct {
-	*caller.Callers
+	caller.Callers
 
 	cfg    Config
 	log    *zap.Logger
@@ -37,8 +39,10 @@ type callers struct {
 	// inForce is 1 where the file is in force as it stands, and since when the callers are that are in force.
 	inForce, since prometheus.Gauge
 
-	// mu guards the state of the file that was tried last, and why it is not in force.
+	// mu guards what verifies tokens, with its issuers, and of the file that was tried last its state, and why it is not in force.
 	mu      sync.Mutex
+	tokens  *token.Verifier
+	issuers []token.Issuer
 	state   string
 	outcome error
 }
@@ -61,36 +65,63 @@ func (c Config) openCallers(log *zap.Logger, health *openHealth) (*callers, erro
 	for _, result := range []string{"success", "failure"} {
 		all.reloads.WithLabelValues(result)
 	}
-	book, state, err := c.readCallers()
+	told, err := c.readCallers()
+	if err == nil {
+		err = all.put(told)
+	}
 	if err != nil {
 		return nil, err
 	}
-	all.Callers, all.state = caller.NewCallers(book), state
+	all.state = told.state
 	all.tell(nil)
 	return all, nil
 }
 
-// readCallers returns the book of all callers that the configuration names, and the state of the file that it was read from. It fails where
-// nobody could call.
-func (c Config) readCallers() (book *caller.Book, state string, err error) {
-	if c.CallersPath == "" {
-		book, err = caller.NewBook(c.own(), nil)
-		return book, "", err
+// told is what the configuration and its file of callers say.
+type told struct {
+	callers []*caller.Caller
+	issuers []token.Issuer
+	// state is the state of the file: a digest of its text, or why there is none.
+	state string
+}
+
+// readCallers returns what the configuration says. It fails where nobody could call.
+func (c Config) readCallers() (told, error) {
+	var text []byte
+	state := ""
+	if c.CallersPath != "" {
+		var err error
+		if text, state, err = c.readFile(); err != nil {
+			return told{}, err
+		}
 	}
-	text, state, err := c.readFile()
-	if err != nil {
-		return nil, "", err
-	}
-	if book, err = c.bookOf(text); err == nil && len(book.Callers) == 0 {
+	is, err := c.tell(text, state)
+	if err == nil && len(is.callers) == 0 {
 		err = &file.Problem{File: c.CallersPath, Message: "has no callers, and no preshared key is set, so nobody could call the server; " +
 			"add a caller with: deputy caller add"}
 	}
-	return book, state, err
+	return is, err
 }
 
-// own are the callers that stand in no file.
-func (c Config) own() []*caller.Caller {
-	return slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers)
+// tell returns what the configuration says with a text of its file, if it has one.
+func (c Config) tell(text []byte, state string) (told, error) {
+	is := told{slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), c.Issuers, state}
+	if c.CallersPath == "" {
+		return is, nil
+	}
+	content, err := file.Decode(c.CallersPath, text)
+	if err != nil {
+		return is, err
+	}
+	own, err := caller.NewBook(is.callers, nil)
+	if err != nil {
+		return is, err
+	}
+	if err := content.Conflict(own); err != nil {
+		return is, err
+	}
+	is.callers, is.issuers = slices.Concat(is.callers, content.Callers), slices.Concat(is.issuers, content.Issuers)
+	return is, nil
 }
 
 // readFile returns the text of the file, and its state: a digest of the text, or why there is none.
@@ -102,20 +133,47 @@ func (c Config) readFile() (text []byte, state string, err error) {
 	return text, string(sum[:]), nil
 }
 
-// bookOf returns the book of all callers by a text of the file.
-func (c Config) bookOf(text []byte) (*caller.Book, error) {
-	content, err := file.Decode(c.CallersPath, text)
+// put puts callers in force. Where the issuers are the same as before, so is what verifies their tokens, with what it knows.
+func (c *callers) put(is told) error {
+	tokens, was := c.tokens, c.tokens
+	var err error
+	switch {
+	case was == nil:
+		tokens, err = token.Open(is.issuers, token.Options{Now: time.Now, Log: c.log})
+	case !reflect.DeepEqual(is.issuers, c.issuers):
+		tokens, err = was.Reopen(is.issuers)
+	}
 	if err != nil {
-		return nil, err
+		return c.aboutFile(err)
 	}
-	own, err := caller.NewBook(c.own(), nil)
+	book, err := caller.NewBook(is.callers, tokens)
 	if err != nil {
-		return nil, err
+		if tokens != was {
+			tokens.Close()
+		}
+		return c.aboutFile(err)
 	}
-	if err := content.Conflict(own); err != nil {
-		return nil, err
+	c.tokens, c.issuers = tokens, is.issuers
+	c.Replace(book)
+	if was != nil && was != tokens {
+		was.Close()
 	}
-	return caller.NewBook(slices.Concat(own.Callers, content.Callers), nil)
+	return nil
+}
+
+// aboutFile says that an error is about the file, where there is one.
+func (c *callers) aboutFile(err error) error {
+	if c.cfg.CallersPath == "" {
+		return err
+	}
+	return &file.Problem{File: c.cfg.CallersPath, Message: err.Error()}
+}
+
+// close stops what asks issuers for their keys.
+func (c *callers) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tokens.Close()
 }
 
 // watch reads the file again and again until ctx ends.
@@ -123,7 +181,7 @@ func (c *callers) watch(ctx context.Context) {
 	if c.cfg.CallersPath == "" {
 		return
 	}
-	tick := time.NewTicker(callersEvery)
+	tick := time.NewTicker(orDefault(c.cfg.callersEvery, callersEvery))
 	defer tick.Stop()
 	for {
 		select {
@@ -149,19 +207,21 @@ func (c *callers) reload(always bool) error {
 	if state == c.state && !always {
 		return c.outcome
 	}
-	var book *caller.Book
+	var is told
 	if err == nil {
-		book, err = c.cfg.bookOf(text)
+		is, err = c.cfg.tell(text, state)
+	}
+	if err == nil {
+		err = c.put(is)
 	}
 	c.state, c.outcome = state, err
 	if err != nil {
 		c.refuse(err)
 		return err
 	}
-	c.Replace(book)
 	c.tell(nil)
 	c.reloads.WithLabelValues("success").Inc()
-	c.log.Info("the file of callers was read again", zap.String("file", c.cfg.CallersPath), zap.Int("callers", len(book.Callers)))
+	c.log.Info("the file of callers was read again", zap.String("file", c.cfg.CallersPath), zap.Int("callers", len(is.callers)))
 	return nil
 }
 
@@ -201,4 +261,6 @@ func (c *callers) collectors() []prometheus.Collector {
 
 // Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers. It
 // returns an error where the file is refused, and what was in force before stays in force.
-func (d *Daemon) Reload() error { return d.callers.reload(true) }
+func (d *Daemon) Reload() error {
+	return authz.Safely("daemon.Reload", func() error { return d.callers.reload(true) })
+}

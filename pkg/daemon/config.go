@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
 
@@ -43,6 +44,8 @@ type Config struct {
 	Callers []*caller.Caller
 	// CallersPath is a file with more callers (see pkg/caller/file), which is read again when it changes; empty means none.
 	CallersPath string
+	// Issuers are those whose tokens prove Callers, likewise.
+	Issuers []token.Issuer
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither. All files of TLS are read again when they change.
 	TLSCertPath string
 	TLSKeyPath  string
@@ -103,6 +106,8 @@ type Config struct {
 	certifiedTime time.Duration
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
+	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.
+	callersEvery time.Duration
 }
 
 // minKeyBytes is the least length of a preshared key.

@@ -85,9 +85,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	cfg.Engine.Log = log
 	d := &Daemon{cfg: cfg, log: log, health: newHealth()}
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
-	}
 	// What was opened by the time of an error is closed again, the last first.
 	var opened []io.Closer
 	fail := func(err error) (*Daemon, error) {
@@ -100,6 +97,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, closer(func() { _ = d.transport.close() }))
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
+		return fail(err)
+	}
+	opened = append(opened, closer(d.callers.close))
 	graph, err := cfg.openStore(files, log) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
@@ -143,6 +144,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.listener = newListener(tcp, connections)
 	opened = append(opened, d.listener)
 	figures = append(figures, d.listener.collectors()...)
+	var calls *rpc.Figures
+	if cfg.MetricsAddr != "" { // where nobody looks, nothing is counted
+		calls = rpc.NewFigures()
+		figures = append(figures, calls)
+	}
 	figures = append(figures, d.transport.collectors()...)
 	figures = append(figures, d.callers.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
@@ -151,7 +157,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	d.gate = rpc.NewGate(d.callers.Callers, log)
+	d.gate = rpc.NewGate(&d.callers.Callers, calls, log)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -175,6 +181,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
 		Log:            log,
+		Figures:        calls,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
@@ -205,7 +212,8 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 			}
 			return snap.Schema(ctx)
 		},
-		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
+		Snapshot:       d.graph.Snapshot,
+		SnapshotMaxAge: d.cfg.SnapshotMaxAge,
 		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
@@ -214,10 +222,14 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 	})
 }
 
-// rights is what the caller of a call may write through authzed.api.v1.
+// rights is what the caller of a call may do through authzed.api.v1.
 func rights(ctx context.Context) door.Rights {
 	c := caller.Of(ctx)
-	return door.Rights{Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds}
+	return door.Rights{
+		Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
+		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
+		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
+	}
 }
 
 // Check refuses what cannot be served, as Open does, and makes nothing. The token key may still be missing.
@@ -234,7 +246,7 @@ func (c Config) Check() error {
 			return fmt.Errorf("daemon: %w", err)
 		}
 	}
-	_, _, err = c.readCallers()
+	_, err = c.readCallers()
 	return err
 }
 

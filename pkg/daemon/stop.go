@@ -72,6 +72,7 @@ func (d *Daemon) close() error {
 			d.server.Stop()
 			return d.listener.Close()
 		}},
+		{"the issuers' keys", cutTime, closer(d.callers.close).Close},
 		{"the metrics", cutTime, d.metrics.close},
 		{"the Workload API", cutTime, d.transport.close},
 		{"the evaluator", hardEnd, func() error {

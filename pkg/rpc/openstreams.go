@@ -58,6 +58,15 @@ func (o *openStreams) list() []*identified {
 	return slices.Collect(maps.Keys(o.all))
 }
 
+// OpenStreams returns the methods of the streams with a caller that are open now, in no order.
+func (g *Gate) OpenStreams() []string {
+	var methods []string
+	for _, s := range g.open.list() {
+		methods = append(methods, s.method)
+	}
+	return methods
+}
+
 // RejudgeStreams ends the open streams whose callers may not go on with them, until ctx ends. It is called once, for as long as the server
 // serves.
 func (g *Gate) RejudgeStreams(ctx context.Context) {
@@ -69,7 +78,7 @@ func (g *Gate) RejudgeStreams(ctx context.Context) {
 		free := make(chan struct{}, rejudging)
 		for _, s := range g.open.list() {
 			free <- struct{}{}
-			judged.Go(func() {
+			judged.Go(func() { //nolint:contextcheck // every stream has its own
 				defer func() { <-free }()
 				g.rejudge(s)
 			})

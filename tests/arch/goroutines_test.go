@@ -9,9 +9,11 @@ import (
 // bareGoroutines are the functions that start a goroutine without recovery, each with the reason why a panic in it
 // may end the process: that it serves no call, or that it recovers further down.
 var bareGoroutines = map[string]string{
+	"pkg/caller/token/verifier.go: Reopen":     "serves no call: each question to an issuer recovers",
 	"pkg/cli/demo.go: start":                   "the demo's own server: the daemon recovers its calls",
 	"pkg/cli/interrupt.go: untilDone":          "a command's own input",
 	"pkg/cli/schemadiff.go: newSchemaDiff":     "a command's own files",
+	"pkg/cli/serve.go: reloadOnSignal":         "daemon.Reload recovers",
 	"pkg/cli/import.go: stored":                "a command's own reads",
 	"pkg/daemon/daemon.go: Serve":              "serves no call itself: the interceptors recover each",
 	"pkg/daemon/stop.go: closeBy":              "closes the server",
@@ -22,6 +24,7 @@ var bareGoroutines = map[string]string{
 	"pkg/engine/primary.go: guardPrimary":      "serves no call",
 	"pkg/engine/stray.go: join":                "look.run recovers",
 	"pkg/evaluate/kept/verify.go: newVerifier": "verifier.run recovers each verification",
+	"pkg/rpc/openstreams.go: RejudgeStreams":   "rejudge recovers",
 	"pkg/rpc/streams.go: run":                  "what a worker runs recovers: a stream's panic is handed to its call",
 }
 

@@ -101,7 +101,7 @@ type servingKey struct{}
 // serveVariables are the variables of a script that its `deputy serve` sees.
 var serveVariables = []string{
 	"PATH", "DEPUTY_PRESHARED_KEY", "DEPUTY_ADMIN_PRESHARED_KEY", "DEPUTY_ADDR", "DEPUTY_ENGINE",
-	"DEPUTY_DATASTORE_CONN_URI", "DEPUTY_TOKEN_KEY_FILE", "DEPUTY_LOG_LEVEL",
+	"DEPUTY_DATASTORE_CONN_URI", "DEPUTY_TOKEN_KEY_FILE", "DEPUTY_LOG_LEVEL", "DEPUTY_CALLERS",
 }
 
 // startServe is `serve`.
@@ -139,6 +139,29 @@ func shutDown(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Logf("[serve.log]\n%s", log)
 	ts.Check(err)
 	noKey(ts, "serve's log", log)
+}
+
+// hangUp is `hangup`.
+func hangUp(ts *testscript.TestScript, _ bool, _ []string) {
+	server := ts.Value(servingKey{}).(*serving).server
+	if server == nil {
+		ts.Fatalf("no serve is running")
+	}
+	const says = `"msg":"the file of callers `
+	before := strings.Count(server.Log(), says)
+	ts.Check(server.Signal(syscall.SIGHUP))
+	look, over := time.NewTicker(10*time.Millisecond), time.NewTimer(30*time.Second)
+	defer look.Stop()
+	defer over.Stop()
+	for strings.Count(server.Log(), says) == before {
+		select {
+		case <-look.C:
+		case <-server.Ended():
+			ts.Fatalf("serve has ended:\n%s", server.Log())
+		case <-over.C:
+			ts.Fatalf("serve read no file:\n%s", server.Log())
+		}
+	}
 }
 
 // writeCertificate is `certificate`.

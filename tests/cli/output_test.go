@@ -50,7 +50,7 @@ func (env commandLine) commands(t *testing.T, path ...string) (all []string) {
 
 // noJSON are the commands that have no flag -o: what they print is a text of its own, or nothing.
 var noJSON = []string{
-	"completion bash", "completion zsh", "completion fish", "completion powershell", "options", "schema fmt", "serve",
+	"completion bash", "completion zsh", "completion fish", "completion powershell", "options", "schema fmt", "serve", "caller schema",
 }
 
 // asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
@@ -100,6 +100,12 @@ var asked = []struct{ command, args string }{
 	{"store statistics", ""},
 	{"store compact", ""},
 	{"backup", "$TMP/a.backup"},
+	{"caller add", "billing --role checker --tenant acme --callers $TMP/callers.yaml"},
+	{"caller rotate", "billing --expire-old 1h --callers $TMP/callers.yaml"},
+	{"caller list", "--callers $TMP/callers.yaml"},
+	{"caller check", "billing CheckPermission --tenant acme --callers $TMP/callers.yaml"},
+	{"caller check", "billing StartSession --callers $TMP/callers.yaml"},
+	{"caller revoke", "billing key-1 --callers $TMP/callers.yaml"},
 	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
 }
 

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) 
 //	[!] serve ARG…      starts `deputy serve` as a process of its own, waits until it listens, and sets
 //	                    $DEPUTY_ENDPOINT; with "!" it has to fail as "! deputy" does
 //	shutdown            sends it SIGTERM; it has to end with exit code 0. Its log is then in serve.log
+//	hangup              sends it SIGHUP, and waits until it has read its file of callers
 //	certificate         writes cert.pem and key.pem for 127.0.0.1, which signs itself
 //	mode PERM FILE      asserts a file's permissions
 //
@@ -95,6 +96,7 @@ func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 			"capture":     capture,
 			"serve":       startServe,
 			"shutdown":    shutDown,
+			"hangup":      hangUp,
 			"certificate": writeCertificate,
 			"mode":        checkMode,
 		},

@@ -217,20 +217,21 @@ func Dial(t testing.TB, addr, key string) *grpc.ClientConn {
 func Connect(addr, key string) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	if key != "" {
-		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
+		opts = append(opts, grpc.WithPerRPCCredentials(Bearer(key)))
 	}
 	return grpc.NewClient(addr, opts...)
 }
 
-type bearer string
+// Bearer is a key that a connection's calls carry, without TLS.
+type Bearer string
 
 // GetRequestMetadata returns the key as gRPC metadata.
-func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+func (b Bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
 // RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
-func (bearer) RequireTransportSecurity() bool { return false }
+func (Bearer) RequireTransportSecurity() bool { return false }
 
 // SlowEngine reports whether the engine stands on a database, so that tests ask it less often.
 func (s *Server) SlowEngine() bool {

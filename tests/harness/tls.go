@@ -169,7 +169,7 @@ func ConnectTLS(addr, key string, config *tls.Config, own ...tls.Certificate) (*
 	}
 	opts := []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(config))}
 	if key != "" {
-		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
+		opts = append(opts, grpc.WithPerRPCCredentials(Bearer(key)))
 	}
 	return grpc.NewClient(addr, opts...)
 }

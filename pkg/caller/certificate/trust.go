@@ -1,6 +1,7 @@
 package certificate
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"sync/atomic"
 	"time"
@@ -42,3 +43,6 @@ func (p *Presented) Verify(now time.Time) (caller.Identity, error) {
 	}
 	return v.says, v.err
 }
+
+// Digest is caller.Certificate's.
+func (p *Presented) Digest() [sha256.Size]byte { return sha256.Sum256(p.chain[0].Raw) }

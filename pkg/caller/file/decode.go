@@ -218,6 +218,8 @@ func CheckName(name string) error {
 	switch {
 	case name == caller.ServiceName || name == caller.AdminName:
 		return fmt.Errorf("is %s, which is the caller that the setting with that preshared key stands for; choose another name", name)
+	case name == caller.NobodyName || name == caller.OtherName:
+		return fmt.Errorf("is %s, under which metrics count calls of others; choose another name", name)
 	case !word.MatchString(name):
 		return fmt.Errorf(`is %s; a name is 1 to 64 letters, digits, ".", "_" and "-", and begins with a letter or a digit`, quoted(name))
 	}
@@ -438,8 +440,8 @@ func (d *decoder) digest(n *yaml.Node) (sum [sha256.Size]byte, err error) {
 	digits, found := strings.CutPrefix(n.Value, digestPrefix)
 	b, err := hex.DecodeString(digits)
 	if !found || err != nil || len(b) != len(sum) || digits != strings.ToLower(digits) {
-		return sum, d.problem(n, `key has to be the SHA-256 digest of a key: "sha256:" and 64 hex digits in lower case. If it is a key itself, everybody who read the file has it: `+
-			"take it out, and add a new one with: deputy caller rotate NAME")
+		return sum, d.problem(n, `key has to be the SHA-256 digest of a key: "sha256:" and 64 hex digits in lower case. `+
+			"If it is a key itself, everybody who read the file has it: take it out, and add a new one with: deputy caller rotate NAME")
 	}
 	if copy(sum[:], b); sum == ([sha256.Size]byte{}) {
 		return sum, d.problem(n, "key is a digest of zeros only, which no key has")

@@ -79,8 +79,10 @@ func (i Issuer) Check() error {
 	case len(i.Audiences) == 0:
 		return bad("audiences", `is missing: write the names, one or more, that this server has at the issuer. A token is accepted only if its "aud" has one of `+
 			"them, so that no token for another service is accepted here")
-	case slices.Contains(i.Audiences, ""):
-		return bad("audiences", "has an empty name")
+	case len(i.Audiences) > maxNames || len(i.Types) > maxNames:
+		return bad("audiences", "has %d names and types %d; they can have %d each", len(i.Audiences), len(i.Types), maxNames)
+	case slices.ContainsFunc(i.Audiences, func(name string) bool { return name == "" || len(name) > maxText }):
+		return bad("audiences", "has a name that is empty or has more than %d bytes", maxText)
 	case len(i.Algorithms) == 0:
 		return bad("algorithms", "is missing: write those that the issuer signs with, some of %s", strings.Join(Algorithms, ", "))
 	case i.JWKSURL != "" && i.JWKSFile != "":
@@ -103,8 +105,8 @@ func (i Issuer) Check() error {
 		}
 	}
 	for _, name := range i.Types {
-		if mediaType(name) == "" {
-			return bad("types", "has an empty name; write %q for a token that says no more than that it is one", PlainType)
+		if mediaType(name) == "" || len(name) > maxText {
+			return bad("types", "has a name that is empty or too long; write %q for a token that says no more than that it is one", PlainType)
 		}
 	}
 	switch {
@@ -157,5 +159,8 @@ func mediaType(typ string) string {
 	return strings.TrimPrefix(strings.ToLower(typ), "application/")
 }
 
-// maxText is how long an "iss" or a "sub" can be, in bytes.
-const maxText = 1024
+// maxText is how long an "iss", a "sub" and other texts of a token can be, in bytes, and maxNames how many audiences and types an issuer has.
+const (
+	maxText  = 1024
+	maxNames = 16
+)
