@@ -150,7 +150,7 @@ func TestWrongCertificates(t *testing.T) {
 	}
 	until := time.Now().Add(3 * hour).Truncate(time.Second)
 	harness.WritePair(t, m.dir, m.authority.Issue(t, harness.Valid(time.Now().Add(-hour), until)))
-	if err := m.ReloadTLS(); err != nil {
+	if err := m.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	if servedBy(t, m.Addr()) == first {
