@@ -94,7 +94,7 @@ Each setting is a flag, a variable in the environment and a key of the same name
 // reloadOnSignal has SIGHUP reload what can be reloaded, until it is told to stop. A server without that ends at SIGHUP, as a program
 // does whose terminal is closed.
 func reloadOnSignal(d *daemon.Daemon, cfg daemon.Config) (stop func()) {
-	if cfg.CallersPath == "" {
+	if cfg.CallersPath == "" && cfg.TLSCertPath == "" {
 		return func() {}
 	}
 	hangups, done := make(chan os.Signal, 1), make(chan struct{})

@@ -64,10 +64,11 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.adminKeyFile, "admin-preshared-key-file", "", "file with such keys, one a line")
 	flags.StringVar(&s.config.CallersPath, "callers", "",
 		"YAML file with callers that have names, roles and bounds, which deputy caller edits; read again when it changes")
-	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate; read again when it changes, as are all files of TLS")
+	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "",
+		"PEM file with the server's certificate; read again when it changes, as are all files of TLS")
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
-	choiceVar(flags, &s.config.TLSMinVersion, "tls-min-version", "", daemon.TLSVersions[0], "least version of TLS: "+strings.Join(daemon.TLSVersions, " or "),
-		daemon.TLSVersions...)
+	choiceVar(flags, &s.config.TLSMinVersion, "tls-min-version", "", daemon.TLSVersions[0],
+		"least version of TLS: "+strings.Join(daemon.TLSVersions, " or "), daemon.TLSVersions...)
 	flags.StringVar(&s.config.TLSClientCAPath, "tls-client-ca", "", "PEM file with the authorities that client certificates are verified by; "+
 		"clients are asked for none if left out")
 	choiceVar(flags, &s.config.TLSClientAuth, "tls-client-auth", "", daemon.TLSClientAuths[0],
@@ -75,7 +76,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.config.SPIFFETrustDomains, "spiffe-trust-domain", nil,
 		"trust domain whose SPIFFE ids may be callers; may be repeated with --spiffe-workload-api")
 	flags.StringVar(&s.config.SPIFFEWorkloadAPI, "spiffe-workload-api", "",
-		"address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock, which gives the server its certificate, and the trust domains' authorities")
+		"address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock, which gives the server its certificate, "+
+			"and the trust domains' authorities")
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
 		"file with the key that seals tokens, the same on every node; made if it is not there; "+
 			"token.key in --data-dir if left out; engines that several servers can share need it")

@@ -259,8 +259,8 @@ func (c *callers) collectors() []prometheus.Collector {
 	return []prometheus.Collector{c.reloads, c.inForce, c.since}
 }
 
-// Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers. It
-// returns an error where the file is refused, and what was in force before stays in force.
+// Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers, and
+// those of TLS. It returns an error where one of them is refused, and what was in force of it before stays in force.
 func (d *Daemon) Reload() error {
-	return authz.Safely("daemon.Reload", func() error { return d.callers.reload(true) })
+	return authz.Safely("daemon.Reload", func() error { return errors.Join(d.callers.reload(true), d.ReloadTLS()) })
 }

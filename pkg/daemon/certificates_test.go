@@ -236,10 +236,10 @@ func TestAuthorityTakenOut(t *testing.T) {
 	}
 	trust(m.authority, next)
 	written := 0
-	write := func() string { // a row that was not there
+	write := func() { // a row that was not there
 		t.Helper()
 		written++
-		return m.Touch(t, fmt.Sprintf("tenant:acme#admin@user:%d", written))
+		m.Touch(t, fmt.Sprintf("tenant:acme#admin@user:%d", written))
 	}
 	for _, change := range []func(*x509.Certificate){harness.ForURI(billingID), harness.ForName(auditName)} {
 		before := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, change))
@@ -256,8 +256,15 @@ func TestAuthorityTakenOut(t *testing.T) {
 		say("at first", codes.NotFound, codes.NotFound, codes.NotFound)
 		var streams []grpc.ServerStreamingClient[v1.WatchResponse]
 		for i, conn := range []*grpc.ClientConn{before, after, both} {
-			from := write()
-			stream, err := v1.NewWatchServiceClient(conn).Watch(t.Context(), &v1.WatchRequest{OptionalStartCursor: &v1.ZedToken{Token: from}})
+			now, err := v1.NewPermissionsServiceClient(conn).CheckPermission(t.Context(), &v1.CheckPermissionRequest{
+				Resource: &v1.ObjectReference{ObjectType: "tenant", ObjectId: "acme"}, Permission: "admin",
+				Subject:     &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
+				Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream, err := v1.NewWatchServiceClient(conn).Watch(t.Context(), &v1.WatchRequest{OptionalStartCursor: now.GetCheckedAt()})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -150,7 +150,7 @@ func TestWrongCertificates(t *testing.T) {
 	}
 	until := time.Now().Add(3 * hour).Truncate(time.Second)
 	harness.WritePair(t, m.dir, m.authority.Issue(t, harness.Valid(time.Now().Add(-hour), until)))
-	if err := m.ReloadTLS(); err != nil {
+	if err := m.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	if servedBy(t, m.Addr()) == first {
@@ -341,13 +341,13 @@ func TestRotationUnderLoad(t *testing.T) {
 				before := inForce.Load()
 				code := ask(t.Context(), revoked)
 				unchanged := inForce.Load() == before
-				switch {
-				case code == codes.NotFound:
+				switch code {
+				case codes.NotFound:
 					passed.Add(1)
 					if before.revoked && unchanged {
 						t.Error("a call passed whose authority had been taken out")
 					}
-				case code == codes.Unauthenticated || code == codes.Unavailable:
+				case codes.Unauthenticated, codes.Unavailable:
 					refusedCalls.Add(1)
 					// A connection that could not be made is tried again after a while, so that only an open one tells.
 					if before.trusted && unchanged && code == codes.Unauthenticated {

@@ -61,7 +61,8 @@ func (c Config) checkTransport() error {
 	case c.TLSCertPath != "" && c.TLSKeyPath == "":
 		return fmt.Errorf("TLS needs the certificate's key too: --tls-cert is %s, and --tls-key is missing", c.TLSCertPath)
 	case c.TLSCertPath != "" && c.SPIFFEWorkloadAPI != "":
-		return errors.New("the server gets its certificate from --spiffe-workload-api, so it cannot have the one of --tls-cert: leave out one of the two")
+		return errors.New("the server gets its certificate from --spiffe-workload-api, so it cannot have the one of --tls-cert: " +
+			"leave out one of the two")
 	case c.TLSMinVersion != "" && !slices.Contains(TLSVersions, c.TLSMinVersion):
 		return fmt.Errorf("--tls-min-version must be one of %s, not %q", strings.Join(TLSVersions, ", "), c.TLSMinVersion)
 	case c.TLSClientAuth != "" && !slices.Contains(TLSClientAuths, c.TLSClientAuth):
@@ -69,13 +70,15 @@ func (c Config) checkTransport() error {
 	case c.TLSClientCAPath != "" && !c.secured():
 		return errors.New("--tls-client-ca is for a server with TLS: set --tls-cert and --tls-key, or --spiffe-workload-api, too")
 	case c.TLSClientAuth == "require" && !c.asksClients():
-		return errors.New("--tls-client-auth require needs authorities to verify client certificates by: set --tls-client-ca, or --spiffe-workload-api")
+		return errors.New("--tls-client-auth require needs authorities to verify client certificates by: " +
+			"set --tls-client-ca, or --spiffe-workload-api")
 	case len(c.SPIFFETrustDomains) > 0 && !c.asksClients():
 		return errors.New("--spiffe-trust-domain needs the trust domain's authorities: set --tls-client-ca, or --spiffe-workload-api")
 	case len(c.SPIFFETrustDomains) == 0 && c.SPIFFEWorkloadAPI != "":
 		return errors.New("--spiffe-workload-api needs --spiffe-trust-domain, the trust domains whose SPIFFE ids may be callers")
 	case len(c.SPIFFETrustDomains) > 1 && c.SPIFFEWorkloadAPI == "":
-		return errors.New("--tls-client-ca holds the authorities of one trust domain: name one with --spiffe-trust-domain; several need --spiffe-workload-api")
+		return errors.New("--tls-client-ca holds the authorities of one trust domain: name one with --spiffe-trust-domain; " +
+			"several need --spiffe-workload-api")
 	case c.Insecure && c.secured():
 		return errors.New("--insecure is for a server without TLS: leave it out, since with TLS other machines may connect anyway; " +
 			"for figures that other machines may read there is --insecure-metrics")
@@ -197,7 +200,8 @@ func openTransport(ctx context.Context, cfg Config, log *zap.Logger) (*transport
 	t := &transport{
 		cfg: cfg, domains: domains, log: log, onHealth: func() {},
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "deputy_tls_reloads_total", Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
+			Name: "deputy_tls_reloads_total",
+			Help: "How often the server's certificate or its clients' authorities were found changed: in force (success), or refused (failure).",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{"success", "failure"} {
@@ -305,7 +309,8 @@ func (t *transport) watch(ctx context.Context) {
 		case <-updated:
 		case <-tick.C:
 		}
-		if err := authz.Safely("daemon.transport", func() error { _ = t.reload(); return nil }); err != nil { // a reload tells by itself why it failed
+		// A reload tells by itself why it failed.
+		if err := authz.Safely("daemon.transport", func() error { _ = t.reload(); return nil }); err != nil {
 			t.log.Error("the files of TLS cannot be looked at", zap.Error(err))
 		}
 	}
@@ -336,7 +341,8 @@ func (t *transport) reload() error {
 	}
 	if before == nil || (*before).Error() != err.Error() {
 		t.reloads.WithLabelValues("failure").Inc()
-		t.log.Error("what TLS is to use from now on cannot be used, so what was in force stays", zap.Error(err), zap.Time("expires", is.own.Leaf.NotAfter))
+		t.log.Error("what TLS is to use from now on cannot be used, so what was in force stays",
+			zap.Error(err), zap.Time("expires", is.own.Leaf.NotAfter))
 	}
 	t.failure.Store(&err)
 	return err

@@ -105,7 +105,7 @@ func built(t *testing.T) string {
 
 // chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
 var chartSets = []string{
-	"addr", "admin-preshared-key", "admin-preshared-key-file", "config", "data-dir", "datastore-conn-uri", "engine",
+	"addr", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
 	"insecure-metrics", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
 	"remote-preshared-key-file", "spiffe-trust-domain",
 	"spiffe-workload-api", // its socket has to be mounted, which the chart does not do

@@ -97,7 +97,7 @@ func (a *Authorities) verify(chain []*x509.Certificate, now time.Time) *verdict 
 			intermediates.AddCert(one)
 		}
 		verified, err := chain[0].Verify(x509.VerifyOptions{
-			Roots: a.names, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+			Roots: a.names, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 		})
 		if err != nil {
 			v.err = explained(chain[0], err)
@@ -127,14 +127,14 @@ func isSPIFFE(leaf *x509.Certificate) bool {
 	return false
 }
 
-// forClients reports whether no certificate of a chain is kept from TLS clients. x509svid.Verify does not look: it is for both sides.
+// forClients reports whether no certificate of a chain is kept from TLS clients. x509svid.Verify does not look: it is for both sides. So both
+// kinds are looked at here, as crypto/x509 does for one usage.
 func forClients(chain []*x509.Certificate) bool {
+	client := []x509.ExtKeyUsage{x509.ExtKeyUsageAny, x509.ExtKeyUsageClientAuth}
 	for _, one := range chain {
-		any := len(one.ExtKeyUsage)+len(one.UnknownExtKeyUsage) == 0
-		for _, usage := range one.ExtKeyUsage {
-			any = any || usage == x509.ExtKeyUsageAny || usage == x509.ExtKeyUsageClientAuth
-		}
-		if !any {
+		if len(one.ExtKeyUsage)+len(one.UnknownExtKeyUsage) > 0 && !slices.ContainsFunc(one.ExtKeyUsage, func(usage x509.ExtKeyUsage) bool {
+			return slices.Contains(client, usage)
+		}) {
 			return false
 		}
 	}
@@ -164,8 +164,6 @@ func explained(leaf *x509.Certificate, err error) error {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return refused("it, or an authority of it, is valid at another time only: its own is from " +
 			leaf.NotBefore.UTC().Format(time.RFC3339) + " to " + leaf.NotAfter.UTC().Format(time.RFC3339))
-	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
-		return refused("it is not for TLS clients: its extended key usage lacks clientAuth")
 	case isSPIFFE(leaf) && len(leaf.URIs) != 1:
 		return refused("it has several URIs, and a SPIFFE id stands alone")
 	case errors.As(err, &unknown):
