@@ -1,0 +1,104 @@
+package confinement
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/daemon"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/tests/harness"
+)
+
+// TestWithin says what callers with bounds do get, where a comparison with another server or another name would not show it.
+func TestWithin(t *testing.T) {
+	ofSub := one("of-sub", own, func(b *authz.Bounds) { b.Agents = authz.NamesOf("acme-sub") }, checker, auditor)
+	s := harness.Start(t, daemon.Config{
+		Engine: harness.Engines()["memory"](t), Callers: append(callers(), ofSub), GlobalTypes: []string{"tool"},
+		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
+	})
+	grants := fill(t, s)
+	as := func(name string) deputyv1.PermissionsServiceClient {
+		return deputyv1.NewPermissionsServiceClient(harness.Dial(t, s.Addr().String(), keyOf(name)))
+	}
+	find := func(of func(grant) bool) grant { return grants[slices.IndexFunc(grants, of)] }
+	root := find(func(g grant) bool {
+		return g.agent == "both-bot" && g.tenant == own && g.principal == "user:both-dan" && g.delegation != ""
+	})
+	part := find(func(g grant) bool { return g.agent == "acme-sub" && g.delegation != "" })
+	run := find(func(g grant) bool { return g.beyond })
+	s.Touch(t, "folder:acme-f1#reader@user:both-dan", "folder:acme-f1#reader@agent:acme-sub", "document:acme-d3#folder@folder:acme-f1")
+	explain := func(name string, r *deputyv1.CheckPermissionRequest) *deputyv1.ExplainPermissionResponse {
+		t.Helper()
+		got, err := as(name).ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	silent := func(what string, m proto.Message, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if text := prototext.Format(m); strings.Contains(text, name) {
+				t.Errorf("%s names %s:\n%s", what, name, text)
+			}
+		}
+	}
+
+	t.Run("an agent outside is left out of a chain that it is part of", func(t *testing.T) {
+		got := explain("of-sub", &deputyv1.CheckPermissionRequest{
+			AgentId: part.agent, Via: &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: part.delegation},
+			OnBehalfOf: harness.Ref("user:both-dan"), TenantId: own, Resource: harness.Ref("folder:acme-f1"), Permission: "view",
+		})
+		silent("the explanation", got, "both-bot", root.delegation)
+		if len(got.GetCandidates()) != 1 || !slices.Equal(got.GetCandidates()[0].GetAgentChain(), []string{"acme-sub"}) {
+			t.Errorf("candidates %v, want one whose chain has acme-sub alone", got.GetCandidates())
+		}
+	})
+	t.Run("leaves in another tenant are no reason", func(t *testing.T) {
+		got := explain("acme-auditor", &deputyv1.CheckPermissionRequest{
+			AgentId: run.agent, Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: run.session},
+			OnBehalfOf: harness.Ref("user:acme-ann"), Resource: harness.Ref("document:acme-d4"), Permission: "view",
+		})
+		silent("the explanation", got, other)
+		if !strings.Contains(fmt.Sprint(got.GetReasons()), "it acts for user:both-dan in tenant:acme") {
+			t.Errorf("reasons %v, want the leaf in the caller's own tenant", got.GetReasons())
+		}
+	})
+	t.Run("parts of a trace that are another tenant's are left out", func(t *testing.T) {
+		s.Touch(t, "document:acme-d4#reader@group:globex-g1#member")
+		r := &deputyv1.CheckPermissionRequest{
+			AgentId: root.agent, Via: &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: root.delegation},
+			OnBehalfOf: harness.Ref("user:both-dan"), TenantId: own, Resource: harness.Ref("document:acme-d4"), Permission: "edit",
+		}
+		silent("the explanation", explain("acme-auditor", r), other)
+	})
+	t.Run("an object of a global type is in no tenant", func(t *testing.T) {
+		got, err := as("acme-checker").CheckPermission(t.Context(), &deputyv1.CheckPermissionRequest{
+			AgentId: run.agent, Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: run.session}, Resource: harness.Ref("tool:acme-t1"), Permission: "use",
+		})
+		if err != nil || got.GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION || got.GetRefusedBy() != deputyv1.RefusedBy_REFUSED_BY_OBJECT {
+			t.Errorf("%v, %v, want a refusal by the object", got, err)
+		}
+	})
+	t.Run("a lookup that is full is complete where nothing follows", func(t *testing.T) {
+		m, err := methodOf("/deputy.v1.PermissionsService/LookupResources")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := harness.Dial(t, s.Addr().String(), keyOf("acme-checker"))
+		r := &deputyv1.LookupResourcesRequest{
+			AgentId: run.agent, Via: &deputyv1.LookupResourcesRequest_SessionId{SessionId: run.session}, ResourceObjectType: "folder", Permission: "view",
+		}
+		found := len(m.ask(t.Context(), conn, r).messages) - 1
+		r.Limit = uint32(max(1, found)) //nolint:gosec // few
+		if a := m.ask(t.Context(), conn, r); found < 2 || a.Pages != 1 {
+			t.Errorf("%d folders in %d pages, want at least 2 in one", found, a.Pages)
+		}
+	})
+}
