@@ -111,8 +111,8 @@ func TestNobodyHasNothing(t *testing.T) {
 	}
 }
 
-// TestWhatExistsIsJudgedAgain: a confined caller's write is refused when its tenant loses the agent or the principal between its look and its
-// write; what narrows is not.
+// TestWhatExistsIsJudgedAgain: a confined caller's write is refused when its tenant loses the agent or the principal between its look and
+// its write; what narrows is not.
 func TestWhatExistsIsJudgedAgain(t *testing.T) {
 	dismiss := func(relation string, subject authz.Object) func(*interposed) {
 		return func(g *interposed) { tuple(t, g.Engine, authz.Delete, authz.TypeTenant, "acme", relation, subject) }
@@ -177,8 +177,8 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// TestExistenceGoesByDeputysClock: a tenant that has an agent until a time that is over by Deputy's clock does not have it, whether or not the
-// engine still shows the relationship; so it neither makes the agent exist nor keeps another tenant from suspending it.
+// TestExistenceGoesByDeputysClock: a tenant that has an agent until a time that is over by Deputy's clock does not have it, whether or
+// not the engine still shows the relationship; so it neither makes the agent exist nor keeps another tenant from suspending it.
 func TestExistenceGoesByDeputysClock(t *testing.T) {
 	t.Parallel()
 	_, _, graph := shared(t)
@@ -242,7 +242,8 @@ func (s unansweringSnapshot) Subjects(context.Context, authz.Object, string, str
 	return nil, s.err
 }
 
-// TestTenantsThatCannotBeComputed: an object whose tenants cannot be computed is answered as one that does not exist; an engine that fails is not.
+// TestTenantsThatCannotBeComputed: an object whose tenants cannot be computed is answered as one that does not exist; an engine that
+// fails is not.
 func TestTenantsThatCannotBeComputed(t *testing.T) {
 	t.Parallel()
 	_, _, graph := shared(t)
@@ -340,8 +341,8 @@ func TestUnboundedCallersPayNothing(t *testing.T) {
 	}
 }
 
-// TestListsSpendTheirBudgetOnTheTenants: beside very many rows of another tenant a page of a confined caller ends after a bounded number of reads,
-// and what is its own is found in the end.
+// TestListsSpendTheirBudgetOnTheTenants: beside very many rows of another tenant a page of a confined caller ends after a bounded number
+// of reads, and what is its own is found in the end.
 func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
