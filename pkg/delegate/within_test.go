@@ -40,16 +40,16 @@ func shared(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 	return d, raced, graph
 }
 
-// root is a delegation of alice's for an agent in acme.
-func root(agent authz.AgentID) delegate.Spec {
-	return delegate.Spec{Agent: agent, Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Hour}
+// root is a delegation of alice's for bot in acme.
+func root() delegate.Spec {
+	return delegate.Spec{Agent: "bot", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Hour}
 }
 
 // TestNobodyHasNothing: for a Delegate without a caller, or without bounds, nothing exists and nothing is written.
 func TestNobodyHasNothing(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestNobodyHasNothing(t *testing.T) {
 			do   func() error
 			want authz.Kind
 		}{
-			"Create":         {func() error { _, _, err := nobody.Create(ctx, root("bot")); return err }, authz.Denied},
+			"Create":         {func() error { _, _, err := nobody.Create(ctx, root()); return err }, authz.Denied},
 			"Create a part":  {func() error { _, _, err := nobody.Create(ctx, delegate.Spec{Agent: "sub", Parent: own.ID}); return err }, authz.NotFound},
 			"Delegation":     {func() error { _, _, err := nobody.Delegation(ctx, own.ID); return err }, authz.NotFound},
 			"Revoke":         {func() error { _, err := nobody.Revoke(ctx, own.ID); return err }, authz.NotFound},
@@ -129,8 +129,8 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 		dismiss func(*interposed)
 		narrows bool
 	}{
-		"root, agent":     {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root("bot")); return err }, dismiss: noBot},
-		"root, principal": {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root("bot")); return err }, dismiss: noAlice},
+		"root, agent":     {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root()); return err }, dismiss: noBot},
+		"root, principal": {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root()); return err }, dismiss: noAlice},
 		"part, agent": {write: func(s *scene) error {
 			_, _, err := s.raced.Create(ctx, delegate.Spec{Agent: "sub", Parent: s.own.ID, Unscoped: true})
 			return err
@@ -155,7 +155,7 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 			d, raced, graph := shared(t)
 			s := &scene{raced: raced.For("of-acme", ofAcme())}
 			var err error
-			if s.own, _, err = d.Create(t.Context(), root("bot")); err != nil {
+			if s.own, _, err = d.Create(t.Context(), root()); err != nil {
 				t.Fatal(err)
 			}
 			if s.run, _, err = d.StartSession(t.Context(), delegate.Start{Agent: "bot", Targets: []delegate.Target{{Delegation: s.own.ID}}}); err != nil {
@@ -182,10 +182,10 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 func TestExistenceGoesByDeputysClock(t *testing.T) {
 	t.Parallel()
 	_, _, graph := shared(t)
-	for _, tenant := range []authz.TenantID{"acme", "globex"} {
+	for tenant, length := range map[authz.TenantID]time.Duration{"acme": 3 * time.Hour, "globex": time.Hour} {
 		_, err := graph.Engine.Write(t.Context(), []authz.Update{{Operation: authz.Touch, Relationship: authz.Relationship{
 			Resource: tenant.Object(), Relation: "agent", Subject: authz.Subject{Object: authz.AgentID("bot").Object()},
-			ExpiresAt: time.Now().Add(map[authz.TenantID]time.Duration{"acme": 3, "globex": 1}[tenant] * time.Hour),
+			ExpiresAt: time.Now().Add(length),
 		}}}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -259,7 +259,7 @@ func TestTenantsThatCannotBeComputed(t *testing.T) {
 		{errors.New("a bug"), authz.Internal},
 	} {
 		d := delegate.New(unanswering{graph.Engine, c.err}, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
-		spec := root("bot")
+		spec := root()
 		spec.Unscoped, spec.Scope = false, []facts.Grant{{Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "reader"}}
 		if _, _, err := d.For("of-acme", ofAcme()).Create(t.Context(), spec); authz.KindOf(err) != c.want {
 			t.Errorf("%v: %v", c.err, err)
@@ -294,7 +294,7 @@ func TestManyTenants(t *testing.T) {
 func TestUnboundedCallersPayNothing(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestUnboundedCallersPayNothing(t *testing.T) {
 		do              func(*delegate.Delegate) error
 		unbound, ofAcme int64
 	}{
-		"Create":     {func(d *delegate.Delegate) error { _, _, err := d.Create(t.Context(), root("bot")); return err }, 3, 6},
+		"Create":     {func(d *delegate.Delegate) error { _, _, err := d.Create(t.Context(), root()); return err }, 3, 6},
 		"Delegation": {func(d *delegate.Delegate) error { _, _, err := d.Delegation(t.Context(), own.ID); return err }, 1, 1},
 		"Agent":      {func(d *delegate.Delegate) error { _, _, err := d.Agent(t.Context(), "bot"); return err }, 1, 4},
 		"Session":    {func(d *delegate.Delegate) error { _, _, err := d.Session(t.Context(), run.ID); return err }, 2, 2},
@@ -346,7 +346,7 @@ func TestUnboundedCallersPayNothing(t *testing.T) {
 func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,7 +399,7 @@ func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 func TestSessionOfAnAgentOutside(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +428,7 @@ func TestSessionOfAnAgentOutside(t *testing.T) {
 func TestListsByWhatIsOutside(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	spec := root("bot")
+	spec := root()
 	spec.Tenant, spec.Principal = "globex", authz.Subject{Object: user("mallory")}
 	theirs, _, err := d.Create(t.Context(), spec)
 	if err != nil {

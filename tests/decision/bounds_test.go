@@ -182,10 +182,10 @@ func TestListsAreTheTenants(t *testing.T) {
 				return ids, resp.GetComplete(), resp.GetNext()
 			}},
 		} {
-			if got := page(uint32(len(list.want)), list.next); !slices.Equal(got, list.want) { //nolint:gosec // few
+			if got := page(uint32(len(list.want)), list.next); !slices.Equal(got, list.want) {
 				c.Errorf("%s: one page holds %v, want %v", name, got, list.want)
 			}
-			if ids, complete, _ := list.next(uint32(len(list.want)), nil); !complete || len(ids) != len(list.want) { //nolint:gosec // few
+			if ids, complete, _ := list.next(uint32(len(list.want)), nil); !complete || len(ids) != len(list.want) {
 				c.Errorf("%s: a page with all of it, %v, is not complete", name, ids)
 			}
 			if got := page(1, list.next); !slices.Equal(got, list.want) {
