@@ -238,8 +238,8 @@ func (v *view) resumeAgent(ctx context.Context, id authz.AgentID) ([]authz.Updat
 	return facts.Resume(id.Object(), a.Issued), true, nil
 }
 
-// brake writes what stops something, whatever has changed since it was looked at. On an engine whose clocks may differ it returns only once every
-// later head revision is known to include the write.
+// brake writes what stops something, whatever has changed since it was looked at. On an engine whose clocks may differ it returns only
+// once every later head revision is known to include the write.
 func (d *Delegate) brake(ctx context.Context, updates []authz.Update) (authz.Revision, error) {
 	rev, err := d.apply(ctx, updates, nil)
 	if err != nil {

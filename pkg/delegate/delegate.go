@@ -55,8 +55,11 @@ type Delegate struct {
 // New returns a Delegate over the graph, for nobody: nothing exists for it until For names a caller. key derives ids from idempotency keys;
 // now is the clock that expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{caller: firstCaller, within: &authz.Bounds{}, graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld,
-		reviews: make(chan struct{}, maxReviews)}
+	return &Delegate{
+		caller: firstCaller, within: &authz.Bounds{},
+		graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now,
+		listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: make(chan struct{}, maxReviews),
+	}
 }
 
 // For returns the Delegate for a caller: within is what exists for it, nil nothing, and idempotency keys are its own. The caller "service"
@@ -166,8 +169,8 @@ func (v *view) delegation(ctx context.Context, id authz.DelegationID) (facts.Del
 	return out, nil
 }
 
-// link reads a delegation for the chain of one that exists for the caller, whether or not it does so itself: it is not told, but for whether
-// it is live.
+// link reads a delegation for the chain of one that exists for the caller, whether or not it does so itself: it is not told, but for
+// whether it is live.
 func (v *view) link(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
 	rels, err := v.read(ctx, facts.Object(id.Object()))
 	if err != nil {

@@ -35,8 +35,8 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		return facts.Delegation{}, authz.Revision{}, err
 	}
 	if s.Parent == "" && !d.within.Vouch {
-		return none(outOfBounds("a delegation without a parent is created on its caller's word that the principal grants it, and the bounds of the "+
-			"caller %s do not let it vouch: name a parent_delegation_id to pass on a part of a delegation", d.caller))
+		return none(outOfBounds("a delegation without a parent is created on its caller's word that the principal grants it, "+
+			"and the bounds of the caller %s do not let it vouch: name a parent_delegation_id to pass on a part of a delegation", d.caller))
 	}
 	v, err := d.look(ctx)
 	if err != nil {

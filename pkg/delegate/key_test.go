@@ -45,8 +45,8 @@ func TestKeyDigestStays(t *testing.T) {
 	}
 }
 
-// TestKeysOfCallers: the caller "service" has the ids that it had before there were others, so that its retries survive the upgrade, and every
-// other caller has ids and digests of its own. The ids were computed apart, as the comments of mint and digest say.
+// TestKeysOfCallers: the caller "service" has the ids that it had before there were others, so that its retries survive the upgrade, and
+// every other caller has ids and digests of its own. The ids were computed apart, as the comments of mint and digest say.
 func TestKeysOfCallers(t *testing.T) {
 	t.Parallel()
 	d := New(nil, []byte("a key"), time.Hour, time.Now)

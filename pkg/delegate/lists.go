@@ -105,8 +105,8 @@ func list[T any](
 	return out, nil
 }
 
-// Agents lists the registered agents: those with the active mark by id, then those that are suspended. For a confined caller it goes through
-// the agents of its tenants instead, both times tenant by tenant.
+// Agents lists the registered agents: those with the active mark by id, then those that are suspended. For a confined caller it goes
+// through the agents of its tenants instead, both times tenant by tenant.
 func (d *Delegate) Agents(ctx context.Context, from Place, limit int) (List[facts.Agent], error) {
 	if d.within.Confined() {
 		return d.tenantsAgents(ctx, from, limit)

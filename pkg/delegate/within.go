@@ -2,6 +2,7 @@ package delegate
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -19,8 +20,8 @@ import (
 // tenantsAtOnce is of how many tenants one read asks whether they have an agent or a principal.
 const tenantsAtOnce = 64
 
-// exists reports whether an agent, a user, a service or a tenant exists for the caller, as far as tenants and bounds go: whether it has been
-// registered, or is active, is another question.
+// exists reports whether an agent, a user, a service or a tenant exists for the caller, as far as tenants and bounds go: whether it has
+// been registered, or is active, is another question.
 func (v *view) exists(ctx context.Context, o authz.Object) (bool, error) {
 	switch o.Type {
 	case authz.TypeTenant:
@@ -73,8 +74,8 @@ func (v *view) home(ctx context.Context, o authz.Object) (authz.TenantID, error)
 	return "", nil
 }
 
-// object reports whether a domain object of a type exists for the caller: its type and id lie within and, for a confined caller, its tenants
-// are exactly one, which lies within. One whose tenants cannot be computed exists for no confined caller.
+// object reports whether a domain object of a type exists for the caller: its type and id lie within and, for a confined caller, its
+// tenants are exactly one, which lies within. One whose tenants cannot be computed exists for no confined caller.
 func (v *view) object(ctx context.Context, o authz.Object, t *authz.Type) (bool, error) {
 	switch {
 	case !v.within.HasObject(o):
@@ -87,7 +88,7 @@ func (v *view) object(ctx context.Context, o authz.Object, t *authz.Type) (bool,
 	v.reads++
 	found, err := v.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil)
 	if err != nil {
-		if _, ok := unanswered(err, "").(refusal); ok { //nolint:errorlint // as unanswered makes it
+		if _, ok := errors.AsType[refusal](unanswered(err, "")); ok {
 			return false, nil
 		}
 		return false, err
@@ -95,8 +96,8 @@ func (v *view) object(ctx context.Context, o authz.Object, t *authz.Type) (bool,
 	return len(found) == 1 && !found[0].Conditional && found[0].ID != "*" && v.within.HasTenant(authz.TenantID(found[0].ID)), nil
 }
 
-// whole refuses to stop or resume an agent, a user, a service or a tenant that does not exist for the caller, or that other tenants have too:
-// who is bound to some tenants must not decide for others. That is the one thing that a confined caller learns of other tenants.
+// whole refuses to stop or resume an agent, a user, a service or a tenant that does not exist for the caller, or that other tenants have
+// too: who is bound to some tenants must not decide for others. That is the one thing that a confined caller learns of other tenants.
 func (v *view) whole(ctx context.Context, o authz.Object) error {
 	switch exists, err := v.exists(ctx, o); {
 	case err != nil:
@@ -151,8 +152,8 @@ func (v *view) shown(d facts.Delegation) facts.Delegation {
 	return d
 }
 
-// lists reports whether any of the delegations that are chosen can exist for the caller: so that a list by what does not exist takes no time
-// for what others have.
+// lists reports whether any of the delegations that are chosen can exist for the caller: so that a list by what does not exist takes no
+// time for what others have.
 func (d *Delegate) lists(ctx context.Context, c Choice, from Place) (bool, error) {
 	b := d.within
 	switch {

@@ -40,16 +40,16 @@ func shared(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 	return d, raced, graph
 }
 
-// root is a delegation of alice's for an agent in acme.
-func root(agent authz.AgentID) delegate.Spec {
-	return delegate.Spec{Agent: agent, Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Hour}
+// root is a delegation of alice's for bot in acme.
+func root() delegate.Spec {
+	return delegate.Spec{Agent: "bot", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Hour}
 }
 
 // TestNobodyHasNothing: for a Delegate without a caller, or without bounds, nothing exists and nothing is written.
 func TestNobodyHasNothing(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestNobodyHasNothing(t *testing.T) {
 			do   func() error
 			want authz.Kind
 		}{
-			"Create":         {func() error { _, _, err := nobody.Create(ctx, root("bot")); return err }, authz.Denied},
+			"Create":         {func() error { _, _, err := nobody.Create(ctx, root()); return err }, authz.Denied},
 			"Create a part":  {func() error { _, _, err := nobody.Create(ctx, delegate.Spec{Agent: "sub", Parent: own.ID}); return err }, authz.NotFound},
 			"Delegation":     {func() error { _, _, err := nobody.Delegation(ctx, own.ID); return err }, authz.NotFound},
 			"Revoke":         {func() error { _, err := nobody.Revoke(ctx, own.ID); return err }, authz.NotFound},
@@ -111,8 +111,8 @@ func TestNobodyHasNothing(t *testing.T) {
 	}
 }
 
-// TestWhatExistsIsJudgedAgain: a confined caller's write is refused when its tenant loses the agent or the principal between its look and its
-// write; what narrows is not.
+// TestWhatExistsIsJudgedAgain: a confined caller's write is refused when its tenant loses the agent or the principal between its look and
+// its write; what narrows is not.
 func TestWhatExistsIsJudgedAgain(t *testing.T) {
 	dismiss := func(relation string, subject authz.Object) func(*interposed) {
 		return func(g *interposed) { tuple(t, g.Engine, authz.Delete, authz.TypeTenant, "acme", relation, subject) }
@@ -129,8 +129,8 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 		dismiss func(*interposed)
 		narrows bool
 	}{
-		"root, agent":     {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root("bot")); return err }, dismiss: noBot},
-		"root, principal": {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root("bot")); return err }, dismiss: noAlice},
+		"root, agent":     {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root()); return err }, dismiss: noBot},
+		"root, principal": {write: func(s *scene) error { _, _, err := s.raced.Create(ctx, root()); return err }, dismiss: noAlice},
 		"part, agent": {write: func(s *scene) error {
 			_, _, err := s.raced.Create(ctx, delegate.Spec{Agent: "sub", Parent: s.own.ID, Unscoped: true})
 			return err
@@ -155,7 +155,7 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 			d, raced, graph := shared(t)
 			s := &scene{raced: raced.For("of-acme", ofAcme())}
 			var err error
-			if s.own, _, err = d.Create(t.Context(), root("bot")); err != nil {
+			if s.own, _, err = d.Create(t.Context(), root()); err != nil {
 				t.Fatal(err)
 			}
 			if s.run, _, err = d.StartSession(t.Context(), delegate.Start{Agent: "bot", Targets: []delegate.Target{{Delegation: s.own.ID}}}); err != nil {
@@ -177,15 +177,15 @@ func TestWhatExistsIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// TestExistenceGoesByDeputysClock: a tenant that has an agent until a time that is over by Deputy's clock does not have it, whether or not the
-// engine still shows the relationship; so it neither makes the agent exist nor keeps another tenant from suspending it.
+// TestExistenceGoesByDeputysClock: a tenant that has an agent until a time that is over by Deputy's clock does not have it, whether or
+// not the engine still shows the relationship; so it neither makes the agent exist nor keeps another tenant from suspending it.
 func TestExistenceGoesByDeputysClock(t *testing.T) {
 	t.Parallel()
 	_, _, graph := shared(t)
-	for _, tenant := range []authz.TenantID{"acme", "globex"} {
+	for tenant, length := range map[authz.TenantID]time.Duration{"acme": 3 * time.Hour, "globex": time.Hour} {
 		_, err := graph.Engine.Write(t.Context(), []authz.Update{{Operation: authz.Touch, Relationship: authz.Relationship{
 			Resource: tenant.Object(), Relation: "agent", Subject: authz.Subject{Object: authz.AgentID("bot").Object()},
-			ExpiresAt: time.Now().Add(map[authz.TenantID]time.Duration{"acme": 3, "globex": 1}[tenant] * time.Hour),
+			ExpiresAt: time.Now().Add(length),
 		}}}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -242,7 +242,8 @@ func (s unansweringSnapshot) Subjects(context.Context, authz.Object, string, str
 	return nil, s.err
 }
 
-// TestTenantsThatCannotBeComputed: an object whose tenants cannot be computed is answered as one that does not exist; an engine that fails is not.
+// TestTenantsThatCannotBeComputed: an object whose tenants cannot be computed is answered as one that does not exist; an engine that
+// fails is not.
 func TestTenantsThatCannotBeComputed(t *testing.T) {
 	t.Parallel()
 	_, _, graph := shared(t)
@@ -258,7 +259,7 @@ func TestTenantsThatCannotBeComputed(t *testing.T) {
 		{errors.New("a bug"), authz.Internal},
 	} {
 		d := delegate.New(unanswering{graph.Engine, c.err}, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
-		spec := root("bot")
+		spec := root()
 		spec.Unscoped, spec.Scope = false, []facts.Grant{{Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "reader"}}
 		if _, _, err := d.For("of-acme", ofAcme()).Create(t.Context(), spec); authz.KindOf(err) != c.want {
 			t.Errorf("%v: %v", c.err, err)
@@ -293,7 +294,7 @@ func TestManyTenants(t *testing.T) {
 func TestUnboundedCallersPayNothing(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +308,7 @@ func TestUnboundedCallersPayNothing(t *testing.T) {
 		do              func(*delegate.Delegate) error
 		unbound, ofAcme int64
 	}{
-		"Create":     {func(d *delegate.Delegate) error { _, _, err := d.Create(t.Context(), root("bot")); return err }, 3, 6},
+		"Create":     {func(d *delegate.Delegate) error { _, _, err := d.Create(t.Context(), root()); return err }, 3, 6},
 		"Delegation": {func(d *delegate.Delegate) error { _, _, err := d.Delegation(t.Context(), own.ID); return err }, 1, 1},
 		"Agent":      {func(d *delegate.Delegate) error { _, _, err := d.Agent(t.Context(), "bot"); return err }, 1, 4},
 		"Session":    {func(d *delegate.Delegate) error { _, _, err := d.Session(t.Context(), run.ID); return err }, 2, 2},
@@ -340,12 +341,12 @@ func TestUnboundedCallersPayNothing(t *testing.T) {
 	}
 }
 
-// TestListsSpendTheirBudgetOnTheTenants: beside very many rows of another tenant a page of a confined caller ends after a bounded number of reads,
-// and what is its own is found in the end.
+// TestListsSpendTheirBudgetOnTheTenants: beside very many rows of another tenant a page of a confined caller ends after a bounded number
+// of reads, and what is its own is found in the end.
 func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +399,7 @@ func TestListsSpendTheirBudgetOnTheTenants(t *testing.T) {
 func TestSessionOfAnAgentOutside(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	own, _, err := d.Create(t.Context(), root("bot"))
+	own, _, err := d.Create(t.Context(), root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -427,7 +428,7 @@ func TestSessionOfAnAgentOutside(t *testing.T) {
 func TestListsByWhatIsOutside(t *testing.T) {
 	t.Parallel()
 	d, _, graph := shared(t)
-	spec := root("bot")
+	spec := root()
 	spec.Tenant, spec.Principal = "globex", authz.Subject{Object: user("mallory")}
 	theirs, _, err := d.Create(t.Context(), spec)
 	if err != nil {

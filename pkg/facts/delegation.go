@@ -41,8 +41,8 @@ func (d *Delegation) Within(b *authz.Bounds) bool {
 	return !d.ambiguous && b.HasTenant(d.Tenant) && b.HasAgent(d.Agent) && HasParty(b, d.Principal)
 }
 
-// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the type of some of its
-// members does.
+// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the type of some of
+// its members does.
 func HasParty(b *authz.Bounds, party authz.Subject) bool {
 	switch {
 	case b == nil:

@@ -69,8 +69,8 @@ func wellFormed() []string {
 	}
 }
 
-// TestWithin: a delegation lies within bounds that have its tenant, its agent and its principal's type, each once; a session within those that
-// have its agent.
+// TestWithin: a delegation lies within bounds that have its tenant, its agent and its principal's type, each once; a session within those
+// that have its agent.
 func TestWithin(t *testing.T) {
 	narrow := func(change func(*authz.Bounds)) *authz.Bounds {
 		b := authz.Unbounded()

@@ -127,7 +127,8 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// TestRequestsAreTheirCallers: the same request of two callers, or of one whose tenants have changed, has two digests, and so no cursor in common.
+// TestRequestsAreTheirCallers: the same request of two callers, or of one whose tenants have changed, has two digests, and so no cursor
+// in common.
 func TestRequestsAreTheirCallers(t *testing.T) {
 	t.Parallel()
 	seen := map[[16]byte]string{}

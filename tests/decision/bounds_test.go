@@ -33,8 +33,8 @@ func TestVouching(t *testing.T) {
 	})
 }
 
-// TestSharedAreNotSuspended: who is bound to a tenant neither suspends nor resumes an agent or a principal that other tenants have too, and reads
-// what it can do instead; a right that another tenant took away does not count. Its own it suspends and resumes.
+// TestSharedAreNotSuspended: who is bound to a tenant neither suspends nor resumes an agent or a principal that other tenants have too,
+// and reads what it can do instead; a right that another tenant took away does not count. Its own it suspends and resumes.
 func TestSharedAreNotSuspended(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		suspendAgent := func(id string) error {
@@ -80,8 +80,8 @@ func TestSharedAreNotSuspended(t *testing.T) {
 	})
 }
 
-// TestSessionBeyondBounds: of a session that acts in another tenant too, a confined caller sees its own part, renews nothing, and ends just that
-// part; the other goes on.
+// TestSessionBeyondBounds: of a session that acts in another tenant too, a confined caller sees its own part, renews nothing, and ends
+// just that part; the other goes on.
 func TestSessionBeyondBounds(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true})
@@ -128,8 +128,8 @@ func TestSessionBeyondBounds(t *testing.T) {
 	})
 }
 
-// TestListsAreTheTenants: lists of a confined caller hold what is its tenant's, and say that they are complete by that alone, however much of
-// others comes behind; pages of one come to the same.
+// TestListsAreTheTenants: lists of a confined caller hold what is its tenant's, and say that they are complete by that alone, however
+// much of others comes behind; pages of one come to the same.
 func TestListsAreTheTenants(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		for range 5 {
@@ -182,10 +182,10 @@ func TestListsAreTheTenants(t *testing.T) {
 				return ids, resp.GetComplete(), resp.GetNext()
 			}},
 		} {
-			if got := page(uint32(len(list.want)), list.next); !slices.Equal(got, list.want) { //nolint:gosec // few
+			if got := page(uint32(len(list.want)), list.next); !slices.Equal(got, list.want) {
 				c.Errorf("%s: one page holds %v, want %v", name, got, list.want)
 			}
-			if ids, complete, _ := list.next(uint32(len(list.want)), nil); !complete || len(ids) != len(list.want) { //nolint:gosec // few
+			if ids, complete, _ := list.next(uint32(len(list.want)), nil); !complete || len(ids) != len(list.want) {
 				c.Errorf("%s: a page with all of it, %v, is not complete", name, ids)
 			}
 			if got := page(1, list.next); !slices.Equal(got, list.want) {
@@ -197,8 +197,8 @@ func TestListsAreTheTenants(t *testing.T) {
 
 func sorted(ids ...string) []string { slices.Sort(ids); return ids }
 
-// TestCursorsAreTheCallers: a cursor is opened for the caller that it was given to and nobody else, and cannot be read: where a list stopped tells
-// of what others have.
+// TestCursorsAreTheCallers: a cursor is opened for the caller that it was given to and nobody else, and cannot be read: where a list
+// stopped tells of what others have.
 func TestCursorsAreTheCallers(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		var foreign []string
@@ -228,8 +228,8 @@ func TestCursorsAreTheCallers(t *testing.T) {
 	})
 }
 
-// TestKeysAreTheCallers: an idempotency key is a caller's own: with the same one, two callers make two delegations and two sessions, whatever
-// they ask for, and neither reads that the key was used.
+// TestKeysAreTheCallers: an idempotency key is a caller's own: with the same one, two callers make two delegations and two sessions,
+// whatever they ask for, and neither reads that the key was used.
 func TestKeysAreTheCallers(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		create := &deputyv1.CreateDelegationRequest{

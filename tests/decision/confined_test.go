@@ -143,8 +143,8 @@ func clearTokens(m protoreflect.Message) {
 // call is a method's call about something.
 type call func(conn *grpc.ClientConn, about string) (proto.Message, error)
 
-// TestForeignIsAbsentToTheLifecycle: whatever a confined caller asks of the lifecycle about what is another tenant's, it is answered to the byte
-// as about what does not exist, and nothing is written. About what is its own tenant's it succeeds.
+// TestForeignIsAbsentToTheLifecycle: whatever a confined caller asks of the lifecycle about what is another tenant's, it is answered to
+// the byte as about what does not exist, and nothing is written. About what is its own tenant's it succeeds.
 func TestForeignIsAbsentToTheLifecycle(t *testing.T) {
 	eachConfined(t, func(c *confined) {
 		ctx := c.Context()
@@ -364,8 +364,8 @@ func (c *confined) everything() []string {
 	}
 }
 
-// TestTypesOutsideAreUnknown: a scope on a type that lies outside is answered as one on a type that the schema does not have, and the message
-// names neither.
+// TestTypesOutsideAreUnknown: a scope on a type that lies outside is answered as one on a type that the schema does not have, and the
+// message names neither.
 func TestTypesOutsideAreUnknown(t *testing.T) {
 	notes := bound("notes", bounded(func(b *authz.Bounds) { b.Objects = authz.NamesOf("note") }), asDelegator)
 	eachConfined(t, func(c *confined) {

@@ -383,7 +383,8 @@ func (x *ListAgentsRequest) GetCursor() *Cursor {
 // ListAgentsResponse returns a page.
 type ListAgentsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The agents, by id: first those with an active mark, then those that are suspended.
+	// The agents, by id: first those with an active mark, then those that are suspended. For a caller that is bound to
+	// tenants: both times by tenant, then by id, each once.
 	Agents []*Agent `protobuf:"bytes,1,rep,name=agents,proto3" json:"agents,omitempty"`
 	// Whether the list ends here.
 	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`

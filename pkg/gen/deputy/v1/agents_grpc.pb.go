@@ -37,10 +37,10 @@ type AgentsServiceClient interface {
 	RegisterAgent(ctx context.Context, in *RegisterAgentRequest, opts ...grpc.CallOption) (*RegisterAgentResponse, error)
 	// GetAgent reads one agent.
 	GetAgent(ctx context.Context, in *GetAgentRequest, opts ...grpc.CallOption) (*GetAgentResponse, error)
-	// ListAgents lists the registered agents.
+	// ListAgents lists the registered agents; for a caller that is bound to tenants those of its tenants.
 	ListAgents(ctx context.Context, in *ListAgentsRequest, opts ...grpc.CallOption) (*ListAgentsResponse, error)
 	// SuspendAgent stops an agent, and every chain that it is part of. It succeeds for any id: what takes access
-	// away is never refused.
+	// away is never refused. A caller with bounds suspends what exists for it, and has no rights beyond them.
 	SuspendAgent(ctx context.Context, in *SuspendAgentRequest, opts ...grpc.CallOption) (*SuspendAgentResponse, error)
 	// ResumeAgent lifts an agent's suspension. One with an owner is active again; one without was never
 	// registered, and may then be registered.
@@ -116,10 +116,10 @@ type AgentsServiceServer interface {
 	RegisterAgent(context.Context, *RegisterAgentRequest) (*RegisterAgentResponse, error)
 	// GetAgent reads one agent.
 	GetAgent(context.Context, *GetAgentRequest) (*GetAgentResponse, error)
-	// ListAgents lists the registered agents.
+	// ListAgents lists the registered agents; for a caller that is bound to tenants those of its tenants.
 	ListAgents(context.Context, *ListAgentsRequest) (*ListAgentsResponse, error)
 	// SuspendAgent stops an agent, and every chain that it is part of. It succeeds for any id: what takes access
-	// away is never refused.
+	// away is never refused. A caller with bounds suspends what exists for it, and has no rights beyond them.
 	SuspendAgent(context.Context, *SuspendAgentRequest) (*SuspendAgentResponse, error)
 	// ResumeAgent lifts an agent's suspension. One with an owner is active again; one without was never
 	// registered, and may then be registered.

@@ -38,9 +38,10 @@ type SessionsServiceClient interface {
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
 	// ListSessions lists the sessions of an agent.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// RenewSession moves the end of a live session.
+	// RenewSession moves the end of a live session, which must not act beyond the caller's bounds.
 	RenewSession(ctx context.Context, in *RenewSessionRequest, opts ...grpc.CallOption) (*RenewSessionResponse, error)
-	// EndSession ends a session and all that was passed on from it. Ending an ended one succeeds.
+	// EndSession ends a session and all that was passed on from it. Ending an ended one succeeds. Of a session that also
+	// acts beyond the caller's bounds it ends the caller's part, and nothing else.
 	EndSession(ctx context.Context, in *EndSessionRequest, opts ...grpc.CallOption) (*EndSessionResponse, error)
 }
 
@@ -114,9 +115,10 @@ type SessionsServiceServer interface {
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
 	// ListSessions lists the sessions of an agent.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// RenewSession moves the end of a live session.
+	// RenewSession moves the end of a live session, which must not act beyond the caller's bounds.
 	RenewSession(context.Context, *RenewSessionRequest) (*RenewSessionResponse, error)
-	// EndSession ends a session and all that was passed on from it. Ending an ended one succeeds.
+	// EndSession ends a session and all that was passed on from it. Ending an ended one succeeds. Of a session that also
+	// acts beyond the caller's bounds it ends the caller's part, and nothing else.
 	EndSession(context.Context, *EndSessionRequest) (*EndSessionResponse, error)
 	mustEmbedUnimplementedSessionsServiceServer()
 }
