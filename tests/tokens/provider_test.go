@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,8 +189,8 @@ func furnish(t testing.TB, s *harness.Server) string {
 // nothing any more.
 func TestProviderRotates(t *testing.T) {
 	p := startProvider(t)
-	later := time.Duration(0)
-	v, err := token.Open([]token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(later) }})
+	var later atomic.Int64
+	v, err := token.Open([]token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,9 +211,9 @@ func TestProviderRotates(t *testing.T) {
 	after := p.token(t, "billing@deputy")
 	verify(after, "which is none of")
 	verify(before, "")
-	later = time.Minute
+	later.Store(int64(time.Minute))
 	verify(after, "")
 	verify(before, "which is none of")
-	later = time.Hour
+	later.Store(int64(time.Hour))
 	verify(after, "expired at")
 }

@@ -119,7 +119,8 @@ func TestOneQuestionAtATime(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		_, err := v.Verify(hasty, raw)
-		if e, ok := errors.AsType[*authz.Error](err); !ok || e.Kind != authz.Unavailable || e.Reason != authz.ReasonIssuerUnavailable || time.Since(began) != time.Second {
+		e, ok := errors.AsType[*authz.Error](err)
+		if !ok || e.Kind != authz.Unavailable || e.Reason != authz.ReasonIssuerUnavailable || time.Since(began) != time.Second {
 			t.Errorf("a call that has one second: %v after %v; want Unavailable after that second", err, time.Since(began))
 		}
 		var wait sync.WaitGroup
