@@ -43,7 +43,7 @@ definition folder {
 definition document {
 	relation tenant: tenant
 	relation folder: folder
-	relation reader: user | user:* | agent | delegation | group#member | tenant#member | document#reader
+	relation reader: user | user:* | user#active | agent | delegation | group#member | tenant#member | document#reader
 	permission view = reader + folder->reader
 }
 

@@ -171,6 +171,10 @@ func TestConfinedCaller(t *testing.T) {
 		b.refuses("a grant to a service", write("acme", writing(touch, "document:ours#reader@service:nightly")),
 			codes.PermissionDenied, authz.ReasonOutOfBounds, "service:nightly lies outside")
 
+		b.refuses("a grant to what a user beyond leads to", write("acme", writing(touch, "document:ours#reader@user:mallory#active")),
+			codes.PermissionDenied, authz.ReasonOutOfBounds, "user:mallory does not exist")
+		ok("a grant to what a user leads to", write("acme", writing(touch, "document:ours#reader@user:alice#active")))
+
 		ok("an organizer's move", write("acme-organizer", writing(touch, "document:ours#folder@folder:ours")))
 		ok("an organizer's grant to an agent", write("acme-organizer", writing(touch, "document:ours#reader@agent:bot")))
 		ok("an organizer's scope", write("acme-organizer", writing(touch, "document:open#reader@delegation:ours")))
