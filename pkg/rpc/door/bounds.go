@@ -18,14 +18,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// What a caller with bounds asks is judged here, each type of request by itself; one that stands nowhere is refused. What lies outside is
-// answered as what does not exist, and that is had from the engine itself: where an object does not exist for the caller, be it absent or
-// foreign, the engine is asked for one with an id that no object has. So it answers a schema's errors, wildcards and all else as it does for
-// an absent object. A type outside, or unknown, is answered here, in SpiceDB's words. A trace would show the graph beyond, and is refused.
+// The requests of a caller with bounds are judged here, each type of request by itself; a type that has no judgement is refused. What lies
+// outside of the bounds is answered as what does not exist, and the engine gives that answer: where an object does not exist for the caller,
+// because it is absent or another tenant's, the engine is asked about an id that no object has. So schema errors, wildcards and everything else
+// are answered as they are for an absent object. A type that is outside, or unknown, is answered here in SpiceDB's words. A trace would show the
+// graph outside, and is refused.
 //
-// The objects of a confined caller's check, and of a read, are judged at the revision at which they are answered. A read that is paged keeps
-// its consistency, because SpiceDB takes a cursor with no other: its object can have moved to another tenant a moment before, or since the
-// first page, and what is read then is what was the caller's own.
+// A confined caller's check is judged at the revision at which it is answered, and so is a read that is not paged. SpiceDB takes a cursor only
+// with the consistency of the first page, so a paged read keeps its own: an object that moved to another tenant during the call, or since the
+// first page, can still be read by the caller that had it.
 
 // maxBulk is how many items SpiceDB takes in a bulk check.
 const maxBulk = 1000

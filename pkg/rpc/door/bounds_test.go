@@ -2,6 +2,8 @@ package door
 
 import (
 	"context"
+	"errors"
+	"io"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -71,6 +73,39 @@ func TestNothingExists(t *testing.T) {
 	}
 	if err := h.confined(t.Context(), "PermissionsService/CheckPermission", &v1.Cursor{}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a request that nobody thought of: %v", err)
+	}
+}
+
+// TestJudgedWhereAnswered: a confined caller's check is answered at the revision at which its objects were found to exist for it, whatever is
+// written meanwhile.
+func TestJudgedWhereAnswered(t *testing.T) {
+	h := openEngine(t)
+	admin, service := h.client(t, adminKey), h.client(t, confinedKey)
+	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), updates(
+		"tenant:acme#member@user:alice", "folder:ours#tenant@tenant:acme", "document:plan#folder@folder:ours")))
+	h.hold()
+	moved := updates("folder:ours#tenant@tenant:globex", "document:plan#reader@user:alice")
+	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), moved))
+	item := &v1.CheckBulkPermissionsRequestItem{Resource: object("document:plan"), Permission: "view", Subject: subject("user:alice")}
+	one := must[*v1.CheckPermissionResponse](t)(service.CheckPermission(t.Context(), &v1.CheckPermissionRequest{
+		Consistency: fully, Resource: item.GetResource(), Permission: item.GetPermission(), Subject: item.GetSubject(),
+	}))
+	many := must[*v1.CheckBulkPermissionsResponse](t)(service.CheckBulkPermissions(t.Context(), &v1.CheckBulkPermissionsRequest{
+		Consistency: fully, Items: []*v1.CheckBulkPermissionsRequestItem{item},
+	}))
+	for _, got := range []v1.CheckPermissionResponse_Permissionship{one.GetPermissionship(), many.GetPairs()[0].GetItem().GetPermissionship()} {
+		if got != v1.CheckPermissionResponse_PERMISSIONSHIP_NO_PERMISSION {
+			t.Errorf("%v, from after the move", got)
+		}
+	}
+	read, err := service.ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{
+		Consistency: fully, RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "plan", OptionalRelation: "reader"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if row, err := read.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("%v, %v, from after the move", row, err)
 	}
 }
 

@@ -57,16 +57,24 @@ definition note {
 }
 `
 
-// The two kinds of key.
+// The kinds of key.
 const (
 	adminKey   = "an-admin"
 	serviceKey = "a-service"
+	// confinedKey is that of a service which is bound to the tenant acme.
+	confinedKey = "a-confined-service"
 )
 
 // rightsOf stands for the interceptor that knows the callers.
 func rightsOf(ctx context.Context) Rights {
-	admin := slices.Contains(metadata.ValueFromIncomingContext(ctx, "authorization"), "Bearer "+adminKey)
-	return Rights{Core: admin, Feeds: admin, Bounds: authz.Unbounded()}
+	shows := func(key string) bool {
+		return slices.Contains(metadata.ValueFromIncomingContext(ctx, "authorization"), "Bearer "+key)
+	}
+	bounds := *authz.Unbounded()
+	if shows(confinedKey) {
+		bounds.Tenants = authz.NamesOf("acme")
+	}
+	return Rights{Core: shows(adminKey), Feeds: shows(adminKey), Bounds: &bounds, Seals: shows(confinedKey)}
 }
 
 // house is a server with a door in front of an engine.
