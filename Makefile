@@ -132,6 +132,10 @@ check-generated: $(BUF) $(PLUGINS) ## Check that pkg/gen is what `make generate`
 readme: ## Put what commands print, settings, rules and the example into README.md and the pages under docs
 	go test -count=1 ./tests/docs -rewrite
 
+.PHONY: table
+table: ## Make every call as every caller, and put what comes of it into docs/callers.md and tests/callers/testdata
+	go test -count=1 ./tests/callers -run '^TestTable$$' -rewrite
+
 .PHONY: clean
 clean: ## Remove .bin
 	rm -rf $(BIN)

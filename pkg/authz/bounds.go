@@ -118,6 +118,14 @@ func Unbounded() *Bounds {
 // Confined reports whether there are tenants that do not exist for the caller.
 func (b *Bounds) Confined() bool { return b == nil || !b.Tenants.All() }
 
+// AllActors reports whether every agent exists for the caller, in every tenant, for every principal.
+func (b *Bounds) AllActors() bool {
+	return b != nil && b.Tenants.All() && b.Agents.All() && b.Principals.All()
+}
+
+// Everything reports whether nothing lies outside. Vouch admits no part of the graph.
+func (b *Bounds) Everything() bool { return b.AllActors() && b.Objects.All() && b.IDs.All() }
+
 // HasTenant reports whether a tenant lies within.
 func (b *Bounds) HasTenant(id TenantID) bool { return b != nil && b.Tenants.Has(string(id)) }
 

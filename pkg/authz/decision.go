@@ -211,6 +211,9 @@ type Decision struct {
 	Permissionship Permissionship
 	// RefusedBy is the side of a refusal.
 	RefusedBy Side
+	// Gate is the first gate that refuses, in the order of Gates; 0 unless refused. It is for operators: the service that checks is not
+	// told.
+	Gate Gate
 	// CheckedAt is the one revision that every gate was judged at.
 	CheckedAt Revision
 	// ValidUntil is when the decision ends by itself, whatever else happens. Zero unless allowed.

@@ -89,6 +89,11 @@ func NoSession(id SessionID) *Error {
 	return Errorf(NotFound, ReasonSessionNotFound, "no session has the id %q", string(id))
 }
 
+// NoPrincipal says that a user, a service or a tenant does not exist for the caller.
+func NoPrincipal(o Object) *Error {
+	return Errorf(NotFound, ReasonPrincipalNotFound, "%s does not exist", Show(o))
+}
+
 // KindOf returns the kind of the first Error in the chain, or Internal.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {
@@ -118,6 +123,7 @@ const (
 	ReasonSessionNotFound     = "SESSION_NOT_FOUND"
 	ReasonDelegationNotFound  = "DELEGATION_NOT_FOUND"
 	ReasonAgentNotFound       = "AGENT_NOT_FOUND"
+	ReasonPrincipalNotFound   = "PRINCIPAL_NOT_FOUND"
 	ReasonAlreadyExists       = "ALREADY_EXISTS"
 	ReasonNotTenantSafe       = "NOT_TENANT_SAFE"
 	ReasonUnsafeShape         = "UNSAFE_SCHEMA_SHAPE"

@@ -106,6 +106,12 @@ const (
 	AdminName = "admin"
 )
 
+// The names under which figures count calls of nobody known, and of callers that are too many to be counted apart. No caller can have them.
+const (
+	NobodyName = "nobody"
+	OtherName  = "other"
+)
+
 // Preshared returns the two unbounded callers that the settings with preshared keys stand for, each only where it has a key.
 func Preshared(services, admins []string) []*Caller {
 	var callers []*Caller

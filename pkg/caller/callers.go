@@ -3,7 +3,6 @@ package caller
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/credentials"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
@@ -31,6 +30,29 @@ type Token struct {
 	Issuer, Subject string
 	// Expires is when it ends, the issuer's leeway included.
 	Expires time.Time
+}
+
+// Certificate is the client certificate that a connection was made with. It is safe for concurrent use.
+type Certificate interface {
+	// Verify returns what the certificate says, once it is found to be valid now, by the authorities that are in force now: a connection can
+	// outlive both. Errors: Unauthenticated with what is wrong with the certificate.
+	Verify(now time.Time) (Identity, error)
+	// Digest is the SHA-256 digest of the certificate in DER, by which a token names the certificate that it is bound to (RFC 8705).
+	Digest() [sha256.Size]byte
+}
+
+// Certified is the credentials.AuthInfo of a connection that can have been made with a client certificate.
+type Certified interface {
+	// ClientCertificate is that certificate, nil where the client presented none.
+	ClientCertificate() Certificate
+}
+
+// Identity is what a verified certificate says of its holder.
+type Identity struct {
+	// SPIFFE is its SPIFFE id. Where there is one, DNS names count for nothing.
+	SPIFFE string
+	// DNS are its DNS names.
+	DNS []string
 }
 
 // Book is the callers of a server at one time. It is immutable and safe for concurrent use. The zero Book, and nil, know nobody.
@@ -54,7 +76,7 @@ type entry struct {
 type subject struct{ issuer, name string }
 
 // NewBook returns the book of the callers. tokens may be nil where no credential is a token's. It fails where two callers have one name or
-// one credential, and where a caller has no name.
+// one credential, and where a caller has no name, or one of those that figures use.
 func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 	b := &Book{
 		Callers: callers, tokens: tokens,
@@ -65,6 +87,8 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 		switch {
 		case c.Name == "":
 			return nil, errors.New("a caller has no name")
+		case c.Name == NobodyName || c.Name == OtherName:
+			return nil, fmt.Errorf("no caller can be named %q: figures count others under that name; choose another one", c.Name)
 		case names[c.Name]:
 			return nil, fmt.Errorf("two callers are named %q", c.Name)
 		}
@@ -84,8 +108,15 @@ func (b *Book) add(c *Caller, one Credential) error {
 	case one.Key != [sha256.Size]byte{}:
 		return put(b.keys, one.Key, e, one.ID)
 	case one.SPIFFE != "":
+		// Certificates are known by the one form that this is.
+		if id, err := spiffeid.FromString(one.SPIFFE); err != nil || id.String() != one.SPIFFE {
+			return fmt.Errorf("the credential %q of %s: %q is no SPIFFE id, such as spiffe://example.org/billing", one.ID, c.Name, one.SPIFFE)
+		}
 		return put(b.spiffe, one.SPIFFE, e, one.ID)
 	case one.DNS != "":
+		if one.DNS != strings.ToLower(one.DNS) {
+			return fmt.Errorf("the credential %q of %s: the DNS name %q has to be in lower case", one.ID, c.Name, one.DNS)
+		}
 		return put(b.dns, one.DNS, e, one.ID)
 	case one.Issuer != "" && one.Subject != "":
 		return put(b.subjects, subject{one.Issuer, one.Subject}, e, one.ID)
@@ -123,8 +154,8 @@ type Proof struct {
 	// Bearer is the one bearer token of its metadata, and Bearers how many authorization values there are.
 	Bearer  string
 	Bearers int
-	// TLS is the state of its connection, nil without TLS.
-	TLS *tls.ConnectionState
+	// Certificate is the client certificate of its connection, nil without.
+	Certificate Certificate
 }
 
 // ProofOf returns what a call brings.
@@ -138,8 +169,8 @@ func ProofOf(ctx context.Context) Proof {
 		}
 	}
 	if from, found := peer.FromContext(ctx); found {
-		if info, ok := from.AuthInfo.(credentials.TLSInfo); ok {
-			p.TLS = &info.State
+		if info, ok := from.AuthInfo.(Certified); ok {
+			p.Certificate = info.ClientCertificate()
 		}
 	}
 	return p
@@ -156,8 +187,8 @@ func (b *Book) Identify(ctx context.Context, p Proof, now time.Time) (*Caller, e
 		return nil, authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "the call brings %d authorization values; send one", p.Bearers)
 	case p.Bearers == 1:
 		return b.bearer(ctx, p.Bearer, now)
-	case p.TLS != nil && len(p.TLS.VerifiedChains) > 0:
-		return b.certificate(p.TLS, now)
+	case p.Certificate != nil:
+		return b.certificate(p.Certificate, now)
 	default:
 		return nil, unknown()
 	}
@@ -183,26 +214,29 @@ func (b *Book) bearer(ctx context.Context, token string, now time.Time) (*Caller
 	return nil, unknown()
 }
 
-// certificate finds the caller of a verified client certificate, by its one SPIFFE id, else by its DNS names.
-func (b *Book) certificate(state *tls.ConnectionState, now time.Time) (*Caller, error) {
-	leaf := state.VerifiedChains[0][0]
-	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
+// certificate finds the caller of a client certificate, by its SPIFFE id, else by its DNS names, which have to be one caller's.
+func (b *Book) certificate(presented Certificate, now time.Time) (*Caller, error) {
+	says, err := presented.Verify(now)
+	if err != nil {
+		return nil, err
+	}
+	if says.SPIFFE != "" {
+		return b.spiffe[says.SPIFFE].at(now)
+	}
+	var found *Caller
+	for _, name := range says.DNS {
+		switch c, err := b.dns[strings.ToLower(name)].at(now); {
+		case err != nil || c == found:
+		case found != nil:
+			return nil, unknown()
+		default:
+			found = c
+		}
+	}
+	if found == nil {
 		return nil, unknown()
 	}
-	for _, uri := range leaf.URIs {
-		if uri.Scheme == "spiffe" {
-			if len(leaf.URIs) != 1 {
-				return nil, unknown() // SPIFFE: exactly one URI
-			}
-			return b.spiffe[uri.String()].at(now)
-		}
-	}
-	for _, name := range leaf.DNSNames {
-		if e, known := b.dns[name]; known {
-			return e.at(now)
-		}
-	}
-	return nil, unknown()
+	return found, nil
 }
 
 func (e entry) at(now time.Time) (*Caller, error) {

@@ -32,7 +32,7 @@ const demoParts = 9
 
 // newDemo builds `deputy demo` around a fixture file, of which there is one; a test has another. It is the whole
 // product in one process: a server as serve opens it, reached over gRPC as any client would, with the
-// keys of a service and of an admin.
+// keys of a service and of an admin, and of a caller that is bound to one tenant.
 func newDemo(p *program, files fs.FS, name string) *cobra.Command {
 	var output, dataDir string
 	var all bool
@@ -94,9 +94,9 @@ func firstParts(steps []fixture.Step, parts int) []fixture.Step {
 
 // demoRun is the demo under way: two connections to its server, and what it got so far.
 type demoRun struct {
-	// service asks as the services of a deployment do, admin explains, loads and suspends.
-	service, admin *server
-	sections       []demoSection
+	// service asks as the services of a deployment do, admin explains, loads and suspends. outsider is bound to one tenant.
+	service, admin, outsider *server
+	sections                 []demoSection
 	// stop ends what start started, the last first.
 	stop []func() error
 }
@@ -107,10 +107,12 @@ type demoSection struct {
 	Rows  []demoRow `json:"decisions"`
 }
 
-// demoRow is one decision beside the one that is expected, both as "allowed", "conditional" or
-// "refused by GATE". Without an agent it is SpiceDB's own answer about the user alone.
+// demoRow is one answer beside the one that is expected, both as "allowed", "conditional", "refused by GATE", or, of a caller that
+// is bound, "refused". Without an agent it is SpiceDB's own answer about the user alone, or what a caller is told of a method.
 type demoRow struct {
-	Agent string `json:"agent,omitempty"`
+	// Caller is who asks, if not the service or the admin of the demo.
+	Caller string `json:"caller,omitempty"`
+	Agent  string `json:"agent,omitempty"`
 	// Under is "session NAME", "frozen NAME", "delegation NAME" or "no session".
 	Under      string `json:"under,omitempty"`
 	OnBehalfOf string `json:"on_behalf_of"`
@@ -135,7 +137,8 @@ func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *de
 			err = errors.Join(err, stop())
 		}
 	}()
-	if err := run.start(ctx, dataDir); err != nil {
+	bounded := outsiderOf(suite, rand.Text())
+	if err := run.start(ctx, dataDir, bounded); err != nil {
 		return run, fmt.Errorf("starting the server: %w", err)
 	}
 	on := endpoint.NewServer(run.service.conn, run.admin.conn)
@@ -151,7 +154,10 @@ func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *de
 		return run, err
 	}
 	run.tell(suite, results)
-	return run, nil
+	if bounded != nil {
+		err = run.askOutside(ctx, bounded)
+	}
+	return run, err
 }
 
 // tell makes the sections of what the cases of the file came to.
@@ -227,7 +233,7 @@ func everyday(answer string) string {
 }
 
 // start opens a server over a directory and connects to it, with keys that nobody else has.
-func (r *demoRun) start(ctx context.Context, dir string) error {
+func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) error {
 	var err error
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "deputy-demo-"); err != nil {
@@ -242,13 +248,13 @@ func (r *demoRun) start(ctx context.Context, dir string) error {
 		return err
 	}
 	serviceKey, adminKey := rand.Text(), rand.Text()
-	d, err := daemon.Open(ctx, daemon.Config{
+	d, err := daemon.Open(ctx, bounded.with(daemon.Config{
 		Addr:               "127.0.0.1:0",
 		PresharedKeys:      []string{serviceKey},
 		AdminPresharedKeys: []string{adminKey},
 		TokenKey:           seal,
 		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir},
-	}, zap.NewNop())
+	}), zap.NewNop())
 	if err != nil {
 		return err
 	}
@@ -266,6 +272,13 @@ func (r *demoRun) start(ctx context.Context, dir string) error {
 		return err
 	}
 	r.stop = append(r.stop, r.admin.Close)
+	if bounded == nil {
+		return nil
+	}
+	if r.outsider, err = dialDemo(d.Addr().String(), bounded.key); err != nil {
+		return err
+	}
+	r.stop = append(r.stop, r.outsider.Close)
 	return nil
 }
 
@@ -279,7 +292,7 @@ func dialDemo(addr, key string) (*server, error) {
 	return newServer(conn), nil
 }
 
-// count returns how many decisions were asked for, and how many of them differ from what is expected.
+// count returns how many answers were asked for, and how many of them differ from what is expected.
 func (r *demoRun) count() (asked, unexpected int) {
 	for _, section := range r.sections {
 		for _, row := range section.Rows {
@@ -335,9 +348,9 @@ func (r *demoRun) writeTable(out io.Writer) error {
 	}
 	asked, unexpected := r.count()
 	if unexpected > 0 {
-		fmt.Fprintf(&b, "\n%d of %d decisions are not as expected.\n", unexpected, asked)
+		fmt.Fprintf(&b, "\n%d of %d answers are not as expected.\n", unexpected, asked)
 	} else {
-		fmt.Fprintf(&b, "\n%d decisions, all as expected.\n", asked)
+		fmt.Fprintf(&b, "\n%d answers, all as expected.\n", asked)
 	}
 	if _, err := io.WriteString(out, b.String()); err != nil {
 		return fmt.Errorf("writing: %w", err)

@@ -46,7 +46,7 @@ steps:
 	cmd := newDemo(&program{Streams: Streams{Out: &out}}, files, "story.yaml")
 	cmd.SetArgs(nil)
 	_ = cmd.ExecuteContext(t.Context())
-	if !strings.Contains(out.String(), "1 of 2 decisions are not as expected.") {
+	if !strings.Contains(out.String(), "1 of 2 answers are not as expected.") {
 		t.Errorf("the summary is missing:\n%s", out.String())
 	}
 }

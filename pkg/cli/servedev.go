@@ -35,12 +35,12 @@ type devServer struct {
 func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 	host, _, err := net.SplitHostPort(s.config.Addr)
 	switch {
-	case s.config.AllowNonLoopback:
-		return errors.New("--dev listens on this machine only: leave out --allow-non-loopback, or --dev")
+	case s.config.Insecure:
+		return errors.New("--dev listens on this machine only: leave out --insecure, or --dev")
 	case err == nil && !isLoopback(host):
 		return fmt.Errorf("--dev listens on this machine only: give --addr a loopback address such as %s, not %q", defaultAddr, s.config.Addr)
-	case s.config.TLSCertPath != "" || s.config.TLSKeyPath != "":
-		return errors.New("--dev serves without TLS: leave out --tls-cert and --tls-key, or --dev")
+	case s.config.TLSCertPath != "" || s.config.TLSKeyPath != "" || s.config.SPIFFEWorkloadAPI != "":
+		return errors.New("--dev serves without TLS: leave out --tls-cert, --tls-key and --spiffe-workload-api, or --dev")
 	case s.config.Engine.Kind != engine.Embedded:
 		return fmt.Errorf("--dev uses the engine %s: leave out --engine, or --dev", engine.Embedded)
 	}

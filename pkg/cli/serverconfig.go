@@ -53,19 +53,34 @@ type serverSettings struct {
 // takes for its own default; the help says which that is.
 func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.Addr, "addr", defaultAddr, "host and port to listen on; port 0 picks one")
-	flags.BoolVar(&s.config.AllowNonLoopback, "allow-non-loopback", false, "let --addr be reachable from other machines")
+	flags.BoolVar(&s.config.Insecure, "insecure", false,
+		"let other machines reach a server without TLS, and its metrics: whoever reads the network then reads the keys of callers")
+	flags.Var(&replaced{by: "TLS with --tls-cert needs no flag for it, and a server without TLS needs --insecure"}, "allow-non-loopback", "")
+	flags.Lookup("allow-non-loopback").NoOptDefVal = "true"
+	flags.Lookup("allow-non-loopback").Hidden = true
 	flags.Var(&s.keys, "preshared-key", "key of the services that ask; may be repeated, or a list with commas")
 	flags.StringVar(&s.keyFile, "preshared-key-file", "", "file with such keys, one a line")
 	flags.Var(&s.adminKeys, "admin-preshared-key", "key of the admins; may be repeated, or a list with commas")
 	flags.StringVar(&s.adminKeyFile, "admin-preshared-key-file", "", "file with such keys, one a line")
 	flags.StringVar(&s.config.CallersPath, "callers", "",
 		"YAML file with callers that have names, roles and bounds, which deputy caller edits; read again when it changes")
-	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate")
+	flags.StringVar(&s.config.TLSCertPath, "tls-cert", "", "PEM file with the server's certificate; read again when it changes, as are all files of TLS")
 	flags.StringVar(&s.config.TLSKeyPath, "tls-key", "", "PEM file with its key")
+	choiceVar(flags, &s.config.TLSMinVersion, "tls-min-version", "", daemon.TLSVersions[0], "least version of TLS: "+strings.Join(daemon.TLSVersions, " or "),
+		daemon.TLSVersions...)
+	flags.StringVar(&s.config.TLSClientCAPath, "tls-client-ca", "", "PEM file with the authorities that client certificates are verified by; "+
+		"clients are asked for none if left out")
+	choiceVar(flags, &s.config.TLSClientAuth, "tls-client-auth", "", daemon.TLSClientAuths[0],
+		"request (clients may show a key or a token instead of a certificate) or require", daemon.TLSClientAuths...)
+	flags.StringSliceVar(&s.config.SPIFFETrustDomains, "spiffe-trust-domain", nil,
+		"trust domain whose SPIFFE ids may be callers; may be repeated with --spiffe-workload-api")
+	flags.StringVar(&s.config.SPIFFEWorkloadAPI, "spiffe-workload-api", "",
+		"address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock, which gives the server its certificate, and the trust domains' authorities")
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
 		"file with the key that seals tokens, the same on every node; made if it is not there; "+
 			"token.key in --data-dir if left out; engines that several servers can share need it")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
+	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot, or a lookup that is continued, may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
@@ -115,6 +130,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 func (s *serverSettings) registerConfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&s.configPath, "config", "", "file with settings, each under its flag's name: .yaml, .toml or .json")
+	// A variable of this name is the clients', who connect without TLS where it is set: it must not open a server.
+	neverEnv(flags.Lookup("insecure"))
 	allowEnv(flags)
 }
 
@@ -202,5 +219,5 @@ func serverFlagNames() []string {
 	all.registerEngine(flags)
 	var names []string
 	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-	return names
+	return names // also those that were replaced: an error says by what
 }

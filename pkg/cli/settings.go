@@ -40,7 +40,7 @@ func allowEnv(flags *pflag.FlagSet) {
 
 // allowEnvOf is allowEnv for one flag.
 func allowEnvOf(f *pflag.Flag) {
-	if f.Annotations[envAnnotation] != nil {
+	if _, decided := f.Annotations[envAnnotation]; decided {
 		return
 	}
 	if f.Annotations == nil {
@@ -50,6 +50,29 @@ func allowEnvOf(f *pflag.Flag) {
 	f.Annotations[envAnnotation] = []string{envName(f.Name)}
 	f.Usage += " [$" + envName(f.Name) + "]"
 }
+
+// neverEnv keeps the environment from setting a flag, if there is one.
+func neverEnv(f *pflag.Flag) {
+	if f == nil {
+		return
+	}
+	if f.Annotations == nil {
+		f.Annotations = map[string][]string{}
+	}
+	f.Annotations[envAnnotation] = nil
+}
+
+// replaced is a flag that there was, and is not any more: its error says what there is instead.
+type replaced struct{ by string }
+
+// String is pflag.Value's.
+func (r *replaced) String() string { return "" }
+
+// Set is pflag.Value's.
+func (r *replaced) Set(string) error { return errors.New("is no setting any more: " + r.by) }
+
+// Type is pflag.Value's.
+func (r *replaced) Type() string { return "" }
 
 // fillFromEnv sets every flag that the command line left alone and the environment names. An empty
 // variable counts as unset. The error names the variable, never its value.
@@ -91,7 +114,8 @@ func set(flags *pflag.FlagSet, f *pflag.Flag, values []string) error {
 	}
 	for _, value := range values {
 		if err := flags.Set(f.Name, value); err != nil {
-			if _, ok := f.Value.(*choice); ok {
+			switch f.Value.(type) {
+			case *choice, *replaced:
 				return errors.Unwrap(err) // a word is no secret
 			}
 			if wants := wanted(f); wants != "" {

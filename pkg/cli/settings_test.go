@@ -117,8 +117,9 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		t.Fatal(err)
 	}
 	settings := []struct{ name, value string }{
-		{"addr", "127.0.0.1:7"}, {"allow-non-loopback", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
-		{"callers", "callers.yaml"}, {"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
+		{"addr", "127.0.0.1:7"}, {"insecure", "true"}, {"insecure-metrics", "true"}, {"preshared-key", "key-of-the-service"}, {"admin-preshared-key", "key-of-the-admin"},
+		{"callers", "callers.yaml"}, {"tls-cert", "c.pem"}, {"tls-key", "k.pem"}, {"tls-min-version", "1.2"}, {"tls-client-ca", "a.pem"}, {"tls-client-auth", "require"},
+		{"spiffe-trust-domain", "example.org"}, {"spiffe-workload-api", "unix:///w.sock"}, {"token-key-file", tokenKey}, {"global-types", "holiday"},
 		{"snapshot-max-age", "1m"}, {"max-session-ttl", "2m"}, {"shutdown-grace", "3m"}, {"shutdown-delay", "1m"}, {"max-connections", "5"}, {"max-stream-time", "5m"}, {"engine", "remote"},
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
@@ -155,11 +156,14 @@ func TestEveryFieldHasASetting(t *testing.T) {
 			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
 				switch field {
 				case "daemon.Config.Callers", "daemon.Config.Issuers", // for servers that are opened in code; a file of callers is a setting
-					"daemon.Config.Engine.KeyMark", // the daemon computes it of the token key
-					"daemon.Config.Engine.Log",     // the daemon's own
-					"daemon.Config.files",          // a test's
-					"daemon.Config.callersEvery":   // a test's
+					"daemon.Config.Engine.KeyMark",                                                                                        // the daemon computes it of the token key
+					"daemon.Config.Engine.Log",                                                                                            // the daemon's own
+					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files": // a test's
 					continue
+				case "daemon.Config.Insecure": // the variable is the clients'
+					if way.name == "environment" {
+						continue
+					}
 				}
 				t.Errorf("%s cannot be set by %s: add it to serverSettings", field, way.name)
 			}
@@ -183,6 +187,9 @@ func TestSummaryShowsNoSecret(t *testing.T) {
 	s.registerEngine(flags)
 	set, secret := 0, regexp.MustCompile(`(key|uri|password|secret|token)$`)
 	flags.VisitAll(func(f *pflag.Flag) {
+		if _, gone := f.Value.(*replaced); gone {
+			return
+		}
 		value := map[string]string{"bool": "true", "int": "7", "int64": "7", "float64": "0.7", "duration": "7h"}[f.Value.Type()]
 		switch words := strings.Split(f.Value.Type(), "|"); {
 		case len(words) > 1:
@@ -247,15 +254,15 @@ func TestSettingsAreReadAsWritten(t *testing.T) {
 		}
 	}
 	for _, file := range []string{
-		"yaml:cache-mib: 64\nverify-sample: 0.5\nallow-non-loopback: true\nretention: 90m", "toml:cache-mib = 64\nverify-sample = 0.5\nallow-non-loopback = true\nretention = '90m'",
-		`json:{"cache-mib": 64, "verify-sample": 0.5, "allow-non-loopback": true, "retention": "90m"}`, "json:\ufeff" + `{"cache-mib": 64, "verify-sample": 5e-1, "allow-non-loopback": true, "retention": "90m"}`,
+		"yaml:cache-mib: 64\nverify-sample: 0.5\ninsecure: true\nretention: 90m", "toml:cache-mib = 64\nverify-sample = 0.5\ninsecure = true\nretention = '90m'",
+		`json:{"cache-mib": 64, "verify-sample": 0.5, "insecure": true, "retention": "90m"}`, "json:\ufeff" + `{"cache-mib": 64, "verify-sample": 5e-1, "insecure": true, "retention": "90m"}`,
 	} {
 		s, err := parseServe(t, nil, nil, file)
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
 			continue
 		}
-		if s.cacheMiB != 64 || s.config.VerifySample != 0.5 || !s.config.AllowNonLoopback || s.config.Engine.Retention != 90*time.Minute {
+		if s.cacheMiB != 64 || s.config.VerifySample != 0.5 || !s.config.Insecure || s.config.Engine.Retention != 90*time.Minute {
 			t.Errorf("%s: %+v", file, s.config)
 		}
 	}
@@ -288,6 +295,10 @@ func TestBadSettings(t *testing.T) {
 		{"number for a text in TOML", nil, nil, "toml:preshared-key = 0x7B", "preshared-key wants a text: put it in quotes"},
 		{"date for a text in TOML", nil, nil, "toml:global-types = [2024-01-01]", "global-types wants a text: put it in quotes"},
 		{"number for a text in JSON", nil, nil, `json:{"preshared-key": 9007199254740993}`, "preshared-key wants a text: put it in quotes"},
+		{"replaced", []string{"--allow-non-loopback"}, nil, "", "needs --insecure"},
+		{"replaced, in the environment", nil, map[string]string{"DEPUTY_ALLOW_NON_LOOPBACK": "true"}, "",
+			"DEPUTY_ALLOW_NON_LOOPBACK is no setting any more: TLS with --tls-cert needs no flag for it, and a server without TLS needs --insecure"},
+		{"replaced, in a file", nil, nil, "yaml:allow-non-loopback: true", "allow-non-loopback is no setting any more"},
 		{"null", nil, nil, "yaml:admin-preshared-key: ~", "admin-preshared-key has no value"},
 		{"null in a list", nil, nil, "yaml:admin-preshared-key: [secret, null]", "admin-preshared-key has no value"},
 		{"config in config", nil, nil, "yaml:config: secret.yaml", `unknown setting "config"`},

@@ -259,8 +259,14 @@ func (c *callers) collectors() []prometheus.Collector {
 	return []prometheus.Collector{c.reloads, c.inForce, c.since}
 }
 
-// Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers. It
-// returns an error where the file is refused, and what was in force before stays in force.
+// Reload reads again what can change while the server runs, without waiting until that is found to have changed: the file of callers, and the
+// files of TLS. It returns an error where one is refused, and what was in force before stays in force.
 func (d *Daemon) Reload() error {
-	return authz.Safely("daemon.Reload", func() error { return d.callers.reload(true) })
+	return authz.Safely("daemon.Reload", func() error {
+		err := d.callers.reload(true)
+		if d.transport != nil {
+			err = errors.Join(err, d.transport.reload())
+		}
+		return err
+	})
 }

@@ -28,11 +28,11 @@ var Evaluators = []string{EvaluatorNative, EvaluatorSpiceDB}
 // Config is everything that can be set about a server. The zero value with at least one key is a
 // server on a loopback port that the system picks; its engine has to be chosen.
 type Config struct {
-	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Anything but a loopback
-	// address needs AllowNonLoopback.
+	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Without TLS anything but a loopback address needs Insecure.
 	Addr string
-	// AllowNonLoopback lets Addr be reachable from other machines.
-	AllowNonLoopback bool
+	// Insecure lets other machines reach a server without TLS, and its metrics: whoever reads the network then reads the keys of callers. It has
+	// to be false with TLS.
+	Insecure bool
 	// PresharedKeys authenticate the services that ask for decisions, start sessions and create
 	// delegations. They are never logged. CheckKey says what a key has to be.
 	PresharedKeys []string
@@ -46,9 +46,23 @@ type Config struct {
 	CallersPath string
 	// Issuers are those whose tokens prove Callers, likewise.
 	Issuers []token.Issuer
-	// TLSCertPath and TLSKeyPath are PEM files; both or neither.
+	// TLSCertPath and TLSKeyPath are PEM files; both or neither. All files of TLS are read again when they change.
 	TLSCertPath string
 	TLSKeyPath  string
+	// TLSMinVersion is the least version of TLS, "1.3" or "1.2"; empty means 1.3.
+	TLSMinVersion string
+	// TLSClientCAPath is a PEM file with the authorities that client certificates are verified by; empty means that clients are not asked for
+	// any, unless the Workload API has authorities.
+	TLSClientCAPath string
+	// TLSClientAuth is "request", which lets clients in that have no certificate and show a key or a token instead, or "require"; empty means
+	// request.
+	TLSClientAuth string
+	// SPIFFETrustDomains are those whose SPIFFE ids may be callers. Without the Workload API there can be one, whose authorities are those of
+	// TLSClientCAPath.
+	SPIFFETrustDomains []string
+	// SPIFFEWorkloadAPI is the address of the SPIFFE Workload API, such as unix:///run/spire/agent.sock, which gives the server its
+	// certificate, and the authorities of SPIFFETrustDomains; empty means that the files do.
+	SPIFFEWorkloadAPI string
 	// TokenKey seals tokens and cursors and derives ids from idempotency keys: at least 32 bytes,
 	// the same on every node. Empty means a random one, and that no token outlives the process; engines that
 	// several servers can share need one (see engine.Shared), because nodes with different keys make two of
@@ -63,8 +77,10 @@ type Config struct {
 	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.
 	VerifySample float64
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
-	// nowhere. Anything but a loopback address needs AllowNonLoopback.
+	// nowhere. Anything but a loopback address needs InsecureMetrics or Insecure.
 	MetricsAddr string
+	// InsecureMetrics lets other machines read the metrics, which hold no secrets.
+	InsecureMetrics bool
 	// GlobalTypes lists object types that belong to no tenant, on which decisions skip the object's
 	// tenant.
 	GlobalTypes []string
@@ -84,6 +100,10 @@ type Config struct {
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
 
+	// certificatesEvery is how often the files of TLS are compared with those in force; 0 means 5 s.
+	certificatesEvery time.Duration
+	// certifiedTime is how long a connection serves new calls where clients are asked for certificates; 0 means 10 min.
+	certifiedTime time.Duration
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
 	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.

@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
@@ -63,6 +61,7 @@ type Daemon struct {
 	graph     authz.Graph
 	evaluator *kept.Graph
 	judge     *judge.Judge
+	transport *transport
 	listener  *listener
 	server    *grpc.Server
 	health    *openHealth
@@ -80,10 +79,6 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	options, err := cfg.transport()
-	if err != nil {
-		return nil, err
-	}
 	connections, files, err := descriptors(maxDescriptors(), cfg.MaxConnections)
 	if err != nil {
 		return nil, fmt.Errorf("daemon: %w", err)
@@ -98,7 +93,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		}
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
+	if d.transport, err = openTransport(ctx, cfg, log); err != nil {
+		return fail(err)
+	}
+	opened = append(opened, closer(func() { _ = d.transport.close() }))
+	if d.callers, err = cfg.openCallers(log, d.health); err != nil { //nolint:contextcheck // issuers are asked beyond the opening
 		return fail(err)
 	}
 	opened = append(opened, closer(d.callers.close))
@@ -145,6 +144,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.listener = newListener(tcp, connections)
 	opened = append(opened, d.listener)
 	figures = append(figures, d.listener.collectors()...)
+	var calls *rpc.Figures
+	if cfg.MetricsAddr != "" { // where nobody looks, nothing is counted
+		calls = rpc.NewFigures()
+		figures = append(figures, calls)
+	}
+	figures = append(figures, d.transport.collectors()...)
 	figures = append(figures, d.callers.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
 		return fail(err)
@@ -152,15 +157,19 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	d.gate = rpc.NewGate(&d.callers.Callers, log)
+	d.gate = rpc.NewGate(&d.callers.Callers, calls, log)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
 	}
-	options = append(options, d.gate.Options()...)
+	options := d.gate.Options()
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
-	options = append(options, limits()...)
+	options = append(options, cfg.limits()...)
+	if d.transport != nil {
+		d.transport.onHealth = d.tellTLS
+		options = append(options, grpc.Creds(d.transport.credentials()))
+	}
 	options = append(options, grpc.ForceServerCodecV2(door.Codec()),
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
@@ -172,6 +181,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
 		Sealer:         sealer,
 		Log:            log,
+		Figures:        calls,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
@@ -202,7 +212,8 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 			}
 			return snap.Schema(ctx)
 		},
-		Snapshot:       func(ctx context.Context) (authz.Snapshot, error) { return d.graph.Snapshot(ctx, authz.Freshness{}) },
+		Snapshot:       d.graph.Snapshot,
+		SnapshotMaxAge: d.cfg.SnapshotMaxAge,
 		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
@@ -211,10 +222,14 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 	})
 }
 
-// rights is what the caller of a call may write through authzed.api.v1.
+// rights is what the caller of a call may do through authzed.api.v1.
 func rights(ctx context.Context) door.Rights {
 	c := caller.Of(ctx)
-	return door.Rights{Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds}
+	return door.Rights{
+		Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
+		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
+		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
+	}
 }
 
 // Check refuses what cannot be served, as Open does, and makes nothing. The token key may still be missing.
@@ -223,12 +238,15 @@ func (c Config) Check() error {
 		c.TokenKey = make([]byte, 32)
 	}
 	c, err := c.complete()
-	if err == nil {
-		_, err = c.transport()
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		_, err = c.readCallers()
+	if c.SPIFFEWorkloadAPI == "" { // that one is asked once the server opens
+		if _, err := openTransport(context.Background(), c, zap.NewNop()); err != nil {
+			return fmt.Errorf("daemon: %w", err)
+		}
 	}
+	_, err = c.readCallers()
 	return err
 }
 
@@ -236,6 +254,9 @@ func (c Config) Check() error {
 func (c Config) complete() (Config, error) {
 	if c.Addr == "" {
 		c.Addr = defaultAddr
+	}
+	if err := c.checkTransport(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if err := c.Engine.Check(); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
@@ -261,12 +282,6 @@ func (c Config) complete() (Config, error) {
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}
-	switch {
-	case c.TLSCertPath == "" && c.TLSKeyPath != "":
-		return c, fmt.Errorf("daemon: TLS needs a certificate too: --tls-key is %s, and --tls-cert is missing", c.TLSKeyPath)
-	case c.TLSCertPath != "" && c.TLSKeyPath == "":
-		return c, fmt.Errorf("daemon: TLS needs the certificate's key too: --tls-cert is %s, and --tls-key is missing", c.TLSCertPath)
-	}
 	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
@@ -286,14 +301,6 @@ func (c Config) complete() (Config, error) {
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
 	}
 	c.Engine.KeyMark = keyMark(c.TokenKey)
-	for _, addr := range []string{c.Addr, c.MetricsAddr} {
-		if addr == "" || c.AllowNonLoopback {
-			continue
-		}
-		if err := loopback(addr); err != nil {
-			return c, err
-		}
-	}
 	return c, nil
 }
 
@@ -302,32 +309,6 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 		return otherwise
 	}
 	return d
-}
-
-// loopback refuses an address that other machines can reach.
-func loopback(addr string) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("daemon: the address is not host:port: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
-		return nil
-	}
-	return fmt.Errorf("daemon: %s can be reached from other machines; allow that with --allow-non-loopback, best together with TLS", addr)
-}
-
-// transport is how connections are secured.
-func (c Config) transport() ([]grpc.ServerOption, error) {
-	if c.TLSCertPath == "" {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(c.TLSCertPath, c.TLSKeyPath)
-	if err != nil {
-		return nil, fmt.Errorf("daemon: cannot use --tls-cert %s with --tls-key %s: %w", c.TLSCertPath, c.TLSKeyPath, err)
-	}
-	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{
-		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12,
-	}))}, nil
 }
 
 // Addr is the address that the server listens on.
@@ -341,6 +322,7 @@ func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 // ShutdownGrace for those under way, cuts off the rest, and returns nil, soon even if calls do not heed that. Where Close ends it,
 // it returns nil, too. It is called at most once.
 func (d *Daemon) Serve(ctx context.Context) error {
+	d.warnInsecure()
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
 	go d.metrics.serve()
@@ -351,6 +333,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
 	go d.callers.watch(judging)
+	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {
 		if err != nil {
@@ -374,6 +357,13 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	d.health.Shutdown()
 	d.drain()
 	return nil
+}
+
+// warnInsecure says once where a server can be overheard: settings are read by few, and the log by those who look for what is wrong.
+func (d *Daemon) warnInsecure() {
+	if reachable, err := isReachable(d.cfg.Addr); d.transport == nil && (reachable || err != nil) {
+		d.log.Warn("other machines can reach this server without TLS: whoever reads the network reads the keys of its callers", zap.Stringer("addr", d.Addr()))
+	}
 }
 
 // watchEngine keeps the health service truthful about the engine until ctx ends.
@@ -414,10 +404,32 @@ func (d *Daemon) tellHealth(well bool) {
 		}
 		d.health.SetServingStatus(HealthEvaluator, evaluator)
 	}
+	d.tellTLS()
 	d.health.SetServingStatus("", state)
 	for name := range d.server.GetServiceInfo() {
 		d.health.SetServingStatus(name, state)
 	}
+}
+
+// tellTLS has the health service say how the server's certificate is, whatever the engine does.
+func (d *Daemon) tellTLS() {
+	if d.transport == nil {
+		return
+	}
+	state := healthv1.HealthCheckResponse_SERVING
+	if !d.transport.well(time.Now()) {
+		state = healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	d.health.SetServingStatus(HealthTLS, state)
+}
+
+// ReloadTLS has the server use what the files of TLS say now, without waiting until it looks by itself. Where they cannot be used it returns
+// why, and what was in force stays. Calls that begin afterwards are judged by what is in force then. It does nothing without TLS.
+func (d *Daemon) ReloadTLS() error {
+	if d.transport == nil {
+		return nil
+	}
+	return d.transport.reload()
 }
 
 func hmac256(key []byte, text string) []byte {

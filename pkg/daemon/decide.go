@@ -6,6 +6,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
+// everything are the bounds of who decides in this process.
+var everything = authz.Unbounded()
+
 // Result is the answer to one case of DecideAll: a decision, or why there is none.
 type Result struct {
 	Decision authz.Decision
@@ -21,7 +24,7 @@ type Result struct {
 // Serve and beside it, until Close.
 func (d *Daemon) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (_ authz.Decision, err error) {
 	defer authz.Recover("daemon.Decide", &err)
-	results, _, err := d.judge.Decide(ctx, []authz.Case{c}, f, false)
+	results, _, err := d.judge.Decide(ctx, everything, []authz.Case{c}, f, false)
 	if err != nil {
 		return authz.Decision{}, err
 	}
@@ -32,7 +35,7 @@ func (d *Daemon) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (_
 // An error is the failure of the whole call.
 func (d *Daemon) DecideAll(ctx context.Context, cases []authz.Case, f authz.Freshness) (_ []Result, _ authz.Revision, err error) {
 	defer authz.Recover("daemon.DecideAll", &err)
-	results, at, err := d.judge.Decide(ctx, cases, f, false)
+	results, at, err := d.judge.Decide(ctx, everything, cases, f, false)
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}

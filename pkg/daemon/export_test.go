@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
@@ -10,6 +11,18 @@ import (
 // On returns the configuration of a server whose store has its files on another file system.
 func (c Config) On(files vfs.FS) Config {
 	c.files = files
+	return c
+}
+
+// LookingEvery returns the configuration of a server that looks for new certificates as often.
+func (c Config) LookingEvery(every time.Duration) Config {
+	c.certificatesEvery = every
+	return c
+}
+
+// RenewingAfter returns the configuration of a server whose connections serve new calls for as long, where clients are asked for certificates.
+func (c Config) RenewingAfter(age time.Duration) Config {
+	c.certifiedTime = age
 	return c
 }
 

@@ -22,6 +22,10 @@ const (
 	// idleTime is how long a connection may carry no call. It is then told to go, and the client makes a new one
 	// when it needs one.
 	idleTime = 5 * time.Minute
+	// certifiedTime is how long a connection serves new calls where client certificates decide. Then it is told to go, its calls end in their
+	// own time, and the client makes a new one with the certificate that it has by now: a certificate that expires under a connection ends
+	// its calls. Whoever renews certificates in the middle of their life, as SPIRE does, needs lives of at least twice this time.
+	certifiedTime = 10 * time.Minute
 	// pingTime and pongTime are after how long of silence a client is asked whether it is there, and how long
 	// it has to say so.
 	pingTime, pongTime = time.Minute, 20 * time.Second
@@ -38,10 +42,15 @@ const (
 )
 
 // limits are the server options that bound a connection.
-func limits() []grpc.ServerOption {
+func (c Config) limits() []grpc.ServerOption {
+	alive := keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime}
+	if c.asksClients() {
+		// Without an end to the calls that are under way then: streams have limits of their own.
+		alive.MaxConnectionAge = orDefault(c.certifiedTime, certifiedTime)
+	}
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeTime),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime}),
+		grpc.KeepaliveParams(alive),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPings, PermitWithoutStream: true}),
 		grpc.MaxConcurrentStreams(maxCalls),
 		grpc.MaxHeaderListSize(maxHeaders),

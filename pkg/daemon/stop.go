@@ -74,6 +74,7 @@ func (d *Daemon) close() error {
 		}},
 		{"the issuers' keys", cutTime, closer(d.callers.close).Close},
 		{"the metrics", cutTime, d.metrics.close},
+		{"the Workload API", cutTime, d.transport.close},
 		{"the evaluator", hardEnd, func() error {
 			if d.evaluator != nil {
 				d.evaluator.Close()

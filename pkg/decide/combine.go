@@ -17,6 +17,9 @@ type Verdict struct {
 	Permissionship authz.Permissionship
 	// RefusedBy is the side of a refusal: the actor's, where anything on it refuses.
 	RefusedBy authz.Side
+	// Gate is the first gate that refuses, in the order of authz.Gates; 0 unless refused. One that was judged goes before one that
+	// was not.
+	Gate authz.Gate
 	// Missing names the caveat context that is missing, sorted, when conditional.
 	Missing []string
 	// Err is set where a condition could not be judged: it beats every outcome.
@@ -28,11 +31,15 @@ type Verdict struct {
 // makes it conditional; only all yes allows. No conditions, or none of a required gate, refuse.
 func Combine(conditions []Condition) Verdict {
 	var out Verdict
-	refuse := func(side authz.Side) {
+	refuse := func(side authz.Side, gate authz.Gate) {
 		if out.RefusedBy != authz.SideActor {
 			out.RefusedBy = side
 		}
+		if out.Gate == 0 || gate < out.Gate {
+			out.Gate = gate
+		}
 	}
+	var unjudged authz.Gate
 	all := authz.Yes
 	present := 0 // a bit for each gate
 	foreign := Foreign(conditions)
@@ -55,16 +62,19 @@ func Combine(conditions []Condition) Verdict {
 		case authz.NotJudged:
 			// It is only left unjudged because something else refuses; alone it refuses for its side.
 			if out.RefusedBy == authz.SideNone {
-				refuse(c.Side)
+				out.RefusedBy = c.Side
+			}
+			if unjudged == 0 || c.Gate < unjudged {
+				unjudged = c.Gate
 			}
 		default:
-			refuse(c.Side)
+			refuse(c.Side, c.Gate)
 		}
 	}
 	for _, g := range required {
 		if present&(1<<g) == 0 {
 			all = all.Stricter(authz.No)
-			refuse(authz.SideActor)
+			refuse(authz.SideActor, g)
 		}
 	}
 	switch all {
@@ -80,6 +90,9 @@ func Combine(conditions []Condition) Verdict {
 	default:
 		if out.RefusedBy == authz.SideNone {
 			out.RefusedBy = authz.SideActor
+		}
+		if out.Gate == 0 {
+			out.Gate = unjudged
 		}
 		out.Missing = nil
 	}
@@ -193,7 +206,7 @@ func Choose(verdicts []Verdict) (best int, v Verdict) {
 		}
 	}
 	if best < 0 {
-		return -1, Verdict{RefusedBy: authz.SideActor}
+		return -1, Verdict{RefusedBy: authz.SideActor, Gate: authz.GateDelegation} // nothing lets the agent act
 	}
 	v = verdicts[best]
 	if v.Permissionship == authz.NoPermission {

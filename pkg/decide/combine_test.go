@@ -23,9 +23,13 @@ func TestTruthTable(t *testing.T) {
 	for n := range total {
 		var conditions []decide.Condition
 		count := map[authz.Outcome]int{}
+		var refuses authz.Gate
 		for i, g := range authz.Gates {
 			o := outcomes[n/pow(len(outcomes), i)%len(outcomes)]
 			count[o]++
+			if o == authz.No && refuses == 0 {
+				refuses = g
+			}
 			c := authz.Condition{Gate: g, Outcome: o, Side: authz.SideObject}
 			switch o {
 			case authz.Conditional:
@@ -36,6 +40,9 @@ func TestTruthTable(t *testing.T) {
 			conditions = append(conditions, decide.Condition{Condition: c})
 		}
 		v := decide.Combine(conditions)
+		if v.Err == nil && v.Gate != refuses {
+			t.Fatalf("%v: refused by %v, want the first gate that refuses, %v", count, v.Gate, refuses)
+		}
 		switch {
 		case count[authz.Failed] > 0:
 			failed++
@@ -124,6 +131,45 @@ func TestEveryRequiredGateHasToBeThere(t *testing.T) {
 		if v.Permissionship != want {
 			t.Errorf("without the %s gate: %s, want %s", missing, v.Permissionship, want)
 		}
+	}
+}
+
+// TestGateOfRefusal: what was judged names the gate before what was not, and what is missing names its own.
+func TestGateOfRefusal(t *testing.T) {
+	all := func(change map[authz.Gate]authz.Outcome) []decide.Condition {
+		var conditions []decide.Condition
+		for _, g := range slices.Backward(authz.Gates) { // their order among the conditions says nothing
+			o, changed := change[g]
+			if !changed {
+				o = authz.Yes
+			}
+			conditions = append(conditions, decide.Condition{Condition: authz.Condition{Gate: g, Outcome: o}})
+		}
+		return conditions
+	}
+	for _, test := range []struct {
+		name   string
+		change map[authz.Gate]authz.Outcome
+		want   authz.Gate
+	}{
+		{"none refuses", nil, 0},
+		{"conditional", map[authz.Gate]authz.Outcome{authz.GateAgent: authz.Conditional}, 0},
+		{"two refuse", map[authz.Gate]authz.Outcome{authz.GateTenant: authz.No, authz.GateAgent: authz.No}, authz.GateAgent},
+		{
+			"an earlier one was not judged", map[authz.Gate]authz.Outcome{authz.GateTenant: authz.No, authz.GateAgent: authz.NotJudged},
+			authz.GateTenant,
+		},
+		{"none was judged", map[authz.Gate]authz.Outcome{authz.GateTenant: authz.NotJudged, authz.GateScope: authz.NotJudged}, authz.GateTenant},
+	} {
+		if v := decide.Combine(all(test.change)); v.Gate != test.want {
+			t.Errorf("%s: refused by %v, want %v", test.name, v.Gate, test.want)
+		}
+	}
+	if v := decide.Combine(nil); v.Gate != authz.GateSession {
+		t.Errorf("without conditions: refused by %v, want the first gate that has to be there", v.Gate)
+	}
+	if _, v := decide.Choose(nil); v.Gate != authz.GateDelegation {
+		t.Errorf("without candidates: refused by %v", v.Gate)
 	}
 }
 

@@ -89,10 +89,13 @@ type ReviewPlace struct {
 // Review hands up to limit candidates to send, in order of type and id: those among the objects, or, if there are none, all that
 // relationships name, and wildcards. It also stops after a while, or half of the time that the caller has left. It returns where
 // to go on, nil at the end. Errors: Exhausted where relationships name more than a review keeps in memory, and where maxReviews are
-// under way: each may take as much.
+// under way: each may take as much; Denied for a caller with bounds.
 func (d *Delegate) Review(
 	ctx context.Context, objects []authz.Object, from ReviewPlace, limit int, send func(Candidate) error,
 ) (authz.Revision, *ReviewPlace, error) {
+	if err := d.wholly(); err != nil {
+		return authz.Revision{}, nil, err
+	}
 	select {
 	case d.reviews <- struct{}{}:
 		defer func() { <-d.reviews }()
@@ -160,6 +163,9 @@ type Adopted struct {
 // shown. A relationship that is written between its last look and its write counts as written after the adoption.
 func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) (Adopted, authz.Revision, error) {
 	none := func(err error) (Adopted, authz.Revision, error) { return Adopted{}, authz.Revision{}, err }
+	if err := d.wholly(); err != nil {
+		return none(err)
+	}
 	if len(adoptions) == 0 || len(adoptions) > MaxAdoptions {
 		return none(authz.FieldErrorf("adoptions", "must hold 1 to %d objects, not %d", MaxAdoptions, len(adoptions)))
 	}
@@ -222,7 +228,7 @@ func (d *Delegate) Adopt(ctx context.Context, adoptions []Adoption) (Adopted, au
 	if out.Unnamed, err = v.unnamed(ctx, slices.Compact(owners)); err != nil {
 		return none(err)
 	}
-	rev, err := d.write(ctx, updates, must)
+	rev, err := d.write(ctx, v, updates, must)
 	if err != nil {
 		return none(err)
 	}
@@ -627,7 +633,7 @@ func (r *review) ran(ctx context.Context, c *candidate, id authz.SessionID) erro
 	if err != nil {
 		return err
 	}
-	c.Sessions.add(Running{Session: s}, shownNaming)
+	c.Sessions.add(Running{Session: s.Session}, shownNaming)
 	var leaves []string
 	for _, l := range s.Leaves {
 		leaves = append(leaves, string(l.Delegation))

@@ -25,7 +25,7 @@ func TestReviewsAreBounded(t *testing.T) {
 	if _, err := graph.Engine.Write(t.Context(), updates, nil); err != nil {
 		t.Fatal(err)
 	}
-	d := delegate.New(graph.Engine, nil, time.Hour, time.Now)
+	d := delegate.New(graph.Engine, nil, time.Hour, time.Now).For("service", authz.Unbounded())
 	zoe := authz.Object{Type: authz.TypeUser, ID: "zoe"}
 	look := func(objects ...authz.Object) (found []delegate.Candidate, err error) {
 		_, next, err := d.Review(t.Context(), objects, delegate.ReviewPlace{}, 100, func(c delegate.Candidate) error {

@@ -35,6 +35,9 @@ func (d *Delegate) register(
 	if err := checkKey(key); err != nil {
 		return none(err)
 	}
+	if d.within.Confined() || !d.within.HasAgent(id) {
+		return none(outOfBounds("%s lies outside the bounds of the caller %s, which cannot register it", authz.Show(id.Object()), d.caller))
+	}
 	owners, err := checkOwners("owner_ids", owners)
 	if err != nil {
 		return none(err)
@@ -61,7 +64,7 @@ func (d *Delegate) register(
 			}
 		}
 	}
-	rev, err := d.write(ctx, updates, must)
+	rev, err := d.write(ctx, v, updates, must)
 	switch {
 	case err == nil:
 		return out, rev, nil
@@ -158,6 +161,9 @@ func (d *Delegate) Agent(ctx context.Context, id authz.AgentID) (facts.Agent, au
 		return facts.Agent{}, authz.Revision{}, err
 	}
 	a, err := v.agent(ctx, id)
+	if err == nil {
+		a, err = v.shownAgent(ctx, a)
+	}
 	return a, v.snap.Revision(), err
 }
 
@@ -170,10 +176,14 @@ type Stood struct {
 }
 
 // Suspend stops an agent, or stops agents from acting for a user or a service, or in a tenant. What takes access away is never
-// refused, so any id will do.
+// refused, so any id will do, unless the caller has bounds. Errors: NotFound for what does not exist for the caller, Denied where a tenant
+// outside its bounds has the agent or the principal, too.
 func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
 	v, err := d.look(ctx)
 	if err != nil {
+		return Stood{}, authz.Revision{}, err
+	}
+	if err := v.whole(ctx, o); err != nil {
 		return Stood{}, authz.Revision{}, err
 	}
 	named, err := v.named(ctx, o)
@@ -191,11 +201,15 @@ func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Re
 }
 
 // Resume lets agents act for a user or a service, or in a tenant, or lifts an agent's suspension. One that was registered is then
-// active; one that was not can be registered, or adopted. Errors: NotFound for an agent that the graph knows nothing of.
+// active; one that was not can be registered, or adopted. Errors: NotFound for an agent that the graph knows nothing of, and
+// those of Suspend.
 func (d *Delegate) Resume(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
 	none := func(err error) (Stood, authz.Revision, error) { return Stood{}, authz.Revision{}, err }
 	v, err := d.look(ctx)
 	if err != nil {
+		return none(err)
+	}
+	if err := v.whole(ctx, o); err != nil {
 		return none(err)
 	}
 	was, updates := Stood{Named: true, Active: true}, facts.Resume(o, facts.Issued{})
@@ -206,7 +220,7 @@ func (d *Delegate) Resume(ctx context.Context, o authz.Object) (Stood, authz.Rev
 	} else if updates, was.Active, err = v.resumeAgent(ctx, authz.AgentID(o.ID)); err != nil {
 		return none(err)
 	}
-	rev, err := d.write(ctx, updates, nil)
+	rev, err := d.write(ctx, v, updates, nil)
 	return was, rev, err
 }
 
@@ -224,10 +238,10 @@ func (v *view) resumeAgent(ctx context.Context, id authz.AgentID) ([]authz.Updat
 	return facts.Resume(id.Object(), a.Issued), true, nil
 }
 
-// brake writes what stops something. On an engine whose clocks may differ it returns only once every
+// brake writes what stops something, whatever has changed since it was looked at. On an engine whose clocks may differ it returns only once every
 // later head revision is known to include the write.
 func (d *Delegate) brake(ctx context.Context, updates []authz.Update) (authz.Revision, error) {
-	rev, err := d.write(ctx, updates, nil)
+	rev, err := d.apply(ctx, updates, nil)
 	if err != nil {
 		return rev, err
 	}

@@ -74,7 +74,7 @@ func TestListsStopForTheirBudget(t *testing.T) {
 		updates = updates[n:]
 	}
 	reads := &counted{Graph: graph.Engine}
-	lists := delegate.New(reads, nil, time.Hour, time.Now)
+	lists := delegate.New(reads, nil, time.Hour, time.Now).For("service", authz.Unbounded())
 	lists.SetListReads(500)
 	const most = 500 + 2
 	follow := func(name string, want string, ask func(delegate.Place) (ids []string, next *delegate.Place, err error)) {

@@ -7,6 +7,7 @@ package delegate
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -33,8 +34,12 @@ const (
 	DefaultSessionTTL = time.Hour
 )
 
-// Delegate is the lifecycle of everything in the core schema. It is safe for concurrent use.
+// Delegate is the lifecycle of everything in the core schema, for one caller. It is safe for concurrent use.
 type Delegate struct {
+	// caller is the caller's name, and within its bounds, which are never nil.
+	caller string
+	within *authz.Bounds
+
 	graph         authz.Graph
 	now           func() time.Time
 	key           []byte
@@ -47,19 +52,51 @@ type Delegate struct {
 	reviews chan struct{}
 }
 
-// New returns a Delegate over the graph. key derives ids from idempotency keys; now is the clock that
-// expirations are set by; sessions last at most maxSessionTTL without renewal.
+// New returns a Delegate over the graph, for nobody: nothing exists for it until For names a caller. key derives ids from idempotency keys;
+// now is the clock that expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
-	return &Delegate{graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld,
+	return &Delegate{caller: firstCaller, within: &authz.Bounds{}, graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now, listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld,
 		reviews: make(chan struct{}, maxReviews)}
 }
 
-// view is the graph at one revision and one moment, for one goroutine.
+// For returns the Delegate for a caller: within is what exists for it, nil nothing, and idempotency keys are its own. The caller "service"
+// has those of the versions before there were other callers.
+func (d *Delegate) For(caller string, within *authz.Bounds) *Delegate {
+	if within == nil {
+		within = &authz.Bounds{}
+	}
+	of := *d
+	of.caller, of.within = caller, within
+	return &of
+}
+
+// view is the graph as it is for a caller, at one revision and one moment, for one goroutine. Everything that the graph says of agents,
+// principals, tenants, delegations and sessions is read through it: see within.go.
 type view struct {
-	snap authz.Snapshot
-	now  time.Time
+	snap   authz.Snapshot
+	now    time.Time
+	caller string
+	within *authz.Bounds
+	// tenants are those of a confined caller, by id.
+	tenants []authz.TenantID
+	// homes are the tenants within that have an agent, a user or a service, as far as they were looked for, and stands the relationships
+	// that say so.
+	homes  map[authz.Object]authz.TenantID
+	stands []authz.MustHold
 	// reads counts the objects that were read.
 	reads int
+}
+
+// view returns the view of a snapshot.
+func (d *Delegate) view(snap authz.Snapshot) *view {
+	v := &view{snap: snap, now: d.now(), caller: d.caller, within: d.within}
+	if d.within.Confined() {
+		v.homes = map[authz.Object]authz.TenantID{}
+		for _, id := range d.within.Tenants.List() {
+			v.tenants = append(v.tenants, authz.TenantID(id))
+		}
+	}
+	return v
 }
 
 // look pins the head revision and refuses while the core schema is not Deputy's.
@@ -75,7 +112,7 @@ func (d *Delegate) look(ctx context.Context) (*view, error) {
 	if schema.CoreDifference != "" {
 		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema, "%s", schema.WrongCore())
 	}
-	return &view{snap: snap, now: d.now()}, nil
+	return d.view(snap), nil
 }
 
 func (v *view) read(ctx context.Context, f authz.Filter) ([]authz.Relationship, error) {
@@ -88,6 +125,11 @@ func (v *view) read(ctx context.Context, f authz.Filter) ([]authz.Relationship, 
 }
 
 func (v *view) agent(ctx context.Context, id authz.AgentID) (facts.Agent, error) {
+	if exists, err := v.exists(ctx, id.Object()); err != nil {
+		return facts.Agent{}, err
+	} else if !exists {
+		return facts.Agent{}, authz.NoAgent(id)
+	}
 	rels, err := v.read(ctx, facts.Object(id.Object()))
 	if err != nil {
 		return facts.Agent{}, err
@@ -114,36 +156,103 @@ func (v *view) liveAgent(ctx context.Context, id authz.AgentID) error {
 }
 
 func (v *view) delegation(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
-	rels, err := v.read(ctx, facts.Object(id.Object()))
+	out, err := v.link(ctx, id)
 	if err != nil {
 		return facts.Delegation{}, err
 	}
-	out := facts.ReadDelegation(id, rels, v.now)
-	if !out.Known {
-		return out, authz.NoDelegation(id)
+	if !out.Known || !out.Within(v.within) {
+		return facts.Delegation{}, authz.NoDelegation(id)
 	}
 	return out, nil
 }
 
-func (v *view) session(ctx context.Context, id authz.SessionID) (facts.Session, error) {
+// link reads a delegation for the chain of one that exists for the caller, whether or not it does so itself: it is not told, but for whether
+// it is live.
+func (v *view) link(ctx context.Context, id authz.DelegationID) (facts.Delegation, error) {
 	rels, err := v.read(ctx, facts.Object(id.Object()))
 	if err != nil {
-		return facts.Session{}, err
+		return facts.Delegation{}, err
 	}
-	out := facts.ReadSession(id, rels, v.now)
-	if !out.Known {
-		return out, authz.NoSession(id)
+	return facts.ReadDelegation(id, rels, v.now), nil
+}
+
+// run is a session as it is for a caller.
+type run struct {
+	facts.Session
+	// leaves are the delegations of its leaves; nil until they are read.
+	leaves []facts.Delegation
+	// beyond tells that it has other leaves, which do not exist for the caller and are not among Leaves.
+	beyond bool
+}
+
+func (v *view) session(ctx context.Context, id authz.SessionID) (run, error) {
+	rels, err := v.read(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return run{}, err
+	}
+	out := run{Session: facts.ReadSession(id, rels, v.now)}
+	if !out.Known || !out.Within(v.within) {
+		return run{}, authz.NoSession(id)
+	}
+	if v.within.AllActors() {
+		return out, nil
+	}
+	all := out.Leaves
+	held, err := v.leaves(ctx, all)
+	if err != nil {
+		return run{}, err
+	}
+	out.Leaves, out.leaves = nil, nil
+	for i := range held {
+		if !held[i].Known || !held[i].Within(v.within) {
+			out.beyond = true
+			continue
+		}
+		out.Leaves, out.leaves = append(out.Leaves, all[i]), append(out.leaves, held[i])
+	}
+	stopped := !slices.ContainsFunc(out.leaves, func(d facts.Delegation) bool { return !d.Stopped })
+	switch {
+	case len(out.Leaves) == 0:
+		return run{}, authz.NoSession(id)
+	case out.beyond && stopped:
+		// This is how the caller's part of it ends: see End.
+		out.Stopped, out.Active, out.Until = true, false, time.Time{}
+	}
+	return out, nil
+}
+
+// leaves reads the delegations of leaves.
+func (v *view) leaves(ctx context.Context, leaves []facts.Leaf) ([]facts.Delegation, error) {
+	filters := make([]authz.Filter, len(leaves))
+	for i, l := range leaves {
+		filters[i] = facts.Object(l.Delegation.Object())
+	}
+	v.reads += len(filters)
+	lists, err := v.snap.Read(ctx, filters...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]facts.Delegation, len(leaves))
+	for i, l := range leaves {
+		out[i] = facts.ReadDelegation(l.Delegation, lists[i], v.now)
 	}
 	return out, nil
 }
 
 // standing is whether agents may act for a user or a service, or in a tenant.
 func (v *view) standing(ctx context.Context, o authz.Object) error {
-	rels, err := v.read(ctx, facts.StandingFilter(o))
+	exists, err := v.exists(ctx, o)
 	if err != nil {
 		return err
 	}
-	standing := facts.ReadStanding(o, rels, v.now)
+	var standing facts.Life
+	if exists {
+		rels, err := v.read(ctx, facts.StandingFilter(o))
+		if err != nil {
+			return err
+		}
+		standing = facts.ReadStanding(o, rels, v.now)
+	}
 	if standing.Live() {
 		return nil
 	}
@@ -154,9 +263,14 @@ func (v *view) standing(ctx context.Context, o authz.Object) error {
 	return notActive(authz.Show(o) + " is not active yet" + how + "for it, or in it")
 }
 
-// write applies updates. A precondition that held when it was read and no longer does is reported as a
+// write applies updates that stand on what the view has read. A precondition that held when it was read and no longer does is reported as a
 // conflict that a retry will explain.
-func (d *Delegate) write(ctx context.Context, updates []authz.Update, must []authz.MustHold) (authz.Revision, error) {
+func (d *Delegate) write(ctx context.Context, v *view, updates []authz.Update, must []authz.MustHold) (authz.Revision, error) {
+	return d.apply(ctx, updates, slices.Concat(must, v.stands))
+}
+
+// apply applies updates.
+func (d *Delegate) apply(ctx context.Context, updates []authz.Update, must []authz.MustHold) (authz.Revision, error) {
 	if len(updates) > MaxUpdates {
 		return authz.Revision{}, authz.Errorf(authz.Invalid, authz.ReasonInvalidField,
 			"this takes %d relationships, more than the %d that one call writes", len(updates), MaxUpdates)

@@ -28,10 +28,15 @@ type Spec struct {
 
 // Create writes a delegation. Errors: Invalid for what the request gets wrong by itself, Precondition
 // where the graph does not entitle the grantor or something is not active, NotFound for an unknown
-// agent or parent, Exists where the idempotency key was used for another request.
+// agent or parent, Exists where the idempotency key was used for another request, Denied for a delegation without a parent where the
+// caller's bounds do not let it vouch.
 func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.Revision, error) {
 	none := func(err error) (facts.Delegation, authz.Revision, error) {
 		return facts.Delegation{}, authz.Revision{}, err
+	}
+	if s.Parent == "" && !d.within.Vouch {
+		return none(outOfBounds("a delegation without a parent is created on its caller's word that the principal grants it, and the bounds of the "+
+			"caller %s do not let it vouch: name a parent_delegation_id to pass on a part of a delegation", d.caller))
 	}
 	v, err := d.look(ctx)
 	if err != nil {
@@ -63,7 +68,7 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 	}
 	must = append(must, facts.MustBeActive(out.Agent.Object())...)
 	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
-	rev, err := d.write(ctx, out.Write(s.Scope), must)
+	rev, err := d.write(ctx, v, out.Write(s.Scope), must)
 	if authz.KindOf(err) == authz.Exists && s.Key != "" {
 		return d.created(ctx, out)
 	}
@@ -80,7 +85,10 @@ func (d *Delegate) created(ctx context.Context, want facts.Delegation) (facts.De
 		return facts.Delegation{}, authz.Revision{}, err
 	}
 	got, err := v.delegation(ctx, want.ID)
-	if err != nil {
+	switch {
+	case authz.KindOf(err) == authz.NotFound:
+		return facts.Delegation{}, authz.Revision{}, keyReused() // for what lies outside the bounds that the caller has now
+	case err != nil:
 		return facts.Delegation{}, authz.Revision{}, err
 	}
 	if got.Issued.KeyDigest != want.Issued.KeyDigest {
@@ -112,12 +120,18 @@ func (s *Spec) check(ctx context.Context, v *view) error {
 }
 
 // checkScope refuses grants that are not grants on domain objects: on core types, or through a
-// relation that decides whose an object is.
+// relation that decides whose an object is. An object need not have been named before, unless the caller is confined: then it has to exist
+// for it.
 func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant) error {
+	if len(scope) == 0 {
+		return nil
+	}
 	schema, err := v.snap.Schema(ctx)
 	if err != nil {
 		return err
 	}
+	schema = schema.Within(v.within)
+	exist := map[authz.Object]bool{}
 	for i, g := range scope {
 		at := fmt.Sprintf("%s[%d]", field, i)
 		t := schema.Types[g.Resource.Type]
@@ -138,6 +152,15 @@ func checkScope(ctx context.Context, v *view, field string, scope []facts.Grant)
 			return authz.FieldErrorf(at, "grants %s#%s, from which the tenant of objects is computed", g.Resource.Type, g.Relation)
 		case !t.Delegable[g.Relation]:
 			return authz.FieldErrorf(at, "grants a relation that does not admit a delegation: %s", schema.Admitted(g.Resource.Type, g.Relation))
+		}
+		if exist[g.Resource] {
+			continue
+		}
+		if exist[g.Resource], err = v.object(ctx, g.Resource, t); err != nil {
+			return err
+		}
+		if !exist[g.Resource] {
+			return authz.FieldErrorf(at+".resource", "names %s, which does not exist", authz.Show(g.Resource))
 		}
 	}
 	return nil
@@ -188,11 +211,15 @@ func (v *view) root(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	if entitled == (authz.Filter{}) {
 		return must, nil
 	}
+	exists, err := v.belongs(ctx, d.GrantedBy)
+	if err != nil {
+		return nil, err
+	}
 	rels, err := v.read(ctx, entitled)
 	if err != nil {
 		return nil, err
 	}
-	if !facts.Holds(rels, v.now) {
+	if !exists || !facts.Holds(rels, v.now) {
 		return nil, notEntitled("granted_by is neither an owner of the service nor a direct admin of the tenant")
 	}
 	return append(must, authz.MustHold{Filter: entitled, Exists: true}), nil
@@ -283,6 +310,11 @@ func (v *view) covered(ctx context.Context, chain []facts.Delegation, principal 
 		if !concrete || principal.Relation != "" || !up.Set() {
 			return refused
 		}
+		if exists, err := v.exists(ctx, principal.Object); err != nil {
+			return err
+		} else if !exists {
+			return refused
+		}
 		answers, err := v.snap.Check(ctx, []authz.Query{up.PrincipalQuery(p)})
 		if err != nil {
 			return err
@@ -298,16 +330,18 @@ func (v *view) covered(ctx context.Context, chain []facts.Delegation, principal 
 	return nil
 }
 
-// chain reads a delegation and all above it, itself first, as far as a chain may be deep.
+// chain reads a delegation and all above it, itself first, as far as a chain may be deep. One above it that is not there is not live.
 func (v *view) chain(ctx context.Context, id authz.DelegationID) ([]facts.Delegation, error) {
-	var chain []facts.Delegation
-	for id != "" && len(chain) <= facts.MaxDepth {
-		d, err := v.delegation(ctx, id)
-		if err != nil {
+	d, err := v.delegation(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	chain := []facts.Delegation{d}
+	for d.Parent != "" && len(chain) <= facts.MaxDepth {
+		if d, err = v.link(ctx, d.Parent); err != nil {
 			return nil, err
 		}
 		chain = append(chain, d)
-		id = d.Parent
 	}
 	return chain, nil
 }
@@ -319,7 +353,7 @@ func (d *Delegate) Delegation(ctx context.Context, id authz.DelegationID) (facts
 		return facts.Delegation{}, authz.Revision{}, err
 	}
 	out, err := v.delegation(ctx, id)
-	return out, v.snap.Revision(), err
+	return v.shown(out), v.snap.Revision(), err
 }
 
 // Revoke ends a delegation and, since every decision walks the chain, all that was passed on from it.

@@ -54,7 +54,7 @@ func office(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 	}
 	graph = &interposed{Engine: e}
 	key := []byte("a key for tests of 32 bytes ....")
-	d = delegate.New(e, key, time.Hour, time.Now)
+	d = delegate.New(e, key, time.Hour, time.Now).For("service", authz.Unbounded())
 	for _, id := range []authz.AgentID{"bot", "sub"} {
 		if _, _, err := d.Register(t.Context(), id, []authz.Object{user("carol")}, ""); err != nil {
 			t.Fatal(err)
@@ -68,7 +68,7 @@ func office(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 	tuple(t, e, authz.Touch, "tenant", "acme", "admin", user("carol"))
 	tuple(t, e, authz.Touch, "tenant", "acme", "member", user("alice"))
 	tuple(t, e, authz.Touch, "service", "nightly", "owner", user("alice"))
-	return d, delegate.New(graph, key, time.Hour, time.Now), graph
+	return d, delegate.New(graph, key, time.Hour, time.Now).For("service", authz.Unbounded()), graph
 }
 
 func tuple(t *testing.T, e authz.Graph, op authz.Operation, kind, id, relation string, subject authz.Object) {
@@ -263,7 +263,7 @@ func TestSuspendingNeedsNoReads(t *testing.T) {
 	t.Parallel()
 	whole, _, graph := office(t)
 	damaged := failing{Graph: graph.Engine, reads: authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "damaged")}
-	d := delegate.New(damaged, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	d := delegate.New(damaged, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
 	if _, _, err := d.Suspend(t.Context(), user("alice")); err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +279,7 @@ func TestRegisteringMeetsAnotherWrite(t *testing.T) {
 	t.Parallel()
 	_, _, graph := office(t)
 	met := failing{Graph: graph.Engine, writes: authz.Errorf(authz.Aborted, authz.ReasonConflict, "two writes met")}
-	d := delegate.New(met, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	d := delegate.New(met, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
 	if _, _, err := d.Register(t.Context(), "fresh", []authz.Object{user("carol")}, ""); authz.KindOf(err) != authz.Aborted {
 		t.Errorf("%v, want the conflict", err)
 	}

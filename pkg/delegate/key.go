@@ -33,8 +33,14 @@ func (d *Delegate) mint(kind, key string, index int) string {
 	return hex.EncodeToString(id[:])
 }
 
-// digest is HMAC-SHA256 over parts, each with its length before it.
+// firstCaller is the caller whose ids and digests are those of the versions that knew of no other, so that its retries survive an upgrade.
+const firstCaller = "service"
+
+// digest is HMAC-SHA256 over parts, each with its length before it. The caller's name comes first, because idempotency keys are its own.
 func (d *Delegate) digest(parts ...string) []byte {
+	if d.caller != firstCaller {
+		parts = append([]string{"caller", d.caller}, parts...)
+	}
 	h := hmac.New(sha256.New, d.key)
 	for _, p := range parts {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(p), p)

@@ -45,6 +45,34 @@ func TestKeyDigestStays(t *testing.T) {
 	}
 }
 
+// TestKeysOfCallers: the caller "service" has the ids that it had before there were others, so that its retries survive the upgrade, and every
+// other caller has ids and digests of its own. The ids were computed apart, as the comments of mint and digest say.
+func TestKeysOfCallers(t *testing.T) {
+	t.Parallel()
+	d := New(nil, []byte("a key"), time.Hour, time.Now)
+	service, other := d.For("service", nil), d.For("other", nil)
+	for name, c := range map[string]struct{ got, want string }{
+		"service's delegation": {service.mint(authz.TypeDelegation, "k", 0), "9a7e735a83ab2a3be0734955d52a4082"},
+		"service's leaf":       {service.mint(authz.TypeSession, "k", 3), "be1f1e5f74d07cbb8d36c4d3f8a03220"},
+		"other's delegation":   {other.mint(authz.TypeDelegation, "k", 0), "c4080479d257785acb9a535359f63f00"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: the id is now %s, not %s", name, c.got, c.want)
+		}
+	}
+	spec, _, _ := filled()
+	seen := map[string]string{}
+	for _, caller := range []string{"service", "other", "admin", ""} {
+		of := d.For(caller, nil)
+		for _, made := range []string{of.mint(authz.TypeDelegation, "k", 0), of.keyDigest("k", spec.request())} {
+			if whose, taken := seen[made]; taken {
+				t.Errorf("%q makes %s, as does %q", caller, made, whose)
+			}
+			seen[made] = caller
+		}
+	}
+}
+
 // TestKeyDigestCoversTheRequest: requests that differ in anything but their key have different digests.
 func TestKeyDigestCoversTheRequest(t *testing.T) {
 	t.Parallel()

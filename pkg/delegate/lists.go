@@ -37,7 +37,7 @@ func (d *Delegate) at(ctx context.Context, from Place) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &view{snap: snap, now: d.now()}, nil
+	return d.view(snap), nil
 }
 
 // listReads is how many objects one call of a list reads, and listTime how long it goes on with that. Then the page
@@ -53,9 +53,12 @@ const listPage = 200
 
 // list pages through what matches the filters, one after the other, and keeps what read keeps. What it leaves out, such
 // as ended sessions, takes time as well, and there may be any number of it: so a page can be short.
+//
+// A page that is full ends before the next that exists for the caller, whether or not it is listed, so that what exists for others is not
+// seen from where a list is complete.
 func list[T any](
 	ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter,
-	read func(*view, authz.Relationship) (T, bool, error),
+	read func(v *view, stage int, rel authz.Relationship) (item T, listed bool, err error),
 ) (List[T], error) {
 	v, err := d.at(ctx, from)
 	if err != nil {
@@ -66,23 +69,33 @@ func list[T any](
 	spent := func() bool { return v.reads > 0 && (v.reads >= d.listReads || !time.Now().Before(until)) }
 	place := Place{Revision: out.At, Engine: from.Engine, Skip: from.Skip, Stage: from.Stage}
 	for place.Stage < len(filters) {
+		if spent() {
+			out.Next = &place
+			return out, nil
+		}
 		rels, next, err := v.snap.Page(ctx, filters[place.Stage], listPage, place.Engine)
 		if err != nil {
 			return List[T]{}, err
 		}
+		v.reads++
 		for _, rel := range rels[min(place.Skip, len(rels)):] {
-			if len(out.Items) == limit || spent() {
+			full := len(out.Items) == limit
+			if spent() || full && v.within.AllActors() {
 				out.Next = &place
 				return out, nil
 			}
-			place.Skip++
-			item, keep, err := read(v, rel)
-			if err != nil {
+			item, listed, err := read(v, place.Stage, rel)
+			exists := authz.KindOf(err) != authz.NotFound
+			switch {
+			case err != nil && exists:
 				return List[T]{}, err
-			}
-			if keep {
+			case full && exists:
+				out.Next = &place
+				return out, nil
+			case exists && listed:
 				out.Items = append(out.Items, item)
 			}
+			place.Skip++
 		}
 		place.Engine, place.Skip = next, 0
 		if next == "" {
@@ -92,25 +105,59 @@ func list[T any](
 	return out, nil
 }
 
-// Agents lists the registered agents: those with the active mark by id, then those that are suspended.
+// Agents lists the registered agents: those with the active mark by id, then those that are suspended. For a confined caller it goes through
+// the agents of its tenants instead, both times tenant by tenant.
 func (d *Delegate) Agents(ctx context.Context, from Place, limit int) (List[facts.Agent], error) {
+	if d.within.Confined() {
+		return d.tenantsAgents(ctx, from, limit)
+	}
 	filters := []authz.Filter{facts.AgentListFilter(false), facts.AgentListFilter(true)}
-	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (facts.Agent, bool, error) {
+	return list(ctx, d, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
 		a, err := v.agent(ctx, authz.AgentID(rel.Resource.ID))
 		// One with both marks is listed once.
-		return a, rel.Relation == filters[1].Relation || !a.Stopped, err
+		return a, stage == 1 || !a.Stopped, err
+	})
+}
+
+// tenantsAgents lists the agents of a confined caller's tenants, each in the first one that has it.
+func (d *Delegate) tenantsAgents(ctx context.Context, from Place, limit int) (List[facts.Agent], error) {
+	var filters []authz.Filter
+	for _, tenant := range d.within.Tenants.List() {
+		filters = append(filters, facts.TenantAgents(authz.TenantID(tenant)))
+	}
+	once := len(filters)
+	filters = append(filters, filters...)
+	return list(ctx, d, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
+		id := authz.AgentID(rel.Subject.ID)
+		a, err := v.agent(ctx, id)
+		if err != nil {
+			return a, false, err
+		}
+		home, err := v.home(ctx, id.Object())
+		if err != nil {
+			return a, false, err
+		}
+		suspended := stage >= once
+		if string(home) != rel.Resource.ID || a.Stopped != suspended || !suspended && !a.Active {
+			return a, false, authz.NoAgent(id) // not at this place
+		}
+		a, err = v.shownAgent(ctx, a)
+		return a, true, err
 	})
 }
 
 // Sessions lists an agent's sessions by id.
 func (d *Delegate) Sessions(ctx context.Context, agent authz.AgentID, inactive bool, from Place, limit int) (List[Running], error) {
-	filters := []authz.Filter{facts.SessionListFilter(agent)}
-	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (Running, bool, error) {
+	var filters []authz.Filter
+	if d.within.HasAgent(agent) {
+		filters = append(filters, facts.SessionListFilter(agent))
+	}
+	return list(ctx, d, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (Running, bool, error) {
 		s, err := v.session(ctx, authz.SessionID(rel.Resource.ID))
-		if err != nil || (!inactive && !s.Live()) {
+		if err != nil || !inactive && !s.Live() {
 			return Running{}, false, err
 		}
-		out, _, err := v.running(ctx, s)
+		out, err := v.running(ctx, &s)
 		return out, true, err
 	})
 }
@@ -132,14 +179,19 @@ type Choice struct {
 
 // Delegations lists delegations by id.
 func (d *Delegate) Delegations(ctx context.Context, c Choice, from Place, limit int) (List[facts.Delegation], error) {
-	filters := []authz.Filter{facts.ListFilter(c.By, c.AsPrincipal)}
-	return list(ctx, d, from, limit, filters, func(v *view, rel authz.Relationship) (facts.Delegation, bool, error) {
+	var filters []authz.Filter
+	if listed, err := d.lists(ctx, c, from); err != nil {
+		return List[facts.Delegation]{}, err
+	} else if listed {
+		filters = append(filters, facts.ListFilter(c.By, c.AsPrincipal))
+	}
+	return list(ctx, d, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (facts.Delegation, bool, error) {
 		one, err := v.delegation(ctx, authz.DelegationID(rel.Resource.ID))
 		keep := (c.Inactive || one.Live()) && (c.Leaves || one.Session == "") &&
 			(c.Agent == "" || c.Agent == one.Agent) &&
 			(c.Principal == authz.Subject{} || c.Principal == one.Principal) &&
 			(c.Tenant == "" || c.Tenant == one.Tenant) &&
 			(c.Parent == "" || c.Parent == one.Parent)
-		return one, keep, err
+		return v.shown(one), keep, err
 	})
 }

@@ -61,7 +61,7 @@ func (d *Delegate) StartSession(ctx context.Context, s Start) (Running, authz.Re
 	if !s.Frozen {
 		updates = append(updates, plan.session.Activate()...)
 	}
-	rev, err := d.write(ctx, updates, plan.must)
+	rev, err := d.write(ctx, v, updates, plan.must)
 	if authz.KindOf(err) == authz.Exists && s.Key != "" {
 		return d.started(ctx, plan)
 	}
@@ -86,7 +86,7 @@ func (d *Delegate) StartSession(ctx context.Context, s Start) (Running, authz.Re
 func (d *Delegate) freeze(ctx context.Context, p *sessionPlan, rev authz.Revision) (authz.Revision, error) {
 	p.session.Baseline, p.session.BaselineAt = rev, d.now()
 	must := append(facts.MustBeActive(p.session.Agent.Object()), p.session.MustBeUnstarted()...)
-	return d.write(ctx, p.session.Activate(), must)
+	return d.apply(ctx, p.session.Activate(), must)
 }
 
 // raced reports whether a write lost against another one.
@@ -107,7 +107,10 @@ func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.
 			return none(err)
 		}
 		got, err := v.session(ctx, p.session.ID)
-		if err != nil {
+		switch {
+		case authz.KindOf(err) == authz.NotFound:
+			return none(keyReused()) // for what lies outside the bounds that the caller has now
+		case err != nil:
 			return none(err)
 		}
 		if got.Issued.KeyDigest != p.session.Issued.KeyDigest {
@@ -116,7 +119,7 @@ func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.
 		begun := got.Unfrozen || !got.Baseline.IsZero()
 		if begun || got.Stopped || p.session.Unfrozen {
 			out := p.running()
-			out.Session = got
+			out.Session = got.Session
 			return out, v.snap.Revision(), nil
 		}
 		// Whoever makes it live, all tries return what is stored then. A try that loses looks again, and finds why: a
@@ -246,6 +249,9 @@ func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start,
 			return time.Time{}, authz.FieldErrorf(field("principals"), "names %s twice", authz.Show(who.Object))
 		}
 		if err := v.covered(ctx, chain, authz.Subject{Object: who.Object}); err != nil {
+			if authz.KindOf(err) != authz.Invalid {
+				return time.Time{}, err
+			}
 			return time.Time{}, authz.FieldErrorf(fmt.Sprintf("targets[%d].principals[%d]", i, n), "is not one that the delegation covers")
 		}
 		if err := v.standing(ctx, who.Object); err != nil {
@@ -289,35 +295,38 @@ func (d *Delegate) Session(ctx context.Context, id authz.SessionID) (Running, au
 	if err != nil {
 		return Running{}, authz.Revision{}, err
 	}
-	out, _, err := v.running(ctx, s)
+	out, err := v.running(ctx, &s)
 	return out, v.snap.Revision(), err
 }
 
-// running reads what a session's leaves were minted from, and when the last of them ends.
-func (v *view) running(ctx context.Context, s facts.Session) (Running, time.Time, error) {
-	out := Running{Session: s, Parents: map[authz.DelegationID]authz.DelegationID{}}
-	filters := make([]authz.Filter, len(s.Leaves))
-	for i, l := range s.Leaves {
-		filters[i] = facts.Object(l.Delegation.Object())
+// running reads what a session's leaves were minted from.
+func (v *view) running(ctx context.Context, s *run) (Running, error) {
+	if s.leaves == nil {
+		var err error
+		if s.leaves, err = v.leaves(ctx, s.Leaves); err != nil {
+			return Running{}, err
+		}
 	}
-	v.reads += len(filters)
-	lists, err := v.snap.Read(ctx, filters...)
-	if err != nil {
-		return out, time.Time{}, err
+	out := Running{Session: s.Session, Parents: map[authz.DelegationID]authz.DelegationID{}}
+	for i := range s.leaves {
+		out.Parents[s.leaves[i].ID] = s.leaves[i].Parent
 	}
+	return out, nil
+}
+
+// latest is when the last of its leaves ends, which have to be read; zero where none is live.
+func (r *run) latest() time.Time {
 	var latest time.Time
-	for i, l := range s.Leaves {
-		leaf := facts.ReadDelegation(l.Delegation, lists[i], v.now)
-		out.Parents[leaf.ID] = leaf.Parent
-		if leaf.Live() && leaf.Until.After(latest) {
+	for i := range r.leaves {
+		if leaf := &r.leaves[i]; leaf.Live() && leaf.Until.After(latest) {
 			latest = leaf.Until
 		}
 	}
-	return out, latest, nil
+	return latest
 }
 
 // Renew moves the end of a live session to ttl from now, never beyond its delegations' end, nor, for a
-// frozen one, beyond what the engine remembers.
+// frozen one, beyond what the engine remembers. Errors: Denied for a session that acts beyond the caller's bounds.
 func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Duration) (Running, authz.Revision, error) {
 	none := func(err error) (Running, authz.Revision, error) { return Running{}, authz.Revision{}, err }
 	ttl, err := d.sessionTTL(ttl)
@@ -332,18 +341,21 @@ func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Durat
 	if err != nil {
 		return none(err)
 	}
-	if !s.Live() {
+	switch {
+	case s.beyond:
+		return none(outOfBounds("the session acts beyond the bounds of the caller %s, too: start another one", d.caller))
+	case !s.Live():
 		return none(notActive("the session has ended: start another one"))
 	}
 	if err := v.liveAgent(ctx, s.Agent); err != nil {
 		return none(err)
 	}
-	out, latest, err := v.running(ctx, s)
+	out, err := v.running(ctx, &s)
 	if err != nil {
 		return none(err)
 	}
 	out.Until = v.now.Add(ttl)
-	if latest.Before(out.Until) {
+	if latest := s.latest(); latest.Before(out.Until) {
 		out.Until = latest
 	}
 	if !out.Until.After(v.now) {
@@ -353,14 +365,15 @@ func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Durat
 		return none(authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention))
 	}
 	must := append(facts.MustBeActive(id.Object()), facts.MustBeActive(s.Agent.Object())...)
-	rev, err := d.write(ctx, out.Extend(), must)
+	rev, err := d.write(ctx, v, out.Extend(), must)
 	if err != nil {
 		return none(err)
 	}
 	return out, rev, nil
 }
 
-// End ends a session and all that was passed on from it. Ending an ended one succeeds.
+// End ends a session and all that was passed on from it. Ending an ended one succeeds. Of a session that acts beyond the caller's bounds it
+// ends the caller's part, by revoking its leaves, and touches nothing else.
 func (d *Delegate) End(ctx context.Context, id authz.SessionID) (authz.Revision, error) {
 	v, err := d.look(ctx)
 	if err != nil {
@@ -370,5 +383,12 @@ func (d *Delegate) End(ctx context.Context, id authz.SessionID) (authz.Revision,
 	if err != nil {
 		return authz.Revision{}, err
 	}
-	return d.brake(ctx, s.End())
+	if !s.beyond {
+		return d.brake(ctx, s.End())
+	}
+	var updates []authz.Update
+	for i := range s.leaves {
+		updates = append(updates, s.leaves[i].Revoke()...)
+	}
+	return d.brake(ctx, updates)
 }

@@ -32,15 +32,37 @@ type Delegation struct {
 // Set reports whether the delegation is for a set of principals.
 func (d *Delegation) Set() bool { return d.Principal.Relation != "" }
 
+// Within reports whether the delegation exists for a caller with the bounds: its tenant, its agent and its principal's type lie within. One
+// of which that cannot be told, because it names several, exists for no caller with bounds.
+func (d *Delegation) Within(b *authz.Bounds) bool {
+	if b.AllActors() {
+		return true
+	}
+	return !d.ambiguous && b.HasTenant(d.Tenant) && b.HasAgent(d.Agent) && HasParty(b, d.Principal)
+}
+
+// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the type of some of its
+// members does.
+func HasParty(b *authz.Bounds, party authz.Subject) bool {
+	switch {
+	case b == nil:
+		return false
+	case party.Type != authz.TypeTenant:
+		return b.Principals.Has(party.Type)
+	default:
+		return b.Principals.Has(authz.TypeUser) || party.Relation == RelationMember && b.Principals.Has(authz.TypeService)
+	}
+}
+
 var delegationShapes = map[string]shape{
-	relActive:    {types: self.types, expires: true},
-	relAgent:     {types: []string{authz.TypeAgent}},
-	relPrincipal: {types: principalTypes},
-	relTenant:    {types: []string{authz.TypeTenant}},
-	relGrantedBy: {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
-	relParent:    {types: []string{authz.TypeDelegation}},
-	relSession:   {types: []string{authz.TypeSession}},
-	relUnscoped:  self,
+	relActive:     {types: self.types, expires: true},
+	RelationAgent: {types: []string{authz.TypeAgent}},
+	relPrincipal:  {types: principalTypes},
+	relTenant:     {types: []string{authz.TypeTenant}},
+	relGrantedBy:  {types: []string{authz.TypeUser, authz.TypeAgent}, caveat: caveatIssued},
+	relParent:     {types: []string{authz.TypeDelegation}},
+	relSession:    {types: []string{authz.TypeSession}},
+	relUnscoped:   self,
 	// Repeats the principal; one that does not is no mark of this delegation.
 	relAllowDirect: {types: principalTypes, expires: true},
 }
@@ -71,7 +93,7 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		switch rel.Relation {
 		case relActive:
 			r.alive(rel)
-		case relAgent:
+		case RelationAgent:
 			d.Agent = authz.AgentID(rel.Subject.ID)
 		case relPrincipal:
 			d.Principal = rel.Subject
@@ -139,7 +161,7 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 	granted.Caveat, granted.CaveatContext = caveatIssued, issuedContext(d.Issued)
 	updates := []authz.Update{
 		create(active), create(granted),
-		create(link(relAgent, authz.Subject{Object: d.Agent.Object()})),
+		create(link(RelationAgent, authz.Subject{Object: d.Agent.Object()})),
 		create(link(relPrincipal, d.Principal)),
 		create(link(relTenant, authz.Subject{Object: d.Tenant.Object()})),
 	}
@@ -191,14 +213,19 @@ func DirectQuery(id authz.DelegationID, p authz.Principal) authz.Query {
 
 // AgentQuery asks whether an agent is one that a delegation names.
 func AgentQuery(id authz.DelegationID, agent authz.AgentID) authz.Query {
-	return authz.Query{Resource: id.Object(), Permission: relAgent, Subject: authz.Subject{Object: agent.Object()}}
+	return authz.Query{Resource: id.Object(), Permission: RelationAgent, Subject: authz.Subject{Object: agent.Object()}}
+}
+
+// TenantQuery asks whether a tenant is one that a delegation names.
+func TenantQuery(id authz.DelegationID, tenant authz.TenantID) authz.Query {
+	return authz.Query{Resource: id.Object(), Permission: relTenant, Subject: authz.Subject{Object: tenant.Object()}}
 }
 
 // ListFilter selects the delegations that name a subject: an agent, a principal or a set, a tenant, or
 // a parent.
 func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {
 	relation := map[string]string{
-		authz.TypeAgent: relAgent, authz.TypeTenant: relTenant, authz.TypeDelegation: relParent,
+		authz.TypeAgent: RelationAgent, authz.TypeTenant: relTenant, authz.TypeDelegation: relParent,
 	}[subject.Type]
 	if asPrincipal {
 		relation = relPrincipal

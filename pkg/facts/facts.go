@@ -25,7 +25,6 @@ const (
 	relRevoked     = "revoked"
 	relEnded       = "ended"
 	relOwner       = "owner"
-	relAgent       = "agent"
 	relPrincipal   = "principal"
 	relTenant      = "tenant"
 	relGrantedBy   = "granted_by"
@@ -38,9 +37,10 @@ const (
 	relBaseline    = "baseline"
 
 	// RelationMember and RelationAdmin are the relations of a tenant that a delegation for a set may
-	// name; PermissionAccess is what acting in it takes.
+	// name, and RelationAgent that of its agents; PermissionAccess is what acting in it takes.
 	RelationMember   = "member"
 	RelationAdmin    = "admin"
+	RelationAgent    = "agent"
 	PermissionAccess = "access"
 
 	caveatIssued   = "issued"
@@ -60,6 +60,8 @@ type Life struct {
 	Malformed string
 	// Known tells that the graph holds anything at all about the object.
 	Known bool
+	// ambiguous tells that something which the schema admits once is there more than once.
+	ambiguous bool
 }
 
 // Live reports whether the object may act as far as its own marks go.
@@ -121,6 +123,7 @@ func (r *reader) admit(rel authz.Relationship, s shape) bool {
 	again := slices.Contains(r.seen, rel.Relation)
 	r.seen = append(r.seen, rel.Relation)
 	if !s.many && again {
+		r.life.ambiguous = true
 		r.malformedf("it has more than one %s", rel.Relation)
 		return false
 	}

@@ -1,6 +1,7 @@
 package facts_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,62 @@ func wellFormed() []string {
 		"delegation:d1#granted_by@user:alice[issued]",
 		"delegation:d1#unscoped@delegation:d1",
 		"delegation:d1#allow_direct@user:alice[1h]",
+	}
+}
+
+// TestWithin: a delegation lies within bounds that have its tenant, its agent and its principal's type, each once; a session within those that
+// have its agent.
+func TestWithin(t *testing.T) {
+	narrow := func(change func(*authz.Bounds)) *authz.Bounds {
+		b := authz.Unbounded()
+		change(b)
+		return b
+	}
+	acme := narrow(func(b *authz.Bounds) { b.Tenants = authz.NamesOf("acme") })
+	globex := narrow(func(b *authz.Bounds) { b.Tenants = authz.NamesOf("globex") })
+	bot := narrow(func(b *authz.Bounds) { b.Agents = authz.NamesOf("bot") })
+	other := narrow(func(b *authz.Bounds) { b.Agents = authz.NamesOf("other") })
+	users := narrow(func(b *authz.Bounds) { b.Principals = authz.NamesOf("user") })
+	services := narrow(func(b *authz.Bounds) { b.Principals = authz.NamesOf("service") })
+	all := map[string]*authz.Bounds{
+		"acme": acme, "globex": globex, "bot": bot, "other": other, "users": users, "services": services, "all": authz.Unbounded(), "none": {}, "nil": nil,
+	}
+	bent := func(from, to string, more ...string) []string {
+		var lines []string
+		for _, l := range wellFormed() {
+			if l == from {
+				l = to
+			}
+			if l != "" {
+				lines = append(lines, l)
+			}
+		}
+		return append(lines, more...)
+	}
+	for name, c := range map[string]struct {
+		lines []string
+		in    string
+	}{
+		"plain":           {wellFormed(), "acme bot users all"},
+		"of two tenants":  {bent("", "", "delegation:d1#tenant@tenant:globex"), "all"},
+		"of two agents":   {bent("", "", "delegation:d1#agent@agent:other"), "all"},
+		"of no tenant":    {bent("delegation:d1#tenant@tenant:acme", ""), "bot users all"},
+		"for all members": {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@tenant:acme#member"), "acme bot users services all"},
+		"for all admins":  {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@tenant:acme#admin"), "acme bot users all"},
+		"for a service":   {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@service:nightly"), "acme bot services all"},
+		"revoked":         {bent("delegation:d1#active@delegation:d1[1h]", "delegation:d1#revoked@delegation:d1"), "acme bot users all"},
+	} {
+		d := facts.ReadDelegation("d1", rels(t, c.lines), now)
+		for of, b := range all {
+			if got, want := d.Within(b), slices.Contains(strings.Fields(c.in), of); got != want {
+				t.Errorf("%s: within %s is %t, want %t", name, of, got, want)
+			}
+		}
+	}
+	s := facts.ReadSession("s1", rels(t, []string{"session:s1#agent@agent:bot[issued]", "session:s1#unfrozen@session:s1"}), now)
+	two := facts.ReadSession("s1", rels(t, []string{"session:s1#agent@agent:bot[issued]", "session:s1#agent@agent:other[issued]"}), now)
+	if !s.Within(bot) || s.Within(other) || s.Within(nil) || two.Within(bot) || !two.Within(authz.Unbounded()) {
+		t.Errorf("sessions: %+v, %+v", s, two)
 	}
 }
 

@@ -36,9 +36,15 @@ func (s *Session) Holds(id authz.DelegationID) bool {
 	return slices.ContainsFunc(s.Leaves, func(l Leaf) bool { return l.Delegation == id })
 }
 
+// Within reports whether the session's agent lies within the bounds, which is half of what it takes to exist for a caller: at least one of
+// its leaves has to exist, too.
+func (s *Session) Within(b *authz.Bounds) bool {
+	return b.AllActors() || !s.ambiguous && b.HasAgent(s.Agent)
+}
+
 var sessionShapes = map[string]shape{
 	relActive:     {types: self.types, expires: true},
-	relAgent:      {types: []string{authz.TypeAgent}, caveat: caveatIssued},
+	RelationAgent: {types: []string{authz.TypeAgent}, caveat: caveatIssued},
 	relDelegation: {types: []string{authz.TypeDelegation}, caveat: caveatLeaf, many: true},
 	relUnfrozen:   self,
 	relBaseline:   {types: self.types, caveat: caveatBaseline},
@@ -64,7 +70,7 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 		switch rel.Relation {
 		case relActive:
 			r.alive(rel)
-		case relAgent:
+		case RelationAgent:
 			s.Agent = authz.AgentID(rel.Subject.ID)
 			s.Issued = readIssued(rel.CaveatContext)
 		case relDelegation:
@@ -102,7 +108,7 @@ func readLeaf(rel authz.Relationship) Leaf {
 func (s *Session) Write() []authz.Update {
 	self := s.ID.Object()
 	agent := authz.Relationship{
-		Resource: self, Relation: relAgent, Subject: authz.Subject{Object: s.Agent.Object()},
+		Resource: self, Relation: RelationAgent, Subject: authz.Subject{Object: s.Agent.Object()},
 		Caveat: caveatIssued, CaveatContext: issuedContext(s.Issued),
 	}
 	updates := []authz.Update{{Operation: authz.Create, Relationship: agent}}
@@ -153,7 +159,7 @@ func (s *Session) End() []authz.Update {
 // SessionListFilter selects the sessions of an agent.
 func SessionListFilter(id authz.AgentID) authz.Filter {
 	return authz.Filter{
-		Resource: authz.Object{Type: authz.TypeSession}, Relation: relAgent,
+		Resource: authz.Object{Type: authz.TypeSession}, Relation: RelationAgent,
 		SubjectType: authz.TypeAgent, SubjectID: string(id),
 	}
 }
@@ -165,4 +171,9 @@ func AgentListFilter(suspended bool) authz.Filter {
 		relation = relSuspended
 	}
 	return authz.Filter{Resource: authz.Object{Type: authz.TypeAgent}, Relation: relation}
+}
+
+// TenantAgents selects the agents of a tenant.
+func TenantAgents(id authz.TenantID) authz.Filter {
+	return authz.Filter{Resource: id.Object(), Relation: RelationAgent, SubjectType: authz.TypeAgent}
 }

@@ -169,7 +169,24 @@ func Member(set authz.Subject, p authz.Principal) authz.Filter {
 	return exactly(authz.Relationship{Resource: set.Object, Relation: set.Relation, Subject: authz.Subject{Object: p.Object}})
 }
 
-// Holds reports whether what was read with Owner, Admin or Member is there, at now: the direct tuple, with no caveat, and
+// Belongs are the tuples each of which makes an agent, a user or a service one of a tenant's.
+func Belongs(tenant authz.TenantID, o authz.Object) []authz.Filter {
+	relations := map[string][]string{
+		authz.TypeAgent: {RelationAgent}, authz.TypeUser: {RelationMember, RelationAdmin}, authz.TypeService: {RelationMember},
+	}[o.Type]
+	filters := make([]authz.Filter, len(relations))
+	for i, relation := range relations {
+		filters[i] = exactly(authz.Relationship{Resource: tenant.Object(), Relation: relation, Subject: authz.Subject{Object: o}})
+	}
+	return filters
+}
+
+// Tenants selects all that any tenant has of an agent, a user or a service.
+func Tenants(o authz.Object) authz.Filter {
+	return authz.Filter{Resource: authz.Object{Type: authz.TypeTenant}, SubjectType: o.Type, SubjectID: o.ID}
+}
+
+// Holds reports whether what was read with Owner, Admin, Member or Belongs is there, at now: the direct tuple, with no caveat, and
 // not expired.
 func Holds(rels []authz.Relationship, now time.Time) bool {
 	return slices.ContainsFunc(rels, func(r authz.Relationship) bool {

@@ -20,7 +20,7 @@ func (u unanswered) condition() *decide.Condition { return &u.of.conditions[u.in
 // fact refuses already is left out, unless everything is to be explained.
 //
 // The tenants of objects come first: of an object that is not the tenant's nothing else is asked, so that it costs no
-// more than one that does not exist, and cannot fail in another way.
+// more than one that does not exist, and cannot fail in another way. To a confined caller nothing else of it is explained either.
 func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 	if !c.explain {
 		possible := make([]*candidate, 0, len(candidates))
@@ -34,7 +34,7 @@ func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 	var tenants []unanswered
 	for _, t := range candidates {
 		for i := range t.conditions {
-			if query := t.conditions[i].Query; query != nil && query.Only && t.snapshot(t.conditions[i].Where) != nil {
+			if query := t.conditions[i].Query; query != nil && query.Only && !t.hidden && t.snapshot(t.conditions[i].Where) != nil {
 				tenants = append(tenants, unanswered{t, i})
 			}
 		}
@@ -59,7 +59,7 @@ func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 	var others map[authz.Revision]*revision
 	own := make([]unanswered, 0, usual*len(candidates))
 	for _, t := range candidates {
-		foreign := !c.explain && t.foreign()
+		foreign := t.hidden || (!c.explain || c.within.Confined()) && t.foreign()
 		for i := range t.conditions {
 			condition := &t.conditions[i]
 			switch {

@@ -78,7 +78,7 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core + domain}); err != nil {
 		t.Fatal(err)
 	}
-	d := delegate.New(e, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now)
+	d := delegate.New(e, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -165,7 +165,7 @@ func TestByAgentAloneReadsAConstantNumber(t *testing.T) {
 		}
 		written = step.others
 		graph.rows.Store(0)
-		results, _, err := j.Decide(t.Context(), []authz.Case{c}, authz.Freshness{}, false)
+		results, _, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, authz.Freshness{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestLookupsStopForTheirBudget(t *testing.T) {
 		}
 	}
 	follow(func(place Place) (found int, end End, err error) {
-		end, err = j.Resources(t.Context(), c, authz.Freshness{}, place, 1000, func(r Reached) error {
+		end, err = j.Resources(t.Context(), authz.Unbounded(), c, authz.Freshness{}, place, 1000, func(r Reached) error {
 			found++
 			if r.Err != nil || r.Resource.ID != "plan" {
 				t.Errorf("found %+v", r)
@@ -234,13 +234,13 @@ func TestLookupsStopForTheirBudget(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			candidates, err := j.source(at, time.Now()).candidates(t.Context(), c)
+			candidates, err := j.source(at, time.Now()).candidates(t.Context(), authz.Unbounded(), c)
 			if err != nil || len(candidates) != 1 {
 				t.Fatalf("%v, %v", candidates, err)
 			}
 			place = Place{Revision: at.Revision(), Leaf: candidates[0].Leaf().ID, Listed: true}
 		}
-		end, err = j.Resources(t.Context(), c, authz.Freshness{}, place, 1000, func(Reached) error { found++; return nil })
+		end, err = j.Resources(t.Context(), authz.Unbounded(), c, authz.Freshness{}, place, 1000, func(Reached) error { found++; return nil })
 		return found, end, err
 	})
 	// Agents: delegations that do not act, and one for many principals.
@@ -258,7 +258,7 @@ func TestLookupsStopForTheirBudget(t *testing.T) {
 	pairs := map[string]int{}
 	calls := 0
 	for place := (Place{}); ; calls++ {
-		end, err := j.Agents(t.Context(), authz.Case{Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view"}, authz.Freshness{}, place, 1, func(r Reacher) error {
+		end, err := j.Agents(t.Context(), authz.Unbounded(), authz.Case{Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view"}, authz.Freshness{}, place, 1, func(r Reacher) error {
 			pairs[string(r.Candidate.Delegation())+" for "+r.Candidate.Principal.ID]++
 			return r.Err
 		})

@@ -143,26 +143,27 @@ func (c *cache) put(who actor, e *entry) {
 	}
 }
 
-// candidates returns all facts of what a case may be decided by, at the source's snapshot and moment, in the order of ids.
-// None means that nothing in the graph lets the agent act. They are shared, and must not be changed. Errors: NotFound for an
+// candidates returns all facts of what a case may be decided by and exists for the caller, at the source's snapshot and moment, in the order
+// of ids. None means that nothing lets the agent act. They are shared, and must not be changed. Errors: NotFound for an
 // unknown session or delegation, Invalid where the case leaves a choice that it has to make.
-func (s *source) candidates(ctx context.Context, c authz.Case) ([]decide.Facts, error) {
+func (s *source) candidates(ctx context.Context, within *authz.Bounds, c authz.Case) ([]decide.Facts, error) {
 	named := c.Session != "" || c.Delegation != ""
 	who := actor{c.Agent, c.Session, c.Delegation, c.Principal, c.Tenant}
 	if named {
 		if kept := s.kept(who); kept != nil {
-			return kept, nil
+			return admitKept(within, c, kept)
 		}
 	}
 	r := s.reader()
-	leaves, err := r.candidates(ctx, c)
+	leaves, err := r.candidates(ctx, within, c)
 	if err != nil {
 		return nil, err
 	}
 	found := make([]decide.Facts, len(leaves))
 	for i, l := range leaves {
-		if !named {
-			found[i], err = s.facts(ctx, c, l) // how it was found has no stamp, what it is has one
+		if !named || r.partial {
+			// How it was found has no stamp, or is not what another caller would find. What it is has one.
+			found[i], err = s.facts(ctx, c, l)
 		} else {
 			found[i], err = r.gather(ctx, c, l)
 		}
@@ -170,10 +171,10 @@ func (s *source) candidates(ctx context.Context, c authz.Case) ([]decide.Facts, 
 			return nil, err
 		}
 	}
-	if named {
+	if named && !r.partial {
 		s.keep(who, r, found)
 	}
-	return found, nil
+	return present(within, found), nil
 }
 
 // facts returns all facts of one candidate of a case. They are shared, and must not be changed.

@@ -155,9 +155,9 @@ func TestCachedFacts(t *testing.T) {
 			ask := func(c authz.Case, after time.Duration) (found []decide.Facts, read int) {
 				t.Helper()
 				before := r.read
-				found, err := j.source(r, begin.Add(after)).candidates(t.Context(), c)
+				found, err := j.source(r, begin.Add(after)).candidates(t.Context(), authz.Unbounded(), c)
 				read = r.read - before
-				want, wantErr := New(nil, nil, time.Now).source(r, begin.Add(after)).candidates(t.Context(), c)
+				want, wantErr := New(nil, nil, time.Now).source(r, begin.Add(after)).candidates(t.Context(), authz.Unbounded(), c)
 				for i := range found {
 					found[i].Now = want[i].Now
 				}
@@ -229,7 +229,7 @@ func TestUnknownIsNotKept(t *testing.T) {
 	if f, err := s.facts(t.Context(), c, leaf{"gone", alice, "acme"}); err != nil || f.Leaf().Known {
 		t.Fatalf("%+v, %v", f, err)
 	}
-	if found, err := s.candidates(t.Context(), c); authz.KindOf(err) != authz.NotFound {
+	if found, err := s.candidates(t.Context(), authz.Unbounded(), c); authz.KindOf(err) != authz.NotFound {
 		t.Errorf("an unknown delegation comes to %+v, %v", found, err)
 	}
 }

@@ -90,7 +90,7 @@ definition document {
 	}
 	g := &governed{
 		observed:  &observed{Graph: graph},
-		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, time.Now), cases: map[string][]authz.Case{},
+		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, time.Now).For("service", authz.Unbounded()), cases: map[string][]authz.Case{},
 	}
 	object := func(text string) authz.Object { return rel(text, "", "").Resource }
 	for _, agent := range []authz.AgentID{"bot", "aide"} {
@@ -176,7 +176,7 @@ func (g *governed) core(t *testing.T) []authz.Relationship {
 // decided is what decisions are compared by.
 func decided(t *testing.T, j *Judge, c authz.Case, f authz.Freshness) (string, authz.Permissionship) {
 	t.Helper()
-	results, at, err := j.Decide(t.Context(), []authz.Case{c}, f, false)
+	results, at, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, f, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestNothingIsFoundOutAgain(t *testing.T) {
 	}
 	// Explained, it says of a set what it says of everything that the engine could answer.
 	c := g.cases["a set"][0]
-	results, _, err := j.Decide(t.Context(), []authz.Case{c}, authz.Freshness{}, true)
+	results, _, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, authz.Freshness{}, true)
 	if err != nil || results[0].Err != nil {
 		t.Fatal(err, results[0].Err)
 	}

@@ -10,8 +10,10 @@ import (
 
 // candidate is one delegation that a case may be decided by, weighed alone.
 type candidate struct {
-	c     authz.Case
-	facts decide.Facts
+	c authz.Case
+	// hidden says that the object does not exist for the caller, whatever the graph holds of it.
+	hidden bool
+	facts  decide.Facts
 	// head are its facts at the head revision, where they have to hold too; else nil.
 	head *decide.Facts
 	// conditions are those of the plan, the ones at the head revision last.
@@ -34,7 +36,7 @@ func (c *call) ofLeaf(ctx context.Context, one authz.Case, l leaf) (*candidate, 
 // plan plans the conditions of a candidate with its facts.
 func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candidate, error) {
 	f.Now, f.Global, f.Brief = c.source.now, c.global[one.Resource.Type], !c.explain
-	t := &candidate{c: one, facts: f, at: c.source.snap}
+	t := &candidate{c: one, hidden: c.hides(one.Resource), facts: f, at: c.source.snap}
 	if c.head != nil {
 		head, err := c.head.facts(ctx, one, leaf{f.Leaf().ID, f.Principal, f.Tenant})
 		if err != nil {
@@ -44,6 +46,14 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 	}
 	if len(decide.Frozen(&t.facts)) > 0 && (c.explain || !decide.Refused(decide.Standalone(one, &t.facts))) {
 		if err := c.baselines(ctx, t); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.conceal(ctx, &t.facts); err != nil {
+		return nil, err
+	}
+	if t.head != nil {
+		if err := c.conceal(ctx, t.head); err != nil {
 			return nil, err
 		}
 	}
@@ -97,18 +107,21 @@ func (t *candidate) snapshot(where int) authz.Snapshot {
 	return nil
 }
 
-// report says how the candidate was weighed. Its conditions have texts, and are worth to be kept, only where it is explained.
-func (t *candidate) report(v decide.Verdict, explain bool) authz.Candidate {
+// report says how a candidate was weighed, with the agents that exist for the caller. Its conditions have texts, and are worth to be
+// kept, only where it is explained.
+func (c *call) report(t *candidate, v decide.Verdict) authz.Candidate {
 	out := authz.Candidate{
 		Principal: t.facts.Principal, Tenant: t.facts.Tenant,
 		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Missing: v.Missing,
 	}
 	for _, d := range t.facts.Chain {
 		out.Chain = append(out.Chain, d.ID)
-		out.Agents = append(out.Agents, d.Agent)
+		if c.within.HasAgent(d.Agent) {
+			out.Agents = append(out.Agents, d.Agent)
+		}
 	}
 	for i := range t.conditions {
-		if explain {
+		if c.explain {
 			out.Conditions = append(out.Conditions, t.conditions[i].Condition)
 		}
 	}

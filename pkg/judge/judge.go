@@ -47,13 +47,16 @@ type Result struct {
 }
 
 // Decide answers every case at one revision: as many results as cases, in order. An error is the
-// failure of the whole call; what is wrong with one case is its own result.
+// failure of the whole call; what is wrong with one case is its own result. What lies outside the bounds is answered as what does
+// not exist.
 //
 // With an exact revision, what does not depend on an object (session, delegation, registration,
 // suspension) has to hold at the head revision too. With explain set, conditions are judged even where
 // others refuse already, and come with the engine's traces.
-func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshness, explain bool) ([]Result, authz.Revision, error) {
-	call, err := j.open(ctx, f)
+func (j *Judge) Decide(
+	ctx context.Context, within *authz.Bounds, cases []authz.Case, f authz.Freshness, explain bool,
+) ([]Result, authz.Revision, error) {
+	call, err := j.open(ctx, within, f)
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}
@@ -77,8 +80,15 @@ func (j *Judge) Decide(ctx context.Context, cases []authz.Case, f authz.Freshnes
 		if results[i].Err == nil {
 			results[i] = call.conclude(candidates[i])
 		}
-		if explain && results[i].Err == nil && len(candidates[i]) == 0 {
-			results[i].Decision.Reasons, results[i].Err = call.source.reader().reasons(ctx, cases[i])
+		if !explain || results[i].Err != nil {
+			continue
+		}
+		if len(candidates[i]) == 0 {
+			results[i].Decision.Reasons, results[i].Err = call.source.reader().reasons(ctx, call.within, cases[i])
+			continue
+		}
+		if err := call.trim(ctx, &results[i].Decision, candidates[i]); err != nil {
+			return nil, authz.Revision{}, err
 		}
 	}
 	return results, call.source.snap.Revision(), nil
@@ -122,9 +132,10 @@ func fatal(err error) error {
 	return nil
 }
 
-// call is one call: the snapshot and the moment, in source, and what is looked at besides.
+// call is one call: whose bounds it has, the snapshot and the moment, in source, and what is looked at besides.
 type call struct {
 	*Judge
+	within  *authz.Bounds
 	source  *source
 	schema  *authz.Schema
 	explain bool
@@ -133,13 +144,16 @@ type call struct {
 }
 
 // open pins the call's revision and refuses while the core schema is not Deputy's.
-func (j *Judge) open(ctx context.Context, f authz.Freshness) (*call, error) {
+func (j *Judge) open(ctx context.Context, within *authz.Bounds, f authz.Freshness) (*call, error) {
+	if within == nil {
+		within = &authz.Bounds{}
+	}
 	now := j.now()
 	snap, err := j.graph.Snapshot(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	c := &call{Judge: j, source: j.source(snap, now)}
+	c := &call{Judge: j, within: within, source: j.source(snap, now)}
 	if c.schema, err = coreSchema(ctx, snap); err != nil {
 		return nil, err
 	}
@@ -169,10 +183,10 @@ func coreSchema(ctx context.Context, snap authz.Snapshot) (*authz.Schema, error)
 
 // candidates returns what a case may be decided by, planned.
 func (c *call) candidates(ctx context.Context, one authz.Case) ([]*candidate, error) {
-	if err := c.validate(c.schema, one); err != nil {
+	if err := c.validate(one); err != nil {
 		return nil, err
 	}
-	all, err := c.source.candidates(ctx, one)
+	all, err := c.source.candidates(ctx, c.within, one)
 	if err != nil {
 		return nil, err
 	}
@@ -196,11 +210,11 @@ func (c *call) conclude(candidates []*candidate) Result {
 		return Result{Err: v.Err}
 	}
 	d := authz.Decision{
-		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy,
+		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
 		Missing: v.Missing, CheckedAt: c.source.snap.Revision(),
 	}
 	for i, t := range candidates {
-		report := t.report(verdicts[i], c.explain)
+		report := c.report(t, verdicts[i])
 		if i == best {
 			d.ValidUntil = report.ValidUntil
 			d.Candidates = append([]authz.Candidate{report}, d.Candidates...)

@@ -65,12 +65,14 @@ type Reached struct {
 // one pins the lookup's revision; what does not depend on an object then has to hold at the head
 // revision too. An object that cannot be decided is yielded with its error, and the lookup goes on; an engine that
 // does not answer ends it, and so does an error of yield.
-func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reached) error) (End, error) {
-	call, err := j.resume(ctx, f, from)
+func (j *Judge) Resources(
+	ctx context.Context, within *authz.Bounds, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reached) error,
+) (End, error) {
+	call, err := j.resume(ctx, within, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(call.schema, c); err != nil {
+	if err := call.validate(c); err != nil {
 		if e, ok := errors.AsType[*authz.Error](err); ok && e.Field == "resource.object_type" {
 			e.Field = "resource_object_type" // as the request has it, which names no object
 		}
@@ -79,6 +81,9 @@ func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, 
 	leaves, err := call.leaves(ctx, c)
 	if err != nil {
 		return End{}, err
+	}
+	if call.hidesType(c.Resource.Type) {
+		return End{At: call.source.snap.Revision()}, nil
 	}
 	l := newLookup(ctx, call, limit)
 	for _, one := range leaves {
@@ -104,20 +109,20 @@ func (j *Judge) Resources(ctx context.Context, c authz.Case, f authz.Freshness, 
 }
 
 // resume opens a lookup at its revision.
-func (j *Judge) resume(ctx context.Context, f authz.Freshness, from Place) (*call, error) {
+func (j *Judge) resume(ctx context.Context, within *authz.Bounds, f authz.Freshness, from Place) (*call, error) {
 	if !from.Revision.IsZero() {
 		f = authz.Freshness{Exactly: from.Revision}
 	}
-	return j.open(ctx, f)
+	return j.open(ctx, within, f)
 }
 
 // leaves lists the delegations that a lookup goes through, by id. Unlike a decision it may go through
 // leaves of several principals, one after the other.
 func (c *call) leaves(ctx context.Context, one authz.Case) ([]leaf, error) {
 	if one.Session != "" {
-		return c.source.reader().ofSession(ctx, one)
+		return c.source.reader().ofSession(ctx, c.within, one)
 	}
-	return c.source.reader().candidates(ctx, one)
+	return c.source.reader().candidates(ctx, c.within, one)
 }
 
 // lookup is one lookup's progress.
@@ -181,20 +186,23 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 	}
 }
 
-// offerAll offers each object once, and reports whether the limit stopped it. from.Skip counts those that it has decided.
+// offerAll offers each object once, and reports whether the limit stopped it: before an object that it would have offered, so that there
+// is more to come. from.Skip counts those that it has passed.
 func (l *lookup) offerAll(candidates []*candidate, seen map[string]bool, one leaf, from *Place, yield func(Reached) error) (full bool, err error) {
 	for _, t := range candidates {
-		if l.found == l.limit {
-			return true, nil
-		}
-		from.Skip++
-		if seen[t.c.Resource.ID] {
+		if t.hidden || seen[t.c.Resource.ID] {
+			from.Skip++
 			continue
 		}
 		v := decide.Combine(t.conditions)
 		if v.Err == nil && v.Permissionship == authz.NoPermission {
+			from.Skip++
 			continue
 		}
+		if l.found == l.limit {
+			return true, nil
+		}
+		from.Skip++
 		seen[t.c.Resource.ID] = true
 		if err := l.offer(t, v, one, yield); err != nil {
 			return false, err
@@ -217,7 +225,7 @@ func (l *lookup) each(ctx context.Context, t *candidate, ids []string) ([]*candi
 	candidates := make([]*candidate, len(ids))
 	for i, id := range ids {
 		again := *t
-		again.c.Resource.ID = id
+		again.c.Resource.ID, again.hidden = id, l.hides(authz.Object{Type: t.c.Resource.Type, ID: id})
 		again.plan()
 		candidates[i] = &again
 	}
@@ -294,12 +302,14 @@ type Reacher struct {
 // principal it covers, as if its agent had started a session. c.Agent, c.Session and c.Delegation are
 // ignored; c.Principal narrows. A pair that cannot be decided is yielded with its error, and the lookup goes on. An
 // object whose tenants cannot be computed is in none, and reached by nobody.
-func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reacher) error) (End, error) {
-	call, err := j.resume(ctx, f, from)
+func (j *Judge) Agents(
+	ctx context.Context, within *authz.Bounds, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reacher) error,
+) (End, error) {
+	call, err := j.resume(ctx, within, f, from)
 	if err != nil {
 		return End{}, err
 	}
-	if err := j.validate(call.schema, c); err != nil {
+	if err := call.validate(c); err != nil {
 		return End{}, err
 	}
 	// Each of these actors is met once: to keep their facts would drive out what decisions need.
@@ -308,20 +318,20 @@ func (j *Judge) Agents(ctx context.Context, c authz.Case, f authz.Freshness, fro
 		call.head.stamps = nil
 	}
 	snap := call.source.snap
+	if call.hides(c.Resource) || !c.Principal.IsZero() && !call.within.HasPrincipal(c.Principal) {
+		return End{At: snap.Revision()}, nil
+	}
 	// An object of a global type may be reached in any tenant.
 	filter := facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false)
 	if !j.global[c.Resource.Type] {
-		tenants, err := snap.Subjects(ctx, c.Resource, "tenant", authz.TypeTenant, nil)
-		if fatal(err) != nil {
+		tenant, err := call.tenantOf(ctx, c.Resource)
+		if err != nil {
 			return End{}, err
 		}
-		if err != nil {
-			tenants = nil // an object whose tenants cannot be computed is in none
-		}
-		if len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*" {
+		if tenant == "" || !call.within.HasTenant(tenant) {
 			return End{At: snap.Revision()}, nil
 		}
-		filter = facts.ListFilter(authz.Subject{Object: authz.TenantID(tenants[0].ID).Object()}, false)
+		filter = facts.ListFilter(authz.Subject{Object: tenant.Object()}, false)
 	}
 	l := newLookup(ctx, call, limit)
 	place := Place{Revision: snap.Revision(), Engine: from.Engine, Row: from.Row, Skip: from.Skip}
@@ -393,7 +403,8 @@ func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Rel
 	return l.decide(ctx, waiting, place, yield, false)
 }
 
-// decide decides pairs, and moves the place behind each. It returns whether the limit stopped it, or stopped.
+// decide decides pairs, and moves the place behind each. It returns whether the limit stopped it, before a pair that reaches the object, or
+// stopped.
 func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield func(Reacher) error, stopped bool) (bool, error) {
 	candidates := make([]*candidate, 0, len(pairs))
 	for _, p := range pairs {
@@ -406,10 +417,6 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 		return false, err
 	}
 	for _, p := range pairs {
-		if l.found == l.limit {
-			place.Row, place.Skip = p.row, p.skip
-			return true, nil
-		}
 		place.Row, place.Skip = p.row, p.skip+1
 		v := decide.Combine(p.conditions)
 		if engineFailed(v.Err) {
@@ -418,18 +425,23 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 		if v.Err == nil && v.Permissionship == authz.NoPermission {
 			continue
 		}
+		if l.found == l.limit {
+			place.Skip = p.skip
+			return true, nil
+		}
 		l.found++
-		if err := yield(Reacher{p.report(v, false), !decide.Direct(&p.facts), v.Err}); err != nil {
+		if err := yield(Reacher{l.report(p.candidate, v), !decide.Direct(&p.facts), v.Err}); err != nil {
 			return false, err
 		}
 	}
 	return stopped, nil
 }
 
-// covered returns a delegation with the principals that it covers; none where it does not act, or is a session's leaf.
+// covered returns a delegation with the principals that it covers; none where it does not act, is a session's leaf, or does not exist for
+// the caller.
 func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationID) (*facts.Delegation, []authz.Principal, error) {
 	d, err := l.source.reader().delegation(ctx, id)
-	if err != nil || !d.Live() || d.Session != "" {
+	if err != nil || !d.Live() || d.Session != "" || !d.Within(l.within) {
 		return nil, nil, err
 	}
 	principals, err := l.principals(ctx, c, d)
@@ -464,6 +476,9 @@ func (l *lookup) principals(ctx context.Context, c authz.Case, d *facts.Delegati
 	}
 	var out []authz.Principal
 	for _, kind := range []string{authz.TypeService, authz.TypeUser} {
+		if !l.within.Principals.Has(kind) {
+			continue
+		}
 		q := d.PrincipalQuery(authz.Principal{})
 		members, err := l.source.snap.Subjects(ctx, q.Resource, q.Permission, kind, nil)
 		if err != nil {

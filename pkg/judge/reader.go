@@ -103,6 +103,8 @@ type reader struct {
 	sessions    []*facts.Session
 	delegations []*facts.Delegation
 	agents      []*facts.Agent
+	// partial says that leaves were left out that do not exist for the caller.
+	partial bool
 }
 
 func (s *source) reader() *reader { return &reader{source: s, during: facts.SpanFrom(s.now)} }

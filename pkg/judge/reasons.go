@@ -14,18 +14,20 @@ const maxReasons = 10
 
 // reasons says why nothing in the graph lets the agent of a case act, a sentence each: what the named session or delegation, or each
 // of the agent's delegations for the principal, lacks, and who is not active. It says what a decision conceals, so it is for
-// those who may have one explained.
-func (r *reader) reasons(ctx context.Context, c authz.Case) ([]string, error) {
+// those who may have one explained, and of what does not exist for them it says what it says of what is absent.
+func (r *reader) reasons(ctx context.Context, within *authz.Bounds, c authz.Case) ([]string, error) {
 	var reasons []string
 	var err error
 	switch {
 	case c.Delegation != "":
-		d, e := r.delegation(ctx, c.Delegation)
-		reasons, err = []string{"delegation " + string(c.Delegation) + " is not " + agents(c.Agent, d.Agent)}, e
+		var d *facts.Delegation
+		if d, err = r.delegation(ctx, c.Delegation); err == nil && d.Agent != c.Agent {
+			reasons = []string{"delegation " + string(c.Delegation) + " is not " + agents(c.Agent, d.Agent)}
+		}
 	case c.Session != "":
-		reasons, err = r.ofSessions(ctx, c)
+		reasons, err = r.ofSessions(ctx, within, c)
 	default:
-		reasons, err = r.ofDelegations(ctx, c)
+		reasons, err = r.ofDelegations(ctx, within, c)
 	}
 	if err != nil {
 		return nil, err
@@ -34,7 +36,11 @@ func (r *reader) reasons(ctx context.Context, c authz.Case) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	reasons = append(reasons, inactive(c.Agent.Object(), a.Life, "deputy agent register registers it")...)
+	life, err := r.asFor(ctx, within, c.Agent.Object(), a.Life)
+	if err != nil {
+		return nil, err
+	}
+	reasons = append(reasons, inactive(c.Agent.Object(), life, "deputy agent register registers it")...)
 	for _, o := range []authz.Object{c.Principal.Object, c.Tenant.Object()} {
 		if o.ID == "" {
 			continue
@@ -43,9 +49,21 @@ func (r *reader) reasons(ctx context.Context, c authz.Case) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if life, err = r.asFor(ctx, within, o, life); err != nil {
+			return nil, err
+		}
 		reasons = append(reasons, inactive(o, life, "deputy principal resume "+authz.Show(o)+" activates it")...)
 	}
 	return reasons, nil
+}
+
+// asFor returns a life as it is for the caller: that of something absent, where it does not exist for it.
+func (r *reader) asFor(ctx context.Context, within *authz.Bounds, o authz.Object, life facts.Life) (facts.Life, error) {
+	there, err := r.exists(ctx, within, o)
+	if err != nil || !there {
+		return facts.Life{}, err
+	}
+	return life, nil
 }
 
 // agents goes on from "is not": it names the agent that is asked about, and the one whose it is.
@@ -68,7 +86,7 @@ func inactive(o authz.Object, life facts.Life, remedy string) []string {
 }
 
 // ofSessions says why the named session has nothing for the case.
-func (r *reader) ofSessions(ctx context.Context, c authz.Case) ([]string, error) {
+func (r *reader) ofSessions(ctx context.Context, within *authz.Bounds, c authz.Case) ([]string, error) {
 	s, err := r.session(ctx, c.Session)
 	if err != nil {
 		return nil, err
@@ -78,6 +96,9 @@ func (r *reader) ofSessions(ctx context.Context, c authz.Case) ([]string, error)
 	}
 	var acts []string
 	for _, l := range s.Leaves {
+		if !hasLeaf(within, l.Principal, l.Tenant) {
+			continue
+		}
 		acts = append(acts, authz.Show(l.Principal.Object)+" in "+authz.Show(l.Tenant.Object()))
 	}
 	text := "session " + string(c.Session) + " does not act"
@@ -95,7 +116,7 @@ func (r *reader) ofSessions(ctx context.Context, c authz.Case) ([]string, error)
 
 // ofDelegations says what each delegation of the agent lacks that names the principal or a set of the tenant, as far as it looks
 // through those, and that there is none.
-func (r *reader) ofDelegations(ctx context.Context, c authz.Case) ([]string, error) {
+func (r *reader) ofDelegations(ctx context.Context, within *authz.Bounds, c authz.Case) ([]string, error) {
 	var ids []authz.DelegationID
 	complete := true
 	for _, subject := range []authz.Subject{
@@ -123,6 +144,8 @@ func (r *reader) ofDelegations(ctx context.Context, c authz.Case) ([]string, err
 		}
 		var text string
 		switch name := "delegation " + string(id); {
+		case !d.Within(within): // it does not exist for the caller
+			continue
 		case d.Session != "" && (!d.Live() || d.Tenant != c.Tenant): // what sessions leave behind is of no use
 			continue
 		case d.Tenant != c.Tenant:

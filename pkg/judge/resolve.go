@@ -25,21 +25,21 @@ type leaf struct {
 
 // candidates lists what the case may be decided by, in the order of ids. None means that nothing in
 // the graph lets the agent act. Errors: NotFound for an unknown session or delegation, Invalid where
-// the case leaves a choice that it has to make.
-func (r *reader) candidates(ctx context.Context, c authz.Case) ([]leaf, error) {
+// the case leaves a choice that it has to make, among what exists for the caller.
+func (r *reader) candidates(ctx context.Context, within *authz.Bounds, c authz.Case) ([]leaf, error) {
 	var (
 		leaves []leaf
 		err    error
 	)
 	switch {
 	case c.Delegation != "":
-		leaves, err = r.ofDelegation(ctx, c)
+		leaves, err = r.ofDelegation(ctx, within, c)
 	case c.Session != "":
-		if leaves, err = r.ofSession(ctx, c); err == nil {
+		if leaves, err = r.ofSession(ctx, within, c); err == nil {
 			err = unambiguous(leaves)
 		}
 	default:
-		leaves, err = r.ofAgent(ctx, c)
+		leaves, err = r.ofAgent(ctx, within, c)
 	}
 	if err != nil {
 		return nil, err
@@ -51,13 +51,13 @@ func (r *reader) candidates(ctx context.Context, c authz.Case) ([]leaf, error) {
 }
 
 // ofDelegation is the delegation that is named, for the principal that is named or its own.
-func (r *reader) ofDelegation(ctx context.Context, c authz.Case) ([]leaf, error) {
+func (r *reader) ofDelegation(ctx context.Context, within *authz.Bounds, c authz.Case) ([]leaf, error) {
 	d, err := r.delegation(ctx, c.Delegation)
 	if err != nil {
 		return nil, err
 	}
-	if !d.Known {
-		return nil, authz.NoDelegation(c.Delegation)
+	if ok, err := admit(within, c, nil, d); !ok {
+		return nil, err
 	}
 	l := leaf{d.ID, c.Principal, c.Tenant}
 	if l.tenant == "" {
@@ -79,13 +79,13 @@ func (r *reader) ofDelegation(ctx context.Context, c authz.Case) ([]leaf, error)
 
 // ofSession is every leaf of the session that is named, as far as it is for the principal and the
 // tenant that are named.
-func (r *reader) ofSession(ctx context.Context, c authz.Case) ([]leaf, error) {
+func (r *reader) ofSession(ctx context.Context, within *authz.Bounds, c authz.Case) ([]leaf, error) {
 	s, err := r.session(ctx, c.Session)
 	if err != nil {
 		return nil, err
 	}
-	if !s.Known {
-		return nil, authz.NoSession(c.Session)
+	if ok, err := admit(within, c, s, nil); !ok {
+		return nil, err
 	}
 	if s.Agent != c.Agent {
 		// Another agent's session: say no more than that it does not act.
@@ -93,6 +93,10 @@ func (r *reader) ofSession(ctx context.Context, c authz.Case) ([]leaf, error) {
 	}
 	var out []leaf
 	for _, l := range s.Leaves {
+		if !hasLeaf(within, l.Principal, l.Tenant) {
+			r.partial = true
+			continue
+		}
 		if (c.Principal.IsZero() || c.Principal == l.Principal) && (c.Tenant == "" || c.Tenant == l.Tenant) && !l.Principal.IsZero() {
 			out = append(out, leaf{l.Delegation, l.Principal, l.Tenant})
 		}
@@ -116,12 +120,15 @@ func unambiguous(leaves []leaf) error {
 // ofAgent is every live delegation that lets the agent act directly for the principal in the tenant:
 // granted by the principal itself, or for a set of the tenant. Whether the principal is in the set is
 // for the gates. However many there are for other agents, no more than a constant number is read.
-func (r *reader) ofAgent(ctx context.Context, c authz.Case) ([]leaf, error) {
+func (r *reader) ofAgent(ctx context.Context, within *authz.Bounds, c authz.Case) ([]leaf, error) {
 	switch {
 	case c.Principal.IsZero():
 		return nil, authz.FieldErrorf("on_behalf_of", "is required without a session or a delegation")
 	case c.Tenant == "":
 		return nil, authz.FieldErrorf("tenant_id", "is required without a session or a delegation")
+	}
+	if ok, err := admit(within, c, nil, nil); !ok {
+		return nil, err
 	}
 	ids, err := r.direct(ctx, c)
 	if err != nil {
@@ -194,9 +201,9 @@ func (r *reader) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID
 		}
 		ids = resources(rels)
 		slices.Sort(ids)
-		return r.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.DirectQuery(id, c.Principal) })
+		return r.only(ctx, ids, c.Tenant, func(id authz.DelegationID) authz.Query { return facts.DirectQuery(id, c.Principal) })
 	case len(ids) > maxCandidates:
-		return r.only(ctx, ids, func(id authz.DelegationID) authz.Query { return facts.AgentQuery(id, c.Agent) })
+		return r.only(ctx, ids, c.Tenant, func(id authz.DelegationID) authz.Query { return facts.AgentQuery(id, c.Agent) })
 	default:
 		return ids, nil
 	}
@@ -211,24 +218,29 @@ func resources(rels []authz.Relationship) []authz.DelegationID {
 	return ids
 }
 
-// only keeps the delegations for which a query holds, as long as those are few enough to be read.
-func (r *reader) only(ctx context.Context, ids []authz.DelegationID, query func(authz.DelegationID) authz.Query) ([]authz.DelegationID, error) {
-	queries := make([]authz.Query, len(ids))
-	for i, id := range ids {
-		queries[i] = query(id)
+// only keeps the delegations of a tenant for which a query holds, as long as those are few enough to be read. How many there are in
+// other tenants changes nothing.
+func (r *reader) only(
+	ctx context.Context, ids []authz.DelegationID, tenant authz.TenantID, query func(authz.DelegationID) authz.Query,
+) ([]authz.DelegationID, error) {
+	queries := make([]authz.Query, 0, 2*len(ids))
+	for _, id := range ids {
+		queries = append(queries, query(id), facts.TenantQuery(id, tenant))
 	}
 	answers, err := r.snap.Check(ctx, queries)
 	if err != nil {
 		return nil, err
 	}
 	var kept []authz.DelegationID
-	for i, a := range answers {
-		switch a.Outcome {
-		case authz.No:
-		case authz.Failed:
-			return nil, a.Err
+	for i, id := range ids {
+		switch of, in := answers[2*i], answers[2*i+1]; {
+		case of.Outcome == authz.No, in.Outcome == authz.No:
+		case of.Outcome == authz.Failed:
+			return nil, of.Err
+		case in.Outcome == authz.Failed:
+			return nil, in.Err
 		default:
-			kept = append(kept, ids[i])
+			kept = append(kept, id)
 		}
 	}
 	if len(kept) > maxRead {

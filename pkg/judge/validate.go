@@ -8,12 +8,13 @@ import (
 )
 
 // validate checks what the schema says of the case, whatever the object.
-func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
-	resourceType, permission := c.Resource.Type, c.Permission
-	t := schema.Types[resourceType]
-	if t == nil {
+func (c *call) validate(one authz.Case) error {
+	resourceType, permission := one.Resource.Type, one.Permission
+	t := c.schema.Types[resourceType]
+	if t == nil || !c.within.HasType(resourceType) && !authz.IsCore(resourceType) {
 		return &authz.Error{
-			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type", Message: schema.NoType(resourceType),
+			Kind: authz.Invalid, Reason: authz.ReasonUnknownType, Field: "resource.object_type",
+			Message: c.schema.Within(c.within).NoType(resourceType),
 		}
 	}
 	if _, ok := t.Members[permission]; !ok {
@@ -22,7 +23,7 @@ func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
 			Message: t.NoMember(permission),
 		}
 	}
-	if !t.TenantSafe() && !j.global[resourceType] {
+	if !t.TenantSafe() && !c.global[resourceType] {
 		return authz.Errorf(authz.Precondition, authz.ReasonNotTenantSafe,
 			"%s has no tenant relation or permission, so that its objects belong to nobody; give it one, or name it "+
 				"in --global-types of the server", resourceType)
@@ -36,7 +37,7 @@ func (j *Judge) validate(schema *authz.Schema, c authz.Case) error {
 			"%s admits no expiration but holds relationships that have one, and SpiceDB would count them after they have expired; "+
 				"let the relation admit the expiration again, or delete its relationships and write those that are to hold", t.Stray)
 	}
-	return fits(schema, c)
+	return fits(c.schema, one)
 }
 
 // fits refuses a value of the context that no caveat on the way takes: which caveats those are depends on the type and

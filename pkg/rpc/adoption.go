@@ -34,7 +34,7 @@ func (s *adoptions) ReviewAdoption(r *deputyv1.ReviewAdoptionRequest, stream grp
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor = 0, nil
-	sum, err := digest(bare)
+	sum, err := digest(stream.Context(), bare)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *adoptions) ReviewAdoption(r *deputyv1.ReviewAdoptionRequest, stream grp
 	if err != nil {
 		return err
 	}
-	at, next, err := s.Delegate.Review(stream.Context(), objects, place, most, func(c delegate.Candidate) error {
+	at, next, err := s.delegate(stream.Context()).Review(stream.Context(), objects, place, most, func(c delegate.Candidate) error {
 		return stream.Send(&deputyv1.ReviewAdoptionResponse{Result: &deputyv1.ReviewAdoptionResponse_Candidate{Candidate: adoptionCandidate(c)}})
 	})
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *adoptions) ConfirmAdoption(ctx context.Context, r *deputyv1.ConfirmAdop
 		}
 		asked[i].Digest = a.GetDigest()
 	}
-	adopted, rev, err := s.Delegate.Adopt(ctx, asked)
+	adopted, rev, err := s.delegate(ctx).Adopt(ctx, asked)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/facts"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -33,9 +34,9 @@ func (s *agents) RegisterAgent(ctx context.Context, r *deputyv1.RegisterAgentReq
 	if err != nil {
 		return nil, err
 	}
-	register := s.Delegate.Register
+	register := s.delegate(ctx).Register
 	if r.GetAdopt() {
-		register = s.Delegate.AdoptAgent
+		register = s.delegate(ctx).AdoptAgent
 	}
 	a, rev, err := register(ctx, agent, owners, r.GetIdempotencyKey())
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *agents) GetAgent(ctx context.Context, r *deputyv1.GetAgentRequest) (*de
 	if err != nil {
 		return nil, err
 	}
-	a, rev, err := s.Delegate.Agent(ctx, agent)
+	a, rev, err := s.delegate(ctx).Agent(ctx, agent)
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +84,12 @@ func (s *agents) GetAgent(ctx context.Context, r *deputyv1.GetAgentRequest) (*de
 
 // ListAgents lists the registered agents.
 func (s *agents) ListAgents(ctx context.Context, r *deputyv1.ListAgentsRequest) (*deputyv1.ListAgentsResponse, error) {
-	page, err := openPage(s.border, &deputyv1.ListAgentsRequest{}, r)
+	// The list goes through the tenants of a confined caller: a place in it is none once they are others.
+	page, err := openPage(ctx, s.border, &deputyv1.ListAgentsRequest{}, r, boundTenants(ctx)...)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Delegate.Agents(ctx, page.from, page.limit)
+	found, err := s.delegate(ctx).Agents(ctx, page.from, page.limit)
 	if err != nil {
 		return nil, err
 	}
@@ -99,13 +101,21 @@ func (s *agents) ListAgents(ctx context.Context, r *deputyv1.ListAgentsRequest) 
 	return out, err
 }
 
+// boundTenants are the tenants that the caller of a call is bound to; none where it is bound to none.
+func boundTenants(ctx context.Context) []string {
+	if within := caller.Of(ctx).Bounds; within != nil {
+		return within.Tenants.List()
+	}
+	return nil
+}
+
 // SuspendAgent stops an agent.
 func (s *agents) SuspendAgent(ctx context.Context, r *deputyv1.SuspendAgentRequest) (*deputyv1.SuspendAgentResponse, error) {
 	agent, err := agentID(r.GetAgentId())
 	if err != nil {
 		return nil, err
 	}
-	was, rev, err := s.Delegate.Suspend(ctx, agent.Object())
+	was, rev, err := s.delegate(ctx).Suspend(ctx, agent.Object())
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +128,7 @@ func (s *agents) ResumeAgent(ctx context.Context, r *deputyv1.ResumeAgentRequest
 	if err != nil {
 		return nil, err
 	}
-	is, rev, err := s.Delegate.Resume(ctx, agent.Object())
+	is, rev, err := s.delegate(ctx).Resume(ctx, agent.Object())
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +160,7 @@ func (s *principals) Suspend(ctx context.Context, r *deputyv1.SuspendRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	was, rev, err := s.Delegate.Suspend(ctx, who)
+	was, rev, err := s.delegate(ctx).Suspend(ctx, who)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +173,7 @@ func (s *principals) Resume(ctx context.Context, r *deputyv1.ResumeRequest) (*de
 	if err != nil {
 		return nil, err
 	}
-	was, rev, err := s.Delegate.Resume(ctx, who)
+	was, rev, err := s.delegate(ctx).Resume(ctx, who)
 	if err != nil {
 		return nil, err
 	}
@@ -187,14 +197,14 @@ type page struct {
 	stamp time.Time
 }
 
-// openPage reads a list's limit and cursor. bare is the request without them.
-func openPage(b border, bare proto.Message, r listRequest) (page, error) {
+// openPage reads a list's limit and cursor. bare is the request without them, and parts are what its places depend on besides.
+func openPage(ctx context.Context, b border, bare proto.Message, r listRequest, parts ...string) (page, error) {
 	out := page{border: b}
 	var err error
 	if out.limit, err = limit(r.GetLimit(), defaultList, maxList); err != nil {
 		return out, err
 	}
-	if out.sum, err = digest(bare); err != nil {
+	if out.sum, err = digest(ctx, bare, parts...); err != nil {
 		return out, err
 	}
 	out.stamp, err = b.Sealer.place(out.sum, r.GetCursor(), &out.from, b.Now())

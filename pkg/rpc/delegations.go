@@ -22,7 +22,7 @@ func (s *delegations) CreateDelegation(ctx context.Context, r *deputyv1.CreateDe
 	if err != nil {
 		return nil, err
 	}
-	d, rev, err := s.Delegate.Create(ctx, spec)
+	d, rev, err := s.delegate(ctx).Create(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (s *delegations) GetDelegation(ctx context.Context, r *deputyv1.GetDelegati
 	if err != nil {
 		return nil, err
 	}
-	d, rev, err := s.Delegate.Delegation(ctx, authz.DelegationID(name))
+	d, rev, err := s.delegate(ctx).Delegation(ctx, authz.DelegationID(name))
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +84,11 @@ func (s *delegations) ListDelegations(ctx context.Context, r *deputyv1.ListDeleg
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor = 0, nil
-	page, err := openPage(s.border, bare, r)
+	page, err := openPage(ctx, s.border, bare, r)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Delegate.Delegations(ctx, choice, page.from, page.limit)
+	found, err := s.delegate(ctx).Delegations(ctx, choice, page.from, page.limit)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (s *delegations) RevokeDelegation(ctx context.Context, r *deputyv1.RevokeDe
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.Revoke(ctx, authz.DelegationID(name))
+	rev, err := s.delegate(ctx).Revoke(ctx, authz.DelegationID(name))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/facts"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
@@ -268,14 +270,18 @@ func limit(given uint32, otherwise, most int) (int, error) {
 	return int(given), nil
 }
 
-// digest identifies a request apart from its limit and its cursor, which the caller clears first.
-func digest(m proto.Message) ([16]byte, error) {
+// digest identifies a caller's request apart from its limit and its cursor, which are cleared before. parts are what the place of a cursor
+// depends on besides.
+func digest(ctx context.Context, m proto.Message, parts ...string) ([16]byte, error) {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return [16]byte{}, fmt.Errorf("cannot encode a request: %w", err)
 	}
-	sum := sha256.Sum256(append([]byte(m.ProtoReflect().Descriptor().FullName()), b...))
-	return [16]byte(sum[:16]), nil
+	h := sha256.New()
+	for _, part := range append([]string{caller.Of(ctx).Name, string(m.ProtoReflect().Descriptor().FullName()), string(b)}, parts...) {
+		_, _ = fmt.Fprintf(h, "%d:%s", len(part), part)
+	}
+	return [16]byte(h.Sum(nil)[:16]), nil
 }
 
 // objectProto shows an object with its id decoded.

@@ -38,19 +38,23 @@ type Gate struct {
 	// methods are those of the services that were registered, by full name.
 	methods  map[string]*wire.Method
 	underWay underWay
+	figures  *Figures
 	open     openStreams
 }
 
-// NewGate returns the gate of one server.
-func NewGate(callers *caller.Callers, log *zap.Logger) *Gate {
-	return &Gate{callers: callers, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
+// NewGate returns the gate of one server. figures may be nil.
+func NewGate(callers *caller.Callers, figures *Figures, log *zap.Logger) *Gate {
+	return &Gate{
+		callers: callers, figures: figures, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{},
+		underWay: underWay{most: maxUnderWay},
+	}
 }
 
 // Options returns the server options with which every call passes through the gate.
 func (g *Gate) Options() []grpc.ServerOption {
-	return []grpc.ServerOption{
+	return append(g.figures.options(),
 		grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream), grpc.MaxRecvMsgSize(MaxReceived),
-	}
+	)
 }
 
 // Receiver receives the messages of services that do not have them decoded by the gate: the door's.
@@ -58,6 +62,7 @@ func (g *Gate) Receiver() *wire.Receiver { return g.receiver }
 
 func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
+	g.figures.begin()
 	defer func() {
 		err = g.finish(ctx, info.FullMethod, start, recover(), err)
 		if err != nil {
@@ -78,6 +83,7 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	start := time.Now()
 	ctx := stream.Context()
+	g.figures.begin()
 	defer func() { err = g.finish(ctx, info.FullMethod, start, recover(), err) }()
 	book := g.callers.Book()
 	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
@@ -148,9 +154,10 @@ func (s *identified) replace(by *wire.Message, over bool) {
 	}
 }
 
-// finish turns the outcome of a call into a status and logs it: at debug, or at error where it is the
+// finish turns the outcome of a call into a status, counts it and logs it: at debug, or at error where it is the
 // server's own fault. Nothing of the request is logged.
-func (g *Gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
+func (g *Gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) (st error) {
+	defer func() { g.figures.end(caller.Of(ctx), st) }()
 	if panicked == nil && err == nil && !g.log.Core().Enabled(zap.DebugLevel) {
 		return nil
 	}
@@ -160,11 +167,11 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 		zap.String("caller", caller.Of(ctx).Name),
 	}
 	if panicked != nil {
-		err = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))
+		st = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))
 		g.log.Error("call panicked", append(fields, zap.String("panic", fmt.Sprint(panicked)), zap.ByteString("stack", debug.Stack()))...)
-		return err
+		return st
 	}
-	st := toStatus(ctx, err)
+	st = toStatus(ctx, err)
 	fields = append(fields, zap.Stringer("code", status.Code(st)))
 	if err != nil {
 		fields = append(fields, zap.Error(err))

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/judge"
 )
@@ -148,9 +149,12 @@ func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionReq
 	if err != nil {
 		return nil, stamp, err
 	}
-	results, _, err := p.Judge.Decide(ctx, []authz.Case{c}, f, explain)
+	results, _, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, []authz.Case{c}, f, explain)
 	if err != nil {
 		return nil, stamp, err
+	}
+	if !explain { // an explanation lets nobody act
+		p.Figures.decided(&results[0].Decision, results[0].Err)
 	}
 	return &results[0].Decision, stamp, results[0].Err
 }
@@ -178,13 +182,14 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 		}
 		cases, index = append(cases, c), append(index, i)
 	}
-	results, at, err := p.Judge.Decide(ctx, cases, f, false)
+	results, at, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, cases, f, false)
 	if err != nil {
 		return nil, err
 	}
 	token := p.Sealer.token(at, stamp)
 	for i, result := range results {
 		pair := pairs[index[i]]
+		p.Figures.decided(&result.Decision, result.Err)
 		if result.Err != nil {
 			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
 			continue
@@ -274,7 +279,7 @@ type lookupRequest interface {
 }
 
 // openLookup reads a lookup's limit, cursor and consistency. bare is the request without them.
-func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv1.ZedToken) (*lookup, error) {
+func (b border) openLookup(ctx context.Context, r lookupRequest, bare proto.Message, session *deputyv1.ZedToken) (*lookup, error) {
 	if r.GetCursor().GetToken() != "" && r.GetConsistency() != nil {
 		return nil, authz.FieldErrorf("consistency", "is not to be combined with a cursor")
 	}
@@ -283,7 +288,7 @@ func (b border) openLookup(r lookupRequest, bare proto.Message, session *deputyv
 	if l.limit, err = limit(r.GetLimit(), defaultLookup, maxLookup); err != nil {
 		return nil, err
 	}
-	if l.sum, err = digest(bare); err != nil {
+	if l.sum, err = digest(ctx, bare); err != nil {
 		return nil, err
 	}
 	if l.fresh, l.stamp, err = b.freshness(r.GetConsistency(), session); err != nil {
@@ -334,11 +339,11 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency, bare.SessionToken = 0, nil, nil, nil
-	l, err := p.openLookup(r, bare, r.GetSessionToken())
+	l, err := p.openLookup(stream.Context(), r, bare, r.GetSessionToken())
 	if err != nil {
 		return err
 	}
-	done, err := p.Judge.Resources(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
+	done, err := p.Judge.Resources(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
 		if err := l.young(); err != nil {
 			return err
 		}
@@ -396,11 +401,11 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor, bare.Consistency = 0, nil, nil
-	l, err := p.openLookup(r, bare, nil)
+	l, err := p.openLookup(stream.Context(), r, bare, nil)
 	if err != nil {
 		return err
 	}
-	done, err := p.Judge.Agents(stream.Context(), c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
+	done, err := p.Judge.Agents(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
 		if err := l.young(); err != nil {
 			return err
 		}

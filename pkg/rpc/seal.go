@@ -1,16 +1,21 @@
 package rpc
 
 import (
+	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -24,10 +29,20 @@ import (
 //	| 1 byte  | 1    | 8, big endian    | n       | 16, truncated             |
 //	+---------+------+------------------+---------+---------------------------+
 //
-// The payload of a token is the engine's token; that of a cursor is a digest of the request, and of the
-// datastore, that it belongs to (16 bytes) and a place as JSON. A Sealer is safe for concurrent use.
+// The payload of a token is the engine's token. A cursor is encrypted besides, because a place tells of rows that do not exist for the
+// caller: where they are, and how many were passed over. It is, with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) and a random nonce,
+//
+//	+---------+------+------------------+----------+-----------------------------+
+//	| version | kind | issued, unix ns  | nonce    | a place as JSON, encrypted, |
+//	| 1 byte  | 1    | 8, big endian    | 24 bytes | with its tag of 16 bytes    |
+//	+---------+------+------------------+----------+-----------------------------+
+//
+// and opens for the request of the caller, and the datastore, that it belongs to: the additional data is all before the nonce, and a digest
+// of those (16 bytes). A Sealer is safe for concurrent use.
 type Sealer struct {
 	key []byte
+	// cursors encrypts cursors.
+	cursors cipher.AEAD
 	// hashes are keyed already, which is half of the work of a short text's seal.
 	hashes sync.Pool
 	// datastore is the id of the one that cursors are places in.
@@ -37,7 +52,7 @@ type Sealer struct {
 const (
 	sealVersion = 1
 	sealToken   = 1
-	sealCursor  = 2
+	sealCursor  = 3 // 2 was one that could be read
 	sealHead    = 10
 	sealMAC     = 16
 	maxSealed   = 16 << 10
@@ -55,16 +70,34 @@ func NewSealer(secret []byte, datastore string) (*Sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot derive the sealing key: %w", err)
 	}
-	return &Sealer{key: key, datastore: datastore}, nil
+	cursorKey, err := hkdf.Key(sha256.New, secret, nil, "deputy.v1 cursors, encrypted", chacha20poly1305.KeySize)
+	if err != nil {
+		return nil, fmt.Errorf("cannot derive the key of cursors: %w", err)
+	}
+	cursors, err := chacha20poly1305.NewX(cursorKey)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the cipher of cursors: %w", err)
+	}
+	return &Sealer{key: key, cursors: cursors, datastore: datastore}, nil
 }
 
 func (s *Sealer) seal(kind byte, at time.Time, payload []byte) string {
-	b := make([]byte, sealHead, sealHead+len(payload)+sealMAC)
-	b[0], b[1] = sealVersion, kind
-	binary.BigEndian.PutUint64(b[2:], uint64(at.UnixNano()))
-	b = append(b, payload...)
+	b := append(head(kind, at, len(payload)+sealMAC), payload...)
 	mac := s.mac(b)
 	return base64.RawURLEncoding.EncodeToString(append(b, mac[:]...))
+}
+
+// head is what begins a seal, with room for more bytes.
+func head(kind byte, at time.Time, more int) []byte {
+	b := make([]byte, sealHead, sealHead+more)
+	b[0], b[1] = sealVersion, kind
+	binary.BigEndian.PutUint64(b[2:], uint64(at.UnixNano()))
+	return b
+}
+
+// issued reads the moment of a head.
+func issued(b []byte) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64(b[2:sealHead]))) //nolint:gosec // see head
 }
 
 // mac returns the seal of b.
@@ -81,21 +114,27 @@ func (s *Sealer) mac(b []byte) (mac [sealMAC]byte) {
 	return mac
 }
 
-// open returns what was sealed, or false for anything that this Sealer did not seal as that kind.
-func (s *Sealer) open(kind byte, text string) (at time.Time, payload []byte, ok bool) {
+// decodeSeal returns the bytes of a seal, or false for what cannot be one of that kind.
+func decodeSeal(kind byte, text string) ([]byte, bool) {
 	if len(text) > maxSealed {
-		return time.Time{}, nil, false
+		return nil, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
-	if err != nil || len(b) < sealHead+sealMAC {
+	return b, err == nil && len(b) >= sealHead+sealMAC && b[0] == sealVersion && b[1] == kind
+}
+
+// open returns what was sealed, or false for anything that this Sealer did not seal as that kind.
+func (s *Sealer) open(kind byte, text string) (at time.Time, payload []byte, ok bool) {
+	b, ok := decodeSeal(kind, text)
+	if !ok {
 		return time.Time{}, nil, false
 	}
 	body := b[:len(b)-sealMAC]
 	mac := s.mac(body)
-	if !hmac.Equal(b[len(body):], mac[:]) || body[0] != sealVersion || body[1] != kind {
+	if !hmac.Equal(b[len(body):], mac[:]) {
 		return time.Time{}, nil, false
 	}
-	return time.Unix(0, int64(binary.BigEndian.Uint64(body[2:]))), body[sealHead:], true //nolint:gosec // see seal
+	return issued(body), body[sealHead:], true
 }
 
 // token seals a revision that was the newest at the given moment.
@@ -117,18 +156,22 @@ func (s *Sealer) revision(field string, t *deputyv1.ZedToken) (authz.Revision, t
 
 // cursor seals a place for the request with the digest.
 func (s *Sealer) cursor(digest [16]byte, at time.Time, place any) (*deputyv1.Cursor, error) {
-	b, err := json.Marshal(place)
+	plain, err := json.Marshal(place)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode a cursor: %w", err)
 	}
-	digest = s.within(digest)
-	return &deputyv1.Cursor{Token: s.seal(sealCursor, at, append(digest[:], b...))}, nil
+	b := head(sealCursor, at, s.cursors.NonceSize()+len(plain)+s.cursors.Overhead())
+	belongs := s.belongs(b, digest)
+	b = b[:len(b)+s.cursors.NonceSize()]
+	_, _ = rand.Read(b[sealHead:]) // never fails, see crypto/rand
+	b = s.cursors.Seal(b, b[sealHead:], plain, belongs)
+	return &deputyv1.Cursor{Token: base64.RawURLEncoding.EncodeToString(b)}, nil
 }
 
-// within is the digest of a request to the datastore.
-func (s *Sealer) within(digest [16]byte) [16]byte {
+// belongs is what a cursor with the head is bound to: the request with the digest, to the datastore.
+func (s *Sealer) belongs(head []byte, digest [16]byte) []byte {
 	sum := sha256.Sum256(append(digest[:], s.datastore...))
-	return [16]byte(sum[:16])
+	return slices.Concat(head, sum[:16])
 }
 
 // place opens a cursor of the request with the digest, and returns the moment that it was sealed with;
@@ -137,15 +180,20 @@ func (s *Sealer) place(digest [16]byte, c *deputyv1.Cursor, place any, now time.
 	if c.GetToken() == "" {
 		return now, nil
 	}
-	at, payload, ok := s.open(sealCursor, c.GetToken())
-	if !ok || len(payload) < len(digest) || [16]byte(payload[:16]) != s.within(digest) {
+	plain, err := []byte(nil), error(nil)
+	b, ok := decodeSeal(sealCursor, c.GetToken())
+	if ok = ok && len(b) >= sealHead+s.cursors.NonceSize(); ok {
+		nonce, sealed := b[sealHead:sealHead+s.cursors.NonceSize()], b[sealHead+s.cursors.NonceSize():]
+		plain, err = s.cursors.Open(nil, nonce, sealed, s.belongs(b[:sealHead], digest))
+	}
+	if !ok || err != nil {
 		return now, &authz.Error{
 			Kind: authz.Invalid, Reason: authz.ReasonInvalidToken, Field: "cursor",
-			Message: "is not a cursor that this deployment issued for this request",
+			Message: "is not a cursor that this deployment issued to this caller for this request",
 		}
 	}
-	if err := json.Unmarshal(payload[16:], place); err != nil {
+	if err := json.Unmarshal(plain, place); err != nil {
 		return now, fmt.Errorf("cannot decode a cursor: %w", err)
 	}
-	return at, nil
+	return issued(b), nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
@@ -70,6 +71,40 @@ func TestSealedCursorsBelongToTheirRequest(t *testing.T) {
 	if _, err := s.place([16]byte{2}, cursor, &place, later); authz.KindOf(err) != authz.Invalid {
 		t.Errorf("of another request: %v", err)
 	}
+	again, err := s.cursor([16]byte{1}, at, map[string]string{"r": "x"})
+	if err != nil || again.GetToken() == cursor.GetToken() {
+		t.Errorf("two cursors are one: %v", err)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(cursor.GetToken())
+	if err != nil || bytes.Contains(raw, []byte(`"r":"x"`)) {
+		t.Errorf("the cursor can be read: %q, %v", raw, err)
+	}
+	for i := range raw {
+		bent := bytes.Clone(raw)
+		bent[i] ^= 1
+		forged := &deputyv1.Cursor{Token: base64.RawURLEncoding.EncodeToString(bent)}
+		if _, err := s.place([16]byte{1}, forged, &place, later); authz.KindOf(err) != authz.Invalid {
+			t.Fatalf("a flipped bit in byte %d is believed: %v", i, err)
+		}
+	}
+	elsewhere, err := NewSealer(bytes.Repeat([]byte{1}, 32), "another datastore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		by    *Sealer
+		token string
+	}{
+		"of another datastore": {elsewhere, cursor.GetToken()},
+		"of another key":       {sealer(t, 2), cursor.GetToken()},
+		"cut":                  {s, cursor.GetToken()[:40]},
+		"a token":              {s, s.token(authz.Revision{Token: "r"}, at).GetToken()},
+		"huge":                 {s, string(bytes.Repeat([]byte("A"), maxSealed+1))},
+	} {
+		if _, err := c.by.place([16]byte{1}, &deputyv1.Cursor{Token: c.token}, &place, later); authz.KindOf(err) != authz.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	if when, err := s.place([16]byte{1}, nil, &place, later); err != nil || !when.Equal(later) {
 		t.Errorf("none: %s, %v", when, err)
 	}
@@ -86,5 +121,30 @@ func FuzzOpen(f *testing.F) {
 		if _, _, ok := s.open(sealToken, text); ok {
 			t.Fatalf("%q opens", text)
 		}
+		if _, err := s.place([16]byte{}, &deputyv1.Cursor{Token: text}, nil, time.Unix(1, 0)); err == nil && text != "" {
+			t.Fatalf("%q opens as a cursor", text)
+		}
 	})
+}
+
+// TestRequestsAreTheirCallers: the same request of two callers, or of one whose tenants have changed, has two digests, and so no cursor in common.
+func TestRequestsAreTheirCallers(t *testing.T) {
+	t.Parallel()
+	seen := map[[16]byte]string{}
+	for name, c := range map[string]*caller.Caller{
+		"nobody": nil, "service": {Name: "service", Bounds: authz.Unbounded()}, "other": {Name: "other", Bounds: authz.Unbounded()},
+		"bound to acme":            {Name: "bound", Bounds: &authz.Bounds{Tenants: authz.NamesOf("acme")}},
+		"bound to acme and globex": {Name: "bound", Bounds: &authz.Bounds{Tenants: authz.NamesOf("acme", "globex")}},
+	} {
+		ctx := caller.With(t.Context(), c)
+		page, err := openPage(ctx, border{Config{Sealer: sealer(t, 1), Now: time.Now}}, &deputyv1.ListAgentsRequest{}, &deputyv1.ListAgentsRequest{},
+			boundTenants(ctx)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, taken := seen[page.sum]; taken {
+			t.Errorf("the request of %s is that of %s", name, other)
+		}
+		seen[page.sum] = name
+	}
 }

@@ -4,11 +4,13 @@
 package rpc
 
 import (
+	"context"
 	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/judge"
@@ -16,10 +18,13 @@ import (
 
 // Config is what the services stand on.
 type Config struct {
-	Judge    *judge.Judge
+	Judge *judge.Judge
+	// Delegate is nobody's: each call takes it for its caller.
 	Delegate *delegate.Delegate
 	Sealer   *Sealer
 	Log      *zap.Logger
+	// Figures counts decisions; nil counts none.
+	Figures *Figures
 	// Now is the clock that tokens are stamped with.
 	Now func() time.Time
 	// Store looks after the durable store; nil means that the engine has none of its own.
@@ -42,3 +47,9 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 
 // border is what all services share.
 type border struct{ Config }
+
+// delegate is the lifecycle for the caller of a call.
+func (b border) delegate(ctx context.Context) *delegate.Delegate {
+	c := caller.Of(ctx)
+	return b.Delegate.For(c.Name, c.Bounds)
+}

@@ -22,7 +22,7 @@ func (s *sessions) StartSession(ctx context.Context, r *deputyv1.StartSessionReq
 	if err != nil {
 		return nil, err
 	}
-	running, rev, err := s.Delegate.StartSession(ctx, start)
+	running, rev, err := s.delegate(ctx).StartSession(ctx, start)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (s *sessions) GetSession(ctx context.Context, r *deputyv1.GetSessionRequest
 	if err != nil {
 		return nil, err
 	}
-	running, rev, err := s.Delegate.Session(ctx, authz.SessionID(name))
+	running, rev, err := s.delegate(ctx).Session(ctx, authz.SessionID(name))
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +85,11 @@ func (s *sessions) ListSessions(ctx context.Context, r *deputyv1.ListSessionsReq
 	}
 	bare := proto.CloneOf(r)
 	bare.Limit, bare.Cursor = 0, nil
-	page, err := openPage(s.border, bare, r)
+	page, err := openPage(ctx, s.border, bare, r)
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Delegate.Sessions(ctx, agent, r.GetIncludeInactive(), page.from, page.limit)
+	found, err := s.delegate(ctx).Sessions(ctx, agent, r.GetIncludeInactive(), page.from, page.limit)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s *sessions) RenewSession(ctx context.Context, r *deputyv1.RenewSessionReq
 	if err != nil {
 		return nil, err
 	}
-	running, rev, err := s.Delegate.Renew(ctx, authz.SessionID(name), length)
+	running, rev, err := s.delegate(ctx).Renew(ctx, authz.SessionID(name), length)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func (s *sessions) EndSession(ctx context.Context, r *deputyv1.EndSessionRequest
 	if err != nil {
 		return nil, err
 	}
-	rev, err := s.Delegate.End(ctx, authz.SessionID(name))
+	rev, err := s.delegate(ctx).End(ctx, authz.SessionID(name))
 	if err != nil {
 		return nil, err
 	}

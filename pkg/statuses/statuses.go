@@ -65,3 +65,15 @@ func Info(st *status.Status) *errdetails.ErrorInfo {
 	}
 	return nil
 }
+
+// spiceDBDomain is the domain of the ErrorInfo in SpiceDB's own statuses.
+const spiceDBDomain = "authzed.com"
+
+// SpiceDB returns a status as SpiceDB makes it, for what Deputy answers in its place: with its domain and the metadata of its reason.
+func SpiceDB(code codes.Code, reason, message string, metadata map[string]string) *status.Status {
+	st := status.New(code, Bounded(message))
+	if detailed, err := st.WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: spiceDBDomain, Metadata: metadata}); err == nil {
+		return detailed
+	}
+	return st
+}

@@ -56,13 +56,15 @@ var arrows = map[string][]string{
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
 	"pkg/caller/token": {"pkg/authz", "pkg/caller"},
+	// Which client certificates are believed now, and what they say.
+	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	// The file of callers: read, checked, edited.
 	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
-	"pkg/rpc/door": {"pkg/authz", "pkg/rpc/wire", "pkg/statuses"},
+	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 
@@ -110,6 +112,7 @@ var arrows = map[string][]string{
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
+		"pkg/caller/certificate",
 	},
 
 	"pkg/gen": {},

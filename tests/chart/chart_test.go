@@ -302,6 +302,10 @@ func TestRefuses(t *testing.T) {
 	}{
 		{"no TLS", "postgres", map[string]any{"tls": map[string]any{"existingSecret": ""}}, "set tls.existingSecret"},
 		{"both", "postgres", map[string]any{"insecure": true}, "exclude each other"},
+		{"authorities without TLS", "memory", map[string]any{"tls": map[string]any{"clientAuthorities": "ca.crt"}}, "need TLS: set tls.existingSecret"},
+		{"a trust domain without authorities", "postgres", map[string]any{"tls": map[string]any{"existingSecret": "s", "spiffeTrustDomain": "example.org"}}, "need tls.clientAuthorities"},
+		{"the key as authorities", "postgres", map[string]any{"tls": map[string]any{"existingSecret": "s", "clientAuthorities": "tls.key"}}, "/tls/clientAuthorities"},
+		{"another word for require", "postgres", map[string]any{"tls": map[string]any{"existingSecret": "s", "clientAuth": "always"}}, "/tls/clientAuth"},
 		{"no keys", "postgres", map[string]any{"auth": map[string]any{"existingSecret": ""}}, "/auth/existingSecret"},
 		{"no image", "postgres", map[string]any{"image": map[string]any{"repository": ""}}, "/image/repository"},
 		{"no engine", "postgres", map[string]any{"engine": map[string]any{"kind": ""}}, "/engine/kind"},

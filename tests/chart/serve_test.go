@@ -32,7 +32,14 @@ func TestServerTakesTheConfig(t *testing.T) {
 	withTLS["insecure"], withTLS["tls"] = false, map[string]any{"existingSecret": "deputy-tls"}
 	withTLS["auth"] = map[string]any{"existingSecret": "deputy-keys"}
 
-	for name, values := range map[string]map[string]any{"plaintext": memory, "TLS": withTLS, "embedded": example(t, "embedded")} {
+	mutual := example(t, "memory")
+	mutual["insecure"], mutual["auth"] = false, withTLS["auth"]
+	mutual["metrics"] = map[string]any{"enabled": true}
+	mutual["tls"] = map[string]any{
+		"existingSecret": "deputy-tls", "clientAuthorities": "ca.crt", "clientAuth": "require", "spiffeTrustDomain": "example.org",
+	}
+
+	for name, values := range map[string]map[string]any{"plaintext": memory, "TLS": withTLS, "client certificates": mutual, "embedded": example(t, "embedded")} {
 		t.Run(name, func(t *testing.T) {
 			etc := t.TempDir()
 			o := install(t, values)
@@ -98,9 +105,11 @@ func built(t *testing.T) string {
 
 // chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
 var chartSets = []string{
-	"addr", "admin-preshared-key", "admin-preshared-key-file", "allow-non-loopback", "config", "data-dir", "datastore-conn-uri", "engine",
-	"metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
-	"remote-preshared-key-file", "tls-cert", "tls-key", "token-key-file",
+	"addr", "admin-preshared-key", "admin-preshared-key-file", "config", "data-dir", "datastore-conn-uri", "engine",
+	"insecure-metrics", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
+	"remote-preshared-key-file", "spiffe-trust-domain",
+	"spiffe-workload-api", // its socket has to be mounted, which the chart does not do
+	"tls-cert", "tls-client-auth", "tls-client-ca", "tls-key", "token-key-file",
 }
 
 // TestSchemaKnowsTheSettings: values.schema.json takes exactly the settings that the server has and the chart leaves to the user.
@@ -157,6 +166,7 @@ func certificate(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	write(t, filepath.Join(dir, "ca.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
 	write(t, filepath.Join(dir, "tls.crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed})))
 	write(t, filepath.Join(dir, "tls.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 }

@@ -5,6 +5,7 @@ package harness
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -176,11 +177,20 @@ func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 			t.Errorf("serving: %v", err)
 		}
 	}()
+	dial := func(key string) *grpc.ClientConn {
+		if cfg.TLSCertPath+cfg.SPIFFEWorkloadAPI == "" {
+			return Dial(t, d.Addr().String(), key)
+		}
+		// Whose certificate the server has is for other connections to find out.
+		conn, err := ConnectTLS(d.Addr().String(), key, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
 	s := &Server{
-		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped,
-		Service: Dial(t, d.Addr().String(), ServiceKey),
-		Admin:   Dial(t, d.Addr().String(), AdminKey),
-		Nobody:  Dial(t, d.Addr().String(), ""),
+		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped, Service: dial(ServiceKey), Admin: dial(AdminKey), Nobody: dial(""),
 	}
 	t.Cleanup(func() {
 		stop()
@@ -207,20 +217,21 @@ func Dial(t testing.TB, addr, key string) *grpc.ClientConn {
 func Connect(addr, key string) (*grpc.ClientConn, error) {
 	opts := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
 	if key != "" {
-		opts = append(opts, grpc.WithPerRPCCredentials(bearer(key)))
+		opts = append(opts, grpc.WithPerRPCCredentials(Bearer(key)))
 	}
 	return grpc.NewClient(addr, opts...)
 }
 
-type bearer string
+// Bearer is a key that a connection's calls carry, without TLS.
+type Bearer string
 
 // GetRequestMetadata returns the key as gRPC metadata.
-func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+func (b Bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
 // RequireTransportSecurity reports that the key may be sent in the clear: it never leaves the machine.
-func (bearer) RequireTransportSecurity() bool { return false }
+func (Bearer) RequireTransportSecurity() bool { return false }
 
 // SlowEngine reports whether the engine stands on a database, so that tests ask it less often.
 func (s *Server) SlowEngine() bool {

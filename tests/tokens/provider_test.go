@@ -149,7 +149,7 @@ func TestProvider(t *testing.T) {
 }
 
 // furnish writes a graph in which bot, in a session for Alice, may view plan and not payroll, and returns the session.
-func furnish(t *testing.T, s *harness.Server) string {
+func furnish(t testing.TB, s *harness.Server) string {
 	t.Helper()
 	s.WriteSchema(t, schema.Core+`
 		definition document {

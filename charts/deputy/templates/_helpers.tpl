@@ -49,6 +49,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.tls.existingSecret .Values.insecure -}}
 {{- fail "tls.existingSecret and insecure exclude each other" -}}
 {{- end -}}
+{{- if and (or .Values.tls.clientAuthorities .Values.tls.spiffeTrustDomain (eq .Values.tls.clientAuth "require")) (not .Values.tls.existingSecret) -}}
+{{- fail "tls.clientAuthorities, tls.clientAuth require and tls.spiffeTrustDomain need TLS: set tls.existingSecret" -}}
+{{- end -}}
+{{- if and (or .Values.tls.spiffeTrustDomain (eq .Values.tls.clientAuth "require")) (not .Values.tls.clientAuthorities) -}}
+{{- fail "tls.spiffeTrustDomain and tls.clientAuth require need tls.clientAuthorities, the key of the Secret with the authorities of clients" -}}
+{{- end -}}
 {{- if and (has .Values.engine.kind (list "embedded" "memory")) (gt (int .Values.replicaCount) 1) -}}
 {{- fail (printf "engine.kind %s keeps a graph for each replica: set replicaCount to 1, or choose an engine that replicas share" .Values.engine.kind) -}}
 {{- end -}}

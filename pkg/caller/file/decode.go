@@ -218,6 +218,8 @@ func CheckName(name string) error {
 	switch {
 	case name == caller.ServiceName || name == caller.AdminName:
 		return fmt.Errorf("is %s, which is the caller that the setting with that preshared key stands for; choose another name", name)
+	case name == caller.NobodyName || name == caller.OtherName:
+		return fmt.Errorf("is %s, under which metrics count calls of others; choose another name", name)
 	case !word.MatchString(name):
 		return fmt.Errorf(`is %s; a name is 1 to 64 letters, digits, ".", "_" and "-", and begins with a letter or a digit`, quoted(name))
 	}

@@ -83,11 +83,11 @@ func (v *verified) now(at time.Time, leeway time.Duration) error {
 // call's. The TLS handshake has proven that the client has the certificate's key, whoever signed the certificate.
 func (v *verified) sentBy(ctx context.Context) (caller.Token, error) {
 	if v.certificate != nil {
-		tls := caller.ProofOf(ctx).TLS
-		if tls == nil || len(tls.PeerCertificates) == 0 {
+		presented := caller.ProofOf(ctx).Certificate
+		if presented == nil {
 			return caller.Token{}, refuse("is bound to a client certificate, and the call comes without one")
 		}
-		if sha256.Sum256(tls.PeerCertificates[0].Raw) != *v.certificate {
+		if presented.Digest() != *v.certificate {
 			return caller.Token{}, refuse("is bound to another client certificate than the call's")
 		}
 	}

@@ -69,7 +69,13 @@ func TestRotation(t *testing.T) {
 		refused(t, v, before, authz.Unauthenticated, `the key "es", which is none of`)
 		accepted(t, v, after)
 
-		// Another key under the same id, and the same key for another algorithm, end what was signed before.
+		// The same key for another algorithm, and another key under the same id, end what was signed before.
+		p.publish(keySetOf(with(rs256.jwk(), "alg", "PS256")))
+		pass(refreshEvery)
+		refused(t, v, after, authz.Unauthenticated, `the algorithm "RS256", which the issuer's key "rs" is not for`)
+		p.publish(jwks(rs256))
+		pass(refreshEvery)
+		accepted(t, v, after)
 		p.publish(jwks(signer{"rs", "RS256", ps256.key}))
 		pass(refreshEvery)
 		refused(t, v, after, authz.Unauthenticated, `is not signed with the key "rs"`)
@@ -151,10 +157,35 @@ func TestIssuerHangs(t *testing.T) {
 		p.hold = nil
 		p.mu.Unlock()
 		pass(cooldown)
-		accepted(t, v, lasting(es256))
 		if n := p.questions(); n != 2 {
-			t.Errorf("%d questions; want the second in the background alone", n)
+			t.Errorf("%d questions; want the second in the background", n)
 		}
+		accepted(t, v, lasting(es256))
+	})
+}
+
+// When it is time to ask in the background, and a question is under way already, that one will do. Close ends it.
+func TestQuestionUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{text: jwks(es256)}
+		v := opened(t, p, login)
+		pass(refreshEvery - time.Second)
+		p.mu.Lock()
+		p.hold = make(chan struct{})
+		p.mu.Unlock()
+		var wait sync.WaitGroup
+		wait.Go(func() { refused(t, v, lasting(rs256), authz.Unavailable, "cannot be had now") })
+		pass(2 * time.Second)
+		if n := p.questions(); n != 2 {
+			t.Errorf("%d questions; want the first and the one for the unknown key", n)
+		}
+		began := time.Now()
+		v.Close()
+		wait.Wait()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("closing took %v", took)
+		}
+		accepted(t, v, lasting(es256))
 	})
 }
 
@@ -277,6 +308,8 @@ func TestReopen(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer last.Close()
+		accepted(t, last, raw)
+		pass(2 * time.Hour)
 		accepted(t, last, raw)
 	})
 }

@@ -7,11 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 )
 
 // noon is the time of the tests whose clock stands still.
@@ -242,22 +243,40 @@ func TestCachedTokenEnds(t *testing.T) {
 	refused(t, v, raw, authz.Unauthenticated, "expired at 2026-11-28T12:01:00Z")
 }
 
+// connection is one that was made with a client certificate, or with none.
+type connection struct {
+	credentials.TLSInfo
+	certificate caller.Certificate
+}
+
+func (c connection) ClientCertificate() caller.Certificate { return c.certificate }
+
+// presented is a certificate, by its bytes.
+type presented string
+
+func (p presented) Digest() [sha256.Size]byte { return sha256.Sum256([]byte(p)) }
+
+// Verify is caller.Certificate's: a token is bound to a certificate whoever signed it.
+func (presented) Verify(time.Time) (caller.Identity, error) {
+	return caller.Identity{}, errors.New("nobody signed it")
+}
+
 // A token that is bound to a client certificate is good on connections with that certificate alone, also once it is kept.
 func TestBoundToCertificate(t *testing.T) {
 	v := open(t, atNoon(), fromFile(t, login, jwks(es256)))
-	cert, another := &x509.Certificate{Raw: []byte("a certificate")}, &x509.Certificate{Raw: []byte("another one")}
-	digest := sha256.Sum256(cert.Raw)
+	cert, another := presented("a certificate"), presented("another one")
+	digest := cert.Digest()
 	raw := es256.token(nil, with(claimsAt(noon), "cnf", map[string]any{"x5t#S256": encode(digest[:])}))
 	for range 2 {
 		for name, test := range map[string]struct {
-			certs []*x509.Certificate
-			want  string
+			certificate caller.Certificate
+			want        string
 		}{
-			"its own": {[]*x509.Certificate{cert, another}, ""},
-			"another": {[]*x509.Certificate{another, cert}, "is bound to another client certificate"},
+			"its own": {cert, ""},
+			"another": {another, "is bound to another client certificate"},
 			"none":    {nil, "the call comes without one"},
 		} {
-			ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: test.certs}}})
+			ctx := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: connection{certificate: test.certificate}})
 			said, err := v.Verify(ctx, raw)
 			if (err == nil) != (test.want == "") || err != nil && (!strings.Contains(err.Error(), test.want) || said.Subject != "") {
 				t.Errorf("with the certificate %s: %+v, %v; want %q", name, said, err, test.want)

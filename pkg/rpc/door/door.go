@@ -3,10 +3,12 @@
 //
 // Nearly nothing here is written per method: one forwarder passes messages both ways, and the methods come from
 // the service descriptors of authzed-go. Every request, also a read's and an admin's, is decoded, and goes on in an
-// encoding of the door's own. Reads pass, for every key, whatever revision, token or cursor they carry. What writes is
+// encoding of the door's own. Reads pass, for callers without bounds. What writes is
 // judged first (see guards), because the core of the graph is what decisions trust. A method that is neither a
-// known read nor guarded is refused, so that a newer authzed-go cannot open a way to write. Answers pass as they
-// are, save those that are too large for a client with gRPC's default limit (see split).
+// known read nor guarded is refused, so that a newer authzed-go cannot open a way to write. What a caller with bounds asks is judged
+// besides, and what does not exist for it is asked of the engine as what does not exist (see scope). Answers pass as they
+// are, save for what is sealed or told in other words (see edits), and those that are too large for a client with gRPC's default limit
+// (see split).
 //
 // The door does not authenticate: an interceptor before it does.
 package door
@@ -17,6 +19,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -43,13 +46,16 @@ type Config struct {
 	Upstream grpc.ClientConnInterface
 	// Receiver receives the callers' messages, within the room that the server has for them.
 	Receiver *wire.Receiver
-	// CursorKey seals cursors: the same on every node of a deployment. Empty means a random one.
+	// CursorKey seals cursors and tokens: the same on every node of a deployment. Empty means a random one.
 	CursorKey []byte
 	// Schema returns the schema that is in force now, never one from before the call: a guard that
 	// judged by an older one would let pass what a newer one forbids.
 	Schema func(context.Context) (*authz.Schema, error)
-	// Snapshot returns the graph as it is now. Without it only admins place objects; see placing.
-	Snapshot func(context.Context) (authz.Snapshot, error)
+	// Snapshot returns the graph, as fresh as is asked for. Without it nobody places objects (see placing), and nothing exists for a confined
+	// caller.
+	Snapshot func(context.Context, authz.Freshness) (authz.Snapshot, error)
+	// SnapshotMaxAge is how old a snapshot may be that a confined caller reads at; 0 means that any will do.
+	SnapshotMaxAge time.Duration
 	// Model returns what a schema that is yet to be written amounts to. The message of its error is
 	// sent to the admin who writes it.
 	Model func(text string) (*authz.Schema, error)
@@ -72,7 +78,9 @@ type Config struct {
 type Rights struct {
 	// Core lets it write relationships of the core types, and Feeds those that decide a tenant, or what agents and delegations reach.
 	Core, Feeds bool
-	// Bounds say what part of the graph exists for it.
+	// Seals says that its ZedTokens are sealed. Those of others are SpiceDB's own, in and out.
+	Seals bool
+	// Bounds say what part of the graph exists for it; see scope.
 	Bounds *authz.Bounds
 }
 
@@ -130,7 +138,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			ServerStreams: m.IsStreamingServer(),
 		}
 		judge, guarded := guards[key]
-		r := route{
+		r := &route{
 			path:    "/" + string(service.FullName()) + "/" + string(m.Name()),
 			stream:  stream,
 			input:   messageType(m.Input()),
@@ -138,16 +146,12 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			guard:   judge,
 			answer:  d.cfg.Answers[key],
 			split:   splitOf(key, m),
-			pairs:   d.pairsOf(m),
-
-			cursorIn:    cursorIn(m.Input()),
-			conditional: namesMissing(m.Output()),
+			sealed:  sealedIn(m.Input()),
+			edits:   editsOf(m.Output(), upstreamEdits),
+			edited:  editsOf(m.Output(), upstreamEdits, callerEdits),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",
-		}
-		if f := cursorIn(m.Output()); f != nil {
-			r.cursorOut = f.Number()
 		}
 		stream.Handler = func(_ any, down grpc.ServerStream) error {
 			if !guarded && !reads[key] {

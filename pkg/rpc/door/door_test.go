@@ -73,6 +73,7 @@ func rightsOf(ctx context.Context) Rights {
 type house struct {
 	addr string
 	conn *grpc.ClientConn // without a key
+	door *Door
 	// hold has the door look at the graph as it is now from now on, until the test ends.
 	hold func()
 }
@@ -95,7 +96,7 @@ func open(t *testing.T, cfg Config, options ...grpc.ServerOption) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return &house{addr: addr, conn: conn}
+	return &house{addr: addr, conn: conn, door: d}
 }
 
 func serveOn(t *testing.T, s *grpc.Server) string {
@@ -129,7 +130,7 @@ func openEngine(t *testing.T) *house {
 			}
 			return s.Schema(ctx)
 		},
-		Snapshot: func(ctx context.Context) (authz.Snapshot, error) {
+		Snapshot: func(ctx context.Context, _ authz.Freshness) (authz.Snapshot, error) {
 			if snap := held.Load(); snap != nil {
 				return *snap, nil
 			}

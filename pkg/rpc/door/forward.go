@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/authzed/authzed-go/pkg/requestmeta"
 	"github.com/authzed/authzed-go/pkg/responsemeta"
@@ -15,7 +16,6 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -36,15 +36,51 @@ type route struct {
 	answer Answer
 	// split is how an answer that is too large is split; nil where it cannot be.
 	split *split
-	// pairs is where an answer holds statuses of its items; nil where it holds none.
-	pairs *pairs
-	// cursorIn is the field of a request that holds a cursor, cursorOut the number of that of an answer; nil and 0 without.
-	cursorIn  protoreflect.FieldDescriptor
-	cursorOut protowire.Number
-	// conditional is the type of the answers, if they can name missing context; nil otherwise.
-	conditional protoreflect.MessageType
+	// sealed are the fields of a request that hold what may be sealed.
+	sealed []sealed
+	// edits are made in everybody's answers, edited in those for a caller with bounds or with sealed tokens.
+	edits, edited *edits
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
+}
+
+// call is one call on its way, and its caller. Its messages come one after the other, but the answers of one that streams both ways come
+// beside them; no method of this API does.
+type call struct {
+	*Door
+	route  *route
+	rights Rights
+	// bound says that there is something that does not exist for the caller; see scope.
+	bound bool
+	start time.Time
+	// stamp is when the revision of the answers was read first, as far as it is known.
+	stamp time.Time
+	// last is the value of the token that came last, of answers that can be split; nil if there was none.
+	last []byte
+	// hidden are the ids under which the caller asked for objects, by those that the engine is asked for; see hide.
+	hidden map[string]string
+	// pairs are those that the door answers itself, by index, and pair counts those that came.
+	pairs map[int]proto.Message
+	pair  int
+	// rows is how many rows the caller still wants, at least 1; 0 for all.
+	rows uint32
+}
+
+func (d *Door) call(ctx context.Context, r *route) *call {
+	c := &call{Door: d, route: r, rights: d.cfg.Rights(ctx), start: time.Now()}
+	if c.rights.Bounds == nil {
+		c.rights.Bounds = &authz.Bounds{}
+	}
+	c.stamp, c.bound = c.start, !c.rights.Bounds.Everything()
+	return c
+}
+
+// edits returns what is edited in the answers.
+func (c *call) edits() *edits {
+	if c.bound || c.rights.Seals {
+		return c.route.edited
+	}
+	return c.route.edits
 }
 
 // forward passes one call on: its messages, half-close, deadline and cancellation up, headers,
@@ -53,13 +89,14 @@ type route struct {
 //
 // A refusal by the guard ends the call at once, and cancels it upstream before any half-close: SpiceDB
 // rolls a bulk load back whose stream breaks off.
-func (d *Door) forward(r route, down grpc.ServerStream) error {
+func (d *Door) forward(r *route, down grpc.ServerStream) error {
 	if err := d.tellVersion(down); err != nil {
 		return err
 	}
 	// The first message comes before the call upstream, so that what is refused never reaches it. No
 	// method of this API answers before it was asked.
-	first, err := d.receive(r, down, 0)
+	c := d.call(down.Context(), r)
+	first, err := c.receive(down, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -67,7 +104,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		// SpiceDB holds what it was sent until the call ends, so the room is taken that long.
 		defer first.free()
 	}
-	if answered, err := r.tryAnswer(first, down); answered {
+	if answered, err := c.tryAnswer(first, down); answered {
 		return err
 	}
 	md, err := d.expectation(r, down)
@@ -75,9 +112,8 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		first.free()
 		return err
 	}
-	var after *answers
 	if first != nil {
-		after = d.answers(r, first.data.Materialize())
+		c.begin(first.data.Materialize())
 	}
 	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), md))
 	defer cancel(nil)
@@ -93,14 +129,14 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 	if r.stream.ClientStreams {
 		// It outlives this function by as long as it takes gRPC to end RecvMsg on a finished call.
 		go func() {
-			if err := authz.Safely("door.ask", func() error { return d.ask(r, down, up, first) }); err != nil {
+			if err := authz.Safely("door.ask", func() error { return c.ask(down, up, first) }); err != nil {
 				cancel(err)
 			}
 		}()
-	} else if err := d.ask(r, down, up, first); err != nil {
+	} else if err := c.ask(down, up, first); err != nil {
 		return err
 	}
-	if err := pass(up, down, after); err != nil {
+	if err := c.passAll(up, down); err != nil {
 		var refusal interface{ GRPCStatus() *status.Status }
 		if errors.As(context.Cause(ctx), &refusal) {
 			return refusal.GRPCStatus().Err()
@@ -108,7 +144,7 @@ func (d *Door) forward(r route, down grpc.ServerStream) error {
 		if panicked, ok := errors.AsType[*authz.Error](context.Cause(ctx)); ok {
 			return panicked
 		}
-		return d.withWhatThereIs(down.Context(), err, r.guard != nil)
+		return c.withWhatThereIs(down.Context(), err, r.guard != nil)
 	}
 	return nil
 }
@@ -125,17 +161,20 @@ func (d *Door) tellVersion(down grpc.ServerStream) error {
 }
 
 // tryAnswer answers a call whose one message has come, if the route can.
-func (r route) tryAnswer(request *frame, down grpc.ServerStream) (answered bool, err error) {
-	if r.answer == nil || request == nil {
+func (c *call) tryAnswer(request *frame, down grpc.ServerStream) (answered bool, err error) {
+	if c.route.answer == nil || request == nil {
 		return false, nil
 	}
-	response, ok, err := r.answer(down.Context(), request.data.Materialize())
+	response, ok, err := c.route.answer(down.Context(), request.data.Materialize())
 	if !ok {
 		return false, nil
 	}
 	request.free()
 	if err != nil {
 		return true, err
+	}
+	if c.bound || c.rights.Seals {
+		response = c.route.edited.apply(c, response)
 	}
 	f := &frame{data: mem.BufferSlice{mem.SliceBuffer(response)}}
 	defer f.free()
@@ -149,12 +188,12 @@ func (r route) tryAnswer(request *frame, down grpc.ServerStream) (answered bool,
 // field's was seen to end the process. So nothing reaches it, from anybody, that Google's encoder has not written, and there is one
 // reading of what was judged. Fields that authzed-go does not know are refused by the receiver, because a newer SpiceDB might act on
 // them, and a read that drops one would answer another question.
-func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
+func (c *call) receive(down grpc.ServerStream, n int) (*frame, error) {
 	came := func() {}
 	if watched, ok := down.(interface{ Await() (came func()) }); ok {
 		came = watched.Await() // a caller that sends nothing is not waited for without end
 	}
-	received, err := d.cfg.Receiver.Receive(down.Context(), r.receive)
+	received, err := c.cfg.Receiver.Receive(down.Context(), c.route.receive)
 	came()
 	if err != nil {
 		return nil, receiveFailure(err)
@@ -165,13 +204,11 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 			f.free()
 		}
 	}()
-	request := r.input.New().Interface()
+	request := c.route.input.New().Interface()
 	if err := received.Decode(request); err != nil {
 		return nil, receiveFailure(err)
 	}
-	d.anchored(down.Context(), request)
-	batched(request)
-	if err := d.judge(r, down, n, request); err != nil {
+	if err := c.judge(down.Context(), n, request); err != nil {
 		return nil, err
 	}
 	encoded, err := proto.Marshal(request)
@@ -183,29 +220,38 @@ func (d *Door) receive(r route, down grpc.ServerStream, n int) (*frame, error) {
 	return f, nil
 }
 
-// judge has message n judged.
-func (d *Door) judge(r route, down grpc.ServerStream, n int, request proto.Message) error {
+// judge has message n judged, and made what is asked of the engine.
+func (c *call) judge(ctx context.Context, n int, request proto.Message) error {
 	if err := judgeText(request); err != nil {
 		return err
 	}
 	if err := judgeSound(request); err != nil {
 		return err
 	}
-	if err := d.openCursor(r, request); err != nil {
+	if err := c.open(request); err != nil {
 		return err
 	}
-	if r.guard == nil {
-		return nil
+	if c.bound {
+		if err := c.confine(ctx, request); err != nil {
+			return err
+		}
 	}
-	return r.guard(down.Context(), d, n, request)
+	if c.route.guard != nil {
+		if err := c.route.guard(ctx, c, n, request); err != nil {
+			return err
+		}
+	}
+	c.anchored(ctx, request)
+	batched(request)
+	return nil
 }
 
 // ask passes the caller's messages up, from the first on, which is nil if there is none, and then the
 // half-close. It returns why the call has to end, if that is not for upstream to say.
-func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *frame) error {
+func (c *call) ask(down grpc.ServerStream, up grpc.ClientStream, next *frame) error {
 	for n := 1; next != nil; n++ {
 		err := up.SendMsg(next)
-		if r.stream.ClientStreams {
+		if c.route.stream.ClientStreams {
 			next.free()
 		}
 		switch {
@@ -213,10 +259,10 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 			return nil
 		case err != nil:
 			return err
-		case !r.stream.ClientStreams:
+		case !c.route.stream.ClientStreams:
 			return nil // the one message closes
 		}
-		next, err = d.receive(r, down, n)
+		next, err = c.receive(down, n)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
@@ -224,8 +270,11 @@ func (d *Door) ask(r route, down grpc.ServerStream, up grpc.ClientStream, next *
 	return up.CloseSend()
 }
 
-// pass passes headers, messages and trailers down until the call ends, and returns its status.
-func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
+// errEnough says that the caller has got all the answers that it wants.
+var errEnough = errors.New("door: the caller has enough")
+
+// passAll passes headers, messages and trailers down until the call ends, and returns its status.
+func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 	header, err := up.Header()
 	if err != nil {
 		return err
@@ -245,9 +294,12 @@ func pass(up grpc.ClientStream, down grpc.ServerStream, after *answers) error {
 			}
 			return err
 		}
-		err := after.pass(f, down)
+		err := c.pass(f, down)
 		f.free()
-		if err != nil {
+		switch {
+		case errors.Is(err, errEnough):
+			return nil
+		case err != nil:
 			return err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
-// reads lists the methods that change nothing and pass unjudged. A method that is added here must not
+// reads lists the methods that change nothing, and pass unjudged but for the caller's bounds. A method that is added here must not
 // write relationships, schema or counters, now or with any of its options.
 var reads = map[string]bool{
 	"PermissionsService/CheckPermission":         true,
@@ -38,19 +38,19 @@ var reads = map[string]bool{
 
 // guards lists the methods that write, each with what judges its messages.
 var guards = map[string]guard{
-	"PermissionsService/WriteRelationships":       unlessAdmin((*Door).judgeWrite),
-	"PermissionsService/DeleteRelationships":      unlessAdmin((*Door).judgeDelete),
-	"PermissionsService/ImportBulkRelationships":  unlessAdmin((*Door).judgeImport),
-	"ExperimentalService/BulkImportRelationships": unlessAdmin((*Door).judgeBulkImport),
+	"PermissionsService/WriteRelationships":       unlessFree((*call).judgeWrite),
+	"PermissionsService/DeleteRelationships":      unlessFree((*call).judgeDelete),
+	"PermissionsService/ImportBulkRelationships":  unlessFree((*call).judgeImport),
+	"ExperimentalService/BulkImportRelationships": unlessFree((*call).judgeBulkImport),
 
-	"SchemaService/WriteSchema": everybody((*Door).judgeSchema),
+	"SchemaService/WriteSchema": everybody((*call).judgeSchema),
 
 	"ExperimentalService/ExperimentalRegisterRelationshipCounter":   anything,
 	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": anything,
 }
 
 // anything lets every message pass, of those whom admins let call.
-func anything(context.Context, *Door, int, proto.Message) error { return nil }
+func anything(context.Context, *call, int, proto.Message) error { return nil }
 
 // large lists the methods whose messages may be wire.Large; the others' are wire.Small.
 var large = map[string]bool{

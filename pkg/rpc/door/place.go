@@ -26,10 +26,10 @@ const (
 // placing is a write that places objects: it writes relationships which decide in which tenant an object lies, or
 // which let agents and delegations reach it.
 //
-// An admin may do that at any time. Everybody else may do it for an object that is new, because that is what services
+// An organizer may do that at any time. A writer may do it for an object that is new, because that is what services
 // do all day, and a new object cannot widen what an agent reaches of the rest: no stored relationship names it, as a
 // resource or as a subject, and all that it is placed under lies in exactly one and the same tenant. That it is
-// new is a precondition of the write itself. Its parents may move at the same time, which takes an admin: then
+// new is a precondition of the write itself. Its parents may move at the same time, which takes an organizer: then
 // the object moves along, as if it had been placed before.
 //
 // A relationship that is stored already, just as it is written, is left out of the write, on condition that it is still
@@ -48,17 +48,20 @@ type placing struct {
 }
 
 // place judges the updates that place objects, and adds to the request what keeps the judgement true. It returns
-// the first update that takes an admin, as the refusal.
-func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, updates []int) error {
+// the first update that takes an organizer, as the refusal. s is what exists for a caller with bounds, at the snapshot that is looked
+// at here too if there is one; nil for others.
+func (c *call) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, updates []int, s *scope) error {
 	p := &placing{
 		schema: schema, req: req,
 		of: map[authz.Object][]int{}, stored: map[authz.Object]bool{}, tenants: map[authz.Object]string{},
 	}
-	if d.cfg.Snapshot == nil {
-		return p.forAdmins(updates[0], "write it", "this server does not know where objects lie")
+	if c.cfg.Snapshot == nil {
+		return p.refuse(updates[0], "writing it", "this server does not know where objects lie")
 	}
 	var err error
-	if p.snap, err = d.cfg.Snapshot(ctx); err != nil {
+	if s != nil && s.snap != nil {
+		p.snap = s.snap
+	} else if p.snap, err = c.cfg.Snapshot(ctx, authz.Freshness{}); err != nil {
 		return schemaFailure(ctx, err)
 	}
 	for _, i := range updates {
@@ -88,14 +91,18 @@ func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 				}})
 			continue
 		}
+		// What another tenant has is not compared with what is written, only refused.
+		foreign := s != nil && !s.has(object)
 		for _, i := range p.of[object] {
+			if foreign {
+				return p.taken(i, object)
+			}
 			same, err := p.repeats(ctx, i)
 			if err != nil {
 				return err
 			}
 			if !same {
-				return p.forAdmins(i, fmt.Sprintf("place %s, which relationships name already", authz.Show(object)),
-					"place an object in the write that names it first")
+				return p.taken(i, object)
 			}
 			repeated = append(repeated, i)
 			req.OptionalPreconditions = append(req.OptionalPreconditions, &v1.Precondition{
@@ -111,11 +118,16 @@ func (d *Door) place(ctx context.Context, schema *authz.Schema, req *v1.WriteRel
 	return nil
 }
 
-// forAdmins refuses update i.
-func (p *placing) forAdmins(i int, what, instead string) error {
+// refuse refuses update i.
+func (p *placing) refuse(i int, what, instead string) error {
 	r := p.req.GetUpdates()[i].GetRelationship()
 	return failure(codes.PermissionDenied, authz.ReasonRoleRequired, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
-		"%s#%s decides a tenant, or what agents reach: only an admin may %s; %s", r.GetResource().GetObjectType(), r.GetRelation(), what, instead))
+		"%s#%s decides a tenant, or what agents reach: %s takes the role %s; %s", r.GetResource().GetObjectType(), r.GetRelation(), what, organizer, instead))
+}
+
+// taken refuses update i because its object is none that is new. Ids are one namespace: it may be another tenant's.
+func (p *placing) taken(i int, object authz.Object) error {
+	return p.refuse(i, fmt.Sprintf("placing %s, which relationships name already,", authz.Show(object)), "place an object in the write that names it first")
 }
 
 // graphFailure returns the status for a look-up that failed. What the engine refuses to look up cannot be written.
@@ -155,7 +167,7 @@ func (p *placing) look(ctx context.Context, objects []authz.Object) error {
 func (p *placing) tenant(ctx context.Context, object authz.Object, i int) (string, error) {
 	if known, ok := p.tenants[object]; ok {
 		if known == "" {
-			return "", p.forAdmins(i, "place objects under each other", "each object needs a parent that lies in a tenant")
+			return "", p.refuse(i, "placing objects under each other", "each object needs a parent that lies in a tenant")
 		}
 		return known, nil
 	}
@@ -169,7 +181,7 @@ func (p *placing) tenant(ctx context.Context, object authz.Object, i int) (strin
 	case object.Type == authz.TypeTenant:
 		one = object.ID
 		if one == "*" {
-			err = p.forAdmins(i, "name all tenants at once", "name one")
+			err = p.refuse(i, "naming all tenants at once", "name one")
 		}
 	case placed && !p.stored[object]:
 		for _, j := range updates {
@@ -178,7 +190,7 @@ func (p *placing) tenant(ctx context.Context, object authz.Object, i int) (strin
 				return "", failed
 			}
 			if one != "" && of != one {
-				return "", p.forAdmins(j, fmt.Sprintf("place %s in two tenants", authz.Show(object)), "place it under parents of one tenant")
+				return "", p.refuse(j, fmt.Sprintf("placing %s in two tenants", authz.Show(object)), "place it under parents of one tenant")
 			}
 			one = of
 		}
@@ -195,7 +207,7 @@ func (p *placing) tenant(ctx context.Context, object authz.Object, i int) (strin
 // storedTenant returns the one tenant of an object that is stored.
 func (p *placing) storedTenant(ctx context.Context, object authz.Object, i int) (string, error) {
 	refuse := func(why string) error {
-		return p.forAdmins(i, fmt.Sprintf("place an object under %s, which %s", authz.Show(object), why), "place it under an object that lies in exactly one tenant")
+		return p.refuse(i, fmt.Sprintf("placing an object under %s, which %s,", authz.Show(object), why), "place it under an object that lies in exactly one tenant")
 	}
 	if p.parents++; p.parents > maxParents {
 		return "", failure(codes.InvalidArgument, authz.ReasonInvalidField, fmt.Sprintf("updates[%d]", i), fmt.Sprintf(
@@ -211,12 +223,21 @@ func (p *placing) storedTenant(ctx context.Context, object authz.Object, i int) 
 	case !t.TenantSafe():
 		return "", refuse("is of a type without a tenant")
 	}
-	subjects, err := p.snap.Subjects(ctx, object, authz.TenantMember, authz.TypeTenant, nil)
+	id, err := tenantOf(ctx, p.snap, object)
 	switch {
 	case err != nil:
 		return "", p.graphFailure(ctx, err)
-	case len(subjects) != 1 || subjects[0].Conditional || subjects[0].ID == "*":
+	case id == "":
 		return "", refuse("does not lie in exactly one tenant")
+	}
+	return id, nil
+}
+
+// tenantOf returns the one tenant in which a stored object lies; "" where it does not lie in exactly one, or only under a condition.
+func tenantOf(ctx context.Context, snap authz.Snapshot, object authz.Object) (string, error) {
+	subjects, err := snap.Subjects(ctx, object, authz.TenantMember, authz.TypeTenant, nil)
+	if err != nil || len(subjects) != 1 || subjects[0].Conditional || subjects[0].ID == "*" {
+		return "", err
 	}
 	return subjects[0].ID, nil
 }
@@ -243,7 +264,7 @@ func (p *placing) repeats(ctx context.Context, i int) (bool, error) {
 		if at := want.GetOptionalExpiresAt(); at == nil != r.ExpiresAt.IsZero() || at != nil && !at.AsTime().Equal(r.ExpiresAt) {
 			return false
 		}
-		// A caveat's context is compared only where there is none: to write another one takes an admin.
+		// A caveat's context is compared only where there is none: to write another one takes an organizer.
 		return len(r.CaveatContext) == 0 && len(want.GetOptionalCaveat().GetContext().GetFields()) == 0
 	}), nil
 }

@@ -50,56 +50,42 @@ func splitOf(key string, m protoreflect.MethodDescriptor) *split {
 	return &split{items.Number(), token.Number(), from.Number()}
 }
 
-// answers is what happens to the answers of one call on their way down; nil passes them as they are.
-type answers struct {
-	// split is how they are split; nil where they cannot be. last is then the value of the token that came last, nil if there
-	// was none.
-	split *split
-	last  []byte
-	// cursor is the field that holds a cursor; 0 without one. It is sealed with key, for the method.
-	cursor protowire.Number
-	key    []byte
-	method string
-	// conditional is the answers' type where they can name missing context; nil otherwise.
-	conditional protoreflect.MessageType
-	// pairs is where they hold statuses; nil for most.
-	pairs *pairs
-}
-
-// answers returns what happens to the answers of a call with the request, whose encoding is sound.
-func (d *Door) answers(r route, request []byte) *answers {
-	if r.split == nil && r.cursorOut == 0 && r.pairs == nil && r.conditional == nil {
-		return nil
+// begin notes, for answers that are split, the token that a request begins with. Its encoding is sound.
+func (c *call) begin(request []byte) {
+	if c.route.split == nil {
+		return
 	}
-	a := &answers{pairs: r.pairs, split: r.split, cursor: r.cursorOut, key: d.cfg.CursorKey, method: r.path, conditional: r.conditional}
-	if a.split != nil {
-		a.last = valueOf(request, a.split.from)
-		if a.split.token == a.cursor && a.last != nil {
-			a.last = a.sealValue(a.last)
-		}
+	if from := valueOf(request, c.route.split.from); from != nil {
+		c.last = c.edits().at(c.route.split.token).apply(c, from)
 	}
-	return a
 }
 
 // pass sends an answer down.
-func (a *answers) pass(answer *frame, down grpc.ServerStream) error {
-	if a == nil {
+func (c *call) pass(answer *frame, down grpc.ServerStream) error {
+	e := c.edits()
+	if e == nil && c.route.split == nil && !c.bound {
 		return down.SendMsg(answer)
 	}
-	whole := a.pairs.tell(answer.data.Materialize())
-	if a.conditional != nil {
-		whole = missingOnce(a.conditional, whole)
-	}
-	if a.cursor != 0 {
-		whole = a.sealCursor(whole)
+	whole, more := e.apply(c, answer.data.Materialize()), true
+	if c.bound {
+		var err error
+		if whole, more, err = c.within(down.Context(), whole); whole == nil {
+			return err
+		}
 	}
 	send := func(part []byte) error {
 		return down.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(part)}})
 	}
-	if a.split == nil {
-		return send(whole)
+	var err error
+	if c.route.split == nil {
+		err = send(whole)
+	} else {
+		err = c.parts(whole, send)
 	}
-	return a.parts(whole, send)
+	if err == nil && !more {
+		return errEnough
+	}
+	return err
 }
 
 // valueOf returns the last value of a field that holds a message; nil without. The encoding is sound, up to where it is not.
@@ -122,12 +108,12 @@ func valueOf(encoding []byte, field protowire.Number) (value []byte) {
 }
 
 // parts sends an answer, in parts if it is too long.
-func (a *answers) parts(answer []byte, send func([]byte) error) error {
-	s := a.split
+func (c *call) parts(answer []byte, send func([]byte) error) error {
+	s := c.route.split
 	token := slices.Clone(valueOf(answer, s.token))
 	defer func() {
 		if len(token) > 0 {
-			a.last = token
+			c.last = token
 		}
 	}()
 	if len(answer) <= maxAnswer {
@@ -160,7 +146,7 @@ func (a *answers) parts(answer []byte, send func([]byte) error) error {
 			part = append(part, items[0]...)
 			items = items[1:]
 		}
-		with := a.last
+		with := c.last
 		if len(items) == 0 {
 			with = token
 		}

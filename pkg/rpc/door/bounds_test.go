@@ -1,0 +1,88 @@
+package door
+
+import (
+	"context"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
+)
+
+// judgedByGuards are the requests whose guard judges them for a caller with bounds as well.
+var judgedByGuards = map[protoreflect.Name]bool{
+	"WriteRelationshipsRequest": true, "DeleteRelationshipsRequest": true, "ImportBulkRelationshipsRequest": true, "BulkImportRelationshipsRequest": true,
+}
+
+// TestNothingExists: a caller for whom nothing exists gets nothing from any method, also from one that is added, and writes nothing.
+func TestNothingExists(t *testing.T) {
+	h := openEngine(t)
+	admin := h.client(t, adminKey)
+	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), updates("document:plan#reader@user:alice")))
+	requests := map[protoreflect.Name]proto.Message{
+		"CheckPermissionRequest":    &v1.CheckPermissionRequest{Resource: object("document:plan"), Permission: "view", Subject: subject("user:alice")},
+		"WriteRelationshipsRequest": updates("document:plan#reader@user:bob"),
+		"DeleteRelationshipsRequest": &v1.DeleteRelationshipsRequest{RelationshipFilter: &v1.RelationshipFilter{
+			ResourceType: "document", OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "user"},
+		}},
+		"ImportBulkRelationshipsRequest": &v1.ImportBulkRelationshipsRequest{Relationships: relationships("document:plan#reader@user:bob")},
+		"BulkImportRelationshipsRequest": &v1.BulkImportRelationshipsRequest{Relationships: relationships("document:plan#reader@user:bob")},
+		"ReadRelationshipsRequest":       &v1.ReadRelationshipsRequest{RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "plan"}},
+		"LookupResourcesRequest":         &v1.LookupResourcesRequest{ResourceObjectType: "document", Permission: "view", Subject: subject("user:alice")},
+		"LookupSubjectsRequest":          &v1.LookupSubjectsRequest{Resource: object("document:plan"), Permission: "view", SubjectObjectType: "user"},
+	}
+	bulk := &v1.CheckBulkPermissionsRequest{}
+	oldBulk := &v1.BulkCheckPermissionRequest{}
+	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			for j := range f.Services().Get(i).Methods().Len() {
+				m := f.Services().Get(i).Methods().Get(j)
+				request := requests[m.Input().Name()]
+				if request == nil {
+					request = messageType(m.Input()).New().Interface()
+				}
+				if proto.Equal(request, bulk) || proto.Equal(request, oldBulk) {
+					continue // no items are no question
+				}
+				err := h.confined(t.Context(), string(f.Services().Get(i).Name())+"/"+string(m.Name()), request)
+				reason := statuses.Info(status.Convert(err)).GetReason()
+				if reason != authz.ReasonOutOfBounds && reason != authz.ReasonUnknownType && reason != v1.ErrorReason_ERROR_REASON_UNKNOWN_DEFINITION.String() &&
+					(!judgedByGuards[m.Input().Name()] || status.Code(err) != codes.PermissionDenied) {
+					t.Errorf("%s: %v (%s)", m.FullName(), err, reason)
+				}
+			}
+		}
+		return true
+	})
+	// An import cannot say that its objects are new, so that it takes all tenants, whatever the method's table says.
+	loading := requests["ImportBulkRelationshipsRequest"]
+	bounds := *authz.Unbounded()
+	bounds.Tenants = authz.NamesOf("acme")
+	err := h.judged(t.Context(), Rights{Core: true, Feeds: true, Bounds: &bounds}, "PermissionsService/ImportBulkRelationships", loading)
+	if statuses.Info(status.Convert(err)).GetReason() != authz.ReasonOutOfBounds {
+		t.Errorf("an import by a confined caller: %v", err)
+	}
+	if err := h.confined(t.Context(), "PermissionsService/CheckPermission", &v1.Cursor{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a request that nobody thought of: %v", err)
+	}
+}
+
+// confined judges a request of a method as that of a caller with the zero Rights.
+func (h *house) confined(ctx context.Context, key string, request proto.Message) error {
+	return h.judged(ctx, Rights{}, key, request)
+}
+
+// judged judges a request of a method as that of a caller with rights.
+func (h *house) judged(ctx context.Context, rights Rights, key string, request proto.Message) error {
+	d := *h.door
+	d.cfg.Rights = func(context.Context) Rights { return rights }
+	c := d.call(ctx, &route{path: "/authzed.api.v1." + key, guard: guards[key]})
+	return c.judge(ctx, 0, request)
+}

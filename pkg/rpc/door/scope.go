@@ -1,0 +1,178 @@
+package door
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/facts"
+)
+
+// scope is which of some objects exist for a caller, by its bounds, and where it is confined by the graph at one snapshot:
+//
+//   - an object of the domain, if its type and its id lie within, and, for a confined caller, its tenants are exactly one within;
+//   - a tenant within; an agent within, and a user or a service of a type within, which for a confined caller a tenant within has;
+//   - a delegation whose tenant, agent and principal's type lie within; a session whose agent does, and one of whose leaves exists.
+//
+// What cannot be computed does not exist; a failure of the engine is one. Nor does what SpiceDB would refuse to look for (see askable).
+type scope struct {
+	bounds *authz.Bounds
+	// snap is where it was looked; nil where the bounds alone decide.
+	snap  authz.Snapshot
+	now   time.Time
+	known map[authz.Object]bool
+}
+
+// has reports whether an object exists, of those that were looked up.
+func (s *scope) has(o authz.Object) bool { return s.known[o] }
+
+// lookUp returns what exists for the caller of the objects. An error is a status.
+func (c *call) lookUp(ctx context.Context, fresh authz.Freshness, objects []authz.Object) (*scope, error) {
+	s := &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}}
+	var ask []authz.Object
+	for _, o := range objects {
+		if _, seen := s.known[o]; seen || !askable(o) {
+			continue
+		}
+		decided, exists := s.byBounds(o)
+		s.known[o] = exists
+		if !decided {
+			ask = append(ask, o)
+		}
+	}
+	if len(ask) == 0 && !s.bounds.Confined() {
+		return s, nil
+	}
+	if c.cfg.Snapshot == nil {
+		return s, nil
+	}
+	var err error
+	if s.snap, err = c.cfg.Snapshot(ctx, fresh); err != nil {
+		return nil, schemaFailure(ctx, err)
+	}
+	schema, err := s.snap.Schema(ctx)
+	if err != nil {
+		return nil, schemaFailure(ctx, err)
+	}
+	found := make([]bool, len(ask))
+	group, inner := errgroup.WithContext(ctx)
+	group.SetLimit(parallelLooks)
+	for i, o := range ask {
+		group.Go(func() (err error) {
+			defer authz.Recover("door.lookUp", &err)
+			found[i], err = s.byGraph(inner, schema, o)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, schemaFailure(ctx, err)
+	}
+	for i, o := range ask {
+		s.known[o] = found[i]
+	}
+	return s, nil
+}
+
+// byBounds decides by the bounds alone, where they do.
+func (s *scope) byBounds(o authz.Object) (decided, exists bool) {
+	confined := s.bounds.Confined()
+	switch o.Type {
+	case authz.TypeTenant:
+		return true, s.bounds.HasTenant(authz.TenantID(o.ID))
+	case authz.TypeAgent:
+		within := s.bounds.HasAgent(authz.AgentID(o.ID))
+		return !confined || !within, within
+	case authz.TypeUser, authz.TypeService:
+		within := s.bounds.Principals.Has(o.Type)
+		return !confined || !within, within
+	case authz.TypeDelegation, authz.TypeSession:
+		all := s.bounds.Agents.All() && s.bounds.Principals.All()
+		return !confined && all, !confined && all
+	default:
+		within := s.bounds.HasObject(o)
+		return !confined || !within, within
+	}
+}
+
+// byGraph decides what the bounds leave open.
+func (s *scope) byGraph(ctx context.Context, schema *authz.Schema, o authz.Object) (bool, error) {
+	switch o.Type {
+	case authz.TypeAgent:
+		return s.inTenant(ctx, o, facts.RelationAgent)
+	case authz.TypeUser, authz.TypeService:
+		return s.inTenant(ctx, o, facts.RelationMember, facts.RelationAdmin)
+	case authz.TypeDelegation:
+		return s.delegation(ctx, authz.DelegationID(o.ID))
+	case authz.TypeSession:
+		return s.session(ctx, authz.SessionID(o.ID))
+	}
+	if t := schema.Types[o.Type]; t == nil || !t.TenantSafe() {
+		return false, nil
+	}
+	id, err := tenantOf(ctx, s.snap, o)
+	switch kind := authz.KindOf(err); {
+	case err == nil:
+		return id != "" && s.bounds.HasTenant(authz.TenantID(id)), nil
+	case ctx.Err() != nil, kind == authz.Unavailable, kind == authz.Internal, kind == authz.Canceled, kind == authz.Deadline, busy(err):
+		return false, err
+	default:
+		return false, nil
+	}
+}
+
+// inTenant reports whether a tenant within has a live relationship of one of the relations with an object.
+func (s *scope) inTenant(ctx context.Context, o authz.Object, relations ...string) (bool, error) {
+	var filters []authz.Filter
+	for _, tenant := range s.bounds.Tenants.List() {
+		for _, relation := range relations {
+			filters = append(filters, authz.Filter{
+				Resource: authz.TenantID(tenant).Object(), Relation: relation, SubjectType: o.Type, SubjectID: o.ID,
+			})
+		}
+	}
+	lists, err := s.snap.Read(ctx, filters...)
+	for _, list := range lists {
+		for _, r := range list {
+			if r.Subject.Relation == "" && (r.ExpiresAt.IsZero() || s.now.Before(r.ExpiresAt)) {
+				return true, err
+			}
+		}
+	}
+	return false, err
+}
+
+func (s *scope) delegation(ctx context.Context, id authz.DelegationID) (bool, error) {
+	lists, err := s.snap.Read(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return false, err
+	}
+	d := facts.ReadDelegation(id, lists[0], s.now)
+	return d.Known && s.bounds.HasTenant(d.Tenant) && s.bounds.HasAgent(d.Agent) && s.principals(&d), nil
+}
+
+// principals reports whether the types of a delegation's principals lie within. A set holds users and services.
+func (s *scope) principals(d *facts.Delegation) bool {
+	if d.Set() {
+		return s.bounds.Principals.Has(authz.TypeUser) && s.bounds.Principals.Has(authz.TypeService)
+	}
+	return s.bounds.Principals.Has(d.Principal.Type)
+}
+
+func (s *scope) session(ctx context.Context, id authz.SessionID) (bool, error) {
+	lists, err := s.snap.Read(ctx, facts.Object(id.Object()))
+	if err != nil {
+		return false, err
+	}
+	session := facts.ReadSession(id, lists[0], s.now)
+	if !session.Known || !s.bounds.HasAgent(session.Agent) {
+		return false, nil
+	}
+	for _, leaf := range session.Leaves {
+		if exists, err := s.delegation(ctx, leaf.Delegation); exists || err != nil {
+			return exists, err
+		}
+	}
+	return false, nil
+}

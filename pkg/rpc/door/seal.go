@@ -1,0 +1,152 @@
+package door
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Cursors are sealed on their way out and opened on their way in, everybody's. SpiceDB's own are unsigned, and are believed: a
+// LookupResources cursor holds the index at which SpiceDB goes on in a list, which it does not compare with the list's
+// length, in a goroutine that recovers from no panic. So one changed digit of a cursor could end the process. A cursor is good for
+// the method that it came from.
+//
+// ZedTokens are sealed for the callers whose rights say so. They hold when they were sealed, because a confined caller may
+// read no snapshot that is older than a decision's may be.
+//
+//	sealed = base64url(HMAC-SHA256(key, what \x00 value)[:16]) "." value
+//	what   = the method of a cursor, or "ZedToken"
+//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token
+
+const (
+	// sealBytes is how much of the HMAC a seal carries.
+	sealBytes = 16
+	// tokenSeal is what is sealed where that is no method's cursor.
+	tokenSeal = "ZedToken"
+)
+
+func seal(key []byte, what, value string) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(what))
+	mac.Write([]byte{0})
+	mac.Write([]byte(value))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:sealBytes]) + "." + value
+}
+
+// unseal returns the value within a sealed one; ok is false for any other.
+func unseal(key []byte, what, sealed string) (value string, ok bool) {
+	_, value, found := strings.Cut(sealed, ".")
+	return value, found && hmac.Equal([]byte(seal(key, what, value)), []byte(sealed))
+}
+
+func sealToken(key []byte, token string, at time.Time) string {
+	return seal(key, tokenSeal, strconv.FormatInt(at.UnixNano(), 36)+"."+token)
+}
+
+func unsealToken(key []byte, sealed string) (token string, at time.Time, ok bool) {
+	value, ok := unseal(key, tokenSeal, sealed)
+	when, token, _ := strings.Cut(value, ".")
+	nanoseconds, err := strconv.ParseInt(when, 36, 64)
+	return token, time.Unix(0, nanoseconds), ok && err == nil
+}
+
+// sealed is a field of a request that holds what may be sealed: the fields that lead to it.
+type sealed []protoreflect.FieldDescriptor
+
+func (s sealed) name() string {
+	names := make([]string, len(s))
+	for i, f := range s {
+		names[i] = string(f.Name())
+	}
+	return strings.Join(names, ".")
+}
+
+// sealedIn returns the fields of a request that hold cursors or ZedTokens.
+func sealedIn(m protoreflect.MessageDescriptor) (found []sealed) {
+	for i := range m.Fields().Len() {
+		f := m.Fields().Get(i)
+		if f.Message() == nil || f.IsList() || f.IsMap() {
+			continue
+		}
+		switch f.Message().FullName() {
+		case cursorType, tokenType:
+			found = append(found, sealed{f})
+		case consistencyType:
+			for _, within := range sealedIn(f.Message()) {
+				found = append(found, append(sealed{f}, within...))
+			}
+		}
+	}
+	return found
+}
+
+// open opens what is sealed in a request, in its place.
+func (c *call) open(request proto.Message) error {
+	for _, path := range c.route.sealed {
+		m := request.ProtoReflect()
+		for _, f := range path {
+			if !m.Has(f) {
+				m = nil
+				break
+			}
+			m = m.Get(f).Message()
+		}
+		if m == nil {
+			continue
+		}
+		if err := c.openOne(path.name(), m.Interface()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *call) openOne(field string, m proto.Message) error {
+	switch m := m.(type) {
+	case *v1.Cursor:
+		if m.GetToken() == "" {
+			return nil
+		}
+		opened, ok := unseal(c.cfg.CursorKey, c.route.path, m.GetToken())
+		if !ok {
+			return failure(codes.InvalidArgument, authz.ReasonInvalidToken, field,
+				"the cursor is not one of this server's for this method; begin again without one")
+		}
+		m.Token = opened
+		if c.rights.Bounds.Confined() {
+			c.stamp = time.Unix(0, 0) // the cursor goes on at a revision whose age it does not tell
+		}
+	case *v1.ZedToken:
+		if !c.rights.Seals || m.GetToken() == "" {
+			return nil
+		}
+		opened, at, ok := unsealToken(c.cfg.CursorKey, m.GetToken())
+		if !ok {
+			return failure(codes.InvalidArgument, authz.ReasonInvalidToken, field, "is not a token that this deployment issued to its callers")
+		}
+		m.Token = opened
+		if strings.HasSuffix(field, exactField) {
+			// What is read at a snapshot is as old as that is, so that nobody keeps one by asking again.
+			c.stamp = at
+			if age := c.start.Sub(at); c.rights.Bounds.Confined() && c.cfg.SnapshotMaxAge > 0 && age > c.cfg.SnapshotMaxAge {
+				return failure(codes.OutOfRange, authz.ReasonSnapshotTooOld, field,
+					fmt.Sprintf("is older than the %s that a snapshot lasts", c.cfg.SnapshotMaxAge))
+			}
+		}
+	}
+	return nil
+}
+
+// exactField is the field by which a request asks for a snapshot.
+const exactField = "at_exact_snapshot"
