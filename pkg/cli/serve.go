@@ -24,7 +24,8 @@ func newServe(p *program) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the server",
 		Long: `Run the server until SIGINT or SIGTERM, then let calls under way finish. It prints one line with its
-address once it listens; logs go to standard error. With --callers, SIGHUP has it read that file again at once.
+address once it listens; logs go to standard error. With --callers or TLS, SIGHUP has it read its
+files again at once.
 
 With --dev one command starts a server to try Deputy out: it generates an admin key and prints it, writes the
 core schema if there is no schema yet, and keeps its data in a temporary directory unless --data-dir names one.
@@ -94,7 +95,7 @@ Each setting is a flag, a variable in the environment and a key of the same name
 // reloadOnSignal has SIGHUP reload what can be reloaded, until it is told to stop. A server without that ends at SIGHUP, as a program
 // does whose terminal is closed.
 func reloadOnSignal(d *daemon.Daemon, cfg daemon.Config) (stop func()) {
-	if cfg.CallersPath == "" && cfg.TLSCertPath == "" {
+	if cfg.CallersPath == "" && cfg.TLSCertPath == "" && cfg.SPIFFEWorkloadAPI == "" {
 		return func() {}
 	}
 	hangups, done := make(chan os.Signal, 1), make(chan struct{})

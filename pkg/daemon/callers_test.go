@@ -323,7 +323,7 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 	}
 	until(t, "all streams are open", func() bool { return len(s.gate.OpenStreams()) == len(ends) })
 
-	moved := strings.ReplaceAll(entry("renamed", watchers, "", ""), "name: renamed", "name: other")
+	moved := strings.ReplaceAll(entry("renamed", watchers, "", ""), "name: renamed", "name: another")
 	write(t, path, all(map[string]string{
 		"wider":      entry("wider", strings.Replace(watchers, "auditor", "auditor, responder", 1), "", ""),
 		"rotated":    entry("rotated", watchers, "", ", expires: 2000-01-01T00:00:00Z"),
