@@ -31,15 +31,11 @@ type Verdict struct {
 // makes it conditional; only all yes allows. No conditions, or none of a required gate, refuse.
 func Combine(conditions []Condition) Verdict {
 	var out Verdict
-	refuse := func(side authz.Side, gate authz.Gate) {
+	refuse := func(side authz.Side) {
 		if out.RefusedBy != authz.SideActor {
 			out.RefusedBy = side
 		}
-		if out.Gate == 0 || gate < out.Gate {
-			out.Gate = gate
-		}
 	}
-	var unjudged authz.Gate
 	all := authz.Yes
 	present := 0 // a bit for each gate
 	foreign := Foreign(conditions)
@@ -62,19 +58,16 @@ func Combine(conditions []Condition) Verdict {
 		case authz.NotJudged:
 			// It is only left unjudged because something else refuses; alone it refuses for its side.
 			if out.RefusedBy == authz.SideNone {
-				out.RefusedBy = c.Side
-			}
-			if unjudged == 0 || c.Gate < unjudged {
-				unjudged = c.Gate
+				refuse(c.Side)
 			}
 		default:
-			refuse(c.Side, c.Gate)
+			refuse(c.Side)
 		}
 	}
 	for _, g := range required {
 		if present&(1<<g) == 0 {
 			all = all.Stricter(authz.No)
-			refuse(authz.SideActor, g)
+			refuse(authz.SideActor)
 		}
 	}
 	switch all {
@@ -91,13 +84,39 @@ func Combine(conditions []Condition) Verdict {
 		if out.RefusedBy == authz.SideNone {
 			out.RefusedBy = authz.SideActor
 		}
-		if out.Gate == 0 {
-			out.Gate = unjudged
-		}
-		out.Missing = nil
+		out.Gate, out.Missing = refusing(conditions, foreign), nil
 	}
 	out.Missing = authz.Distinct(out.Missing)
 	return out
+}
+
+// refusing returns the first gate that refuses, in the order of authz.Gates: one of which a condition was judged, else one of which a condition
+// was not, else a required one that has no condition.
+func refusing(conditions []Condition, foreign bool) authz.Gate {
+	var judged, unjudged, present [8]bool // by gate
+	for i := range conditions {
+		c := &conditions[i]
+		present[c.Gate&7] = true
+		switch {
+		case c.Outcome == authz.No, foreign && c.Outcome == authz.Failed && c.Side == authz.SideObject:
+			judged[c.Gate&7] = true
+		case c.Outcome == authz.NotJudged:
+			unjudged[c.Gate&7] = true
+		}
+	}
+	for _, refuses := range [][8]bool{judged, unjudged} {
+		for _, g := range authz.Gates {
+			if refuses[g] {
+				return g
+			}
+		}
+	}
+	for _, g := range required {
+		if !present[g] {
+			return g
+		}
+	}
+	return 0
 }
 
 // Refused reports whether a fact refuses already, so that nothing has to be asked.

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func NewFigures() *Figures {
 	})
 	// The series of decisions are few and known, so they begin at 0 and are found without a look-up.
 	for p := range f.decisions {
-		if p := authz.Permissionship(p); p != authz.NoPermission { //nolint:gosec // three
+		if p := authz.Permissionship(p); p != authz.NoPermission {
 			f.decisions[p] = f.answers.WithLabelValues(strings.ToLower(p.String()), "")
 		}
 	}
@@ -136,15 +137,19 @@ func (f *Figures) end(by *caller.Caller, err error) {
 	if err == nil {
 		return
 	}
-	switch st := status.Convert(err); st.Code() {
-	case codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted:
-		reason := "other"
-		if info := statuses.Info(st); info.GetDomain() == authz.ErrorDomain {
-			reason = info.GetReason()
-		}
-		f.refusals.WithLabelValues(name, reason).Inc()
+	st := status.Convert(err)
+	if !slices.Contains(refusals, st.Code()) {
+		return
 	}
+	reason := "other"
+	if info := statuses.Info(st); info.GetDomain() == authz.ErrorDomain {
+		reason = info.GetReason()
+	}
+	f.refusals.WithLabelValues(name, reason).Inc()
 }
+
+// refusals are the codes of calls that were refused because of who made them, or of how much they take.
+var refusals = []codes.Code{codes.Unauthenticated, codes.PermissionDenied, codes.ResourceExhausted}
 
 // of returns a caller's label, and the counter of its calls.
 func (f *Figures) of(by *caller.Caller) (string, prometheus.Counter) {

@@ -48,7 +48,9 @@ func TestCallers(t *testing.T) {
 		cfg.Engine.CacheBytes = 0
 		return harness.Start(t, cfg)
 	}
-	asks := func(conn grpc.ClientConnInterface, draw drawing) asking { return decide(deputyv1.NewPermissionsServiceClient(conn), draw) }
+	asks := func(conn grpc.ClientConnInterface, draw drawing) asking {
+		return decide(deputyv1.NewPermissionsServiceClient(conn), draw)
+	}
 	// beside measures two contenders in turns, and says how many times as long as the first one's a call of the second takes.
 	beside := func(what string, most float64, one, other contender) {
 		for _, workers := range []int{1, 32} {

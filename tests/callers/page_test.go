@@ -115,7 +115,7 @@ func comparePage(t *testing.T, file, table string) {
 		t.Errorf("%s shows another table than the server's (make table puts it there):\n%s\nwant\n%s", file, shown, table)
 		return
 	}
-	if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil { //nolint:gosec // for everybody to read
+	if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

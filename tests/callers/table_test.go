@@ -274,7 +274,7 @@ func compare(t *testing.T, file, text string) {
 	}
 	text = strings.Join(lines, "\n")
 	if *rewrite {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil { //nolint:gosec // for everybody to read
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
