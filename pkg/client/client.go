@@ -99,7 +99,8 @@ func dial(target string, opts []Option) (*Client, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	c := New(conn)
-	c.closers = append(s.closers, conn.Close)
+	s.closers = append(s.closers, conn.Close)
+	c.closers = s.closers
 	return c, nil
 }
 

@@ -242,8 +242,8 @@ func TestKeysStayOnThisMachine(t *testing.T) {
 		}
 		cancel()
 	}
-	clear := client.WithDialOptions(to, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if c, err := client.Dial("passthrough:///deputy.internal:50051", client.WithPresharedKey("s3cret"), clear); err == nil {
+	inClear := client.WithDialOptions(to, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if c, err := client.Dial("passthrough:///deputy.internal:50051", client.WithPresharedKey("s3cret"), inClear); err == nil {
 		_ = c.Close()
 		t.Error("gRPC was told to send the key in the clear, and would")
 	}

@@ -73,7 +73,7 @@ func (l *List[T]) All(ctx context.Context) iter.Seq2[T, error] {
 		for left := l.Limit; ; {
 			limit := uint32(0)
 			if l.Limit > 0 {
-				limit = uint32(min(left, maxPage)) //nolint:gosec // 1 to 1,000
+				limit = uint32(min(left, maxPage))
 			}
 			got, err := l.fetch(ctx, limit, l.end.next)
 			if err == nil && !got.end.complete && (got.end.next.GetToken() == "" || got.end.next.GetToken() == l.end.next.GetToken()) {

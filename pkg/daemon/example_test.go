@@ -113,7 +113,7 @@ func furnish(ctx context.Context, admin *client.Client) {
 }
 
 // entrust has a user let the bot act for them in acme, and starts a session of the bot's.
-func entrust(ctx context.Context, c *client.Client, user string) (delegation, session string) {
+func entrust(ctx context.Context, c *client.Client, user string) (delegation, session string) { //nolint:unparam // the reader sees who grants
 	created := must(c.CreateDelegation(ctx, client.DelegationSpec{
 		Agent: "bot", Principal: client.User(user), Tenant: "acme", Unscoped: true, TTL: time.Hour,
 	}))

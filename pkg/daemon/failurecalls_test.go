@@ -48,7 +48,7 @@ func furnished(t *testing.T, s *harness.Server) *scene {
 	}
 	furnish(t.Context(), admin)
 	delegation, session := entrust(t.Context(), admin, "alice")
-	scene := &scene{Server: s, delegation: delegation, session: string(session)}
+	scene := &scene{Server: s, delegation: delegation, session: session}
 	scene.seen = must(s.Permissions().CheckPermission(t.Context(), scene.question(nil))).GetCheckedAt()
 	return scene
 }

@@ -95,7 +95,7 @@ func (c localConn) Invoke(ctx context.Context, method string, request, answer an
 	if handler, found := c.local.unary[method]; found {
 		err = call.function(handler, c.local.servers[method], request, answer)
 	} else {
-		call.start(c.local.servers[method], c.local.streams[method], &grpc.StreamServerInfo{FullMethod: method})
+		call.start(c.local.servers[method], c.local.streams[method], &grpc.StreamServerInfo{FullMethod: method}) //nolint:contextcheck // it has the call's
 		err = call.exchange(request, answer)
 	}
 	call.tell(opts)
@@ -113,7 +113,7 @@ func (c localConn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method 
 		return nil, err
 	}
 	call.opts = opts
-	call.start(c.local.servers[method], handler, &grpc.StreamServerInfo{
+	call.start(c.local.servers[method], handler, &grpc.StreamServerInfo{ //nolint:contextcheck // it has the call's
 		FullMethod: method, IsClientStream: desc.ClientStreams, IsServerStream: desc.ServerStreams,
 	})
 	return (*localClient)(call), nil
