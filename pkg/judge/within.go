@@ -161,18 +161,7 @@ func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candid
 	known := map[authz.Object]bool{}
 	for i := range d.Candidates {
 		report := &d.Candidates[i]
-		hidden := map[string]bool{}
-		for _, t := range candidates {
-			for _, one := range t.facts.Chain {
-				if slices.Contains(report.Chain, one.ID) && !one.Within(c.within) {
-					hidden[string(one.ID)], hidden[string(one.Session)] = true, true
-				}
-				if !c.within.HasAgent(one.Agent) {
-					hidden[authz.Show(one.Agent.Object())] = true
-				}
-			}
-		}
-		delete(hidden, "")
+		hidden := c.hidden(report, candidates)
 		report.Chain = slices.DeleteFunc(report.Chain, func(id authz.DelegationID) bool { return hidden[string(id)] })
 		for k := range report.Conditions {
 			condition := &report.Conditions[k]
@@ -193,6 +182,23 @@ func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candid
 		}
 	}
 	return nil
+}
+
+// hidden returns the names of the delegations, sessions and agents of a candidate that do not exist for the caller.
+func (c *call) hidden(report *authz.Candidate, candidates []*candidate) map[string]bool {
+	hidden := map[string]bool{}
+	for _, t := range candidates {
+		for _, one := range t.facts.Chain {
+			if slices.Contains(report.Chain, one.ID) && !one.Within(c.within) {
+				hidden[string(one.ID)], hidden[string(one.Session)] = true, true
+			}
+			if !c.within.HasAgent(one.Agent) {
+				hidden[authz.Show(one.Agent.Object())] = true
+			}
+		}
+	}
+	delete(hidden, "")
+	return hidden
 }
 
 // prune takes out of a trace the parts of objects that do not exist for the caller. It reports whether its first part's does.
@@ -242,7 +248,7 @@ func (c *call) tenantOf(ctx context.Context, o authz.Object) (authz.TenantID, er
 	case fatal(err) != nil:
 		return "", err
 	case err != nil || len(tenants) != 1 || tenants[0].Conditional || tenants[0].ID == "*":
-		return "", nil
+		return "", nil //nolint:nilerr // an object whose tenants cannot be computed is in none
 	}
 	return authz.TenantID(tenants[0].ID), nil
 }

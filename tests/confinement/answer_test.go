@@ -147,7 +147,7 @@ func following(req proto.Message, messages []proto.Message, err error) proto.Mes
 	again := proto.Clone(req).ProtoReflect()
 	fields := again.Descriptor().Fields()
 	if next == nil {
-		if f := fields.ByName("optional_limit"); f != nil && again.Has(f) && uint64(len(messages)) >= again.Get(f).Uint() { //nolint:gosec // a length
+		if f := fields.ByName("optional_limit"); f != nil && again.Has(f) && uint64(len(messages)) >= again.Get(f).Uint() {
 			next = at(last, "after_result_cursor")
 		}
 	}
@@ -353,11 +353,11 @@ func (p *pairs) compare(at string, a, b any) string {
 		}
 		return p.compareLists(at, p.sorted(a, true), p.sorted(b, false))
 	case []any:
-		b, ok := b.([]any)
-		if !ok && (len(a) > 0 || b != nil) || len(a) != len(b) {
+		list, ok := b.([]any)
+		if !ok && (len(a) > 0 || b != nil) || len(a) != len(list) {
 			return fmt.Sprintf("%s: %s and %s", at, p.show(a, true), p.show(b, false))
 		}
-		return p.compareLists(at, a, b)
+		return p.compareLists(at, a, list)
 	case time.Time:
 		if b, ok := b.(time.Time); !ok || a.Sub(b).Abs() > far {
 			return fmt.Sprintf("%s: %v and %v", at, a, b)

@@ -53,7 +53,7 @@ func seed(t *testing.T) uint64 {
 		}
 		return n
 	}
-	return uint64(time.Now().UnixNano()) //nolint:gosec // any number
+	return uint64(time.Now().UnixNano())
 }
 
 // contest is the two servers with what is drawn for them.

@@ -1,7 +1,6 @@
 package confinement
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -68,7 +67,7 @@ func TestTiming(t *testing.T) {
 		}
 		median := func(k int) time.Duration { slices.Sort(took[k]); return took[k][len(took[k])/2] }
 		ratio := float64(median(0)) / float64(median(1))
-		t.Log(fmt.Sprintf("%s: foreign %v, absent %v: %.2f times", one.method, median(0), median(1), ratio))
+		t.Logf("%s: foreign %v, absent %v: %.2f times", one.method, median(0), median(1), ratio)
 		if ratio > 5 || ratio < 0.2 {
 			t.Errorf("%s answers what is foreign in %.2f times of what it takes for what is absent", one.method, ratio)
 		}

@@ -67,7 +67,7 @@ func startProvider(t *testing.T) provider {
 func (p provider) token(t *testing.T, client string) string {
 	t.Helper()
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {client}, "client_secret": {"secret"}}
-	resp, err := http.PostForm(p.issuer+"/oauth/token", form) //nolint:noctx // of the test's own process
+	resp, err := http.PostForm(p.issuer+"/oauth/token", form)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +84,7 @@ func (p provider) token(t *testing.T, client string) string {
 // rotate has the provider sign with another key.
 func (p provider) rotate(t *testing.T) {
 	t.Helper()
-	resp, err := http.Post(p.issuer+"/rotate", "", nil) //nolint:noctx // of the test's own process
+	resp, err := http.Post(p.issuer+"/rotate", "", nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
