@@ -193,8 +193,6 @@ func closeAll(closers []func() error) error {
 }
 
 // openWorkloadAPI opens a source of SVIDs.
-//
-//nolint:contextcheck // Dial takes no context: it does not connect
 func (s *settings) openWorkloadAPI(address string) (SPIFFESource, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), workloadTime)
 	defer cancel()
