@@ -18,8 +18,9 @@ import (
 // TestWithin says what callers with bounds do get, where a comparison with another server or another name would not show it.
 func TestWithin(t *testing.T) {
 	ofSub := one("of-sub", own, func(b *authz.Bounds) { b.Agents = authz.NamesOf("acme-sub") }, checker, auditor)
+	ofSecond := one("of-second", own, func(b *authz.Bounds) { b.IDs = authz.PrefixesOf("acme-f2") }, checker)
 	s := harness.Start(t, daemon.Config{
-		Engine: harness.Engines()["memory"](t), Callers: append(callers(), ofSub), GlobalTypes: []string{"tool"},
+		Engine: harness.Engines()["memory"](t), Callers: append(callers(), ofSub, ofSecond), GlobalTypes: []string{"tool"},
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 	})
 	grants := fill(t, s)
@@ -84,6 +85,24 @@ func TestWithin(t *testing.T) {
 		})
 		if err != nil || got.GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION || got.GetRefusedBy() != deputyv1.RefusedBy_REFUSED_BY_OBJECT {
 			t.Errorf("%v, %v, want a refusal by the object", got, err)
+		}
+	})
+	t.Run("a type and an id outside do not exist", func(t *testing.T) {
+		r := &deputyv1.CheckPermissionRequest{
+			AgentId: root.agent, Via: &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: root.delegation}, Resource: harness.Ref("folder:acme-f1"), Permission: "view",
+		}
+		if got, err := as("acme-checker-of-users").CheckPermission(t.Context(), r); err != nil || got.GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
+			t.Errorf("within: %v, %v", got, err)
+		}
+		r.Resource = harness.Ref("document:acme-d1")
+		_, err := as("acme-checker-of-folders").CheckPermission(t.Context(), r)
+		if err == nil || !strings.Contains(err.Error(), `"document" does not exist: the schema has folder, group, user`) {
+			t.Errorf("a type outside: %v", err)
+		}
+		r.Resource = harness.Ref("folder:acme-f1")
+		got, err := as("of-second").CheckPermission(t.Context(), r)
+		if err != nil || got.GetRefusedBy() != deputyv1.RefusedBy_REFUSED_BY_OBJECT {
+			t.Errorf("an id outside: %v, %v, want a refusal by the object", got, err)
 		}
 	})
 	t.Run("a lookup that is full is complete where nothing follows", func(t *testing.T) {
