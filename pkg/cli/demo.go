@@ -262,18 +262,18 @@ func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) erro
 	go func() { served <- d.Serve(serving) }()
 	r.stop = append(r.stop, func() error { end(); return <-served })
 
-	if r.service, err = dialDemo(d.Addr().String(), serviceKey); err != nil {
+	if r.service, err = dialDemo(d.Addr().String(), serviceKey); err != nil { //nolint:contextcheck // Dial takes no context
 		return err
 	}
 	r.stop = append(r.stop, r.service.Close)
-	if r.admin, err = dialDemo(d.Addr().String(), adminKey); err != nil {
+	if r.admin, err = dialDemo(d.Addr().String(), adminKey); err != nil { //nolint:contextcheck // Dial takes no context
 		return err
 	}
 	r.stop = append(r.stop, r.admin.Close)
 	if bounded == nil {
 		return nil
 	}
-	if r.outsider, err = dialDemo(d.Addr().String(), bounded.key); err != nil {
+	if r.outsider, err = dialDemo(d.Addr().String(), bounded.key); err != nil { //nolint:contextcheck // Dial takes no context
 		return err
 	}
 	r.stop = append(r.stop, r.outsider.Close)
