@@ -310,6 +310,7 @@ func TestKeyFileRotates(t *testing.T) {
 		}
 	}
 	// A key that is no longer good, and none to follow: once and no more, with what is wrong with the file.
+	_ = os.Remove(file)
 	rotate("fifth-key")
 	r.came()
 	err := call(t, c)

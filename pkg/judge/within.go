@@ -66,13 +66,13 @@ func present(within *authz.Bounds, found []decide.Facts) []decide.Facts {
 }
 
 // hides reports whether an object does not exist for the caller whatever the graph holds of it, so that nothing is asked of it. Objects of a
-// global type are in no tenant, and so in none of a confined caller's.
+// global type are in no tenant, and exist for everybody: that is what the operator has listed them for.
 func (c *call) hides(o authz.Object) bool {
 	return c.hidesType(o.Type) || !c.within.IDs.Match(o.ID)
 }
 
 func (c *call) hidesType(objectType string) bool {
-	return !c.within.HasType(objectType) || c.within.Confined() && c.global[objectType]
+	return !c.within.HasType(objectType)
 }
 
 // exists reports whether an agent, a user, a service or a tenant exists for the caller.
@@ -232,7 +232,7 @@ func (c *call) hasObject(ctx context.Context, o authz.Object) (bool, error) {
 		return c.within.HasTenant(authz.TenantID(o.ID)), nil
 	case !authz.IsCore(o.Type) && c.hides(o):
 		return false, nil
-	case !c.within.Confined():
+	case !c.within.Confined(), c.global[o.Type]:
 		return true, nil
 	case t == nil || !t.TenantSafe():
 		return false, nil

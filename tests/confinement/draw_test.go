@@ -354,7 +354,7 @@ func (d *drawing) agree(m protoreflect.Message) {
 			{"folder", fmt.Sprintf("%s-f%d", x, 1+d.IntN(4)), "reader", "user", d.user(), ""},
 			{"folder", fmt.Sprintf("%s-f%d", x, 1+d.IntN(4)), "tenant", "tenant", d.place(), ""},
 			{"group", x + "-g1", "member", "user", d.user(), ""},
-			{"tool", x + "-t1", "holder", "user", d.user(), ""},
+			{"tool", own + "-t1", "holder", "user", d.user(), ""},
 			{"note", x + "-n1", "reader", "user", d.user(), ""},
 			{"tenant", x, "member", "user", d.user(), ""},
 			{"user", d.user(), "active", "user", d.user(), ""},

@@ -136,10 +136,11 @@ func fill(t *testing.T, s *harness.Server) []grant {
 				row("%s#reader@service:%s-svc", doc, x)
 			}
 		}
-		row("tool:%s-t1#holder@user:both-dan", x)
-		row("tool:%s-t1#holder@agent:both-bot", x)
 		row("note:%s-n1#reader@user:both-dan", x)
 	}
+	// Of a global type, and so everybody's.
+	row("tool:%s-t1#holder@user:both-dan", own)
+	row("tool:%s-t1#holder@agent:both-bot", own)
 	// In two tenants, and so in nobody's.
 	row("document:%s-two#folder@folder:%s-f1", other, own)
 	row("document:%s-two#folder@folder:%s-f1", other, other)
