@@ -113,7 +113,7 @@ func (r *demoRun) askOutside(ctx context.Context, o *outsider) error {
 	}
 	row := func(resource string, got *deputy.CheckPermissionResponse, want string) demoRow {
 		row := demoRow{
-			Caller: o.name(), Agent: q.Agent, Under: "no session", OnBehalfOf: q.OnBehalfOf, Tenant: q.Tenant, May: q.Permission + " " + resource,
+			Caller: o.name(), Agent: q.Agent, OnBehalfOf: q.OnBehalfOf, Tenant: q.Tenant, May: q.Permission + " " + resource,
 			Permissionship: strings.TrimPrefix(got.GetPermissionship().String(), "PERMISSIONSHIP_"), Expected: want,
 		}
 		row.Answer = everyday(row.Permissionship)

@@ -56,7 +56,7 @@ func (d Decision) String() string {
 // Guard makes one error of what a Check returns: nil only where the answer allows, a *Refused where it
 // does not, else what kept it from being answered.
 //
-//	if err := client.Guard(session.Check(ctx, user, tenant, document, "view")); err != nil {
+//	if err := client.Guard(session.Check(ctx, question)); err != nil {
 //		return err
 //	}
 func Guard(d Decision, err error) error {
