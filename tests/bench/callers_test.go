@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"context"
 	"crypto/sha256"
+	"math/rand/v2"
 	"testing"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -73,10 +75,29 @@ func TestCallers(t *testing.T) {
 	agree(t, 60, []contender{{}, service, bounded})
 	beside("decisions over loopback", 1.05, service, bounded)
 
-	counting := open(daemon.Config{MetricsAddr: "127.0.0.1:0"})
-	dc := dialDeputy(t, counting.Addr().String())
-	drawCounted := cold(dc.settle(t, g))
-	beside("decisions over loopback, counted", 1.05, service, contender{name: "with --metrics-addr", ask: asks(dc.service, drawCounted)})
+	// In the process nothing is left of a call but the decision.
+	inProcess := func(as *daemon.InProcess) asking {
+		return func(ctx context.Context, r *rand.Rand) (bool, error) {
+			q := draw(r)
+			decision, err := as.Decide(ctx, authz.Case{
+				Agent: authz.AgentID(q.agent), Session: authz.SessionID(q.session),
+				Resource: authz.Object{Type: "document", ID: q.document}, Permission: "view",
+			}, authz.Freshness{})
+			return decision.Permissionship == authz.HasPermission, err
+		}
+	}
+	program := contender{name: "the program itself", ask: inProcess(plain.InProcess())}
+	boundedHere := contender{name: "as a caller with roles and bounds", ask: inProcess(plain.As(boundedCaller(g)))}
+	agree(t, 60, []contender{{}, program, boundedHere})
+	beside("decisions in process", 1.05, program, boundedHere)
+
+	// Another server has another store, so the third one shows what that alone makes of a ratio.
+	another := func(name string, cfg daemon.Config) contender {
+		d := dialDeputy(t, open(cfg).Addr().String())
+		return contender{name: name, ask: asks(d.service, cold(d.settle(t, g)))}
+	}
+	beside("decisions over loopback, counted", 1.05, service, another("with --metrics-addr", daemon.Config{MetricsAddr: "127.0.0.1:0"}))
+	beside("decisions over loopback, another server", 0, service, another("another server without", daemon.Config{}))
 
 	authority, issuer, dir := harness.NewAuthority(t, "bench"), harness.NewIssuer(t), t.TempDir()
 	cfg := harness.TLS(t, dir, authority, true, daemon.Config{Issuers: []token.Issuer{issuer.Known(t, dir)}})
