@@ -32,7 +32,7 @@ func (c *call) Value(key any) any {
 func (g *Gate) identify(ctx context.Context, method string) (*call, error) {
 	c := &call{method: method, basis: g.callers.Basis(ctx)}
 	c.Context = ctx
-	return c, g.judge(c)
+	return c, g.judge(c) //nolint:contextcheck // it is the call's context
 }
 
 // judge finds out whose a call is, and whether that caller may call the method, by what is in force now.
@@ -57,7 +57,7 @@ func (g *Gate) came(ctx context.Context, method *wire.Method) error {
 	if !ok {
 		return authz.Errorf(authz.Internal, "INTERNAL", "a message is received past the gate")
 	}
-	now := g.callers.Basis(c)
+	now := g.callers.Basis(c) //nolint:contextcheck // it is the call's context
 	if c.basis.Holds(now, rejudgeEvery) {
 		return nil
 	}

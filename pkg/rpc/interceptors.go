@@ -28,8 +28,8 @@ func leaveTime(remaining time.Duration) time.Duration {
 	return min(max(remaining/20, 5*time.Millisecond), 500*time.Millisecond)
 }
 
-// Gate is what every call passes: its caller is identified and judged, its messages are received, the call is judged again as it is then, panics become Internal, errors
-// become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
+// Gate is what every call passes: its caller is identified and judged, its messages are received, the call is judged again as its caller is then,
+// panics become Internal, errors become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
 // registered.
 type Gate struct {
 	callers  *caller.Callers
@@ -68,7 +68,7 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			resp = nil
 		}
 	}()
-	ctx, err = g.identify(ctx, info.FullMethod)
+	ctx, err = g.identify(ctx, info.FullMethod) //nolint:contextcheck // it is made of the call's
 	if err != nil {
 		return nil, err
 	}
