@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -49,8 +50,11 @@ func (c Credential) Expired(now time.Time) bool { return !c.Expires.IsZero() && 
 // Known reports whether the caller is somebody.
 func (c *Caller) Known() bool { return c != nil && c.Name != "" }
 
-// Brakes reports whether the caller can suspend: room is kept for it when all others' is taken.
-func (c *Caller) Brakes() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_RESPONDER) }
+// Brakes reports whether the caller can suspend in all tenants: room is kept for it when all others' is taken. A caller that is bound to some
+// tenants could take that room from the others'.
+func (c *Caller) Brakes() bool {
+	return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_RESPONDER) && !c.Bounds.Confined()
+}
 
 // Administers reports whether the caller may do what only admins may.
 func (c *Caller) Administers() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ADMIN) }
@@ -143,6 +147,25 @@ func Preshared(services, admins []string) []*Caller {
 }
 
 type contextKey struct{}
+
+// Held is a context that carries the caller of a call, which another one may follow once the call's message has come. Its Context is to be set
+// before use. It is safe for concurrent use.
+type Held struct {
+	context.Context //nolint:containedctx // it is a context itself
+
+	caller atomic.Pointer[Caller]
+}
+
+// Hold has the context carry a caller from now on.
+func (h *Held) Hold(c *Caller) { h.caller.Store(c) }
+
+// Value is context.Context's.
+func (h *Held) Value(key any) any {
+	if key == (contextKey{}) {
+		return h.caller.Load()
+	}
+	return h.Context.Value(key)
+}
 
 // With returns a context that carries the caller of a call.
 func With(ctx context.Context, c *Caller) context.Context {

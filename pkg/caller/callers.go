@@ -37,6 +37,8 @@ type Certificate interface {
 	// Verify returns what the certificate says, once it is found to be valid now, by the authorities that are in force now: a connection can
 	// outlive both. Errors: Unauthenticated with what is wrong with the certificate.
 	Verify(now time.Time) (Identity, error)
+	// Authorities are those in force, to be compared and no more: others are not equal.
+	Authorities() any
 	// Digest is the SHA-256 digest of the certificate in DER, by which a token names the certificate that it is bound to (RFC 8705).
 	Digest() [sha256.Size]byte
 }
@@ -168,12 +170,18 @@ func ProofOf(ctx context.Context) Proof {
 			p.Bearer = token
 		}
 	}
+	p.Certificate = certificateOf(ctx)
+	return p
+}
+
+// certificateOf returns the client certificate of a call's connection, nil without.
+func certificateOf(ctx context.Context) Certificate {
 	if from, found := peer.FromContext(ctx); found {
 		if info, ok := from.AuthInfo.(Certified); ok {
-			p.Certificate = info.ClientCertificate()
+			return info.ClientCertificate()
 		}
 	}
-	return p
+	return nil
 }
 
 // Identify returns whose a call is. A bearer token decides where there is one, so that a wrong one is never made up for by a certificate.
@@ -270,7 +278,7 @@ func NewCallers(b *Book) *Callers {
 // Book is the book in force.
 func (c *Callers) Book() *Book { return c.book.Load() }
 
-// Replace puts another book in force. Calls that begin afterwards are judged by it.
+// Replace puts another book in force. Calls whose messages come afterwards are judged by it.
 func (c *Callers) Replace(b *Book) {
 	c.book.Store(b)
 	c.mu.Lock()
@@ -294,9 +302,34 @@ func (c *Callers) Replaced() <-chan struct{} {
 
 // Identify returns whose a call is, by the book in force.
 func (c *Callers) Identify(ctx context.Context) (*Caller, error) {
-	now := time.Now
+	return c.book.Load().Identify(ctx, ProofOf(ctx), c.now())
+}
+
+func (c *Callers) now() time.Time {
 	if c.Now != nil {
-		now = c.Now
+		return c.Now()
 	}
-	return c.book.Load().Identify(ctx, ProofOf(ctx), now())
+	return time.Now()
+}
+
+// Basis is what a call is judged by at one time.
+type Basis struct {
+	book        *Book
+	authorities any
+	at          time.Time
+}
+
+// Basis returns what a call is judged by now. It is to be asked for before Identify, so that it is never newer than what that goes by.
+func (c *Callers) Basis(ctx context.Context) Basis {
+	b := Basis{book: c.Book(), at: c.now()}
+	if presented := certificateOf(ctx); presented != nil {
+		b.authorities = presented.Authorities()
+	}
+	return b
+}
+
+// Holds reports whether the same callers and authorities are in force now, and less time than patience has passed: a credential expires, and an
+// issuer withdraws a key, under one basis.
+func (b Basis) Holds(now Basis, patience time.Duration) bool {
+	return b.book == now.book && b.authorities == now.authorities && now.at.Sub(b.at) < patience
 }

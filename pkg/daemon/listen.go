@@ -64,8 +64,8 @@ func (c Config) limits() []grpc.ServerOption {
 //
 // Taking no more connections at the bound, as netutil.LimitListener does, would let a stranger with as many idle
 // connections keep everybody out, an admin who wants to revoke above all. Here the connection of a stranger gives
-// way to the next one; those of callers who have shown a key stay. An eighth of the places is not for services to
-// keep: however many connections they leave open, an admin gets in.
+// way to the next one; those of callers who have shown a key stay. An eighth of the places is kept for callers who can
+// suspend in all tenants: however many connections all others leave open, an admin gets in, unless it is bound to some tenants itself.
 //
 // It is safe for concurrent use.
 type listener struct {
@@ -75,7 +75,7 @@ type listener struct {
 	mu        sync.Mutex
 	open      map[*conn]struct{}
 	strangers crowd
-	// services counts the connections that are kept because of a service's key.
+	// services counts the connections that are kept for callers who cannot suspend in all tenants.
 	services int
 	// draining says that no connection is to be made any more.
 	draining bool
@@ -186,7 +186,7 @@ const (
 	aStranger standing = iota
 	// aCaller is a known caller.
 	aCaller
-	// aResponder is one that can suspend.
+	// aResponder is one that can suspend in all tenants; one that is bound to some is aCaller.
 	aResponder
 )
 
@@ -201,8 +201,8 @@ func standingOf(ctx context.Context) standing {
 	}
 }
 
-// keep notes that a caller was seen on a connection: from then on it gives way to nobody, unless callers who cannot suspend
-// have their share of such connections already.
+// keep notes that a caller was seen on a connection: from then on it gives way to nobody, unless callers who cannot suspend in all
+// tenants have their share of such connections already.
 func (c *conn) keep(as standing) {
 	was := standing(c.known.Load())
 	if as <= was {

@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // TestCrowd: the peer that holds most gives way, its oldest first.
@@ -194,6 +198,34 @@ func TestKeep(t *testing.T) {
 	l.cut()
 	if len(l.open) != 0 || l.services != 0 || l.strangers.size != 0 {
 		t.Errorf("at the end there are %d connections, %d of services, %d of strangers", len(l.open), l.services, l.strangers.size)
+	}
+}
+
+// TestStanding: the share of connections that is kept for those who suspend is for those who do so in all tenants, whatever else they may do.
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	confined := authz.Unbounded()
+	confined.Tenants = authz.NamesOf("acme")
+	for _, test := range []struct {
+		role   caller.Role
+		bounds *authz.Bounds
+		want   standing
+	}{
+		{deputyv1.Role_ROLE_CHECKER, authz.Unbounded(), aCaller},
+		{deputyv1.Role_ROLE_RESPONDER, authz.Unbounded(), aResponder},
+		{deputyv1.Role_ROLE_RESPONDER, confined, aCaller},
+		{deputyv1.Role_ROLE_RESPONDER, nil, aCaller},
+	} {
+		is := &caller.Caller{Name: "x", Roles: caller.RolesOf(test.role), Bounds: test.bounds}
+		if got := standingOf(caller.With(t.Context(), is)); got != test.want {
+			t.Errorf("%s with %v: %d, want %d", test.role, test.bounds, got, test.want)
+		}
+	}
+	if got := standingOf(caller.With(t.Context(), caller.InProcess())); got != aResponder {
+		t.Errorf("an unbounded admin: %d, want %d", got, aResponder)
+	}
+	if got := standingOf(t.Context()); got != aStranger {
+		t.Errorf("nobody: %d, want %d", got, aStranger)
 	}
 }
 

@@ -19,8 +19,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -196,6 +198,41 @@ func TestWrongPartsAreApart(t *testing.T) {
 	}
 	if name, code := m.as(t, harness.DialTLS(t, m.Addr().String(), "", m.authority, next.Issue(t, harness.ForURI(billingID)))); name != "billing" {
 		t.Errorf("beside wrong authorities a call of those from before is %q's and %s", name, code)
+	}
+}
+
+// TestAuthorityGoesBeforeTheMessage: a call that was opened while its authority was trusted, and whose message comes once it is not, is refused.
+func TestAuthorityGoesBeforeTheMessage(t *testing.T) {
+	m := startMutual(t, func(cfg *daemon.Config) { cfg.MetricsAddr = "127.0.0.1:0"; *cfg = cfg.LookingEvery(time.Hour) })
+	ca, next := filepath.Join(m.dir, "ca.crt"), harness.NewAuthority(t, "next")
+	harness.WriteAuthorities(t, ca, m.authority, next)
+	if err := m.ReloadTLS(); err != nil {
+		t.Fatal(err)
+	}
+	calls := map[codes.Code]grpc.ClientStream{}
+	for want, by := range map[codes.Code]*harness.Authority{codes.Unauthenticated: m.authority, codes.NotFound: next} {
+		conn := harness.DialTLS(t, m.Addr().String(), "", m.authority, by.Issue(t, harness.ForURI(billingID)))
+		call, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/deputy.v1.SessionsService/GetSession")
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls[want] = call
+	}
+	eventually(t, "both calls are open", func() bool { return m.figure(t, "deputy_calls_in_flight") == "2" })
+	harness.WriteAuthorities(t, ca, next)
+	if err := m.ReloadTLS(); err != nil {
+		t.Fatal(err)
+	}
+	for want, call := range calls {
+		if err := call.SendMsg(&deputyv1.GetSessionRequest{SessionId: "absent"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := call.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := call.RecvMsg(&deputyv1.GetSessionResponse{}); status.Code(err) != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

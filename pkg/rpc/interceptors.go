@@ -28,8 +28,8 @@ func leaveTime(remaining time.Duration) time.Duration {
 	return min(max(remaining/20, 5*time.Millisecond), 500*time.Millisecond)
 }
 
-// Gate is what every call passes: its caller is identified and judged, then its messages are received, panics become Internal, errors
-// become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
+// Gate is what every call passes: its caller is identified and judged, its messages are received, the call is judged again as its caller is then,
+// panics become Internal, errors become statuses, and each call leaves one line in the log. It is safe for concurrent use once the services are
 // registered.
 type Gate struct {
 	callers  *caller.Callers
@@ -44,10 +44,9 @@ type Gate struct {
 
 // NewGate returns the gate of one server. figures may be nil.
 func NewGate(callers *caller.Callers, figures *Figures, log *zap.Logger) *Gate {
-	return &Gate{
-		callers: callers, figures: figures, log: log, receiver: wire.NewReceiver(), methods: map[string]*wire.Method{},
-		underWay: underWay{most: maxUnderWay},
-	}
+	g := &Gate{callers: callers, figures: figures, log: log, methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
+	g.receiver = wire.NewReceiver(g.came)
+	return g
 }
 
 // Options returns the server options with which every call passes through the gate.
@@ -69,7 +68,8 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			resp = nil
 		}
 	}()
-	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
+	ctx, err = g.identify(ctx, info.FullMethod) //nolint:contextcheck // it is made of the call's
+	if err != nil {
 		return nil, err
 	}
 	end, err := g.underWay.begin(ctx, info.FullMethod)
@@ -85,8 +85,9 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	ctx := stream.Context()
 	g.figures.begin()
 	defer func() { err = g.finish(ctx, info.FullMethod, start, recover(), err) }()
-	book := g.callers.Book()
-	if ctx, err = g.identify(ctx, info.FullMethod); err != nil {
+	known := &identified{ServerStream: stream, gate: g, barred: make(chan error, 1)}
+	known.call, err = g.identify(ctx, info.FullMethod)
+	if ctx = known.call; err != nil {
 		return err
 	}
 	end, err := g.underWay.begin(ctx, info.FullMethod)
@@ -94,34 +95,19 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 		return err
 	}
 	defer end()
-	known := &identified{ServerStream: stream, ctx: ctx, gate: g, method: info.FullMethod, barred: make(chan error, 1)}
 	defer known.replace(nil, true)
 	defer g.open.add(known)()
-	if g.callers.Book() != book {
+	if !known.call.basis.Holds(g.callers.Basis(ctx), rejudgeEvery) {
 		g.rejudge(known) // it may have come too late to be judged when the book was replaced
 	}
 	return handler(srv, known)
 }
 
-// identify returns the call's context with its caller, who may call the method.
-func (g *Gate) identify(ctx context.Context, method string) (context.Context, error) {
-	m := caller.MethodOf(method)
-	c, err := g.who(ctx)
-	if err != nil {
-		if m != nil && m.Open {
-			return ctx, nil // whatever the proof is worth
-		}
-		return ctx, err
-	}
-	return caller.With(ctx, c), c.May(m)
-}
-
 // identified is a stream whose context carries the caller, and whose messages the gate receives.
 type identified struct {
 	grpc.ServerStream
-	ctx    context.Context //nolint:containedctx // a stream has its context
-	gate   *Gate
-	method string
+	call *call
+	gate *Gate
 	// barred has the reason why the stream has to end, once its caller may not go on with it.
 	barred chan error
 
@@ -132,12 +118,12 @@ type identified struct {
 }
 
 // Context is grpc.ServerStream's.
-func (s *identified) Context() context.Context { return s.ctx }
+func (s *identified) Context() context.Context { return s.call }
 
 // RecvMsg is grpc.ServerStream's. The room that a message takes is given back when the next comes, or at the end.
 func (s *identified) RecvMsg(m any) (err error) {
 	s.replace(nil, false)
-	message, err := s.gate.receive(s.ctx, s.method, m)
+	message, err := s.gate.receive(s.call, s.call.method, m)
 	s.replace(message, false)
 	return err
 }

@@ -35,7 +35,7 @@ type openStreams struct {
 
 // add adds a stream until remove is called. What anybody may call, health, is nobody's to end.
 func (o *openStreams) add(s *identified) (remove func()) {
-	if m := caller.MethodOf(s.method); m == nil || m.Open {
+	if m := caller.MethodOf(s.call.method); m == nil || m.Open {
 		return func() {}
 	}
 	o.mu.Lock()
@@ -62,7 +62,7 @@ func (o *openStreams) list() []*identified {
 func (g *Gate) OpenStreams() []string {
 	var methods []string
 	for _, s := range g.open.list() {
-		methods = append(methods, s.method)
+		methods = append(methods, s.call.method)
 	}
 	return methods
 }
@@ -95,8 +95,8 @@ func (g *Gate) RejudgeStreams(ctx context.Context) {
 
 // rejudge ends a stream whose caller may not go on with it.
 func (g *Gate) rejudge(s *identified) {
-	err := authz.Safely("rpc.rejudge", func() error { return g.goesOn(s) })
-	if err == nil || s.ctx.Err() != nil {
+	err := authz.Safely("rpc.rejudge", func() error { return g.goesOn(s.call) })
+	if err == nil || s.call.Err() != nil {
 		return
 	}
 	select {
@@ -105,16 +105,20 @@ func (g *Gate) rejudge(s *identified) {
 	}
 }
 
-// goesOn returns nil where the caller of an open stream may go on with it, and else the stream's end.
-func (g *Gate) goesOn(s *identified) error {
-	ctx, cancel := context.WithTimeout(s.ctx, rejudgeTime)
+// goesOn returns nil where the caller of an open stream may go on with it, and else the stream's end. What anybody may call goes on.
+func (g *Gate) goesOn(c *call) error {
+	m := caller.MethodOf(c.method)
+	if m != nil && m.Open {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c, rejudgeTime)
 	defer cancel()
-	was := caller.Of(s.ctx)
+	was := caller.Of(c)
 	is, err := g.who(ctx)
 	if err != nil {
 		return err
 	}
-	if err := is.May(caller.MethodOf(s.method)); err != nil {
+	if err := is.May(m); err != nil {
 		return err
 	}
 	if !is.Covers(was) {

@@ -9,11 +9,13 @@ import (
 )
 
 // maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
-// takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for those who can suspend.
+// takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for those who can suspend in all tenants.
 const maxUnderWay = 10_000
 
-// narrowing are the methods by which a service takes access away.
+// narrowing are the methods that take access away.
 var narrowing = map[string]bool{
+	"/deputy.v1.AgentsService/SuspendAgent":                  true,
+	"/deputy.v1.PrincipalsService/Suspend":                   true,
 	"/deputy.v1.SessionsService/EndSession":                  true,
 	"/deputy.v1.DelegationsService/RevokeDelegation":         true,
 	"/authzed.api.v1.PermissionsService/DeleteRelationships": true,

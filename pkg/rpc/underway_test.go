@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"go.uber.org/zap"
@@ -16,23 +17,24 @@ import (
 )
 
 // Calls of services stop short of those that take access away, and those stop short of admins': whatever checks are under
-// way, a session can be ended, and whatever services do, an admin can suspend.
+// way, a session can be ended, and whatever services do, an admin can suspend. A responder that is bound to some tenants is no admin in this.
 func TestCallsUnderWay(t *testing.T) {
 	const (
 		check = "/deputy.v1.PermissionsService/CheckPermission"
 		end   = "/deputy.v1.SessionsService/EndSession"
+		agent = "/deputy.v1.AgentsService/SuspendAgent"
+		user  = "/deputy.v1.PrincipalsService/Suspend"
 		probe = "/grpc.health.v1.Health/Check"
 
 		checker, responder = deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_RESPONDER
 	)
 	u := &underWay{most: 80}
-	as := func(role caller.Role) context.Context {
-		return caller.With(t.Context(), &caller.Caller{Name: "x", Roles: caller.RolesOf(role)})
-	}
-	fill := func(role caller.Role, method string) (ends []func()) {
+	confined := authz.Unbounded()
+	confined.Tenants = authz.NamesOf("acme")
+	fillAs := func(role caller.Role, bounds *authz.Bounds, method string) (ends []func()) {
 		t.Helper()
 		for {
-			end, err := u.begin(as(role), method)
+			end, err := u.begin(caller.With(t.Context(), &caller.Caller{Name: "x", Roles: caller.RolesOf(role), Bounds: bounds}), method)
 			if err != nil {
 				if authz.KindOf(err) != authz.Exhausted {
 					t.Fatal(err)
@@ -44,8 +46,21 @@ func TestCallsUnderWay(t *testing.T) {
 			}
 		}
 	}
-	checks, narrowing, admins := fill(checker, check), fill(checker, end), fill(responder, check)
-	if len(checks) != 60 || len(narrowing) != 10 || len(admins) != 10 {
+	fill := func(role caller.Role, method string) []func() { return fillAs(role, authz.Unbounded(), method) }
+	for _, method := range []string{end, agent, user} {
+		checks, confinedChecks := fill(checker, check), fillAs(responder, confined, check)
+		narrowing := fillAs(responder, confined, method)
+		admins := fill(responder, check)
+		if len(checks) != 60 || len(confinedChecks) != 0 || len(narrowing) != 10 || len(admins) != 10 {
+			t.Errorf("%d checks, %d more of a confined responder, %d of its %s, %d of admins; want 60, 0, 10, 10",
+				len(checks), len(confinedChecks), len(narrowing), method, len(admins))
+		}
+		for _, done := range slices.Concat(checks, narrowing, admins) {
+			done()
+		}
+	}
+	checks := fill(checker, check)
+	if narrowing, admins := fill(checker, end), fill(responder, check); len(checks) != 60 || len(narrowing) != 10 || len(admins) != 10 {
 		t.Errorf("%d checks, %d calls that take access away, %d of admins; want 60, 10, 10", len(checks), len(narrowing), len(admins))
 	}
 	if _, err := u.begin(t.Context(), probe); err != nil {

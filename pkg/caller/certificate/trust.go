@@ -18,7 +18,7 @@ type Trust struct {
 // InForce returns the authorities in force; nil before the first are.
 func (t *Trust) InForce() *Authorities { return t.inForce.Load() }
 
-// Replace puts authorities in force. Calls that begin afterwards are judged by them, on open connections too.
+// Replace puts authorities in force. Calls whose messages come afterwards are judged by them, on open connections too.
 func (t *Trust) Replace(a *Authorities) { t.inForce.Store(a) }
 
 // Presented is the certificates that the client of one connection presented. It implements caller.Certificate: a verdict is kept until the
@@ -43,6 +43,9 @@ func (p *Presented) Verify(now time.Time) (caller.Identity, error) {
 	}
 	return v.says, v.err
 }
+
+// Authorities is caller.Certificate's.
+func (p *Presented) Authorities() any { return p.trust.InForce() }
 
 // Digest is caller.Certificate's.
 func (p *Presented) Digest() [sha256.Size]byte { return sha256.Sum256(p.chain[0].Raw) }

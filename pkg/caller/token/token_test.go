@@ -273,6 +273,8 @@ func (c connection) ClientCertificate() caller.Certificate { return c.certificat
 // presented is a certificate, by its bytes.
 type presented string
 
+func (presented) Authorities() any { return nil }
+
 func (p presented) Digest() [sha256.Size]byte { return sha256.Sum256([]byte(p)) }
 
 // Verify is caller.Certificate's: a token is bound to a certificate whoever signed it.

@@ -130,7 +130,7 @@ func openEngine(t *testing.T) *house {
 	var held atomic.Pointer[authz.Snapshot]
 	h := open(t, Config{
 		Upstream: e.Conn(),
-		Receiver: wire.NewReceiver(),
+		Receiver: wire.NewReceiver(nil),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			s, err := e.Snapshot(ctx, authz.Freshness{})
 			if err != nil {
@@ -457,7 +457,7 @@ func TestTypedServices(t *testing.T) {
 func TestNewWantsAll(t *testing.T) {
 	full := Config{
 		Upstream: &grpc.ClientConn{},
-		Receiver: wire.NewReceiver(),
+		Receiver: wire.NewReceiver(nil),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Rights:   func(context.Context) Rights { return Rights{Core: true, Feeds: true, Bounds: authz.Unbounded()} },

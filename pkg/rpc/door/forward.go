@@ -67,12 +67,19 @@ type call struct {
 }
 
 func (d *Door) call(ctx context.Context, r *route) *call {
-	c := &call{Door: d, route: r, rights: d.cfg.Rights(ctx), start: time.Now()}
+	c := &call{Door: d, route: r, start: time.Now()}
+	c.stamp = c.start
+	c.know(ctx)
+	return c
+}
+
+// know notes what the caller may do, which may be something else once the first message has come.
+func (c *call) know(ctx context.Context) {
+	c.rights = c.cfg.Rights(ctx)
 	if c.rights.Bounds == nil {
 		c.rights.Bounds = &authz.Bounds{}
 	}
-	c.stamp, c.bound = c.start, !c.rights.Bounds.Everything()
-	return c
+	c.bound = !c.rights.Bounds.Everything()
 }
 
 // edits returns what is edited in the answers.
@@ -195,6 +202,9 @@ func (c *call) receive(down grpc.ServerStream, n int) (*frame, error) {
 	}
 	received, err := c.cfg.Receiver.Receive(down.Context(), c.route.receive)
 	came()
+	if n == 0 {
+		c.know(down.Context())
+	}
 	if err != nil {
 		return nil, receiveFailure(err)
 	}

@@ -37,7 +37,7 @@ func between(t *testing.T, script grpc.StreamHandler) *house {
 	t.Cleanup(func() { _ = conn.Close() })
 	return open(t, Config{
 		Upstream: conn,
-		Receiver: wire.NewReceiver(),
+		Receiver: wire.NewReceiver(nil),
 		Schema: func(context.Context) (*authz.Schema, error) {
 			return &authz.Schema{Types: map[string]*authz.Type{
 				"note": {Name: "note", Members: map[string]bool{"author": false}},
@@ -161,7 +161,7 @@ func TestUpstreamFailures(t *testing.T) {
 	}
 
 	h = open(t, Config{
-		Upstream: h.conn, Rights: rightsOf, Receiver: wire.NewReceiver(),
+		Upstream: h.conn, Rights: rightsOf, Receiver: wire.NewReceiver(nil),
 		Schema: func(context.Context) (*authz.Schema, error) { return nil, errors.New("secret") },
 		Model:  func(string) (*authz.Schema, error) { return nil, errors.New("secret") },
 	})

@@ -91,7 +91,7 @@ func TestUnknownMethodIsRefused(t *testing.T) {
 	called := false
 	d, err := New(Config{
 		Upstream: refusing(func(string) { called = true }),
-		Receiver: wire.NewReceiver(),
+		Receiver: wire.NewReceiver(nil),
 		Schema:   func(context.Context) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Model:    func(string) (*authz.Schema, error) { return &authz.Schema{}, nil },
 		Rights:   func(context.Context) Rights { return Rights{Core: true, Feeds: true, Bounds: authz.Unbounded()} },

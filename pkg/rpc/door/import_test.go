@@ -33,7 +33,7 @@ func slowHouse(t *testing.T, limits rpc.StreamLimits, asked func()) *house {
 	t.Cleanup(func() { _ = e.Close() })
 	h := open(t, Config{
 		Upstream: e.Conn(),
-		Receiver: wire.NewReceiver(),
+		Receiver: wire.NewReceiver(nil),
 		Schema: func(ctx context.Context) (*authz.Schema, error) {
 			asked()
 			s, err := e.Snapshot(ctx, authz.Freshness{})

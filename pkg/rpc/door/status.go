@@ -97,6 +97,8 @@ func receiveFailure(err error) error {
 		return failure(codes.ResourceExhausted, e.Reason, e.Field, e.Message)
 	case authz.Canceled:
 		return failure(codes.Canceled, e.Reason, "", e.Message)
+	case authz.Unauthenticated, authz.Denied, authz.Unavailable:
+		return err // of its caller, and the gate answers as before the message
 	default:
 		return failure(codes.Internal, e.Reason, "", e.Message)
 	}

@@ -60,10 +60,17 @@ type Receiver struct {
 	wire, decoded *volume
 	// arrival stands in for the constant, for tests.
 	arrival time.Duration
+	judge   func(ctx context.Context, method *Method) error
 }
 
-// NewReceiver returns a Receiver, of which a server needs one.
-func NewReceiver() *Receiver { return &Receiver{newVolume(wireRoom), newVolume(decodedRoom), arrival} }
+// NewReceiver returns a Receiver, of which a server needs one. judge is asked once a message has come, or the end of a caller's messages: its
+// error is Receive's, and nothing is decoded then. nil lets everything through.
+func NewReceiver(judge func(ctx context.Context, method *Method) error) *Receiver {
+	if judge == nil {
+		judge = func(context.Context, *Method) error { return nil }
+	}
+	return &Receiver{newVolume(wireRoom), newVolume(decodedRoom), arrival, judge}
+}
 
 // Message is a received message that was inspected. It holds its room until it is freed.
 type Message struct {
@@ -116,7 +123,7 @@ type source interface {
 
 // Receive returns the next message of the call that ctx belongs to, inspected. It returns io.EOF after the last message of a
 // caller that streams. Of any other caller it takes exactly one message. One goroutine at a time may call it for one call.
-// Errors: Invalid, Exhausted, Internal where gRPC's stream cannot be read, and the stream's own.
+// Errors: judge's, Invalid, Exhausted, Internal where gRPC's stream cannot be read, and the stream's own.
 func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error) {
 	from, ok := grpc.ServerTransportStreamFromContext(ctx).(source)
 	if !ok {
@@ -132,6 +139,9 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 			return nil, authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call brings no message")
 		}
 		if errors.Is(err, io.EOF) {
+			if err := r.judge(ctx, method); err != nil {
+				return nil, err // the end may be what has everything before it written
+			}
 			return nil, io.EOF
 		}
 		return nil, broken(err)
@@ -153,6 +163,9 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 	m, err := r.read(ctx, from, method, int(length), unpack)
 	if err == nil {
 		err = r.inspect(ctx, m, method)
+	}
+	if err == nil {
+		err = r.judge(ctx, method)
 	}
 	if err != nil {
 		m.Free()

@@ -58,7 +58,7 @@ func TestMessageThatDoesNotCome(t *testing.T) {
 		"the caller's side is open": {true, codes.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := NewReceiver()
+			r := NewReceiver(nil)
 			r.arrival = 100 * time.Millisecond
 			stream, received := serve(t, r, &Method{Type: TypeOf(message), Limit: Small})
 			if test.sends {
@@ -80,7 +80,7 @@ func TestMessageThatDoesNotCome(t *testing.T) {
 // A message that comes in time is received, and nothing ends its call later.
 func TestMessageThatComes(t *testing.T) {
 	message := (&healthpb.HealthCheckRequest{}).ProtoReflect().Descriptor()
-	r := NewReceiver()
+	r := NewReceiver(nil)
 	stream, received := serve(t, r, &Method{Type: TypeOf(message), Limit: Small})
 	if err := stream.SendMsg(&healthpb.HealthCheckRequest{Service: "x"}); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,73 @@
+package rpc
+
+import (
+	"context"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/rpc/wire"
+)
+
+// call is the context of a call from when the gate knows whose it is. A call is judged when it begins, so that nothing is received of a
+// stranger, and by what is in force when its message has come, which its client alone decides: a key that is revoked by then does nothing.
+type call struct {
+	caller.Held
+
+	method string
+	// basis is what the call was judged by last. It belongs to the goroutine that receives.
+	basis caller.Basis
+}
+
+type callKey struct{}
+
+// Value is context.Context's.
+func (c *call) Value(key any) any {
+	if key == (callKey{}) {
+		return c
+	}
+	return c.Held.Value(key)
+}
+
+// identify returns the context of a call that begins, with its caller, who may call the method.
+func (g *Gate) identify(ctx context.Context, method string) (*call, error) {
+	c := &call{method: method, basis: g.callers.Basis(ctx)}
+	c.Context = ctx
+	return c, g.judge(c) //nolint:contextcheck // it is the call's context
+}
+
+// judge finds out whose a call is, and whether that caller may call the method, by what is in force now.
+func (g *Gate) judge(c *call) error {
+	m := caller.MethodOf(c.method)
+	is, err := g.who(c)
+	if err != nil {
+		if m != nil && m.Open {
+			return nil // whatever the proof is worth
+		}
+		return err
+	}
+	c.Hold(is)
+	return is.May(m)
+}
+
+// came judges a call again whose message has come, unless what it was judged by last still holds, so that most calls are judged once. The call
+// goes on as what its caller is by now. One whose client sends more messages has acted on those before, and goes on as what it began as, or not
+// at all.
+func (g *Gate) came(ctx context.Context, method *wire.Method) error {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return authz.Errorf(authz.Internal, "INTERNAL", "a message is received past the gate")
+	}
+	now := g.callers.Basis(c) //nolint:contextcheck // it is the call's context
+	if c.basis.Holds(now, rejudgeEvery) {
+		return nil
+	}
+	judge := g.judge
+	if method.Streams {
+		judge = g.goesOn
+	}
+	if err := judge(c); err != nil {
+		return err
+	}
+	c.basis = now
+	return nil
+}
