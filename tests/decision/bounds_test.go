@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -84,7 +85,7 @@ func TestSharedAreNotSuspended(t *testing.T) {
 // just that part; the other goes on.
 func TestSessionBeyondBounds(t *testing.T) {
 	eachConfined(t, func(c *confined) {
-		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true})
+		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true, Ttl: durationpb.New(20 * time.Minute)})
 		run := c.start(target(own), target(c.theirs))
 		c.Touch(c.T, "document:plan#reader@user:dave")
 		ours := inSession(run).actingFor("user:dave").in("acme").view("document:plan")
@@ -98,8 +99,12 @@ func TestSessionBeyondBounds(t *testing.T) {
 			return resp.GetSession()
 		}
 		seen := get(c.of(c.delegator))
-		if len(seen.GetLeaves()) != 1 || seen.GetLeaves()[0].GetTenantId() != "acme" || seen.GetState() != active {
+		if len(seen.GetLeaves()) != 1 || seen.GetLeaves()[0].GetTenantId() != "acme" || seen.GetState() != active ||
+			!seen.GetExpiresAt().AsTime().Equal(own.GetExpiresAt().AsTime()) {
 			c.Errorf("a confined caller sees %v", seen)
+		}
+		if all := get(c.of(c.Service)); !all.GetExpiresAt().AsTime().After(own.GetExpiresAt().AsTime()) {
+			c.Errorf("others see %v", all)
 		}
 		listed, err := c.of(c.delegator).ListSessions(c.Context(), &deputyv1.ListSessionsRequest{AgentId: "bot"})
 		c.ok(err)
