@@ -300,6 +300,9 @@ func (v *view) running(ctx context.Context, s *run) (Running, error) {
 			return Running{}, err
 		}
 	}
+	if err := v.orphan(ctx, s.leaves); err != nil {
+		return Running{}, err
+	}
 	out := Running{Session: s.Session, Parents: map[authz.DelegationID]authz.DelegationID{}}
 	for i := range s.leaves {
 		out.Parents[s.leaves[i].ID] = s.leaves[i].Parent

@@ -2,6 +2,7 @@ package door
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -99,10 +100,8 @@ func (s *scope) byBounds(o authz.Object) (decided, exists bool) {
 // byGraph decides what the bounds leave open.
 func (s *scope) byGraph(ctx context.Context, schema *authz.Schema, o authz.Object) (bool, error) {
 	switch o.Type {
-	case authz.TypeAgent:
-		return s.inTenant(ctx, o, facts.RelationAgent)
-	case authz.TypeUser, authz.TypeService:
-		return s.inTenant(ctx, o, facts.RelationMember, facts.RelationAdmin)
+	case authz.TypeAgent, authz.TypeUser, authz.TypeService:
+		return s.inTenant(ctx, o)
 	case authz.TypeDelegation:
 		return s.delegation(ctx, authz.DelegationID(o.ID))
 	case authz.TypeSession:
@@ -122,25 +121,14 @@ func (s *scope) byGraph(ctx context.Context, schema *authz.Schema, o authz.Objec
 	}
 }
 
-// inTenant reports whether a tenant within has a live relationship of one of the relations with an object.
-func (s *scope) inTenant(ctx context.Context, o authz.Object, relations ...string) (bool, error) {
+// inTenant reports whether a tenant within has an agent, a user or a service.
+func (s *scope) inTenant(ctx context.Context, o authz.Object) (bool, error) {
 	var filters []authz.Filter
 	for _, tenant := range s.bounds.Tenants.List() {
-		for _, relation := range relations {
-			filters = append(filters, authz.Filter{
-				Resource: authz.TenantID(tenant).Object(), Relation: relation, SubjectType: o.Type, SubjectID: o.ID,
-			})
-		}
+		filters = append(filters, facts.Belongs(authz.TenantID(tenant), o)...)
 	}
 	lists, err := s.snap.Read(ctx, filters...)
-	for _, list := range lists {
-		for _, r := range list {
-			if r.Subject.Relation == "" && (r.ExpiresAt.IsZero() || s.now.Before(r.ExpiresAt)) {
-				return true, err
-			}
-		}
-	}
-	return false, err
+	return slices.ContainsFunc(lists, func(rels []authz.Relationship) bool { return facts.Holds(rels, s.now) }), err
 }
 
 func (s *scope) delegation(ctx context.Context, id authz.DelegationID) (bool, error) {
@@ -149,15 +137,7 @@ func (s *scope) delegation(ctx context.Context, id authz.DelegationID) (bool, er
 		return false, err
 	}
 	d := facts.ReadDelegation(id, lists[0], s.now)
-	return d.Known && s.bounds.HasTenant(d.Tenant) && s.bounds.HasAgent(d.Agent) && s.principals(&d), nil
-}
-
-// principals reports whether the types of a delegation's principals lie within. A set holds users and services.
-func (s *scope) principals(d *facts.Delegation) bool {
-	if d.Set() {
-		return s.bounds.Principals.Has(authz.TypeUser) && s.bounds.Principals.Has(authz.TypeService)
-	}
-	return s.bounds.Principals.Has(d.Principal.Type)
+	return d.Known && d.Within(s.bounds), nil
 }
 
 func (s *scope) session(ctx context.Context, id authz.SessionID) (bool, error) {
@@ -166,7 +146,7 @@ func (s *scope) session(ctx context.Context, id authz.SessionID) (bool, error) {
 		return false, err
 	}
 	session := facts.ReadSession(id, lists[0], s.now)
-	if !session.Known || !s.bounds.HasAgent(session.Agent) {
+	if !session.Known || !session.Within(s.bounds) {
 		return false, nil
 	}
 	for _, leaf := range session.Leaves {
