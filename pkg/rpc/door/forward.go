@@ -57,6 +57,8 @@ type call struct {
 	stamp time.Time
 	// last is the value of the token that came last, of answers that can be split; nil if there was none.
 	last []byte
+	// scope is what exists for the caller of what the call was about so far; nil before it is looked at.
+	scope *scope
 	// hidden are the ids under which the caller asked for objects, by those that the engine is asked for; see hide.
 	hidden map[string]string
 	// pairs are those that the door answers itself, by index, and pair counts those that came.
