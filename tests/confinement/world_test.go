@@ -138,6 +138,15 @@ func fill(t *testing.T, s *harness.Server) []grant {
 		}
 		row("note:%s-n1#reader@user:both-dan", x)
 	}
+	// What an admin without bounds grants across tenants: rows of the own objects that name what is the other one's. Nobody of the own tenant
+	// gets anything by them.
+	row("group:%[1]s-g2#tenant@tenant:%[1]s", other)
+	row("group:%[1]s-g2#member@user:%[1]s-ann", other)
+	row("document:%s-d1#reader@group:%s-g2#member", own, other)
+	row("document:%s-d2#reader@user:%s-cat", own, other)
+	row("folder:%s-f1#reader@agent:%s-bot", own, other)
+	row("group:%s-g1#member@service:%s-svc", own, other)
+	row("agent:both-bot#owner@user:%s-ann", other)
 	// Of a global type, and so everybody's.
 	row("tool:%s-t1#holder@user:both-dan", own)
 	row("tool:%s-t1#holder@agent:both-bot", own)
@@ -205,6 +214,7 @@ func fill(t *testing.T, s *harness.Server) []grant {
 			}
 		}
 	}
+	s.Touch(t, fmt.Sprintf("document:%s-d5#reader@delegation:%s", own, both[other].delegation))
 	started, err := s.Sessions().StartSession(ctx, &deputyv1.StartSessionRequest{
 		AgentId: "both-bot", Targets: []*deputyv1.SessionTarget{{DelegationId: both[own].delegation}, {DelegationId: both[other].delegation}},
 		Ttl: durationpb.New(10 * time.Hour),

@@ -282,7 +282,7 @@ func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 		return err
 	}
 	if header != nil { // nil: it ended without; RecvMsg knows how
-		if err := down.SendHeader(keep(header)); err != nil {
+		if err := down.SendHeader(c.told(header)); err != nil {
 			return err
 		}
 	}
@@ -290,7 +290,7 @@ func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 		f := new(frame)
 		if err := up.RecvMsg(f); err != nil {
 			f.free()
-			down.SetTrailer(keep(up.Trailer()))
+			down.SetTrailer(c.told(up.Trailer()))
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -336,6 +336,17 @@ func keep(md metadata.MD) metadata.MD {
 			(strings.HasSuffix(key, "-bin") || !slices.ContainsFunc(values, unprintable)) {
 			kept[key] = values
 		}
+	}
+	return kept
+}
+
+// told returns what of an answer's metadata the caller is told. A caller with bounds is not told how much work the answer took, because
+// that counts relationships that do not exist for it.
+func (c *call) told(md metadata.MD) metadata.MD {
+	kept := keep(md)
+	if c.bound {
+		delete(kept, string(responsemeta.DispatchedOperationsCount))
+		delete(kept, string(responsemeta.CachedOperationsCount))
 	}
 	return kept
 }
