@@ -151,6 +151,18 @@ func TestConfinedCaller(t *testing.T) {
 				b.Errorf("after the limit comes %v", err)
 			}
 		}
+		first := reading("document", "ours")
+		first.OptionalLimit = 1
+		page, err := next(b.as("acme").ReadRelationships(b.Context(), first))
+		if err != nil {
+			b.Fatal(err)
+		}
+		first.OptionalCursor = page.GetAfterResultCursor()
+		if _, err := b.rows("acme", first); err != nil {
+			b.Errorf("an own cursor: %v", err)
+		}
+		_, err = b.rows("acme-organizer", first)
+		b.refuses("another caller's cursor", err, codes.InvalidArgument, authz.ReasonInvalidToken, "optional_cursor")
 		if len(seen) != 4 {
 			b.Errorf("page by page there are %d rows, want 4: %v", len(seen), seen)
 		}
