@@ -139,6 +139,15 @@ func fill(t *testing.T, s *harness.Server) []grant {
 		}
 		row("note:%s-n1#reader@user:both-dan", x)
 	}
+	// What an admin without bounds grants across tenants: rows of the own objects that name what is the other one's. Nobody of the own tenant
+	// gets anything by them.
+	row("group:%[1]s-g2#tenant@tenant:%[1]s", other)
+	row("group:%[1]s-g2#member@user:%[1]s-ann", other)
+	row("document:%s-d1#reader@group:%s-g2#member", own, other)
+	row("document:%s-d2#reader@user:%s-cat", own, other)
+	row("folder:%s-f1#reader@agent:%s-bot", own, other)
+	row("group:%s-g1#member@service:%s-svc", own, other)
+	row("agent:both-bot#owner@user:%s-ann", other)
 	// Of a global type, and so everybody's.
 	row("tool:%s-t1#holder@user:both-dan", own)
 	row("tool:%s-t1#holder@agent:both-bot", own)
@@ -209,6 +218,7 @@ func fill(t *testing.T, s *harness.Server) []grant {
 			}
 		}
 	}
+	s.Touch(t, fmt.Sprintf("document:%s-d5#reader@delegation:%s", own, both[other].delegation))
 	brief := create(grant{agent: "both-bot", principal: "user:both-dan", tenant: own}, &deputyv1.CreateDelegationRequest{
 		GrantedBy: harness.Ref("user:both-dan"), Unscoped: true, Ttl: durationpb.New(5 * time.Hour),
 	})

@@ -24,34 +24,50 @@ type scope struct {
 	snap  authz.Snapshot
 	now   time.Time
 	known map[authz.Object]bool
+	// placed are new objects that the write at hand places.
+	placed map[authz.Object]bool
 }
+
+// maxKnown is how many objects are kept in mind for the rows of a read.
+const maxKnown = 10_000
 
 // has reports whether an object exists, of those that were looked up.
 func (s *scope) has(o authz.Object) bool { return s.known[o] }
 
-// lookUp returns what exists for the caller of the objects. An error is a status.
+// exists reports whether a relationship of an object, or with it as its subject, can exist for the caller: the object does, or the write at
+// hand places it. "*" stands for all of a type, whichever tenants they are in. It decides for what is read and written, and for what a write
+// is conditional on.
+func (s *scope) exists(o authz.Object) bool {
+	return s.known[o] || s.placed[o] || o.ID == "*" && covers(s.bounds, o.Type)
+}
+
+// lookUp returns what exists for the caller of the objects, and of those of earlier look-ups of the call: all are looked up at one snapshot, once.
+// It costs a read for each user, service, agent and delegation, one more for each leaf of a session, and a list of its tenants for each object
+// of the domain. An error is a status.
 func (c *call) lookUp(ctx context.Context, fresh authz.Freshness, objects []authz.Object) (*scope, error) {
-	s := &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}}
+	if c.scope == nil {
+		c.scope = &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}, placed: map[authz.Object]bool{}}
+	}
+	s := c.scope
 	var ask []authz.Object
 	for _, o := range objects {
 		if _, seen := s.known[o]; seen || !askable(o) {
 			continue
 		}
 		decided, exists := s.byBounds(o)
-		s.known[o] = exists
+		s.known[o] = decided && exists
 		if !decided {
 			ask = append(ask, o)
 		}
 	}
-	if len(ask) == 0 && !s.bounds.Confined() {
-		return s, nil
-	}
-	if c.cfg.Snapshot == nil {
+	if len(ask) == 0 && (s.snap != nil || !s.bounds.Confined()) || c.cfg.Snapshot == nil {
 		return s, nil
 	}
 	var err error
-	if s.snap, err = c.cfg.Snapshot(ctx, fresh); err != nil {
-		return nil, schemaFailure(ctx, err)
+	if s.snap == nil {
+		if s.snap, err = c.cfg.Snapshot(ctx, fresh); err != nil {
+			return nil, schemaFailure(ctx, err)
+		}
 	}
 	schema, err := s.snap.Schema(ctx)
 	if err != nil {
