@@ -234,7 +234,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 func rights(ctx context.Context) door.Rights {
 	c := caller.Of(ctx)
 	return door.Rights{
-		Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
+		Name: c.Name, Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
 		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
 	}

@@ -213,15 +213,22 @@ func (v *view) session(ctx context.Context, id authz.SessionID) (run, error) {
 		}
 		out.Leaves, out.leaves = append(out.Leaves, all[i]), append(out.leaves, held[i])
 	}
-	stopped := !slices.ContainsFunc(out.leaves, func(d facts.Delegation) bool { return !d.Stopped })
-	switch {
-	case len(out.Leaves) == 0:
+	if len(out.Leaves) == 0 {
 		return run{}, authz.NoSession(id)
-	case out.beyond && stopped:
-		// This is how the caller's part of it ends: see End.
-		out.Stopped, out.Active, out.Until = true, false, time.Time{}
+	}
+	if out.beyond {
+		out.part()
 	}
 	return out, nil
+}
+
+// part makes of a session that acts beyond the caller's bounds what a session with the caller's leaves alone is.
+func (r *run) part() {
+	r.Until = until(r.Until, r.leaves)
+	r.Active = r.Active && !r.Until.IsZero()
+	if !slices.ContainsFunc(r.leaves, func(d facts.Delegation) bool { return !d.Stopped }) {
+		r.Stopped = true // this is how the caller's part of it ends: see End
+	}
 }
 
 // leaves reads the delegations of leaves.

@@ -353,7 +353,11 @@ func (d *Delegate) Delegation(ctx context.Context, id authz.DelegationID) (facts
 		return facts.Delegation{}, authz.Revision{}, err
 	}
 	out, err := v.delegation(ctx, id)
-	return v.shown(out), v.snap.Revision(), err
+	if err != nil {
+		return facts.Delegation{}, v.snap.Revision(), err
+	}
+	out, err = v.shown(ctx, out)
+	return out, v.snap.Revision(), err
 }
 
 // Revoke ends a delegation and, since every decision walks the chain, all that was passed on from it.

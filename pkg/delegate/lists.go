@@ -192,6 +192,10 @@ func (d *Delegate) Delegations(ctx context.Context, c Choice, from Place, limit 
 			(c.Principal == authz.Subject{} || c.Principal == one.Principal) &&
 			(c.Tenant == "" || c.Tenant == one.Tenant) &&
 			(c.Parent == "" || c.Parent == one.Parent)
-		return v.shown(one), keep, err
+		if err != nil || !keep {
+			return one, false, err
+		}
+		one, err = v.shown(ctx, one)
+		return one, true, err
 	})
 }

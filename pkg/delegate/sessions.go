@@ -168,20 +168,13 @@ func (d *Delegate) plan(ctx context.Context, v *view, s Start) (*sessionPlan, er
 		},
 		must: facts.MustBeActive(s.Agent.Object()),
 	}
-	var latest time.Time
 	for i, t := range s.Targets {
-		until, err := d.target(ctx, v, p, s, i, t)
-		if err != nil {
+		if err := d.target(ctx, v, p, s, i, t); err != nil {
 			return nil, err
 		}
-		if until.After(latest) {
-			latest = until
-		}
 	}
-	p.session.Until = v.now.Add(ttl).Truncate(time.Microsecond) // as every engine stores it, so that a retry reads the same
-	if latest.Before(p.session.Until) {
-		p.session.Until = latest
-	}
+	most := v.now.Add(ttl).Truncate(time.Microsecond) // as every engine stores it, so that a retry reads the same
+	p.session.Until = until(most, p.leaves)
 	if retention := d.graph.Retention(); s.Frozen && p.session.Until.After(v.now.Add(retention-frozenMargin)) {
 		return nil, authz.FieldErrorf("ttl", "goes beyond what the engine remembers (%s), and a frozen session needs its start", retention)
 	}
@@ -204,70 +197,70 @@ func (d *Delegate) sessionTTL(ttl time.Duration) (time.Duration, error) {
 	return ttl, nil
 }
 
-// target lays out the leaves of one target and returns when its delegation ends.
-func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start, i int, t Target) (time.Time, error) {
+// target lays out the leaves of one target.
+func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start, i int, t Target) error {
 	field := func(name string) string { return fmt.Sprintf("targets[%d].%s", i, name) }
 	chain, err := v.chain(ctx, t.Delegation)
 	// Another agent's delegation is told in no other way than one that does not exist.
 	if authz.KindOf(err) == authz.NotFound || err == nil && chain[0].Agent != s.Agent {
-		return time.Time{}, authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound,
+		return authz.Errorf(authz.NotFound, authz.ReasonDelegationNotFound,
 			"agent:%s holds no delegation with the id %q", authz.DecodeID(string(s.Agent)), string(t.Delegation))
 	}
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	parent := chain[0]
 	switch {
 	case parent.Session != "":
-		return time.Time{}, authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
+		return authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
 	case len(chain)+1 > facts.MaxDepth:
-		return time.Time{}, authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", facts.MaxDepth)
+		return authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", facts.MaxDepth)
 	}
-	until := parent.Until
+	end := parent.Until
 	for _, up := range chain {
 		if !up.Live() {
-			return time.Time{}, notActive(fmt.Sprintf("targets[%d]: the delegation, or one above it, is not active", i))
+			return notActive(fmt.Sprintf("targets[%d]: the delegation, or one above it, is not active", i))
 		}
-		if up.Until.Before(until) {
-			until = up.Until
+		if up.Until.Before(end) {
+			end = up.Until
 		}
 	}
 	principals := t.Principals
 	if len(principals) == 0 {
 		own, ok := authz.NewPrincipal(parent.Principal.Object)
 		if !ok || parent.Set() {
-			return time.Time{}, authz.FieldErrorf(field("principals"), "is required: the delegation is for a set of principals")
+			return authz.FieldErrorf(field("principals"), "is required: the delegation is for a set of principals")
 		}
 		principals = []authz.Principal{own}
 	}
 	if err := checkScope(ctx, v, field("scope"), t.Scope); err != nil {
-		return time.Time{}, err
+		return err
 	}
 	p.must = append(p.must, facts.MustBeActive(parent.ID.Object())...)
 	for n, who := range principals {
 		if slices.Contains(principals[:n], who) {
-			return time.Time{}, authz.FieldErrorf(field("principals"), "names %s twice", authz.Show(who.Object))
+			return authz.FieldErrorf(field("principals"), "names %s twice", authz.Show(who.Object))
 		}
 		if err := v.covered(ctx, chain, authz.Subject{Object: who.Object}); err != nil {
 			if authz.KindOf(err) != authz.Invalid {
-				return time.Time{}, err
+				return err
 			}
-			return time.Time{}, authz.FieldErrorf(fmt.Sprintf("targets[%d].principals[%d]", i, n), "is not one that the delegation covers")
+			return authz.FieldErrorf(fmt.Sprintf("targets[%d].principals[%d]", i, n), "is not one that the delegation covers")
 		}
 		if err := v.standing(ctx, who.Object); err != nil {
-			return time.Time{}, err
+			return err
 		}
 		p.must = append(p.must, facts.MustBeActive(who.Object)...)
-		d.leaf(v, p, s, parent, who, t.Scope, until)
+		d.leaf(v, p, s, parent, who, t.Scope, end)
 	}
 	if len(p.leaves) > MaxPrincipals {
-		return time.Time{}, authz.FieldErrorf("targets", "name more than %d principals together", MaxPrincipals)
+		return authz.FieldErrorf("targets", "name more than %d principals together", MaxPrincipals)
 	}
-	return until, nil
+	return nil
 }
 
 // leaf lays out one leaf.
-func (d *Delegate) leaf(v *view, p *sessionPlan, s Start, parent facts.Delegation, who authz.Principal, scope []facts.Grant, until time.Time) {
+func (d *Delegate) leaf(v *view, p *sessionPlan, s Start, parent facts.Delegation, who authz.Principal, scope []facts.Grant, end time.Time) {
 	leaf := facts.Delegation{
 		ID:        authz.DelegationID(d.mint(authz.TypeSession, s.Key, len(p.leaves)+1)),
 		Agent:     s.Agent,
@@ -277,8 +270,8 @@ func (d *Delegate) leaf(v *view, p *sessionPlan, s Start, parent facts.Delegatio
 		Parent:    parent.ID,
 		Session:   p.session.ID,
 		Unscoped:  len(scope) == 0,
-		Life:      facts.Life{Known: true, Active: true, Until: until},
-		Issued:    facts.Issued{At: v.now, Until: until},
+		Life:      facts.Life{Known: true, Active: true, Until: end},
+		Issued:    facts.Issued{At: v.now, Until: end},
 	}
 	p.leaves = append(p.leaves, leaf)
 	p.scopes = append(p.scopes, scope)
@@ -307,6 +300,9 @@ func (v *view) running(ctx context.Context, s *run) (Running, error) {
 			return Running{}, err
 		}
 	}
+	if err := v.orphan(ctx, s.leaves); err != nil {
+		return Running{}, err
+	}
 	out := Running{Session: s.Session, Parents: map[authz.DelegationID]authz.DelegationID{}}
 	for i := range s.leaves {
 		out.Parents[s.leaves[i].ID] = s.leaves[i].Parent
@@ -314,15 +310,18 @@ func (v *view) running(ctx context.Context, s *run) (Running, error) {
 	return out, nil
 }
 
-// latest is when the last of its leaves ends, which have to be read; zero where none is live.
-func (r *run) latest() time.Time {
+// until is when a session ends whose time is up at most: with the last of its leaves that is live, if that is before; zero where none is live.
+func until(most time.Time, leaves []facts.Delegation) time.Time {
 	var latest time.Time
-	for i := range r.leaves {
-		if leaf := &r.leaves[i]; leaf.Live() && leaf.Until.After(latest) {
+	for i := range leaves {
+		if leaf := &leaves[i]; leaf.Live() && leaf.Until.After(latest) {
 			latest = leaf.Until
 		}
 	}
-	return latest
+	if latest.Before(most) {
+		return latest
+	}
+	return most
 }
 
 // Renew moves the end of a live session to ttl from now, never beyond its delegations' end, nor, for a
@@ -354,10 +353,7 @@ func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Durat
 	if err != nil {
 		return none(err)
 	}
-	out.Until = v.now.Add(ttl)
-	if latest := s.latest(); latest.Before(out.Until) {
-		out.Until = latest
-	}
+	out.Until = until(v.now.Add(ttl), s.leaves)
 	if !out.Until.After(v.now) {
 		return none(notActive("none of the session's delegations is active"))
 	}

@@ -145,11 +145,49 @@ func (v *view) shownAgent(ctx context.Context, a facts.Agent) (facts.Agent, erro
 }
 
 // shown is a delegation as it is told to the caller: one that an agent outside passed on is a part of nothing that exists for the caller.
-func (v *view) shown(d facts.Delegation) facts.Delegation {
+func (v *view) shown(ctx context.Context, d facts.Delegation) (facts.Delegation, error) {
 	if d.GrantedBy.Type == authz.TypeAgent && !v.within.HasAgent(authz.AgentID(d.GrantedBy.ID)) {
 		d.GrantedBy, d.Parent = authz.Object{}, ""
 	}
-	return d
+	one := []facts.Delegation{d}
+	err := v.orphan(ctx, one)
+	return one[0], err
+}
+
+// orphan makes delegations that exist for the caller parts of nothing, where they are parts of one that does not. A part is in its parent's
+// tenant, and who granted it is its parent's agent: so only a parent for a set is looked for, whose other types may lie outside.
+func (v *view) orphan(ctx context.Context, parts []facts.Delegation) error {
+	if v.within.Principals.All() {
+		return nil
+	}
+	var filters []authz.Filter
+	at := map[authz.DelegationID]int{}
+	for i := range parts {
+		if id := parts[i].Parent; id != "" {
+			if _, seen := at[id]; !seen {
+				at[id] = len(filters)
+				filters = append(filters, facts.Object(id.Object()))
+			}
+		}
+	}
+	if len(filters) == 0 {
+		return nil
+	}
+	v.reads += len(filters)
+	lists, err := v.snap.Read(ctx, filters...)
+	if err != nil {
+		return err
+	}
+	for i := range parts {
+		id := parts[i].Parent
+		if id == "" {
+			continue
+		}
+		if parent := facts.ReadDelegation(id, lists[at[id]], v.now); !parent.Known || !parent.Within(v.within) {
+			parts[i].Parent = ""
+		}
+	}
+	return nil
 }
 
 // lists reports whether any of the delegations that are chosen can exist for the caller: so that a list by what does not exist takes no

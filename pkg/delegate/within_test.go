@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -487,5 +488,78 @@ func TestAgentsOfOthersAreNotWalked(t *testing.T) {
 	l, err := lists.Agents(t.Context(), delegate.Place{}, 10)
 	if err != nil || len(l.Items) != 2 || l.Next != nil {
 		t.Errorf("it lists %+v, %v", l, err)
+	}
+}
+
+// TestPartOfASession: what a caller is told of a session that acts beyond its bounds is what it is told of one with its leaves alone: when
+// it ends, whether it has, and whether it is among the live ones.
+func TestPartOfASession(t *testing.T) {
+	t.Parallel()
+	d, _, graph := shared(t)
+	start := time.Now()
+	at := func(after time.Duration) *delegate.Delegate {
+		clock := func() time.Time { return start.Add(after) }
+		return delegate.New(graph.Engine, []byte("a key for tests of 32 bytes ...."), 10*time.Hour, clock)
+	}
+	target := func(of delegate.Spec, who authz.Object, tenant authz.TenantID, ttl time.Duration) delegate.Target {
+		of.Principal.Object, of.Tenant, of.TTL = who, tenant, ttl
+		made, _, err := at(0).For("service", authz.Unbounded()).Create(t.Context(), of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return delegate.Target{Delegation: made.ID}
+	}
+	for name, c := range map[string]struct {
+		own    []time.Duration
+		theirs time.Duration
+		ttl    time.Duration
+		frozen bool
+	}{
+		"theirs lasts longer":            {own: []time.Duration{time.Hour}, theirs: 5 * time.Hour, ttl: 3 * time.Hour},
+		"theirs is over before":          {own: []time.Duration{5 * time.Hour}, theirs: time.Hour, ttl: 3 * time.Hour},
+		"both last longer than it":       {own: []time.Duration{5 * time.Hour}, theirs: 6 * time.Hour, ttl: 3 * time.Hour},
+		"both are over before it":        {own: []time.Duration{time.Hour}, theirs: 2 * time.Hour, ttl: 9 * time.Hour},
+		"two of its own":                 {own: []time.Duration{time.Hour, 2 * time.Hour}, theirs: 5 * time.Hour, ttl: 9 * time.Hour},
+		"frozen, theirs lasts longer":    {own: []time.Duration{time.Hour}, theirs: 5 * time.Hour, ttl: 3 * time.Hour, frozen: true},
+		"frozen, both last longer":       {own: []time.Duration{5 * time.Hour}, theirs: 6 * time.Hour, ttl: 3 * time.Hour, frozen: true},
+		"frozen, two of its own, longer": {own: []time.Duration{time.Hour, 2 * time.Hour}, theirs: 5 * time.Hour, ttl: 3 * time.Hour, frozen: true},
+	} {
+		var targets []delegate.Target
+		for i, ttl := range c.own {
+			targets = append(targets, target(root(), []authz.Object{alice.Object, user("carol")}[i], "acme", ttl))
+		}
+		begin := func(targets ...delegate.Target) authz.SessionID {
+			s, _, err := at(0).For("service", authz.Unbounded()).StartSession(t.Context(),
+				delegate.Start{Agent: "bot", Targets: targets, TTL: c.ttl, Frozen: c.frozen})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return s.ID
+		}
+		alone := begin(targets...)
+		shared := begin(append(targets, target(root(), user("mallory"), "globex", c.theirs))...)
+		for after := time.Duration(0); after < 10*time.Hour; after += 30 * time.Minute {
+			of := at(after).For("of-acme", ofAcme())
+			seen := func(id authz.SessionID) string {
+				s, _, err := of.Session(t.Context(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				list, err := of.Sessions(t.Context(), "bot", false, delegate.Place{}, 100)
+				if err != nil {
+					t.Fatal(err)
+				}
+				live := slices.ContainsFunc(list.Items, func(r delegate.Running) bool { return r.ID == id })
+				return fmt.Sprintf("%+v, frozen %t, %d leaves, listed %t", s.Life, !s.Unfrozen, len(s.Leaves), live)
+			}
+			if got, want := seen(shared), seen(alone); got != want {
+				t.Errorf("%s, after %s:\n%s\nand with its own part alone:\n%s", name, after, got, want)
+			}
+		}
+		for _, id := range []authz.SessionID{alone, shared} {
+			if _, err := d.End(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

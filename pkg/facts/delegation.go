@@ -41,8 +41,8 @@ func (d *Delegation) Within(b *authz.Bounds) bool {
 	return !d.ambiguous && b.HasTenant(d.Tenant) && b.HasAgent(d.Agent) && HasParty(b, d.Principal)
 }
 
-// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the type of some of
-// its members does.
+// HasParty reports whether a delegation's principal lies within the bounds as far as its type goes. A set does where the types of all that
+// it can hold do, since an agent may act for any of them: a tenant's admins are users, and its members users and services.
 func HasParty(b *authz.Bounds, party authz.Subject) bool {
 	switch {
 	case b == nil:
@@ -50,7 +50,7 @@ func HasParty(b *authz.Bounds, party authz.Subject) bool {
 	case party.Type != authz.TypeTenant:
 		return b.Principals.Has(party.Type)
 	default:
-		return b.Principals.Has(authz.TypeUser) || party.Relation == RelationMember && b.Principals.Has(authz.TypeService)
+		return b.Principals.Has(authz.TypeUser) && (party.Relation == RelationAdmin || b.Principals.Has(authz.TypeService))
 	}
 }
 

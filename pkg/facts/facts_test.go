@@ -106,7 +106,7 @@ func TestWithin(t *testing.T) {
 		"of two tenants":  {bent("", "", "delegation:d1#tenant@tenant:globex"), "all"},
 		"of two agents":   {bent("", "", "delegation:d1#agent@agent:other"), "all"},
 		"of no tenant":    {bent("delegation:d1#tenant@tenant:acme", ""), "bot users all"},
-		"for all members": {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@tenant:acme#member"), "acme bot users services all"},
+		"for all members": {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@tenant:acme#member"), "acme bot all"},
 		"for all admins":  {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@tenant:acme#admin"), "acme bot users all"},
 		"for a service":   {bent("delegation:d1#principal@user:alice", "delegation:d1#principal@service:nightly"), "acme bot services all"},
 		"revoked":         {bent("delegation:d1#active@delegation:d1[1h]", "delegation:d1#revoked@delegation:d1"), "acme bot users all"},

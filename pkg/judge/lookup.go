@@ -476,9 +476,6 @@ func (l *lookup) principals(ctx context.Context, c authz.Case, d *facts.Delegati
 	}
 	var out []authz.Principal
 	for _, kind := range []string{authz.TypeService, authz.TypeUser} {
-		if !l.within.Principals.Has(kind) {
-			continue
-		}
 		q := d.PrincipalQuery(authz.Principal{})
 		members, err := l.source.snap.Subjects(ctx, q.Resource, q.Permission, kind, nil)
 		if err != nil {

@@ -198,6 +198,8 @@ func tree(m protoreflect.Message) any {
 		return "a token"
 	case "ContextualizedCaveat":
 		m = forgetRevision(m)
+	case "Relationship":
+		m = forgetEnd(m)
 	}
 	out := map[string]any{}
 	trace, isTrace := m.Interface().(*deputyv1.CheckTrace)
@@ -252,6 +254,17 @@ func forgetRevision(m protoreflect.Message) protoreflect.Message {
 	}
 	delete(caveat.GetContext().GetFields(), "revision")
 	return caveat.ProtoReflect()
+}
+
+// forgetEnd takes out when a session ends, of the relationship that says so: SpiceDB's API tells that of the session as a whole, which is
+// documented. The lifecycle's answers tell when the caller's part does, and are compared.
+func forgetEnd(m protoreflect.Message) protoreflect.Message {
+	row, ok := proto.Clone(m.Interface()).(*v1.Relationship)
+	if !ok || row.GetResource().GetObjectType() != "session" || row.GetRelation() != "active" {
+		return m
+	}
+	row.OptionalExpiresAt = nil
+	return row.ProtoReflect()
 }
 
 // unordered is a list whose order says nothing.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -136,7 +137,7 @@ func run(t *testing.T, engine func(testing.TB) engine.Config, requests int) {
 	names := slices.Sorted(maps.Keys(c.to))
 	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, own) })
 	entitled := entitlements(all)
-	failures := 0
+	failures := c.rows()
 	for i := range requests {
 		switch {
 		case i%250 == 249:
@@ -159,6 +160,55 @@ func run(t *testing.T, engine func(testing.TB) engine.Config, requests int) {
 		}
 	}
 	c.report(all)
+}
+
+// rows asks of each object of the own tenant for all of its rows, whole and page by page, and makes a write conditional on each of them. It returns
+// how many answers differ. Random requests name too many things at once to come by each.
+func (c *contest) rows() (failures int) {
+	c.t.Helper()
+	ask := func(full, name string, req proto.Message) {
+		m, err := methodOf("/authzed.api.v1.PermissionsService/" + full)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if d := c.ask(m, name, req); d != "" {
+			failures++
+			c.t.Errorf("%s by %s of\n%v\ndiffers in %s", full, name, req, d)
+		}
+	}
+	head := &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}
+	kept := &v1.RelationshipUpdate{Operation: v1.RelationshipUpdate_OPERATION_TOUCH, Relationship: tuple.ToV1Relationship(tuple.MustParse("document:acme-d4#reader@user:acme-cat"))}
+	mine := map[string]bool{}
+	for _, r := range rowsOf(c.t, c.b) {
+		mine[r.GetResource().String()] = true
+	}
+	for _, r := range rowsOf(c.t, c.a) {
+		of := r.GetResource()
+		if _, beyond := mine[of.String()]; !beyond {
+			continue
+		}
+		filter := &v1.RelationshipFilter{ResourceType: of.GetObjectType(), OptionalResourceId: of.GetObjectId()}
+		if mine[of.String()] {
+			mine[of.String()] = false // once
+			for _, limit := range []uint32{0, 2} {
+				ask("ReadRelationships", "acme-auditor", &v1.ReadRelationshipsRequest{Consistency: head, RelationshipFilter: filter, OptionalLimit: limit})
+			}
+			ask("ReadRelationships", "acme-checker-of-bots", &v1.ReadRelationshipsRequest{Consistency: head, RelationshipFilter: filter})
+		}
+		exact := &v1.RelationshipFilter{
+			ResourceType: of.GetObjectType(), OptionalResourceId: of.GetObjectId(), OptionalRelation: r.GetRelation(),
+			OptionalSubjectFilter: &v1.SubjectFilter{
+				SubjectType: r.GetSubject().GetObject().GetObjectType(), OptionalSubjectId: r.GetSubject().GetObject().GetObjectId(),
+			},
+		}
+		for _, f := range []*v1.RelationshipFilter{exact, {ResourceType: of.GetObjectType(), OptionalResourceId: of.GetObjectId(), OptionalRelation: r.GetRelation()}} {
+			ask("WriteRelationships", "acme-organizer", &v1.WriteRelationshipsRequest{
+				Updates:               []*v1.RelationshipUpdate{kept},
+				OptionalPreconditions: []*v1.Precondition{{Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: f}},
+			})
+		}
+	}
+	return failures
 }
 
 // methods are those of both APIs, by name.

@@ -375,6 +375,10 @@ func (d *drawing) agree(m protoreflect.Message) {
 			text("optional_resource_id", id)
 			text("optional_resource_id_prefix", "")
 		}
+		if d.chance(50) { // all rows of an object
+			m.Clear(fields.ByName("optional_relation"))
+			m.Clear(fields.ByName("optional_subject_filter"))
+		}
 		return
 	case "authzed.api.v1.CheckPermissionRequest", "authzed.api.v1.CheckBulkPermissionsRequestItem":
 		if d.chance(80) {

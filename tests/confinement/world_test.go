@@ -12,6 +12,7 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
@@ -138,6 +139,15 @@ func fill(t *testing.T, s *harness.Server) []grant {
 		}
 		row("note:%s-n1#reader@user:both-dan", x)
 	}
+	// What an admin without bounds grants across tenants: rows of the own objects that name what is the other one's. Nobody of the own tenant
+	// gets anything by them.
+	row("group:%[1]s-g2#tenant@tenant:%[1]s", other)
+	row("group:%[1]s-g2#member@user:%[1]s-ann", other)
+	row("document:%s-d1#reader@group:%s-g2#member", own, other)
+	row("document:%s-d2#reader@user:%s-cat", own, other)
+	row("folder:%s-f1#reader@agent:%s-bot", own, other)
+	row("group:%s-g1#member@service:%s-svc", own, other)
+	row("agent:both-bot#owner@user:%s-ann", other)
 	// Of a global type, and so everybody's.
 	row("tool:%s-t1#holder@user:both-dan", own)
 	row("tool:%s-t1#holder@agent:both-bot", own)
@@ -159,9 +169,12 @@ func fill(t *testing.T, s *harness.Server) []grant {
 	}
 	var grants []grant
 	create := func(g grant, r *deputyv1.CreateDelegationRequest) grant {
-		r.AgentId, r.TenantId, r.Ttl = g.agent, g.tenant, durationpb.New(20*time.Hour)
-		if r.GetParentDelegationId() != "" {
+		r.AgentId, r.TenantId = g.agent, g.tenant
+		switch {
+		case r.GetParentDelegationId() != "":
 			r.Ttl = durationpb.New(10 * time.Hour)
+		case r.GetTtl() == nil:
+			r.Ttl = durationpb.New(20 * time.Hour)
 		}
 		r.Principal = &deputyv1.SubjectReference{Object: harness.Ref(g.principal), OptionalRelation: g.relation}
 		d, err := s.Delegations().CreateDelegation(ctx, r)
@@ -205,13 +218,21 @@ func fill(t *testing.T, s *harness.Server) []grant {
 			}
 		}
 	}
-	started, err := s.Sessions().StartSession(ctx, &deputyv1.StartSessionRequest{
-		AgentId: "both-bot", Targets: []*deputyv1.SessionTarget{{DelegationId: both[own].delegation}, {DelegationId: both[other].delegation}},
-		Ttl: durationpb.New(10 * time.Hour),
+	s.Touch(t, fmt.Sprintf("document:%s-d5#reader@delegation:%s", own, both[other].delegation))
+	brief := create(grant{agent: "both-bot", principal: "user:both-dan", tenant: own}, &deputyv1.CreateDelegationRequest{
+		GrantedBy: harness.Ref("user:both-dan"), Unscoped: true, Ttl: durationpb.New(5 * time.Hour),
 	})
-	ok(err)
-	for _, x := range []string{own, other} {
-		grants = append(grants, grant{agent: "both-bot", principal: "user:both-dan", tenant: x, session: started.GetSession().GetSessionId(), beyond: true})
+	for _, own := range []string{both[own].delegation, brief.delegation} { // the own part ends with the session, or before
+		started, err := s.Sessions().StartSession(ctx, &deputyv1.StartSessionRequest{
+			AgentId: "both-bot", Targets: []*deputyv1.SessionTarget{{DelegationId: own}, {DelegationId: both[other].delegation}},
+			Ttl: durationpb.New(10 * time.Hour),
+		})
+		ok(err)
+		for _, l := range started.GetSession().GetLeaves() {
+			grants = append(grants, grant{
+				agent: "both-bot", principal: "user:both-dan", tenant: l.GetTenantId(), session: started.GetSession().GetSessionId(), beyond: true,
+			})
+		}
 	}
 	return grants
 }
@@ -238,7 +259,7 @@ func rowsOf(t *testing.T, s *harness.Server) []*v1.Relationship {
 	}
 }
 
-// alone leaves out of two tenants' relationships all that is the other one's.
+// alone leaves out of two tenants' relationships all that is the other one's. A session that loses leaves ends with the last of the others.
 func alone(rows []*v1.Relationship) []*v1.Relationship {
 	foreign := map[string]bool{}
 	key := func(o *v1.ObjectReference) string { return o.GetObjectType() + ":" + o.GetObjectId() }
@@ -248,10 +269,25 @@ func alone(rows []*v1.Relationship) []*v1.Relationship {
 		}
 	}
 	others := func(o *v1.ObjectReference) bool { return foreign[key(o)] || strings.HasPrefix(o.GetObjectId(), other) }
-	leaves := map[string]int{}
+	ends, last, leaves := map[string]time.Time{}, map[string]time.Time{}, map[string]int{}
+	for _, r := range rows {
+		if r.GetResource().GetObjectType() == "delegation" && r.GetRelation() == "active" {
+			ends[key(r.GetResource())] = r.GetOptionalExpiresAt().AsTime()
+		}
+	}
 	for _, r := range rows {
 		if r.GetResource().GetObjectType() == "session" && r.GetRelation() == "delegation" && !others(r.GetSubject().GetObject()) {
-			leaves[key(r.GetResource())]++
+			of := key(r.GetResource())
+			leaves[of]++
+			if end := ends[key(r.GetSubject().GetObject())]; end.After(last[of]) {
+				last[of] = end
+			}
+		}
+	}
+	for _, r := range rows {
+		of := key(r.GetResource())
+		if r.GetResource().GetObjectType() == "session" && r.GetRelation() == "active" && leaves[of] > 0 && last[of].Before(r.GetOptionalExpiresAt().AsTime()) {
+			r.OptionalExpiresAt = timestamppb.New(last[of])
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(rows), func(r *v1.Relationship) bool {

@@ -5,10 +5,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -84,7 +88,7 @@ func TestSharedAreNotSuspended(t *testing.T) {
 // just that part; the other goes on.
 func TestSessionBeyondBounds(t *testing.T) {
 	eachConfined(t, func(c *confined) {
-		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true})
+		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true, Ttl: durationpb.New(20 * time.Minute)})
 		run := c.start(target(own), target(c.theirs))
 		c.Touch(c.T, "document:plan#reader@user:dave")
 		ours := inSession(run).actingFor("user:dave").in("acme").view("document:plan")
@@ -98,8 +102,12 @@ func TestSessionBeyondBounds(t *testing.T) {
 			return resp.GetSession()
 		}
 		seen := get(c.of(c.delegator))
-		if len(seen.GetLeaves()) != 1 || seen.GetLeaves()[0].GetTenantId() != "acme" || seen.GetState() != active {
+		if len(seen.GetLeaves()) != 1 || seen.GetLeaves()[0].GetTenantId() != "acme" || seen.GetState() != active ||
+			!seen.GetExpiresAt().AsTime().Equal(own.GetExpiresAt().AsTime()) {
 			c.Errorf("a confined caller sees %v", seen)
+		}
+		if all := get(c.of(c.Service)); !all.GetExpiresAt().AsTime().After(own.GetExpiresAt().AsTime()) {
+			c.Errorf("others see %v", all)
 		}
 		listed, err := c.of(c.delegator).ListSessions(c.Context(), &deputyv1.ListSessionsRequest{AgentId: "bot"})
 		c.ok(err)
@@ -339,22 +347,20 @@ func TestBoundsOnActors(t *testing.T) {
 		of = c.of(c.as("of-services"))
 		_, err = get(of, c.direct)
 		c.fails(err, codes.NotFound, "DELEGATION_NOT_FOUND", "")
-		for _, seen := range []*deputyv1.Delegation{forService, c.set} {
-			_, err = get(of, seen)
-			c.ok(err)
-		}
+		_, err = get(of, forService)
+		c.ok(err)
 		session, err := of.GetSession(c.Context(), &deputyv1.GetSessionRequest{SessionId: run.GetSessionId()})
 		c.ok(err)
-		if l := session.GetSession().GetLeaves(); len(l) != 1 || l[0].GetPrincipal().GetObjectType() != "service" {
+		if l := session.GetSession().GetLeaves(); len(l) != 1 || l[0].GetPrincipal().GetObjectType() != "service" || l[0].GetParentDelegationId() != "" {
 			c.Errorf("it sees the leaves %v", l)
 		}
 		for _, who := range []string{"user:alice", "user:absent"} {
 			_, err = of.CreateDelegation(c.Context(), &deputyv1.CreateDelegationRequest{
-				AgentId: "own", ParentDelegationId: c.set.GetDelegationId(), Principal: subject(who), Unscoped: true,
+				AgentId: "own", ParentDelegationId: forService.GetDelegationId(), Principal: subject(who), Unscoped: true,
 			})
 			c.fails(err, codes.InvalidArgument, "INVALID_FIELD", "principal")
 			_, err = of.StartSession(c.Context(), &deputyv1.StartSessionRequest{
-				AgentId: "bot", Targets: []*deputyv1.SessionTarget{target(c.set, who)},
+				AgentId: "bot", Targets: []*deputyv1.SessionTarget{target(forService, who)},
 			})
 			c.fails(err, codes.InvalidArgument, "INVALID_FIELD", "targets[0].principals[0]")
 		}
@@ -371,6 +377,78 @@ func TestBoundsOnActors(t *testing.T) {
 		_, err = of.Suspend(c.Context(), &deputyv1.SuspendRequest{Principal: harness.Ref("service:nightly")})
 		c.ok(err)
 	}, ofSub, ofServices)
+}
+
+// TestSetsWithinBounds: a delegation for a set exists for a caller whose bounds have the types of all that the set can hold, and for no
+// other, to the lifecycle, to decisions and at SpiceDB's API alike. What was passed on from one that does not exist is a part of nothing.
+func TestSetsWithinBounds(t *testing.T) {
+	var callers []*caller.Caller
+	exists := map[string]string{"user": "admin", "service": "", "user service": "admin member"}
+	for types := range exists {
+		callers = append(callers, bound("of "+types, bounded(func(b *authz.Bounds) { b.Principals = authz.NamesOf(strings.Fields(types)...) }),
+			asDelegator, deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_WRITER))
+	}
+	eachConfined(t, func(c *confined) {
+		who := map[string]string{"admin": "user:carol", "member": "user:alice"}
+		_, err := c.Principals().Resume(c.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref("user:carol")})
+		c.ok(err)
+		c.Touch(c.T, "document:plan#reader@user:carol")
+		sets, parts := map[string]*deputyv1.Delegation{}, map[string]*deputyv1.Delegation{}
+		for set := range who {
+			sets[set] = c.delegate(&deputyv1.CreateDelegationRequest{
+				AgentId: "own", Principal: subject("tenant:acme#" + set), GrantedBy: harness.Ref("user:carol"), Unscoped: true, AllowDirect: true,
+			})
+			parts[set] = c.delegate(&deputyv1.CreateDelegationRequest{
+				AgentId: "sub", ParentDelegationId: sets[set].GetDelegationId(), Principal: subject(who[set]), Unscoped: true,
+			})
+		}
+		c.Touch(c.T, "document:plan#reader@agent:own")
+		for types, there := range exists {
+			conn := c.as("of " + types)
+			for set, d := range sets {
+				want, id := slices.Contains(strings.Fields(there), set), d.GetDelegationId()
+				told := func(how string, got bool) {
+					if got != want {
+						c.Errorf("to a caller of %q the delegation for %ss exists by %s: %t", types, set, how, got)
+					}
+				}
+				found := func(how string, err error) {
+					if err != nil && reasonOf(err) != "DELEGATION_NOT_FOUND" {
+						c.Errorf("%s of %ss by a caller of %q: %v", how, set, types, err)
+					}
+					told(how, err == nil)
+				}
+				_, err := c.of(conn).GetDelegation(c.Context(), &deputyv1.GetDelegationRequest{DelegationId: id})
+				found("GetDelegation", err)
+				list, err := c.of(conn).ListDelegations(c.Context(), &deputyv1.ListDelegationsRequest{AgentId: "own"})
+				c.ok(err)
+				told("ListDelegations", slices.ContainsFunc(list.GetDelegations(), func(d *deputyv1.Delegation) bool { return d.GetDelegationId() == id }))
+				check := &deputyv1.CheckPermissionRequest{
+					AgentId: "own", OnBehalfOf: harness.Ref(who[set]), TenantId: "acme", Resource: harness.Ref("document:plan"), Permission: "view",
+				}
+				decision, err := deputyv1.NewPermissionsServiceClient(conn).CheckPermission(c.Context(), check)
+				c.ok(err)
+				told("CheckPermission", decision.GetPermissionship() == deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION)
+				check.Via = &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: id}
+				_, err = deputyv1.NewPermissionsServiceClient(conn).CheckPermission(c.Context(), check)
+				if strings.Contains(types, "user") {
+					found("CheckPermission of it", err)
+				}
+				rows, err := v1.NewPermissionsServiceClient(conn).ReadRelationships(c.Context(), &v1.ReadRelationshipsRequest{
+					RelationshipFilter: &v1.RelationshipFilter{ResourceType: "delegation", OptionalResourceId: id, OptionalRelation: "tenant"},
+				})
+				c.ok(err)
+				_, err = rows.Recv()
+				told("ReadRelationships", err == nil)
+				if !strings.Contains(types, "user") {
+					continue
+				}
+				part, err := c.of(conn).GetDelegation(c.Context(), &deputyv1.GetDelegationRequest{DelegationId: parts[set].GetDelegationId()})
+				c.ok(err)
+				told("its part", part.GetDelegation().GetParentDelegationId() == id)
+			}
+		}
+	}, callers...)
 }
 
 // TestPrefixesOfScopes: an object whose id begins with none of a caller's prefixes is not there to be granted, whether it exists or not.

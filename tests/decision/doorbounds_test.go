@@ -97,7 +97,29 @@ func TestConfinedCaller(t *testing.T) {
 
 		b.many("acme")
 
-		for id, want := range map[string]int{"ours": 6, "theirs": 0, "shared": 0, "absent": 0} {
+		// A row is shown if both of its objects exist for the caller.
+		for object, want := range map[string][]string{
+			"document:ours": {"home@tenant:acme", "reader@agent:bot", "reader@delegation:ours", "reader@user:alice"},
+			"agent:bot":     {"owner@user:alice"},
+			"session:both":  {"agent@agent:bot", "delegation@delegation:ours", "unfrozen@session:both"},
+		} {
+			for _, as := range []string{"acme", "acme-all"} {
+				kind, id, _ := strings.Cut(object, ":")
+				rows, err := b.rows(as, reading(kind, id))
+				if as == "acme-all" && kind == "document" {
+					want = append(want, "reader@agent:sub", "reader@delegation:nightly", "reader@delegation:sub")
+				}
+				var named []string
+				for _, row := range want {
+					named = append(named, object+"#"+row)
+				}
+				slices.Sort(named)
+				if err != nil || !slices.Equal(rows, named) {
+					b.Errorf("%s reads of %s %q, %v; want %q", as, object, rows, err, named)
+				}
+			}
+		}
+		for id, want := range map[string]int{"ours": 4, "theirs": 0, "shared": 0, "absent": 0} {
 			rows, err := b.rows("acme", reading("document", id))
 			if err != nil || len(rows) != want {
 				b.Errorf("document:%s has the rows %q, %v; want %d", id, rows, err, want)
@@ -129,8 +151,20 @@ func TestConfinedCaller(t *testing.T) {
 				b.Errorf("after the limit comes %v", err)
 			}
 		}
-		if len(seen) != 6 {
-			b.Errorf("page by page there are %d rows, want 6: %v", len(seen), seen)
+		first := reading("document", "ours")
+		first.OptionalLimit = 1
+		page, err := next(b.as("acme").ReadRelationships(b.Context(), first))
+		if err != nil {
+			b.Fatal(err)
+		}
+		first.OptionalCursor = page.GetAfterResultCursor()
+		if _, err := b.rows("acme", first); err != nil {
+			b.Errorf("an own cursor: %v", err)
+		}
+		_, err = b.rows("acme-organizer", first)
+		b.refuses("another caller's cursor", err, codes.InvalidArgument, authz.ReasonInvalidToken, "optional_cursor")
+		if len(seen) != 4 {
+			b.Errorf("page by page there are %d rows, want 4: %v", len(seen), seen)
 		}
 
 		write := func(as string, r *v1.WriteRelationshipsRequest) error {
@@ -143,20 +177,32 @@ func TestConfinedCaller(t *testing.T) {
 				b.Errorf("%s: %v", what, err)
 			}
 		}
-		ok("a grant on an own document", write("acme", writing(create, "document:ours#reader@user:bob")))
-		b.refuses("the same grant, created again", write("acme", writing(create, "document:ours#reader@user:bob")),
+		ok("a grant on an own document", write("acme", writing(create, "document:ours#reader@user:carol")))
+		b.refuses("the same grant, created again", write("acme", writing(create, "document:ours#reader@user:carol")),
 			codes.AlreadyExists, "ERROR_REASON_ATTEMPT_TO_RECREATE_RELATIONSHIP", "")
-		ok("its removal", write("acme", writing(remove, "document:ours#reader@user:bob")))
-		ok("a grant to an own group", write("acme", writing(touch, "group:ours#member@user:bob")))
+		ok("its removal", write("acme", writing(remove, "document:ours#reader@user:carol")))
+		ok("a grant to an own group", write("acme", writing(touch, "group:ours#member@user:carol")))
 		ok("a new document", write("acme", writing(create, "document:new#folder@folder:ours", "document:new#reader@user:alice")))
 		b.may("acme", "document:new#view@user:alice", plainYes)
 		ok("a new document and its new folder", write("acme", writing(touch,
 			"document:newer#folder@folder:new", "folder:new#parent@folder:ours", "folder:new#tenant@tenant:acme")))
-		conditional := writing(touch, "document:ours#reader@user:alice")
-		conditional.OptionalPreconditions = []*v1.Precondition{{
-			Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: &v1.RelationshipFilter{ResourceType: "folder", OptionalResourceId: "ours"},
+		ok("a condition on an own folder", write("acme", provided(v1.Precondition_OPERATION_MUST_MATCH, "folder:ours#tenant@tenant:acme")))
+		ok("a condition on a session", write("acme-all", provided(v1.Precondition_OPERATION_MUST_MATCH, "session:both#delegation@delegation:ours")))
+		open := writing(touch, "document:ours#reader@user:alice")
+		open.OptionalPreconditions = []*v1.Precondition{{
+			Operation: v1.Precondition_OPERATION_MUST_MATCH, Filter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "ours"},
 		}}
-		ok("a condition on an own folder", write("acme", conditional))
+		b.refuses("a condition on any reader, also one beyond", write("acme", open), codes.PermissionDenied, authz.ReasonOutOfBounds, "names no subject")
+		unless := writing(create, "document:newest#folder@folder:ours")
+		unless.OptionalPreconditions = []*v1.Precondition{{
+			Operation: v1.Precondition_OPERATION_MUST_NOT_MATCH, Filter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "newest"},
+		}}
+		ok("a condition that a placed document is new", write("acme", unless))
+		b.refuses("a grant to a user who is nowhere", write("acme", writing(touch, "document:ours#reader@user:bob")),
+			codes.PermissionDenied, authz.ReasonOutOfBounds, "user:bob does not exist")
+		ok("taking a grant from a user who has left", write("acme", writing(remove, "document:ours#reader@user:mallory")))
+		b.refuses("a grant to an agent of no tenant of the caller's", write("acme-all", writing(touch, "document:ours#reader@agent:future")),
+			codes.PermissionDenied, authz.ReasonOutOfBounds, "agent:future does not exist")
 		// Ids are one namespace.
 		b.refuses("a document whose id is taken", write("acme", writing(create, "document:theirs#home@tenant:acme")),
 			codes.PermissionDenied, authz.ReasonRoleRequired, "name already")
@@ -506,11 +552,11 @@ func TestSealedTokens(t *testing.T) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			b.Touch(b.T, "tenant:acme#member@user:new-to-"+as)
 			written, err := b.as(as).WriteRelationships(b.Context(), writing(touch, "document:ours#reader@user:new-to-"+as))
 			if err != nil {
 				b.Fatal(err)
 			}
-			b.Touch(b.T, "tenant:acme#member@user:new-to-"+as)
 			seen, err := ask(after(written.GetWrittenAt()))
 			if err != nil || as == "writer" && seen.GetPermissionship() != plainYes {
 				b.Errorf("%s, after its write: %v, %v", as, seen, err)

@@ -259,7 +259,7 @@ definition shift {
 }
 
 // TestSpiceDBsVersion: zed asks for the version with each call, and warns of any that is no release. Whoever answers the call, and also
-// where it is refused, the version is SpiceDB's, marked as a build of Deputy's.
+// where the content of one that the caller may make is refused, the version is SpiceDB's, marked as a build of Deputy's.
 func TestSpiceDBsVersion(t *testing.T) {
 	release := regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+\+deputy$`)
 	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
@@ -285,7 +285,7 @@ func TestSpiceDBsVersion(t *testing.T) {
 				return err
 			},
 			"a refusal": func(o ...grpc.CallOption) error {
-				_, err := v1.NewSchemaServiceClient(s.Service).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: domain}, o...)
+				_, err := permissions.WriteRelationships(ctx, writing(touch, "tenant:acme#member@user:alice"), o...)
 				if status.Code(err) != codes.PermissionDenied {
 					return fmt.Errorf("%w, not refused", err)
 				}

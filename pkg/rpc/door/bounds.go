@@ -233,7 +233,8 @@ func (c *call) confineRead(ctx context.Context, r *v1.ReadRelationshipsRequest) 
 	return nil
 }
 
-// within returns an answer to a caller with bounds, nil where it holds a row beyond, and whether the caller wants more.
+// within returns an answer to a caller with bounds, nil where it holds a row of which an object does not exist for the caller, and whether the
+// caller wants more. The rows are those of one object for a confined caller, so that mostly each has one object that is new, its subject.
 func (c *call) within(ctx context.Context, answer []byte) (whole []byte, more bool, err error) {
 	if c.route.path != v1.PermissionsService_ReadRelationships_FullMethodName {
 		return answer, true, nil
@@ -242,18 +243,16 @@ func (c *call) within(ctx context.Context, answer []byte) (whole []byte, more bo
 	if err := proto.Unmarshal(answer, &row); err != nil {
 		return nil, true, nil //nolint:nilerr // what cannot be read here, no caller can read
 	}
-	for _, o := range []authz.Object{objectOf(row.GetRelationship().GetResource()), objectOf(row.GetRelationship().GetSubject().GetObject())} {
-		admitted := c.admits(o)
-		if !admitted && isRun(o) {
-			s, err := c.lookUp(ctx, authz.Freshness{}, []authz.Object{o})
-			if err != nil {
-				return nil, false, err
-			}
-			admitted = s.has(o)
-		}
-		if !admitted {
-			return nil, true, nil
-		}
+	resource, subject := objectOf(row.GetRelationship().GetResource()), objectOf(row.GetRelationship().GetSubject().GetObject())
+	if c.scope != nil && len(c.scope.known) >= maxKnown {
+		clear(c.scope.known)
+	}
+	s, err := c.lookUp(ctx, authz.Freshness{}, []authz.Object{resource, subject})
+	switch {
+	case err != nil:
+		return nil, false, err
+	case !s.exists(resource) || !s.exists(subject):
+		return nil, true, nil
 	}
 	c.rows-- // of a read without a limit it never comes to 0
 	return answer, c.rows != 0, nil
@@ -262,20 +261,24 @@ func (c *call) within(ctx context.Context, answer []byte) (whole []byte, more bo
 // isRun reports whether an object is a delegation or a session: whether it exists stands in its relationships.
 func isRun(o authz.Object) bool { return o.Type == authz.TypeDelegation || o.Type == authz.TypeSession }
 
-// admits reports whether the bounds let an object exist; "*" stands for all of a type. Delegations and sessions are admitted only where all
-// are: see isRun.
+// admits reports whether the bounds alone let an object exist; "*" stands for all of a type. Delegations and sessions are admitted only where
+// all are: see isRun.
 func (c *call) admits(o authz.Object) bool {
 	if o.ID == "*" || isRun(o) {
-		return c.lists(o.Type)
+		return covers(c.rights.Bounds, o.Type)
 	}
 	s := scope{bounds: c.rights.Bounds}
 	decided, exists := s.byBounds(o)
 	return !decided || exists
 }
 
-// lists reports whether all objects of a type lie within, but for their tenants.
+// lists reports whether all objects of a type exist for the caller. For a confined one, those of no type do.
 func (c *call) lists(objectType string) bool {
-	b := c.rights.Bounds
+	return !c.rights.Bounds.Confined() && covers(c.rights.Bounds, objectType)
+}
+
+// covers reports whether all objects of a type lie within, but for their tenants.
+func covers(b *authz.Bounds, objectType string) bool {
 	switch objectType {
 	case authz.TypeTenant:
 		return !b.Confined()
@@ -297,8 +300,7 @@ func (c *call) confineFilter(ctx context.Context, f *v1.RelationshipFilter, fiel
 	if err != nil {
 		return schemaFailure(ctx, err)
 	}
-	resource := authz.Object{Type: f.GetResourceType(), ID: f.GetOptionalResourceId()}
-	subject := authz.Object{Type: f.GetOptionalSubjectFilter().GetSubjectType(), ID: f.GetOptionalSubjectFilter().GetOptionalSubjectId()}
+	resource, subject := filtered(f)
 	for _, o := range []authz.Object{resource, subject} {
 		if named(o.Type) && schema.Types[o.Type] == nil {
 			return c.unknownType(ctx, o.Type, true)
@@ -311,18 +313,37 @@ func (c *call) confineFilter(ctx context.Context, f *v1.RelationshipFilter, fiel
 		return outOfBounds(field, "names no resource id, and the caller is bound to tenants: it reads and writes the relationships of one object at a time")
 	case resource.ID == "" && !c.lists(resource.Type) && !c.begins(f):
 		return outOfBounds(field, "reaches beyond the caller's bounds: name an id, or the beginning of one, that lies within")
-	case all && resource.ID != "" && !c.admits(resource):
-		return outOfBounds(field, beyond(resource))
-	case all && subject.Type != "" && !c.lists(subject.Type) && (subject.ID == "" || !c.admits(subject)):
+	case !all:
+		return nil
+	}
+	s, err := c.lookUp(ctx, authz.Freshness{}, []authz.Object{resource, subject})
+	switch {
+	case err != nil:
+		return err
+	case s.placed[resource]: // it is new, and no relationship is stored that the filter could match
+		return nil
+	case resource.ID != "" && !s.exists(resource):
+		return outOfBounds(field, authz.Show(resource)+" does not exist for the caller")
+	case subject.ID == "" && c.rights.Bounds.Confined():
+		return outOfBounds(field, "names no subject, and the caller is bound to tenants: name the type and the id of one that exists for it")
+	case subject.ID != "" && !s.exists(subject):
+		return outOfBounds(field, "the subject "+authz.Show(subject)+" does not exist for the caller")
+	case subject.ID == "" && subject.Type != "" && !c.lists(subject.Type):
 		return outOfBounds(field, "names subjects beyond the caller's bounds: name one that lies within")
 	}
 	return nil
 }
 
-// confinePreconditions judges what a write of a caller with bounds is conditional on.
+// confinePreconditions judges what a write of a caller with bounds is conditional on: relationships that exist for it, by their resource and
+// their subject.
 func (c *call) confinePreconditions(ctx context.Context, preconditions []*v1.Precondition) error {
-	if !c.bound {
-		return nil
+	var objects []authz.Object
+	for _, p := range preconditions {
+		resource, subject := filtered(p.GetFilter())
+		objects = append(objects, resource, subject)
+	}
+	if _, err := c.lookUp(ctx, authz.Freshness{}, objects); err != nil { // at once, not one after the other
+		return err
 	}
 	for i, p := range preconditions {
 		if err := c.confineFilter(ctx, p.GetFilter(), fmt.Sprintf("optional_preconditions[%d].filter", i), true); err != nil {
@@ -403,61 +424,51 @@ func (c *call) confineRelationship(schema *authz.Schema, r *v1.Relationship, fie
 func (c *call) confineWrite(ctx context.Context, schema *authz.Schema, req *v1.WriteRelationshipsRequest, feeding []int) error {
 	var objects []authz.Object
 	for _, u := range req.GetUpdates() {
-		objects = append(objects, objectOf(u.GetRelationship().GetResource()))
-		if o, asks := reached(u.GetRelationship().GetSubject()); asks {
-			objects = append(objects, o)
-		}
-	}
-	for _, p := range req.GetOptionalPreconditions() {
-		objects = append(objects, filtered(p))
+		objects = append(objects, objectOf(u.GetRelationship().GetResource()), objectOf(u.GetRelationship().GetSubject().GetObject()))
 	}
 	s, err := c.lookUp(ctx, authz.Freshness{}, objects)
 	if err != nil {
 		return err
 	}
-	// placed are the objects that the write places, and judged the updates that take it to be so.
-	placed, judged := map[authz.Object]bool{}, []int{}
+	// judged are the updates that take it that an object is new.
+	var judged []int
 	for _, i := range feeding {
 		o := objectOf(req.GetUpdates()[i].GetRelationship().GetResource())
 		if !s.has(o) {
-			placed[o] = true
+			s.placed[o] = true
 		}
-		if placed[o] || !c.rights.Feeds {
+		if s.placed[o] || !c.rights.Feeds {
 			judged = append(judged, i)
 		}
 	}
-	exists := func(o authz.Object) bool { return s.has(o) || placed[o] }
 	for i, u := range req.GetUpdates() {
 		field := fmt.Sprintf("updates[%d]", i)
-		if o := objectOf(u.GetRelationship().GetResource()); !exists(o) {
+		if o := objectOf(u.GetRelationship().GetResource()); !s.exists(o) {
 			return outOfBounds(field, authz.Show(o)+" does not exist for the caller; place a new object in the write that names it first")
 		}
-		if o, asks := reached(u.GetRelationship().GetSubject()); asks && !exists(o) {
+		if o := objectOf(u.GetRelationship().GetSubject().GetObject()); !s.exists(o) && !takesFrom(u) {
 			return outOfBounds(field, "the subject "+authz.Show(o)+" does not exist for the caller")
 		}
 	}
-	for i, p := range req.GetOptionalPreconditions() {
-		if o := filtered(p); o.ID != "" && !exists(o) {
-			return outOfBounds(fmt.Sprintf("optional_preconditions[%d].filter", i), authz.Show(o)+" does not exist for the caller")
-		}
-	}
-	if len(judged) == 0 {
-		return nil
+	if err := c.confinePreconditions(ctx, req.GetOptionalPreconditions()); err != nil || len(judged) == 0 {
+		return err
 	}
 	return c.place(ctx, schema, req, judged, s)
 }
 
-// reached returns the object of a subject that has to exist for the caller who writes it: its relationships would be reached through the one
-// that is written. A user, a service or an agent by itself need not be there.
-func reached(s *v1.SubjectReference) (authz.Object, bool) {
-	o := objectOf(s.GetObject())
-	switch o.Type {
+// takesFrom reports whether an update takes from a user, a service or an agent what it has been given, which may have left the tenants since.
+// The answer does not tell whether it had anything.
+func takesFrom(u *v1.RelationshipUpdate) bool {
+	subject := u.GetRelationship().GetSubject()
+	switch subject.GetObject().GetObjectType() {
 	case authz.TypeUser, authz.TypeService, authz.TypeAgent:
-		return o, plain(s.GetOptionalRelation()) != "" && o.ID != "*"
+		return u.GetOperation() == v1.RelationshipUpdate_OPERATION_DELETE && plain(subject.GetOptionalRelation()) == ""
 	}
-	return o, o.ID != "*"
+	return false
 }
 
-func filtered(p *v1.Precondition) authz.Object {
-	return authz.Object{Type: p.GetFilter().GetResourceType(), ID: p.GetFilter().GetOptionalResourceId()}
+// filtered returns what a filter names; "" for what it leaves open.
+func filtered(f *v1.RelationshipFilter) (resource, subject authz.Object) {
+	of := f.GetOptionalSubjectFilter()
+	return authz.Object{Type: f.GetResourceType(), ID: f.GetOptionalResourceId()}, authz.Object{Type: of.GetSubjectType(), ID: of.GetOptionalSubjectId()}
 }

@@ -76,6 +76,8 @@ type Config struct {
 // Rights is what a caller may do beyond calling a method, which an interceptor before the door has judged. The zero Rights are a caller's for
 // whom nothing exists.
 type Rights struct {
+	// Name is the caller's; its cursors are good for it alone.
+	Name string
 	// Core lets it write relationships of the core types, and Feeds those that decide a tenant, or what agents and delegations reach.
 	Core, Feeds bool
 	// Seals says that its ZedTokens are sealed. Those of others are SpiceDB's own, in and out.

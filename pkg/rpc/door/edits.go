@@ -154,7 +154,7 @@ func withText(text string) []byte {
 
 func sealsCursor(c *call, encoded []byte) []byte {
 	if cursor := valueOf(encoded, textOf); len(cursor) > 0 {
-		return withText(seal(c.cfg.CursorKey, c.route.path, string(cursor)))
+		return withText(seal(c.cfg.CursorKey, c.cursors(), string(cursor)))
 	}
 	return encoded
 }

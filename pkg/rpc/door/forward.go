@@ -57,6 +57,8 @@ type call struct {
 	stamp time.Time
 	// last is the value of the token that came last, of answers that can be split; nil if there was none.
 	last []byte
+	// scope is what exists for the caller of what the call was about so far; nil before it is looked at.
+	scope *scope
 	// hidden are the ids under which the caller asked for objects, by those that the engine is asked for; see hide.
 	hidden map[string]string
 	// pairs are those that the door answers itself, by index, and pair counts those that came.
@@ -290,7 +292,7 @@ func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 		return err
 	}
 	if header != nil { // nil: it ended without; RecvMsg knows how
-		if err := down.SendHeader(keep(header)); err != nil {
+		if err := down.SendHeader(c.told(header)); err != nil {
 			return err
 		}
 	}
@@ -298,7 +300,7 @@ func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 		f := new(frame)
 		if err := up.RecvMsg(f); err != nil {
 			f.free()
-			down.SetTrailer(keep(up.Trailer()))
+			down.SetTrailer(c.told(up.Trailer()))
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
@@ -344,6 +346,17 @@ func keep(md metadata.MD) metadata.MD {
 			(strings.HasSuffix(key, "-bin") || !slices.ContainsFunc(values, unprintable)) {
 			kept[key] = values
 		}
+	}
+	return kept
+}
+
+// told returns what of an answer's metadata the caller is told. A caller with bounds is not told how much work the answer took, because
+// that counts relationships that do not exist for it.
+func (c *call) told(md metadata.MD) metadata.MD {
+	kept := keep(md)
+	if c.bound {
+		delete(kept, string(responsemeta.DispatchedOperationsCount))
+		delete(kept, string(responsemeta.CachedOperationsCount))
 	}
 	return kept
 }

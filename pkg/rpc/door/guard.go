@@ -87,9 +87,6 @@ func (c *call) judgeWrite(ctx context.Context, _ int, req *v1.WriteRelationships
 	if err != nil {
 		return schemaFailure(ctx, err)
 	}
-	if err := c.confinePreconditions(ctx, req.GetOptionalPreconditions()); err != nil {
-		return err
-	}
 	var feeding []int
 	for i, update := range req.GetUpdates() {
 		r := update.GetRelationship()

@@ -2,6 +2,7 @@ package door
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,34 +24,50 @@ type scope struct {
 	snap  authz.Snapshot
 	now   time.Time
 	known map[authz.Object]bool
+	// placed are new objects that the write at hand places.
+	placed map[authz.Object]bool
 }
+
+// maxKnown is how many objects are kept in mind for the rows of a read.
+const maxKnown = 10_000
 
 // has reports whether an object exists, of those that were looked up.
 func (s *scope) has(o authz.Object) bool { return s.known[o] }
 
-// lookUp returns what exists for the caller of the objects. An error is a status.
+// exists reports whether a relationship of an object, or with it as its subject, can exist for the caller: the object does, or the write at
+// hand places it. "*" stands for all of a type, whichever tenants they are in. It decides for what is read and written, and for what a write
+// is conditional on.
+func (s *scope) exists(o authz.Object) bool {
+	return s.known[o] || s.placed[o] || o.ID == "*" && covers(s.bounds, o.Type)
+}
+
+// lookUp returns what exists for the caller of the objects, and of those of earlier look-ups of the call: all are looked up at one snapshot, once.
+// It costs a read for each user, service, agent and delegation, one more for each leaf of a session, and a list of its tenants for each object
+// of the domain. An error is a status.
 func (c *call) lookUp(ctx context.Context, fresh authz.Freshness, objects []authz.Object) (*scope, error) {
-	s := &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}}
+	if c.scope == nil {
+		c.scope = &scope{bounds: c.rights.Bounds, now: c.start, known: map[authz.Object]bool{}, placed: map[authz.Object]bool{}}
+	}
+	s := c.scope
 	var ask []authz.Object
 	for _, o := range objects {
 		if _, seen := s.known[o]; seen || !askable(o) {
 			continue
 		}
 		decided, exists := s.byBounds(o)
-		s.known[o] = exists
+		s.known[o] = decided && exists
 		if !decided {
 			ask = append(ask, o)
 		}
 	}
-	if len(ask) == 0 && !s.bounds.Confined() {
-		return s, nil
-	}
-	if c.cfg.Snapshot == nil {
+	if len(ask) == 0 && (s.snap != nil || !s.bounds.Confined()) || c.cfg.Snapshot == nil {
 		return s, nil
 	}
 	var err error
-	if s.snap, err = c.cfg.Snapshot(ctx, fresh); err != nil {
-		return nil, schemaFailure(ctx, err)
+	if s.snap == nil {
+		if s.snap, err = c.cfg.Snapshot(ctx, fresh); err != nil {
+			return nil, schemaFailure(ctx, err)
+		}
 	}
 	schema, err := s.snap.Schema(ctx)
 	if err != nil {
@@ -99,10 +116,8 @@ func (s *scope) byBounds(o authz.Object) (decided, exists bool) {
 // byGraph decides what the bounds leave open.
 func (s *scope) byGraph(ctx context.Context, schema *authz.Schema, o authz.Object) (bool, error) {
 	switch o.Type {
-	case authz.TypeAgent:
-		return s.inTenant(ctx, o, facts.RelationAgent)
-	case authz.TypeUser, authz.TypeService:
-		return s.inTenant(ctx, o, facts.RelationMember, facts.RelationAdmin)
+	case authz.TypeAgent, authz.TypeUser, authz.TypeService:
+		return s.inTenant(ctx, o)
 	case authz.TypeDelegation:
 		return s.delegation(ctx, authz.DelegationID(o.ID))
 	case authz.TypeSession:
@@ -122,25 +137,14 @@ func (s *scope) byGraph(ctx context.Context, schema *authz.Schema, o authz.Objec
 	}
 }
 
-// inTenant reports whether a tenant within has a live relationship of one of the relations with an object.
-func (s *scope) inTenant(ctx context.Context, o authz.Object, relations ...string) (bool, error) {
+// inTenant reports whether a tenant within has an agent, a user or a service.
+func (s *scope) inTenant(ctx context.Context, o authz.Object) (bool, error) {
 	var filters []authz.Filter
 	for _, tenant := range s.bounds.Tenants.List() {
-		for _, relation := range relations {
-			filters = append(filters, authz.Filter{
-				Resource: authz.TenantID(tenant).Object(), Relation: relation, SubjectType: o.Type, SubjectID: o.ID,
-			})
-		}
+		filters = append(filters, facts.Belongs(authz.TenantID(tenant), o)...)
 	}
 	lists, err := s.snap.Read(ctx, filters...)
-	for _, list := range lists {
-		for _, r := range list {
-			if r.Subject.Relation == "" && (r.ExpiresAt.IsZero() || s.now.Before(r.ExpiresAt)) {
-				return true, err
-			}
-		}
-	}
-	return false, err
+	return slices.ContainsFunc(lists, func(rels []authz.Relationship) bool { return facts.Holds(rels, s.now) }), err
 }
 
 func (s *scope) delegation(ctx context.Context, id authz.DelegationID) (bool, error) {
@@ -149,15 +153,7 @@ func (s *scope) delegation(ctx context.Context, id authz.DelegationID) (bool, er
 		return false, err
 	}
 	d := facts.ReadDelegation(id, lists[0], s.now)
-	return d.Known && s.bounds.HasTenant(d.Tenant) && s.bounds.HasAgent(d.Agent) && s.principals(&d), nil
-}
-
-// principals reports whether the types of a delegation's principals lie within. A set holds users and services.
-func (s *scope) principals(d *facts.Delegation) bool {
-	if d.Set() {
-		return s.bounds.Principals.Has(authz.TypeUser) && s.bounds.Principals.Has(authz.TypeService)
-	}
-	return s.bounds.Principals.Has(d.Principal.Type)
+	return d.Known && d.Within(s.bounds), nil
 }
 
 func (s *scope) session(ctx context.Context, id authz.SessionID) (bool, error) {
@@ -166,7 +162,7 @@ func (s *scope) session(ctx context.Context, id authz.SessionID) (bool, error) {
 		return false, err
 	}
 	session := facts.ReadSession(id, lists[0], s.now)
-	if !session.Known || !s.bounds.HasAgent(session.Agent) {
+	if !session.Known || !session.Within(s.bounds) {
 		return false, nil
 	}
 	for _, leaf := range session.Leaves {

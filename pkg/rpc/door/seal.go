@@ -20,13 +20,13 @@ import (
 // Cursors are sealed on their way out and opened on their way in, everybody's. SpiceDB's own are unsigned, and are believed: a
 // LookupResources cursor holds the index at which SpiceDB goes on in a list, which it does not compare with the list's
 // length, in a goroutine that recovers from no panic. So one changed digit of a cursor could end the process. A cursor is good for
-// the method that it came from.
+// the method that it came from, and for the caller that it was given to.
 //
 // ZedTokens are sealed for the callers whose rights say so. They hold when they were sealed, because a confined caller may
 // read no snapshot that is older than a decision's may be.
 //
 //	sealed = base64url(HMAC-SHA256(key, what \x00 value)[:16]) "." value
-//	what   = the method of a cursor, or "ZedToken"
+//	what   = the method of a cursor \x00 the caller's name, or "ZedToken"
 //	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token
 
 const (
@@ -49,6 +49,9 @@ func unseal(key []byte, what, sealed string) (value string, ok bool) {
 	_, value, found := strings.Cut(sealed, ".")
 	return value, found && hmac.Equal([]byte(seal(key, what, value)), []byte(sealed))
 }
+
+// cursors is what the cursors of the call's method and caller are sealed as. No caller's name holds a zero byte.
+func (c *call) cursors() string { return c.route.path + "\x00" + c.rights.Name }
 
 func sealToken(key []byte, token string, at time.Time) string {
 	return seal(key, tokenSeal, strconv.FormatInt(at.UnixNano(), 36)+"."+token)
@@ -118,10 +121,10 @@ func (c *call) openOne(field string, m proto.Message) error {
 		if m.GetToken() == "" {
 			return nil
 		}
-		opened, ok := unseal(c.cfg.CursorKey, c.route.path, m.GetToken())
+		opened, ok := unseal(c.cfg.CursorKey, c.cursors(), m.GetToken())
 		if !ok {
 			return failure(codes.InvalidArgument, authz.ReasonInvalidToken, field,
-				"the cursor is not one of this server's for this method; begin again without one")
+				"the cursor is not one that this server gave to this caller for this method; begin again without one")
 		}
 		m.Token = opened
 		if c.rights.Bounds.Confined() {
