@@ -289,6 +289,34 @@ func TestManyTenants(t *testing.T) {
 	if err != nil || len(list.Items) != 2 || list.Items[0].ID != "bot" || list.Items[1].ID != "sub" || list.Next != nil {
 		t.Errorf("it lists %+v, %v", list, err)
 	}
+	// One tenant beyond is found behind however many within.
+	var within []authz.Update
+	for _, name := range names {
+		within = append(within, authz.Update{Operation: authz.Touch, Relationship: authz.Relationship{
+			Resource: authz.TenantID(name).Object(), Relation: "agent", Subject: authz.Subject{Object: authz.AgentID("sub").Object()},
+		}})
+	}
+	if _, err := graph.Engine.Write(t.Context(), within, nil); err != nil {
+		t.Fatal(err)
+	}
+	sub := authz.AgentID("sub").Object()
+	tuple(t, graph.Engine, authz.Delete, authz.TypeTenant, "acme", "agent", sub)
+	for _, beyond := range []string{"", "aaa", "tenant150a", "zzz"} {
+		if beyond != "" {
+			tuple(t, graph.Engine, authz.Touch, authz.TypeTenant, beyond, "agent", sub)
+		}
+		for what, do := range map[string]func(context.Context, authz.Object) (authz.Revision, error){
+			"suspends": func(ctx context.Context, o authz.Object) (authz.Revision, error) { _, at, err := d.Suspend(ctx, o); return at, err },
+			"resumes":  func(ctx context.Context, o authz.Object) (authz.Revision, error) { _, at, err := d.Resume(ctx, o); return at, err },
+		} {
+			if _, err := do(t.Context(), sub); (beyond != "") != (authz.KindOf(err) == authz.Denied) || beyond == "" && err != nil {
+				t.Errorf("beside %q it %s: %v", beyond, what, err)
+			}
+		}
+		if beyond != "" {
+			tuple(t, graph.Engine, authz.Delete, authz.TypeTenant, beyond, "agent", sub)
+		}
+	}
 }
 
 // TestUnboundedCallersPayNothing: what a caller that is bound to tenants costs in reads, one that is not bound does not.

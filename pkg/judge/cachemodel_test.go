@@ -305,3 +305,51 @@ func TestNothingIsFoundOutAgain(t *testing.T) {
 		t.Errorf("the set is not explained: %+v", results[0].Decision.Candidates[0].Conditions)
 	}
 }
+
+// TestWhatIsCutForOneIsNotKeptForAll: of a session with leaves for two principals each caller gets those that exist for it, whoever asked
+// before.
+func TestWhatIsCutForOneIsNotKeptForAll(t *testing.T) {
+	t.Parallel()
+	g := newGoverned(t)
+	s, _, err := g.delegates.StartSession(t.Context(), delegate.Start{Agent: "bot", TTL: time.Hour, Targets: []delegate.Target{
+		{Delegation: g.cases["a user"][0].Delegation}, {Delegation: g.cases["a service"][0].Delegation},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := g.cases["a user"][0]
+	c.Delegation, c.Session, c.Principal = "", s.ID, authz.Principal{}
+	callers := map[string]*authz.Bounds{"all": authz.Unbounded()}
+	for _, kind := range []string{authz.TypeUser, authz.TypeService} {
+		b := *authz.Unbounded()
+		b.Principals = authz.NamesOf(kind)
+		callers[kind] = &b
+	}
+	says := func(j *Judge, within *authz.Bounds) string {
+		t.Helper()
+		results, _, err := j.Decide(t.Context(), within, []authz.Case{c}, authz.Freshness{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		results[0].Decision.ID = ""
+		return fmt.Sprintf("%+v, %v", results[0].Decision, results[0].Err)
+	}
+	answers := map[string]string{}
+	for name, within := range callers {
+		answers[name] = says(New(g, nil, time.Now), within)
+		for other, said := range answers {
+			if other != name && said == answers[name] {
+				t.Fatalf("%s and %s get the same, so that nothing is shown: %s", name, other, said)
+			}
+		}
+	}
+	for first, before := range callers {
+		j := New(g, nil, time.Now)
+		says(j, before)
+		for name, within := range callers {
+			if got := says(j, within); got != answers[name] {
+				t.Errorf("%s gets after %s\n    %s\nwant %s", name, first, got, answers[name])
+			}
+		}
+	}
+}

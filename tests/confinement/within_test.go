@@ -56,9 +56,15 @@ func TestWithin(t *testing.T) {
 			AgentId: part.agent, Via: &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: part.delegation},
 			OnBehalfOf: harness.Ref("user:both-dan"), TenantId: own, Resource: harness.Ref("folder:acme-f1"), Permission: "view",
 		})
-		silent("the explanation", got, "both-bot", root.delegation)
-		if len(got.GetCandidates()) != 1 || !slices.Equal(got.GetCandidates()[0].GetAgentChain(), []string{"acme-sub"}) {
-			t.Errorf("candidates %v, want one whose chain has acme-sub alone", got.GetCandidates())
+		// Several delegations of both-bot's are alike: the one that this is a part of is the one that has to be silent.
+		whole, err := s.Delegations().GetDelegation(t.Context(), &deputyv1.GetDelegationRequest{DelegationId: part.delegation})
+		if err != nil || whole.GetDelegation().GetParentDelegationId() == "" {
+			t.Fatalf("%v, %v, want a part", whole, err)
+		}
+		silent("the explanation", got, "both-bot", whole.GetDelegation().GetParentDelegationId())
+		if len(got.GetCandidates()) != 1 || !slices.Equal(got.GetCandidates()[0].GetAgentChain(), []string{"acme-sub"}) ||
+			!slices.Equal(got.GetCandidates()[0].GetDelegationChain(), []string{part.delegation}) {
+			t.Errorf("candidates %v, want one whose chains have acme-sub and its delegation alone", got.GetCandidates())
 		}
 	})
 	t.Run("leaves in another tenant are no reason", func(t *testing.T) {

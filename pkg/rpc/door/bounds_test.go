@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -106,6 +107,38 @@ func TestJudgedWhereAnswered(t *testing.T) {
 	}
 	if row, err := read.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, %v, from after the move", row, err)
+	}
+}
+
+// TestCursorsTellNoAge: what a confined caller reads with a cursor may be of any age, so that the token it gets for it opens no snapshot:
+// nobody keeps an old one by paging on.
+func TestCursorsTellNoAge(t *testing.T) {
+	h := openEngine(t)
+	admin, service := h.client(t, adminKey), h.client(t, confinedKey)
+	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), updates(
+		"folder:ours#tenant@tenant:acme", "document:plan#folder@folder:ours", "document:plan#reader@user:alice", "document:plan#reader@user:bob")))
+	request := &v1.ReadRelationshipsRequest{
+		Consistency: fully, OptionalLimit: 1,
+		RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "plan", OptionalRelation: "reader"},
+	}
+	d := *h.door
+	d.cfg.SnapshotMaxAge = time.Hour
+	d.cfg.Rights = func(context.Context) Rights {
+		bounds := *authz.Unbounded()
+		bounds.Tenants = authz.NamesOf("acme")
+		return Rights{Bounds: &bounds, Seals: true}
+	}
+	for page, want := range []string{"", authz.ReasonSnapshotTooOld} {
+		stream, err := service.ReadRelationships(t.Context(), request)
+		rows := collect(t, stream, err)
+		if len(rows) != 1 {
+			t.Fatalf("page %d has %d rows, want 1", page+1, len(rows))
+		}
+		err = d.call(t.Context(), &route{}).openOne(exactField, proto.CloneOf(rows[0].GetReadAt()))
+		if got := statuses.Info(status.Convert(err)).GetReason(); got != want {
+			t.Errorf("a snapshot by the token of page %d: %v, want the reason %q", page+1, err, want)
+		}
+		request.OptionalCursor = rows[0].GetAfterResultCursor()
 	}
 }
 
