@@ -53,21 +53,22 @@ func newCallerAdd(f *callersFile) *cobra.Command {
 		tenants, agents, types, objects, prefixes, methods []string
 		allTenants                                         bool
 		expires                                            time.Duration
+		out                                                keyOut
 	)
 	cmd := &cobra.Command{
 		Use:        "add NAME --role ROLE {--tenant TENANT | --all-tenants}",
 		SuggestFor: []string{"create", "new", "register"},
 		Short:      "Add a caller, and print its new key",
-		Long: `Add a caller to the file, which is made if it is not there. Standard output has the caller's new key and nothing else:
-"deputy_" and 64 hex digits, shown this once, because the file keeps only its SHA-256 digest. A caller that proves who
-it is with a client certificate (--spiffe or --dns) or with a token (--issuer and --subject) has no key, and nothing is
-printed.
+		Long: `Add a caller to the file, which is made if it is not there. Its new key, "deputy_" and 64 hex digits, is written to the
+file that --out names, which only its owner can read, or else to standard output and nothing else with it. It is shown
+this once, because the file of callers keeps only its SHA-256 digest. A caller that proves who it is with a client
+certificate (--spiffe or --dns) or with a token (--issuer and --subject) has no key, and nothing is printed.
 
 What lies outside of the caller's tenants, agents, types and ids does not exist for it. Of these only the tenants have
 to be named; the others are all if they are left out. No method of authzed.api.v1 is open unless --authzed-api names it.`,
-		Example: `  deputy caller add billing --role checker --tenant acme --agent triage-bot --callers callers.yaml > billing.key
+		Example: `  deputy caller add billing --role checker --tenant acme --agent triage-bot --out billing.key --callers callers.yaml
   deputy caller add runner --role delegator --tenant acme --spiffe spiffe://example.org/runner --callers callers.yaml
-  deputy caller add ops --role responder --role auditor --all-tenants --expires 2160h --callers callers.yaml`,
+  deputy caller add ops --role responder --role auditor --all-tenants --expires 2160h --out ops.key --callers callers.yaml`,
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
@@ -85,6 +86,7 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of its tokens, which is one of the file's issuers")
 	flags.StringVar(&c.Subject, "subject", "", "the subject of its tokens")
 	flags.DurationVar(&expires, "expires", 0, "how long the credential is good, such as 2160h; without an end if left out")
+	flags.StringVar(&out.path, "out", "", "new file for the key, which its owner alone can read, instead of standard output")
 	complete := func(name string, words []string) {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -125,10 +127,14 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		}
 		made.ID = file.FreeID(made.Credential, nil)
 		e.Credentials = []file.Credential{made.Credential}
+		if err := out.prepare(made.plain, f.path); err != nil {
+			return err
+		}
+		defer out.discard()
 		if err := file.Edit(f.path, true, func(d *file.Document) error { return d.Add(e) }); err != nil {
 			return err
 		}
-		return f.show(made, e.Name, nil)
+		return f.show(made, &out, e.Name, nil)
 	}
 	return cmd
 }
@@ -187,8 +193,21 @@ type credentialJSON struct {
 	Expiring []string `json:"expiring,omitempty"`
 }
 
-// show prints a new credential: its key, where it has one. Nobody can print it again.
-func (f *callersFile) show(made madeCredential, name string, expiring []string) error {
+// show prints a new credential: its key, where it has one and --out names no file for it. Nobody can print it again.
+func (f *callersFile) show(made madeCredential, out *keyOut, name string, expiring []string) error {
+	lost := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("the credential %s of %s is in %s, but its key was lost: %w; take it away with: deputy caller revoke %s %s",
+			made.ID, name, f.path, err, name, made.ID)
+	}
+	if out.temporary != "" {
+		if err := out.commit(); err != nil {
+			return lost(err)
+		}
+		made.plain = ""
+	}
 	if f.output != "json" && made.plain == "" {
 		return nil
 	}
@@ -196,10 +215,7 @@ func (f *callersFile) show(made madeCredential, name string, expiring []string) 
 	if !made.Expires.IsZero() {
 		answer.Expires = &made.Expires
 	}
-	if err := say(f.program.Out, f.output, answer, made.plain); err != nil {
-		return fmt.Errorf("the credential %s of %s is in %s, but its key was lost: %w", made.ID, name, f.path, err)
-	}
-	return nil
+	return lost(say(f.program.Out, f.output, answer, made.plain))
 }
 
 // newCallerRotate builds `deputy caller rotate`.
@@ -207,14 +223,16 @@ func newCallerRotate(f *callersFile) *cobra.Command {
 	var (
 		c                  file.Credential
 		expires, expireOld time.Duration
+		out                = keyOut{mayReplace: true}
 	)
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Add a credential to a caller, and print its new key",
-		Long: `Add a credential to a caller: a new key, which standard output has once and alone, or what --spiffe, --dns, or --issuer
-and --subject name. The credentials that the caller has stay good, so that both are accepted while the caller changes
+		Long: `Add a credential to a caller: a new key, which is written to the file of --out or else to standard output, once and alone,
+or what --spiffe, --dns, or --issuer and --subject name. The file of --out is replaced once the file of callers is
+written, so that a command that fails leaves the key that was there. The credentials that the caller has stay good, so that both are accepted while the caller changes
 over. --expire-old gives the caller's older keys an end, and "deputy caller revoke NAME CREDENTIAL" takes one away at once.`,
-		Example: `  deputy caller rotate billing --expire-old 24h --callers callers.yaml > billing.key`,
+		Example: `  deputy caller rotate billing --expire-old 24h --out billing.key --callers callers.yaml`,
 		Args:    cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
@@ -224,6 +242,7 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of a client certificate")
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of tokens, which is one of the file's issuers")
 	flags.StringVar(&c.Subject, "subject", "", "the subject of tokens")
+	flags.StringVar(&out.path, "out", "", "file for the key, which its owner alone can read, instead of standard output; it is replaced if it is there")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.named(cmd, args); err != nil {
 			return err
@@ -235,6 +254,10 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 		if err != nil {
 			return err
 		}
+		if err := out.prepare(made.plain, f.path); err != nil {
+			return err
+		}
+		defer out.discard()
 		var expiring []string
 		if err := file.Edit(f.path, false, func(d *file.Document) error {
 			if cmd.Flags().Changed("expire-old") {
@@ -247,7 +270,7 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 		}); err != nil {
 			return err
 		}
-		return f.show(made, args[0], expiring)
+		return f.show(made, &out, args[0], expiring)
 	}
 	return cmd
 }
