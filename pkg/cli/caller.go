@@ -282,16 +282,16 @@ func newCallerRevoke(f *callersFile) *cobra.Command {
 		SuggestFor: []string{"remove", "delete", "rm"},
 		Short:      "Take a caller away, or one of its credentials",
 		Long: `Take a caller out of the file, or one of its credentials, whose ids "deputy caller list" shows. A server that reads the
-file refuses the next call within seconds, and ends streams that are open.`,
+file refuses the next call within 2 seconds, and ends streams that are open.`,
 		Args: cobra.RangeArgs(1, 2),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.named(cmd, args); err != nil {
 			return err
 		}
-		credential, done := "", args[0]+" is no caller any more"
+		credential, done := "", args[0]+" is removed"
 		if len(args) == 2 {
-			credential, done = args[1], args[1]+" proves nothing for "+args[0]+" any more"
+			credential, done = args[1], args[1]+" of "+args[0]+" is revoked"
 		}
 		var revoked []string
 		if err := file.Edit(f.path, false, func(d *file.Document) (err error) {
@@ -300,7 +300,8 @@ file refuses the next call within seconds, and ends streams that are open.`,
 		}); err != nil {
 			return err
 		}
-		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": append([]string{}, revoked...)}, done)
+		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": append([]string{}, revoked...)},
+			done+"; servers take that up within 2 seconds, or at SIGHUP")
 	}
 	return cmd
 }
