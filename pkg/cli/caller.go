@@ -72,14 +72,14 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&e.Roles, "role", nil, strings.Join(caller.RoleNames(), ", ")+"; may be repeated")
-	flags.StringArrayVar(&tenants, "tenant", nil, "a tenant that exists for the caller; may be repeated")
+	flags.StringSliceVar(&e.Roles, "role", nil, strings.Join(caller.RoleNames(), ", ")+"; may be repeated, or a list with commas")
+	flags.StringSliceVar(&tenants, "tenant", nil, "a tenant that exists for the caller; may be repeated, or a list with commas")
 	flags.BoolVar(&allTenants, "all-tenants", false, "all tenants exist for it")
-	flags.StringArrayVar(&agents, "agent", nil, "an agent that exists for it; may be repeated")
-	flags.StringArrayVar(&types, "principal-type", nil, "a type of the principals that agents act for, user or service; may be repeated")
-	flags.StringArrayVar(&objects, "object-type", nil, "a type of the objects that exist for it; may be repeated")
-	flags.StringArrayVar(&prefixes, "id-prefix", nil, "how the ids begin of the objects that exist for it; may be repeated")
-	flags.StringArrayVar(&methods, "authzed-api", nil, "a method of authzed.api.v1 that its roles may open to it, or all; may be repeated")
+	flags.StringSliceVar(&agents, "agent", nil, "an agent that exists for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&types, "principal-type", nil, "a type of the principals that agents act for, user or service; may be repeated, or a list with commas")
+	flags.StringSliceVar(&objects, "object-type", nil, "a type of the objects that exist for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&prefixes, "id-prefix", nil, "how the ids begin of the objects that exist for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&methods, "authzed-api", nil, "a method of authzed.api.v1 that its roles may open to it, or all; may be repeated, or a list with commas")
 	flags.BoolVar(&e.Vouch, "vouch", false, "let it create delegations in a person's name on its word alone")
 	flags.StringVar(&c.SPIFFE, "spiffe", "", "the SPIFFE id of its client certificate, such as spiffe://example.org/billing")
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of its client certificate")
@@ -112,9 +112,12 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		if (len(tenants) > 0) == allTenants {
 			return errors.New("give the tenants that exist for the caller with --tenant, or else --all-tenants")
 		}
+		if err := noneIsAll(cmd); err != nil {
+			return err
+		}
 		e.Tenants = file.Set{All: allTenants, Names: bareIDs("tenant", tenants)}
 		e.Agents, e.Principals, e.Objects = setOf(bareIDs("agent", agents)), setOf(types), setOf(objects)
-		e.IDPrefixes, e.AuthzedAPI = setOf(prefixes), setOf(methods)
+		e.IDPrefixes, e.AuthzedAPI = setOf(prefixes), setOf(bareMethods(methods))
 		if slices.Contains(methods, "all") {
 			if len(methods) > 1 {
 				return errors.New("--authzed-api all stands for every method; leave the others out")
@@ -132,9 +135,12 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		}
 		defer out.discard()
 		if err := file.Edit(f.path, true, func(d *file.Document) error { return d.Add(e) }); err != nil {
+			return inFlags(err)
+		}
+		if err := f.show(made, &out, e.Name, nil); err != nil {
 			return err
 		}
-		return f.show(made, &out, e.Name, nil)
+		return f.warn(e.Name)
 	}
 	return cmd
 }
@@ -268,7 +274,7 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 			made.ID, err = d.AddCredential(args[0], made.Credential)
 			return err
 		}); err != nil {
-			return err
+			return inFlags(err)
 		}
 		return f.show(made, &out, args[0], expiring)
 	}
