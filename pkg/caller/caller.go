@@ -77,15 +77,15 @@ func (c *Caller) May(m *Method) error {
 	case m.Roles == 0:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())
 	case !c.Roles.Any(m.Roles):
-		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "%s takes one of the roles %s, and the caller %s has %s", m.Name(), m.Roles, c.Name, c.roles())
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "%s takes %s; the caller %s has %s", m.Name(), m.Roles.oneOf(), c.Name, c.roles())
 	}
 	switch {
 	case m.SpiceDB && !c.SpiceDB.Has(m.Name()):
 		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "authzed.api.v1's %s is not open to the caller %s", m.Name(), c.Name)
 	case m.AllTenants && c.Bounds.Confined():
-		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about all tenants, and the caller %s is bound to some", m.Name(), c.Name)
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s affects all tenants, and the caller %s is bound to some", m.Name(), c.Name)
 	case m.AllTypes && !c.Bounds.Objects.All():
-		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about all types of objects, and the caller %s is bound to some", m.Name(), c.Name)
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s affects all types of objects, and the caller %s is bound to some", m.Name(), c.Name)
 	}
 	return nil
 }

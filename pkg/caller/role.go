@@ -62,6 +62,18 @@ func (r Roles) String() string {
 	return strings.Join(names, ", ")
 }
 
+// oneOf says which role it takes: one of the set, or the admin's, which includes all.
+func (r Roles) oneOf() string {
+	switch {
+	case r == RolesOf(deputyv1.Role_ROLE_ADMIN):
+		return "the role admin"
+	case len(r.List()) == 1:
+		return "the role " + r.String() + " (or admin)"
+	default:
+		return "one of the roles " + r.String() + " (or admin)"
+	}
+}
+
 // RoleName returns a role as people write it: "schema-admin".
 func RoleName(r Role) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(r.String(), "ROLE_")), "_", "-")

@@ -53,38 +53,40 @@ func newCallerAdd(f *callersFile) *cobra.Command {
 		tenants, agents, types, objects, prefixes, methods []string
 		allTenants                                         bool
 		expires                                            time.Duration
+		out                                                keyOut
 	)
 	cmd := &cobra.Command{
 		Use:        "add NAME --role ROLE {--tenant TENANT | --all-tenants}",
 		SuggestFor: []string{"create", "new", "register"},
 		Short:      "Add a caller, and print its new key",
-		Long: `Add a caller to the file, which is made if it is not there. Standard output has the caller's new key and nothing else:
-"deputy_" and 64 hex digits, shown this once, because the file keeps only its SHA-256 digest. A caller that proves who
-it is with a client certificate (--spiffe or --dns) or with a token (--issuer and --subject) has no key, and nothing is
-printed.
+		Long: `Add a caller to the file, which is made if it is not there. Its new key, "deputy_" and 64 hex digits, is written to the
+file that --out names, which only its owner can read, or else to standard output and nothing else with it. It is shown
+this once, because the file of callers keeps only its SHA-256 digest. A caller that proves who it is with a client
+certificate (--spiffe or --dns) or with a token (--issuer and --subject) has no key, and nothing is printed.
 
 What lies outside of the caller's tenants, agents, types and ids does not exist for it. Of these only the tenants have
 to be named; the others are all if they are left out. No method of authzed.api.v1 is open unless --authzed-api names it.`,
-		Example: `  deputy caller add billing --role checker --tenant acme --agent triage-bot --callers callers.yaml > billing.key
+		Example: `  deputy caller add billing --role checker --tenant acme --agent triage-bot --out billing.key --callers callers.yaml
   deputy caller add runner --role delegator --tenant acme --spiffe spiffe://example.org/runner --callers callers.yaml
-  deputy caller add ops --role responder --role auditor --all-tenants --expires 2160h --callers callers.yaml`,
+  deputy caller add ops --role responder --role auditor --all-tenants --expires 2160h --out ops.key --callers callers.yaml`,
 		Args: cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&e.Roles, "role", nil, strings.Join(caller.RoleNames(), ", ")+"; may be repeated")
-	flags.StringArrayVar(&tenants, "tenant", nil, "a tenant that exists for the caller; may be repeated")
+	flags.StringSliceVar(&e.Roles, "role", nil, strings.Join(caller.RoleNames(), ", ")+"; may be repeated, or a list with commas")
+	flags.StringSliceVar(&tenants, "tenant", nil, "a tenant that exists for the caller; may be repeated, or a list with commas")
 	flags.BoolVar(&allTenants, "all-tenants", false, "all tenants exist for it")
-	flags.StringArrayVar(&agents, "agent", nil, "an agent that exists for it; may be repeated")
-	flags.StringArrayVar(&types, "principal-type", nil, "a type of the principals that agents act for, user or service; may be repeated")
-	flags.StringArrayVar(&objects, "object-type", nil, "a type of the objects that exist for it; may be repeated")
-	flags.StringArrayVar(&prefixes, "id-prefix", nil, "how the ids begin of the objects that exist for it; may be repeated")
-	flags.StringArrayVar(&methods, "authzed-api", nil, "a method of authzed.api.v1 that its roles may open to it, or all; may be repeated")
+	flags.StringSliceVar(&agents, "agent", nil, "an agent that exists for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&types, "principal-type", nil, "a type of the principals that agents act for, user or service; may be repeated, or a list with commas")
+	flags.StringSliceVar(&objects, "object-type", nil, "a type of the objects that exist for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&prefixes, "id-prefix", nil, "how the ids begin of the objects that exist for it; may be repeated, or a list with commas")
+	flags.StringSliceVar(&methods, "authzed-api", nil, "a method of authzed.api.v1 that its roles may open to it, or all; may be repeated, or a list with commas")
 	flags.BoolVar(&e.Vouch, "vouch", false, "let it create delegations in a person's name on its word alone")
 	flags.StringVar(&c.SPIFFE, "spiffe", "", "the SPIFFE id of its client certificate, such as spiffe://example.org/billing")
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of its client certificate")
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of its tokens, which is one of the file's issuers")
 	flags.StringVar(&c.Subject, "subject", "", "the subject of its tokens")
 	flags.DurationVar(&expires, "expires", 0, "how long the credential is good, such as 2160h; without an end if left out")
+	flags.StringVar(&out.path, "out", "", "new file for the key, which its owner alone can read, instead of standard output")
 	complete := func(name string, words []string) {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -110,9 +112,12 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		if (len(tenants) > 0) == allTenants {
 			return errors.New("give the tenants that exist for the caller with --tenant, or else --all-tenants")
 		}
+		if err := noneIsAll(cmd); err != nil {
+			return err
+		}
 		e.Tenants = file.Set{All: allTenants, Names: bareIDs("tenant", tenants)}
 		e.Agents, e.Principals, e.Objects = setOf(bareIDs("agent", agents)), setOf(types), setOf(objects)
-		e.IDPrefixes, e.AuthzedAPI = setOf(prefixes), setOf(methods)
+		e.IDPrefixes, e.AuthzedAPI = setOf(prefixes), setOf(bareMethods(methods))
 		if slices.Contains(methods, "all") {
 			if len(methods) > 1 {
 				return errors.New("--authzed-api all stands for every method; leave the others out")
@@ -125,10 +130,17 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		}
 		made.ID = file.FreeID(made.Credential, nil)
 		e.Credentials = []file.Credential{made.Credential}
-		if err := file.Edit(f.path, true, func(d *file.Document) error { return d.Add(e) }); err != nil {
+		if err := out.prepare(made.plain, f.path); err != nil {
 			return err
 		}
-		return f.show(made, e.Name, nil)
+		defer out.discard()
+		if err := file.Edit(f.path, true, func(d *file.Document) error { return d.Add(e) }); err != nil {
+			return inFlags(err)
+		}
+		if err := f.show(made, &out, e.Name, nil); err != nil {
+			return err
+		}
+		return f.warn(e.Name)
 	}
 	return cmd
 }
@@ -187,8 +199,21 @@ type credentialJSON struct {
 	Expiring []string `json:"expiring,omitempty"`
 }
 
-// show prints a new credential: its key, where it has one. Nobody can print it again.
-func (f *callersFile) show(made madeCredential, name string, expiring []string) error {
+// show prints a new credential: its key, where it has one and --out names no file for it. Nobody can print it again.
+func (f *callersFile) show(made madeCredential, out *keyOut, name string, expiring []string) error {
+	lost := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("the credential %s of %s is in %s, but its key was lost: %w; take it away with: deputy caller revoke %s %s",
+			made.ID, name, f.path, err, name, made.ID)
+	}
+	if out.temporary != "" {
+		if err := out.commit(); err != nil {
+			return lost(err)
+		}
+		made.plain = ""
+	}
 	if f.output != "json" && made.plain == "" {
 		return nil
 	}
@@ -196,10 +221,7 @@ func (f *callersFile) show(made madeCredential, name string, expiring []string) 
 	if !made.Expires.IsZero() {
 		answer.Expires = &made.Expires
 	}
-	if err := say(f.program.Out, f.output, answer, made.plain); err != nil {
-		return fmt.Errorf("the credential %s of %s is in %s, but its key was lost: %w", made.ID, name, f.path, err)
-	}
-	return nil
+	return lost(say(f.program.Out, f.output, answer, made.plain))
 }
 
 // newCallerRotate builds `deputy caller rotate`.
@@ -207,14 +229,16 @@ func newCallerRotate(f *callersFile) *cobra.Command {
 	var (
 		c                  file.Credential
 		expires, expireOld time.Duration
+		out                = keyOut{mayReplace: true}
 	)
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Add a credential to a caller, and print its new key",
-		Long: `Add a credential to a caller: a new key, which standard output has once and alone, or what --spiffe, --dns, or --issuer
-and --subject name. The credentials that the caller has stay good, so that both are accepted while the caller changes
+		Long: `Add a credential to a caller: a new key, which is written to the file of --out or else to standard output, once and alone,
+or what --spiffe, --dns, or --issuer and --subject name. The file of --out is replaced once the file of callers is
+written, so that a command that fails leaves the key that was there. The credentials that the caller has stay good, so that both are accepted while the caller changes
 over. --expire-old gives the caller's older keys an end, and "deputy caller revoke NAME CREDENTIAL" takes one away at once.`,
-		Example: `  deputy caller rotate billing --expire-old 24h --callers callers.yaml > billing.key`,
+		Example: `  deputy caller rotate billing --expire-old 24h --out billing.key --callers callers.yaml`,
 		Args:    cobra.ExactArgs(1),
 	}
 	flags := cmd.Flags()
@@ -224,6 +248,7 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of a client certificate")
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of tokens, which is one of the file's issuers")
 	flags.StringVar(&c.Subject, "subject", "", "the subject of tokens")
+	flags.StringVar(&out.path, "out", "", "file for the key, which its owner alone can read, instead of standard output; it is replaced if it is there")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.named(cmd, args); err != nil {
 			return err
@@ -235,6 +260,10 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 		if err != nil {
 			return err
 		}
+		if err := out.prepare(made.plain, f.path); err != nil {
+			return err
+		}
+		defer out.discard()
 		var expiring []string
 		if err := file.Edit(f.path, false, func(d *file.Document) error {
 			if cmd.Flags().Changed("expire-old") {
@@ -245,9 +274,9 @@ over. --expire-old gives the caller's older keys an end, and "deputy caller revo
 			made.ID, err = d.AddCredential(args[0], made.Credential)
 			return err
 		}); err != nil {
-			return err
+			return inFlags(err)
 		}
-		return f.show(made, args[0], expiring)
+		return f.show(made, &out, args[0], expiring)
 	}
 	return cmd
 }
@@ -259,16 +288,16 @@ func newCallerRevoke(f *callersFile) *cobra.Command {
 		SuggestFor: []string{"remove", "delete", "rm"},
 		Short:      "Take a caller away, or one of its credentials",
 		Long: `Take a caller out of the file, or one of its credentials, whose ids "deputy caller list" shows. A server that reads the
-file refuses the next call within seconds, and ends streams that are open.`,
+file refuses the next call within 2 seconds, and ends streams that are open.`,
 		Args: cobra.RangeArgs(1, 2),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := f.named(cmd, args); err != nil {
 			return err
 		}
-		credential, done := "", args[0]+" is no caller any more"
+		credential, done := "", args[0]+" is removed"
 		if len(args) == 2 {
-			credential, done = args[1], args[1]+" proves nothing for "+args[0]+" any more"
+			credential, done = args[1], args[1]+" of "+args[0]+" is revoked"
 		}
 		var revoked []string
 		if err := file.Edit(f.path, false, func(d *file.Document) (err error) {
@@ -277,7 +306,8 @@ file refuses the next call within seconds, and ends streams that are open.`,
 		}); err != nil {
 			return err
 		}
-		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": append([]string{}, revoked...)}, done)
+		return say(f.program.Out, f.output, map[string]any{"caller": args[0], "revoked": append([]string{}, revoked...)},
+			done+"; servers take that up within 2 seconds, or at SIGHUP")
 	}
 	return cmd
 }

@@ -164,7 +164,7 @@ func newCallerCheck(f *callersFile) *cobra.Command {
 		Short: "Say whether a caller of the file may call a method",
 		Long: `Say whether a caller of the file may call a method, as far as its credentials, its roles, its bounds and --tenant go. The
 answer is the exit code, too: 0 for yes, 1 for no. METHOD is a method's name, such as CheckPermission, which means
-Deputy's where authzed.api.v1 has one of that name, or the name with its service's before it, such as
+Deputy's, or else authzed.api.v1's, where several have one of that name, or the name with its service's before it, such as
 authzed.api.v1.PermissionsService/CheckPermission.
 
 No server is asked. Whether an agent may act is asked with "deputy check".`,
@@ -267,10 +267,13 @@ func methodNamed(name string) (*caller.Method, error) {
 			found = append(found, m)
 		}
 	}
-	ours := slices.DeleteFunc(slices.Clone(found), func(m *caller.Method) bool { return !strings.HasPrefix(m.Full, "/deputy.") })
+	for _, api := range []string{"/deputy.v1.", "/authzed.api.v1."} {
+		among := slices.DeleteFunc(slices.Clone(found), func(m *caller.Method) bool { return !strings.HasPrefix(m.Full, api) })
+		if len(among) == 1 {
+			return among[0], nil
+		}
+	}
 	switch {
-	case len(ours) == 1:
-		return ours[0], nil
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:

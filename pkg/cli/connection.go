@@ -39,9 +39,10 @@ type connection struct {
 	// key and keyFile give the preshared key, one of them.
 	key     secrets
 	keyFile string
-	// insecure and ca say how the connection is secured; see dial.
-	insecure bool
-	ca       string
+	// insecure, ca, cert and certKey say how the connection is secured; see dial.
+	insecure      bool
+	ca            string
+	cert, certKey string
 	// timeout bounds the whole command, all pages of a list included.
 	timeout time.Duration
 	// output is "text" or "json".
@@ -92,8 +93,10 @@ func isConnectionFlag(f *pflag.Flag) bool {
 func (c *connection) credentials(flags *pflag.FlagSet) {
 	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
 	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
-	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca")
+	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca or --cert")
 	flags.StringVar(&c.ca, "ca", "", "PEM file with the certificate authorities to trust; the system's if left out")
+	flags.StringVar(&c.cert, "cert", "", "PEM file with the client certificate to show; no key is needed then, and one that is given decides")
+	flags.StringVar(&c.certKey, "cert-key", "", "PEM file with the client certificate's private key")
 }
 
 // server is an open connection with a stub for each service. Schema and relationships go through
@@ -111,10 +114,12 @@ type server struct {
 	client        *goclient.Client
 }
 
-// newServer prepares a connection.
+// newServer prepares a connection, which shows no key where that is empty.
 func newServer(endpoint, key string, opts ...goclient.Option) (*server, error) {
-	opts = append(opts, goclient.WithPresharedKey(key),
-		goclient.WithDialOptions(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes))))
+	opts = append(opts, goclient.WithDialOptions(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes))))
+	if key != "" {
+		opts = append(opts, goclient.WithPresharedKey(key))
+	}
 	c, err := goclient.Dial(endpoint, opts...)
 	if err != nil {
 		return nil, err
@@ -182,8 +187,11 @@ func (c *connection) dial() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key == "" {
-		return nil, errors.New("--key is missing: set $DEPUTY_KEY, or name a file with --key-file")
+	switch {
+	case (c.cert == "") != (c.certKey == ""):
+		return nil, errors.New("--cert and --cert-key are given together: the client certificate and its private key")
+	case key == "" && c.cert == "":
+		return nil, errors.New("--key is missing: set $DEPUTY_KEY, or name a file with --key-file, or a client certificate with --cert and --cert-key")
 	}
 	host, port, err := net.SplitHostPort(c.endpoint)
 	if err != nil {
@@ -195,26 +203,51 @@ func (c *connection) dial() (*server, error) {
 	// Said is said, either way: --insecure=false speaks TLS to this machine, too.
 	plain := c.insecure
 	if c.insecureUnsaid {
-		plain = c.ca == "" && isLoopback(host)
+		plain = c.ca == "" && c.cert == "" && isLoopback(host)
 	}
-	if plain && c.ca != "" {
+	opts := []goclient.Option{goclient.WithDialOptions(
+		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream))}
+	switch {
+	case plain && c.ca != "":
 		return nil, errors.New("--insecure and --ca exclude each other")
-	}
-	secured := goclient.WithInsecure()
-	if !plain {
-		pool, err := c.trusted()
+	case plain && c.cert != "":
+		return nil, errors.New("--insecure and --cert exclude each other: a client certificate is shown by TLS")
+	case plain:
+		opts = append(opts, goclient.WithInsecure())
+	default:
+		secured, err := c.secured(host)
 		if err != nil {
 			return nil, err
 		}
-		c.tls = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: host}
-		secured = goclient.WithTLS(c.tls)
+		opts = append(opts, secured...)
 	}
-	s, err := newServer(c.endpoint, key, secured, goclient.WithDialOptions(
-		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream)))
+	s, err := newServer(c.endpoint, key, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("--endpoint: %w", err)
 	}
 	return s, nil
+}
+
+// secured returns how the client speaks TLS, and keeps the same for looking into why there is no connection.
+func (c *connection) secured(host string) ([]goclient.Option, error) {
+	pool, err := c.trusted()
+	if err != nil {
+		return nil, err
+	}
+	c.tls = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, ServerName: host}
+	if c.cert == "" {
+		return []goclient.Option{goclient.WithTLS(c.tls)}, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.certKey)
+	if err != nil {
+		return nil, fmt.Errorf("--cert %s with --cert-key %s: %w", c.cert, c.certKey, err)
+	}
+	c.tls.Certificates = []tls.Certificate{pair}
+	opts := []goclient.Option{goclient.WithClientCertificate(c.cert, c.certKey)}
+	if c.ca != "" {
+		opts = append(opts, goclient.WithCAFile(c.ca))
+	}
+	return opts, nil
 }
 
 // trusted returns the certificate authorities of --ca, or nil for the system's.

@@ -51,7 +51,7 @@ func describe(cmd *cobra.Command, err error) failure {
 		f.Code, f.Reason = codeName(s.Code()), info.GetReason()
 		message := inTheirWords(cmd, s.Message(), info)
 		if s.Code() == codes.Unauthenticated {
-			message += ": check the key in --key, --key-file, $DEPUTY_KEY or $DEPUTY_KEY_FILE"
+			message += ": " + checkProof(cmd)
 		}
 		prefix := f.Code + ": "
 		if f.Reason != "" {
@@ -65,6 +65,18 @@ func describe(cmd *cobra.Command, err error) failure {
 	}
 	f.Message, f.line = strings.Join(strings.Fields(f.Message), " "), strings.Join(strings.Fields(f.line), " ")
 	return f
+}
+
+// checkProof says what to look at where the server does not know the caller. A key decides where there is a client certificate, too.
+func checkProof(cmd *cobra.Command) string {
+	given := func(name string) bool {
+		f := cmd.Flags().Lookup(name)
+		return f != nil && f.Changed
+	}
+	if cmd != nil && given("cert") && !given("key") && !given("key-file") {
+		return "check whose client certificate is in --cert or $DEPUTY_CERT; deputy caller list shows the names of callers' certificates"
+	}
+	return "check the key in --key, --key-file, $DEPUTY_KEY or $DEPUTY_KEY_FILE"
 }
 
 // interrupt makes of a failure the one that says that a signal ended the command. What the error says beyond that stays: how far

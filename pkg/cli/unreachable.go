@@ -69,16 +69,51 @@ func (c *connection) unreachable(ctx context.Context) string {
 		config = c.tls.Clone()
 	}
 	config.NextProtos = []string{"h2"}
-	err = tls.Client(conn, config).HandshakeContext(ctx)
+	asked := false
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		asked = true
+		if len(config.Certificates) == 0 {
+			return &tls.Certificate{}, nil
+		}
+		return &config.Certificates[0], nil
+	}
+	client := tls.Client(conn, config)
+	err = client.HandshakeContext(ctx)
+	if err == nil && asked {
+		// In TLS 1.3 a client is through before the server has seen its certificate. The server's first words say how it went.
+		if deadline, ok := ctx.Deadline(); ok {
+			_ = conn.SetReadDeadline(deadline)
+		}
+		if _, err = client.Read(make([]byte, 1)); !isAlert(err) {
+			err = nil
+		}
+	}
 	switch {
+	case c.tls != nil && asked && isAlert(err):
+		return c.notAdmitted(err)
 	case c.tls != nil:
 		return c.notTrusted(err)
-	case err == nil:
+	case err == nil || asked:
 		return fmt.Sprintf("the server at %s speaks TLS, and this connection does not: name the file of its certificate authority with --ca, "+
 			"or give --insecure=false if the system trusts it", c.endpoint)
 	default:
 		return ""
 	}
+}
+
+// isAlert reports whether it was the other side that ended a handshake.
+func isAlert(err error) bool {
+	of, ok := errors.AsType[*net.OpError](err)
+	return ok && of.Op == "remote error"
+}
+
+// notAdmitted says why a server that asks for client certificates ended the handshake.
+func (c *connection) notAdmitted(err error) string {
+	if c.cert == "" {
+		return "the server asks for a client certificate: give --cert and --cert-key"
+	}
+	return fmt.Sprintf("the server at %s does not take the client certificate in --cert %s (%v): give one that an authority signed which the "+
+		"server trusts, and that is valid now", c.endpoint, c.cert, bareNet(err))
 }
 
 // notDialled says why there was no answer at all.

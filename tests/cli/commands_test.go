@@ -165,7 +165,7 @@ func hangUp(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // writeCertificate is `certificate`.
-func writeCertificate(ts *testscript.TestScript, _ bool, _ []string) {
+func writeCertificate(ts *testscript.TestScript, _ bool, args []string) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	template := &x509.Certificate{
@@ -175,12 +175,17 @@ func writeCertificate(ts *testscript.TestScript, _ bool, _ []string) {
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 		IsCA:         true, BasicConstraintsValid: true,
 	}
+	cert, key := "cert.pem", "key.pem"
+	if len(args) > 0 {
+		cert, key = args[0]+".pem", args[0]+"-key.pem"
+		template.DNSNames = []string{args[0] + ".internal"}
+	}
 	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	ts.Check(err)
-	key, err := x509.MarshalPKCS8PrivateKey(private)
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs("cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o600))
-	ts.Check(os.WriteFile(ts.MkAbs("key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(cert), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(key), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600))
 }
 
 // checkMode is `mode`.

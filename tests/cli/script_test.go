@@ -38,7 +38,8 @@ func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) 
 //	                    $DEPUTY_ENDPOINT; with "!" it has to fail as "! deputy" does
 //	shutdown            sends it SIGTERM; it has to end with exit code 0. Its log is then in serve.log
 //	hangup              sends it SIGHUP, and waits until it has read its file of callers
-//	certificate         writes cert.pem and key.pem for 127.0.0.1, which signs itself
+//	certificate [NAME]  writes cert.pem and key.pem for 127.0.0.1, which signs itself; with a name NAME.pem and
+//	                    NAME-key.pem, for NAME.internal, too
 //	mode PERM FILE      asserts a file's permissions
 //
 // $DESK is the folder schema/supportdesk, and $CORE the file schema/core.zed.

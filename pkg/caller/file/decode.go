@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -244,6 +245,9 @@ func (d *decoder) caller(n *yaml.Node) error {
 	}
 	d.names[c.Name] = true
 	if _, err = d.texts(f["roles"], "roles", func(name string) error {
+		if word := quoted(name); word != strconv.Quote(name) {
+			return fmt.Errorf("%s is no role; the roles are %s", word, strings.Join(caller.RoleNames(), ", "))
+		}
 		role, err := caller.ParseRole(name)
 		c.Roles |= caller.RolesOf(role)
 		return err
@@ -361,6 +365,9 @@ func principalType(name string) (string, error) {
 var typeName = regexp.MustCompile(`^([a-z][a-z0-9_]{1,61}[a-z0-9]/)*[a-z][a-z0-9_]{1,62}[a-z0-9]$`)
 
 func objectType(name string) (string, error) {
+	if authz.IsCore(name) {
+		return "", fmt.Errorf("%s is a type of the core schema, which other bounds are about; name types of domain objects: document", quoted(name))
+	}
 	if !typeName.MatchString(name) {
 		return "", fmt.Errorf("%s cannot be a type of objects; write it as the schema does: document", quoted(name))
 	}
@@ -494,7 +501,7 @@ func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
 				there += one.Issuer
 			}
 		}
-		return "", "", d.problem(issuer, "%s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
+		return "", "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
 	}
 	name, err := d.text(subject, "subject")
 	if err == nil && len(name) > maxSubject {

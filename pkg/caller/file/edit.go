@@ -135,6 +135,9 @@ func Edit(path string, mayMake bool, change func(*Document) error) error {
 		return &Problem{path, 0, "cannot be encoded: " + err.Error()}
 	}
 	edited, err := Decode(path, b.Bytes())
+	if wrong, ok := errors.AsType[*Problem](err); ok {
+		return &Problem{path, 0, wrong.Message} // its line is one of the text that is not written
+	}
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -141,10 +140,10 @@ func hint(word string, known []string) string {
 	return "; it can have " + strings.Join(known, ", ")
 }
 
-// quoted shows a word of the file in a message, unless it is so long that it may be a key.
+// quoted shows a word of the file in a message, unless it is so long that it may be a key: 32 random bytes are 64 hex digits.
 func quoted(word string) string {
-	const most = 40
-	if utf8.RuneCountInString(word) > most {
+	const most = 64
+	if len(word) >= most {
 		return fmt.Sprintf("text of %d bytes", len(word))
 	}
 	return strconv.Quote(word)
@@ -207,7 +206,15 @@ func (r reader) set(n *yaml.Node, what string, each func(text string) error) (li
 	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 		return nil, false, r.problem(n, "%s is an empty list; name one or more, or write: %s: %s", what, what, everything)
 	}
-	list, err = r.texts(n, what, each)
+	list, err = r.texts(n, what, func(text string) error {
+		if text == everything {
+			return fmt.Errorf("the word %s stands alone, not in a list: write %s: %s, or leave it out of the list", everything, what, everything)
+		}
+		if each == nil {
+			return nil
+		}
+		return each(text)
+	})
 	return list, false, err
 }
 
