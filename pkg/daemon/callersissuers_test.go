@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -42,6 +43,10 @@ func TestIssuersOfTheFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "callers.yaml")
 	write(t, filepath.Join(filepath.Dir(path), "keys.json"), string(keys))
 
+	if err := syscall.Mkfifo(filepath.Join(filepath.Dir(path), "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
 	const with = `issuers:
   - {issuer: "https://login.example.com", audiences: [deputy], algorithms: [ES256], jwks_file: keys.json}
 callers:
@@ -72,6 +77,10 @@ callers:
 		if is := s.call(t, token); is != codes.OK {
 			t.Errorf("with a wrong file a token gets %s", is)
 		}
+		write(t, path, strings.Replace(with, "keys.json", "pipe", 1))
+		if err := s.Reload(); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+			t.Errorf("with a named pipe of keys: %v", err)
+		}
 		write(t, path, "callers: []\n")
 		if err := s.Reload(); err != nil {
 			t.Fatal(err)
@@ -79,5 +88,22 @@ callers:
 		if is := s.call(t, token); is != codes.Unauthenticated {
 			t.Errorf("once the issuer is gone a token gets %s", is)
 		}
+	}
+}
+
+// TestCloseDuringReload: a reload that does not end holds up no end of the server, and puts nothing in force afterwards.
+func TestCloseDuringReload(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "callers.yaml")
+	write(t, path, "callers: []\n")
+	s := withCallers(t, path, time.Hour)
+	s.callers.reloading.Lock()
+	defer s.callers.reloading.Unlock()
+	if err := s.Close(); err != nil {
+		t.Errorf("the end: %v", err)
+	}
+	book := s.callers.Book()
+	if err := s.callers.put(s.callers.life, told{}); err == nil || s.callers.Book() != book {
+		t.Errorf("afterwards: %v, another book: %v", err, s.callers.Book() != book)
 	}
 }

@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, closer(func() { _ = d.transport.close() }))
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
+	if d.callers, err = cfg.openCallers(ctx, log, d.health); err != nil {
 		return fail(err)
 	}
 	opened = append(opened, closer(d.callers.close))

@@ -25,6 +25,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/certificate"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // HealthTLS is the name under which grpc.health.v1 says how the server's certificate is: NOT_SERVING while the files, or the Workload
@@ -45,6 +46,8 @@ const (
 	// maxHints is how many bytes of authorities' names a client is told, so that it can choose its certificate. Where there are more it is
 	// told none, which means that it may send any: a handshake has room for 64 KiB.
 	maxHints = 16 << 10
+	// maxSmall is how many bytes a file with certificates or keys may have: thousands of authorities.
+	maxSmall = 1 << 20
 )
 
 // secured reports whether connections have TLS.
@@ -477,11 +480,11 @@ func (t *transport) readOwn(now time.Time) (tls.Certificate, error) {
 
 // readPair reads a certificate and its key.
 func readPair(certPath, keyPath string) (tls.Certificate, error) {
-	cert, err := readSmall(certPath)
+	cert, err := smallfile.Read(certPath, maxSmall)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	key, err := readSmall(keyPath)
+	key, err := smallfile.Read(keyPath, maxSmall)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -490,7 +493,7 @@ func readPair(certPath, keyPath string) (tls.Certificate, error) {
 
 // readAuthorities reads a file of certificates in PEM.
 func readAuthorities(path string) ([]*x509.Certificate, error) {
-	text, err := readSmall(path)
+	text, err := smallfile.Read(path, maxSmall)
 	if err != nil {
 		return nil, err
 	}

@@ -190,7 +190,7 @@ func furnish(t testing.TB, s *harness.Server) string {
 func TestProviderRotates(t *testing.T) {
 	p := startProvider(t)
 	var later atomic.Int64
-	v, err := token.Open([]token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	v, err := token.Open(t.Context(), []token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}
