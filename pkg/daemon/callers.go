@@ -84,6 +84,7 @@ func (c Config) openCallers(ctx context.Context, log *zap.Logger, health *openHe
 	}
 	all.state = told.state
 	all.tell(nil)
+	all.warn(told)
 	return all, nil
 }
 
@@ -243,6 +244,7 @@ func (c *callers) reload(always bool) error {
 		return err
 	}
 	c.tell(nil)
+	c.warn(is)
 	c.reloads.WithLabelValues("success").Inc()
 	c.log.Info("the file of callers was read again", zap.String("file", c.cfg.CallersPath), zap.Int("callers", len(is.callers)))
 	return nil
@@ -257,6 +259,27 @@ func (c *callers) refuse(err error) {
 		fields = []zap.Field{zap.String("file", wrong.File), zap.Int("line", wrong.Line), zap.String("reason", wrong.Message)}
 	}
 	c.log.Error("the file of callers is refused; the callers before stay in force", fields...)
+}
+
+// warn says which credentials prove nothing, because of how the server's TLS is set.
+func (c *callers) warn(is told) {
+	for _, one := range is.callers {
+		for _, credential := range one.Credentials {
+			missing := ""
+			switch {
+			case credential.SPIFFE == "" && credential.DNS == "":
+			case !c.cfg.asksClients():
+				missing = "the server asks for no client certificates: set --tls-client-ca, or --spiffe-workload-api"
+			case credential.SPIFFE != "" && len(c.cfg.SPIFFETrustDomains) == 0:
+				missing = "the server trusts no trust domain: set --spiffe-trust-domain"
+			}
+			if missing != "" {
+				c.log.Warn("a caller's credential proves nothing here, and there may be more", zap.String("caller", one.Name),
+					zap.String("credential", credential.ID), zap.String("reason", missing))
+				return
+			}
+		}
+	}
 }
 
 // tell has health and figures say how the file is.

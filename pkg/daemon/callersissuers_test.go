@@ -14,6 +14,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 )
 
 // TestIssuersOfTheFile: tokens of an issuer that stands in the file prove who calls, from when it is there until it is not. Its keys are in a
@@ -105,5 +108,57 @@ func TestCloseDuringReload(t *testing.T) {
 	book := s.callers.Book()
 	if err := s.callers.put(s.callers.life, told{}); err == nil || s.callers.Book() != book {
 		t.Errorf("afterwards: %v, another book: %v", err, s.callers.Book() != book)
+	}
+}
+
+// TestCredentialsThatProveNothing: the log says, at the start and whenever the file changes, that certificates are credentials of a server that
+// asks for none.
+func TestCredentialsThatProveNothing(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "callers.yaml")
+	write(t, path, "callers: [{name: svc, "+reader+`, credentials: [{id: c, dns: svc.example.org}]}]`+"\n")
+	s := withCallers(t, path, time.Hour)
+	const says = "a caller's credential proves nothing here, and there may be more"
+	if n := s.log.FilterMessage(says).Len(); n != 1 {
+		t.Errorf("at the start the log says so %d times", n)
+	}
+	if err := s.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.log.FilterMessage(says).Len(); n != 2 {
+		t.Errorf("after a reload the log says so %d times", n)
+	}
+	write(t, path, "callers: []\n")
+	if err := s.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.log.FilterMessage(says).Len(); n != 2 {
+		t.Errorf("without such a credential the log says so %d times", n)
+	}
+}
+
+// TestNamesGiveNoRights: that a caller is named as the server's own gives it nothing of theirs, and none of a server's is.
+func TestNamesGiveNoRights(t *testing.T) {
+	t.Parallel()
+	acme := &authz.Bounds{Tenants: authz.NamesOf("acme")}
+	own := caller.Preshared([]string{"key"}, []string{"key"})
+	for what, test := range map[string]struct {
+		caller *caller.Caller
+		seals  bool
+	}{
+		"the services' preshared keys": {own[0], false},
+		"the admins'":                  {own[1], false},
+		"one of the services' name":    {&caller.Caller{Name: caller.ServiceName, Roles: own[0].Roles, Bounds: authz.Unbounded()}, true},
+		"a confined one of that name":  {&caller.Caller{Name: caller.ServiceName, Roles: own[0].Roles, Bounds: acme}, true},
+		"a confined admin":             {&caller.Caller{Name: caller.AdminName, Roles: own[1].Roles, Bounds: acme}, true},
+	} {
+		if got := rights(caller.With(t.Context(), test.caller)); got.Seals != test.seals {
+			t.Errorf("%s: sealed is %v", what, got.Seals)
+		}
+	}
+	for _, name := range []string{caller.ServiceName, caller.AdminName, caller.InProcessName, caller.NobodyName, caller.OtherName} {
+		if _, err := caller.NewBook([]*caller.Caller{{Name: name}}, nil); err == nil || !strings.Contains(err.Error(), "no caller can be named") {
+			t.Errorf("a caller named %q: %v", name, err)
+		}
 	}
 }

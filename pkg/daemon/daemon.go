@@ -236,7 +236,7 @@ func rights(ctx context.Context) door.Rights {
 	return door.Rights{
 		Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
-		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
+		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services(),
 	}
 }
 

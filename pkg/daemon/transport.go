@@ -145,6 +145,8 @@ type transport struct {
 	trust certificate.Trust
 	// inForce is what new connections are made with.
 	inForce atomic.Pointer[generation]
+	// refused lets a line through now and then about certificates that are refused.
+	refused authz.Seldom
 	// onHealth is called whenever it may have changed whether all is well.
 	onHealth func()
 
@@ -398,8 +400,12 @@ func (t *transport) config(m material) *tls.Config {
 			return nil // where one is required, the handshake has failed already
 		}
 		_, err := t.trust.InForce().Verify(state.PeerCertificates, time.Now())
-		if err != nil {
-			t.log.Debug("a client certificate was refused", zap.Error(err))
+		if err == nil {
+			return nil
+		}
+		if kept, ok := t.refused.Next(); ok {
+			shown := certificate.Claims(state.PeerCertificates[0])
+			t.log.Warn("a client certificate is refused", zap.Error(err), zap.String("claims", shown), zap.Int("more", kept))
 		}
 		return err
 	}
@@ -509,6 +515,10 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 		one, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("its certificate %d: %w", len(all)+1, err)
+		}
+		if one.Version >= 3 && !(one.BasicConstraintsValid && one.IsCA) {
+			return nil, fmt.Errorf("its certificate %d, of %.200q, is no authority's: name the certificates of those who sign the clients', not those of clients",
+				len(all)+1, one.Subject.String())
 		}
 		all = append(all, one)
 	}
