@@ -24,6 +24,9 @@ type Caller struct {
 	SpiceDB authz.Names
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
+
+	// preshared says that Preshared made it. A name says nothing of what a caller may do: programs choose names too.
+	preshared bool
 }
 
 // Credential is one way in which a caller proves who it is. Exactly one of Key, SPIFFE, DNS and Subject is set.
@@ -40,7 +43,7 @@ type Credential struct {
 	Issuer, Subject string
 	// Created is when it was made, for people; zero where that is not known.
 	Created time.Time
-	// Expires is when it stops to be one; zero means never.
+	// Expires is when it proves nothing any more; zero means never.
 	Expires time.Time
 }
 
@@ -50,6 +53,14 @@ func (c Credential) Expired(now time.Time) bool { return !c.Expires.IsZero() && 
 // Known reports whether the caller is somebody.
 func (c *Caller) Known() bool { return c != nil && c.Name != "" }
 
+// Label is the caller's name in figures and logs: NobodyName where none is known.
+func (c *Caller) Label() string {
+	if !c.Known() {
+		return NobodyName
+	}
+	return c.Name
+}
+
 // Brakes reports whether the caller can suspend in all tenants: room is kept for it when all others' is taken. A caller that is bound to some
 // tenants could take that room from the others'.
 func (c *Caller) Brakes() bool {
@@ -58,6 +69,9 @@ func (c *Caller) Brakes() bool {
 
 // Administers reports whether the caller may do what only admins may.
 func (c *Caller) Administers() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ADMIN) }
+
+// Services reports whether it is the caller that the services' preshared keys stand for, which keeps what it had before there were others.
+func (c *Caller) Services() bool { return c.Known() && c.preshared && c.Name == ServiceName }
 
 // Organizes reports whether the caller may write what decides a tenant, or what agents and delegations reach.
 func (c *Caller) Organizes() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ORGANIZER) }
@@ -102,7 +116,7 @@ func (c *Caller) roles() string {
 	return c.Roles.String()
 }
 
-// The names of the callers that the two settings with preshared keys stand for. A file of callers cannot use them.
+// The names of the callers that the two settings with preshared keys stand for. No other caller of a Book can have them.
 const (
 	// ServiceName is the caller of the services' preshared keys.
 	ServiceName = "service"
@@ -137,7 +151,7 @@ func Preshared(services, admins []string) []*Caller {
 		if len(one.keys) == 0 {
 			continue
 		}
-		c := &Caller{Name: one.name, Roles: one.roles, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames()}
+		c := &Caller{Name: one.name, Roles: one.roles, Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(), preshared: true}
 		for i, key := range one.keys {
 			c.Credentials = append(c.Credentials, Credential{ID: fmt.Sprintf("preshared-%d", i+1), Key: sha256.Sum256([]byte(key))})
 		}

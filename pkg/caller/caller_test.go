@@ -187,7 +187,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("a role that is none is %s", got)
 	}
 	for role, marks := range map[Role][3]bool{admin: {true, true, true}, responder: {true, false, false}, organizer: {false, false, true}, checker: {}} {
-		c := &Caller{Name: "x", Roles: RolesOf(role)}
+		c := &Caller{Name: "x", Roles: RolesOf(role), Bounds: authz.Unbounded()}
 		if got := [3]bool{c.Brakes(), c.Administers(), c.Organizes()}; got != marks {
 			t.Errorf("%s brakes, administers, organizes: %v, want %v", role, got, marks)
 		}

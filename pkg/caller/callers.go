@@ -78,7 +78,7 @@ type entry struct {
 type subject struct{ issuer, name string }
 
 // NewBook returns the book of the callers. tokens may be nil where no credential is a token's. It fails where two callers have one name or
-// one credential, and where a caller has no name, or one of those that figures use.
+// one credential, and where a caller has no name, or one that figures use or the server itself.
 func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 	b := &Book{
 		Callers: callers, tokens: tokens,
@@ -91,6 +91,8 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 			return nil, errors.New("a caller has no name")
 		case c.Name == NobodyName || c.Name == OtherName:
 			return nil, fmt.Errorf("no caller can be named %q: figures count others under that name; choose another one", c.Name)
+		case !c.preshared && (c.Name == ServiceName || c.Name == AdminName || c.Name == InProcessName):
+			return nil, fmt.Errorf("no caller can be named %q: the server has one of that name itself; choose another name", c.Name)
 		case names[c.Name]:
 			return nil, fmt.Errorf("two callers are named %q", c.Name)
 		}
@@ -216,10 +218,12 @@ func (b *Book) bearer(ctx context.Context, token string, now time.Time) (*Caller
 	if err != nil {
 		return nil, err
 	}
-	if e, known := b.subjects[subject{said.Issuer, said.Subject}]; known {
-		return e.at(now)
+	// That it is valid, and what it says, its sender knows: it is told which of it is no caller here.
+	c, err := b.subjects[subject{said.Issuer, said.Subject}].at(now)
+	if err != nil {
+		return nil, nobodys("the token is valid, and its subject %.200q at the issuer %.200q is no caller of this server", said.Subject, said.Issuer)
 	}
-	return nil, unknown()
+	return c, nil
 }
 
 // certificate finds the caller of a client certificate, by its SPIFFE id, else by its DNS names, which have to be one caller's.
@@ -229,22 +233,30 @@ func (b *Book) certificate(presented Certificate, now time.Time) (*Caller, error
 		return nil, err
 	}
 	if says.SPIFFE != "" {
-		return b.spiffe[says.SPIFFE].at(now)
+		c, err := b.spiffe[says.SPIFFE].at(now)
+		if err != nil {
+			return nil, nobodys("the client certificate is valid, and its SPIFFE id %.300s is no caller of this server", says.SPIFFE)
+		}
+		return c, nil
 	}
 	var found *Caller
 	for _, name := range says.DNS {
 		switch c, err := b.dns[strings.ToLower(name)].at(now); {
 		case err != nil || c == found:
 		case found != nil:
-			return nil, unknown()
+			return nil, nobodys("the client certificate is valid, and its DNS names, %s, are those of several callers of this server", shown(says.DNS))
 		default:
 			found = c
 		}
 	}
-	if found == nil {
-		return nil, unknown()
+	switch {
+	case found != nil:
+		return found, nil
+	case len(says.DNS) == 0:
+		return nil, nobodys("the client certificate is valid, and has neither a SPIFFE id nor a DNS name, by which callers are known")
+	default:
+		return nil, nobodys("the client certificate is valid, and none of its DNS names, %s, is a caller of this server", shown(says.DNS))
 	}
-	return found, nil
 }
 
 func (e entry) at(now time.Time) (*Caller, error) {
@@ -256,6 +268,30 @@ func (e entry) at(now time.Time) (*Caller, error) {
 
 // unknown says no more than that the proof is none.
 func unknown() error { return (*Caller)(nil).May(&Method{}) }
+
+// Nobodys is why a proof that is valid is no caller's.
+type Nobodys struct{ says string }
+
+// Error says what the proof says, in its own words.
+func (n *Nobodys) Error() string { return n.says }
+
+// nobodys returns what is said of a proof that is valid and no caller's.
+func nobodys(format string, args ...any) error {
+	says := &Nobodys{fmt.Sprintf(format, args...)}
+	err := authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "%s; ask its operator to add a caller with that credential", says.says)
+	err.Err = says
+	return err
+}
+
+// shown is some DNS names, for a message.
+func shown(names []string) string {
+	const most = 5
+	more := ""
+	if len(names) > most {
+		names, more = names[:most], " and others"
+	}
+	return fmt.Sprintf("%.100q%s", names, more)
+}
 
 // Callers is the book in force, which can be replaced while calls are under way. It is safe for concurrent use. The zero Callers know nobody.
 type Callers struct {

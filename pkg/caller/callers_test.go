@@ -31,6 +31,9 @@ type certificate struct {
 // Verify is Certificate's.
 func (c certificate) Verify(time.Time) (Identity, error) { return c.says, c.err }
 
+// Authorities is Certificate's.
+func (certificate) Authorities() any { return nil }
+
 // Digest is Certificate's.
 func (certificate) Digest() [sha256.Size]byte { return [sha256.Size]byte{} }
 

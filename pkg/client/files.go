@@ -3,13 +3,17 @@ package client
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"sync"
 	"time"
+
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // lookEvery is how often files are looked at, at most: reading a small file takes some ten microseconds.
 const lookEvery = time.Second
+
+// maxFile is how many bytes a file with a key, a certificate or authorities may have.
+const maxFile = 1 << 20
 
 // fromFiles is a value that is made of files, and made again when their contents change, however they are replaced: written in place,
 // renamed over, or by a symbolic link that leads elsewhere, as Kubernetes does it. What cannot be read, or makes no value, such as half of a
@@ -50,7 +54,7 @@ func (f *fromFiles[T]) look() {
 	f.looked = time.Now()
 	contents := make([][]byte, len(f.paths))
 	for i, path := range f.paths {
-		if contents[i], f.wrong = os.ReadFile(path); f.wrong != nil { //nolint:gosec // the program names it
+		if contents[i], f.wrong = smallfile.Read(path, maxFile); f.wrong != nil {
 			return
 		}
 	}

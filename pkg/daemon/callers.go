@@ -39,16 +39,24 @@ type callers struct {
 	// inForce is 1 where the file is in force as it stands, and since when the callers are that are in force.
 	inForce, since prometheus.Gauge
 
-	// mu guards what verifies tokens, with its issuers, and of the file that was tried last its state, and why it is not in force.
-	mu      sync.Mutex
-	tokens  *token.Verifier
-	issuers []token.Issuer
-	state   string
-	outcome error
+	// reloading keeps one reload at a time. It is held for as long as files take, so the end of the server does not wait for it: see life. It
+	// guards the issuers in force, and of the file that was tried last its state, and why it is not in force.
+	reloading sync.Mutex
+	issuers   []token.Issuer
+	state     string
+	outcome   error
+	// life ends with the server.
+	life context.Context //nolint:containedctx // its own life, not a call's
+	end  context.CancelFunc
+	// mu guards what verifies tokens, which only a reload replaces, and is never held for long.
+	mu     sync.Mutex
+	tokens *token.Verifier
+	closed bool
 }
 
-// openCallers puts the callers in force that the configuration names. Errors that are about the file are *file.Problem.
-func (c Config) openCallers(log *zap.Logger, health *openHealth) (*callers, error) {
+// openCallers puts the callers in force that the configuration names. Errors that are about the file are *file.Problem. ctx bounds the opening
+// only.
+func (c Config) openCallers(ctx context.Context, log *zap.Logger, health *openHealth) (*callers, error) {
 	all := &callers{
 		cfg: c, log: log, health: health,
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -62,18 +70,21 @@ func (c Config) openCallers(log *zap.Logger, health *openHealth) (*callers, erro
 			Name: "deputy_callers_in_force_since_timestamp_seconds", Help: "When the callers that are in force were read from their file.",
 		}),
 	}
+	all.life, all.end = context.WithCancel(context.WithoutCancel(ctx))
 	for _, result := range []string{"success", "failure"} {
 		all.reloads.WithLabelValues(result)
 	}
 	told, err := c.readCallers()
 	if err == nil {
-		err = all.put(told)
+		err = all.put(ctx, told)
 	}
 	if err != nil {
+		all.end()
 		return nil, err
 	}
 	all.state = told.state
 	all.tell(nil)
+	all.warn(told)
 	return all, nil
 }
 
@@ -134,14 +145,14 @@ func (c Config) readFile() (text []byte, state string, err error) {
 }
 
 // put puts callers in force. Where the issuers are the same as before, so is what verifies their tokens, with what it knows.
-func (c *callers) put(is told) error {
+func (c *callers) put(ctx context.Context, is told) error {
 	tokens, was := c.tokens, c.tokens
 	var err error
 	switch {
 	case was == nil:
-		tokens, err = token.Open(is.issuers, token.Options{Now: time.Now, Log: c.log})
+		tokens, err = token.Open(ctx, is.issuers, token.Options{Now: time.Now, Log: c.log})
 	case !reflect.DeepEqual(is.issuers, c.issuers):
-		tokens, err = was.Reopen(is.issuers)
+		tokens, err = was.Reopen(ctx, is.issuers)
 	}
 	if err != nil {
 		return c.aboutFile(err)
@@ -153,8 +164,15 @@ func (c *callers) put(is told) error {
 		}
 		return c.aboutFile(err)
 	}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		tokens.Close()
+		return context.Canceled
+	}
 	c.tokens, c.issuers = tokens, is.issuers
 	c.Replace(book)
+	c.mu.Unlock()
 	if was != nil && was != tokens {
 		was.Close()
 	}
@@ -169,11 +187,14 @@ func (c *callers) aboutFile(err error) error {
 	return &file.Problem{File: c.cfg.CallersPath, Message: err.Error()}
 }
 
-// close stops what asks issuers for their keys.
+// close stops what asks issuers for their keys, whatever a reload waits for.
 func (c *callers) close() {
+	c.end()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tokens.Close()
+	c.closed = true
+	tokens := c.tokens
+	c.mu.Unlock()
+	tokens.Close()
 }
 
 // watch reads the file again and again until ctx ends.
@@ -201,8 +222,8 @@ func (c *callers) reload(always bool) error {
 	if c.cfg.CallersPath == "" {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.reloading.Lock()
+	defer c.reloading.Unlock()
 	text, state, err := c.cfg.readFile()
 	if state == c.state && !always {
 		return c.outcome
@@ -212,7 +233,10 @@ func (c *callers) reload(always bool) error {
 		is, err = c.cfg.tell(text, state)
 	}
 	if err == nil {
-		err = c.put(is)
+		err = c.put(c.life, is)
+	}
+	if c.life.Err() != nil {
+		return err // the server ends, and the file is not to blame
 	}
 	c.state, c.outcome = state, err
 	if err != nil {
@@ -220,6 +244,7 @@ func (c *callers) reload(always bool) error {
 		return err
 	}
 	c.tell(nil)
+	c.warn(is)
 	c.reloads.WithLabelValues("success").Inc()
 	c.log.Info("the file of callers was read again", zap.String("file", c.cfg.CallersPath), zap.Int("callers", len(is.callers)))
 	return nil
@@ -234,6 +259,27 @@ func (c *callers) refuse(err error) {
 		fields = []zap.Field{zap.String("file", wrong.File), zap.Int("line", wrong.Line), zap.String("reason", wrong.Message)}
 	}
 	c.log.Error("the file of callers is refused; the callers before stay in force", fields...)
+}
+
+// warn says which credentials prove nothing, because of how the server's TLS is set.
+func (c *callers) warn(is told) {
+	for _, one := range is.callers {
+		for _, credential := range one.Credentials {
+			missing := ""
+			switch {
+			case credential.SPIFFE == "" && credential.DNS == "":
+			case !c.cfg.asksClients():
+				missing = "the server asks for no client certificates: set --tls-client-ca, or --spiffe-workload-api"
+			case credential.SPIFFE != "" && len(c.cfg.SPIFFETrustDomains) == 0:
+				missing = "the server trusts no trust domain: set --spiffe-trust-domain"
+			}
+			if missing != "" {
+				c.log.Warn("a caller's credential proves nothing here, and there may be more", zap.String("caller", one.Name),
+					zap.String("credential", credential.ID), zap.String("reason", missing))
+				return
+			}
+		}
+	}
 }
 
 // tell has health and figures say how the file is.

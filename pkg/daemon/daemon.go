@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, closer(func() { _ = d.transport.close() }))
-	if d.callers, err = cfg.openCallers(log, d.health); err != nil {
+	if d.callers, err = cfg.openCallers(ctx, log, d.health); err != nil {
 		return fail(err)
 	}
 	opened = append(opened, closer(d.callers.close))
@@ -236,7 +236,7 @@ func rights(ctx context.Context) door.Rights {
 	return door.Rights{
 		Name: c.Name, Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
-		Seals: c.Name != caller.ServiceName && (!c.Administers() || c.Bounds.Confined()),
+		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services(),
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/certificate"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // HealthTLS is the name under which grpc.health.v1 says how the server's certificate is: NOT_SERVING while the files, or the Workload
@@ -45,6 +46,8 @@ const (
 	// maxHints is how many bytes of authorities' names a client is told, so that it can choose its certificate. Where there are more it is
 	// told none, which means that it may send any: a handshake has room for 64 KiB.
 	maxHints = 16 << 10
+	// maxSmall is how many bytes a file with certificates or keys may have: thousands of authorities.
+	maxSmall = 1 << 20
 )
 
 // secured reports whether connections have TLS.
@@ -142,6 +145,8 @@ type transport struct {
 	trust certificate.Trust
 	// inForce is what new connections are made with.
 	inForce atomic.Pointer[generation]
+	// refused lets a line through now and then about certificates that are refused.
+	refused authz.Seldom
 	// onHealth is called whenever it may have changed whether all is well.
 	onHealth func()
 
@@ -395,8 +400,12 @@ func (t *transport) config(m material) *tls.Config {
 			return nil // where one is required, the handshake has failed already
 		}
 		_, err := t.trust.InForce().Verify(state.PeerCertificates, time.Now())
-		if err != nil {
-			t.log.Debug("a client certificate was refused", zap.Error(err))
+		if err == nil {
+			return nil
+		}
+		if kept, ok := t.refused.Next(); ok {
+			shown := certificate.Claims(state.PeerCertificates[0])
+			t.log.Warn("a client certificate is refused", zap.Error(err), zap.String("claims", shown), zap.Int("more", kept))
 		}
 		return err
 	}
@@ -477,11 +486,11 @@ func (t *transport) readOwn(now time.Time) (tls.Certificate, error) {
 
 // readPair reads a certificate and its key.
 func readPair(certPath, keyPath string) (tls.Certificate, error) {
-	cert, err := readSmall(certPath)
+	cert, err := smallfile.Read(certPath, maxSmall)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	key, err := readSmall(keyPath)
+	key, err := smallfile.Read(keyPath, maxSmall)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -490,7 +499,7 @@ func readPair(certPath, keyPath string) (tls.Certificate, error) {
 
 // readAuthorities reads a file of certificates in PEM.
 func readAuthorities(path string) ([]*x509.Certificate, error) {
-	text, err := readSmall(path)
+	text, err := smallfile.Read(path, maxSmall)
 	if err != nil {
 		return nil, err
 	}
@@ -506,6 +515,10 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 		one, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("its certificate %d: %w", len(all)+1, err)
+		}
+		if one.Version >= 3 && !(one.BasicConstraintsValid && one.IsCA) {
+			return nil, fmt.Errorf("its certificate %d, of %.200q, is no authority's: name the certificates of those who sign the clients', not those of clients",
+				len(all)+1, one.Subject.String())
 		}
 		all = append(all, one)
 	}

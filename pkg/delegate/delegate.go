@@ -38,6 +38,8 @@ const (
 type Delegate struct {
 	// caller is the caller's name, and within its bounds, which are never nil.
 	caller string
+	// first says that the caller's name is left out of digests; see First.
+	first  bool
 	within *authz.Bounds
 
 	graph         authz.Graph
@@ -56,20 +58,27 @@ type Delegate struct {
 // now is the clock that expirations are set by; sessions last at most maxSessionTTL without renewal.
 func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() time.Time) *Delegate {
 	return &Delegate{
-		caller: firstCaller, within: &authz.Bounds{},
+		first: true, within: &authz.Bounds{},
 		graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now,
 		listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: make(chan struct{}, maxReviews),
 	}
 }
 
-// For returns the Delegate for a caller: within is what exists for it, nil nothing, and idempotency keys are its own. The caller "service"
-// has those of the versions before there were other callers.
+// For returns the Delegate for a caller: within is what exists for it, nil nothing, and idempotency keys are its own.
 func (d *Delegate) For(caller string, within *authz.Bounds) *Delegate {
 	if within == nil {
 		within = &authz.Bounds{}
 	}
 	of := *d
-	of.caller, of.within = caller, within
+	of.caller, of.first, of.within = caller, false, within
+	return &of
+}
+
+// First returns the Delegate for the same caller as the first one that there was: its ids and digests are those of the versions that knew of no
+// other, so that its retries survive an upgrade. At most one caller can be that.
+func (d *Delegate) First() *Delegate {
+	of := *d
+	of.first = true
 	return &of
 }
 

@@ -33,12 +33,10 @@ func (d *Delegate) mint(kind, key string, index int) string {
 	return hex.EncodeToString(id[:])
 }
 
-// firstCaller is the caller whose ids and digests are those of the versions that knew of no other, so that its retries survive an upgrade.
-const firstCaller = "service"
-
-// digest is HMAC-SHA256 over parts, each with its length before it. The caller's name comes first, because idempotency keys are its own.
+// digest is HMAC-SHA256 over parts, each with its length before it. The caller's name comes first, because idempotency keys are its own; but
+// see First.
 func (d *Delegate) digest(parts ...string) []byte {
-	if d.caller != firstCaller {
+	if !d.first {
 		parts = append([]string{"caller", d.caller}, parts...)
 	}
 	h := hmac.New(sha256.New, d.key)

@@ -45,12 +45,12 @@ func TestKeyDigestStays(t *testing.T) {
 	}
 }
 
-// TestKeysOfCallers: the caller "service" has the ids that it had before there were others, so that its retries survive the upgrade, and
-// every other caller has ids and digests of its own. The ids were computed apart, as the comments of mint and digest say.
+// TestKeysOfCallers: the first caller has the ids that it had before there were others, so that its retries survive the upgrade, and
+// every other caller has ids and digests of its own, whatever its name. The ids were computed apart, as the comments of mint and digest say.
 func TestKeysOfCallers(t *testing.T) {
 	t.Parallel()
 	d := New(nil, []byte("a key"), time.Hour, time.Now)
-	service, other := d.For("service", nil), d.For("other", nil)
+	service, other := d.For("service", nil).First(), d.For("other", nil)
 	for name, c := range map[string]struct{ got, want string }{
 		"service's delegation": {service.mint(authz.TypeDelegation, "k", 0), "9a7e735a83ab2a3be0734955d52a4082"},
 		"service's leaf":       {service.mint(authz.TypeSession, "k", 3), "be1f1e5f74d07cbb8d36c4d3f8a03220"},
@@ -62,8 +62,9 @@ func TestKeysOfCallers(t *testing.T) {
 	}
 	spec, _, _ := filled()
 	seen := map[string]string{}
-	for _, caller := range []string{"service", "other", "admin", ""} {
-		of := d.For(caller, nil)
+	for caller, of := range map[string]*Delegate{
+		"the first": service, "service": d.For("service", nil), "other": other, "admin": d.For("admin", nil), "": d.For("", nil),
+	} {
 		for _, made := range []string{of.mint(authz.TypeDelegation, "k", 0), of.keyDigest("k", spec.request())} {
 			if whose, taken := seen[made]; taken {
 				t.Errorf("%q makes %s, as does %q", caller, made, whose)

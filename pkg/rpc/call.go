@@ -40,6 +40,7 @@ func (g *Gate) judge(c *call) error {
 	m := caller.MethodOf(c.method)
 	is, err := g.who(c)
 	if err != nil {
+		g.tellStranger(c.method, err)
 		if m != nil && m.Open {
 			return nil // whatever the proof is worth
 		}

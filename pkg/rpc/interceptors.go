@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -40,6 +41,8 @@ type Gate struct {
 	underWay underWay
 	figures  *Figures
 	open     openStreams
+	// strangers lets a line through now and then about callers whose proof is valid, and nobody's.
+	strangers authz.Seldom
 }
 
 // NewGate returns the gate of one server. figures may be nil.
@@ -103,6 +106,18 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	return handler(srv, known)
 }
 
+// tellStranger logs, now and then, that a proof is valid and nobody's: it is mostly one that an operator forgot.
+func (g *Gate) tellStranger(method string, err error) {
+	says, ok := errors.AsType[*caller.Nobodys](err)
+	if !ok {
+		return
+	}
+	if kept, ok := g.strangers.Next(); ok {
+		g.log.Warn("a call is refused, because a valid proof is no caller's", zap.String("method", method), zap.String("reason", says.Error()),
+			zap.Int("more", kept))
+	}
+}
+
 // identified is a stream whose context carries the caller, and whose messages the gate receives.
 type identified struct {
 	grpc.ServerStream
@@ -150,7 +165,7 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 	fields := []zap.Field{
 		zap.String("method", method),
 		zap.Duration("took", time.Since(start)),
-		zap.String("caller", caller.Of(ctx).Name),
+		zap.String("caller", caller.Of(ctx).Label()),
 	}
 	if panicked != nil {
 		st = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))

@@ -153,10 +153,7 @@ var refusals = []codes.Code{codes.Unauthenticated, codes.PermissionDenied, codes
 
 // of returns a caller's label, and the counter of its calls.
 func (f *Figures) of(by *caller.Caller) (string, prometheus.Counter) {
-	name := by.Name
-	if !by.Known() {
-		name = caller.NobodyName
-	}
+	name := by.Label()
 	if counter, known := (*f.callers.Load())[name]; known {
 		return name, counter
 	}

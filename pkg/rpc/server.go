@@ -51,5 +51,9 @@ type border struct{ Config }
 // delegate is the lifecycle for the caller of a call.
 func (b border) delegate(ctx context.Context) *delegate.Delegate {
 	c := caller.Of(ctx)
-	return b.Delegate.For(c.Name, c.Bounds)
+	of := b.Delegate.For(c.Name, c.Bounds)
+	if c.Services() {
+		return of.First()
+	}
+	return of
 }

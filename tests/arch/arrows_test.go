@@ -17,6 +17,8 @@ var arrows = map[string][]string{
 
 	// Words, and the ports of the engine. Everybody may use them; they use nobody.
 	"pkg/authz": {},
+	// Small files of settings and secrets.
+	"pkg/smallfile": {},
 	// The gRPC statuses that Deputy answers with.
 	"pkg/statuses": {"pkg/authz"},
 	// The shapes of the core relationships, read and written as values.
@@ -55,12 +57,12 @@ var arrows = map[string][]string{
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
-	"pkg/caller/token": {"pkg/authz", "pkg/caller"},
+	"pkg/caller/token": {"pkg/authz", "pkg/caller", "pkg/smallfile"},
 	// Which client certificates are believed now, and what they say.
 	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	// The file of callers: read, checked, edited.
-	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token"},
+	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/smallfile"},
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
@@ -102,7 +104,7 @@ var arrows = map[string][]string{
 		"pkg/fixture", "pkg/schema/source", "pkg/fixture/run", "pkg/fixture/mutate", "pkg/authz", "pkg/notation",
 	},
 
-	"pkg/client": {"pkg/authz", "pkg/gen"},
+	"pkg/client": {"pkg/authz", "pkg/gen", "pkg/smallfile"},
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
@@ -112,7 +114,7 @@ var arrows = map[string][]string{
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file", "pkg/caller/certificate",
-		"pkg/client",
+		"pkg/client", "pkg/smallfile",
 	},
 
 	"pkg/gen": {},

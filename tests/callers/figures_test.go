@@ -204,7 +204,7 @@ func TestLog(t *testing.T) {
 	}{
 		{keyOf("auditor-bound"), "auditor-bound", codes.OK},
 		{keyOf("writer-bound"), "writer-bound", codes.PermissionDenied},
-		{"a-key-that-nobody-has", "", codes.Unauthenticated},
+		{"a-key-that-nobody-has", caller.NobodyName, codes.Unauthenticated},
 	} {
 		written.Reset()
 		_, err := w.invoke(harness.Dial(t, s.Addr().String(), by.key), "deputy.v1.AgentsService/ListAgents", "{}")

@@ -135,7 +135,7 @@ func TestProvider(t *testing.T) {
 	}
 	for client, want := range map[string]string{
 		"billing@files":   `the token is not for this server: its "aud" has none of ["deputy"]`,
-		"stranger@deputy": "a valid credential is required",
+		"stranger@deputy": "is no caller of this server",
 	} {
 		if _, err := view(dial(client), "plan"); status.Code(err) != codes.Unauthenticated || !strings.Contains(status.Convert(err).Message(), want) {
 			t.Errorf("with a token of %s: %v; want Unauthenticated, %q", client, err, want)
@@ -190,7 +190,7 @@ func furnish(t testing.TB, s *harness.Server) string {
 func TestProviderRotates(t *testing.T) {
 	p := startProvider(t)
 	var later atomic.Int64
-	v, err := token.Open([]token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
+	v, err := token.Open(t.Context(), []token.Issuer{p.config()}, token.Options{Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package certificate
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -178,4 +179,13 @@ func explained(leaf *x509.Certificate, err error) error {
 func refused(why string) error {
 	return authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated,
 		"the client certificate of this connection is refused: %s; connect again with another one", why)
+}
+
+// Claims is what a certificate that was not verified says of its holder, for a log: its SPIFFE id, else its DNS names.
+func Claims(leaf *x509.Certificate) string {
+	says := fmt.Sprintf("%q", leaf.DNSNames)
+	if isSPIFFE(leaf) {
+		says = fmt.Sprintf("%q", leaf.URIs)
+	}
+	return fmt.Sprintf("%.500s", says)
 }

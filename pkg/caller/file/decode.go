@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,6 +20,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/token"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // Schema is the JSON schema of a callers file, for editors and checks of configuration. It says what a schema can; Decode has the last word.
@@ -58,27 +57,12 @@ type lines struct {
 
 // Read returns the text of a file: no more than MaxBytes of a regular file. Errors are *Problem.
 func Read(path string) ([]byte, error) {
-	problem := func(err error) error {
+	text, err := smallfile.Read(path, MaxBytes)
+	if err != nil {
 		if failed, ok := errors.AsType[*fs.PathError](err); ok {
 			err = failed.Err
 		}
-		return &Problem{path, 0, "cannot be read: " + err.Error()}
-	}
-	about, err := os.Stat(path)
-	if err != nil {
-		return nil, problem(err)
-	}
-	if !about.Mode().IsRegular() {
-		return nil, &Problem{path, 0, "is no regular file"}
-	}
-	f, err := os.Open(path) //nolint:gosec // reading it is what was asked for
-	if err != nil {
-		return nil, problem(err)
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
-	if err != nil {
-		return nil, problem(err)
+		return nil, &Problem{path, 0, "cannot be read: " + err.Error()}
 	}
 	return text, nil
 }

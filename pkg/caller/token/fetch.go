@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"time"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // What a question to an issuer can take at most.
@@ -22,7 +24,7 @@ const (
 // fetcher returns what gets an issuer's keys as they are published. transport nil means one of its own.
 func fetcher(i Issuer, transport http.RoundTripper) func(context.Context) ([]byte, error) {
 	if i.JWKSFile != "" {
-		return func(context.Context) ([]byte, error) { return readFile(i.JWKSFile) }
+		return unhurried(func() ([]byte, error) { return smallfile.Read(i.JWKSFile, maxKeySet) })
 	}
 	if transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert,errcheck // it is documented to be one
@@ -93,13 +95,38 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	return limited(resp.Body, url)
 }
 
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names it
-	if err != nil {
-		return nil, err
+// unhurried returns what reads a file, but is not held up by one that does not come, as on a file system over a network that is gone. What reads
+// it then stays, alone: it is not read a second time meanwhile.
+func unhurried(read func() ([]byte, error)) func(context.Context) ([]byte, error) {
+	reading := make(chan struct{}, 1)
+	return func(ctx context.Context) ([]byte, error) {
+		select {
+		case reading <- struct{}{}:
+		default:
+			return nil, errors.New("the file is still being read")
+		}
+		var (
+			text []byte
+			err  error
+			done = make(chan struct{})
+		)
+		go func() {
+			defer close(done)
+			defer func() { <-reading }()
+			err = authz.Safely("token.readFile", func() (err error) {
+				text, err = read()
+				return err
+			})
+		}()
+		ctx, cancel := context.WithTimeout(ctx, fetchTime)
+		defer cancel()
+		select {
+		case <-done:
+			return text, err
+		case <-ctx.Done():
+			return nil, errors.New("the file cannot be read in time")
+		}
 	}
-	defer func() { _ = f.Close() }() // nothing is written
-	return limited(f, path)
 }
 
 // limited reads up to maxKeySet bytes.

@@ -61,12 +61,16 @@ func newSource(issuer Issuer, o Options) *source {
 	return s
 }
 
-// load asks once and waits for the answer.
-func (s *source) load() error {
+// load asks once and waits for the answer, until ctx ends.
+func (s *source) load(ctx context.Context) error {
 	s.mu.Lock()
 	attempt := s.begin()
 	s.mu.Unlock()
-	<-attempt
+	select {
+	case <-attempt:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failed
@@ -158,7 +162,11 @@ func (s *source) answered(keys map[string]*key, err error) {
 		}
 		s.set.Store(&keySet{keys: keys, at: s.tried})
 	case s.ctx.Err() == nil && (s.failed == nil || s.failed.Error() != err.Error()):
-		s.log.Warn("the issuer's keys cannot be had; the last ones are used for a while", zap.Duration("stale", s.issuer.Stale), zap.Error(err))
+		if s.set.Load() == nil {
+			s.log.Warn("the issuer's keys cannot be had, and there are none yet: its tokens are refused until there are", zap.Error(err))
+		} else {
+			s.log.Warn("the issuer's keys cannot be had; the last ones are used for a while", zap.Duration("stale", s.issuer.Stale), zap.Error(err))
+		}
 	}
 	s.attempt, s.failed = nil, err
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +26,7 @@ import (
 // opened opens a verifier within a bubble. The test closes it; the bubble fails if anything of it runs afterwards.
 func opened(t *testing.T, p *provider, issuers ...Issuer) *Verifier {
 	t.Helper()
-	v, err := Open(issuers, Options{transport: p})
+	v, err := Open(t.Context(), issuers, Options{transport: p})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func TestIssuerDown(t *testing.T) {
 			p := &provider{text: jwks(es256)}
 			issuer := login
 			issuer.Stale = stale
-			v, err := Open([]Issuer{issuer}, Options{transport: p, Log: zap.New(core)})
+			v, err := Open(t.Context(), []Issuer{issuer}, Options{transport: p, Log: zap.New(core)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,6 +238,52 @@ func TestIssuerDown(t *testing.T) {
 	}
 }
 
+// An issuer that is down from the start has no last keys, and the log does not speak of them.
+func TestIssuerDownAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.DebugLevel)
+		v, err := Open(t.Context(), []Issuer{login}, Options{transport: &provider{}, Log: zap.New(core)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		synctest.Wait()
+		if all := logs.All(); len(all) != 1 || !strings.Contains(all[0].Message, "there are none yet") {
+			t.Errorf("the log says %v", all)
+		}
+	})
+}
+
+// A file that does not come, as on a file system that is gone, holds up neither what waits for it nor the end, and is read by one goroutine only.
+func TestFileHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		comes, reads := make(chan struct{}), 0
+		fetch := unhurried(func() ([]byte, error) {
+			reads++
+			<-comes
+			return []byte("here"), nil
+		})
+		start := time.Now()
+		if text, err := fetch(t.Context()); err == nil || text != nil || time.Since(start) != fetchTime {
+			t.Errorf("after %s: %q, %v", time.Since(start), text, err)
+		}
+		if _, err := fetch(t.Context()); err == nil || time.Since(start) != fetchTime || reads != 1 {
+			t.Errorf("after %s and %d reads: %v", time.Since(start), reads, err)
+		}
+		close(comes)
+		synctest.Wait()
+		if text, err := fetch(t.Context()); err != nil || string(text) != "here" {
+			t.Errorf("once it comes: %q, %v", text, err)
+		}
+	})
+	ended, end := context.WithCancel(t.Context())
+	end()
+	v := &source{fetch: func(ctx context.Context) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() }, now: time.Now, ctx: t.Context(), log: zap.NewNop()}
+	if err := v.load(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end, a load says %v", err)
+	}
+}
+
 // While an issuer is down, a token that names a key that is not known cannot be judged; one with a known key is.
 func TestUnknownKeyWhileDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -270,7 +317,7 @@ func TestReopen(t *testing.T) {
 		p.publish(nil) // nothing may be asked of it now
 		changed := second
 		changed.Audiences = []string{"files"}
-		next, err := first.Reopen([]Issuer{login, changed})
+		next, err := first.Reopen(t.Context(), []Issuer{login, changed})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -297,14 +344,14 @@ func TestReopen(t *testing.T) {
 		refused(t, next, ofSecond, authz.Unauthenticated, "is not for this server")
 
 		// What is wrong leaves the one in force as it is.
-		if _, err := next.Reopen([]Issuer{login, {}}); err == nil {
+		if _, err := next.Reopen(t.Context(), []Issuer{login, {}}); err == nil {
 			t.Error("an issuer without a name is taken")
 		}
 		pass(2 * time.Hour)
 		accepted(t, next, raw)
 		next.Close()
 		// From a closed one everything begins anew.
-		last, err := next.Reopen([]Issuer{login})
+		last, err := next.Reopen(t.Context(), []Issuer{login})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,12 +390,19 @@ func TestFile(t *testing.T) {
 	})
 	for name, text := range map[string][]byte{"wrong": []byte("{}"), "large": []byte(strings.Repeat(" ", maxKeySet+1))} {
 		write(text)
-		if _, err := Open([]Issuer{issuer}, Options{}); err == nil || !strings.Contains(err.Error(), "jwks_file cannot be used") {
+		if _, err := Open(t.Context(), []Issuer{issuer}, Options{}); err == nil || !strings.Contains(err.Error(), "jwks_file cannot be used") {
 			t.Errorf("a file that is %s: %v", name, err)
 		}
 	}
+	issuer.JWKSFile += ".pipe"
+	if err := syscall.Mkfifo(issuer.JWKSFile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), []Issuer{issuer}, Options{}); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+		t.Errorf("a named pipe: %v", err)
+	}
 	issuer.JWKSFile += ".gone"
-	if _, err := Open([]Issuer{issuer}, Options{}); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if _, err := Open(t.Context(), []Issuer{issuer}, Options{}); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }

@@ -349,7 +349,7 @@ func TestCheck(t *testing.T) {
 			if !ok || e.Key != test.key || !strings.Contains(e.Message, test.want) {
 				t.Errorf("%+v is refused with %v; want %s %s", test.issuer, e, test.key, test.want)
 			}
-			if _, err := Open([]Issuer{test.issuer}, Options{}); err == nil {
+			if _, err := Open(t.Context(), []Issuer{test.issuer}, Options{}); err == nil {
 				t.Error("Open takes it")
 			}
 		})
@@ -363,7 +363,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Open([]Issuer{login, login}, Options{transport: &provider{}}); err == nil || !strings.Contains(err.Error(), "is there twice") {
+	if _, err := Open(t.Context(), []Issuer{login, login}, Options{transport: &provider{}}); err == nil || !strings.Contains(err.Error(), "is there twice") {
 		t.Errorf("an issuer that is there twice: %v", err)
 	}
 }

@@ -45,21 +45,21 @@ var _ caller.Verifier = (*Verifier)(nil)
 
 // Open returns a verifier of the issuers' tokens, of none where there are no issuers. It reads the files with keys, so that one that is wrong is
 // found, and begins to ask for the keys at URLs, without waiting: until they are there, Verify waits for them. Errors name the issuer and,
-// where it is the Issuer that is wrong, are *IssuerError. Close ends it.
-func Open(issuers []Issuer, o Options) (*Verifier, error) {
+// where it is the Issuer that is wrong, are *IssuerError. ctx bounds the opening only. Close ends it.
+func Open(ctx context.Context, issuers []Issuer, o Options) (*Verifier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	return (&Verifier{options: o}).Reopen(issuers)
+	return (&Verifier{options: o}).Reopen(ctx, issuers)
 }
 
 // Reopen returns another verifier, with the options of v and other issuers. It goes on with the keys of those issuers that stay as they are, so
 // that nothing is asked for anew; it does not know which tokens v has verified. v works on, and is to be closed when no more calls
 // begin with it.
-func (v *Verifier) Reopen(issuers []Issuer) (*Verifier, error) {
+func (v *Verifier) Reopen(ctx context.Context, issuers []Issuer) (*Verifier, error) {
 	if len(issuers) > MaxIssuers {
 		return nil, fmt.Errorf("there are %d issuers; there can be %d", len(issuers), MaxIssuers)
 	}
@@ -82,7 +82,7 @@ func (v *Verifier) Reopen(issuers []Issuer) (*Verifier, error) {
 		}
 		s := newSource(issuer, v.options)
 		if issuer.JWKSFile != "" {
-			if err := s.load(); err != nil {
+			if err := s.load(ctx); err != nil {
 				s.stop()
 				return fail(issuer, &IssuerError{Key: "jwks_file", Message: fmt.Sprintf("cannot be used: %v", err)})
 			}

@@ -217,7 +217,7 @@ func (p *provider) questions() int {
 // open opens a verifier that is closed at the end of the test.
 func open(t testing.TB, o Options, issuers ...Issuer) *Verifier {
 	t.Helper()
-	v, err := Open(issuers, o)
+	v, err := Open(t.Context(), issuers, o)
 	if err != nil {
 		t.Fatal(err)
 	}
