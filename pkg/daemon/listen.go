@@ -15,7 +15,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 )
 
-// What a connection may take. A stranger is a peer that has shown no key.
+// What a connection may take. A stranger is a peer that has not proven who it is.
 const (
 	// handshakeTime is how long a connection may take until TLS and HTTP/2 are agreed on.
 	handshakeTime = 10 * time.Second
@@ -64,8 +64,8 @@ func (c Config) limits() []grpc.ServerOption {
 //
 // Taking no more connections at the bound, as netutil.LimitListener does, would let a stranger with as many idle
 // connections keep everybody out, an admin who wants to revoke above all. Here the connection of a stranger gives
-// way to the next one; those of callers who have shown a key stay. An eighth of the places is not for services to
-// keep: however many connections they leave open, an admin gets in.
+// way to the next one; those of callers who are known stay. An eighth of the places is not for callers to keep that
+// cannot suspend: however many connections they leave open, one that can gets in.
 //
 // It is safe for concurrent use.
 type listener struct {
@@ -75,7 +75,7 @@ type listener struct {
 	mu        sync.Mutex
 	open      map[*conn]struct{}
 	strangers crowd
-	// services counts the connections that are kept because of a service's key.
+	// services counts the connections that are kept for callers that cannot suspend.
 	services int
 	// draining says that no connection is to be made any more.
 	draining bool
@@ -254,7 +254,7 @@ func (l *listener) closeIf(end func(*conn) bool) {
 	}
 }
 
-// keeping are the interceptors that keep the connections of callers who have shown a key. They stand behind those
+// keeping are the interceptors that keep the connections of known callers. They stand behind those
 // that find out.
 func keeping() []grpc.ServerOption {
 	keep := func(ctx context.Context) {

@@ -8,11 +8,11 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 )
 
-// maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
+// maxUnderWay is how many calls of known callers are under way at once, over all connections: one whose message has not come
 // takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for those who can suspend.
 const maxUnderWay = 10_000
 
-// narrowing are the methods by which a service takes access away.
+// narrowing are the methods by which a caller that cannot suspend takes access away.
 var narrowing = map[string]bool{
 	"/deputy.v1.SessionsService/EndSession":                  true,
 	"/deputy.v1.DelegationsService/RevokeDelegation":         true,
