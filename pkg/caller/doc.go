@@ -3,6 +3,6 @@
 // for it.
 //
 // Which roles a method takes stands in the contract, in proto/deputy/v1 (deputy.v1.access), and for the methods of authzed.api.v1, of
-// health and of reflection in methods.go. A method that stands nowhere is refused. Only pkg/rpc asks this package: no service and no
-// door authenticates by itself.
+// health and of reflection in methods.go. A method that stands nowhere is refused. Only the
+// gate of pkg/rpc identifies calls: no service and no door does by itself. They ask Of for the caller that it found.
 package caller

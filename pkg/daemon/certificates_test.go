@@ -210,13 +210,21 @@ func TestNoTrustDomain(t *testing.T) {
 		change func(*x509.Certificate)
 		name   string
 		code   codes.Code
+		says   string // what the log says, and of whom
 	}{
-		"a SPIFFE id": {harness.ForURI(billingID), "", codes.Unavailable},
-		"a DNS name":  {harness.ForName(auditName), "audit", codes.NotFound},
+		"a SPIFFE id": {harness.ForURI(billingID), "", codes.Unavailable, "a client certificate is refused: " + billingID},
+		"a DNS name":  {harness.ForName(auditName), "audit", codes.NotFound, ""},
+		"a DNS name of nobody's": {harness.ForName("x.example.org"), caller.NobodyName, codes.Unauthenticated,
+			"a call is refused, because a valid proof is no caller's: x.example.org"},
 	} {
 		conn := harness.DialTLS(t, m.Addr().String(), "", m.authority, m.authority.Issue(t, test.change))
 		if name, code := m.as(t, conn); name != test.name || code != test.code {
 			t.Errorf("%s: the call is %q's and %s, want %q and %s", what, name, code, test.name, test.code)
+		}
+		message, whose, _ := strings.Cut(test.says, ": ")
+		lines := m.calls.FilterMessage(message).FilterLevelExact(zap.WarnLevel).All()
+		if test.says != "" && (len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0].ContextMap()), whose)) {
+			t.Errorf("%s: the log says %v, want one line of %q", what, lines, test.says)
 		}
 	}
 }
@@ -225,6 +233,8 @@ func TestNoTrustDomain(t *testing.T) {
 // through when it is back. Those of other authorities go on.
 func TestAuthorityTakenOut(t *testing.T) {
 	m := startMutual(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a stream that hangs is a failure
+	defer cancel()
 	next := harness.NewAuthority(t, "next")
 	file := filepath.Join(m.dir, "ca.crt")
 	trust := func(authorities ...*harness.Authority) {
@@ -256,7 +266,7 @@ func TestAuthorityTakenOut(t *testing.T) {
 		say("at first", codes.NotFound, codes.NotFound, codes.NotFound)
 		var streams []grpc.ServerStreamingClient[v1.WatchResponse]
 		for i, conn := range []*grpc.ClientConn{before, after, both} {
-			now, err := v1.NewPermissionsServiceClient(conn).CheckPermission(t.Context(), &v1.CheckPermissionRequest{
+			now, err := v1.NewPermissionsServiceClient(conn).CheckPermission(ctx, &v1.CheckPermissionRequest{
 				Resource: &v1.ObjectReference{ObjectType: "tenant", ObjectId: "acme"}, Permission: "admin",
 				Subject:     &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
 				Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}},
@@ -264,7 +274,7 @@ func TestAuthorityTakenOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stream, err := v1.NewWatchServiceClient(conn).Watch(t.Context(), &v1.WatchRequest{OptionalStartCursor: now.GetCheckedAt()})
+			stream, err := v1.NewWatchServiceClient(conn).Watch(ctx, &v1.WatchRequest{OptionalStartCursor: now.GetCheckedAt()})
 			if err != nil {
 				t.Fatal(err)
 			}

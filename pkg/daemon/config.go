@@ -173,7 +173,8 @@ func (c Config) checkNoListener() error {
 		{"Addr", c.Addr != ""}, {"PresharedKeys", len(c.PresharedKeys) > 0}, {"AdminPresharedKeys", len(c.AdminPresharedKeys) > 0},
 		{"Callers", len(c.Callers) > 0}, {"CallersPath", c.CallersPath != ""},
 		{"TLSCertPath", c.TLSCertPath != ""}, {"TLSKeyPath", c.TLSKeyPath != ""}, {"TLSClientCAPath", c.TLSClientCAPath != ""},
-		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""},
+		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
+		{"TLSClientAuth", c.TLSClientAuth != ""}, {"SPIFFETrustDomains", len(c.SPIFFETrustDomains) > 0}, {"Insecure", c.Insecure},
 	} {
 		if one.set {
 			return fmt.Errorf("%s is set, and nobody can connect to a server with NoListener: leave one of them out", one.name)

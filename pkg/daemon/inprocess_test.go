@@ -21,6 +21,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -217,6 +218,14 @@ func TestInProcessStreamsEnd(t *testing.T) {
 		default:
 		}
 	}
+	for range 2 {
+		if err := watch.CloseSend(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := watch.SendMsg(&authzed.WatchRequest{}); status.Code(err) != codes.Internal {
+		t.Errorf("a message after the last one: %v", err)
+	}
 	cancel()
 	for {
 		if _, err := watch.Recv(); err != nil {
@@ -329,6 +338,11 @@ func TestNoListenerTakesNothingForThoseWhoConnect(t *testing.T) {
 		"Addr":               {Addr: "127.0.0.1:0"},
 		"PresharedKeys":      {PresharedKeys: []string{"key-of-the-service"}},
 		"AdminPresharedKeys": {AdminPresharedKeys: []string{adminKey}},
+		"Issuers":            {Issuers: []token.Issuer{{Issuer: "https://login.example.com"}}},
+		"TLSMinVersion":      {TLSMinVersion: "1.2"},
+		"TLSClientAuth":      {TLSClientAuth: "request"},
+		"SPIFFETrustDomains": {SPIFFETrustDomains: []string{"example.org"}},
+		"Insecure":           {Insecure: true},
 		"Callers":            {Callers: []*caller.Caller{bound("acme")}},
 		"CallersPath":        {CallersPath: "callers.yaml"},
 		"TLSCertPath":        {TLSCertPath: "cert.pem"},

@@ -15,7 +15,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 )
 
-// What a connection may take. A stranger is a peer that has shown no key.
+// What a connection may take. A stranger is a peer that has not proven who it is.
 const (
 	// handshakeTime is how long a connection may take until TLS and HTTP/2 are agreed on.
 	handshakeTime = 10 * time.Second
@@ -64,7 +64,7 @@ func (c Config) limits() []grpc.ServerOption {
 //
 // Taking no more connections at the bound, as netutil.LimitListener does, would let a stranger with as many idle
 // connections keep everybody out, an admin who wants to revoke above all. Here the connection of a stranger gives
-// way to the next one; those of callers who have shown a key stay. An eighth of the places is kept for callers who can
+// way to the next one; those of known callers stay. An eighth of the places is kept for callers who can
 // suspend in all tenants: however many connections all others leave open, an admin gets in, unless it is bound to some tenants itself.
 //
 // It is safe for concurrent use.
@@ -254,7 +254,7 @@ func (l *listener) closeIf(end func(*conn) bool) {
 	}
 }
 
-// keeping are the interceptors that keep the connections of callers who have shown a key. They stand behind those
+// keeping are the interceptors that keep the connections of known callers. They stand behind those
 // that find out.
 func keeping() []grpc.ServerOption {
 	keep := func(ctx context.Context) {

@@ -165,8 +165,9 @@ type localCall struct {
 	// began is closed once there is a header, and over once the handler has ended, with err.
 	began, over chan struct{}
 	err         error
-	// closed is done once the client sends no more.
-	closed sync.Once
+	// closed says that the client sends no more; sending guards it, and up's end.
+	sending sync.Mutex
+	closed  bool
 
 	mu              sync.Mutex
 	header, trailer metadata.MD
@@ -437,15 +438,27 @@ func (c *localClient) Trailer() metadata.MD {
 
 // CloseSend is grpc.ClientStream's.
 func (c *localClient) CloseSend() error {
-	c.closed.Do(func() { close(c.up) })
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if !c.closed {
+		c.closed = true
+		close(c.up)
+	}
 	return nil
 }
 
 // Context is grpc.ClientStream's.
 func (c *localClient) Context() context.Context { return c.outer }
 
-// SendMsg is grpc.ClientStream's.
-func (c *localClient) SendMsg(m any) error { return c.call().send(m) }
+// SendMsg is grpc.ClientStream's. After CloseSend it is an error.
+func (c *localClient) SendMsg(m any) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if c.closed {
+		return flaw("a message is sent after the stream was closed for sending")
+	}
+	return c.call().send(m)
+}
 
 // RecvMsg is grpc.ClientStream's.
 func (c *localClient) RecvMsg(m any) error {

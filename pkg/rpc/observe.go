@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -114,8 +115,18 @@ func (f *Figures) options() []grpc.ServerOption {
 	if f == nil {
 		return nil
 	}
+	unary, stream := f.methods.UnaryServerInterceptor(), f.methods.StreamServerInterceptor()
 	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(f.methods.UnaryServerInterceptor()), grpc.ChainStreamInterceptor(f.methods.StreamServerInterceptor()),
+		grpc.ChainUnaryInterceptor(unary),
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			if info.IsClientStream || info.IsServerStream {
+				return stream(srv, ss, info, handler)
+			}
+			// One of the door's, which are all registered as streams.
+			_, err := unary(ss.Context(), nil, &grpc.UnaryServerInfo{Server: srv, FullMethod: info.FullMethod},
+				func(context.Context, any) (any, error) { return nil, handler(srv, ss) })
+			return err
+		}),
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 )
 
-// maxUnderWay is how many calls with a key are under way at once, over all connections: one whose message has not come
+// maxUnderWay is how many calls of known callers are under way at once, over all connections: one whose message has not come
 // takes some 12 KiB. The last quarter is kept for calls that take access away, and the last eighth for those who can suspend in all tenants.
 const maxUnderWay = 10_000
 

@@ -111,6 +111,14 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%s is %q, want %s", series, got[series], want)
 		}
 	}
+	if _, err := w.invoke(w.Admin, "authzed.api.v1.SchemaService/ReadSchema", "{}"); err != nil {
+		t.Error(err)
+	}
+	// A method of one request and one answer is that to its callers, however the door serves it.
+	const door = `grpc_server_started_total{grpc_method="ReadSchema",grpc_service="authzed.api.v1.SchemaService",grpc_type="`
+	if now := w.figures(); now[door+`unary"}`] == "" || now[door+`bidi_stream"}`] != "" {
+		t.Errorf("ReadSchema is no unary method: %v", now)
+	}
 	for series := range got {
 		if strings.Contains(strings.ToLower(series), "invented") || strings.HasPrefix(series, "grpc_server_msg_") {
 			t.Errorf("there is %s", series)

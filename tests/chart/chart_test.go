@@ -3,6 +3,7 @@
 package chart
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -292,6 +293,19 @@ func TestStops(t *testing.T) {
 	}
 }
 
+// A server with callers needs no key that is bound to nothing: neither the Secret nor the settings name one.
+func TestCallersAlone(t *testing.T) {
+	values := example(t, "memory")
+	values["auth"] = map[string]any{"existingSecret": "s", "serviceKeys": false, "adminKeys": false, "callers": true}
+	all, err := render(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(all); strings.Contains(text, "preshared-key") || !strings.Contains(text, "callers.yaml") || !strings.Contains(text, "token-key") {
+		t.Errorf("it is rendered as\n%s", text)
+	}
+}
+
 // What would not start, or would be open to the network, is refused before it reaches the cluster.
 func TestRefuses(t *testing.T) {
 	for _, test := range []struct {
@@ -307,6 +321,7 @@ func TestRefuses(t *testing.T) {
 		{"the key as authorities", "postgres", map[string]any{"tls": map[string]any{"existingSecret": "s", "clientAuthorities": "tls.key"}}, "/tls/clientAuthorities"},
 		{"another word for require", "postgres", map[string]any{"tls": map[string]any{"existingSecret": "s", "clientAuth": "always"}}, "/tls/clientAuth"},
 		{"no keys", "postgres", map[string]any{"auth": map[string]any{"existingSecret": ""}}, "/auth/existingSecret"},
+		{"nobody who could call", "memory", map[string]any{"auth": map[string]any{"existingSecret": "s", "serviceKeys": false, "adminKeys": false}}, "nobody could call the server"},
 		{"no image", "postgres", map[string]any{"image": map[string]any{"repository": ""}}, "/image/repository"},
 		{"no engine", "postgres", map[string]any{"engine": map[string]any{"kind": ""}}, "/engine/kind"},
 		{"an unknown engine", "postgres", map[string]any{"engine": map[string]any{"kind": "sqlite"}}, "/engine/kind"},

@@ -46,6 +46,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (not .Values.tls.existingSecret) (not .Values.insecure) -}}
 {{- fail "set tls.existingSecret: the server is reached over the network, and its keys with it. If the network itself encrypts, set insecure: true" -}}
 {{- end -}}
+{{- if not (or .Values.auth.serviceKeys .Values.auth.adminKeys .Values.auth.callers) -}}
+{{- fail "auth.serviceKeys, auth.adminKeys and auth.callers are all false, so nobody could call the server: set one of them to true" -}}
+{{- end -}}
 {{- if and .Values.tls.existingSecret .Values.insecure -}}
 {{- fail "tls.existingSecret and insecure exclude each other" -}}
 {{- end -}}

@@ -192,6 +192,8 @@ var corpus = []struct {
 	{"# nothing\n", refusedHere, 0, "is empty"},
 	{"callers: []\n---\ncallers: []\n", refusedHere, 0, "more than one YAML document"},
 	{"callers: [\n", refusedHere, 1, "is not valid YAML"},
+	{"callers: [\n{a: b\nc: d}]\n", refusedHere, 2, "did not find expected ',' or '}'"},
+	{"\xff\xfe", refusedHere, 0, "is not UTF-8"},
 	{"callers:\n\t- x\n", refusedHere, 2, "is not valid YAML"},
 	{"callers: &a []\n", refusedHere, 1, "uses an anchor or an alias"},
 	{"callers:\n- &c {name: a, roles: [checker], tenants: [acme], credentials: []}\n- *c\n", refusedHere, 2, "uses an anchor or an alias"},

@@ -37,6 +37,9 @@ func (p *Problem) Error() string {
 // parse reads the one document of a YAML file, which is a mapping. The nodes are as they are written: no alias was followed, and none is
 // there (see reader.plain), so that a file takes no more memory than its length allows.
 func parse(name string, text []byte) (*yaml.Node, error) {
+	if !utf8.Valid(text) {
+		return nil, &Problem{name, 0, "is not UTF-8; save it in that encoding"}
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	document := &yaml.Node{}
 	if err := decoder.Decode(document); errors.Is(err, io.EOF) {
@@ -53,6 +56,12 @@ func parse(name string, text []byte) (*yaml.Node, error) {
 // parserLine finds where the parser stopped.
 var parserLine = regexp.MustCompile(`^yaml: line (\d+): `)
 
+// indicators are what the parser quotes of YAML itself: "did not find expected ',' or ']'".
+var indicators = regexp.MustCompile(`'[-,:?\[\]{}]'`)
+
+// inCollection are the parser's errors about what is missing in a list or a mapping.
+var inCollection = regexp.MustCompile(`^did not find expected (key|',' or '[\]}]'|'-' indicator)$`)
+
 // syntax says where a file is no YAML. The parser's own words are left out where they quote the file, which may hold a key by mistake.
 func syntax(name string, err error) error {
 	p := &Problem{File: name, Message: "is not valid YAML"}
@@ -61,7 +70,11 @@ func syntax(name string, err error) error {
 		p.Line, _ = strconv.Atoi(at[1])
 		text = text[len(at[0]):]
 	}
-	if text = strings.TrimPrefix(text, "yaml: "); !strings.ContainsAny(text, "'\"`") {
+	text = strings.TrimPrefix(text, "yaml: ")
+	if inCollection.MatchString(text) {
+		p.Line++ // of these errors, which are about a list or a mapping, the parser counts lines from 0
+	}
+	if !strings.ContainsAny(indicators.ReplaceAllString(text, ""), "'\"`") {
 		p.Message += ": " + text
 	}
 	return p
