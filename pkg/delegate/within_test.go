@@ -305,8 +305,14 @@ func TestManyTenants(t *testing.T) {
 			tuple(t, graph.Engine, authz.Touch, authz.TypeTenant, beyond, "agent", sub)
 		}
 		for what, do := range map[string]func(context.Context, authz.Object) (authz.Revision, error){
-			"suspends": func(ctx context.Context, o authz.Object) (authz.Revision, error) { _, at, err := d.Suspend(ctx, o); return at, err },
-			"resumes":  func(ctx context.Context, o authz.Object) (authz.Revision, error) { _, at, err := d.Resume(ctx, o); return at, err },
+			"suspends": func(ctx context.Context, o authz.Object) (authz.Revision, error) {
+				_, at, err := d.Suspend(ctx, o)
+				return at, err
+			},
+			"resumes": func(ctx context.Context, o authz.Object) (authz.Revision, error) {
+				_, at, err := d.Resume(ctx, o)
+				return at, err
+			},
 		} {
 			if _, err := do(t.Context(), sub); (beyond != "") != (authz.KindOf(err) == authz.Denied) || beyond == "" && err != nil {
 				t.Errorf("beside %q it %s: %v", beyond, what, err)

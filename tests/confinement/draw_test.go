@@ -469,8 +469,8 @@ func (d *drawing) agree(m protoreflect.Message) {
 }
 
 // usually is how often, in percent, a request of some methods is one that callers send who know what there is: drawn field by field, few
-// checks, writes and starts of sessions are granted.
-const usually = 33
+// checks, writes and starts of sessions are granted. The delegations of sessions are the most often revoked by then.
+var usually = map[protoreflect.Name]int{"CheckPermissionRequest": 33, "WriteRelationshipsRequest": 33, "StartSessionRequest": 50}
 
 // usual makes a request of such a method one that is granted, unless something that it needs was taken away.
 func (d *drawing) usual(m proto.Message) {
@@ -512,7 +512,7 @@ func (d *drawing) usual(m proto.Message) {
 func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	m := of.New()
 	d.message(m, "", 0)
-	if d.chance(usually) {
+	if d.chance(usually[m.Descriptor().Name()]) {
 		d.usual(m.Interface())
 	}
 	if f := m.Descriptor().Fields().ByName("consistency"); f != nil && d.head {
