@@ -59,6 +59,7 @@ func TestIdentify(t *testing.T) {
 		named("ids", Credential{ID: "s", SPIFFE: "spiffe://example.org/billing"}, gone),
 		named("names", Credential{ID: "d", DNS: "billing.example.com"}, Credential{ID: "e", DNS: "b.example.com"}),
 		named("others", Credential{ID: "o", DNS: "audit.example.com"}),
+		named("empty", keyed("e", "")),
 	}, saying{Issuer: "https://login.example.com", Subject: "billing"})
 	if err != nil {
 		t.Fatal(err)

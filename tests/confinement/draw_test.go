@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -470,10 +472,53 @@ func (d *drawing) agree(m protoreflect.Message) {
 	}
 }
 
+// usually is how often, in percent, a request of some methods is one that callers send who know what there is: drawn field by field, few
+// checks, writes and starts of sessions are granted. The delegations of sessions are the most often revoked by then.
+var usually = map[protoreflect.Name]int{"CheckPermissionRequest": 33, "WriteRelationshipsRequest": 33, "StartSessionRequest": 50}
+
+// usual makes a request of such a method one that is granted, unless something that it needs was taken away.
+func (d *drawing) usual(m proto.Message) {
+	document := func() *v1.ObjectReference {
+		return &v1.ObjectReference{ObjectType: "document", ObjectId: fmt.Sprintf("%s-d%d", own, 1+d.IntN(12))}
+	}
+	switch r := m.(type) {
+	case *deputyv1.CheckPermissionRequest:
+		// Both are readers of every folder.
+		r.AgentId, r.TenantId, r.OnBehalfOf = "both-bot", own, &deputyv1.ObjectReference{ObjectType: "user", ObjectId: "both-dan"}
+		r.Resource, r.Permission = &deputyv1.ObjectReference{ObjectType: "document", ObjectId: document().GetObjectId()}, "view"
+		r.Via, r.Consistency, r.Context = nil, nil, nil
+	case *deputyv1.StartSessionRequest:
+		for range 50 {
+			g := d.grant()
+			if g.delegation == "" || g.tenant != own {
+				continue
+			}
+			target := &deputyv1.SessionTarget{DelegationId: g.delegation}
+			if g.relation != "" {
+				target.Principals = []*deputyv1.ObjectReference{{ObjectType: "user", ObjectId: own + "-ann"}}
+			}
+			r.AgentId, r.Targets, r.Ttl = g.agent, []*deputyv1.SessionTarget{target}, durationpb.New(30*time.Minute)
+			r.IdempotencyKey, r.Frozen = d.key(), false
+			break
+		}
+	case *v1.WriteRelationshipsRequest:
+		r.OptionalPreconditions, r.OptionalTransactionMetadata, r.Updates = nil, nil, nil
+		for range 1 + d.IntN(2) {
+			r.Updates = append(r.Updates, &v1.RelationshipUpdate{Operation: v1.RelationshipUpdate_OPERATION_TOUCH, Relationship: &v1.Relationship{
+				Resource: document(), Relation: "reader",
+				Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "user", ObjectId: own + d.pick("-ann", "-ben", "-cat")}},
+			}})
+		}
+	}
+}
+
 // request draws a request of a method.
 func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	m := of.New()
 	d.message(m, "", 0)
+	if d.chance(usually[m.Descriptor().Name()]) {
+		d.usual(m.Interface())
+	}
 	if f := m.Descriptor().Fields().ByName("consistency"); f != nil && d.head {
 		c := m.Mutable(f).Message()
 		full := c.Descriptor().Fields().ByName("fully_consistent")
