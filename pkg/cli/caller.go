@@ -236,8 +236,10 @@ func newCallerRotate(f *callersFile) *cobra.Command {
 		Short: "Add a credential to a caller, and print its new key",
 		Long: `Add a credential to a caller: a new key, which is written to the file of --out or else to standard output, once and alone,
 or what --spiffe, --dns, or --issuer and --subject name. The file of --out is replaced once the file of callers is
-written, so that a command that fails leaves the key that was there. The credentials that the caller has stay good, so that both are accepted while the caller changes
-over. --expire-old gives the caller's older keys an end, and "deputy caller revoke NAME CREDENTIAL" takes one away at once.`,
+written, so that a command that fails leaves the key that was there.
+
+The credentials that the caller has stay good, so that both are accepted while the caller changes over. --expire-old
+gives the caller's older keys an end, and "deputy caller revoke NAME CREDENTIAL" takes one away at once.`,
 		Example: `  deputy caller rotate billing --expire-old 24h --out billing.key --callers callers.yaml`,
 		Args:    cobra.ExactArgs(1),
 	}
