@@ -94,7 +94,7 @@ func newAgentList(c *connection) *cobra.Command {
 func newAgentSuspend(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "suspend AGENT",
-		Short: "Stop an agent and every chain that it is part of (admins)",
+		Short: "Stop an agent and every chain that it is part of (responders)",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			id := bareID("agent", args[0])

@@ -45,7 +45,7 @@ not carry, and 2 if there is no answer.` + questionUsage,
 		err = c.print(decision, func(w io.Writer) {
 			decisionTable(w, decision)
 			if decision.GetRefusedBy() == deputy.RefusedBy_REFUSED_BY_ACTOR {
-				row(w, "see", "deputy explain, with an admin's key: there may be no delegation, a revoked or expired one, "+
+				row(w, "see", "deputy explain, as an auditor: there may be no delegation, a revoked or expired one, "+
 					"one that needs a session, or an agent, a principal or a tenant that is not active")
 			}
 		})

@@ -22,9 +22,9 @@ func newExplain(p *program) *cobra.Command {
 	var trace bool
 	cmd := &cobra.Command{
 		Use:   "explain AGENT RESOURCE PERMISSION",
-		Short: "Show a decision with every gate behind it (admins)",
+		Short: "Show a decision with every gate behind it (auditors)",
 		Long: `Decide as check does, without short cuts, and show what each gate and each condition behind it came
-to. It says what check conceals, so it takes an admin's key. The exit code is 0 whatever the answer.` + questionUsage,
+to. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.` + questionUsage,
 		Example: `  deputy explain triage-bot ticket:1001 view --session 5f0c…
   deputy explain triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme --trace`,
 		GroupID: groupAsk,

@@ -49,7 +49,7 @@ each of which a case has to notice. For other files that is done if a flag asks 
 --coverage-html do. Wherever a schema has agents, the isolation suite makes decisions for everybody in the
 file and looks for leaks.
 
-With --endpoint one file is run against a server too, over gRPC with an admin's key: its schema and relationships are written
+With --endpoint one file is run against a server too, over gRPC as an admin: its schema and relationships are written
 there, its steps are done there in their order, and what counts are the server's answers. A server that holds a schema
 is refused, unless --overwrite is given. What else it holds stays there; a case whose answer differs
 from the one in memory fails.
@@ -77,7 +77,7 @@ file could not be run, or a flag is wrong. Files that can be run are run and rep
 	t.server.credentials(f)
 	allowEnv(f)
 	// No environment variable turns a test into one that writes to a server.
-	f.StringVar(&t.server.endpoint, "endpoint", "", "host and port of a server to run one file against, with an admin's key")
+	f.StringVar(&t.server.endpoint, "endpoint", "", "host and port of a server to run one file against, as an admin")
 	f.BoolVar(&t.overwrite, "overwrite", false, "write to the server at --endpoint although it holds a schema")
 	outputVar(f, &t.output, "json", "junit", "github")
 	f.StringVar(&t.out, "out", "", "file for the report, instead of standard output, which then gets it as text")

@@ -47,7 +47,7 @@ func newRelationshipImport(c *connection) *cobra.Command {
 
 FILE has one relationship a line, as export writes them; blank lines and lines that start with "//" say
 nothing. Of a SpiceDB validation file (.yaml, .yml) the block "relationships" is read. A batch is
-written as a whole or not at all. Types of Deputy's own take an admin's key.
+written as a whole or not at all. Types of Deputy's own take the role admin.
 
 A relationship that exists already fails its batch. With --skip-existing it stays as it is, and the others
 are written. With --touch it is replaced, caveat and expiration included.`,

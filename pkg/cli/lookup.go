@@ -92,7 +92,7 @@ func newLookupAgents(c *connection) *cobra.Command {
 	var limit uint32
 	cmd := &cobra.Command{
 		Use:   "agents RESOURCE PERMISSION",
-		Short: "List the agents that reach an object, and for whom (admins)",
+		Short: "List the agents that reach an object, and for whom (auditors)",
 		Long: `List the agents that have a permission on an object, with the principals they act for.
 
 With -o json each line is one message of the stream; the last one says whether the list is complete.`,

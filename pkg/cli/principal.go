@@ -11,7 +11,7 @@ import (
 // newPrincipal builds `deputy principal`. A user, service or tenant that was never resumed (or imported
 // as active) is acted for by nobody, so resume is also how it is let in for the first time.
 func newPrincipal(p *program) *cobra.Command {
-	cmd := group(groupGovern, "principal", "Suspend and resume users, services and tenants (admins)")
+	cmd := group(groupGovern, "principal", "Suspend users, services and tenants (responders), and resume them (admins)")
 	c := client(p, cmd)
 	cmd.AddCommand(newPrincipalSuspend(c), newPrincipalResume(c))
 	return cmd

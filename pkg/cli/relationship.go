@@ -48,8 +48,8 @@ func newRelationshipWrite(c *connection) *cobra.Command {
 		Use:   "write RELATIONSHIP…",
 		Short: "Write relationships in one transaction",
 		Long: `Write relationships in one transaction: all of them or none. One that exists already is replaced, caveat and
-expiration included; with --create it fails the write. Types of Deputy's own and grants to agents take an
-admin's key.` + relationshipUsage,
+expiration included; with --create it fails the write. Types of Deputy's own take the role admin, and grants
+to agents the role organizer.` + relationshipUsage,
 		Example: `  deputy relationship write 'folder:q3#viewer@user:alice' 'folder:q3#tenant@tenant:acme'`,
 		Args:    cobra.RangeArgs(1, messageSize),
 	}

@@ -33,7 +33,7 @@ func newSchemaWrite(c *connection) *cobra.Command {
 	var require string
 	cmd := &cobra.Command{
 		Use:   "write FILE",
-		Short: "Replace the schema (admins)",
+		Short: "Replace the schema (schema admins)",
 		Long: `Replace the schema with the one in FILE, or on standard input if FILE is "-". Imports and partials are
 resolved here, beside FILE. Of Deputy's core types those that the file does not define are added; the
 server refuses a schema whose core differs from its own. A type without a tenant is written with a

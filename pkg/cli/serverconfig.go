@@ -70,7 +70,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	choiceVar(flags, &s.config.TLSMinVersion, "tls-min-version", "", daemon.TLSVersions[0],
 		"least version of TLS: "+strings.Join(daemon.TLSVersions, " or "), daemon.TLSVersions...)
 	flags.StringVar(&s.config.TLSClientCAPath, "tls-client-ca", "", "PEM file with the authorities that client certificates are verified by; "+
-		"clients are asked for none if left out")
+		"if left out, clients are not asked for certificates")
 	choiceVar(flags, &s.config.TLSClientAuth, "tls-client-auth", "", daemon.TLSClientAuths[0],
 		"request (clients may show a key or a token instead of a certificate) or require", daemon.TLSClientAuths...)
 	flags.StringSliceVar(&s.config.SPIFFETrustDomains, "spiffe-trust-domain", nil,

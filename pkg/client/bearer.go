@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +19,8 @@ import (
 type tokens interface {
 	// token returns what to send with a call. refused is what the server did not take a moment ago, or "".
 	token(ctx context.Context, refused string) (string, error)
+	// took says that the server took a token.
+	took(token string)
 }
 
 // fixedKey is a preshared key that stays.
@@ -25,15 +28,46 @@ type fixedKey string
 
 func (k fixedKey) token(context.Context, string) (string, error) { return string(k), nil }
 
-// keyFile is a preshared key in a file.
-type keyFile struct{ file *fromFiles[string] }
+func (k fixedKey) took(string) {}
 
-func (k keyFile) token(_ context.Context, refused string) (string, error) {
+// keyFile is a preshared key in a file. The file can be replaced before the server knows the new key: then the key that worked last is sent
+// until the new one works, so that no call fails in between.
+type keyFile struct {
+	file *fromFiles[string]
+
+	mu sync.Mutex
+	// worked is the key that the server took last.
+	worked string
+	// early is the file's key that the server refused, and refusedAt when: for lookEvery from then on, calls are made with worked at once.
+	early     string
+	refusedAt time.Time
+}
+
+func (k *keyFile) token(_ context.Context, refused string) (string, error) {
 	key, err := k.file.get(refused != "")
-	if refused == "" || err == nil {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case refused == "" && key == k.early && time.Since(k.refusedAt) < lookEvery:
+		return k.worked, nil
+	case refused == "":
 		return key, nil
+	case refused == key && k.worked != "" && k.worked != key:
+		k.early, k.refusedAt = key, time.Now()
+		return k.worked, nil
+	case err != nil:
+		return key, fmt.Errorf("the key file cannot be read again: %w", err)
 	}
-	return key, fmt.Errorf("the key file cannot be read again: %w", err)
+	return key, nil
+}
+
+func (k *keyFile) took(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.worked = key
+	if key == k.early {
+		k.early = ""
+	}
 }
 
 // tokenSource is the program's own.
@@ -49,6 +83,8 @@ func (s tokenSource) token(ctx context.Context, _ string) (string, error) {
 	}
 	return token, nil
 }
+
+func (s tokenSource) took(string) {}
 
 // readKey reads a file with a key alone in it.
 func readKey(contents [][]byte) (string, error) {
@@ -121,6 +157,13 @@ func (b bearer) second(ctx context.Context, failed error) (context.Context, erro
 	return context.WithValue(ctx, sent{}, token), nil
 }
 
+// took tells the source that the server took the token of a call.
+func (b bearer) took(ctx context.Context) {
+	if token, ok := ctx.Value(sent{}).(string); ok {
+		b.source.took(token)
+	}
+}
+
 // unary is a grpc.UnaryClientInterceptor.
 func (b bearer) unary(
 	ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
@@ -129,14 +172,18 @@ func (b bearer) unary(
 	if err != nil {
 		return err
 	}
-	if err = invoke(ctx, method, request, answer, conn, opts...); err == nil {
-		return nil
+	err = invoke(ctx, method, request, answer, conn, opts...)
+	if err != nil {
+		again, failed := b.second(ctx, err)
+		if again == nil {
+			return failed
+		}
+		ctx, err = again, invoke(again, method, request, answer, conn, opts...)
 	}
-	again, err := b.second(ctx, err)
-	if again == nil {
-		return err
+	if err == nil {
+		b.took(ctx)
 	}
-	return invoke(again, method, request, answer, conn, opts...)
+	return err
 }
 
 // stream is a grpc.StreamClientInterceptor. A stream that takes more than one message is not made again.
@@ -176,11 +223,14 @@ func (a *answered) SendMsg(m any) error {
 // RecvMsg is grpc.ClientStream's. That the server does not take the token comes in place of the first answer.
 func (a *answered) RecvMsg(m any) error {
 	err := a.ClientStream.RecvMsg(m)
-	if a.begun || err == nil {
-		a.begun = true
+	if a.begun {
 		return err
 	}
 	a.begun = true
+	if err == nil {
+		a.bearer.took(a.ctx)
+		return nil
+	}
 	again, err := a.bearer.second(a.ctx, err)
 	if again == nil {
 		return err
@@ -197,7 +247,11 @@ func (a *answered) RecvMsg(m any) error {
 	if err := stream.CloseSend(); err != nil {
 		return err
 	}
-	return stream.RecvMsg(m)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	a.bearer.took(again)
+	return nil
 }
 
 // timed gives a unary call of deputy.v1 a deadline that has none.

@@ -328,24 +328,64 @@ func TestKeyFileRotates(t *testing.T) {
 	if err := call(t, c); err != nil {
 		t.Errorf("once the file is there again: %v", err)
 	}
+	// Neither the key of the file nor the one that worked last is good: once each, and no more.
+	write(t, file, "sixth-key")
+	rotate("seventh-key")
+	r.came()
+	if err := call(t, c); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("no key is good: %v", err)
+	}
+	if came := r.came(); len(came) != 2 || came[0] == came[1] {
+		t.Errorf("the server was asked with %q, want two keys, each once", came)
+	}
 }
 
-// A key file that changes is read within a second, also while the server takes the old key.
+// A key file that changes is read within a second, also while the server takes the old key. A new key that the server does not know yet costs
+// no call: the old one is sent, until the new one works.
 func TestKeyFileIsLookedAt(t *testing.T) {
-	r := &recorder{}
-	file := filepath.Join(t.TempDir(), "key")
-	write(t, file, "first-key")
-	c := dial(t, serveOn(t, r, "tcp", "127.0.0.1:0"), client.WithKeyFile(file))
-	write(t, file, "second-key")
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
-		if err := call(t, c); err != nil {
-			t.Fatal(err)
+	for name, ask := range map[string]func(*client.Client) error{
+		"a question": func(c *client.Client) error { return call(t, c) },
+		"a stream":   func(c *client.Client) error { return look(t, c) },
+		"a write":    func(c *client.Client) error { _, err := c.ResumeAgent(t.Context(), "bot"); return err },
+	} {
+		r := &recorder{admit: only("first-key")}
+		file := filepath.Join(t.TempDir(), "key")
+		write(t, file, "first-key")
+		c := dial(t, serveOn(t, r, "tcp", "127.0.0.1:0"), client.WithKeyFile(file))
+		// until asks until the server was asked in this way.
+		until := func(want string) {
+			t.Helper()
+			for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+				if err := ask(c); err != nil {
+					t.Fatalf("%s: %v", name, err)
+				}
+				if strings.Join(r.came(), " ") == want {
+					return
+				}
+			}
+			t.Errorf("%s: the server was never asked with %s", name, want)
 		}
-		if came := r.came(); came[0] == "Bearer second-key" {
-			return
+		until("Bearer first-key")
+		write(t, file, "second-key")
+		until("Bearer second-key Bearer first-key")
+		until("Bearer first-key")
+		r.mu.Lock()
+		r.admit = nil // both are good
+		r.mu.Unlock()
+		until("Bearer second-key")
+		// It is the one that works from now on.
+		r.mu.Lock()
+		r.admit = only("second-key")
+		r.mu.Unlock()
+		for range 10 {
+			if err := ask(c); err != nil {
+				t.Errorf("%s with the new key: %v", name, err)
+			}
+		}
+		if came := strings.Join(r.came(), " "); strings.Contains(came, "first") {
+			t.Errorf("%s: the server was asked with %s, want the second key alone", name, came)
 		}
 	}
-	t.Error("the new key was never sent")
 }
 
 func TestTokenSource(t *testing.T) {

@@ -54,15 +54,16 @@ func WithPresharedKey(key string) Option {
 }
 
 // WithKeyFile sends the preshared key that stands in a file, alone in it, with every call. The file is read again when it changes: within a
-// second, and at once where the server does not know the key, in which case the call is made once more with the new one. A file that cannot be
-// read, or holds no key, leaves the key as it was; Dial needs one that does.
+// second, and at once where the server does not know the key, in which case the call is made once more with the new one. Where the server does
+// not know the new one yet, the call is made once more with the key that worked last, which is sent until the new one works. A file that cannot
+// be read, or holds no key, leaves the key as it was; Dial needs one that does.
 func WithKeyFile(path string) Option {
 	return withTokens(func() (tokens, error) {
 		file, err := openFiles(readKey, path)
 		if err != nil {
 			return nil, fmt.Errorf("the key file: %w", err)
 		}
-		return keyFile{file}, nil
+		return &keyFile{file: file}, nil
 	})
 }
 
