@@ -270,7 +270,7 @@ func (e entry) at(now time.Time) (*Caller, error) {
 func unknown() error { return (*Caller)(nil).May(&Method{}) }
 
 // Nobodys is why a proof that is valid is no caller's.
-type Nobodys struct{ says string }
+type Nobodys struct{ says string } //nolint:errname // as file.Problem
 
 // Error says what the proof says, in its own words.
 func (n *Nobodys) Error() string { return n.says }

@@ -165,7 +165,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	options := d.gate.Options()
+	options := d.gate.Options() //nolint:contextcheck // every call brings its own
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
 	options = append(options, cfg.limits()...)

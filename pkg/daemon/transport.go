@@ -516,7 +516,7 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("its certificate %d: %w", len(all)+1, err)
 		}
-		if one.Version >= 3 && !(one.BasicConstraintsValid && one.IsCA) {
+		if one.Version >= 3 && (!one.BasicConstraintsValid || !one.IsCA) {
 			return nil, fmt.Errorf("its certificate %d, of %.200q, is no authority's: name the certificates of those who sign the clients', not those of clients",
 				len(all)+1, one.Subject.String())
 		}

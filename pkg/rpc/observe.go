@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -119,7 +121,7 @@ func (f *Figures) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unary),
 		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			if info.IsClientStream || info.IsServerStream {
+			if !isUnary(info.FullMethod) {
 				return stream(srv, ss, info, handler)
 			}
 			// One of the door's, which are all registered as streams.
@@ -128,6 +130,14 @@ func (f *Figures) options() []grpc.ServerOption {
 			return err
 		}),
 	}
+}
+
+// isUnary reports whether a method has one request and one answer, by its contract: the door serves those as streams, too.
+func isUnary(method string) bool {
+	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", "."))
+	found, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+	m, ok := found.(protoreflect.MethodDescriptor)
+	return err == nil && ok && !m.IsStreamingClient() && !m.IsStreamingServer()
 }
 
 // begin counts a call that is under way, until end.

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Read returns the text of a regular file of at most most bytes. Anything else, such as a named pipe, a device or a folder, is an error, and
+// Read returns the text of a regular file that has most bytes or fewer. Anything else, such as a named pipe, a device or a folder, is an error, and
 // is never waited for: it is opened without blocking, and asked what it is once it is open, so that nothing takes its place in between.
 // Errors are *fs.PathError, and show nothing of the text.
 func Read(path string, most int) ([]byte, error) {
