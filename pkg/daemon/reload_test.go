@@ -325,8 +325,10 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 	inForce.Store(&state{trusted: true})
 	over := make(chan struct{})
-	var rotating, calling sync.WaitGroup
+	var rotating, calling, connected sync.WaitGroup
+	connected.Add(workers)
 	rotating.Go(func() {
+		connected.Wait() // a client that is refused at first waits a second and more until it connects again
 		for i := 0; ; i++ {
 			select {
 			case <-over:
@@ -366,6 +368,10 @@ func TestRotationUnderLoad(t *testing.T) {
 			}
 			entitled, revoked := dial(stays, harness.ForURI(billingID)), dial(goes, harness.ForName(auditName))
 			defer func() { _ = entitled.Close(); _ = revoked.Close() }()
+			if code := ask(t.Context(), revoked); code != codes.NotFound {
+				t.Errorf("a call before anything changes: %v", code)
+			}
+			connected.Done()
 			for n := made.Add(1); n <= calls; n = made.Add(1) {
 				if n%50 == 0 { // a new certificate, and a connection with it
 					_ = entitled.Close()

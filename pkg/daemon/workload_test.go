@@ -182,8 +182,8 @@ func TestWorkloadAPI(t *testing.T) {
 	second := servedBy(t, m.Addr())
 	say(next, map[string][]*harness.Authority{"example.org": {next}})
 	eventually(t, "new connections get the third certificate", func() bool { return servedBy(t, m.Addr()) != second })
-	expect("an open connection of an authority that is gone", billing, "", codes.Unauthenticated)
-	expect("an open connection of a trust domain that is gone", elsewhere, "", codes.Unauthenticated)
+	expect("an open connection of an authority that is gone", billing, caller.NobodyName, codes.Unauthenticated)
+	expect("an open connection of a trust domain that is gone", elsewhere, caller.NobodyName, codes.Unauthenticated)
 
 	// The server goes on without the Workload API.
 	last := servedBy(t, m.Addr())
