@@ -45,9 +45,10 @@ func TestStreamThatBeginsWhileTheBookIsReplaced(t *testing.T) {
 			t.Parallel()
 			callers := caller.NewCallers(book("key", auditor, checker))
 			gate := NewGate(callers, nil, zap.NewNop())
-			replaced := false
-			callers.Now = func() time.Time { // a book asks for the time once it has been chosen
-				if !replaced {
+			asked, replaced := 0, false
+			// The time is asked for by the basis of a call, and then once a book has been chosen.
+			callers.Now = func() time.Time {
+				if asked++; asked == 2 {
 					replaced = true
 					callers.Replace(c.next)
 				}

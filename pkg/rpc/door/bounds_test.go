@@ -116,6 +116,7 @@ func TestCursorsTellNoAge(t *testing.T) {
 	h := openEngine(t)
 	admin, service := h.client(t, adminKey), h.client(t, confinedKey)
 	must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), updates(
+		"tenant:acme#member@user:alice", "tenant:acme#member@user:bob",
 		"folder:ours#tenant@tenant:acme", "document:plan#folder@folder:ours", "document:plan#reader@user:alice", "document:plan#reader@user:bob")))
 	request := &v1.ReadRelationshipsRequest{
 		Consistency: fully, OptionalLimit: 1,
