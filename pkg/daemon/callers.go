@@ -256,10 +256,11 @@ func (c *callers) refuse(err error) {
 	c.reloads.WithLabelValues("failure").Inc()
 	fields := []zap.Field{zap.String("file", c.cfg.CallersPath), zap.String("reason", err.Error())}
 	if wrong, ok := errors.AsType[*file.Problem](err); ok {
-		fields = []zap.Field{zap.String("file", wrong.File), zap.String("reason", wrong.Message)}
+		fields = []zap.Field{zap.String("file", wrong.File)}
 		if wrong.Line > 0 { // else it is about all of the file
 			fields = append(fields, zap.Int("line", wrong.Line))
 		}
+		fields = append(fields, zap.String("reason", wrong.Message))
 	}
 	c.log.Error("the file of callers is refused; the callers before stay in force", fields...)
 }
