@@ -39,8 +39,7 @@ type Config struct {
 	// PresharedKeys authenticate the services that ask for decisions, start sessions and create
 	// delegations. They are never logged. CheckKey says what a key has to be.
 	PresharedKeys []string
-	// AdminPresharedKeys authenticate admins: they may all that services may, and explain, register,
-	// suspend, resume, write schema, and write core relationships through authzed.api.v1. None of them may be a service's too.
+	// AdminPresharedKeys authenticate the caller "admin", which has every role and no bounds. None of them may be a service's too.
 	AdminPresharedKeys []string
 	// Callers may call besides those that the preshared keys stand for: for servers that are opened in code. Their names and credentials are
 	// theirs alone.
