@@ -110,7 +110,7 @@ func (d *Door) forward(r *route, down grpc.ServerStream) error {
 		return err
 	}
 	if !r.stream.ClientStreams {
-		// SpiceDB holds what it was sent until the call ends, so the room is taken that long.
+		// SpiceDB holds what it was sent until the call ends, and an answer may repeat it, so the room is taken that long.
 		defer first.free()
 	}
 	if answered, err := c.tryAnswer(first, down); answered {
@@ -178,7 +178,6 @@ func (c *call) tryAnswer(request *frame, down grpc.ServerStream) (answered bool,
 	if !ok {
 		return false, nil
 	}
-	request.free()
 	if err != nil {
 		return true, err
 	}
