@@ -151,4 +151,5 @@ const (
 	ReasonTooLarge            = "TOO_LARGE"
 	ReasonIssuerUnavailable   = "ISSUER_UNAVAILABLE"
 	ReasonBusy                = "BUSY"
+	ReasonMethodNotServed     = "METHOD_NOT_SERVED"
 )

@@ -11,7 +11,7 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// Caller is who sends calls, with what it may do. It is immutable: it may be shared and read concurrently. The zero Caller, and nil, are
+// Caller is a program or a person that sends calls, with what it may do. It is immutable: it may be shared and read concurrently. The zero Caller, and nil, are
 // nobody: they may only call open methods.
 type Caller struct {
 	// Name is unique among the callers of a server.

@@ -25,7 +25,7 @@ type callersFile struct {
 func newCaller(p *program) *cobra.Command {
 	cmd := group(groupServer, "caller", "Say who may call the server, and what each caller may do")
 	cmd.Long = `Edit the file of callers that "deputy serve --callers FILE" reads, and reads again when it changes. Comments and
-order stay as they are. The file has no keys, only their digests; whoever can write it can let anybody in.`
+order stay as they are. The file has no keys, only their digests; anyone who can write it can let anybody in.`
 	f := &callersFile{program: p}
 	cmd.PersistentFlags().StringVar(&f.path, "callers", "", "the file of callers")
 	allowEnvOf(cmd.PersistentFlags().Lookup("callers"))

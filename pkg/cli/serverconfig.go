@@ -54,7 +54,7 @@ type serverSettings struct {
 func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.Addr, "addr", defaultAddr, "host and port to listen on; port 0 picks one")
 	flags.BoolVar(&s.config.Insecure, "insecure", false,
-		"let other machines reach a server without TLS, and its metrics: whoever reads the network then reads the keys of callers")
+		"let other machines reach a server without TLS, and its metrics: anyone who can read the network can then read the keys of callers")
 	flags.Var(&replaced{by: "TLS with --tls-cert needs no flag for it, and a server without TLS needs --insecure"}, "allow-non-loopback", "")
 	flags.Lookup("allow-non-loopback").NoOptDefVal = "true"
 	flags.Lookup("allow-non-loopback").Hidden = true

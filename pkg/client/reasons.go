@@ -31,8 +31,8 @@ const (
 	ReasonInternal             Reason = "INTERNAL"
 	ReasonInvalidField         Reason = authz.ReasonInvalidField
 	ReasonInvalidToken         Reason = authz.ReasonInvalidToken
-	ReasonIssuerUnavailable    Reason = "ISSUER_UNAVAILABLE"
-	ReasonMethodNotServed      Reason = "METHOD_NOT_SERVED"
+	ReasonIssuerUnavailable    Reason = authz.ReasonIssuerUnavailable
+	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled

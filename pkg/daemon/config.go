@@ -33,7 +33,7 @@ type Config struct {
 	NoListener bool
 	// Addr is the host and port to listen on; empty means 127.0.0.1:0. Without TLS anything but a loopback address needs Insecure.
 	Addr string
-	// Insecure lets other machines reach a server without TLS, and its metrics: whoever reads the network then reads the keys of callers. It has
+	// Insecure lets other machines reach a server without TLS, and its metrics: anyone who can read the network can then read the keys of callers. It has
 	// to be false with TLS.
 	Insecure bool
 	// PresharedKeys authenticate the services that ask for decisions, start sessions and create

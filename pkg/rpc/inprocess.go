@@ -143,7 +143,7 @@ func (c localConn) open(ctx context.Context, method string) (*localCall, error) 
 
 // unserved says that there is no such method.
 func unserved(method string) error {
-	return statuses.New(codes.Unimplemented, "METHOD_NOT_SERVED", "", "there is no method "+method).Err()
+	return statuses.New(codes.Unimplemented, authz.ReasonMethodNotServed, "", "there is no method "+method).Err()
 }
 
 // flaw is what does not happen with services that were registered whole.

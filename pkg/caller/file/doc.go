@@ -30,7 +30,7 @@
 //	        subject: billing-service             # the tokens' sub
 //
 // Ids of tenants and agents, and the beginnings of ids, are as people write them, and not as they are stored. callers.schema.json says the
-// same to editors. The file holds no secret, but whoever can write it can let anybody in.
+// same to editors. The file holds no secret, but anyone who can write it can let anybody in.
 //
 // Reading is strict: a name that is misspelt, left out or there twice is an error that names file and line, because it might be what was to
 // restrict somebody. Lists are not empty, with two exceptions, which only take away: a file without callers, and a caller without

@@ -94,7 +94,7 @@ type Document struct {
 
 // begin is what a file begins with that Edit makes.
 const begin = `# Who may call the server, and what each caller may do: deputy caller --help, and docs/callers.md.
-# Keys are here as digests only. Whoever can write this file can let anybody in.
+# Keys are here as digests only. Anyone who can write this file can let anybody in.
 callers: []
 `
 

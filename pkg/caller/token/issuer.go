@@ -98,7 +98,7 @@ func (i Issuer) Check() error {
 		case name == "none":
 			return bad("algorithms", `has "none": a token without a signature proves nothing; the algorithms are %s`, strings.Join(Algorithms, ", "))
 		case strings.HasPrefix(name, "HS"):
-			return bad("algorithms", "has %q, which signs with a shared secret: whoever verifies such a token can also make one. The algorithms are %s", name,
+			return bad("algorithms", "has %q, which signs with a shared secret: anyone who can verify such a token can also make one. The algorithms are %s", name,
 				strings.Join(Algorithms, ", "))
 		default:
 			return bad("algorithms", "has %q; the algorithms are %s", name, strings.Join(Algorithms, ", "))

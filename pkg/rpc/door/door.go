@@ -157,7 +157,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 		}
 		stream.Handler = func(_ any, down grpc.ServerStream) error {
 			if !guarded && !reads[key] {
-				return failure(codes.Unimplemented, reasonNotServed, "", "Deputy does not serve "+r.path)
+				return failure(codes.Unimplemented, authz.ReasonMethodNotServed, "", "Deputy does not serve "+r.path)
 			}
 			return d.forward(r, down)
 		}

@@ -13,9 +13,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// reasonNotServed is the reason for a method that the door does not know to be harmless.
-const reasonNotServed = "METHOD_NOT_SERVED"
-
 // failure returns a status with an ErrorInfo. field is the offending part of the request, such as
 // "updates[3]", or "".
 func failure(code codes.Code, reason, field, message string) error {
