@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"os"
@@ -255,6 +256,24 @@ func TestWrongCertificatesAtTheStart(t *testing.T) {
 		if err := open(); err == nil || !strings.Contains(err.Error(), "--tls-cert "+cfg.TLSCertPath+", is valid from") {
 			t.Errorf("%s: got %v", what, err)
 		}
+	}
+}
+
+// TestAuthoritiesOnly: what is to sign clients' certificates is an authority's. A client's own certificate there would mostly be a mix-up of two files.
+func TestAuthoritiesOnly(t *testing.T) {
+	dir, authority := t.TempDir(), harness.NewAuthority(t, "trusted")
+	cfg := harness.TLS(t, dir, authority, true, daemon.Config{PresharedKeys: []string{harness.ServiceKey}})
+	cfg.Engine.Kind = "memory"
+	if err := cfg.Check(); err != nil {
+		t.Fatalf("with an authority: %v", err)
+	}
+	leaf := authority.Issue(t, harness.ForName(auditName))
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]})
+	if err := os.WriteFile(cfg.TLSClientCAPath, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Check(); err == nil || !strings.Contains(err.Error(), "its certificate 1") || !strings.Contains(err.Error(), "is no authority's") {
+		t.Errorf("with a client's certificate: %v", err)
 	}
 }
 
