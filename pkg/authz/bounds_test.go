@@ -74,7 +74,7 @@ func TestBoundsWithin(t *testing.T) {
 	for _, p := range prefixes {
 		for _, of := range prefixes {
 			want := true
-			for _, id := range strings.Fields("a b c aa ab ac ba bb abc") {
+			for id := range strings.FieldsSeq("a b c aa ab ac ba bb abc") {
 				want = want && (!p.Match(id) || of.Match(id))
 			}
 			if got := p.Within(of); got != want {
