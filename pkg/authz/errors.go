@@ -143,6 +143,7 @@ const (
 	ReasonConflict            = "CONFLICT"
 	ReasonNoStore             = "NO_STORE"
 	ReasonDiskFull            = "DISK_FULL"
+	ReasonJournalUnavailable  = "JOURNAL_UNAVAILABLE"
 	ReasonRoleRequired        = "ROLE_REQUIRED"
 	ReasonOutOfBounds         = "OUT_OF_BOUNDS"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"

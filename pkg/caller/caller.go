@@ -90,6 +90,9 @@ func (c *Caller) May(m *Method) error {
 	case m.AnyRole:
 	case m.Roles == 0:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())
+	case m.WithoutAdmin && c.Roles&m.Roles == 0:
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "%s takes the role %s, which admin does not include; the caller %s has %s",
+			m.Name(), m.Roles, c.Name, c.roles())
 	case !c.Roles.Any(m.Roles):
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "%s takes %s; the caller %s has %s", m.Name(), m.Roles.oneOf(), c.Name, c.roles())
 	}

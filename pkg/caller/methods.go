@@ -20,6 +20,10 @@ type Method struct {
 	Roles Roles
 	// Open says that it takes no credential at all, AnyRole that it takes no role.
 	Open, AnyRole bool
+	// WithoutAdmin says that an admin needs one of the roles too.
+	WithoutAdmin bool
+	// Effect is what a call of it does to the graph, which says how it is recorded.
+	Effect deputyv1.Effect
 	// SpiceDB says that it is one of authzed.api.v1's, which are opened to a caller one by one besides.
 	SpiceDB bool
 	// AllTenants says that it is about all tenants at once, so that a confined caller may not call it, and AllTypes the same of types of
@@ -61,6 +65,7 @@ var methods = sync.OnceValue(func() map[string]*Method {
 				add(Method{
 					Full:  "/" + string(service.FullName()) + "/" + string(m.Name()),
 					Roles: RolesOf(access.GetRoles()...), AllTenants: access.GetAllTenants(),
+					WithoutAdmin: access.GetWithoutAdmin(), Effect: access.GetEffect(),
 				})
 			}
 		}
@@ -73,10 +78,10 @@ var methods = sync.OnceValue(func() map[string]*Method {
 	// What probes a server has no credential. Reflection would say nothing about the graph either, but answers a few bytes with all that the
 	// server knows of its own API, so it takes a credential, with any role.
 	for _, name := range []string{"Check", "List", "Watch"} {
-		add(Method{Full: "/grpc.health.v1.Health/" + name, Open: true})
+		add(Method{Full: "/grpc.health.v1.Health/" + name, Open: true, Effect: deputyv1.Effect_EFFECT_NONE})
 	}
 	for _, version := range []string{"v1", "v1alpha"} {
-		add(Method{Full: "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo", AnyRole: true})
+		add(Method{Full: "/grpc.reflection." + version + ".ServerReflection/ServerReflectionInfo", AnyRole: true, Effect: deputyv1.Effect_EFFECT_NONE})
 	}
 	return all
 })
@@ -94,41 +99,48 @@ var (
 	admins        = RolesOf(deputyv1.Role_ROLE_ADMIN)
 )
 
+// What calls of the methods of authzed.api.v1 do to the graph. A check of theirs is recorded with the answer, as a read is.
+const (
+	reads   = deputyv1.Effect_EFFECT_READS
+	writes  = deputyv1.Effect_EFFECT_WRITES
+	decides = deputyv1.Effect_EFFECT_DECIDES
+)
+
 // spicedbMethods says who may call the methods of authzed.api.v1, named as service/method. What they may do to the graph besides, the door
 // judges message by message.
 //
 // A caller that is bound to tenants reads and writes exact rows only, of the objects of its tenants: what filters, streams, loads or counts is
 // about all tenants. The schema is everybody's, and shows all types.
 var spicedbMethods = map[string]Method{
-	"PermissionsService/CheckPermission":         {Roles: readers},
-	"PermissionsService/CheckBulkPermissions":    {Roles: readers},
-	"PermissionsService/ReadRelationships":       {Roles: readers},
-	"PermissionsService/ExpandPermissionTree":    {Roles: readers, AllTenants: true},
-	"PermissionsService/LookupResources":         {Roles: readers, AllTenants: true},
-	"PermissionsService/LookupSubjects":          {Roles: readers, AllTenants: true},
-	"PermissionsService/ExportBulkRelationships": {Roles: readers, AllTenants: true, AllTypes: true},
-	"PermissionsService/WriteRelationships":      {Roles: writers},
-	"PermissionsService/DeleteRelationships":     {Roles: writers, AllTenants: true},
-	"PermissionsService/ImportBulkRelationships": {Roles: writers, AllTenants: true},
+	"PermissionsService/CheckPermission":         {Roles: readers, Effect: decides},
+	"PermissionsService/CheckBulkPermissions":    {Roles: readers, Effect: decides},
+	"PermissionsService/ReadRelationships":       {Roles: readers, Effect: reads},
+	"PermissionsService/ExpandPermissionTree":    {Roles: readers, AllTenants: true, Effect: reads},
+	"PermissionsService/LookupResources":         {Roles: readers, AllTenants: true, Effect: reads},
+	"PermissionsService/LookupSubjects":          {Roles: readers, AllTenants: true, Effect: reads},
+	"PermissionsService/ExportBulkRelationships": {Roles: readers, AllTenants: true, AllTypes: true, Effect: reads},
+	"PermissionsService/WriteRelationships":      {Roles: writers, Effect: writes},
+	"PermissionsService/DeleteRelationships":     {Roles: writers, AllTenants: true, Effect: writes},
+	"PermissionsService/ImportBulkRelationships": {Roles: writers, AllTenants: true, Effect: writes},
 
-	"SchemaService/ReadSchema":            {Roles: schemaReaders, AllTypes: true},
-	"SchemaService/ReflectSchema":         {Roles: schemaReaders, AllTypes: true},
-	"SchemaService/ComputablePermissions": {Roles: schemaReaders, AllTypes: true},
-	"SchemaService/DependentRelations":    {Roles: schemaReaders, AllTypes: true},
-	"SchemaService/DiffSchema":            {Roles: schemaReaders, AllTypes: true},
-	"SchemaService/WriteSchema":           {Roles: schemaWriters, AllTenants: true, AllTypes: true},
+	"SchemaService/ReadSchema":            {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"SchemaService/ReflectSchema":         {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"SchemaService/ComputablePermissions": {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"SchemaService/DependentRelations":    {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"SchemaService/DiffSchema":            {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"SchemaService/WriteSchema":           {Roles: schemaWriters, AllTenants: true, AllTypes: true, Effect: writes},
 
-	"WatchService/Watch": {Roles: readers, AllTenants: true, AllTypes: true},
+	"WatchService/Watch": {Roles: readers, AllTenants: true, AllTypes: true, Effect: reads},
 
-	"ExperimentalService/BulkCheckPermission":               {Roles: readers},
-	"ExperimentalService/BulkExportRelationships":           {Roles: readers, AllTenants: true, AllTypes: true},
-	"ExperimentalService/BulkImportRelationships":           {Roles: writers, AllTenants: true},
-	"ExperimentalService/ExperimentalReflectSchema":         {Roles: schemaReaders, AllTypes: true},
-	"ExperimentalService/ExperimentalComputablePermissions": {Roles: schemaReaders, AllTypes: true},
-	"ExperimentalService/ExperimentalDependentRelations":    {Roles: schemaReaders, AllTypes: true},
-	"ExperimentalService/ExperimentalDiffSchema":            {Roles: schemaReaders, AllTypes: true},
-	"ExperimentalService/ExperimentalCountRelationships":    {Roles: readers, AllTenants: true, AllTypes: true},
+	"ExperimentalService/BulkCheckPermission":               {Roles: readers, Effect: decides},
+	"ExperimentalService/BulkExportRelationships":           {Roles: readers, AllTenants: true, AllTypes: true, Effect: reads},
+	"ExperimentalService/BulkImportRelationships":           {Roles: writers, AllTenants: true, Effect: writes},
+	"ExperimentalService/ExperimentalReflectSchema":         {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"ExperimentalService/ExperimentalComputablePermissions": {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"ExperimentalService/ExperimentalDependentRelations":    {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"ExperimentalService/ExperimentalDiffSchema":            {Roles: schemaReaders, AllTypes: true, Effect: reads},
+	"ExperimentalService/ExperimentalCountRelationships":    {Roles: readers, AllTenants: true, AllTypes: true, Effect: reads},
 	// A counter makes the engine count in the background for everybody, under a name that all share.
-	"ExperimentalService/ExperimentalRegisterRelationshipCounter":   {Roles: admins, AllTenants: true, AllTypes: true},
-	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": {Roles: admins, AllTenants: true, AllTypes: true},
+	"ExperimentalService/ExperimentalRegisterRelationshipCounter":   {Roles: admins, AllTenants: true, AllTypes: true, Effect: writes},
+	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": {Roles: admins, AllTenants: true, AllTypes: true, Effect: writes},
 }

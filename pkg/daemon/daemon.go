@@ -26,6 +26,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
@@ -61,6 +62,8 @@ type Daemon struct {
 	graph     authz.Graph
 	evaluator *kept.Graph
 	judge     *judge.Judge
+	// journal records what is asked; nil records nothing.
+	journal   *journal.Journal
 	transport *transport
 	listener  *listener
 	server    *grpc.Server
@@ -160,7 +163,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	d.gate = rpc.NewGate(&d.callers.Callers, calls, log)
+	d.gate = rpc.NewGate(&d.callers.Callers, calls, d.journal, log)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)

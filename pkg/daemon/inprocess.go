@@ -8,6 +8,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/client"
+	"github.com/deputyauth/deputy/pkg/judge"
 )
 
 // InProcess is a server as one caller has it in the same process: with the caller's roles and bounds, and without a key, a port or a
@@ -43,11 +44,16 @@ func (p *InProcess) Decide(ctx context.Context, c authz.Case, f authz.Freshness)
 	if p.denied != nil {
 		return authz.Decision{}, p.denied
 	}
-	results, _, err := p.daemon.judge.Decide(ctx, p.caller.Bounds, []authz.Case{c}, f, false)
+	results, _, err := p.daemon.judge.Decide(ctx, p.by(), judge.Questions(c), f, false)
 	if err != nil {
 		return authz.Decision{}, err
 	}
 	return results[0].Decision, results[0].Err
+}
+
+// by is a call of the program's.
+func (p *InProcess) by() judge.By {
+	return judge.By{Within: p.caller.Bounds, Account: p.daemon.journal.Account(p.caller.Name, caller.InProcessName)}
 }
 
 // DecideAll is Decide for many cases at one revision; see Daemon.DecideAll.
@@ -56,7 +62,7 @@ func (p *InProcess) DecideAll(ctx context.Context, cases []authz.Case, f authz.F
 	if p.denied != nil {
 		return nil, authz.Revision{}, p.denied
 	}
-	results, at, err := p.daemon.judge.Decide(ctx, p.caller.Bounds, cases, f, false)
+	results, at, err := p.daemon.judge.Decide(ctx, p.by(), judge.Questions(cases...), f, false)
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}

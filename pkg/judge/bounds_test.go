@@ -165,7 +165,7 @@ func TestByAgentAloneReadsAConstantNumber(t *testing.T) {
 		}
 		written = step.others
 		graph.rows.Store(0)
-		results, _, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, authz.Freshness{}, false)
+		results, _, err := j.Decide(t.Context(), By{Within: authz.Unbounded()}, Questions(c), authz.Freshness{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

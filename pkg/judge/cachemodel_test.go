@@ -176,7 +176,7 @@ func (g *governed) core(t *testing.T) []authz.Relationship {
 // decided is what decisions are compared by.
 func decided(t *testing.T, j *Judge, c authz.Case, f authz.Freshness) (string, authz.Permissionship) {
 	t.Helper()
-	results, at, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, f, false)
+	results, at, err := j.Decide(t.Context(), By{Within: authz.Unbounded()}, Questions(c), f, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestNothingIsFoundOutAgain(t *testing.T) {
 	}
 	// Explained, it says of a set what it says of everything that the engine could answer.
 	c := g.cases["a set"][0]
-	results, _, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{c}, authz.Freshness{}, true)
+	results, _, err := j.Decide(t.Context(), By{Within: authz.Unbounded()}, Questions(c), authz.Freshness{}, true)
 	if err != nil || results[0].Err != nil {
 		t.Fatal(err, results[0].Err)
 	}
@@ -327,7 +327,7 @@ func TestWhatIsCutForOneIsNotKeptForAll(t *testing.T) {
 	}
 	says := func(j *Judge, within *authz.Bounds) string {
 		t.Helper()
-		results, _, err := j.Decide(t.Context(), within, []authz.Case{c}, authz.Freshness{}, false)
+		results, _, err := j.Decide(t.Context(), By{Within: within}, Questions(c), authz.Freshness{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
+	"github.com/deputyauth/deputy/pkg/journal"
 )
 
 // parallel is how many cases of a bulk call read their facts at once.
@@ -28,7 +29,21 @@ type Judge struct {
 	cache  *cache
 	// lookupWork is how many candidates one call of a lookup decides.
 	lookupWork int
+	// journal records decisions before they are answered; nil records none.
+	journal *journal.Journal
+	digests digests
 }
+
+// By is the call that decisions are asked for by. The zero By is nobody's: nothing exists for it.
+type By struct {
+	// Within is what part of the graph exists for the caller; nil is nothing.
+	Within *authz.Bounds
+	// Account is where the decisions are recorded. It is required where the judge has a journal.
+	Account *journal.Account
+}
+
+// Recorded has the judge record what it decides. It is called before the first decision.
+func (j *Judge) Recorded(in *journal.Journal) { j.journal = in }
 
 // New returns a judge over the graph. Objects of the global types belong to no tenant. now is the
 // clock that expirations are compared with.
@@ -40,58 +55,91 @@ func New(graph authz.Graph, globalTypes []string, now func() time.Time) *Judge {
 	return j
 }
 
+// Question is one case to be decided. With Err it is none, for a reason that its answer repeats: a case that could not be read.
+type Question struct {
+	authz.Case
+	Err error
+}
+
+// Questions are cases that could be read.
+func Questions(cases ...authz.Case) []Question {
+	out := make([]Question, len(cases))
+	for i, c := range cases {
+		out[i].Case = c
+	}
+	return out
+}
+
 // Result is the answer to one case: a decision, or why there is none.
 type Result struct {
 	Decision authz.Decision
 	Err      error
 }
 
-// Decide answers every case at one revision: as many results as cases, in order. An error is the
-// failure of the whole call; what is wrong with one case is its own result. What lies outside the bounds is answered as what does
-// not exist.
+// Decide answers every question at one revision, and records the answers before it returns: as many results as questions, in order. An error is
+// the failure of the whole call, also where the journal does not take the records; what is wrong with one case is its own result. What lies outside
+// the bounds is answered as what does not exist.
 //
 // With an exact revision, what does not depend on an object (session, delegation, registration,
 // suspension) has to hold at the head revision too. With explain set, conditions are judged even where
 // others refuse already, and come with the engine's traces.
-func (j *Judge) Decide(
-	ctx context.Context, within *authz.Bounds, cases []authz.Case, f authz.Freshness, explain bool,
-) ([]Result, authz.Revision, error) {
-	call, err := j.open(ctx, within, f)
+func (j *Judge) Decide(ctx context.Context, by By, asked []Question, f authz.Freshness, explain bool) ([]Result, authz.Revision, error) {
+	if j.journal != nil && by.Account == nil {
+		return nil, authz.Revision{}, authz.Errorf(authz.Internal, "INTERNAL", "a decision is asked for that nobody would record")
+	}
+	call, err := j.open(ctx, by.Within, f)
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}
 	call.explain = explain
-	if h, ok := call.source.snap.(holder); ok {
-		h.Hold()
-		defer h.Release()
-	}
-	results := make([]Result, len(cases))
-	candidates := make([][]*candidate, len(cases))
-	if err := atOnce(ctx, len(cases), func(ctx context.Context, i int) error {
-		candidates[i], results[i].Err = call.candidates(ctx, cases[i])
-		return fatal(results[i].Err)
-	}); err != nil {
+	results, err := call.decide(ctx, asked)
+	if err != nil {
 		return nil, authz.Revision{}, err
 	}
-	if err := call.ask(ctx, slices.Concat(candidates...)); err != nil {
-		return nil, authz.Revision{}, err
-	}
-	for i := range results {
-		if results[i].Err == nil {
-			results[i] = call.conclude(candidates[i])
-		}
-		if !explain || results[i].Err != nil {
-			continue
-		}
-		if len(candidates[i]) == 0 {
-			results[i].Decision.Reasons, results[i].Err = call.source.reader().reasons(ctx, call.within, cases[i])
-			continue
-		}
-		if err := call.trim(ctx, &results[i].Decision, candidates[i]); err != nil {
+	if j.journal != nil {
+		if err := call.record(ctx, by.Account, asked, results); err != nil {
 			return nil, authz.Revision{}, err
 		}
 	}
 	return results, call.source.snap.Revision(), nil
+}
+
+// decide answers every question.
+func (c *call) decide(ctx context.Context, asked []Question) ([]Result, error) {
+	if h, ok := c.source.snap.(holder); ok {
+		h.Hold()
+		defer h.Release()
+	}
+	results := make([]Result, len(asked))
+	candidates := make([][]*candidate, len(asked))
+	if err := atOnce(ctx, len(asked), func(ctx context.Context, i int) error {
+		if results[i].Err = asked[i].Err; results[i].Err != nil {
+			return nil
+		}
+		candidates[i], results[i].Err = c.candidates(ctx, asked[i].Case)
+		return fatal(results[i].Err)
+	}); err != nil {
+		return nil, err
+	}
+	if err := c.ask(ctx, slices.Concat(candidates...)); err != nil {
+		return nil, err
+	}
+	for i := range results {
+		if results[i].Err == nil {
+			results[i] = c.conclude(candidates[i])
+		}
+		if !c.explain || results[i].Err != nil {
+			continue
+		}
+		if len(candidates[i]) == 0 {
+			results[i].Decision.Reasons, results[i].Err = c.source.reader().reasons(ctx, c.within, asked[i].Case)
+			continue
+		}
+		if err := c.trim(ctx, &results[i].Decision, candidates[i]); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
 }
 
 // holder is a Snapshot that reads faster while it is held: what it opens to read is then kept open, and the revision with
@@ -210,7 +258,7 @@ func (c *call) conclude(candidates []*candidate) Result {
 		return Result{Err: v.Err}
 	}
 	d := authz.Decision{
-		ID: newID(), Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
+		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
 		Missing: v.Missing, CheckedAt: c.source.snap.Revision(),
 	}
 	for i, t := range candidates {
@@ -221,6 +269,9 @@ func (c *call) conclude(candidates []*candidate) Result {
 			continue
 		}
 		d.Candidates = append(d.Candidates, report)
+	}
+	if c.journal == nil { // else it is the record's
+		d.ID = newID()
 	}
 	return Result{Decision: d}
 }

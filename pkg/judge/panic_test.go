@@ -51,7 +51,7 @@ func TestPanicOnAnItem(t *testing.T) {
 	alone.Delegation = ""
 	// By agent alone, several facts are read at once, outside of a page that is filled.
 	for name, ask := range map[string]authz.Case{"by delegation": ask, "by agent alone": alone} {
-		results, _, err := j.Decide(t.Context(), authz.Unbounded(), []authz.Case{ask, ask, ask}, authz.Freshness{}, false)
+		results, _, err := j.Decide(t.Context(), judge.By{Within: authz.Unbounded()}, judge.Questions(ask, ask, ask), authz.Freshness{}, false)
 		if authz.KindOf(err) != authz.Internal || results != nil {
 			t.Errorf("%s: %v, %v, want an error that is the server's own", name, results, err)
 		}
@@ -59,7 +59,7 @@ func TestPanicOnAnItem(t *testing.T) {
 			t.Errorf("%s: %v, want the panic with its stack, for the log", name, err)
 		}
 	}
-	if _, _, err := judge.New(e, []string{authz.TypeTenant}, time.Now).Decide(t.Context(), authz.Unbounded(), []authz.Case{ask, ask}, authz.Freshness{}, false); err != nil {
+	if _, _, err := judge.New(e, []string{authz.TypeTenant}, time.Now).Decide(t.Context(), judge.By{Within: authz.Unbounded()}, judge.Questions(ask, ask), authz.Freshness{}, false); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 }

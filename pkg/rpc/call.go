@@ -2,9 +2,11 @@ package rpc
 
 import (
 	"context"
+	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -16,6 +18,16 @@ type call struct {
 	method string
 	// basis is what the call was judged by last. It belongs to the goroutine that receives.
 	basis caller.Basis
+	// account is what the journal has of the call; nil without a journal.
+	account *journal.Account
+}
+
+// accountOf returns the account of a call; nil without a journal.
+func accountOf(ctx context.Context) *journal.Account {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		return c.account
+	}
+	return nil
 }
 
 type callKey struct{}
@@ -47,6 +59,9 @@ func (g *Gate) judge(c *call) error {
 		return err
 	}
 	c.Hold(is)
+	if c.account == nil {
+		c.account = g.journal.Account(is.Name, strings.TrimPrefix(c.method, "/"))
+	}
 	return is.May(m)
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -40,14 +41,16 @@ type Gate struct {
 	methods  map[string]*wire.Method
 	underWay underWay
 	figures  *Figures
-	open     openStreams
+	// journal records every call; nil records none.
+	journal *journal.Journal
+	open    openStreams
 	// strangers lets a line through now and then about callers whose proof is valid, and nobody's.
 	strangers authz.Seldom
 }
 
-// NewGate returns the gate of one server. figures may be nil.
-func NewGate(callers *caller.Callers, figures *Figures, log *zap.Logger) *Gate {
-	g := &Gate{callers: callers, figures: figures, log: log, methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
+// NewGate returns the gate of one server. figures and in, where calls are recorded, may be nil.
+func NewGate(callers *caller.Callers, figures *Figures, in *journal.Journal, log *zap.Logger) *Gate {
+	g := &Gate{callers: callers, figures: figures, journal: in, log: log, methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
 	g.receiver = wire.NewReceiver(g.came)
 	return g
 }

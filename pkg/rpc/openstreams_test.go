@@ -44,7 +44,7 @@ func TestStreamThatBeginsWhileTheBookIsReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			callers := caller.NewCallers(book("key", auditor, checker))
-			gate := NewGate(callers, nil, zap.NewNop())
+			gate := NewGate(callers, nil, nil, zap.NewNop())
 			asked, replaced := 0, false
 			// The time is asked for by the basis of a call, and then once a book has been chosen.
 			callers.Now = func() time.Time {

@@ -149,7 +149,7 @@ func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionReq
 	if err != nil {
 		return nil, stamp, err
 	}
-	results, _, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, []authz.Case{c}, f, explain)
+	results, _, err := p.Judge.Decide(ctx, by(ctx), judge.Questions(c), f, explain)
 	if err != nil {
 		return nil, stamp, err
 	}
@@ -169,27 +169,21 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 		return nil, err
 	}
 	pairs := make([]*deputyv1.CheckBulkPermissionsPair, len(r.GetItems()))
-	var (
-		cases []authz.Case
-		index []int
-	)
+	asked := make([]judge.Question, len(pairs))
 	for i, item := range r.GetItems() {
 		pairs[i] = &deputyv1.CheckBulkPermissionsPair{Request: item}
-		c, err := itemCase(item)
-		if err != nil {
-			pairs[i].Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, err)}
-			continue
-		}
-		cases, index = append(cases, c), append(index, i)
+		asked[i].Case, asked[i].Err = itemCase(item)
 	}
-	results, at, err := p.Judge.Decide(ctx, caller.Of(ctx).Bounds, cases, f, false)
+	results, at, err := p.Judge.Decide(ctx, by(ctx), asked, f, false)
 	if err != nil {
 		return nil, err
 	}
 	token := p.Sealer.token(at, stamp)
 	for i, result := range results {
-		pair := pairs[index[i]]
-		p.Figures.decided(&result.Decision, result.Err)
+		pair := pairs[i]
+		if asked[i].Err == nil {
+			p.Figures.decided(&result.Decision, result.Err)
+		}
 		if result.Err != nil {
 			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
 			continue

@@ -57,3 +57,8 @@ func (b border) delegate(ctx context.Context) *delegate.Delegate {
 	}
 	return of
 }
+
+// by is the call, as the judge has it.
+func by(ctx context.Context) judge.By {
+	return judge.By{Within: caller.Of(ctx).Bounds, Account: accountOf(ctx)}
+}

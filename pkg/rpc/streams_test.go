@@ -22,7 +22,7 @@ import (
 func limited(t *testing.T, limits StreamLimits, method string, handler func(grpc.ServerStream) error) grpc.ClientStream {
 	t.Helper()
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	gate := NewGate(caller.NewCallers(nil), nil, zap.NewNop())
+	gate := NewGate(caller.NewCallers(nil), nil, nil, zap.NewNop())
 	// Of the gate, what becomes of a panic: messages are received by gRPC here.
 	finish := func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer func() { err = gate.finish(s.Context(), info.FullMethod, time.Now(), recover(), err) }()

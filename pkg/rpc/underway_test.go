@@ -88,7 +88,7 @@ func TestGateCountsCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate := NewGate(caller.NewCallers(book), nil, zap.NewNop())
+	gate := NewGate(caller.NewCallers(book), nil, nil, zap.NewNop())
 	gate.underWay.most = 4 // of which services have 3
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer key"))
 	const method = "/deputy.v1.PermissionsService/CheckPermission"

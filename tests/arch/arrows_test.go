@@ -26,7 +26,9 @@ var arrows = map[string][]string{
 	// The rule: pure.
 	"pkg/decide": {"pkg/authz", "pkg/facts"},
 	// One decision from end to end: reads the facts, has the rule plan, asks the checks, has it combine.
-	"pkg/judge": {"pkg/authz", "pkg/facts", "pkg/decide"},
+	"pkg/judge": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/journal"},
+	// The record of every decision: written before the answer leaves, and sealed so that nobody changes it unseen.
+	"pkg/journal": {"pkg/authz", "pkg/gen", "pkg/statuses"},
 	// The lifecycle of agents, principals, delegations and sessions.
 	"pkg/delegate": {"pkg/authz", "pkg/facts"},
 
@@ -64,7 +66,7 @@ var arrows = map[string][]string{
 	// The file of callers: read, checked, edited.
 	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/smallfile"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
+	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
@@ -114,7 +116,7 @@ var arrows = map[string][]string{
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file", "pkg/caller/certificate",
-		"pkg/client", "pkg/smallfile",
+		"pkg/client", "pkg/smallfile", "pkg/journal",
 	},
 
 	"pkg/gen": {},

@@ -73,7 +73,7 @@ func Run(ctx context.Context, s *fixture.Suite, through authz.Graph) (*Sweep, er
 	cases := g.cases()
 	const bulk = 4096
 	for chunk := range slices.Chunk(cases, bulk) {
-		results, _, err := judge.New(through, s.File.Globals, s.World.Now).Decide(ctx, authz.Unbounded(), chunk, authz.Freshness{}, false)
+		results, _, err := judge.New(through, s.File.Globals, s.World.Now).Decide(ctx, judge.By{Within: authz.Unbounded()}, judge.Questions(chunk...), authz.Freshness{}, false)
 		if err != nil {
 			return nil, err
 		}

@@ -42,7 +42,7 @@ const (
 	Role_ROLE_RESPONDER Role = 6
 	// Only reads: explanations, and which agents reach an object.
 	Role_ROLE_AUDITOR Role = 7
-	// Everything that the roles above may do, and everything else.
+	// Everything that the roles above may do, but to read the journal, and everything else.
 	Role_ROLE_ADMIN Role = 8
 )
 
@@ -99,13 +99,82 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_deputy_v1_access_proto_rawDescGZIP(), []int{0}
 }
 
+// Effect is what a call does to the graph.
+type Effect int32
+
+const (
+	// Not said: the method is recorded as one that writes.
+	Effect_EFFECT_UNSPECIFIED Effect = 0
+	// It only reads: one record, before the answer.
+	Effect_EFFECT_READS Effect = 1
+	// It writes: a record before the engine is asked to write, and one before the answer. It is refused while the journal takes no records.
+	Effect_EFFECT_WRITES Effect = 2
+	// It only takes away: it is recorded as one that writes, but never refused because of the journal.
+	Effect_EFFECT_NARROWS Effect = 3
+	// It decides: each decision is recorded before the answer.
+	Effect_EFFECT_DECIDES Effect = 4
+	// It is not recorded: it says nothing about the graph.
+	Effect_EFFECT_NONE Effect = 5
+)
+
+// Enum value maps for Effect.
+var (
+	Effect_name = map[int32]string{
+		0: "EFFECT_UNSPECIFIED",
+		1: "EFFECT_READS",
+		2: "EFFECT_WRITES",
+		3: "EFFECT_NARROWS",
+		4: "EFFECT_DECIDES",
+		5: "EFFECT_NONE",
+	}
+	Effect_value = map[string]int32{
+		"EFFECT_UNSPECIFIED": 0,
+		"EFFECT_READS":       1,
+		"EFFECT_WRITES":      2,
+		"EFFECT_NARROWS":     3,
+		"EFFECT_DECIDES":     4,
+		"EFFECT_NONE":        5,
+	}
+)
+
+func (x Effect) Enum() *Effect {
+	p := new(Effect)
+	*p = x
+	return p
+}
+
+func (x Effect) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Effect) Descriptor() protoreflect.EnumDescriptor {
+	return file_deputy_v1_access_proto_enumTypes[1].Descriptor()
+}
+
+func (Effect) Type() protoreflect.EnumType {
+	return &file_deputy_v1_access_proto_enumTypes[1]
+}
+
+func (x Effect) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Effect.Descriptor instead.
+func (Effect) EnumDescriptor() ([]byte, []int) {
+	return file_deputy_v1_access_proto_rawDescGZIP(), []int{1}
+}
+
 // Access is which callers may call a method.
 type Access struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The roles that may call it, each by itself. An admin may call every method. A method without a role is refused.
 	Roles []Role `protobuf:"varint,1,rep,packed,name=roles,proto3,enum=deputy.v1.Role" json:"roles,omitempty"`
 	// Whether the method is about all tenants at once, so that a caller that is bound to some may not call it.
-	AllTenants    bool `protobuf:"varint,2,opt,name=all_tenants,json=allTenants,proto3" json:"all_tenants,omitempty"`
+	AllTenants bool `protobuf:"varint,2,opt,name=all_tenants,json=allTenants,proto3" json:"all_tenants,omitempty"`
+	// Whether an admin may call it only with one of the roles, too.
+	WithoutAdmin bool `protobuf:"varint,3,opt,name=without_admin,json=withoutAdmin,proto3" json:"without_admin,omitempty"`
+	// What a call of it does to the graph, which says how the journal records it.
+	Effect        Effect `protobuf:"varint,4,opt,name=effect,proto3,enum=deputy.v1.Effect" json:"effect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -154,6 +223,20 @@ func (x *Access) GetAllTenants() bool {
 	return false
 }
 
+func (x *Access) GetWithoutAdmin() bool {
+	if x != nil {
+		return x.WithoutAdmin
+	}
+	return false
+}
+
+func (x *Access) GetEffect() Effect {
+	if x != nil {
+		return x.Effect
+	}
+	return Effect_EFFECT_UNSPECIFIED
+}
+
 var file_deputy_v1_access_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -177,11 +260,13 @@ var File_deputy_v1_access_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x16deputy/v1/access.proto\x12\tdeputy.v1\x1a google/protobuf/descriptor.proto\"P\n" +
+	"\x16deputy/v1/access.proto\x12\tdeputy.v1\x1a google/protobuf/descriptor.proto\"\xa0\x01\n" +
 	"\x06Access\x12%\n" +
 	"\x05roles\x18\x01 \x03(\x0e2\x0f.deputy.v1.RoleR\x05roles\x12\x1f\n" +
 	"\vall_tenants\x18\x02 \x01(\bR\n" +
-	"allTenants*\xb4\x01\n" +
+	"allTenants\x12#\n" +
+	"\rwithout_admin\x18\x03 \x01(\bR\fwithoutAdmin\x12)\n" +
+	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xb4\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_CHECKER\x10\x01\x12\x12\n" +
@@ -192,7 +277,14 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\x0eROLE_RESPONDER\x10\x06\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\a\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\b:K\n" +
+	"ROLE_ADMIN\x10\b*~\n" +
+	"\x06Effect\x12\x16\n" +
+	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fEFFECT_READS\x10\x01\x12\x11\n" +
+	"\rEFFECT_WRITES\x10\x02\x12\x12\n" +
+	"\x0eEFFECT_NARROWS\x10\x03\x12\x12\n" +
+	"\x0eEFFECT_DECIDES\x10\x04\x12\x0f\n" +
+	"\vEFFECT_NONE\x10\x05:K\n" +
 	"\x06access\x12\x1e.google.protobuf.MethodOptions\x18\x82\x94\x03 \x01(\v2\x11.deputy.v1.AccessR\x06accessB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
@@ -207,22 +299,24 @@ func file_deputy_v1_access_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_access_proto_rawDescData
 }
 
-var file_deputy_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_deputy_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_deputy_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_deputy_v1_access_proto_goTypes = []any{
 	(Role)(0),                          // 0: deputy.v1.Role
-	(*Access)(nil),                     // 1: deputy.v1.Access
-	(*descriptorpb.MethodOptions)(nil), // 2: google.protobuf.MethodOptions
+	(Effect)(0),                        // 1: deputy.v1.Effect
+	(*Access)(nil),                     // 2: deputy.v1.Access
+	(*descriptorpb.MethodOptions)(nil), // 3: google.protobuf.MethodOptions
 }
 var file_deputy_v1_access_proto_depIdxs = []int32{
 	0, // 0: deputy.v1.Access.roles:type_name -> deputy.v1.Role
-	2, // 1: deputy.v1.access:extendee -> google.protobuf.MethodOptions
-	1, // 2: deputy.v1.access:type_name -> deputy.v1.Access
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	2, // [2:3] is the sub-list for extension type_name
-	1, // [1:2] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	1, // 1: deputy.v1.Access.effect:type_name -> deputy.v1.Effect
+	3, // 2: deputy.v1.access:extendee -> google.protobuf.MethodOptions
+	2, // 3: deputy.v1.access:type_name -> deputy.v1.Access
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	3, // [3:4] is the sub-list for extension type_name
+	2, // [2:3] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_access_proto_init() }
@@ -235,7 +329,7 @@ func file_deputy_v1_access_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_access_proto_rawDesc), len(file_deputy_v1_access_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   1,
 			NumExtensions: 1,
 			NumServices:   0,

@@ -698,12 +698,12 @@ const file_deputy_v1_adoption_proto_rawDesc = "" +
 	"\aadopted\x18\x01 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\aadopted\x122\n" +
 	"\n" +
 	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12*\n" +
-	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds2\xda\x01\n" +
-	"\x0fAdoptionService\x12b\n" +
-	"\x0eReviewAdoption\x12 .deputy.v1.ReviewAdoptionRequest\x1a!.deputy.v1.ReviewAdoptionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\b\x10\x010\x01\x12c\n" +
-	"\x0fConfirmAdoption\x12!.deputy.v1.ConfirmAdoptionRequest\x1a\".deputy.v1.ConfirmAdoptionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\b\x10\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x11unnamed_owner_ids\x18\x03 \x03(\tR\x0funnamedOwnerIds2\xde\x01\n" +
+	"\x0fAdoptionService\x12d\n" +
+	"\x0eReviewAdoption\x12 .deputy.v1.ReviewAdoptionRequest\x1a!.deputy.v1.ReviewAdoptionResponse\"\v\x92\xa0\x19\a\n" +
+	"\x01\b\x10\x01 \x010\x01\x12e\n" +
+	"\x0fConfirmAdoption\x12!.deputy.v1.ConfirmAdoptionRequest\x1a\".deputy.v1.ConfirmAdoptionResponse\"\v\x92\xa0\x19\a\n" +
+	"\x01\b\x10\x01 \x02B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_adoption_proto_rawDescOnce sync.Once

@@ -699,19 +699,19 @@ const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\x13ResumeAgentResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12/\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state2\xc5\x03\n" +
-	"\rAgentsService\x12]\n" +
-	"\rRegisterAgent\x12\x1f.deputy.v1.RegisterAgentRequest\x1a .deputy.v1.RegisterAgentResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\b\x10\x01\x12N\n" +
-	"\bGetAgent\x12\x1a.deputy.v1.GetAgentRequest\x1a\x1b.deputy.v1.GetAgentResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12T\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x19.deputy.v1.LifecycleStateR\x05state2\xcf\x03\n" +
+	"\rAgentsService\x12_\n" +
+	"\rRegisterAgent\x12\x1f.deputy.v1.RegisterAgentRequest\x1a .deputy.v1.RegisterAgentResponse\"\v\x92\xa0\x19\a\n" +
+	"\x01\b\x10\x01 \x02\x12P\n" +
+	"\bGetAgent\x12\x1a.deputy.v1.GetAgentRequest\x1a\x1b.deputy.v1.GetAgentResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12V\n" +
 	"\n" +
-	"ListAgents\x12\x1c.deputy.v1.ListAgentsRequest\x1a\x1d.deputy.v1.ListAgentsResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12X\n" +
-	"\fSuspendAgent\x12\x1e.deputy.v1.SuspendAgentRequest\x1a\x1f.deputy.v1.SuspendAgentResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x06\x12U\n" +
-	"\vResumeAgent\x12\x1d.deputy.v1.ResumeAgentRequest\x1a\x1e.deputy.v1.ResumeAgentResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\bB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"ListAgents\x12\x1c.deputy.v1.ListAgentsRequest\x1a\x1d.deputy.v1.ListAgentsResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12Z\n" +
+	"\fSuspendAgent\x12\x1e.deputy.v1.SuspendAgentRequest\x1a\x1f.deputy.v1.SuspendAgentResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x06 \x03\x12W\n" +
+	"\vResumeAgent\x12\x1d.deputy.v1.ResumeAgentRequest\x1a\x1e.deputy.v1.ResumeAgentResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b \x02B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_agents_proto_rawDescOnce sync.Once

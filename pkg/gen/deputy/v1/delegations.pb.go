@@ -859,16 +859,17 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\"N\n" +
 	"\x18RevokeDelegationResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xa5\x03\n" +
-	"\x12DelegationsService\x12d\n" +
-	"\x10CreateDelegation\x12\".deputy.v1.CreateDelegationRequest\x1a#.deputy.v1.CreateDelegationResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x02\x12]\n" +
-	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12c\n" +
-	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12e\n" +
-	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponse\"\b\x92\xa0\x19\x04\n" +
-	"\x02\x02\x06B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xad\x03\n" +
+	"\x12DelegationsService\x12f\n" +
+	"\x10CreateDelegation\x12\".deputy.v1.CreateDelegationRequest\x1a#.deputy.v1.CreateDelegationResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x02 \x02\x12_\n" +
+	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12e\n" +
+	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12g\n" +
+	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponse\"\n" +
+	"\x92\xa0\x19\x06\n" +
+	"\x02\x02\x06 \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_delegations_proto_rawDescOnce sync.Once

@@ -2247,18 +2247,19 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\rdelegation_id\x18\x05 \x01(\tR\fdelegationId\x12#\n" +
 	"\rneeds_session\x18\x06 \x01(\bR\fneedsSession\x12A\n" +
 	"\x0epermissionship\x18\a \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x12'\n" +
-	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext2\x94\x04\n" +
-	"\x12PermissionsService\x12a\n" +
-	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x01\x12p\n" +
-	"\x14CheckBulkPermissions\x12&.deputy.v1.CheckBulkPermissionsRequest\x1a'.deputy.v1.CheckBulkPermissionsResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x01\x12g\n" +
-	"\x11ExplainPermission\x12#.deputy.v1.ExplainPermissionRequest\x1a$.deputy.v1.ExplainPermissionResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\a\x12d\n" +
-	"\x0fLookupResources\x12!.deputy.v1.LookupResourcesRequest\x1a\".deputy.v1.LookupResourcesResponse\"\b\x92\xa0\x19\x04\n" +
-	"\x02\x01\a0\x01\x12Z\n" +
-	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\a0\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext2\x9e\x04\n" +
+	"\x12PermissionsService\x12c\n" +
+	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x01 \x04\x12r\n" +
+	"\x14CheckBulkPermissions\x12&.deputy.v1.CheckBulkPermissionsRequest\x1a'.deputy.v1.CheckBulkPermissionsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x01 \x04\x12i\n" +
+	"\x11ExplainPermission\x12#.deputy.v1.ExplainPermissionRequest\x1a$.deputy.v1.ExplainPermissionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\a \x04\x12f\n" +
+	"\x0fLookupResources\x12!.deputy.v1.LookupResourcesRequest\x1a\".deputy.v1.LookupResourcesResponse\"\n" +
+	"\x92\xa0\x19\x06\n" +
+	"\x02\x01\a \x010\x01\x12\\\n" +
+	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\a \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_permissions_proto_rawDescOnce sync.Once

@@ -239,12 +239,12 @@ const file_deputy_v1_principals_proto_rawDesc = "" +
 	"\x0eResumeResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +
-	"\aunnamed\x18\x02 \x01(\bR\aunnamed2\xa6\x01\n" +
-	"\x11PrincipalsService\x12I\n" +
-	"\aSuspend\x12\x19.deputy.v1.SuspendRequest\x1a\x1a.deputy.v1.SuspendResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x06\x12F\n" +
-	"\x06Resume\x12\x18.deputy.v1.ResumeRequest\x1a\x19.deputy.v1.ResumeResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\bB9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\aunnamed\x18\x02 \x01(\bR\aunnamed2\xaa\x01\n" +
+	"\x11PrincipalsService\x12K\n" +
+	"\aSuspend\x12\x19.deputy.v1.SuspendRequest\x1a\x1a.deputy.v1.SuspendResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x06 \x03\x12H\n" +
+	"\x06Resume\x12\x18.deputy.v1.ResumeRequest\x1a\x19.deputy.v1.ResumeResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\b \x02B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_principals_proto_rawDescOnce sync.Once

@@ -914,20 +914,21 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\"H\n" +
 	"\x12EndSessionResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xcc\x03\n" +
-	"\x0fSessionsService\x12X\n" +
-	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x02\x12T\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd6\x03\n" +
+	"\x0fSessionsService\x12Z\n" +
+	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x02 \x02\x12V\n" +
 	"\n" +
-	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12Z\n" +
-	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x03\x02\x06\a\x12X\n" +
-	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\"\a\x92\xa0\x19\x03\n" +
-	"\x01\x02\x12S\n" +
+	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12\\\n" +
+	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\a \x01\x12Z\n" +
+	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x02 \x02\x12U\n" +
 	"\n" +
-	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\b\x92\xa0\x19\x04\n" +
-	"\x02\x02\x06B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\n" +
+	"\x92\xa0\x19\x06\n" +
+	"\x02\x02\x06 \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_sessions_proto_rawDescOnce sync.Once

@@ -1,0 +1,142 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"strconv"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// A segment is a file of records as they came. All numbers are little-endian.
+//
+//	header  "deputy journal 1" (16 bytes)
+//	        sequence of the first record (8)
+//	        CRC-32C of the 24 bytes before (4)
+//	frame   length of the record (4)
+//	        CRC-32C of the length and the record (4)
+//	        the record: an encoded deputy.v1.Record, whose first field is its sequence
+//	frame   …
+//
+// A segment ends where the next one begins, whatever it has after that: those are records of a write that failed, which nobody was told of. The
+// last one ends with its last whole frame. A frame whose sum is wrong ends it too, which is what a crash in the middle of a write leaves.
+const (
+	segmentMagic  = "deputy journal 1"
+	segmentHeader = len(segmentMagic) + 8 + 4
+	frameHeader   = 8
+)
+
+// MaxRecord is how long the encoding of a record may be, in bytes: an entry of C2SP tlog-tiles has a length of 16 bits.
+const MaxRecord = 1<<16 - 1
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// segmentName is the name of the segment that begins with a record.
+func segmentName(first uint64) string { return fmt.Sprintf("%020d", first) }
+
+// segmentFirst is the sequence in a segment's name; false for a name that is none.
+func segmentFirst(name string) (uint64, bool) {
+	first, err := strconv.ParseUint(name, 10, 64)
+	return first, err == nil && segmentName(first) == name
+}
+
+// appendSegmentHeader appends the header of a segment.
+func appendSegmentHeader(b []byte, first uint64) []byte {
+	start := len(b)
+	b = append(b, segmentMagic...)
+	b = binary.LittleEndian.AppendUint64(b, first)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+// parseSegmentHeader returns the sequence of a segment's first record.
+func parseSegmentHeader(b []byte) (first uint64, err error) {
+	if len(b) < segmentHeader || string(b[:len(segmentMagic)]) != segmentMagic {
+		return 0, errors.New("it does not begin as a segment does")
+	}
+	body, sum := b[:segmentHeader-4], binary.LittleEndian.Uint32(b[segmentHeader-4:segmentHeader])
+	if crc32.Checksum(body, castagnoli) != sum {
+		return 0, errors.New("the sum of its header is wrong")
+	}
+	return binary.LittleEndian.Uint64(body[len(segmentMagic):]), nil
+}
+
+// appendFrame appends a record as a segment has it.
+func appendFrame(b, record []byte) []byte {
+	start := len(b)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(record))) //nolint:gosec // at most MaxRecord
+	sum := crc32.Update(crc32.Checksum(b[start:], castagnoli), castagnoli, record)
+	b = binary.LittleEndian.AppendUint32(b, sum)
+	return append(b, record...)
+}
+
+// nextFrame returns the first record of b, which aliases it, and how long its frame is; 0 where b does not begin with a whole, sound frame.
+func nextFrame(b []byte) (record []byte, n int) {
+	if len(b) < frameHeader {
+		return nil, 0
+	}
+	length := binary.LittleEndian.Uint32(b)
+	if length > MaxRecord || int(length) > len(b)-frameHeader {
+		return nil, 0
+	}
+	record = b[frameHeader : frameHeader+int(length)]
+	if crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, record) != binary.LittleEndian.Uint32(b[4:]) {
+		return nil, 0
+	}
+	return record, frameHeader + int(length)
+}
+
+// segment is the segment that is written to. It belongs to the one who writes.
+type segment struct {
+	file vfs.File
+	path string
+	// first is the sequence of its first record, and size how long it is.
+	first uint64
+	size  int64
+}
+
+// createSegment makes the segment that begins with a record, durably.
+func createSegment(fs vfs.FS, dir string, first uint64) (*segment, error) {
+	path := fs.PathJoin(dir, segmentName(first))
+	file, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create a segment: %w", err)
+	}
+	s := &segment{file: file, path: path, first: first, size: int64(segmentHeader)}
+	if _, err := file.Write(appendSegmentHeader(nil, first)); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot begin a segment: %w", err), file.Close())
+	}
+	if err := errors.Join(file.Sync(), syncDir(fs, dir)); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot begin a segment: %w", err), file.Close())
+	}
+	return s, nil
+}
+
+// write appends frames.
+func (s *segment) write(frames []byte, sync bool) error {
+	n, err := s.file.Write(frames)
+	if err == nil && n < len(frames) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write: %w", err)
+	}
+	s.size += int64(n)
+	if sync {
+		if err := s.file.SyncData(); err != nil {
+			return fmt.Errorf("cannot sync: %w", err)
+		}
+	}
+	return nil
+}
+
+// syncDir makes durable which files a directory has.
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err //nolint:wrapcheck // the caller says what it was for
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

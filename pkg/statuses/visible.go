@@ -1,0 +1,52 @@
+package statuses
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Code returns the gRPC code of a kind of error.
+func Code(kind authz.Kind) codes.Code { return codeOf[kind] }
+
+// codeOf is the one place where kinds become gRPC codes.
+var codeOf = map[authz.Kind]codes.Code{
+	authz.Internal:        codes.Internal,
+	authz.Invalid:         codes.InvalidArgument,
+	authz.NotFound:        codes.NotFound,
+	authz.Exists:          codes.AlreadyExists,
+	authz.Precondition:    codes.FailedPrecondition,
+	authz.OutOfRange:      codes.OutOfRange,
+	authz.Unavailable:     codes.Unavailable,
+	authz.Denied:          codes.PermissionDenied,
+	authz.Unauthenticated: codes.Unauthenticated,
+	authz.Aborted:         codes.Aborted,
+	authz.Exhausted:       codes.ResourceExhausted,
+	authz.Canceled:        codes.Canceled,
+	authz.Deadline:        codes.DeadlineExceeded,
+}
+
+// late is the message where an engine does not answer within the caller's time.
+const late = "the engine did not answer in time; try again. Whether a write was made is not known"
+
+// Visible returns what of an error callers may see. What carries no kind is Internal, without a word
+// more. An engine that does not answer while the caller still waits is Unavailable.
+func Visible(ctx context.Context, err error) *authz.Error {
+	var e *authz.Error
+	if !errors.As(err, &e) || e.Kind == authz.Internal {
+		switch {
+		case errors.Is(err, context.Canceled):
+			return authz.Errorf(authz.Canceled, "", "the call was cancelled")
+		case errors.Is(err, context.DeadlineExceeded):
+			return authz.Errorf(authz.Deadline, authz.ReasonEngineUnavailable, late)
+		}
+		return authz.Errorf(authz.Internal, "INTERNAL", "internal error")
+	}
+	if e.Kind == authz.Deadline && ctx.Err() == nil {
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, late)
+	}
+	return e
+}
