@@ -134,10 +134,18 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	if c.Evaluator == EvaluatorNative {
 		evaluator = deputyv1.Evaluator_EVALUATOR_NATIVE
 	}
-	return journal.Open(journal.Config{
+	opened, err := journal.Open(journal.Config{
 		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Secret: secret, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
 		Evaluator: evaluator, Log: log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	if of, _, _ := strings.Cut(strings.TrimPrefix(opened.Origin(), "deputy/"), "/"); of != store {
+		return nil, errors.Join(fmt.Errorf("the journal in %s is that of the store %s, and this store is %s: move the directory away, "+
+			"and keep it as evidence, or name another one with --journal-dir", c.Journal.Dir, of, store), opened.Close())
+	}
+	return opened, nil
 }
 
 // journalSecret returns the secret in a directory of keys, which is made at the first start.
