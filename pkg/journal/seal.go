@@ -82,11 +82,11 @@ type sealer struct {
 // says that the journal is new. Errors: the journal does not go on from that checkpoint, and those of reading.
 func (j *Journal) openSealer() (*sealer, error) {
 	s := &sealer{
-		fs: j.fs, dir: j.cfg.Dir, origin: j.origin, log: j.cfg.Log, now: j.cfg.Now, written: j.Written, durable: j.syncWritten,
+		fs: j.fs, dir: j.cfg.Dir, origin: j.origin, log: j.cfg.Log, now: j.cfg.Now, written: j.Written, durable: j.Sync,
 		bundle: j.cfg.OnBundle, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
 		reader: NewSegmentReader(j.fs, j.cfg.Dir), stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	verifier, err := s.openKey(j.keys, j.Written() == 0)
+	verifier, err := s.openKey(j.cfg.Keys, j.Written() == 0)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,48 @@ func (j *Journal) openSealer() (*sealer, error) {
 	if err := s.advance(j.Written()); err != nil {
 		return nil, err
 	}
-	return s, nil
+	if j.cfg.Witness == nil {
+		return s, nil
+	}
+	if s.signer == nil {
+		return nil, errors.New("journal: a witness is configured, and no directory of keys: nothing is signed that it could see")
+	}
+	s.witness, err = openWitness(s, *j.cfg.Witness)
+	return s, err
+}
+
+// Sealing says how far the journal is sealed.
+func (j *Journal) Sealing() Sealing { return j.sealer.sealing() }
+
+// Tree is the journal's tree, to be read: the records that are in bundles, and proofs of those that a checkpoint is over.
+func (j *Journal) Tree() *tree.Tree { return j.sealer.tree }
+
+// Prune removes records before one, by whole bundles of 256, and nothing that no checkpoint is over. Proofs of what remains still work.
+// Errors: those of the disk, after which it can be called again.
+func (j *Journal) Prune(minimum uint64) error { return j.sealer.prune(minimum) }
+
+// Prove returns a C2SP tlog-proof that a record is in the journal, and its encoding, which is the leaf that is proven. The proof is against the
+// newest checkpoint. Errors: tree.ErrAbsent where that does not reach the record yet, tree.ErrPruned, and those of reading.
+func (j *Journal) Prove(sequence uint64) (proof, leaf []byte, err error) {
+	checkpoint, size := j.sealer.newest()
+	if checkpoint == nil || sequence >= size {
+		return nil, nil, tree.ErrAbsent
+	}
+	records, err := j.sealer.tree.Bundle(sequence / tree.Width)
+	if err != nil {
+		return nil, nil, err //nolint:wrapcheck // it says what is wrong
+	}
+	proof, err = j.sealer.tree.Proof(sequence, size, checkpoint)
+	return proof, records[sequence%tree.Width], err //nolint:wrapcheck // as above
+}
+
+// start begins to seal, and to send checkpoints to the witness.
+func (s *sealer) start() {
+	go s.run()
+	if s.witness != nil {
+		s.witness.wake()
+		go s.witness.run()
+	}
 }
 
 // openKey chooses the key that signs, and compares it with the one that the journal says verifies it.
