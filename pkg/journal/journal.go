@@ -86,8 +86,8 @@ type Journal struct {
 	ids      *Ids
 	// contexts is the key of the digests of contexts.
 	contexts []byte
-	sealer *sealer
-	lock   io.Closer
+	sealer   *sealer
+	lock     io.Closer
 	// stop ends what keeps the journal up, which closes stopped.
 	stop, stopped chan struct{}
 	closing       sync.Once
@@ -98,6 +98,8 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// batches and bytes count what was written.
+	batches, bytes atomic.Uint64
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -335,6 +337,8 @@ func (j *Journal) write(b *batch) {
 // wrote notes that a batch is written.
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
+	j.batches.Add(1)
+	j.bytes.Add(uint64(len(b.frames)))
 	if j.cfg.Sync {
 		j.written.Store(end)
 		j.durable.Store(end)
