@@ -38,7 +38,7 @@ func Open(cfg Config) (*Journal, error) {
 	if j.contexts, err = derive(cfg.Secret, "the digests of contexts"); err != nil {
 		return nil, err
 	}
-	if err := j.fs.MkdirAll(j.segments, 0o700); err != nil {
+	if err := makeDir(j.fs, j.segments); err != nil {
 		return nil, fmt.Errorf("journal: cannot make the directory: %w", err)
 	}
 	if j.lock, err = j.fs.Lock(j.fs.PathJoin(cfg.Dir, lockFile)); err != nil {
@@ -154,7 +154,7 @@ func (j *Journal) begin() error {
 	if err := writeFile(j.fs, j.cfg.Dir, originFile, text); err != nil {
 		return fmt.Errorf("journal: cannot name the journal: %w", err)
 	}
-	if err := syncDir(j.fs, j.fs.PathDir(j.cfg.Dir)); err != nil {
+	if err := syncDir(j.fs, j.fs.PathDir(j.cfg.Dir)); err != nil { // it may have been made just before a crash
 		return fmt.Errorf("journal: cannot make the directory durable: %w", err)
 	}
 	return nil
