@@ -51,7 +51,7 @@ func Open(cfg Config) (*Journal, error) {
 		return nil, errors.Join(err, j.lock.Close())
 	}
 	j.stop, j.stopped = make(chan struct{}), make(chan struct{})
-	go j.keepUp()
+	go j.keepUp(j.Written())
 	j.sealer.start()
 	return j, nil
 }
@@ -75,6 +75,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CheckpointInterval == 0 {
 		c.CheckpointInterval = time.Second
+	}
+	if c.CallerShare == 0 {
+		c.CallerShare = 0.5
+	}
+	if c.tidyEvery == 0 {
+		c.tidyEvery = time.Minute
 	}
 	if c.retryEvery == 0 {
 		c.retryEvery = time.Second
@@ -114,7 +120,11 @@ func (j *Journal) open() error {
 	if j.segment, err = createSegment(j.fs, j.segments, next); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if err := j.openReserve(); err != nil {
+	err = j.openReserve()
+	if err == nil {
+		err = j.openRoom()
+	}
+	if err != nil {
 		return errors.Join(err, j.segment.file.Close())
 	}
 	return nil
