@@ -85,6 +85,9 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
+	news    news
+	indexer atomic.Pointer[indexer]
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -324,11 +327,13 @@ func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
 	if j.cfg.Sync {
 		j.written.Store(end)
+		j.news.tell()
 		j.durable.Store(end)
 		return
 	}
 	full := j.unsynced.add(b.frames, end)
 	j.written.Store(end)
+	j.news.tell()
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
@@ -411,9 +416,9 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	failed := j.failed != nil
 	j.mu.Unlock()
-	var err error
+	err := j.closeIndexer()
 	if failed {
-		err = j.mend() // for what is kept in memory
+		err = errors.Join(err, j.mend()) // for what is kept in memory
 	}
 	j.mu.Lock()
 	j.failed, j.closed = errors.New("the journal is closed"), true

@@ -18,7 +18,9 @@ const bundleRecords = 256
 
 // draw is a record as a busy server would write one: some agents, tenants and objects are met often, most seldom.
 func draw(random *rand.Rand, sequence uint64) *deputyv1.Record {
-	few := func(of int) string { return fmt.Sprint(int(float64(of) * random.Float64() * random.Float64() * random.Float64())) }
+	few := func(of int) string {
+		return fmt.Sprint(int(float64(of) * random.Float64() * random.Float64() * random.Float64()))
+	}
 	r := &deputyv1.Record{
 		Sequence: sequence, Time: 1_700_000_000_000_000_000 + int64(sequence)*1_000_000 + random.Int64N(50_000_000),
 		Kind: deputyv1.RecordKind(1 + random.IntN(11)), Caller: "caller-" + few(5), AgentId: "agent-" + few(1000),
