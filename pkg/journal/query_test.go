@@ -54,7 +54,9 @@ func drawQuery(random *rand.Rand, about *Record) (*Query, func(*Record) bool) {
 				return func(*Record) bool { return true }
 			}
 			q.PrincipalType, q.PrincipalID = about.GetPrincipalType(), about.GetPrincipalId()
-			return func(r *Record) bool { return r.GetPrincipalType() == q.PrincipalType && r.GetPrincipalId() == q.PrincipalID }
+			return func(r *Record) bool {
+				return r.GetPrincipalType() == q.PrincipalType && r.GetPrincipalId() == q.PrincipalID
+			}
 		},
 		func() func(*Record) bool {
 			q.Tenant = about.GetTenantId()
@@ -178,7 +180,7 @@ func TestQuery(t *testing.T) {
 				indexed(t, j, bundles)
 			}
 		}
-		offline, err := OpenReader(fs, testDir, nil)
+		offline, err := OpenReader(ReaderConfig{Dir: testDir, FS: fs})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +243,7 @@ func TestFollow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	offline, err := OpenReader(fs, testDir, nil)
+	offline, err := OpenReader(ReaderConfig{Dir: testDir, FS: fs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +334,7 @@ func TestMissingRecordsAreAnError(t *testing.T) {
 		}
 	}
 	count := func() (n int, err error) {
-		r, err := OpenReader(fs, testDir, nil)
+		r, err := OpenReader(ReaderConfig{Dir: testDir, FS: fs})
 		if err != nil {
 			return 0, err
 		}

@@ -45,7 +45,9 @@ type Reader struct {
 	origin string
 	tag    [8]byte
 	// live is the journal of this process; nil for a directory.
-	live    *Journal
+	live *Journal
+	// ids are those of its decisions; nil where the secret is not known.
+	ids     *Ids
 	index   *index.Index
 	persons Persons
 
@@ -54,9 +56,21 @@ type Reader struct {
 	first, bundles uint64
 }
 
-// OpenReader opens the journal in a directory to be read. fs nil stands for the operating system's files; persons may be nil, and what is sealed
-// stays so then. Errors: the directory is no journal's, or cannot be read.
-func OpenReader(fs vfs.FS, dir string, persons Persons) (*Reader, error) {
+// ReaderConfig is which journal is read; Dir is required.
+type ReaderConfig struct {
+	// Dir is the directory of the journal.
+	Dir string
+	// FS is where it lies; nil means the operating system's.
+	FS vfs.FS
+	// Secret is the journal's, which finds records by the ids of decisions, and makes those; nil where it is not known.
+	Secret []byte
+	// Persons opens what is sealed; nil leaves it so.
+	Persons Persons
+}
+
+// OpenReader opens the journal in a directory to be read. Errors: the directory is no journal's, or cannot be read.
+func OpenReader(cfg ReaderConfig) (*Reader, error) {
+	fs, dir := cfg.FS, cfg.Dir
 	if fs == nil {
 		fs = vfs.Default
 	}
@@ -71,7 +85,12 @@ func OpenReader(fs vfs.FS, dir string, persons Persons) (*Reader, error) {
 	if !whole || origin == "" || strings.ContainsAny(origin, "\n\r") {
 		return nil, fmt.Errorf("journal: the file %s does not hold the name of a journal", fs.PathJoin(dir, originFile))
 	}
-	r := &Reader{fs: fs, dir: dir, origin: origin, tag: Tag(origin), persons: persons}
+	r := &Reader{fs: fs, dir: dir, origin: origin, tag: Tag(origin), persons: cfg.Persons}
+	if len(cfg.Secret) > 0 {
+		if r.ids, err = NewIds(cfg.Secret); err != nil {
+			return nil, err
+		}
+	}
 	if r.index, err = index.Read(fs, fs.PathJoin(dir, indexDir)); err != nil {
 		return nil, err
 	}
@@ -81,8 +100,23 @@ func OpenReader(fs vfs.FS, dir string, persons Persons) (*Reader, error) {
 // Origin is the journal's name.
 func (r *Reader) Origin() string { return r.origin }
 
-// Tag is what ids of decisions have of the origin.
-func (r *Reader) Tag() [8]byte { return r.tag }
+// ID returns the id of a record; empty without the journal's secret.
+func (r *Reader) ID(sequence uint64) string {
+	if r.ids == nil {
+		return ""
+	}
+	return r.ids.Of(r.tag, sequence)
+}
+
+// Find returns the sequence of the record that an id of a decision stands for; false for one that is not of this journal, and without the
+// journal's secret. Whether there is such a record is another question.
+func (r *Reader) Find(id string) (sequence uint64, ok bool) {
+	if r.ids == nil {
+		return 0, false
+	}
+	tag, sequence, ok := r.ids.Find(id)
+	return sequence, ok && tag == r.tag
+}
 
 // survey finds out which bundles there are.
 func (r *Reader) survey() error {
@@ -189,6 +223,16 @@ func (r *Reader) End() (uint64, error) {
 	}
 	end, err := segments.Read(from, math.MaxUint64, func(uint64, []byte) error { return nil })
 	return max(end, from), err
+}
+
+// Get returns a record, in which all that can be opened is open, and its encoding as it was written. Errors: ErrNoRecord, and those of reading.
+func (r *Reader) Get(sequence uint64) (f Found, encoded []byte, err error) {
+	if encoded, err = r.Record(sequence); err != nil {
+		return Found{}, nil, err
+	}
+	f.Record = &Record{}
+	f.Erased, err = r.open(encoded, f.Record)
+	return f, encoded, err
 }
 
 // Record returns the encoding of a record. Errors: ErrNoRecord, and those of reading.
