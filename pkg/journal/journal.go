@@ -86,8 +86,8 @@ type Journal struct {
 	ids      *Ids
 	// contexts is the key of the digests of contexts.
 	contexts []byte
-	sealer *sealer
-	lock   io.Closer
+	sealer   *sealer
+	lock     io.Closer
 	// stop ends what keeps the journal up, which closes stopped.
 	stop, stopped chan struct{}
 	closing       sync.Once
