@@ -47,9 +47,6 @@ type Config struct {
 	CheckpointInterval time.Duration
 	// OnCheckpoint is called with each new checkpoint, a C2SP signed note, by one goroutine, which it must not hold up; nil if nobody wants it.
 	OnCheckpoint func(checkpoint []byte)
-	// OnBundle is called with the records of each whole bundle once that is on disk, by one goroutine: for an index. Records have to be left as
-	// they are. After a crash a bundle may be on disk that it was not called with. nil if nobody wants it.
-	OnBundle func(n uint64, records [][]byte)
 	// Witness cosigns checkpoints; nil means that nobody does.
 	Witness *WitnessConfig
 	// Sync has each record survive a power cut before its answer leaves. Without, it survives the death of the process, and

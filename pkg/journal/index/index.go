@@ -30,6 +30,8 @@ type Index struct {
 	file vfs.File
 	// aside is a group that had a file once, and gets one again; nil while there is none.
 	aside *building
+	// closed has Add do nothing.
+	closed bool
 
 	mu sync.RWMutex
 	// first is the first bundle that the journal has.
@@ -169,6 +171,9 @@ func (x *Index) lost() (group uint64, some bool) {
 func (x *Index) Add(number uint64, records [][]byte) error {
 	x.adding.Lock()
 	defer x.adding.Unlock()
+	if x.closed {
+		return nil
+	}
 	to := x.part
 	if x.aside != nil && x.aside.next == number {
 		to = x.aside
@@ -290,11 +295,12 @@ func (x *Index) Prune(first uint64) error {
 	return errors.Join(errs...)
 }
 
-// Close closes the files. The Index can be searched afterwards.
+// Close closes the files. The Index can be searched afterwards, and Add does nothing.
 func (x *Index) Close() error {
 	x.adding.Lock()
 	defer x.adding.Unlock()
 	x.closePart()
+	x.closed = true
 	return nil
 }
 
