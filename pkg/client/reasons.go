@@ -33,12 +33,15 @@ const (
 	ReasonInvalidToken         Reason = authz.ReasonInvalidToken
 	ReasonIssuerUnavailable    Reason = authz.ReasonIssuerUnavailable
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
+	ReasonNoCheckpoint         Reason = authz.ReasonNoCheckpoint
+	ReasonNoJournal            Reason = authz.ReasonNoJournal
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
 	ReasonNotTenantSafe        Reason = authz.ReasonNotTenantSafe
 	ReasonOutOfBounds          Reason = authz.ReasonOutOfBounds
 	ReasonPrincipalNotFound    Reason = authz.ReasonPrincipalNotFound
+	ReasonRecordNotFound       Reason = authz.ReasonRecordNotFound
 	ReasonRevisionUnavailable  Reason = authz.ReasonRevision
 	ReasonRoleRequired         Reason = authz.ReasonRoleRequired
 	ReasonSchemaInUse          Reason = authz.ReasonSchemaInUse
