@@ -62,6 +62,8 @@ type Daemon struct {
 	graph     authz.Graph
 	evaluator *kept.Graph
 	judge     *judge.Judge
+	// delegate is nobody's.
+	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.
 	journal   *journal.Journal
 	transport *transport
@@ -170,6 +172,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		opened = append(opened, d.metrics.listener)
 	}
 	d.gate = rpc.NewGate(&d.callers.Callers, calls, d.journal, log)
+	d.delegate = delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -191,7 +194,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.judge.Recorded(d.journal)
 	services := rpc.Config{
 		Judge:          d.judge,
-		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
+		Delegate:       d.delegate,
 		Sealer:         sealer,
 		Log:            log,
 		Figures:        calls,
@@ -237,6 +240,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		Rights:         rights,
+		NotIndexed:     d.delegate.NotIndexed,
 	})
 }
 
@@ -309,7 +313,7 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.PurgeAfter < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
 	if c.MaxConnections < 0 {
@@ -365,6 +369,8 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
 	go d.callers.watch(judging)
+	go d.keepIndexed(watch)
+	go d.purge(watch)
 	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {

@@ -71,6 +71,9 @@ type Config struct {
 	Version string
 	// Rights returns what the call's caller may do.
 	Rights func(context.Context) Rights
+	// NotIndexed is called before marks of life of sessions or delegations are written, about once a minute; nil means that nobody has to
+	// know. See facts.Indexed.
+	NotIndexed func(context.Context) error
 }
 
 // Rights is what a caller may do beyond calling a method, which an interceptor before the door has judged. The zero Rights are a caller's for
@@ -90,6 +93,7 @@ type Rights struct {
 type Door struct {
 	cfg      Config
 	services []*grpc.ServiceDesc
+	noted    indexNote
 }
 
 // New returns a Door. It fails where the config is incomplete.
