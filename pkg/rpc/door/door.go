@@ -93,7 +93,7 @@ type Rights struct {
 type Door struct {
 	cfg      Config
 	services []*grpc.ServiceDesc
-	noted    indexNote
+	noted    *indexNote
 }
 
 // New returns a Door. It fails where the config is incomplete.
@@ -105,7 +105,7 @@ func New(cfg Config) (*Door, error) {
 		cfg.CursorKey = make([]byte, sha256.Size)
 		_, _ = rand.Read(cfg.CursorKey) // never fails, see crypto/rand
 	}
-	d := &Door{cfg: cfg}
+	d := &Door{cfg: cfg, noted: new(indexNote)}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			d.services = append(d.services, d.describe(f, f.Services().Get(i)))
