@@ -64,6 +64,8 @@ type Client struct {
 	Store deputyv1.StoreServiceClient
 	// Journal reads the record of every decision. It takes an auditor.
 	Journal deputyv1.JournalServiceClient
+	// Retention purges what is over.
+	Retention deputyv1.RetentionServiceClient
 
 	conn grpc.ClientConnInterface
 	// closers release what Dial opened, the last first.
@@ -118,6 +120,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
 		Journal:     deputyv1.NewJournalServiceClient(conn),
+		Retention:   deputyv1.NewRetentionServiceClient(conn),
 		conn:        conn,
 	}
 }

@@ -82,6 +82,9 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 			d.Stopped = true
 			continue
 		}
+		if r.aside(rel) {
+			continue
+		}
 		s, ok := delegationShapes[rel.Relation]
 		if !ok {
 			r.malformedf("%s is not of a kind that Deputy writes", rel)
@@ -111,6 +114,9 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		case relAllowDirect:
 			d.AllowDirect, direct = true, rel.Subject
 		}
+	}
+	if d.Purged {
+		return Delegation{ID: id, Life: Life{Stopped: true, Purged: true}}
 	}
 	if d.AllowDirect && direct != d.Principal {
 		r.malformedf("allow_direct names another principal")
@@ -179,6 +185,9 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 		direct.ExpiresAt = d.Until
 		updates = append(updates, create(direct))
 	}
+	for _, r := range d.listing() {
+		updates = append(updates, create(r))
+	}
 	for _, g := range scope {
 		updates = append(updates, create(authz.Relationship{
 			Resource: g.Resource, Relation: g.Relation, Subject: authz.Subject{Object: self},
@@ -190,12 +199,16 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 // Revoke is the write that ends a delegation.
 func (d *Delegation) Revoke() []authz.Update {
 	self := d.ID.Object()
-	return []authz.Update{
+	updates := []authz.Update{
 		{Operation: authz.Touch, Relationship: mark(self, relRevoked)},
 		{Operation: authz.Delete, Relationship: mark(self, relActive)},
 		{Operation: authz.Delete, Relationship: mark(self, relUnscoped)},
 		{Operation: authz.Delete, Relationship: authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}},
 	}
+	for _, r := range d.listing() {
+		updates = append(updates, remove(r))
+	}
+	return updates
 }
 
 // DirectFilter selects the allow_direct marks for a principal or a set, up to a limit.
