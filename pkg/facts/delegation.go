@@ -190,12 +190,17 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 // Revoke is the write that ends a delegation.
 func (d *Delegation) Revoke() []authz.Update {
 	self := d.ID.Object()
-	return []authz.Update{
+	updates := []authz.Update{
 		{Operation: authz.Touch, Relationship: mark(self, relRevoked)},
 		{Operation: authz.Delete, Relationship: mark(self, relActive)},
 		{Operation: authz.Delete, Relationship: mark(self, relUnscoped)},
-		{Operation: authz.Delete, Relationship: authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}},
 	}
+	if d.Principal == (authz.Subject{}) { // there is none to delete by
+		return updates
+	}
+	return append(updates, authz.Update{Operation: authz.Delete, Relationship: authz.Relationship{
+		Resource: self, Relation: relAllowDirect, Subject: d.Principal,
+	}})
 }
 
 // DirectFilter selects the allow_direct marks for a principal or a set, up to a limit.
@@ -239,4 +244,12 @@ func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {
 // PrincipalQuery asks whether a principal is in a delegation's set.
 func (d *Delegation) PrincipalQuery(p authz.Principal) authz.Query {
 	return authz.Query{Resource: d.ID.Object(), Permission: relPrincipal, Subject: authz.Subject{Object: p.Object}}
+}
+
+// PassedOnFilter selects the delegations that an agent granted: what it passed on, and the leaves of its sessions.
+func PassedOnFilter(id authz.AgentID) authz.Filter {
+	return authz.Filter{
+		Resource: authz.Object{Type: authz.TypeDelegation}, Relation: relGrantedBy,
+		SubjectType: authz.TypeAgent, SubjectID: string(id),
+	}
 }
