@@ -108,6 +108,7 @@ type server struct {
 	agents        deputy.AgentsServiceClient
 	principals    deputy.PrincipalsServiceClient
 	store         deputy.StoreServiceClient
+	retention     deputy.RetentionServiceClient
 	schema        authzed.SchemaServiceClient
 	relationships authzed.PermissionsServiceClient
 	conn          grpc.ClientConnInterface
@@ -131,6 +132,7 @@ func newServer(endpoint, key string, opts ...goclient.Option) (*server, error) {
 		agents:        c.Agents,
 		principals:    c.Principals,
 		store:         c.Store,
+		retention:     c.Retention,
 		schema:        authzed.NewSchemaServiceClient(c.Conn()),
 		relationships: authzed.NewPermissionsServiceClient(c.Conn()),
 		conn:          c.Conn(),

@@ -64,6 +64,8 @@ type Client struct {
 	Adoption deputyv1.AdoptionServiceClient
 	// Store looks after the store of the engine embedded.
 	Store deputyv1.StoreServiceClient
+	// Retention purges what is over.
+	Retention deputyv1.RetentionServiceClient
 
 	conn grpc.ClientConnInterface
 	// closers release what Dial opened, the last first.
@@ -118,6 +120,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Brakes:      deputyv1.NewBrakeServiceClient(conn),
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
+		Retention:   deputyv1.NewRetentionServiceClient(conn),
 		conn:        conn,
 	}
 }

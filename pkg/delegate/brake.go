@@ -92,7 +92,7 @@ func (d *Delegate) sweep(ctx context.Context, o authz.Object, from Place, out *B
 			return &from, err
 		}
 		for some := range slices.Chunk(by.updates, MaxUpdates) {
-			if _, err := d.apply(ctx, some, nil); err != nil {
+			if _, err := d.writeStop(ctx, some); err != nil {
 				return &from, err
 			}
 		}

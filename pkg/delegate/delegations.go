@@ -67,6 +67,12 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		return none(err)
 	}
 	must = append(must, facts.MustBeActive(out.Agent.Object())...)
+	if s.Key != "" {
+		if err := v.unused(ctx, out.ID.Object()); err != nil {
+			return none(err)
+		}
+		must = append(must, facts.MustBeUnused(out.ID.Object()))
+	}
 	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
 	rev, err := d.write(ctx, v, out.Write(s.Scope), must)
 	if authz.KindOf(err) == authz.Exists && s.Key != "" {
@@ -99,6 +105,15 @@ func (d *Delegate) created(ctx context.Context, want facts.Delegation) (facts.De
 
 func keyReused() error {
 	return authz.Errorf(authz.Exists, authz.ReasonIdempotencyConflict, "the idempotency key was used for another request")
+}
+
+// unused refuses the id of a session or a delegation that was purged. An idempotency key leads to the same id again.
+func (v *view) unused(ctx context.Context, o authz.Object) error {
+	rels, err := v.read(ctx, facts.MustBeUnused(o).Filter)
+	if err == nil && len(rels) > 0 {
+		err = keyReused()
+	}
+	return err
 }
 
 // check refuses what is wrong with the request by itself.

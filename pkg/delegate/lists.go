@@ -57,13 +57,9 @@ const listPage = 200
 // A page that is full ends before the next that exists for the caller, whether or not it is listed, so that what exists for others is not
 // seen from where a list is complete.
 func list[T any](
-	ctx context.Context, d *Delegate, from Place, limit int, filters []authz.Filter,
+	ctx context.Context, d *Delegate, v *view, from Place, limit int, filters []authz.Filter,
 	read func(v *view, stage int, rel authz.Relationship) (item T, listed bool, err error),
 ) (List[T], error) {
-	v, err := d.at(ctx, from)
-	if err != nil {
-		return List[T]{}, err
-	}
 	out := List[T]{At: v.snap.Revision()}
 	until := authz.Until(ctx, listTime)
 	spent := func() bool { return v.reads > 0 && (v.reads >= d.listReads || !time.Now().Before(until)) }
@@ -111,8 +107,12 @@ func (d *Delegate) Agents(ctx context.Context, from Place, limit int) (List[fact
 	if d.within.Confined() {
 		return d.tenantsAgents(ctx, from, limit)
 	}
+	v, err := d.at(ctx, from)
+	if err != nil {
+		return List[facts.Agent]{}, err
+	}
 	filters := []authz.Filter{facts.AgentListFilter(false), facts.AgentListFilter(true)}
-	return list(ctx, d, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
+	return list(ctx, d, v, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
 		a, err := v.agent(ctx, authz.AgentID(rel.Resource.ID))
 		// One with both marks is listed once.
 		return a, stage == 1 || !a.Stopped, err
@@ -121,13 +121,17 @@ func (d *Delegate) Agents(ctx context.Context, from Place, limit int) (List[fact
 
 // tenantsAgents lists the agents of a confined caller's tenants, each in the first one that has it.
 func (d *Delegate) tenantsAgents(ctx context.Context, from Place, limit int) (List[facts.Agent], error) {
+	v, err := d.at(ctx, from)
+	if err != nil {
+		return List[facts.Agent]{}, err
+	}
 	var filters []authz.Filter
 	for _, tenant := range d.within.Tenants.List() {
 		filters = append(filters, facts.TenantAgents(authz.TenantID(tenant)))
 	}
 	once := len(filters)
 	filters = append(filters, filters...)
-	return list(ctx, d, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
+	return list(ctx, d, v, from, limit, filters, func(v *view, stage int, rel authz.Relationship) (facts.Agent, bool, error) {
 		id := authz.AgentID(rel.Subject.ID)
 		a, err := v.agent(ctx, id)
 		if err != nil {
@@ -146,13 +150,31 @@ func (d *Delegate) tenantsAgents(ctx context.Context, from Place, limit int) (Li
 	})
 }
 
+// indexed reports whether all that is live is listed: else a list reads also what is over, and leaves it out.
+func (v *view) indexed(ctx context.Context) (bool, error) {
+	rels, err := v.read(ctx, facts.IndexFilter())
+	return err == nil && facts.Indexed(rels), err
+}
+
 // Sessions lists an agent's sessions by id.
 func (d *Delegate) Sessions(ctx context.Context, agent authz.AgentID, inactive bool, from Place, limit int) (List[Running], error) {
+	v, err := d.at(ctx, from)
+	if err != nil {
+		return List[Running]{}, err
+	}
 	var filters []authz.Filter
 	if d.within.HasAgent(agent) {
-		filters = append(filters, facts.SessionListFilter(agent))
+		indexed, err := v.indexed(ctx)
+		switch {
+		case err != nil:
+			return List[Running]{}, err
+		case indexed && !inactive:
+			filters = []authz.Filter{facts.LiveSessionFilter(agent)}
+		default:
+			filters = []authz.Filter{facts.SessionListFilter(agent)}
+		}
 	}
-	return list(ctx, d, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (Running, bool, error) {
+	return list(ctx, d, v, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (Running, bool, error) {
 		s, err := v.session(ctx, authz.SessionID(rel.Resource.ID))
 		if err != nil || !inactive && !s.Live() {
 			return Running{}, false, err
@@ -173,19 +195,31 @@ type Choice struct {
 	Principal authz.Subject
 	Tenant    authz.TenantID
 	Parent    authz.DelegationID
-	// Inactive and Leaves also list what does not act, and what sessions minted.
+	// Inactive and Leaves also list what does not act, and what sessions minted. With either the list reads all that there is.
 	Inactive, Leaves bool
 }
 
 // Delegations lists delegations by id.
 func (d *Delegate) Delegations(ctx context.Context, c Choice, from Place, limit int) (List[facts.Delegation], error) {
+	v, err := d.at(ctx, from)
+	if err != nil {
+		return List[facts.Delegation]{}, err
+	}
 	var filters []authz.Filter
-	if listed, err := d.lists(ctx, c, from); err != nil {
+	if listed, err := v.lists(ctx, c); err != nil {
 		return List[facts.Delegation]{}, err
 	} else if listed {
-		filters = append(filters, facts.ListFilter(c.By, c.AsPrincipal))
+		indexed, err := v.indexed(ctx)
+		switch {
+		case err != nil:
+			return List[facts.Delegation]{}, err
+		case indexed && !c.Inactive && !c.Leaves:
+			filters = []authz.Filter{facts.LiveFilter(c.By, c.AsPrincipal)}
+		default:
+			filters = []authz.Filter{facts.ListFilter(c.By, c.AsPrincipal)}
+		}
 	}
-	return list(ctx, d, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (facts.Delegation, bool, error) {
+	return list(ctx, d, v, from, limit, filters, func(v *view, _ int, rel authz.Relationship) (facts.Delegation, bool, error) {
 		one, err := v.delegation(ctx, authz.DelegationID(rel.Resource.ID))
 		keep := (c.Inactive || one.Live()) && (c.Leaves || one.Session == "") &&
 			(c.Agent == "" || c.Agent == one.Agent) &&

@@ -54,6 +54,12 @@ func (d *Delegate) StartSession(ctx context.Context, s Start) (Running, authz.Re
 	if err != nil {
 		return none(err)
 	}
+	if s.Key != "" {
+		if err := v.unused(ctx, plan.session.ID.Object()); err != nil {
+			return none(err)
+		}
+		plan.must = append(plan.must, facts.MustBeUnused(plan.session.ID.Object()))
+	}
 	updates := plan.session.Write()
 	for i := range plan.leaves {
 		updates = append(updates, plan.leaves[i].Write(plan.scopes[i])...)
@@ -122,6 +128,7 @@ func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.
 			out.Session = got.Session
 			return out, v.snap.Revision(), nil
 		}
+		p.session.Issued.At = got.Issued.At
 		// Whoever makes it live, all tries return what is stored then. A try that loses looks again, and finds why: a
 		// session that is live, or an agent that no longer is.
 		if _, err := d.freeze(ctx, p, v.snap.Revision()); err != nil && (!raced(err) || try == startedTries) {

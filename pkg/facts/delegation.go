@@ -82,6 +82,9 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 			d.Stopped = true
 			continue
 		}
+		if r.aside(rel) {
+			continue
+		}
 		s, ok := delegationShapes[rel.Relation]
 		if !ok {
 			r.malformedf("%s is not of a kind that Deputy writes", rel)
@@ -111,6 +114,9 @@ func ReadDelegation(id authz.DelegationID, rels []authz.Relationship, now time.T
 		case relAllowDirect:
 			d.AllowDirect, direct = true, rel.Subject
 		}
+	}
+	if d.Purged {
+		return Delegation{ID: id, Life: Life{Stopped: true, Purged: true}}
 	}
 	if d.AllowDirect && direct != d.Principal {
 		r.malformedf("allow_direct names another principal")
@@ -179,6 +185,9 @@ func (d *Delegation) Write(scope []Grant) []authz.Update {
 		direct.ExpiresAt = d.Until
 		updates = append(updates, create(direct))
 	}
+	for _, r := range d.listing() {
+		updates = append(updates, create(r))
+	}
 	for _, g := range scope {
 		updates = append(updates, create(authz.Relationship{
 			Resource: g.Resource, Relation: g.Relation, Subject: authz.Subject{Object: self},
@@ -195,12 +204,14 @@ func (d *Delegation) Revoke() []authz.Update {
 		{Operation: authz.Delete, Relationship: mark(self, relActive)},
 		{Operation: authz.Delete, Relationship: mark(self, relUnscoped)},
 	}
-	if d.Principal == (authz.Subject{}) { // there is none to delete by
-		return updates
+	if d.Principal != (authz.Subject{}) { // else there is none to delete by
+		direct := authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}
+		updates = append(updates, authz.Update{Operation: authz.Delete, Relationship: direct})
 	}
-	return append(updates, authz.Update{Operation: authz.Delete, Relationship: authz.Relationship{
-		Resource: self, Relation: relAllowDirect, Subject: d.Principal,
-	}})
+	for _, r := range d.listing() {
+		updates = append(updates, remove(r))
+	}
+	return updates
 }
 
 // DirectFilter selects the allow_direct marks for a principal or a set, up to a limit.

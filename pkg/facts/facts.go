@@ -35,6 +35,11 @@ const (
 	relDelegation  = "delegation"
 	relUnfrozen    = "unfrozen"
 	relBaseline    = "baseline"
+	relListed      = "listed"
+	relListedFor   = "listed_for"
+	relOver        = "over"
+	relPurged      = "purged"
+	relIndexed     = "indexed"
 
 	// RelationMember and RelationAdmin are the relations of a tenant that a delegation for a set may
 	// name, and RelationAgent that of its agents; PermissionAccess is what acting in it takes.
@@ -56,12 +61,31 @@ type Life struct {
 	Until time.Time
 	// Stopped tells that there is a tombstone.
 	Stopped bool
+	// Purged tells that it was purged: there is a tombstone, and nothing else is known of it, whatever else the graph holds.
+	Purged bool
+	// Seen is when it was first seen to be over; zero where that was not noted.
+	Seen time.Time
 	// Malformed says what Deputy would not have written; empty where all is as it should be.
 	Malformed string
 	// Known tells that the graph holds anything at all about the object.
 	Known bool
 	// ambiguous tells that something which the schema admits once is there more than once.
 	ambiguous bool
+}
+
+// aside takes a relationship that says nothing of whether the object may act, or that it was purged, and reports whether it did.
+func (r *reader) aside(rel authz.Relationship) bool {
+	switch rel.Relation {
+	case relListed, relListedFor, relIndexed:
+	case relOver:
+		r.life.Seen = readIssued(rel.CaveatContext).At
+	case relPurged:
+		// Whatever its shape, a tombstone refuses.
+		r.life.Stopped, r.life.Purged = true, true
+	default:
+		return false
+	}
+	return true
 }
 
 // Live reports whether the object may act as far as its own marks go.
@@ -166,6 +190,11 @@ func Naming(o authz.Object) []authz.Filter {
 // mark is a relationship whose subject is the object itself.
 func mark(o authz.Object, relation string) authz.Relationship {
 	return authz.Relationship{Resource: o, Relation: relation, Subject: authz.Subject{Object: o}}
+}
+
+// remove is the update that deletes a relationship, whatever its caveat and its expiration.
+func remove(r authz.Relationship) authz.Update {
+	return authz.Update{Operation: authz.Delete, Relationship: authz.Relationship{Resource: r.Resource, Relation: r.Relation, Subject: r.Subject}}
 }
 
 // exactly selects one relationship.

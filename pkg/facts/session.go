@@ -64,6 +64,9 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 			s.Stopped = true
 			continue
 		}
+		if r.aside(rel) {
+			continue
+		}
 		sh, ok := sessionShapes[rel.Relation]
 		if !ok {
 			r.malformedf("%s is not of a kind that Deputy writes", rel)
@@ -86,6 +89,9 @@ func ReadSession(id authz.SessionID, rels []authz.Relationship, now time.Time) S
 			s.Baseline = authz.Revision{Token: text(rel.CaveatContext["revision"])}
 			s.BaselineAt = readStamp(rel.CaveatContext["at"])
 		}
+	}
+	if s.Purged {
+		return Session{ID: id, Life: Life{Stopped: true, Purged: true}}
 	}
 	slices.SortFunc(s.Leaves, func(a, b Leaf) int { return compare(a.Delegation, b.Delegation) })
 	switch {
@@ -112,11 +118,7 @@ func readLeaf(rel authz.Relationship) Leaf {
 // Write returns the updates that create the session without what makes it live: its agent and leaves.
 func (s *Session) Write() []authz.Update {
 	self := s.ID.Object()
-	agent := authz.Relationship{
-		Resource: self, Relation: RelationAgent, Subject: authz.Subject{Object: s.Agent.Object()},
-		Caveat: caveatIssued, CaveatContext: issuedContext(s.Issued),
-	}
-	updates := []authz.Update{{Operation: authz.Create, Relationship: agent}}
+	updates := []authz.Update{{Operation: authz.Create, Relationship: s.agent()}}
 	for _, l := range s.Leaves {
 		updates = append(updates, authz.Update{Operation: authz.Create, Relationship: authz.Relationship{
 			Resource: self, Relation: relDelegation, Subject: authz.Subject{Object: l.Delegation.Object()},
@@ -124,6 +126,14 @@ func (s *Session) Write() []authz.Update {
 		}})
 	}
 	return updates
+}
+
+// agent is the fact which agent runs, with what was issued.
+func (s *Session) agent() authz.Relationship {
+	return authz.Relationship{
+		Resource: s.ID.Object(), Relation: RelationAgent, Subject: authz.Subject{Object: s.Agent.Object()},
+		Caveat: caveatIssued, CaveatContext: issuedContext(s.Issued),
+	}
 }
 
 // Activate returns the updates that make the session live until s.Until, unfrozen or from its
@@ -136,29 +146,48 @@ func (s *Session) Activate() []authz.Update {
 		mode.Caveat = caveatBaseline
 		mode.CaveatContext = map[string]any{"revision": s.Baseline.Token, "at": stamp(s.BaselineAt)}
 	}
-	return append(s.Extend(), authz.Update{Operation: authz.Create, Relationship: mode})
+	updates := s.last()
+	if !s.Unfrozen {
+		updates = s.Extend() // it was written before
+	}
+	return append(updates, authz.Update{Operation: authz.Create, Relationship: mode})
 }
 
-// MustBeUnstarted holds while the session was neither made live nor ended.
+// MustBeUnstarted holds while the session was neither made live nor ended, nor purged.
 func (s *Session) MustBeUnstarted() []authz.MustHold {
 	self := s.ID.Object()
-	return []authz.MustHold{mustNot(mark(self, relActive)), mustNot(mark(self, relEnded)), mustNot(mark(self, relBaseline))}
+	return []authz.MustHold{mustNot(mark(self, relActive)), mustNot(mark(self, relEnded)), mustNot(mark(self, relBaseline)), MustBeUnused(self)}
 }
 
-// Extend returns the update that moves the session's end to s.Until.
-func (s *Session) Extend() []authz.Update {
+// last returns the updates that make the session last until s.Until.
+func (s *Session) last() []authz.Update {
 	active := mark(s.ID.Object(), relActive)
 	active.ExpiresAt = s.Until
-	return []authz.Update{{Operation: authz.Touch, Relationship: active}}
+	updates := []authz.Update{{Operation: authz.Touch, Relationship: active}}
+	for _, r := range s.listing() {
+		updates = append(updates, authz.Update{Operation: authz.Touch, Relationship: r})
+	}
+	return updates
+}
+
+// Extend returns the updates that move the session's end to s.Until. That is also noted where it does not expire, so that it is known
+// afterwards since when the session has been over.
+func (s *Session) Extend() []authz.Update {
+	s.Issued.Until = s.Until
+	return append(s.last(), authz.Update{Operation: authz.Touch, Relationship: s.agent()})
 }
 
 // End is the write that ends a session and, since leaves need their session, all that it passed on.
 func (s *Session) End() []authz.Update {
 	self := s.ID.Object()
-	return []authz.Update{
+	updates := []authz.Update{
 		{Operation: authz.Touch, Relationship: mark(self, relEnded)},
 		{Operation: authz.Delete, Relationship: mark(self, relActive)},
 	}
+	for _, r := range s.listing() {
+		updates = append(updates, remove(r))
+	}
+	return updates
 }
 
 // SessionListFilter selects the sessions of an agent.

@@ -144,14 +144,19 @@ func Resume(o authz.Object, issued Issued) []authz.Update {
 // MustBeActive holds while the object has its mark and no tombstone. The engine does not see expired
 // marks, so an expired one does not hold.
 func MustBeActive(o authz.Object) []authz.MustHold {
-	tombstone := relSuspended
-	switch o.Type {
+	return []authz.MustHold{must(mark(o, relActive)), mustNot(mark(o, tombstone(o.Type)))}
+}
+
+// tombstone is the relation that stops an object of a core type.
+func tombstone(objectType string) string {
+	switch objectType {
 	case authz.TypeDelegation:
-		tombstone = relRevoked
+		return relRevoked
 	case authz.TypeSession:
-		tombstone = relEnded
+		return relEnded
+	default:
+		return relSuspended
 	}
-	return []authz.MustHold{must(mark(o, relActive)), mustNot(mark(o, tombstone))}
 }
 
 // Owner is the tuple that entitles a user to delegate in a service's name.
@@ -206,15 +211,15 @@ func compare[T ~string](x, y T) int {
 }
 
 // IsTombstone reports whether a relationship of that relation stops the object that it is of, whatever its subject: an
-// object has it to be suspended, revoked or ended, and writing it can only take access away.
+// object has it to be suspended, revoked, ended or purged, and writing it can only take access away.
 func IsTombstone(resourceType, relation string) bool {
 	switch resourceType {
 	case authz.TypeUser, authz.TypeService, authz.TypeTenant, authz.TypeAgent:
 		return relation == relSuspended
 	case authz.TypeDelegation:
-		return relation == relRevoked
+		return relation == relRevoked || relation == relPurged
 	case authz.TypeSession:
-		return relation == relEnded
+		return relation == relEnded || relation == relPurged
 	default:
 		return false
 	}

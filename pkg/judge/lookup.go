@@ -322,7 +322,7 @@ func (j *Judge) Agents(
 		return End{At: snap.Revision()}, nil
 	}
 	// An object of a global type may be reached in any tenant.
-	filter := facts.ListFilter(authz.Subject{Object: authz.Object{Type: authz.TypeTenant}}, false)
+	in := authz.Object{Type: authz.TypeTenant}
 	if !j.global[c.Resource.Type] {
 		tenant, err := call.tenantOf(ctx, c.Resource)
 		if err != nil {
@@ -331,7 +331,13 @@ func (j *Judge) Agents(
 		if tenant == "" || !call.within.HasTenant(tenant) {
 			return End{At: snap.Revision()}, nil
 		}
-		filter = facts.ListFilter(authz.Subject{Object: tenant.Object()}, false)
+		in = tenant.Object()
+	}
+	filter := facts.ListFilter(authz.Subject{Object: in}, false)
+	if rels, err := call.source.reader().read(ctx, facts.IndexFilter()); err != nil {
+		return End{}, err
+	} else if facts.Indexed(rels) {
+		filter = facts.LiveFilter(authz.Subject{Object: in}, false)
 	}
 	l := newLookup(ctx, call, limit)
 	place := Place{Revision: snap.Revision(), Engine: from.Engine, Row: from.Row, Skip: from.Skip}

@@ -190,10 +190,16 @@ func (r *reader) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID
 	ids = slices.Compact(ids)
 	switch {
 	case crowded:
-		byAgent := facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
-		byAgent.Limit = maxMarks + 1
-		rels, err := r.read(ctx, byAgent)
+		rels, err := r.read(ctx, facts.IndexFilter())
 		if err != nil {
+			return nil, err
+		}
+		byAgent := facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
+		if facts.Indexed(rels) {
+			byAgent = facts.LiveFilter(authz.Subject{Object: c.Agent.Object()}, false)
+		}
+		byAgent.Limit = maxMarks + 1
+		if rels, err = r.read(ctx, byAgent); err != nil {
 			return nil, err
 		}
 		if len(rels) > maxMarks {

@@ -31,10 +31,16 @@ func hasLeaf(within *authz.Bounds, p authz.Principal, tenant authz.TenantID) boo
 func admit(within *authz.Bounds, c authz.Case, s *facts.Session, d *facts.Delegation) (bool, error) {
 	switch {
 	case c.Delegation != "":
+		if d.Purged && within.AllActors() { // whose it was is not known any more
+			return false, nil
+		}
 		if !d.Known || !d.Within(within) {
 			return false, authz.NoDelegation(c.Delegation)
 		}
 	case c.Session != "":
+		if s.Purged && within.AllActors() {
+			return false, nil
+		}
 		if !s.Known || !hasSession(within, s) {
 			return false, authz.NoSession(c.Session)
 		}

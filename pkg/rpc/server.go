@@ -44,6 +44,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterAdoptionServiceServer(s, &adoptions{border: b})
 	deputyv1.RegisterBrakeServiceServer(s, &brakes{border: b})
 	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
+	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})
 }
 
 // border is what all services share.
