@@ -92,13 +92,14 @@ func newAgentList(c *connection) *cobra.Command {
 
 // newAgentSuspend builds `deputy agent suspend`. Once it returns, every check refuses.
 func newAgentSuspend(c *connection) *cobra.Command {
-	return &cobra.Command{
+	var reason string
+	cmd := &cobra.Command{
 		Use:   "suspend AGENT",
 		Short: "Stop an agent and every chain that it is part of (responders)",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			id := bareID("agent", args[0])
-			answer, err := s.agents.SuspendAgent(ctx, &deputy.SuspendAgentRequest{AgentId: id})
+			answer, err := s.agents.SuspendAgent(ctx, &deputy.SuspendAgentRequest{AgentId: id, Reason: reason})
 			if err != nil {
 				return err
 			}
@@ -106,6 +107,8 @@ func newAgentSuspend(c *connection) *cobra.Command {
 			return c.printDone(answer, "agent:"+id+" is suspended")
 		}),
 	}
+	reasonVar(cmd, &reason)
+	return cmd
 }
 
 // newAgentResume builds `deputy agent resume`.

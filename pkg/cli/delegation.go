@@ -161,19 +161,22 @@ func newDelegationList(c *connection) *cobra.Command {
 // newDelegationRevoke builds `deputy delegation revoke`. Once it returns, every check under the
 // delegation or a part of it refuses. Revoking twice is no error.
 func newDelegationRevoke(c *connection) *cobra.Command {
-	return &cobra.Command{
+	var reason string
+	cmd := &cobra.Command{
 		Use:   "revoke DELEGATION",
 		Short: "End a delegation and all that was passed on from it",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			id := bareID("delegation", args[0])
-			answer, err := s.delegations.RevokeDelegation(ctx, &deputy.RevokeDelegationRequest{DelegationId: id})
+			answer, err := s.delegations.RevokeDelegation(ctx, &deputy.RevokeDelegationRequest{DelegationId: id, Reason: reason})
 			if err != nil {
 				return err
 			}
 			return c.printDone(answer, "delegation:"+id+" is revoked")
 		}),
 	}
+	reasonVar(cmd, &reason)
+	return cmd
 }
 
 // describeDelegation writes a delegation, one fact a line.

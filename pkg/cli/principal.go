@@ -19,7 +19,8 @@ func newPrincipal(p *program) *cobra.Command {
 
 // newPrincipalSuspend builds `deputy principal suspend`.
 func newPrincipalSuspend(c *connection) *cobra.Command {
-	return &cobra.Command{
+	var reason string
+	cmd := &cobra.Command{
 		Use:     "suspend PRINCIPAL",
 		Short:   "Stop every agent from acting for a user or service, or in a tenant; any id will do",
 		Example: `  deputy principal suspend user:alice`,
@@ -29,7 +30,7 @@ func newPrincipalSuspend(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := s.principals.Suspend(ctx, &deputy.SuspendRequest{Principal: whom})
+			answer, err := s.principals.Suspend(ctx, &deputy.SuspendRequest{Principal: whom, Reason: reason})
 			if err != nil {
 				return err
 			}
@@ -37,6 +38,8 @@ func newPrincipalSuspend(c *connection) *cobra.Command {
 			return c.printDone(answer, args[0]+" is suspended")
 		}),
 	}
+	reasonVar(cmd, &reason)
+	return cmd
 }
 
 // newPrincipalResume builds `deputy principal resume`.

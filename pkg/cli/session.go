@@ -180,19 +180,22 @@ func newSessionRenew(c *connection) *cobra.Command {
 // newSessionEnd builds `deputy session end`. Once it returns, every check in the session refuses. Ending
 // twice is no error.
 func newSessionEnd(c *connection) *cobra.Command {
-	return &cobra.Command{
+	var reason string
+	cmd := &cobra.Command{
 		Use:   "end SESSION",
 		Short: "End a session and all that was passed on from it",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			id := bareID("session", args[0])
-			answer, err := s.sessions.EndSession(ctx, &deputy.EndSessionRequest{SessionId: id})
+			answer, err := s.sessions.EndSession(ctx, &deputy.EndSessionRequest{SessionId: id, Reason: reason})
 			if err != nil {
 				return err
 			}
 			return c.printDone(answer, "session:"+id+" has ended")
 		}),
 	}
+	reasonVar(cmd, &reason)
+	return cmd
 }
 
 // describeSession writes a session, one fact a line, and then its leaves: whom it acts for, and the

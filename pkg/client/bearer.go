@@ -286,6 +286,7 @@ const retries = `{
 			{"service": "deputy.v1.AgentsService", "method": "ListAgents"},
 			{"service": "deputy.v1.AgentsService", "method": "SuspendAgent"},
 			{"service": "deputy.v1.PrincipalsService", "method": "Suspend"},
+			{"service": "deputy.v1.BrakeService"},
 			{"service": "deputy.v1.AdoptionService", "method": "ReviewAdoption"},
 			{"service": "deputy.v1.StoreService", "method": "GetStatistics"}
 		],

@@ -32,7 +32,7 @@
 // as long as it takes does not: StoreService's Compact and Backup.
 //
 // A call that fails with UNAVAILABLE is made again, three times in all, where making it twice does no harm: questions, reads, and what only
-// takes access away (RevokeDelegation, EndSession, SuspendAgent, Suspend). A call that creates, resumes or renews is made once. Who
+// takes access away (Brake, RevokeDelegation, EndSession, SuspendAgent, Suspend). A call that creates, resumes or renews is made once. Who
 // wants to make it again sets an idempotency key.
 package client
 
@@ -58,6 +58,8 @@ type Client struct {
 	Agents deputyv1.AgentsServiceClient
 	// Principals suspends and resumes users, services and tenants.
 	Principals deputyv1.PrincipalsServiceClient
+	// Brakes stops what goes wrong, in one call.
+	Brakes deputyv1.BrakeServiceClient
 	// Adoption reviews what a graph names without being active, and makes it active.
 	Adoption deputyv1.AdoptionServiceClient
 	// Store looks after the store of the engine embedded.
@@ -117,6 +119,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Delegations: deputyv1.NewDelegationsServiceClient(conn),
 		Agents:      deputyv1.NewAgentsServiceClient(conn),
 		Principals:  deputyv1.NewPrincipalsServiceClient(conn),
+		Brakes:      deputyv1.NewBrakeServiceClient(conn),
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
 		Journal:     deputyv1.NewJournalServiceClient(conn),

@@ -324,6 +324,32 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 		}()
 	}
 	until(t, "all streams are open", func() bool { return len(s.gate.OpenStreams()) == len(ends) })
+	join := func(user string) {
+		t.Helper()
+		_, err := authzed.NewPermissionsServiceClient(s.conn).WriteRelationships(bearing(t, testAdminKey), &authzed.WriteRelationshipsRequest{
+			Updates: []*authzed.RelationshipUpdate{{
+				Operation: authzed.RelationshipUpdate_OPERATION_TOUCH,
+				Relationship: &authzed.Relationship{
+					Resource: &authzed.ObjectReference{ObjectType: "tenant", ObjectId: "acme"}, Relation: "member",
+					Subject: &authzed.SubjectReference{Object: &authzed.ObjectReference{ObjectType: "user", ObjectId: user}},
+				},
+			}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A stream is open before its request has come, and then goes on as what its caller is by that time. So the file waits until all requests
+	// have come: whoever watches is told of a write.
+	join("alice")
+	for name := range ends {
+		if name == "importer" { // it has sent nothing
+			continue
+		}
+		if is := next(t, got[name]); is != goesOn {
+			t.Fatalf("the stream of %s: %s", name, is)
+		}
+	}
 
 	moved := strings.ReplaceAll(entry("renamed", watchers, "", ""), "name: renamed", "name: another")
 	write(t, path, all(map[string]string{
@@ -351,18 +377,7 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 		}
 	}
 	// The others are told of a write that comes now.
-	_, err = authzed.NewPermissionsServiceClient(s.conn).WriteRelationships(bearing(t, testAdminKey), &authzed.WriteRelationshipsRequest{
-		Updates: []*authzed.RelationshipUpdate{{
-			Operation: authzed.RelationshipUpdate_OPERATION_TOUCH,
-			Relationship: &authzed.Relationship{
-				Resource: &authzed.ObjectReference{ObjectType: "tenant", ObjectId: "acme"}, Relation: "member",
-				Subject: &authzed.SubjectReference{Object: &authzed.ObjectReference{ObjectType: "user", ObjectId: "alice"}},
-			},
-		}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	join("bob")
 	for name, want := range ends {
 		if want != goesOn {
 			continue

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/facts"
@@ -175,31 +174,6 @@ type Stood struct {
 	Active bool
 }
 
-// Suspend stops an agent, or stops agents from acting for a user or a service, or in a tenant. What takes access away is never
-// refused, so any id will do, unless the caller has bounds. Errors: NotFound for what does not exist for the caller, Denied where a tenant
-// outside its bounds has the agent or the principal, too.
-func (d *Delegate) Suspend(ctx context.Context, o authz.Object) (Stood, authz.Revision, error) {
-	v, err := d.look(ctx)
-	if err != nil {
-		return Stood{}, authz.Revision{}, err
-	}
-	if err := v.whole(ctx, o); err != nil {
-		return Stood{}, authz.Revision{}, err
-	}
-	named, err := v.named(ctx, o)
-	if err != nil {
-		named = true // it is no more than a hint, and must not keep anybody from suspending
-	}
-	updates := facts.Suspend(o)
-	if o.Type == authz.TypeAgent {
-		if a, err := v.agent(ctx, authz.AgentID(o.ID)); err == nil && !a.Active && !a.Stopped || authz.KindOf(err) == authz.NotFound {
-			updates = facts.SuspendUnregistered(authz.AgentID(o.ID))
-		}
-	}
-	rev, err := d.brake(ctx, updates)
-	return Stood{Named: named}, rev, err
-}
-
 // Resume lets agents act for a user or a service, or in a tenant, or lifts an agent's suspension. One that was registered is then
 // active; one that was not can be registered, or adopted. Errors: NotFound for an agent that the graph knows nothing of, and
 // those of Suspend.
@@ -236,34 +210,6 @@ func (v *view) resumeAgent(ctx context.Context, id authz.AgentID) ([]authz.Updat
 		a.Issued.At = v.now
 	}
 	return facts.Resume(id.Object(), a.Issued), true, nil
-}
-
-// brake writes what stops something, whatever has changed since it was looked at. On an engine whose clocks may differ it returns only
-// once every later head revision is known to include the write.
-func (d *Delegate) brake(ctx context.Context, updates []authz.Update) (authz.Revision, error) {
-	rev, err := d.apply(ctx, updates, nil)
-	if err != nil {
-		return rev, err
-	}
-	return rev, settle(ctx, d.graph.ClockOffset())
-}
-
-// settle waits as long as two clocks of the engine may differ.
-func settle(ctx context.Context, offset time.Duration) error {
-	if offset <= 0 {
-		return nil
-	}
-	t := time.NewTimer(offset)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return &authz.Error{
-			Op: "delegate.settle", Kind: authz.Deadline, Reason: authz.ReasonEngineUnavailable,
-			Message: "it was written, but not yet known to be seen everywhere", Err: ctx.Err(),
-		}
-	}
 }
 
 // reason returns the reason of the first Error in the chain, or "".

@@ -48,6 +48,8 @@ type Delegate struct {
 	maxSessionTTL time.Duration
 	// listReads is how many objects one call of a list reads.
 	listReads int
+	// sweepReads is how many objects one call of a brake reads.
+	sweepReads int
 	// maxNamed and maxHeld bound a review.
 	maxNamed, maxHeld int
 	// reviews has room for the reviews that are under way.
@@ -60,7 +62,7 @@ func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() 
 	return &Delegate{
 		first: true, within: &authz.Bounds{},
 		graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now,
-		listReads: listReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: make(chan struct{}, maxReviews),
+		listReads: listReads, sweepReads: sweepReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: make(chan struct{}, maxReviews),
 	}
 }
 
@@ -111,20 +113,29 @@ func (d *Delegate) view(snap authz.Snapshot) *view {
 	return v
 }
 
-// look pins the head revision and refuses while the core schema is not Deputy's.
-func (d *Delegate) look(ctx context.Context) (*view, error) {
+// head pins the head revision, whatever the schema is: for what takes access away.
+func (d *Delegate) head(ctx context.Context) (*view, error) {
 	snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
 	if err != nil {
 		return nil, err
 	}
-	schema, err := snap.Schema(ctx)
+	return d.view(snap), nil
+}
+
+// look pins the head revision and refuses while the core schema is not Deputy's.
+func (d *Delegate) look(ctx context.Context) (*view, error) {
+	v, err := d.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	schema, err := v.snap.Schema(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if schema.CoreDifference != "" {
 		return nil, authz.Errorf(authz.Precondition, authz.ReasonCoreSchema, "%s", schema.WrongCore())
 	}
-	return d.view(snap), nil
+	return v, nil
 }
 
 func (v *view) read(ctx context.Context, f authz.Filter) ([]authz.Relationship, error) {

@@ -297,7 +297,21 @@ func (v *view) part(ctx context.Context, d *facts.Delegation) ([]authz.MustHold,
 	if parent.Session != "" {
 		must = append(must, facts.MustBeActive(parent.Session.Object())...)
 	}
-	return must, nil
+	// What is suspended passes nothing on, nor is anything passed on in its name: it would be live once that is resumed.
+	if err := v.liveAgent(ctx, parent.Agent); err != nil {
+		return nil, err
+	}
+	standing := []authz.Object{d.Tenant.Object()}
+	if !d.Set() {
+		standing = append(standing, d.Principal.Object)
+	}
+	for _, o := range standing {
+		if err := v.standing(ctx, o); err != nil {
+			return nil, err
+		}
+		must = append(must, facts.MustBeActive(o)...)
+	}
+	return append(must, facts.MustBeActive(parent.Agent.Object())...), nil
 }
 
 // mayAllowDirect reports whether a part of the first of the chain may act without a session: all up to
@@ -373,17 +387,4 @@ func (d *Delegate) Delegation(ctx context.Context, id authz.DelegationID) (facts
 	}
 	out, err = v.shown(ctx, out)
 	return out, v.snap.Revision(), err
-}
-
-// Revoke ends a delegation and, since every decision walks the chain, all that was passed on from it.
-func (d *Delegate) Revoke(ctx context.Context, id authz.DelegationID) (authz.Revision, error) {
-	v, err := d.look(ctx)
-	if err != nil {
-		return authz.Revision{}, err
-	}
-	found, err := v.delegation(ctx, id)
-	if err != nil {
-		return authz.Revision{}, err
-	}
-	return d.brake(ctx, found.Revoke())
 }

@@ -374,24 +374,3 @@ func (d *Delegate) Renew(ctx context.Context, id authz.SessionID, ttl time.Durat
 	}
 	return out, rev, nil
 }
-
-// End ends a session and all that was passed on from it. Ending an ended one succeeds. Of a session that acts beyond the caller's bounds it
-// ends the caller's part, by revoking its leaves, and touches nothing else.
-func (d *Delegate) End(ctx context.Context, id authz.SessionID) (authz.Revision, error) {
-	v, err := d.look(ctx)
-	if err != nil {
-		return authz.Revision{}, err
-	}
-	s, err := v.session(ctx, id)
-	if err != nil {
-		return authz.Revision{}, err
-	}
-	if !s.beyond {
-		return d.brake(ctx, s.End())
-	}
-	var updates []authz.Update
-	for i := range s.leaves {
-		updates = append(updates, s.leaves[i].Revoke()...)
-	}
-	return d.brake(ctx, updates)
-}

@@ -203,7 +203,10 @@ func (d *Delegation) Revoke() []authz.Update {
 		{Operation: authz.Touch, Relationship: mark(self, relRevoked)},
 		{Operation: authz.Delete, Relationship: mark(self, relActive)},
 		{Operation: authz.Delete, Relationship: mark(self, relUnscoped)},
-		{Operation: authz.Delete, Relationship: authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}},
+	}
+	if d.Principal != (authz.Subject{}) { // else there is none to delete by
+		direct := authz.Relationship{Resource: self, Relation: relAllowDirect, Subject: d.Principal}
+		updates = append(updates, authz.Update{Operation: authz.Delete, Relationship: direct})
 	}
 	for _, r := range d.listing() {
 		updates = append(updates, remove(r))
@@ -252,4 +255,12 @@ func ListFilter(subject authz.Subject, asPrincipal bool) authz.Filter {
 // PrincipalQuery asks whether a principal is in a delegation's set.
 func (d *Delegation) PrincipalQuery(p authz.Principal) authz.Query {
 	return authz.Query{Resource: d.ID.Object(), Permission: relPrincipal, Subject: authz.Subject{Object: p.Object}}
+}
+
+// PassedOnFilter selects the delegations that an agent granted: what it passed on, and the leaves of its sessions.
+func PassedOnFilter(id authz.AgentID) authz.Filter {
+	return authz.Filter{
+		Resource: authz.Object{Type: authz.TypeDelegation}, Relation: relGrantedBy,
+		SubjectType: authz.TypeAgent, SubjectID: string(id),
+	}
 }

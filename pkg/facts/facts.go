@@ -91,6 +91,9 @@ func (r *reader) aside(rel authz.Relationship) bool {
 // Live reports whether the object may act as far as its own marks go.
 func (l Life) Live() bool { return l.Known && l.Active && !l.Stopped && l.Malformed == "" }
 
+// Stoppable reports whether there is anything to stop: the object may act, or might once it is well-formed.
+func (l Life) Stoppable() bool { return l.Known && !l.Stopped && (l.Active || l.Malformed != "") }
+
 // Issued is what the issued caveat carries.
 type Issued struct {
 	At, Until time.Time

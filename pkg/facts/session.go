@@ -31,6 +31,11 @@ type Leaf struct {
 	Tenant     authz.TenantID
 }
 
+// Of reports whether the leaf is for a principal, or in a tenant.
+func (l Leaf) Of(o authz.Object) bool {
+	return o.Type == authz.TypeTenant && string(l.Tenant) == o.ID || o.Type != authz.TypeTenant && l.Principal.Object == o
+}
+
 // Holds reports whether the session holds the delegation.
 func (s *Session) Holds(id authz.DelegationID) bool {
 	return slices.ContainsFunc(s.Leaves, func(l Leaf) bool { return l.Delegation == id })

@@ -115,6 +115,9 @@ func (s *agents) SuspendAgent(ctx context.Context, r *deputyv1.SuspendAgentReque
 	if err != nil {
 		return nil, err
 	}
+	if err := givenReason(r.GetReason(), false); err != nil {
+		return nil, err
+	}
 	was, rev, err := s.delegate(ctx).Suspend(ctx, agent.Object())
 	if err != nil {
 		return nil, err
@@ -158,6 +161,9 @@ func standing(o *deputyv1.ObjectReference) (authz.Object, error) {
 func (s *principals) Suspend(ctx context.Context, r *deputyv1.SuspendRequest) (*deputyv1.SuspendResponse, error) {
 	who, err := standing(r.GetPrincipal())
 	if err != nil {
+		return nil, err
+	}
+	if err := givenReason(r.GetReason(), false); err != nil {
 		return nil, err
 	}
 	was, rev, err := s.delegate(ctx).Suspend(ctx, who)

@@ -143,6 +143,9 @@ func (s *delegations) RevokeDelegation(ctx context.Context, r *deputyv1.RevokeDe
 	if err != nil {
 		return nil, err
 	}
+	if err := givenReason(r.GetReason(), false); err != nil {
+		return nil, err
+	}
 	rev, err := s.delegate(ctx).Revoke(ctx, authz.DelegationID(name))
 	if err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterAgentsServiceServer(s, &agents{border: b})
 	deputyv1.RegisterPrincipalsServiceServer(s, &principals{border: b})
 	deputyv1.RegisterAdoptionServiceServer(s, &adoptions{border: b})
+	deputyv1.RegisterBrakeServiceServer(s, &brakes{border: b})
 	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
 	deputyv1.RegisterJournalServiceServer(s, &journals{border: b})
 	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})

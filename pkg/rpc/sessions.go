@@ -124,6 +124,9 @@ func (s *sessions) EndSession(ctx context.Context, r *deputyv1.EndSessionRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := givenReason(r.GetReason(), false); err != nil {
+		return nil, err
+	}
 	rev, err := s.delegate(ctx).End(ctx, authz.SessionID(name))
 	if err != nil {
 		return nil, err

@@ -458,7 +458,9 @@ func (x *ListAgentsResponse) GetReadAt() *ZedToken {
 type SuspendAgentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The agent's id.
-	AgentId       string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// Why: up to 512 bytes of printable text. The journal keeps it for auditors; no caller is told.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +498,13 @@ func (*SuspendAgentRequest) Descriptor() ([]byte, []int) {
 func (x *SuspendAgentRequest) GetAgentId() string {
 	if x != nil {
 		return x.AgentId
+	}
+	return ""
+}
+
+func (x *SuspendAgentRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -687,9 +696,10 @@ const file_deputy_v1_agents_proto_rawDesc = "" +
 	"\x06agents\x18\x01 \x03(\v2\x10.deputy.v1.AgentR\x06agents\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12%\n" +
 	"\x04next\x18\x03 \x01(\v2\x11.deputy.v1.CursorR\x04next\x12,\n" +
-	"\aread_at\x18\x04 \x01(\v2\x13.deputy.v1.ZedTokenR\x06readAt\"0\n" +
+	"\aread_at\x18\x04 \x01(\v2\x13.deputy.v1.ZedTokenR\x06readAt\"H\n" +
 	"\x13SuspendAgentRequest\x12\x19\n" +
-	"\bagent_id\x18\x01 \x01(\tR\aagentId\"d\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"d\n" +
 	"\x14SuspendAgentResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +

@@ -699,7 +699,9 @@ func (x *ListDelegationsResponse) GetReadAt() *ZedToken {
 type RevokeDelegationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The delegation's id.
-	DelegationId  string `protobuf:"bytes,1,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	DelegationId string `protobuf:"bytes,1,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
+	// Why: up to 512 bytes of printable text. The journal keeps it for auditors; no caller is told.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,6 +739,13 @@ func (*RevokeDelegationRequest) Descriptor() ([]byte, []int) {
 func (x *RevokeDelegationRequest) GetDelegationId() string {
 	if x != nil {
 		return x.DelegationId
+	}
+	return ""
+}
+
+func (x *RevokeDelegationRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -854,9 +863,10 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\vdelegations\x18\x01 \x03(\v2\x15.deputy.v1.DelegationR\vdelegations\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12%\n" +
 	"\x04next\x18\x03 \x01(\v2\x11.deputy.v1.CursorR\x04next\x12,\n" +
-	"\aread_at\x18\x04 \x01(\v2\x13.deputy.v1.ZedTokenR\x06readAt\">\n" +
+	"\aread_at\x18\x04 \x01(\v2\x13.deputy.v1.ZedTokenR\x06readAt\"V\n" +
 	"\x17RevokeDelegationRequest\x12#\n" +
-	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\"N\n" +
+	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
 	"\x18RevokeDelegationResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xad\x03\n" +

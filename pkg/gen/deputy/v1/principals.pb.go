@@ -25,7 +25,9 @@ const (
 type SuspendRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A "user", a "service" or a "tenant".
-	Principal     *ObjectReference `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	Principal *ObjectReference `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"`
+	// Why: up to 512 bytes of printable text. The journal keeps it for auditors; no caller is told.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -65,6 +67,13 @@ func (x *SuspendRequest) GetPrincipal() *ObjectReference {
 		return x.Principal
 	}
 	return nil
+}
+
+func (x *SuspendRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // SuspendResponse confirms it.
@@ -227,9 +236,10 @@ var File_deputy_v1_principals_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_principals_proto_rawDesc = "" +
 	"\n" +
-	"\x1adeputy/v1/principals.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\"J\n" +
+	"\x1adeputy/v1/principals.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\"b\n" +
 	"\x0eSuspendRequest\x128\n" +
-	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\"_\n" +
+	"\tprincipal\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +
 	"\x0fSuspendResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\x12\x18\n" +

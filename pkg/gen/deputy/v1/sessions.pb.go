@@ -760,7 +760,9 @@ func (x *RenewSessionResponse) GetWrittenAt() *ZedToken {
 type EndSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session's id.
-	SessionId     string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Why: up to 512 bytes of printable text. The journal keeps it for auditors; no caller is told.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -798,6 +800,13 @@ func (*EndSessionRequest) Descriptor() ([]byte, []int) {
 func (x *EndSessionRequest) GetSessionId() string {
 	if x != nil {
 		return x.SessionId
+	}
+	return ""
+}
+
+func (x *EndSessionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -908,10 +917,11 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\x14RenewSessionResponse\x12,\n" +
 	"\asession\x18\x01 \x01(\v2\x12.deputy.v1.SessionR\asession\x122\n" +
 	"\n" +
-	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\"2\n" +
+	"written_at\x18\x02 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt\"J\n" +
 	"\x11EndSessionRequest\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x01 \x01(\tR\tsessionId\"H\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"H\n" +
 	"\x12EndSessionResponse\x122\n" +
 	"\n" +
 	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd6\x03\n" +
