@@ -155,6 +155,7 @@ beats the default.
 	root.AddCommand(
 		newCheck(p), newExplain(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p),
+		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
 		newServe(p), newCaller(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
 		newStore(p), newBackup(p), newRestore(p),

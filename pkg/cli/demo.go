@@ -237,8 +237,11 @@ func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) erro
 		if dir, err = os.MkdirTemp("", "deputy-demo-"); err != nil {
 			return err
 		}
-		r.stop = append(r.stop, func() error { return os.RemoveAll(dir) })
-	} else if err := os.Mkdir(dir, 0o700); err != nil {
+		temporary := dir
+		r.stop = append(r.stop, func() error { return os.RemoveAll(temporary) })
+		dir = filepath.Join(dir, "data") // the journal's keys are beside it
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
 	seal, err := tokenKey(filepath.Join(dir, "token.key"))

@@ -34,7 +34,8 @@ Each setting is a flag, a variable in the environment and a key of the same name
 --config names; the first of these that is there counts.`,
 		Example: `  deputy serve --dev
   DEPUTY_PRESHARED_KEY=… DEPUTY_ADMIN_PRESHARED_KEY=… deputy serve --data-dir /var/lib/deputy
-  deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy --token-key-file token.key`,
+  deputy serve --config deputy.yaml --engine postgres --datastore-conn-uri postgres://deputy@db/deputy \
+    --token-key-file token.key --journal-dir /var/lib/deputy/journal`,
 		GroupID: groupServer,
 		Args:    cobra.NoArgs,
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/spf13/pflag"
@@ -55,7 +56,7 @@ func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 		if d.temporary, err = os.MkdirTemp("", "deputy-dev-"); err != nil {
 			return fmt.Errorf("--dev: %w", err)
 		}
-		s.config.Engine.Dir = d.temporary
+		s.config.Engine.Dir = filepath.Join(d.temporary, "data") // the journal's keys are beside it
 	}
 	return nil
 }
@@ -77,7 +78,7 @@ func (d *devServer) writeCore(ctx context.Context, conn grpc.ClientConnInterface
 func (d *devServer) tell(out io.Writer, addr net.Addr, dir string) error {
 	data := fmt.Sprintf("The data stay in %s.", dir)
 	if d.temporary != "" {
-		data = fmt.Sprintf("The data are in %s, which is removed when the server stops.", dir)
+		data = fmt.Sprintf("The data are in %s, which is removed when the server stops.", d.temporary)
 	}
 	key := "# DEPUTY_KEY is the admin key that you have set"
 	if d.key != "" {

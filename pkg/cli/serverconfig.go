@@ -38,6 +38,8 @@ type serverSettings struct {
 	// remoteKey or remoteKeyFile is the key of the SpiceDB behind the engine remote.
 	remoteKey     secrets
 	remoteKeyFile string
+	// journal is on or off, which is config.Journal.Off.
+	journal string
 	// cacheMiB is config.Engine.CacheBytes in a unit that is typed.
 	cacheMiB int64
 	// headroomMiB is what daemon.KeepHeadroom takes, in MiB.
@@ -81,6 +83,16 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.tokenKeyFile, "token-key-file", "",
 		"file with the key that seals tokens, the same on every node; made if it is not there; "+
 			"token.key in --data-dir if left out; engines that several servers can share need it")
+	j := &s.config.Journal
+	choiceVar(flags, &s.journal, "journal", "", "on", "on, or off: nothing is recorded of what callers ask", "on", "off")
+	flags.StringVar(&j.Dir, "journal-dir", "",
+		"directory of the journal; made if it is not there; journal in --data-dir if left out; engines without a data directory need it")
+	flags.StringVar(&j.KeyDir, "journal-key-dir", "",
+		"directory of the journal's keys, outside of --data-dir and --journal-dir; made if it is not there; "+
+			"if left out, a directory beside --data-dir, or else beside --journal-dir, whose name has .keys added")
+	flags.BoolVar(&j.Sync, "journal-sync", false, "have each record survive a power cut before its answer leaves, and not just the death of the process")
+	flags.StringSliceVar(&j.OpenFields, "journal-context-fields", nil,
+		"fields of caveat contexts that records hold as they are; of all others they hold a keyed digest")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
 	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
@@ -169,6 +181,9 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		return fmt.Errorf("--gc-headroom-mib must be 0 to %d", 1<<20)
 	}
 	e := s.config.Engine
+	if err := s.readJournal(flags); err != nil {
+		return err
+	}
 	inDataDir := flags.Lookup("token-key-file") != nil && s.tokenKeyFile == "" && e.Kind == engine.Embedded && e.Dir != ""
 	if inDataDir {
 		s.tokenKeyFile = daemon.TokenKeyFile(e.Dir)
@@ -185,6 +200,20 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 	}
 	if s.config.TokenKey, err = tokenKey(s.tokenKeyFile); err != nil {
 		return err
+	}
+	return nil
+}
+
+// readJournal fills in whether there is a journal. An engine without a data directory has no place for one: there it is off only in so many words.
+func (s *serverSettings) readJournal(flags *pflag.FlagSet) error {
+	if flags.Lookup("journal") == nil {
+		return nil
+	}
+	j := &s.config.Journal
+	j.Off = s.journal == "off"
+	if e := s.config.Engine; e.Kind != engine.Embedded && j.Dir == "" && !j.Off {
+		return fmt.Errorf("the engine %s has no data directory that the journal could be in: name a directory for it with --journal-dir, "+
+			"or set --journal=off, and nothing is recorded of what callers ask", e.Kind)
 	}
 	return nil
 }

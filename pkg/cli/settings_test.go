@@ -124,6 +124,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
+		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
 		{"datastore-conn-pool-read-max-open", "5"}, {"datastore-conn-pool-write-max-open", "4"},
 	}
 	var args []string
@@ -156,9 +157,9 @@ func TestEveryFieldHasASetting(t *testing.T) {
 			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
 				switch field {
 				case "daemon.Config.Callers", "daemon.Config.Issuers", "daemon.Config.NoListener", // for servers that are opened in code
-					"daemon.Config.Engine.KeyMark",                                                                                        // the daemon computes it of the token key
-					"daemon.Config.Engine.Log",                                                                                            // the daemon's own
-					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files": // a test's
+					"daemon.Config.Engine.KeyMark",                                                                                                                      // the daemon computes it of the token key
+					"daemon.Config.Engine.Log",                                                                                                                          // the daemon's own
+					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles": // a test's
 					continue
 				case "daemon.Config.Insecure": // the variable is the clients'
 					if way.name == "environment" {

@@ -78,6 +78,8 @@ type Config struct {
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
 	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.
 	VerifySample float64
+	// Journal is where what callers ask is recorded.
+	Journal Journal
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs InsecureMetrics or Insecure.
 	MetricsAddr string
@@ -108,6 +110,8 @@ type Config struct {
 	certifiedTime time.Duration
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
+	// journalFiles is where the journal's are, likewise.
+	journalFiles vfs.FS
 	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.
 	callersEvery time.Duration
 }

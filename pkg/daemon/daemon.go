@@ -129,6 +129,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
+	if d.journal, err = cfg.openJournal(datastore, log); err != nil {
+		return fail(err)
+	}
+	if d.journal != nil {
+		opened = append(opened, d.journal)
+	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
 		return fail(err)
@@ -182,6 +188,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.server = grpc.NewServer(options...)
 	guarded := d.gate.Guard(d.server)
 	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
+	d.judge.Recorded(d.journal)
 	services := rpc.Config{
 		Judge:          d.judge,
 		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
@@ -297,6 +304,10 @@ func (c Config) complete() (Config, error) {
 		return c, errors.New("daemon: --verify-sample is not a share, 0 to 1")
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
+	}
+	var err error
+	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")

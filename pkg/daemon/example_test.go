@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ func ExampleDaemon_Decide() {
 	defer os.RemoveAll(dir)
 
 	deputy := must(daemon.Open(ctx, daemon.Config{
-		Engine:     engine.Config{Kind: engine.Embedded, Dir: dir},
+		Engine:     engine.Config{Kind: engine.Embedded, Dir: filepath.Join(dir, "data")}, // the journal's keys are beside it
 		NoListener: true,
 	}, zap.NewNop()))
 	defer func() { check(deputy.Close()) }()

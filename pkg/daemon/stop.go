@@ -82,6 +82,13 @@ func (d *Daemon) close() error {
 			return nil
 		}},
 		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
+		// What ends once there is no engine is recorded too.
+		{"the journal", hardEnd, func() error {
+			if d.journal != nil {
+				return d.journal.Close()
+			}
+			return nil
+		}},
 	})
 }
 

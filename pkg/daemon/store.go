@@ -37,7 +37,7 @@ func MakeDataDir(dir string) error {
 	other := ""
 	for _, e := range entries {
 		switch filepath.Join(dir, e.Name()) {
-		case StoreDir(dir), TokenKeyFile(dir):
+		case StoreDir(dir), TokenKeyFile(dir), JournalDir(dir):
 			return nil
 		}
 		// A file system's own, and files that a shell does not show, may be there.

@@ -116,7 +116,7 @@ var arrows = map[string][]string{
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file", "pkg/caller/certificate",
-		"pkg/client", "pkg/smallfile", "pkg/journal",
+		"pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen",
 	},
 
 	"pkg/gen": {},

@@ -134,6 +134,8 @@ func serve(ctx context.Context, dir, engine string) (*world, error) {
 	}
 	if engine == "embedded" {
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
+	} else {
+		args = append(args, "--journal-dir", filepath.Join(dir, "journal"))
 	}
 	var err error
 	w.Server, err = process.Start(process.Config{

@@ -101,7 +101,7 @@ type servingKey struct{}
 // serveVariables are the variables of a script that its `deputy serve` sees.
 var serveVariables = []string{
 	"PATH", "DEPUTY_PRESHARED_KEY", "DEPUTY_ADMIN_PRESHARED_KEY", "DEPUTY_ADDR", "DEPUTY_ENGINE",
-	"DEPUTY_DATASTORE_CONN_URI", "DEPUTY_TOKEN_KEY_FILE", "DEPUTY_LOG_LEVEL", "DEPUTY_CALLERS",
+	"DEPUTY_DATASTORE_CONN_URI", "DEPUTY_TOKEN_KEY_FILE", "DEPUTY_LOG_LEVEL", "DEPUTY_CALLERS", "DEPUTY_JOURNAL_DIR",
 }
 
 // startServe is `serve`.

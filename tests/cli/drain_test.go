@@ -125,7 +125,7 @@ func TestServeStaysForItsLoadBalancer(t *testing.T) {
 			const key = "key-of-the-admin"
 			server, err := process.Start(process.Config{
 				Dir: dir, Log: filepath.Join(dir, "serve.log"), Env: map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": key},
-				Args: []string{"--addr", "127.0.0.1:0", "--engine", "memory", "--shutdown-delay", test.delay},
+				Args: []string{"--addr", "127.0.0.1:0", "--engine", "memory", "--journal", "off", "--shutdown-delay", test.delay},
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"testing"
@@ -119,7 +120,7 @@ func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 	d, err := daemon.Open(ctx, daemon.Config{
 		PresharedKeys:      []string{"key-of-a-service-1"},
 		AdminPresharedKeys: []string{"key-of-an-admin-1"},
-		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir, CacheBytes: 8 << 20},
+		Engine:             engine.Config{Kind: engine.Embedded, Dir: filepath.Join(dir, "data"), CacheBytes: 8 << 20},
 	}, zap.NewNop())
 	if err != nil {
 		cancel()

@@ -1,0 +1,167 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/engine"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal"
+)
+
+// Journal is what can be set about the journal, which has a record of all that callers ask of the server. The zero value is one in the data
+// directory of the engine embedded, and none on the other engines, which have no directory.
+type Journal struct {
+	// Off has the server record nothing. The other fields have to be zero then.
+	Off bool
+	// Dir is its directory, which is made if it is not there; empty means JournalDir of Engine.Dir on the engine embedded, and no journal on the
+	// others.
+	Dir string
+	// KeyDir is the directory of its keys, which is made if it is not there. It lies neither in Dir nor in Engine.Dir, so that a copy of them
+	// holds no key; empty means KeyDir of the data directory on the engine embedded, and of Dir on the others.
+	KeyDir string
+	// Sync has each record survive a power cut before its answer leaves, and not just the death of the process.
+	Sync bool
+	// OpenFields are the fields of caveat contexts that records hold as they are; of all others they hold a keyed digest.
+	OpenFields []string
+}
+
+// JournalDir returns where in a data directory the journal is, unless it is kept elsewhere.
+func JournalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
+
+// KeyDir returns where the keys are of a journal in a directory, or in a data directory, unless they are kept elsewhere: beside it.
+func KeyDir(dir string) string { return filepath.Clean(dir) + ".keys" }
+
+// complete fills in where the journal of a server on an engine is, and refuses what contradicts itself.
+func (j Journal) complete(e engine.Config) (Journal, error) {
+	if j.Off {
+		for _, one := range []struct {
+			flag string
+			set  bool
+		}{
+			{"--journal-dir", j.Dir != ""}, {"--journal-key-dir", j.KeyDir != ""}, {"--journal-sync", j.Sync},
+			{"--journal-context-fields", len(j.OpenFields) > 0},
+		} {
+			if one.set {
+				return j, fmt.Errorf("%s is set, and --journal is off: leave one of them out", one.flag)
+			}
+		}
+		return j, nil
+	}
+	beside := j.Dir
+	if e.Dir != "" {
+		beside = e.Dir
+		if j.Dir == "" {
+			j.Dir = JournalDir(e.Dir)
+		}
+	}
+	if j.Dir == "" {
+		if j.KeyDir != "" || j.Sync || len(j.OpenFields) > 0 {
+			return j, fmt.Errorf("the journal is set up, and the engine %s has no directory for it: name one with --journal-dir", e.Kind)
+		}
+		j.Off = true
+		return j, nil
+	}
+	if j.KeyDir == "" {
+		j.KeyDir = KeyDir(beside)
+	}
+	return j, j.checkPlaces(e.Dir)
+}
+
+// checkPlaces refuses directories that lie where they must not.
+func (j Journal) checkPlaces(dataDir string) error {
+	dir, keys := real(j.Dir), real(j.KeyDir)
+	if inside(keys, dir) {
+		return fmt.Errorf("--journal-key-dir %s lies in the journal's directory %s: name one outside, so that a copy of the journal holds no key",
+			j.KeyDir, j.Dir)
+	}
+	if dataDir == "" {
+		return nil
+	}
+	data := real(dataDir)
+	switch {
+	case inside(keys, data):
+		return fmt.Errorf("--journal-key-dir %s lies in the data directory %s: name one outside, so that a copy of the data holds no key",
+			j.KeyDir, dataDir)
+	case dir == data:
+		return fmt.Errorf("--journal-dir %s is the data directory: name another, or leave it out, which means %s", j.Dir, JournalDir(dataDir))
+	case inside(dir, real(StoreDir(dataDir))):
+		return fmt.Errorf("--journal-dir %s lies in the store's directory %s: name one outside of it", j.Dir, StoreDir(dataDir))
+	}
+	return nil
+}
+
+// real is a path without links, as far as it exists.
+func real(path string) string {
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
+	for rest := ""; ; {
+		if found, err := filepath.EvalSymlinks(path); err == nil {
+			return filepath.Join(found, rest)
+		}
+		parent := filepath.Dir(path)
+		if parent == path {
+			return filepath.Join(path, rest)
+		}
+		path, rest = parent, filepath.Join(filepath.Base(path), rest)
+	}
+}
+
+// inside reports whether a path is a directory, or lies in it.
+func inside(path, dir string) bool {
+	from, err := filepath.Rel(dir, path)
+	return err == nil && from != ".." && !strings.HasPrefix(from, ".."+string(filepath.Separator))
+}
+
+// openJournal opens the journal of the store; nil where there is none.
+func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, error) {
+	if c.Journal.Off {
+		return nil, nil //nolint:nilnil // nil records nothing
+	}
+	secret, err := journalSecret(c.Journal.KeyDir)
+	if err != nil {
+		return nil, err
+	}
+	evaluator := deputyv1.Evaluator_EVALUATOR_SPICEDB
+	if c.Evaluator == EvaluatorNative {
+		evaluator = deputyv1.Evaluator_EVALUATOR_NATIVE
+	}
+	opened, err := journal.Open(journal.Config{
+		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Secret: secret, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
+		Evaluator: evaluator, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if of, _, _ := strings.Cut(strings.TrimPrefix(opened.Origin(), "deputy/"), "/"); of != store {
+		return nil, errors.Join(fmt.Errorf("the journal in %s is that of the store %s, and this store is %s: move the directory away, "+
+			"and keep it as evidence, or name another one with --journal-dir", c.Journal.Dir, of, store), opened.Close())
+	}
+	return opened, nil
+}
+
+// journalSecret returns the secret in a directory of keys, which is made at the first start.
+func journalSecret(dir string) ([]byte, error) {
+	path := filepath.Join(dir, "secret.key")
+	secret, err := os.ReadFile(path)
+	if err == nil && len(secret) < journal.MinSecret {
+		return nil, fmt.Errorf("the journal's secret %s has %d bytes and needs %d", path, len(secret), journal.MinSecret)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return secret, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("the directory of the journal's keys: %w", err)
+	}
+	secret = make([]byte, journal.MinSecret)
+	_, _ = rand.Read(secret) // never fails, see crypto/rand
+	return secret, os.WriteFile(path, secret, 0o600)
+}
