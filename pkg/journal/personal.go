@@ -49,8 +49,8 @@ func (p *Personal) Has(objectType string) bool { return p != nil && p.types[obje
 // noPersonal is what a record says where what is a person's could not be sealed, and had to be left out.
 const noPersonal = "what is a person's is left out: the key of the person could not be read or made"
 
-// sealRecords seals what is a person's in records that are about to be written, and takes it out of them. The zero Personal and nil do nothing.
-// Where the keys fail, records of duty Keep, which nothing may hold up, are left without it, and say so.
+// sealRecords seals what is a person's in records that are about to be written, and takes it out of them. Where the keys fail, records that nothing
+// may hold up are written without it, and say so: those of duty Keep, and with Config.AnswerUnrecorded all.
 func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 	p := j.cfg.Personal
 	if p == nil {
@@ -60,7 +60,7 @@ func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 		err := p.seal(r)
 		switch {
 		case err == nil:
-		case duty == Keep:
+		case duty == Keep || j.cfg.AnswerUnrecorded:
 			j.cfg.Log.Error("the journal could not seal what is a person's, and left it out of a record", zap.Error(err))
 			_, _ = p.take(r)
 			r.ContextHash, r.RequestHash, r.Note = nil, nil, noPersonal
