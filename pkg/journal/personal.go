@@ -285,7 +285,7 @@ func beside(tag persons.Tag, time int64) []byte {
 }
 
 // Open opens in a record what is a person's; it does nothing with a record that nothing is sealed in. erased tells that some of it cannot be opened
-// any more: those fields are empty then. Errors: a key could not be read, or what is sealed is not as it was. nil opens nothing.
+// any more: those fields are empty then, and personal stays. Errors: a key could not be read, or what is sealed is not as it was. nil opens nothing.
 func (p *Personal) Open(r *Record) (erased bool, err error) {
 	if len(r.GetPersonalKey()) == 0 {
 		return false, nil
@@ -295,6 +295,9 @@ func (p *Personal) Open(r *Record) (erased bool, err error) {
 	}
 	if erased, err = p.open(r, r.GetPersonalKey(), r.GetPersonal(), 0); err != nil {
 		return true, fmt.Errorf("journal: record %d: %w", r.GetSequence(), err)
+	}
+	if !erased {
+		r.Personal = nil
 	}
 	return erased, nil
 }
