@@ -886,7 +886,7 @@ type PastDecision struct {
 	CandidatesToday []*CandidateExplanation `protobuf:"bytes,5,rep,name=candidates_today,json=candidatesToday,proto3" json:"candidates_today,omitempty"`
 	// As in ExplainPermissionResponse, for the answer today.
 	ReasonsToday []string `protobuf:"bytes,6,rep,name=reasons_today,json=reasonsToday,proto3" json:"reasons_today,omitempty"`
-	// Whether the answer, or what it depends on, is another today than it was at the revision of the record.
+	// Whether the answer is another today than it was at the revision of the record.
 	DiffersToday bool `protobuf:"varint,7,opt,name=differs_today,json=differsToday,proto3" json:"differs_today,omitempty"`
 	// The conditions of the deciding candidate that have another outcome today.
 	Changes []*ConditionChange `protobuf:"bytes,8,rep,name=changes,proto3" json:"changes,omitempty"`
@@ -894,8 +894,12 @@ type PastDecision struct {
 	SchemaChanged bool `protobuf:"varint,9,opt,name=schema_changed,json=schemaChanged,proto3" json:"schema_changed,omitempty"`
 	// Whether the record has a digest of a caveat context and none was given here, so that caveats were judged without.
 	WithoutContext bool `protobuf:"varint,10,opt,name=without_context,json=withoutContext,proto3" json:"without_context,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why there is no answer at the revision of the record; the response has no decision then.
+	Failure *ErrorStatus `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Why there is no answer today; today is left out then.
+	FailureToday  *ErrorStatus `protobuf:"bytes,12,opt,name=failure_today,json=failureToday,proto3" json:"failure_today,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PastDecision) Reset() {
@@ -996,6 +1000,20 @@ func (x *PastDecision) GetWithoutContext() bool {
 		return x.WithoutContext
 	}
 	return false
+}
+
+func (x *PastDecision) GetFailure() *ErrorStatus {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *PastDecision) GetFailureToday() *ErrorStatus {
+	if x != nil {
+		return x.FailureToday
+	}
+	return nil
 }
 
 // ConditionChange is a condition whose outcome is another today.
@@ -2440,7 +2458,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"candidates\x18\x02 \x03(\v2\x1f.deputy.v1.CandidateExplanationR\n" +
 	"candidates\x12\x18\n" +
 	"\areasons\x18\x03 \x03(\tR\areasons\x12+\n" +
-	"\x04past\x18\x04 \x01(\v2\x17.deputy.v1.PastDecisionR\x04past\"\xea\x03\n" +
+	"\x04past\x18\x04 \x01(\v2\x17.deputy.v1.PastDecisionR\x04past\"\xd9\x04\n" +
 	"\fPastDecision\x12)\n" +
 	"\x06record\x18\x01 \x01(\v2\x11.deputy.v1.RecordR\x06record\x122\n" +
 	"\tagreement\x18\x02 \x01(\x0e2\x14.deputy.v1.AgreementR\tagreement\x12%\n" +
@@ -2452,7 +2470,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\achanges\x18\b \x03(\v2\x1a.deputy.v1.ConditionChangeR\achanges\x12%\n" +
 	"\x0eschema_changed\x18\t \x01(\bR\rschemaChanged\x12'\n" +
 	"\x0fwithout_context\x18\n" +
-	" \x01(\bR\x0ewithoutContext\"\xbe\x01\n" +
+	" \x01(\bR\x0ewithoutContext\x120\n" +
+	"\afailure\x18\v \x01(\v2\x16.deputy.v1.ErrorStatusR\afailure\x12;\n" +
+	"\rfailure_today\x18\f \x01(\v2\x16.deputy.v1.ErrorStatusR\ffailureToday\"\xbe\x01\n" +
 	"\x0fConditionChange\x12#\n" +
 	"\x04gate\x18\x01 \x01(\x0e2\x0f.deputy.v1.GateR\x04gate\x12\x1c\n" +
 	"\tcondition\x18\x02 \x01(\tR\tcondition\x12&\n" +
@@ -2671,64 +2691,66 @@ var file_deputy_v1_permissions_proto_depIdxs = []int32{
 	2,  // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
 	11, // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
 	10, // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	33, // 31: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	34, // 32: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	34, // 33: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	24, // 34: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	28, // 35: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	12, // 36: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	33, // 37: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	34, // 38: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	13, // 39: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	34, // 40: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	14, // 41: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	24, // 42: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	35, // 43: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	34, // 44: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	14, // 45: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	24, // 46: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	25, // 47: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	26, // 48: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	27, // 49: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	36, // 50: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	18, // 51: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	19, // 52: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	17, // 53: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	24, // 54: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	31, // 55: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	24, // 56: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	24, // 57: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	28, // 58: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	24, // 59: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	27, // 60: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	36, // 61: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	24, // 62: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	24, // 63: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	25, // 64: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	26, // 65: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	36, // 66: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	23, // 67: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	19, // 68: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	22, // 69: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	24, // 70: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	31, // 71: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	24, // 72: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	28, // 73: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	1,  // 74: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	3,  // 75: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	7,  // 76: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	15, // 77: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	20, // 78: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	2,  // 79: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	5,  // 80: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	8,  // 81: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	16, // 82: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	21, // 83: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	79, // [79:84] is the sub-list for method output_type
-	74, // [74:79] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	31, // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	31, // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	33, // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	34, // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	34, // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	24, // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	28, // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	12, // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	33, // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	34, // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	13, // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	34, // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	14, // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	24, // 44: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	35, // 45: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	34, // 46: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	14, // 47: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	24, // 48: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	25, // 49: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	26, // 50: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	27, // 51: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	36, // 52: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	18, // 53: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	19, // 54: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	17, // 55: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	24, // 56: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	31, // 57: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	24, // 58: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	24, // 59: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	28, // 60: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	24, // 61: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	27, // 62: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	36, // 63: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	24, // 64: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	24, // 65: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	25, // 66: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	26, // 67: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	36, // 68: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	23, // 69: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	19, // 70: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	22, // 71: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	24, // 72: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	31, // 73: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	24, // 74: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	28, // 75: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	1,  // 76: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	3,  // 77: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	7,  // 78: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	15, // 79: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	20, // 80: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	2,  // 81: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,  // 82: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	8,  // 83: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	16, // 84: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	21, // 85: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	81, // [81:86] is the sub-list for method output_type
+	76, // [76:81] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
