@@ -132,8 +132,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.journal, err = cfg.openJournal(datastore, log); err != nil {
 		return fail(err)
 	}
+	var records *journal.Reader
 	if d.journal != nil {
 		opened = append(opened, d.journal)
+		if records, err = d.journal.Reader(nil); err != nil {
+			return fail(err)
+		}
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
@@ -198,6 +202,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
+		Journal:        records,
 	}
 	rpc.Register(guarded, services)
 	door.Register(d.server, gateway) // it receives by itself
@@ -237,6 +242,12 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		Rights:         rights,
+		Recording: func(ctx context.Context) door.Recording {
+			if r := rpc.RecordingOf(ctx); r != nil {
+				return r
+			}
+			return nil
+		},
 	})
 }
 
@@ -364,6 +375,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
+	go d.gate.SummarizeStrangers(judging)
 	go d.callers.watch(judging)
 	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.

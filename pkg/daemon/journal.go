@@ -133,7 +133,7 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 		evaluator = deputyv1.Evaluator_EVALUATOR_NATIVE
 	}
 	opened, err := journal.Open(journal.Config{
-		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Secret: keys.Secret(), Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
+		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
 		Evaluator: evaluator, Log: log,
 	})
 	if err != nil {

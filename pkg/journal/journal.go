@@ -30,7 +30,7 @@ import (
 // Record is one record, as the contract has it. Its Sequence is given when it is appended.
 type Record = deputyv1.Record
 
-// Config is what a journal needs; Dir and Secret are required.
+// Config is what a journal needs; Dir is required, and Keys or Secret.
 type Config struct {
 	// Dir is the journal's directory; it is made if it is not there.
 	Dir string
@@ -38,8 +38,20 @@ type Config struct {
 	FS vfs.FS
 	// Store names the store that the journal is about, in the origin of a new journal.
 	Store string
-	// Secret derives the ids of decisions and the digests of contexts: MinSecret bytes or more, the same on every node.
+	// Keys are the journal's keys.
+	Keys *Keys
+	// Secret derives the ids of decisions and the digests of contexts, where Keys is nil: MinSecret bytes or more. Such a journal has no
+	// checkpoints, so that whoever can write to its directory can change it unseen.
 	Secret []byte
+	// CheckpointInterval is how often a checkpoint is signed while records come; 0 means a second. After 10,000 records one is signed earlier.
+	CheckpointInterval time.Duration
+	// OnCheckpoint is called with each new checkpoint, a C2SP signed note, by one goroutine, which it must not hold up; nil if nobody wants it.
+	OnCheckpoint func(checkpoint []byte)
+	// OnBundle is called with the records of each whole bundle once that is on disk, by one goroutine: for an index. Records have to be left as
+	// they are. After a crash a bundle may be on disk that it was not called with. nil if nobody wants it.
+	OnBundle func(n uint64, records [][]byte)
+	// Witness cosigns checkpoints; nil means that nobody does.
+	Witness *WitnessConfig
 	// Sync has each record survive a power cut before its answer leaves. Without, it survives the death of the process, and
 	// a power cut loses at most what came after the last checkpoint.
 	Sync bool
@@ -76,6 +88,7 @@ type Journal struct {
 	ids      *Ids
 	// contexts is the key of the digests of contexts.
 	contexts []byte
+	sealer   *sealer
 	lock     io.Closer
 	// stop ends what keeps the journal up, which closes stopped.
 	stop, stopped chan struct{}
@@ -87,6 +100,9 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
+	news    news
+	indexer atomic.Pointer[indexer]
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -330,11 +346,13 @@ func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
 	if j.cfg.Sync {
 		j.written.Store(end)
+		j.news.tell()
 		j.durable.Store(end)
 		return
 	}
 	full := j.unsynced.add(b.frames, end)
 	j.written.Store(end)
+	j.news.tell()
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
@@ -417,9 +435,9 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	failed := j.failed != nil
 	j.mu.Unlock()
-	var err error
+	err := j.closeIndexer()
 	if failed {
-		err = j.mend() // for what is kept in memory
+		err = errors.Join(err, j.mend()) // for what is kept in memory
 	}
 	j.mu.Lock()
 	j.failed, j.closed = errors.New("the journal is closed"), true
@@ -427,7 +445,7 @@ func (j *Journal) Close() error {
 	if _, syncing := j.Sync(); syncing != nil && err == nil {
 		err = syncing
 	}
-	if err := errors.Join(err, j.segment.file.Close(), j.lock.Close()); err != nil {
+	if err := errors.Join(err, j.sealer.close(), j.segment.file.Close(), j.lock.Close()); err != nil {
 		return fmt.Errorf("journal: cannot close: %w", err)
 	}
 	return nil

@@ -31,6 +31,9 @@ const remedy = "nothing was changed. Keep the directory as evidence: move it awa
 func Open(cfg Config) (*Journal, error) {
 	cfg = cfg.withDefaults()
 	j := &Journal{cfg: cfg, fs: cfg.FS, segments: cfg.FS.PathJoin(cfg.Dir, segmentsDir), writing: make(chan struct{}, 1)}
+	if cfg.Keys != nil {
+		cfg.Secret = cfg.Keys.Secret()
+	}
 	var err error
 	if j.ids, err = NewIds(cfg.Secret); err != nil {
 		return nil, err
@@ -49,6 +52,7 @@ func Open(cfg Config) (*Journal, error) {
 	}
 	j.stop, j.stopped = make(chan struct{}), make(chan struct{})
 	go j.keepUp()
+	j.sealer.start()
 	return j, nil
 }
 
@@ -68,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ReserveBytes == 0 {
 		c.ReserveBytes = 16 << 20
+	}
+	if c.CheckpointInterval == 0 {
+		c.CheckpointInterval = time.Second
 	}
 	if c.retryEvery == 0 {
 		c.retryEvery = time.Second
@@ -91,23 +98,25 @@ func (j *Journal) open() error {
 	if !begun && next > 0 {
 		return fmt.Errorf("journal: %s has records, and the file %q, which names the journal, is missing; %s", j.cfg.Dir, originFile, remedy)
 	}
+	if !begun {
+		if err := j.begin(); err != nil {
+			return err
+		}
+	}
+	j.tag = Tag(j.origin)
+	j.next = next
+	j.written.Store(next)
+	j.durable.Store(next)
+	if j.sealer, err = j.openSealer(); err != nil {
+		return err
+	}
 	// What is behind the last whole frame does not count once another segment begins there.
 	if j.segment, err = createSegment(j.fs, j.segments, next); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	j.next = next
-	j.written.Store(next)
-	j.durable.Store(next)
-	if !begun {
-		err = j.begin()
-	}
-	if err == nil {
-		err = j.openReserve()
-	}
-	if err != nil {
+	if err := j.openReserve(); err != nil {
 		return errors.Join(err, j.segment.file.Close())
 	}
-	j.tag = Tag(j.origin)
 	return nil
 }
 

@@ -34,6 +34,17 @@ const MaxRecord = 1<<16 - 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// The same, for whoever reads segments without opening the journal.
+const (
+	// SegmentHeader is how long the header of a segment is, in bytes.
+	SegmentHeader = segmentHeader
+	// FrameHeader is how long a frame is without its record, in bytes.
+	FrameHeader = frameHeader
+)
+
+// SegmentName is the name of the segment that begins with a record.
+func SegmentName(first uint64) string { return segmentName(first) }
+
 // segmentName is the name of the segment that begins with a record.
 func segmentName(first uint64) string { return fmt.Sprintf("%020d", first) }
 
