@@ -21,6 +21,15 @@ type Freshness struct {
 	// Stale permits the engine's cheapest revision, up to its quantization interval behind the head,
 	// though never before AtLeast.
 	Stale bool
+	// Moment has relationships expire by this moment and not by the clock, together with Exactly, for who asks what was answered
+	// then. An engine that cannot leaves it out of account; see Momentary.
+	Moment time.Time
+}
+
+// Momentary is a Snapshot that heeds Freshness.Moment. Its answers have no traces then.
+type Momentary interface {
+	// Moment is the moment by which relationships expire; zero stands for the clock's.
+	Moment() time.Time
 }
 
 // Graph is the engine behind decisions. It is safe for concurrent use.

@@ -54,6 +54,8 @@ type Config struct {
 	Sync bool
 	// OpenFields are the fields of caveat contexts that records hold as they are. Of all others they hold a keyed digest.
 	OpenFields []string
+	// Personal seals what of records is a person's, so that it can be erased; nil leaves records as they are.
+	Personal *Personal
 	// Evaluator is what evaluates the checks of decisions.
 	Evaluator deputyv1.Evaluator
 	// AnswerUnrecorded has Append report success, with Unrecorded, where it would refuse a record because the journal fails or is full. How many
@@ -160,12 +162,15 @@ const (
 
 // Append writes records and returns the sequence of the first; the others follow it without a gap. When it returns without an error they
 // have been handed to the operating system, and with Config.Sync to the disk. There are two exceptions: a record that a journal keeps in memory
-// (see Keep), and Config.AnswerUnrecorded. A record that would be too long loses the lists in it. ctx bounds how long it waits for others'
-// writes; with its error the records may be written nevertheless. Errors: *authz.Error of kind Unavailable, and Exhausted
-// for a caller over its share.
+// (see Keep), and Config.AnswerUnrecorded. What is a person's is taken out of the records where it is sealed (see Personal). A record that would be
+// too long loses the lists in it. ctx bounds how long it waits for others' writes; with its error the records may be written nevertheless. Errors:
+// *authz.Error of kind Unavailable, and Exhausted for a caller over its share.
 func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (first uint64, err error) {
 	if len(records) == 0 {
 		return 0, errors.New("journal: there is nothing to append")
+	}
+	if err := j.sealRecords(duty, records); err != nil {
+		return 0, unavailable(err)
 	}
 	buffer, _ := buffers.Get().(*[]byte)
 	defer release(buffer)

@@ -71,8 +71,12 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 		if b.Revision.IsZero() {
 			continue
 		}
-		snap, err := c.graph.Snapshot(ctx, authz.Freshness{Exactly: b.Revision})
-		if authz.KindOf(err) == authz.OutOfRange {
+		f := authz.Freshness{Exactly: b.Revision}
+		if c.past {
+			f.Moment = c.source.now
+		}
+		snap, err := c.graph.Snapshot(ctx, f)
+		if authz.KindOf(err) == authz.OutOfRange && !c.past { // then it may have been there
 			continue
 		}
 		if err != nil {

@@ -6,18 +6,13 @@ import (
 	"sync/atomic"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 )
 
 // record records the answers of a call, and gives the decisions the ids of their records.
 func (c *call) record(ctx context.Context, account *journal.Account, asked []Question, results []Result) error {
-	records := make([]*journal.Record, len(asked))
-	schema, revision := c.digests.of(c.schema), c.source.snap.Revision().Token
-	for i := range asked {
-		records[i] = c.journal.Answered(ctx, &asked[i].Case, &results[i].Decision, results[i].Err, c.explain)
-		records[i].Schema, records[i].Revision = schema, revision
-	}
-	ids, err := account.Record(ctx, journal.Refuse, records...)
+	ids, err := account.Record(ctx, journal.Refuse, c.records(ctx, asked, results)...)
 	if err != nil {
 		return err
 	}
@@ -27,6 +22,37 @@ func (c *call) record(ctx context.Context, account *journal.Account, asked []Que
 		}
 	}
 	return nil
+}
+
+// records are the records of the answers of a call.
+func (c *call) records(ctx context.Context, asked []Question, results []Result) []*journal.Record {
+	records := make([]*journal.Record, len(asked))
+	schema, revision, head := c.digests.of(c.schema), c.source.snap.Revision().Token, ""
+	if c.head != nil {
+		head = c.head.snap.Revision().Token
+	}
+	bounded := !c.within.Everything()
+	for i := range asked {
+		r := c.journal.Answered(ctx, &asked[i].Case, &results[i].Decision, results[i].Err, c.explain)
+		r.Schema, r.Revision, r.Head, r.Bounded = schema, revision, head, bounded
+		if asked[i].Err == nil {
+			r.ActingUnder = actingUnder(&asked[i].Case)
+		}
+		records[i] = r
+	}
+	return records
+}
+
+// actingUnder is how a case names what the agent acts under.
+func actingUnder(c *authz.Case) deputyv1.ActingUnder {
+	switch {
+	case c.Delegation != "":
+		return deputyv1.ActingUnder_ACTING_UNDER_DELEGATION
+	case c.Session != "":
+		return deputyv1.ActingUnder_ACTING_UNDER_SESSION
+	default:
+		return deputyv1.ActingUnder_ACTING_UNDER_NEITHER
+	}
 }
 
 // digests keeps the digest of the schema that was met last: it changes seldom, and most decisions meet the same one. It is safe for concurrent

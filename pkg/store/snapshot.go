@@ -62,7 +62,11 @@ var snapshots = sync.Pool{New: func() any { return new(Snapshot) }}
 
 // Snapshot opens a snapshot. Errors are those of a datastore.Reader: the revision is in the future or has
 // left the window, or the store is closed.
-func (s *Store) Snapshot(at Revision) (*Snapshot, error) {
+func (s *Store) Snapshot(at Revision) (*Snapshot, error) { return s.SnapshotOf(at, time.Time{}) }
+
+// SnapshotOf is Snapshot, with the moment at which relationships have expired or not; zero stands for now. What has expired is kept for as long as
+// revisions are.
+func (s *Store) SnapshotOf(at Revision, moment time.Time) (*Snapshot, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
@@ -78,6 +82,9 @@ func (s *Store) Snapshot(at Revision) (*Snapshot, error) {
 	}
 	sn, _ := snapshots.Get().(*Snapshot)
 	sn.store, sn.at, sn.now, sn.pin = s, at, now, p
+	if !moment.IsZero() {
+		sn.now = moment
+	}
 	return sn, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	authzedv1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/datalayer"
@@ -91,6 +92,11 @@ func (g *Graph) answer(
 	return answers
 }
 
+// ofThen is answer for a moment of the past, of which SpiceDB says something else.
+func ofThen(ctx context.Context, w *evaluate.Walk, _ *store.Snapshot, _ authz.Revision, checks []evaluate.Check) []evaluate.Answer {
+	return w.Check(ctx, checks)
+}
+
 // Snapshot pins a revision; see authz.Graph.
 func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	s := &snapshot{graph: g}
@@ -108,7 +114,7 @@ func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot
 	if err != nil {
 		return nil, err
 	}
-	s.token, s.inner = inner.Revision(), inner
+	s.token, s.inner, s.moment = inner.Revision(), inner, f.Moment
 	decoded, err := zedtoken.DecodeRevision(&authzedv1.ZedToken{Token: s.token.Token}, g.evaluator.store)
 	if err != nil {
 		return nil, g.failure("evaluate.Snapshot", err)
@@ -126,6 +132,9 @@ type snapshot struct {
 	graph *Graph
 	at    store.Revision
 	token authz.Revision
+	// moment is the moment by which relationships expire; zero stands for the clock's. The engine, which knows no other than the clock's, answers
+	// nothing then that can be answered here, and is not compared with.
+	moment time.Time
 
 	mu    sync.Mutex
 	inner authz.Snapshot // opened when it is first needed
@@ -170,7 +179,7 @@ func (s *snapshot) open() (*store.Snapshot, error) {
 	if at != nil {
 		return at, nil
 	}
-	return s.graph.evaluator.store.Snapshot(s.at)
+	return s.graph.evaluator.store.SnapshotOf(s.at, s.moment)
 }
 
 // done takes back what open returned.
@@ -233,6 +242,9 @@ func (s *snapshot) engine(ctx context.Context) (authz.Snapshot, error) {
 	return s.inner, nil
 }
 
+// Moment is the moment by which relationships expire; see authz.Momentary.
+func (s *snapshot) Moment() time.Time { return s.moment }
+
 // Revision is the revision that everything is read at.
 func (s *snapshot) Revision() authz.Revision { return s.token }
 
@@ -251,7 +263,7 @@ func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
 	checks := make([]evaluate.Check, len(queries))
 	for i, q := range queries {
-		if q.Trace {
+		if q.Trace && s.moment.IsZero() {
 			inner, err := s.engine(ctx)
 			if err != nil {
 				return nil, err
@@ -266,7 +278,11 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 	}
 	defer s.rest(w, at)
 	answers := make([]authz.Answer, len(queries))
-	for i, a := range s.graph.answer(ctx, w, at, s.token, checks) {
+	answer := s.graph.answer
+	if !s.moment.IsZero() {
+		answer = ofThen
+	}
+	for i, a := range answer(ctx, w, at, s.token, checks) {
 		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
 		if a.Err != nil {
 			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
@@ -385,6 +401,9 @@ func (s *snapshot) Subjects(
 			return nil, err
 		}
 		return inner.Subjects(ctx, resource, permission, subjectType, given)
+	}
+	if !s.moment.IsZero() {
+		return found, nil
 	}
 	listed := listing{resource, permission, subjectType, given, found}
 	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {

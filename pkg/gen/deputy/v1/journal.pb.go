@@ -222,6 +222,63 @@ func (Evaluator) EnumDescriptor() ([]byte, []int) {
 	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
 }
 
+// ActingUnder is how a call names what the agent acts under.
+type ActingUnder int32
+
+const (
+	// Not known.
+	ActingUnder_ACTING_UNDER_UNSPECIFIED ActingUnder = 0
+	// By a session.
+	ActingUnder_ACTING_UNDER_SESSION ActingUnder = 1
+	// By a delegation.
+	ActingUnder_ACTING_UNDER_DELEGATION ActingUnder = 2
+	// By neither: the delegations of the agent that allow acting directly were looked up.
+	ActingUnder_ACTING_UNDER_NEITHER ActingUnder = 3
+)
+
+// Enum value maps for ActingUnder.
+var (
+	ActingUnder_name = map[int32]string{
+		0: "ACTING_UNDER_UNSPECIFIED",
+		1: "ACTING_UNDER_SESSION",
+		2: "ACTING_UNDER_DELEGATION",
+		3: "ACTING_UNDER_NEITHER",
+	}
+	ActingUnder_value = map[string]int32{
+		"ACTING_UNDER_UNSPECIFIED": 0,
+		"ACTING_UNDER_SESSION":     1,
+		"ACTING_UNDER_DELEGATION":  2,
+		"ACTING_UNDER_NEITHER":     3,
+	}
+)
+
+func (x ActingUnder) Enum() *ActingUnder {
+	p := new(ActingUnder)
+	*p = x
+	return p
+}
+
+func (x ActingUnder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ActingUnder) Descriptor() protoreflect.EnumDescriptor {
+	return file_deputy_v1_journal_proto_enumTypes[3].Descriptor()
+}
+
+func (ActingUnder) Type() protoreflect.EnumType {
+	return &file_deputy_v1_journal_proto_enumTypes[3]
+}
+
+func (x ActingUnder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ActingUnder.Descriptor instead.
+func (ActingUnder) EnumDescriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
+}
+
 // Record is one record of the journal. Its encoding, as it was first written, is a leaf of the journal's Merkle tree: what a newer server
 // does not know of an older record stays in it.
 //
@@ -309,6 +366,12 @@ type Record struct {
 	Note string `protobuf:"bytes,39,opt,name=note,proto3" json:"note,omitempty"`
 	// The decision that an explanation is about.
 	AboutDecision string `protobuf:"bytes,40,opt,name=about_decision,json=aboutDecision,proto3" json:"about_decision,omitempty"`
+	// Whether the decision was made within bounds of the caller's, so that part of the graph did not exist for it.
+	Bounded bool `protobuf:"varint,41,opt,name=bounded,proto3" json:"bounded,omitempty"`
+	// How what the agent acts under was named in the call.
+	ActingUnder ActingUnder `protobuf:"varint,42,opt,name=acting_under,json=actingUnder,proto3,enum=deputy.v1.ActingUnder" json:"acting_under,omitempty"`
+	// The head revision at which the actor was judged besides, for a call at an exact snapshot: SpiceDB's ZedToken.
+	Head          string `protobuf:"bytes,43,opt,name=head,proto3" json:"head,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -623,6 +686,27 @@ func (x *Record) GetAboutDecision() string {
 	return ""
 }
 
+func (x *Record) GetBounded() bool {
+	if x != nil {
+		return x.Bounded
+	}
+	return false
+}
+
+func (x *Record) GetActingUnder() ActingUnder {
+	if x != nil {
+		return x.ActingUnder
+	}
+	return ActingUnder_ACTING_UNDER_UNSPECIFIED
+}
+
+func (x *Record) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
+}
+
 // PersonalRecord holds what of a record is a person's, where people's ids are sealed.
 type PersonalRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -638,6 +722,8 @@ type PersonalRecord struct {
 	Context *structpb.Struct `protobuf:"bytes,5,opt,name=context,proto3" json:"context,omitempty"`
 	// Record.relationships.
 	Relationships []string `protobuf:"bytes,6,rep,name=relationships,proto3" json:"relationships,omitempty"`
+	// What of it is other users', sealed with their keys too.
+	Others        []*OtherPerson `protobuf:"bytes,7,rep,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -714,6 +800,68 @@ func (x *PersonalRecord) GetRelationships() []string {
 	return nil
 }
 
+func (x *PersonalRecord) GetOthers() []*OtherPerson {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+// OtherPerson holds what of a record names a user other than the one whose key seals the record.
+type OtherPerson struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which key it is sealed with, as Record.personal_key.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// A PersonalRecord with that part of the values.
+	Sealed        []byte `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OtherPerson) Reset() {
+	*x = OtherPerson{}
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OtherPerson) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OtherPerson) ProtoMessage() {}
+
+func (x *OtherPerson) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OtherPerson.ProtoReflect.Descriptor instead.
+func (*OtherPerson) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OtherPerson) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *OtherPerson) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
 // Summary counts calls without a valid credential, in a span of time. It is of a fixed size, however many calls there are.
 type Summary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -733,7 +881,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +893,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +906,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Summary) GetFrom() *timestamppb.Timestamp {
@@ -839,7 +987,7 @@ type QueryRecordsRequest struct {
 
 func (x *QueryRecordsRequest) Reset() {
 	*x = QueryRecordsRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +999,7 @@ func (x *QueryRecordsRequest) String() string {
 func (*QueryRecordsRequest) ProtoMessage() {}
 
 func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1012,7 @@ func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsRequest.ProtoReflect.Descriptor instead.
 func (*QueryRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *QueryRecordsRequest) GetAgentId() string {
@@ -1002,7 +1150,7 @@ type QueryRecordsResponse struct {
 
 func (x *QueryRecordsResponse) Reset() {
 	*x = QueryRecordsResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1162,7 @@ func (x *QueryRecordsResponse) String() string {
 func (*QueryRecordsResponse) ProtoMessage() {}
 
 func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1175,7 @@ func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsResponse.ProtoReflect.Descriptor instead.
 func (*QueryRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *QueryRecordsResponse) GetResult() isQueryRecordsResponse_Result {
@@ -1088,7 +1236,7 @@ type FoundRecord struct {
 
 func (x *FoundRecord) Reset() {
 	*x = FoundRecord{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1248,7 @@ func (x *FoundRecord) String() string {
 func (*FoundRecord) ProtoMessage() {}
 
 func (x *FoundRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1261,7 @@ func (x *FoundRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundRecord.ProtoReflect.Descriptor instead.
 func (*FoundRecord) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FoundRecord) GetRecord() *Record {
@@ -1150,7 +1298,7 @@ type QueryEnd struct {
 
 func (x *QueryEnd) Reset() {
 	*x = QueryEnd{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1310,7 @@ func (x *QueryEnd) String() string {
 func (*QueryEnd) ProtoMessage() {}
 
 func (x *QueryEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1323,7 @@ func (x *QueryEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryEnd.ProtoReflect.Descriptor instead.
 func (*QueryEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *QueryEnd) GetComplete() bool {
@@ -1203,7 +1351,7 @@ type GetRecordRequest struct {
 
 func (x *GetRecordRequest) Reset() {
 	*x = GetRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1363,7 @@ func (x *GetRecordRequest) String() string {
 func (*GetRecordRequest) ProtoMessage() {}
 
 func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1376,7 @@ func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRecordRequest) GetDecisionId() string {
@@ -1249,7 +1397,7 @@ type GetRecordResponse struct {
 
 func (x *GetRecordResponse) Reset() {
 	*x = GetRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1409,7 @@ func (x *GetRecordResponse) String() string {
 func (*GetRecordResponse) ProtoMessage() {}
 
 func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1422,7 @@ func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRecordResponse) GetRecord() *FoundRecord {
@@ -1293,7 +1441,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1453,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1466,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 // GetCheckpointResponse is the newest checkpoint.
@@ -1336,7 +1484,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1496,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1509,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -1396,7 +1544,7 @@ type ProveRecordRequest struct {
 
 func (x *ProveRecordRequest) Reset() {
 	*x = ProveRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1556,7 @@ func (x *ProveRecordRequest) String() string {
 func (*ProveRecordRequest) ProtoMessage() {}
 
 func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1569,7 @@ func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
 func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProveRecordRequest) GetDecisionId() string {
@@ -1444,7 +1592,7 @@ type ProveRecordResponse struct {
 
 func (x *ProveRecordResponse) Reset() {
 	*x = ProveRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1604,7 @@ func (x *ProveRecordResponse) String() string {
 func (*ProveRecordResponse) ProtoMessage() {}
 
 func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1617,7 @@ func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
 func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProveRecordResponse) GetProof() string {
@@ -1490,8 +1638,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\n" +
-	"\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\v\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1539,7 +1686,10 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\fpersonal_key\x18% \x01(\fR\vpersonalKey\x12,\n" +
 	"\asummary\x18& \x01(\v2\x12.deputy.v1.SummaryR\asummary\x12\x12\n" +
 	"\x04note\x18' \x01(\tR\x04note\x12%\n" +
-	"\x0eabout_decision\x18( \x01(\tR\raboutDecision\"\xea\x01\n" +
+	"\x0eabout_decision\x18( \x01(\tR\raboutDecision\x12\x18\n" +
+	"\abounded\x18) \x01(\bR\abounded\x129\n" +
+	"\facting_under\x18* \x01(\x0e2\x16.deputy.v1.ActingUnderR\vactingUnder\x12\x12\n" +
+	"\x04head\x18+ \x01(\tR\x04head\"\x9a\x02\n" +
 	"\x0ePersonalRecord\x12!\n" +
 	"\fprincipal_id\x18\x01 \x01(\tR\vprincipalId\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -1547,7 +1697,11 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12!\n" +
 	"\fgiven_reason\x18\x04 \x01(\tR\vgivenReason\x121\n" +
 	"\acontext\x18\x05 \x01(\v2\x17.google.protobuf.StructR\acontext\x12$\n" +
-	"\rrelationships\x18\x06 \x03(\tR\rrelationships\"\xf8\x01\n" +
+	"\rrelationships\x18\x06 \x03(\tR\rrelationships\x12.\n" +
+	"\x06others\x18\a \x03(\v2\x16.deputy.v1.OtherPersonR\x06others\"7\n" +
+	"\vOtherPerson\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xf8\x01\n" +
 	"\aSummary\x12.\n" +
 	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x120\n" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12-\n" +
@@ -1630,7 +1784,12 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\tEvaluator\x12\x19\n" +
 	"\x15EVALUATOR_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10EVALUATOR_NATIVE\x10\x01\x12\x15\n" +
-	"\x11EVALUATOR_SPICEDB\x10\x022\x83\x03\n" +
+	"\x11EVALUATOR_SPICEDB\x10\x02*|\n" +
+	"\vActingUnder\x12\x1c\n" +
+	"\x18ACTING_UNDER_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14ACTING_UNDER_SESSION\x10\x01\x12\x1b\n" +
+	"\x17ACTING_UNDER_DELEGATION\x10\x02\x12\x18\n" +
+	"\x14ACTING_UNDER_NEITHER\x10\x032\x83\x03\n" +
 	"\x0eJournalService\x12^\n" +
 	"\fQueryRecords\x12\x1e.deputy.v1.QueryRecordsRequest\x1a\x1f.deputy.v1.QueryRecordsResponse\"\v\x92\xa0\x19\a\n" +
 	"\x01\a\x18\x01 \x010\x01\x12S\n" +
@@ -1653,69 +1812,73 @@ func file_deputy_v1_journal_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_journal_proto_rawDescData
 }
 
-var file_deputy_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_deputy_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_deputy_v1_journal_proto_goTypes = []any{
 	(RecordKind)(0),               // 0: deputy.v1.RecordKind
 	(RecordStage)(0),              // 1: deputy.v1.RecordStage
 	(Evaluator)(0),                // 2: deputy.v1.Evaluator
-	(*Record)(nil),                // 3: deputy.v1.Record
-	(*PersonalRecord)(nil),        // 4: deputy.v1.PersonalRecord
-	(*Summary)(nil),               // 5: deputy.v1.Summary
-	(*QueryRecordsRequest)(nil),   // 6: deputy.v1.QueryRecordsRequest
-	(*QueryRecordsResponse)(nil),  // 7: deputy.v1.QueryRecordsResponse
-	(*FoundRecord)(nil),           // 8: deputy.v1.FoundRecord
-	(*QueryEnd)(nil),              // 9: deputy.v1.QueryEnd
-	(*GetRecordRequest)(nil),      // 10: deputy.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),     // 11: deputy.v1.GetRecordResponse
-	(*GetCheckpointRequest)(nil),  // 12: deputy.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 13: deputy.v1.GetCheckpointResponse
-	(*ProveRecordRequest)(nil),    // 14: deputy.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),   // 15: deputy.v1.ProveRecordResponse
-	(Permissionship)(0),           // 16: deputy.v1.Permissionship
-	(Gate)(0),                     // 17: deputy.v1.Gate
-	(*structpb.Struct)(nil),       // 18: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*ObjectReference)(nil),       // 20: deputy.v1.ObjectReference
-	(*Cursor)(nil),                // 21: deputy.v1.Cursor
+	(ActingUnder)(0),              // 3: deputy.v1.ActingUnder
+	(*Record)(nil),                // 4: deputy.v1.Record
+	(*PersonalRecord)(nil),        // 5: deputy.v1.PersonalRecord
+	(*OtherPerson)(nil),           // 6: deputy.v1.OtherPerson
+	(*Summary)(nil),               // 7: deputy.v1.Summary
+	(*QueryRecordsRequest)(nil),   // 8: deputy.v1.QueryRecordsRequest
+	(*QueryRecordsResponse)(nil),  // 9: deputy.v1.QueryRecordsResponse
+	(*FoundRecord)(nil),           // 10: deputy.v1.FoundRecord
+	(*QueryEnd)(nil),              // 11: deputy.v1.QueryEnd
+	(*GetRecordRequest)(nil),      // 12: deputy.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),     // 13: deputy.v1.GetRecordResponse
+	(*GetCheckpointRequest)(nil),  // 14: deputy.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 15: deputy.v1.GetCheckpointResponse
+	(*ProveRecordRequest)(nil),    // 16: deputy.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),   // 17: deputy.v1.ProveRecordResponse
+	(Permissionship)(0),           // 18: deputy.v1.Permissionship
+	(Gate)(0),                     // 19: deputy.v1.Gate
+	(*structpb.Struct)(nil),       // 20: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*ObjectReference)(nil),       // 22: deputy.v1.ObjectReference
+	(*Cursor)(nil),                // 23: deputy.v1.Cursor
 }
 var file_deputy_v1_journal_proto_depIdxs = []int32{
 	0,  // 0: deputy.v1.Record.kind:type_name -> deputy.v1.RecordKind
 	1,  // 1: deputy.v1.Record.stage:type_name -> deputy.v1.RecordStage
-	16, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
-	17, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
+	18, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
+	19, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
 	2,  // 4: deputy.v1.Record.evaluator:type_name -> deputy.v1.Evaluator
-	18, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
-	5,  // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
-	18, // 7: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
-	19, // 8: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
-	19, // 9: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
-	20, // 10: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
-	20, // 11: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
-	16, // 12: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
-	17, // 13: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
-	19, // 14: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
-	19, // 15: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 16: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
-	21, // 17: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
-	8,  // 18: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
-	9,  // 19: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
-	3,  // 20: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
-	21, // 21: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
-	8,  // 22: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
-	6,  // 23: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
-	10, // 24: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
-	12, // 25: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
-	14, // 26: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
-	7,  // 27: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
-	11, // 28: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
-	13, // 29: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
-	15, // 30: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
-	27, // [27:31] is the sub-list for method output_type
-	23, // [23:27] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	20, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
+	7,  // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
+	3,  // 7: deputy.v1.Record.acting_under:type_name -> deputy.v1.ActingUnder
+	20, // 8: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
+	6,  // 9: deputy.v1.PersonalRecord.others:type_name -> deputy.v1.OtherPerson
+	21, // 10: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
+	21, // 11: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
+	22, // 12: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
+	22, // 13: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
+	18, // 14: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
+	19, // 15: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
+	21, // 16: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
+	21, // 17: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 18: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
+	23, // 19: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
+	10, // 20: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
+	11, // 21: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
+	4,  // 22: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
+	23, // 23: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
+	10, // 24: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
+	8,  // 25: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
+	12, // 26: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
+	14, // 27: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
+	16, // 28: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
+	9,  // 29: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
+	13, // 30: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
+	15, // 31: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
+	17, // 32: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
+	29, // [29:33] is the sub-list for method output_type
+	25, // [25:29] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_journal_proto_init() }
@@ -1725,7 +1888,7 @@ func file_deputy_v1_journal_proto_init() {
 	}
 	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
-	file_deputy_v1_journal_proto_msgTypes[4].OneofWrappers = []any{
+	file_deputy_v1_journal_proto_msgTypes[5].OneofWrappers = []any{
 		(*QueryRecordsResponse_Record)(nil),
 		(*QueryRecordsResponse_End)(nil),
 	}
@@ -1734,8 +1897,8 @@ func file_deputy_v1_journal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_journal_proto_rawDesc), len(file_deputy_v1_journal_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   13,
+			NumEnums:      4,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

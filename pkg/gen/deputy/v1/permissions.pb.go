@@ -23,6 +23,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Agreement is what judging again says of a record.
+type Agreement int32
+
+const (
+	// Not known to this version: no agreement.
+	Agreement_AGREEMENT_UNSPECIFIED Agreement = 0
+	// The same answer, by the same gate.
+	Agreement_AGREEMENT_SAME Agreement = 1
+	// Another answer, or by another gate, and nothing that is known explains it.
+	Agreement_AGREEMENT_DIFFERENT Agreement = 2
+	// Another answer, or by another gate, which may come from what the record does not hold: the caveat context, or the bounds of the
+	// caller.
+	Agreement_AGREEMENT_UNKNOWN Agreement = 3
+)
+
+// Enum value maps for Agreement.
+var (
+	Agreement_name = map[int32]string{
+		0: "AGREEMENT_UNSPECIFIED",
+		1: "AGREEMENT_SAME",
+		2: "AGREEMENT_DIFFERENT",
+		3: "AGREEMENT_UNKNOWN",
+	}
+	Agreement_value = map[string]int32{
+		"AGREEMENT_UNSPECIFIED": 0,
+		"AGREEMENT_SAME":        1,
+		"AGREEMENT_DIFFERENT":   2,
+		"AGREEMENT_UNKNOWN":     3,
+	}
+)
+
+func (x Agreement) Enum() *Agreement {
+	p := new(Agreement)
+	*p = x
+	return p
+}
+
+func (x Agreement) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Agreement) Descriptor() protoreflect.EnumDescriptor {
+	return file_deputy_v1_permissions_proto_enumTypes[0].Descriptor()
+}
+
+func (Agreement) Type() protoreflect.EnumType {
+	return &file_deputy_v1_permissions_proto_enumTypes[0]
+}
+
+func (x Agreement) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Agreement.Descriptor instead.
+func (Agreement) EnumDescriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{0}
+}
+
 // CheckPermissionRequest asks: may this agent, acting for this principal, in this tenant, do this to
 // this object?
 type CheckPermissionRequest struct {
@@ -670,11 +728,18 @@ func (*CheckBulkPermissionsPair_Item) isCheckBulkPermissionsPair_Response() {}
 
 func (*CheckBulkPermissionsPair_Error) isCheckBulkPermissionsPair_Response() {}
 
-// ExplainPermissionRequest asks for a decision with its reasons.
+// ExplainPermissionRequest asks for a decision with its reasons: for one that is made now, or for one of the past. One of check and decision_id
+// is required.
 type ExplainPermissionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The question.
-	Check         *CheckPermissionRequest `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	Check *CheckPermissionRequest `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// The id of a decision that this server has recorded. It is judged again at the revision and the moment of its record, and at the head
+	// revision now. That takes the role auditor; admin does not do.
+	DecisionId string `protobuf:"bytes,2,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	// With decision_id: the caveat context of that decision, of which the journal has a digest only. It has to be the same. Left out where there
+	// was one, both answers are those without context.
+	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,17 +781,34 @@ func (x *ExplainPermissionRequest) GetCheck() *CheckPermissionRequest {
 	return nil
 }
 
+func (x *ExplainPermissionRequest) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+func (x *ExplainPermissionRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
 // ExplainPermissionResponse is a decision with its reasons.
 type ExplainPermissionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What CheckPermission answers.
+	// What CheckPermission answers. With decision_id: what it answers at the revision and the moment of the record. Its decision_id is that
+	// of the explanation's own record.
 	Decision *CheckPermissionResponse `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
 	// One for each delegation that was weighed, the one that decided first. None where nothing in the
 	// graph lets the agent act.
 	Candidates []*CandidateExplanation `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	// Why nothing in the graph lets the agent act, in sentences for people; only where there are no
 	// candidates.
-	Reasons       []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Reasons []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// Set with decision_id: the record, and the answer today.
+	Past          *PastDecision `protobuf:"bytes,4,opt,name=past,proto3" json:"past,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -782,6 +864,240 @@ func (x *ExplainPermissionResponse) GetReasons() []string {
 	return nil
 }
 
+func (x *ExplainPermissionResponse) GetPast() *PastDecision {
+	if x != nil {
+		return x.Past
+	}
+	return nil
+}
+
+// PastDecision compares a decision of the past with its record and with today.
+type PastDecision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The record.
+	Record *Record `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	// Whether the decision, judged again, is the one in the record.
+	Agreement Agreement `protobuf:"varint,2,opt,name=agreement,proto3,enum=deputy.v1.Agreement" json:"agreement,omitempty"`
+	// Why it is not, or why that is not known, in a sentence for people.
+	AgreementNote string `protobuf:"bytes,3,opt,name=agreement_note,json=agreementNote,proto3" json:"agreement_note,omitempty"`
+	// What CheckPermission answers at the head revision now.
+	Today *CheckPermissionResponse `protobuf:"bytes,4,opt,name=today,proto3" json:"today,omitempty"`
+	// As in ExplainPermissionResponse, for the answer today.
+	CandidatesToday []*CandidateExplanation `protobuf:"bytes,5,rep,name=candidates_today,json=candidatesToday,proto3" json:"candidates_today,omitempty"`
+	// As in ExplainPermissionResponse, for the answer today.
+	ReasonsToday []string `protobuf:"bytes,6,rep,name=reasons_today,json=reasonsToday,proto3" json:"reasons_today,omitempty"`
+	// Whether the answer is another today than it was at the revision of the record.
+	DiffersToday bool `protobuf:"varint,7,opt,name=differs_today,json=differsToday,proto3" json:"differs_today,omitempty"`
+	// The conditions of the deciding candidate that have another outcome today.
+	Changes []*ConditionChange `protobuf:"bytes,8,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Whether the schema is another today.
+	SchemaChanged bool `protobuf:"varint,9,opt,name=schema_changed,json=schemaChanged,proto3" json:"schema_changed,omitempty"`
+	// Whether the record has a digest of a caveat context and none was given here, so that caveats were judged without.
+	WithoutContext bool `protobuf:"varint,10,opt,name=without_context,json=withoutContext,proto3" json:"without_context,omitempty"`
+	// Why there is no answer at the revision of the record; the response has no decision then.
+	Failure *ErrorStatus `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Why there is no answer today; today is left out then.
+	FailureToday  *ErrorStatus `protobuf:"bytes,12,opt,name=failure_today,json=failureToday,proto3" json:"failure_today,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastDecision) Reset() {
+	*x = PastDecision{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastDecision) ProtoMessage() {}
+
+func (x *PastDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastDecision.ProtoReflect.Descriptor instead.
+func (*PastDecision) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PastDecision) GetRecord() *Record {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *PastDecision) GetAgreement() Agreement {
+	if x != nil {
+		return x.Agreement
+	}
+	return Agreement_AGREEMENT_UNSPECIFIED
+}
+
+func (x *PastDecision) GetAgreementNote() string {
+	if x != nil {
+		return x.AgreementNote
+	}
+	return ""
+}
+
+func (x *PastDecision) GetToday() *CheckPermissionResponse {
+	if x != nil {
+		return x.Today
+	}
+	return nil
+}
+
+func (x *PastDecision) GetCandidatesToday() []*CandidateExplanation {
+	if x != nil {
+		return x.CandidatesToday
+	}
+	return nil
+}
+
+func (x *PastDecision) GetReasonsToday() []string {
+	if x != nil {
+		return x.ReasonsToday
+	}
+	return nil
+}
+
+func (x *PastDecision) GetDiffersToday() bool {
+	if x != nil {
+		return x.DiffersToday
+	}
+	return false
+}
+
+func (x *PastDecision) GetChanges() []*ConditionChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PastDecision) GetSchemaChanged() bool {
+	if x != nil {
+		return x.SchemaChanged
+	}
+	return false
+}
+
+func (x *PastDecision) GetWithoutContext() bool {
+	if x != nil {
+		return x.WithoutContext
+	}
+	return false
+}
+
+func (x *PastDecision) GetFailure() *ErrorStatus {
+	if x != nil {
+		return x.Failure
+	}
+	return nil
+}
+
+func (x *PastDecision) GetFailureToday() *ErrorStatus {
+	if x != nil {
+		return x.FailureToday
+	}
+	return nil
+}
+
+// ConditionChange is a condition whose outcome is another today.
+type ConditionChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The gate that it belongs to.
+	Gate Gate `protobuf:"varint,1,opt,name=gate,proto3,enum=deputy.v1.Gate" json:"gate,omitempty"`
+	// The condition, as in ConditionExplanation.
+	Condition string `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	// What it came to at the revision of the record; NOT_JUDGED where it was no condition then.
+	Then Outcome `protobuf:"varint,3,opt,name=then,proto3,enum=deputy.v1.Outcome" json:"then,omitempty"`
+	// What it comes to today; NOT_JUDGED where it is no condition today.
+	Today Outcome `protobuf:"varint,4,opt,name=today,proto3,enum=deputy.v1.Outcome" json:"today,omitempty"`
+	// What is known about it today.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConditionChange) Reset() {
+	*x = ConditionChange{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConditionChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConditionChange) ProtoMessage() {}
+
+func (x *ConditionChange) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConditionChange.ProtoReflect.Descriptor instead.
+func (*ConditionChange) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ConditionChange) GetGate() Gate {
+	if x != nil {
+		return x.Gate
+	}
+	return Gate_GATE_UNSPECIFIED
+}
+
+func (x *ConditionChange) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+func (x *ConditionChange) GetThen() Outcome {
+	if x != nil {
+		return x.Then
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ConditionChange) GetToday() Outcome {
+	if x != nil {
+		return x.Today
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ConditionChange) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // CandidateExplanation is the outcome of every gate for one delegation.
 type CandidateExplanation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -803,7 +1119,7 @@ type CandidateExplanation struct {
 
 func (x *CandidateExplanation) Reset() {
 	*x = CandidateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1131,7 @@ func (x *CandidateExplanation) String() string {
 func (*CandidateExplanation) ProtoMessage() {}
 
 func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1144,7 @@ func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CandidateExplanation.ProtoReflect.Descriptor instead.
 func (*CandidateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CandidateExplanation) GetDelegationChain() []string {
@@ -888,7 +1204,7 @@ type GateExplanation struct {
 
 func (x *GateExplanation) Reset() {
 	*x = GateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1216,7 @@ func (x *GateExplanation) String() string {
 func (*GateExplanation) ProtoMessage() {}
 
 func (x *GateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1229,7 @@ func (x *GateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplanation.ProtoReflect.Descriptor instead.
 func (*GateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GateExplanation) GetGate() Gate {
@@ -958,7 +1274,7 @@ type ConditionExplanation struct {
 
 func (x *ConditionExplanation) Reset() {
 	*x = ConditionExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1286,7 @@ func (x *ConditionExplanation) String() string {
 func (*ConditionExplanation) ProtoMessage() {}
 
 func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1299,7 @@ func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionExplanation.ProtoReflect.Descriptor instead.
 func (*ConditionExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConditionExplanation) GetCondition() string {
@@ -1051,7 +1367,7 @@ type CheckTrace struct {
 
 func (x *CheckTrace) Reset() {
 	*x = CheckTrace{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1379,7 @@ func (x *CheckTrace) String() string {
 func (*CheckTrace) ProtoMessage() {}
 
 func (x *CheckTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1392,7 @@ func (x *CheckTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrace.ProtoReflect.Descriptor instead.
 func (*CheckTrace) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CheckTrace) GetResource() *ObjectReference {
@@ -1167,7 +1483,7 @@ type LookupResourcesRequest struct {
 
 func (x *LookupResourcesRequest) Reset() {
 	*x = LookupResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1495,7 @@ func (x *LookupResourcesRequest) String() string {
 func (*LookupResourcesRequest) ProtoMessage() {}
 
 func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1508,7 @@ func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesRequest.ProtoReflect.Descriptor instead.
 func (*LookupResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupResourcesRequest) GetAgentId() string {
@@ -1326,7 +1642,7 @@ type LookupResourcesResponse struct {
 
 func (x *LookupResourcesResponse) Reset() {
 	*x = LookupResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1654,7 @@ func (x *LookupResourcesResponse) String() string {
 func (*LookupResourcesResponse) ProtoMessage() {}
 
 func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1667,7 @@ func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesResponse.ProtoReflect.Descriptor instead.
 func (*LookupResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LookupResourcesResponse) GetResult() isLookupResourcesResponse_Result {
@@ -1432,7 +1748,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1760,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1773,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FailedResource) GetResource() *ObjectReference {
@@ -1516,7 +1832,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1844,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1857,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -1606,7 +1922,7 @@ type LookupEnd struct {
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1934,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1947,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -1692,7 +2008,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +2020,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +2033,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -1786,7 +2102,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2114,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2127,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -1892,7 +2208,7 @@ type FailedAgent struct {
 
 func (x *FailedAgent) Reset() {
 	*x = FailedAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2220,7 @@ func (x *FailedAgent) String() string {
 func (*FailedAgent) ProtoMessage() {}
 
 func (x *FailedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2233,7 @@ func (x *FailedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
 func (*FailedAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FailedAgent) GetAgentId() string {
@@ -1980,7 +2296,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2308,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2321,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -2068,7 +2384,7 @@ var File_deputy_v1_permissions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n" +
+	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n" +
 	"\x16CheckPermissionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -2130,15 +2446,39 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x04item\x18\x02 \x01(\v2\".deputy.v1.CheckPermissionResponseH\x00R\x04item\x12.\n" +
 	"\x05error\x18\x03 \x01(\v2\x16.deputy.v1.ErrorStatusH\x00R\x05errorB\n" +
 	"\n" +
-	"\bresponse\"S\n" +
+	"\bresponse\"\xa7\x01\n" +
 	"\x18ExplainPermissionRequest\x127\n" +
-	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\"\xb6\x01\n" +
+	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\x12\x1f\n" +
+	"\vdecision_id\x18\x02 \x01(\tR\n" +
+	"decisionId\x121\n" +
+	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\"\xe3\x01\n" +
 	"\x19ExplainPermissionResponse\x12>\n" +
 	"\bdecision\x18\x01 \x01(\v2\".deputy.v1.CheckPermissionResponseR\bdecision\x12?\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\v2\x1f.deputy.v1.CandidateExplanationR\n" +
 	"candidates\x12\x18\n" +
-	"\areasons\x18\x03 \x03(\tR\areasons\"\xae\x02\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\x12+\n" +
+	"\x04past\x18\x04 \x01(\v2\x17.deputy.v1.PastDecisionR\x04past\"\xd9\x04\n" +
+	"\fPastDecision\x12)\n" +
+	"\x06record\x18\x01 \x01(\v2\x11.deputy.v1.RecordR\x06record\x122\n" +
+	"\tagreement\x18\x02 \x01(\x0e2\x14.deputy.v1.AgreementR\tagreement\x12%\n" +
+	"\x0eagreement_note\x18\x03 \x01(\tR\ragreementNote\x128\n" +
+	"\x05today\x18\x04 \x01(\v2\".deputy.v1.CheckPermissionResponseR\x05today\x12J\n" +
+	"\x10candidates_today\x18\x05 \x03(\v2\x1f.deputy.v1.CandidateExplanationR\x0fcandidatesToday\x12#\n" +
+	"\rreasons_today\x18\x06 \x03(\tR\freasonsToday\x12#\n" +
+	"\rdiffers_today\x18\a \x01(\bR\fdiffersToday\x124\n" +
+	"\achanges\x18\b \x03(\v2\x1a.deputy.v1.ConditionChangeR\achanges\x12%\n" +
+	"\x0eschema_changed\x18\t \x01(\bR\rschemaChanged\x12'\n" +
+	"\x0fwithout_context\x18\n" +
+	" \x01(\bR\x0ewithoutContext\x120\n" +
+	"\afailure\x18\v \x01(\v2\x16.deputy.v1.ErrorStatusR\afailure\x12;\n" +
+	"\rfailure_today\x18\f \x01(\v2\x16.deputy.v1.ErrorStatusR\ffailureToday\"\xbe\x01\n" +
+	"\x0fConditionChange\x12#\n" +
+	"\x04gate\x18\x01 \x01(\x0e2\x0f.deputy.v1.GateR\x04gate\x12\x1c\n" +
+	"\tcondition\x18\x02 \x01(\tR\tcondition\x12&\n" +
+	"\x04then\x18\x03 \x01(\x0e2\x12.deputy.v1.OutcomeR\x04then\x12(\n" +
+	"\x05today\x18\x04 \x01(\x0e2\x12.deputy.v1.OutcomeR\x05today\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\xae\x02\n" +
 	"\x14CandidateExplanation\x12)\n" +
 	"\x10delegation_chain\x18\x01 \x03(\tR\x0fdelegationChain\x12\x1f\n" +
 	"\vagent_chain\x18\x02 \x03(\tR\n" +
@@ -2247,7 +2587,12 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\rdelegation_id\x18\x05 \x01(\tR\fdelegationId\x12#\n" +
 	"\rneeds_session\x18\x06 \x01(\bR\fneedsSession\x12A\n" +
 	"\x0epermissionship\x18\a \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x12'\n" +
-	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext2\x9e\x04\n" +
+	"\x0fmissing_context\x18\b \x03(\tR\x0emissingContext*j\n" +
+	"\tAgreement\x12\x19\n" +
+	"\x15AGREEMENT_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eAGREEMENT_SAME\x10\x01\x12\x17\n" +
+	"\x13AGREEMENT_DIFFERENT\x10\x02\x12\x15\n" +
+	"\x11AGREEMENT_UNKNOWN\x10\x032\x9e\x04\n" +
 	"\x12PermissionsService\x12c\n" +
 	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x04\x12r\n" +
@@ -2273,122 +2618,139 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_permissions_proto_rawDescData
 }
 
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_deputy_v1_permissions_proto_goTypes = []any{
-	(*CheckPermissionRequest)(nil),          // 0: deputy.v1.CheckPermissionRequest
-	(*CheckPermissionResponse)(nil),         // 1: deputy.v1.CheckPermissionResponse
-	(*CheckBulkPermissionsRequest)(nil),     // 2: deputy.v1.CheckBulkPermissionsRequest
-	(*CheckBulkPermissionsRequestItem)(nil), // 3: deputy.v1.CheckBulkPermissionsRequestItem
-	(*CheckBulkPermissionsResponse)(nil),    // 4: deputy.v1.CheckBulkPermissionsResponse
-	(*CheckBulkPermissionsPair)(nil),        // 5: deputy.v1.CheckBulkPermissionsPair
-	(*ExplainPermissionRequest)(nil),        // 6: deputy.v1.ExplainPermissionRequest
-	(*ExplainPermissionResponse)(nil),       // 7: deputy.v1.ExplainPermissionResponse
-	(*CandidateExplanation)(nil),            // 8: deputy.v1.CandidateExplanation
-	(*GateExplanation)(nil),                 // 9: deputy.v1.GateExplanation
-	(*ConditionExplanation)(nil),            // 10: deputy.v1.ConditionExplanation
-	(*CheckTrace)(nil),                      // 11: deputy.v1.CheckTrace
-	(*LookupResourcesRequest)(nil),          // 12: deputy.v1.LookupResourcesRequest
-	(*LookupResourcesResponse)(nil),         // 13: deputy.v1.LookupResourcesResponse
-	(*FailedResource)(nil),                  // 14: deputy.v1.FailedResource
-	(*ReachedResource)(nil),                 // 15: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 16: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 17: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 18: deputy.v1.LookupAgentsResponse
-	(*FailedAgent)(nil),                     // 19: deputy.v1.FailedAgent
-	(*ReachingAgent)(nil),                   // 20: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 21: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 22: google.protobuf.Struct
-	(*Consistency)(nil),                     // 23: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 24: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 25: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 26: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 27: google.protobuf.Timestamp
-	(*ErrorStatus)(nil),                     // 28: deputy.v1.ErrorStatus
-	(Gate)(0),                               // 29: deputy.v1.Gate
-	(Outcome)(0),                            // 30: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 31: deputy.v1.SubjectReference
-	(*Cursor)(nil),                          // 32: deputy.v1.Cursor
+	(Agreement)(0),                          // 0: deputy.v1.Agreement
+	(*CheckPermissionRequest)(nil),          // 1: deputy.v1.CheckPermissionRequest
+	(*CheckPermissionResponse)(nil),         // 2: deputy.v1.CheckPermissionResponse
+	(*CheckBulkPermissionsRequest)(nil),     // 3: deputy.v1.CheckBulkPermissionsRequest
+	(*CheckBulkPermissionsRequestItem)(nil), // 4: deputy.v1.CheckBulkPermissionsRequestItem
+	(*CheckBulkPermissionsResponse)(nil),    // 5: deputy.v1.CheckBulkPermissionsResponse
+	(*CheckBulkPermissionsPair)(nil),        // 6: deputy.v1.CheckBulkPermissionsPair
+	(*ExplainPermissionRequest)(nil),        // 7: deputy.v1.ExplainPermissionRequest
+	(*ExplainPermissionResponse)(nil),       // 8: deputy.v1.ExplainPermissionResponse
+	(*PastDecision)(nil),                    // 9: deputy.v1.PastDecision
+	(*ConditionChange)(nil),                 // 10: deputy.v1.ConditionChange
+	(*CandidateExplanation)(nil),            // 11: deputy.v1.CandidateExplanation
+	(*GateExplanation)(nil),                 // 12: deputy.v1.GateExplanation
+	(*ConditionExplanation)(nil),            // 13: deputy.v1.ConditionExplanation
+	(*CheckTrace)(nil),                      // 14: deputy.v1.CheckTrace
+	(*LookupResourcesRequest)(nil),          // 15: deputy.v1.LookupResourcesRequest
+	(*LookupResourcesResponse)(nil),         // 16: deputy.v1.LookupResourcesResponse
+	(*FailedResource)(nil),                  // 17: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 18: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 19: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 20: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 21: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 22: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 23: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 24: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 25: google.protobuf.Struct
+	(*Consistency)(nil),                     // 26: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 27: deputy.v1.ZedToken
+	(Permissionship)(0),                     // 28: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 29: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 30: google.protobuf.Timestamp
+	(*ErrorStatus)(nil),                     // 31: deputy.v1.ErrorStatus
+	(*Record)(nil),                          // 32: deputy.v1.Record
+	(Gate)(0),                               // 33: deputy.v1.Gate
+	(Outcome)(0),                            // 34: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 35: deputy.v1.SubjectReference
+	(*Cursor)(nil),                          // 36: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	21, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	21, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	22, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	23, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	24, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	25, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	26, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	24, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	27, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	21, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
-	3,  // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	23, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	24, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	21, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	21, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	22, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	24, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
-	5,  // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
-	3,  // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	1,  // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	28, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
-	0,  // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	1,  // 22: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	8,  // 23: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	21, // 24: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	25, // 25: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	9,  // 26: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	29, // 27: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	30, // 28: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	10, // 29: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	30, // 30: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	11, // 31: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	21, // 32: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	31, // 33: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	30, // 34: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	11, // 35: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	21, // 36: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	22, // 37: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	23, // 38: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	24, // 39: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	32, // 40: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	15, // 41: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	16, // 42: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	14, // 43: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	21, // 44: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	28, // 45: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	21, // 46: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	21, // 47: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	25, // 48: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	21, // 49: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	24, // 50: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	32, // 51: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	21, // 52: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	21, // 53: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	22, // 54: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	23, // 55: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	32, // 56: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	20, // 57: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	16, // 58: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	19, // 59: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	21, // 60: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	28, // 61: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	21, // 62: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	25, // 63: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	0,  // 64: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	2,  // 65: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	6,  // 66: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	12, // 67: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	17, // 68: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	1,  // 69: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	4,  // 70: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	7,  // 71: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	13, // 72: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	18, // 73: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	69, // [69:74] is the sub-list for method output_type
-	64, // [64:69] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	24, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	24, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	25, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	26, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	27, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	28, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	29, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	27, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	30, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	24, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	4,  // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	26, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	27, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	24, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	24, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	25, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	27, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	6,  // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
+	4,  // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	2,  // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
+	31, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	1,  // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	25, // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	2,  // 23: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	11, // 24: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
+	9,  // 25: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
+	32, // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	0,  // 27: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
+	2,  // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
+	11, // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
+	10, // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
+	31, // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	31, // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	33, // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	34, // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	34, // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	24, // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	28, // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	12, // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	33, // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	34, // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	13, // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	34, // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	14, // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	24, // 44: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	35, // 45: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	34, // 46: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	14, // 47: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	24, // 48: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	25, // 49: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	26, // 50: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	27, // 51: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	36, // 52: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	18, // 53: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	19, // 54: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	17, // 55: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	24, // 56: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	31, // 57: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	24, // 58: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	24, // 59: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	28, // 60: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	24, // 61: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	27, // 62: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	36, // 63: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	24, // 64: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	24, // 65: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	25, // 66: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	26, // 67: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	36, // 68: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	23, // 69: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	19, // 70: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	22, // 71: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	24, // 72: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	31, // 73: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	24, // 74: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	28, // 75: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	1,  // 76: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	3,  // 77: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	7,  // 78: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	15, // 79: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	20, // 80: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	2,  // 81: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,  // 82: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	8,  // 83: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	16, // 84: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	21, // 85: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	81, // [81:86] is the sub-list for method output_type
+	76, // [76:81] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -2398,6 +2760,7 @@ func file_deputy_v1_permissions_proto_init() {
 	}
 	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
+	file_deputy_v1_journal_proto_init()
 	file_deputy_v1_permissions_proto_msgTypes[0].OneofWrappers = []any{
 		(*CheckPermissionRequest_SessionId)(nil),
 		(*CheckPermissionRequest_DelegationId)(nil),
@@ -2410,16 +2773,16 @@ func file_deputy_v1_permissions_proto_init() {
 		(*CheckBulkPermissionsPair_Item)(nil),
 		(*CheckBulkPermissionsPair_Error)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[12].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[14].OneofWrappers = []any{
 		(*LookupResourcesRequest_SessionId)(nil),
 		(*LookupResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[13].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[15].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
 		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[18].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[20].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
 		(*LookupAgentsResponse_Failed)(nil),
@@ -2429,13 +2792,14 @@ func file_deputy_v1_permissions_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_deputy_v1_permissions_proto_goTypes,
 		DependencyIndexes: file_deputy_v1_permissions_proto_depIdxs,
+		EnumInfos:         file_deputy_v1_permissions_proto_enumTypes,
 		MessageInfos:      file_deputy_v1_permissions_proto_msgTypes,
 	}.Build()
 	File_deputy_v1_permissions_proto = out.File
