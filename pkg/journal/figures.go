@@ -16,7 +16,7 @@ type Figures struct {
 // Figures returns the journal's figures.
 func (j *Journal) Figures() Figures {
 	j.mu.Lock()
-	total := j.total
+	total := j.totals
 	j.mu.Unlock()
 	return Figures{
 		Records: j.written.Load(), Durable: j.durable.Load(), Batches: j.batches.Load(), Bytes: j.bytes.Load(),
