@@ -213,12 +213,12 @@ func admits(b *authz.Bounds, r *journal.Record) bool {
 	case b.Everything():
 		return true
 	}
-	if !b.Tenants.All() && !named(r.GetTenantId(), func(id string) bool { return b.HasTenant(authz.TenantID(id)) }) {
+	if !b.Tenants.All() && !idWithin(r.GetTenantId(), func(id string) bool { return b.HasTenant(authz.TenantID(id)) }) {
 		return false
 	}
 	if !b.Agents.All() {
 		for _, agent := range append([]string{r.GetAgentId()}, r.GetAgentChain()...) {
-			if !named(agent, func(id string) bool { return b.HasAgent(authz.AgentID(id)) }) {
+			if !idWithin(agent, func(id string) bool { return b.HasAgent(authz.AgentID(id)) }) {
 				return false
 			}
 		}
@@ -230,7 +230,7 @@ func admits(b *authz.Bounds, r *journal.Record) bool {
 		return true
 	}
 	within := func(kind, id string) bool {
-		return b.HasType(kind) && (b.IDs.All() || named(id, b.IDs.Match))
+		return b.HasType(kind) && (b.IDs.All() || idWithin(id, b.IDs.Match))
 	}
 	if !within(r.GetResourceType(), r.GetResourceId()) {
 		return false
@@ -245,8 +245,8 @@ func admits(b *authz.Bounds, r *journal.Record) bool {
 	return true
 }
 
-// named reports whether an id, as callers know it, is there and lies within.
-func named(id string, within func(stored string) bool) bool {
+// idWithin reports whether an id, as callers know it, is there and lies within.
+func idWithin(id string, within func(stored string) bool) bool {
 	stored, err := authz.EncodeID(id)
 	return err == nil && within(stored)
 }
