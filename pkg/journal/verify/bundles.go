@@ -71,7 +71,10 @@ func (v *run) readBundles(ctx context.Context) error {
 // missing is the first bundle that is missing, from one on. What a process that was killed has not finished lies in the segments too: a bundle
 // without its tile counts as missing there, and one that is missing is no problem.
 func (v *run) missing(first uint64) uint64 {
-	inSegments := func(n uint64) bool { return n*tree.Width >= v.oldest }
+	inSegments := func(n uint64) bool {
+		_, found := v.inSegments(n * tree.Width)
+		return found
+	}
 	want := first
 	for _, n := range v.files.bundles {
 		switch {
@@ -176,6 +179,9 @@ func (r *reader) bundle(v *run, n uint64) (root tlog.Hash, problems []Problem, e
 			problem(i, path, "it has another record in the place of record %d", first+uint64(i)) //nolint:gosec // an index
 		} else if whole && differs < 0 && !bytes.Equal(r.hashes[i][:], tile[i*tlog.HashSize:(i+1)*tlog.HashSize]) {
 			differs = i
+		}
+		if other, found := v.inSegments(first + uint64(i)); found && other != r.hashes[i] { //nolint:gosec // an index
+			problem(i, "segments/"+v.files.segmentOf(first+uint64(i)), "record %d is another one than in %s", first+uint64(i), path) //nolint:gosec // an index
 		}
 	}
 	switch {

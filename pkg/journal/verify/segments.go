@@ -27,12 +27,13 @@ func (r rest) String() string {
 	return fmt.Sprintf(", and from byte %d on %s holds no whole record", r.offset, r.file)
 }
 
-// readSegments reads the segments: the records that are in no bundle yet, and some that are, which have to be the same.
+// readSegments hashes the records of the segments: those that are in no bundle yet, and some that are, which have to be the same.
 func (v *run) readSegments(ctx context.Context) error {
+	v.oldest = math.MaxUint64
 	if len(v.files.segments) == 0 {
 		return nil
 	}
-	whole := v.bundles * tree.Width
+	v.oldest = v.files.segments[0]
 	last := v.files.segments[len(v.files.segments)-1]
 	size := int64(journal.SegmentHeader)
 	reader := journal.NewSegmentReader(v.FS, v.Dir)
@@ -40,28 +41,9 @@ func (v *run) readSegments(ctx context.Context) error {
 		if sequence >= last {
 			size += int64(journal.FrameHeader + len(record))
 		}
-		hash := tlog.RecordHash(record)
-		switch {
-		case sequence >= whole:
-			if v.report.Records < sequence {
-				v.problem(v.report.Records, "", "records %d to %d are missing: no bundle has them, and the segments begin with record %d",
-					v.report.Records, sequence-1, sequence)
-				return errStop
-			}
-			v.tail = append(v.tail, hash)
-			v.report.Records = sequence + 1
-		case sequence >= v.report.Minimum:
-			leaves, err := v.leavesOf(sequence / tree.Width)
-			if err == nil && leaves[sequence%tree.Width] != hash {
-				v.problem(sequence, "segments/"+v.files.segmentOf(sequence), "record %d is another one than in %s", sequence,
-					tree.BundlePath(sequence/tree.Width))
-			}
-		}
+		v.segments = append(v.segments, tlog.RecordHash(record))
 		return ctx.Err()
 	})
-	if errors.Is(err, errStop) {
-		return nil
-	}
 	if damage, ok := errors.AsType[*journal.DamageError](err); ok {
 		v.problem(damage.Sequence, "segments/"+path.Base(damage.Path), "at byte %d: %s", damage.Offset, damage.Message)
 		return nil
@@ -80,5 +62,23 @@ func (v *run) readSegments(ctx context.Context) error {
 	return nil
 }
 
-// errStop ends the reading of segments.
-var errStop = errors.New("there is nothing to go on from")
+// inSegments returns the hash that the segments have of a record; false where they do not have it.
+func (v *run) inSegments(sequence uint64) (tlog.Hash, bool) {
+	if sequence < v.oldest || sequence-v.oldest >= uint64(len(v.segments)) {
+		return tlog.Hash{}, false
+	}
+	return v.segments[sequence-v.oldest], true
+}
+
+// readTail goes on from the last bundle with the segments.
+func (v *run) readTail() {
+	whole := v.bundles * tree.Width
+	switch end := v.oldest + uint64(len(v.segments)); {
+	case len(v.segments) == 0 || end <= whole:
+	case v.oldest > whole:
+		v.problem(whole, "", "records %d to %d are missing: no bundle has them, and the segments begin with record %d", whole, v.oldest-1, v.oldest)
+	default:
+		v.tail = v.segments[whole-v.oldest:]
+		v.report.Records = end
+	}
+}

@@ -6,12 +6,12 @@
 package verify
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	iofs "io/fs"
-	"math"
 	"slices"
 	"strings"
 
@@ -89,36 +89,55 @@ type run struct {
 	levels [][]tlog.Hash
 	// tail are the hashes of records that come after the last bundle.
 	tail []tlog.Hash
-	// oldest is the first record that the segments have, and rest what the last one has behind its last whole record.
-	oldest uint64
-	rest   rest
+	// segments are the hashes of the records that the segments have, from the record oldest on, and rest what the last segment has behind its
+	// last whole record.
+	segments []tlog.Hash
+	oldest   uint64
+	rest     rest
 	// leaves are the hashes of the records of one bundle, which was read last.
 	leaves       []tlog.Hash
 	leavesBundle uint64
 }
 
-// Run verifies a journal. What is wrong with it is in the report. Errors: it could not be verified, because ctx ended, the directory cannot be
-// read, or an option is wrong.
+// Run verifies a journal. What is wrong with it is in the report. A server may be writing it. Errors: it could not be verified, because ctx
+// ended, the directory cannot be read or holds no journal, or an option is wrong.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.FS == nil {
 		o.FS = vfs.Default
 	}
-	v := &run{Options: o}
-	var err error
-	if v.files, err = list(o.FS, o.Dir); err != nil {
-		return nil, err
+	for again := 2; ; again-- {
+		v := &run{Options: o}
+		before, err := v.read("checkpoint", tree.MaxCheckpoint)
+		if err != nil {
+			return nil, err
+		}
+		err = v.all(ctx, before)
+		if again == 0 || ctx.Err() != nil || err == nil && len(v.report.Problems) == 0 {
+			return &v.report, err
+		}
+		// Where a server has gone on meanwhile, a file may have been removed between two looks.
+		if after, _ := v.read("checkpoint", tree.MaxCheckpoint); bytes.Equal(before, after) {
+			return &v.report, err
+		}
+	}
+}
+
+// all verifies everything, once.
+func (v *run) all(ctx context.Context, checkpoint []byte) (err error) {
+	if v.files, err = list(v.FS, v.Dir); err != nil {
+		return err
 	}
 	v.report.Foreign = v.files.foreign
 	if err := v.identify(); err != nil {
-		return nil, err
+		return err
 	}
 	if v.verifier != nil {
-		if err := v.records(ctx); err != nil {
-			return nil, err
+		if err := v.records(ctx, checkpoint); err != nil {
+			return err
 		}
 	}
 	v.finish()
-	return &v.report, nil
+	return nil
 }
 
 // problem notes a problem.
@@ -158,6 +177,9 @@ func (v *run) identify() error {
 	if err != nil {
 		return err
 	}
+	if origin == nil && key == nil {
+		return fmt.Errorf("%s holds no journal: it has neither a file origin nor a file verifier.key", v.Dir)
+	}
 	own := strings.TrimSuffix(string(key), "\n")
 	v.report.Key = v.Key
 	if v.Key == "" {
@@ -191,17 +213,13 @@ func (v *run) read(name string, limit int64) ([]byte, error) {
 }
 
 // records verifies the records and tiles against each other, and then against the checkpoints.
-func (v *run) records(ctx context.Context) error {
+func (v *run) records(ctx context.Context, checkpoint []byte) error {
 	minimum, err := journal.ReadMinimum(v.FS, v.Dir, v.report.Origin, v.verifier)
 	if err != nil {
 		v.problem(0, "minimum", "%v", err)
 	}
 	v.report.Minimum = minimum
 	v.report.Records = minimum
-	checkpoint, err := v.read("checkpoint", tree.MaxCheckpoint)
-	if err != nil {
-		return err
-	}
 	signed, others, err := tree.ParseCheckpoint(checkpoint, v.verifier)
 	isSigned := err == nil && others == 0
 	switch {
@@ -214,9 +232,9 @@ func (v *run) records(ctx context.Context) error {
 	default:
 		v.report.Signed, v.report.Root = signed.Size, signed.Root
 	}
-	v.oldest = math.MaxUint64
-	if len(v.files.segments) > 0 {
-		v.oldest = v.files.segments[0]
+	// A server that writes meanwhile moves records from segments to bundles, and leaves bundles as they are.
+	if err := v.readSegments(ctx); err != nil {
+		return err
 	}
 	if err := v.readBundles(ctx); err != nil {
 		return err
@@ -224,9 +242,7 @@ func (v *run) records(ctx context.Context) error {
 	if err := v.climb(); err != nil {
 		return err
 	}
-	if err := v.readSegments(ctx); err != nil {
-		return err
-	}
+	v.readTail()
 	if isSigned {
 		v.blame(v.compare("checkpoint", signed), signed.Size)
 	}
