@@ -1,14 +1,12 @@
 package daemon
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -126,16 +124,16 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	if c.Journal.Off {
 		return nil, nil //nolint:nilnil // nil records nothing
 	}
-	secret, err := journalSecret(c.Journal.KeyDir)
+	keys, err := journal.OpenKeys(c.Journal.KeyDir, !c.journalExists())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (the keys of the journal in %s are in --journal-key-dir %s)", err, c.Journal.Dir, c.Journal.KeyDir)
 	}
 	evaluator := deputyv1.Evaluator_EVALUATOR_SPICEDB
 	if c.Evaluator == EvaluatorNative {
 		evaluator = deputyv1.Evaluator_EVALUATOR_NATIVE
 	}
 	opened, err := journal.Open(journal.Config{
-		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Secret: secret, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
+		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
 		Evaluator: evaluator, Log: log,
 	})
 	if err != nil {
@@ -148,20 +146,12 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	return opened, nil
 }
 
-// journalSecret returns the secret in a directory of keys, which is made at the first start.
-func journalSecret(dir string) ([]byte, error) {
-	path := filepath.Join(dir, "secret.key")
-	secret, err := os.ReadFile(path)
-	if err == nil && len(secret) < journal.MinSecret {
-		return nil, fmt.Errorf("the journal's secret %s has %d bytes and needs %d", path, len(secret), journal.MinSecret)
+// journalExists reports whether there is a journal already. Its keys are not made anew then: with others its ids and its signatures would mean nothing.
+func (c Config) journalExists() bool {
+	files := c.journalFiles
+	if files == nil {
+		files = vfs.Default
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return secret, err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("the directory of the journal's keys: %w", err)
-	}
-	secret = make([]byte, journal.MinSecret)
-	_, _ = rand.Read(secret) // never fails, see crypto/rand
-	return secret, os.WriteFile(path, secret, 0o600)
+	segments, err := files.List(files.PathJoin(c.Journal.Dir, "segments"))
+	return err == nil && len(segments) > 0
 }

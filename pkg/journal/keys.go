@@ -111,7 +111,9 @@ func parseSigningKey(text string) (seed []byte, err error) {
 	if _, err := note.NewSigner(line); err != nil {
 		return nil, err //nolint:wrapcheck // the caller says which file; the key is not shown
 	}
-	key, err := base64.StdEncoding.DecodeString(line[strings.LastIndex(line, "+")+1:])
+	// PRIVATE+KEY+NAME+HASH+KEY, which base64 may write with further ones.
+	parts := strings.SplitN(line, "+", 5)
+	key, err := base64.StdEncoding.DecodeString(parts[len(parts)-1])
 	if err != nil || len(key) != 1+ed25519.SeedSize || key[0] != algorithm {
 		return nil, errors.New("it is not a key of Ed25519")
 	}
