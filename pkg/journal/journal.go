@@ -107,8 +107,8 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
-	// batches and bytes count what was written.
-	batches, bytes atomic.Uint64
+	// batches and writtenBytes count what was written.
+	batches, writtenBytes atomic.Uint64
 	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
 	news    news
 	indexer atomic.Pointer[indexer]
@@ -358,7 +358,7 @@ func (j *Journal) write(b *batch) {
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
 	j.batches.Add(1)
-	j.bytes.Add(uint64(len(b.frames)))
+	j.writtenBytes.Add(uint64(len(b.frames)))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed

@@ -40,9 +40,9 @@ const (
 type room struct {
 	// used is how many bytes the directory has, but for the reserve: as it was measured, and what was written since.
 	used int64
-	// held are the bytes of the records of each caller, and sum is all of them together.
-	held map[string]int64
-	sum  int64
+	// bytes are those of each caller's records, and total is their sum.
+	bytes map[string]int64
+	total int64
 	// from is the first record that is counted, and through the one behind the last that was, but for what was appended since the journal
 	// was opened. counted says that nothing is missing.
 	from, through uint64
@@ -58,15 +58,15 @@ var errQuota = errors.New("the journal has used up its quota: raise it, or short
 
 // add counts records of a caller.
 func (r *room) add(caller string, bytes int64) {
-	if r.held == nil {
-		r.held = map[string]int64{}
+	if r.bytes == nil {
+		r.bytes = map[string]int64{}
 	}
-	r.held[caller] = max(r.held[caller]+bytes, 0)
-	r.sum = max(r.sum+bytes, 0)
-	if len(r.held) > maxCallers {
-		sizes := slices.Sorted(maps.Values(r.held))
+	r.bytes[caller] = max(r.bytes[caller]+bytes, 0)
+	r.total = max(r.total+bytes, 0)
+	if len(r.bytes) > maxCallers {
+		sizes := slices.Sorted(maps.Values(r.bytes))
 		median := sizes[len(sizes)/2]
-		maps.DeleteFunc(r.held, func(_ string, n int64) bool { return n <= median })
+		maps.DeleteFunc(r.bytes, func(_ string, n int64) bool { return n <= median })
 	}
 }
 
@@ -86,7 +86,7 @@ func (j *Journal) charge(duty Duty, caller string, bytes int64) error {
 	if j.cfg.QuotaBytes == 0 {
 		return nil
 	}
-	if duty == Refuse && caller != "" && j.held[caller]+bytes > j.limit {
+	if duty == Refuse && caller != "" && j.bytes[caller]+bytes > j.limit {
 		j.overShare++
 		return &authz.Error{
 			Op: "journal.Append", Kind: authz.Exhausted, Reason: authz.ReasonJournalShare,
@@ -184,7 +184,7 @@ func (j *Journal) measure() error {
 	j.used = size + j.used - before // with what was written meanwhile, some of which may be counted twice until the next time
 	ratio := 1.0
 	if j.used > 0 {
-		ratio = max(1, float64(j.sum)/float64(j.used))
+		ratio = max(1, float64(j.total)/float64(j.used))
 	}
 	j.limit = int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2))
 	return nil
@@ -311,7 +311,7 @@ func (j *Journal) recount(end uint64) error {
 func (j *Journal) saveCallers() error {
 	j.mu.Lock()
 	// What waits to be written is counted already: where it comes to nothing, the counts are too high by that.
-	c := callers{From: j.from, Through: j.written.Load(), Bytes: maps.Clone(j.held)}
+	c := callers{From: j.from, Through: j.written.Load(), Bytes: maps.Clone(j.bytes)}
 	counted := j.counted
 	j.mu.Unlock()
 	if !counted {

@@ -184,7 +184,7 @@ func TestShare(t *testing.T) {
 		}
 		add(t, j, Refuse, c.of("other"))
 		sealed(t, j)
-		if got, want := j.held, bytesOf(t, j); !maps.Equal(got, want) {
+		if got, want := j.bytes, bytesOf(t, j); !maps.Equal(got, want) {
 			t.Errorf("after %s the callers are said to have %v, and have %v", after.name, got, want)
 		}
 	}
@@ -196,7 +196,7 @@ func TestShare(t *testing.T) {
 	}
 	add(t, j, Refuse, c.of("loud"))
 	sealed(t, j)
-	if got, want := j.held, bytesOf(t, j); got["loud"] != want["loud"] || got["other"] != want["other"] {
+	if got, want := j.bytes, bytesOf(t, j); got["loud"] != want["loud"] || got["other"] != want["other"] {
 		t.Errorf("the callers are said to have %v, and have %v", got, want)
 	}
 	j.tidy()
@@ -232,8 +232,8 @@ func TestCallersFileIsDerived(t *testing.T) {
 		}
 		j = quotaJournal(t, mem, c)
 		sealed(t, j)
-		if want := bytesOf(t, j); !maps.Equal(j.held, want) || len(want) != 3 {
-			t.Errorf("with %q the callers are said to have %v, and have %v", content, j.held, want)
+		if want := bytesOf(t, j); !maps.Equal(j.bytes, want) || len(want) != 3 {
+			t.Errorf("with %q the callers are said to have %v, and have %v", content, j.bytes, want)
 		}
 	}
 }
@@ -246,7 +246,7 @@ func TestManyCallers(t *testing.T) {
 	for i := range maxCallers + 10 {
 		r.add(fmt.Sprint(i), 100)
 	}
-	if len(r.held) > maxCallers || r.held["large"] != 1<<30 {
-		t.Errorf("%d callers are counted, and the largest has %d", len(r.held), r.held["large"])
+	if len(r.bytes) > maxCallers || r.bytes["large"] != 1<<30 {
+		t.Errorf("%d callers are counted, and the largest has %d", len(r.bytes), r.bytes["large"])
 	}
 }
