@@ -108,6 +108,8 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// batches and bytes are how many writes there were since the journal was opened, and how long they were together.
+	batches, bytesWritten atomic.Uint64
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -350,6 +352,8 @@ func (j *Journal) write(b *batch) {
 // wrote notes that a batch is written.
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
+	j.batches.Add(1)
+	j.bytesWritten.Add(uint64(len(b.frames)))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
@@ -389,6 +393,33 @@ func (j *Journal) replace(made *segment) error {
 		return fmt.Errorf("cannot close a segment: %w", err)
 	}
 	return nil
+}
+
+// Stats is what happened since a journal was opened, but for Records, and how it is.
+type Stats struct {
+	// Records is how many records it has, those that were removed included.
+	Records uint64
+	// Batches is how many writes there were, and Bytes how long they were together.
+	Batches, Bytes uint64
+	// Failures is how often it began to fail.
+	Failures uint64
+	// Refused records were not written, with an error. Unrecorded ones were not written, because Config.AnswerUnrecorded says so. Late ones were
+	// written after their answers had left, or wait for it: InMemory are those that do. Lost ones were to be written late, and are not.
+	// OverShare were refused to callers over their share.
+	Refused, Unrecorded, Late, InMemory, Lost, OverShare uint64
+	// Used is how many bytes its directory has, but for the reserve; 0 without a quota, which is when nobody measures it.
+	Used int64
+}
+
+// Stats returns what happened since the journal was opened.
+func (j *Journal) Stats() Stats {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return Stats{
+		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.bytesWritten.Load(), Failures: j.failures,
+		Refused: j.totals.refused, Unrecorded: j.totals.unrecorded, Late: j.totals.late, InMemory: j.keptCount, Lost: j.totals.lost,
+		OverShare: j.overShare, Used: j.used,
+	}
 }
 
 // Written is how many records are written.
