@@ -237,6 +237,12 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		Rights:         rights,
+		Recording: func(ctx context.Context) door.Recording {
+			if r := rpc.RecordingOf(ctx); r != nil {
+				return r
+			}
+			return nil
+		},
 	})
 }
 
@@ -364,6 +370,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
+	go d.gate.SummarizeStrangers(judging)
 	go d.callers.watch(judging)
 	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
