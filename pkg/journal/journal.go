@@ -47,9 +47,6 @@ type Config struct {
 	CheckpointInterval time.Duration
 	// OnCheckpoint is called with each new checkpoint, a C2SP signed note, by one goroutine, which it must not hold up; nil if nobody wants it.
 	OnCheckpoint func(checkpoint []byte)
-	// OnBundle is called with the records of each whole bundle once that is on disk, by one goroutine: for an index. Records have to be left as
-	// they are. After a crash a bundle may be on disk that it was not called with. nil if nobody wants it.
-	OnBundle func(n uint64, records [][]byte)
 	// Witness cosigns checkpoints; nil means that nobody does.
 	Witness *WitnessConfig
 	// Sync has each record survive a power cut before its answer leaves. Without, it survives the death of the process, and
@@ -108,8 +105,11 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
-	// batches and bytes are how many writes there were since the journal was opened, and how long they were together.
-	batches, bytesWritten atomic.Uint64
+	// batches and writtenBytes count what was written.
+	batches, writtenBytes atomic.Uint64
+	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
+	news    news
+	indexer atomic.Pointer[indexer]
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -353,7 +353,7 @@ func (j *Journal) write(b *batch) {
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
 	j.batches.Add(1)
-	j.bytesWritten.Add(uint64(len(b.frames)))
+	j.writtenBytes.Add(uint64(len(b.frames)))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
@@ -361,11 +361,13 @@ func (j *Journal) wrote(b *batch) {
 	}
 	if j.cfg.Sync {
 		j.written.Store(end)
+		j.news.tell()
 		j.durable.Store(end)
 		return
 	}
 	full := j.unsynced.add(b.frames, end)
 	j.written.Store(end)
+	j.news.tell()
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
@@ -416,7 +418,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return Stats{
-		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.bytesWritten.Load(), Failures: j.failures,
+		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.writtenBytes.Load(), Failures: j.failures,
 		Refused: j.totals.refused, Unrecorded: j.totals.unrecorded, Late: j.totals.late, InMemory: j.keptCount, Lost: j.totals.lost,
 		OverShare: j.overShare, Used: j.used,
 	}
@@ -475,9 +477,9 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	failed := j.failed != nil
 	j.mu.Unlock()
-	var err error
+	err := j.closeIndexer()
 	if failed {
-		err = j.mend() // for what is kept in memory
+		err = errors.Join(err, j.mend()) // for what is kept in memory
 	}
 	if j.cfg.QuotaBytes > 0 {
 		err = errors.Join(err, j.saveCallers())
