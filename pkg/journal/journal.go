@@ -108,6 +108,8 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// batches and volume count what was written.
+	batches, volume atomic.Uint64
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -350,6 +352,8 @@ func (j *Journal) write(b *batch) {
 // wrote notes that a batch is written.
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
+	j.batches.Add(1)
+	j.volume.Add(uint64(len(b.frames)))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
