@@ -287,7 +287,8 @@ const retries = `{
 			{"service": "deputy.v1.AgentsService", "method": "SuspendAgent"},
 			{"service": "deputy.v1.PrincipalsService", "method": "Suspend"},
 			{"service": "deputy.v1.AdoptionService", "method": "ReviewAdoption"},
-			{"service": "deputy.v1.StoreService", "method": "GetStatistics"}
+			{"service": "deputy.v1.StoreService", "method": "GetStatistics"},
+			{"service": "deputy.v1.JournalService"}
 		],
 		"retryPolicy": {
 			"maxAttempts": 3, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 4,

@@ -62,6 +62,8 @@ type Client struct {
 	Adoption deputyv1.AdoptionServiceClient
 	// Store looks after the store of the engine embedded.
 	Store deputyv1.StoreServiceClient
+	// Journal reads the record of every decision. It takes an auditor.
+	Journal deputyv1.JournalServiceClient
 
 	conn grpc.ClientConnInterface
 	// closers release what Dial opened, the last first.
@@ -115,6 +117,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Principals:  deputyv1.NewPrincipalsServiceClient(conn),
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
+		Journal:     deputyv1.NewJournalServiceClient(conn),
 		conn:        conn,
 	}
 }

@@ -35,12 +35,15 @@ const (
 	ReasonJournalShare         Reason = authz.ReasonJournalShare
 	ReasonJournalUnavailable   Reason = authz.ReasonJournalUnavailable
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
+	ReasonNoCheckpoint         Reason = authz.ReasonNoCheckpoint
+	ReasonNoJournal            Reason = authz.ReasonNoJournal
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
 	ReasonNotTenantSafe        Reason = authz.ReasonNotTenantSafe
 	ReasonOutOfBounds          Reason = authz.ReasonOutOfBounds
 	ReasonPrincipalNotFound    Reason = authz.ReasonPrincipalNotFound
+	ReasonRecordNotFound       Reason = authz.ReasonRecordNotFound
 	ReasonRevisionUnavailable  Reason = authz.ReasonRevision
 	ReasonRoleRequired         Reason = authz.ReasonRoleRequired
 	ReasonSchemaInUse          Reason = authz.ReasonSchemaInUse

@@ -134,9 +134,13 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.journal, err = cfg.openJournal(datastore, log); err != nil {
 		return fail(err)
 	}
+	var records *journal.Reader
 	if d.journal != nil {
 		opened = append(opened, d.journal)
 		figures = append(figures, journalFigures{d.journal})
+		if records, err = d.journal.Reader(nil); err != nil {
+			return fail(err)
+		}
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
@@ -201,6 +205,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
+		Journal:        records,
 	}
 	rpc.Register(guarded, services)
 	door.Register(d.server, gateway) // it receives by itself

@@ -47,9 +47,6 @@ type Config struct {
 	CheckpointInterval time.Duration
 	// OnCheckpoint is called with each new checkpoint, a C2SP signed note, by one goroutine, which it must not hold up; nil if nobody wants it.
 	OnCheckpoint func(checkpoint []byte)
-	// OnBundle is called with the records of each whole bundle once that is on disk, by one goroutine: for an index. Records have to be left as
-	// they are. After a crash a bundle may be on disk that it was not called with. nil if nobody wants it.
-	OnBundle func(n uint64, records [][]byte)
 	// Witness cosigns checkpoints; nil means that nobody does.
 	Witness *WitnessConfig
 	// Sync has each record survive a power cut before its answer leaves. Without, it survives the death of the process, and
@@ -110,6 +107,9 @@ type Journal struct {
 	unsynced         unsynced
 	// batches and volume count what was written.
 	batches, volume atomic.Uint64
+	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
+	news    news
+	indexer atomic.Pointer[indexer]
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -361,11 +361,13 @@ func (j *Journal) wrote(b *batch) {
 	}
 	if j.cfg.Sync {
 		j.written.Store(end)
+		j.news.tell()
 		j.durable.Store(end)
 		return
 	}
 	full := j.unsynced.add(b.frames, end)
 	j.written.Store(end)
+	j.news.tell()
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
@@ -448,9 +450,9 @@ func (j *Journal) Close() error {
 	j.mu.Lock()
 	failed := j.failed != nil
 	j.mu.Unlock()
-	var err error
+	err := j.closeIndexer()
 	if failed {
-		err = j.mend() // for what is kept in memory
+		err = errors.Join(err, j.mend()) // for what is kept in memory
 	}
 	if j.cfg.QuotaBytes > 0 {
 		err = errors.Join(err, j.saveCallers())

@@ -333,6 +333,7 @@ func (j *Journal) renew() error {
 	written += kept
 	j.durable.Store(written)
 	j.written.Store(written)
+	j.news.tell()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.failed, j.next, j.kept, j.keptCount = nil, written, nil, 0

@@ -83,7 +83,7 @@ type sealer struct {
 func (j *Journal) openSealer() (*sealer, error) {
 	s := &sealer{
 		fs: j.fs, dir: j.cfg.Dir, origin: j.origin, log: j.cfg.Log, now: j.cfg.Now, written: j.Written, durable: j.Sync,
-		bundle: j.cfg.OnBundle, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
+		bundle: j.bundled, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
 		reader: NewSegmentReader(j.fs, j.cfg.Dir), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	verifier, err := s.openKey(j.cfg.Keys, j.Written() == 0)
@@ -125,7 +125,10 @@ func (j *Journal) Tree() *tree.Tree { return j.sealer.tree }
 
 // Prune removes records before one, by whole bundles of 256, and nothing that no checkpoint is over. Proofs of what remains still work.
 // Errors: those of the disk, after which it can be called again.
-func (j *Journal) Prune(minimum uint64) error { return j.sealer.prune(minimum) }
+func (j *Journal) Prune(minimum uint64) error {
+	defer j.pruned()
+	return j.sealer.prune(minimum)
+}
 
 // Prove returns a C2SP tlog-proof that a record is in the journal, and its encoding, which is the leaf that is proven. The proof is against the
 // newest checkpoint. Errors: tree.ErrAbsent where that does not reach the record yet, tree.ErrPruned, and those of reading.

@@ -13,6 +13,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	Now func() time.Time
 	// Store looks after the durable store; nil means that the engine has none of its own.
 	Store Keeper
+	// Journal reads the records; nil means that there are none.
+	Journal *journal.Reader
 	// SnapshotMaxAge is how old an exact snapshot, or a lookup that is continued, may be.
 	SnapshotMaxAge time.Duration
 }
@@ -46,6 +49,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterPrincipalsServiceServer(s, &principals{border: b})
 	deputyv1.RegisterAdoptionServiceServer(s, &adoptions{border: b})
 	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
+	deputyv1.RegisterJournalServiceServer(s, &journals{border: b})
 }
 
 // border is what all services share.

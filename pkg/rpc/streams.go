@@ -47,8 +47,9 @@ var bulk = map[string]bool{
 // endless are the methods that do not end by themselves, and whether a server that stops ends them here: health
 // has something to say first.
 var endless = map[string]bool{
-	"/authzed.api.v1.WatchService/Watch": true,
-	"/grpc.health.v1.Health/Watch":       false,
+	"/authzed.api.v1.WatchService/Watch":     true,
+	"/grpc.health.v1.Health/Watch":           false,
+	"/deputy.v1.JournalService/QueryRecords": true, // with follow; without, it bounds itself
 }
 
 // StreamLimits bounds the time of streams. How long one message may take to come is pkg/rpc/wire's.
