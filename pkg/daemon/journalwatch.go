@@ -85,6 +85,9 @@ var (
 	journalBytes      = journalFigure("written_bytes_total", "Bytes of records that were written since the server started.")
 	journalBatches    = journalFigure("batches_total", "How many times records were written since the server started: one batch has those of many calls.")
 	journalRefused    = journalFigure("refused_records_total", "Records that the journal did not take, so that what they are about was refused.")
+	journalOverShare  = journalFigure("over_share_records_total", "Records that were refused to callers that had used up their share of the quota.")
+	journalUsed       = journalFigure("disk_bytes", "Bytes that the journal's directory has, with a quota.")
+	journalQuota      = journalFigure("quota_bytes", "Bytes that it may have; 0 without a quota.")
 	journalLate       = journalFigure("late_records_total", "Records of calls that narrow that had to wait in memory until the journal could be written.")
 	journalLost       = journalFigure("lost_records_total", "Records of calls that narrow for which there was no room in memory either.")
 	journalUnrecorded = journalFigure("unrecorded_answers_total", "Answers that left without a record, because of --journal-answer-unrecorded.")
@@ -116,10 +119,13 @@ func (j journalFigures) Collect(to chan<- prometheus.Metric) {
 	counter(journalBytes, f.Bytes)
 	counter(journalBatches, f.Batches)
 	counter(journalRefused, f.Refused)
+	counter(journalOverShare, f.OverShare)
 	counter(journalLate, f.Late)
 	counter(journalLost, f.Lost)
 	counter(journalUnrecorded, f.Unrecorded)
 	sealed := f.Sealing.Records
+	gauge(journalUsed, float64(f.Used))
+	gauge(journalQuota, float64(f.QuotaBytes))
 	gauge(journalUnsealed, float64(max(f.Records, sealed)-sealed))
 	gauge(journalCheckpoint, float64(sealed))
 	if at := f.Sealing.At; !at.IsZero() {

@@ -9,6 +9,10 @@ type Figures struct {
 	// Refused is how many records were refused since then, Unrecorded how many answers left without one because the operator wants that, Late how
 	// many records had to wait in memory, and Lost how many that narrow had no room there either.
 	Refused, Unrecorded, Late, Lost uint64
+	// OverShare is how many records were refused to callers that had used up their share.
+	OverShare uint64
+	// Used is how many bytes the directory has, and QuotaBytes how many it may have; both are 0 without a quota.
+	Used, QuotaBytes int64
 	// Sealing is how far it is sealed.
 	Sealing Sealing
 }
@@ -16,10 +20,11 @@ type Figures struct {
 // Figures returns the journal's figures.
 func (j *Journal) Figures() Figures {
 	j.mu.Lock()
-	total := j.totals
+	total, over, used := j.totals, j.overShare, j.used
 	j.mu.Unlock()
 	return Figures{
-		Records: j.written.Load(), Durable: j.durable.Load(), Batches: j.batches.Load(), Bytes: j.volume.Load(),
-		Refused: total.refused, Unrecorded: total.unrecorded, Late: total.late, Lost: total.lost, Sealing: j.Sealing(),
+		Records: j.written.Load(), Durable: j.durable.Load(), Batches: j.batches.Load(), Bytes: j.writtenBytes.Load(),
+		Refused: total.refused, Unrecorded: total.unrecorded, Late: total.late, Lost: total.lost,
+		OverShare: over, Used: used, QuotaBytes: j.cfg.QuotaBytes, Sealing: j.Sealing(),
 	}
 }

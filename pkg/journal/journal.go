@@ -105,8 +105,8 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
-	// batches and volume count what was written.
-	batches, volume atomic.Uint64
+	// batches and writtenBytes count what was written.
+	batches, writtenBytes atomic.Uint64
 	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
 	news    news
 	indexer atomic.Pointer[indexer]
@@ -353,7 +353,7 @@ func (j *Journal) write(b *batch) {
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
 	j.batches.Add(1)
-	j.volume.Add(uint64(len(b.frames)))
+	j.writtenBytes.Add(uint64(len(b.frames)))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
