@@ -144,6 +144,7 @@ const (
 	ReasonNoStore             = "NO_STORE"
 	ReasonDiskFull            = "DISK_FULL"
 	ReasonJournalUnavailable  = "JOURNAL_UNAVAILABLE"
+	ReasonJournalShare        = "JOURNAL_SHARE"
 	ReasonNoJournal           = "NO_JOURNAL"
 	ReasonNoCheckpoint        = "NO_CHECKPOINT"
 	ReasonRecordNotFound      = "RECORD_NOT_FOUND"
