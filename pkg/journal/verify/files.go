@@ -27,7 +27,7 @@ type files struct {
 // known are the files of a journal that lie in its directory itself, and beside are directories and files that belong there, and prove nothing.
 var (
 	known  = []string{"origin", "verifier.key", "checkpoint", "checkpoint.witnessed", "minimum"}
-	beside = []string{"lock", "reserve", "index", "shares"}
+	beside = []string{"lock", "reserve", "index", "callers"}
 )
 
 // folders are the directories of a journal. Others are not looked into: a link may lead anywhere.
