@@ -335,18 +335,12 @@ func (j *Journal) write(b *batch) {
 		err = j.failed
 	}
 	j.mu.Unlock()
-	if err == nil && j.segment.size >= j.cfg.SegmentBytes {
-		err = j.roll(b.first)
-	}
 	if err == nil {
-		err = j.segment.write(b.frames, j.cfg.Sync)
+		if err = j.put(b); err != nil {
+			j.fail(err)
+		}
 	}
-	if err != nil {
-		j.fail(err)
-		b.err = err
-	} else {
-		j.wrote(b)
-	}
+	b.err = err
 	*b.buffer = b.frames
 	release(b.buffer)
 	if b.done != nil {
@@ -354,8 +348,16 @@ func (j *Journal) write(b *batch) {
 	}
 }
 
-// wrote notes that a batch is written.
-func (j *Journal) wrote(b *batch) {
+// put writes a batch to the segment, or to another one if that is full, and notes it.
+func (j *Journal) put(b *batch) error {
+	if j.segment.size >= j.cfg.SegmentBytes {
+		if err := j.roll(b.first); err != nil {
+			return err
+		}
+	}
+	if err := j.segment.write(b.frames, j.cfg.Sync); err != nil {
+		return err
+	}
 	end := b.first + b.count
 	j.batches.Add(1)
 	j.writtenBytes.Add(uint64(len(b.frames)))
@@ -368,7 +370,7 @@ func (j *Journal) wrote(b *batch) {
 		j.written.Store(end)
 		j.news.tell()
 		j.durable.Store(end)
-		return
+		return nil
 	}
 	full := j.unsynced.add(b.frames, end)
 	j.written.Store(end)
@@ -376,6 +378,7 @@ func (j *Journal) wrote(b *batch) {
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
+	return nil
 }
 
 // roll begins another segment, once all that the one before has is durable. The caller has the room in writing.
