@@ -91,6 +91,10 @@ func (a *Account) Record(ctx context.Context, duty Duty, records ...*Record) (id
 	a.mu.Unlock()
 	ids = make([]string, len(records))
 	for i := range ids {
+		if first == Unrecorded {
+			ids[i] = a.journal.ID(Unrecorded)
+			continue
+		}
 		ids[i] = a.journal.ID(first + uint64(i)) //nolint:gosec // not negative
 	}
 	return ids, nil
@@ -140,7 +144,9 @@ func (a *Account) Begin(ctx context.Context, duty Duty, r *Record) error {
 		return err
 	}
 	a.mu.Lock()
-	a.begun, a.first = true, first
+	if a.begun = true; first != Unrecorded { // one that is written later has no sequence yet
+		a.first = first
+	}
 	a.mu.Unlock()
 	return nil
 }
