@@ -144,7 +144,9 @@ func (a *Account) Begin(ctx context.Context, duty Duty, r *Record) error {
 		return err
 	}
 	a.mu.Lock()
-	a.begun, a.first = true, first
+	if a.begun = true; first != Unrecorded { // one that is written later has no sequence yet
+		a.first = first
+	}
 	a.mu.Unlock()
 	return nil
 }

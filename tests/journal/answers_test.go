@@ -308,6 +308,8 @@ func results(request proto.Message, messages []proto.Message) (n, failed uint64)
 			if asked, ok := request.(*v1.WriteRelationshipsRequest); ok {
 				n += uint64(len(asked.GetUpdates()))
 			}
+		case *deputyv1.QueryRecordsResponse:
+			n += count(m.GetRecord() != nil)
 		case *v1.CheckBulkPermissionsResponse, *v1.BulkCheckPermissionResponse: // of no items
 		case *deputyv1.ConfirmAdoptionResponse:
 			n += uint64(len(m.GetAdopted()))

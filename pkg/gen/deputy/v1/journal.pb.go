@@ -346,7 +346,7 @@ type Record struct {
 	Results uint64 `protobuf:"varint,29,opt,name=results,proto3" json:"results,omitempty"`
 	// How many results failed.
 	Failed uint64 `protobuf:"varint,30,opt,name=failed,proto3" json:"failed,omitempty"`
-	// The sequence of the record of stage BEGUN that this record of stage ENDED belongs to.
+	// The sequence of the record of stage BEGUN that this record of stage ENDED belongs to; 0 where that was not written yet.
 	Begun uint64 `protobuf:"varint,31,opt,name=begun,proto3" json:"begun,omitempty"`
 	// Whether it was written after its answer had left, because the journal failed and the call narrows.
 	Late bool `protobuf:"varint,32,opt,name=late,proto3" json:"late,omitempty"`
