@@ -105,11 +105,11 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
+	// batches and writtenBytes count what was written.
+	batches, writtenBytes atomic.Uint64
 	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
 	news    news
 	indexer atomic.Pointer[indexer]
-	// batches and writtenBytes count what was written.
-	batches, writtenBytes atomic.Uint64
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
