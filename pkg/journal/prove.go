@@ -56,8 +56,8 @@ func (r *Reader) Checkpoint() (*Checkpoint, error) {
 	return c, nil
 }
 
-// Prove returns a C2SP tlog-proof that a record stands in the journal that its newest checkpoint names. Of a journal that is written in this
-// process it waits a little for a checkpoint that reaches the record. Errors: ErrNoRecord, ErrNoCheckpoint, and those of reading.
+// Prove returns a C2SP tlog-proof that a record stands in the journal that its newest checkpoint names. It waits a little for a
+// checkpoint that reaches the record, which comes every second where a server writes the journal. Errors: ErrNoRecord, ErrNoCheckpoint, and those of reading.
 func (r *Reader) Prove(ctx context.Context, sequence uint64) ([]byte, error) {
 	end, err := r.End()
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Reader) sealed(ctx context.Context, sequence uint64) (*Checkpoint, erro
 		if err != nil && !errors.Is(err, ErrNoCheckpoint) {
 			return nil, err
 		}
-		if r.live == nil || rest(ctx, sealLook) != nil {
+		if rest(ctx, sealLook) != nil {
 			return nil, ErrNoCheckpoint
 		}
 	}
