@@ -17,6 +17,8 @@ of it, and need no server.`
 // journalCommands are the subcommands, in the order of help.
 func journalCommands(p *program) []*cobra.Command {
 	return []*cobra.Command{
-		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalVerify(p), newJournalKeys(p),
+		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalVerify(p),
+		newJournalExport(p), newJournalCollect(p),
+		newJournalKeys(p),
 	}
 }
