@@ -134,6 +134,7 @@ var calls = []call{
 	{method: "deputy.v1.JournalService/GetRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
 	{method: "deputy.v1.JournalService/GetCheckpoint", request: `{}`},
 	{method: "deputy.v1.JournalService/ProveRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
+	{method: "deputy.v1.RetentionService/Purge", request: `{"older_than":"2592000s"}`},
 
 	{method: "authzed.api.v1.PermissionsService/CheckPermission", request: "{" + spiceCheck + "}"},
 	{method: "authzed.api.v1.PermissionsService/CheckBulkPermissions", request: `{"items":[{` + spiceCheck + `}]}`},

@@ -97,6 +97,7 @@ var asked = []struct{ command, args string }{
 	{"lookup resources", "triage-bot ticket view --session $S"},
 	{"lookup agents", "ticket:acme-1042 view"},
 	{"session end", "$S"},
+	{"purge", "--older-than 0s"},
 	{"delegation revoke", "$D"},
 	{"journal query", "--dir $JOURNAL"},
 	{"journal tail", "--dir $JOURNAL --follow=false"},
