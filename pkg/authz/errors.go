@@ -144,6 +144,7 @@ const (
 	ReasonNoStore             = "NO_STORE"
 	ReasonDiskFull            = "DISK_FULL"
 	ReasonJournalUnavailable  = "JOURNAL_UNAVAILABLE"
+	ReasonJournalShare        = "JOURNAL_SHARE"
 	ReasonRoleRequired        = "ROLE_REQUIRED"
 	ReasonOutOfBounds         = "OUT_OF_BOUNDS"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"

@@ -13,4 +13,6 @@ func newJournal(p *program) *cobra.Command {
 }
 
 // journalCommands are the subcommands, in the order of help.
-func journalCommands(*program) []*cobra.Command { return nil }
+func journalCommands(p *program) []*cobra.Command {
+	return []*cobra.Command{newJournalVerify(p)}
+}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,7 +76,8 @@ type Daemon struct {
 	callers *callers
 	gate    *rpc.Gate
 
-	stopping stopping
+	stopping  stopping
+	condition condition
 }
 
 // Open checks the configuration, opens the engine and then the listener, and builds the server. ctx bounds
@@ -134,6 +136,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	}
 	if d.journal != nil {
 		opened = append(opened, d.journal)
+		figures = append(figures, journalFigures{d.journal})
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
@@ -237,6 +240,12 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		Rights:         rights,
+		Recording: func(ctx context.Context) door.Recording {
+			if r := rpc.RecordingOf(ctx); r != nil {
+				return r
+			}
+			return nil
+		},
 	})
 }
 
@@ -361,9 +370,11 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
+	go d.watchJournal(watch)
 	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
+	go d.gate.SummarizeStrangers(judging)
 	go d.callers.watch(judging)
 	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
@@ -424,18 +435,29 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 	}
 }
 
-// tellHealth has the health service say how the engine is, under every name that it knows.
+// tellHealth has the health service say how the engine is, and the journal, under every name that it knows.
 func (d *Daemon) tellHealth(well bool) {
-	state := healthv1.HealthCheckResponse_SERVING
-	if !well {
-		state = healthv1.HealthCheckResponse_NOT_SERVING
-	}
+	d.condition.Lock()
+	defer d.condition.Unlock()
+	d.condition.engineWell = well
+	d.tellLocked()
+}
+
+// condition is what the health service was told last.
+type condition struct {
+	sync.Mutex
+	engineWell bool
+	journal    journalHealth
+}
+
+// tellLocked tells it. d.condition is held, so that nobody tells what has changed since.
+func (d *Daemon) tellLocked() {
+	state := stateOf(d.condition.engineWell && !d.condition.journal.refuses) // without a record nothing is decided
 	if d.evaluator != nil {
-		evaluator := state
-		if d.evaluator.Degraded() {
-			evaluator = healthv1.HealthCheckResponse_NOT_SERVING
-		}
-		d.health.SetServingStatus(HealthEvaluator, evaluator)
+		d.health.SetServingStatus(HealthEvaluator, stateOf(d.condition.engineWell && !d.evaluator.Degraded()))
+	}
+	if d.journal != nil {
+		d.health.SetServingStatus(HealthJournal, stateOf(d.condition.journal.wrong == ""))
 	}
 	d.tellTLS()
 	d.health.SetServingStatus("", state)
@@ -444,16 +466,20 @@ func (d *Daemon) tellHealth(well bool) {
 	}
 }
 
+// stateOf is how the health service says that something is well, or is not.
+func stateOf(well bool) healthv1.HealthCheckResponse_ServingStatus {
+	if well {
+		return healthv1.HealthCheckResponse_SERVING
+	}
+	return healthv1.HealthCheckResponse_NOT_SERVING
+}
+
 // tellTLS has the health service say how the server's certificate is, whatever the engine does.
 func (d *Daemon) tellTLS() {
 	if d.transport == nil {
 		return
 	}
-	state := healthv1.HealthCheckResponse_SERVING
-	if !d.transport.well(time.Now()) {
-		state = healthv1.HealthCheckResponse_NOT_SERVING
-	}
-	d.health.SetServingStatus(HealthTLS, state)
+	d.health.SetServingStatus(HealthTLS, stateOf(d.transport.well(time.Now())))
 }
 
 // ReloadTLS has the server use what the files of TLS say now, without waiting until it looks by itself. Where they cannot be used it returns

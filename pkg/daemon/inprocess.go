@@ -8,6 +8,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/client"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 )
 
@@ -41,30 +42,35 @@ func (p *InProcess) Client() *client.Client { return p.client }
 // Decide makes one decision; see Daemon.Decide. Errors: Denied where the caller may not ask.
 func (p *InProcess) Decide(ctx context.Context, c authz.Case, f authz.Freshness) (_ authz.Decision, err error) {
 	defer authz.Recover("daemon.Decide", &err)
+	by := p.by()
 	if p.denied != nil {
-		return authz.Decision{}, p.denied
+		return authz.Decision{}, by.Account.Refused(ctx, p.denied)
 	}
-	results, _, err := p.daemon.judge.Decide(ctx, p.by(), judge.Questions(c), f, false)
+	results, _, err := p.daemon.judge.Decide(ctx, by, judge.Questions(c), f, false)
 	if err != nil {
-		return authz.Decision{}, err
+		return authz.Decision{}, by.Account.Failed(ctx, journal.About(&c), err)
 	}
 	return results[0].Decision, results[0].Err
 }
 
 // by is a call of the program's.
 func (p *InProcess) by() judge.By {
+	if !p.caller.Known() {
+		return judge.By{} // nobody may decide
+	}
 	return judge.By{Within: p.caller.Bounds, Account: p.daemon.journal.Account(p.caller.Name, caller.InProcessName)}
 }
 
 // DecideAll is Decide for many cases at one revision; see Daemon.DecideAll.
 func (p *InProcess) DecideAll(ctx context.Context, cases []authz.Case, f authz.Freshness) (_ []Result, _ authz.Revision, err error) {
 	defer authz.Recover("daemon.DecideAll", &err)
+	by := p.by()
 	if p.denied != nil {
-		return nil, authz.Revision{}, p.denied
+		return nil, authz.Revision{}, by.Account.Refused(ctx, p.denied)
 	}
-	results, at, err := p.daemon.judge.Decide(ctx, p.by(), judge.Questions(cases...), f, false)
+	results, at, err := p.daemon.judge.Decide(ctx, by, judge.Questions(cases...), f, false)
 	if err != nil {
-		return nil, authz.Revision{}, err
+		return nil, authz.Revision{}, by.Account.Failed(ctx, &journal.Record{}, err)
 	}
 	out := make([]Result, len(results))
 	for i, r := range results {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -84,10 +85,10 @@ func (d *Daemon) close() error {
 		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
 		// What ends once there is no engine is recorded too.
 		{"the journal", hardEnd, func() error {
-			if d.journal != nil {
-				return d.journal.Close()
+			if d.journal == nil {
+				return nil
 			}
-			return nil
+			return errors.Join(d.gate.Summarize(context.Background()), d.journal.Close())
 		}},
 	})
 }

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/aes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +30,7 @@ import (
 // Record is one record, as the contract has it. Its Sequence is given when it is appended.
 type Record = deputyv1.Record
 
-// Config is what a journal needs; Dir and Secret are required.
+// Config is what a journal needs; Dir is required, and Keys or Secret.
 type Config struct {
 	// Dir is the journal's directory; it is made if it is not there.
 	Dir string
@@ -34,8 +38,20 @@ type Config struct {
 	FS vfs.FS
 	// Store names the store that the journal is about, in the origin of a new journal.
 	Store string
-	// Secret derives the ids of decisions and the digests of contexts: MinSecret bytes or more, the same on every node.
+	// Keys are the journal's keys.
+	Keys *Keys
+	// Secret derives the ids of decisions and the digests of contexts, where Keys is nil: MinSecret bytes or more. Such a journal has no
+	// checkpoints, so that whoever can write to its directory can change it unseen.
 	Secret []byte
+	// CheckpointInterval is how often a checkpoint is signed while records come; 0 means a second. After 10,000 records one is signed earlier.
+	CheckpointInterval time.Duration
+	// OnCheckpoint is called with each new checkpoint, a C2SP signed note, by one goroutine, which it must not hold up; nil if nobody wants it.
+	OnCheckpoint func(checkpoint []byte)
+	// OnBundle is called with the records of each whole bundle once that is on disk, by one goroutine: for an index. Records have to be left as
+	// they are. After a crash a bundle may be on disk that it was not called with. nil if nobody wants it.
+	OnBundle func(n uint64, records [][]byte)
+	// Witness cosigns checkpoints; nil means that nobody does.
+	Witness *WitnessConfig
 	// Sync has each record survive a power cut before its answer leaves. Without, it survives the death of the process, and
 	// a power cut loses at most what came after the last checkpoint.
 	Sync bool
@@ -43,35 +59,65 @@ type Config struct {
 	OpenFields []string
 	// Evaluator is what evaluates the checks of decisions.
 	Evaluator deputyv1.Evaluator
+	// AnswerUnrecorded has Append report success, with Unrecorded, where it would refuse a record because the journal fails or is full. How many
+	// there were is recorded once that works again.
+	AnswerUnrecorded bool
+	// Retention is how long records are kept at least. Those that are older are removed, by whole bundles of 256; 0 means that none are.
+	Retention time.Duration
+	// QuotaBytes is how much the directory may have, the reserve included. A journal that has used it up is full: nothing is removed that the
+	// retention keeps. Records with a duty other than Refuse are still taken. 0 means no bound.
+	QuotaBytes int64
+	// CallerShare is how much of the quota a single caller's records may have, up to 1; 0 means half of it. Beyond it, its records of
+	// duty Refuse are refused; those of others are not.
+	CallerShare float64
+	// SegmentBytes is how long a segment may be before another one is begun; 0 means 64 MiB.
+	SegmentBytes int64
+	// ReserveBytes is how much room is kept for records with a duty other than Refuse; 0 means 16 MiB.
+	ReserveBytes int64
 	// Now is the clock; nil means the system's.
 	Now func() time.Time
 	// Log is told what goes wrong; nil tells nobody.
 	Log *zap.Logger
+
+	// retryEvery is how often a journal that fails is tried again, and retryPause how long Append waits before it does so; 0 means a second
+	// and a tenth of one.
+	retryEvery, retryPause time.Duration
+	// tidyEvery is how often what is older than the retention is removed; 0 means a minute.
+	tidyEvery time.Duration
 }
 
 // Journal is an opened journal. It is safe for concurrent use.
 type Journal struct {
-	cfg    Config
-	fs     vfs.FS
-	origin string
-	tag    [8]byte
-	ids    *Ids
+	cfg      Config
+	fs       vfs.FS
+	segments string
+	origin   string
+	tag      [8]byte
+	ids      *Ids
 	// contexts is the key of the digests of contexts.
 	contexts []byte
+	sealer   *sealer
+	lock     io.Closer
+	// stop ends what keeps the journal up, which closes stopped.
+	stop, stopped chan struct{}
+	closing       sync.Once
 
-	// writing is held by the one who writes, and guards segment.
-	writing sync.Mutex
+	// writing has room for the one who writes, and guards segment, which syncing guards too, so that either is enough to read it.
+	writing chan struct{}
 	segment *segment
-	// written is how many records are written, so that they may be sealed and read.
-	written atomic.Uint64
+	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
+	written, durable atomic.Uint64
+	unsynced         unsynced
+	// batches and volume count what was written.
+	batches, volume atomic.Uint64
 
-	// mu guards what waits to be written.
+	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
-	// next is the sequence of the next record, and open the batch that it joins; nil if none waits.
-	next uint64
-	open *batch
-	// failed is why nothing is written any more; nil while all is well.
-	failed error
+	// next is the sequence of the next record, and pending the batch that it joins; nil if none waits.
+	next    uint64
+	pending *batch
+	trouble
+	room
 }
 
 // batch is what is written in one go: by whoever began it, for all who joined.
@@ -79,7 +125,9 @@ type batch struct {
 	first  uint64
 	count  uint64
 	frames []byte
-	// done is closed once it is written, or err says why it is not.
+	// buffer is where the frames are from.
+	buffer *[]byte
+	// done is closed once it is written, or err says why it is not. It is nil as long as nobody but the one who writes waits for it.
 	done chan struct{}
 	err  error
 }
@@ -98,40 +146,77 @@ const (
 	Keep
 )
 
-// sequenceField is how long the first field of every record is: a tag and a fixed number.
-const sequenceField = 1 + 8
+// Unrecorded stands for the sequence of a record that is not written: Append says when. ID makes a random id of it.
+const Unrecorded uint64 = math.MaxUint64
+
+const (
+	// sequenceField is how long the first field of every record is, in bytes: a tag and a fixed number.
+	sequenceField = 1 + 8
+	// lateField is how long the mark of a late record is, in bytes: a tag and a bool.
+	lateField = 2 + 1
+	// pooled is how long a buffer may be that is used again, in bytes.
+	pooled = 1 << 20
+)
 
 // Append writes records and returns the sequence of the first; the others follow it without a gap. When it returns without an error they
-// have been handed to the operating system, and with Config.Sync to the disk. A record that would be too long loses the lists in it. ctx bounds
-// how long it waits for others' writes; with its error the records may be written nevertheless. Errors: *authz.Error of kind Unavailable.
+// have been handed to the operating system, and with Config.Sync to the disk. There are two exceptions: a record that a journal keeps in memory
+// (see Keep), and Config.AnswerUnrecorded. A record that would be too long loses the lists in it. ctx bounds how long it waits for others'
+// writes; with its error the records may be written nevertheless. Errors: *authz.Error of kind Unavailable, and Exhausted
+// for a caller over its share.
 func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (first uint64, err error) {
 	if len(records) == 0 {
 		return 0, errors.New("journal: there is nothing to append")
 	}
-	encoded, ends, err := encode(records)
+	buffer, _ := buffers.Get().(*[]byte)
+	defer release(buffer)
+	frames, err := appendFrames((*buffer)[:0], records)
 	if err != nil {
 		return 0, err
 	}
-	defer buffers.Put(encoded)
-	b, first, began, err := j.join(*encoded, ends)
+	*buffer = frames
+	if duty == Keep {
+		return j.keep(ctx, records[0].GetCaller(), slices.Clone(frames)), nil
+	}
+	if first, err = j.appendFrames(ctx, duty, records[0].GetCaller(), frames); err == nil {
+		return first, nil
+	}
+	if e, ok := errors.AsType[*authz.Error](err); ok { // the caller is over its share, and the journal does not fail
+		return 0, e
+	}
+	if j.pass(frames, err) {
+		return Unrecorded, nil
+	}
+	return 0, unavailable(err)
+}
+
+// appendFrames is Append, with frames whose sequences and sums are not known yet. A journal that fails is tried again.
+func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, frames []byte) (first uint64, err error) {
+	b, first, began, err := j.join(duty, caller, frames)
+	if err != nil && j.retry(ctx, duty) {
+		b, first, began, err = j.join(duty, caller, frames)
+	}
 	if err != nil {
-		return 0, unavailable(err)
+		return 0, err
 	}
 	if began {
-		j.write(b)
+		select {
+		case j.writing <- struct{}{}:
+			j.write(b)
+			return first, b.err
+		case <-ctx.Done():
+			go func() { // others may have joined
+				j.writing <- struct{}{}
+				j.write(b)
+			}()
+			return 0, ctx.Err() //nolint:wrapcheck // Append does
+		}
 	}
 	select {
 	case <-b.done:
+		return first, b.err
 	case <-ctx.Done():
-		return 0, &authz.Error{
-			Op: "journal.Append", Kind: authz.Unavailable, Reason: authz.ReasonJournalUnavailable,
-			Message: "the journal did not take the record in time", Err: ctx.Err(),
-		}
+		return 0, ctx.Err() //nolint:wrapcheck // Append does
 	}
-	if b.err != nil {
-		return 0, unavailable(b.err)
-	}
-	return first, nil
 }
 
 // unavailable is what callers are told.
@@ -142,34 +227,51 @@ func unavailable(err error) error {
 	}
 }
 
-// buffers are what records are encoded into.
+// buffers are what records are encoded into, and batches collected in.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// encode encodes records one after the other, each with room for its sequence, and says where each ends.
-func encode(records []*Record) (encoded *[]byte, ends []int, err error) {
-	encoded, _ = buffers.Get().(*[]byte)
-	b := (*encoded)[:0]
-	ends = make([]int, len(records))
-	for i, r := range records {
+// release gives a buffer back.
+func release(buffer *[]byte) {
+	if cap(*buffer) <= pooled {
+		buffers.Put(buffer)
+	}
+}
+
+// appendFrames appends the frames of records, each with room for its sequence, and without its sum.
+func appendFrames(b []byte, records []*Record) ([]byte, error) {
+	for _, r := range records {
 		r.Sequence = 0 // written by hand: it is not known yet, and always there
 		start := len(b)
 		for {
-			b = protowire.AppendTag(b[:start], 1, protowire.Fixed64Type)
+			b = append(b[:start], make([]byte, frameHeader)...)
+			b = protowire.AppendTag(b, 1, protowire.Fixed64Type)
 			b = protowire.AppendFixed64(b, 0)
+			var err error
 			if b, err = (proto.MarshalOptions{}).MarshalAppend(b, r); err != nil {
-				return nil, nil, fmt.Errorf("journal: cannot encode a record: %w", err)
+				return nil, fmt.Errorf("journal: cannot encode a record: %w", err)
 			}
-			if len(b)-start <= MaxRecord {
+			if len(b)-start-frameHeader <= MaxRecord-lateField {
 				break
 			}
 			if !shorten(r) {
-				return nil, nil, errors.New("journal: a record is too long")
+				return nil, errors.New("journal: a record is too long")
 			}
 		}
-		ends[i] = len(b)
+		binary.LittleEndian.PutUint32(b[start:], uint32(len(b)-start-frameHeader)) //nolint:gosec // at most MaxRecord
 	}
-	*encoded = b
-	return encoded, ends, nil
+	return b, nil
+}
+
+// number gives the records in frames their sequences, from one on, and the frames their sums. It returns how many there are.
+func number(frames []byte, first uint64) (count uint64) {
+	for len(frames) > 0 {
+		frame := frames[:frameHeader+binary.LittleEndian.Uint32(frames)]
+		binary.LittleEndian.PutUint64(frame[frameHeader+1:], first+count)
+		sealFrame(frame)
+		count++
+		frames = frames[len(frame):]
+	}
+	return count
 }
 
 // shorten takes from a record what makes it long; false where there is nothing left to take.
@@ -190,67 +292,107 @@ func shorten(r *Record) bool {
 }
 
 // join gives records their sequences and puts them into the batch that waits, or begins one, which the caller has to write then.
-func (j *Journal) join(encoded []byte, ends []int) (b *batch, first uint64, began bool, err error) {
+func (j *Journal) join(duty Duty, caller string, frames []byte) (b *batch, first uint64, began bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.failed != nil {
-		return nil, 0, false, j.failed
+	if err := j.refuses(duty); err != nil {
+		return nil, 0, false, err
 	}
-	if b = j.open; b == nil {
-		b, began = &batch{first: j.next, done: make(chan struct{})}, true
-		j.open = b
+	if err := j.charge(duty, caller, int64(len(frames))); err != nil {
+		return nil, 0, false, err
 	}
+	if b = j.pending; b == nil {
+		buffer, _ := buffers.Get().(*[]byte)
+		b, began = &batch{first: j.next, buffer: buffer, frames: (*buffer)[:0]}, true
+		j.pending = b
+	} else if b.done == nil {
+		b.done = make(chan struct{})
+	}
+	start := len(b.frames)
+	b.frames = append(b.frames, frames...)
+	count := number(b.frames[start:], j.next)
 	first = j.next
-	start := 0
-	for _, end := range ends {
-		record := encoded[start:end]
-		binary.LittleEndian.PutUint64(record[1:sequenceField], j.next)
-		b.frames = appendFrame(b.frames, record)
-		b.count++
-		j.next++
-		start = end
-	}
+	b.count += count
+	j.next += count
 	return b, first, began, nil
 }
 
-// write writes a batch once those before it are written, and tells those who wait. Until then others join it.
+// write writes a batch once those before it are written, and tells those who wait. Until then others join it. The caller has the room in
+// writing, which it gives back.
 func (j *Journal) write(b *batch) {
-	j.writing.Lock()
-	defer j.writing.Unlock()
-	defer close(b.done)
+	defer func() { <-j.writing }()
 	j.mu.Lock()
-	if j.open == b {
-		j.open = nil
+	if j.pending == b {
+		j.pending = nil
 	}
-	err := b.err // a batch before it failed
+	err := b.err // it waited while the journal was mended, so that its sequences are others' now
+	if err == nil {
+		err = j.failed
+	}
 	j.mu.Unlock()
+	if err == nil && j.segment.size >= j.cfg.SegmentBytes {
+		err = j.roll(b.first)
+	}
 	if err == nil {
 		err = j.segment.write(b.frames, j.cfg.Sync)
 	}
-	if err == nil {
-		j.written.Store(b.first + b.count)
+	if err != nil {
+		j.fail(err)
+		b.err = err
+	} else {
+		j.wrote(b)
+	}
+	*b.buffer = b.frames
+	release(b.buffer)
+	if b.done != nil {
+		close(b.done)
+	}
+}
+
+// wrote notes that a batch is written.
+func (j *Journal) wrote(b *batch) {
+	end := b.first + b.count
+	j.batches.Add(1)
+	j.volume.Add(uint64(len(b.frames)))
+	if j.cfg.QuotaBytes > 0 {
+		j.mu.Lock()
+		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
+		j.mu.Unlock()
+	}
+	if j.cfg.Sync {
+		j.written.Store(end)
+		j.durable.Store(end)
 		return
 	}
-	j.fail(b, err)
-}
-
-// fail has a batch fail, and those that came after it, whose sequences have to be given again.
-func (j *Journal) fail(b *batch, err error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	b.err = err
-	if j.open != nil {
-		j.open.err = err
-		j.open = nil
+	full := j.unsynced.add(b.frames, end)
+	j.written.Store(end)
+	if full {
+		_, _ = j.Sync() // where it fails it has said so
 	}
-	j.failed, j.next = err, j.written.Load()
 }
 
-// Err is why the journal takes no records; nil while it does.
-func (j *Journal) Err() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.failed
+// roll begins another segment, once all that the one before has is durable. The caller has the room in writing.
+func (j *Journal) roll(first uint64) error {
+	if _, err := j.Sync(); err != nil {
+		return err
+	}
+	made, err := createSegment(j.fs, j.segments, first)
+	if err != nil {
+		return err
+	}
+	return j.replace(made)
+}
+
+// replace has the journal write to another segment. The caller has the room in writing.
+func (j *Journal) replace(made *segment) error {
+	j.unsynced.syncing.Lock()
+	old := j.segment
+	j.segment = made
+	j.unsynced.syncing.Unlock()
+	if err := old.file.Close(); err != nil {
+		return fmt.Errorf("cannot close a segment: %w", err)
+	}
+	return nil
 }
 
 // Written is how many records are written.
@@ -259,8 +401,15 @@ func (j *Journal) Written() uint64 { return j.written.Load() }
 // Origin is the journal's name.
 func (j *Journal) Origin() string { return j.origin }
 
-// ID returns the id of a record of this journal.
-func (j *Journal) ID(sequence uint64) string { return j.ids.Of(j.tag, sequence) }
+// ID returns the id of a record of this journal. Of Unrecorded it returns a random one, which no record has.
+func (j *Journal) ID(sequence uint64) string {
+	if sequence == Unrecorded {
+		var id [aes.BlockSize]byte
+		_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+		return hex.EncodeToString(id[:])
+	}
+	return j.ids.Of(j.tag, sequence)
+}
 
 // Context returns what a record holds of a caveat context: a keyed digest of all of it, and those of its fields that are open.
 func (j *Journal) Context(given map[string]any) (digest []byte, open map[string]any) {
@@ -284,50 +433,35 @@ func (j *Journal) Context(given map[string]any) (digest []byte, open map[string]
 	return h.Sum(nil)[:16], open
 }
 
-// Open opens a journal, or makes one.
-func Open(cfg Config) (*Journal, error) {
-	if cfg.FS == nil {
-		cfg.FS = vfs.Default
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
-	}
-	j := &Journal{cfg: cfg, fs: cfg.FS}
-	var err error
-	if j.ids, err = NewIds(cfg.Secret); err != nil {
-		return nil, err
-	}
-	if j.contexts, err = derive(cfg.Secret, "the digests of contexts"); err != nil {
-		return nil, err
-	}
-	segments := cfg.FS.PathJoin(cfg.Dir, "segments")
-	if err := cfg.FS.MkdirAll(segments, 0o700); err != nil {
-		return nil, fmt.Errorf("journal: cannot make the directory: %w", err)
-	}
-	// What follows is replaced by reading what there is (see open.go).
-	var node [8]byte
-	_, _ = rand.Read(node[:]) // never fails, see crypto/rand
-	j.origin = "deputy/" + cfg.Store + "/journal/" + hex.EncodeToString(node[:])
-	j.tag = Tag(j.origin)
-	if j.segment, err = createSegment(cfg.FS, segments, 0); err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
-	return j, nil
-}
-
-// Close writes what waits and closes the files.
+// Close writes what waits and closes the files. No record can be appended after it. Closing again does nothing.
 func (j *Journal) Close() error {
-	j.writing.Lock()
-	defer j.writing.Unlock()
-	j.mu.Lock()
-	if j.failed == nil {
-		j.failed = errors.New("the journal is closed")
+	first := false
+	j.closing.Do(func() {
+		first = true
+		close(j.stop)
+	})
+	if <-j.stopped; !first {
+		return nil
 	}
+	j.writing <- struct{}{}
+	defer func() { <-j.writing }()
+	j.mu.Lock()
+	failed := j.failed != nil
 	j.mu.Unlock()
-	if err := errors.Join(j.segment.file.Sync(), j.segment.file.Close()); err != nil {
+	var err error
+	if failed {
+		err = j.mend() // for what is kept in memory
+	}
+	if j.cfg.QuotaBytes > 0 {
+		err = errors.Join(err, j.saveCallers())
+	}
+	j.mu.Lock()
+	j.failed, j.closed = errors.New("the journal is closed"), true
+	j.mu.Unlock()
+	if _, syncing := j.Sync(); syncing != nil && err == nil {
+		err = syncing
+	}
+	if err := errors.Join(err, j.sealer.close(), j.segment.file.Close(), j.lock.Close()); err != nil {
 		return fmt.Errorf("journal: cannot close: %w", err)
 	}
 	return nil

@@ -34,6 +34,17 @@ const MaxRecord = 1<<16 - 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// The same, for whoever reads segments without opening the journal.
+const (
+	// SegmentHeader is how long the header of a segment is, in bytes.
+	SegmentHeader = segmentHeader
+	// FrameHeader is how long a frame is without its record, in bytes.
+	FrameHeader = frameHeader
+)
+
+// SegmentName is the name of the segment that begins with a record.
+func SegmentName(first uint64) string { return segmentName(first) }
+
 // segmentName is the name of the segment that begins with a record.
 func segmentName(first uint64) string { return fmt.Sprintf("%020d", first) }
 
@@ -66,26 +77,17 @@ func parseSegmentHeader(b []byte) (first uint64, err error) {
 // appendFrame appends a record as a segment has it.
 func appendFrame(b, record []byte) []byte {
 	start := len(b)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(record))) //nolint:gosec // at most MaxRecord
-	sum := crc32.Update(crc32.Checksum(b[start:], castagnoli), castagnoli, record)
-	b = binary.LittleEndian.AppendUint32(b, sum)
-	return append(b, record...)
+	b = append(b, make([]byte, frameHeader)...)
+	b = append(b, record...)
+	sealFrame(b[start:])
+	return b
 }
 
-// nextFrame returns the first record of b, which aliases it, and how long its frame is; 0 where b does not begin with a whole, sound frame.
-func nextFrame(b []byte) (record []byte, n int) {
-	if len(b) < frameHeader {
-		return nil, 0
-	}
-	length := binary.LittleEndian.Uint32(b)
-	if length > MaxRecord || int(length) > len(b)-frameHeader {
-		return nil, 0
-	}
-	record = b[frameHeader : frameHeader+int(length)]
-	if crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, record) != binary.LittleEndian.Uint32(b[4:]) {
-		return nil, 0
-	}
-	return record, frameHeader + int(length)
+// sealFrame fills in the length and the sum of the frame that b is.
+func sealFrame(b []byte) {
+	binary.LittleEndian.PutUint32(b, uint32(len(b)-frameHeader)) //nolint:gosec // at most MaxRecord
+	sum := crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, b[frameHeader:])
+	binary.LittleEndian.PutUint32(b[4:], sum)
 }
 
 // segment is the segment that is written to. It belongs to the one who writes.
@@ -95,48 +97,58 @@ type segment struct {
 	// first is the sequence of its first record, and size how long it is.
 	first uint64
 	size  int64
+	// broken says that a sync of it failed. Journal.unsynced.syncing guards it.
+	broken bool
 }
 
-// createSegment makes the segment that begins with a record, durably.
-func createSegment(fs vfs.FS, dir string, first uint64) (*segment, error) {
+// newSegment is what a file's name ends with until it is whole.
+const newSegment = ".new"
+
+// createSegment makes the segment that begins with a record, and has frames, durably: under its name there is no such segment, or all of it. It
+// replaces one that begins with the same record.
+func createSegment(fs vfs.FS, dir string, first uint64, frames ...[]byte) (*segment, error) {
 	path := fs.PathJoin(dir, segmentName(first))
-	file, err := fs.Create(path, vfs.WriteCategoryUnspecified)
+	file, err := fs.Create(path+newSegment, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fmt.Errorf("cannot create a segment: %w", err)
 	}
-	s := &segment{file: file, path: path, first: first, size: int64(segmentHeader)}
-	if _, err := file.Write(appendSegmentHeader(nil, first)); err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot begin a segment: %w", err), file.Close())
+	s := &segment{file: file, path: path, first: first}
+	for _, b := range append([][]byte{appendSegmentHeader(nil, first)}, frames...) {
+		if err = s.write(b, false); err != nil {
+			break
+		}
 	}
-	if err := errors.Join(file.Sync(), syncDir(fs, dir)); err != nil {
+	if err == nil {
+		err = file.Sync()
+	}
+	if err == nil {
+		err = fs.Rename(path+newSegment, path)
+	}
+	if err == nil {
+		err = syncDir(fs, dir)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot begin a segment: %w", err), file.Close())
 	}
 	return s, nil
 }
 
-// write appends frames.
-func (s *segment) write(frames []byte, sync bool) error {
-	n, err := s.file.Write(frames)
-	if err == nil && n < len(frames) {
-		err = io.ErrShortWrite
+// write appends bytes.
+func (s *segment) write(b []byte, sync bool) error {
+	if len(b) > 0 {
+		n, err := s.file.Write(b)
+		if err == nil && n < len(b) {
+			err = io.ErrShortWrite
+		}
+		if err != nil {
+			return fmt.Errorf("cannot write: %w", err)
+		}
+		s.size += int64(n)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot write: %w", err)
-	}
-	s.size += int64(n)
 	if sync {
 		if err := s.file.SyncData(); err != nil {
 			return fmt.Errorf("cannot sync: %w", err)
 		}
 	}
 	return nil
-}
-
-// syncDir makes durable which files a directory has.
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err //nolint:wrapcheck // the caller says what it was for
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

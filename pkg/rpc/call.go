@@ -2,11 +2,9 @@ package rpc
 
 import (
 	"context"
-	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
-	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -18,16 +16,8 @@ type call struct {
 	method string
 	// basis is what the call was judged by last. It belongs to the goroutine that receives.
 	basis caller.Basis
-	// account is what the journal has of the call; nil without a journal.
-	account *journal.Account
-}
-
-// accountOf returns the account of a call; nil without a journal.
-func accountOf(ctx context.Context) *journal.Account {
-	if c, ok := ctx.Value(callKey{}).(*call); ok {
-		return c.account
-	}
-	return nil
+	// recording is how the call is recorded; nil where it is not.
+	recording *Recording
 }
 
 type callKey struct{}
@@ -56,11 +46,17 @@ func (g *Gate) judge(c *call) error {
 		if m != nil && m.Open {
 			return nil // whatever the proof is worth
 		}
+		g.counts(c, err)
 		return err
 	}
 	c.Hold(is)
-	if c.account == nil {
-		c.account = g.journal.Account(is.Name, strings.TrimPrefix(c.method, "/"))
+	switch {
+	case !is.Known():
+		g.counts(c, nil)
+	case c.recording == nil:
+		c.recording = g.recording(c, is.Name)
+	default:
+		c.recording.account.By(is.Name)
 	}
 	return is.May(m)
 }

@@ -56,6 +56,8 @@ func (s *Guarded) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.Server.RegisterService(&guarded, impl)
 }
 
+func (s *Guarded) seals(by *Sealer) { s.gate.sealer = by }
+
 // know prepares a method to be received.
 func (g *Gate) know(service, name string) {
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
@@ -135,9 +137,14 @@ func (g *Gate) receive(ctx context.Context, method string, into any) (*wire.Mess
 	return message, nil
 }
 
-// hurry bounds the time of a unary method, from when its message has come.
+// hurry bounds the time of a unary method, from when its message has come. One that writes is recorded first.
 func (*Gate) hurry(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	recording := RecordingOf(ctx)
+	recording.asks(req)
 	if unhurried[info.FullMethod] {
+		if err := recording.Begin(ctx); err != nil {
+			return nil, err
+		}
 		return handler(ctx, req)
 	}
 	budget := engineTimeout
@@ -147,5 +154,8 @@ func (*Gate) hurry(ctx context.Context, req any, info *grpc.UnaryServerInfo, han
 	}
 	until := &bounded{Context: ctx, until: time.Now().Add(budget)}
 	defer until.end()
+	if err := recording.Begin(until); err != nil { //nolint:contextcheck // it is made of the call's
+		return nil, err
+	}
 	return handler(until, req) //nolint:contextcheck // it is made of the call's
 }

@@ -77,6 +77,8 @@ func (l *Local) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	}
 }
 
+func (l *Local) seals(by *Sealer) { l.gate.sealer = by }
+
 // As returns the connection of a caller, whose roles and bounds hold as for one over a network. It needs not be closed.
 func (l *Local) As(c *caller.Caller) grpc.ClientConnInterface { return localConn{l, c} }
 

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -46,12 +47,17 @@ type Gate struct {
 	open    openStreams
 	// strangers lets a line through now and then about callers whose proof is valid, and nobody's.
 	strangers authz.Seldom
+	// uncounted are the calls of nobody known that no record counts yet.
+	uncounted uncounted
+	// sealer opens the tokens of answers, so that records hold the engine's revisions.
+	sealer *Sealer
 }
 
 // NewGate returns the gate of one server. figures and in, where calls are recorded, may be nil.
 func NewGate(callers *caller.Callers, figures *Figures, in *journal.Journal, log *zap.Logger) *Gate {
 	g := &Gate{callers: callers, figures: figures, journal: in, log: log, methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
 	g.receiver = wire.NewReceiver(g.came)
+	g.receiver.Late(g.late)
 	return g
 }
 
@@ -69,6 +75,7 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	start := time.Now()
 	g.figures.begin()
 	defer func() {
+		RecordingOf(ctx).answers(resp)
 		err = g.finish(ctx, info.FullMethod, start, recover(), err)
 		if err != nil {
 			resp = nil
@@ -143,7 +150,27 @@ func (s *identified) RecvMsg(m any) (err error) {
 	s.replace(nil, false)
 	message, err := s.gate.receive(s.call, s.call.method, m)
 	s.replace(message, false)
-	return err
+	if err != nil {
+		return err
+	}
+	s.call.recording.asks(m)
+	return s.call.recording.Begin(s.call)
+}
+
+// SendMsg is grpc.ServerStream's. What is to be recorded before the message leaves is.
+func (s *identified) SendMsg(m any) error {
+	if err := s.call.recording.sends(s.call, m); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// SendHeader is grpc.ServerStream's. The header of a call that has one answer leaves with that: nothing leaves before the record.
+func (s *identified) SendHeader(md metadata.MD) error {
+	if s.call.recording != nil && s.call.recording.unary {
+		return s.SetHeader(md)
+	}
+	return s.ServerStream.SendHeader(md)
 }
 
 // replace frees the message that there is, and keeps another one instead, unless the call is over.
@@ -158,10 +185,14 @@ func (s *identified) replace(by *wire.Message, over bool) {
 	}
 }
 
-// finish turns the outcome of a call into a status, counts it and logs it: at debug, or at error where it is the
+// finish turns the outcome of a call into a status, records it, counts it and logs it: at debug, or at error where it is the
 // server's own fault. Nothing of the request is logged.
 func (g *Gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) (st error) {
 	defer func() { g.figures.end(caller.Of(ctx), st) }()
+	recording := RecordingOf(ctx)
+	if panicked == nil && err == nil {
+		err = recording.end(ctx, nil)
+	}
 	if panicked == nil && err == nil && !g.log.Core().Enabled(zap.DebugLevel) {
 		return nil
 	}
@@ -171,11 +202,11 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 		zap.String("caller", caller.Of(ctx).Label()),
 	}
 	if panicked != nil {
-		st = toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked"))
+		st = recording.end(ctx, toStatus(ctx, authz.Errorf(authz.Internal, "", "the call panicked")))
 		g.log.Error("call panicked", append(fields, zap.String("panic", fmt.Sprint(panicked)), zap.ByteString("stack", debug.Stack()))...)
 		return st
 	}
-	st = toStatus(ctx, err)
+	st = recording.end(ctx, toStatus(ctx, err))
 	fields = append(fields, zap.Stringer("code", status.Code(st)))
 	if err != nil {
 		fields = append(fields, zap.Error(err))

@@ -154,6 +154,15 @@ func (s *Sealer) revision(field string, t *deputyv1.ZedToken) (authz.Revision, t
 	return authz.Revision{Token: string(payload)}, at, nil
 }
 
+// within is the engine's token in a sealed one; "" where there is none.
+func (s *Sealer) within(token string) string {
+	if s == nil || token == "" {
+		return ""
+	}
+	_, payload, _ := s.open(sealToken, token)
+	return string(payload)
+}
+
 // cursor seals a place for the request with the digest.
 func (s *Sealer) cursor(digest [16]byte, at time.Time, place any) (*deputyv1.Cursor, error) {
 	plain, err := json.Marshal(place)

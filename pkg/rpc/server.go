@@ -36,6 +36,9 @@ type Config struct {
 // Register adds the services of deputy.v1 to a Guarded server.
 func Register(s grpc.ServiceRegistrar, cfg Config) {
 	b := border{cfg}
+	if at, ok := s.(interface{ seals(by *Sealer) }); ok {
+		at.seals(cfg.Sealer)
+	}
 	deputyv1.RegisterPermissionsServiceServer(s, &permissions{border: b})
 	deputyv1.RegisterSessionsServiceServer(s, &sessions{border: b})
 	deputyv1.RegisterDelegationsServiceServer(s, &delegations{border: b})

@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 
 	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
-	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/rpc/wire", "pkg/statuses"},
+	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 

@@ -20,6 +20,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -29,11 +30,27 @@ const dir = "../../charts/deputy"
 type object struct {
 	config     *corev1.ConfigMap
 	deployment *appsv1.Deployment
+	stateful   *appsv1.StatefulSet
 	migration  *batchv1.Job
 	policy     *networkingv1.NetworkPolicy
 	service    *corev1.Service
 	account    *corev1.ServiceAccount
 	claim      *corev1.PersistentVolumeClaim
+	keysClaim  *corev1.PersistentVolumeClaim
+}
+
+// workload is what runs the server: what a Deployment and a StatefulSet have in common.
+func (o object) workload() (selector *metav1.LabelSelector, pod corev1.PodTemplateSpec) {
+	if o.stateful != nil {
+		return o.stateful.Spec.Selector, o.stateful.Spec.Template
+	}
+	return o.deployment.Spec.Selector, o.deployment.Spec.Template
+}
+
+// pod is that of the server.
+func (o object) pod() corev1.PodSpec {
+	_, pod := o.workload()
+	return pod.Spec
 }
 
 // render renders the chart with values, as `helm template` does.
@@ -72,6 +89,12 @@ func install(t *testing.T, values map[string]any) object {
 		case "deployment.yaml":
 			o.deployment = &appsv1.Deployment{}
 			into = o.deployment
+		case "statefulset.yaml":
+			o.stateful = &appsv1.StatefulSet{}
+			into = o.stateful
+		case "keysclaim.yaml":
+			o.keysClaim = &corev1.PersistentVolumeClaim{}
+			into = o.keysClaim
 		case "migrate.yaml":
 			o.migration = &batchv1.Job{}
 			into = o.migration
@@ -90,6 +113,9 @@ func install(t *testing.T, values map[string]any) object {
 		if err := yaml.UnmarshalStrict([]byte(text), into); err != nil {
 			t.Fatalf("%s: %v\n%s", path, err, text)
 		}
+	}
+	if (o.deployment == nil) == (o.stateful == nil) {
+		t.Fatal("the server runs in a Deployment or in a StatefulSet")
 	}
 	return o
 }
@@ -135,15 +161,15 @@ func TestLint(t *testing.T) {
 func TestInstallsRestricted(t *testing.T) {
 	for _, name := range examples(t) {
 		o := install(t, example(t, name))
-		restricted(t, name, o.deployment.Spec.Template.Spec)
+		restricted(t, name, o.pod())
 		if o.migration != nil {
 			restricted(t, name+"'s migration", o.migration.Spec.Template.Spec)
 		}
-		pod := o.deployment.Spec.Template
+		selector, pod := o.workload()
 		if probe := pod.Spec.Containers[0].ReadinessProbe; probe == nil || (probe.GRPC == nil) != (name != "memory") {
 			t.Errorf("%s: the readiness probe is %+v: gRPC health without TLS, the port with it", name, probe)
 		}
-		if !selects(o.service.Spec.Selector, pod.Labels) || !selects(o.deployment.Spec.Selector.MatchLabels, pod.Labels) {
+		if !selects(o.service.Spec.Selector, pod.Labels) || !selects(selector.MatchLabels, pod.Labels) {
 			t.Errorf("%s: the service selects %v, the pods have %v", name, o.service.Spec.Selector, pod.Labels)
 		}
 		if o.migration != nil && selects(o.service.Spec.Selector, o.migration.Spec.Template.Labels) {
@@ -193,7 +219,7 @@ func TestEngines(t *testing.T) {
 	if postgres.migration == nil || !strings.Contains(postgres.migration.Annotations["helm.sh/hook"], "pre-upgrade") {
 		t.Fatalf("postgres: the migration is %+v", postgres.migration)
 	}
-	server, migration := postgres.deployment.Spec.Template.Spec.Containers[0], postgres.migration.Spec.Template.Spec.Containers[0]
+	server, migration := postgres.pod().Containers[0], postgres.migration.Spec.Template.Spec.Containers[0]
 	if len(server.Env) != 1 || server.Env[0].Name != "DEPUTY_DATASTORE_CONN_URI" || server.Env[0].ValueFrom.SecretKeyRef.Name != "deputy-database" {
 		t.Errorf("postgres: the server has the variables %+v", server.Env)
 	}
@@ -215,14 +241,8 @@ func TestEngines(t *testing.T) {
 	if embedded.deployment.Spec.Strategy.Type != appsv1.RecreateDeploymentStrategyType {
 		t.Error("embedded: a new pod starts while the old one has the directory")
 	}
-	claimed := ""
-	for _, v := range embedded.deployment.Spec.Template.Spec.Volumes {
-		if v.PersistentVolumeClaim != nil {
-			claimed = v.PersistentVolumeClaim.ClaimName
-		}
-	}
-	if claimed != "prod-deputy-data" || !strings.Contains(embedded.config.Data["deputy.yaml"], "data-dir: /var/lib/deputy/data") {
-		t.Errorf("embedded: the pod has the claim %q and the settings\n%s", claimed, embedded.config.Data["deputy.yaml"])
+	if claimed := claims(embedded); claimed["data"] != "prod-deputy-data" || !strings.Contains(embedded.config.Data["deputy.yaml"], "data-dir: /var/lib/deputy/data") {
+		t.Errorf("embedded: the pod has the claims %q and the settings\n%s", claimed, embedded.config.Data["deputy.yaml"])
 	}
 	values := example(t, "embedded")
 	values["persistence"] = map[string]any{"existingClaim": "mine"}
@@ -237,7 +257,7 @@ func TestEngines(t *testing.T) {
 	if memory.policy == nil || len(memory.policy.Spec.Ingress) != 0 {
 		t.Errorf("memory: a policy without peers must admit nobody: %+v", memory.policy)
 	}
-	if env := memory.deployment.Spec.Template.Spec.Containers[0].Env; memory.migration != nil || len(env) != 0 {
+	if env := memory.pod().Containers[0].Env; memory.migration != nil || len(env) != 0 {
 		t.Errorf("memory: there is nothing to migrate and nothing to connect to: %+v, %+v", memory.migration, env)
 	}
 
@@ -245,11 +265,68 @@ func TestEngines(t *testing.T) {
 	if remote.migration != nil {
 		t.Error("remote: its SpiceDB migrates its own database")
 	}
-	if remote.account != nil || remote.deployment.Spec.Template.Spec.ServiceAccountName != "default" {
+	if remote.account != nil || remote.pod().ServiceAccountName != "default" {
 		t.Error("remote: serviceAccount.create is false")
 	}
-	if env := remote.deployment.Spec.Template.Spec.Containers[0].Env; len(env) != 1 || env[0].Name != "DEPUTY_REMOTE_PRESHARED_KEY" {
+	if env := remote.pod().Containers[0].Env; len(env) != 1 || env[0].Name != "DEPUTY_REMOTE_PRESHARED_KEY" {
 		t.Errorf("remote: the variables are %+v", env)
+	}
+}
+
+// claims are those of the pod's volumes.
+func claims(o object) map[string]string {
+	claimed := map[string]string{}
+	for _, v := range o.pod().Volumes {
+		if v.PersistentVolumeClaim != nil {
+			claimed[v.Name] = v.PersistentVolumeClaim.ClaimName
+		}
+	}
+	return claimed
+}
+
+// TestJournal: each replica has a journal of its own on a volume that stays with it, and its keys are never on that volume.
+func TestJournal(t *testing.T) {
+	embedded := install(t, example(t, "embedded"))
+	if c := embedded.keysClaim; c == nil || claims(embedded)["journal-keys"] != c.Name || c.Name == embedded.claim.Name {
+		t.Errorf("embedded: the keys are on %v, and the claim is %+v", claims(embedded), c)
+	}
+	if config := embedded.config.Data["deputy.yaml"]; !strings.Contains(config, "journal-key-dir: /var/lib/deputy-keys/keys\n") {
+		t.Errorf("embedded: the settings are\n%s", config)
+	}
+	values := example(t, "embedded")
+	values["journal"] = map[string]any{"keys": map[string]any{"existingClaim": "mine"}}
+	if o := install(t, values); o.keysClaim != nil || claims(o)["journal-keys"] != "mine" {
+		t.Errorf("embedded, with a claim that is there: the keys are on %v, beside %v", claims(o), o.keysClaim)
+	}
+	values["journal"] = map[string]any{"keys": map[string]any{"existingSecret": "mine"}}
+	if o := install(t, values); o.keysClaim != nil || !strings.Contains(o.config.Data["deputy.yaml"], "journal-key-dir: /etc/deputy/journal-keys\n") {
+		t.Errorf("embedded, with a Secret: beside %v, the settings are\n%s", o.keysClaim, o.config.Data["deputy.yaml"])
+	}
+
+	postgres := install(t, example(t, "postgres"))
+	if s := postgres.stateful; s == nil || len(s.Spec.VolumeClaimTemplates) != 1 || s.Spec.VolumeClaimTemplates[0].Name != "journal" ||
+		s.Spec.VolumeClaimTemplates[0].Spec.Resources.Requests.Storage().String() != "20Gi" || *s.Spec.Replicas != 2 {
+		t.Fatalf("postgres: it runs in %+v", s)
+	}
+	if config := postgres.config.Data["deputy.yaml"]; !strings.Contains(config, "journal-dir: /var/lib/deputy-journal/journal\n") ||
+		!strings.Contains(config, "journal-key-dir: /etc/deputy/journal-keys\n") {
+		t.Errorf("postgres: the settings are\n%s", config)
+	}
+	for _, name := range []string{"remote", "memory"} {
+		o := install(t, example(t, name))
+		if o.deployment == nil || o.keysClaim != nil || !strings.Contains(o.config.Data["deputy.yaml"], `journal: "off"`) {
+			t.Errorf("%s has a journal, or does not say that it has none: the settings are\n%s", name, o.config.Data["deputy.yaml"])
+		}
+	}
+	for _, name := range examples(t) { // no directory below another's volume
+		o := install(t, example(t, name))
+		for _, a := range o.pod().Containers[0].VolumeMounts {
+			for _, b := range o.pod().Containers[0].VolumeMounts {
+				if strings.HasPrefix(b.MountPath, a.MountPath+"/") {
+					t.Errorf("%s: %s lies on the volume of %s", name, b.Name, a.Name)
+				}
+			}
+		}
 	}
 }
 
@@ -262,7 +339,7 @@ func TestMetrics(t *testing.T) {
 	if config := on.config.Data["deputy.yaml"]; !strings.Contains(config, `metrics-addr: ":9100"`) {
 		t.Errorf("the settings are\n%s", config)
 	}
-	ports := on.deployment.Spec.Template.Spec.Containers[0].Ports
+	ports := on.pod().Containers[0].Ports
 	if len(ports) != 2 || ports[1].Name != "metrics" || ports[1].ContainerPort != 9100 {
 		t.Errorf("the pod has the ports %+v", ports)
 	}
@@ -272,7 +349,7 @@ func TestMetrics(t *testing.T) {
 	if rules := on.policy.Spec.Ingress; len(rules) != 1 || len(rules[0].From) != 1 || len(rules[0].Ports) != 1 || rules[0].Ports[0].Port.StrVal != "metrics" {
 		t.Errorf("the policy admits %+v", rules)
 	}
-	if strings.Contains(off.config.Data["deputy.yaml"], "metrics") || len(off.deployment.Spec.Template.Spec.Containers[0].Ports) != 1 || len(off.service.Spec.Ports) != 1 {
+	if strings.Contains(off.config.Data["deputy.yaml"], "metrics") || len(off.pod().Containers[0].Ports) != 1 || len(off.service.Spec.Ports) != 1 {
 		t.Error("there is a port for metrics that nobody asked for")
 	}
 }
@@ -282,7 +359,7 @@ func TestStops(t *testing.T) {
 	for _, name := range examples(t) {
 		o := install(t, example(t, name))
 		// The server's own grace is 10 s, and it ends 5 s later at most.
-		if grace := *o.deployment.Spec.Template.Spec.TerminationGracePeriodSeconds; !strings.Contains(o.config.Data["deputy.yaml"], "shutdown-delay: 5s") || grace < 5+10+5 {
+		if grace := *o.pod().TerminationGracePeriodSeconds; !strings.Contains(o.config.Data["deputy.yaml"], "shutdown-delay: 5s") || grace < 5+10+5 {
 			t.Errorf("%s: the pod has %d s, and the settings\n%s", name, grace, o.config.Data["deputy.yaml"])
 		}
 	}
@@ -329,6 +406,8 @@ func TestRefuses(t *testing.T) {
 		{"two memories", "memory", map[string]any{"replicaCount": 2}, "a graph for each replica"},
 		{"two stores", "embedded", map[string]any{"replicaCount": 2}, "a graph for each replica"},
 		{"another directory", "embedded", map[string]any{"settings": map[string]any{"data-dir": "/tmp"}}, "additional properties 'data-dir' not allowed"},
+		{"no keys for journals", "postgres", map[string]any{"journal": map[string]any{}}, "needs journal.keys.existingSecret"},
+		{"two places for keys", "embedded", map[string]any{"journal": map[string]any{"keys": map[string]any{"existingSecret": "s", "existingClaim": "c"}}}, "exclude each other"},
 		{"no endpoint", "remote", map[string]any{"engine": map[string]any{"kind": "remote", "existingSecret": "s"}}, "engine.remote.endpoint"},
 		{"a key in the settings", "memory", map[string]any{"settings": map[string]any{"preshared-key": "s3cret"}}, "additional properties 'preshared-key' not allowed"},
 		{"another address", "memory", map[string]any{"settings": map[string]any{"addr": ":1"}}, "additional properties 'addr' not allowed"},

@@ -43,12 +43,12 @@ func TestServerTakesTheConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			etc := t.TempDir()
 			o := install(t, values)
-			for _, mount := range o.deployment.Spec.Template.Spec.Containers[0].VolumeMounts {
+			for _, mount := range o.pod().Containers[0].VolumeMounts {
 				if err := os.MkdirAll(filepath.Join(etc, strings.TrimPrefix(mount.MountPath, "/etc/deputy")), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for _, volume := range o.deployment.Spec.Template.Spec.Volumes {
+			for _, volume := range o.pod().Volumes {
 				if volume.Secret != nil {
 					for _, item := range volume.Secret.Items {
 						write(t, filepath.Join(etc, volume.Name, item.Path), strings.Repeat(item.Key+"-", 4))
@@ -59,11 +59,11 @@ func TestServerTakesTheConfig(t *testing.T) {
 				certificate(t, filepath.Join(etc, "tls"))
 			}
 			// Any free port of this machine's, so that tests can run side by side.
-			settings := strings.NewReplacer("/etc/deputy", etc, "/var/lib/deputy", t.TempDir(), `":50051"`, `":0"`, `":9090"`, `":0"`,
+			settings := strings.NewReplacer("/etc/deputy", etc, "/var/lib/deputy-keys", t.TempDir(), "/var/lib/deputy-journal", t.TempDir(), "/var/lib/deputy", t.TempDir(), `":50051"`, `":0"`, `":9090"`, `":0"`,
 				"shutdown-delay: 5s", "shutdown-delay: 0s").Replace(o.config.Data["deputy.yaml"])
 			write(t, filepath.Join(etc, "config", "deputy.yaml"), settings)
 
-			args := o.deployment.Spec.Template.Spec.Containers[0].Args
+			args := o.pod().Containers[0].Args
 			for i := range args {
 				args[i] = strings.ReplaceAll(args[i], "/etc/deputy", etc)
 			}
@@ -106,7 +106,7 @@ func built(t *testing.T) string {
 // chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
 var chartSets = []string{
 	"addr", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
-	"insecure-metrics", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
+	"insecure-metrics", "journal", "journal-dir", "journal-key-dir", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
 	"remote-preshared-key-file", "spiffe-trust-domain",
 	"spiffe-workload-api", // its socket has to be mounted, which the chart does not do
 	"tls-cert", "tls-client-auth", "tls-client-ca", "tls-key", "token-key-file",

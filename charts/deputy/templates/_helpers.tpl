@@ -41,6 +41,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- default (printf "%s-data" (include "deputy.fullname" .)) .Values.persistence.existingClaim -}}
 {{- end -}}
 
+{{/* Whether there is a journal: "true" or empty. A graph in memory has none. */}}
+{{- define "deputy.journal" -}}
+{{- if and .Values.journal.enabled (ne .Values.engine.kind "memory") -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether the journal has a volume of its own, one for each replica: with embedded it is on the volume of the data. */}}
+{{- define "deputy.journalVolume" -}}
+{{- if and (include "deputy.journal" .) (ne .Values.engine.kind "embedded") -}}true{{- end -}}
+{{- end -}}
+
+{{/* The claim of the volume with the journal's keys. */}}
+{{- define "deputy.keysClaim" -}}
+{{- default (printf "%s-journal-keys" (include "deputy.fullname" .)) .Values.journal.keys.existingClaim -}}
+{{- end -}}
+
 {{/* Refuse what would not start, or would start and be open, before anything reaches the cluster. */}}
 {{- define "deputy.validate" -}}
 {{- if and (not .Values.tls.existingSecret) (not .Values.insecure) -}}
@@ -63,6 +78,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- if and (include "deputy.hasDatabase" .) (not .Values.engine.existingSecret) -}}
 {{- fail (printf "engine.kind %s needs engine.existingSecret, a Secret that holds the connection string" .Values.engine.kind) -}}
+{{- end -}}
+{{- if and (include "deputy.journalVolume" .) (not .Values.journal.keys.existingSecret) -}}
+{{- fail (printf "engine.kind %s needs journal.keys.existingSecret, a Secret that holds the keys of the journals, which all replicas share: see README.md. To record nothing, set journal.enabled: false" .Values.engine.kind) -}}
+{{- end -}}
+{{- if and .Values.journal.keys.existingSecret .Values.journal.keys.existingClaim -}}
+{{- fail "journal.keys.existingSecret and journal.keys.existingClaim exclude each other" -}}
 {{- end -}}
 {{- if eq .Values.engine.kind "remote" -}}
 {{- if not .Values.engine.remote.endpoint -}}

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,23 +82,40 @@ func (d *Bundles) Decode(b []byte) ([][]byte, error) {
 		binary.LittleEndian.Uint32(b[end+8:]) != crc32.Checksum(b[:end], castagnoli) {
 		return nil, errors.New("its checksum does not match")
 	}
-	raw, err := decoder.DecodeAll(b[:end], d.raw[:0])
-	if err != nil {
-		return nil, fmt.Errorf("it cannot be decompressed: %w", err)
+	if err := d.decode(b[:end]); err != nil {
+		return nil, err
 	}
-	d.raw, d.records = raw, d.records[:0]
+	return d.records, nil
+}
+
+// Salvage returns the first records of a bundle that Decode refused, as many as can be read: to say which one is damaged. They are good until
+// the next call, and may have been changed.
+func (d *Bundles) Salvage(b []byte) [][]byte {
+	d.records = d.records[:0]
+	_ = d.decode(b[:max(0, len(b)-trailer)]) // what came before the error is wanted
+	return d.records
+}
+
+// decode decodes the frame of a bundle. With an error, records are those before it.
+func (d *Bundles) decode(frame []byte) error {
+	d.records = d.records[:0]
+	raw, err := decoder.DecodeAll(frame, d.raw[:0])
+	if err != nil {
+		err = fmt.Errorf("it cannot be decompressed: %w", err)
+	}
+	d.raw = raw
 	for range Width {
 		if len(raw) < 2 || len(raw)-2 < int(binary.BigEndian.Uint16(raw)) {
-			return nil, errors.New("it ends in the middle of a record")
+			return cmp.Or(err, errors.New("it ends in the middle of a record"))
 		}
 		n := 2 + int(binary.BigEndian.Uint16(raw))
 		d.records = append(d.records, raw[2:n:n])
 		raw = raw[n:]
 	}
 	if len(raw) > 0 {
-		return nil, fmt.Errorf("%d bytes follow its last record", len(raw))
+		return cmp.Or(err, fmt.Errorf("%d bytes follow its last record", len(raw)))
 	}
-	return d.records, nil
+	return err
 }
 
 // DecodeBundle returns the records of a bundle as it lies on disk. Errors: it is not as EncodeBundle writes it.

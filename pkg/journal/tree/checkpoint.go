@@ -48,9 +48,9 @@ func ParseCheckpoint(b []byte, verifier note.Verifier) (c Checkpoint, others int
 	if len(b) > MaxCheckpoint {
 		return Checkpoint{}, 0, fmt.Errorf("it is longer than %d bytes", MaxCheckpoint)
 	}
-	n, err := note.Open(b, note.VerifierList(verifier))
+	n, err := openNote(b, verifier)
 	if err != nil {
-		return Checkpoint{}, 0, fmt.Errorf("%w: %w", ErrSignature, err)
+		return Checkpoint{}, 0, err
 	}
 	if c, err = parseText(n.Text); err != nil {
 		return Checkpoint{}, 0, err
@@ -58,13 +58,32 @@ func ParseCheckpoint(b []byte, verifier note.Verifier) (c Checkpoint, others int
 	if c.Origin != verifier.Name() {
 		return Checkpoint{}, 0, fmt.Errorf("it is of the log %q, not of %q", c.Origin, verifier.Name())
 	}
-	if !canonical(b) {
-		return Checkpoint{}, 0, errors.New("its signatures are not written as they are made")
-	}
-	if len(n.Sigs) != 1 {
-		return Checkpoint{}, 0, errors.New("it is signed twice with one key")
-	}
 	return c, len(n.UnverifiedSigs), nil
+}
+
+// OpenNote returns the text of a signed note that has one signature, the key's. Errors: ErrSignature, and it is not written as notes are.
+func OpenNote(b []byte, verifier note.Verifier) (string, error) {
+	n, err := openNote(b, verifier)
+	if err != nil {
+		return "", err
+	}
+	if len(n.UnverifiedSigs) > 0 {
+		return "", errors.New("it has signatures of other keys")
+	}
+	return n.Text, nil
+}
+
+// openNote opens a note that the key signed, once. Other signatures are not verified.
+func openNote(b []byte, verifier note.Verifier) (*note.Note, error) {
+	n, err := note.Open(b, note.VerifierList(verifier))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	// Open passes over a second signature of the same key.
+	if len(n.Sigs) != 1 || !canonical(b, 1+len(n.UnverifiedSigs)) {
+		return nil, errors.New("its signatures are not written as they are made")
+	}
+	return n, nil
 }
 
 // parseText parses what is signed, and takes nothing but what Checkpoint.text makes.
@@ -88,22 +107,24 @@ func parseText(text string) (Checkpoint, error) {
 	return c, nil
 }
 
-// canonical reports whether the lines of signatures are what base64 makes of them: it leaves bits of its last character unused, and Go's reads
-// over them. Each signature line also stands there once.
-func canonical(b []byte) bool {
-	_, signatures, found := strings.Cut(string(b), "\n\n")
-	lines := strings.SplitAfter(signatures, "\n")
-	if !found || lines[len(lines)-1] != "" {
+// canonical reports whether there are so many lines of signatures, each as base64 makes it: it leaves bits of its last character unused, and
+// Go's reads over them.
+func canonical(b []byte, count int) bool {
+	split := strings.LastIndex(string(b), "\n\n")
+	if split < 0 {
 		return false
 	}
-	seen := map[string]bool{}
-	for _, line := range lines[:len(lines)-1] {
+	signatures := string(b[split+2:])
+	lines := strings.SplitAfter(signatures, "\n")
+	if len(lines) != count+1 || lines[count] != "" {
+		return false
+	}
+	for _, line := range lines[:count] {
 		name, signature, found := strings.Cut(strings.TrimPrefix(line, "— "), " ")
 		raw, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(signature, "\n"))
-		if !found || err != nil || line != "— "+name+" "+base64.StdEncoding.EncodeToString(raw)+"\n" || seen[line] {
+		if !found || err != nil || line != "— "+name+" "+base64.StdEncoding.EncodeToString(raw)+"\n" {
 			return false
 		}
-		seen[line] = true
 	}
 	return true
 }

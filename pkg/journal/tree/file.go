@@ -15,8 +15,8 @@ import (
 // unfinished ends the name of a file that is being written. A crash leaves some, which mean nothing.
 const unfinished = ".new"
 
-// maxFile bounds what is read of a file of the tree: a bundle that does not compress, and then some.
-const maxFile = maxBundle + 1<<16
+// MaxFile bounds what is read of a file of the tree, in bytes: a bundle that does not compress, and then some.
+const MaxFile = maxBundle + 1<<16
 
 // WriteFile writes a file whole, durably but for its name in the directory. Errors leave what was there.
 func WriteFile(fs vfs.FS, path string, b []byte) error {
@@ -67,7 +67,7 @@ func ReadFile(fs vfs.FS, path string, limit int64) ([]byte, error) {
 
 // read reads a file of the tree.
 func (t *Tree) read(path string) ([]byte, error) {
-	return ReadFile(t.fs, under(t.fs, t.dir, path), maxFile)
+	return ReadFile(t.fs, under(t.fs, t.dir, path), MaxFile)
 }
 
 // under is the path with slashes below a directory, as the file system writes it.

@@ -145,17 +145,18 @@ func (t *Tree) Save() error {
 		return nil
 	}
 	w := writer{fs: t.fs, dir: t.dir, changed: map[string]struct{}{}}
+	// Bundles come last: where one is, after a process was killed, so are the tiles over it.
+	for level, u := range slices.Backward(levels) {
+		for i := 0; i+Width <= len(u.hashes); i += Width {
+			w.write(TilePath(level, u.first/Width+uint64(i/Width)), join(u.hashes[i:i+Width])) //nolint:gosec // not negative
+		}
+	}
 	for i := 0; i < whole; i += Width {
 		b, err := EncodeBundle(records[i : i+Width])
 		if err != nil {
 			return err
 		}
 		w.write(BundlePath(first/Width+uint64(i/Width)), b) //nolint:gosec // not negative
-	}
-	for level, u := range levels {
-		for i := 0; i+Width <= len(u.hashes); i += Width {
-			w.write(TilePath(level, u.first/Width+uint64(i/Width)), join(u.hashes[i:i+Width])) //nolint:gosec // not negative
-		}
 	}
 	if err := w.finish(); err != nil {
 		return err

@@ -24,11 +24,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -71,6 +74,20 @@ type Config struct {
 	Version string
 	// Rights returns what the call's caller may do.
 	Rights func(context.Context) Rights
+	// Recording returns what records a call; nil where nothing does.
+	Recording func(context.Context) Recording
+}
+
+// Recording records a call, which the door only tells what it knows of it.
+type Recording interface {
+	// Asks is told each message of the caller's, once it is decoded: what it names, and its caveat context, nil without.
+	Asks(request proto.Message, about *deputyv1.Record, given *structpb.Struct)
+	// Begin is called before the engine is asked to write. With its error it is not asked.
+	Begin(ctx context.Context) error
+	// Answers is told of each message of the answer, before it leaves: how many results it has, and SpiceDB's revision, "" for none.
+	Answers(results, failed uint64, revision string)
+	// Item is told of each item of an answer that has several, or a decision, before that leaves.
+	Item(item *deputyv1.Record, given *structpb.Struct)
 }
 
 // Rights is what a caller may do beyond calling a method, which an interceptor before the door has judged. The zero Rights are a caller's for
@@ -151,6 +168,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			sealed:  sealedIn(m.Input()),
 			edits:   editsOf(m.Output(), upstreamEdits),
 			edited:  editsOf(m.Output(), upstreamEdits, callerEdits),
+			told:    answerOf(m, splitOf(key, m)),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",

@@ -18,8 +18,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -40,6 +42,8 @@ type route struct {
 	sealed []sealed
 	// edits are made in everybody's answers, edited in those for a caller with bounds or with sealed tokens.
 	edits, edited *edits
+	// told is what is recorded of an answer.
+	told recorded
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
 	readsSchema, writesSchema bool
 }
@@ -66,11 +70,21 @@ type call struct {
 	pair  int
 	// rows is how many rows the caller still wants, at least 1; 0 for all.
 	rows uint32
+	// recording records the call; nil where nothing does.
+	recording Recording
+	// about is what the first message names, with its caveat context; nil where nothing is recorded.
+	about *deputyv1.Record
+	given *structpb.Struct
+	// updates is how many relationships the request writes.
+	updates uint64
 }
 
 func (d *Door) call(ctx context.Context, r *route) *call {
 	c := &call{Door: d, route: r, start: time.Now()}
 	c.stamp = c.start
+	if d.cfg.Recording != nil {
+		c.recording = d.cfg.Recording(ctx)
+	}
 	c.know(ctx)
 	return c
 }
@@ -123,6 +137,12 @@ func (d *Door) forward(r *route, down grpc.ServerStream) error {
 	}
 	if first != nil {
 		c.begin(first.data.Materialize())
+	}
+	if c.recording != nil {
+		if err := c.recording.Begin(down.Context()); err != nil {
+			first.free()
+			return err
+		}
 	}
 	ctx, cancel := context.WithCancelCause(metadata.NewOutgoingContext(down.Context(), md))
 	defer cancel(nil)
@@ -181,9 +201,11 @@ func (c *call) tryAnswer(request *frame, down grpc.ServerStream) (answered bool,
 	if err != nil {
 		return true, err
 	}
+	raw := response
 	if c.bound || c.rights.Seals {
 		response = c.route.edited.apply(c, response)
 	}
+	c.records(raw, response, deputyv1.Evaluator_EVALUATOR_NATIVE)
 	f := &frame{data: mem.BufferSlice{mem.SliceBuffer(response)}}
 	defer f.free()
 	return true, down.SendMsg(f)
@@ -219,6 +241,7 @@ func (c *call) receive(down grpc.ServerStream, n int) (*frame, error) {
 	if err := received.Decode(request); err != nil {
 		return nil, receiveFailure(err)
 	}
+	c.asks(request)
 	if err := c.judge(down.Context(), n, request); err != nil {
 		return nil, err
 	}

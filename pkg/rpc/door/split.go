@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // maxAnswer is the length, in bytes, beyond which an answer is split: some way below the 4 MiB that a client takes unless it is told
@@ -63,16 +65,18 @@ func (c *call) begin(request []byte) {
 // pass sends an answer down.
 func (c *call) pass(answer *frame, down grpc.ServerStream) error {
 	e := c.edits()
-	if e == nil && c.route.split == nil && !c.bound {
+	if e == nil && c.route.split == nil && !c.bound && c.recording == nil {
 		return down.SendMsg(answer)
 	}
-	whole, more := e.apply(c, answer.data.Materialize()), true
+	raw := answer.data.Materialize()
+	whole, more := e.apply(c, raw), true
 	if c.bound {
 		var err error
 		if whole, more, err = c.within(down.Context(), whole); whole == nil {
 			return err
 		}
 	}
+	c.records(raw, whole, deputyv1.Evaluator_EVALUATOR_SPICEDB)
 	send := func(part []byte) error {
 		return down.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(part)}})
 	}

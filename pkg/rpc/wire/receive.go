@@ -61,6 +61,7 @@ type Receiver struct {
 	// arrival stands in for the constant, for tests.
 	arrival time.Duration
 	judge   func(ctx context.Context, method *Method) error
+	late    func(ctx context.Context, st *status.Status) *status.Status
 }
 
 // NewReceiver returns a Receiver, of which a server needs one. judge is asked once a message has come, or the end of a caller's messages: its
@@ -69,7 +70,13 @@ func NewReceiver(judge func(ctx context.Context, method *Method) error) *Receive
 	if judge == nil {
 		judge = func(context.Context, *Method) error { return nil }
 	}
-	return &Receiver{newVolume(wireRoom), newVolume(decodedRoom), arrival, judge}
+	return &Receiver{wire: newVolume(wireRoom), decoded: newVolume(decodedRoom), arrival: arrival, judge: judge}
+}
+
+// Late has a function be told of the status with which a call is ended whose message does not come in time, before that leaves: what it returns
+// is what leaves. It is called before the first call.
+func (r *Receiver) Late(tell func(ctx context.Context, st *status.Status) *status.Status) {
+	r.late = tell
 }
 
 // Message is a received message that was inspected. It holds its room until it is freed.
@@ -131,7 +138,7 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 	}
 	if !method.Streams {
 		// Of a caller that streams, the first byte of a message is for others to wait for (rpc.StreamLimits).
-		defer r.hurry(from).Stop()
+		defer r.hurry(ctx, from).Stop()
 	}
 	var prefix [5]byte
 	if err := from.ReadMessageHeader(prefix[:]); err != nil {
@@ -187,7 +194,7 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 		}
 	}
 	if method.Streams && length > 0 {
-		defer r.hurry(from).Stop()
+		defer r.hurry(ctx, from).Stop()
 	}
 	m.data, err = readAll(from, method, length)
 	if err != nil {
@@ -205,11 +212,16 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 }
 
 // hurry ends the call unless its message has come within arrival. It is stopped when the message has come.
-func (r *Receiver) hurry(from source) *time.Timer {
+func (r *Receiver) hurry(ctx context.Context, from source) *time.Timer {
 	return time.AfterFunc(r.arrival, func() {
 		st := statuses.New(codes.DeadlineExceeded, "STREAM_STALLED", "", fmt.Sprintf("the message has not come within %s", r.arrival))
 		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.
-		_ = authz.Safely("wire.hurry", func() error { return from.WriteStatus(st) })
+		_ = authz.Safely("wire.hurry", func() error {
+			if r.late != nil {
+				st = r.late(ctx, st)
+			}
+			return from.WriteStatus(st)
+		})
 	})
 }
 

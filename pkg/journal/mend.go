@@ -1,0 +1,361 @@
+package journal
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// A journal whose disk fails takes no records until it is mended: then another segment begins with the first record that is not known to be
+// durable, and what the one before has from there on does not count.
+//
+// A disk without room is one that fails, and has a cure. The journal gives up a file that holds room for this case, and goes on, full:
+// with records of a duty other than Refuse only. It is full until there is room to make that file again, so that it does not change
+// its mind with every record.
+
+const (
+	// maxKept and maxKeptBytes bound the records that are kept in memory.
+	maxKept, maxKeptBytes = 10_000, 4 << 20
+	// patience is how long a call with the duty Keep waits for the disk.
+	patience = time.Second
+)
+
+// trouble is what is known of a journal that fails or is full. Journal.mu guards it.
+type trouble struct {
+	// failed is why nothing can be written, and full why only what uses the reserve is; nil while all is well. closed is for good.
+	failed, full error
+	closed       bool
+	// tried is when it was last tried to mend it.
+	tried time.Time
+	// reserved says that the reserve is there.
+	reserved bool
+	// kept are the frames of records that wait in memory, in order: they are the next ones to be written. keptCount is how many they are.
+	// Who changes them has the room in writing, too.
+	kept      []byte
+	keptCount uint64
+	// waiting is how many calls with the duty Keep are under way.
+	waiting atomic.Int64
+	// missed is what has to be recorded of it.
+	missed missed
+	// totals is the same, since the journal was opened.
+	totals missed
+}
+
+// missed counts records that were not written when they should have been.
+type missed struct {
+	from                            time.Time
+	refused, unrecorded, late, lost uint64
+}
+
+// add adds others.
+func (m *missed) add(o missed) {
+	if m.from.IsZero() || !o.from.IsZero() && o.from.Before(m.from) {
+		m.from = o.from
+	}
+	m.refused += o.refused
+	m.unrecorded += o.unrecorded
+	m.late += o.late
+	m.lost += o.lost
+}
+
+// isNoRoom reports whether a disk, or one's share of it, is full.
+func isNoRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// Err is why the journal refuses records; nil while it takes all.
+func (j *Journal) Err() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.refuses(Refuse)
+}
+
+// refuses is why records with a duty are not taken; nil while they are. j.mu is held.
+func (j *Journal) refuses(duty Duty) error {
+	if j.failed != nil || duty != Refuse {
+		return j.failed
+	}
+	if j.full != nil {
+		return j.full
+	}
+	return j.overQuota()
+}
+
+// fail has the journal take no records until it is mended.
+func (j *Journal) fail(err error) {
+	j.mu.Lock()
+	was := j.failed
+	if was == nil {
+		j.failed = err
+	}
+	j.mu.Unlock()
+	if was == nil {
+		j.cfg.Log.Error("the journal takes no records", zap.String("directory", j.cfg.Dir), zap.Error(err))
+	}
+}
+
+// pass notes that records were not written, and reports whether their caller is to be told of no error.
+func (j *Journal) pass(frames []byte, err error) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m := missed{from: j.cfg.Now()}
+	passed := j.cfg.AnswerUnrecorded && !j.closed && !isOver(err)
+	if passed {
+		m.unrecorded = count(frames)
+	} else {
+		m.refused = count(frames)
+	}
+	j.miss(m)
+	return passed
+}
+
+// miss notes what has to be recorded later. j.mu is held.
+func (j *Journal) miss(m missed) {
+	j.missed.add(m)
+	j.totals.add(m)
+}
+
+// isOver reports whether a call's time was over, which says nothing of the journal.
+func isOver(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// count returns how many frames there are.
+func count(frames []byte) (n uint64) {
+	for ; len(frames) > 0; n++ {
+		frames = frames[frameHeader+binary.LittleEndian.Uint32(frames):]
+	}
+	return n
+}
+
+// keep is Append for records with the duty Keep.
+func (j *Journal) keep(ctx context.Context, caller string, frames []byte) (first uint64) {
+	if j.waiting.Add(1) > maxKept {
+		j.waiting.Add(-1)
+		j.lose(frames)
+		return Unrecorded
+	}
+	done := make(chan uint64, 1)
+	go func() {
+		defer j.waiting.Add(-1)
+		done <- j.writeOrKeep(caller, frames)
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case first = <-done:
+		return first
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return Unrecorded // it will be written, and nobody knows yet where
+}
+
+// writeOrKeep writes records, or keeps them in memory while that fails.
+func (j *Journal) writeOrKeep(caller string, frames []byte) (first uint64) {
+	for range 3 { // the journal may be mended just when they are to be kept
+		first, err := j.appendFrames(context.Background(), Keep, caller, frames)
+		if err == nil {
+			return first
+		}
+		if first, kept := j.remember(frames); kept {
+			return first
+		}
+	}
+	j.lose(frames)
+	return Unrecorded
+}
+
+// remember keeps records in memory until they can be written, marked late. It returns the sequence that the first of them has then.
+func (j *Journal) remember(frames []byte) (first uint64, kept bool) {
+	late := markLate(frames)
+	n := count(late)
+	j.writing <- struct{}{} // nobody writes: it is known how many records are written
+	defer func() { <-j.writing }()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.failed == nil || j.closed || j.keptCount+n > maxKept || len(j.kept)+len(late) > maxKeptBytes {
+		return 0, false
+	}
+	first = j.written.Load() + j.keptCount
+	j.kept = append(j.kept, late...)
+	j.keptCount += n
+	j.miss(missed{from: j.cfg.Now(), late: n})
+	return first, true
+}
+
+// lose notes that records of duty Keep are not written at all.
+func (j *Journal) lose(frames []byte) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.miss(missed{from: j.cfg.Now(), lost: count(frames)})
+}
+
+// markLate returns the frames with the mark of a late record in each. A field may be anywhere in an encoding.
+func markLate(frames []byte) []byte {
+	out := make([]byte, 0, len(frames)+lateField)
+	for len(frames) > 0 {
+		frame := frames[:frameHeader+binary.LittleEndian.Uint32(frames)]
+		frames = frames[len(frame):]
+		start := len(out)
+		out = append(out, frame...)
+		out = protowire.AppendTag(out, 32, protowire.VarintType)
+		out = protowire.AppendVarint(out, 1)
+		binary.LittleEndian.PutUint32(out[start:], uint32(len(out)-start-frameHeader)) //nolint:gosec // at most MaxRecord
+	}
+	return out
+}
+
+// retry tries to mend a journal that refuses records, unless that was just done. It reports whether it is worthwhile to try again.
+func (j *Journal) retry(ctx context.Context, duty Duty) bool {
+	now := j.cfg.Now()
+	j.mu.Lock()
+	due := !j.closed && j.refuses(duty) != nil
+	if since := now.Sub(j.tried); since >= 0 && since < j.cfg.retryPause {
+		// The reserve is for those who may use it, at once.
+		due = due && duty != Refuse && j.reserved && isNoRoom(j.failed)
+	}
+	if due {
+		j.tried = now
+	}
+	j.mu.Unlock()
+	if !due {
+		return false
+	}
+	select {
+	case j.writing <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	err := j.mend()
+	<-j.writing
+	j.note()
+	return err == nil
+}
+
+// keepUp looks after a journal until it is closed. opened is how many records it had when it was opened.
+func (j *Journal) keepUp(opened uint64) {
+	defer close(j.stopped)
+	ticker := time.NewTicker(j.cfg.retryEvery)
+	defer ticker.Stop()
+	if j.cfg.QuotaBytes > 0 {
+		if err := j.recount(opened); err != nil {
+			j.cfg.Log.Error("callers' shares of the journal are too low until it is opened again", zap.Error(err))
+		}
+	}
+	tidied := time.Now()
+	j.tidy()
+	for {
+		select {
+		case <-ticker.C:
+		case <-j.stop:
+			return
+		}
+		if j.Err() != nil {
+			select {
+			case j.writing <- struct{}{}:
+			case <-j.stop:
+				return
+			}
+			_ = j.mend() // where it fails it is tried again
+			<-j.writing
+		}
+		j.note()
+		if time.Since(tidied) >= j.cfg.tidyEvery {
+			j.tidy()
+			tidied = time.Now()
+		}
+	}
+}
+
+// mend has a journal that fails, or is full, take records again, if that is possible by now. The caller has the room in writing.
+func (j *Journal) mend() error {
+	j.mu.Lock()
+	j.tried = j.cfg.Now()
+	failed, full, closed := j.failed, j.full, j.closed
+	if failed != nil && j.pending != nil {
+		// It waits to be written, with sequences that are given again now.
+		j.pending.err = failed
+		j.pending = nil
+	}
+	j.mu.Unlock()
+	switch {
+	case closed:
+		return failed
+	case failed != nil:
+		if err := j.renewOnReserve(failed); err != nil {
+			j.mu.Lock()
+			j.failed = err
+			j.mu.Unlock()
+			return err
+		}
+		j.cfg.Log.Info("the journal takes records again", zap.Uint64("from", j.written.Load()), zap.Bool("on its reserve", full != nil))
+	case full != nil:
+		return j.refill()
+	}
+	return nil
+}
+
+// renewOnReserve begins another segment, and gives up the reserve where there is no room.
+func (j *Journal) renewOnReserve(cause error) error {
+	if isNoRoom(cause) {
+		j.giveUpReserve(cause)
+	}
+	err := j.renew()
+	if isNoRoom(err) && j.giveUpReserve(err) {
+		err = j.renew()
+	}
+	return err
+}
+
+// renew begins a segment with the first record that is not known to be durable, and with those that are kept in memory. All that is in it when
+// it returns is durable. The caller has the room in writing.
+func (j *Journal) renew() error {
+	u := &j.unsynced
+	u.syncing.Lock()
+	defer u.syncing.Unlock()
+	written := j.written.Load()
+	kept := number(j.kept, written)
+	made, err := createSegment(j.fs, j.segments, j.durable.Load(), u.older, u.newer, j.kept)
+	if err != nil {
+		return err
+	}
+	_ = j.segment.file.Close() // whatever comes of it, nothing of it is needed
+	j.segment = made
+	u.older, u.newer = u.older[:0], u.newer[:0]
+	written += kept
+	j.durable.Store(written)
+	j.written.Store(written)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.failed, j.next, j.kept, j.keptCount = nil, written, nil, 0
+	return nil
+}
+
+// note records what was missed, once all is well.
+func (j *Journal) note() {
+	j.mu.Lock()
+	m := j.missed
+	if j.refuses(Refuse) != nil || m == (missed{}) {
+		j.mu.Unlock()
+		return
+	}
+	j.missed = missed{}
+	j.mu.Unlock()
+	now := j.cfg.Now()
+	err := j.writeNote(fmt.Sprintf("between %s and %s the journal could not be written: %d records were refused with what they are about, "+
+		"%d answers were given without a record, %d records were written late, and %d that should have been are lost",
+		m.from.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), m.refused, m.unrecorded, m.late, m.lost))
+	if err != nil {
+		j.mu.Lock()
+		j.missed.add(m)
+		j.mu.Unlock()
+	}
+}

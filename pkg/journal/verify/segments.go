@@ -1,0 +1,84 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/tree"
+)
+
+// rest is what the last segment has behind its last whole record.
+type rest struct {
+	file          string
+	offset, bytes int64
+}
+
+// String says so, behind a comma; nothing where there is no rest.
+func (r rest) String() string {
+	if r.bytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", and from byte %d on %s holds no whole record", r.offset, r.file)
+}
+
+// readSegments hashes the records of the segments: those that are in no bundle yet, and some that are, which have to be the same.
+func (v *run) readSegments(ctx context.Context) error {
+	v.oldest = math.MaxUint64
+	if len(v.files.segments) == 0 {
+		return nil
+	}
+	v.oldest = v.files.segments[0]
+	last := v.files.segments[len(v.files.segments)-1]
+	size := int64(journal.SegmentHeader)
+	reader := journal.NewSegmentReader(v.FS, v.Dir)
+	_, err := reader.Read(v.oldest, math.MaxUint64, func(sequence uint64, record []byte) error {
+		if sequence >= last {
+			size += int64(journal.FrameHeader + len(record))
+		}
+		v.segments = append(v.segments, tlog.RecordHash(record))
+		return ctx.Err()
+	})
+	if damage, ok := errors.AsType[*journal.DamageError](err); ok {
+		v.problem(damage.Sequence, "segments/"+path.Base(damage.Path), "at byte %d: %s", damage.Offset, damage.Message)
+		return nil
+	}
+	if err != nil {
+		return err //nolint:wrapcheck // it names the file
+	}
+	name := "segments/" + journal.SegmentName(last)
+	info, err := v.FS.Stat(v.FS.PathJoin(v.Dir, name))
+	if err != nil {
+		return fmt.Errorf("cannot read a segment: %w", err)
+	}
+	if info.Size() > size {
+		v.rest = rest{name, size, info.Size() - size}
+	}
+	return nil
+}
+
+// inSegments returns the hash that the segments have of a record; false where they do not have it.
+func (v *run) inSegments(sequence uint64) (tlog.Hash, bool) {
+	if sequence < v.oldest || sequence-v.oldest >= uint64(len(v.segments)) {
+		return tlog.Hash{}, false
+	}
+	return v.segments[sequence-v.oldest], true
+}
+
+// readTail goes on from the last bundle with the segments.
+func (v *run) readTail() {
+	whole := v.bundles * tree.Width
+	switch end := v.oldest + uint64(len(v.segments)); {
+	case len(v.segments) == 0 || end <= whole:
+	case v.oldest > whole:
+		v.problem(whole, "", "records %d to %d are missing: no bundle has them, and the segments begin with record %d", whole, v.oldest-1, v.oldest)
+	default:
+		v.tail = v.segments[whole-v.oldest:]
+		v.report.Records = end
+	}
+}

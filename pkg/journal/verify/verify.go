@@ -1,0 +1,335 @@
+// Package verify verifies a journal offline: its directory, or a copy of it, with nothing but the key that verifies its checkpoints.
+//
+// It reads every byte that is evidence: each record is hashed, each tile computed anew and compared, and the root compared with what was
+// signed. Where they differ it says which record is not as it was written, as far as that can be known: whoever changes a record and all tiles
+// above it leaves only a root that is not the signed one.
+package verify
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/tree"
+)
+
+// Options say what is verified, and against what. Dir is required.
+type Options struct {
+	// Dir is the journal's directory, or a copy of it. Nothing in it is written.
+	Dir string
+	// FS is where it lies; nil means the operating system's.
+	FS vfs.FS
+	// Key verifies the checkpoints, in the notation of C2SP signed-note. Empty means the key in the directory, which whoever can write there can
+	// replace.
+	Key string
+	// Checkpoint is one from outside of the directory, which the journal has to contain; nil if there is none.
+	Checkpoint []byte
+	// Ids finds the decisions that records are of; nil leaves them out.
+	Ids *journal.Ids
+	// Progress is told how many records are verified, of how many, now and then; nil tells nobody. It is called by one goroutine at a time.
+	Progress func(records, total uint64)
+}
+
+// Report is what was found.
+type Report struct {
+	// Origin is the journal's name, and Key the key that verified its checkpoint.
+	Origin string
+	Key    string
+	// TrustedDirectory says that the key was the directory's own.
+	TrustedDirectory bool
+	// Minimum is the first record that was not removed as the retention says, and Records how many there are with those.
+	Minimum, Records uint64
+	// Signed is how many records the checkpoint is over, and Root the root that it signs. Records from Signed on are not signed yet.
+	Signed uint64
+	Root   tlog.Hash
+	// Outside is how many records the checkpoint from outside is over; 0 without one.
+	Outside uint64
+	// Foreign are files that are not part of a journal, with slashes.
+	Foreign []string
+	// Problems are what is not as it was written, by sequence. None means that all is.
+	Problems []Problem
+}
+
+// Problem is one thing that is not as it was written.
+type Problem struct {
+	// Sequence is the first record that it is about. Decision is its id, where Options.Ids is set.
+	Sequence uint64
+	Decision string
+	// File is where it is, in the journal's directory, with slashes.
+	File string
+	// Message says what is wrong.
+	Message string
+	// tile is the tile of level 0 that a record differs from: one of the two is not as it was written.
+	tile string
+}
+
+// maxProblems bounds how many problems are kept: one that concerns every record says no more than its first ones.
+const maxProblems = 1000
+
+// run is one verification.
+type run struct {
+	Options
+	report   Report
+	verifier note.Verifier
+	files    *files
+
+	// bundles is how many whole bundles there are, from 0 on, those that were removed included.
+	bundles uint64
+	// levels[l] are the hashes of level l, computed from the level below; of level 0 there are none.
+	levels [][]tlog.Hash
+	// tail are the hashes of records that come after the last bundle.
+	tail []tlog.Hash
+	// segments are the hashes of the records that the segments have, from the record oldest on, and rest what the last segment has behind its
+	// last whole record.
+	segments []tlog.Hash
+	oldest   uint64
+	rest     rest
+	// leaves are the hashes of the records of one bundle, which was read last.
+	leaves       []tlog.Hash
+	leavesBundle uint64
+}
+
+// Run verifies a journal. What is wrong with it is in the report. A server may be writing it. Errors: it could not be verified, because ctx
+// ended, the directory cannot be read or holds no journal, or an option is wrong.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	for again := 2; ; again-- {
+		v := &run{Options: o}
+		before, err := v.read("checkpoint", tree.MaxCheckpoint)
+		if err != nil {
+			return nil, err
+		}
+		err = v.all(ctx, before)
+		if again == 0 || ctx.Err() != nil || err == nil && len(v.report.Problems) == 0 {
+			return &v.report, err
+		}
+		// Where a server has gone on meanwhile, a file may have been removed between two looks.
+		if after, _ := v.read("checkpoint", tree.MaxCheckpoint); bytes.Equal(before, after) {
+			return &v.report, err
+		}
+	}
+}
+
+// all verifies everything, once.
+func (v *run) all(ctx context.Context, checkpoint []byte) (err error) {
+	if v.files, err = list(v.FS, v.Dir); err != nil {
+		return err
+	}
+	v.report.Foreign = v.files.foreign
+	if err := v.identify(); err != nil {
+		return err
+	}
+	if v.verifier != nil {
+		if err := v.records(ctx, checkpoint); err != nil {
+			return err
+		}
+	}
+	v.finish()
+	return nil
+}
+
+// problem notes a problem.
+func (v *run) problem(sequence uint64, file, format string, args ...any) {
+	v.report.Problems = append(v.report.Problems, Problem{Sequence: sequence, File: file, Message: fmt.Sprintf(format, args...)})
+	if len(v.report.Problems) > 2*maxProblems {
+		v.sort()
+	}
+}
+
+// sort leaves the first problems.
+func (v *run) sort() {
+	slices.SortStableFunc(v.report.Problems, func(a, b Problem) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	v.report.Problems = v.report.Problems[:min(len(v.report.Problems), maxProblems)]
+}
+
+// finish puts the problems in order and names their decisions.
+func (v *run) finish() {
+	v.sort()
+	if v.Ids == nil {
+		return
+	}
+	tag := journal.Tag(v.report.Origin)
+	for i := range v.report.Problems {
+		v.report.Problems[i].Decision = v.Ids.Of(tag, v.report.Problems[i].Sequence)
+	}
+}
+
+// identify reads which journal it is, and which key verifies it.
+func (v *run) identify() error {
+	origin, err := v.read("origin", 1<<12)
+	if err != nil {
+		return err
+	}
+	name, whole := strings.CutSuffix(string(origin), "\n")
+	key, err := v.read("verifier.key", 1<<12)
+	if err != nil {
+		return err
+	}
+	if origin == nil && key == nil {
+		return fmt.Errorf("%s holds no journal: it has neither a file origin nor a file verifier.key", v.Dir)
+	}
+	own := strings.TrimSuffix(string(key), "\n")
+	v.report.Key = v.Key
+	if v.Key == "" {
+		v.report.Key, v.report.TrustedDirectory = own, true
+	}
+	if v.verifier, err = note.NewVerifier(v.report.Key); err != nil {
+		if v.Key != "" {
+			return errors.New("the key is not written as one: NAME+HASH+KEY, as in the file verifier.key of a journal")
+		}
+		v.problem(0, "verifier.key", "it holds no key")
+		v.verifier = nil
+		return nil
+	}
+	v.report.Origin = v.verifier.Name()
+	if !whole || name != v.report.Origin {
+		v.problem(0, "origin", "it does not name the journal that the key is of, %s", v.report.Origin)
+	}
+	if string(key) != v.report.Key+"\n" {
+		v.problem(0, "verifier.key", "it is not the key that is trusted")
+	}
+	return nil
+}
+
+// read reads a small file; nil where it is missing.
+func (v *run) read(name string, limit int64) ([]byte, error) {
+	b, err := tree.ReadFile(v.FS, v.FS.PathJoin(v.Dir, name), limit)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err //nolint:wrapcheck // it names the file
+}
+
+// records verifies the records and tiles against each other, and then against the checkpoints.
+func (v *run) records(ctx context.Context, checkpoint []byte) error {
+	minimum, err := journal.ReadMinimum(v.FS, v.Dir, v.report.Origin, v.verifier)
+	if err != nil {
+		v.problem(0, "minimum", "%v", err)
+	}
+	v.report.Minimum = minimum
+	v.report.Records = minimum
+	signed, others, err := tree.ParseCheckpoint(checkpoint, v.verifier)
+	isSigned := err == nil && others == 0
+	switch {
+	case checkpoint == nil:
+		v.problem(0, "checkpoint", "it is missing")
+	case err != nil:
+		v.problem(0, "checkpoint", "%v", err)
+	case others > 0:
+		v.problem(0, "checkpoint", "it has signatures of other keys")
+	default:
+		v.report.Signed, v.report.Root = signed.Size, signed.Root
+	}
+	// A server that writes meanwhile moves records from segments to bundles, and leaves bundles as they are.
+	if err := v.readSegments(ctx); err != nil {
+		return err
+	}
+	if err := v.readBundles(ctx); err != nil {
+		return err
+	}
+	if err := v.climb(); err != nil {
+		return err
+	}
+	v.readTail()
+	if isSigned {
+		v.blame(v.compare("checkpoint", signed), signed.Size)
+	}
+	return v.others()
+}
+
+// blame says of records that differ from their tiles which of the two was changed. The root is computed from the records: if it is the one that
+// was signed, all records are as they were written.
+func (v *run) blame(signed bool, size uint64) {
+	for i := range v.report.Problems {
+		p := &v.report.Problems[i]
+		if p.tile == "" {
+			continue
+		}
+		p.Message = fmt.Sprintf("record %d is not as it was written: it does not have the hash that %s has of it", p.Sequence, p.tile)
+		if signed && p.Sequence < size {
+			p.Message = fmt.Sprintf("the hash of record %d is not as it was written; the record is", p.Sequence)
+			p.File = p.tile
+		}
+	}
+}
+
+// others compares with the checkpoint that a witness signed, and with the one from outside.
+func (v *run) others() error {
+	witnessed, err := v.read("checkpoint.witnessed", tree.MaxCheckpoint)
+	if err != nil {
+		return err
+	}
+	if witnessed != nil {
+		if c, _, err := tree.ParseCheckpoint(witnessed, v.verifier); err != nil {
+			v.problem(0, "checkpoint.witnessed", "%v", err)
+		} else {
+			v.compare("checkpoint.witnessed", c)
+		}
+	}
+	if v.Checkpoint == nil {
+		return nil
+	}
+	c, _, err := tree.ParseCheckpoint(v.Checkpoint, v.verifier)
+	if err != nil {
+		return fmt.Errorf("the checkpoint from outside: %w", err)
+	}
+	v.report.Outside = c.Size
+	v.compare("", c)
+	return nil
+}
+
+// compare compares the journal with a checkpoint, and reports whether the records are those that it signs. file is empty for the one from
+// outside.
+func (v *run) compare(file string, c tree.Checkpoint) bool {
+	name := file
+	if file == "" {
+		name = "the checkpoint from outside"
+	}
+	if c.Size > v.report.Records {
+		at := cmp.Or(v.rest.file, file)
+		v.problem(v.report.Records, at, "%s is over %d records: records %d to %d are missing%s", name, c.Size, v.report.Records, c.Size-1, v.rest)
+		return false
+	}
+	root, err := tlog.TreeHash(int64(c.Size), v) //nolint:gosec // below 2^63
+	if errors.Is(err, tree.ErrPruned) {
+		return false // a checkpoint over records of which the last ones were removed since
+	}
+	if err == nil && root == c.Root {
+		return true
+	}
+	if v.explained(c.Size) {
+		return false
+	}
+	whole := v.bundles * tree.Width
+	switch {
+	case err != nil:
+		v.problem(v.report.Minimum, file, "the root of the first %d records cannot be computed: %v", c.Size, err)
+	case file != "" && c.Size > whole:
+		v.problem(whole, file, "%s signs another root than records 0 to %d have: one of the last ones, from %d on, was changed, "+
+			"or an earlier one with all tiles above it", name, c.Size-1, whole)
+	default:
+		v.problem(v.report.Minimum, file, "%s signs another root than records 0 to %d have: one of them was changed, with all tiles above it",
+			name, c.Size-1)
+	}
+	return false
+}
+
+// explained reports whether a problem is known already with a record before size.
+func (v *run) explained(size uint64) bool {
+	return slices.ContainsFunc(v.report.Problems, func(p Problem) bool {
+		level, _, isTile := tree.ParsePath(p.File)
+		return p.Sequence < size && (isTile && level < 0 || strings.HasPrefix(p.File, "segments/"))
+	})
+}
