@@ -444,7 +444,10 @@ func (c *contest) excepted(req proto.Message) bool {
 	case *deputyv1.EndSessionRequest:
 		return c.beyond[r.GetSessionId()]
 	case *deputyv1.BrakeRequest:
-		return strings.HasPrefix(r.GetAgentId(), "both-") || strings.HasPrefix(r.GetPrincipal().GetObjectId(), "both-")
+		// What a principal, or a tenant, has of a session that reaches beyond ends by itself, and what it has of another with the session.
+		parts := !r.GetDryRun() && (r.GetPrincipal() != nil || r.GetTenantId() != "")
+		return parts || c.beyond[r.GetSessionId()] || strings.HasPrefix(r.GetAgentId(), "both-") ||
+			strings.HasPrefix(r.GetPrincipal().GetObjectId(), "both-")
 	default:
 		return false
 	}
