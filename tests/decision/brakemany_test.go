@@ -101,9 +101,18 @@ func (w *world) copies(of *deputyv1.Session, n int) {
 			rows = append(rows, next.GetRelationship())
 		}
 	}
+	const atOnce = 2000 // an import has a bound
+	for from := 0; from < n; from += atOnce {
+		w.load(of, leaf, rows, from, min(from+atOnce, n), n)
+	}
+}
+
+// load imports some of the copies.
+func (w *world) load(of *deputyv1.Session, leaf string, rows []*v1.Relationship, from, until, n int) {
+	w.Helper()
 	load, err := v1.NewPermissionsServiceClient(w.Admin).ImportBulkRelationships(w.Context())
 	w.ok(err)
-	for i := range n {
+	for i := from; i < until; i++ {
 		renamed := map[string]string{of.GetSessionId(): fmt.Sprintf("%032x", i+1), leaf: fmt.Sprintf("%032x", n+i+1)}
 		request := &v1.ImportBulkRelationshipsRequest{}
 		for _, row := range rows {
@@ -115,7 +124,9 @@ func (w *world) copies(of *deputyv1.Session, n int) {
 			}
 			request.Relationships = append(request.Relationships, row)
 		}
-		w.ok(load.Send(request))
+		if load.Send(request) != nil {
+			break // CloseAndRecv says why
+		}
 	}
 	_, err = load.CloseAndRecv()
 	w.ok(err)
