@@ -163,7 +163,7 @@ func (v *view) parts(ctx context.Context, o authz.Object, leaves []*facts.Delega
 	for i, leaf := range leaves {
 		switch s := &runs[i]; {
 		case s.Known && !s.Stoppable(): // no leaf acts without its session
-		case !s.Known || s.beyond || slices.ContainsFunc(s.Leaves, func(l facts.Leaf) bool { return !l.Of(o) }):
+		case !s.Known || slices.ContainsFunc(s.Leaves, func(l facts.Leaf) bool { return !l.Of(o) }):
 			out.delegation(leaf)
 		case s.Leaves[0].Delegation == leaf.ID: // once
 			out.session(s)

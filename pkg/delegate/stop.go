@@ -88,16 +88,16 @@ type stopped struct {
 	sessions, delegations int
 }
 
-// session stops a session, or the caller's part of it.
+// session stops a session, or the caller's part of it, which is the whole of it to the caller.
 func (s *stopped) session(one *run) {
-	if one.beyond {
-		for i := range one.leaves {
-			s.delegation(&one.leaves[i])
-		}
-		return
-	}
 	if one.Live() {
 		s.sessions++
+	}
+	if one.beyond {
+		for i := range one.leaves {
+			s.updates = append(s.updates, one.leaves[i].Revoke()...)
+		}
+		return
 	}
 	s.updates = append(s.updates, one.End()...)
 }

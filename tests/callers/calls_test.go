@@ -122,6 +122,20 @@ var calls = []call{
 		request: `{"principal":{"object_type":"tenant","object_id":"$tenant"}}`,
 	},
 
+	{
+		method: "deputy.v1.BrakeService/Brake", about: "an agent, as a dry run",
+		request: `{"agent_id":"$agent","reason":"the table","dry_run":true}`,
+	},
+	{
+		method: "deputy.v1.BrakeService/Brake", about: "a tenant, as a dry run",
+		request: `{"tenant_id":"$tenant","reason":"the table","dry_run":true}`,
+	},
+	{method: "deputy.v1.BrakeService/Brake", about: "a session", request: `{"session_id":"$session","reason":"the table"}`, spends: "session"},
+	{
+		method: "deputy.v1.BrakeService/Brake", about: "a delegation", request: `{"delegation_id":"$delegation","reason":"the table"}`,
+		spends: "delegation",
+	},
+
 	{method: "deputy.v1.AdoptionService/ReviewAdoption", request: `{"objects":[{"object_type":"user","object_id":"$user"}]}`},
 	{
 		method:  "deputy.v1.AdoptionService/ConfirmAdoption",

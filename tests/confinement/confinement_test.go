@@ -32,7 +32,7 @@ var weights = map[string]int{
 	"CheckPermission": 12, "CheckBulkPermissions": 4, "ExplainPermission": 8, "LookupResources": 6, "LookupAgents": 6,
 	"CreateDelegation": 10, "GetDelegation": 6, "ListDelegations": 8, "RevokeDelegation": 2,
 	"StartSession": 8, "GetSession": 6, "ListSessions": 6, "RenewSession": 4, "EndSession": 2,
-	"GetAgent": 4, "ListAgents": 4, "SuspendAgent": 1, "ResumeAgent": 3, "Suspend": 1, "Resume": 3,
+	"GetAgent": 4, "ListAgents": 4, "Brake": 2, "SuspendAgent": 1, "ResumeAgent": 3, "Suspend": 1, "Resume": 3,
 	"WriteRelationships": 14, "ReadRelationships": 8, "BulkCheckPermission": 4, "DeleteRelationships": 2,
 }
 
@@ -443,6 +443,11 @@ func (c *contest) excepted(req proto.Message) bool {
 		return c.beyond[r.GetSessionId()]
 	case *deputyv1.EndSessionRequest:
 		return c.beyond[r.GetSessionId()]
+	case *deputyv1.BrakeRequest:
+		// What a principal, or a tenant, has of a session that reaches beyond ends by itself, and what it has of another with the session.
+		parts := !r.GetDryRun() && (r.GetPrincipal() != nil || r.GetTenantId() != "")
+		return parts || c.beyond[r.GetSessionId()] || strings.HasPrefix(r.GetAgentId(), "both-") ||
+			strings.HasPrefix(r.GetPrincipal().GetObjectId(), "both-")
 	default:
 		return false
 	}

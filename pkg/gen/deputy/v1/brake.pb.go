@@ -193,8 +193,8 @@ type BrakeResponse struct {
 	WrittenAt *ZedToken `protobuf:"bytes,1,opt,name=written_at,json=writtenAt,proto3" json:"written_at,omitempty"`
 	// Whether no relationship named the agent, principal or tenant before: then check the id.
 	Unnamed bool `protobuf:"varint,2,opt,name=unnamed,proto3" json:"unnamed,omitempty"`
-	// How many live sessions this call ended. One that also acts for other principals, in other tenants, or beyond the caller's bounds, loses its
-	// part, and counts as revoked delegations.
+	// How many live sessions this call ended. One that also acts for other principals, or in other tenants, loses its part only, which counts as
+	// revoked delegations.
 	SessionsEnded uint64 `protobuf:"varint,3,opt,name=sessions_ended,json=sessionsEnded,proto3" json:"sessions_ended,omitempty"`
 	// How many live delegations this call revoked, the parts of sessions included.
 	DelegationsRevoked uint64 `protobuf:"varint,4,opt,name=delegations_revoked,json=delegationsRevoked,proto3" json:"delegations_revoked,omitempty"`
