@@ -147,6 +147,8 @@ const (
 	ReasonNoJournal           = "NO_JOURNAL"
 	ReasonNoCheckpoint        = "NO_CHECKPOINT"
 	ReasonRecordNotFound      = "RECORD_NOT_FOUND"
+	ReasonErased              = "ERASED"
+	ReasonNotADecision        = "NOT_A_DECISION"
 	ReasonRoleRequired        = "ROLE_REQUIRED"
 	ReasonOutOfBounds         = "OUT_OF_BOUNDS"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"

@@ -135,7 +135,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	var records *journal.Reader
 	if d.journal != nil {
 		opened = append(opened, d.journal)
-		if records, err = d.journal.Reader(nil); err != nil {
+		if records, err = d.journal.Reader(d.journal.Persons()); err != nil {
 			return fail(err)
 		}
 	}

@@ -454,5 +454,13 @@ func (p *Personal) Asked(field index.Field, objectType, id, tenant string) (term
 	return terms, true
 }
 
+// Persons opens what is sealed in the journal; nil where nothing is.
+func (j *Journal) Persons() Persons {
+	if j.cfg.Personal == nil {
+		return nil
+	}
+	return j.cfg.Personal
+}
+
 // Close closes the keys.
 func (p *Personal) Close() error { return p.keys.Close() }
