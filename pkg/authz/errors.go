@@ -149,6 +149,7 @@ const (
 	ReasonRecordNotFound      = "RECORD_NOT_FOUND"
 	ReasonErased              = "ERASED"
 	ReasonNotADecision        = "NOT_A_DECISION"
+	ReasonJournalShare        = "JOURNAL_SHARE"
 	ReasonRoleRequired        = "ROLE_REQUIRED"
 	ReasonOutOfBounds         = "OUT_OF_BOUNDS"
 	ReasonUnauthenticated     = "UNAUTHENTICATED"

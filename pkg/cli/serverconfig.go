@@ -93,6 +93,14 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.BoolVar(&j.Sync, "journal-sync", false, "have each record survive a power cut before its answer leaves, and not just the death of the process")
 	flags.StringSliceVar(&j.OpenFields, "journal-context-fields", nil,
 		"fields of caveat contexts that records hold as they are; of all others they hold a keyed digest")
+	flags.BoolVar(&j.AnswerUnrecorded, "journal-answer-unrecorded", false,
+		"answer without a record while the journal takes none, because its disk is full or fails; how often is recorded afterwards")
+	flags.BoolVar(&j.Erasable, "journal-erasable", false, "seal ids of users, reasons and relationships in the journal with a key for each user and "+
+		"tenant, in --journal-key-dir, which deputy journal erase destroys")
+	flags.StringSliceVar(&j.PersonalTypes, "journal-personal-types", nil,
+		"object types whose ids are sealed too, with --journal-erasable (repeatable)")
+	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
+	flags.StringVar(&j.WitnessKey, "journal-witness-key", "", "the key that verifies its signatures, in the notation of C2SP signed-note")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
 	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")

@@ -125,6 +125,8 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
 		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
+		{"journal-answer-unrecorded", "true"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
+		{"journal-erasable", "true"}, {"journal-personal-types", "ticket"},
 		{"datastore-conn-pool-read-max-open", "5"}, {"datastore-conn-pool-write-max-open", "4"},
 	}
 	var args []string
@@ -157,9 +159,9 @@ func TestEveryFieldHasASetting(t *testing.T) {
 			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
 				switch field {
 				case "daemon.Config.Callers", "daemon.Config.Issuers", "daemon.Config.NoListener", // for servers that are opened in code
-					"daemon.Config.Engine.KeyMark",                                                                                                                      // the daemon computes it of the token key
-					"daemon.Config.Engine.Log",                                                                                                                          // the daemon's own
-					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles": // a test's
+					"daemon.Config.Engine.KeyMark",                                                                                                                                                    // the daemon computes it of the token key
+					"daemon.Config.Engine.Log",                                                                                                                                                        // the daemon's own
+					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles", "daemon.Config.journalEvery": // a test's
 					continue
 				case "daemon.Config.Insecure": // the variable is the clients'
 					if way.name == "environment" {
@@ -212,8 +214,8 @@ func TestSummaryShowsNoSecret(t *testing.T) {
 		t.Errorf("of %d settings %d are shown: %v", set, len(settings), settings)
 	}
 	for name, value := range settings {
-		// tls-key is a file's name.
-		if hidden := secret.MatchString(name) && name != "tls-key"; hidden != (value == "(set)") {
+		// tls-key is a file's name, and a witness's key verifies only.
+		if hidden := secret.MatchString(name) && name != "tls-key" && name != "journal-witness-key"; hidden != (value == "(set)") {
 			t.Errorf("%s is shown as %q", name, value)
 		}
 	}

@@ -32,6 +32,8 @@ const (
 	ReasonInvalidField         Reason = authz.ReasonInvalidField
 	ReasonInvalidToken         Reason = authz.ReasonInvalidToken
 	ReasonIssuerUnavailable    Reason = authz.ReasonIssuerUnavailable
+	ReasonJournalShare         Reason = authz.ReasonJournalShare
+	ReasonJournalUnavailable   Reason = authz.ReasonJournalUnavailable
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive

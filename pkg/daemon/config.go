@@ -112,6 +112,8 @@ type Config struct {
 	files vfs.FS
 	// journalFiles is where the journal's are, likewise.
 	journalFiles vfs.FS
+	// journalEvery is how often the journal is asked how it is; 0 means journalEvery.
+	journalEvery time.Duration
 	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.
 	callersEvery time.Duration
 }

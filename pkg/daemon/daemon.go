@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,7 +76,8 @@ type Daemon struct {
 	callers *callers
 	gate    *rpc.Gate
 
-	stopping stopping
+	stopping  stopping
+	condition condition
 }
 
 // Open checks the configuration, opens the engine and then the listener, and builds the server. ctx bounds
@@ -138,6 +140,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		if records, err = d.journal.Reader(d.journal.Persons()); err != nil {
 			return fail(err)
 		}
+		figures = append(figures, journalFigures{d.journal})
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
@@ -372,6 +375,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)
+	go d.watchJournal(watch)
 	judging, judged := context.WithCancel(context.WithoutCancel(ctx)) // also while the server drains
 	defer judged()
 	go d.gate.RejudgeStreams(judging)
@@ -436,18 +440,29 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 	}
 }
 
-// tellHealth has the health service say how the engine is, under every name that it knows.
+// tellHealth has the health service say how the engine is, and the journal, under every name that it knows.
 func (d *Daemon) tellHealth(well bool) {
-	state := healthv1.HealthCheckResponse_SERVING
-	if !well {
-		state = healthv1.HealthCheckResponse_NOT_SERVING
-	}
+	d.condition.Lock()
+	defer d.condition.Unlock()
+	d.condition.engineWell = well
+	d.tellLocked()
+}
+
+// condition is what the health service was told last.
+type condition struct {
+	sync.Mutex
+	engineWell bool
+	journal    journalHealth
+}
+
+// tellLocked tells it. d.condition is held, so that nobody tells what has changed since.
+func (d *Daemon) tellLocked() {
+	state := stateOf(d.condition.engineWell && !d.condition.journal.refuses) // without a record nothing is decided
 	if d.evaluator != nil {
-		evaluator := state
-		if d.evaluator.Degraded() {
-			evaluator = healthv1.HealthCheckResponse_NOT_SERVING
-		}
-		d.health.SetServingStatus(HealthEvaluator, evaluator)
+		d.health.SetServingStatus(HealthEvaluator, stateOf(d.condition.engineWell && !d.evaluator.Degraded()))
+	}
+	if d.journal != nil {
+		d.health.SetServingStatus(HealthJournal, stateOf(d.condition.journal.wrong == ""))
 	}
 	d.tellTLS()
 	d.health.SetServingStatus("", state)
@@ -456,16 +471,20 @@ func (d *Daemon) tellHealth(well bool) {
 	}
 }
 
+// stateOf is how the health service says that something is well, or is not.
+func stateOf(well bool) healthv1.HealthCheckResponse_ServingStatus {
+	if well {
+		return healthv1.HealthCheckResponse_SERVING
+	}
+	return healthv1.HealthCheckResponse_NOT_SERVING
+}
+
 // tellTLS has the health service say how the server's certificate is, whatever the engine does.
 func (d *Daemon) tellTLS() {
 	if d.transport == nil {
 		return
 	}
-	state := healthv1.HealthCheckResponse_SERVING
-	if !d.transport.well(time.Now()) {
-		state = healthv1.HealthCheckResponse_NOT_SERVING
-	}
-	d.health.SetServingStatus(HealthTLS, state)
+	d.health.SetServingStatus(HealthTLS, stateOf(d.transport.well(time.Now())))
 }
 
 // ReloadTLS has the server use what the files of TLS say now, without waiting until it looks by itself. Where they cannot be used it returns

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -28,6 +29,11 @@ type Journal struct {
 	// KeyDir is the directory of its keys, which is made if it is not there. It lies neither in Dir nor in Engine.Dir, so that a copy of them
 	// holds no key; empty means KeyDir of the data directory on the engine embedded, and of Dir on the others.
 	KeyDir string
+	// Witness is the URL of a witness of the logs of C2SP tlog-witness that cosigns the journal's checkpoints; empty means none. WitnessKey
+	// verifies its signatures, in the notation of C2SP signed-note; both or neither.
+	Witness, WitnessKey string
+	// AnswerUnrecorded has decisions be answered without a record while the journal takes none. How many those were is recorded afterwards.
+	AnswerUnrecorded bool
 	// Sync has each record survive a power cut before its answer leaves, and not just the death of the process.
 	Sync bool
 	// Erasable has what is a person's sealed with a key of that person's, which deputy journal erase destroys. The keys lie in KeyDir, which has to
@@ -56,7 +62,8 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 			set  bool
 		}{
 			{"--journal-dir", j.Dir != ""}, {"--journal-key-dir", j.KeyDir != ""}, {"--journal-sync", j.Sync},
-			{"--journal-context-fields", len(j.OpenFields) > 0}, {"--journal-erasable", j.Erasable},
+			{"--journal-context-fields", len(j.OpenFields) > 0}, {"--journal-witness", j.Witness != ""}, {"--journal-witness-key", j.WitnessKey != ""},
+			{"--journal-answer-unrecorded", j.AnswerUnrecorded}, {"--journal-erasable", j.Erasable},
 			{"--journal-personal-types", len(j.PersonalTypes) > 0},
 		} {
 			if one.set {
@@ -73,7 +80,7 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 		}
 	}
 	if j.Dir == "" {
-		if j.KeyDir != "" || j.Sync || j.Erasable || len(j.OpenFields) > 0 {
+		if !reflect.DeepEqual(j, Journal{}) {
 			return j, fmt.Errorf("the journal is set up, and the engine %s has no directory for it: name one with --journal-dir", e.Kind)
 		}
 		j.Off = true
@@ -81,6 +88,9 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 	}
 	if j.KeyDir == "" {
 		j.KeyDir = KeyDir(beside)
+	}
+	if (j.Witness == "") != (j.WitnessKey == "") {
+		return j, errors.New("--journal-witness and --journal-witness-key are needed together: where the witness answers, and the key that verifies it")
 	}
 	return j, j.checkPlaces(e.Dir)
 }
@@ -148,9 +158,13 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	if err != nil {
 		return nil, err
 	}
+	var witness *journal.WitnessConfig
+	if c.Journal.Witness != "" {
+		witness = &journal.WitnessConfig{URL: c.Journal.Witness, Key: c.Journal.WitnessKey}
+	}
 	opened, err := journal.Open(journal.Config{
 		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
-		Evaluator: evaluator, Log: log, Personal: personal,
+		Evaluator: evaluator, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded, Personal: personal, Log: log,
 	})
 	if err != nil {
 		if personal != nil {

@@ -51,6 +51,31 @@ func writeFile(fs vfs.FS, dir, name string, text []byte) error {
 	return nil
 }
 
+// makeDir makes a directory, and those that it lies in, durably.
+func makeDir(fs vfs.FS, dir string) error {
+	var made []string
+	for at := dir; ; {
+		if _, err := fs.Stat(at); err == nil {
+			break
+		}
+		parent := fs.PathDir(at)
+		made = append(made, parent)
+		if parent == at || parent == "." || parent == "" {
+			break
+		}
+		at = parent
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err //nolint:wrapcheck // the caller says what it was for
+	}
+	for _, parent := range made {
+		if err := syncDir(fs, parent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // syncDir makes durable which files a directory has.
 func syncDir(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)

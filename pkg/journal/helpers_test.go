@@ -1,9 +1,12 @@
 package journal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,4 +78,25 @@ func readAll(fs vfs.FS, dir string) ([]*Record, error) {
 		err = errors.New("it came elsewhere than it says")
 	}
 	return records, err
+}
+
+// testContext is for calls that have all the time they need.
+var testContext = context.Background()
+
+// counter counts operations.
+type counter struct{ n atomic.Int64 }
+
+func newCounter() *counter { return &counter{} }
+
+// next returns how many there were before.
+func (c *counter) next() int64 { return c.n.Add(1) - 1 }
+
+// eventually waits until something holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
 }

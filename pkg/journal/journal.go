@@ -64,6 +64,14 @@ type Config struct {
 	// AnswerUnrecorded has Append report success, with Unrecorded, where it would refuse a record because the journal fails or is full. How many
 	// there were is recorded once that works again.
 	AnswerUnrecorded bool
+	// Retention is how long records are kept at least. Those that are older are removed, by whole bundles of 256; 0 means that none are.
+	Retention time.Duration
+	// QuotaBytes is how much the directory may have, the reserve included. A journal that has used it up is full: nothing is removed that the
+	// retention keeps. Records with a duty other than Refuse are still taken. 0 means no bound.
+	QuotaBytes int64
+	// CallerShare is how much of the quota a single caller's records may have, up to 1; 0 means half of it. Beyond it, its records of
+	// duty Refuse are refused; those of others are not.
+	CallerShare float64
 	// SegmentBytes is how long a segment may be before another one is begun; 0 means 64 MiB.
 	SegmentBytes int64
 	// ReserveBytes is how much room is kept for records with a duty other than Refuse; 0 means 16 MiB.
@@ -76,6 +84,8 @@ type Config struct {
 	// retryEvery is how often a journal that fails is tried again, and retryPause how long Append waits before it does so; 0 means a second
 	// and a tenth of one.
 	retryEvery, retryPause time.Duration
+	// tidyEvery is how often what is older than the retention is removed; 0 means a minute.
+	tidyEvery time.Duration
 }
 
 // Journal is an opened journal. It is safe for concurrent use.
@@ -103,6 +113,8 @@ type Journal struct {
 	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
 	news    news
 	indexer atomic.Pointer[indexer]
+	// batches and writtenBytes count what was written.
+	batches, writtenBytes atomic.Uint64
 
 	// mu guards what waits to be written, and what is known of the disk.
 	mu sync.Mutex
@@ -110,6 +122,7 @@ type Journal struct {
 	next    uint64
 	pending *batch
 	trouble
+	room
 }
 
 // batch is what is written in one go: by whoever began it, for all who joined.
@@ -154,7 +167,7 @@ const (
 // have been handed to the operating system, and with Config.Sync to the disk. There are two exceptions: a record that a journal keeps in memory
 // (see Keep), and Config.AnswerUnrecorded. What is a person's is taken out of the records where it is sealed (see Personal). A record that would be
 // too long loses the lists in it. ctx bounds how long it waits for others' writes; with its error the records may be written nevertheless. Errors:
-// *authz.Error of kind Unavailable.
+// *authz.Error of kind Unavailable, and Exhausted for a caller over its share.
 func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (first uint64, err error) {
 	if len(records) == 0 {
 		return 0, errors.New("journal: there is nothing to append")
@@ -170,10 +183,13 @@ func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (fi
 	}
 	*buffer = frames
 	if duty == Keep {
-		return j.keep(ctx, slices.Clone(frames)), nil
+		return j.keep(ctx, records[0].GetCaller(), slices.Clone(frames)), nil
 	}
-	if first, err = j.appendFrames(ctx, duty, frames); err == nil {
+	if first, err = j.appendFrames(ctx, duty, records[0].GetCaller(), frames); err == nil {
 		return first, nil
+	}
+	if e, ok := errors.AsType[*authz.Error](err); ok { // the caller is over its share, and the journal does not fail
+		return 0, e
 	}
 	if j.pass(frames, err) {
 		return Unrecorded, nil
@@ -182,10 +198,10 @@ func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (fi
 }
 
 // appendFrames is Append, with frames whose sequences and sums are not known yet. A journal that fails is tried again.
-func (j *Journal) appendFrames(ctx context.Context, duty Duty, frames []byte) (first uint64, err error) {
-	b, first, began, err := j.join(duty, frames)
+func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, frames []byte) (first uint64, err error) {
+	b, first, began, err := j.join(duty, caller, frames)
 	if err != nil && j.retry(ctx, duty) {
-		b, first, began, err = j.join(duty, frames)
+		b, first, began, err = j.join(duty, caller, frames)
 	}
 	if err != nil {
 		return 0, err
@@ -213,9 +229,6 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, frames []byte) (f
 
 // unavailable is what callers are told.
 func unavailable(err error) error {
-	if e, ok := errors.AsType[*authz.Error](err); ok {
-		return e
-	}
 	return &authz.Error{
 		Op: "journal.Append", Kind: authz.Unavailable, Reason: authz.ReasonJournalUnavailable,
 		Message: "the journal takes no records, and nothing is answered without one", Err: err,
@@ -287,10 +300,13 @@ func shorten(r *Record) bool {
 }
 
 // join gives records their sequences and puts them into the batch that waits, or begins one, which the caller has to write then.
-func (j *Journal) join(duty Duty, frames []byte) (b *batch, first uint64, began bool, err error) {
+func (j *Journal) join(duty Duty, caller string, frames []byte) (b *batch, first uint64, began bool, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.refuses(duty); err != nil {
+		return nil, 0, false, err
+	}
+	if err := j.charge(duty, caller, int64(len(frames))); err != nil {
 		return nil, 0, false, err
 	}
 	if b = j.pending; b == nil {
@@ -344,6 +360,13 @@ func (j *Journal) write(b *batch) {
 // wrote notes that a batch is written.
 func (j *Journal) wrote(b *batch) {
 	end := b.first + b.count
+	j.batches.Add(1)
+	j.writtenBytes.Add(uint64(len(b.frames)))
+	if j.cfg.QuotaBytes > 0 {
+		j.mu.Lock()
+		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
+		j.mu.Unlock()
+	}
 	if j.cfg.Sync {
 		j.written.Store(end)
 		j.news.tell()
@@ -438,6 +461,9 @@ func (j *Journal) Close() error {
 	err := j.closeIndexer()
 	if failed {
 		err = errors.Join(err, j.mend()) // for what is kept in memory
+	}
+	if j.cfg.QuotaBytes > 0 {
+		err = errors.Join(err, j.saveCallers())
 	}
 	j.mu.Lock()
 	j.failed, j.closed = errors.New("the journal is closed"), true

@@ -11,8 +11,6 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protowire"
-
-	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // A journal whose disk fails takes no records until it is mended: then another segment begins with the first record that is not known to be
@@ -46,8 +44,8 @@ type trouble struct {
 	waiting atomic.Int64
 	// missed is what has to be recorded of it.
 	missed missed
-	// total is the same, since the journal was opened.
-	total missed
+	// totals is the same, since the journal was opened.
+	totals missed
 }
 
 // missed counts records that were not written when they should have been.
@@ -84,7 +82,10 @@ func (j *Journal) refuses(duty Duty) error {
 	if j.failed != nil || duty != Refuse {
 		return j.failed
 	}
-	return j.full
+	if j.full != nil {
+		return j.full
+	}
+	return j.overQuota()
 }
 
 // fail has the journal take no records until it is mended.
@@ -118,7 +119,7 @@ func (j *Journal) pass(frames []byte, err error) bool {
 // miss notes what has to be recorded later. j.mu is held.
 func (j *Journal) miss(m missed) {
 	j.missed.add(m)
-	j.total.add(m)
+	j.totals.add(m)
 }
 
 // isOver reports whether a call's time was over, which says nothing of the journal.
@@ -135,7 +136,7 @@ func count(frames []byte) (n uint64) {
 }
 
 // keep is Append for records with the duty Keep.
-func (j *Journal) keep(ctx context.Context, frames []byte) (first uint64) {
+func (j *Journal) keep(ctx context.Context, caller string, frames []byte) (first uint64) {
 	if j.waiting.Add(1) > maxKept {
 		j.waiting.Add(-1)
 		j.lose(frames)
@@ -144,7 +145,7 @@ func (j *Journal) keep(ctx context.Context, frames []byte) (first uint64) {
 	done := make(chan uint64, 1)
 	go func() {
 		defer j.waiting.Add(-1)
-		done <- j.writeOrKeep(frames)
+		done <- j.writeOrKeep(caller, frames)
 	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -158,9 +159,9 @@ func (j *Journal) keep(ctx context.Context, frames []byte) (first uint64) {
 }
 
 // writeOrKeep writes records, or keeps them in memory while that fails.
-func (j *Journal) writeOrKeep(frames []byte) (first uint64) {
+func (j *Journal) writeOrKeep(caller string, frames []byte) (first uint64) {
 	for range 3 { // the journal may be mended just when they are to be kept
-		first, err := j.appendFrames(context.Background(), Keep, frames)
+		first, err := j.appendFrames(context.Background(), Keep, caller, frames)
 		if err == nil {
 			return first
 		}
@@ -239,11 +240,18 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	return err == nil
 }
 
-// keepUp looks after a journal until it is closed.
-func (j *Journal) keepUp() {
+// keepUp looks after a journal until it is closed. opened is how many records it had when it was opened.
+func (j *Journal) keepUp(opened uint64) {
 	defer close(j.stopped)
 	ticker := time.NewTicker(j.cfg.retryEvery)
 	defer ticker.Stop()
+	if j.cfg.QuotaBytes > 0 {
+		if err := j.recount(opened); err != nil {
+			j.cfg.Log.Error("callers' shares of the journal are too low until it is opened again", zap.Error(err))
+		}
+	}
+	tidied := time.Now()
+	j.tidy()
 	for {
 		select {
 		case <-ticker.C:
@@ -260,6 +268,10 @@ func (j *Journal) keepUp() {
 			<-j.writing
 		}
 		j.note()
+		if time.Since(tidied) >= j.cfg.tidyEvery {
+			j.tidy()
+			tidied = time.Now()
+		}
 	}
 }
 
@@ -339,14 +351,9 @@ func (j *Journal) note() {
 	j.missed = missed{}
 	j.mu.Unlock()
 	now := j.cfg.Now()
-	r := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_NOTE, Stage: deputyv1.RecordStage_RECORD_STAGE_WHOLE, Time: now.UnixNano()}
-	r.Note = fmt.Sprintf("between %s and %s the journal could not be written: %d records were refused with what they are about, "+
+	err := j.writeNote(fmt.Sprintf("between %s and %s the journal could not be written: %d records were refused with what they are about, "+
 		"%d answers were given without a record, %d records were written late, and %d that should have been are lost",
-		m.from.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), m.refused, m.unrecorded, m.late, m.lost)
-	frames, err := appendFrames(nil, []*Record{r})
-	if err == nil {
-		_, err = j.appendFrames(context.Background(), Reserve, frames)
-	}
+		m.from.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), m.refused, m.unrecorded, m.late, m.lost))
 	if err != nil {
 		j.mu.Lock()
 		j.missed.add(m)

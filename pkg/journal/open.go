@@ -41,7 +41,7 @@ func Open(cfg Config) (*Journal, error) {
 	if j.contexts, err = derive(cfg.Secret, "the digests of contexts"); err != nil {
 		return nil, err
 	}
-	if err := j.fs.MkdirAll(j.segments, 0o700); err != nil {
+	if err := makeDir(j.fs, j.segments); err != nil {
 		return nil, fmt.Errorf("journal: cannot make the directory: %w", err)
 	}
 	if j.lock, err = j.fs.Lock(j.fs.PathJoin(cfg.Dir, lockFile)); err != nil {
@@ -51,7 +51,7 @@ func Open(cfg Config) (*Journal, error) {
 		return nil, errors.Join(err, j.lock.Close())
 	}
 	j.stop, j.stopped = make(chan struct{}), make(chan struct{})
-	go j.keepUp()
+	go j.keepUp(j.Written())
 	j.sealer.start()
 	return j, nil
 }
@@ -75,6 +75,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CheckpointInterval == 0 {
 		c.CheckpointInterval = time.Second
+	}
+	if c.CallerShare == 0 {
+		c.CallerShare = 0.5
+	}
+	if c.tidyEvery == 0 {
+		c.tidyEvery = time.Minute
 	}
 	if c.retryEvery == 0 {
 		c.retryEvery = time.Second
@@ -114,7 +120,11 @@ func (j *Journal) open() error {
 	if j.segment, err = createSegment(j.fs, j.segments, next); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if err := j.openReserve(); err != nil {
+	err = j.openReserve()
+	if err == nil {
+		err = j.openRoom()
+	}
+	if err != nil {
 		return errors.Join(err, j.segment.file.Close())
 	}
 	return nil
@@ -163,7 +173,7 @@ func (j *Journal) begin() error {
 	if err := writeFile(j.fs, j.cfg.Dir, originFile, text); err != nil {
 		return fmt.Errorf("journal: cannot name the journal: %w", err)
 	}
-	if err := syncDir(j.fs, j.fs.PathDir(j.cfg.Dir)); err != nil {
+	if err := syncDir(j.fs, j.fs.PathDir(j.cfg.Dir)); err != nil { // it may have been made just before a crash
 		return fmt.Errorf("journal: cannot make the directory durable: %w", err)
 	}
 	return nil

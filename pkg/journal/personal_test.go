@@ -53,7 +53,9 @@ func (e *erasable) stored(t testing.TB) []*Record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.DeleteFunc(all, func(r *Record) bool { return r.GetKind() == deputyv1.RecordKind_RECORD_KIND_NOTE && r.GetCaller() == "" })
+	return slices.DeleteFunc(all, func(r *Record) bool {
+		return r.GetKind() == deputyv1.RecordKind_RECORD_KIND_NOTE && r.GetCaller() == ""
+	})
 }
 
 // opened returns a record as it can be read by now.

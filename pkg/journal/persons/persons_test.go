@@ -17,7 +17,9 @@ import (
 
 var secret = bytes.Repeat([]byte{7}, 32)
 
-func person(n int) Person { return Person{Tenant: "acme", Type: "user", ID: fmt.Sprintf("person-%d", n)} }
+func person(n int) Person {
+	return Person{Tenant: "acme", Type: "user", ID: fmt.Sprintf("person-%d", n)}
+}
 
 func open(t *testing.T, cfg Config) *Keys {
 	t.Helper()
@@ -119,7 +121,9 @@ func TestSealedOpensOnlyWithItsKeyAndWhatWasBeside(t *testing.T) {
 		"another key":    func() ([]byte, error) { return bob.Open(sealed, []byte("beside")) },
 		"another beside": func() ([]byte, error) { return alice.Open(sealed, []byte("besidf")) },
 		"cut off":        func() ([]byte, error) { return alice.Open(sealed[:11], []byte("beside")) },
-		"changed":        func() ([]byte, error) { return alice.Open(append(sealed[:len(sealed)-1:len(sealed)-1], 0), []byte("beside")) },
+		"changed": func() ([]byte, error) {
+			return alice.Open(append(sealed[:len(sealed)-1:len(sealed)-1], 0), []byte("beside"))
+		},
 	} {
 		if text, err := try(); err == nil {
 			t.Errorf("%s: %q", name, text)

@@ -168,7 +168,7 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			sealed:  sealedIn(m.Input()),
 			edits:   editsOf(m.Output(), upstreamEdits),
 			edited:  editsOf(m.Output(), upstreamEdits, callerEdits),
-			told:    answerOf(m),
+			told:    answerOf(m, splitOf(key, m)),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",

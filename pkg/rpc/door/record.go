@@ -190,7 +190,7 @@ type recorded struct {
 }
 
 // answerOf returns what is recorded of the answers of a method.
-func answerOf(m protoreflect.MethodDescriptor) (r recorded) {
+func answerOf(m protoreflect.MethodDescriptor, split *split) (r recorded) {
 	if !m.IsStreamingServer() {
 		r.output = messageType(m.Output())
 	}
@@ -199,7 +199,7 @@ func answerOf(m protoreflect.MethodDescriptor) (r recorded) {
 		case f.Message() == nil:
 		case f.Message().FullName() == tokenType:
 			r.token = f.Number()
-		case f.IsList() && r.items == 0:
+		case f.IsList() && r.items == 0 && (r.output != nil || split != nil):
 			r.items = f.Number()
 		}
 	}

@@ -1,0 +1,378 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal/tree"
+)
+
+// What a journal keeps is bounded twice. Records older than the retention are removed, by whole bundles; nothing younger ever is. And the
+// directory has a quota: a journal that has used it up is full, until the retention has removed something or the quota is raised.
+//
+// So that no caller fills the journal for all others, and none has its traces removed by making more of them, each may take a share of
+// the quota only. What a caller has of it is counted in bytes of encoded records, as many bytes of quota as they are on the average once they
+// are compressed. The counts are in the file callersFile, which holds for the records that it names; those behind are counted at start.
+
+const (
+	// callersFile is what each caller has of the journal.
+	callersFile = "callers"
+	// maxCallers bounds for how many callers that is known. Those with the least are forgotten first: they are far from their share.
+	maxCallers = 1 << 16
+	// maxCallersFile bounds callersFile, in bytes.
+	maxCallersFile = 64 << 20
+	// pruneAtOnce bounds how many bundles are looked at in one go.
+	pruneAtOnce = 4096
+)
+
+// room is how much of its quota a journal uses, and who. Journal.mu guards it.
+type room struct {
+	// used is how many bytes the directory has, but for the reserve: as it was measured, and what was written since.
+	used int64
+	// bytes are those of each caller's records, and total is their sum.
+	bytes map[string]int64
+	total int64
+	// from is the first record that is counted, and through the one behind the last that was, but for what was appended since the journal
+	// was opened. counted says that nothing is missing.
+	from, through uint64
+	counted       bool
+	// limit is how much a caller may have.
+	limit int64
+	// overShare is how many records were refused to callers over their share, and noted how many of those are recorded.
+	overShare, noted uint64
+}
+
+// errQuota is why a journal is full that has used up its quota.
+var errQuota = errors.New("the journal has used up its quota: raise it, or shorten the retention")
+
+// add counts records of a caller.
+func (r *room) add(caller string, bytes int64) {
+	if r.bytes == nil {
+		r.bytes = map[string]int64{}
+	}
+	r.bytes[caller] = max(r.bytes[caller]+bytes, 0)
+	r.total = max(r.total+bytes, 0)
+	if len(r.bytes) > maxCallers {
+		sizes := slices.Sorted(maps.Values(r.bytes))
+		median := sizes[len(sizes)/2]
+		maps.DeleteFunc(r.bytes, func(_ string, n int64) bool { return n <= median })
+	}
+}
+
+// quotaReserve is how much of the quota is for records with a duty other than Refuse.
+func (j *Journal) quotaReserve() int64 { return min(j.cfg.ReserveBytes, j.cfg.QuotaBytes/4) }
+
+// overQuota is why a journal that has used up its quota takes no records of duty Refuse; nil while it has not. j.mu is held.
+func (j *Journal) overQuota() error {
+	if j.cfg.QuotaBytes > 0 && j.used > j.cfg.QuotaBytes-j.quotaReserve() {
+		return errQuota
+	}
+	return nil
+}
+
+// charge counts records of a caller, or refuses them. j.mu is held.
+func (j *Journal) charge(duty Duty, caller string, bytes int64) error {
+	if j.cfg.QuotaBytes == 0 {
+		return nil
+	}
+	if duty == Refuse && caller != "" && j.bytes[caller]+bytes > j.limit {
+		j.overShare++
+		return &authz.Error{
+			Op: "journal.Append", Kind: authz.Exhausted, Reason: authz.ReasonJournalShare,
+			Message: "this caller has used up its share of the journal; what only takes access away is still done",
+		}
+	}
+	j.add(caller, bytes)
+	return nil
+}
+
+// tidy removes what is older than the retention, and measures what there is.
+func (j *Journal) tidy() {
+	if err := j.prune(); err != nil {
+		j.cfg.Log.Error("the journal cannot remove what is older than its retention", zap.Error(err))
+	}
+	if j.cfg.QuotaBytes == 0 {
+		return
+	}
+	before := j.Err()
+	if err := j.measure(); err != nil {
+		j.cfg.Log.Error("the journal cannot measure its directory", zap.Error(err))
+	}
+	if err := j.saveCallers(); err != nil {
+		j.cfg.Log.Error("the journal cannot save what each caller has of it", zap.Error(err))
+	}
+	if after := j.Err(); errors.Is(after, errQuota) != errors.Is(before, errQuota) {
+		j.cfg.Log.Warn("the journal's quota", zap.Int64("bytes", j.cfg.QuotaBytes), zap.Bool("used up", after != nil))
+	}
+	j.noteShares()
+}
+
+// prune removes whole bundles of records that are all older than the retention.
+func (j *Journal) prune() error {
+	if j.cfg.Retention <= 0 {
+		return nil
+	}
+	oldest := j.cfg.Now().Add(-j.cfg.Retention).UnixNano()
+	t, end := j.sealer.tree, min(j.sealer.tree.Saved(), j.Sealing().Records)/tree.Width
+	n, removed := t.Minimum()/tree.Width, map[string]int64{}
+	for stop := min(end, n+pruneAtOnce); n < stop; n++ {
+		records, err := t.Bundle(n)
+		if err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
+		old := true
+		for _, r := range records {
+			at, _ := timeAndCaller(r)
+			old = old && at < oldest
+		}
+		if !old {
+			break
+		}
+		j.mu.Lock()
+		counted := n*tree.Width >= j.from
+		j.mu.Unlock()
+		for _, r := range records {
+			if _, caller := timeAndCaller(r); counted {
+				removed[caller] += int64(frameHeader + len(r))
+			}
+		}
+	}
+	minimum := n * tree.Width
+	if minimum <= t.Minimum() {
+		return nil
+	}
+	if j.cfg.QuotaBytes > 0 && j.hasCounted() {
+		j.mu.Lock()
+		for caller, bytes := range removed {
+			j.add(caller, -bytes)
+		}
+		j.from = max(j.from, minimum)
+		j.mu.Unlock()
+		// First what is counted: a crash in between leaves records that are counted no more, and are removed with the next ones.
+		if err := j.saveCallers(); err != nil {
+			return err
+		}
+	}
+	return j.Prune(minimum)
+}
+
+// measure finds out how much of the quota is used, and how much of it a caller may have.
+func (j *Journal) measure() error {
+	j.mu.Lock()
+	before := j.used
+	j.mu.Unlock()
+	size, err := treeSize(j.fs, j.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if info, err := j.fs.Stat(j.fs.PathJoin(j.cfg.Dir, reserveFile)); err == nil {
+		size -= info.Size()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.used = size + j.used - before // with what was written meanwhile, some of which may be counted twice until the next time
+	ratio := 1.0
+	if j.used > 0 {
+		ratio = max(1, float64(j.total)/float64(j.used))
+	}
+	j.limit = int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2))
+	return nil
+}
+
+// treeSize is how long the files below a directory are together. What is removed meanwhile does not count.
+func treeSize(fs vfs.FS, dir string) (size int64, err error) {
+	names, err := fs.List(dir)
+	if isNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot list a directory: %w", err)
+	}
+	for _, name := range names {
+		path := fs.PathJoin(dir, name)
+		info, err := fs.Stat(path)
+		if isNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("cannot look at a file: %w", err)
+		}
+		if !info.IsDir() {
+			size += info.Size()
+			continue
+		}
+		below, err := treeSize(fs, path)
+		if err != nil {
+			return 0, err
+		}
+		size += below
+	}
+	return size, nil
+}
+
+// callers is the content of callersFile.
+type callers struct {
+	// From and Through are the first record that is counted, and the one behind the last.
+	From    uint64           `json:"from"`
+	Through uint64           `json:"through"`
+	Bytes   map[string]int64 `json:"bytes"`
+}
+
+// openRoom reads how much of the journal each caller has, as far as that was saved.
+func (j *Journal) openRoom() error {
+	if j.cfg.QuotaBytes == 0 {
+		return nil
+	}
+	j.from, j.through = j.sealer.tree.Minimum(), j.sealer.tree.Minimum()
+	path := j.fs.PathJoin(j.cfg.Dir, callersFile)
+	b, err := tree.ReadFile(j.fs, path, maxCallersFile)
+	if err != nil && !isNotExist(err) {
+		return fmt.Errorf("journal: %w", err)
+	}
+	var c callers
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err == nil && c.From >= j.from && c.Through >= c.From && c.Through <= j.Written() {
+		for caller, bytes := range c.Bytes {
+			j.add(caller, bytes)
+		}
+		j.from, j.through = c.From, c.Through
+	} else if !isNotExist(err) {
+		j.cfg.Log.Warn("the file with what each caller has of the journal cannot be used, and all records are counted again",
+			zap.String("file", path), zap.Error(err))
+	}
+	return j.measure()
+}
+
+// hasCounted reports whether all records are counted.
+func (j *Journal) hasCounted() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.counted
+}
+
+// recount counts the records that were there when the journal was opened, up to end, and were not counted yet. It stops when the journal does.
+func (j *Journal) recount(end uint64) error {
+	count := func(record []byte) {
+		_, caller := timeAndCaller(record)
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.add(caller, int64(frameHeader+len(record)))
+		j.through++
+	}
+	t := j.sealer.tree
+	for j.through < min(end, t.Saved()) {
+		select {
+		case <-j.stop:
+			return nil
+		default:
+		}
+		records, err := t.Bundle(j.through / tree.Width)
+		if err != nil {
+			return fmt.Errorf("journal: cannot count what each caller has: %w", err)
+		}
+		for _, record := range records[j.through%tree.Width:] {
+			if j.through < end {
+				count(record)
+			}
+		}
+	}
+	if j.through < end {
+		next, err := NewSegmentReader(j.fs, j.cfg.Dir).Read(j.through, end, func(_ uint64, record []byte) error {
+			count(record)
+			return nil
+		})
+		if err == nil && next < end {
+			err = fmt.Errorf("record %d is missing", next)
+		}
+		if err != nil {
+			return fmt.Errorf("journal: cannot count what each caller has: %w", err)
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.counted = true
+	return nil
+}
+
+// saveCallers saves what each caller has of the journal.
+func (j *Journal) saveCallers() error {
+	j.mu.Lock()
+	// What waits to be written is counted already: where it comes to nothing, the counts are too high by that.
+	c := callers{From: j.from, Through: j.written.Load(), Bytes: maps.Clone(j.bytes)}
+	counted := j.counted
+	j.mu.Unlock()
+	if !counted {
+		return nil
+	}
+	b, err := json.Marshal(c)
+	if err == nil {
+		err = tree.WriteFile(j.fs, j.fs.PathJoin(j.cfg.Dir, callersFile), b)
+	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// noteShares records how many records were refused because of shares since that was last recorded.
+func (j *Journal) noteShares() {
+	j.mu.Lock()
+	n := j.overShare
+	refused := n - j.noted
+	j.mu.Unlock()
+	if refused == 0 || j.writeNote(fmt.Sprintf("%d records were refused to callers that had used up their share of the journal", refused)) != nil {
+		return
+	}
+	j.mu.Lock()
+	j.noted = n
+	j.mu.Unlock()
+}
+
+// timeAndCaller returns two fields of an encoded record.
+func timeAndCaller(record []byte) (at int64, caller string) {
+	for len(record) > 0 {
+		number, kind, n := protowire.ConsumeTag(record)
+		if n < 0 {
+			return at, caller
+		}
+		record = record[n:]
+		switch {
+		case number == 2 && kind == protowire.Fixed64Type:
+			v, _ := protowire.ConsumeFixed64(record)
+			at = int64(v) //nolint:gosec // that is how it is encoded
+		case number == 5 && kind == protowire.BytesType:
+			v, _ := protowire.ConsumeBytes(record)
+			caller = string(v)
+		}
+		if n = protowire.ConsumeFieldValue(number, kind, record); n < 0 {
+			return at, caller
+		}
+		record = record[n:]
+	}
+	return at, caller
+}
+
+// writeNote records a text of the journal's own.
+func (j *Journal) writeNote(text string) error {
+	r := &Record{
+		Kind: deputyv1.RecordKind_RECORD_KIND_NOTE, Stage: deputyv1.RecordStage_RECORD_STAGE_WHOLE, Time: j.cfg.Now().UnixNano(), Note: text,
+	}
+	frames, err := appendFrames(nil, []*Record{r})
+	if err == nil {
+		_, err = j.appendFrames(context.Background(), Reserve, "", frames)
+	}
+	return err
+}

@@ -1,0 +1,252 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/journal/tree"
+)
+
+// clock is one that tests set.
+type clock struct{ at time.Time }
+
+func (c *clock) now() time.Time { return c.at }
+
+// of is a record of a caller, now.
+func (c *clock) of(caller string) *Record {
+	return &Record{Caller: caller, Time: c.at.UnixNano(), Permission: "view", ResourceId: strings.Repeat("x", 100)}
+}
+
+// sealed waits until a journal has sealed all that is written.
+func sealed(t *testing.T, j *Journal) {
+	t.Helper()
+	if err := j.sealer.seal(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bytesOf counts what each caller has of a journal, from its records.
+func bytesOf(t *testing.T, j *Journal) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
+	for n := j.Tree().Minimum() / tree.Width; n*tree.Width < j.Tree().Size(); n++ {
+		records, err := j.Tree().Bundle(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range records {
+			_, caller := timeAndCaller(r)
+			all[caller] += int64(frameHeader + len(r))
+		}
+	}
+	return all
+}
+
+// TestRetention removes whole bundles of records that are all older than the retention, and none that has a younger one.
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	c := &clock{time.Unix(1_000_000, 0)}
+	cfg := testConfig(vfs.NewMem())
+	cfg.Retention, cfg.Now = 24*time.Hour, c.now
+	j := open(t, cfg)
+	for i := range 3*tree.Width + 10 {
+		if i == tree.Width+1 {
+			c.at = c.at.Add(time.Hour) // in the second bundle
+		}
+		add(t, j, Refuse, c.of("one"))
+	}
+	sealed(t, j)
+	for _, step := range []struct {
+		pass time.Duration
+		want uint64
+	}{{22 * time.Hour, 0}, {time.Hour, 0}, {time.Nanosecond, 1}, {time.Hour - 2*time.Nanosecond, 1}, {2 * time.Nanosecond, 3}, {48 * time.Hour, 3}} {
+		c.at = c.at.Add(step.pass)
+		j.tidy()
+		if got := j.Tree().Minimum(); got != step.want*tree.Width {
+			t.Errorf("after %s the first record is %d, want %d", step.pass, got, step.want*tree.Width)
+		}
+	}
+	if _, err := j.Tree().Bundle(2); !errors.Is(err, tree.ErrPruned) {
+		t.Errorf("what was removed is read: %v", err)
+	}
+}
+
+// quotaJournal is a journal with a quota.
+func quotaJournal(t *testing.T, fs vfs.FS, c *clock) *Journal {
+	t.Helper()
+	cfg := testConfig(fs)
+	cfg.Retention, cfg.Now, cfg.QuotaBytes, cfg.tidyEvery = 24*time.Hour, c.now, 400<<10, time.Hour
+	j := open(t, cfg)
+	eventually(t, "what each caller has is counted", j.hasCounted)
+	return j
+}
+
+// TestQuota fills a journal up to its quota: it removes nothing that the retention keeps, and takes what narrows.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	j := quotaJournal(t, mem, c)
+	n := 0
+	for ; j.Err() == nil; n++ {
+		if n > 20_000 {
+			t.Fatal("the journal is never full")
+		}
+		if _, err := j.Append(t.Context(), Refuse, c.of(fmt.Sprint("caller ", n%4))); err != nil {
+			t.Fatalf("record %d: %v", n, err)
+		}
+		if n%1000 == 0 {
+			sealed(t, j)
+			j.tidy()
+		}
+	}
+	_, err := j.Append(t.Context(), Refuse, c.of("caller 0"))
+	refused(t, err)
+	if !errors.Is(j.Err(), errQuota) || !strings.Contains(j.Err().Error(), "quota") {
+		t.Errorf("the journal says %v", j.Err())
+	}
+	size, err := treeSize(mem, testDir)
+	if err != nil || size > 400<<10 || size < 300<<10 {
+		t.Errorf("the directory has %d bytes, %v", size, err)
+	}
+	j.tidy()
+	if j.Tree().Minimum() != 0 {
+		t.Error("a full journal removes what the retention keeps")
+	}
+	add(t, j, Keep, c.of("caller 0"))
+	add(t, j, Reserve, c.of("caller 0"))
+	c.at = c.at.Add(25 * time.Hour)
+	sealed(t, j)
+	j.tidy()
+	j.note()
+	if err := j.Err(); err != nil || j.Tree().Minimum() == 0 {
+		t.Errorf("after the retention: %v, from record %d on", err, j.Tree().Minimum())
+	}
+	add(t, j, Refuse, c.of("caller 0"))
+}
+
+// TestShare has one caller write what it can: it is stopped at half of the quota, and nobody else is.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	j := quotaJournal(t, mem, c)
+	stop := func() {
+		t.Helper()
+		for n := 0; ; n++ {
+			if n%500 == 0 {
+				sealed(t, j)
+				j.tidy()
+			}
+			_, err := j.Append(t.Context(), Refuse, c.of("loud"))
+			if err == nil {
+				continue
+			}
+			if e, ok := errors.AsType[*authz.Error](err); !ok || e.Kind != authz.Exhausted || e.Reason != authz.ReasonJournalShare {
+				t.Fatalf("its record %d came to %v", n, err)
+			}
+			return
+		}
+	}
+	stop()
+	if err := j.Err(); err != nil {
+		t.Fatalf("one caller fills the journal: %v", err)
+	}
+	sealed(t, j)
+	j.tidy()
+	if used := j.used; used < 150<<10 || used > 260<<10 {
+		t.Errorf("it had %d bytes of 400 KiB", used)
+	}
+	add(t, j, Keep, c.of("loud"))
+	for range 300 {
+		add(t, j, Refuse, c.of("other"))
+	}
+	// A restart knows, even if it is one after a crash.
+	clone := vfs.NewMem()
+	if _, err := vfs.Clone(mem, clone, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []struct {
+		name string
+		fs   vfs.FS
+	}{{"a crash", clone}, {"a restart", mem}} {
+		j = quotaJournal(t, after.fs, c)
+		if _, err := j.Append(t.Context(), Refuse, c.of("loud")); err == nil {
+			t.Errorf("after %s it goes on", after.name)
+		}
+		add(t, j, Refuse, c.of("other"))
+		sealed(t, j)
+		if got, want := j.bytes, bytesOf(t, j); !maps.Equal(got, want) {
+			t.Errorf("after %s the callers are said to have %v, and have %v", after.name, got, want)
+		}
+	}
+	// What the retention removes is no caller's any more.
+	c.at = c.at.Add(25 * time.Hour)
+	j.tidy()
+	if j.Tree().Minimum() == 0 {
+		t.Fatal("nothing was removed")
+	}
+	add(t, j, Refuse, c.of("loud"))
+	sealed(t, j)
+	if got, want := j.bytes, bytesOf(t, j); got["loud"] != want["loud"] || got["other"] != want["other"] {
+		t.Errorf("the callers are said to have %v, and have %v", got, want)
+	}
+	j.tidy()
+	found, err := readAll(mem, testDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if texts := notes(found); len(texts) == 0 || !strings.Contains(strings.Join(texts, "\n"), "had used up their share") {
+		t.Errorf("the journal notes %q", texts)
+	}
+}
+
+// TestCallersFileIsDerived opens a journal whose file of counts is damaged, or gone: all is counted again.
+func TestCallersFileIsDerived(t *testing.T) {
+	t.Parallel()
+	for _, content := range []string{"", "{", `{"from":0,"through":1000000,"bytes":{"a":5}}`, `{"from":5,"through":1,"bytes":{}}`} {
+		c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+		j := quotaJournal(t, mem, c)
+		for i := range 700 {
+			add(t, j, Refuse, c.of(fmt.Sprint("caller ", i%3)))
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		path := mem.PathJoin(testDir, callersFile)
+		if err := mem.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if content != "" {
+			if err := tree.WriteFile(mem, path, []byte(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		j = quotaJournal(t, mem, c)
+		sealed(t, j)
+		if want := bytesOf(t, j); !maps.Equal(j.bytes, want) || len(want) != 3 {
+			t.Errorf("with %q the callers are said to have %v, and have %v", content, j.bytes, want)
+		}
+	}
+}
+
+// TestManyCallers counts no more callers than it may.
+func TestManyCallers(t *testing.T) {
+	t.Parallel()
+	var r room
+	r.add("large", 1<<30)
+	for i := range maxCallers + 10 {
+		r.add(fmt.Sprint(i), 100)
+	}
+	if len(r.bytes) > maxCallers || r.bytes["large"] != 1<<30 {
+		t.Errorf("%d callers are counted, and the largest has %d", len(r.bytes), r.bytes["large"])
+	}
+}

@@ -1,0 +1,394 @@
+package journal_test
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/daemon"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/tests/harness"
+)
+
+const domain = `
+caveat office_hours(hour int) {
+	hour >= 9 && hour < 17
+}
+
+definition document {
+	relation tenant: tenant
+	relation reader: user | agent | delegation | user with office_hours
+	permission view = reader
+}
+`
+
+// world is a server with a tenant, a user, an agent, a delegation and a session, and the ledger of its journal.
+type world struct {
+	*harness.Server
+	t                   *testing.T
+	ledger              *ledger
+	delegation, session string
+	n                   int
+}
+
+func newWorld(t *testing.T, cfg daemon.Config) *world {
+	t.Helper()
+	cfg.Engine = harness.Embedded(t)
+	w := &world{Server: harness.Start(t, cfg), t: t, ledger: &ledger{t: t, dir: daemon.JournalDir(cfg.Engine.Dir)}}
+	w.WriteSchema(t, schema.Core+domain)
+	for _, who := range []string{"user:alice", "user:carol", "tenant:acme"} {
+		_, err := w.Principals().Resume(t.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref(who)})
+		w.must(err)
+	}
+	_, err := w.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{AgentId: "bot", OwnerIds: []string{"carol"}})
+	w.must(err)
+	w.Touch(t,
+		"tenant:acme#member@user:alice", "tenant:acme#admin@user:carol", "tenant:acme#agent@agent:bot",
+		"document:plan#tenant@tenant:acme", "document:plan#reader@user:alice", "document:plan#reader@agent:bot",
+		"document:daily#tenant@tenant:acme", "document:daily#reader@user:alice[office_hours]", "document:daily#reader@agent:bot",
+	)
+	w.renew()
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// renew makes a delegation and a session.
+func (w *world) renew() {
+	w.t.Helper()
+	made, err := w.Delegations().CreateDelegation(w.t.Context(), &deputyv1.CreateDelegationRequest{
+		AgentId: "bot", TenantId: "acme", Unscoped: true, AllowDirect: true, Ttl: durationpb.New(time.Hour),
+		Principal: &deputyv1.SubjectReference{Object: harness.Ref("user:alice")},
+	})
+	w.must(err)
+	w.delegation = made.GetDelegation().GetDelegationId()
+	started, err := w.Sessions().StartSession(w.t.Context(), &deputyv1.StartSessionRequest{
+		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: w.delegation}}, Ttl: durationpb.New(time.Hour),
+	})
+	w.must(err)
+	w.session = started.GetSession().GetSessionId()
+}
+
+func digest(key string) [sha256.Size]byte { return sha256.Sum256([]byte(key)) }
+
+// head is the revision that the store is at.
+func (w *world) head() string {
+	w.t.Helper()
+	got, err := v1.NewSchemaServiceClient(w.Engine()).ReadSchema(w.t.Context(), &v1.ReadSchemaRequest{})
+	w.must(err)
+	return got.GetReadAt().GetToken()
+}
+
+var schemaJSON = func() string {
+	text, err := json.Marshal(schema.Core + domain + "\ndefinition other {}\n")
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}()
+
+// fill puts the words of the world into a request.
+func (w *world) fill(request string) string {
+	w.n++
+	return strings.NewReplacer(
+		"$acting", `"agent_id":"bot","on_behalf_of":{"object_type":"user","object_id":"alice"},"tenant_id":"acme"`,
+		"$delegation", w.delegation, "$session", w.session, "$n", fmt.Sprint(w.n), "$schema", schemaJSON,
+		"$plan", `{"object_type":"document","object_id":"plan"}`, "$daily", `{"object_type":"document","object_id":"daily"}`,
+		"$alice", `{"object_type":"user","object_id":"alice"}`,
+		"$row", fmt.Sprintf(`{"resource":{"object_type":"document","object_id":"row-%d"},"relation":"reader","subject":{"object":{"object_type":"user",`+
+			`"object_id":"alice"}}}`, w.n),
+	).Replace(request)
+}
+
+const (
+	spiceCheck = `{"resource":$plan,"permission":"view","subject":{"object":{"object_type":"agent","object_id":"bot"}}}`
+	spiceDaily = `{"resource":$daily,"permission":"view","subject":{"object":$alice}}`
+	spiceWrong = `{"resource":{"object_type":"missing","object_id":"x"},"permission":"view","subject":{"object":$alice}}`
+)
+
+// good are requests that are answered, by method: of each method that there is at least one.
+var good = map[string][]string{
+	"deputy.v1.PermissionsService/CheckPermission": {
+		`{$acting,"resource":$plan,"permission":"view"}`, `{$acting,"resource":$daily,"permission":"view"}`,
+		`{"agent_id":"bot","session_id":"$session","resource":$plan,"permission":"view"}`,
+		`{$acting,"resource":{"object_type":"document","object_id":"none"},"permission":"view","context":{"hour":9}}`,
+	},
+	"deputy.v1.PermissionsService/CheckBulkPermissions": {
+		`{"items":[{$acting,"resource":$plan,"permission":"view"},{$acting,"resource":$daily,"permission":"view"},` +
+			`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"},{}]}`,
+		`{"items":[{}]}`,
+	},
+	"deputy.v1.PermissionsService/ExplainPermission": {`{"check":{$acting,"resource":$plan,"permission":"view"}}`},
+	"deputy.v1.PermissionsService/LookupResources":   {`{$acting,"resource_object_type":"document","permission":"view"}`},
+	"deputy.v1.PermissionsService/LookupAgents":      {`{"resource":$plan,"permission":"view"}`},
+	"deputy.v1.SessionsService/StartSession":         {`{"agent_id":"bot","targets":[{"delegation_id":"$delegation"}],"ttl":"60s"}`},
+	"deputy.v1.SessionsService/GetSession":           {`{"session_id":"$session"}`},
+	"deputy.v1.SessionsService/ListSessions":         {`{"agent_id":"bot"}`},
+	"deputy.v1.SessionsService/RenewSession":         {`{"session_id":"$session","ttl":"7200s"}`},
+	"deputy.v1.SessionsService/EndSession":           {`{"session_id":"$session"}`},
+	"deputy.v1.DelegationsService/CreateDelegation": {
+		`{"agent_id":"bot","principal":{"object":$alice},"tenant_id":"acme","unscoped":true,"ttl":"60s"}`,
+	},
+	"deputy.v1.DelegationsService/GetDelegation":    {`{"delegation_id":"$delegation"}`},
+	"deputy.v1.DelegationsService/ListDelegations":  {`{"agent_id":"bot"}`},
+	"deputy.v1.DelegationsService/RevokeDelegation": {`{"delegation_id":"$delegation"}`},
+	"deputy.v1.AgentsService/RegisterAgent":         {`{"agent_id":"new-$n","owner_ids":["carol"]}`},
+	"deputy.v1.AgentsService/GetAgent":              {`{"agent_id":"bot"}`},
+	"deputy.v1.AgentsService/ListAgents":            {`{}`},
+	"deputy.v1.AgentsService/SuspendAgent":          {`{"agent_id":"bot"}`},
+	"deputy.v1.AgentsService/ResumeAgent":           {`{"agent_id":"bot"}`},
+	"deputy.v1.PrincipalsService/Suspend":           {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
+	"deputy.v1.PrincipalsService/Resume":            {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
+	"deputy.v1.AdoptionService/ReviewAdoption":      {`{"objects":[$alice]}`},
+	"deputy.v1.StoreService/GetStatistics":          {`{}`},
+	"deputy.v1.StoreService/Compact":                {`{}`},
+	"deputy.v1.StoreService/Backup":                 {`{}`},
+
+	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceCheck, spiceDaily},
+	"authzed.api.v1.PermissionsService/CheckBulkPermissions": {`{"items":[` + spiceCheck + `,` + spiceDaily + `,` + spiceWrong + `]}`},
+	"authzed.api.v1.PermissionsService/ReadRelationships": {
+		`{"relationship_filter":{"resource_type":"document"}}`, `{"relationship_filter":{"resource_type":"document","optional_resource_id":"none"}}`,
+	},
+	"authzed.api.v1.PermissionsService/ExpandPermissionTree": {`{"resource":$plan,"permission":"view"}`},
+	"authzed.api.v1.PermissionsService/LookupResources": {
+		`{"resource_object_type":"document","permission":"view","subject":{"object":{"object_type":"agent","object_id":"bot"}}}`,
+	},
+	"authzed.api.v1.PermissionsService/LookupSubjects":          {`{"resource":$plan,"permission":"view","subject_object_type":"user"}`},
+	"authzed.api.v1.PermissionsService/ExportBulkRelationships": {`{}`},
+	"authzed.api.v1.PermissionsService/WriteRelationships":      {`{"updates":[{"operation":"OPERATION_TOUCH","relationship":$row}]}`},
+	"authzed.api.v1.PermissionsService/DeleteRelationships": {
+		`{"relationship_filter":{"resource_type":"document","optional_resource_id":"row-$n"}}`, `{"relationship_filter":{"resource_type":"document","optional_resource_id":"spare"}}`,
+	},
+	"authzed.api.v1.PermissionsService/ImportBulkRelationships": {`{"relationships":[$row]}`},
+	"authzed.api.v1.SchemaService/ReadSchema":                   {`{}`},
+	"authzed.api.v1.SchemaService/ReflectSchema":                {`{}`},
+	"authzed.api.v1.SchemaService/ComputablePermissions":        {`{"definition_name":"document","relation_name":"reader"}`},
+	"authzed.api.v1.SchemaService/DependentRelations":           {`{"definition_name":"document","permission_name":"view"}`},
+	"authzed.api.v1.SchemaService/DiffSchema":                   {`{"comparison_schema":"definition user {}"}`},
+	"authzed.api.v1.SchemaService/WriteSchema":                  {`{"schema":$schema}`},
+	"authzed.api.v1.WatchService/Watch":                         {`{}`},
+
+	"authzed.api.v1.ExperimentalService/BulkCheckPermission":               {`{"items":[` + spiceCheck + `,` + spiceDaily + `,` + spiceWrong + `]}`},
+	"authzed.api.v1.ExperimentalService/BulkExportRelationships":           {`{}`},
+	"authzed.api.v1.ExperimentalService/BulkImportRelationships":           {`{"relationships":[$row]}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalReflectSchema":         {`{}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalComputablePermissions": {`{"definition_name":"document","relation_name":"reader"}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalDependentRelations":    {`{"definition_name":"document","permission_name":"view"}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalDiffSchema":            {`{"comparison_schema":"definition user {}"}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalRegisterRelationshipCounter": {
+		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`,
+	},
+	"authzed.api.v1.ExperimentalService/ExperimentalCountRelationships":            {`{"name":"documents"}`},
+	"authzed.api.v1.ExperimentalService/ExperimentalUnregisterRelationshipCounter": {`{"name":"documents"}`},
+	"grpc.health.v1.Health/Check":                                                  {`{}`},
+	"grpc.health.v1.Health/List":                                                   {`{}`},
+	"grpc.health.v1.Health/Watch":                                                  {`{}`},
+	"grpc.reflection.v1.ServerReflection/ServerReflectionInfo":                     {`{"list_services":""}`},
+	"grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo":                {`{"list_services":""}`},
+}
+
+// bad are requests that are not: what no request of the method may be, or of no use to it.
+var bad = map[string][]string{
+	"deputy.v1.AdoptionService/ConfirmAdoption": {`{"adoptions":[{"object":$alice,"digest":"none"}]}`},
+	"deputy.v1.PermissionsService/CheckPermission": {
+		`{"agent_id":"bot","session_id":"` + strings.Repeat("0", 32) + `","resource":$plan,"permission":"view"}`,
+		`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"}`,
+		`{"agent_id":"` + strings.Repeat("x", 20_000) + `"}`,
+	},
+	"deputy.v1.SessionsService/EndSession":                   {`{"session_id":"` + strings.Repeat("0", 32) + `"}`},
+	"deputy.v1.AgentsService/RegisterAgent":                  {`{"agent_id":"bot","owner_ids":["carol"]}`},
+	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceWrong},
+	"authzed.api.v1.SchemaService/WriteSchema":               {`{"schema":"definition user {}"}`, `{"schema":"no schema"}`},
+	"authzed.api.v1.PermissionsService/LookupResources":      {`{"resource_object_type":"missing","permission":"view","subject":{"object":$alice}}`},
+	"authzed.api.v1.PermissionsService/WriteRelationships":   {`{"updates":[{"operation":"OPERATION_CREATE","relationship":` + strings.Replace(`$row`, "reader", "none", 1) + `}]}`},
+	"authzed.api.v1.PermissionsService/ExpandPermissionTree": {`{"resource":$plan,"permission":"none"}`},
+}
+
+// mended is called after calls that change what the others need.
+var mended = map[string]func(*world){
+	"deputy.v1.SessionsService/EndSession":          (*world).renew,
+	"deputy.v1.DelegationsService/RevokeDelegation": (*world).renew,
+	"deputy.v1.AgentsService/SuspendAgent": func(w *world) {
+		_, err := w.Agents().ResumeAgent(w.t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "bot"})
+		w.must(err)
+	},
+	"deputy.v1.PrincipalsService/Suspend": func(w *world) {
+		for _, who := range []string{"user:alice", "tenant:acme"} {
+			_, err := w.Principals().Resume(w.t.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref(who)})
+			w.must(err)
+		}
+	},
+	"authzed.api.v1.PermissionsService/DeleteRelationships": func(w *world) { w.Touch(w.t, "document:spare#reader@user:alice") },
+}
+
+// shownElsewhere are methods that write, of which no good request is made here.
+var shownElsewhere = map[string]string{
+	"deputy.v1.AdoptionService/ConfirmAdoption": "tests/decision adopts; here it is refused",
+}
+
+// methods are the names of those that the server serves, in an order in which counters are there when they are counted.
+func methods() []string {
+	names := slices.Collect(maps.Keys(good))
+	for full := range caller.Methods() {
+		if name := strings.TrimPrefix(full, "/"); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, func(a, b string) int {
+		rank := func(s string) int {
+			return slices.IndexFunc([]string{"", "RegisterRelationshipCounter", "CountRelationships", "UnregisterRelationshipCounter"}, func(part string) bool {
+				return part != "" && strings.HasSuffix(s, "Experimental"+part)
+			})
+		}
+		if d := rank(a) - rank(b); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	})
+	return names
+}
+
+// TestEveryAnswerHasItsRecord is the sentence: every answer that a client received has exactly one record of equal content, which was written
+// before the answer left. Calls are made one after the other, and the records are read as soon as the answer is there: those of each call are
+// the ones that are new, and no others.
+func TestEveryAnswerHasItsRecord(t *testing.T) {
+	w := newWorld(t, daemon.Config{Callers: []*caller.Caller{{
+		Name: "nothing", Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
+		Credentials: []caller.Credential{{ID: "key", Key: digest("the-key-of-nothing")}},
+	}, {
+		Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
+		Credentials: []caller.Credential{{ID: "key", Key: digest("the-key-of-auditor")}},
+	}}})
+	w.Touch(t, "document:spare#reader@user:alice")
+	for _, as := range []struct {
+		name string
+		conn grpc.ClientConnInterface
+	}{
+		{"admin", w.Admin},
+		{"service", w.Service},
+		{"auditor", harness.Dial(t, w.Addr().String(), "the-key-of-auditor")},
+		{"nothing", harness.Dial(t, w.Addr().String(), "the-key-of-nothing")},
+		{"in process", w.InProcess().Client().Conn()},
+	} {
+		t.Run(as.name, func(t *testing.T) {
+			answered, refused := 0, 0
+			for _, method := range methods() {
+				if as.name == "in process" && (strings.HasPrefix(method, "grpc.") || strings.Contains(method, "JournalService")) {
+					continue // it serves neither
+				}
+				for _, request := range slices.Concat(good[method], bad[method], []string{`{}`}) {
+					request = w.fill(request)
+					w.ledger.fresh()
+					before := w.head()
+					a := invoke(t, as.conn, as.name, method, request, w.change)
+					records := w.ledger.fresh()
+					if strings.HasSuffix(method, "/Watch") {
+						records = slices.DeleteFunc(records, func(r *deputyv1.Record) bool { return r.GetMethod() != method })
+						if len(records) == 1 && a.stopped { // the end is recorded after the client has gone
+							records = append(records, w.awaitEnd(method))
+						}
+					} else if changed := w.head() != before; changed && !w.mayWrite(method) {
+						t.Errorf("%s %s: the store has changed, and its effect is %s", method, request, caller.MethodOf("/"+method).Effect)
+					}
+					if status.Code(a.err) == codes.Unimplemented { // a service that this server does not have is gRPC's to refuse, before the gate
+						continue
+					}
+					if a.err == nil {
+						answered++
+					} else {
+						refused++
+					}
+					for _, problem := range a.judge(records) {
+						t.Errorf("%s %.300s: %v: %s", method, request, a.err, problem)
+					}
+					if mend := mended[method]; mend != nil && a.err == nil {
+						mend(w)
+					}
+				}
+			}
+			t.Logf("%d calls were answered and %d refused", answered, refused)
+			if as.name == "nothing" && answered > 10 || as.name == "admin" && answered < 60 {
+				t.Errorf("%d calls were answered", answered)
+			}
+		})
+	}
+}
+
+// mayWrite reports whether the contract says that a method changes the graph.
+func (w *world) mayWrite(method string) bool {
+	switch caller.MethodOf("/" + method).Effect {
+	case deputyv1.Effect_EFFECT_WRITES, deputyv1.Effect_EFFECT_NARROWS:
+		return true
+	}
+	return false
+}
+
+// awaitEnd waits for the record of the end of a call that its client left.
+func (w *world) awaitEnd(method string) *deputyv1.Record {
+	w.t.Helper()
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); {
+		for _, r := range w.ledger.fresh() {
+			if r.GetMethod() == method && r.GetStage() == deputyv1.RecordStage_RECORD_STAGE_ENDED {
+				return r
+			}
+		}
+	}
+	w.t.Fatalf("the end of %s is not recorded", method)
+	return nil
+}
+
+// TestEffectsAreTrue: each method says what it does to the graph, and each that says that it changes it was seen to.
+func TestEffectsAreTrue(t *testing.T) {
+	w := newWorld(t, daemon.Config{})
+	w.Touch(t, "document:spare#reader@user:alice")
+	for _, method := range methods() {
+		if caller.MethodOf("/"+method).Effect == deputyv1.Effect_EFFECT_UNSPECIFIED {
+			t.Errorf("%s does not say what it does", method)
+		}
+		if _, there := good[method]; !there && shownElsewhere[method] == "" {
+			t.Errorf("%s has no request here: add one to good", method)
+		}
+		changed := false
+		for _, request := range good[method] {
+			before := w.head()
+			a := invoke(t, w.Admin, "admin", method, w.fill(request), w.change)
+			if a.err != nil && status.Code(a.err) != codes.PermissionDenied { // some are an auditor's alone
+				t.Errorf("%s: %v", method, a.err)
+			}
+			if !strings.HasSuffix(method, "/Watch") {
+				changed = changed || w.head() != before
+			}
+			if mend := mended[method]; mend != nil {
+				mend(w)
+			}
+		}
+		if w.mayWrite(method) != changed && shownElsewhere[method] == "" {
+			t.Errorf("%s has the effect %s, and whether it changed the store is %t", method, caller.MethodOf("/"+method).Effect, changed)
+		}
+	}
+}
+
+// change changes the graph, for one who watches it.
+func (w *world) change() {
+	w.n++
+	w.Touch(w.t, fmt.Sprintf("document:watched-%d#reader@user:alice", w.n))
+}

@@ -1,0 +1,2 @@
+// Package journal tests the evidence that real servers keep: that every answer has its record, and that nobody can change one unseen.
+package journal
