@@ -14,5 +14,5 @@ func newJournal(p *program) *cobra.Command {
 
 // journalCommands are the subcommands, in the order of help.
 func journalCommands(p *program) []*cobra.Command {
-	return []*cobra.Command{newJournalVerify(p)}
+	return []*cobra.Command{newJournalVerify(p), newJournalErase(p)}
 }
