@@ -48,7 +48,7 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	asked.ID = r.GetDecisionId()
 	again, err := p.Judge.Explain(ctx, by(ctx), asked)
 	if authz.KindOf(err) == authz.OutOfRange {
-		return nil, past.gone(p.Judge.Retention(), p.Now(), err)
+		return nil, past.gone(p.Judge.Retention(), err)
 	}
 	if err != nil {
 		return nil, err
@@ -159,19 +159,15 @@ func (d *pastDecision) same(r judge.Result) bool {
 	})
 }
 
-// gone says since when a decision cannot be judged again.
-func (d *pastDecision) gone(retention time.Duration, now time.Time, err error) error {
+// gone says why a decision cannot be judged again, and since when at the latest. Its revision may have been written long before the decision.
+func (d *pastDecision) gone(retention time.Duration, err error) error {
 	made := time.Unix(0, d.GetTime()).UTC()
-	out := &authz.Error{Op: "rpc.ExplainPermission", Kind: authz.OutOfRange, Reason: authz.ReasonRevision, Field: "decision_id", Err: err}
-	out.Message = "is of a decision that was made at " + made.Format(time.RFC3339) + ", and "
-	if until := made.Add(retention); until.Before(now) {
-		out.Message += "revisions stay readable for " + retention.String() + ", so that it cannot be judged again since " + until.Format(time.RFC3339) +
-			"; --retention sets how long they stay. deputy journal show prints its record"
-		return out
+	return &authz.Error{
+		Op: "rpc.ExplainPermission", Kind: authz.OutOfRange, Reason: authz.ReasonRevision, Field: "decision_id", Err: err,
+		Message: "is of a decision that was made at " + made.Format(time.RFC3339) + ", at a revision that is not readable any more: a revision stays readable for " +
+			retention.String() + " after it was written (this one until " + made.Add(retention).Format(time.RFC3339) + " at the latest), which --retention sets. " +
+			"deputy journal show prints the record",
 	}
-	out.Message += "its revision, or one that a frozen session of it started at, is not readable: it was collected, or the store was restored since. " +
-		"deputy journal show prints its record"
-	return out
 }
 
 // again is a decision that was judged again.
