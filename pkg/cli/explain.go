@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -20,28 +21,44 @@ import (
 func newExplain(p *program) *cobra.Command {
 	var q question
 	var trace bool
+	var decision string
 	cmd := &cobra.Command{
-		Use:   "explain AGENT RESOURCE PERMISSION",
+		Use:   "explain [AGENT RESOURCE PERMISSION]",
 		Short: "Show a decision with every gate behind it (auditors)",
 		Long: `Decide as check does, without short cuts, and show what each gate and each condition behind it came
-to. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.` + questionUsage,
+to. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.
+
+With --decision a decision of the past is judged again, at the revision and the moment of its record, and
+at the head revision now: whether the record is right, what the answer would be today, and why it is
+another. The journal holds a digest of the caveat context only: give the same --context again. It takes the
+role auditor, and admin does not do.` + questionUsage,
 		Example: `  deputy explain triage-bot ticket:1001 view --session 5f0c…
-  deputy explain triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme --trace`,
+  deputy explain triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme --trace
+  deputy explain --decision 1a2b…`,
 		GroupID: groupAsk,
-		Args:    cobra.ExactArgs(3),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if decision != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(3)(cmd, args)
+		},
 	}
 	q.register(cmd)
+	cmd.Flags().StringVar(&decision, "decision", "", "the id of a decision of the past, instead of AGENT RESOURCE PERMISSION")
 	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check trace below each check, with the operators and relationships behind it")
 	c := client(p, cmd)
 	c.completes(cmd, 1, false)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
-		request, err := q.request(args)
+		request, err := explainRequest(q, decision, args)
 		if err != nil {
 			return err
 		}
-		answer, err := s.permissions.ExplainPermission(ctx, &deputy.ExplainPermissionRequest{Check: request})
+		answer, err := s.permissions.ExplainPermission(ctx, request)
 		if err != nil {
 			return err
+		}
+		if answer.GetPast() != nil {
+			return c.print(answer, func(w io.Writer) { pastTable(w, answer) })
 		}
 		var t *tracer
 		if trace {
@@ -50,6 +67,19 @@ to. It says what check conceals, so it takes the role auditor. The exit code is 
 		return c.print(answer, func(w io.Writer) { explanationTable(w, answer, t) })
 	})
 	return cmd
+}
+
+// explainRequest asks for a decision of now, or for one of the past.
+func explainRequest(q question, decision string, args []string) (*deputy.ExplainPermissionRequest, error) {
+	if decision == "" {
+		check, err := q.request(args)
+		return &deputy.ExplainPermissionRequest{Check: check}, err
+	}
+	if context := q.context; q != (question{context: context}) {
+		return nil, errors.New("--decision has what it is about in its record: of the other flags only --context goes with it")
+	}
+	given, err := parseContext(q.context)
+	return &deputy.ExplainPermissionRequest{DecisionId: decision, Context: given}, err
 }
 
 // explanationTable writes the decision and, for each candidate, a tree of gates and conditions:
@@ -67,16 +97,21 @@ to. It says what check conceals, so it takes the role auditor. The exit code is 
 // The candidate that decided is the first.
 func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *tracer) {
 	decisionTable(w, e.GetDecision())
-	if len(e.GetCandidates()) == 0 {
+	candidateTables(w, e.GetCandidates(), e.GetReasons(), t)
+}
+
+// candidateTables writes what was weighed.
+func candidateTables(w io.Writer, candidates []*deputy.CandidateExplanation, reasons []string, t *tracer) {
+	if len(candidates) == 0 {
 		row(w, "")
 		row(w, "Nothing in the graph lets this agent act in this way: no gate was reached.")
-		for _, reason := range e.GetReasons() {
+		for _, reason := range reasons {
 			row(w, "  "+reason)
 		}
 	}
-	for i, candidate := range e.GetCandidates() {
+	for i, candidate := range candidates {
 		row(w, "")
-		row(w, fmt.Sprintf("Candidate %d of %d: %s", i+1, len(e.GetCandidates()), permissionship(candidate.GetPermissionship())))
+		row(w, fmt.Sprintf("Candidate %d of %d: %s", i+1, len(candidates), permissionship(candidate.GetPermissionship())))
 		field(w, "  principal", object(candidate.GetPrincipal()))
 		field(w, "  tenant", candidate.GetTenantId())
 		field(w, "  agents", strings.Join(candidate.GetAgentChain(), " > "))

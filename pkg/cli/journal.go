@@ -19,6 +19,6 @@ func journalCommands(p *program) []*cobra.Command {
 	return []*cobra.Command{
 		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalVerify(p),
 		newJournalExport(p), newJournalCollect(p),
-		newJournalKeys(p),
+		newJournalErase(p), newJournalKeys(p),
 	}
 }

@@ -101,6 +101,10 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.Float64Var(&j.CallerShare, "journal-caller-share", 0, "how much of the quota the records of one caller may have, up to 1; 0 means 0.5")
 	flags.BoolVar(&j.AnswerUnrecorded, "journal-answer-unrecorded", false,
 		"answer without a record while the journal takes none, because its disk is full or fails; how often is recorded afterwards")
+	flags.BoolVar(&j.Erasable, "journal-erasable", false, "seal ids of users, reasons and relationships in the journal with a key for each user and "+
+		"tenant, in --journal-key-dir, which deputy journal erase destroys")
+	flags.StringSliceVar(&j.PersonalTypes, "journal-personal-types", nil,
+		"object types whose ids are sealed too, with --journal-erasable (repeatable)")
 	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
 	flags.StringVar(&j.WitnessKey, "journal-witness-key", "", "the key that verifies its signatures, in the notation of C2SP signed-note")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")

@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/persons"
 )
 
 // Journal is what can be set about the journal, which has a record of all that callers ask of the server. The zero value is one in the data
@@ -41,6 +44,11 @@ type Journal struct {
 	CallerShare float64
 	// Sync has each record survive a power cut before its answer leaves, and not just the death of the process.
 	Sync bool
+	// Erasable has what is a person's sealed with a key of that person's, which deputy journal erase destroys. The keys lie in KeyDir, which has to
+	// be writable then.
+	Erasable bool
+	// PersonalTypes are the types of objects whose ids are a person's, besides user; it takes Erasable.
+	PersonalTypes []string
 	// OpenFields are the fields of caveat contexts that records hold as they are; of all others they hold a keyed digest.
 	OpenFields []string
 }
@@ -60,6 +68,9 @@ func KeyDir(dir string) string { return filepath.Clean(dir) + ".keys" }
 
 // complete fills in where the journal of a server on an engine is, and refuses what contradicts itself.
 func (j Journal) complete(e engine.Config) (Journal, error) {
+	if len(j.PersonalTypes) > 0 && !j.Erasable && !j.Off {
+		return j, errors.New("--journal-personal-types is set, and --journal-erasable is not: set it too, or leave the types out")
+	}
 	if j.Off {
 		for _, one := range []struct {
 			flag string
@@ -69,6 +80,7 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 			{"--journal-context-fields", len(j.OpenFields) > 0}, {"--journal-witness", j.Witness != ""}, {"--journal-witness-key", j.WitnessKey != ""},
 			{"--journal-answer-unrecorded", j.AnswerUnrecorded}, {"--journal-retention", j.Retention != 0},
 			{"--journal-quota-mib", j.QuotaBytes != 0}, {"--journal-caller-share", j.CallerShare != 0},
+			{"--journal-erasable", j.Erasable}, {"--journal-personal-types", len(j.PersonalTypes) > 0},
 		} {
 			if one.set {
 				return j, fmt.Errorf("%s is set, and --journal is off: leave one of them out", one.flag)
@@ -169,16 +181,23 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	if c.Evaluator == EvaluatorNative {
 		evaluator = deputyv1.Evaluator_EVALUATOR_NATIVE
 	}
+	personal, err := c.personal(keys.Secret(), log)
+	if err != nil {
+		return nil, err
+	}
 	var witness *journal.WitnessConfig
 	if c.Journal.Witness != "" {
 		witness = &journal.WitnessConfig{URL: c.Journal.Witness, Key: c.Journal.WitnessKey}
 	}
 	opened, err := journal.Open(journal.Config{
 		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
-		Evaluator: evaluator, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded,
+		Evaluator: evaluator, Personal: personal, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded,
 		Retention: c.Journal.Retention, QuotaBytes: c.Journal.QuotaBytes, CallerShare: c.Journal.CallerShare, Log: log,
 	})
 	if err != nil {
+		if personal != nil {
+			err = errors.Join(err, personal.Close())
+		}
 		return nil, err
 	}
 	if of, _, _ := strings.Cut(strings.TrimPrefix(opened.Origin(), "deputy/"), "/"); of != store {
@@ -186,6 +205,24 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 			"and keep it as evidence, or name another one with --journal-dir", c.Journal.Dir, of, store), opened.Close())
 	}
 	return opened, nil
+}
+
+// personal returns what seals what is a person's, or else opens what was sealed while that was set; nil where nothing ever was.
+func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, error) {
+	if !c.Journal.Erasable {
+		if _, err := os.Stat(filepath.Join(c.Journal.KeyDir, persons.FileName)); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil //nolint:nilnil // nil seals nothing
+		}
+	}
+	keys, err := persons.Open(persons.Config{Dir: c.Journal.KeyDir, Secret: secret, ReadOnly: !c.Journal.Erasable})
+	if err != nil {
+		return nil, err
+	}
+	if damaged := keys.Damaged(); damaged > 0 {
+		log.Error("keys of persons are not as they were written, and what they seal is taken for erased; put the file back from a copy",
+			zap.String("file", filepath.Join(c.Journal.KeyDir, persons.FileName)), zap.Int("keys", damaged))
+	}
+	return journal.NewPersonal(keys, c.Journal.PersonalTypes), nil
 }
 
 // journalExists reports whether there is a journal already. Its keys are not made anew then: with others its ids and its signatures would mean nothing.

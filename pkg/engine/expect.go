@@ -8,6 +8,7 @@ import (
 	caveattypes "github.com/authzed/spicedb/pkg/caveats/types"
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 	"github.com/authzed/spicedb/pkg/schemadsl/generator"
 	"google.golang.org/grpc"
@@ -76,12 +77,25 @@ func schemaText(ctx context.Context, reader datastore.LegacySchemaReader) (strin
 	if err != nil || len(namespaces) == 0 {
 		return "", err
 	}
+	types := make([]*core.NamespaceDefinition, len(namespaces))
+	for i, n := range namespaces {
+		types[i] = n.Definition
+	}
+	conditions := make([]*core.CaveatDefinition, len(caveats))
+	for i, c := range caveats {
+		conditions[i] = c.Definition
+	}
+	return textOf(ctx, types, conditions)
+}
+
+// textOf returns the text of definitions.
+func textOf(ctx context.Context, namespaces []*core.NamespaceDefinition, caveats []*core.CaveatDefinition) (string, error) {
 	definitions := make([]compiler.SchemaDefinition, 0, len(namespaces)+len(caveats))
 	for _, c := range caveats {
-		definitions = append(definitions, c.Definition)
+		definitions = append(definitions, c)
 	}
 	for _, n := range namespaces {
-		definitions = append(definitions, n.Definition)
+		definitions = append(definitions, n)
 	}
 	byName := func(a, b compiler.SchemaDefinition) int { return cmp.Compare(a.GetName(), b.GetName()) }
 	slices.SortFunc(definitions[:len(caveats)], byName)

@@ -144,12 +144,19 @@ func (e *Engine) schemaAt(ctx context.Context, rev datastore.Revision) (*authz.S
 	}
 	m, err := e.models.get(key.String(), func() (*guard.Model, error) {
 		m, err := guard.Read(namespaces, definitions)
-		if err == nil && e.readsWhole {
+		if err != nil {
+			return nil, err
+		}
+		// The journal names the schema that a decision was made with by a digest of its text.
+		if m.Schema.Text, err = textOf(ctx, namespaces, definitions); err != nil {
+			return nil, err
+		}
+		if e.readsWhole {
 			for _, t := range m.Schema.Types {
 				t.UnsafeShape = ""
 			}
 		}
-		return m, err
+		return m, nil
 	})
 	if err != nil {
 		return nil, err

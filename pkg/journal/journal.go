@@ -54,7 +54,7 @@ type Config struct {
 	Sync bool
 	// OpenFields are the fields of caveat contexts that records hold as they are. Of all others they hold a keyed digest.
 	OpenFields []string
-	// Personal seals what of records is a person's, so that it can be erased; nil leaves records as they are.
+	// Personal seals what of records is a person's, so that it can be erased; nil leaves records as they are. It is closed with the journal.
 	Personal *Personal
 	// Evaluator is what evaluates the checks of decisions.
 	Evaluator deputyv1.Evaluator
@@ -497,6 +497,9 @@ func (j *Journal) Close() error {
 	j.mu.Unlock()
 	if _, syncing := j.Sync(); syncing != nil && err == nil {
 		err = syncing
+	}
+	if j.cfg.Personal != nil {
+		err = errors.Join(err, j.cfg.Personal.Close())
 	}
 	if err := errors.Join(err, j.sealer.close(), j.segment.file.Close(), j.lock.Close()); err != nil {
 		return fmt.Errorf("journal: cannot close: %w", err)

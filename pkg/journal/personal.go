@@ -13,6 +13,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal/index"
 	"github.com/deputyauth/deputy/pkg/journal/persons"
 )
 
@@ -34,7 +35,8 @@ type Personal struct {
 	types map[string]bool
 }
 
-// NewPersonal seals with keys what is of personal types: user, and those that are named.
+// NewPersonal seals with keys what is of personal types: user, and those that are named. With keys that are open for reading only it opens what was
+// sealed before, and seals nothing.
 func NewPersonal(keys *persons.Keys, types []string) *Personal {
 	p := &Personal{keys: keys, types: map[string]bool{authz.TypeUser: true}}
 	for _, t := range types {
@@ -43,9 +45,6 @@ func NewPersonal(keys *persons.Keys, types []string) *Personal {
 	return p
 }
 
-// Has reports whether ids of a type are a person's.
-func (p *Personal) Has(objectType string) bool { return p != nil && p.types[objectType] }
-
 // noPersonal is what a record says where what is a person's could not be sealed, and had to be left out.
 const noPersonal = "what is a person's is left out: the key of the person could not be read or made"
 
@@ -53,7 +52,7 @@ const noPersonal = "what is a person's is left out: the key of the person could 
 // may hold up are written without it, and say so: those of duty Keep, and with Config.AnswerUnrecorded all.
 func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 	p := j.cfg.Personal
-	if p == nil {
+	if p == nil || p.keys.ReadOnly() {
 		return nil
 	}
 	for _, r := range records {
@@ -284,22 +283,20 @@ func beside(tag persons.Tag, time int64) []byte {
 	return binary.LittleEndian.AppendUint64(tag[:], uint64(time)) //nolint:gosec // its bits
 }
 
-// Open opens in a record what is a person's; it does nothing with a record that nothing is sealed in. erased tells that some of it cannot be opened
-// any more: those fields are empty then, and personal stays. Errors: a key could not be read, or what is sealed is not as it was. nil opens nothing.
-func (p *Personal) Open(r *Record) (erased bool, err error) {
+// Open opens in a record what is a person's, and reports whether all of it is open then; it does nothing with a record that nothing is sealed in. What
+// cannot be opened any more stays sealed in the record, and its fields empty. Errors: a key could not be read, or what is sealed is not as it was.
+func (p *Personal) Open(r *Record) (opened bool, err error) {
 	if len(r.GetPersonalKey()) == 0 {
-		return false, nil
-	}
-	if p == nil {
 		return true, nil
 	}
-	if erased, err = p.open(r, r.GetPersonalKey(), r.GetPersonal(), 0); err != nil {
-		return true, fmt.Errorf("journal: record %d: %w", r.GetSequence(), err)
+	erased, err := p.open(r, r.GetPersonalKey(), r.GetPersonal(), 0)
+	if err != nil {
+		return false, fmt.Errorf("journal: record %d: %w", r.GetSequence(), err)
 	}
 	if !erased {
 		r.Personal = nil
 	}
-	return erased, nil
+	return !erased, nil
 }
 
 // deepest is how deep values are sealed: a relationship names two users at most, besides the record's own.
@@ -358,102 +355,112 @@ func fill(r *Record, v *deputyv1.PersonalRecord) {
 	r.Relationships = append(r.Relationships, v.GetRelationships()...)
 }
 
-// SameContext reports whether a caveat context is the one that a record has the digest of. Errors: ErrErased of package persons where the key
-// that the digest was made with is not there; the disk's.
-func (j *Journal) SameContext(r *Record, given map[string]any) (bool, error) {
-	digest, _ := j.Context(given)
-	if len(r.GetPersonalKey()) > 0 {
-		if j.cfg.Personal == nil || len(r.GetPersonalKey()) != len(persons.Tag{}) {
+// SameContext reports whether a caveat context is the one that a record of this journal has the digest of. Errors: ErrErased of package persons where
+// the key that the digest was made with is not there; the disk's.
+func (r *Reader) SameContext(record *Record, given map[string]any) (bool, error) {
+	if r.live == nil {
+		return false, errors.New("journal: the digests of contexts are known to the server only")
+	}
+	digest, _ := r.live.Context(given)
+	if tag := record.GetPersonalKey(); len(tag) > 0 {
+		p := r.live.cfg.Personal
+		if p == nil || len(tag) != len(persons.Tag{}) {
 			return false, persons.ErrErased
 		}
-		key, err := j.cfg.Personal.keys.Key(persons.Tag(r.GetPersonalKey()))
+		key, err := p.keys.Key(persons.Tag(tag))
 		if err != nil {
 			return false, err
 		}
 		digest = underKey(key, "context", digest)
 	}
-	return hmac.Equal(digest, r.GetContextHash()), nil
+	return hmac.Equal(digest, record.GetContextHash()), nil
 }
 
-// The fields of a record that a Term can stand for.
-const (
-	FieldPrincipal = "principal"
-	FieldResource  = "resource"
-	FieldSubject   = "subject"
-)
-
-// Term stands in an index for a value that is sealed in records. It is made with the key of the user that the value is, and else with that of
-// the record: once the key is destroyed nobody can tell which value it stood for.
-type Term [16]byte
-
-// term makes a term.
-func term(key *persons.Key, field, objectType, id string) Term {
-	return Term(key.Digest("index", field, objectType, id)[:len(Term{})])
+// term stands in the index for a principal or an object that is sealed in records. It is made with the key of the user that it is, and else with that of
+// the record: once the key is destroyed nobody can tell what it stood for.
+func term(key *persons.Key, field index.Field, objectType, id string) index.Term {
+	return index.Term(binary.LittleEndian.Uint64(key.Digest("index", string(byte(field)), objectType, id)))
 }
 
-// Terms returns what an index has for the values that are sealed in a record, and its fields principal, resource and subject. The record is as
-// it stands in the journal, and is not changed. What is erased has no term.
-func (p *Personal) Terms(r *Record) ([]Term, error) {
-	if p == nil || len(r.GetPersonalKey()) == 0 {
-		return nil, nil
+// hiddenTerm stands in the index for what is sealed in a record, and cannot be found by a key: an object of a personal type that is no user, because
+// it lies under keys of others; and with an empty type anything, where the keys could not be read.
+func hiddenTerm(field index.Field, objectType string) index.Term {
+	return index.OfObject(field, objectType, "")
+}
+
+// Terms appends the terms by which the index finds what is sealed in a record, which is as it stands in the journal, and is not changed. What is
+// erased has none.
+func (p *Personal) Terms(r *Record, terms []index.Term) []index.Term {
+	if len(r.GetPersonalKey()) == 0 {
+		return terms
 	}
-	opened := &Record{
-		Sequence: r.GetSequence(), Time: r.GetTime(), TenantId: r.GetTenantId(), PrincipalType: r.GetPrincipalType(), ResourceType: r.GetResourceType(),
-		Personal: r.GetPersonal(), PersonalKey: r.GetPersonalKey(),
-	}
+	start := len(terms)
+	opened := proto.CloneOf(r)
 	if _, err := p.Open(opened); err != nil {
-		return nil, err
+		return append(terms, hiddenTerm(index.Principal, ""), hiddenTerm(index.Resource, ""))
 	}
-	var terms []Term
-	add := func(field, objectType, id string) error {
-		if id == "" {
-			return nil
+	for _, one := range [...]struct {
+		field          index.Field
+		objectType, id string
+		sealed         bool
+	}{
+		{index.Principal, opened.GetPrincipalType(), opened.GetPrincipalId(), r.GetPrincipalId() == ""},
+		{index.Resource, opened.GetResourceType(), opened.GetResourceId(), r.GetResourceId() == ""},
+	} {
+		switch {
+		case !one.sealed || one.id == "":
+			continue
+		case one.objectType != authz.TypeUser && one.field != index.Principal:
+			terms = append(terms, hiddenTerm(one.field, one.objectType))
+			continue
 		}
-		tag := persons.Tag(r.GetPersonalKey())
-		if objectType == authz.TypeUser {
-			tag = p.keys.Tag(persons.Person{Tenant: r.GetTenantId(), Type: objectType, ID: id})
+		key, err := p.keys.Key(p.keys.Tag(persons.Person{Tenant: r.GetTenantId(), Type: one.objectType, ID: one.id}))
+		switch {
+		case errors.Is(err, persons.ErrErased): // just now
+		case err != nil:
+			return append(terms[:start], hiddenTerm(index.Principal, ""), hiddenTerm(index.Resource, ""))
+		default:
+			terms = append(terms, term(key, one.field, one.objectType, one.id))
 		}
-		key, err := p.keys.Key(tag)
-		if errors.Is(err, persons.ErrErased) {
-			return nil // just now
-		}
-		if err != nil {
-			return err
-		}
-		terms = append(terms, term(key, field, objectType, id))
-		return nil
 	}
-	subjectType, subjectID := subjectOf(opened.GetSubject())
-	return terms, errors.Join(
-		add(FieldPrincipal, opened.GetPrincipalType(), opened.GetPrincipalId()),
-		add(FieldResource, opened.GetResourceType(), opened.GetResourceId()),
-		add(FieldSubject, subjectType, subjectID),
-	)
+	return terms
 }
 
-// Find returns the terms that stand for a value, in a tenant or in all: a record whose value it is has one of them. known is false where nobody can
-// tell the terms, because they are made with keys of others: an object of a personal type that is no user. None at all is nobody's: the person is
-// erased, or no record has ever named it. The keys of a person in all tenants are found by reading the whole file of keys.
-func (p *Personal) Find(field, objectType, id, tenant string) (terms []Term, known bool, err error) {
-	whose := persons.Person{Tenant: tenant, Type: objectType, ID: id}
-	if objectType != authz.TypeUser && field != FieldPrincipal {
-		return nil, false, nil
+// Asked returns the terms by which the index finds records in which a principal or an object is sealed: in a tenant, or in all. known is false where the
+// keys could not be read, and any record may be one. The keys of a person in all tenants are found by reading the whole file of keys.
+func (p *Personal) Asked(field index.Field, objectType, id, tenant string) (terms []index.Term, known bool) {
+	terms = []index.Term{hiddenTerm(field, objectType), hiddenTerm(field, "")}
+	if objectType != authz.TypeUser && field != index.Principal {
+		return terms, true
 	}
+	whose := persons.Person{Tenant: tenant, Type: objectType, ID: id}
 	tags := []persons.Tag{p.keys.Tag(whose)}
 	if tenant == "" {
+		var err error
 		if tags, err = p.keys.Tenants(whose); err != nil {
-			return nil, false, err
+			return nil, false
 		}
 	}
 	for _, tag := range tags {
 		key, err := p.keys.Key(tag)
-		if errors.Is(err, persons.ErrErased) {
-			continue
+		switch {
+		case errors.Is(err, persons.ErrErased):
+		case err != nil:
+			return nil, false
+		default:
+			terms = append(terms, term(key, field, objectType, id))
 		}
-		if err != nil {
-			return nil, false, err
-		}
-		terms = append(terms, term(key, field, objectType, id))
 	}
-	return terms, true, nil
+	return terms, true
 }
+
+// Persons opens what is sealed in the journal; nil where nothing is.
+func (j *Journal) Persons() Persons {
+	if j.cfg.Personal == nil {
+		return nil
+	}
+	return j.cfg.Personal
+}
+
+// Close closes the keys.
+func (p *Personal) Close() error { return p.keys.Close() }

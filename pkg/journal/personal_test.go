@@ -15,6 +15,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal/index"
 	"github.com/deputyauth/deputy/pkg/journal/persons"
 )
 
@@ -61,11 +62,11 @@ func (e *erasable) stored(t testing.TB) []*Record {
 func (e *erasable) opened(t testing.TB, r *Record) (*Record, bool) {
 	t.Helper()
 	r = proto.CloneOf(r)
-	erased, err := e.cfg.Personal.Open(r)
+	opened, err := e.cfg.Personal.Open(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r, erased
+	return r, !opened
 }
 
 func (e *erasable) erase(t testing.TB, tenant, id string) {
@@ -267,6 +268,10 @@ func TestTheDigestOfAContextNeedsTheKey(t *testing.T) {
 				c.Personal = nil
 			}
 		})
+		reader, err := e.Reader(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		r := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice"}
 		r.ContextHash, _ = e.Context(given)
 		plain := bytes.Clone(r.GetContextHash())
@@ -275,72 +280,85 @@ func TestTheDigestOfAContextNeedsTheKey(t *testing.T) {
 		if bytes.Equal(stored.GetContextHash(), plain) == personal {
 			t.Errorf("%s: the digest is made with the journal's secret alone: %t", name, !personal)
 		}
-		if same, err := e.SameContext(stored, given); err != nil || !same {
+		if same, err := reader.SameContext(stored, given); err != nil || !same {
 			t.Errorf("%s: the same context is another one: %v", name, err)
 		}
-		if same, err := e.SameContext(stored, map[string]any{"amount": float64(13)}); err != nil || same {
+		if same, err := reader.SameContext(stored, map[string]any{"amount": float64(13)}); err != nil || same {
 			t.Errorf("%s: another context is the same: %v", name, err)
 		}
 		if !personal {
 			continue
 		}
 		e.erase(t, "acme", "alice")
-		if same, err := e.SameContext(stored, given); same || !errors.Is(err, persons.ErrErased) {
+		if same, err := reader.SameContext(stored, given); same || !errors.Is(err, persons.ErrErased) {
 			t.Errorf("%s: the context can be tried after the erasure: %v", name, err)
 		}
 	}
 }
 
-func TestTermsOfAnIndexNeedTheKey(t *testing.T) {
+func TestTermsOfTheIndexNeedTheKey(t *testing.T) {
 	t.Parallel()
 	e := openErasable(t, vfs.NewMem(), nil)
 	p := e.cfg.Personal
 	for _, tenant := range []string{"acme", "globex"} {
 		add(t, e.Journal, Refuse, &Record{
 			Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, TenantId: tenant, PrincipalType: "user", PrincipalId: "alice", ResourceType: "user",
-			ResourceId: "bob", Subject: "user:carol#friend",
+			ResourceId: "bob",
 		})
 	}
-	var has [2][]Term
+	var has [2][]index.Term
 	for i, r := range e.stored(t) {
-		var err error
-		if has[i], err = p.Terms(r); err != nil || len(has[i]) != 3 {
-			t.Fatal(has[i], err)
+		if has[i] = p.Terms(r, nil); len(has[i]) != 2 {
+			t.Fatal(has[i])
 		}
 	}
-	find := func(field, objectType, id, tenant string) []Term {
+	matches := func(record int, field index.Field, objectType, id, tenant string) bool {
 		t.Helper()
-		terms, known, err := p.Find(field, objectType, id, tenant)
-		if err != nil || !known {
-			t.Fatal(known, err)
+		asked, known := p.Asked(field, objectType, id, tenant)
+		if !known {
+			t.Fatal("the keys cannot be read")
 		}
-		return terms
+		return slices.ContainsFunc(has[record], func(one index.Term) bool { return slices.Contains(asked, one) })
 	}
-	for _, value := range [][2]string{{FieldPrincipal, "alice"}, {FieldResource, "bob"}, {FieldSubject, "carol"}} {
-		in := find(value[0], "user", value[1], "acme")
-		if len(in) != 1 || !slices.Contains(has[0], in[0]) || slices.Contains(has[1], in[0]) {
-			t.Error(value, "in a tenant:", in)
-		}
-		for i, one := range find(value[0], "user", value[1], "") {
-			if i > 1 || !slices.Contains(slices.Concat(has[:]...), one) {
-				t.Error(value, "in all tenants:", one)
-			}
-		}
-		for _, field := range []string{FieldPrincipal, FieldResource, FieldSubject} {
-			if other := find(field, "user", value[1], "acme"); field != value[0] && slices.Contains(has[0], other[0]) {
-				t.Error(value, "is found as", field)
-			}
+	for _, test := range []struct {
+		record     int
+		field      index.Field
+		id, tenant string
+		want       bool
+	}{
+		{0, index.Principal, "alice", "acme", true},
+		{0, index.Principal, "alice", "globex", false},
+		{1, index.Principal, "alice", "globex", true},
+		{0, index.Principal, "alice", "", true},
+		{1, index.Principal, "alice", "", true},
+		{0, index.Principal, "bob", "acme", false},
+		{0, index.Resource, "bob", "acme", true},
+		{0, index.Resource, "bob", "", true},
+		{0, index.Resource, "alice", "acme", false},
+		{0, index.Resource, "nobody", "", false},
+	} {
+		if got := matches(test.record, test.field, "user", test.id, test.tenant); got != test.want {
+			t.Errorf("%+v: %t", test, got)
 		}
 	}
-	if _, known, err := p.Find(FieldResource, "ticket", "1", "acme"); known || err != nil {
-		t.Error("an object that lies under keys of others has terms:", err)
+	if plain := index.OfObject(index.Principal, "user", "alice"); slices.Contains(has[0], plain) {
+		t.Error("the index has a term that needs no key")
 	}
 	e.erase(t, "acme", "bob")
-	if terms := find(FieldResource, "user", "bob", "acme"); len(terms) != 0 {
-		t.Error("somebody who was erased has terms:", terms)
+	if matches(0, index.Resource, "user", "bob", "acme") {
+		t.Error("somebody who was erased is found")
 	}
-	if left, err := p.Terms(e.stored(t)[0]); err != nil || len(left) != 2 {
-		t.Error("an index that is made again has terms of somebody who was erased:", left, err)
+	again := p.Terms(e.stored(t)[0], nil)
+	if len(again) != 1 || !slices.Contains(has[0], again[0]) {
+		t.Error("an index that is made again has terms of somebody who was erased:", again)
+	}
+	// What lies under keys of others is found with its type.
+	add(t, e.Journal, Refuse, &Record{
+		Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice", ResourceType: "ticket", ResourceId: "7",
+	})
+	has[0] = p.Terms(e.stored(t)[2], nil)
+	if !matches(0, index.Resource, "ticket", "7", "acme") || matches(0, index.Resource, "document", "7", "acme") {
+		t.Error("an object of a personal type is not found by its type")
 	}
 }
 
@@ -400,9 +418,9 @@ func FuzzPersonal(f *testing.F) {
 	f.Add(whole.GetPersonal(), []byte{1}, whole.GetTime())
 	f.Fuzz(func(t *testing.T, sealed, key []byte, time int64) {
 		r := &Record{Personal: sealed, PersonalKey: key, Time: time}
-		erased, err := e.cfg.Personal.Open(r)
+		opened, err := e.cfg.Personal.Open(r)
 		same := bytes.Equal(sealed, whole.GetPersonal()) && bytes.Equal(key, whole.GetPersonalKey()) && time == whole.GetTime()
-		if len(key) > 0 && (err == nil && !erased) != same {
+		if len(key) > 0 && (err == nil && opened) != same {
 			t.Error("it opens:", r)
 		}
 	})

@@ -144,7 +144,11 @@ func (r *Reader) run(q *Query) *query {
 		}
 		terms := []index.Term{index.OfObject(one.field, one.kind, one.id)}
 		if r.persons != nil {
-			terms = append(terms, r.persons.Asked(one.field, one.kind, one.id, q.Tenant)...)
+			sealed, known := r.persons.Asked(one.field, one.kind, one.id, q.Tenant)
+			if !known {
+				continue
+			}
+			terms = append(terms, sealed...)
 		}
 		narrow(terms...)
 	}

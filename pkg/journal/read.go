@@ -30,11 +30,12 @@ var ErrNoRecord = errors.New("the journal does not have this record")
 // Persons opens what is sealed for persons, and finds it.
 type Persons interface {
 	// Open fills in what is sealed in a record; false where that cannot be opened any more, or not with these keys.
-	Open(r *Record) (opened bool)
+	Open(r *Record) (opened bool, err error)
 	// Terms appends the terms by which the index finds what is sealed in a record.
 	Terms(r *Record, terms []index.Term) []index.Term
-	// Asked returns the terms by which the index finds records in which a principal, or an object, is sealed. An empty tenant stands for all.
-	Asked(field index.Field, kind, id, tenant string) []index.Term
+	// Asked returns the terms by which the index finds records in which a principal, or an object, is sealed. An empty tenant stands for all. known
+	// is false where any record may be one.
+	Asked(field index.Field, kind, id, tenant string) (terms []index.Term, known bool)
 }
 
 // Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. It takes records as they are, and
@@ -349,7 +350,11 @@ func (r *Reader) open(encoded []byte, into *Record) (erased bool, err error) {
 	if err := proto.Unmarshal(encoded, into); err != nil {
 		return false, fmt.Errorf("journal: a record cannot be decoded: %w", err)
 	}
-	return len(into.GetPersonal()) > 0 && (r.persons == nil || !r.persons.Open(into)), nil
+	if len(into.GetPersonal()) == 0 || r.persons == nil {
+		return len(into.GetPersonal()) > 0, nil
+	}
+	opened, err := r.persons.Open(into)
+	return !opened, err
 }
 
 // pace is how long a reader that follows waits at least before it looks again, and pollEvery how often it looks at a directory that another

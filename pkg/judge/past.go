@@ -35,6 +35,9 @@ type Again struct {
 	ByClock bool
 }
 
+// Retention is how far back decisions can be judged again.
+func (j *Judge) Retention() time.Duration { return j.graph.Retention() }
+
 // Explain judges a decision of the past again, where it was made and now, within the bounds of the caller, and records both explanations before it
 // returns. Neither is an answer to act on. Errors: OutOfRange where a revision is not readable any more.
 func (j *Judge) Explain(ctx context.Context, by By, p Past) (*Again, error) {

@@ -7,20 +7,31 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// ExplainPermission decides one case without short cuts and shows every gate.
+// ExplainPermission decides one case without short cuts and shows every gate: one that is asked here, or one that is in the journal.
 func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.ExplainPermissionRequest) (*deputyv1.ExplainPermissionResponse, error) {
-	if r.GetCheck() == nil {
-		return nil, authz.FieldErrorf("check", "is required")
+	switch {
+	case r.GetDecisionId() != "":
+		return p.explainPast(ctx, r)
+	case r.GetCheck() == nil:
+		return nil, authz.FieldErrorf("check", "is required, or decision_id")
+	case r.GetContext() != nil:
+		return nil, authz.FieldErrorf("context", "is for decision_id: a check has a context of its own")
 	}
 	d, stamp, err := p.decide(ctx, r.GetCheck(), true)
 	if err != nil {
 		return nil, err
 	}
 	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), Reasons: d.Reasons}
-	for i := range d.Candidates {
-		out.Candidates = append(out.Candidates, candidateProto(&d.Candidates[i]))
-	}
+	out.Candidates = candidates(d)
 	return out, nil
+}
+
+// candidates shows what a decision weighed.
+func candidates(d *authz.Decision) (out []*deputyv1.CandidateExplanation) {
+	for i := range d.Candidates {
+		out = append(out, candidateProto(&d.Candidates[i]))
+	}
+	return out
 }
 
 func candidateProto(c *authz.Candidate) *deputyv1.CandidateExplanation {

@@ -34,6 +34,8 @@ type Figures struct {
 	refused   map[authz.Gate]prometheus.Counter
 	failed    prometheus.Counter
 	answers   *prometheus.CounterVec
+	// disagreements counts decisions that are judged again and are not as they were recorded.
+	disagreements prometheus.Counter
 
 	// callers has the counters of the names that have a series of their own. The map is replaced, with mu held, and never changed.
 	callers atomic.Pointer[map[string]prometheus.Counter]
@@ -62,6 +64,10 @@ func NewFigures() *Figures {
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "deputy_decisions_total", Help: "Decisions, by answer and the first gate that refused.",
 		}, []string{"answer", "refused_by"}),
+		disagreements: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "deputy_decisions_disagreeing_total",
+			Help: "Decisions that, judged again at the revision of their record, came to something else, which nothing known explains.",
+		}),
 		refused: map[authz.Gate]prometheus.Counter{},
 	}
 	f.callers.Store(&map[string]prometheus.Counter{
@@ -109,7 +115,7 @@ func (f *Figures) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (f *Figures) all() []prometheus.Collector {
-	return []prometheus.Collector{f.methods, f.inFlight, f.calls, f.refusals, f.answers}
+	return []prometheus.Collector{f.methods, f.inFlight, f.calls, f.refusals, f.answers, f.disagreements}
 }
 
 // options are the server options that time calls. They stand before the gate's own, so that they see the status that it answers with.
@@ -138,6 +144,13 @@ func isUnary(method string) bool {
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
 	m, ok := found.(protoreflect.MethodDescriptor)
 	return err == nil && ok && !m.IsStreamingClient() && !m.IsStreamingServer()
+}
+
+// disagreed counts a decision that was judged again and is not as it was recorded.
+func (f *Figures) disagreed() {
+	if f != nil {
+		f.disagreements.Inc()
+	}
 }
 
 // begin counts a call that is under way, until end.

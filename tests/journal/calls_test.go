@@ -19,6 +19,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -48,7 +49,14 @@ type world struct {
 
 func newWorld(t *testing.T, cfg daemon.Config) *world {
 	t.Helper()
+	return newWorldOn(t, cfg, func(*engine.Config) {})
+}
+
+// newWorldOn is newWorld with an engine that is set up in some way.
+func newWorldOn(t *testing.T, cfg daemon.Config, set func(*engine.Config)) *world {
+	t.Helper()
 	cfg.Engine = harness.Embedded(t)
+	set(&cfg.Engine)
 	w := &world{Server: harness.Start(t, cfg), t: t, ledger: &ledger{t: t, dir: daemon.JournalDir(cfg.Engine.Dir)}}
 	w.WriteSchema(t, schema.Core+domain)
 	for _, who := range []string{"user:alice", "user:carol", "tenant:acme"} {

@@ -202,6 +202,9 @@ func writeSlot(f vfs.File, n uint32, s *slot) error {
 	return nil
 }
 
+// ReadOnly reports whether the keys are open for reading only.
+func (k *Keys) ReadOnly() bool { return k.cfg.ReadOnly }
+
 // Damaged is how many slots were not as they were written when the file was opened: what was sealed under their keys is taken for erased until
 // the file is put back from a copy.
 func (k *Keys) Damaged() int { return k.damaged }
