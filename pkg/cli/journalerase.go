@@ -86,7 +86,7 @@ func (e *journalErase) run(p *program, text string) error {
 	}
 	cfg := persons.Config{Dir: e.keyDir, Secret: keys.Secret(), ReadOnly: true}
 	out := erased{Person: text, Tenant: person.Tenant}
-	if out.Found, err = count(cfg, person, e.allTenants); err != nil {
+	if out.Found, err = countKeys(cfg, person, e.allTenants); err != nil {
 		return err
 	}
 	if e.yes {
@@ -103,8 +103,8 @@ func (e *journalErase) run(p *program, text string) error {
 	return w.Flush()
 }
 
-// count is how many keys there are of a person.
-func count(cfg persons.Config, person persons.Person, allTenants bool) (n int, err error) {
+// countKeys is how many keys there are of a person.
+func countKeys(cfg persons.Config, person persons.Person, allTenants bool) (n int, err error) {
 	keys, err := persons.Open(cfg)
 	if err != nil {
 		return 0, err
