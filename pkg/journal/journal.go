@@ -206,7 +206,13 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, fr
 			j.write(b)
 			return first, b.err
 		case <-ctx.Done():
-			go j.writeLater(b)  // others may have joined
+			go func() { // others may have joined
+				_ = authz.Safely("journal.Append", func() error {
+					j.writing <- struct{}{}
+					j.write(b)
+					return nil
+				})
+			}()
 			return 0, ctx.Err() //nolint:wrapcheck // Append does
 		}
 	}
@@ -216,12 +222,6 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, fr
 	case <-ctx.Done():
 		return 0, ctx.Err() //nolint:wrapcheck // Append does
 	}
-}
-
-// writeLater writes a batch whose beginner does not wait for its turn any more.
-func (j *Journal) writeLater(b *batch) {
-	j.writing <- struct{}{}
-	j.write(b)
 }
 
 // unavailable is what callers are told.
