@@ -137,7 +137,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	var records *journal.Reader
 	if d.journal != nil {
 		opened = append(opened, d.journal)
-		figures = append(figures, journalFigures{d.journal})
+		figures = append(figures, journalFigures{d.journal, cfg.Journal.QuotaBytes})
 		if records, err = d.journal.Reader(nil); err != nil {
 			return fail(err)
 		}
