@@ -139,10 +139,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	var records *journal.Reader
 	if d.journal != nil {
 		opened = append(opened, d.journal)
+		figures = append(figures, journalFigures{d.journal, cfg.Journal.QuotaBytes})
 		if records, err = d.journal.Reader(d.journal.Persons()); err != nil {
 			return fail(err)
 		}
-		figures = append(figures, journalFigures{d.journal})
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {

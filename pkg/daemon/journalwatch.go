@@ -77,13 +77,18 @@ func (d *Daemon) tellJournal() {
 }
 
 // journalFigures are the figures of a journal, for Prometheus.
-type journalFigures struct{ *journal.Journal }
+type journalFigures struct {
+	*journal.Journal
+
+	quota int64
+}
 
 // The figures of a journal.
 var (
 	journalRecords    = journalFigure("records_total", "Records that the journal has, those that were removed included.")
 	journalBytes      = journalFigure("written_bytes_total", "Bytes of records that were written since the server started.")
 	journalBatches    = journalFigure("batches_total", "How many times records were written since the server started: one batch has those of many calls.")
+	journalFailures   = journalFigure("failures_total", "How many times the journal began to fail.")
 	journalRefused    = journalFigure("refused_records_total", "Records that the journal did not take, so that what they are about was refused.")
 	journalOverShare  = journalFigure("over_share_records_total", "Records that were refused to callers that had used up their share of the quota.")
 	journalUsed       = journalFigure("disk_bytes", "Bytes that the journal's directory has, with a quota.")
@@ -108,7 +113,7 @@ func (j journalFigures) Describe(to chan<- *prometheus.Desc) { prometheus.Descri
 
 // Collect is prometheus.Collector's.
 func (j journalFigures) Collect(to chan<- prometheus.Metric) {
-	f := j.Figures()
+	f, sealing := j.Stats(), j.Sealing()
 	counter := func(d *prometheus.Desc, value uint64) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
 	}
@@ -118,22 +123,23 @@ func (j journalFigures) Collect(to chan<- prometheus.Metric) {
 	counter(journalRecords, f.Records)
 	counter(journalBytes, f.Bytes)
 	counter(journalBatches, f.Batches)
+	counter(journalFailures, f.Failures)
 	counter(journalRefused, f.Refused)
 	counter(journalOverShare, f.OverShare)
 	counter(journalLate, f.Late)
 	counter(journalLost, f.Lost)
 	counter(journalUnrecorded, f.Unrecorded)
-	sealed := f.Sealing.Records
+	sealed := sealing.Records
 	gauge(journalUsed, float64(f.Used))
-	gauge(journalQuota, float64(f.QuotaBytes))
+	gauge(journalQuota, float64(j.quota))
 	gauge(journalUnsealed, float64(max(f.Records, sealed)-sealed))
 	gauge(journalCheckpoint, float64(sealed))
-	if at := f.Sealing.At; !at.IsZero() {
+	if at := sealing.At; !at.IsZero() {
 		gauge(journalSigned, float64(at.UnixNano())/1e9)
 	}
-	gauge(journalWitnessed, float64(f.Sealing.Witness.Records))
+	gauge(journalWitnessed, float64(sealing.Witness.Records))
 	gauge(journalTakes, oneIf(j.Err() == nil))
-	gauge(journalAgrees, oneIf(!f.Sealing.Witness.Contradicts))
+	gauge(journalAgrees, oneIf(!sealing.Witness.Contradicts))
 }
 
 func oneIf(is bool) float64 {

@@ -19,6 +19,7 @@ var bareGoroutines = map[string]string{
 	"pkg/daemon/stop.go: closeBy":              "closes the server",
 	"pkg/daemon/stop.go: drain":                "stops the server",
 	"pkg/daemon/heap.go: KeepHeadroom":         "serves no call",
+	"pkg/journal/open.go: Open":                "keepUp recovers each round",
 	"pkg/engine/headtaker.go: join":            "taking.run recovers each taking",
 	"pkg/engine/primary.go: ReadyState":        "pooled.ask recovers",
 	"pkg/engine/primary.go: guardPrimary":      "serves no call",

@@ -37,6 +37,8 @@ type served struct {
 	Kind string
 	// Dir is Deputy's data directory.
 	Dir string `json:",omitempty"`
+	// Journal is journalOff or journalSync; empty means a journal as it is shipped.
+	Journal string `json:",omitempty"`
 	// Datastore and URI are SpiceDB's.
 	Datastore string `json:",omitempty"`
 	URI       string `json:",omitempty"`
@@ -126,7 +128,7 @@ func serveDeputy(life context.Context, s served) error {
 	}.Build())
 	d, err := daemon.Open(life, daemon.Config{
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
-		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: daemon.EvaluatorNative,
+		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: daemon.EvaluatorNative, Journal: journalOf(s.Journal),
 	}, log)
 	if err != nil {
 		return err

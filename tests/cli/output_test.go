@@ -121,6 +121,7 @@ var asked = []struct{ command, args string }{
 	{"caller check", "billing StartSession --callers $TMP/callers.yaml"},
 	{"caller revoke", "billing key-1 --callers $TMP/callers.yaml"},
 	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
+	{"journal keys", "$TMP/journal-keys"},
 }
 
 // elsewhere are commands whose output other tests look at, because they take more than a server.
