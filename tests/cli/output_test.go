@@ -54,7 +54,7 @@ var noJSON = []string{
 }
 
 // asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
-// that was started last, $DESK the example, and $TMP a folder.
+// that was started last, $DESK the example, $JOURNAL the server's journal, and $TMP a folder.
 var asked = []struct{ command, args string }{
 	{"version", ""},
 	{"init", "$TMP/project"},
@@ -106,6 +106,7 @@ var asked = []struct{ command, args string }{
 	{"caller check", "billing CheckPermission --tenant acme --callers $TMP/callers.yaml"},
 	{"caller check", "billing StartSession --callers $TMP/callers.yaml"},
 	{"caller revoke", "billing key-1 --callers $TMP/callers.yaml"},
+	{"journal verify", "$JOURNAL"},
 	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
 }
 
@@ -114,14 +115,15 @@ var elsewhere = []string{"migrate", "migrate repair"}
 
 // TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
 func TestJSON(t *testing.T) {
-	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	embedded := harness.Embedded(t)
+	s := harness.Start(t, daemon.Config{Engine: embedded})
 	env := commandLine{"DEPUTY_ENDPOINT": s.Daemon.Addr().String(), "DEPUTY_KEY": harness.AdminKey}
 	desk, err := filepath.Abs("../../schema/supportdesk")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(desk)) // for fixtures, which read nothing outside
-	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir()}
+	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir(), "$JOURNAL": daemon.JournalDir(embedded.Dir)}
 	done := slices.Concat(noJSON, elsewhere)
 	for _, a := range asked {
 		args := append(strings.Fields(a.command), "-o", "json")
