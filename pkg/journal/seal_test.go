@@ -259,10 +259,12 @@ func TestPruneIsSigned(t *testing.T) {
 func TestKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, bend := range map[string]func(dir string) error{
-		"missing":     func(dir string) error { return os.Remove(filepath.Join(dir, signingFile)) },
-		"mode 0644":   func(dir string) error { return os.Chmod(filepath.Join(dir, signingFile), 0o644) },
-		"a long line": func(dir string) error { return os.WriteFile(filepath.Join(dir, signingFile), []byte("PRIVATE+KEY+x"), 0o600) },
-		"empty":       func(dir string) error { return os.WriteFile(filepath.Join(dir, signingFile), nil, 0o600) },
+		"missing":   func(dir string) error { return os.Remove(filepath.Join(dir, signingFile)) },
+		"mode 0644": func(dir string) error { return os.Chmod(filepath.Join(dir, signingFile), 0o644) },
+		"a long line": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, signingFile), []byte("PRIVATE+KEY+x"), 0o600)
+		},
+		"empty": func(dir string) error { return os.WriteFile(filepath.Join(dir, signingFile), nil, 0o600) },
 	} {
 		dir := t.TempDir()
 		if _, err := OpenKeys(dir, true); err != nil {

@@ -195,7 +195,9 @@ func TestWitness(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if at := await(t, j, func(w journal.Witnessing) bool { return w.Err != nil && strings.Contains(w.Err.Error(), "does not go on from") }); !at.Contradicts {
+	if at := await(t, j, func(w journal.Witnessing) bool {
+		return w.Err != nil && strings.Contains(w.Err.Error(), "does not go on from")
+	}); !at.Contradicts {
 		t.Fatalf("the witness is at %+v", at)
 	}
 }
