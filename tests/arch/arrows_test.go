@@ -29,6 +29,10 @@ var arrows = map[string][]string{
 	"pkg/judge": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/journal"},
 	// The record of every decision: written before the answer leaves, and sealed so that nobody changes it unseen.
 	"pkg/journal": {"pkg/authz", "pkg/gen", "pkg/statuses"},
+	// What records are found by.
+	"pkg/journal/index": {},
+	// Records and journals in others' formats.
+	"pkg/journal/export": {"pkg/gen", "pkg/journal"},
 	// The lifecycle of agents, principals, delegations and sessions.
 	"pkg/delegate": {"pkg/authz", "pkg/facts"},
 
