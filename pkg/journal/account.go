@@ -72,7 +72,9 @@ func (a *Account) Record(ctx context.Context, duty Duty, records ...*Record) (id
 	stage := deputyv1.RecordStage_RECORD_STAGE_WHOLE
 	a.mu.Lock()
 	closed, begun := a.closed, a.first
-	if a.begun {
+	if begun == Unrecorded { // nobody knows where it is
+		begun = 0
+	} else if a.begun {
 		stage = deputyv1.RecordStage_RECORD_STAGE_ENDED
 	}
 	a.mu.Unlock()
@@ -91,7 +93,9 @@ func (a *Account) Record(ctx context.Context, duty Duty, records ...*Record) (id
 	a.mu.Unlock()
 	ids = make([]string, len(records))
 	for i := range ids {
-		ids[i] = a.journal.ID(first + uint64(i)) //nolint:gosec // not negative
+		if ids[i] = a.journal.ID(first); first != Unrecorded {
+			first++
+		}
 	}
 	return ids, nil
 }

@@ -2,11 +2,12 @@ package journal
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
 // private is the operating system's file system, with files that only their owner reads, whatever the umask: a journal tells who
@@ -28,29 +29,6 @@ func (p private) Create(name string, category vfs.DiskWriteCategory) (vfs.File, 
 // Unwrap is vfs.FS's.
 func (p private) Unwrap() vfs.FS { return p.FS }
 
-// writeFile writes a file durably: under its name there is what was there before, or all of text.
-func writeFile(fs vfs.FS, dir, name string, text []byte) error {
-	path := fs.PathJoin(dir, name)
-	file, err := fs.Create(path+newSegment, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return fmt.Errorf("cannot create %s: %w", path, err)
-	}
-	_, err = file.Write(text)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err == nil {
-		err = fs.Rename(path+newSegment, path)
-	}
-	if err == nil {
-		err = syncDir(fs, dir)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	return nil
-}
-
 // makeDir makes a directory, and those that it lies in, durably.
 func makeDir(fs vfs.FS, dir string) error {
 	var made []string
@@ -69,20 +47,11 @@ func makeDir(fs vfs.FS, dir string) error {
 		return err //nolint:wrapcheck // the caller says what it was for
 	}
 	for _, parent := range made {
-		if err := syncDir(fs, parent); err != nil {
-			return err
+		if err := tree.SyncDir(fs, parent); err != nil {
+			return err //nolint:wrapcheck // as above
 		}
 	}
 	return nil
-}
-
-// syncDir makes durable which files a directory has.
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err //nolint:wrapcheck // the caller says what it was for
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // isNotExist reports whether a file is not there.

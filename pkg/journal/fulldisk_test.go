@@ -237,3 +237,31 @@ func TestKeptIsBounded(t *testing.T) {
 		t.Errorf("the journal notes %q", texts)
 	}
 }
+
+// TestStats asks a journal how it is, while it fails and after.
+func TestStats(t *testing.T) {
+	t.Parallel()
+	mem, broken := vfs.NewMem(), false
+	j := open(t, testConfig(failing(mem, func(op errorfs.Op) error {
+		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EIO
+		}
+		return nil
+	})))
+	add(t, j, Refuse, numbered(0))
+	broken = true
+	_, err := j.Append(t.Context(), Refuse, numbered(1), numbered(2))
+	refused(t, err)
+	add(t, j, Keep, numbered(3))
+	got := j.Stats()
+	if want := (Stats{Records: 1, Batches: 1, Bytes: got.Bytes, Failures: 1, Refused: 2, Late: 1, InMemory: 1}); got != want || got.Bytes == 0 {
+		t.Errorf("while it fails: %+v, want %+v", got, want)
+	}
+	broken = false
+	tryAgain(j)
+	got = j.Stats()
+	// The late one, and a note of it.
+	if want := (Stats{Records: 3, Batches: 2, Bytes: got.Bytes, Failures: 1, Refused: 2, Late: 1}); got != want {
+		t.Errorf("afterwards: %+v, want %+v", got, want)
+	}
+}

@@ -397,6 +397,33 @@ func (j *Journal) replace(made *segment) error {
 	return nil
 }
 
+// Stats is what happened since a journal was opened, but for Records, and how it is.
+type Stats struct {
+	// Records is how many records it has, those that were removed included.
+	Records uint64
+	// Batches is how many writes there were, and Bytes how long they were together.
+	Batches, Bytes uint64
+	// Failures is how often it began to fail.
+	Failures uint64
+	// Refused records were not written, with an error. Unrecorded ones were not written, because Config.AnswerUnrecorded says so. Late ones were
+	// written after their answers had left, or wait for it: InMemory are those that do. Lost ones were to be written late, and are not.
+	// OverShare were refused to callers over their share.
+	Refused, Unrecorded, Late, InMemory, Lost, OverShare uint64
+	// Used is how many bytes its directory has, but for the reserve; 0 without a quota, which is when nobody measures it.
+	Used int64
+}
+
+// Stats returns what happened since the journal was opened.
+func (j *Journal) Stats() Stats {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return Stats{
+		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.writtenBytes.Load(), Failures: j.failures,
+		Refused: j.totals.refused, Unrecorded: j.totals.unrecorded, Late: j.totals.late, InMemory: j.keptCount, Lost: j.totals.lost,
+		OverShare: j.overShare, Used: j.used,
+	}
+}
+
 // Written is how many records are written.
 func (j *Journal) Written() uint64 { return j.written.Load() }
 

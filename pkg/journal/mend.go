@@ -42,6 +42,8 @@ type trouble struct {
 	keptCount uint64
 	// waiting is how many calls with the duty Keep are under way.
 	waiting atomic.Int64
+	// failures is how often it began to fail.
+	failures uint64
 	// missed is what has to be recorded of it.
 	missed missed
 	// totals is the same, since the journal was opened.
@@ -94,6 +96,7 @@ func (j *Journal) fail(err error) {
 	was := j.failed
 	if was == nil {
 		j.failed = err
+		j.failures++
 	}
 	j.mu.Unlock()
 	if was == nil {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
 const (
@@ -170,11 +172,14 @@ func (j *Journal) begin() error {
 	if _, err := parseOrigin(text); err != nil {
 		return fmt.Errorf("journal: the store's name %q cannot be part of a journal's name", j.cfg.Store)
 	}
-	if err := writeFile(j.fs, j.cfg.Dir, originFile, text); err != nil {
-		return fmt.Errorf("journal: cannot name the journal: %w", err)
+	err := tree.WriteFile(j.fs, j.fs.PathJoin(j.cfg.Dir, originFile), text)
+	for _, dir := range []string{j.cfg.Dir, j.fs.PathDir(j.cfg.Dir)} { // they may have been made just before a crash
+		if err == nil {
+			err = tree.SyncDir(j.fs, dir)
+		}
 	}
-	if err := syncDir(j.fs, j.fs.PathDir(j.cfg.Dir)); err != nil { // it may have been made just before a crash
-		return fmt.Errorf("journal: cannot make the directory durable: %w", err)
+	if err != nil {
+		return fmt.Errorf("journal: cannot name the journal: %w", err)
 	}
 	return nil
 }
@@ -212,7 +217,7 @@ func (j *Journal) replay() (next uint64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("journal: cannot open a segment: %w", err)
 	}
-	if err := errors.Join(f.Sync(), f.Close(), syncDir(j.fs, j.segments)); err != nil {
+	if err := errors.Join(f.Sync(), f.Close(), tree.SyncDir(j.fs, j.segments)); err != nil {
 		return 0, fmt.Errorf("journal: cannot make a segment durable: %w", err)
 	}
 	return next, nil

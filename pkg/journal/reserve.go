@@ -6,6 +6,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
 // reserveFile is the file that holds room for what a full disk must not stop.
@@ -48,7 +50,7 @@ func (j *Journal) makeReserve() error {
 		err = j.fs.Rename(path+newSegment, path)
 	}
 	if err == nil {
-		err = syncDir(j.fs, j.cfg.Dir)
+		err = tree.SyncDir(j.fs, j.cfg.Dir)
 	}
 	if err != nil {
 		_ = j.fs.Remove(path + newSegment) // it would keep the room that there is

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
 // A segment is a file of records as they came. All numbers are little-endian.
@@ -125,7 +127,7 @@ func createSegment(fs vfs.FS, dir string, first uint64, frames ...[]byte) (*segm
 		err = fs.Rename(path+newSegment, path)
 	}
 	if err == nil {
-		err = syncDir(fs, dir)
+		err = tree.SyncDir(fs, dir)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot begin a segment: %w", err), file.Close())

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,8 +27,11 @@ type files struct {
 // known are the files of a journal that lie in its directory itself, and beside are directories and files that belong there, and prove nothing.
 var (
 	known  = []string{"origin", "verifier.key", "checkpoint", "checkpoint.witnessed", "minimum"}
-	beside = []string{"lock", "reserve", "index", "shares"}
+	beside = []string{"lock", "reserve", "index", "callers"}
 )
+
+// folders are the directories of a journal. Others are not looked into: a link may lead anywhere.
+var folders = regexp.MustCompile(`^(segments|tile|tile/(entries|[0-7])(/x[0-9]{3}){0,6})$`)
 
 // list lists a journal's directory.
 func list(fs vfs.FS, dir string) (*files, error) {
@@ -68,14 +72,15 @@ func (f *files) walk(fs vfs.FS, dir, prefix string) error {
 		}
 		below := fs.PathJoin(dir, name)
 		info, err := fs.Stat(below)
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("cannot read %s: %w", below, err)
-		}
-		if !info.IsDir() {
+		case info.IsDir() && folders.MatchString(path):
+			err = f.walk(fs, below, path+"/")
+		default:
 			f.foreign = append(f.foreign, path)
-			continue
 		}
-		if err := f.walk(fs, below, path+"/"); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,59 @@
+package journal
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// TestAccountUnrecorded answers several items while the journal fails, as the operator said: their ids are different, and no record has
+// them. What ends afterwards does not say that it belongs to the beginning, which has no record.
+func TestAccountUnrecorded(t *testing.T) {
+	t.Parallel()
+	mem, broken := vfs.NewMem(), false
+	cfg := testConfig(failing(mem, func(op errorfs.Op) error {
+		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	cfg.AnswerUnrecorded = true
+	j := open(t, cfg)
+	add(t, j, Refuse, numbered(0))
+	broken = true
+	a := j.Account("one", "Service/Method")
+	if err := a.Begin(t.Context(), Refuse, &Record{}); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := a.Record(t.Context(), Refuse, &Record{}, &Record{}, &Record{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for sequence := range uint64(10) {
+		known[j.ID(sequence)] = true
+	}
+	for _, id := range ids {
+		if known[id] {
+			t.Errorf("%s is the id of another record", id)
+		}
+		known[id] = true
+	}
+	broken = false
+	if _, err := a.Record(t.Context(), Refuse, &Record{}); err != nil {
+		t.Fatal(err)
+	}
+	found, err := readAll(mem, testDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range found {
+		if r.GetCaller() == "one" && (r.GetBegun() != 0 || r.GetStage() != deputyv1.RecordStage_RECORD_STAGE_WHOLE) {
+			t.Errorf("the record of the end is %v", r)
+		}
+	}
+}
