@@ -39,7 +39,8 @@ func newDemo(p *program, files fs.FS, name string) *cobra.Command {
 		Short: "Run the example: a support desk, its agents, and what they may do",
 		Long: `Start a server on a loopback port over a temporary directory, load the example domain, and ask for
 decisions over gRPC. Each is shown with the gate that refused, and compared with what is expected:
-the exit code is 1 if any differs.
+the exit code is 1 if any differs. Then the server's journal is verified, changed by one byte, and
+verified again.
 
 With --data-dir the directory stays, for "deputy serve --data-dir" to go on with.`,
 		GroupID: groupAsk,
@@ -69,7 +70,7 @@ With --data-dir the directory stays, for "deputy serve --data-dir" to go on with
 		if err != nil {
 			return err
 		}
-		if _, unexpected := run.count(); unexpected > 0 {
+		if _, unexpected := run.count(); unexpected > 0 || !run.evidence.ok() {
 			return errDenied
 		}
 		return nil
@@ -95,6 +96,9 @@ type demoRun struct {
 	// service asks as the services of a deployment do, admin explains, loads and suspends. outsider is bound to one tenant.
 	service, admin, outsider *server
 	sections                 []demoSection
+	// dir is the data directory, and temporary the one that it is in and that goes with the demo; empty if one was named.
+	dir, temporary string
+	evidence       *demoEvidence
 	// stop ends what start started, the last first.
 	stop []func() error
 }
@@ -131,8 +135,9 @@ type demoRow struct {
 func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *demoRun, err error) {
 	run = &demoRun{}
 	defer func() {
-		for _, stop := range slices.Backward(run.stop) {
-			err = errors.Join(err, stop())
+		err = errors.Join(err, run.end())
+		if run.temporary != "" {
+			err = errors.Join(err, os.RemoveAll(run.temporary))
 		}
 	}()
 	bounded := outsiderOf(suite, rand.Text())
@@ -155,7 +160,22 @@ func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *de
 	if bounded != nil {
 		err = run.askOutside(ctx, bounded)
 	}
-	return run, err
+	if err = errors.Join(err, run.end()); err != nil {
+		return run, err
+	}
+	if err := run.verifyJournal(ctx, run.dir); err != nil {
+		return run, fmt.Errorf("verifying the journal: %w", err)
+	}
+	return run, nil
+}
+
+// end stops the server. It is safe to call twice.
+func (r *demoRun) end() (err error) {
+	for _, stop := range slices.Backward(r.stop) {
+		err = errors.Join(err, stop())
+	}
+	r.stop = nil
+	return err
 }
 
 // tell makes the sections of what the cases of the file came to.
@@ -237,13 +257,13 @@ func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) erro
 		if dir, err = os.MkdirTemp("", "deputy-demo-"); err != nil {
 			return err
 		}
-		temporary := dir
-		r.stop = append(r.stop, func() error { return os.RemoveAll(temporary) })
+		r.temporary = dir
 		dir = filepath.Join(dir, "data") // the journal's keys are beside it
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
+	r.dir = dir
 	seal, err := tokenKey(filepath.Join(dir, "token.key"))
 	if err != nil {
 		return err
@@ -310,7 +330,7 @@ func (r *demoRun) writeJSON(out io.Writer) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	asked, unexpected := r.count()
-	all := map[string]any{"sections": r.sections, "decisions": asked, "unexpected": unexpected}
+	all := map[string]any{"sections": r.sections, "decisions": asked, "unexpected": unexpected, "journal": r.evidence}
 	if err := encoder.Encode(all); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
@@ -352,6 +372,7 @@ func (r *demoRun) writeTable(out io.Writer) error {
 	} else {
 		fmt.Fprintf(&b, "\n%d answers, all as expected.\n", asked)
 	}
+	b.WriteString("\n" + r.evidence.lines())
 	if _, err := io.WriteString(out, b.String()); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}

@@ -1,10 +1,16 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/journal/verify"
+	"github.com/deputyauth/deputy/schema"
 )
 
 // TestDemoNoticesWrongAnswers tells a story that expects the bleed.
@@ -48,5 +54,28 @@ steps:
 	_ = cmd.ExecuteContext(t.Context())
 	if !strings.Contains(out.String(), "1 of 2 answers are not as expected.") {
 		t.Errorf("the summary is missing:\n%s", out.String())
+	}
+}
+
+// TestDemoVerifiesItsJournal: the demo's journal is found as it was written, and the change of one byte where it was made, which is then undone.
+func TestDemoVerifiesItsJournal(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	var out strings.Builder
+	p := &program{Streams: Streams{Out: &out}}
+	cmd := newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml")
+	cmd.SetArgs([]string{"--output", "json", "--data-dir", dir})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var told struct{ Journal demoEvidence }
+	if err := json.Unmarshal([]byte(out.String()), &told); err != nil {
+		t.Fatal(err)
+	}
+	if e := told.Journal; !e.Verified || e.Found == nil || e.Found.Sequence != e.Changed || e.Records <= e.Changed {
+		t.Errorf("the evidence is %+v, and %+v was found", e, e.Found)
+	}
+	report, err := verify.Run(t.Context(), verify.Options{Dir: daemon.JournalDir(dir)})
+	if err != nil || len(report.Problems) > 0 {
+		t.Errorf("the journal that stays is not as it was written: %v, %+v", err, report)
 	}
 }

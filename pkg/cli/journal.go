@@ -18,5 +18,6 @@ of it, and need no server.`
 func journalCommands(p *program) []*cobra.Command {
 	return []*cobra.Command{
 		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalVerify(p),
+		newJournalExport(p), newJournalCollect(p), newJournalKeys(p),
 	}
 }

@@ -62,6 +62,11 @@ func names(of map[int32]string, prefix string) []string {
 	return out
 }
 
+// set reports whether any flag narrows.
+func (f *recordFilter) set() bool {
+	return len(f.kinds) > 0 || f.agent+f.principal+f.tenant+f.resource+f.permission+f.caller+f.answer+f.refusedBy+f.session+f.delegation+f.from+f.until != ""
+}
+
 // request returns the query that the flags say.
 func (f *recordFilter) request() (*deputy.QueryRecordsRequest, error) {
 	q := &deputy.QueryRecordsRequest{

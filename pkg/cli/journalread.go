@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func (j *journalFrom) run(long bool, do func(ctx context.Context, from journalSo
 			return do(cmd.Context(), from, args)
 		}
 		ask := func(ctx context.Context, s *server, args []string) error {
-			return do(ctx, &servedJournal{s.client.Journal}, args)
+			return do(ctx, &servedJournal{client: s.client.Journal}, args)
 		}
 		if long {
 			return j.c.runLong(ask)(cmd, args)
@@ -65,12 +66,18 @@ type journalSource interface {
 	get(ctx context.Context, decision string) (*deputy.FoundRecord, error)
 	// checkpoint returns the newest checkpoint of the journal that has a record.
 	checkpoint(ctx context.Context, of *deputy.FoundRecord) (*deputy.GetCheckpointResponse, error)
+	// origin is the name of the journal that has a record.
+	origin(ctx context.Context, of *deputy.FoundRecord) (string, error)
 	// prove proves that the record of a decision stands in the journal.
 	prove(ctx context.Context, decision string) (*deputy.ProveRecordResponse, error)
 }
 
 // servedJournal is a server's journal.
-type servedJournal struct{ client deputy.JournalServiceClient }
+type servedJournal struct {
+	client deputy.JournalServiceClient
+	// name is the journal's, once it was asked for.
+	name string
+}
 
 func (s *servedJournal) query(
 	ctx context.Context, q *deputy.QueryRecordsRequest, began func(), found func(*deputy.FoundRecord) error,
@@ -111,6 +118,17 @@ func (s *servedJournal) get(ctx context.Context, decision string) (*deputy.Found
 
 func (s *servedJournal) checkpoint(ctx context.Context, _ *deputy.FoundRecord) (*deputy.GetCheckpointResponse, error) {
 	return s.client.GetCheckpoint(ctx, &deputy.GetCheckpointRequest{})
+}
+
+func (s *servedJournal) origin(ctx context.Context, _ *deputy.FoundRecord) (string, error) {
+	if s.name == "" {
+		c, err := s.client.GetCheckpoint(ctx, &deputy.GetCheckpointRequest{})
+		if err != nil {
+			return "", err
+		}
+		s.name, _, _ = strings.Cut(c.GetCheckpoint(), "\n")
+	}
+	return s.name, nil
 }
 
 func (s *servedJournal) prove(ctx context.Context, decision string) (*deputy.ProveRecordResponse, error) {
@@ -323,6 +341,17 @@ func (k keptJournals) checkpoint(_ context.Context, of *deputy.FoundRecord) (*de
 		return nil, err
 	}
 	return &deputy.GetCheckpointResponse{Checkpoint: string(c.Text), VerifierKey: c.Verifier, Records: end}, nil
+}
+
+func (k keptJournals) origin(_ context.Context, of *deputy.FoundRecord) (string, error) {
+	if len(k) == 1 {
+		return k[0].Origin(), nil
+	}
+	reader, _, err := k.find(of.GetDecisionId())
+	if err != nil {
+		return "", err
+	}
+	return reader.Origin(), nil
 }
 
 func (k keptJournals) prove(ctx context.Context, decision string) (*deputy.ProveRecordResponse, error) {

@@ -40,6 +40,8 @@ type serverSettings struct {
 	remoteKeyFile string
 	// journal is on or off, which is config.Journal.Off.
 	journal string
+	// quotaMiB is config.Journal.QuotaBytes in MiB.
+	quotaMiB int64
 	// cacheMiB is config.Engine.CacheBytes in a unit that is typed.
 	cacheMiB int64
 	// headroomMiB is what daemon.KeepHeadroom takes, in MiB.
@@ -93,6 +95,10 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.BoolVar(&j.Sync, "journal-sync", false, "have each record survive a power cut before its answer leaves, and not just the death of the process")
 	flags.StringSliceVar(&j.OpenFields, "journal-context-fields", nil,
 		"fields of caveat contexts that records hold as they are; of all others they hold a keyed digest")
+	flags.DurationVar(&j.Retention, "journal-retention", 0, "how long records are kept at least; 0 means 2160h, 90 days")
+	flags.Int64Var(&s.quotaMiB, "journal-quota-mib", 0,
+		"how much the journal's directory may have, in MiB: a full journal refuses decisions, and removes nothing that the retention keeps; 0 means no quota")
+	flags.Float64Var(&j.CallerShare, "journal-caller-share", 0, "how much of the quota the records of one caller may have, up to 1; 0 means 0.5")
 	flags.BoolVar(&j.AnswerUnrecorded, "journal-answer-unrecorded", false,
 		"answer without a record while the journal takes none, because its disk is full or fails; how often is recorded afterwards")
 	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
@@ -215,6 +221,10 @@ func (s *serverSettings) readJournal(flags *pflag.FlagSet) error {
 	}
 	j := &s.config.Journal
 	j.Off = s.journal == "off"
+	if s.quotaMiB < 0 || s.quotaMiB > 1<<30 {
+		return fmt.Errorf("--journal-quota-mib must be 0 to %d", 1<<30)
+	}
+	j.QuotaBytes = s.quotaMiB << 20
 	if e := s.config.Engine; e.Kind != engine.Embedded && j.Dir == "" && !j.Off {
 		return fmt.Errorf("the engine %s has no data directory that the journal could be in: name a directory for it with --journal-dir, "+
 			"or set --journal=off, and nothing is recorded of what callers ask", e.Kind)

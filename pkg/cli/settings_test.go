@@ -125,7 +125,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
 		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
-		{"journal-answer-unrecorded", "true"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
+		{"journal-answer-unrecorded", "true"}, {"journal-retention", "1h"}, {"journal-quota-mib", "300"}, {"journal-caller-share", "0.1"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
 		{"datastore-conn-pool-read-max-open", "5"}, {"datastore-conn-pool-write-max-open", "4"},
 	}
 	var args []string

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
@@ -31,11 +32,25 @@ type Journal struct {
 	Witness, WitnessKey string
 	// AnswerUnrecorded has decisions be answered without a record while the journal takes none. How many those were is recorded afterwards.
 	AnswerUnrecorded bool
+	// Retention is how long records are kept at least, and then removed by whole bundles; 0 means 90 days.
+	Retention time.Duration
+	// QuotaBytes is how much its directory may have; 0 means as much as the disk has. A journal that has used it up is full: nothing is removed
+	// that the retention keeps.
+	QuotaBytes int64
+	// CallerShare is how much of the quota the records of one caller may have, 0 to 1; 0 means half of it. It needs a quota.
+	CallerShare float64
 	// Sync has each record survive a power cut before its answer leaves, and not just the death of the process.
 	Sync bool
 	// OpenFields are the fields of caveat contexts that records hold as they are; of all others they hold a keyed digest.
 	OpenFields []string
 }
+
+const (
+	// journalRetention is how long records are kept unless it is said.
+	journalRetention = 90 * 24 * time.Hour
+	// minQuota is the least quota, in bytes: a segment and the reserve fit into it several times.
+	minQuota = 256 << 20
+)
 
 // JournalDir returns where in a data directory the journal is, unless it is kept elsewhere.
 func JournalDir(dataDir string) string { return filepath.Join(dataDir, "journal") }
@@ -52,7 +67,8 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 		}{
 			{"--journal-dir", j.Dir != ""}, {"--journal-key-dir", j.KeyDir != ""}, {"--journal-sync", j.Sync},
 			{"--journal-context-fields", len(j.OpenFields) > 0}, {"--journal-witness", j.Witness != ""}, {"--journal-witness-key", j.WitnessKey != ""},
-			{"--journal-answer-unrecorded", j.AnswerUnrecorded},
+			{"--journal-answer-unrecorded", j.AnswerUnrecorded}, {"--journal-retention", j.Retention != 0},
+			{"--journal-quota-mib", j.QuotaBytes != 0}, {"--journal-caller-share", j.CallerShare != 0},
 		} {
 			if one.set {
 				return j, fmt.Errorf("%s is set, and --journal is off: leave one of them out", one.flag)
@@ -80,6 +96,17 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 	if (j.Witness == "") != (j.WitnessKey == "") {
 		return j, errors.New("--journal-witness and --journal-witness-key are needed together: where the witness answers, and the key that verifies it")
 	}
+	switch {
+	case j.Retention < 0:
+		return j, errors.New("--journal-retention is negative: it is how long records are kept at least; 0 means 2160h, 90 days")
+	case j.QuotaBytes < 0 || j.QuotaBytes > 0 && j.QuotaBytes < minQuota:
+		return j, fmt.Errorf("--journal-quota-mib must be %d or more, or 0 for as much as the disk has", minQuota>>20)
+	case !(j.CallerShare >= 0 && j.CallerShare <= 1): // NaN is neither
+		return j, errors.New("--journal-caller-share is not a share, 0 to 1")
+	case j.CallerShare > 0 && j.QuotaBytes == 0:
+		return j, errors.New("--journal-caller-share is a share of the quota: set --journal-quota-mib, or leave it out")
+	}
+	j.Retention = orDefault(j.Retention, journalRetention)
 	return j, j.checkPlaces(e.Dir)
 }
 
@@ -148,7 +175,8 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	}
 	opened, err := journal.Open(journal.Config{
 		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
-		Evaluator: evaluator, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded, Log: log,
+		Evaluator: evaluator, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded,
+		Retention: c.Journal.Retention, QuotaBytes: c.Journal.QuotaBytes, CallerShare: c.Journal.CallerShare, Log: log,
 	})
 	if err != nil {
 		return nil, err

@@ -56,8 +56,8 @@ func (r *Reader) Checkpoint() (*Checkpoint, error) {
 	return c, nil
 }
 
-// Prove returns a C2SP tlog-proof that a record stands in the journal that its newest checkpoint names. Of a journal that is written in this
-// process it waits a little for a checkpoint that reaches the record. Errors: ErrNoRecord, ErrNoCheckpoint, and those of reading.
+// Prove returns a C2SP tlog-proof that a record stands in the journal that its newest checkpoint names. It waits a little for a
+// checkpoint that reaches the record, which comes every second where a server writes the journal. Errors: ErrNoRecord, ErrNoCheckpoint, and those of reading.
 func (r *Reader) Prove(ctx context.Context, sequence uint64) ([]byte, error) {
 	end, err := r.End()
 	if err != nil {
@@ -70,25 +70,33 @@ func (r *Reader) Prove(ctx context.Context, sequence uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := tree.Open(r.fs, r.dir, r.First())
+	t, err := r.Tree(c.Size)
 	if err != nil {
-		return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
-	}
-	// What is in no bundle yet is in the segments.
-	if t.Size() < c.Size {
-		next, err := NewSegmentReader(r.fs, r.dir).Read(t.Size(), c.Size, func(_ uint64, record []byte) error { return t.Add(record) })
-		if err == nil && next < c.Size {
-			err = fmt.Errorf("record %d is missing", next)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("journal: %s does not have all that its checkpoint is over: %w", r.dir, err)
-		}
+		return nil, err
 	}
 	proof, err := t.Proof(sequence, c.Size, c.Text)
 	if err != nil {
 		return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
 	}
 	return proof, nil
+}
+
+// Tree returns the tree over as many records, some of which may be in no bundle yet. Errors: there are fewer, and those of reading.
+func (r *Reader) Tree(size uint64) (*tree.Tree, error) {
+	t, err := tree.Open(r.fs, r.dir, r.First())
+	if err != nil {
+		return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
+	}
+	if t.Size() < size {
+		next, err := NewSegmentReader(r.fs, r.dir).Read(t.Size(), size, func(_ uint64, record []byte) error { return t.Add(record) })
+		if err == nil && next < size {
+			err = fmt.Errorf("record %d is missing", next)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("journal: %s does not have all that its checkpoint is over: %w", r.dir, err)
+		}
+	}
+	return t, nil
 }
 
 // sealed returns the newest checkpoint that reaches a record.
@@ -103,7 +111,7 @@ func (r *Reader) sealed(ctx context.Context, sequence uint64) (*Checkpoint, erro
 		if err != nil && !errors.Is(err, ErrNoCheckpoint) {
 			return nil, err
 		}
-		if r.live == nil || rest(ctx, sealLook) != nil {
+		if rest(ctx, sealLook) != nil {
 			return nil, ErrNoCheckpoint
 		}
 	}

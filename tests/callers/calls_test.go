@@ -130,6 +130,10 @@ var calls = []call{
 	{method: "deputy.v1.StoreService/GetStatistics", request: `{}`},
 	{method: "deputy.v1.StoreService/Compact", request: `{}`},
 	{method: "deputy.v1.StoreService/Backup", request: `{}`},
+	{method: "deputy.v1.JournalService/QueryRecords", request: `{"agent_id":"$agent","kinds":["RECORD_KIND_DECISION"],"limit":1}`},
+	{method: "deputy.v1.JournalService/GetRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
+	{method: "deputy.v1.JournalService/GetCheckpoint", request: `{}`},
+	{method: "deputy.v1.JournalService/ProveRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
 
 	{method: "authzed.api.v1.PermissionsService/CheckPermission", request: "{" + spiceCheck + "}"},
 	{method: "authzed.api.v1.PermissionsService/CheckBulkPermissions", request: `{"items":[{` + spiceCheck + `}]}`},

@@ -54,7 +54,8 @@ var noJSON = []string{
 }
 
 // asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
-// that was started last, $DESK the example, $JOURNAL the server's journal, and $TMP a folder.
+// that was started last, $R the decision that was made last, $JOURNAL the server's journal and $KEYS its keys, $DESK the example, and $TMP a
+// folder.
 var asked = []struct{ command, args string }{
 	{"version", ""},
 	{"init", "$TMP/project"},
@@ -97,6 +98,13 @@ var asked = []struct{ command, args string }{
 	{"lookup agents", "ticket:acme-1042 view"},
 	{"session end", "$S"},
 	{"delegation revoke", "$D"},
+	{"journal query", "--dir $JOURNAL"},
+	{"journal tail", "--dir $JOURNAL --follow=false"},
+	{"journal show", "$R --dir $JOURNAL --key-dir $KEYS"},
+	{"journal prove", "$R --dir $JOURNAL --key-dir $KEYS"},
+	{"journal verify", "$JOURNAL"},
+	{"journal export", "$TMP/journal.jsonl --dir $JOURNAL"},
+	{"journal collect", "$JOURNAL --out $TMP/collected"},
 	{"store statistics", ""},
 	{"store compact", ""},
 	{"backup", "$TMP/a.backup"},
@@ -123,7 +131,9 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(desk)) // for fixtures, which read nothing outside
-	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir(), "$JOURNAL": daemon.JournalDir(embedded.Dir)}
+	fill := map[string]string{
+		"$DESK": desk, "$TMP": t.TempDir(), "$JOURNAL": daemon.JournalDir(embedded.Dir), "$KEYS": daemon.KeyDir(embedded.Dir),
+	}
 	done := slices.Concat(noJSON, elsewhere)
 	for _, a := range asked {
 		args := append(strings.Fields(a.command), "-o", "json")
@@ -141,6 +151,9 @@ func TestJSON(t *testing.T) {
 			if id := regexp.MustCompile(`"` + field + `": "(\w+)"`).FindStringSubmatch(stdout); id != nil {
 				fill["$"+strings.ToUpper(field[:1])] = id[1]
 			}
+		}
+		if id := regexp.MustCompile(`"decisionId": "(\w+)"`).FindStringSubmatch(stdout); a.command == "check" && id != nil {
+			fill["$R"] = id[1]
 		}
 		done = append(done, a.command)
 	}

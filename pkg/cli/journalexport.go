@@ -1,0 +1,204 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal/export"
+	"github.com/deputyauth/deputy/pkg/smallfile"
+)
+
+// newJournalExport builds `deputy journal export`.
+func newJournalExport(p *program) *cobra.Command {
+	var filter recordFilter
+	var from journalFrom
+	var as string
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write records as JSON lines or OCSF events, or the journal as C2SP tiles (auditors)",
+		Long: `Write the records that match, the oldest first, into FILE, or to standard output if FILE is "-". FILE appears
+only once it is complete, readable by its owner alone.
+
+  jsonl  a record a line, with the id of its decision
+  ocsf   an event a line: class API Activity (6003) of the Open Cybersecurity Schema Framework
+  tiles  C2SP tlog-tiles up to the newest checkpoint, for a static web server; FILE is a directory then, which must
+         not be there yet, and --dir is needed. The records in it are readable by whoever it is served to.
+
+What was exported is out of reach of deputy journal erase.`,
+		Example: `  deputy journal export --as ocsf --from 24h yesterday.jsonl
+  deputy journal export --as tiles --dir /var/lib/deputy/journal public/journal`,
+		Args: cobra.ExactArgs(1),
+	}
+	filter.register(cmd.Flags())
+	choiceVar(cmd.Flags(), &as, "as", "", "jsonl", "what to write", "jsonl", "ocsf", "tiles")
+	from.register(p, cmd)
+	cmd.RunE = from.run(true, func(ctx context.Context, s journalSource, args []string) error {
+		start := time.Now()
+		var count uint64
+		var err error
+		if as == "tiles" {
+			count, err = exportTiles(ctx, s, &filter, args[0])
+		} else {
+			if args[0] == "-" && from.c.output == formatJSON {
+				return errors.New("--output json needs a FILE: standard output is the export")
+			}
+			fill := func(w io.Writer) (err error) {
+				count, err = exportRecords(ctx, s, &filter, as == "ocsf", w)
+				return err
+			}
+			if args[0] == "-" {
+				return fill(p.Out)
+			}
+			err = writeWhole("FILE", args[0], 0o600, fill)
+		}
+		if err != nil {
+			return err
+		}
+		seconds := time.Since(start).Seconds()
+		return say(p.Out, from.c.output, map[string]any{"records": count, "seconds": seconds},
+			fmt.Sprintf("exported %s in %.1f s", plural(count, "record"), seconds))
+	})
+	return cmd
+}
+
+// exportRecords writes the records that match.
+func exportRecords(ctx context.Context, s journalSource, filter *recordFilter, ocsf bool, w io.Writer) (count uint64, err error) {
+	q, err := filter.request()
+	if err != nil {
+		return 0, err
+	}
+	_, err = eachRecord(ctx, s, q, 0, func(f *deputy.FoundRecord) error {
+		count++
+		if !ocsf {
+			return writeJSON(w, f, "")
+		}
+		origin, err := s.origin(ctx, f)
+		if err != nil {
+			return err
+		}
+		line, err := export.OCSF(f, origin)
+		if err == nil {
+			_, err = w.Write(append(line, '\n'))
+		}
+		return err //nolint:wrapcheck // writeWhole says which file
+	})
+	return count, err
+}
+
+// exportTiles writes a journal as tiles.
+func exportTiles(ctx context.Context, s journalSource, filter *recordFilter, dir string) (uint64, error) {
+	kept, ok := s.(keptJournals)
+	switch {
+	case !ok:
+		return 0, errors.New("--as tiles needs --dir: a server shows records, and not its tiles")
+	case len(kept) > 1:
+		return 0, fmt.Errorf("--dir has %d journals, and each is a log of its own: name the directory of one", len(kept))
+	case filter.set():
+		return 0, errors.New("--as tiles writes all records: leave out the flags that narrow them")
+	}
+	return export.Tiles(ctx, kept[0], dir)
+}
+
+// newJournalCollect builds `deputy journal collect`.
+func newJournalCollect(p *program) *cobra.Command {
+	var into, output string
+	var keys []string
+	cmd := &cobra.Command{
+		Use:   "collect DIR... --out DIR",
+		Short: "Bring the journals of several nodes together, and verify them",
+		Long: `Copy the journals in the directories DIR below the directory --out, each under its own name, and verify each copy.
+Servers may be writing them. Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in
+what is there now: so a node whose journal was set back is found. query and show read all of them with --dir. The exit code is 1 if
+one is not as it was written.`,
+		Example: `  deputy journal collect node-1/journal node-2/journal --out evidence --key node-1.key --key node-2.key
+  deputy journal query --dir evidence --agent triage-bot`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	cmd.Flags().StringVar(&into, "out", "", "directory to copy into; made if it is not there")
+	cmd.Flags().StringArrayVar(&keys, "key", nil,
+		"a key that verifies checkpoints, or a file with it; for each journal one (default: verifier.key of each, which is then trusted)")
+	outputVar(cmd.Flags(), &output, "json")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if into == "" {
+			return errors.New("--out is missing: name the directory to copy into")
+		}
+		verifiers, err := verifierKeys(keys)
+		if err != nil {
+			return err
+		}
+		var all []map[string]any
+		var lines []string
+		damaged := false
+		for _, dir := range args {
+			key, err := verifierFor(dir, verifiers)
+			if err != nil {
+				return err
+			}
+			c, err := export.Collect(cmd.Context(), dir, into, key)
+			if err != nil {
+				return err
+			}
+			all = append(all, map[string]any{"dir": c.Dir, "report": newVerifyJSON(c.Report)})
+			line := fmt.Sprintf("ok: %s in %s", plural(c.Report.Records-c.Report.Minimum, "record"), c.Dir)
+			if len(c.Report.Problems) > 0 {
+				damaged = true
+				first := c.Report.Problems[0]
+				line = fmt.Sprintf("NOT ok: record %d, %s: %s; see deputy journal verify %s", first.Sequence, first.File, first.Message, c.Dir)
+			} else if c.Report.TrustedDirectory {
+				line += "; its own key was trusted: name the one that you kept with --key"
+			}
+			lines = append(lines, line)
+		}
+		if err := say(p.Out, output, map[string]any{"journals": all}, strings.Join(lines, "\n")); err != nil {
+			return err
+		}
+		if damaged {
+			return errDenied
+		}
+		return nil
+	}
+	return cmd
+}
+
+// verifierKeys returns keys by their names, which are those of their journals.
+func verifierKeys(given []string) (map[string]string, error) {
+	keys := map[string]string{}
+	for _, key := range given {
+		if !strings.Contains(key, "+") {
+			text, err := smallfile.Read(key, maxVerifierKey)
+			if err != nil {
+				return nil, fmt.Errorf("--key: %w", err)
+			}
+			key = strings.TrimSpace(string(text))
+		}
+		name, _, found := strings.Cut(key, "+")
+		if !found {
+			return nil, errors.New("--key does not hold a key that verifies checkpoints: it begins with the name of a journal")
+		}
+		keys[name] = key
+	}
+	return keys, nil
+}
+
+// verifierFor returns the key of the journal in a directory; empty where none was named at all.
+func verifierFor(dir string, keys map[string]string) (string, error) {
+	if len(keys) == 0 {
+		return "", nil
+	}
+	kept, err := openJournals(dir, "")
+	if err != nil {
+		return "", err
+	}
+	key, found := keys[kept[0].Origin()]
+	if !found {
+		return "", fmt.Errorf("--key: none of the keys is that of %s, which is in %s", kept[0].Origin(), dir)
+	}
+	return key, nil
+}
