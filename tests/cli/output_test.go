@@ -114,7 +114,6 @@ var asked = []struct{ command, args string }{
 	{"caller check", "billing CheckPermission --tenant acme --callers $TMP/callers.yaml"},
 	{"caller check", "billing StartSession --callers $TMP/callers.yaml"},
 	{"caller revoke", "billing key-1 --callers $TMP/callers.yaml"},
-	{"journal verify", "$JOURNAL"},
 	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
 }
 
