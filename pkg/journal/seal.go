@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
@@ -389,7 +390,7 @@ func (s *sealer) run() {
 
 // try seals, and notes why it could not.
 func (s *sealer) try() error {
-	err := s.seal()
+	err := authz.Safely("journal.seal", s.seal)
 	s.mu.Lock()
 	before := s.state.Err
 	s.state.Err = err

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
@@ -57,8 +58,10 @@ type witness struct {
 	key    string
 	client *http.Client
 
-	woken      chan struct{}
-	stop, done chan struct{}
+	woken, done chan struct{}
+	// ctx ends when the witness is closed.
+	ctx    context.Context //nolint:containedctx // of its goroutine
+	cancel context.CancelFunc
 
 	mu    sync.Mutex
 	state Witnessing
@@ -75,8 +78,9 @@ func openWitness(s *sealer, cfg WitnessConfig) (*witness, error) {
 	w := &witness{
 		sealer: s, url: strings.TrimSuffix(cfg.URL, "/") + "/add-checkpoint", key: cfg.Key,
 		client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		woken:  make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+		woken:  make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
 	// A file that is another witness's, or wrong, is not read on: the witness says by itself what it saw.
 	if text, err := tree.ReadFile(s.fs, s.fs.PathJoin(s.dir, witnessedFile), tree.MaxCheckpoint); err == nil {
 		w.resume(text)
@@ -107,24 +111,18 @@ func (w *witness) wake() {
 // run sends checkpoints until the witness is closed.
 func (w *witness) run() {
 	defer close(w.done)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		<-w.stop
-		cancel()
-	}()
 	pause := time.Duration(0)
 	for {
 		select {
-		case <-w.stop:
+		case <-w.ctx.Done():
 			return
 		case <-w.woken:
 		}
-		for w.send(ctx, witnessTimeout) != nil {
+		for w.send(w.ctx, witnessTimeout) != nil {
 			pause = min(max(2*pause, time.Second), maxWitnessPause)
 			timer := time.NewTimer(pause)
 			select {
-			case <-w.stop:
+			case <-w.ctx.Done():
 				timer.Stop()
 				return
 			case <-timer.C:
@@ -136,7 +134,7 @@ func (w *witness) run() {
 
 // close sends the last checkpoint, and stops.
 func (w *witness) close() {
-	close(w.stop)
+	w.cancel()
 	<-w.done
 	if w.sealer.sealing().Records > w.witnessing().Records {
 		_ = w.send(context.Background(), lastWitness) // it is logged, and the next start sends it again
@@ -155,10 +153,14 @@ func (w *witness) send(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	checkpoint, size := w.sealer.newest()
-	line, signed, err := w.cosign(ctx, checkpoint, size)
-	if err == nil {
-		err = w.sealer.write(witnessedFile, append(bytes.Clone(checkpoint), line...))
-	}
+	var signed uint64
+	err := authz.Safely("journal.witness", func() (err error) {
+		var line string
+		if line, signed, err = w.cosign(ctx, checkpoint, size); err != nil {
+			return err
+		}
+		return w.sealer.write(witnessedFile, append(bytes.Clone(checkpoint), line...))
+	})
 	w.mu.Lock()
 	before := w.state
 	if w.state.Err = err; err == nil {

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +25,7 @@ func WriteFile(fs vfs.FS, path string, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("cannot create a file: %w", err)
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(bytes.Clone(b)) // vfs.File may use as scratch what it is given
 	if err == nil {
 		err = f.Sync()
 	}
