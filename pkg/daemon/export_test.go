@@ -34,3 +34,9 @@ func HealthOf(d *Daemon) healthv1.HealthCheckResponse_ServingStatus {
 	}
 	return is.GetStatus()
 }
+
+// JournalOn returns the configuration of a server whose journal has its files on another file system.
+func (c Config) JournalOn(files vfs.FS) Config {
+	c.journalFiles = files
+	return c
+}
