@@ -24,6 +24,7 @@ var bareGoroutines = map[string]string{
 	"pkg/engine/primary.go: guardPrimary":      "serves no call",
 	"pkg/engine/stray.go: join":                "look.run recovers",
 	"pkg/evaluate/kept/verify.go: newVerifier": "verifier.run recovers each verification",
+	"pkg/journal/indexer.go: Reader":           "indexer.run recovers",
 	"pkg/rpc/openstreams.go: RejudgeStreams":   "rejudge recovers",
 	"pkg/rpc/streams.go: run":                  "what a worker runs recovers: a stream's panic is handed to its call",
 }
