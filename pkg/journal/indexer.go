@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/journal/index"
 )
 
@@ -112,7 +113,7 @@ func (x *indexer) run() {
 	look := time.NewTicker(indexRetry)
 	defer look.Stop()
 	for {
-		if err := x.catchUp(); err != nil {
+		if err := authz.Safely("journal.index", x.catchUp); err != nil {
 			x.log.Warn("the journal's index cannot be built; queries read more meanwhile", zap.Error(err))
 		}
 		select {

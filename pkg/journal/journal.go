@@ -435,7 +435,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return Stats{
-		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.writtenBytes.Load(), Failures: j.failures,
+		Records: j.written.Load(), Batches: j.batches.Load(), Bytes: j.bytesWritten.Load(), Failures: j.failures,
 		Refused: j.totals.refused, Unrecorded: j.totals.unrecorded, Late: j.totals.late, InMemory: j.keptCount, Lost: j.totals.lost,
 		OverShare: j.overShare, Used: j.used,
 	}
