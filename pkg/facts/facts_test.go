@@ -157,7 +157,9 @@ func TestWritesReadBack(t *testing.T) {
 	}
 	written = nil
 	for _, u := range append(s.Write(), s.Activate()...) {
-		same := func(r authz.Relationship) bool { return r.Relation == u.Relationship.Relation && r.Subject == u.Relationship.Subject }
+		same := func(r authz.Relationship) bool {
+			return r.Relation == u.Relationship.Relation && r.Subject == u.Relationship.Subject
+		}
 		written = append(slices.DeleteFunc(written, same), u.Relationship)
 	}
 	got := facts.ReadSession("s1", written, now)

@@ -48,7 +48,9 @@ func (n *indexNote) write(ctx context.Context, write func(context.Context) error
 
 // makesLive reports whether a message writes marks of life of sessions or delegations.
 func makesLive(request proto.Message) bool {
-	marks := func(r *v1.Relationship) bool { return facts.MakesLive(r.GetResource().GetObjectType(), r.GetRelation()) }
+	marks := func(r *v1.Relationship) bool {
+		return facts.MakesLive(r.GetResource().GetObjectType(), r.GetRelation())
+	}
 	switch r := request.(type) {
 	case *v1.WriteRelationshipsRequest:
 		return slices.ContainsFunc(r.GetUpdates(), func(u *v1.RelationshipUpdate) bool {
