@@ -24,8 +24,8 @@ const (
 	purgeOftenest, purgeRarest = time.Second, time.Hour
 )
 
-// keepIndexed lists what is live and is not listed, until ctx ends: what an older Deputy has written, and what was written past the services.
-// Until it has, lists read what is over, too.
+// keepIndexed lists what is live and is not listed, until ctx ends: what an older Deputy has written, and what was written past
+// the services. Until it has, lists read what is over, too.
 func (d *Daemon) keepIndexed(ctx context.Context) {
 	of := d.delegate.For(caller.InProcessName, caller.InProcess().Bounds)
 	for {
@@ -43,8 +43,9 @@ func (d *Daemon) keepIndexed(ctx context.Context) {
 	}
 }
 
-// purge purges what has been over for long, until ctx ends, if that is configured. It asks as the program that holds the server, so that the
-// journal has what it did. Several servers may do so beside each other: what one has purged the others no longer find.
+// purge purges what has been over for long, until ctx ends, if that is configured. It asks as the program that holds the
+// server, so that the journal has what it did. Several servers may do so beside each other: what one has purged the others no
+// longer find.
 func (d *Daemon) purge(ctx context.Context) {
 	if d.cfg.PurgeAfter == 0 {
 		return

@@ -13,8 +13,8 @@ import (
 // sessions, and then through all delegations. It is pinned to one revision, where it can be continued. That is harmless, because what it
 // writes stands on preconditions: what was over then, and is not over any more, stays.
 //
-// A session goes with its leaves. A delegation is over by itself, or because one above it is, or the session of one above it: nothing makes
-// that live again. What stands on a delegation that was purged is over, too, and goes by itself.
+// A session goes with its leaves. A delegation is over by itself, or because one above it is, or the session of one above it:
+// nothing makes that live again. What stands on a delegation that was purged is over, too, and goes by itself.
 
 // Purging asks for a part of a walk.
 type Purging struct {
@@ -51,15 +51,15 @@ type unit struct {
 	done func()
 }
 
-// Purge goes on with a walk from a place, and returns where the next call goes on, nil at its end. Errors: Denied for a caller with bounds,
-// OutOfRange where the walk's revision is gone: then it has to begin anew, which loses nothing.
+// Purge goes on with a walk from a place, and returns where the next call goes on, nil at its end. Errors: Denied for a caller
+// with bounds, OutOfRange where the walk's revision is gone: then it has to begin anew, which loses nothing.
 func (d *Delegate) Purge(ctx context.Context, p Purging, from Place) (Purged, *Place, error) {
 	if err := d.wholly(); err != nil {
 		return Purged{}, nil, err
 	}
 	var out Purged
 	stages := []authz.Filter{facts.Named(authz.TypeSession), facts.Named(authz.TypeDelegation)}
-	v, next, err := d.walk(ctx, from, p.DryRun, stages, func(v *view, stage int, ids []string, lists [][]authz.Relationship) ([]unit, error) {
+	examine := func(v *view, stage int, ids []string, lists [][]authz.Relationship) ([]unit, error) {
 		var units []unit
 		for i, id := range ids {
 			o, err := v.ended(ctx, stages[stage].Resource.Type, id, lists[i])
@@ -81,16 +81,17 @@ func (d *Delegate) Purge(ctx context.Context, p Purging, from Place) (Purged, *P
 			}
 		}
 		return units, nil
-	})
+	}
+	v, next, err := d.walk(ctx, from, p.DryRun, stages, examine)
 	if v != nil {
 		out.At = v.snap.Revision()
 	}
 	return out, next, err
 }
 
-// Index lists what is live and is not listed, and reports whether all that is live is listed now, or was before; see facts.Indexed. What was
-// written past the services a moment ago may not be there yet: then it does nothing, and is to be called again. Errors: Denied for a caller
-// with bounds.
+// Index lists what is live and is not listed, and reports whether all that is live is listed now, or was before; see
+// facts.Indexed. What was written past the services a moment ago may not be there yet: then it does nothing, and is to be
+// called again. Errors: Denied for a caller with bounds.
 func (d *Delegate) Index(ctx context.Context) (bool, error) {
 	if err := d.wholly(); err != nil {
 		return false, err
@@ -219,8 +220,8 @@ func (d *Delegate) writeUnits(ctx context.Context, units []unit, dry bool) error
 	return nil
 }
 
-// writeTogether writes units in one write; where that is refused, each by itself, and leaves out those that are refused: what they stand on
-// is not so any more.
+// writeTogether writes units in one write; where that is refused, each by itself, and leaves out those that are refused: what
+// they stand on is not so any more.
 func (d *Delegate) writeTogether(ctx context.Context, units []unit, dry bool) error {
 	var updates []authz.Update
 	var must []authz.MustHold
@@ -299,8 +300,8 @@ func (o *finished) resumed(purged bool) *finished {
 	return o
 }
 
-// over returns what holds while a delegation is over, by itself or by what it stands on; nil where it is not over. One that stands on what is
-// not there is not over: perhaps it is being imported.
+// over returns what holds while a delegation is over, by itself or by what it stands on; nil where it is not over. One that
+// stands on what is not there is not over: perhaps it is being imported.
 func (v *view) over(ctx context.Context, d facts.Delegation) (*authz.MustHold, error) {
 	for depth := 0; depth <= facts.MaxDepth; depth++ {
 		if d.Over(d.Issued, v.now) {

@@ -200,8 +200,8 @@ func expired(t *testing.T, d *delegate.Delegate, id authz.SessionID) {
 	}
 }
 
-// TestOldGraphIsListed: what is live and was not listed when it was written is found before it is listed as well as afterwards, and so is what
-// is renewed in between; and what is written past the services while all is listed.
+// TestOldGraphIsListed: what is live and was not listed when it was written is found before it is listed as well as afterwards,
+// and so is what is renewed in between; and what is written past the services while all is listed.
 func TestOldGraphIsListed(t *testing.T) {
 	d, _, graph := office(t)
 	root := create(t, d, ofAlice)
@@ -243,7 +243,8 @@ func TestOldGraphIsListed(t *testing.T) {
 	if indexed, err := d.Index(t.Context()); err != nil || indexed {
 		t.Errorf("what may be being written is taken as listed: %t, %v", indexed, err)
 	}
-	later := delegate.New(graph, []byte("key"), time.Hour, func() time.Time { return time.Now().Add(3 * time.Minute) }).For("", authz.Unbounded())
+	inMinutes := func() time.Time { return time.Now().Add(3 * time.Minute) }
+	later := delegate.New(graph, []byte("key"), time.Hour, inMinutes).For("", authz.Unbounded())
 	index(t, later)
 	if _, _, err := d.Renew(t.Context(), run.ID, time.Hour); err != nil {
 		t.Fatal(err)
@@ -278,7 +279,8 @@ func unlist(t *testing.T, graph authz.Graph) {
 	}
 }
 
-// TestPurgeModel: through random lives, of sessions and delegations that stand on each other, a model says what can be read after each purge.
+// TestPurgeModel: through random lives, of sessions and delegations that stand on each other, a model says what can be read
+// after each purge.
 func TestPurgeModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if given, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
@@ -477,7 +479,8 @@ func TestPurgeLeavesTombstones(t *testing.T) {
 	if _, _, err := raced.Create(t.Context(), of); err == nil {
 		t.Error("what was purged in between is made again")
 	}
-	if found := delegationsBy(t, d, delegate.Choice{By: authz.Subject{Object: alice.Object}, AsPrincipal: true, Inactive: true}); !slices.Equal(found, []string{string(kept.ID)}) {
+	known := delegate.Choice{By: authz.Subject{Object: alice.Object}, AsPrincipal: true, Inactive: true}
+	if found := delegationsBy(t, d, known); !slices.Equal(found, []string{string(kept.ID)}) {
 		t.Errorf("there are %v", found)
 	}
 }

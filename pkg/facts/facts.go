@@ -194,7 +194,8 @@ func mark(o authz.Object, relation string) authz.Relationship {
 
 // remove is the update that deletes a relationship, whatever its caveat and its expiration.
 func remove(r authz.Relationship) authz.Update {
-	return authz.Update{Operation: authz.Delete, Relationship: authz.Relationship{Resource: r.Resource, Relation: r.Relation, Subject: r.Subject}}
+	bare := authz.Relationship{Resource: r.Resource, Relation: r.Relation, Subject: r.Subject}
+	return authz.Update{Operation: authz.Delete, Relationship: bare}
 }
 
 // exactly selects one relationship.

@@ -16,8 +16,8 @@ func Named(objectType string) authz.Filter {
 	return authz.Filter{Resource: authz.Object{Type: objectType}, Relation: RelationAgent, SubjectType: authz.TypeAgent}
 }
 
-// Over reports whether a session or a delegation can never act again as far as its own marks go: it was stopped, or its time was up at now. One
-// that has no mark although its time is not up is not over: perhaps it is being imported, or started.
+// Over reports whether a session or a delegation can never act again as far as its own marks go: it was stopped, or its time
+// was up at now. One that has no mark although its time is not up is not over: perhaps it is being imported, or started.
 func (l *Life) Over(issued Issued, now time.Time) bool {
 	return l.Stopped || l.Known && !l.Active && !issued.Until.After(now)
 }

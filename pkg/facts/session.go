@@ -156,7 +156,9 @@ func (s *Session) Activate() []authz.Update {
 // MustBeUnstarted holds while the session was neither made live nor ended, nor purged.
 func (s *Session) MustBeUnstarted() []authz.MustHold {
 	self := s.ID.Object()
-	return []authz.MustHold{mustNot(mark(self, relActive)), mustNot(mark(self, relEnded)), mustNot(mark(self, relBaseline)), MustBeUnused(self)}
+	return []authz.MustHold{
+		mustNot(mark(self, relActive)), mustNot(mark(self, relEnded)), mustNot(mark(self, relBaseline)), MustBeUnused(self),
+	}
 }
 
 // last returns the updates that make the session last until s.Until.

@@ -18,8 +18,8 @@ import (
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
-// TestOver measures the list of an agent's live sessions beside sessions that are over: half of them were ended, half have expired; and how fast
-// they are purged.
+// TestOver measures the list of an agent's live sessions beside sessions that are over: half of them were ended, half have
+// expired; and how fast they are purged.
 func TestOver(t *testing.T) {
 	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir()}})
 	s.WriteSchema(t, schema.Core)

@@ -112,7 +112,8 @@ func TestPurgeRequests(t *testing.T) {
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: harness.Embedded(t)}))
 	client := deputyv1.NewRetentionServiceClient(w.Admin)
 	for field, r := range map[string]*deputyv1.PurgeRequest{
-		"older_than": {}, "older_than ": {OlderThan: durationpb.New(-time.Second)}, "cursor": {OlderThan: hour, Cursor: &deputyv1.Cursor{Token: "forged"}},
+		"older_than": {}, "older_than ": {OlderThan: durationpb.New(-time.Second)},
+		"cursor": {OlderThan: hour, Cursor: &deputyv1.Cursor{Token: "forged"}},
 	} {
 		_, err := client.Purge(t.Context(), r)
 		reason := authz.ReasonInvalidField
@@ -123,7 +124,8 @@ func TestPurgeRequests(t *testing.T) {
 	}
 }
 
-// TestManyEndedRuns: an agent decides alone, and is found, however many of its sessions are over, where the principal has very many delegations.
+// TestManyEndedRuns: an agent decides alone, and is found, however many of its sessions are over, where the principal has very
+// many delegations.
 func TestManyEndedRuns(t *testing.T) {
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: harness.Embedded(t)}))
 	root := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
@@ -151,8 +153,11 @@ func TestManyEndedRuns(t *testing.T) {
 func TestPurgeAfter(t *testing.T) {
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: harness.Embedded(t), PurgeAfter: time.Millisecond}))
 	root := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
-	short := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(root)}, Ttl: durationpb.New(time.Millisecond)})
-	for statusOf(second(w.Sessions().GetSession(t.Context(), &deputyv1.GetSessionRequest{SessionId: short.GetSessionId()}))) != codes.NotFound {
+	short := w.startWith(&deputyv1.StartSessionRequest{
+		Targets: []*deputyv1.SessionTarget{target(root)}, Ttl: durationpb.New(time.Millisecond),
+	})
+	ask := &deputyv1.GetSessionRequest{SessionId: short.GetSessionId()}
+	for statusOf(second(w.Sessions().GetSession(t.Context(), ask))) != codes.NotFound {
 		if t.Context().Err() != nil {
 			t.Fatal("the session is still there")
 		}
