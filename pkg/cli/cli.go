@@ -158,7 +158,7 @@ beats the default.
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
 		newServe(p), newCaller(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
-		newStore(p), newBackup(p), newRestore(p),
+		newStore(p), newPurge(p), newBackup(p), newRestore(p),
 		newVersion(p), newOptions(p),
 	)
 	root.SetVersionTemplate("{{.Version}}\n")

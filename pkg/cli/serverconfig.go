@@ -102,6 +102,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot, or a lookup that is continued, may be; 0 means 30s")
 	flags.DurationVar(&s.config.MaxSessionTTL, "max-session-ttl", 0, "the longest that a session lasts without renewal; 0 means 24h")
+	flags.DurationVar(&s.config.PurgeAfter, "purge-after", 0,
+		"purge sessions and delegations that have been over for so long, such as 720h; 0 means that the server purges none: deputy purge does")
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
 	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")

@@ -92,6 +92,8 @@ type Config struct {
 	SnapshotMaxAge time.Duration
 	// MaxSessionTTL is the longest a session lasts without renewal; 0 means 24 h.
 	MaxSessionTTL time.Duration
+	// PurgeAfter is for how long sessions and delegations have to have been over to be purged; 0 means that the server purges none.
+	PurgeAfter time.Duration
 	// MaxConnections is how many connections may be open at once; 0 means 4096, or fewer where the process may
 	// not have that many files open besides those that the store needs.
 	MaxConnections int

@@ -63,6 +63,8 @@ type Daemon struct {
 	graph     authz.Graph
 	evaluator *kept.Graph
 	judge     *judge.Judge
+	// delegate is nobody's.
+	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.
 	journal   *journal.Journal
 	transport *transport
@@ -173,6 +175,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		opened = append(opened, d.metrics.listener)
 	}
 	d.gate = rpc.NewGate(&d.callers.Callers, calls, d.journal, log)
+	d.delegate = delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
 		return fail(err)
@@ -194,7 +197,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.judge.Recorded(d.journal)
 	services := rpc.Config{
 		Judge:          d.judge,
-		Delegate:       delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now),
+		Delegate:       d.delegate,
 		Sealer:         sealer,
 		Log:            log,
 		Figures:        calls,
@@ -246,6 +249,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 			}
 			return nil
 		},
+		NotIndexed:     d.delegate.NotIndexed,
 	})
 }
 
@@ -318,7 +322,7 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.Engine.Retention < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.PurgeAfter < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
 	if c.MaxConnections < 0 {
@@ -376,6 +380,8 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	go d.gate.RejudgeStreams(judging)
 	go d.gate.SummarizeStrangers(judging)
 	go d.callers.watch(judging)
+	go d.keepIndexed(watch)
+	go d.purge(watch)
 	go d.transport.watch(judging)
 	// gRPC ends without an error if Close told it to.
 	outcome := func(err error) error {

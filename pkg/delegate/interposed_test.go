@@ -49,7 +49,7 @@ func office(t *testing.T) (d, raced *delegate.Delegate, graph *interposed) {
 			t.Error(err)
 		}
 	})
-	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core}); err != nil {
+	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core + paper}); err != nil {
 		t.Fatal(err)
 	}
 	graph = &interposed{Engine: e}
@@ -284,3 +284,12 @@ func TestRegisteringMeetsAnotherWrite(t *testing.T) {
 		t.Errorf("%v, want the conflict", err)
 	}
 }
+
+// paper is a domain beside the core.
+const paper = `
+definition paper {
+	relation tenant: tenant
+	relation reader: agent | user | delegation
+	permission view = reader
+}
+`

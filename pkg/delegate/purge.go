@@ -88,49 +88,59 @@ func (d *Delegate) Purge(ctx context.Context, p Purging, from Place) (Purged, *P
 	return out, next, err
 }
 
-// Index goes on with a walk that lists what is live and is not listed, from a place, and returns where the next call goes on, nil once all
-// that is live is listed, or where it was before. See facts.Indexed. began is when the walk began.
-func (d *Delegate) Index(ctx context.Context, from Place, began time.Time) (*Place, error) {
+// Index lists what is live and is not listed, and reports whether all that is live is listed now, or was before; see facts.Indexed. What was
+// written past the services a moment ago may not be there yet: then it does nothing, and is to be called again. Errors: Denied for a caller
+// with bounds.
+func (d *Delegate) Index(ctx context.Context) (bool, error) {
 	if err := d.wholly(); err != nil {
-		return nil, err
+		return false, err
+	}
+	v, err := d.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	before, err := v.read(ctx, facts.IndexFilter())
+	if err != nil || facts.Indexed(before) {
+		return err == nil, err
+	}
+	done, ready := facts.MakeIndexed(before, v.now)
+	if !ready {
+		return false, nil
 	}
 	stages := []authz.Filter{facts.Marked(authz.TypeSession), facts.Marked(authz.TypeDelegation)}
-	if from.Revision.IsZero() {
-		v, err := d.look(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if indexed, err := v.indexed(ctx); err != nil || indexed {
-			return nil, err
-		}
-	}
-	v, next, err := d.walk(ctx, from, false, stages, func(v *view, stage int, ids []string, lists [][]authz.Relationship) ([]unit, error) {
+	list := func(v *view, stage int, ids []string, lists [][]authz.Relationship) ([]unit, error) {
 		var units []unit
 		for i, id := range ids {
 			o := authz.Object{Type: stages[stage].Resource.Type, ID: id}
-			var updates []authz.Update
-			if o.Type == authz.TypeSession {
-				if s := facts.ReadSession(authz.SessionID(id), lists[i], v.now); s.Live() {
-					updates = s.List(lists[i])
-				}
-			} else if d := facts.ReadDelegation(authz.DelegationID(id), lists[i], v.now); d.Live() {
-				updates = d.List(lists[i])
-			}
-			if len(updates) > 0 {
+			if updates := unlisted(o, lists[i], v.now); len(updates) > 0 {
 				units = append(units, unit{updates, facts.MustBeActive(o), func() {}})
 			}
 		}
 		return units, nil
-	})
-	if err != nil || next != nil {
-		return next, err
 	}
-	rels, err := v.read(ctx, facts.IndexFilter())
-	if err != nil {
-		return nil, err
+	for place := (&Place{Revision: v.snap.Revision()}); place != nil; {
+		if _, place, err = d.walk(ctx, *place, false, stages, list); err != nil {
+			return false, err
+		}
 	}
-	_, err = d.apply(ctx, facts.MakeIndexed(rels, began), nil)
-	return nil, err
+	_, err = d.apply(ctx, done, nil)
+	return err == nil, err
+}
+
+// unlisted is the write that lists a session or a delegation, if it is live and not listed.
+func unlisted(o authz.Object, rels []authz.Relationship, now time.Time) []authz.Update {
+	if o.Type == authz.TypeSession {
+		s := facts.ReadSession(authz.SessionID(o.ID), rels, now)
+		if !s.Live() {
+			return nil
+		}
+		return s.List(rels)
+	}
+	d := facts.ReadDelegation(authz.DelegationID(o.ID), rels, now)
+	if !d.Live() {
+		return nil
+	}
+	return d.List(rels)
 }
 
 // NotIndexed notes that facts are written past the services.

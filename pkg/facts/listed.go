@@ -47,17 +47,22 @@ func NotIndexed(now time.Time) []authz.Update {
 	return []authz.Update{{Operation: authz.Touch, Relationship: note}}
 }
 
-// MakeIndexed is the write after everything was listed that was live at a time, when rels were read. Notes of what may have been written
-// since stay, so that it is done again.
-func MakeIndexed(rels []authz.Relationship, began time.Time) []authz.Update {
-	updates := []authz.Update{{Operation: authz.Touch, Relationship: mark(all, relIndexed)}}
+// MakeIndexed is the write after everything was listed that was live when rels were read. It is not ready, and to be asked for again, while
+// something may be being written that rels note.
+func MakeIndexed(rels []authz.Relationship, now time.Time) (updates []authz.Update, ready bool) {
+	updates = []authz.Update{{Operation: authz.Touch, Relationship: mark(all, relIndexed)}}
 	for _, rel := range rels {
-		at, err := strconv.ParseInt(strings.TrimPrefix(rel.Subject.ID, "="), 10, 64)
-		if err == nil && at+unsettled <= minute(began) && len(updates) < maxNotes {
+		if rel.Subject.Object == all {
+			continue
+		}
+		if at, err := strconv.ParseInt(strings.TrimPrefix(rel.Subject.ID, "="), 10, 64); err == nil && at+unsettled > minute(now) {
+			return nil, false
+		}
+		if len(updates) < maxNotes {
 			updates = append(updates, remove(rel))
 		}
 	}
-	return updates
+	return updates, true
 }
 
 // maxNotes is the most updates of MakeIndexed.
@@ -136,4 +141,9 @@ func LiveSessionFilter(id authz.AgentID) authz.Filter {
 	f := SessionListFilter(id)
 	f.Relation = relListed
 	return f
+}
+
+// MakesLive reports whether a relationship of that relation can make a session or a delegation live.
+func MakesLive(resourceType, relation string) bool {
+	return relation == relActive && (resourceType == authz.TypeSession || resourceType == authz.TypeDelegation)
 }

@@ -21,7 +21,11 @@ func (r *reader) reasons(ctx context.Context, within *authz.Bounds, c authz.Case
 	switch {
 	case c.Delegation != "":
 		var d *facts.Delegation
-		if d, err = r.delegation(ctx, c.Delegation); err == nil && d.Agent != c.Agent {
+		switch d, err = r.delegation(ctx, c.Delegation); {
+		case err != nil:
+		case d.Purged:
+			reasons = []string{"delegation " + string(c.Delegation) + " was purged"}
+		case d.Agent != c.Agent:
 			reasons = []string{"delegation " + string(c.Delegation) + " is not " + agents(c.Agent, d.Agent)}
 		}
 	case c.Session != "":
@@ -91,7 +95,10 @@ func (r *reader) ofSessions(ctx context.Context, within *authz.Bounds, c authz.C
 	if err != nil {
 		return nil, err
 	}
-	if s.Agent != c.Agent {
+	switch {
+	case s.Purged:
+		return []string{"session " + string(c.Session) + " was purged"}, nil
+	case s.Agent != c.Agent:
 		return []string{"session " + string(c.Session) + " is not " + agents(c.Agent, s.Agent)}, nil
 	}
 	var acts []string

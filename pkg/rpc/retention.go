@@ -20,10 +20,10 @@ func (s *retention) Purge(ctx context.Context, r *deputyv1.PurgeRequest) (*deput
 	if r.GetOlderThan() == nil {
 		return nil, authz.FieldErrorf("older_than", "is required: say for how long what is purged has to have been over, 0s for all that is over")
 	}
-	age, err := ttl("older_than", r.GetOlderThan())
-	if err != nil {
-		return nil, err
+	if r.GetOlderThan().CheckValid() != nil {
+		return nil, authz.FieldErrorf("older_than", "is not a valid duration")
 	}
+	age := r.GetOlderThan().AsDuration()
 	if age < 0 {
 		return nil, authz.FieldErrorf("older_than", "must not be negative")
 	}

@@ -144,6 +144,7 @@ var calls = []call{
 	{method: "deputy.v1.StoreService/GetStatistics", request: `{}`},
 	{method: "deputy.v1.StoreService/Compact", request: `{}`},
 	{method: "deputy.v1.StoreService/Backup", request: `{}`},
+	{method: "deputy.v1.RetentionService/Purge", request: `{"older_than":"2592000s"}`},
 
 	{method: "authzed.api.v1.PermissionsService/CheckPermission", request: "{" + spiceCheck + "}"},
 	{method: "authzed.api.v1.PermissionsService/CheckBulkPermissions", request: `{"items":[{` + spiceCheck + `}]}`},

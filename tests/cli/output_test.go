@@ -101,6 +101,7 @@ var asked = []struct{ command, args string }{
 	{"brake principal", "user:alice --reason test"},
 	{"brake tenant", "acme --reason test"},
 	{"session end", "$S"},
+	{"purge", "--older-than 0s"},
 	{"delegation revoke", "$D"},
 	{"store statistics", ""},
 	{"store compact", ""},

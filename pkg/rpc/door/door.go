@@ -74,6 +74,9 @@ type Config struct {
 	Version string
 	// Rights returns what the call's caller may do.
 	Rights func(context.Context) Rights
+	// NotIndexed is called before marks of life of sessions or delegations are written, about once a minute; nil means that nobody has to
+	// know. See facts.Indexed.
+	NotIndexed func(context.Context) error
 	// Recording returns what records a call; nil where nothing does.
 	Recording func(context.Context) Recording
 }
@@ -107,6 +110,7 @@ type Rights struct {
 type Door struct {
 	cfg      Config
 	services []*grpc.ServiceDesc
+	noted    *indexNote
 }
 
 // New returns a Door. It fails where the config is incomplete.
@@ -118,7 +122,7 @@ func New(cfg Config) (*Door, error) {
 		cfg.CursorKey = make([]byte, sha256.Size)
 		_, _ = rand.Read(cfg.CursorKey) // never fails, see crypto/rand
 	}
-	d := &Door{cfg: cfg}
+	d := &Door{cfg: cfg, noted: new(indexNote)}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			d.services = append(d.services, d.describe(f, f.Services().Get(i)))

@@ -38,10 +38,10 @@ var reads = map[string]bool{
 
 // guards lists the methods that write, each with what judges its messages.
 var guards = map[string]guard{
-	"PermissionsService/WriteRelationships":       unlessFree((*call).judgeWrite),
+	"PermissionsService/WriteRelationships":       noting(unlessFree((*call).judgeWrite)),
 	"PermissionsService/DeleteRelationships":      unlessFree((*call).judgeDelete),
-	"PermissionsService/ImportBulkRelationships":  unlessFree((*call).judgeImport),
-	"ExperimentalService/BulkImportRelationships": unlessFree((*call).judgeBulkImport),
+	"PermissionsService/ImportBulkRelationships":  noting(unlessFree((*call).judgeImport)),
+	"ExperimentalService/BulkImportRelationships": noting(unlessFree((*call).judgeBulkImport)),
 
 	"SchemaService/WriteSchema": everybody((*call).judgeSchema),
 
