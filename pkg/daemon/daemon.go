@@ -249,7 +249,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 			}
 			return nil
 		},
-		NotIndexed:     d.delegate.NotIndexed,
+		NotIndexed: d.delegate.NotIndexed,
 	})
 }
 
