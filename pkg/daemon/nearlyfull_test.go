@@ -70,6 +70,11 @@ func TestNearlyFullDiskStopsAgents(t *testing.T) {
 		_, err := c.Principals.Resume(ctx, &deputyv1.ResumeRequest{Principal: ref(kind, id)})
 		return err
 	}
+	brake := func(b client.Brake) error {
+		b.Reason = "a test"
+		_, err := c.Brake(ctx, b)
+		return err
+	}
 	plain := authzed.NewPermissionsServiceClient(c.Conn())
 	reader := &authzed.Relationship{
 		Resource: object("document:plan"), Relation: "reader", Subject: &authzed.SubjectReference{Object: object("user:alice")},
@@ -100,6 +105,8 @@ func TestNearlyFullDiskStopsAgents(t *testing.T) {
 		narrow, back func() error
 		// elsewhere says that it is about somebody else than the session is.
 		elsewhere bool
+		// ends says that the session ends with it, so that it does not act once access is given back.
+		ends bool
 	}{
 		{name: "EndSession", narrow: func() error {
 			_, err := c.Sessions.EndSession(ctx, &deputyv1.EndSessionRequest{SessionId: session})
@@ -116,6 +123,16 @@ func TestNearlyFullDiskStopsAgents(t *testing.T) {
 			_, err := c.Agents.ResumeAgent(ctx, &deputyv1.ResumeAgentRequest{AgentId: "bot"})
 			return err
 		}},
+		{name: "Brake an agent", narrow: func() error { return brake(client.Brake{Agent: "bot"}) }, back: func() error {
+			_, err := c.ResumeAgent(ctx, "bot")
+			return err
+		}, ends: true},
+		{name: "Brake a user", narrow: func() error { return brake(client.Brake{Principal: client.User("alice")}) },
+			back: func() error { return resume("user", "alice") }, ends: true},
+		{name: "Brake a tenant", narrow: func() error { return brake(client.Brake{Tenant: "acme"}) },
+			back: func() error { return resume("tenant", "acme") }, ends: true},
+		{name: "Brake a session", narrow: func() error { return brake(client.Brake{Session: session}) }},
+		{name: "Brake a delegation", narrow: func() error { return brake(client.Brake{Delegation: delegation}) }},
 		{name: "Suspend a user", narrow: func() error { return suspend("user", "alice") }, back: func() error { return resume("user", "alice") }},
 		{name: "Suspend a tenant", narrow: func() error { return suspend("tenant", "acme") }, back: func() error { return resume("tenant", "acme") }},
 		{name: "Suspend a service", narrow: func() error { return suspend("service", "nightly") },
@@ -180,7 +197,11 @@ func TestNearlyFullDiskStopsAgents(t *testing.T) {
 				if err := step.back(); err != nil {
 					t.Fatal(err)
 				}
-				decides(authz.HasPermission)
+				want := authz.HasPermission
+				if step.ends {
+					want = authz.NoPermission
+				}
+				decides(want)
 			}
 		})
 	}

@@ -446,7 +446,8 @@ func (c *contest) excepted(req proto.Message) bool {
 	case *deputyv1.BrakeRequest:
 		// What a principal, or a tenant, has of a session that reaches beyond ends by itself, and what it has of another with the session.
 		parts := !r.GetDryRun() && (r.GetPrincipal() != nil || r.GetTenantId() != "")
-		return parts || c.beyond[r.GetSessionId()] || strings.HasPrefix(r.GetAgentId(), "both-") ||
+		// Which ones a dry run shows first depends on their ids.
+		return parts || r.GetDryRun() && c.apart || c.beyond[r.GetSessionId()] || strings.HasPrefix(r.GetAgentId(), "both-") ||
 			strings.HasPrefix(r.GetPrincipal().GetObjectId(), "both-")
 	default:
 		return false
