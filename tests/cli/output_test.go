@@ -100,6 +100,7 @@ var asked = []struct{ command, args string }{
 	{"store statistics", ""},
 	{"store compact", ""},
 	{"backup", "$TMP/a.backup"},
+	{"journal erase", "user:alice --all-tenants --key-dir $KEYS"},
 	{"caller add", "billing --role checker --tenant acme --callers $TMP/callers.yaml"},
 	{"caller rotate", "billing --expire-old 1h --callers $TMP/callers.yaml"},
 	{"caller list", "--callers $TMP/callers.yaml"},
@@ -114,14 +115,15 @@ var elsewhere = []string{"migrate", "migrate repair"}
 
 // TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
 func TestJSON(t *testing.T) {
-	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	cfg := harness.Embedded(t)
+	s := harness.Start(t, daemon.Config{Engine: cfg})
 	env := commandLine{"DEPUTY_ENDPOINT": s.Daemon.Addr().String(), "DEPUTY_KEY": harness.AdminKey}
 	desk, err := filepath.Abs("../../schema/supportdesk")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(desk)) // for fixtures, which read nothing outside
-	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir()}
+	fill := map[string]string{"$DESK": desk, "$TMP": t.TempDir(), "$KEYS": daemon.KeyDir(cfg.Dir)}
 	done := slices.Concat(noJSON, elsewhere)
 	for _, a := range asked {
 		args := append(strings.Fields(a.command), "-o", "json")
