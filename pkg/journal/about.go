@@ -26,6 +26,7 @@ func (j *Journal) Answered(ctx context.Context, c *authz.Case, d *authz.Decision
 	if explained {
 		r.Kind = deputyv1.RecordKind_RECORD_KIND_EXPLANATION
 	}
+	r.ActingUnder = actingUnder(c)
 	var open map[string]any
 	if r.ContextHash, open = j.Context(c.Context); len(open) > 0 {
 		r.Context, _ = structpb.NewStruct(open) // it came as one
@@ -55,5 +56,17 @@ func permissionship(p authz.Permissionship) deputyv1.Permissionship {
 		return deputyv1.Permissionship_PERMISSIONSHIP_CONDITIONAL_PERMISSION
 	default:
 		return deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION
+	}
+}
+
+// actingUnder is how a case names what the agent acts under.
+func actingUnder(c *authz.Case) deputyv1.ActingUnder {
+	switch {
+	case c.Delegation != "":
+		return deputyv1.ActingUnder_ACTING_UNDER_DELEGATION
+	case c.Session != "":
+		return deputyv1.ActingUnder_ACTING_UNDER_SESSION
+	default:
+		return deputyv1.ActingUnder_ACTING_UNDER_NEITHER
 	}
 }

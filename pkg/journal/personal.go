@@ -355,7 +355,10 @@ func fill(r *Record, v *deputyv1.PersonalRecord) {
 	r.Relationships = append(r.Relationships, v.GetRelationships()...)
 }
 
-// SameContext reports whether a caveat context is the one that a record of this journal has the digest of. Errors: ErrErased of package persons where
+// ErrErased is why a digest cannot be compared: the key that it was made with was destroyed.
+var ErrErased = persons.ErrErased
+
+// SameContext reports whether a caveat context is the one that a record of this journal has the digest of. Errors: ErrErased where
 // the key that the digest was made with is not there; the disk's.
 func (r *Reader) SameContext(record *Record, given map[string]any) (bool, error) {
 	if r.live == nil {

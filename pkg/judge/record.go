@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 )
 
@@ -35,24 +34,9 @@ func (c *call) records(ctx context.Context, asked []Question, results []Result) 
 	for i := range asked {
 		r := c.journal.Answered(ctx, &asked[i].Case, &results[i].Decision, results[i].Err, c.explain)
 		r.Schema, r.Revision, r.Head, r.Bounded = schema, revision, head, bounded
-		if asked[i].Err == nil {
-			r.ActingUnder = actingUnder(&asked[i].Case)
-		}
 		records[i] = r
 	}
 	return records
-}
-
-// actingUnder is how a case names what the agent acts under.
-func actingUnder(c *authz.Case) deputyv1.ActingUnder {
-	switch {
-	case c.Delegation != "":
-		return deputyv1.ActingUnder_ACTING_UNDER_DELEGATION
-	case c.Session != "":
-		return deputyv1.ActingUnder_ACTING_UNDER_SESSION
-	default:
-		return deputyv1.ActingUnder_ACTING_UNDER_NEITHER
-	}
 }
 
 // digests keeps the digest of the schema that was met last: it changes seldom, and most decisions meet the same one. It is safe for concurrent

@@ -12,7 +12,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
-	"github.com/deputyauth/deputy/pkg/journal/persons"
 	"github.com/deputyauth/deputy/pkg/judge"
 )
 
@@ -102,7 +101,7 @@ func (d *pastDecision) check(reader *journal.Reader, erased bool, given map[stri
 	}
 	same, err := reader.SameContext(d.Record, given)
 	switch {
-	case errors.Is(err, persons.ErrErased):
+	case errors.Is(err, journal.ErrErased):
 		return refuse(authz.ReasonErased, "the person in this record was erased, and with it the digest of the context")
 	case err != nil:
 		return err

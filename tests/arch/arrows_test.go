@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	// One decision from end to end: reads the facts, has the rule plan, asks the checks, has it combine.
 	"pkg/judge": {"pkg/authz", "pkg/facts", "pkg/decide", "pkg/journal"},
 	// The record of every decision: written before the answer leaves, and sealed so that nobody changes it unseen.
-	"pkg/journal": {"pkg/authz", "pkg/gen", "pkg/statuses", "pkg/journal/index", "pkg/smallfile", "pkg/journal/tree"},
+	"pkg/journal": {"pkg/authz", "pkg/gen", "pkg/statuses", "pkg/journal/index", "pkg/journal/persons", "pkg/smallfile", "pkg/journal/tree"},
 	// The Merkle tree over the records, as files.
 	"pkg/journal/tree": {},
 	// Whether a journal is as it was written, offline.
@@ -37,6 +37,8 @@ var arrows = map[string][]string{
 	"pkg/journal/index": {},
 	// Records and journals in others' formats.
 	"pkg/journal/export": {"pkg/gen", "pkg/journal", "pkg/journal/tree", "pkg/journal/verify"},
+	// A key for each person and tenant, which is destroyed to erase the person from the journal.
+	"pkg/journal/persons": {},
 	// The lifecycle of agents, principals, delegations and sessions.
 	"pkg/delegate": {"pkg/authz", "pkg/facts"},
 
@@ -118,14 +120,14 @@ var arrows = map[string][]string{
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
-		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export",
+		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
 		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file", "pkg/caller/certificate",
-		"pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen",
+		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
+		"pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
 	},
 
 	"pkg/gen": {},

@@ -114,6 +114,7 @@ var asked = []struct{ command, args string }{
 	{"store statistics", ""},
 	{"store compact", ""},
 	{"backup", "$TMP/a.backup"},
+	{"journal erase", "user:alice --all-tenants --key-dir $KEYS"},
 	{"caller add", "billing --role checker --tenant acme --callers $TMP/callers.yaml"},
 	{"caller rotate", "billing --expire-old 1h --callers $TMP/callers.yaml"},
 	{"caller list", "--callers $TMP/callers.yaml"},
