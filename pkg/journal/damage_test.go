@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,7 +56,7 @@ func put(t testing.TB, fs vfs.FS, name string, b []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(slices.Clone(b)) // which it may change
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -114,12 +115,14 @@ func TestDamage(t *testing.T) {
 		"a segment has another's name": {func(t *testing.T, fs vfs.FS, s []string) {
 			put(t, fs, s[1], content(t, fs, s[0]))
 		}, "its header says that it begins with record 0, and its name says another"},
-		"the name of the journal": {func(t *testing.T, fs vfs.FS, s []string) {
+		"the name of the journal": {func(t *testing.T, fs vfs.FS, _ []string) {
 			if err := fs.Remove(path.Join(testDir, originFile)); err != nil {
 				t.Fatal(err)
 			}
 		}, `the file "origin", which names the journal, is missing`},
-		"another name": {func(t *testing.T, fs vfs.FS, s []string) { put(t, fs, path.Join(testDir, originFile), []byte("a b\n")) }, "this is no journal's name"},
+		"another name": {func(t *testing.T, fs vfs.FS, _ []string) {
+			put(t, fs, path.Join(testDir, originFile), []byte("a b\n"))
+		}, "this is no journal's name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

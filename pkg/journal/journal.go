@@ -102,6 +102,8 @@ type Journal struct {
 	// writing has room for the one who writes, and guards segment, which syncing guards too, so that either is enough to read it.
 	writing chan struct{}
 	segment *segment
+	// copied is a copy of the batch that is being written. writing guards it.
+	copied []byte
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
@@ -205,8 +207,11 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, fr
 			return first, b.err
 		case <-ctx.Done():
 			go func() { // others may have joined
-				j.writing <- struct{}{}
-				j.write(b)
+				_ = authz.Safely("journal.Append", func() error {
+					j.writing <- struct{}{}
+					j.write(b)
+					return nil
+				})
 			}()
 			return 0, ctx.Err() //nolint:wrapcheck // Append does
 		}
@@ -277,13 +282,13 @@ func number(frames []byte, first uint64) (count uint64) {
 // shorten takes from a record what makes it long; false where there is nothing left to take.
 func shorten(r *Record) bool {
 	switch {
-	case len(r.Relationships) > 0:
-		r.Relationships = r.Relationships[:len(r.Relationships)/2]
-	case r.Context != nil:
+	case len(r.GetRelationships()) > 0:
+		r.Relationships = r.GetRelationships()[:len(r.GetRelationships())/2]
+	case r.GetContext() != nil:
 		r.Context = nil
-	case len(r.MissingContext) > 0:
-		r.MissingContext = r.MissingContext[:len(r.MissingContext)/2]
-	case len(r.GivenReason) > 0:
+	case len(r.GetMissingContext()) > 0:
+		r.MissingContext = r.GetMissingContext()[:len(r.GetMissingContext())/2]
+	case r.GetGivenReason() != "":
 		r.GivenReason = ""
 	default:
 		return false
@@ -330,18 +335,12 @@ func (j *Journal) write(b *batch) {
 		err = j.failed
 	}
 	j.mu.Unlock()
-	if err == nil && j.segment.size >= j.cfg.SegmentBytes {
-		err = j.roll(b.first)
-	}
 	if err == nil {
-		err = j.segment.write(b.frames, j.cfg.Sync)
+		if err = j.put(b); err != nil {
+			j.fail(err)
+		}
 	}
-	if err != nil {
-		j.fail(err)
-		b.err = err
-	} else {
-		j.wrote(b)
-	}
+	b.err = err
 	*b.buffer = b.frames
 	release(b.buffer)
 	if b.done != nil {
@@ -349,28 +348,41 @@ func (j *Journal) write(b *batch) {
 	}
 }
 
-// wrote notes that a batch is written.
-func (j *Journal) wrote(b *batch) {
+// put writes a batch to the segment, or to another one if that is full, and notes it.
+func (j *Journal) put(b *batch) error {
+	if j.segment.size >= j.cfg.SegmentBytes {
+		if err := j.roll(b.first); err != nil {
+			return err
+		}
+	}
+	n := len(b.frames)
+	if !j.cfg.Sync {
+		j.copied = append(j.copied[:0], b.frames...) // a write may change what it is given, see vfs.File
+	}
+	if err := j.segment.write(b.frames, j.cfg.Sync); err != nil {
+		return err
+	}
 	end := b.first + b.count
 	j.batches.Add(1)
-	j.writtenBytes.Add(uint64(len(b.frames)))
+	j.writtenBytes.Add(uint64(n)) //nolint:gosec // not negative
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
-		j.used += int64(len(b.frames) + len(b.frames)/2) // until its segment is removed it is there twice, once compressed
+		j.used += int64(n + n/2) // until its segment is removed it is there twice, once compressed
 		j.mu.Unlock()
 	}
 	if j.cfg.Sync {
 		j.written.Store(end)
 		j.news.tell()
 		j.durable.Store(end)
-		return
+		return nil
 	}
-	full := j.unsynced.add(b.frames, end)
+	full := j.unsynced.add(j.copied, end)
 	j.written.Store(end)
 	j.news.tell()
 	if full {
 		_, _ = j.Sync() // where it fails it has said so
 	}
+	return nil
 }
 
 // roll begins another segment, once all that the one before has is durable. The caller has the room in writing.

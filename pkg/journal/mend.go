@@ -11,6 +11,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // A journal whose disk fails takes no records until it is mended: then another segment begins with the first record that is not known to be
@@ -146,9 +148,14 @@ func (j *Journal) keep(ctx context.Context, caller string, frames []byte) (first
 		return Unrecorded
 	}
 	done := make(chan uint64, 1)
-	go func() {
+	go func() { //nolint:contextcheck // it goes on when the call is over
 		defer j.waiting.Add(-1)
-		done <- j.writeOrKeep(caller, frames)
+		first := Unrecorded
+		_ = authz.Safely("journal.Append", func() error {
+			first = j.writeOrKeep(caller, frames)
+			return nil
+		})
+		done <- first
 	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -239,7 +246,7 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	}
 	err := j.mend()
 	<-j.writing
-	j.note()
+	j.note() //nolint:contextcheck // it is not the call's
 	return err == nil
 }
 
@@ -249,33 +256,41 @@ func (j *Journal) keepUp(opened uint64) {
 	ticker := time.NewTicker(j.cfg.retryEvery)
 	defer ticker.Stop()
 	if j.cfg.QuotaBytes > 0 {
-		if err := j.recount(opened); err != nil {
-			j.cfg.Log.Error("callers' shares of the journal are too low until it is opened again", zap.Error(err))
-		}
+		j.safely(func() error { return j.recount(opened) })
 	}
-	tidied := time.Now()
-	j.tidy()
-	for {
+	for tidied := (time.Time{}); ; {
+		if time.Since(tidied) >= j.cfg.tidyEvery {
+			j.safely(func() error { j.tidy(); return nil })
+			tidied = time.Now()
+		}
 		select {
 		case <-ticker.C:
 		case <-j.stop:
 			return
 		}
-		if j.Err() != nil {
-			select {
-			case j.writing <- struct{}{}:
-			case <-j.stop:
-				return
-			}
-			_ = j.mend() // where it fails it is tried again
-			<-j.writing
-		}
-		j.note()
-		if time.Since(tidied) >= j.cfg.tidyEvery {
-			j.tidy()
-			tidied = time.Now()
-		}
+		j.safely(func() error { j.look(); return nil })
 	}
+}
+
+// safely does something that no call waits for. Where it fails, or panics, the log says so.
+func (j *Journal) safely(do func() error) {
+	if err := authz.Safely("journal.keepUp", do); err != nil {
+		j.cfg.Log.Error("the journal cannot be looked after", zap.Error(err))
+	}
+}
+
+// look tries again to mend a journal that refuses records, and records what was missed.
+func (j *Journal) look() {
+	if j.Err() != nil {
+		select {
+		case j.writing <- struct{}{}:
+		case <-j.stop:
+			return
+		}
+		_ = j.mend() // where it fails it is tried again
+		<-j.writing
+	}
+	j.note()
 }
 
 // mend has a journal that fails, or is full, take records again, if that is possible by now. The caller has the room in writing.

@@ -182,7 +182,9 @@ func TestFailingDisk(t *testing.T) {
 				for i := int64(0); ; i += int64(every(t, 2)) {
 					l, mem, ops := newLife(sync), vfs.NewCrashableMem(), newCounter()
 					well := l.live(failing(mem, func(op errorfs.Op) error {
-						if n := ops.next(); n < i || n >= i+failure.length || op.Kind.ReadOrWrite() == errorfs.OpIsRead && failure.err == syscall.ENOSPC {
+						n := ops.next()
+						reading := op.Kind.ReadOrWrite() == errorfs.OpIsRead && isNoRoom(failure.err)
+						if n < i || n >= i+failure.length || reading {
 							return nil
 						}
 						return failure.err
@@ -238,7 +240,7 @@ func TestCrashOfFailingDisk(t *testing.T) {
 	}
 }
 
-// crashes crashes a life before each of its syncs, while operation fails fails; -1 stands for none.
+// crashes ends a life before each of its syncs, while operation fails fails; -1 stands for none.
 func crashes(t *testing.T, l *life, left int, fails int64, seed uint64) {
 	t.Helper()
 	mem, ops, rng := vfs.NewCrashableMem(), newCounter(), rand.New(rand.NewPCG(seed, 17))

@@ -60,7 +60,11 @@ func TestRetention(t *testing.T) {
 		if i == tree.Width+1 {
 			c.at = c.at.Add(time.Hour) // in the second bundle
 		}
-		add(t, j, Refuse, c.of("one"))
+		r := c.of("one")
+		if i == 2*tree.Width-1 {
+			r.Time -= int64(time.Hour) // the clock was put back, so that the last one is not the youngest
+		}
+		add(t, j, Refuse, r)
 	}
 	sealed(t, j)
 	for _, step := range []struct {

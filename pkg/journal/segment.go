@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -115,8 +116,9 @@ func createSegment(fs vfs.FS, dir string, first uint64, frames ...[]byte) (*segm
 		return nil, fmt.Errorf("cannot create a segment: %w", err)
 	}
 	s := &segment{file: file, path: path, first: first}
+	// The frames may be needed again, and a write may change what it is given, see vfs.File.
 	for _, b := range append([][]byte{appendSegmentHeader(nil, first)}, frames...) {
-		if err = s.write(b, false); err != nil {
+		if err = s.write(slices.Clone(b), false); err != nil {
 			break
 		}
 	}

@@ -33,7 +33,7 @@ func (u *unsynced) add(frames []byte, end uint64) (full bool) {
 }
 
 // begin returns the sequence behind the records that a sync that begins now makes durable; false where there are none.
-func (u *unsynced) begin() (end uint64, any bool) {
+func (u *unsynced) begin() (end uint64, found bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(u.older) == 0 {

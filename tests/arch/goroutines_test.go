@@ -19,6 +19,7 @@ var bareGoroutines = map[string]string{
 	"pkg/daemon/stop.go: closeBy":                "closes the server",
 	"pkg/daemon/stop.go: drain":                  "stops the server",
 	"pkg/daemon/heap.go: KeepHeadroom":           "serves no call",
+	"pkg/journal/open.go: Open":                  "keepUp recovers each round",
 	"pkg/journal/seal.go: start":                 "serves no call: each sealing, and each call of the witness, recovers",
 	"pkg/journal/verify/bundles.go: readBundles": "a command's own files",
 	"pkg/engine/headtaker.go: join":              "taking.run recovers each taking",
