@@ -369,7 +369,7 @@ func (j *Journal) put(b *batch) error {
 	}
 	end := b.first + b.count
 	j.batches.Add(1)
-	j.bytesWritten.Add(uint64(n)) //nolint:gosec // not negative
+	j.bytesWritten.Add(uint64(n))
 	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		j.used += int64(n + n/2) // until its segment is removed it is there twice, once compressed
