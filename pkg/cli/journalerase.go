@@ -41,7 +41,7 @@ the user until they are deleted. Records of calls without a tenant, such as susp
 authzed.api.v1, have keys of their own: only --all-tenants destroys those.`,
 		Example: `  deputy journal erase user:alice --all-tenants --key-dir /var/lib/deputy.keys --yes`,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return e.run(p, args[0]) },
+		RunE:    func(_ *cobra.Command, args []string) error { return e.run(p, args[0]) },
 	}
 	flags := cmd.Flags()
 	outputVar(flags, &e.output, formatJSON)

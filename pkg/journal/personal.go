@@ -263,7 +263,7 @@ func (k keysOf) seal(under []persons.Person, of *personal, time int64) ([]byte, 
 	}
 	v.Relationships = own
 	for _, one := range order {
-		sealed, err := k.seal(append(under[:len(under):len(under)], one), others[one], time)
+		sealed, err := k.seal(append(slices.Clip(under), one), others[one], time)
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"sync"
 	"time"
 
@@ -102,7 +103,7 @@ func openFile(cfg Config, c *crypto) (f vfs.File, err error) {
 	if cfg.ReadOnly {
 		if f, err = cfg.FS.Open(path); err != nil {
 			if _, statErr := cfg.FS.Stat(path); statErr != nil && isNotExist(statErr) {
-				return nil, nil
+				return nil, nil //nolint:nilnil // there are no keys
 			}
 			return nil, err //nolint:wrapcheck // the caller says which file
 		}
@@ -167,9 +168,7 @@ func (k *Keys) scan() error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for tag, n := range found {
-		k.table[tag] = n
-	}
+	maps.Copy(k.table, found)
 	return nil
 }
 
@@ -248,7 +247,7 @@ func (k *Keys) find(tag Tag) (*Key, error) {
 	}
 	switch {
 	case s.empty() || s.sound() && s.tag() != tag:
-		return nil, nil // erased, and perhaps somebody else's by now
+		return nil, nil //nolint:nilnil // erased, and perhaps somebody else's by now
 	case !s.sound():
 		return nil, errors.New("persons: a key is not as it was written; put back persons.keys from a copy")
 	}
@@ -356,9 +355,7 @@ func (k *Keys) fillMissing(persons []Person, keys []*Key) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for tag, n := range made {
-		k.table[tag] = n
-	}
+	maps.Copy(k.table, made)
 	return nil
 }
 
