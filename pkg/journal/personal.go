@@ -323,7 +323,7 @@ func (p *Personal) open(r *Record, tag, sealed []byte, depth int) (erased bool, 
 	if err := proto.Unmarshal(text, v); err != nil {
 		return true, fmt.Errorf("what is sealed cannot be read: %w", err)
 	}
-	fill(r, v)
+	putBack(r, v)
 	for _, other := range v.GetOthers() {
 		gone, err := p.open(r, other.GetKey(), other.GetSealed(), depth+1)
 		if err != nil {
@@ -334,8 +334,8 @@ func (p *Personal) open(r *Record, tag, sealed []byte, depth int) (erased bool, 
 	return erased, nil
 }
 
-// fill puts values back into the record that they were taken out of.
-func fill(r *Record, v *deputyv1.PersonalRecord) {
+// putBack puts values back into the record that they were taken out of.
+func putBack(r *Record, v *deputyv1.PersonalRecord) {
 	for _, one := range [...]struct {
 		to   *string
 		from string
