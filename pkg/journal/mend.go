@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -71,7 +72,7 @@ func (m *missed) add(o missed) {
 
 // isNoRoom reports whether a disk, or one's share of it, is full.
 func isNoRoom(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return vfs.IsNoSpaceError(err) || errors.Is(err, syscall.EDQUOT)
 }
 
 // Err is why the journal refuses records; nil while it takes all.
@@ -249,6 +250,9 @@ func markLate(frames []byte) []byte {
 
 // retry tries to mend a journal that refuses records, unless that was just done. It reports whether it is worthwhile to try again.
 func (j *Journal) retry(ctx context.Context, duty Duty) bool {
+	if duty == Refuse && j.remeasure() {
+		return true
+	}
 	now := j.cfg.Now()
 	j.mu.Lock()
 	due := !j.closed && j.refuses(duty) != nil
@@ -303,6 +307,7 @@ func (j *Journal) safely(do func() error) {
 
 // look tries again to mend a journal that refuses records, and records what was missed.
 func (j *Journal) look() {
+	j.remeasure()
 	if j.Err() != nil {
 		select {
 		case j.writing <- struct{}{}:
