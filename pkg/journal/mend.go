@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -276,17 +277,21 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	return err == nil
 }
 
-// keepUp looks after a journal until it is closed. opened is how many records it had when it was opened.
-func (j *Journal) keepUp(opened uint64) {
+// keepUp looks after a journal until it is closed.
+func (j *Journal) keepUp() {
 	defer close(j.stopped)
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	ticker := time.NewTicker(j.cfg.retryEvery)
 	defer ticker.Stop()
 	if j.cfg.QuotaBytes > 0 {
-		j.safely(func() error { return j.recount(opened) })
+		beside.Go(func() { j.safely(j.recount) })
 	}
+	more := false
 	for tidied := (time.Time{}); ; {
-		if time.Since(tidied) >= j.cfg.tidyEvery {
-			j.safely(func() error { j.tidy(); return nil })
+		if more || time.Since(tidied) >= j.cfg.tidyEvery {
+			more = false
+			j.safely(func() error { more = j.tidy(); return nil })
 			tidied = time.Now()
 		}
 		select {

@@ -82,6 +82,33 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// TestRetentionCatchesUp has more to remove than is removed in one go: it goes on with that at once, and not only with the next minute.
+func TestRetentionCatchesUp(t *testing.T) {
+	t.Parallel()
+	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	cfg := signedConfig(t, mem)
+	cfg.Now = c.now
+	j := open(t, cfg)
+	for range 5 * tree.Width {
+		add(t, j, Refuse, c.of("one"))
+	}
+	sealed(t, j)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.at = c.at.Add(48 * time.Hour)
+	cfg.Retention, cfg.tidyEvery, cfg.retryEvery, cfg.pruneAtOnce = 24*time.Hour, time.Hour, time.Millisecond, 1
+	cfg.QuotaBytes = 1 << 30
+	j = open(t, cfg)
+	eventually(t, "all is removed", func() bool { return j.Tree().Minimum() == 5*tree.Width })
+	eventually(t, "all is counted", j.hasCounted)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if n := j.bytes["one"]; n != 0 {
+		t.Errorf("its caller is said to have %d bytes of what is removed", n)
+	}
+}
+
 // quotaJournal is a journal with a quota.
 func quotaJournal(t *testing.T, fs vfs.FS, c *clock) *Journal {
 	t.Helper()
