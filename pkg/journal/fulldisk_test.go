@@ -104,7 +104,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("with room again: %v", err)
 	}
 	add(t, j, Refuse, numbered(n))
-	found, err := readAll(d, testDir)
+	found, err := readAll(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestAnswerUnrecorded(t *testing.T) {
 	if sequence := add(t, j, Refuse, numbered(8)); sequence >= j.Written() {
 		t.Errorf("once the disk is well a record is %d", sequence)
 	}
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil || len(found) != 3 {
 		t.Fatalf("%d records, %v", len(found), err)
 	}
@@ -229,7 +229,7 @@ func TestKeptIsBounded(t *testing.T) {
 	}
 	broken = false
 	tryAgain(j)
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil || len(found) != maxKept+1 || !found[0].GetLate() {
 		t.Fatalf("%d records, %v", len(found), err)
 	}

@@ -204,7 +204,7 @@ func TestShare(t *testing.T) {
 		t.Errorf("the callers are said to have %v, and have %v", got, want)
 	}
 	j.tidy()
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil {
 		t.Fatal(err)
 	}
