@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -86,7 +85,7 @@ func TestAppendInTime(t *testing.T) {
 	for i := range 5 {
 		all.Go(func() {
 			_, err := j.Append(ctx, Refuse, numbered(1+i))
-			if e, ok := errors.AsType[*authz.Error](err); !ok || e.Kind != authz.Unavailable || e.Reason != authz.ReasonJournalUnavailable {
+			if authz.KindOf(err) != authz.Canceled {
 				t.Errorf("a call whose time is over got %v", err)
 			}
 			cancelled.Add(1)
@@ -116,6 +115,50 @@ func TestAppendInTime(t *testing.T) {
 	if !kept {
 		t.Errorf("what narrows is not recorded once the disk goes on: %v", found)
 	}
+}
+
+// TestCancelled appends for calls whose time is over, to a journal that is well: their records are written, and it says of itself nothing that is
+// not so. Where they would have to wait, they are told that their time is over, and a record that comes to nothing is counted once.
+func TestCancelled(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	broken, disk := breakable(mem)
+	j := open(t, testConfig(disk))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 100 {
+		if sequence, err := j.Append(ctx, Refuse, numbered(i)); err != nil || sequence != uint64(i) {
+			t.Fatalf("record %d is %d: %v", i, sequence, err)
+		}
+	}
+	late, end := context.WithTimeout(t.Context(), -time.Second)
+	defer end()
+	j.writing <- struct{}{}
+	for over, want := range map[context.Context]authz.Kind{ctx: authz.Canceled, late: authz.Deadline} {
+		for _, duty := range []Duty{Refuse, Reserve} {
+			if _, err := j.Append(over, duty, numbered(0)); authz.KindOf(err) != want {
+				t.Errorf("a call whose time is over got %v", err)
+			}
+		}
+	}
+	eventually(t, "all have joined", func() bool {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.next == 104
+	})
+	<-j.writing
+	eventually(t, "all are written", func() bool { return j.Written() == 104 })
+	tryAgain(j)
+	if s := j.Stats(); s.Refused != 0 || s.Records != 104 {
+		t.Errorf("of a journal that is well: %+v", s)
+	}
+	j.writing <- struct{}{}
+	if _, err := j.Append(ctx, Refuse, numbered(0)); authz.KindOf(err) != authz.Canceled {
+		t.Errorf("a call whose time is over got %v", err)
+	}
+	broken.Store(true)
+	<-j.writing
+	eventually(t, "its record is refused", func() bool { return j.Stats().Refused == 1 })
 }
 
 // TestTooLong appends a record that is longer than a record may be: it loses its lists, and nothing else.

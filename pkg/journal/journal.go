@@ -134,6 +134,9 @@ type batch struct {
 	// done is closed once it is written, or err says why it is not. It is nil as long as nobody but the one who writes waits for it.
 	done chan struct{}
 	err  error
+	// left is how many of its records belong to calls that wait no more, and over says that it has been tried to write it. Journal.mu guards both.
+	left uint64
+	over bool
 }
 
 // Duty is what a journal that cannot take a record does with it.
@@ -143,7 +146,8 @@ type Duty uint8
 const (
 	// Refuse: an error, so that what the record is about is refused. The zero value.
 	Refuse Duty = iota
-	// Reserve: the same, but the room that is kept in reserve is used first: for how something ended whose beginning is recorded.
+	// Reserve: the room that is kept in reserve is used first. Without it there is an error, and the record is nevertheless kept in memory, as
+	// with Keep: for how something ended whose beginning is recorded.
 	Reserve
 	// Keep: no error. The reserve is used, and without it the record is kept in memory and written, marked late, once that works
 	// again: for what narrows.
@@ -165,8 +169,8 @@ const (
 // Append writes records and returns the sequence of the first; the others follow it without a gap. When it returns without an error they
 // have been handed to the operating system, and with Config.Sync to the disk. There are two exceptions: a record that a journal keeps in memory
 // (see Keep), and Config.AnswerUnrecorded. What is a person's is taken out of the records where it is sealed (see Personal). A record that would be
-// too long loses the lists in it. ctx bounds how long it waits for others' writes; with its error the records may be written nevertheless. Errors:
-// *authz.Error of kind Unavailable, and Exhausted for a caller over its share.
+// too long loses the lists in it. ctx bounds how long it waits for others' writes. Errors: *authz.Error of kind Unavailable, Exhausted for a caller over
+// its share, and Canceled or Deadline once ctx is over: then the records are written nevertheless, if the journal can.
 func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (first uint64, err error) {
 	if len(records) == 0 {
 		return 0, errors.New("journal: there is nothing to append")
@@ -181,16 +185,16 @@ func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (fi
 		return 0, err
 	}
 	*buffer = frames
-	if duty == Keep {
-		return j.keep(ctx, records[0].GetCaller(), slices.Clone(frames)), nil
+	if duty != Refuse {
+		return j.keep(ctx, duty, records[0].GetCaller(), slices.Clone(frames))
 	}
 	if first, err = j.appendFrames(ctx, duty, records[0].GetCaller(), frames); err == nil {
 		return first, nil
 	}
-	if e, ok := errors.AsType[*authz.Error](err); ok { // the caller is over its share, and the journal does not fail
+	if e, ok := errors.AsType[*authz.Error](err); ok { // the caller is over its share, or does not wait: the journal does not fail
 		return 0, e
 	}
-	if j.pass(frames, err) {
+	if j.pass(frames) {
 		return Unrecorded, nil
 	}
 	return 0, unavailable(err)
@@ -206,11 +210,7 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, fr
 		return 0, err
 	}
 	if began {
-		select {
-		case j.writing <- struct{}{}:
-			j.write(b)
-			return first, b.err
-		case <-ctx.Done():
+		if !take(ctx, j.writing) {
 			go func() { // others may have joined
 				_ = authz.Safely("journal.Append", func() error {
 					j.writing <- struct{}{}
@@ -218,15 +218,55 @@ func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, fr
 					return nil
 				})
 			}()
-			return 0, ctx.Err() //nolint:wrapcheck // Append does
+			return 0, j.leave(ctx, b, frames)
 		}
+		j.write(b)
+		return first, b.err
 	}
 	select {
 	case <-b.done:
 		return first, b.err
 	case <-ctx.Done():
-		return 0, ctx.Err() //nolint:wrapcheck // Append does
+		return 0, j.leave(ctx, b, frames)
 	}
+}
+
+// take takes the room in writing. ctx bounds how long it waits: where it need not wait, it does not matter that ctx is over.
+func take(ctx context.Context, writing chan struct{}) bool {
+	select {
+	case writing <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case writing <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// leave notes that a call waits for its records no more, and returns what it is told. They are written without it. Where that fails, they are
+// among those that were refused.
+func (j *Journal) leave(ctx context.Context, b *batch, frames []byte) error {
+	n := count(frames)
+	j.mu.Lock()
+	if !b.over {
+		b.left += n
+	} else if b.err != nil {
+		j.miss(missed{from: j.cfg.Now(), refused: n})
+	}
+	j.mu.Unlock()
+	return overtime(ctx.Err())
+}
+
+// overtime is what a call is told whose time is over: that says nothing of the journal.
+func overtime(err error) error {
+	kind, message := authz.Canceled, "the call was cancelled while its record waited to be written"
+	if errors.Is(err, context.DeadlineExceeded) {
+		kind, message = authz.Deadline, "the call's time was over while its record waited to be written"
+	}
+	return &authz.Error{Op: "journal.Append", Kind: kind, Message: message, Err: err}
 }
 
 // unavailable is what callers are told.
@@ -345,7 +385,12 @@ func (j *Journal) write(b *batch) {
 			j.fail(err)
 		}
 	}
-	b.err = err
+	j.mu.Lock()
+	b.err, b.over = err, true
+	if err != nil && b.left > 0 {
+		j.miss(missed{from: j.cfg.Now(), refused: b.left})
+	}
+	j.mu.Unlock()
 	*b.buffer = b.frames
 	release(b.buffer)
 	if b.done != nil {

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -71,7 +72,7 @@ func (m *missed) add(o missed) {
 
 // isNoRoom reports whether a disk, or one's share of it, is full.
 func isNoRoom(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return vfs.IsNoSpaceError(err) || errors.Is(err, syscall.EDQUOT)
 }
 
 // Err is why the journal refuses records; nil while it takes all.
@@ -107,11 +108,11 @@ func (j *Journal) fail(err error) {
 }
 
 // pass notes that records were not written, and reports whether their caller is to be told of no error.
-func (j *Journal) pass(frames []byte, err error) bool {
+func (j *Journal) pass(frames []byte) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	m := missed{from: j.cfg.Now()}
-	passed := j.cfg.AnswerUnrecorded && !j.closed && !isOver(err)
+	passed := j.cfg.AnswerUnrecorded && !j.closed
 	if passed {
 		m.unrecorded = count(frames)
 	} else {
@@ -127,11 +128,6 @@ func (j *Journal) miss(m missed) {
 	j.totals.add(m)
 }
 
-// isOver reports whether a call's time was over, which says nothing of the journal.
-func isOver(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
-}
-
 // count returns how many frames there are.
 func count(frames []byte) (n uint64) {
 	for ; len(frames) > 0; n++ {
@@ -140,47 +136,76 @@ func count(frames []byte) (n uint64) {
 	return n
 }
 
-// keep is Append for records with the duty Keep.
-func (j *Journal) keep(ctx context.Context, caller string, frames []byte) (first uint64) {
+// errLate is why a record of duty Reserve has an error that is written nevertheless.
+var errLate = errors.New("the record is kept in memory, and written once that works again")
+
+// keep is Append for records with a duty other than Refuse: they are written as soon as that is possible, whether their call waits or not.
+func (j *Journal) keep(ctx context.Context, duty Duty, caller string, frames []byte) (first uint64, err error) {
 	if j.waiting.Add(1) > maxKept {
 		j.waiting.Add(-1)
 		j.lose(frames)
-		return Unrecorded
+		return j.answer(duty, Unrecorded, errLost)
 	}
-	done := make(chan uint64, 1)
+	type outcome struct {
+		first uint64
+		err   error
+	}
+	done := make(chan outcome, 1)
 	go func() { //nolint:contextcheck // it goes on when the call is over
 		defer j.waiting.Add(-1)
-		first := Unrecorded
+		is := outcome{Unrecorded, errLost}
 		_ = authz.Safely("journal.Append", func() error {
-			first = j.writeOrKeep(caller, frames)
+			is.first, is.err = j.writeOrKeep(duty, caller, frames)
 			return nil
 		})
-		done <- first
+		done <- is
 	}()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case first = <-done:
-		return first
+	case is := <-done:
+		return j.answer(duty, is.first, is.err)
 	case <-ctx.Done():
+		err = overtime(ctx.Err())
 	case <-timer.C:
+		err = errLate
 	}
-	return Unrecorded // it will be written, and nobody knows yet where
+	return j.answer(duty, Unrecorded, err) // it will be written, and nobody knows yet where
 }
 
-// writeOrKeep writes records, or keeps them in memory while that fails.
-func (j *Journal) writeOrKeep(caller string, frames []byte) (first uint64) {
+// answer is what keep returns of records that are not written, or not yet, where err says so.
+func (j *Journal) answer(duty Duty, first uint64, err error) (uint64, error) {
+	if err == nil || duty == Keep {
+		return first, nil
+	}
+	if e, ok := errors.AsType[*authz.Error](err); ok {
+		return 0, e
+	}
+	j.mu.Lock()
+	closed := j.closed
+	j.mu.Unlock()
+	if j.cfg.AnswerUnrecorded && !closed {
+		return first, nil
+	}
+	return 0, unavailable(err)
+}
+
+// errLost is why a record of duty Reserve has an error that is not kept either.
+var errLost = errors.New("the record is lost: no more are kept in memory")
+
+// writeOrKeep writes records, or keeps them in memory while that fails: then its error is errLate, and first where they will be.
+func (j *Journal) writeOrKeep(duty Duty, caller string, frames []byte) (first uint64, err error) {
 	for range 3 { // the journal may be mended just when they are to be kept
-		first, err := j.appendFrames(context.Background(), Keep, caller, frames)
+		first, err := j.appendFrames(context.Background(), duty, caller, frames)
 		if err == nil {
-			return first
+			return first, nil
 		}
 		if first, kept := j.remember(frames); kept {
-			return first
+			return first, errLate
 		}
 	}
 	j.lose(frames)
-	return Unrecorded
+	return Unrecorded, errLost
 }
 
 // remember keeps records in memory until they can be written, marked late. It returns the sequence that the first of them has then.
@@ -225,6 +250,9 @@ func markLate(frames []byte) []byte {
 
 // retry tries to mend a journal that refuses records, unless that was just done. It reports whether it is worthwhile to try again.
 func (j *Journal) retry(ctx context.Context, duty Duty) bool {
+	if duty == Refuse && j.remeasure() {
+		return true
+	}
 	now := j.cfg.Now()
 	j.mu.Lock()
 	due := !j.closed && j.refuses(duty) != nil
@@ -239,9 +267,7 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	if !due {
 		return false
 	}
-	select {
-	case j.writing <- struct{}{}:
-	case <-ctx.Done():
+	if !take(ctx, j.writing) {
 		return false
 	}
 	err := j.mend()
@@ -281,6 +307,7 @@ func (j *Journal) safely(do func() error) {
 
 // look tries again to mend a journal that refuses records, and records what was missed.
 func (j *Journal) look() {
+	j.remeasure()
 	if j.Err() != nil {
 		select {
 		case j.writing <- struct{}{}:

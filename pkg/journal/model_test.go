@@ -51,6 +51,7 @@ func (l *life) append(j *Journal, duty Duty) error {
 	defer l.mu.Unlock()
 	switch {
 	case err != nil:
+		l.kept[r.GetPermission()] = duty == Reserve // it is kept all the same
 		return err
 	case sequence >= j.Written():
 		l.kept[r.GetPermission()] = true

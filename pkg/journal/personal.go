@@ -49,7 +49,7 @@ func NewPersonal(keys *persons.Keys, types []string) *Personal {
 const noPersonal = "what is a person's is left out: the key of the person could not be read or made"
 
 // sealRecords seals what is a person's in records that are about to be written, and takes it out of them. Where the keys fail, records that nothing
-// may hold up are written without it, and say so: those of duty Keep, and with Config.AnswerUnrecorded all.
+// may hold up are written without it, and say so: those of a duty other than Refuse, and with Config.AnswerUnrecorded all.
 func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 	p := j.cfg.Personal
 	if p == nil || p.keys.ReadOnly() {
@@ -59,7 +59,7 @@ func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 		err := p.seal(r)
 		switch {
 		case err == nil:
-		case duty == Keep || j.cfg.AnswerUnrecorded:
+		case duty != Refuse || j.cfg.AnswerUnrecorded:
 			j.cfg.Log.Error("the journal could not seal what is a person's, and left it out of a record", zap.Error(err))
 			_, _ = p.take(r)
 			r.ContextHash, r.RequestHash, r.Note = nil, nil, noPersonal

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
@@ -22,8 +23,8 @@ import (
 // directory has a quota: a journal that has used it up is full, until the retention has removed something or the quota is raised.
 //
 // So that no caller fills the journal for all others, and none has its traces removed by making more of them, each may take a share of
-// the quota only. What a caller has of it is counted in bytes of encoded records, as many bytes of quota as they are on the average once they
-// are compressed. The counts are in the file callersFile, which holds for the records that it names; those behind are counted at start.
+// the quota only. What a caller has of it is counted in bytes of encoded records, and its share of the quota is converted into those by the
+// compression of the whole journal. The counts are in the file callersFile, which says which records they are of. Those behind it are counted at start.
 
 const (
 	// callersFile is what each caller has of the journal.
@@ -47,6 +48,10 @@ type room struct {
 	// was opened. counted says that nothing is missing.
 	from, through uint64
 	counted       bool
+	// measureAfter is when the directory may be measured again because the quota seems to be used up.
+	measureAfter time.Time
+	// measuring is how many measure it now.
+	measuring int
 	// limit is how much a caller may have.
 	limit int64
 	// overShare is how many records were refused to callers over their share, and noted how many of those are recorded.
@@ -167,11 +172,46 @@ func (j *Journal) prune() error {
 	return j.Prune(minimum)
 }
 
+// dropped notes that segments are removed, whose records are in the tree.
+func (j *Journal) dropped(bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.measuring == 0 { // it may have been measured without them already
+		j.used = max(j.used-bytes, 0)
+	}
+}
+
+// remeasure measures again where the quota seems to be used up, because what was written since is only estimated. It reports whether records are
+// taken now. It takes a tenth of the time at most.
+func (j *Journal) remeasure() bool {
+	j.mu.Lock()
+	due := j.overQuota() != nil && !j.closed && !time.Now().Before(j.measureAfter)
+	if due {
+		j.measureAfter = time.Now().Add(time.Minute) // until this one is done
+	}
+	j.mu.Unlock()
+	if !due {
+		return false
+	}
+	began := time.Now()
+	err := j.measure()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.measureAfter = time.Now().Add(max(9*time.Since(began), j.cfg.retryPause))
+	return err == nil && j.refuses(Refuse) == nil
+}
+
 // measure finds out how much of the quota is used, and how much of it a caller may have.
 func (j *Journal) measure() error {
 	j.mu.Lock()
 	before := j.used
+	j.measuring++
 	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.measuring--
+	}()
 	size, err := treeSize(j.fs, j.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -180,13 +220,13 @@ func (j *Journal) measure() error {
 		size -= info.Size()
 	}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.used = size + j.used - before // with what was written meanwhile, some of which may be counted twice until the next time
 	ratio := 1.0
 	if j.used > 0 {
 		ratio = max(1, float64(j.total)/float64(j.used))
 	}
 	j.limit = int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2))
+	j.mu.Unlock()
 	return nil
 }
 
@@ -199,6 +239,7 @@ func treeSize(fs vfs.FS, dir string) (size int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot list a directory: %w", err)
 	}
+	slices.Sort(names) // segments before the tree, so that records which move meanwhile are counted at least once
 	for _, name := range names {
 		path := fs.PathJoin(dir, name)
 		info, err := fs.Stat(path)

@@ -106,20 +106,17 @@ func TestQuota(t *testing.T) {
 	t.Parallel()
 	c, mem := newClock(), vfs.NewMem()
 	j := quotaJournal(t, mem, c)
-	n := 0
-	for ; j.Err() == nil; n++ {
+	var err error
+	for n := 0; err == nil; n++ {
 		if n > 20_000 {
 			t.Fatal("the journal is never full")
 		}
-		if _, err := j.Append(t.Context(), Refuse, c.of(fmt.Sprint("caller ", n%4))); err != nil {
-			t.Fatalf("record %d: %v", n, err)
-		}
+		_, err = j.Append(t.Context(), Refuse, c.of(fmt.Sprint("caller ", n%4)))
 		if n%1000 == 0 {
 			sealed(t, j)
 			j.tidy()
 		}
 	}
-	_, err := j.Append(t.Context(), Refuse, c.of("caller 0"))
 	refused(t, err)
 	if !errors.Is(j.Err(), errQuota) || !strings.Contains(j.Err().Error(), "quota") {
 		t.Errorf("the journal says %v", j.Err())
@@ -142,6 +139,38 @@ func TestQuota(t *testing.T) {
 		t.Errorf("after the retention: %v, from record %d on", err, j.Tree().Minimum())
 	}
 	add(t, j, Refuse, c.of("caller 0"))
+}
+
+// TestQuotaIsMeasuredBeforeItIsFull writes what compresses well: the journal is not full while its directory is nearly empty, and what was removed
+// from it is not counted.
+func TestQuotaIsMeasuredBeforeItIsFull(t *testing.T) {
+	t.Parallel()
+	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	j := quotaJournal(t, mem, c)
+	for n := range 3000 {
+		if n%250 == 0 {
+			sealed(t, j)
+		}
+		if _, err := j.Append(t.Context(), Refuse, c.of(fmt.Sprint("caller ", n%8))); err != nil {
+			size, _ := treeSize(mem, testDir)
+			t.Fatalf("record %d, with %d bytes in the directory: %v", n, size, err)
+		}
+	}
+	j.mu.Lock()
+	j.used = j.cfg.QuotaBytes // as it was estimated
+	j.mu.Unlock()
+	j.look()
+	if err := j.Err(); err != nil {
+		t.Errorf("the journal stays full: %v", err)
+	}
+	for range 100 {
+		add(t, j, Refuse, c.of("caller 1"))
+	}
+	before := j.Stats().Used
+	sealed(t, j)
+	if after := j.Stats().Used; after >= before {
+		t.Errorf("once segments are removed %d bytes are used, and %d before", after, before)
+	}
 }
 
 // TestShare has one caller write what it can: it is stopped at half of the quota, and nobody else is.

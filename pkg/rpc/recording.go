@@ -307,17 +307,12 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 		_, err := r.account.Record(ctx, duty, records...)
 		return err
 	}
-	_, err := r.account.Record(ctx, journal.Reserve, records...)
-	if err == nil {
-		return nil
+	duty := journal.Reserve // it has happened, so that it is recorded as soon as that is possible
+	if r.effect == deputyv1.Effect_EFFECT_NARROWS {
+		duty = journal.Keep
 	}
-	// It has happened, so that it is recorded as soon as that is possible.
-	if _, kept := r.account.Record(ctx, journal.Keep, records...); kept != nil {
-		err = kept
-	} else if r.effect == deputyv1.Effect_EFFECT_NARROWS {
-		return nil
-	}
-	if st == nil && r.writes() {
+	_, err := r.account.Record(ctx, duty, records...)
+	if err != nil && st == nil && r.writes() {
 		return &authz.Error{
 			Op: "rpc.Recording", Kind: authz.Unavailable, Reason: authz.ReasonJournalUnavailable, Err: err,
 			Message: "it was written, and the journal does not take the record of how it ended; it is recorded later",
