@@ -16,7 +16,7 @@ import (
 //	today        NO_PERMISSION
 //
 //	It would be answered differently today:
-//	  session      session is not ended   yes, today no
+//	  principal    document:plan#view@user:alice   yes, today no
 func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse) {
 	past := e.GetPast()
 	r := past.GetRecord()

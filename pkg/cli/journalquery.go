@@ -12,11 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
-	"google.golang.org/grpc/codes"
 )
 
 // recordFilter holds the flags that say which records are looked for.

@@ -235,10 +235,6 @@ func (k keptJournals) merged(ctx context.Context, q *journal.Query) iter.Seq2[*d
 		return records(ctx, k[0], q)
 	}
 	return func(yield func(*deputy.FoundRecord, error) bool) {
-		type head struct {
-			found *deputy.FoundRecord
-			next  func() (*deputy.FoundRecord, error, bool)
-		}
 		var heads []*head
 		for _, reader := range k {
 			next, stop := iter.Pull2(records(ctx, reader, q))
@@ -248,33 +244,47 @@ func (k keptJournals) merged(ctx context.Context, q *journal.Query) iter.Seq2[*d
 		for {
 			var first *head
 			for _, h := range heads {
-				if h.found == nil && h.next != nil {
-					found, err, more := h.next()
-					if err != nil {
-						yield(nil, err)
-						return
-					}
-					if h.found = found; !more {
-						h.next = nil
-					}
+				if err := h.fill(); err != nil {
+					yield(nil, err)
+					return
 				}
-				if h.found == nil {
-					continue
-				}
-				if first == nil || (h.found.GetRecord().GetTime() > first.found.GetRecord().GetTime()) == q.Newest &&
-					h.found.GetRecord().GetTime() != first.found.GetRecord().GetTime() {
+				if h.found != nil && (first == nil || h.before(first, q.Newest)) {
 					first = h
 				}
 			}
-			if first == nil {
-				return
-			}
-			if !yield(first.found, nil) {
+			if first == nil || !yield(first.found, nil) {
 				return
 			}
 			first.found = nil
 		}
 	}
+}
+
+// head is the next record of one of several journals, nil where none is left.
+type head struct {
+	found *deputy.FoundRecord
+	next  func() (*deputy.FoundRecord, error, bool)
+}
+
+// fill reads the next record once the last one was taken.
+func (h *head) fill() error {
+	if h.found != nil || h.next == nil {
+		return nil
+	}
+	found, err, more := h.next()
+	if h.found = found; !more {
+		h.next = nil
+	}
+	return err
+}
+
+// before reports whether the record of one journal comes before that of another: the older one, or the newer one.
+func (h *head) before(other *head, newest bool) bool {
+	at, others := h.found.GetRecord().GetTime(), other.found.GetRecord().GetTime()
+	if newest {
+		return at > others
+	}
+	return at < others
 }
 
 // records iterates over the records of one journal. An error is the last thing that it yields.
@@ -302,11 +312,11 @@ func (k keptJournals) find(decision string) (*journal.Reader, uint64, error) {
 	if k[0].ID(0) == "" {
 		return nil, 0, errors.New("--key-dir is missing: the ids of decisions are encrypted, and the journal's keys find them")
 	}
-	origins := ""
-	for _, reader := range k {
-		origins += " " + reader.Origin()
+	origins := make([]string, len(k))
+	for i, reader := range k {
+		origins[i] = reader.Origin()
 	}
-	return nil, 0, fmt.Errorf("%s is no decision of these journals:%s", decision, origins)
+	return nil, 0, fmt.Errorf("%s is no decision of these journals: %s", decision, strings.Join(origins, " "))
 }
 
 func (k keptJournals) get(_ context.Context, decision string) (*deputy.FoundRecord, error) {

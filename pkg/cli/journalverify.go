@@ -73,7 +73,7 @@ func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
 		if err != nil {
 			return fmt.Errorf("--key-dir: %w", err)
 		}
-		if options.Ids, err = journal.NewIds(keys.Secret()); err != nil {
+		if options.IDs, err = journal.NewIDs(keys.Secret()); err != nil {
 			return fmt.Errorf("--key-dir: %w", err)
 		}
 	}
@@ -165,7 +165,7 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 			field(w, "  PROBLEM", p.Message)
 		}
 		if more := len(r.Problems) - shownProblems; more > 0 {
-			row(w, fmt.Sprintf("and %s more, which -o json shows", plural(uint64(more), "problem"))) //nolint:gosec // positive
+			row(w, fmt.Sprintf("and %s more, which -o json shows", plural(uint64(more), "problem")))
 		}
 		field(w, "JOURNAL", r.Origin)
 		if r.Minimum > 0 {

@@ -133,7 +133,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if d.journal, err = cfg.openJournal(datastore, log); err != nil {
+	if d.journal, err = cfg.openJournal(datastore, log); err != nil { //nolint:contextcheck // what it does later is no call's
 		return fail(err)
 	}
 	var records *journal.Reader
@@ -327,7 +327,8 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 || c.PurgeAfter < 0 || c.Engine.Retention < 0 {
+	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 ||
+		c.PurgeAfter < 0 || c.Engine.Retention < 0 {
 		return c, errors.New("daemon: a duration is negative")
 	}
 	if c.MaxConnections < 0 {

@@ -124,7 +124,7 @@ func (j Journal) complete(e engine.Config) (Journal, error) {
 
 // checkPlaces refuses directories that lie where they must not.
 func (j Journal) checkPlaces(dataDir string) error {
-	dir, keys := real(j.Dir), real(j.KeyDir)
+	dir, keys := resolved(j.Dir), resolved(j.KeyDir)
 	if inside(keys, dir) {
 		return fmt.Errorf("--journal-key-dir %s lies in the journal's directory %s: name one outside, so that a copy of the journal holds no key",
 			j.KeyDir, j.Dir)
@@ -132,21 +132,21 @@ func (j Journal) checkPlaces(dataDir string) error {
 	if dataDir == "" {
 		return nil
 	}
-	data := real(dataDir)
+	data := resolved(dataDir)
 	switch {
 	case inside(keys, data):
 		return fmt.Errorf("--journal-key-dir %s lies in the data directory %s: name one outside, so that a copy of the data holds no key",
 			j.KeyDir, dataDir)
 	case dir == data:
 		return fmt.Errorf("--journal-dir %s is the data directory: name another, or leave it out, which means %s", j.Dir, JournalDir(dataDir))
-	case inside(dir, real(StoreDir(dataDir))):
+	case inside(dir, resolved(StoreDir(dataDir))):
 		return fmt.Errorf("--journal-dir %s lies in the store's directory %s: name one outside of it", j.Dir, StoreDir(dataDir))
 	}
 	return nil
 }
 
-// real is a path without links, as far as it exists.
-func real(path string) string {
+// resolved is a path without links, as far as it exists.
+func resolved(path string) string {
 	if absolute, err := filepath.Abs(path); err == nil {
 		path = absolute
 	}

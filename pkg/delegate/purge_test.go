@@ -287,9 +287,9 @@ func TestPurgeModel(t *testing.T) {
 		seed = given
 	}
 	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's
+	random := rand.New(rand.NewPCG(seed, 0))
 	const age = 10 * time.Hour
-	real, _, graph := office(t)
+	onTime, _, graph := office(t)
 	var ahead time.Duration
 	now := func() time.Time { return time.Now().Add(ahead) }
 	d := delegate.New(graph, []byte("key"), 500*time.Hour, now).For("service", authz.Unbounded())
@@ -342,11 +342,11 @@ func TestPurgeModel(t *testing.T) {
 			}
 			run, by := under(on.delegation), d
 			if run.TTL = long(); random.IntN(4) == 0 {
-				run.TTL, by = time.Millisecond, real // it expires for the engine, too
+				run.TTL, by = time.Millisecond, onTime // it expires for the engine, too
 			}
 			made := start(t, by, run)
-			if by == real {
-				expired(t, real, made.ID)
+			if by == onTime {
+				expired(t, onTime, made.ID)
 			}
 			all = append(all, &one{name: "session", session: made.ID, leaf: made.Leaves[0].Delegation, expires: made.Until})
 		case roll < 8:

@@ -18,13 +18,13 @@ func Named(objectType string) authz.Filter {
 
 // Over reports whether a session or a delegation can never act again as far as its own marks go: it was stopped, or its time
 // was up at now. One that has no mark although its time is not up is not over: perhaps it is being imported, or started.
-func (l *Life) Over(issued Issued, now time.Time) bool {
+func (l Life) Over(issued Issued, now time.Time) bool {
 	return l.Stopped || l.Known && !l.Active && !issued.Until.After(now)
 }
 
 // Since is since when what is over has been over, at the latest: since its time was up, or since it was seen to be over. It is zero where
 // neither is known.
-func (l *Life) Since(issued Issued, now time.Time) time.Time {
+func (l Life) Since(issued Issued, now time.Time) time.Time {
 	since := l.Seen
 	if up := issued.Until; !up.IsZero() && !up.After(now) && (since.IsZero() || up.Before(since)) {
 		since = up
@@ -33,7 +33,7 @@ func (l *Life) Since(issued Issued, now time.Time) time.Time {
 }
 
 // MustBeOver holds while a session or a delegation is over by its own marks, as it was read.
-func (l *Life) MustBeOver(o authz.Object) authz.MustHold {
+func (l Life) MustBeOver(o authz.Object) authz.MustHold {
 	switch {
 	case l.Purged:
 		return authz.MustHold{Filter: authz.Filter{Resource: o, Relation: relPurged}, Exists: true}

@@ -104,7 +104,7 @@ func TestAppendInTime(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestTooLong(t *testing.T) {
 		r.Relationships = append(r.Relationships, "touch document:plan#viewer@user:alice with a rather long name")
 	}
 	add(t, j, Refuse, r)
-	found, err := readAll(fs, testDir)
+	found, err := readAll(fs)
 	if err != nil || len(found) != 1 || found[0].GetPermission() != "view 1" || len(found[0].GetRelationships()) == 0 {
 		t.Fatalf("%d records, %v", len(found), err)
 	}

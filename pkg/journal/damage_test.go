@@ -177,7 +177,7 @@ func TestTornTail(t *testing.T) {
 			if err := j.Close(); err != nil {
 				t.Error(err)
 			}
-			if found, err := readAll(fs, testDir); err != nil || len(found) != int(first)+n+1 {
+			if found, err := readAll(fs); err != nil || len(found) != int(first)+n+1 {
 				t.Errorf("cut at byte %d there are %d records afterwards, %v", cut, len(found), err)
 			}
 			if frameAt(b, n) == len(b) {

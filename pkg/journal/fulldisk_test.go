@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -107,7 +108,7 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("with room again: %v", err)
 	}
 	add(t, j, Refuse, numbered(n))
-	found, err := readAll(d, testDir)
+	found, err := readAll(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,9 +168,9 @@ func TestReserveIsKept(t *testing.T) {
 // many there were.
 func TestAnswerUnrecorded(t *testing.T) {
 	t.Parallel()
-	mem, broken := vfs.NewMem(), false
+	mem, broken := vfs.NewMem(), atomic.Bool{}
 	cfg := testConfig(failing(mem, func(op errorfs.Op) error {
-		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if broken.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return syscall.EIO
 		}
 		return nil
@@ -177,7 +178,7 @@ func TestAnswerUnrecorded(t *testing.T) {
 	cfg.AnswerUnrecorded = true
 	j := open(t, cfg)
 	add(t, j, Refuse, numbered(0))
-	broken = true
+	broken.Store(true)
 	ids := map[string]bool{j.ID(0): true, j.ID(1): true, j.ID(2): true}
 	for i := range 7 {
 		sequence := add(t, j, Refuse, numbered(1+i))
@@ -190,11 +191,11 @@ func TestAnswerUnrecorded(t *testing.T) {
 	if j.Err() == nil {
 		t.Error("the journal does not say that it fails")
 	}
-	broken = false
+	broken.Store(false)
 	if sequence := add(t, j, Refuse, numbered(8)); sequence >= j.Written() {
 		t.Errorf("once the disk is well a record is %d", sequence)
 	}
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil || len(found) != 3 {
 		t.Fatalf("%d records, %v", len(found), err)
 	}
@@ -212,14 +213,14 @@ func TestAnswerUnrecorded(t *testing.T) {
 // TestKeptIsBounded keeps no more in memory than it may, and says how many are lost.
 func TestKeptIsBounded(t *testing.T) {
 	t.Parallel()
-	mem, broken := vfs.NewMem(), false
+	mem, broken := vfs.NewMem(), atomic.Bool{}
 	j := open(t, testConfig(failing(mem, func(op errorfs.Op) error {
-		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if broken.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return syscall.EIO
 		}
 		return nil
 	})))
-	broken = true
+	broken.Store(true)
 	many := make([]*Record, 1000)
 	for i := range many {
 		many[i] = &Record{Permission: "view"}
@@ -230,9 +231,9 @@ func TestKeptIsBounded(t *testing.T) {
 			t.Fatalf("records of a journal that fails: %d, %v, want %d", sequence, err, want)
 		}
 	}
-	broken = false
+	broken.Store(false)
 	tryAgain(j)
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil || len(found) != maxKept+1 || !found[0].GetLate() {
 		t.Fatalf("%d records, %v", len(found), err)
 	}
@@ -244,15 +245,15 @@ func TestKeptIsBounded(t *testing.T) {
 // TestStats asks a journal how it is, while it fails and after.
 func TestStats(t *testing.T) {
 	t.Parallel()
-	mem, broken := vfs.NewMem(), false
+	mem, broken := vfs.NewMem(), atomic.Bool{}
 	j := open(t, testConfig(failing(mem, func(op errorfs.Op) error {
-		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if broken.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return syscall.EIO
 		}
 		return nil
 	})))
 	add(t, j, Refuse, numbered(0))
-	broken = true
+	broken.Store(true)
 	_, err := j.Append(t.Context(), Refuse, numbered(1), numbered(2))
 	refused(t, err)
 	add(t, j, Keep, numbered(3))
@@ -260,7 +261,7 @@ func TestStats(t *testing.T) {
 	if want := (Stats{Records: 1, Batches: 1, Bytes: got.Bytes, Failures: 1, Refused: 2, Late: 1, InMemory: 1}); got != want || got.Bytes == 0 {
 		t.Errorf("while it fails: %+v, want %+v", got, want)
 	}
-	broken = false
+	broken.Store(false)
 	tryAgain(j)
 	got = j.Stats()
 	// The late one, and a note of it.

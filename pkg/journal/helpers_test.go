@@ -55,9 +55,9 @@ func add(t testing.TB, j *Journal, duty Duty, r *Record) uint64 {
 	return sequence
 }
 
-// readAll reads all records that a directory has.
-func readAll(fs vfs.FS, dir string) ([]*Record, error) {
-	reader := NewSegmentReader(fs, dir)
+// readAll reads all records that testDir has.
+func readAll(fs vfs.FS) ([]*Record, error) {
+	reader := NewSegmentReader(fs, testDir)
 	first, _, err := reader.First()
 	if err != nil {
 		return nil, err

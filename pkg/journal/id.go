@@ -14,13 +14,13 @@ import (
 // MinSecret is how long the secret of a journal has to be, in bytes.
 const MinSecret = 32
 
-// Ids makes the ids of decisions and finds the records that they stand for. An id is one block of AES-256 over the journal's tag and the
+// IDs makes the ids of decisions and finds the records that they stand for. An id is one block of AES-256 over the journal's tag and the
 // record's sequence, in hexadecimal: whoever has the secret finds the record without an index, and to all others ids are random, so that
 // they tell nothing of how much is decided. It is safe for concurrent use.
-type Ids struct{ block cipher.Block }
+type IDs struct{ block cipher.Block }
 
-// NewIds returns the ids under a secret, which all nodes of a deployment share.
-func NewIds(secret []byte) (*Ids, error) {
+// NewIDs returns the ids under a secret, which all nodes of a deployment share.
+func NewIDs(secret []byte) (*IDs, error) {
 	key, err := derive(secret, "the ids of decisions")
 	if err != nil {
 		return nil, err
@@ -29,7 +29,7 @@ func NewIds(secret []byte) (*Ids, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Ids{block}, nil
+	return &IDs{block}, nil
 }
 
 // Tag is what an id has of the origin of a journal.
@@ -39,7 +39,7 @@ func Tag(origin string) [8]byte {
 }
 
 // Of returns the id of a record of the journal with a tag.
-func (i *Ids) Of(tag [8]byte, sequence uint64) string {
+func (i *IDs) Of(tag [8]byte, sequence uint64) string {
 	var b [aes.BlockSize]byte
 	copy(b[:8], tag[:])
 	binary.BigEndian.PutUint64(b[8:], sequence)
@@ -49,7 +49,7 @@ func (i *Ids) Of(tag [8]byte, sequence uint64) string {
 
 // Find returns the tag of the journal that has the record, and its sequence; false for a text that is no id. One that was made up has a tag
 // that no journal has.
-func (i *Ids) Find(id string) (tag [8]byte, sequence uint64, ok bool) {
+func (i *IDs) Find(id string) (tag [8]byte, sequence uint64, ok bool) {
 	var b [aes.BlockSize]byte
 	if len(id) != hex.EncodedLen(len(b)) {
 		return tag, 0, false

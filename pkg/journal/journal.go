@@ -95,7 +95,7 @@ type Journal struct {
 	segments string
 	origin   string
 	tag      [8]byte
-	ids      *Ids
+	ids      *IDs
 	// contexts is the key of the digests of contexts.
 	contexts []byte
 	sealer   *sealer

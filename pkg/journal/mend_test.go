@@ -42,7 +42,7 @@ func TestFailedSyncIsNotForgotten(t *testing.T) {
 	if durable, err := j.Sync(); err != nil || durable != 2 {
 		t.Fatalf("%d records are durable, %v", durable, err)
 	}
-	if found, err := readAll(mem.CrashClone(vfs.CrashCloneCfg{}), testDir); err != nil || len(found) < 2 {
+	if found, err := readAll(mem.CrashClone(vfs.CrashCloneCfg{})); err != nil || len(found) < 2 {
 		t.Errorf("after a power cut there are %v, %v", found, err)
 	}
 }
@@ -70,7 +70,7 @@ func TestBatchThatWaitsWhileMended(t *testing.T) {
 	<-j.writing
 	refused(t, <-done)
 	add(t, j, Refuse, numbered(1))
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil || len(found) == 0 || found[0].GetPermission() != "view 1" {
 		t.Errorf("there are %v, %v", found, err)
 	}
@@ -88,7 +88,7 @@ func TestSeveralOutages(t *testing.T) {
 		broken.Store(false)
 		tryAgain(j)
 	}
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestPowerCutAfterKill(t *testing.T) {
 	if _, err := j.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := readAll(mem.CrashClone(vfs.CrashCloneCfg{}), testDir); err != nil || len(found) != 11 {
+	if found, err := readAll(mem.CrashClone(vfs.CrashCloneCfg{})); err != nil || len(found) != 11 {
 		t.Errorf("there are %d records, want 11: %v", len(found), err)
 	}
 }

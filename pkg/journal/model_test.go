@@ -114,7 +114,7 @@ func (l *life) check(fs vfs.FS, acknowledged map[string]uint64, needed uint64) e
 		return err
 	}
 	defer func() { _ = j.Close() }()
-	found, err := readAll(fs, testDir)
+	found, err := readAll(fs)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func Open(cfg Config) (*Journal, error) {
 		cfg.Secret = cfg.Keys.Secret()
 	}
 	var err error
-	if j.ids, err = NewIds(cfg.Secret); err != nil {
+	if j.ids, err = NewIDs(cfg.Secret); err != nil {
 		return nil, err
 	}
 	if j.contexts, err = derive(cfg.Secret, "the digests of contexts"); err != nil {

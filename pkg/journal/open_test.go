@@ -30,7 +30,7 @@ func TestReopen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	records, err := readAll(fs, testDir)
+	records, err := readAll(fs)
 	if err != nil || len(records) != n {
 		t.Fatalf("%d of %d records are read, %v", len(records), n, err)
 	}

@@ -177,8 +177,8 @@ func (p *Personal) seal(r *Record) error {
 			sealed, err = keys.seal([]persons.Person{whose}, &of, r.GetTime())
 		}
 		if err != nil || len(sealed) > longPersonal {
-			r.PrincipalId, r.ResourceId, r.Subject = original.PrincipalId, original.ResourceId, original.Subject
-			r.GivenReason, r.Context, r.Relationships = original.GivenReason, original.Context, original.Relationships
+			r.PrincipalId, r.ResourceId, r.Subject = original.GetPrincipalId(), original.GetResourceId(), original.GetSubject()
+			r.GivenReason, r.Context, r.Relationships = original.GetGivenReason(), original.GetContext(), original.GetRelationships()
 			if err == nil && shorten(r) {
 				continue
 			}

@@ -49,7 +49,7 @@ func openErasable(t testing.TB, fs vfs.FS, change func(*Config)) *erasable {
 // stored returns the records as they stand in the journal.
 func (e *erasable) stored(t testing.TB) []*Record {
 	t.Helper()
-	all, err := readAll(e.fs, testDir)
+	all, err := readAll(e.fs)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,9 +63,6 @@ type query struct {
 	until  time.Time
 }
 
-// errStop ends a walk whose caller wants no more.
-var errStop = errors.New("stop")
-
 // Query calls found with the records that match, one after the other, until it returns false, or an error. It returns where to go on, and nil where it
 // came to the end of what had been written when it began. Memory and the work between two looks at ctx are bounded. Errors: those of reading, of
 // ctx, and of found.
@@ -217,7 +214,7 @@ func (q *query) forth(ctx context.Context, from, end uint64, found func(Found) (
 		}
 		from = until
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // that is the end, see Query
 }
 
 // back looks at the records before end, the newest first.
@@ -230,21 +227,21 @@ func (q *query) back(ctx context.Context, end uint64, found func(Found) (bool, e
 		n := (end - 1) / tree.Width
 		records, err := q.load(n, end)
 		if errors.Is(err, ErrNoRecord) {
-			return nil, nil // it was removed meanwhile, and with it all before
+			return nil, nil //nolint:nilnil // it was removed meanwhile, and with it all before
 		}
 		if err != nil {
 			return &end, err
 		}
-		for at := len(records) - 1; at >= 0; at-- {
-			more, err := q.judge(records[at], found)
+		for at, record := range slices.Backward(records) {
+			more, err := q.judge(record, found)
 			if err != nil || !more {
-				end = n*tree.Width + uint64(at) //nolint:gosec // not negative
+				end = n*tree.Width + uint64(at)
 				return &end, err
 			}
 		}
 		end = n * tree.Width
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // that is the end, see Query
 }
 
 // over reports whether the query has to end.
@@ -258,7 +255,7 @@ func (q *query) load(n, end uint64) ([][]byte, error) {
 		if group := n / index.Wide; !q.asked || q.group != group {
 			q.group, q.asked, q.may = group, true, q.index.May(group, &q.terms)
 		}
-		if !q.may.Has(int(n % index.Wide)) { //nolint:gosec // small
+		if !q.may.Has(int(n % index.Wide)) {
 			return nil, nil
 		}
 	}

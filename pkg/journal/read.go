@@ -48,7 +48,7 @@ type Reader struct {
 	// live is the journal of this process; nil for a directory.
 	live *Journal
 	// ids are those of its decisions; nil where the secret is not known.
-	ids     *Ids
+	ids     *IDs
 	index   *index.Index
 	persons Persons
 
@@ -88,7 +88,7 @@ func OpenReader(cfg ReaderConfig) (*Reader, error) {
 	}
 	r := &Reader{fs: fs, dir: dir, origin: origin, tag: Tag(origin), persons: cfg.Persons}
 	if len(cfg.Secret) > 0 {
-		if r.ids, err = NewIds(cfg.Secret); err != nil {
+		if r.ids, err = NewIDs(cfg.Secret); err != nil {
 			return nil, err
 		}
 	}

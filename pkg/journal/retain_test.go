@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,14 +15,22 @@ import (
 	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
-// clock is one that tests set.
-type clock struct{ at time.Time }
+// clock is one that tests set, while a journal reads it.
+type clock struct{ nanoseconds atomic.Int64 }
 
-func (c *clock) now() time.Time { return c.at }
+func newClock() *clock {
+	c := &clock{}
+	c.pass(1_000_000 * time.Second)
+	return c
+}
+
+func (c *clock) now() time.Time { return time.Unix(0, c.nanoseconds.Load()) }
+
+func (c *clock) pass(d time.Duration) { c.nanoseconds.Add(int64(d)) }
 
 // of is a record of a caller, now.
 func (c *clock) of(caller string) *Record {
-	return &Record{Caller: caller, Time: c.at.UnixNano(), Permission: "view", ResourceId: strings.Repeat("x", 100)}
+	return &Record{Caller: caller, Time: c.nanoseconds.Load(), Permission: "view", ResourceId: strings.Repeat("x", 100)}
 }
 
 // sealed waits until a journal has sealed all that is written.
@@ -52,13 +61,13 @@ func bytesOf(t *testing.T, j *Journal) map[string]int64 {
 // TestRetention removes whole bundles of records that are all older than the retention, and none that has a younger one.
 func TestRetention(t *testing.T) {
 	t.Parallel()
-	c := &clock{time.Unix(1_000_000, 0)}
+	c := newClock()
 	cfg := testConfig(vfs.NewMem())
 	cfg.Retention, cfg.Now = 24*time.Hour, c.now
 	j := open(t, cfg)
 	for i := range 3*tree.Width + 10 {
 		if i == tree.Width+1 {
-			c.at = c.at.Add(time.Hour) // in the second bundle
+			c.pass(time.Hour) // in the second bundle
 		}
 		r := c.of("one")
 		if i == 2*tree.Width-1 {
@@ -71,7 +80,7 @@ func TestRetention(t *testing.T) {
 		pass time.Duration
 		want uint64
 	}{{22 * time.Hour, 0}, {time.Hour, 0}, {time.Nanosecond, 1}, {time.Hour - 2*time.Nanosecond, 1}, {2 * time.Nanosecond, 3}, {48 * time.Hour, 3}} {
-		c.at = c.at.Add(step.pass)
+		c.pass(step.pass)
 		j.tidy()
 		if got := j.Tree().Minimum(); got != step.want*tree.Width {
 			t.Errorf("after %s the first record is %d, want %d", step.pass, got, step.want*tree.Width)
@@ -122,7 +131,7 @@ func quotaJournal(t *testing.T, fs vfs.FS, c *clock) *Journal {
 // TestQuota fills a journal up to its quota: it removes nothing that the retention keeps, and takes what narrows.
 func TestQuota(t *testing.T) {
 	t.Parallel()
-	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	c, mem := newClock(), vfs.NewMem()
 	j := quotaJournal(t, mem, c)
 	var err error
 	for n := 0; err == nil; n++ {
@@ -149,7 +158,7 @@ func TestQuota(t *testing.T) {
 	}
 	add(t, j, Keep, c.of("caller 0"))
 	add(t, j, Reserve, c.of("caller 0"))
-	c.at = c.at.Add(25 * time.Hour)
+	c.pass(25 * time.Hour)
 	sealed(t, j)
 	j.tidy()
 	j.note()
@@ -194,7 +203,7 @@ func TestQuotaIsMeasuredBeforeItIsFull(t *testing.T) {
 // TestShare has one caller write what it can: it is stopped at half of the quota, and nobody else is.
 func TestShare(t *testing.T) {
 	t.Parallel()
-	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	c, mem := newClock(), vfs.NewMem()
 	j := quotaJournal(t, mem, c)
 	stop := func() {
 		t.Helper()
@@ -252,7 +261,7 @@ func TestShare(t *testing.T) {
 		})
 	}
 	// What the retention removes is no caller's any more.
-	c.at = c.at.Add(25 * time.Hour)
+	c.pass(25 * time.Hour)
 	j.tidy()
 	if j.Tree().Minimum() == 0 {
 		t.Fatal("nothing was removed")
@@ -263,7 +272,7 @@ func TestShare(t *testing.T) {
 		t.Errorf("the callers are said to have %v, and have %v", got, want)
 	}
 	j.tidy()
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +285,7 @@ func TestShare(t *testing.T) {
 func TestCallersFileIsDerived(t *testing.T) {
 	t.Parallel()
 	for _, content := range []string{"", "{", `{"from":0,"through":1000000,"bytes":{"a":5}}`, `{"from":5,"through":1,"bytes":{}}`} {
-		c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+		c, mem := newClock(), vfs.NewMem()
 		j := quotaJournal(t, mem, c)
 		for i := range 700 {
 			add(t, j, Refuse, c.of(fmt.Sprint("caller ", i%3)))

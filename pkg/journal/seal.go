@@ -292,7 +292,7 @@ func (s *sealer) save() error {
 	}
 	if s.bundle != nil {
 		for i, records := range bundles {
-			s.bundle(first+uint64(i), records) //nolint:gosec // not negative
+			s.bundle(first+uint64(i), records)
 		}
 	}
 	return nil
@@ -388,7 +388,7 @@ func (s *sealer) run() {
 		lag := s.written() - state.Records
 		soon := lag >= sealEvery && state.Err == nil
 		if lag > 0 && (soon || time.Since(last) >= s.interval) {
-			s.try()
+			_ = s.try() // it notes its error
 			last = time.Now()
 		}
 	}

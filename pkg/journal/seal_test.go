@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,12 +127,11 @@ func TestSealingFails(t *testing.T) {
 		if err := errors.Join(mem.MkdirAll("data", 0o700), tree.SyncDir(mem, "")); err != nil {
 			t.Fatal(err)
 		}
-		counter, armed := operation, false
+		var counter atomic.Int64
+		var armed atomic.Bool
+		counter.Store(int64(operation))
 		cfg := signedConfig(t, errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
-			if armed {
-				counter--
-			}
-			if armed && counter == -1 {
+			if armed.Load() && counter.Add(-1) == -1 {
 				return errors.New("the disk fails")
 			}
 			return nil
@@ -143,10 +143,10 @@ func TestSealingFails(t *testing.T) {
 		for i := range 260 {
 			add(t, j, Refuse, numbered(i))
 		}
-		armed = true
+		armed.Store(true)
 		j.sealer.work.Unlock()
 		tried := j.sealer.try()
-		armed = false
+		armed.Store(false)
 		crashed := cfg
 		crashed.FS, crashed.OnCheckpoint = mem.CrashClone(vfs.CrashCloneCfg{}), nil
 		again, openErr := Open(crashed)
@@ -175,7 +175,7 @@ func TestSealingFails(t *testing.T) {
 		if err := j.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if counter >= 0 {
+		if counter.Load() >= 0 {
 			if tried != nil || operation < 20 {
 				t.Fatalf("after %d operations: %v", operation, tried)
 			}

@@ -48,7 +48,7 @@ func TestAccountUnrecorded(t *testing.T) {
 	if _, err := a.Record(t.Context(), Refuse, &Record{}); err != nil {
 		t.Fatal(err)
 	}
-	found, err := readAll(mem, testDir)
+	found, err := readAll(mem)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -164,7 +164,7 @@ func (w *witness) send(ctx context.Context, timeout time.Duration) error {
 	w.mu.Lock()
 	before := w.state
 	if w.state.Err = err; err == nil {
-		w.state = Witnessing{Records: size, At: time.Unix(int64(signed), 0)} //nolint:gosec // seconds
+		w.state = Witnessing{Records: size, At: time.Unix(int64(signed), 0)}
 	}
 	if errors.Is(err, errContradicts) {
 		w.state.Contradicts = true

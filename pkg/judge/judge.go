@@ -114,7 +114,7 @@ func (c *call) decide(ctx context.Context, asked []Question) ([]Result, error) {
 	candidates := make([][]*candidate, len(asked))
 	if err := atOnce(ctx, len(asked), func(ctx context.Context, i int) error {
 		if results[i].Err = asked[i].Err; results[i].Err != nil {
-			return nil
+			return nil //nolint:nilerr // it is the question's
 		}
 		candidates[i], results[i].Err = c.candidates(ctx, asked[i].Case)
 		return fatal(results[i].Err)

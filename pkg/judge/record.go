@@ -25,13 +25,13 @@ func (c *call) record(ctx context.Context, account *journal.Account, asked []Que
 
 // records are the records of the answers of a call.
 func (c *call) records(ctx context.Context, asked []Question, results []Result) []*journal.Record {
-	records := make([]*journal.Record, len(asked))
+	records := make([]*journal.Record, len(results))
 	schema, revision, head := c.digests.of(c.schema), c.source.snap.Revision().Token, ""
 	if c.head != nil {
 		head = c.head.snap.Revision().Token
 	}
 	bounded := !c.within.Everything()
-	for i := range asked {
+	for i := range results {
 		r := c.journal.Answered(ctx, &asked[i].Case, &results[i].Decision, results[i].Err, c.explain)
 		r.Schema, r.Revision, r.Head, r.Bounded = schema, revision, head, bounded
 		records[i] = r

@@ -126,6 +126,7 @@ func (d *pastDecision) asked(given map[string]any) (judge.Past, error) {
 		question.Via = &deputyv1.CheckPermissionRequest_SessionId{SessionId: d.GetSessionId()}
 	case deputyv1.ActingUnder_ACTING_UNDER_DELEGATION:
 		question.Via = &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: d.GetDelegationId()}
+	case deputyv1.ActingUnder_ACTING_UNDER_NEITHER, deputyv1.ActingUnder_ACTING_UNDER_UNSPECIFIED:
 	}
 	today, err := caseOf(question)
 	if err != nil {

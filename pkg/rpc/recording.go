@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"hash"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -248,13 +249,13 @@ func (r *Recording) sends(ctx context.Context, m any) error {
 	case r.over || r.unary && r.sent:
 		return authz.Errorf(authz.Canceled, "", "the call is answered already")
 	case r.unary:
-		if err := r.ends(until, nil); err != nil {
+		if err := r.ends(until, nil); err != nil { //nolint:contextcheck // bounded embeds the call's
 			return err
 		}
 		r.sent = true
 		return nil
 	case !r.account.Begun():
-		return r.account.Begin(until, journal.Refuse, r.record())
+		return r.account.Begin(until, journal.Refuse, r.record()) //nolint:contextcheck // bounded embeds the call's
 	}
 	return nil
 }
@@ -275,7 +276,7 @@ func (r *Recording) end(ctx context.Context, st error) error {
 	ctx = context.WithoutCancel(ctx) // it is recorded too of those who do not wait for it
 	until := &bounded{Context: ctx, until: time.Now().Add(engineTimeout)}
 	defer until.end()
-	if err := r.ends(until, st); err != nil {
+	if err := r.ends(until, st); err != nil { //nolint:contextcheck // bounded embeds the call's
 		return toStatus(ctx, err)
 	}
 	return st
@@ -349,11 +350,9 @@ func (r *Recording) ended(st error) *journal.Record {
 	}
 	said := status.Convert(st)
 	record.Code, record.Reason = int32(said.Code()), statuses.Info(said).GetReason() //nolint:gosec // codes are small
-	switch said.Code() {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted:
-		if refused {
-			record.Kind = deputyv1.RecordKind_RECORD_KIND_REFUSED
-		}
+	refusals := []codes.Code{codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted}
+	if refused && slices.Contains(refusals, said.Code()) {
+		record.Kind = deputyv1.RecordKind_RECORD_KIND_REFUSED
 	}
 	return record
 }

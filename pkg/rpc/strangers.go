@@ -26,7 +26,7 @@ type uncounted struct {
 	without, invalid, strangers uint64
 }
 
-// counts counts a call that is refused because nobody is known whose it is; err says why.
+// counts notes a call that is refused because nobody is known whose it is; err says why.
 func (g *Gate) counts(c *call, err error) {
 	if c.recording != nil {
 		return // it began as a caller's, and is recorded

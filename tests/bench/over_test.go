@@ -76,7 +76,7 @@ func TestOver(t *testing.T) {
 			break
 		}
 	}
-	if purged != uint64(few+many) { //nolint:gosec // small
+	if purged != uint64(few+many) {
 		t.Errorf("%d sessions were purged, not %d", purged, few+many)
 	}
 	add(t, "purging sessions with their leaves", float64(purged)/time.Since(began).Seconds(), "/s")

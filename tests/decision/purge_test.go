@@ -1,7 +1,6 @@
 package decision_test
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -111,16 +110,17 @@ func TestPurge(t *testing.T) {
 func TestPurgeRequests(t *testing.T) {
 	w := newWorld(t, harness.Start(t, daemon.Config{Engine: harness.Embedded(t)}))
 	client := deputyv1.NewRetentionServiceClient(w.Admin)
-	for field, r := range map[string]*deputyv1.PurgeRequest{
-		"older_than": {}, "older_than ": {OlderThan: durationpb.New(-time.Second)},
-		"cursor": {OlderThan: hour, Cursor: &deputyv1.Cursor{Token: "forged"}},
+	for _, test := range []struct {
+		request *deputyv1.PurgeRequest
+		reason  string
+		field   string
+	}{
+		{&deputyv1.PurgeRequest{}, authz.ReasonInvalidField, "older_than"},
+		{&deputyv1.PurgeRequest{OlderThan: durationpb.New(-time.Second)}, authz.ReasonInvalidField, "older_than"},
+		{&deputyv1.PurgeRequest{OlderThan: hour, Cursor: &deputyv1.Cursor{Token: "forged"}}, authz.ReasonInvalidToken, "cursor"},
 	} {
-		_, err := client.Purge(t.Context(), r)
-		reason := authz.ReasonInvalidField
-		if field == "cursor" {
-			reason = authz.ReasonInvalidToken
-		}
-		w.fails(err, codes.InvalidArgument, reason, strings.TrimSpace(field))
+		_, err := client.Purge(t.Context(), test.request)
+		w.fails(err, codes.InvalidArgument, test.reason, test.field)
 	}
 }
 

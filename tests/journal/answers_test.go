@@ -174,8 +174,8 @@ func (a *answer) judge(records []*deputyv1.Record) (problems []string) {
 		return problems
 	}
 	end := ends[0]
-	want := &deputyv1.Record{Code: int32(status.Code(a.err)), Reason: reason(a.err)} //nolint:gosec // small
-	if a.stopped {                                                                   // what the client's going looks like to the server is not compared
+	want := &deputyv1.Record{Code: int32(status.Code(a.err)), Reason: reason(a.err)}
+	if a.stopped { // what the client's going looks like to the server is not compared
 		want.Code, want.Reason = end.GetCode(), end.GetReason()
 	}
 	if end.GetCode() != want.GetCode() || end.GetReason() != want.GetReason() {

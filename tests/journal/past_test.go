@@ -112,7 +112,7 @@ const (
 	unknown     = deputyv1.Agreement_AGREEMENT_UNKNOWN
 )
 
-func TestADecisionOfThePastIsExplained(t *testing.T) {
+func TestADecisionOfThePastIsExplained(t *testing.T) { //nolint:tparallel // its subtests share a world
 	t.Parallel()
 	w := newWorld(t, withAuditors(daemon.Config{}))
 	w.WriteSchema(t, schema.Core+pastDomain)
@@ -210,7 +210,7 @@ func (d *pastTest) check(t *testing.T, got *deputyv1.ExplainPermissionResponse) 
 	}
 }
 
-func TestADecisionOfThePastIsForAuditors(t *testing.T) {
+func TestADecisionOfThePastIsForAuditors(t *testing.T) { //nolint:tparallel // as above
 	t.Parallel()
 	w := newWorld(t, withAuditors(daemon.Config{}))
 	made := w.decide(question("document:plan")).GetDecisionId()

@@ -121,7 +121,7 @@ func checkProof(proof string, leaf []byte, key string, sequence uint64) error {
 	if err != nil {
 		return err
 	}
-	return tlog.CheckRecord(hashes, size, root, int64(sequence), tlog.RecordHash(leaf)) //nolint:gosec // small
+	return tlog.CheckRecord(hashes, size, root, int64(sequence), tlog.RecordHash(leaf))
 }
 
 // TestQueriesAreWhole: pages of any size, in both directions, have each record that matches once, and those of an auditor with bounds are what a look

@@ -165,7 +165,7 @@ func (s *second) tiles(whole uint64) {
 				want = append(want, hash[:]...)
 			}
 			got := s.files[fmt.Sprintf("tile/%d/%s", level, tilePath(n))]
-			for i := 0; i < 256; i++ {
+			for i := range 256 {
 				if len(got) != len(want) || !bytes.Equal(got[i*32:i*32+32], want[i*32:i*32+32]) {
 					s.note(uint64((n*256+i)*width), "a hash in a tile of level %d is another", level)
 					break

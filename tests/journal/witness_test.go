@@ -78,7 +78,7 @@ func startWitness(t *testing.T, origin, logKey string) litewitness {
 // startAgent runs an ssh-agent with one key, which litewitness signs with.
 func startAgent(t *testing.T) (socket, fingerprint string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "agent") // a socket's path has to be short
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,11 +122,11 @@ func answers(e, actor map[string]any, r *deputyv1.Record) {
 		e["action_id"], e["action"] = 0, "Unknown"
 		return
 	}
-	decision := "NO_PERMISSION"
-	switch r.GetAnswer() {
-	case deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION, deputyv1.Permissionship_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
-		decision = strings.TrimPrefix(r.GetAnswer().String(), "PERMISSIONSHIP_")
+	answer := r.GetAnswer()
+	if answer == deputyv1.Permissionship_PERMISSIONSHIP_UNSPECIFIED {
+		answer = deputyv1.Permissionship_PERMISSIONSHIP_NO_PERMISSION
 	}
+	decision := strings.TrimPrefix(answer.String(), "PERMISSIONSHIP_")
 	authorization := map[string]any{"decision": decision}
 	switch {
 	case r.GetRefusedBy() != 0:

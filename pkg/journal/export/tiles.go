@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -50,7 +51,7 @@ func Tiles(ctx context.Context, r *journal.Reader, dir string) (size uint64, err
 			width := min(tree.Width, count-n*tree.Width)
 			indexes := make([]int64, width)
 			for i := range indexes {
-				indexes[i] = tlog.StoredHashIndex(level*8, int64(n*tree.Width)+int64(i)) //nolint:gosec // far below 2^63
+				indexes[i] = tlog.StoredHashIndex(level*8, int64(n*tree.Width)+int64(i))
 			}
 			hashes, err := t.ReadHashes(indexes)
 			if err != nil {
@@ -79,7 +80,7 @@ func served(path string, width uint64) string {
 func entries(records [][]byte) []byte {
 	var b []byte
 	for _, r := range records {
-		b = append(b, byte(len(r)>>8), byte(len(r)))
+		b = binary.BigEndian.AppendUint16(b, uint16(len(r))) //nolint:gosec // a record is shorter
 		b = append(b, r...)
 	}
 	return b

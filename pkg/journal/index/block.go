@@ -31,7 +31,7 @@ func appendBlock(b []byte, group uint64, said []byte) []byte {
 	start := len(b)
 	b = append(b, said...)
 	b = append(b, make([]byte, payload-len(said))...)
-	return binary.LittleEndian.AppendUint32(b, sum(group, uint64(start/blockSize), b[start:])) //nolint:gosec // not negative
+	return binary.LittleEndian.AppendUint32(b, sum(group, uint64(start/blockSize), b[start:]))
 }
 
 // readBlock reads what a block says into b, which has blockSize bytes.

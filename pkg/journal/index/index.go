@@ -210,7 +210,7 @@ func (x *Index) save(number uint64, one *bundle) (err error) {
 		}
 		for place := range x.part.bundles { // what there is, the new one among it
 			if known := &x.part.bundles[place]; known.known {
-				b = appendEntry(b, x.part.group*Wide+uint64(place), known) //nolint:gosec // not negative
+				b = appendEntry(b, x.part.group*Wide+uint64(place), known)
 			}
 		}
 	} else {

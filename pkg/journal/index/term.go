@@ -3,6 +3,7 @@ package index
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -93,7 +94,7 @@ type Seen struct {
 // is used again.
 func (s *Seen) See(record []byte) bool {
 	*s = Seen{Terms: s.Terms[:0]}
-	var principalType, principalID, resourceType, resourceID []byte
+	var of objects
 	for b := record; len(b) > 0; {
 		number, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -112,16 +113,10 @@ func (s *Seen) See(record []byte) bool {
 				if len(value) > 0 {
 					s.Terms = append(s.Terms, term(texts[number], nil, value))
 				}
-			case number == fieldPrincipalType:
-				principalType = value
-			case number == fieldPrincipalID:
-				principalID = value
-			case number == fieldResourceType:
-				resourceType = value
-			case number == fieldResourceID:
-				resourceID = value
 			case number == fieldPersonal:
 				s.Sealed = len(value) > 0
+			default:
+				of.take(number, value)
 			}
 		case protowire.VarintType:
 			value, n := protowire.ConsumeVarint(b)
@@ -143,13 +138,30 @@ func (s *Seen) See(record []byte) bool {
 			b = b[n:]
 		}
 	}
-	if len(principalID) > 0 {
-		s.Terms = append(s.Terms, term(Principal, principalType, principalID))
+	if len(of.principalID) > 0 {
+		s.Terms = append(s.Terms, term(Principal, of.principalType, of.principalID))
 	}
-	if len(resourceID) > 0 {
-		s.Terms = append(s.Terms, term(Resource, resourceType, resourceID))
+	if len(of.resourceID) > 0 {
+		s.Terms = append(s.Terms, term(Resource, of.resourceType, of.resourceID))
 	}
 	return true
+}
+
+// objects are the objects of a record, whose types and ids are fields of their own and one term together.
+type objects struct{ principalType, principalID, resourceType, resourceID []byte }
+
+// take takes a field if it is a part of one of them.
+func (o *objects) take(number protowire.Number, value []byte) {
+	switch number {
+	case fieldPrincipalType:
+		o.principalType = value
+	case fieldPrincipalID:
+		o.principalID = value
+	case fieldResourceType:
+		o.resourceType = value
+	case fieldResourceID:
+		o.resourceID = value
+	}
 }
 
 // Query says which records are looked for. The zero Query looks for all.
@@ -180,10 +192,8 @@ func (q *Query) May(s *Seen) bool {
 
 func has(terms, either []Term) bool {
 	for _, t := range terms {
-		for _, e := range either {
-			if t == e {
-				return true
-			}
+		if slices.Contains(either, t) {
+			return true
 		}
 	}
 	return false

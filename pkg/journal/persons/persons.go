@@ -116,7 +116,7 @@ func openFile(cfg Config, c *crypto) (f vfs.File, err error) {
 	case err != nil && !errors.Is(err, io.EOF):
 	case n < slotSize || head.empty():
 		// It was never used: the header is made durable before anything else.
-		if err = nil; cfg.ReadOnly {
+		if cfg.ReadOnly {
 			return nil, f.Close() //nolint:wrapcheck // the caller says which file
 		}
 		err = begin(cfg, f, c.header())
@@ -234,7 +234,7 @@ func (k *Keys) find(tag Tag) (*Key, error) {
 	n, ok := k.table[tag]
 	k.mu.RUnlock()
 	if !ok {
-		return nil, nil
+		return nil, nil //nolint:nilnil // as documented
 	}
 	var s slot
 	for range tries {

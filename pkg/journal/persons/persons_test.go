@@ -370,7 +370,7 @@ func TestEveryFailureOfTheDisk(t *testing.T) {
 	for failing := 0; ; failing++ {
 		mem, cfg := memory(t)
 		count := 0
-		cfg.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		cfg.FS = errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
 			count++
 			if count-1 == failing {
 				return errorfs.ErrInjected

@@ -148,8 +148,8 @@ func list(fs vfs.FS, dir, prefix, suffix string, numbers []uint64) ([]uint64, er
 	return numbers, nil
 }
 
-// Prune removes whole bundles before a record, and the tiles of level 0 whose hash stands in a tile of level 1. Proofs for what remains still work. What is not saved
-// yet stays. Errors: those of the file system, after which it can be called again.
+// Prune removes whole bundles before a record, and the tiles of level 0 whose hash stands in a tile of level 1. Proofs for what remains still
+// work. What is not saved yet stays. Errors: those of the file system, after which it can be called again.
 func (t *Tree) Prune(minimum uint64) error {
 	minimum = minimum / Width * Width
 	t.mu.Lock()

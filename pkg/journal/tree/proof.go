@@ -63,7 +63,7 @@ func CheckProof(proof, record []byte, verifier note.Verifier) (index uint64, c C
 			return 0, Checkpoint{}, errors.New("a line of the proof is not a hash")
 		}
 	}
-	index = uint64(n) //nolint:gosec // not negative
+	index = uint64(n)
 	if index >= c.Size {
 		return 0, Checkpoint{}, errors.New("the proof is of a record that its checkpoint does not reach")
 	}

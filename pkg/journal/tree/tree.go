@@ -148,7 +148,7 @@ func (t *Tree) Save() error {
 	// Bundles come last: where one is, after a process was killed, so are the tiles over it.
 	for level, u := range slices.Backward(levels) {
 		for i := 0; i+Width <= len(u.hashes); i += Width {
-			w.write(TilePath(level, u.first/Width+uint64(i/Width)), join(u.hashes[i:i+Width])) //nolint:gosec // not negative
+			w.write(TilePath(level, u.first/Width+uint64(i/Width)), join(u.hashes[i:i+Width]))
 		}
 	}
 	for i := 0; i < whole; i += Width {
@@ -156,19 +156,19 @@ func (t *Tree) Save() error {
 		if err != nil {
 			return err
 		}
-		w.write(BundlePath(first/Width+uint64(i/Width)), b) //nolint:gosec // not negative
+		w.write(BundlePath(first/Width+uint64(i/Width)), b)
 	}
 	if err := w.finish(); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.saved += uint64(whole)                    //nolint:gosec // not negative
+	t.saved += uint64(whole)
 	t.records = slices.Clone(t.records[whole:]) // so that the others can be freed
 	for level := range levels {
 		u := &t.levels[level]
 		n := len(levels[level].hashes) / Width * Width
-		u.first, u.hashes = u.first+uint64(n), slices.Clone(u.hashes[n:]) //nolint:gosec // not negative
+		u.first, u.hashes = u.first+uint64(n), slices.Clone(u.hashes[n:])
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 
 // record is the n-th record of the trees of these tests.
 func record(n uint64) []byte {
-	r := rand.New(rand.NewPCG(n, 7)) //nolint:gosec // the same each time
+	r := rand.New(rand.NewPCG(n, 7))
 	b := make([]byte, r.IntN(60))
 	for i := range b {
 		b[i] = byte(r.Uint32())

@@ -35,10 +35,10 @@ func ParseWitnessKey(vkey string) (*WitnessKey, error) {
 		return nil, fmt.Errorf("the key of the witness %s is not one of Ed25519 cosignatures, the type %d", name, cosignatureType)
 	}
 	digest := sha256.Sum256(append([]byte(name+"\n"), key...))
-	if binary.BigEndian.Uint32(digest[:]) != uint32(sum) { //nolint:gosec // 32 bits were parsed
+	if binary.BigEndian.Uint32(digest[:]) != uint32(sum) {
 		return nil, fmt.Errorf("the key of the witness %s does not have the hash that is written with it", name)
 	}
-	return &WitnessKey{name: name, hash: uint32(sum), key: key[1:]}, nil //nolint:gosec // as above
+	return &WitnessKey{name: name, hash: uint32(sum), key: key[1:]}, nil
 }
 
 // verify verifies a cosignature under the text of a checkpoint, and returns the time that it is of.

@@ -82,7 +82,7 @@ func (v *run) missing(first uint64) uint64 {
 			continue
 		case n > want:
 			if !inSegments(want) {
-				v.problem(want*tree.Width, tree.BundlePath(want), "it is missing")
+				v.problemf(want*tree.Width, tree.BundlePath(want), "it is missing")
 			}
 			return want
 		case inSegments(n) && !v.files.has(0, n):
@@ -124,7 +124,7 @@ func (v *run) tile(level int, n uint64) ([]tlog.Hash, error) {
 		sequence *= tree.Width
 	}
 	if !v.files.has(level, n) {
-		v.problem(sequence, path, "it is missing")
+		v.problemf(sequence, path, "it is missing")
 		return nil, nil
 	}
 	b, err := tree.ReadFile(v.FS, v.FS.PathJoin(v.Dir, path), tree.MaxFile)
@@ -133,7 +133,7 @@ func (v *run) tile(level int, n uint64) ([]tlog.Hash, error) {
 	}
 	hashes, err := tree.DecodeTile(b)
 	if err != nil {
-		v.problem(sequence, path, "%v", err)
+		v.problemf(sequence, path, "%v", err)
 		return nil, nil
 	}
 	return hashes, nil
@@ -175,18 +175,18 @@ func (r *reader) bundle(v *run, n uint64) (root tlog.Hash, problems []Problem, e
 	differs := -1
 	for i, record := range records {
 		r.hashes[i] = r.hash(record)
-		if sequence, ok := sequenceOf(record); !ok || sequence != first+uint64(i) { //nolint:gosec // an index
-			problem(i, path, "it has another record in the place of record %d", first+uint64(i)) //nolint:gosec // an index
+		if sequence, ok := sequenceOf(record); !ok || sequence != first+uint64(i) {
+			problem(i, path, "it has another record in the place of record %d", first+uint64(i))
 		} else if whole && differs < 0 && !bytes.Equal(r.hashes[i][:], tile[i*tlog.HashSize:(i+1)*tlog.HashSize]) {
 			differs = i
 		}
-		if other, found := v.inSegments(first + uint64(i)); found && other != r.hashes[i] { //nolint:gosec // an index
-			problem(i, "segments/"+v.files.segmentOf(first+uint64(i)), "record %d is another one than in %s", first+uint64(i), path) //nolint:gosec // an index
+		if other, found := v.inSegments(first + uint64(i)); found && other != r.hashes[i] {
+			problem(i, "segments/"+v.files.segmentOf(first+uint64(i)), "record %d is another one than in %s", first+uint64(i), path)
 		}
 	}
 	switch {
 	case damage != nil && differs >= 0:
-		problem(differs, path, "the file is damaged (%v), and record %d is not as it was written", damage, first+uint64(differs)) //nolint:gosec // an index
+		problem(differs, path, "the file is damaged (%v), and record %d is not as it was written", damage, first+uint64(differs))
 	case damage != nil && len(records) == tree.Width:
 		problem(0, path, "the file is damaged: %v", damage)
 	case damage != nil:

@@ -26,7 +26,7 @@ func (v *run) climb() error {
 			}
 			for i := range stored {
 				if stored[i] != hashes[i] {
-					v.problem(first(level, n*tree.Width+uint64(i)), tree.TilePath(level, n), "its hash %d is not that of what is below it", i)
+					v.problemf(first(level, n*tree.Width+uint64(i)), tree.TilePath(level, n), "its hash %d is not that of what is below it", i)
 					break
 				}
 			}

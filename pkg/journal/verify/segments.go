@@ -45,7 +45,7 @@ func (v *run) readSegments(ctx context.Context) error {
 		return ctx.Err()
 	})
 	if damage, ok := errors.AsType[*journal.DamageError](err); ok {
-		v.problem(damage.Sequence, "segments/"+path.Base(damage.Path), "at byte %d: %s", damage.Offset, damage.Message)
+		v.problemf(damage.Sequence, "segments/"+path.Base(damage.Path), "at byte %d: %s", damage.Offset, damage.Message)
 		return nil
 	}
 	if err != nil {
@@ -76,7 +76,7 @@ func (v *run) readTail() {
 	switch end := v.oldest + uint64(len(v.segments)); {
 	case len(v.segments) == 0 || end <= whole:
 	case v.oldest > whole:
-		v.problem(whole, "", "records %d to %d are missing: no bundle has them, and the segments begin with record %d", whole, v.oldest-1, v.oldest)
+		v.problemf(whole, "", "records %d to %d are missing: no bundle has them, and the segments begin with record %d", whole, v.oldest-1, v.oldest)
 	default:
 		v.tail = v.segments[whole-v.oldest:]
 		v.report.Records = end

@@ -34,8 +34,8 @@ type Options struct {
 	Key string
 	// Checkpoint is one from outside of the directory, which the journal has to contain; nil if there is none.
 	Checkpoint []byte
-	// Ids finds the decisions that records are of; nil leaves them out.
-	Ids *journal.Ids
+	// IDs finds the decisions that records are of; nil leaves them out.
+	IDs *journal.IDs
 	// Progress is told how many records are verified, of how many, now and then; nil tells nobody. It is called by one goroutine at a time.
 	Progress func(records, total uint64)
 }
@@ -62,7 +62,7 @@ type Report struct {
 
 // Problem is one thing that is not as it was written.
 type Problem struct {
-	// Sequence is the first record that it is about. Decision is its id, where Options.Ids is set.
+	// Sequence is the first record that it is about. Decision is its id, where Options.IDs is set.
 	Sequence uint64
 	Decision string
 	// File is where it is, in the journal's directory, with slashes.
@@ -140,8 +140,8 @@ func (v *run) all(ctx context.Context, checkpoint []byte) (err error) {
 	return nil
 }
 
-// problem notes a problem.
-func (v *run) problem(sequence uint64, file, format string, args ...any) {
+// problemf notes a problem.
+func (v *run) problemf(sequence uint64, file, format string, args ...any) {
 	v.report.Problems = append(v.report.Problems, Problem{Sequence: sequence, File: file, Message: fmt.Sprintf(format, args...)})
 	if len(v.report.Problems) > 2*maxProblems {
 		v.sort()
@@ -157,12 +157,12 @@ func (v *run) sort() {
 // finish puts the problems in order and names their decisions.
 func (v *run) finish() {
 	v.sort()
-	if v.Ids == nil {
+	if v.IDs == nil {
 		return
 	}
 	tag := journal.Tag(v.report.Origin)
 	for i := range v.report.Problems {
-		v.report.Problems[i].Decision = v.Ids.Of(tag, v.report.Problems[i].Sequence)
+		v.report.Problems[i].Decision = v.IDs.Of(tag, v.report.Problems[i].Sequence)
 	}
 }
 
@@ -189,16 +189,16 @@ func (v *run) identify() error {
 		if v.Key != "" {
 			return errors.New("the key is not written as one: NAME+HASH+KEY, as in the file verifier.key of a journal")
 		}
-		v.problem(0, "verifier.key", "it holds no key")
+		v.problemf(0, "verifier.key", "it holds no key")
 		v.verifier = nil
 		return nil
 	}
 	v.report.Origin = v.verifier.Name()
 	if !whole || name != v.report.Origin {
-		v.problem(0, "origin", "it does not name the journal that the key is of, %s", v.report.Origin)
+		v.problemf(0, "origin", "it does not name the journal that the key is of, %s", v.report.Origin)
 	}
 	if string(key) != v.report.Key+"\n" {
-		v.problem(0, "verifier.key", "it is not the key that is trusted")
+		v.problemf(0, "verifier.key", "it is not the key that is trusted")
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func (v *run) read(name string, limit int64) ([]byte, error) {
 func (v *run) records(ctx context.Context, checkpoint []byte) error {
 	minimum, err := journal.ReadMinimum(v.FS, v.Dir, v.report.Origin, v.verifier)
 	if err != nil {
-		v.problem(0, "minimum", "%v", err)
+		v.problemf(0, "minimum", "%v", err)
 	}
 	v.report.Minimum = minimum
 	v.report.Records = minimum
@@ -224,11 +224,11 @@ func (v *run) records(ctx context.Context, checkpoint []byte) error {
 	isSigned := err == nil && others == 0
 	switch {
 	case checkpoint == nil:
-		v.problem(0, "checkpoint", "it is missing")
+		v.problemf(0, "checkpoint", "it is missing")
 	case err != nil:
-		v.problem(0, "checkpoint", "%v", err)
+		v.problemf(0, "checkpoint", "%v", err)
 	case others > 0:
-		v.problem(0, "checkpoint", "it has signatures of other keys")
+		v.problemf(0, "checkpoint", "it has signatures of other keys")
 	default:
 		v.report.Signed, v.report.Root = signed.Size, signed.Root
 	}
@@ -273,7 +273,7 @@ func (v *run) others() error {
 	}
 	if witnessed != nil {
 		if c, _, err := tree.ParseCheckpoint(witnessed, v.verifier); err != nil {
-			v.problem(0, "checkpoint.witnessed", "%v", err)
+			v.problemf(0, "checkpoint.witnessed", "%v", err)
 		} else {
 			v.compare("checkpoint.witnessed", c)
 		}
@@ -299,7 +299,7 @@ func (v *run) compare(file string, c tree.Checkpoint) bool {
 	}
 	if c.Size > v.report.Records {
 		at := cmp.Or(v.rest.file, file)
-		v.problem(v.report.Records, at, "%s is over %d records: records %d to %d are missing%s", name, c.Size, v.report.Records, c.Size-1, v.rest)
+		v.problemf(v.report.Records, at, "%s is over %d records: records %d to %d are missing%s", name, c.Size, v.report.Records, c.Size-1, v.rest)
 		return false
 	}
 	root, err := tlog.TreeHash(int64(c.Size), v) //nolint:gosec // below 2^63
@@ -315,12 +315,12 @@ func (v *run) compare(file string, c tree.Checkpoint) bool {
 	whole := v.bundles * tree.Width
 	switch {
 	case err != nil:
-		v.problem(v.report.Minimum, file, "the root of the first %d records cannot be computed: %v", c.Size, err)
+		v.problemf(v.report.Minimum, file, "the root of the first %d records cannot be computed: %v", c.Size, err)
 	case file != "" && c.Size > whole:
-		v.problem(whole, file, "%s signs another root than records 0 to %d have: one of the last ones, from %d on, was changed, "+
+		v.problemf(whole, file, "%s signs another root than records 0 to %d have: one of the last ones, from %d on, was changed, "+
 			"or an earlier one with all tiles above it", name, c.Size-1, whole)
 	default:
-		v.problem(v.report.Minimum, file, "%s signs another root than records 0 to %d have: one of them was changed, with all tiles above it",
+		v.problemf(v.report.Minimum, file, "%s signs another root than records 0 to %d have: one of them was changed, with all tiles above it",
 			name, c.Size-1)
 	}
 	return false
