@@ -144,7 +144,7 @@ func (a *Account) Begin(ctx context.Context, duty Duty, r *Record) error {
 		return err
 	}
 	a.mu.Lock()
-	if a.begun = true; first != Unrecorded { // one that is written later has no sequence yet
+	if a.begun = true; first != Unrecorded || duty != Keep { // one that is written later has no sequence yet
 		a.first = first
 	}
 	a.mu.Unlock()
