@@ -90,8 +90,11 @@ fuzz-api: ## Fuzz everything that deputy serve lets in for FUZZTIME (1m): no dea
 # Not in CI. It passes where the last third's maxima are at most 1.1 times the middle third's.
 SOAKTIME ?= 30m
 .PHONY: soak
-soak: ## Load one server for SOAKTIME (30m), and print whether memory, goroutines, descriptors and disk stay flat
+soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, and fail and bend a journal everywhere
 	@DEPUTY_SOAK_TIME=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/soak | grep -v -e '^=== '
+	@DEPUTY_CRASH_ROUNDS=$${DEPUTY_CRASH_ROUNDS:-200} go test -count=1 -timeout=60m -v -run '^TestJournalKill$$' ./tests/crash | grep -v -e '^=== '
+	@DEPUTY_JOURNAL_EVERY=1 go test -count=1 -timeout=60m ./pkg/journal
+	@DEPUTY_JOURNAL_LONG=1 go test -count=1 -timeout=60m ./tests/journal
 
 .PHONY: bench
 bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one

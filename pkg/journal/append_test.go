@@ -2,6 +2,8 @@ package journal
 
 import (
 	"context"
+	"errors"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -69,6 +71,29 @@ func TestGroup(t *testing.T) {
 	}
 	if n := j.Written(); n != callers {
 		t.Errorf("%d records are written", n)
+	}
+}
+
+// TestGather has callers on one processor append to a journal that syncs, on a disk that makes nobody wait: those who are ready to run share a
+// sync, and who is alone does not wait for others.
+func TestGather(t *testing.T) { //nolint:paralleltest // the number of processors is the process's
+	const callers = 32
+	before := runtime.GOMAXPROCS(1)
+	defer runtime.GOMAXPROCS(before)
+	cfg := testConfig(vfs.NewMem())
+	cfg.Sync, cfg.SegmentBytes = true, 1<<20
+	j := open(t, cfg)
+	add(t, j, Refuse, numbered(0))
+	if batches := j.Stats().Batches; batches != 1 {
+		t.Fatalf("a caller who is alone made %d batches", batches)
+	}
+	var all sync.WaitGroup
+	for i := range callers {
+		all.Go(func() { add(t, j, Refuse, numbered(1+i)) })
+	}
+	all.Wait()
+	if batches := j.Stats().Batches - 1; batches > callers/8 {
+		t.Errorf("%d records that came at once took %d syncs", callers, batches)
 	}
 }
 

@@ -1,14 +1,19 @@
 package bench
 
 import (
-	"context"
+	"cmp"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
@@ -43,7 +48,7 @@ func TestOver(t *testing.T) {
 			Ttl: durationpb.New(time.Hour),
 		})
 		ok(err)
-		ok(runs(t.Context(), c, agent, granted.GetDelegation().GetDelegationId(), over))
+		runs(t, s, c, agent, granted.GetDelegation().GetDelegationId(), over)
 	}
 	list := func(agent string) time.Duration {
 		began := time.Now()
@@ -67,48 +72,130 @@ func TestOver(t *testing.T) {
 	a, b := typical("few"), typical("many")
 	add(t, beside(few), a, "µs")
 	add(t, beside(many), b, "µs")
-	began, purged := time.Now(), uint64(0)
+	began, purged, enough := time.Now(), uint64(0), uint64(scaled(10_000, few+many))
 	for r := (&deputyv1.PurgeRequest{OlderThan: durationpb.New(0)}); ; {
 		did, err := c.Retention.Purge(t.Context(), r)
 		ok(err)
 		purged += did.GetSessions()
-		if r.Cursor = did.GetNext(); r.Cursor == nil {
+		if r.Cursor = did.GetNext(); r.Cursor == nil || purged >= enough {
 			break
 		}
 	}
-	if purged != uint64(few+many) {
-		t.Errorf("%d sessions were purged, not %d", purged, few+many)
+	if purged < enough || purged > uint64(few+many) {
+		t.Errorf("%d sessions were purged, not %d of %d", purged, enough, few+many)
 	}
 	add(t, "purging sessions with their leaves", float64(purged)/time.Since(began).Seconds(), "/s")
 }
 
-// runs starts one session that lives, and many that do not.
-func runs(ctx context.Context, c *client.Client, agent, delegation string, over int) error {
-	start := func(ttl time.Duration) (string, error) {
+// runs starts one session that lives, and writes many that do not, by their rows: one that was ended and one whose time was up are the models.
+// No row has active, which those of a session that is over have no more, once they are collected. What lists find sessions by has expired,
+// and is still there.
+func runs(t *testing.T, s *harness.Server, c *client.Client, agent, delegation string, over int) {
+	t.Helper()
+	start := func(ttl time.Duration) model {
 		r := &deputyv1.StartSessionRequest{AgentId: agent, Targets: []*deputyv1.SessionTarget{{DelegationId: delegation}}}
 		if ttl > 0 {
 			r.Ttl = durationpb.New(ttl)
 		}
-		run, err := c.Sessions.StartSession(ctx, r)
-		return run.GetSession().GetSessionId(), err
+		run, err := c.Sessions.StartSession(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return model{session: run.GetSession().GetSessionId()}
 	}
-	if _, err := start(0); err != nil {
-		return err
+	start(0)
+	ended, expired := start(0), start(time.Millisecond)
+	if _, err := c.Sessions.EndSession(t.Context(), &deputyv1.EndSessionRequest{SessionId: ended.session}); err != nil {
+		t.Fatal(err)
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(64)
-	for i := range over {
-		group.Go(func() error {
-			if i%2 == 0 {
-				_, err := start(time.Millisecond)
-				return err
+	rows := v1.NewPermissionsServiceClient(s.Admin)
+	for _, m := range []*model{&ended, &expired} {
+		m.read(t, rows)
+	}
+	listed := &v1.Relationship{
+		Resource: &v1.ObjectReference{ObjectType: "session", ObjectId: expired.session}, Relation: "listed",
+		Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "agent", ObjectId: agent}},
+	}
+	expired.rows = append(expired.rows, listed)
+	for made := 2; made < over; {
+		listed.OptionalExpiresAt = timestamppb.New(time.Now().Add(time.Duration(scaled(10, 1)) * time.Second))
+		var messages []*v1.ImportBulkRelationshipsRequest
+		for made < over && len(messages) < 50 { // few enough for one import, which is one transaction
+			message := &v1.ImportBulkRelationshipsRequest{}
+			for ; made < over && len(message.GetRelationships()) < 1000; made += 2 {
+				message.Relationships = append(append(message.Relationships, ended.copy()...), expired.copy()...)
 			}
-			id, err := start(0)
-			if err == nil {
-				_, err = c.Sessions.EndSession(ctx, &deputyv1.EndSessionRequest{SessionId: id})
-			}
-			return err
+			messages = append(messages, message)
+		}
+		if err := importAll(t.Context(), rows, messages); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until := listed.GetOptionalExpiresAt()
+	for { // until the last one has expired
+		found, err := c.Sessions.ListSessions(t.Context(), &deputyv1.ListSessionsRequest{AgentId: agent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found.GetSessions()) == 1 && found.GetComplete() && time.Now().After(until.AsTime()) {
+			return
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		case <-time.After(time.Until(until.AsTime())):
+		}
+	}
+}
+
+// model is a session that is over, with its rows and those of the delegations that it minted.
+type model struct {
+	session string
+	leaves  []string
+	rows    []*v1.Relationship
+}
+
+// read reads the rows, but for active.
+func (m *model) read(t *testing.T, from v1.PermissionsServiceClient) {
+	t.Helper()
+	of := func(objectType, id string) {
+		stream, err := from.ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{
+			Consistency:        &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}},
+			RelationshipFilter: &v1.RelationshipFilter{ResourceType: objectType, OptionalResourceId: id},
 		})
+		for err == nil {
+			var row *v1.ReadRelationshipsResponse
+			if row, err = stream.Recv(); err == nil && row.GetRelationship().GetRelation() != "active" {
+				m.rows = append(m.rows, row.GetRelationship())
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
 	}
-	return group.Wait()
+	of("session", m.session)
+	for _, row := range m.rows {
+		if row.GetRelation() == "delegation" {
+			m.leaves = append(m.leaves, row.GetSubject().GetObject().GetObjectId())
+		}
+	}
+	for _, leaf := range m.leaves {
+		of("delegation", leaf)
+	}
+}
+
+// copy returns the rows of another session like it.
+func (m *model) copy() []*v1.Relationship {
+	ids := map[string]string{m.session: fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())}
+	for _, leaf := range m.leaves {
+		ids[leaf] = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+	}
+	rows := make([]*v1.Relationship, len(m.rows))
+	for i, row := range m.rows {
+		rows[i], _ = proto.Clone(row).(*v1.Relationship)
+		for _, object := range []*v1.ObjectReference{rows[i].GetResource(), rows[i].GetSubject().GetObject()} {
+			object.ObjectId = cmp.Or(ids[object.GetObjectId()], object.GetObjectId())
+		}
+	}
+	return rows
 }

@@ -4,6 +4,7 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -37,16 +38,22 @@ const (
 
 func TestMain(m *testing.M) { process.Main(m.Run) }
 
-// figures are what is sampled, in the order of the table, each with its unit.
+// figures are what is sampled, in the order of the table, each with its unit. One that is below its floor has not risen.
 var figures = []struct {
-	name string
-	unit float64
+	name        string
+	unit, floor float64
 }{
-	{"resident memory, MiB", 1 << 20},
-	{"heap in use, MiB", 1 << 20},
-	{"goroutines", 1},
-	{"descriptors", 1},
-	{"data directory, MiB", 1 << 20},
+	{"resident memory, MiB", 1 << 20, 0},
+	{"heap in use, MiB", 1 << 20, 0},
+	{"goroutines", 1, 0},
+	{"descriptors", 1, 0},
+	{"data directory, MiB", 1 << 20, 0},
+	// A segment is 64 MiB before another one is begun, and the reserve has 16.
+	{"journal, MiB", 1 << 20, 96 << 20},
+	// Tiles of hashes are removed 256 at a time.
+	{"journal, files", 1, 600},
+	// After 10,000 records a checkpoint is signed, if not earlier.
+	{"journal, records under no checkpoint", 1, 20_000},
 }
 
 // sample is one of each figure.
@@ -55,30 +62,38 @@ type sample struct {
 	values []float64
 }
 
-// take measures a server.
-func take(ctx context.Context, server *process.Server, dir string, at time.Duration) (sample, error) {
+// take measures a server, with its data directory and its journal's.
+func take(ctx context.Context, server *process.Server, data, journal string, at time.Duration) (sample, error) {
 	told, err := server.Figures(ctx)
 	if err != nil {
 		return sample{}, err
 	}
 	resident, _ := server.Memory()
+	unsealed, found := told["deputy_journal_unsealed_records"]
+	if !found {
+		return sample{}, errors.New("the server does not tell how many records are under no checkpoint")
+	}
+	stored, _ := sizeOf(data)
+	bytes, files := sizeOf(journal)
 	return sample{at, []float64{
-		float64(resident), told["go_memstats_heap_inuse_bytes"], told["go_goroutines"], told["process_open_fds"], float64(sizeOf(dir)),
+		float64(resident), told["go_memstats_heap_inuse_bytes"], told["go_goroutines"], told["process_open_fds"], float64(stored),
+		float64(bytes), float64(files), unsealed,
 	}}, nil
 }
 
-// sizeOf is how many bytes the files below a folder have. One that goes away meanwhile has none.
-func sizeOf(dir string) (bytes int64) {
+// sizeOf is how many bytes the files below a folder have, and how many they are. One that goes away meanwhile has none.
+func sizeOf(dir string) (bytes int64, files int) {
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return nil //nolint:nilerr // it went away
 		}
 		if info, err := entry.Info(); err == nil {
 			bytes += info.Size()
+			files++
 		}
 		return nil
 	})
-	return bytes
+	return bytes, files
 }
 
 // maxima returns each figure's maximum in each third of a time.
@@ -96,7 +111,7 @@ func maxima(samples []sample, duration time.Duration) [][3]float64 {
 // risen returns which figures the last third has more of than the middle one by more than mostRatio.
 func risen(most [][3]float64) (names []string) {
 	for i, m := range most {
-		if m[1] == 0 || m[2] > mostRatio*m[1] {
+		if m[2] >= figures[i].floor && (m[1] == 0 || m[2] > mostRatio*m[1]) {
 			names = append(names, figures[i].name)
 		}
 	}
@@ -116,7 +131,7 @@ func TestSoak(t *testing.T) {
 	// Several collections fall into each third.
 	retention := min(time.Minute, max(5*time.Second, duration/30))
 	dir := t.TempDir()
-	data := filepath.Join(dir, "data")
+	data, journal := filepath.Join(dir, "data"), filepath.Join(dir, "journal")
 	server, err := process.Start(process.Config{
 		Dir: dir, Log: filepath.Join(dir, "serve.log"),
 		Env: map[string]string{"DEPUTY_PRESHARED_KEY": harness.ServiceKey, "DEPUTY_ADMIN_PRESHARED_KEY": harness.AdminKey},
@@ -124,6 +139,7 @@ func TestSoak(t *testing.T) {
 		// something else.
 		Args: []string{
 			"--addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--data-dir", data, "--retention", retention.String(), "--cache-mib", "16", "--gc-headroom-mib", "32",
+			"--journal-dir", journal, "--journal-retention", retention.String(),
 			"--snapshot-max-age", min(retention, 30*time.Second).String(),
 		},
 		Profiles: os.Getenv(profilesVariable),
@@ -167,7 +183,7 @@ func TestSoak(t *testing.T) {
 	var samples []sample
 	start := time.Now()
 	every(ctx, min(2*time.Second, duration/20), func(int) {
-		s, err := take(ctx, server, data, time.Since(start))
+		s, err := take(ctx, server, data, journal, time.Since(start))
 		if err != nil {
 			if ctx.Err() == nil {
 				t.Errorf("no figures: %v", err)
@@ -242,14 +258,14 @@ func TestRisen(t *testing.T) {
 	for n := range 90 {
 		at := time.Duration(n) * time.Second
 		flat, leak := 100.0, float64(100+n)
-		samples = append(samples, sample{at, []float64{leak, flat, flat - float64(n), flat, flat}})
+		samples = append(samples, sample{at, []float64{leak, flat, flat - float64(n), flat, flat, leak, 10 * leak, leak}})
 	}
 	most := maxima(samples, 90*time.Second)
 	if want := [3]float64{129, 159, 189}; most[0] != want {
 		t.Errorf("the maxima of a figure that rises are %v, want %v", most[0], want)
 	}
-	if got := risen(most); !slices.Equal(got, []string{figures[0].name}) {
-		t.Errorf("risen are %q, want %q", got, figures[0].name)
+	if got := risen(most); !slices.Equal(got, []string{figures[0].name, figures[6].name}) {
+		t.Errorf("risen are %q, want %q, and %q, which is above its floor", got, figures[0].name, figures[6].name)
 	}
 }
 
