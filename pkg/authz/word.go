@@ -165,6 +165,9 @@ func (s *Schema) WrongCore() string {
 		}
 	}
 	differs := "the core definitions differ from core.zed: " + strings.Join(others, "; ") + "; " + LeaveCoreOut()
+	if !slices.ContainsFunc(others, func(one string) bool { return !strings.Contains(one, ": missing ") }) {
+		differs += "; an older Deputy's core lacks some: after an upgrade run deputy schema write FILE once, with your own definitions"
+	}
 	if len(missing) == 0 {
 		return differs
 	}

@@ -83,12 +83,15 @@ func TestNoMember(t *testing.T) {
 // TestWrongCore: what is missing is not said to have been removed, and what adds it is named.
 func TestWrongCore(t *testing.T) {
 	t.Parallel()
+	const upgraded = "; an older Deputy's core lacks some: after an upgrade run deputy schema write FILE once, with your own definitions"
 	for difference, want := range map[string]string{
 		"definition user: missing; caveat issued: missing": "the schema lacks Deputy's core: definition user, caveat issued; " +
 			"deputy schema write FILE adds what is missing",
 		"definition service: missing; definition user: missing relation, active": "the schema lacks Deputy's core: definition service; " +
-			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
-		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut(),
+			"deputy schema write FILE adds what is missing; besides, the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut() + upgraded,
+		"definition user: missing relation, active": "the core definitions differ from core.zed: definition user: missing relation, active; " + LeaveCoreOut() + upgraded,
+		"definition user: missing relation, active; definition user: unexpected relation, friend": "the core definitions differ from core.zed: " +
+			"definition user: missing relation, active; definition user: unexpected relation, friend; " + LeaveCoreOut(),
 	} {
 		if got := (&Schema{CoreDifference: difference, Types: map[string]*Type{"document": {}}}).WrongCore(); got != want {
 			t.Errorf("%s, want %s", got, want)

@@ -54,8 +54,8 @@ const listPage = 200
 // list pages through what matches the filters, one after the other, and keeps what read keeps. What it leaves out, such
 // as ended sessions, takes time as well, and there may be any number of it: so a page can be short.
 //
-// A page that is full ends before the next that exists for the caller, whether or not it is listed, so that what exists for others is not
-// seen from where a list is complete.
+// A confined caller's page that is full ends before the next that is listed, and is complete where there is none. So where it ends
+// tells neither what exists for others, nor whether the list read what is over.
 func list[T any](
 	ctx context.Context, d *Delegate, v *view, from Place, limit int, filters []authz.Filter,
 	read func(v *view, stage int, rel authz.Relationship) (item T, listed bool, err error),
@@ -81,14 +81,14 @@ func list[T any](
 				return out, nil
 			}
 			item, listed, err := read(v, place.Stage, rel)
-			exists := authz.KindOf(err) != authz.NotFound
-			switch {
+			switch exists := authz.KindOf(err) != authz.NotFound; {
 			case err != nil && exists:
 				return List[T]{}, err
-			case full && exists:
+			case !exists || !listed:
+			case full:
 				out.Next = &place
 				return out, nil
-			case exists && listed:
+			default:
 				out.Items = append(out.Items, item)
 			}
 			place.Skip++

@@ -254,6 +254,47 @@ func TestOldGraphIsListed(t *testing.T) {
 	}
 }
 
+// TestPagesEndAlike: where a confined caller's pages end does not depend on whether lists go by what is listed: that is so for all
+// tenants at once, and so others have a part in it.
+func TestPagesEndAlike(t *testing.T) {
+	d, _, graph := office(t)
+	root := create(t, d, ofAlice)
+	for range 2 {
+		start(t, d, under(root))
+	}
+	for range 20 {
+		if _, err := d.End(t.Context(), start(t, d, under(root)).ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Revoke(t.Context(), create(t, d, ofAlice).ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	confined := delegate.New(graph, []byte("key"), time.Hour, time.Now).For("of-acme", ofAcme())
+	pages := func() (counts [2]int) {
+		for place := (&delegate.Place{}); place != nil; counts[0]++ {
+			page, err := confined.Sessions(t.Context(), "bot", false, *place, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			place = page.Next
+		}
+		for place := (&delegate.Place{}); place != nil; counts[1]++ {
+			page, err := confined.Delegations(t.Context(), choices("")[0], *place, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			place = page.Next
+		}
+		return counts
+	}
+	everything := pages()
+	index(t, d)
+	if listed := pages(); everything != [2]int{2, 1} || listed != everything {
+		t.Errorf("2 live sessions and 1 live delegation are on %d pages, and once they are listed on %d", everything, listed)
+	}
+}
+
 // unlist deletes what lists go by, as an older version would not have written it.
 func unlist(t *testing.T, graph authz.Graph) {
 	t.Helper()

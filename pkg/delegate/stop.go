@@ -113,25 +113,30 @@ func (s *stopped) delegation(one *facts.Delegation) {
 // brakeTries is how often a brake is written that other writes meet.
 const brakeTries = 8
 
-// brake writes what stops something, whatever has changed since it was looked at. What the engine does not take of it, because its schema lacks a
-// relation, or its disk the room, is left out, but for the tombstones: they refuse by themselves. On an engine whose clocks may differ it returns
-// only once every later head revision is known to include the write.
+// brake is writeStop. On an engine whose clocks may differ it returns only once every later head revision is known to include the write.
 func (d *Delegate) brake(ctx context.Context, updates []authz.Update) (authz.Revision, error) {
 	rev, err := d.writeStop(ctx, updates)
-	if kind := authz.KindOf(err); err != nil && kind != authz.Unavailable && kind != authz.Deadline {
-		deletes := func(u authz.Update) bool { return u.Operation == authz.Delete }
-		if again, err := d.writeStop(ctx, slices.DeleteFunc(slices.Clone(updates), deletes)); err == nil {
-			return again, settle(ctx, d.graph.ClockOffset())
-		}
-	}
 	if err != nil {
 		return rev, err
 	}
 	return rev, settle(ctx, d.graph.ClockOffset())
 }
 
-// writeStop writes what stops something, again where another write met it.
-func (d *Delegate) writeStop(ctx context.Context, updates []authz.Update) (rev authz.Revision, err error) {
+// writeStop writes what stops something, whatever has changed since it was looked at. What the engine does not take of it, because its schema
+// lacks a relation, or its disk the room, is left out, but for the tombstones: they refuse by themselves.
+func (d *Delegate) writeStop(ctx context.Context, updates []authz.Update) (authz.Revision, error) {
+	rev, err := d.writeAgain(ctx, updates)
+	if kind := authz.KindOf(err); err != nil && kind != authz.Unavailable && kind != authz.Deadline {
+		deletes := func(u authz.Update) bool { return u.Operation == authz.Delete }
+		if again, err := d.writeAgain(ctx, slices.DeleteFunc(slices.Clone(updates), deletes)); err == nil {
+			return again, nil
+		}
+	}
+	return rev, err
+}
+
+// writeAgain writes, again where another write met it.
+func (d *Delegate) writeAgain(ctx context.Context, updates []authz.Update) (rev authz.Revision, err error) {
 	for range brakeTries {
 		if rev, err = d.apply(ctx, updates, nil); authz.KindOf(err) != authz.Aborted {
 			break

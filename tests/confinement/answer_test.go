@@ -200,6 +200,8 @@ func tree(m protoreflect.Message) any {
 		m = forgetRevision(m)
 	case "Relationship":
 		m = forgetEnd(m)
+	case "Record":
+		m = forgetServer(m)
 	}
 	out := map[string]any{}
 	trace, isTrace := m.Interface().(*deputyv1.CheckTrace)
@@ -228,7 +230,7 @@ func tree(m protoreflect.Message) any {
 			if name == "reasons" && len(inner) >= mostReasons {
 				inner = []any{"many reasons"}
 			}
-			if name != "pairs" && (f.Message() != nil || name == "reasons") {
+			if name != "pairs" && (f.Message() != nil || name == "reasons" || name == "relationships") {
 				out[name] = unordered(inner)
 			}
 		default:
@@ -254,6 +256,18 @@ func forgetRevision(m protoreflect.Message) protoreflect.Message {
 	}
 	delete(caveat.GetContext().GetFields(), "revision")
 	return caveat.ProtoReflect()
+}
+
+// forgetServer takes out of a record what is of its server, and of its time: which one of all records it is, which is documented, keyed digests,
+// and a digest of the request, which holds ids.
+func forgetServer(m protoreflect.Message) protoreflect.Message {
+	record, ok := proto.Clone(m.Interface()).(*deputyv1.Record)
+	if !ok {
+		return m
+	}
+	record.Sequence, record.Begun, record.Time, record.Latency = 0, 0, 0, 0
+	record.Revision, record.Head, record.ContextHash, record.RequestHash, record.AboutDecision = "", "", nil, nil, ""
+	return record.ProtoReflect()
 }
 
 // forgetEnd takes out when a session ends, of the relationship that says so: SpiceDB's API tells that of the session as a whole, which is
@@ -286,6 +300,7 @@ type pairs struct {
 
 var (
 	minted  = regexp.MustCompile(`[0-9a-f]{32}`)
+	origin  = regexp.MustCompile(`deputy/[0-9a-f-]{36}/journal/[0-9a-f]{16}`) // of a journal
 	instant = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?Z| [+-]\d{4} UTC)?`)
 )
 
@@ -398,7 +413,9 @@ func (p *pairs) compareLists(at string, a, b []any) string {
 
 func (p *pairs) compareText(at, a, b string) string {
 	ids, others := minted.FindAllString(a, -1), minted.FindAllString(b, -1)
-	plain := func(s string) string { return instant.ReplaceAllString(minted.ReplaceAllString(s, "ID"), "TIME") }
+	plain := func(s string) string {
+		return origin.ReplaceAllString(instant.ReplaceAllString(minted.ReplaceAllString(s, "ID"), "TIME"), "JOURNAL")
+	}
 	if plain(a) != plain(b) || len(ids) != len(others) {
 		return fmt.Sprintf("%s: %q and %q", at, a, b)
 	}

@@ -28,6 +28,8 @@ type drawing struct {
 	fresh, keys int
 	// head lets requests read the head alone: what is staler depends, on a database, on when it was written.
 	head bool
+	// began is when the first request was made.
+	began time.Time
 	// apart lets delegations and sessions be made without a key, which have other ids on each server.
 	apart bool
 }
@@ -538,6 +540,18 @@ func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 		}
 		if r.GetIdempotencyKey() == "" && len(r.GetTargets()) > 1 {
 			r.Targets = r.GetTargets()[:1]
+		}
+	case *deputyv1.QueryRecordsRequest:
+		// What was asked of one server alone, before, is not the other's affair. A query that follows has no end.
+		r.From, r.Follow = timestamppb.New(d.began), false
+		for _, clear := range []func(){
+			func() { r.AgentId = "" }, func() { r.Principal = nil }, func() { r.TenantId = "" }, func() { r.Resource = nil },
+			func() { r.Permission = "" }, func() { r.Caller = "" }, func() { r.Answer = 0 }, func() { r.RefusedBy = 0 },
+			func() { r.SessionId = "" }, func() { r.DelegationId = "" }, func() { r.Kinds = nil }, func() { r.Until = nil },
+		} {
+			if d.chance(85) {
+				clear()
+			}
 		}
 	}
 	return m.Interface()

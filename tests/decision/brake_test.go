@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -334,4 +335,49 @@ func (w *world) resumeAgent(id string) {
 	w.Helper()
 	_, err := w.Agents().ResumeAgent(w.Context(), &deputyv1.ResumeAgentRequest{AgentId: id})
 	w.ok(err)
+}
+
+// TestConfinedBrake: what reaches into a tenant outside is not braked by a caller with bounds, and a dry run says so; of a session it stops the
+// caller's part, and nothing else.
+func TestConfinedBrake(t *testing.T) {
+	eachConfined(t, func(c *confined) {
+		brakes := deputyv1.NewBrakeServiceClient(c.responder)
+		before := c.everything()
+		for _, request := range []*deputyv1.BrakeRequest{brakeAgent("bot"), brakePrincipal("user:dave")} {
+			for _, dry := range []bool{true, false} {
+				request.DryRun = dry
+				_, err := brakes.Brake(t.Context(), request)
+				c.fails(err, codes.PermissionDenied, authz.ReasonOutOfBounds, "")
+			}
+		}
+		if !slices.Equal(before, c.everything()) {
+			t.Error("a brake that is refused has written")
+		}
+		both := c.start(target(c.direct), target(c.theirs))
+		ours := inSession(both).actingFor("user:alice").in("acme").view("document:plan")
+		c.allow(ours)
+		request := brakeSession(both)
+		request.DryRun = true
+		would, err := brakes.Brake(t.Context(), request)
+		c.ok(err)
+		if reach := would.GetWouldStop(); reach.GetSessions() != 1 || len(reach.GetFirstSessions()) != 1 || len(reach.GetFirstSessions()[0].GetLeaves()) != 1 {
+			t.Errorf("it would stop %v", reach)
+		}
+		c.allow(ours)
+		_, err = brakes.Brake(t.Context(), brakeSession(both))
+		c.ok(err)
+		c.deny(ours, byActor)
+		for _, leaf := range both.GetLeaves() {
+			got, err := c.Delegations().GetDelegation(t.Context(), &deputyv1.GetDelegationRequest{DelegationId: leaf.GetDelegationId()})
+			c.ok(err)
+			if revoked := got.GetDelegation().GetState() == deputyv1.LifecycleState_LIFECYCLE_STATE_STOPPED; revoked != (leaf.GetTenantId() == "acme") {
+				t.Errorf("the part in %s is %s", leaf.GetTenantId(), got.GetDelegation().GetState())
+			}
+		}
+		run, err := c.Sessions().GetSession(t.Context(), &deputyv1.GetSessionRequest{SessionId: both.GetSessionId()})
+		c.ok(err)
+		if run.GetSession().GetState() != deputyv1.LifecycleState_LIFECYCLE_STATE_ACTIVE {
+			t.Errorf("the session is %s", run.GetSession().GetState())
+		}
+	})
 }

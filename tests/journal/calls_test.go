@@ -172,14 +172,20 @@ var good = map[string][]string{
 	"deputy.v1.AgentsService/ResumeAgent":           {`{"agent_id":"bot"}`},
 	"deputy.v1.PrincipalsService/Suspend":           {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
 	"deputy.v1.PrincipalsService/Resume":            {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
-	"deputy.v1.AdoptionService/ReviewAdoption":      {`{"objects":[$alice]}`},
-	"deputy.v1.StoreService/GetStatistics":          {`{}`},
-	"deputy.v1.JournalService/QueryRecords":         {`{"agent_id":"bot"}`},
-	"deputy.v1.JournalService/GetRecord":            {`{"decision_id":"$decision"}`},
-	"deputy.v1.JournalService/GetCheckpoint":        {`{}`},
-	"deputy.v1.JournalService/ProveRecord":          {`{"decision_id":"$decision"}`},
-	"deputy.v1.StoreService/Compact":                {`{}`},
-	"deputy.v1.StoreService/Backup":                 {`{}`},
+	"deputy.v1.BrakeService/Brake": {
+		`{"agent_id":"bot","reason":"it deletes tickets","dry_run":true}`, `{"agent_id":"bot","reason":"it deletes tickets"}`,
+		`{"principal":$alice,"reason":"her laptop is lost"}`, `{"tenant_id":"acme","reason":"it is attacked"}`,
+		`{"session_id":"$session","reason":"it runs away"}`, `{"delegation_id":"$delegation","reason":"it was a mistake"}`,
+	},
+	"deputy.v1.RetentionService/Purge":         {`{"older_than":"0s","dry_run":true}`, `{"older_than":"0s"}`},
+	"deputy.v1.AdoptionService/ReviewAdoption": {`{"objects":[$alice]}`},
+	"deputy.v1.StoreService/GetStatistics":     {`{}`},
+	"deputy.v1.JournalService/QueryRecords":    {`{"agent_id":"bot"}`},
+	"deputy.v1.JournalService/GetRecord":       {`{"decision_id":"$decision"}`},
+	"deputy.v1.JournalService/GetCheckpoint":   {`{}`},
+	"deputy.v1.JournalService/ProveRecord":     {`{"decision_id":"$decision"}`},
+	"deputy.v1.StoreService/Compact":           {`{}`},
+	"deputy.v1.StoreService/Backup":            {`{}`},
 
 	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceCheck, spiceDaily},
 	"authzed.api.v1.PermissionsService/CheckBulkPermissions": {`{"items":[` + spiceCheck + `,` + spiceDaily + `,` + spiceWrong + `]}`},
@@ -232,6 +238,11 @@ var bad = map[string][]string{
 		`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"}`,
 		`{"agent_id":"` + strings.Repeat("x", 20_000) + `"}`,
 	},
+	"deputy.v1.BrakeService/Brake": {
+		`{"agent_id":"bot"}`, `{"reason":"no target"}`, `{"session_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`,
+		`{"agent_id":"bot","reason":"two\nlines"}`, `{"agent_id":"bot","reason":"it is late","cursor":{"token":"made up"}}`,
+	},
+	"deputy.v1.RetentionService/Purge":                       {`{"older_than":"-1s"}`, `{"older_than":"0s","cursor":{"token":"made up"}}`},
 	"deputy.v1.SessionsService/EndSession":                   {`{"session_id":"` + strings.Repeat("0", 32) + `"}`},
 	"deputy.v1.AgentsService/RegisterAgent":                  {`{"agent_id":"bot","owner_ids":["carol"]}`},
 	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceWrong},
@@ -245,17 +256,23 @@ var bad = map[string][]string{
 var mended = map[string]func(*world){
 	"deputy.v1.SessionsService/EndSession":          (*world).renew,
 	"deputy.v1.DelegationsService/RevokeDelegation": (*world).renew,
-	"deputy.v1.AgentsService/SuspendAgent": func(w *world) {
-		_, err := w.Agents().ResumeAgent(w.t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "bot"})
-		w.must(err)
-	},
-	"deputy.v1.PrincipalsService/Suspend": func(w *world) {
-		for _, who := range []string{"user:alice", "tenant:acme"} {
-			_, err := w.Principals().Resume(w.t.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref(who)})
-			w.must(err)
-		}
+	"deputy.v1.AgentsService/SuspendAgent":          (*world).resume,
+	"deputy.v1.PrincipalsService/Suspend":           (*world).resume,
+	"deputy.v1.BrakeService/Brake": func(w *world) {
+		w.resume()
+		w.renew()
 	},
 	"authzed.api.v1.PermissionsService/DeleteRelationships": func(w *world) { w.Touch(w.t, "document:spare#reader@user:alice") },
+}
+
+// resume takes back every suspension.
+func (w *world) resume() {
+	_, err := w.Agents().ResumeAgent(w.t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "bot"})
+	w.must(err)
+	for _, who := range []string{"user:alice", "tenant:acme"} {
+		_, err := w.Principals().Resume(w.t.Context(), &deputyv1.ResumeRequest{Principal: harness.Ref(who)})
+		w.must(err)
+	}
 }
 
 // shownElsewhere are methods that write, of which no good request is made here.
