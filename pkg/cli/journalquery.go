@@ -337,7 +337,7 @@ func recordRow(f *deputy.FoundRecord) []string {
 	r := f.GetRecord()
 	agent := r.GetAgentId()
 	if len(r.GetAgentChain()) > 1 {
-		agent = strings.Join(r.GetAgentChain(), " > ")
+		agent = agentChain(r.GetAgentChain())
 	}
 	return []string{
 		recordTime(r), r.GetCaller(), agent, recordObject(f, r.GetPrincipalType(), r.GetPrincipalId()), r.GetTenantId(), recordAsks(f), recordAnswer(r),
@@ -381,18 +381,22 @@ func recordAsks(f *deputy.FoundRecord) string {
 	return strings.TrimSpace(method + " " + resource)
 }
 
-// recordAnswer is how a call was answered.
+// recordAnswer is how a call was answered. What an explanation came to is marked, because it let nobody act.
 func recordAnswer(r *deputy.Record) string {
+	answer := permissionship(r.GetAnswer())
+	if r.GetRefusedBy() != 0 {
+		answer += " (" + gateName(r.GetRefusedBy()) + ")"
+	}
 	switch {
 	case r.GetCode() != 0:
 		if r.GetReason() != "" {
 			return r.GetReason()
 		}
 		return codeName(codes.Code(r.GetCode())) //nolint:gosec // as gRPC has codes
-	case r.GetAnswer() != 0 && r.GetRefusedBy() != 0:
-		return permissionship(r.GetAnswer()) + " (" + gateName(r.GetRefusedBy()) + ")"
+	case r.GetAnswer() != 0 && r.GetKind() == deputy.RecordKind_RECORD_KIND_EXPLANATION:
+		return "explained: " + answer
 	case r.GetAnswer() != 0:
-		return permissionship(r.GetAnswer())
+		return answer
 	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN:
 		return "begun"
 	case r.GetCaller() != "":

@@ -69,7 +69,7 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	field(w, "caller", r.GetCaller())
 	field(w, "method", r.GetMethod())
 	field(w, "agent", r.GetAgentId())
-	field(w, "agents", strings.Join(r.GetAgentChain(), " > "))
+	field(w, "agents", agentChain(r.GetAgentChain()))
 	field(w, "principal", recordObject(f, r.GetPrincipalType(), r.GetPrincipalId()))
 	field(w, "tenant", r.GetTenantId())
 	field(w, "session", r.GetSessionId())
@@ -128,7 +128,7 @@ func checkpointState(sequence uint64, checkpoint *deputy.GetCheckpointResponse) 
 	case err != nil:
 		return "none is over it yet"
 	case sequence < size:
-		return fmt.Sprintf("in checkpoint of size %d", size)
+		return fmt.Sprintf("in the checkpoint of size %d", size)
 	default:
 		return fmt.Sprintf("none is over it yet: the newest has size %d", size)
 	}
