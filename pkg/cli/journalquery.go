@@ -150,7 +150,7 @@ With -o json each line is one message of the stream; the last one says whether t
 		show := newRecordTable(from.c)
 		end, err := eachRecord(ctx, s, q, limit, show.add)
 		if err != nil {
-			return errors.Join(err, show.flush())
+			return errors.Join(err, show.broken())
 		}
 		return show.end(end)
 	})
@@ -314,6 +314,14 @@ func (t *recordTable) flush() error {
 		}
 	}
 	return nil
+}
+
+// broken ends a query that failed: it writes what is kept, and no heads without a record.
+func (t *recordTable) broken() error {
+	if len(t.pending) == 0 {
+		return nil
+	}
+	return t.flush()
 }
 
 // end ends a query.

@@ -116,8 +116,11 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	}
 	field(w, "note", r.GetNote())
 	field(w, "about decision", r.GetAboutDecision())
-	if f.GetErased() {
-		field(w, "sealed", "some of it is sealed for a person, and the key is not there: it was erased, or was not given")
+	switch {
+	case f.GetErased():
+		field(w, "sealed", "some of it was sealed for a person, and the key is gone: it was erased")
+	case len(r.GetPersonal()) > 0:
+		field(w, "sealed", "some of it is sealed for a person: --key-dir opens it, unless it was erased")
 	}
 }
 
