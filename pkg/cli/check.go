@@ -68,7 +68,7 @@ func decisionTable(w io.Writer, d *deputy.CheckPermissionResponse) {
 	field(w, "missing context", strings.Join(d.GetMissingContext(), ", "))
 	field(w, "principal", object(d.GetPrincipal()))
 	field(w, "tenant", d.GetTenantId())
-	field(w, "agents", strings.Join(d.GetAgentChain(), " > "))
+	field(w, "agents", agentChain(d.GetAgentChain()))
 	field(w, "delegation", d.GetDelegationId())
 	field(w, "valid until", moment(d.GetValidUntil()))
 	field(w, "decision", d.GetDecisionId())

@@ -114,7 +114,7 @@ func candidateTables(w io.Writer, candidates []*deputy.CandidateExplanation, rea
 		row(w, fmt.Sprintf("Candidate %d of %d: %s", i+1, len(candidates), permissionship(candidate.GetPermissionship())))
 		field(w, "  principal", object(candidate.GetPrincipal()))
 		field(w, "  tenant", candidate.GetTenantId())
-		field(w, "  agents", strings.Join(candidate.GetAgentChain(), " > "))
+		field(w, "  agents", agentChain(candidate.GetAgentChain()))
 		field(w, "  delegations", strings.Join(candidate.GetDelegationChain(), " > "))
 		// A line without a tab starts a new block of columns.
 		row(w, "")

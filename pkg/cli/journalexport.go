@@ -192,7 +192,7 @@ func verifierFor(dir string, keys map[string]string) (string, error) {
 	if len(keys) == 0 {
 		return "", nil
 	}
-	kept, err := openJournals(dir, "")
+	kept, _, err := openJournals(dir, "")
 	if err != nil {
 		return "", err
 	}

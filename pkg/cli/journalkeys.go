@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,8 @@ import (
 
 // newJournalKeys builds `deputy journal keys`.
 func newJournalKeys(p *program) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "keys DIR",
 		Short: "Make the keys of a journal, before a server does",
 		Long: `Make the keys of a journal in the directory DIR: secret.key, from which the ids of decisions are derived, and
@@ -24,10 +26,15 @@ several servers share them, or where they come from a store of secrets: the serv
 			if _, err := journal.OpenKeys(args[0], true); err != nil {
 				return err
 			}
+			if output == formatJSON {
+				return json.NewEncoder(p.Out).Encode(map[string]string{"keyDir": args[0]})
+			}
 			if _, err := fmt.Fprintf(p.Out, "the keys of the journal are in %s\n", args[0]); err != nil {
 				return fmt.Errorf("writing: %w", err)
 			}
 			return nil
 		},
 	}
+	outputVar(cmd.Flags(), &output, formatJSON)
+	return cmd
 }

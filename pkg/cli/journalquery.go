@@ -150,7 +150,7 @@ With -o json each line is one message of the stream; the last one says whether t
 		show := newRecordTable(from.c)
 		end, err := eachRecord(ctx, s, q, limit, show.add)
 		if err != nil {
-			return errors.Join(err, show.flush())
+			return errors.Join(err, show.broken())
 		}
 		return show.end(end)
 	})
@@ -316,6 +316,14 @@ func (t *recordTable) flush() error {
 	return nil
 }
 
+// broken ends a query that failed: it writes what is kept, and no heads without a record.
+func (t *recordTable) broken() error {
+	if len(t.pending) == 0 {
+		return nil
+	}
+	return t.flush()
+}
+
 // end ends a query.
 func (t *recordTable) end(end *deputy.QueryEnd) error {
 	if t.c.output == formatJSON {
@@ -337,7 +345,7 @@ func recordRow(f *deputy.FoundRecord) []string {
 	r := f.GetRecord()
 	agent := r.GetAgentId()
 	if len(r.GetAgentChain()) > 1 {
-		agent = strings.Join(r.GetAgentChain(), " > ")
+		agent = agentChain(r.GetAgentChain())
 	}
 	return []string{
 		recordTime(r), r.GetCaller(), agent, recordObject(f, r.GetPrincipalType(), r.GetPrincipalId()), r.GetTenantId(), recordAsks(f), recordAnswer(r),
@@ -381,18 +389,22 @@ func recordAsks(f *deputy.FoundRecord) string {
 	return strings.TrimSpace(method + " " + resource)
 }
 
-// recordAnswer is how a call was answered.
+// recordAnswer is how a call was answered. What an explanation came to is marked, because it let nobody act.
 func recordAnswer(r *deputy.Record) string {
+	answer := permissionship(r.GetAnswer())
+	if r.GetRefusedBy() != 0 {
+		answer += " (" + gateName(r.GetRefusedBy()) + ")"
+	}
 	switch {
 	case r.GetCode() != 0:
 		if r.GetReason() != "" {
 			return r.GetReason()
 		}
 		return codeName(codes.Code(r.GetCode())) //nolint:gosec // as gRPC has codes
-	case r.GetAnswer() != 0 && r.GetRefusedBy() != 0:
-		return permissionship(r.GetAnswer()) + " (" + gateName(r.GetRefusedBy()) + ")"
+	case r.GetAnswer() != 0 && r.GetKind() == deputy.RecordKind_RECORD_KIND_EXPLANATION:
+		return "explained: " + answer
 	case r.GetAnswer() != 0:
-		return permissionship(r.GetAnswer())
+		return answer
 	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN:
 		return "begun"
 	case r.GetCaller() != "":

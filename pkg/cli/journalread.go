@@ -19,6 +19,7 @@ import (
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/persons"
 )
 
 // journalFrom is where a command reads a journal: from a server, or in a directory.
@@ -32,7 +33,7 @@ func (j *journalFrom) register(p *program, cmd *cobra.Command) {
 	j.c = client(p, cmd)
 	cmd.Flags().StringVar(&j.dir, "dir", "",
 		"read the journal in this directory, or all those that deputy journal collect put there, and ask no server")
-	cmd.Flags().StringVar(&j.keyDir, "key-dir", "", "with --dir, the journal's directory of keys, which finds decisions by their ids")
+	cmd.Flags().StringVar(&j.keyDir, "key-dir", "", "with --dir, the journal's directory of keys, which finds decisions by their ids and opens what is sealed for persons")
 }
 
 // run returns a cobra RunE that opens the journal and calls do. With long, only a timeout that was asked for counts.
@@ -42,11 +43,11 @@ func (j *journalFrom) run(long bool, do func(ctx context.Context, from journalSo
 			return errors.New("--key-dir is for --dir: a server has its keys")
 		}
 		if j.dir != "" {
-			from, err := openJournals(j.dir, j.keyDir)
+			from, closed, err := openJournals(j.dir, j.keyDir)
 			if err != nil {
 				return err
 			}
-			return do(cmd.Context(), from, args)
+			return errors.Join(do(cmd.Context(), from, args), closed())
 		}
 		ask := func(ctx context.Context, s *server, args []string) error {
 			return do(ctx, &servedJournal{client: s.client.Journal}, args)
@@ -138,25 +139,35 @@ func (s *servedJournal) prove(ctx context.Context, decision string) (*deputy.Pro
 // keptJournals are journals in directories: of one node, or of several, whose records come in the order of their times.
 type keptJournals []*journal.Reader
 
-// openJournals opens the journal in a directory, or those in the directories below.
-func openJournals(dir, keyDir string) (keptJournals, error) {
-	var secret []byte
+// openJournals opens the journal in a directory, or those in the directories below. closed closes their keys.
+func openJournals(dir, keyDir string) (all keptJournals, closed func() error, err error) {
+	cfg := journal.ReaderConfig{}
+	shut := func() error { return nil }
 	if keyDir != "" {
 		keys, err := journal.OpenKeys(keyDir, false)
 		if err != nil {
-			return nil, fmt.Errorf("--key-dir: %w", err)
+			return nil, nil, fmt.Errorf("--key-dir: %w", err)
 		}
-		secret = keys.Secret()
+		people, err := persons.Open(persons.Config{Dir: keyDir, Secret: keys.Secret(), ReadOnly: true})
+		if err != nil {
+			return nil, nil, fmt.Errorf("--key-dir: %w", err)
+		}
+		cfg.Secret, cfg.Persons, shut = keys.Secret(), journal.NewPersonal(people, nil), people.Close
 	}
-	var all keptJournals
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	defer func() {
+		if err != nil {
+			_ = shut()
+		}
+	}()
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return err
 		}
 		if _, err := os.Stat(filepath.Join(path, "origin")); err != nil {
 			return nil //nolint:nilerr // it is no journal, and its directories are looked at
 		}
-		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: path, Secret: secret})
+		cfg.Dir = path
+		reader, err := journal.OpenReader(cfg)
 		if err != nil {
 			return err
 		}
@@ -164,12 +175,12 @@ func openJournals(dir, keyDir string) (keptJournals, error) {
 		return filepath.SkipDir
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--dir: %w", err)
+		return nil, nil, fmt.Errorf("--dir: %w", err)
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("--dir: no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
+		return nil, nil, fmt.Errorf("--dir: no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
 	}
-	return all, nil
+	return all, shut, nil
 }
 
 // keptQuery is a request as a reader takes it.
@@ -297,9 +308,10 @@ func records(ctx context.Context, reader *journal.Reader, q *journal.Query) iter
 	}
 }
 
-// foundIn is a record as a server shows it.
+// foundIn is a record as a server shows it. Without keys nobody can tell whether what is sealed was erased.
 func foundIn(reader *journal.Reader, f journal.Found) *deputy.FoundRecord {
-	return &deputy.FoundRecord{Record: proto.CloneOf(f.Record), DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased}
+	id := reader.ID(f.Record.GetSequence())
+	return &deputy.FoundRecord{Record: proto.CloneOf(f.Record), DecisionId: id, Erased: f.Erased && id != ""}
 }
 
 // find returns the journal that has a decision, and the sequence of its record.

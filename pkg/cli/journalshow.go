@@ -69,7 +69,7 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	field(w, "caller", r.GetCaller())
 	field(w, "method", r.GetMethod())
 	field(w, "agent", r.GetAgentId())
-	field(w, "agents", strings.Join(r.GetAgentChain(), " > "))
+	field(w, "agents", agentChain(r.GetAgentChain()))
 	field(w, "principal", recordObject(f, r.GetPrincipalType(), r.GetPrincipalId()))
 	field(w, "tenant", r.GetTenantId())
 	field(w, "session", r.GetSessionId())
@@ -116,8 +116,11 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	}
 	field(w, "note", r.GetNote())
 	field(w, "about decision", r.GetAboutDecision())
-	if f.GetErased() {
-		field(w, "sealed", "some of it is sealed for a person, and the key is not there: it was erased, or was not given")
+	switch {
+	case f.GetErased():
+		field(w, "sealed", "some of it was sealed for a person, and the key is gone: it was erased")
+	case len(r.GetPersonal()) > 0:
+		field(w, "sealed", "some of it is sealed for a person: --key-dir opens it, unless it was erased")
 	}
 }
 
@@ -128,7 +131,7 @@ func checkpointState(sequence uint64, checkpoint *deputy.GetCheckpointResponse) 
 	case err != nil:
 		return "none is over it yet"
 	case sequence < size:
-		return fmt.Sprintf("in checkpoint of size %d", size)
+		return fmt.Sprintf("in the checkpoint of size %d", size)
 	default:
 		return fmt.Sprintf("none is over it yet: the newest has size %d", size)
 	}

@@ -134,7 +134,7 @@ With -o json each line is one message of the stream; the last one says whether t
 			func(r *deputy.LookupAgentsResponse) []string {
 				found := r.GetAgent()
 				return []string{found.GetAgentId(), object(found.GetPrincipal()), found.GetTenantId(), found.GetDelegationId(),
-					yes(found.GetNeedsSession()), strings.Join(found.GetAgentChain(), " > "), strings.Join(found.GetMissingContext(), ", ")}
+					yes(found.GetNeedsSession()), agentChain(found.GetAgentChain()), strings.Join(found.GetMissingContext(), ", ")}
 			},
 			func(r *deputy.LookupAgentsResponse) (string, *deputy.ErrorStatus) {
 				failed := r.GetFailed()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -82,6 +83,15 @@ func writeJSON(out io.Writer, message proto.Message, indent string) error {
 // short returns an enum's name in lower case without its type: "active" for LIFECYCLE_STATE_ACTIVE.
 func short(name, prefix string) string {
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, prefix)), "_", " ")
+}
+
+// agentChain shows the agents of a chain of delegations. A session's own delegation is the same agent's as the one that it holds: where all
+// of them are one agent, it is named once.
+func agentChain(agents []string) string {
+	if same := slices.Compact(slices.Clone(agents)); len(same) == 1 {
+		return same[0]
+	}
+	return strings.Join(agents, " > ")
 }
 
 // permissionship returns the verdict as authzed.api.v1 spells it. What this program does not know is

@@ -142,7 +142,7 @@ func TestErasingAPerson(t *testing.T) {
 	if len(records(t, auditor, ofPerson("alice")["principal"])) == 0 {
 		t.Fatal("a look has erased")
 	}
-	if out, code := command(t, append(erase, "--yes")...); code != 0 || !strings.Contains(out, "keys were destroyed") {
+	if out, code := command(t, append(erase, "--yes")...); code != 0 || !strings.Contains(out, " destroyed, and nothing opens what was sealed") {
 		t.Fatal(code, out)
 	}
 	check := func(auditor *grpc.ClientConn) {
