@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -364,13 +365,13 @@ func TestTermsOfTheIndexNeedTheKey(t *testing.T) {
 
 func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	t.Parallel()
-	failing := false
+	var broken atomic.Bool
 	mem := vfs.NewMem()
 	if err := mem.MkdirAll("keys", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	keys, err := persons.Open(persons.Config{Dir: "keys", Secret: make([]byte, MinSecret), FS: errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
-		if failing {
+		if broken.Load() {
 			return errorfs.ErrInjected
 		}
 		return nil
@@ -378,9 +379,9 @@ func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { failing = false; _ = keys.Close() })
+	t.Cleanup(func() { broken.Store(false); _ = keys.Close() })
 	e := openErasable(t, vfs.NewMem(), func(c *Config) { c.Personal = NewPersonal(keys, nil) })
-	failing = true
+	broken.Store(true)
 	record := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_BRAKE, Caller: "guard", ResourceType: "user", ResourceId: "alice", GivenReason: "because"}
 	for _, duty := range []Duty{Refuse, Reserve} {
 		if _, err := e.Append(t.Context(), duty, proto.CloneOf(record)); authz.KindOf(err) != authz.Unavailable {
@@ -391,6 +392,23 @@ func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	all := e.stored(t)
 	if len(all) != 1 || all[0].GetResourceId() != "" || all[0].GetGivenReason() != "" || all[0].GetNote() != noPersonal || all[0].GetResourceType() != "user" {
 		t.Error(all)
+	}
+	if e.Err() == nil {
+		t.Error("the journal says that it takes all records, and it does not")
+	}
+	broken.Store(false)
+	if err := e.Err(); err != nil {
+		t.Error("the disk of the keys is well again, and the journal says", err)
+	}
+	add(t, e.Journal, Refuse, proto.CloneOf(record))
+	// The same where a key that is there cannot be read.
+	broken.Store(true)
+	if _, err := e.Append(t.Context(), Refuse, proto.CloneOf(record)); authz.KindOf(err) != authz.Unavailable || e.Err() == nil {
+		t.Error("the key of a person cannot be read:", err, e.Err())
+	}
+	broken.Store(false)
+	if err := e.Err(); err != nil {
+		t.Error("the disk of the keys is well again, and the journal says", err)
 	}
 }
 
