@@ -412,6 +412,49 @@ func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	}
 }
 
+// TestReadingMakesNoKey: who asks for a person who was erased, or never was there, has no key made, and the journal does not hold the id.
+func TestReadingMakesNoKey(t *testing.T) {
+	t.Parallel()
+	e := openErasable(t, vfs.NewMem(), nil)
+	decided := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice"}
+	read := &Record{
+		Kind: deputyv1.RecordKind_RECORD_KIND_READ, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice", RequestHash: make([]byte, 32),
+	}
+	key := func() error {
+		_, err := e.cfg.Personal.keys.Key(e.cfg.Personal.keys.Tag(persons.Person{Tenant: "acme", Type: "user", ID: "alice"}))
+		return err
+	}
+	last := func() *Record {
+		t.Helper()
+		add(t, e.Journal, Refuse, proto.CloneOf(read))
+		stored := e.stored(t)
+		return stored[len(stored)-1]
+	}
+	unknown := func(when string) {
+		t.Helper()
+		if got := last(); got.GetNote() != noKey || got.GetPrincipalId() != "" || got.GetPersonal() != nil || got.GetRequestHash() != nil {
+			t.Errorf("%s the record of the read is %v", when, got)
+		}
+		if err := key(); !errors.Is(err, persons.ErrErased) {
+			t.Errorf("%s there is a key: %v", when, err)
+		}
+	}
+	unknown("before anything was decided")
+	add(t, e.Journal, Refuse, proto.CloneOf(decided))
+	if got, erased := e.opened(t, last()); erased || got.GetPrincipalId() != "alice" || got.GetNote() != "" {
+		t.Errorf("the record of the read is %v", got)
+	}
+	read.TenantId = "" // as an auditor asks who names no tenant
+	if got, erased := e.opened(t, last()); erased || got.GetPrincipalId() != "alice" ||
+		!slices.Contains(e.cfg.Personal.Terms(last(), nil), hiddenTerm(index.Principal, "user")) {
+		t.Errorf("the record of the read in no tenant is %v", got)
+	}
+	e.erase(t, "acme", "alice")
+	unknown("in no tenant after the erasure")
+	read.TenantId = "acme"
+	unknown("after the erasure")
+}
+
 func TestALongRecordIsShortenedBeforeItIsSealed(t *testing.T) {
 	t.Parallel()
 	e := openErasable(t, vfs.NewMem(), func(c *Config) { c.SegmentBytes = 1 << 20 })
