@@ -12,7 +12,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/journal/verify"
 )
 
-// TestVerifyBesideAServer: a journal that is being written, whose segments become bundles meanwhile, is as it was written each time that it is verified.
+// TestVerifyBesideAServer: a journal that is being written, whose segments become bundles meanwhile, is as it was written each time that it is
+// verified.
 func TestVerifyBesideAServer(t *testing.T) {
 	t.Parallel()
 	keys, err := journal.OpenKeys(t.TempDir(), true)
@@ -20,7 +21,9 @@ func TestVerifyBesideAServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir() + "/j"
-	j, err := journal.Open(journal.Config{Dir: dir, Keys: keys, Store: "store", SegmentBytes: 64 << 10, ReserveBytes: 1 << 10, CheckpointInterval: time.Millisecond})
+	j, err := journal.Open(journal.Config{
+		Dir: dir, Keys: keys, Store: "store", SegmentBytes: 64 << 10, ReserveBytes: 1 << 10, CheckpointInterval: time.Millisecond,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

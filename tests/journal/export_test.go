@@ -44,8 +44,8 @@ func onDisk(t *testing.T, dir string, records ...*journal.Record) {
 	}
 }
 
-// TestEventsAreOCSF: what the class API Activity and its profiles require is in the events of all kinds of records, and the fingerprint is that of the
-// event without it.
+// TestEventsAreOCSF: what the class API Activity and its profiles require is in the events of all kinds of records, and the fingerprint is that of
+// the event without it.
 func TestEventsAreOCSF(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "j")
@@ -90,7 +90,8 @@ func TestEventsAreOCSF(t *testing.T) {
 		sequence := fmt.Sprint(at("metadata.sequence"))
 		events[sequence] = e
 		for _, required := range []string{
-			"activity_id", "category_uid", "class_uid", "type_uid", "severity_id", "time", "metadata.version", "metadata.uid", "metadata.product.vendor_name", "metadata.profiles",
+			"activity_id", "category_uid", "class_uid", "type_uid", "severity_id", "time",
+			"metadata.version", "metadata.uid", "metadata.product.vendor_name", "metadata.profiles",
 			"actor.app_name", "api.operation", "api.service.name", "src_endpoint.name",
 			"attestation_list.uid", "attestation_list.authority_uid", "attestation_list.fingerprint.algorithm_id", "attestation_list.fingerprint.value",
 		} {

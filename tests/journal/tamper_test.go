@@ -225,8 +225,8 @@ func TestSound(t *testing.T) {
 	}
 }
 
-// TestFlippedBytes: each byte of the evidence that is another one is found by both verifiers, and the record is named. The journal has one bundle, and
-// two where DEPUTY_JOURNAL_LONG is set.
+// TestFlippedBytes: each byte of the evidence that is another one is found by both verifiers, and the record is named. The journal has one bundle,
+// and two where DEPUTY_JOURNAL_LONG is set.
 func TestFlippedBytes(t *testing.T) {
 	t.Parallel()
 	size := 256 + 20
