@@ -119,6 +119,7 @@ type verifyJSON struct {
 	Signed   uint64              `json:"signed"`
 	Root     string              `json:"root"`
 	Outside  uint64              `json:"outside"`
+	Unread   int64               `json:"unreadBytes"`
 	Key      string              `json:"key"`
 	Trusted  bool                `json:"trustedDirectory"`
 	Foreign  []string            `json:"foreignFiles"`
@@ -137,7 +138,7 @@ type verifyProblemJSON struct {
 func newVerifyJSON(r *verify.Report) verifyJSON {
 	out := verifyJSON{
 		Origin: r.Origin, OK: len(r.Problems) == 0, Minimum: r.Minimum, Records: r.Records, Signed: r.Signed, Root: r.Root.String(),
-		Outside: r.Outside, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
+		Outside: r.Outside, Unread: r.Unread, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
 		Problems: make([]verifyProblemJSON, len(r.Problems)),
 	}
 	for i, p := range r.Problems {
@@ -175,6 +176,10 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 		if r.Records > r.Signed {
 			field(w, "NOT SIGNED", fmt.Sprintf("%s after the checkpoint: nothing would show that the last of them are missing",
 				plural(r.Records-r.Signed, "record")))
+		}
+		if r.Unread > 0 {
+			field(w, "NOT READ", fmt.Sprintf("%s behind the last whole record, at byte %d of the last segment: a write that was cut off, "+
+				"or a damaged record that is not signed", plural(uint64(r.Unread), "byte"), r.UnreadFrom)) //nolint:gosec // positive
 		}
 		if r.Outside > 0 {
 			field(w, "COMPARED", "with the checkpoint from outside, over "+plural(r.Outside, "record"))

@@ -214,7 +214,9 @@ func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, err
 			return nil, nil //nolint:nilnil // nil seals nothing
 		}
 	}
-	keys, err := persons.Open(persons.Config{Dir: c.Journal.KeyDir, Secret: secret, ReadOnly: !c.Journal.Erasable})
+	keys, err := persons.Open(persons.Config{
+		Dir: c.Journal.KeyDir, FS: c.journalFiles, Secret: secret, ReadOnly: !c.Journal.Erasable,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -21,24 +21,36 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/journal/persons"
 	"github.com/deputyauth/deputy/schema"
 )
 
 // TestJournalHealth: a server whose journal takes no records decides nothing and says so, once in its log, and goes on by itself.
 func TestJournalHealth(t *testing.T) {
-	for _, unrecorded := range []bool{false, true} {
-		t.Run(map[bool]string{false: "refuses", true: "answers unrecorded"}[unrecorded], func(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		// unrecorded has the server answer nevertheless. Only files whose names end with fails do fail.
+		unrecorded bool
+		fails      string
+	}{
+		{"refuses", false, ""},
+		{"answers unrecorded", true, ""},
+		{"the disk of the keys of persons", false, persons.FileName},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			unrecorded := test.unrecorded
 			var fails atomic.Bool
 			broken := errors.New("the disk of this test fails")
 			files := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
-				if fails.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+				if fails.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.HasSuffix(op.Path, test.fails) {
 					return broken
 				}
 				return nil
 			}))
 			core, logged := observer.New(zapcore.InfoLevel)
 			d, err := Open(t.Context(), Config{
-				PresharedKeys: []string{"key-of-the-service"}, MetricsAddr: "127.0.0.1:0", Journal: Journal{AnswerUnrecorded: unrecorded},
+				PresharedKeys: []string{"key-of-the-service"}, MetricsAddr: "127.0.0.1:0",
+				Journal:      Journal{AnswerUnrecorded: unrecorded, Erasable: test.fails != ""},
 				Engine:       engine.Config{Kind: engine.Embedded, Dir: filepath.Join(t.TempDir(), "data")},
 				journalFiles: files, journalEvery: time.Millisecond,
 			}, zap.New(core))
@@ -55,9 +67,11 @@ func TestJournalHealth(t *testing.T) {
 			if _, err := v1.NewSchemaServiceClient(d.Engine()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core}); err != nil {
 				t.Fatal(err)
 			}
-			decide := func() error {
+			asked := 0
+			decide := func() error { // for another one each time, whose key has to be made where there are keys
+				asked++
 				_, err := d.Decide(t.Context(), authz.Case{
-					Agent: "bot", Principal: authz.Principal{Object: authz.Object{Type: "user", ID: "alice"}}, Tenant: "acme",
+					Agent: "bot", Principal: authz.Principal{Object: authz.Object{Type: "user", ID: fmt.Sprintf("alice-%d", asked)}}, Tenant: "acme",
 					Resource: authz.Object{Type: "tenant", ID: "acme"}, Permission: "access",
 				}, authz.Freshness{})
 				if said, ok := errors.AsType[*authz.Error](err); ok && said.Reason != authz.ReasonJournalUnavailable {

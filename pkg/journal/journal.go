@@ -182,6 +182,9 @@ func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (fi
 		return 0, errors.New("journal: there is nothing to append")
 	}
 	if err := j.sealRecords(duty, records); err != nil {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.miss(missed{from: j.cfg.Now(), refused: uint64(len(records))})
 		return 0, unavailable(err)
 	}
 	buffer, _ := buffers.Get().(*[]byte)

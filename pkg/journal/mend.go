@@ -76,8 +76,17 @@ func isNoRoom(err error) bool {
 	return vfs.IsNoSpaceError(err) || errors.Is(err, syscall.EDQUOT)
 }
 
-// Err is why the journal refuses records; nil while it takes all.
+// Err is why the journal refuses records; nil while it takes all. That is also where the keys of persons can be neither read nor made.
 func (j *Journal) Err() error {
+	err := j.troubled()
+	if err == nil && j.cfg.Personal != nil && !j.cfg.Personal.keys.ReadOnly() {
+		err = j.cfg.Personal.keys.Err()
+	}
+	return err
+}
+
+// troubled is why the journal's own disk or quota has it refuse records.
+func (j *Journal) troubled() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.refuses(Refuse)
@@ -313,7 +322,7 @@ func (j *Journal) safely(do func() error) {
 // look tries again to mend a journal that refuses records, and records what was missed.
 func (j *Journal) look() {
 	j.remeasure()
-	if j.Err() != nil {
+	if j.troubled() != nil {
 		select {
 		case j.writing <- struct{}{}:
 		case <-j.stop:

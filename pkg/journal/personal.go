@@ -48,6 +48,10 @@ func NewPersonal(keys *persons.Keys, types []string) *Personal {
 // noPersonal is what a record says where what is a person's could not be sealed, and had to be left out.
 const noPersonal = "what is a person's is left out: the key of the person could not be read or made"
 
+// noKey is what the record of a read says where somebody is named who has no key, or none any more. Reading makes none: to ask for a person who was
+// erased must not have the journal hold the id again.
+const noKey = "what is a person's is left out: the person has no key, and a read makes none"
+
 // sealRecords seals what is a person's in records that are about to be written, and takes it out of them. Where the keys fail, records that nothing
 // may hold up are written without it, and say so: those of a duty other than Refuse, and with Config.AnswerUnrecorded all.
 func (j *Journal) sealRecords(duty Duty, records []*Record) error {
@@ -171,7 +175,11 @@ func (p *Personal) seal(r *Record) error {
 		if proto.Size(of.values) == 0 && (whose.ID == "" || len(r.GetContextHash()) == 0 && len(r.GetRequestHash()) == 0) {
 			return nil
 		}
-		keys, err := p.keysOf(whose, &of)
+		keys, err := p.keysOf(whose, &of, r.GetKind() != deputyv1.RecordKind_RECORD_KIND_READ)
+		if errors.Is(err, persons.ErrErased) {
+			r.ContextHash, r.RequestHash, r.Note = nil, nil, noKey
+			return nil
+		}
 		var sealed []byte
 		if err == nil {
 			sealed, err = keys.seal([]persons.Person{whose}, &of, r.GetTime())
@@ -206,8 +214,8 @@ func underKey(key *persons.Key, purpose string, digest []byte) []byte {
 // keysOf are the keys of all that a record names.
 type keysOf map[persons.Person]*persons.Key
 
-// keysOf returns, and makes, the keys of everybody in a record.
-func (p *Personal) keysOf(whose persons.Person, of *personal) (keysOf, error) {
+// keysOf returns the keys of everybody in a record. With mint it makes those that are missing, and else the error is persons.ErrErased.
+func (p *Personal) keysOf(whose persons.Person, of *personal, mint bool) (keysOf, error) {
 	all := []persons.Person{whose}
 	for _, names := range append(of.relationships, of.resource, of.subject) {
 		for _, one := range names {
@@ -216,15 +224,42 @@ func (p *Personal) keysOf(whose persons.Person, of *personal) (keysOf, error) {
 			}
 		}
 	}
+	keys := keysOf{}
+	if !mint {
+		for _, one := range all {
+			var err error
+			if keys[one], err = p.known(one); err != nil {
+				return nil, err
+			}
+		}
+		return keys, nil
+	}
 	made, err := p.keys.Make(all...)
 	if err != nil {
 		return nil, err
 	}
-	keys := make(keysOf, len(all))
 	for i, one := range all {
 		keys[one] = made[i]
 	}
 	return keys, nil
+}
+
+// known returns the key of a person, and in no tenant any key that the person has in one: those are gone once the person is erased in all of them.
+func (p *Personal) known(one persons.Person) (*persons.Key, error) {
+	key, err := p.keys.Key(p.keys.Tag(one))
+	if !errors.Is(err, persons.ErrErased) || one.Tenant != "" || one.ID == "" {
+		return key, err
+	}
+	tags, err := p.keys.Tenants(one)
+	if err != nil {
+		return nil, err
+	}
+	for _, tag := range tags {
+		if key, err = p.keys.Key(tag); !errors.Is(err, persons.ErrErased) {
+			return key, err
+		}
+	}
+	return nil, persons.ErrErased
 }
 
 // seal seals values with the key of the last of those under whose keys they lie; what names others is sealed with theirs first.
@@ -419,7 +454,8 @@ func (p *Personal) Terms(r *Record, terms []index.Term) []index.Term {
 		}
 		key, err := p.keys.Key(p.keys.Tag(persons.Person{Tenant: r.GetTenantId(), Type: one.objectType, ID: one.id}))
 		switch {
-		case errors.Is(err, persons.ErrErased): // just now
+		case errors.Is(err, persons.ErrErased): // just now, or it is a read in no tenant, see known
+			terms = append(terms, hiddenTerm(one.field, one.objectType))
 		case err != nil:
 			return append(terms[:start], hiddenTerm(index.Principal, ""), hiddenTerm(index.Resource, ""))
 		default:

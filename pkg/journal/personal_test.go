@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -364,13 +365,13 @@ func TestTermsOfTheIndexNeedTheKey(t *testing.T) {
 
 func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	t.Parallel()
-	failing := false
+	var broken atomic.Bool
 	mem := vfs.NewMem()
 	if err := mem.MkdirAll("keys", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	keys, err := persons.Open(persons.Config{Dir: "keys", Secret: make([]byte, MinSecret), FS: errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
-		if failing {
+		if broken.Load() {
 			return errorfs.ErrInjected
 		}
 		return nil
@@ -378,9 +379,9 @@ func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { failing = false; _ = keys.Close() })
+	t.Cleanup(func() { broken.Store(false); _ = keys.Close() })
 	e := openErasable(t, vfs.NewMem(), func(c *Config) { c.Personal = NewPersonal(keys, nil) })
-	failing = true
+	broken.Store(true)
 	record := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_BRAKE, Caller: "guard", ResourceType: "user", ResourceId: "alice", GivenReason: "because"}
 	if _, err := e.Append(t.Context(), Refuse, proto.CloneOf(record)); authz.KindOf(err) != authz.Unavailable {
 		t.Error("it is written without its person's key:", err)
@@ -391,6 +392,66 @@ func TestWithoutKeysNothingPersonalIsWritten(t *testing.T) {
 	if len(all) != 2 || all[1].GetNote() != noPersonal || all[0].GetResourceId() != "" || all[0].GetGivenReason() != "" || all[0].GetNote() != noPersonal || all[0].GetResourceType() != "user" {
 		t.Error(all)
 	}
+	if e.Err() == nil {
+		t.Error("the journal says that it takes all records, and it does not")
+	}
+	broken.Store(false)
+	if err := e.Err(); err != nil {
+		t.Error("the disk of the keys is well again, and the journal says", err)
+	}
+	add(t, e.Journal, Refuse, proto.CloneOf(record))
+	// The same where a key that is there cannot be read.
+	broken.Store(true)
+	if _, err := e.Append(t.Context(), Refuse, proto.CloneOf(record)); authz.KindOf(err) != authz.Unavailable || e.Err() == nil {
+		t.Error("the key of a person cannot be read:", err, e.Err())
+	}
+	broken.Store(false)
+	if err := e.Err(); err != nil {
+		t.Error("the disk of the keys is well again, and the journal says", err)
+	}
+}
+
+// TestReadingMakesNoKey: who asks for a person who was erased, or never was there, has no key made, and the journal does not hold the id.
+func TestReadingMakesNoKey(t *testing.T) {
+	t.Parallel()
+	e := openErasable(t, vfs.NewMem(), nil)
+	decided := &Record{Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice"}
+	read := &Record{
+		Kind: deputyv1.RecordKind_RECORD_KIND_READ, TenantId: "acme", PrincipalType: "user", PrincipalId: "alice", RequestHash: make([]byte, 32),
+	}
+	key := func() error {
+		_, err := e.cfg.Personal.keys.Key(e.cfg.Personal.keys.Tag(persons.Person{Tenant: "acme", Type: "user", ID: "alice"}))
+		return err
+	}
+	last := func() *Record {
+		t.Helper()
+		add(t, e.Journal, Refuse, proto.CloneOf(read))
+		stored := e.stored(t)
+		return stored[len(stored)-1]
+	}
+	unknown := func(when string) {
+		t.Helper()
+		if got := last(); got.GetNote() != noKey || got.GetPrincipalId() != "" || got.GetPersonal() != nil || got.GetRequestHash() != nil {
+			t.Errorf("%s the record of the read is %v", when, got)
+		}
+		if err := key(); !errors.Is(err, persons.ErrErased) {
+			t.Errorf("%s there is a key: %v", when, err)
+		}
+	}
+	unknown("before anything was decided")
+	add(t, e.Journal, Refuse, proto.CloneOf(decided))
+	if got, erased := e.opened(t, last()); erased || got.GetPrincipalId() != "alice" || got.GetNote() != "" {
+		t.Errorf("the record of the read is %v", got)
+	}
+	read.TenantId = "" // as an auditor asks who names no tenant
+	if got, erased := e.opened(t, last()); erased || got.GetPrincipalId() != "alice" ||
+		!slices.Contains(e.cfg.Personal.Terms(last(), nil), hiddenTerm(index.Principal, "user")) {
+		t.Errorf("the record of the read in no tenant is %v", got)
+	}
+	e.erase(t, "acme", "alice")
+	unknown("in no tenant after the erasure")
+	read.TenantId = "acme"
+	unknown("after the erasure")
 }
 
 func TestALongRecordIsShortenedBeforeItIsSealed(t *testing.T) {

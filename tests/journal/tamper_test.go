@@ -225,27 +225,23 @@ func TestSound(t *testing.T) {
 	}
 }
 
-// TestFlippedBytes: each byte of the evidence that is another one is found by both verifiers, and the record is named. Of tiles it is one byte of
-// every third hash, and of other large files each eleventh byte; all of them where DEPUTY_JOURNAL_LONG is set.
+// TestFlippedBytes: each byte of the evidence that is another one is found by both verifiers, and the record is named. The journal has one bundle,
+// and two where DEPUTY_JOURNAL_LONG is set.
 func TestFlippedBytes(t *testing.T) {
 	t.Parallel()
-	e := keep(t, signed)
+	size := 256 + 20
+	if os.Getenv("DEPUTY_JOURNAL_LONG") != "" {
+		size = signed
+	}
+	e := keep(t, size)
 	e.sound(t)
 	segments := 0
 	for path, b := range e.files {
 		level, n, isTile := tree.ParsePath(path)
-		step := 1
-		switch {
-		case len(b) < 1000 || os.Getenv("DEPUTY_JOURNAL_LONG") != "":
-		case isTile && level == 0:
-			step = 97
-		default:
-			step = 11
-		}
-		for i := 0; i < len(b); i += step {
+		for i := range b {
 			bent := slices.Clone(b)
 			bent[i] ^= 1 << (i % 8)
-			from, to := uint64(0), uint64(signed)
+			from, to := uint64(0), uint64(size)
 			switch {
 			case isTile && level < 0:
 				from, to = n*256, n*256+255
@@ -349,6 +345,37 @@ func TestTruncated(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestFlippedUpperTile: a hash of a tile of level 1, which is over 65,536 records, is compared too.
+func TestFlippedUpperTile(t *testing.T) {
+	t.Parallel()
+	k := begin(t)
+	j, err := journal.Open(journal.Config{Dir: "j", FS: k.fs, Keys: k.keys, Store: "store", ReserveBytes: 1 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 65536; i += 256 {
+		batch := make([]*journal.Record, 256)
+		for n := range batch {
+			batch[n] = decision(i + n)
+		}
+		if _, err := j.Append(t.Context(), journal.Refuse, batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e := k.read(t)
+	e.sound(t)
+	path := tree.TilePath(1, 0)
+	for _, i := range []int{0, 7, 255} {
+		bent := slices.Clone(e.files[path])
+		bent[i*32+i%32] ^= 4
+		e.with(path, bent).bent(t, fmt.Sprintf("hash %d of %s", i, path), uint64(i)*256, uint64(i)*256)
+	}
+	e.with(path, nil).bent(t, path+" removed", 0, 0)
 }
 
 // TestRewritten: who changes a record and all tiles over it is found by the root that was signed; who signs it anew by the key that was kept; who

@@ -15,9 +15,9 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// What OCSF calls what: version 1.6.0 of the schema, class API Activity with the profiles that it names.
+// What OCSF calls what: version 1.9.0 of the schema, class API Activity with the profiles that it names.
 const (
-	ocsfVersion  = "1.6.0"
+	ocsfVersion  = "1.9.0"
 	categoryUID  = 6
 	classUID     = 6003
 	activityRead = 2
@@ -38,10 +38,10 @@ func OCSF(found *deputyv1.FoundRecord, origin string) ([]byte, error) {
 		return nil, err
 	}
 	attestation := map[string]any{
-		"uid": fmt.Sprintf("%s/%d", origin, r.GetSequence()), "authority_uid": origin, "chain_uid": origin,
+		"uid": uid(origin, r.GetSequence()), "authority_uid": origin, "chain_uid": origin,
 	}
 	if r.GetSequence() > 0 {
-		attestation["prev_event"] = map[string]any{"uid": fmt.Sprintf("%s/%d", origin, r.GetSequence()-1)}
+		attestation["prev_event"] = map[string]any{"uid": uid(origin, r.GetSequence()-1)}
 	}
 	event["attestation_list"] = []any{attestation}
 	text, err := canonical(event)
@@ -52,6 +52,9 @@ func OCSF(found *deputyv1.FoundRecord, origin string) ([]byte, error) {
 	attestation["fingerprint"] = map[string]any{"algorithm_id": sha256ID, "algorithm": "SHA-256", "value": hex.EncodeToString(sum[:])}
 	return canonical(event)
 }
+
+// uid is what an event is called: prev_event of the next one names it.
+func uid(origin string, sequence uint64) string { return fmt.Sprintf("%s/%d", origin, sequence) }
 
 // event is a record without its fingerprint.
 func event(found *deputyv1.FoundRecord, origin string) (map[string]any, error) {
@@ -80,16 +83,20 @@ func event(found *deputyv1.FoundRecord, origin string) (map[string]any, error) {
 	if r.GetPrincipalId() != "" {
 		actor["user"] = map[string]any{"uid": r.GetPrincipalType() + ":" + r.GetPrincipalId(), "name": r.GetPrincipalId()}
 	}
+	api := map[string]any{"operation": operation, "service": map[string]any{"name": service}}
+	if id := found.GetDecisionId(); id != "" {
+		api["request"] = map[string]any{"uid": id}
+	}
 	e := map[string]any{
 		"category_uid": categoryUID, "category_name": "Application Activity", "class_uid": classUID, "class_name": "API Activity",
 		"activity_id": activity, "activity_name": name, "type_uid": classUID*100 + activity, "type_name": "API Activity: " + name,
 		"time": milliseconds, "duration": r.GetLatency() / 1_000_000, "severity_id": 1, "severity": "Informational",
 		"metadata": map[string]any{
-			"version": ocsfVersion, "profiles": profiles, "uid": found.GetDecisionId(), "sequence": r.GetSequence(), "log_name": origin,
+			"version": ocsfVersion, "profiles": profiles, "uid": uid(origin, r.GetSequence()), "sequence": r.GetSequence(), "log_name": origin,
 			"product": map[string]any{"name": "Deputy", "vendor_name": "Deputy"},
 		},
 		"actor":        actor,
-		"api":          map[string]any{"operation": operation, "service": map[string]any{"name": service}, "request": map[string]any{"uid": found.GetDecisionId()}},
+		"api":          api,
 		"src_endpoint": map[string]any{"name": caller, "svc_name": caller},
 		"unmapped":     map[string]any{"deputy": record},
 	}

@@ -64,6 +64,8 @@ type Keys struct {
 
 	mu    sync.RWMutex
 	table map[Tag]uint32
+	// failing is why a key could not be read or made, since the disk did so last.
+	failing error
 }
 
 // Open opens the keys of a key directory; the file is made if it is not there. One process has them open at a time, besides readers.
@@ -239,7 +241,7 @@ func (k *Keys) find(tag Tag) (*Key, error) {
 	var s slot
 	for range tries {
 		if _, err := k.file.ReadAt(s[:], int64(n)*slotSize); err != nil {
-			return nil, fmt.Errorf("persons: cannot read a key: %w", err)
+			return nil, k.fail(fmt.Errorf("persons: cannot read a key: %w", err))
 		}
 		if s.empty() || s.sound() {
 			break // else it is perhaps being overwritten
@@ -293,7 +295,7 @@ func (k *Keys) Make(persons ...Person) ([]*Key, error) {
 	k.making.Lock()
 	defer k.making.Unlock()
 	if err := k.repair(); err != nil {
-		return nil, fmt.Errorf("persons: cannot make a key: %w", err)
+		return nil, k.fail(fmt.Errorf("persons: cannot make a key: %w", err))
 	}
 	if err := k.fillMissing(persons, keys); err != nil {
 		return nil, fmt.Errorf("persons: cannot make a key: %w", err)
@@ -386,7 +388,43 @@ func (k *Keys) spoil(made map[Tag]uint32, err error) error {
 	for _, n := range made {
 		k.spoilt = append(k.spoilt, n)
 	}
+	return k.fail(err)
+}
+
+// fail notes that the disk failed, and returns why.
+func (k *Keys) fail(err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.failing = err
 	return err
+}
+
+// Err is why keys can be neither read nor made; nil while they can. Where the disk failed it is tried again, so that the answer is true of now.
+func (k *Keys) Err() error {
+	k.mu.RLock()
+	failing := k.failing
+	k.mu.RUnlock()
+	if failing == nil {
+		return nil
+	}
+	k.making.Lock()
+	defer k.making.Unlock()
+	if err := k.try(); err != nil {
+		return k.fail(fmt.Errorf("persons: %w", err))
+	}
+	return k.fail(nil)
+}
+
+// try reads the header, and empties the slots that were written to in vain. The caller has making.
+func (k *Keys) try() error {
+	var head slot
+	if _, err := k.file.ReadAt(head[:], 0); err != nil {
+		return fmt.Errorf("cannot read: %w", err)
+	}
+	if err := k.checkHeader(&head); err != nil {
+		return err
+	}
+	return k.repair()
 }
 
 // Tenants returns the tags of a person's keys, in all tenants. It reads the whole file.

@@ -56,6 +56,9 @@ func (f *files) walk(fs vfs.FS, dir, prefix string) error {
 	}
 	for _, name := range names {
 		path := prefix + name
+		if unfinished(path) {
+			continue
+		}
 		if prefix == "" && (slices.Contains(known, name) || slices.Contains(beside, name)) {
 			continue
 		}
@@ -85,6 +88,14 @@ func (f *files) walk(fs vfs.FS, dir, prefix string) error {
 		}
 	}
 	return nil
+}
+
+// unfinished reports whether a path is of a file of a journal that a process is about to write, or has not finished.
+func unfinished(path string) bool {
+	finished, ok := strings.CutSuffix(path, ".new")
+	_, _, isTile := tree.ParsePath(finished)
+	_, isSegment := segment(finished)
+	return ok && (isTile || isSegment || slices.Contains(known, finished))
 }
 
 // segment is the first record of the segment that a path is of; false for other paths.

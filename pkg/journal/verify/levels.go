@@ -33,24 +33,25 @@ func (v *run) climb() error {
 		}
 		v.levels = append(v.levels, above)
 	}
+	return nil
+}
+
+// listForeign notes tiles and bundles over more records than there are. Those over records that the segments have too were not finished by a
+// process that was killed, or are about to be: they are computed anew.
+func (v *run) listForeign() {
 	for level, numbers := range v.files.levels {
-		whole := v.bundles
-		for range level {
-			whole /= tree.Width
-		}
 		for _, n := range numbers {
-			if n >= whole {
+			if n >= v.report.Records/first(level, tree.Width) {
 				v.foreign(tree.TilePath(level, n))
 			}
 		}
 	}
 	for _, n := range v.files.bundles {
-		if n >= v.bundles {
+		if n >= v.report.Records/tree.Width {
 			v.foreign(tree.BundlePath(n))
 		}
 	}
 	slices.Sort(v.report.Foreign)
-	return nil
 }
 
 // foreign notes a file that is not part of the journal.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"math"
 	"path"
 
@@ -19,12 +20,25 @@ type rest struct {
 	offset, bytes int64
 }
 
-// String says so, behind a comma; nothing where there is no rest.
-func (r rest) String() string {
-	if r.bytes == 0 {
-		return ""
+// readSteady is readSegments beside a server, which moves records from segments to bundles: as long as the oldest segment that was listed is there
+// after the segments were read, the bundles that were listed have all records that these do not have. Otherwise both are looked at again.
+func (v *run) readSteady(ctx context.Context) error {
+	for again := 20; ; again-- {
+		known := len(v.report.Problems)
+		err := v.readSegments(ctx)
+		if again == 0 || ctx.Err() != nil || len(v.files.segments) == 0 {
+			return err
+		}
+		_, gone := v.FS.Stat(v.FS.PathJoin(v.Dir, "segments", journal.SegmentName(v.files.segments[0])))
+		if !errors.Is(gone, iofs.ErrNotExist) {
+			return err
+		}
+		if v.files, err = list(v.FS, v.Dir); err != nil {
+			return err
+		}
+		v.report.Foreign = v.files.foreign
+		v.report.Problems, v.segments, v.rest = v.report.Problems[:known], nil, rest{}
 	}
-	return fmt.Sprintf(", and from byte %d on %s holds no whole record", r.offset, r.file)
 }
 
 // readSegments hashes the records of the segments: those that are in no bundle yet, and some that are, which have to be the same.
@@ -58,6 +72,7 @@ func (v *run) readSegments(ctx context.Context) error {
 	}
 	if info.Size() > size {
 		v.rest = rest{name, size, info.Size() - size}
+		v.report.Unread, v.report.UnreadFrom = v.rest.bytes, v.rest.offset
 	}
 	return nil
 }

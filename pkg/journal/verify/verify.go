@@ -54,6 +54,9 @@ type Report struct {
 	Root   tlog.Hash
 	// Outside is how many records the checkpoint from outside is over; 0 without one.
 	Outside uint64
+	// Unread is how many bytes the last segment has, from its byte UnreadFrom on, that are no whole record; 0 where it has none. That is how a write
+	// that was cut off looks, and a record that was damaged and is not signed yet.
+	Unread, UnreadFrom int64
 	// Foreign are files that are not part of a journal, with slashes.
 	Foreign []string
 	// Problems are what is not as it was written, by sequence. None means that all is.
@@ -112,11 +115,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 		err = v.all(ctx, before)
-		if again == 0 || ctx.Err() != nil || err == nil && len(v.report.Problems) == 0 {
+		if again == 0 || ctx.Err() != nil || v.verifier == nil || err == nil && len(v.report.Problems) == 0 {
 			return &v.report, err
 		}
-		// Where a server has gone on meanwhile, a file may have been removed between two looks.
-		if after, _ := v.read("checkpoint", tree.MaxCheckpoint); bytes.Equal(before, after) {
+		// Where a server has gone on meanwhile, it may have removed records that the retention does not keep.
+		after, _ := v.read("checkpoint", tree.MaxCheckpoint)
+		if minimum, _ := journal.ReadMinimum(v.FS, v.Dir, v.report.Origin, v.verifier); bytes.Equal(before, after) && minimum == v.report.Minimum {
 			return &v.report, err
 		}
 	}
@@ -232,8 +236,7 @@ func (v *run) records(ctx context.Context, checkpoint []byte) error {
 	default:
 		v.report.Signed, v.report.Root = signed.Size, signed.Root
 	}
-	// A server that writes meanwhile moves records from segments to bundles, and leaves bundles as they are.
-	if err := v.readSegments(ctx); err != nil {
+	if err := v.readSteady(ctx); err != nil {
 		return err
 	}
 	if err := v.readBundles(ctx); err != nil {
@@ -243,6 +246,7 @@ func (v *run) records(ctx context.Context, checkpoint []byte) error {
 		return err
 	}
 	v.readTail()
+	v.listForeign()
 	if isSigned {
 		v.blame(v.compare("checkpoint", signed), signed.Size)
 	}
@@ -297,9 +301,13 @@ func (v *run) compare(file string, c tree.Checkpoint) bool {
 	if file == "" {
 		name = "the checkpoint from outside"
 	}
-	if c.Size > v.report.Records {
-		at := cmp.Or(v.rest.file, file)
-		v.problemf(v.report.Records, at, "%s is over %d records: records %d to %d are missing%s", name, c.Size, v.report.Records, c.Size-1, v.rest)
+	switch have := v.report.Records; {
+	case c.Size > have && v.rest.bytes > 0:
+		v.problemf(have, v.rest.file, "record %d is damaged, at byte %d of the file, and nothing behind it can be read: %s is over %d records, "+
+			"and records %d to %d are not there", have, v.rest.offset, name, c.Size, have, c.Size-1)
+		return false
+	case c.Size > have:
+		v.problemf(have, file, "%s is over %d records: records %d to %d are missing", name, c.Size, have, c.Size-1)
 		return false
 	}
 	root, err := tlog.TreeHash(int64(c.Size), v) //nolint:gosec // below 2^63
