@@ -395,6 +395,8 @@ func recordAnswer(r *deputy.Record) string {
 		return permissionship(r.GetAnswer())
 	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN:
 		return "begun"
+	case r.GetDryRun():
+		return "dry run"
 	case r.GetCaller() != "":
 		return "done"
 	}

@@ -172,14 +172,18 @@ var good = map[string][]string{
 	"deputy.v1.AgentsService/ResumeAgent":           {`{"agent_id":"bot"}`},
 	"deputy.v1.PrincipalsService/Suspend":           {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
 	"deputy.v1.PrincipalsService/Resume":            {`{"principal":$alice}`, `{"principal":{"object_type":"tenant","object_id":"acme"}}`},
-	"deputy.v1.AdoptionService/ReviewAdoption":      {`{"objects":[$alice]}`},
-	"deputy.v1.StoreService/GetStatistics":          {`{}`},
-	"deputy.v1.JournalService/QueryRecords":         {`{"agent_id":"bot"}`},
-	"deputy.v1.JournalService/GetRecord":            {`{"decision_id":"$decision"}`},
-	"deputy.v1.JournalService/GetCheckpoint":        {`{}`},
-	"deputy.v1.JournalService/ProveRecord":          {`{"decision_id":"$decision"}`},
-	"deputy.v1.StoreService/Compact":                {`{}`},
-	"deputy.v1.StoreService/Backup":                 {`{}`},
+	"deputy.v1.BrakeService/Brake": {
+		`{"session_id":"$session","reason":"a drill","dry_run":true}`, `{"session_id":"$session","reason":"a drill"}`,
+	},
+	"deputy.v1.RetentionService/Purge":         {`{"older_than":"2592000s","dry_run":true}`, `{"older_than":"2592000s"}`},
+	"deputy.v1.AdoptionService/ReviewAdoption": {`{"objects":[$alice]}`},
+	"deputy.v1.StoreService/GetStatistics":     {`{}`},
+	"deputy.v1.JournalService/QueryRecords":    {`{"agent_id":"bot"}`},
+	"deputy.v1.JournalService/GetRecord":       {`{"decision_id":"$decision"}`},
+	"deputy.v1.JournalService/GetCheckpoint":   {`{}`},
+	"deputy.v1.JournalService/ProveRecord":     {`{"decision_id":"$decision"}`},
+	"deputy.v1.StoreService/Compact":           {`{}`},
+	"deputy.v1.StoreService/Backup":            {`{}`},
 
 	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceCheck, spiceDaily},
 	"authzed.api.v1.PermissionsService/CheckBulkPermissions": {`{"items":[` + spiceCheck + `,` + spiceDaily + `,` + spiceWrong + `]}`},
@@ -244,6 +248,7 @@ var bad = map[string][]string{
 // mended is called after calls that change what the others need.
 var mended = map[string]func(*world){
 	"deputy.v1.SessionsService/EndSession":          (*world).renew,
+	"deputy.v1.BrakeService/Brake":                  (*world).renew,
 	"deputy.v1.DelegationsService/RevokeDelegation": (*world).renew,
 	"deputy.v1.AgentsService/SuspendAgent": func(w *world) {
 		_, err := w.Agents().ResumeAgent(w.t.Context(), &deputyv1.ResumeAgentRequest{AgentId: "bot"})
@@ -261,6 +266,7 @@ var mended = map[string]func(*world){
 // shownElsewhere are methods that write, of which no good request is made here.
 var shownElsewhere = map[string]string{
 	"deputy.v1.AdoptionService/ConfirmAdoption": "tests/decision adopts; here it is refused",
+	"deputy.v1.RetentionService/Purge":          "pkg/delegate purges; here nothing is old enough",
 }
 
 // methods are the names of those that the server serves, in an order in which counters are there when they are counted.
