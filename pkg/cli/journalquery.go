@@ -393,6 +393,8 @@ func recordAnswer(r *deputy.Record) string {
 		return permissionship(r.GetAnswer()) + " (" + gateName(r.GetRefusedBy()) + ")"
 	case r.GetAnswer() != 0:
 		return permissionship(r.GetAnswer())
+	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN && r.GetDryRun():
+		return "begun (dry run)"
 	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN:
 		return "begun"
 	case r.GetDryRun():
