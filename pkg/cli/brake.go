@@ -41,6 +41,9 @@ type brake struct {
 	again   func(name string) string
 }
 
+// kept is said of delegations that a dry run counts, because they stop, and that a brake does not revoke.
+const kept = "Delegations that users and admins granted are not revoked: a resume brings them back."
+
 // undone is what is said of what cannot be let go again.
 const undone = "This cannot be undone: "
 
@@ -126,7 +129,7 @@ func (b brake) command(c *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(reach, func(w io.Writer) { describeReach(w, reach) })
+			return c.print(reach, func(w io.Writer) { describeReach(w, reach, !strings.HasPrefix(b.again(name), undone)) })
 		}
 		answer, err := s.client.Brake(ctx, of)
 		if answer == nil {
@@ -153,7 +156,7 @@ func (b brake) describe(w io.Writer, name string, answer *deputy.BrakeResponse) 
 		row(w, again+".")
 	} else {
 		row(w, "To resume it (admins): "+again)
-		row(w, "What was ended or revoked stays so.")
+		row(w, "What was ended or revoked stays so. "+kept)
 	}
 }
 
@@ -165,14 +168,17 @@ func count(n uint64, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// describeReach says what would stop.
-func describeReach(w io.Writer, r *deputy.BrakeReach) {
+// describeReach says what would stop, and whether a resume would bring some of it back.
+func describeReach(w io.Writer, r *deputy.BrakeReach, resumes bool) {
 	least := ""
 	if !r.GetComplete() {
 		least = "at least "
 	}
 	row(w, fmt.Sprintf("Nothing was changed. This would stop %s%s, %s and %s.",
 		least, count(r.GetAgents(), "agent"), count(r.GetSessions(), "session"), count(r.GetDelegations(), "delegation")))
+	if resumes && r.GetDelegations() > 0 {
+		row(w, kept)
+	}
 	if ids := r.GetAgentIds(); len(ids) > 0 {
 		row(w, "")
 		row(w, "AGENT"+firstOf(len(ids), r.GetAgents()))

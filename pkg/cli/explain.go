@@ -30,8 +30,8 @@ to. It says what check conceals, so it takes the role auditor. The exit code is 
 
 With --decision a decision of the past is judged again, at the revision and the moment of its record, and
 at the head revision now: whether the record is right, what the answer would be today, and why it is
-another. The journal holds a digest of the caveat context only: give the same --context again. It takes the
-role auditor, and admin does not do.` + questionUsage,
+another. Give the same --context again, unless the journal holds all of it (--journal-context-fields): it has
+a digest of the rest. It takes the role auditor, and admin does not do.` + questionUsage,
 		Example: `  deputy explain triage-bot ticket:1001 view --session 5f0c…
   deputy explain triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme --trace
   deputy explain --decision 1a2b…`,

@@ -38,12 +38,10 @@ func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse) {
 		row(w, "")
 		row(w, past.GetAgreementNote()+".")
 	}
-	if past.GetWithoutContext() {
-		row(w, "")
-		row(w, "The decision had a caveat context. Without it both answers may be conditional: give the same --context.")
-	}
 	row(w, "")
 	switch {
+	case past.GetWithoutContext() && past.GetToday().GetPermissionship() == deputy.Permissionship_PERMISSIONSHIP_CONDITIONAL_PERMISSION:
+		row(w, "Whether it would be answered the same today depends on the caveat context that the decision had: give it with --context.")
 	case past.GetDiffersToday():
 		row(w, "It would be answered differently today.")
 	case len(past.GetChanges()) > 0:

@@ -405,8 +405,12 @@ func recordAnswer(r *deputy.Record) string {
 		return "explained: " + answer
 	case r.GetAnswer() != 0:
 		return answer
+	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN && r.GetDryRun():
+		return "begun (dry run)"
 	case r.GetStage() == deputy.RecordStage_RECORD_STAGE_BEGUN:
 		return "begun"
+	case r.GetDryRun():
+		return "dry run"
 	case r.GetCaller() != "":
 		return "done"
 	}

@@ -66,6 +66,7 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	if r.Begun != nil {
 		field(w, "began with", "record "+strconv.FormatUint(r.GetBegun(), 10))
 	}
+	field(w, "dry run", yes(r.GetDryRun()))
 	field(w, "caller", r.GetCaller())
 	field(w, "method", r.GetMethod())
 	field(w, "agent", r.GetAgentId())

@@ -102,7 +102,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.BoolVar(&j.AnswerUnrecorded, "journal-answer-unrecorded", false,
 		"answer without a record while the journal takes none, because its disk is full or fails; how often is recorded afterwards")
 	flags.BoolVar(&j.Erasable, "journal-erasable", false, "seal ids of users, reasons and relationships in the journal with a key for each user and "+
-		"tenant, in --journal-key-dir, which deputy journal erase destroys")
+		"tenant, in --journal-key-dir, which deputy journal erase destroys; on a journal that has such keys it must be said, or =false")
 	flags.StringSliceVar(&j.PersonalTypes, "journal-personal-types", nil,
 		"object types whose ids are sealed too, with --journal-erasable (repeatable)")
 	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
@@ -231,6 +231,7 @@ func (s *serverSettings) readJournal(flags *pflag.FlagSet) error {
 		return fmt.Errorf("--journal-quota-mib must be 0 to %d", 1<<30)
 	}
 	j.QuotaBytes = s.quotaMiB << 20
+	j.InTheClear = !j.Off && !j.Erasable && flags.Changed("journal-erasable")
 	if e := s.config.Engine; e.Kind != engine.Embedded && j.Dir == "" && !j.Off {
 		return fmt.Errorf("the engine %s has no data directory that the journal could be in: name a directory for it with --journal-dir, "+
 			"or set --journal=off, and nothing is recorded of what callers ask", e.Kind)

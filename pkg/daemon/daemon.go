@@ -184,6 +184,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
+	if err := d.noteStart(); err != nil {
+		return fail(err)
+	}
 	options := d.gate.Options() //nolint:contextcheck // every call brings its own
 	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
 	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
@@ -218,6 +221,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.program = d.As(caller.InProcess())
 	d.health.register(guarded)
 	reflection.Register(guarded)
+	d.warnPersonalTypes(ctx)
 	d.tellHealth(true) // the engine has just answered
 	return d, nil
 }

@@ -1,18 +1,21 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
@@ -47,6 +50,9 @@ type Journal struct {
 	// Erasable has what is a person's sealed with a key of that person's, which deputy journal erase destroys. The keys lie in KeyDir, which has to
 	// be writable then.
 	Erasable bool
+	// InTheClear has a journal that was Erasable go on without: from then on ids of people are recorded as they are. Without it a server does not
+	// start on such a journal unless Erasable is set.
+	InTheClear bool
 	// PersonalTypes are the types of objects whose ids are a person's, besides user; it takes Erasable.
 	PersonalTypes []string
 	// OpenFields are the fields of caveat contexts that records hold as they are; of all others they hold a keyed digest.
@@ -68,6 +74,9 @@ func KeyDir(dir string) string { return filepath.Clean(dir) + ".keys" }
 
 // complete fills in where the journal of a server on an engine is, and refuses what contradicts itself.
 func (j Journal) complete(e engine.Config) (Journal, error) {
+	if j.Erasable && j.InTheClear {
+		return j, errors.New("daemon: Journal.Erasable and Journal.InTheClear contradict each other: set one of them")
+	}
 	if len(j.PersonalTypes) > 0 && !j.Erasable && !j.Off {
 		return j, errors.New("--journal-personal-types is set, and --journal-erasable is not: set it too, or leave the types out")
 	}
@@ -210,9 +219,16 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 // personal returns what seals what is a person's, or else opens what was sealed while that was set; nil where nothing ever was.
 func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, error) {
 	if !c.Journal.Erasable {
-		if _, err := os.Stat(filepath.Join(c.Journal.KeyDir, persons.FileName)); errors.Is(err, fs.ErrNotExist) {
+		file := filepath.Join(c.Journal.KeyDir, persons.FileName)
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 			return nil, nil //nolint:nilnil // nil seals nothing
 		}
+		if !c.Journal.InTheClear {
+			return nil, fmt.Errorf("the ids of people are sealed in the journal so far (%s has their keys), and --journal-erasable is not set: set it, or say "+
+				"--journal-erasable=false, and from now on ids of people are recorded as they are, and cannot be erased", file)
+		}
+		log.Warn("the ids of people are recorded as they are from now on, and cannot be erased, because --journal-erasable=false says so",
+			zap.String("keys of people", file))
 	}
 	keys, err := persons.Open(persons.Config{
 		Dir: c.Journal.KeyDir, FS: c.journalFiles, Secret: secret, ReadOnly: !c.Journal.Erasable,
@@ -225,6 +241,82 @@ func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, err
 			zap.String("file", filepath.Join(c.Journal.KeyDir, persons.FileName)), zap.Int("keys", damaged))
 	}
 	return journal.NewPersonal(keys, c.Journal.PersonalTypes), nil
+}
+
+// noteStart records that the server has started, and how it is set up. While nothing can be written a server starts only where it may answer
+// without records.
+func (d *Daemon) noteStart() error {
+	if d.journal == nil {
+		return nil
+	}
+	j := d.cfg.Journal
+	text := fmt.Sprintf("the server started: deputy %s, engine %s, evaluator %s, sync %t, erasable %t, answer unrecorded %t, retention %s",
+		version(), d.cfg.Engine.Kind, d.cfg.Evaluator, j.Sync, j.Erasable, j.AnswerUnrecorded, j.Retention)
+	var err error
+	if d.journal.Written() == 0 {
+		err = d.journal.Note("the journal begins: " + d.journal.Origin())
+	}
+	if err == nil {
+		err = d.journal.Note(text)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case j.AnswerUnrecorded:
+		d.log.Error("the journal takes no record that the server has started, and --journal-answer-unrecorded lets it answer nevertheless", zap.Error(err))
+		return nil
+	default:
+		return fmt.Errorf("the journal takes no record that the server has started, and nothing would be answered without records: %w", err)
+	}
+}
+
+// closeJournal records that the server has stopped, as the last there is, and closes the journal.
+func (d *Daemon) closeJournal() error {
+	if d.journal == nil {
+		return nil
+	}
+	err := d.gate.Summarize(context.Background())
+	if unnoted := d.journal.Note("the server stopped"); unnoted != nil {
+		d.log.Warn("the journal has no record that the server has stopped", zap.Error(unnoted))
+	}
+	return errors.Join(err, d.journal.Close())
+}
+
+// version is that of the module of this program, which may be one that opens the server in code.
+func version() string {
+	const module = "github.com/deputyauth/deputy"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "of an unknown version"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == module {
+			return m.Version
+		}
+	}
+	return "of an unknown version"
+}
+
+// warnPersonalTypes says in the log which of the types that are personal the schema does not have: their names may be misspelt, and objects whose
+// ids were to be sealed are recorded as they are. A store that has no types yet is not compared.
+func (d *Daemon) warnPersonalTypes(ctx context.Context) {
+	if d.journal == nil || len(d.cfg.Journal.PersonalTypes) == 0 {
+		return
+	}
+	snap, err := d.graph.Snapshot(ctx, authz.Freshness{})
+	if err != nil {
+		return
+	}
+	schema, err := snap.Schema(ctx)
+	if err != nil || len(schema.Types) == 0 {
+		return
+	}
+	for _, name := range d.cfg.Journal.PersonalTypes {
+		if schema.Types[name] == nil {
+			d.log.Warn("the schema has no type of the name that --journal-personal-types has: if it is misspelt, ids of that type are recorded as they are",
+				zap.String("type", name))
+		}
+	}
 }
 
 // journalExists reports whether there is a journal already. Its keys are not made anew then: with others its ids and its signatures would mean nothing.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -84,12 +83,7 @@ func (d *Daemon) close() error {
 		}},
 		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
 		// What ends once there is no engine is recorded too.
-		{"the journal", hardEnd, func() error {
-			if d.journal == nil {
-				return nil
-			}
-			return errors.Join(d.gate.Summarize(context.Background()), d.journal.Close())
-		}},
+		{"the journal", hardEnd, d.closeJournal},
 	})
 }
 

@@ -410,7 +410,7 @@ func (j *Journal) note() {
 	j.missed = missed{}
 	j.mu.Unlock()
 	now := j.cfg.Now()
-	err := j.writeNote(fmt.Sprintf("between %s and %s the journal could not be written: %d records were refused with what they are about, "+
+	err := j.Note(fmt.Sprintf("between %s and %s the journal could not be written: %d records were refused with what they are about, "+
 		"%d answers were given without a record, %d records were written late, and %d that should have been are lost",
 		m.from.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), m.refused, m.unrecorded, m.late, m.lost))
 	if err != nil {

@@ -389,7 +389,7 @@ func (j *Journal) noteShares() {
 	n := j.overShare
 	refused := n - j.noted
 	j.mu.Unlock()
-	if refused == 0 || j.writeNote(fmt.Sprintf("%d records were refused to callers that had used up their share of the journal", refused)) != nil {
+	if refused == 0 || j.Note(fmt.Sprintf("%d records were refused to callers that had used up their share of the journal", refused)) != nil {
 		return
 	}
 	j.mu.Lock()
@@ -421,8 +421,8 @@ func timeAndCaller(record []byte) (at int64, caller string) {
 	return at, caller
 }
 
-// writeNote records a text of the journal's own.
-func (j *Journal) writeNote(text string) error {
+// Note records a text of the server's own. Errors: that the journal takes no records, although the reserve is used for notes.
+func (j *Journal) Note(text string) error {
 	r := &Record{
 		Kind: deputyv1.RecordKind_RECORD_KIND_NOTE, Stage: deputyv1.RecordStage_RECORD_STAGE_WHOLE, Time: j.cfg.Now().UnixNano(), Note: text,
 	}

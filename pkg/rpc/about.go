@@ -59,6 +59,9 @@ func aboutOf(request proto.Message) (*journal.Record, *structpb.Struct) {
 	name(&r.ResourceType, request, "resource_object_type")
 	name(&r.GivenReason, request, "reason")
 	name(&r.AboutDecision, request, "decision_id")
+	if dry, ok := request.(interface{ GetDryRun() bool }); ok {
+		r.DryRun = dry.GetDryRun()
+	}
 	var object deputyv1.ObjectReference
 	if one(&object, request, "resource", "objects") {
 		r.ResourceType, r.ResourceId = object.GetObjectType(), object.GetObjectId()
@@ -93,6 +96,37 @@ func aboutOf(request proto.Message) (*journal.Record, *structpb.Struct) {
 		return r, &given
 	}
 	return r, nil
+}
+
+// madeOf is a record of what an answer of deputy.v1 names that is one agent, one delegation or one session: nil for any other.
+func madeOf(answer proto.Message) *journal.Record {
+	var agent deputyv1.Agent
+	var delegation deputyv1.Delegation
+	var session deputyv1.Session
+	switch {
+	case one(&agent, answer, "agent"):
+		return &journal.Record{AgentId: agent.GetAgentId()}
+	case one(&delegation, answer, "delegation"):
+		r, _ := aboutOf(&delegation)
+		return r
+	case one(&session, answer, "session"):
+		r := &journal.Record{SessionId: session.GetSessionId(), AgentId: session.GetAgentId()}
+		for i, leaf := range session.GetLeaves() {
+			whom, tenant := leaf.GetPrincipal(), leaf.GetTenantId()
+			if i == 0 {
+				r.PrincipalType, r.PrincipalId, r.TenantId = whom.GetObjectType(), whom.GetObjectId(), tenant
+			}
+			if r.GetPrincipalType() != whom.GetObjectType() || r.GetPrincipalId() != whom.GetObjectId() {
+				r.PrincipalType, r.PrincipalId = "", ""
+			}
+			if r.GetTenantId() != tenant {
+				r.TenantId = ""
+			}
+		}
+		return r
+	default:
+		return nil
+	}
 }
 
 // name sets a text to the first of the fields that the message has set.
@@ -131,6 +165,15 @@ func one(into, m proto.Message, fields ...protoreflect.Name) bool {
 // answered says what an answer of deputy.v1 has: the elements of its list, or the one thing that it is; whether it is a failed result of a
 // stream; and its sealed token.
 func answered(m proto.Message) (results, failed uint64, token string) {
+	switch m := m.(type) { // their lists are not what they did
+	case *deputyv1.BrakeResponse:
+		if would := m.GetWouldStop(); would != nil {
+			return would.GetSessions() + would.GetDelegations(), 0, ""
+		}
+		return m.GetSessionsEnded() + m.GetDelegationsRevoked(), 0, m.GetWrittenAt().GetToken()
+	case *deputyv1.PurgeResponse:
+		return m.GetSessions() + m.GetDelegations(), 0, m.GetReadAt().GetToken()
+	}
 	fields := m.ProtoReflect().Descriptor().Fields()
 	results = 1
 	if result := m.ProtoReflect().Descriptor().Oneofs().ByName("result"); result != nil {

@@ -36,7 +36,11 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	if err != nil {
 		return nil, err
 	}
-	past := pastDecision{Record: foundProto(reader, found).GetRecord(), without: len(found.Record.GetContextHash()) > 0 && len(given) == 0}
+	past := pastDecision{Record: foundProto(reader, found).GetRecord()}
+	if len(given) == 0 && len(past.GetContextHash()) > 0 {
+		given = past.recorded(reader)
+		past.without = len(given) == 0
+	}
 	if err := past.check(reader, found.Erased, given); err != nil {
 		return nil, err
 	}
@@ -75,6 +79,18 @@ type pastDecision struct {
 
 	// without says that it had a caveat context, and that none is given here.
 	without bool
+}
+
+// recorded returns the caveat context where the record holds all of it; nil where it does not.
+func (d *pastDecision) recorded(reader *journal.Reader) map[string]any {
+	open, err := caveatContext("context", d.GetContext())
+	if err != nil || len(open) == 0 {
+		return nil
+	}
+	if whole, err := reader.SameContext(d.Record, open); err != nil || !whole {
+		return nil
+	}
+	return open
 }
 
 // check refuses what cannot be judged again, and a caveat context other than the recorded one.
@@ -189,9 +205,8 @@ func (p *permissions) again(ctx context.Context, d *pastDecision, again *judge.A
 		past.CandidatesToday, past.ReasonsToday = candidates(&today.Decision), today.Decision.Reasons
 	}
 	past.Agreement, past.AgreementNote = d.agreement(again, caller.Of(ctx).Bounds)
-	past.DiffersToday = (again.Then.Err == nil) != (again.Today.Err == nil) ||
-		again.Then.Decision.Permissionship != again.Today.Decision.Permissionship ||
-		!slices.Equal(again.Then.Decision.Missing, again.Today.Decision.Missing)
+	past.DiffersToday = again.Today.Err != nil || permissionship(again.Today.Decision.Permissionship) != d.GetAnswer() ||
+		!slices.Equal(again.Today.Decision.Missing, d.GetMissingContext())
 	past.Changes = changes(again.Then.Decision.Chosen(), again.Today.Decision.Chosen())
 	return out
 }
@@ -203,7 +218,7 @@ func (d *pastDecision) agreement(again *judge.Again, within *authz.Bounds) (depu
 	case d.same(again.Then):
 		return deputyv1.Agreement_AGREEMENT_SAME, ""
 	case d.without:
-		return unknown, "the decision had a caveat context, and it was judged again without one: give the same context"
+		return unknown, "the decision had a caveat context, and it was judged again without one"
 	case d.GetBounded():
 		return unknown, "the caller " + d.GetCaller() + " was bound to part of the graph, and its bounds of then are not recorded"
 	case !within.Everything():

@@ -47,6 +47,8 @@ type Recording struct {
 	sum hash.Hash
 	// items are the records of the items of an answer; none where the answer is one.
 	items []*journal.Record
+	// made is what the one answer names; nil where it names nothing.
+	made *journal.Record
 	// results, failed and revision are those of the answers so far.
 	results, failed uint64
 	revision        string
@@ -230,6 +232,11 @@ func (r *Recording) answers(m any) {
 		return
 	}
 	results, failed, token := answered(answer)
+	if r.unary && r.effect != deputyv1.Effect_EFFECT_READS {
+		r.mu.Lock()
+		r.made = madeOf(answer)
+		r.mu.Unlock()
+	}
 	r.Answers(results, failed, r.gate.sealer.within(token))
 }
 
@@ -346,6 +353,10 @@ func (r *Recording) ended(st error) *journal.Record {
 		record.Relationships = nil // the record of the beginning has them
 	}
 	if st == nil {
+		if r.made != nil {
+			proto.Merge(record, r.made)
+			bound(record)
+		}
 		return record
 	}
 	said := status.Convert(st)

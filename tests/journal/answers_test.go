@@ -310,6 +310,10 @@ func results(request proto.Message, messages []proto.Message) (n, failed uint64)
 			}
 		case *deputyv1.QueryRecordsResponse:
 			n += count(m.GetRecord() != nil)
+		case *deputyv1.BrakeResponse:
+			n += m.GetSessionsEnded() + m.GetDelegationsRevoked() + m.GetWouldStop().GetSessions() + m.GetWouldStop().GetDelegations()
+		case *deputyv1.PurgeResponse:
+			n += m.GetSessions() + m.GetDelegations()
 		case *v1.CheckBulkPermissionsResponse, *v1.BulkCheckPermissionResponse: // of no items
 		case *deputyv1.ConfirmAdoptionResponse:
 			n += uint64(len(m.GetAdopted()))

@@ -278,6 +278,7 @@ func (w *world) resume() {
 // shownElsewhere are methods that write, of which no good request is made here.
 var shownElsewhere = map[string]string{
 	"deputy.v1.AdoptionService/ConfirmAdoption": "tests/decision adopts; here it is refused",
+	"deputy.v1.RetentionService/Purge":          "pkg/delegate purges; here nothing is old enough",
 }
 
 // methods are the names of those that the server serves, in an order in which counters are there when they are counted.

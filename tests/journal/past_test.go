@@ -195,7 +195,7 @@ func (d *pastTest) check(t *testing.T, got *deputyv1.ExplainPermissionResponse) 
 		t.Errorf("then %s, today %s, %s: %s\n%v", got.GetDecision().GetPermissionship(), past.GetToday().GetPermissionship(), past.GetAgreement(),
 			past.GetAgreementNote(), past)
 	}
-	if past.GetDiffersToday() != (d.then != d.today) || past.GetWithoutContext() != d.without || !past.GetSchemaChanged() {
+	if past.GetDiffersToday() != (past.GetRecord().GetAnswer() != d.today) || past.GetWithoutContext() != d.without || !past.GetSchemaChanged() {
 		t.Errorf("differs %t, without its context %t, another schema %t", past.GetDiffersToday(), past.GetWithoutContext(), past.GetSchemaChanged())
 	}
 	found := d.changed == ""
@@ -207,6 +207,38 @@ func (d *pastTest) check(t *testing.T, got *deputyv1.ExplainPermissionResponse) 
 	}
 	if past.GetRecord().GetResourceId() != d.ask.GetResource().GetObjectId() {
 		t.Error("it is the explanation of another decision")
+	}
+}
+
+// TestTheRecordedContextIsUsed: where a record holds all of the caveat context in the open, nobody has to give it again.
+func TestTheRecordedContextIsUsed(t *testing.T) {
+	t.Parallel()
+	for name, set := range map[string]daemon.Journal{
+		"in the clear": {OpenFields: []string{"hour"}}, "sealed": {OpenFields: []string{"hour"}, Erasable: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, withAuditors(daemon.Config{Journal: set}))
+			for _, test := range []struct {
+				given   map[string]any
+				then    deputyv1.Permissionship
+				agrees  deputyv1.Agreement
+				without bool
+			}{
+				{map[string]any{"hour": 10}, has, same, false},
+				{map[string]any{"hour": 10, "other": "x"}, conditional, unknown, true}, // part of it is a digest only
+			} {
+				q := question("document:daily")
+				q.Context, _ = structpb.NewStruct(test.given)
+				got, err := w.past(w.decide(q).GetDecisionId(), nil)
+				w.must(err)
+				past := got.GetPast()
+				if got.GetDecision().GetPermissionship() != test.then || past.GetAgreement() != test.agrees || past.GetWithoutContext() != test.without ||
+					past.GetDiffersToday() != test.without {
+					t.Errorf("with %v: %s, %v", test.given, got.GetDecision().GetPermissionship(), past)
+				}
+			}
+		})
 	}
 }
 

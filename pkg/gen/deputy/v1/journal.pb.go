@@ -342,7 +342,7 @@ type Record struct {
 	ContextHash []byte `protobuf:"bytes,27,opt,name=context_hash,json=contextHash,proto3" json:"context_hash,omitempty"`
 	// Those fields of the caveat context that the operator lets the journal hold.
 	Context *structpb.Struct `protobuf:"bytes,28,opt,name=context,proto3" json:"context,omitempty"`
-	// How many results were answered, or relationships written.
+	// How many results were answered, or relationships written. For a brake or a purge: sessions and delegations together.
 	Results uint64 `protobuf:"varint,29,opt,name=results,proto3" json:"results,omitempty"`
 	// How many results failed.
 	Failed uint64 `protobuf:"varint,30,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -372,7 +372,9 @@ type Record struct {
 	// How what the agent acts under was named in the call.
 	ActingUnder ActingUnder `protobuf:"varint,42,opt,name=acting_under,json=actingUnder,proto3,enum=deputy.v1.ActingUnder" json:"acting_under,omitempty"`
 	// The head revision at which the actor was judged besides, for a call at an exact snapshot: SpiceDB's ZedToken.
-	Head          string `protobuf:"bytes,43,opt,name=head,proto3" json:"head,omitempty"`
+	Head string `protobuf:"bytes,43,opt,name=head,proto3" json:"head,omitempty"`
+	// Whether the call only asked what it would do: a brake or a purge with dry_run changes nothing.
+	DryRun        bool `protobuf:"varint,44,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,6 +708,13 @@ func (x *Record) GetHead() string {
 		return x.Head
 	}
 	return ""
+}
+
+func (x *Record) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
 }
 
 // PersonalRecord holds what of a record is a person's, where people's ids are sealed.
@@ -1639,7 +1648,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\v\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\v\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1690,7 +1699,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x0eabout_decision\x18( \x01(\tR\raboutDecision\x12\x18\n" +
 	"\abounded\x18) \x01(\bR\abounded\x129\n" +
 	"\facting_under\x18* \x01(\x0e2\x16.deputy.v1.ActingUnderR\vactingUnder\x12\x12\n" +
-	"\x04head\x18+ \x01(\tR\x04headB\b\n" +
+	"\x04head\x18+ \x01(\tR\x04head\x12\x17\n" +
+	"\adry_run\x18, \x01(\bR\x06dryRunB\b\n" +
 	"\x06_begun\"\x9a\x02\n" +
 	"\x0ePersonalRecord\x12!\n" +
 	"\fprincipal_id\x18\x01 \x01(\tR\vprincipalId\x12\x1f\n" +

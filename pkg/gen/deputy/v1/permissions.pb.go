@@ -886,13 +886,14 @@ type PastDecision struct {
 	CandidatesToday []*CandidateExplanation `protobuf:"bytes,5,rep,name=candidates_today,json=candidatesToday,proto3" json:"candidates_today,omitempty"`
 	// As in ExplainPermissionResponse, for the answer today.
 	ReasonsToday []string `protobuf:"bytes,6,rep,name=reasons_today,json=reasonsToday,proto3" json:"reasons_today,omitempty"`
-	// Whether the answer is another today than it was at the revision of the record.
+	// Whether the answer today is another than the one in the record. With without_context and an answer that is conditional today, that may
+	// be only because no context was given.
 	DiffersToday bool `protobuf:"varint,7,opt,name=differs_today,json=differsToday,proto3" json:"differs_today,omitempty"`
 	// The conditions of the deciding candidate that have another outcome today.
 	Changes []*ConditionChange `protobuf:"bytes,8,rep,name=changes,proto3" json:"changes,omitempty"`
 	// Whether the schema is another today.
 	SchemaChanged bool `protobuf:"varint,9,opt,name=schema_changed,json=schemaChanged,proto3" json:"schema_changed,omitempty"`
-	// Whether the record has a digest of a caveat context and none was given here, so that caveats were judged without.
+	// Whether the decision had a caveat context that neither the record holds whole nor the request gives, so that caveats were judged without.
 	WithoutContext bool `protobuf:"varint,10,opt,name=without_context,json=withoutContext,proto3" json:"without_context,omitempty"`
 	// Why there is no answer at the revision of the record; the response has no decision then.
 	Failure *ErrorStatus `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
