@@ -294,7 +294,11 @@ func (j *Journal) keepUp() {
 	ticker := time.NewTicker(j.cfg.retryEvery)
 	defer ticker.Stop()
 	if j.cfg.QuotaBytes > 0 {
-		beside.Go(func() { j.safely(j.recount) })
+		beside.Go(func() {
+			if err := authz.Safely("journal.recount", j.recount); err != nil {
+				j.cfg.Log.Error("the journal cannot count what each caller has of it", zap.Error(err))
+			}
+		})
 	}
 	more := false
 	for tidied := (time.Time{}); ; {
