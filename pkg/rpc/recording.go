@@ -29,7 +29,9 @@ import (
 //	decides               WHOLE for each decision, by the judge, or by the door with its answers; WHOLE for a call that failed as a whole
 //	none                  nothing
 //
-// Where the journal takes no records, the call is answered UNAVAILABLE instead. Only what narrows goes through, and is recorded later.
+// Where the journal takes no records, the call is answered UNAVAILABLE instead. Only what narrows goes through, and is recorded later. A caller
+// that has used up its share of the journal is answered RESOURCE_EXHAUSTED; what it narrows goes through, with one record, WHOLE: a call that
+// narrows nothing has none, so that such calls do not take the room of those that do.
 
 // Recording is one call, as it is recorded. nil records nothing. It is safe for concurrent use.
 type Recording struct {
@@ -181,6 +183,9 @@ func (r *Recording) Begin(ctx context.Context) error {
 	if r == nil || !r.writes() {
 		return nil
 	}
+	if r.effect == deputyv1.Effect_EFFECT_NARROWS && r.account.OverShare() {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	record := r.record()
@@ -300,7 +305,7 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 	}
 	if !r.account.Begun() {
 		duty := journal.Refuse
-		if r.looked() { // who is refused does not narrow
+		if r.looked() && mayHaveDone(st) { // a call that is refused does not narrow
 			duty = r.duty()
 		}
 		_, err := r.account.Record(ctx, duty, records...)
@@ -318,6 +323,17 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 		}
 	}
 	return err
+}
+
+// mayHaveDone reports whether a call that ends so may have done what it asked for: nobody knows it of one that broke off.
+func mayHaveDone(st error) bool {
+	switch status.Code(st) {
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted,
+		codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
+		return false
+	default:
+		return true
+	}
 }
 
 // looked reports whether the call's message has come, so that more was looked at than its caller. mu is held.
@@ -347,6 +363,7 @@ func (r *Recording) ended(st error) *journal.Record {
 	if st == nil {
 		return record
 	}
+	boundNames(record, maxRefusedName)
 	said := status.Convert(st)
 	record.Code, record.Reason = int32(said.Code()), statuses.Info(said).GetReason() //nolint:gosec // codes are small
 	switch said.Code() {
