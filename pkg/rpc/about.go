@@ -17,6 +17,7 @@ const (
 	// maxRefusedName is what it holds of a name where the call came to nothing: as much as an id of the contract may have.
 	maxRefusedName           = 512
 	maxRecordedReason        = 2048
+	maxRecordedMethod        = 256
 	maxRecordedRelationships = 100
 	maxRecordedText          = 24 << 10
 )

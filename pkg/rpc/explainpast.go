@@ -36,7 +36,7 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	if err != nil {
 		return nil, err
 	}
-	past := pastDecision{Record: foundProto(reader, found).GetRecord(), without: len(found.Record.GetContextHash()) > 0 && len(given) == 0}
+	past := pastDecision{Record: foundProto(ctx, reader, found).GetRecord(), without: len(found.Record.GetContextHash()) > 0 && len(given) == 0}
 	if err := past.check(reader, found.Erased, given); err != nil {
 		return nil, err
 	}

@@ -81,7 +81,8 @@ func (g *Gate) recording(c *call, by string) *Recording {
 	if how.effect == deputyv1.Effect_EFFECT_NONE {
 		return nil
 	}
-	return &Recording{gate: g, account: g.journal.Account(by, strings.TrimPrefix(c.method, "/")), manner: how}
+	name := cut(strings.ToValidUTF8(strings.TrimPrefix(c.method, "/"), "\uFFFD"), maxRecordedMethod) // of one that there is not a caller chooses it
+	return &Recording{gate: g, account: g.journal.Account(by, name), manner: how}
 }
 
 // RecordingOf returns how a call is recorded; nil where it is not.
@@ -367,7 +368,7 @@ func (r *Recording) ended(st error) *journal.Record {
 	said := status.Convert(st)
 	record.Code, record.Reason = int32(said.Code()), statuses.Info(said).GetReason() //nolint:gosec // codes are small
 	switch said.Code() {
-	case codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted:
+	case codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted, codes.Unimplemented:
 		if refused {
 			record.Kind = deputyv1.RecordKind_RECORD_KIND_REFUSED
 		}
