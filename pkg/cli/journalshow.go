@@ -63,7 +63,7 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	field(w, "took", time.Duration(r.GetLatency()).String())
 	field(w, "kind", short(r.GetKind().String(), "RECORD_KIND_"))
 	field(w, "stage", short(r.GetStage().String(), "RECORD_STAGE_"))
-	if r.GetStage() == deputy.RecordStage_RECORD_STAGE_ENDED {
+	if r.Begun != nil {
 		field(w, "began with", "record "+strconv.FormatUint(r.GetBegun(), 10))
 	}
 	field(w, "caller", r.GetCaller())

@@ -25,7 +25,8 @@ const (
 )
 
 // keepIndexed lists what is live and is not listed, until ctx ends: what an older Deputy has written, and what was written past
-// the services. Until it has, lists read what is over, too.
+// the services. Until it has, lists read what is over, too. The journal has no record of it: nobody asked for it, and it writes rows of the
+// lists only, which no permission reads and which follow from rows whose writing was recorded.
 func (d *Daemon) keepIndexed(ctx context.Context) {
 	of := d.delegate.For(caller.InProcessName, caller.InProcess().Bounds)
 	for {

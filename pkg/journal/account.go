@@ -18,10 +18,13 @@ type Account struct {
 
 	mu     sync.Mutex
 	caller string
-	// whole says that the call has a record of how it was answered, with code, and begun that it has the one of its beginning, with first.
-	whole, begun bool
-	code         int32
-	first        uint64
+	// whole says that the call has a record of how it was answered, with code.
+	whole bool
+	code  int32
+	// tried says that its beginning was recorded, or answered without a record. begun says that it has a record, with the sequence first; nil
+	// where that is written later, and not known yet.
+	tried, begun bool
+	first        *uint64
 	closed       bool
 }
 
@@ -83,9 +86,7 @@ func (a *Account) Record(ctx context.Context, duty Duty, records ...*Record) (id
 	stage := deputyv1.RecordStage_RECORD_STAGE_WHOLE
 	a.mu.Lock()
 	closed, begun := a.closed, a.first
-	if begun == Unrecorded { // nobody knows where it is
-		begun = 0
-	} else if a.begun {
+	if a.begun {
 		stage = deputyv1.RecordStage_RECORD_STAGE_ENDED
 	}
 	a.mu.Unlock()
@@ -142,21 +143,24 @@ func (a *Account) Begin(ctx context.Context, duty Duty, r *Record) error {
 		return nil
 	}
 	a.mu.Lock()
-	begun, closed := a.begun, a.closed
+	tried, closed := a.tried, a.closed
 	a.mu.Unlock()
 	switch {
 	case closed:
 		return authz.Errorf(authz.Canceled, "", "the call is answered already")
-	case begun:
+	case tried:
 		return nil
 	}
-	first, err := a.append(ctx, duty, deputyv1.RecordStage_RECORD_STAGE_BEGUN, 0, []*Record{r})
+	first, err := a.append(ctx, duty, deputyv1.RecordStage_RECORD_STAGE_BEGUN, nil, []*Record{r})
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
-	if a.begun = true; first != Unrecorded { // one that is written later has no sequence yet
-		a.first = first
+	a.tried = true
+	if first != Unrecorded {
+		a.begun, a.first = true, &first
+	} else {
+		a.begun = duty == Keep // it is written later; one of another duty never is
 	}
 	a.mu.Unlock()
 	return nil
@@ -173,7 +177,7 @@ func (a *Account) Close() {
 }
 
 // append appends records of the call, and says in each who called what, when, and how long ago that was.
-func (a *Account) append(ctx context.Context, duty Duty, stage deputyv1.RecordStage, begun uint64, records []*Record) (first uint64, err error) {
+func (a *Account) append(ctx context.Context, duty Duty, stage deputyv1.RecordStage, begun *uint64, records []*Record) (first uint64, err error) {
 	a.mu.Lock()
 	caller := a.caller
 	a.mu.Unlock()

@@ -83,6 +83,9 @@ type Config struct {
 	retryEvery, retryPause time.Duration
 	// tidyEvery is how often what is older than the retention is removed; 0 means a minute.
 	tidyEvery time.Duration
+	// pruneAtOnce bounds how many bundles are looked at in one go: where there are more, it goes on after retryEvery. 0 means 4,096, which is a
+	// million records a second.
+	pruneAtOnce uint64
 }
 
 // Journal is an opened journal. It is safe for concurrent use.

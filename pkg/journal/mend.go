@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -71,7 +73,7 @@ func (m *missed) add(o missed) {
 
 // isNoRoom reports whether a disk, or one's share of it, is full.
 func isNoRoom(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return vfs.IsNoSpaceError(err) || errors.Is(err, syscall.EDQUOT)
 }
 
 // Err is why the journal refuses records; nil while it takes all.
@@ -252,6 +254,9 @@ func markLate(frames []byte) []byte {
 
 // retry tries to mend a journal that refuses records, unless that was just done. It reports whether it is worthwhile to try again.
 func (j *Journal) retry(ctx context.Context, duty Duty) bool {
+	if duty == Refuse && j.remeasure() {
+		return true
+	}
 	now := j.cfg.Now()
 	j.mu.Lock()
 	due := !j.closed && j.refuses(duty) != nil
@@ -275,17 +280,25 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	return err == nil
 }
 
-// keepUp looks after a journal until it is closed. opened is how many records it had when it was opened.
-func (j *Journal) keepUp(opened uint64) {
+// keepUp looks after a journal until it is closed.
+func (j *Journal) keepUp() {
 	defer close(j.stopped)
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	ticker := time.NewTicker(j.cfg.retryEvery)
 	defer ticker.Stop()
 	if j.cfg.QuotaBytes > 0 {
-		j.safely(func() error { return j.recount(opened) })
+		beside.Go(func() {
+			if err := authz.Safely("journal.recount", j.recount); err != nil {
+				j.cfg.Log.Error("the journal cannot count what each caller has of it", zap.Error(err))
+			}
+		})
 	}
+	more := false
 	for tidied := (time.Time{}); ; {
-		if time.Since(tidied) >= j.cfg.tidyEvery {
-			j.safely(func() error { j.tidy(); return nil })
+		if more || time.Since(tidied) >= j.cfg.tidyEvery {
+			more = false
+			j.safely(func() error { more = j.tidy(); return nil })
 			tidied = time.Now()
 		}
 		select {
@@ -306,6 +319,7 @@ func (j *Journal) safely(do func() error) {
 
 // look tries again to mend a journal that refuses records, and records what was missed.
 func (j *Journal) look() {
+	j.remeasure()
 	if j.Err() != nil {
 		select {
 		case j.writing <- struct{}{}:

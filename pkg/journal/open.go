@@ -53,7 +53,7 @@ func Open(cfg Config) (*Journal, error) {
 		return nil, errors.Join(err, j.lock.Close())
 	}
 	j.stop, j.stopped = make(chan struct{}), make(chan struct{})
-	go j.keepUp(j.Written())
+	go j.keepUp()
 	j.sealer.start()
 	return j, nil
 }
@@ -61,7 +61,7 @@ func Open(cfg Config) (*Journal, error) {
 // withDefaults fills in what may be left out.
 func (c Config) withDefaults() Config {
 	if c.FS == nil {
-		c.FS = private{vfs.Default}
+		c.FS = private{tree.Disk}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -80,6 +80,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CallerShare == 0 {
 		c.CallerShare = 0.5
+	}
+	if c.pruneAtOnce == 0 {
+		c.pruneAtOnce = 4096
 	}
 	if c.tidyEvery == 0 {
 		c.tidyEvery = time.Minute

@@ -62,8 +62,8 @@ func (j *Journal) makeReserve() error {
 	return nil
 }
 
-// giveUpReserve gives the room of the reserve to the records that may use it, from when on the journal is full. It reports whether there was
-// one.
+// giveUpReserve removes the reserve, so that the records that may use its room can be written. The journal is full then. It reports whether there
+// was a reserve.
 func (j *Journal) giveUpReserve(cause error) bool {
 	j.mu.Lock()
 	had := j.reserved

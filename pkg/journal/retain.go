@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
@@ -22,8 +24,8 @@ import (
 // directory has a quota: a journal that has used it up is full, until the retention has removed something or the quota is raised.
 //
 // So that no caller fills the journal for all others, and none has its traces removed by making more of them, each may take a share of
-// the quota only. What a caller has of it is counted in bytes of encoded records, as many bytes of quota as they are on the average once they
-// are compressed. The counts are in the file callersFile, which holds for the records that it names; those behind are counted at start.
+// the quota only. What a caller has of it is counted in bytes of encoded records, and its share of the quota is converted into those by the
+// compression of the whole journal. The counts are in the file callersFile, which says which records they are of. Those behind it are counted at start.
 
 const (
 	// callersFile is what each caller has of the journal.
@@ -32,8 +34,6 @@ const (
 	maxCallers = 1 << 16
 	// maxCallersFile bounds callersFile, in bytes.
 	maxCallersFile = 64 << 20
-	// pruneAtOnce bounds how many bundles are looked at in one go.
-	pruneAtOnce = 4096
 )
 
 // room is how much of its quota a journal uses, and who. Journal.mu guards it.
@@ -43,10 +43,16 @@ type room struct {
 	// bytes are those of each caller's records, and total is their sum.
 	bytes map[string]int64
 	total int64
-	// from is the first record that is counted, and through the one behind the last that was, but for what was appended since the journal
-	// was opened. counted says that nothing is missing.
-	from, through uint64
-	counted       bool
+	// from is the first record that is counted, and through the one behind the last that was, of those that were there when the journal was
+	// opened: so many as opened says. All that was appended since is counted too. counted says that nothing is missing.
+	from, through, opened uint64
+	counted               bool
+	// counting is held by whoever counts records that are in the tree, or removes them. It is taken before Journal.mu.
+	counting sync.Mutex
+	// measureAfter is when the directory may be measured again because the quota seems to be used up.
+	measureAfter time.Time
+	// measuring is how many measure it now.
+	measuring int
 	// limit is how much a caller may have, and beyond what callers have in excess of it, all together: records with a duty other than Refuse.
 	limit, beyond int64
 	// overShare is how many records were refused to callers over their share, and noted how many of those are recorded.
@@ -138,13 +144,14 @@ func (j *Journal) OverShare(caller string) bool {
 	return j.bytes[caller] >= j.limit
 }
 
-// tidy removes what is older than the retention, and measures what there is.
-func (j *Journal) tidy() {
-	if err := j.prune(); err != nil {
+// tidy removes what is older than the retention, and measures what there is. It reports whether there may be more to remove.
+func (j *Journal) tidy() (more bool) {
+	more, err := j.prune()
+	if err != nil {
 		j.cfg.Log.Error("the journal cannot remove what is older than its retention", zap.Error(err))
 	}
 	if j.cfg.QuotaBytes == 0 {
-		return
+		return more
 	}
 	before := j.Err()
 	if err := j.measure(); err != nil {
@@ -157,20 +164,27 @@ func (j *Journal) tidy() {
 		j.cfg.Log.Warn("the journal's quota", zap.Int64("bytes", j.cfg.QuotaBytes), zap.Bool("used up", after != nil))
 	}
 	j.noteShares()
+	return more
 }
 
-// prune removes whole bundles of records that are all older than the retention.
-func (j *Journal) prune() error {
+// prune removes whole bundles of records that are all older than the retention. It reports whether there may be more of them.
+func (j *Journal) prune() (more bool, err error) {
 	if j.cfg.Retention <= 0 {
-		return nil
+		return false, nil
 	}
+	j.counting.Lock()
+	defer j.counting.Unlock()
+	j.mu.Lock()
+	from, through, opened := j.from, j.through, j.opened
+	j.mu.Unlock()
 	oldest := j.cfg.Now().Add(-j.cfg.Retention).UnixNano()
 	t, end := j.sealer.tree, min(j.sealer.tree.Saved(), j.Sealing().Records)/tree.Width
 	n, removed := t.Minimum()/tree.Width, map[string]int64{}
-	for stop := min(end, n+pruneAtOnce); n < stop; n++ {
+	stop := min(end, n+j.cfg.pruneAtOnce)
+	for ; n < stop; n++ {
 		records, err := t.Bundle(n)
 		if err != nil {
-			return fmt.Errorf("journal: %w", err)
+			return false, fmt.Errorf("journal: %w", err)
 		}
 		old := true
 		for _, r := range records {
@@ -180,39 +194,73 @@ func (j *Journal) prune() error {
 		if !old {
 			break
 		}
-		j.mu.Lock()
-		counted := n*tree.Width >= j.from
-		j.mu.Unlock()
-		for _, r := range records {
-			if _, caller := timeAndCaller(r); counted {
+		for i, r := range records {
+			at := n*tree.Width + uint64(i) //nolint:gosec // not negative
+			if counted := at >= from && (at < through || at >= opened); counted {
+				_, caller := timeAndCaller(r)
 				removed[caller] += int64(frameHeader + len(r))
 			}
 		}
 	}
 	minimum := n * tree.Width
 	if minimum <= t.Minimum() {
-		return nil
+		return false, nil
 	}
-	if j.cfg.QuotaBytes > 0 && j.hasCounted() {
+	if j.cfg.QuotaBytes > 0 {
 		j.mu.Lock()
 		for caller, bytes := range removed {
 			j.add(caller, -bytes)
 		}
-		j.from = max(j.from, minimum)
+		j.from, j.through = max(j.from, minimum), max(j.through, min(minimum, opened))
 		j.mu.Unlock()
 		// First what is counted: a crash in between leaves records that are counted no more, and are removed with the next ones.
 		if err := j.saveCallers(); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return j.Prune(minimum)
+	return n == stop && stop < end, j.Prune(minimum)
+}
+
+// dropped notes that segments are removed, whose records are in the tree.
+func (j *Journal) dropped(bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.measuring == 0 { // it may have been measured without them already
+		j.used = max(j.used-bytes, 0)
+	}
+}
+
+// remeasure measures again where the quota seems to be used up, because what was written since is only estimated. It reports whether records are
+// taken now. It takes a tenth of the time at most.
+func (j *Journal) remeasure() bool {
+	j.mu.Lock()
+	due := j.overQuota() != nil && !j.closed && !time.Now().Before(j.measureAfter)
+	if due {
+		j.measureAfter = time.Now().Add(time.Minute) // until this one is done
+	}
+	j.mu.Unlock()
+	if !due {
+		return false
+	}
+	began := time.Now()
+	err := j.measure()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.measureAfter = time.Now().Add(max(9*time.Since(began), j.cfg.retryPause))
+	return err == nil && j.refuses(Refuse) == nil
 }
 
 // measure finds out how much of the quota is used, and how much of it a caller may have.
 func (j *Journal) measure() error {
 	j.mu.Lock()
 	before := j.used
+	j.measuring++
 	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.measuring--
+	}()
 	size, err := treeSize(j.fs, j.cfg.Dir)
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
@@ -221,13 +269,13 @@ func (j *Journal) measure() error {
 		size -= info.Size()
 	}
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.used = size + j.used - before // with what was written meanwhile, some of which may be counted twice until the next time
 	ratio := 1.0
 	if j.used > 0 {
 		ratio = max(1, float64(j.total)/float64(j.used))
 	}
 	j.setLimit(int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2)))
+	j.mu.Unlock()
 	return nil
 }
 
@@ -240,6 +288,7 @@ func treeSize(fs vfs.FS, dir string) (size int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot list a directory: %w", err)
 	}
+	slices.Sort(names) // segments before the tree, so that records which move meanwhile are counted at least once
 	for _, name := range names {
 		path := fs.PathJoin(dir, name)
 		info, err := fs.Stat(path)
@@ -275,6 +324,7 @@ func (j *Journal) openRoom() error {
 	if j.cfg.QuotaBytes == 0 {
 		return nil
 	}
+	j.opened = j.Written()
 	j.from, j.through = j.sealer.tree.Minimum(), j.sealer.tree.Minimum()
 	path := j.fs.PathJoin(j.cfg.Dir, callersFile)
 	b, err := tree.ReadFile(j.fs, path, maxCallersFile)
@@ -304,48 +354,54 @@ func (j *Journal) hasCounted() bool {
 	return j.counted
 }
 
-// recount counts the records that were there when the journal was opened, up to end, and were not counted yet. It stops when the journal does.
-func (j *Journal) recount(end uint64) error {
-	count := func(record []byte) {
-		_, caller := timeAndCaller(record)
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		j.add(caller, int64(frameHeader+len(record)))
-		j.through++
-	}
-	t := j.sealer.tree
-	for j.through < min(end, t.Saved()) {
+// recount counts the records that were there when the journal was opened, and were not counted yet. It stops when the journal does.
+func (j *Journal) recount() error {
+	for {
 		select {
 		case <-j.stop:
 			return nil
 		default:
 		}
-		records, err := t.Bundle(j.through / tree.Width)
-		if err != nil {
-			return fmt.Errorf("journal: cannot count what each caller has: %w", err)
-		}
-		for _, record := range records[j.through%tree.Width:] {
-			if j.through < end {
-				count(record)
-			}
+		if done, err := j.countBundle(); done || err != nil {
+			return err
 		}
 	}
-	if j.through < end {
-		next, err := NewSegmentReader(j.fs, j.cfg.Dir).Read(j.through, end, func(_ uint64, record []byte) error {
-			count(record)
-			return nil
-		})
-		if err == nil && next < end {
-			err = fmt.Errorf("record %d is missing", next)
-		}
-		if err != nil {
-			return fmt.Errorf("journal: cannot count what each caller has: %w", err)
-		}
+}
+
+// countBundle counts the next bundle of records that are not counted yet, and reports whether all are.
+func (j *Journal) countBundle() (done bool, err error) {
+	j.counting.Lock() // so that none is removed meanwhile
+	defer j.counting.Unlock()
+	j.mu.Lock()
+	through, opened := j.through, j.opened
+	j.counted = through >= opened
+	done = j.counted
+	j.mu.Unlock()
+	if done {
+		return true, nil
+	}
+	bundle := through / tree.Width
+	records, err := j.sealer.tree.Bundle(bundle)
+	if err != nil {
+		return false, fmt.Errorf("journal: cannot count what each caller has: %w", err)
+	}
+	sizes := map[string]int64{}
+	end := min(bundle*tree.Width+uint64(len(records)), opened)
+	for at := through; at < end; at++ {
+		record := records[at%tree.Width]
+		_, caller := timeAndCaller(record)
+		sizes[caller] += int64(frameHeader + len(record))
+	}
+	if end <= through {
+		return false, fmt.Errorf("journal: cannot count what each caller has: record %d is missing", through)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.counted = true
-	return nil
+	for caller, bytes := range sizes {
+		j.add(caller, bytes)
+	}
+	j.through = end
+	return false, nil
 }
 
 // saveCallers saves what each caller has of the journal.

@@ -63,7 +63,9 @@ type sealer struct {
 	written func() uint64
 	durable func() (uint64, error)
 	// bundle is called with each bundle once it is saved; nil if nobody wants to know.
-	bundle   func(n uint64, records [][]byte)
+	bundle func(n uint64, records [][]byte)
+	// dropped is called with how many bytes the segments had that are removed; nil if nobody wants to know.
+	dropped  func(bytes int64)
 	emit     func(checkpoint []byte)
 	interval time.Duration
 
@@ -84,7 +86,7 @@ type sealer struct {
 func (j *Journal) openSealer() (*sealer, error) {
 	s := &sealer{
 		fs: j.fs, dir: j.cfg.Dir, origin: j.origin, log: j.cfg.Log, now: j.cfg.Now, written: j.Written, durable: j.Sync,
-		bundle: j.bundled, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
+		bundle: j.bundled, dropped: j.dropped, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
 		reader: NewSegmentReader(j.fs, j.cfg.Dir), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	verifier, err := s.openKey(j.cfg.Keys, j.Written() == 0)
@@ -310,7 +312,11 @@ func (s *sealer) seal() error {
 	if err := s.checkpoint(); err != nil {
 		return err
 	}
-	return dropSegments(s.fs, s.dir, s.tree.Saved())
+	bytes, err := dropSegments(s.fs, s.dir, s.tree.Saved())
+	if s.dropped != nil && bytes > 0 {
+		s.dropped(bytes)
+	}
+	return err
 }
 
 // checkpoint signs a checkpoint over the whole tree, keeps it, and makes it known.
@@ -479,25 +485,31 @@ func ReadMinimum(fs vfs.FS, dir, origin string, verifier note.Verifier) (uint64,
 	return minimum, nil
 }
 
-// dropSegments removes segments whose records all come before one. The last segment stays, because it is written to.
-func dropSegments(fs vfs.FS, dir string, before uint64) error {
+// dropSegments removes segments whose records all come before one, and returns how many bytes those had. The last segment stays, because it is
+// written to.
+func dropSegments(fs vfs.FS, dir string, before uint64) (bytes int64, err error) {
 	segments := fs.PathJoin(dir, segmentsDir)
 	firsts, err := listSegments(fs, segments)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	dropped := false
 	for i := 0; i+1 < len(firsts) && firsts[i+1] <= before; i++ {
-		if err := fs.Remove(fs.PathJoin(segments, segmentName(firsts[i]))); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-			return fmt.Errorf("journal: cannot remove a segment: %w", err)
+		path, size := fs.PathJoin(segments, segmentName(firsts[i])), int64(0)
+		if info, err := fs.Stat(path); err == nil {
+			size = info.Size()
 		}
+		if err := fs.Remove(path); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+			return bytes, fmt.Errorf("journal: cannot remove a segment: %w", err)
+		}
+		bytes += size
 		dropped = true
 	}
 	if !dropped {
-		return nil
+		return 0, nil
 	}
 	if err := tree.SyncDir(fs, segments); err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return bytes, fmt.Errorf("journal: %w", err)
 	}
-	return nil
+	return bytes, nil
 }

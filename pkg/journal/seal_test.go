@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -75,8 +76,12 @@ func TestStartComparesWithCheckpoint(t *testing.T) {
 		},
 		"checkpoint missing": {func(at vfs.FS) error { return at.Remove(testDir + "/checkpoint") }, `the file "checkpoint" is missing`},
 		"another journal's":  {func(at vfs.FS) error { return replace(at, other, "checkpoint") }, "not signed with the key of the journal"},
-		"key missing":        {func(at vfs.FS) error { return at.Remove(testDir + "/verifier.key") }, `the file "verifier.key" is missing`},
-		"another key":        {func(at vfs.FS) error { return replace(at, other, "verifier.key") }, `another key than "signing.key"`},
+		"an older one that a witness signed, of another journal": {func(at vfs.FS) error {
+			b, err := tree.ReadFile(other, testDir+"/checkpoint", 1<<20)
+			return errors.Join(err, tree.WriteFile(at, testDir+"/checkpoint.witnessed", b))
+		}, "checkpoint.witnessed: "},
+		"key missing": {func(at vfs.FS) error { return at.Remove(testDir + "/verifier.key") }, `the file "verifier.key" is missing`},
+		"another key": {func(at vfs.FS) error { return replace(at, other, "verifier.key") }, `another key than "signing.key"`},
 		"a changed tile": {func(at vfs.FS) error {
 			b, err := tree.ReadFile(at, testDir+"/tile/0/001", 1<<20)
 			b[77] ^= 1
@@ -252,6 +257,29 @@ func TestPruneIsSigned(t *testing.T) {
 	if j, err := Open(cfg); err == nil {
 		_ = j.Close()
 		t.Error("without the note it is opened")
+	}
+}
+
+// TestPruneKeepsWhatIsNotSealed: a record that no checkpoint is over is not removed, although its bundle is saved.
+func TestPruneKeepsWhatIsNotSealed(t *testing.T) {
+	t.Parallel()
+	cfg := signedConfig(t, vfs.NewMem())
+	cfg.CheckpointInterval = time.Hour
+	j := open(t, cfg)
+	for i := range 600 {
+		add(t, j, Refuse, numbered(i))
+		if i == 299 {
+			sealed(t, j)
+		}
+	}
+	j.sealer.work.Lock()
+	err := j.sealer.advance(600)
+	j.sealer.work.Unlock()
+	if err = errors.Join(err, j.Prune(600)); err != nil {
+		t.Fatal(err)
+	}
+	if saved, minimum := j.Tree().Saved(), j.Tree().Minimum(); saved != 512 || minimum != 256 {
+		t.Errorf("of %d records in bundles those before %d are gone, want 256", saved, minimum)
 	}
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"syscall"
 	"testing"
 
@@ -52,8 +53,48 @@ func TestAccountUnrecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range found {
-		if r.GetCaller() == "one" && (r.GetBegun() != 0 || r.GetStage() != deputyv1.RecordStage_RECORD_STAGE_WHOLE) {
+		if r.GetCaller() == "one" && (r.Begun != nil || r.GetStage() != deputyv1.RecordStage_RECORD_STAGE_WHOLE) {
 			t.Errorf("the record of the end is %v", r)
 		}
+	}
+}
+
+// TestBegunIsTold records calls that begin with the first record of all, and with one that is written late: the record of the end says which it
+// is, and where nobody knows, it says nothing.
+func TestBegunIsTold(t *testing.T) {
+	t.Parallel()
+	mem := vfs.NewMem()
+	j := open(t, testConfig(mem))
+	ends := func(name string, begin func(a *Account) error) *Record {
+		t.Helper()
+		a := j.Account(name, "Service/Method")
+		if err := begin(a); err != nil {
+			t.Fatal(err)
+		}
+		if !a.Begun() {
+			t.Errorf("%s has not begun", name)
+		}
+		if _, err := a.Record(t.Context(), Reserve, &Record{}); err != nil {
+			t.Fatal(err)
+		}
+		found, err := readAll(mem, testDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found[len(found)-1]
+	}
+	first := ends("first", func(a *Account) error { return a.Begin(t.Context(), Refuse, &Record{}) })
+	if first.Begun == nil || first.GetBegun() != 0 || first.GetStage() != deputyv1.RecordStage_RECORD_STAGE_ENDED {
+		t.Errorf("the end of what record 0 began is %v", first)
+	}
+	late := ends("late", func(a *Account) error {
+		j.writing <- struct{}{}
+		defer func() { <-j.writing }()
+		over, cancel := context.WithCancel(t.Context())
+		cancel()
+		return a.Begin(over, Keep, &Record{})
+	})
+	if late.Begun != nil || late.GetStage() != deputyv1.RecordStage_RECORD_STAGE_ENDED {
+		t.Errorf("the end of what is written late is %v", late)
 	}
 }

@@ -256,7 +256,7 @@ func idWithin(id string, within func(stored string) bool) bool {
 func foundProto(ctx context.Context, reader *journal.Reader, f journal.Found) *deputyv1.FoundRecord {
 	record := proto.CloneOf(f.Record)
 	if !caller.Of(ctx).Bounds.Everything() {
-		record.Sequence, record.Begun = 0, 0
+		record.Sequence, record.Begun = 0, nil
 	}
 	return &deputyv1.FoundRecord{Record: record, DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased}
 }

@@ -285,7 +285,7 @@ func (ActingUnder) EnumDescriptor() ([]byte, []int) {
 // Ids are what callers know them by. What is a person's can be sealed (see personal); the fields that it stands for are empty then.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the record stands in its journal: 0 is the first. It is the first field of the encoding. A caller with bounds is told 0, here and in
+	// Where the record stands in its journal: 0 is the first. It is the first field of the encoding. A caller with bounds is told 0, and no
 	// begun: the gaps between the sequences of its records would tell how many others there are.
 	Sequence uint64 `protobuf:"fixed64,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// When the call began, in nanoseconds since 1970 in UTC, by the server's clock.
@@ -347,8 +347,9 @@ type Record struct {
 	Results uint64 `protobuf:"varint,29,opt,name=results,proto3" json:"results,omitempty"`
 	// How many results failed.
 	Failed uint64 `protobuf:"varint,30,opt,name=failed,proto3" json:"failed,omitempty"`
-	// The sequence of the record of stage BEGUN that this record of stage ENDED belongs to; 0 where that was not written yet.
-	Begun uint64 `protobuf:"varint,31,opt,name=begun,proto3" json:"begun,omitempty"`
+	// The sequence of the record of stage BEGUN that this record of stage ENDED belongs to. It is absent where that is written late, so that its
+	// sequence was not known yet, and in records of other stages.
+	Begun *uint64 `protobuf:"varint,31,opt,name=begun,proto3,oneof" json:"begun,omitempty"`
 	// Whether it was written after its answer had left, because the journal failed and the call narrows.
 	Late bool `protobuf:"varint,32,opt,name=late,proto3" json:"late,omitempty"`
 	// The reason that a person gave: for a brake.
@@ -618,8 +619,8 @@ func (x *Record) GetFailed() uint64 {
 }
 
 func (x *Record) GetBegun() uint64 {
-	if x != nil {
-		return x.Begun
+	if x != nil && x.Begun != nil {
+		return *x.Begun
 	}
 	return 0
 }
@@ -1639,7 +1640,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\v\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\v\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1677,8 +1678,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\fcontext_hash\x18\x1b \x01(\fR\vcontextHash\x121\n" +
 	"\acontext\x18\x1c \x01(\v2\x17.google.protobuf.StructR\acontext\x12\x18\n" +
 	"\aresults\x18\x1d \x01(\x04R\aresults\x12\x16\n" +
-	"\x06failed\x18\x1e \x01(\x04R\x06failed\x12\x14\n" +
-	"\x05begun\x18\x1f \x01(\x04R\x05begun\x12\x12\n" +
+	"\x06failed\x18\x1e \x01(\x04R\x06failed\x12\x19\n" +
+	"\x05begun\x18\x1f \x01(\x04H\x00R\x05begun\x88\x01\x01\x12\x12\n" +
 	"\x04late\x18  \x01(\bR\x04late\x12!\n" +
 	"\fgiven_reason\x18! \x01(\tR\vgivenReason\x12$\n" +
 	"\rrelationships\x18\" \x03(\tR\rrelationships\x12!\n" +
@@ -1690,7 +1691,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x0eabout_decision\x18( \x01(\tR\raboutDecision\x12\x18\n" +
 	"\abounded\x18) \x01(\bR\abounded\x129\n" +
 	"\facting_under\x18* \x01(\x0e2\x16.deputy.v1.ActingUnderR\vactingUnder\x12\x12\n" +
-	"\x04head\x18+ \x01(\tR\x04head\"\x9a\x02\n" +
+	"\x04head\x18+ \x01(\tR\x04headB\b\n" +
+	"\x06_begun\"\x9a\x02\n" +
 	"\x0ePersonalRecord\x12!\n" +
 	"\fprincipal_id\x18\x01 \x01(\tR\vprincipalId\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -1889,6 +1891,7 @@ func file_deputy_v1_journal_proto_init() {
 	}
 	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
+	file_deputy_v1_journal_proto_msgTypes[0].OneofWrappers = []any{}
 	file_deputy_v1_journal_proto_msgTypes[5].OneofWrappers = []any{
 		(*QueryRecordsResponse_Record)(nil),
 		(*QueryRecordsResponse_End)(nil),
