@@ -80,13 +80,13 @@ func (c *Caller) Organizes() bool { return c.Known() && c.Roles.Has(deputyv1.Rol
 // for nobody, Denied with what is missing otherwise; it says nothing of the graph.
 func (c *Caller) May(m *Method) error {
 	switch {
-	case m == nil:
-		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens this method")
-	case m.Open:
+	case m != nil && m.Open:
 		return nil
 	case !c.Known():
 		return authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "a valid credential is required: a preshared key, or a token, as a bearer "+
 			"token, or a client certificate")
+	case m == nil:
+		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens this method")
 	case m.AnyRole:
 	case m.Roles == 0:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())

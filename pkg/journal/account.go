@@ -66,6 +66,17 @@ func (a *Account) Begun() bool {
 	return a.begun
 }
 
+// OverShare is Journal.OverShare of the call's caller.
+func (a *Account) OverShare() bool {
+	if a == nil {
+		return false
+	}
+	a.mu.Lock()
+	caller := a.caller
+	a.mu.Unlock()
+	return a.journal.OverShare(caller)
+}
+
 // Record writes records of how the call, or the items of it, are answered: before the answer leaves. It fills in who called what and when, and
 // returns the ids of the records. Errors: those of Append, with which nothing may be answered, and Canceled once the account is closed.
 func (a *Account) Record(ctx context.Context, duty Duty, records ...*Record) (ids []string, err error) {

@@ -357,7 +357,7 @@ func (j *Journal) join(duty Duty, caller string, frames []byte) (b *batch, first
 	if err := j.refuses(duty); err != nil {
 		return nil, 0, false, err
 	}
-	if err := j.charge(duty, caller, int64(len(frames))); err != nil {
+	if err := j.charge(duty, caller, frames); err != nil {
 		return nil, 0, false, err
 	}
 	if b = j.pending; b == nil {

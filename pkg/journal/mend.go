@@ -210,6 +210,9 @@ func (j *Journal) writeOrKeep(duty Duty, caller string, frames []byte) (first ui
 		if err == nil {
 			return first, nil
 		}
+		if _, ok := errors.AsType[*authz.Error](err); ok { // its caller has used up its share, which is counted
+			return Unrecorded, err
+		}
 		if first, kept := j.remember(frames); kept {
 			return first, errLate
 		}

@@ -61,7 +61,7 @@ func Open(cfg Config) (*Journal, error) {
 // withDefaults fills in what may be left out.
 func (c Config) withDefaults() Config {
 	if c.FS == nil {
-		c.FS = private{vfs.Default}
+		c.FS = private{tree.Disk}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -73,7 +73,7 @@ type ReaderConfig struct {
 func OpenReader(cfg ReaderConfig) (*Reader, error) {
 	fs, dir := cfg.FS, cfg.Dir
 	if fs == nil {
-		fs = vfs.Default
+		fs = tree.Disk
 	}
 	text, err := tree.ReadFile(fs, fs.PathJoin(dir, originFile), maxOrigin)
 	if errors.Is(err, iofs.ErrNotExist) {

@@ -53,10 +53,12 @@ type room struct {
 	measureAfter time.Time
 	// measuring is how many measure it now.
 	measuring int
-	// limit is how much a caller may have.
-	limit int64
+	// limit is how much a caller may have, and beyond what callers have in excess of it, all together: records with a duty other than Refuse.
+	limit, beyond int64
 	// overShare is how many records were refused to callers over their share, and noted how many of those are recorded.
 	overShare, noted uint64
+	// unwritten is how many records with a duty other than Refuse were not written of each caller over its share, until that is recorded.
+	unwritten map[string]uint64
 }
 
 // errQuota is why a journal is full that has used up its quota.
@@ -67,40 +69,79 @@ func (r *room) add(caller string, bytes int64) {
 	if r.bytes == nil {
 		r.bytes = map[string]int64{}
 	}
+	before := r.excess(caller)
 	r.bytes[caller] = max(r.bytes[caller]+bytes, 0)
+	r.beyond += r.excess(caller) - before
 	r.total = max(r.total+bytes, 0)
 	if len(r.bytes) > maxCallers {
 		sizes := slices.Sorted(maps.Values(r.bytes))
 		median := sizes[len(sizes)/2]
 		maps.DeleteFunc(r.bytes, func(_ string, n int64) bool { return n <= median })
+		r.setLimit(r.limit)
+	}
+}
+
+// excess is how much a caller has in excess of its share. The journal's own records, which are no caller's, have no share.
+func (r *room) excess(caller string) int64 {
+	if caller == "" {
+		return 0
+	}
+	return max(r.bytes[caller]-r.limit, 0)
+}
+
+// setLimit sets how much a caller may have.
+func (r *room) setLimit(limit int64) {
+	r.limit, r.beyond = limit, 0
+	for caller := range r.bytes {
+		r.beyond += r.excess(caller)
 	}
 }
 
 // quotaReserve is how much of the quota is for records with a duty other than Refuse.
 func (j *Journal) quotaReserve() int64 { return min(j.cfg.ReserveBytes, j.cfg.QuotaBytes/4) }
 
-// overQuota is why a journal that has used up its quota takes no records of duty Refuse; nil while it has not. j.mu is held.
+// overQuota is why a journal that has used up its quota takes no records of duty Refuse; nil while it has not. What callers have in excess of
+// their shares is part of the reserve, so that it refuses nobody else's records. j.mu is held.
 func (j *Journal) overQuota() error {
-	if j.cfg.QuotaBytes > 0 && j.used > j.cfg.QuotaBytes-j.quotaReserve() {
+	if j.cfg.QuotaBytes > 0 && j.used-min(j.beyond, j.quotaReserve()) > j.cfg.QuotaBytes-j.quotaReserve() {
 		return errQuota
 	}
 	return nil
 }
 
 // charge counts records of a caller, or refuses them. j.mu is held.
-func (j *Journal) charge(duty Duty, caller string, bytes int64) error {
+func (j *Journal) charge(duty Duty, caller string, frames []byte) error {
 	if j.cfg.QuotaBytes == 0 {
 		return nil
 	}
-	if duty == Refuse && caller != "" && j.bytes[caller]+bytes > j.limit {
-		j.overShare++
-		return &authz.Error{
-			Op: "journal.Append", Kind: authz.Exhausted, Reason: authz.ReasonJournalShare,
-			Message: "this caller has used up its share of the journal; what only takes access away is still done",
-		}
+	bytes := int64(len(frames))
+	if caller == "" || j.bytes[caller]+bytes <= j.limit || duty != Refuse && j.beyond+bytes <= j.quotaReserve() {
+		j.add(caller, bytes)
+		return nil
 	}
-	j.add(caller, bytes)
-	return nil
+	if duty == Refuse {
+		j.overShare++
+	} else {
+		if j.unwritten == nil {
+			j.unwritten = map[string]uint64{}
+		}
+		j.unwritten[caller] += count(frames)
+	}
+	return &authz.Error{
+		Op: "journal.Append", Kind: authz.Exhausted, Reason: authz.ReasonJournalShare,
+		Message: "this caller has used up its share of the journal; what only takes access away is still done",
+	}
+}
+
+// OverShare reports whether a caller has used up its share of the journal. Then its records of duty Refuse are refused. Those with another duty
+// take the reserve of the quota, which callers over their shares have together; once that is used up too, they are only counted.
+func (j *Journal) OverShare(caller string) bool {
+	if j.cfg.QuotaBytes == 0 || caller == "" {
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.bytes[caller] >= j.limit
 }
 
 // tidy removes what is older than the retention, and measures what there is. It reports whether there may be more to remove.
@@ -233,7 +274,7 @@ func (j *Journal) measure() error {
 	if j.used > 0 {
 		ratio = max(1, float64(j.total)/float64(j.used))
 	}
-	j.limit = int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2))
+	j.setLimit(int64(min(j.cfg.CallerShare*float64(j.cfg.QuotaBytes)*ratio, math.MaxInt64/2)))
 	j.mu.Unlock()
 	return nil
 }
@@ -388,7 +429,20 @@ func (j *Journal) noteShares() {
 	j.mu.Lock()
 	n := j.overShare
 	refused := n - j.noted
+	unwritten := j.unwritten
+	j.unwritten = nil
 	j.mu.Unlock()
+	for caller, n := range unwritten {
+		if j.Note(fmt.Sprintf("%d records of the caller %q, which had used up its share of the journal, were not written: "+
+			"they are about calls that take access away, which are done all the same", n, caller)) != nil {
+			j.mu.Lock()
+			if j.unwritten == nil {
+				j.unwritten = map[string]uint64{}
+			}
+			j.unwritten[caller] += n
+			j.mu.Unlock()
+		}
+	}
 	if refused == 0 || j.Note(fmt.Sprintf("%d records were refused to callers that had used up their share of the journal", refused)) != nil {
 		return
 	}

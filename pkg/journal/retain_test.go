@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/journal/tree"
@@ -320,5 +322,82 @@ func TestManyCallers(t *testing.T) {
 	}
 	if len(r.bytes) > maxCallers || r.bytes["large"] != 1<<30 {
 		t.Errorf("%d callers are counted, and the largest has %d", len(r.bytes), r.bytes["large"])
+	}
+}
+
+// TestNoCallerFillsTheReserve has one caller write what it can with the duties that use the reserve: it refuses nobody else's records, and what it
+// has in excess of its share is bounded, and counted beyond.
+func TestNoCallerFillsTheReserve(t *testing.T) {
+	t.Parallel()
+	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	j := quotaJournal(t, mem, c)
+	highest := int64(0)
+	flood := func(records int) {
+		t.Helper()
+		for n := range records {
+			if n%500 == 0 {
+				sealed(t, j)
+				j.tidy()
+				highest = max(highest, j.limit)
+			}
+			r := c.of("loud")
+			r.ResourceId = fmt.Sprintf("%x", sha256.Sum256([]byte(fmt.Sprint(n)))) // it does not compress
+			if _, err := j.Append(t.Context(), Keep, r); err != nil {
+				t.Fatalf("its record %d of duty Keep came to %v", n, err)
+			}
+		}
+	}
+	flood(8000) // several times the quota
+	if !j.OverShare("loud") || j.OverShare("other") || j.OverShare("") {
+		t.Error("it is not known who is over its share")
+	}
+	sealed(t, j)
+	j.tidy()
+	if err := j.Err(); err != nil {
+		t.Fatalf("one caller fills the journal: %v", err)
+	}
+	if had, most := j.bytes["loud"], highest+j.quotaReserve(); had > most {
+		t.Errorf("it has %d bytes, of at most %d", had, most)
+	}
+	for range 100 {
+		add(t, j, Refuse, c.of("other"))
+	}
+	if sequence := add(t, j, Keep, c.of("other")); sequence == Unrecorded {
+		t.Error("what another caller narrows is not recorded")
+	}
+	if _, err := j.Append(t.Context(), Reserve, c.of("loud")); authz.KindOf(err) != authz.Exhausted {
+		t.Errorf("its record of duty Reserve came to %v", err)
+	}
+	j.tidy()
+	sealed(t, j)
+	var found []*Record
+	for n := uint64(0); n*tree.Width < j.Tree().Size(); n++ {
+		records, err := j.Tree().Bundle(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, encoded := range records {
+			r := &Record{}
+			if err := proto.Unmarshal(encoded, r); err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, r)
+		}
+	}
+	written, unwritten := 0, 0
+	for _, r := range found {
+		if r.GetCaller() == "loud" {
+			written++
+		}
+	}
+	for _, text := range notes(found) {
+		if n, caller := 0, ""; strings.Contains(text, "were not written") {
+			if _, err := fmt.Sscanf(text, "%d records of the caller %q,", &n, &caller); err == nil && caller == "loud" {
+				unwritten += n
+			}
+		}
+	}
+	if written+unwritten != 8001 || unwritten == 0 {
+		t.Errorf("%d of its 8001 records are written, and %d counted", written, unwritten)
 	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
 const (
@@ -60,7 +62,7 @@ type SegmentReader struct {
 // system's files.
 func NewSegmentReader(fs vfs.FS, dir string) *SegmentReader {
 	if fs == nil {
-		fs = vfs.Default
+		fs = tree.Disk
 	}
 	return &SegmentReader{fs: fs, dir: fs.PathJoin(dir, segmentsDir)}
 }

@@ -13,20 +13,18 @@ import (
 
 // What a record holds of a request at most: a caller that sends nonsense is recorded too, and does not choose how long that is.
 const (
-	maxRecordedName          = 1100
+	maxRecordedName = 1100
+	// maxRefusedName is what it holds of a name where the call came to nothing: as much as an id of the contract may have.
+	maxRefusedName           = 512
 	maxRecordedReason        = 2048
+	maxRecordedMethod        = 256
 	maxRecordedRelationships = 100
 	maxRecordedText          = 24 << 10
 )
 
 // bound shortens what a caller wrote to what a record may hold of it.
 func bound(r *journal.Record) {
-	for _, name := range []*string{
-		&r.AgentId, &r.PrincipalType, &r.PrincipalId, &r.TenantId, &r.SessionId, &r.DelegationId, &r.ResourceType, &r.ResourceId,
-		&r.Permission, &r.Subject, &r.AboutDecision,
-	} {
-		*name = cut(*name, maxRecordedName)
-	}
+	boundNames(r, maxRecordedName)
 	r.GivenReason = cut(r.GetGivenReason(), maxRecordedReason)
 	room := maxRecordedText
 	for i, text := range r.GetRelationships() {
@@ -34,6 +32,16 @@ func bound(r *journal.Record) {
 			r.Relationships = r.GetRelationships()[:i]
 			break
 		}
+	}
+}
+
+// boundNames shortens the names in a record.
+func boundNames(r *journal.Record, most int) {
+	for _, name := range []*string{
+		&r.AgentId, &r.PrincipalType, &r.PrincipalId, &r.TenantId, &r.SessionId, &r.DelegationId, &r.ResourceType, &r.ResourceId,
+		&r.Permission, &r.Subject, &r.AboutDecision,
+	} {
+		*name = cut(*name, most)
 	}
 }
 

@@ -58,6 +58,9 @@ func (g *Gate) judge(c *call) error {
 	default:
 		c.recording.account.By(is.Name)
 	}
+	if m == nil && is.Known() {
+		return unserved(c.method)
+	}
 	return is.May(m)
 }
 

@@ -36,7 +36,7 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	if err != nil {
 		return nil, err
 	}
-	past := pastDecision{Record: foundProto(reader, found).GetRecord()}
+	past := pastDecision{Record: foundProto(ctx, reader, found).GetRecord()}
 	if len(given) == 0 && len(past.GetContextHash()) > 0 {
 		given = past.recorded(reader)
 		past.without = len(given) == 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -145,7 +146,7 @@ func (c localConn) open(ctx context.Context, method string) (*localCall, error) 
 
 // unserved says that there is no such method.
 func unserved(method string) error {
-	return statuses.New(codes.Unimplemented, authz.ReasonMethodNotServed, "", "there is no method "+method).Err()
+	return statuses.New(codes.Unimplemented, authz.ReasonMethodNotServed, "", "there is no method "+strings.ToValidUTF8(method, "\uFFFD")).Err()
 }
 
 // flaw is what does not happen with services that were registered whole.

@@ -65,6 +65,11 @@ func NewGate(callers *caller.Callers, figures *Figures, in *journal.Journal, log
 func (g *Gate) Options() []grpc.ServerOption {
 	return append(g.figures.options(),
 		grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream), grpc.MaxRecvMsgSize(MaxReceived),
+		// Without a handler gRPC answers calls of methods that it does not know past all interceptors, so that they would leave no trace.
+		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			method, _ := grpc.MethodFromServerStream(stream)
+			return unserved(method)
+		}),
 	)
 }
 

@@ -74,7 +74,7 @@ func (s *journals) QueryRecords(r *deputyv1.QueryRecordsRequest, stream grpc.Ser
 	sent := 0
 	send := func(f journal.Found) (more bool, err error) {
 		sent++
-		message := &deputyv1.QueryRecordsResponse{Result: &deputyv1.QueryRecordsResponse_Record{Record: foundProto(reader, f)}}
+		message := &deputyv1.QueryRecordsResponse{Result: &deputyv1.QueryRecordsResponse_Record{Record: foundProto(ctx, reader, f)}}
 		return sent != most, stream.Send(message)
 	}
 	var next journal.Place
@@ -251,11 +251,14 @@ func idWithin(id string, within func(stored string) bool) bool {
 	return err == nil && within(stored)
 }
 
-// foundProto is a record as its reader gets it.
-func foundProto(reader *journal.Reader, f journal.Found) *deputyv1.FoundRecord {
-	return &deputyv1.FoundRecord{
-		Record: proto.CloneOf(f.Record), DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased,
+// foundProto is a record as its reader gets it. One with bounds gets no sequences: the gaps between them would tell how much there is
+// besides.
+func foundProto(ctx context.Context, reader *journal.Reader, f journal.Found) *deputyv1.FoundRecord {
+	record := proto.CloneOf(f.Record)
+	if !caller.Of(ctx).Bounds.Everything() {
+		record.Sequence, record.Begun = 0, nil
 	}
+	return &deputyv1.FoundRecord{Record: record, DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased}
 }
 
 // get returns the record of a decision, if it exists for the caller, and its encoding.
@@ -287,7 +290,7 @@ func (s *journals) GetRecord(ctx context.Context, r *deputyv1.GetRecordRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.GetRecordResponse{Record: foundProto(reader, f)}, nil
+	return &deputyv1.GetRecordResponse{Record: foundProto(ctx, reader, f)}, nil
 }
 
 // GetCheckpoint reads the newest checkpoint.

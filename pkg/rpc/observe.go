@@ -23,8 +23,7 @@ import (
 
 // Figures counts calls and decisions, for operators. nil counts nothing, at no cost. It is safe for concurrent use.
 //
-// Its labels are bounded: methods are those that are served, because gRPC refuses any other before interceptors run, and callers are
-// configured ones, at most maxCallers of them.
+// Its labels are bounded: methods are those that are served, and callers are configured ones, at most maxCallers of them.
 type Figures struct {
 	methods   *grpcprom.ServerMetrics
 	inFlight  prometheus.Gauge
@@ -127,6 +126,9 @@ func (f *Figures) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(unary),
 		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			if caller.MethodOf(info.FullMethod) == nil {
+				return handler(srv, ss) // a caller chooses its name
+			}
 			if !isUnary(info.FullMethod) {
 				return stream(srv, ss, info, handler)
 			}

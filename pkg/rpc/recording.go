@@ -30,7 +30,9 @@ import (
 //	decides               WHOLE for each decision, by the judge, or by the door with its answers; WHOLE for a call that failed as a whole
 //	none                  nothing
 //
-// Where the journal takes no records, the call is answered UNAVAILABLE instead. Only what narrows goes through, and is recorded later.
+// Where the journal takes no records, the call is answered UNAVAILABLE instead. Only what narrows goes through, and is recorded later. A caller
+// that has used up its share of the journal is answered RESOURCE_EXHAUSTED; what it narrows goes through, with one record, WHOLE: a call that
+// narrows nothing has none, so that such calls do not take the room of those that do.
 
 // Recording is one call, as it is recorded. nil records nothing. It is safe for concurrent use.
 type Recording struct {
@@ -82,7 +84,8 @@ func (g *Gate) recording(c *call, by string) *Recording {
 	if how.effect == deputyv1.Effect_EFFECT_NONE {
 		return nil
 	}
-	return &Recording{gate: g, account: g.journal.Account(by, strings.TrimPrefix(c.method, "/")), manner: how}
+	name := cut(strings.ToValidUTF8(strings.TrimPrefix(c.method, "/"), "\uFFFD"), maxRecordedMethod) // of one that there is not a caller chooses it
+	return &Recording{gate: g, account: g.journal.Account(by, name), manner: how}
 }
 
 // RecordingOf returns how a call is recorded; nil where it is not.
@@ -182,6 +185,9 @@ func (r *Recording) Asks(request proto.Message, about *journal.Record, given *st
 // written.
 func (r *Recording) Begin(ctx context.Context) error {
 	if r == nil || !r.writes() {
+		return nil
+	}
+	if r.effect == deputyv1.Effect_EFFECT_NARROWS && r.account.OverShare() {
 		return nil
 	}
 	r.mu.Lock()
@@ -308,7 +314,7 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 	}
 	if !r.account.Begun() {
 		duty := journal.Refuse
-		if r.looked() { // who is refused does not narrow
+		if r.looked() && mayHaveDone(st) { // a call that is refused does not narrow
 			duty = r.duty()
 		}
 		_, err := r.account.Record(ctx, duty, records...)
@@ -326,6 +332,17 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 		}
 	}
 	return err
+}
+
+// mayHaveDone reports whether a call that ends so may have done what it asked for: nobody knows it of one that broke off.
+func mayHaveDone(st error) bool {
+	switch status.Code(st) {
+	case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted,
+		codes.FailedPrecondition, codes.OutOfRange, codes.Unimplemented:
+		return false
+	default:
+		return true
+	}
 }
 
 // looked reports whether the call's message has come, so that more was looked at than its caller. mu is held.
@@ -359,9 +376,10 @@ func (r *Recording) ended(st error) *journal.Record {
 		}
 		return record
 	}
+	boundNames(record, maxRefusedName)
 	said := status.Convert(st)
 	record.Code, record.Reason = int32(said.Code()), statuses.Info(said).GetReason() //nolint:gosec // codes are small
-	refusals := []codes.Code{codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted}
+	refusals := []codes.Code{codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted, codes.Unimplemented}
 	if refused && slices.Contains(refusals, said.Code()) {
 		record.Kind = deputyv1.RecordKind_RECORD_KIND_REFUSED
 	}

@@ -102,6 +102,9 @@ func Open(cfg Config) (k *Keys, err error) {
 // openFile opens the file, and makes it if it may. It is nil for a reader who finds none.
 func openFile(cfg Config, c *crypto) (f vfs.File, err error) {
 	path := cfg.FS.PathJoin(cfg.Dir, FileName)
+	if info, err := cfg.FS.Stat(path); err == nil && !info.Mode().IsRegular() { // opening a named pipe would wait for good
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
 	if cfg.ReadOnly {
 		if f, err = cfg.FS.Open(path); err != nil {
 			if _, statErr := cfg.FS.Stat(path); statErr != nil && isNotExist(statErr) {

@@ -106,7 +106,7 @@ type run struct {
 // ended, the directory cannot be read or holds no journal, or an option is wrong.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.FS == nil {
-		o.FS = vfs.Default
+		o.FS = tree.Disk
 	}
 	for again := 2; ; again-- {
 		v := &run{Options: o}

@@ -285,7 +285,8 @@ func (ActingUnder) EnumDescriptor() ([]byte, []int) {
 // Ids are what callers know them by. What is a person's can be sealed (see personal); the fields that it stands for are empty then.
 type Record struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the record stands in its journal: 0 is the first. It is the first field of the encoding.
+	// Where the record stands in its journal: 0 is the first. It is the first field of the encoding. A caller with bounds is told 0, and no
+	// begun: the gaps between the sequences of its records would tell how many others there are.
 	Sequence uint64 `protobuf:"fixed64,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// When the call began, in nanoseconds since 1970 in UTC, by the server's clock.
 	Time int64 `protobuf:"fixed64,2,opt,name=time,proto3" json:"time,omitempty"`
