@@ -129,13 +129,14 @@ func (e *erased) print(w io.Writer, yes bool) {
 	}
 	switch {
 	case !yes && e.Found == 0:
-		row(w, e.Person+" has no key "+where+": no record is sealed with one. Nothing was done.")
+		row(w, e.Person+" has no key "+where+": no record is sealed with one. Nothing was done. What a server without --journal-erasable "+
+			"records of a person is not sealed, and stays.")
 	case !yes:
-		row(w, fmt.Sprintf("%s has %d keys %s. Nothing was destroyed: --yes destroys them, and there is no way back.", e.Person, e.Found, where))
+		row(w, fmt.Sprintf("%s has %s %s. Nothing was destroyed: --yes destroys them, and there is no way back.", e.Person, plural(e.Found, "key"), where))
 	case e.Destroyed == 0:
 		row(w, e.Person+" has no key "+where+": nothing was there to be destroyed.")
 	default:
-		row(w, fmt.Sprintf("%s is erased %s: %d keys were destroyed, and nothing opens what they sealed.", e.Person, where, e.Destroyed))
+		row(w, fmt.Sprintf("%s is erased %s: %s destroyed, and nothing opens what was sealed.", e.Person, where, plural(e.Destroyed, "key")))
 		row(w, "The records stay, and every proof holds: deputy journal verify DIR.")
 		row(w, "Not reached: earlier exports and logs, copies of the directory of keys, and relationships in the graph.")
 	}

@@ -19,6 +19,7 @@ import (
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/persons"
 )
 
 // journalFrom is where a command reads a journal: from a server, or in a directory.
@@ -141,12 +142,21 @@ type keptJournals []*journal.Reader
 // openJournals opens the journal in a directory, or those in the directories below.
 func openJournals(dir, keyDir string) (keptJournals, error) {
 	var secret []byte
+	var opens journal.Persons
 	if keyDir != "" {
 		keys, err := journal.OpenKeys(keyDir, false)
 		if err != nil {
 			return nil, fmt.Errorf("--key-dir: %w", err)
 		}
 		secret = keys.Secret()
+		// The command ends soon, and its file with it.
+		people, err := persons.Open(persons.Config{Dir: keyDir, Secret: secret, ReadOnly: true})
+		if err != nil {
+			return nil, fmt.Errorf("--key-dir: %w", err)
+		}
+		if _, err := os.Stat(filepath.Join(keyDir, persons.FileName)); err == nil { // else nothing says that a key is gone
+			opens = journal.NewPersonal(people, nil)
+		}
 	}
 	var all keptJournals
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -156,7 +166,7 @@ func openJournals(dir, keyDir string) (keptJournals, error) {
 		if _, err := os.Stat(filepath.Join(path, "origin")); err != nil {
 			return nil //nolint:nilerr // it is no journal, and its directories are looked at
 		}
-		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: path, Secret: secret})
+		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: path, Secret: secret, Persons: opens})
 		if err != nil {
 			return err
 		}
@@ -292,6 +302,30 @@ func foundIn(reader *journal.Reader, f journal.Found) *deputy.FoundRecord {
 	return &deputy.FoundRecord{Record: proto.CloneOf(f.Record), DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased}
 }
 
+// whole reports, of journals in directories, records that a checkpoint is over and that cannot be read any more.
+func whole(s journalSource) error {
+	kept, _ := s.(keptJournals)
+	var missing error
+	for _, reader := range kept {
+		c, err := reader.Checkpoint()
+		if errors.Is(err, journal.ErrNoCheckpoint) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		end, err := reader.End()
+		if err != nil {
+			return err
+		}
+		if end < c.Size {
+			missing = errors.Join(missing, fmt.Errorf("%s is damaged: its checkpoint is over %s, and only %d can be read; run deputy journal verify on its directory",
+				reader.Origin(), plural(c.Size, "record"), end))
+		}
+	}
+	return missing
+}
+
 // find returns the journal that has a decision, and the sequence of its record.
 func (k keptJournals) find(decision string) (*journal.Reader, uint64, error) {
 	for _, reader := range k {
@@ -316,6 +350,9 @@ func (k keptJournals) get(_ context.Context, decision string) (*deputy.FoundReco
 	}
 	f, _, err := reader.Get(sequence)
 	if errors.Is(err, journal.ErrNoRecord) {
+		if err := whole(keptJournals{reader}); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%s is a decision of %s, and its record is not there: it may be older than the retention", decision, reader.Origin())
 	}
 	if err != nil {
