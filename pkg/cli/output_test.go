@@ -142,7 +142,7 @@ func TestOthersTextMovesNoTerminal(t *testing.T) {
 	if err := writeJSON(&out, &deputy.Record{AgentId: sent}, "  "); err != nil {
 		t.Fatal(err)
 	}
-	table := &recordTable{c: &connection{program: &program{Out: &out, Err: io.Discard}}, widths: make([]int, len(recordColumns))}
+	table := &recordTable{c: &connection{program: &program{Streams: Streams{Out: &out, Err: io.Discard}}}, widths: make([]int, len(recordColumns))}
 	if err := errors.Join(table.add(&deputy.FoundRecord{Record: &deputy.Record{AgentId: sent, Method: sent}}), table.flush()); err != nil {
 		t.Fatal(err)
 	}
