@@ -129,18 +129,14 @@ func (e *erased) print(w io.Writer, yes bool) {
 	}
 	switch {
 	case !yes && e.Found == 0:
-		row(w, e.Person+" has no key "+where+": no record is sealed with one. Nothing was done.")
+		row(w, e.Person+" has no key "+where+": no record is sealed with one. Nothing was done. What a server without --journal-erasable "+
+			"records of a person is not sealed, and stays.")
 	case !yes:
-		row(w, fmt.Sprintf("%s has %s %s. Nothing was destroyed: that takes --yes, and there is no way back.",
-			e.Person, plural(e.Found, "key"), where))
+		row(w, fmt.Sprintf("%s has %s %s. Nothing was destroyed: --yes destroys them, and there is no way back.", e.Person, plural(e.Found, "key"), where))
 	case e.Destroyed == 0:
 		row(w, e.Person+" has no key "+where+": nothing was there to be destroyed.")
 	default:
-		destroyed := "was destroyed"
-		if e.Destroyed != 1 {
-			destroyed = "were destroyed"
-		}
-		row(w, fmt.Sprintf("%s is erased %s: %s %s, and nothing opens what was sealed.", e.Person, where, plural(e.Destroyed, "key"), destroyed))
+		row(w, fmt.Sprintf("%s is erased %s: %s destroyed, and nothing opens what was sealed.", e.Person, where, plural(e.Destroyed, "key")))
 		row(w, "The records stay, and every proof holds: deputy journal verify DIR.")
 		row(w, "Not reached: earlier exports and logs, copies of the directory of keys, and relationships in the graph.")
 	}

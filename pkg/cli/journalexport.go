@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +51,10 @@ What was exported is out of reach of deputy journal erase.`,
 				return errors.New("--output json needs a FILE: standard output is the export")
 			}
 			fill := func(w io.Writer) (err error) {
-				count, err = exportRecords(ctx, s, &filter, as == "ocsf", w)
-				return err
+				if count, err = exportRecords(ctx, s, &filter, as == "ocsf", w); err != nil {
+					return err
+				}
+				return whole(s)
 			}
 			if args[0] == "-" {
 				return fill(p.Out)
@@ -96,6 +99,8 @@ func exportRecords(ctx context.Context, s journalSource, filter *recordFilter, o
 func exportTiles(ctx context.Context, s journalSource, filter *recordFilter, dir string) (uint64, error) {
 	kept, ok := s.(keptJournals)
 	switch {
+	case dir == "-":
+		return 0, errors.New(`--as tiles writes a directory, which "-" is none: name one that is not there yet`)
 	case !ok:
 		return 0, errors.New("--as tiles needs --dir: a server shows records, and not its tiles")
 	case len(kept) > 1:
@@ -150,7 +155,14 @@ one is not as it was written.`,
 			if len(c.Report.Problems) > 0 {
 				damaged = true
 				first := c.Report.Problems[0]
-				line = fmt.Sprintf("NOT ok: record %d, %s: %s; see deputy journal verify %s", first.Sequence, first.File, first.Message, c.Dir)
+				at := fmt.Sprintf("record %d", first.Sequence)
+				if first.File != "" {
+					at += ", " + first.File
+				}
+				line = fmt.Sprintf("NOT ok: %s: %s: %s; see deputy journal verify %s", dir, at, first.Message, cmp.Or(c.Dir, dir))
+				if c.Dir == "" {
+					line += "; nothing was copied, and a copy from before stays as it was"
+				}
 			} else if c.Report.TrustedDirectory {
 				line += "; its own key was trusted: name the one that you kept with --key"
 			}

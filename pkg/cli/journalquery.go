@@ -16,7 +16,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // recordFilter holds the flags that say which records are looked for.
@@ -84,9 +86,18 @@ func (f *recordFilter) request() (*deputy.QueryRecordsRequest, error) {
 		q.Kinds = append(q.Kinds, deputy.RecordKind(n+1)) //nolint:gosec // small
 	}
 	var err error
+	if q.AgentId = bareID(authz.TypeAgent, f.agent); strings.Contains(q.AgentId, "#") {
+		return nil, fmt.Errorf("--agent must be the id of an agent, such as triage-bot, not %q", f.agent)
+	}
+	q.TenantId = bareID(authz.TypeTenant, f.tenant)
 	if f.principal != "" {
 		if q.Principal, err = parseObject("--principal", f.principal); err != nil {
 			return nil, err
+		}
+		switch q.GetPrincipal().GetObjectType() {
+		case authz.TypeUser, authz.TypeService, authz.TypeTenant:
+		default:
+			return nil, fmt.Errorf("--principal must be a user, a service or a tenant, such as user:alice, not %q", f.principal)
 		}
 	}
 	if f.resource != "" {
@@ -152,7 +163,13 @@ With -o json each line is one message of the stream; the last one says whether t
 		if err != nil {
 			return errors.Join(err, show.broken())
 		}
-		return show.end(end)
+		if err := show.end(end); err != nil {
+			return err
+		}
+		if show.shown == 0 && from.c.output != formatJSON {
+			_, _ = fmt.Fprintln(p.Err, "no records match")
+		}
+		return whole(s)
 	})
 	return cmd
 }
@@ -219,7 +236,7 @@ interrupted. With -o json each line is a record.`,
 				return show.flush()
 			}
 			ask := proto.CloneOf(q)
-			ask.NewestFirst = true
+			ask.NewestFirst, ask.Follow = true, false
 			var found []*deputy.FoundRecord
 			_, err := eachRecord(ctx, s, ask, last, func(f *deputy.FoundRecord) error { found = append(found, f); return nil })
 			if err != nil {
@@ -257,14 +274,19 @@ interrupted. With -o json each line is a record.`,
 type recordTable struct {
 	c *connection
 	// bare says that JSON has records, and no messages of a stream.
-	bare    bool
-	begun   bool
+	bare  bool
+	begun bool
+	// shown counts the records.
+	shown   int
 	widths  []int
 	pending [][]string
 }
 
 // recordColumns are the heads of the table.
 var recordColumns = []string{"TIME", "CALLER", "AGENT", "FOR", "IN", "MAY", "ANSWER", "DECISION"}
+
+// maxColumn is how wide a column gets, in characters: a longer cell pushes the rest of its own row to the right, and no other's.
+const maxColumn = 60
 
 // pendingRows is how many rows are looked at before the first is written.
 const pendingRows = 200
@@ -275,6 +297,7 @@ func newRecordTable(c *connection) *recordTable {
 
 // add shows a record, or keeps it for flush.
 func (t *recordTable) add(f *deputy.FoundRecord) error {
+	t.shown++
 	if t.c.output == formatJSON {
 		if t.bare {
 			return writeJSON(t.c.program.Out, f, "")
@@ -299,15 +322,16 @@ func (t *recordTable) flush() error {
 	}
 	t.begun, t.pending = true, t.pending[:0]
 	for _, cells := range rows {
-		for i, cell := range cells {
-			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(cell))
+		for i := range cells {
+			cells[i] = notation.Visible(cells[i])
+			t.widths[i] = max(t.widths[i], min(utf8.RuneCountInString(cells[i]), maxColumn))
 		}
 	}
 	for _, cells := range rows {
 		var line strings.Builder
 		for i, cell := range cells {
 			line.WriteString(cell)
-			line.WriteString(strings.Repeat(" ", t.widths[i]+2-utf8.RuneCountInString(cell)))
+			line.WriteString(strings.Repeat(" ", max(t.widths[i]-utf8.RuneCountInString(cell), 0)+2))
 		}
 		if _, err := io.WriteString(t.c.program.Out, strings.TrimRight(line.String(), " ")+"\n"); err != nil {
 			return fmt.Errorf("writing: %w", err)

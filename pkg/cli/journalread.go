@@ -43,11 +43,11 @@ func (j *journalFrom) run(long bool, do func(ctx context.Context, from journalSo
 			return errors.New("--key-dir is for --dir: a server has its keys")
 		}
 		if j.dir != "" {
-			from, closed, err := openJournals(j.dir, j.keyDir)
+			from, err := openJournals(j.dir, j.keyDir)
 			if err != nil {
 				return err
 			}
-			return errors.Join(do(cmd.Context(), from, args), closed())
+			return do(cmd.Context(), from, args)
 		}
 		ask := func(ctx context.Context, s *server, args []string) error {
 			return do(ctx, &servedJournal{client: s.client.Journal}, args)
@@ -139,35 +139,34 @@ func (s *servedJournal) prove(ctx context.Context, decision string) (*deputy.Pro
 // keptJournals are journals in directories: of one node, or of several, whose records come in the order of their times.
 type keptJournals []*journal.Reader
 
-// openJournals opens the journal in a directory, or those in the directories below. closed closes their keys.
-func openJournals(dir, keyDir string) (all keptJournals, closed func() error, err error) {
-	cfg := journal.ReaderConfig{}
-	shut := func() error { return nil }
+// openJournals opens the journal in a directory, or those in the directories below.
+func openJournals(dir, keyDir string) (keptJournals, error) {
+	var secret []byte
+	var opens journal.Persons
 	if keyDir != "" {
 		keys, err := journal.OpenKeys(keyDir, false)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--key-dir: %w", err)
+			return nil, fmt.Errorf("--key-dir: %w", err)
 		}
-		people, err := persons.Open(persons.Config{Dir: keyDir, Secret: keys.Secret(), ReadOnly: true})
+		secret = keys.Secret()
+		// The command ends soon, and its file with it.
+		people, err := persons.Open(persons.Config{Dir: keyDir, Secret: secret, ReadOnly: true})
 		if err != nil {
-			return nil, nil, fmt.Errorf("--key-dir: %w", err)
+			return nil, fmt.Errorf("--key-dir: %w", err)
 		}
-		cfg.Secret, cfg.Persons, shut = keys.Secret(), journal.NewPersonal(people, nil), people.Close
+		if _, err := os.Stat(filepath.Join(keyDir, persons.FileName)); err == nil { // else nothing says that a key is gone
+			opens = journal.NewPersonal(people, nil)
+		}
 	}
-	defer func() {
-		if err != nil {
-			_ = shut()
-		}
-	}()
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	var all keptJournals
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return err
 		}
 		if _, err := os.Stat(filepath.Join(path, "origin")); err != nil {
 			return nil //nolint:nilerr // it is no journal, and its directories are looked at
 		}
-		cfg.Dir = path
-		reader, err := journal.OpenReader(cfg)
+		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: path, Secret: secret, Persons: opens})
 		if err != nil {
 			return err
 		}
@@ -175,12 +174,12 @@ func openJournals(dir, keyDir string) (all keptJournals, closed func() error, er
 		return filepath.SkipDir
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("--dir: %w", err)
+		return nil, fmt.Errorf("--dir: %w", err)
 	}
 	if len(all) == 0 {
-		return nil, nil, fmt.Errorf("--dir: no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
+		return nil, fmt.Errorf("--dir: no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
 	}
-	return all, shut, nil
+	return all, nil
 }
 
 // keptQuery is a request as a reader takes it.
@@ -308,10 +307,33 @@ func records(ctx context.Context, reader *journal.Reader, q *journal.Query) iter
 	}
 }
 
-// foundIn is a record as a server shows it. Without keys nobody can tell whether what is sealed was erased.
+// foundIn is a record as a server shows it.
 func foundIn(reader *journal.Reader, f journal.Found) *deputy.FoundRecord {
-	id := reader.ID(f.Record.GetSequence())
-	return &deputy.FoundRecord{Record: proto.CloneOf(f.Record), DecisionId: id, Erased: f.Erased && id != ""}
+	return &deputy.FoundRecord{Record: proto.CloneOf(f.Record), DecisionId: reader.ID(f.Record.GetSequence()), Erased: f.Erased}
+}
+
+// whole reports, of journals in directories, records that a checkpoint is over and that cannot be read any more.
+func whole(s journalSource) error {
+	kept, _ := s.(keptJournals)
+	var missing error
+	for _, reader := range kept {
+		c, err := reader.Checkpoint()
+		if errors.Is(err, journal.ErrNoCheckpoint) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		end, err := reader.End()
+		if err != nil {
+			return err
+		}
+		if end < c.Size {
+			missing = errors.Join(missing, fmt.Errorf("%s is damaged: its checkpoint is over %s, and only %d can be read; run deputy journal verify on its directory",
+				reader.Origin(), plural(c.Size, "record"), end))
+		}
+	}
+	return missing
 }
 
 // find returns the journal that has a decision, and the sequence of its record.
@@ -338,6 +360,9 @@ func (k keptJournals) get(_ context.Context, decision string) (*deputy.FoundReco
 	}
 	f, _, err := reader.Get(sequence)
 	if errors.Is(err, journal.ErrNoRecord) {
+		if err := whole(keptJournals{reader}); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("%s is a decision of %s, and its record is not there: it may be older than the retention", decision, reader.Origin())
 	}
 	if err != nil {

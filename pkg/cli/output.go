@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+
+	"github.com/deputyauth/deputy/pkg/notation"
 )
 
 // print writes a message as JSON, or calls table with a writer that aligns what is separated by tabs.
@@ -44,9 +46,13 @@ func writeTable(out io.Writer, fill func(w io.Writer)) error {
 	return nil
 }
 
-// row writes one row of a table.
+// row writes one row of a table. Cells can hold what others sent, so nothing in them moves the cursor, or looks like another row.
 func row(w io.Writer, cells ...string) {
-	_, _ = io.WriteString(w, strings.Join(cells, "\t")+"\n")
+	shown := make([]string, len(cells))
+	for i, cell := range cells {
+		shown[i] = notation.Visible(cell)
+	}
+	_, _ = io.WriteString(w, strings.Join(shown, "\t")+"\n")
 }
 
 // field writes one line of a table that describes a single thing, unless there is nothing to say.
@@ -65,12 +71,14 @@ func writeJSON(out io.Writer, message proto.Message, indent string) error {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
 	var b bytes.Buffer
-	if indent == "" {
-		err = json.Compact(&b, text)
-	} else {
-		err = json.Indent(&b, text, "", indent)
+	if err := json.Compact(&b, text); err != nil {
+		return fmt.Errorf("encoding the answer: %w", err)
 	}
-	if err != nil {
+	text = []byte(notation.JSON(b.String())) // what is sent to a terminal moves nothing there
+	b.Reset()
+	if indent == "" {
+		b.Write(text)
+	} else if err := json.Indent(&b, text, "", indent); err != nil {
 		return fmt.Errorf("encoding the answer: %w", err)
 	}
 	b.WriteByte('\n')

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -124,5 +126,32 @@ func TestWriteJSON(t *testing.T) {
 		if b.String() != want {
 			t.Fatalf("the JSON is %s, want %s", b.String(), want)
 		}
+	}
+}
+
+// TestOthersTextMovesNoTerminal: what others sent is shown, in tables and as JSON, so that it neither moves the cursor nor looks like another row.
+func TestOthersTextMovesNoTerminal(t *testing.T) {
+	t.Parallel()
+	const sent = "a\x1b[31m\x07\nb\tc\r\u202e\u009b\u200b\u2028d"
+	var out bytes.Buffer
+	row(&out, sent, "next")
+	field(&out, "agent", sent)
+	if err := writeJSON(&out, &deputy.Record{AgentId: sent}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeJSON(&out, &deputy.Record{AgentId: sent}, "  "); err != nil {
+		t.Fatal(err)
+	}
+	table := &recordTable{c: &connection{program: &program{Streams: Streams{Out: &out, Err: io.Discard}}}, widths: make([]int, len(recordColumns))}
+	if err := errors.Join(table.add(&deputy.FoundRecord{Record: &deputy.Record{AgentId: sent, Method: sent}}), table.flush()); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range out.String() {
+		if !unicode.IsPrint(r) && r != '\n' && r != '\t' {
+			t.Errorf("%q is written", r)
+		}
+	}
+	if n := strings.Count(out.String(), "\nb"); n > 0 {
+		t.Errorf("a text is on lines of its own:\n%s", out.String())
 	}
 }

@@ -351,7 +351,7 @@ func (r *Reader) open(encoded []byte, into *Record) (erased bool, err error) {
 		return false, fmt.Errorf("journal: a record cannot be decoded: %w", err)
 	}
 	if len(into.GetPersonal()) == 0 || r.persons == nil {
-		return len(into.GetPersonal()) > 0, nil
+		return false, nil // it is sealed, and nobody here knows whether its key is gone
 	}
 	opened, err := r.persons.Open(into)
 	return !opened, err

@@ -137,11 +137,11 @@ func encode(s *structpb.Struct) (string, error) {
 	if err := e.Encode(exact(s.AsMap())); err != nil {
 		return "", err
 	}
-	return escaped(strings.TrimSpace(b.String())), nil
+	return JSON(strings.TrimSpace(b.String())), nil
 }
 
-// escaped writes what cannot be seen as JSON does it, so that a text looks like what it is.
-func escaped(text string) string {
+// JSON writes what cannot be seen in JSON as JSON escapes it, so that a text looks like what it is. The JSON has to be on one line.
+func JSON(text string) string {
 	var b strings.Builder
 	for _, r := range text {
 		if unicode.IsPrint(r) {

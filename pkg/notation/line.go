@@ -10,7 +10,7 @@ import (
 // blanks stay blanks, and what cannot be seen is written as Go does it. GitHub's runner takes "::" at the beginning of a line for a
 // command, and "##[" wherever it stands; Azure's takes "##vso[".
 func Line(text string) string {
-	text = visible(strings.TrimRightFunc(text, unicode.IsSpace))
+	text = Visible(strings.TrimRightFunc(text, unicode.IsSpace))
 	if blank := len(text) - len(strings.TrimLeft(text, " ")); strings.HasPrefix(text[blank:], "::") {
 		text = text[:blank] + `\` + text[blank:]
 	}
@@ -19,8 +19,9 @@ func Line(text string) string {
 
 var commands = strings.NewReplacer("##[", `##\[`, "##vso[", `##vso\[`)
 
-// visible writes what cannot be seen as Go does it, which JSON reads too but for a few, and all blanks as one kind.
-func visible(text string) string {
+// Visible writes what cannot be seen as Go does it, which JSON reads too but for a few, and all blanks as one kind: a text from outside then
+// neither moves a terminal's cursor nor looks like another line.
+func Visible(text string) string {
 	var b strings.Builder
 	for _, r := range text {
 		switch {

@@ -26,9 +26,10 @@ type Collected struct {
 // origins are the names that can be a path: those that journals are given.
 var origins = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
 
-// Collect copies the journal in a directory below another one, under its origin, and verifies the copy. A server may be writing it. A copy that
-// is there is brought up to date, and has to be contained in what is there now: a node that was set back to an earlier state is found so. key
-// verifies its checkpoints; empty means the one in the directory. Errors: it could not be copied or verified; what is wrong with it is in the report.
+// Collect verifies the journal in a directory, copies it below another one, under its origin, and verifies the copy. A server may be writing it. A
+// copy that is there is brought up to date, and has to be contained in what is there now: a node that was set back to an earlier state is found so.
+// Of a journal that is not as it was written nothing is copied, so that the copy from before stays as evidence; Dir is empty then. key verifies
+// its checkpoints; empty means the one in the directory. Errors: it could not be copied or verified; what is wrong with it is in the report.
 func Collect(ctx context.Context, from, into, key string) (*Collected, error) {
 	r, err := journal.OpenReader(journal.ReaderConfig{Dir: from})
 	if err != nil {
@@ -41,6 +42,14 @@ func Collect(ctx context.Context, from, into, key string) (*Collected, error) {
 	before, err := os.ReadFile(filepath.Join(c.Dir, "checkpoint"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err //nolint:wrapcheck // it names the file
+	}
+	// The key of the copy is the one that was trusted first.
+	if known, err := os.ReadFile(filepath.Join(c.Dir, "verifier.key")); err == nil && key == "" {
+		key = strings.TrimSpace(string(known))
+	}
+	if c.Report, err = verify.Run(ctx, verify.Options{Dir: from, Key: key, Checkpoint: before}); err != nil || len(c.Report.Problems) > 0 {
+		c.Dir = ""
+		return c, err
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, err //nolint:wrapcheck // it names the directory
