@@ -235,7 +235,7 @@ func (q *query) back(ctx context.Context, end uint64, found func(Found) (bool, e
 		for at, record := range slices.Backward(records) {
 			more, err := q.judge(record, found)
 			if err != nil || !more {
-				end = n*tree.Width + uint64(at)
+				end = n*tree.Width + uint64(at) //nolint:gosec // an index
 				return &end, err
 			}
 		}

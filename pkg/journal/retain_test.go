@@ -174,7 +174,7 @@ func TestQuota(t *testing.T) {
 // from it is not counted.
 func TestQuotaIsMeasuredBeforeItIsFull(t *testing.T) {
 	t.Parallel()
-	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	c, mem := newClock(), vfs.NewMem()
 	j := quotaJournal(t, mem, c)
 	for n := range 3000 {
 		if n%250 == 0 {

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -15,9 +16,9 @@ import (
 // them. What ends afterwards does not say that it belongs to the beginning, which has no record.
 func TestAccountUnrecorded(t *testing.T) {
 	t.Parallel()
-	mem, broken := vfs.NewMem(), false
+	mem, broken := vfs.NewMem(), atomic.Bool{}
 	cfg := testConfig(failing(mem, func(op errorfs.Op) error {
-		if broken && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		if broken.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return syscall.EIO
 		}
 		return nil
@@ -25,7 +26,7 @@ func TestAccountUnrecorded(t *testing.T) {
 	cfg.AnswerUnrecorded = true
 	j := open(t, cfg)
 	add(t, j, Refuse, numbered(0))
-	broken = true
+	broken.Store(true)
 	a := j.Account("one", "Service/Method")
 	if err := a.Begin(t.Context(), Refuse, &Record{}); err != nil {
 		t.Fatal(err)
@@ -44,7 +45,7 @@ func TestAccountUnrecorded(t *testing.T) {
 		}
 		known[id] = true
 	}
-	broken = false
+	broken.Store(false)
 	if _, err := a.Record(t.Context(), Refuse, &Record{}); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestBegunIsTold(t *testing.T) {
 		if _, err := a.Record(t.Context(), Reserve, &Record{}); err != nil {
 			t.Fatal(err)
 		}
-		found, err := readAll(mem, testDir)
+		found, err := readAll(mem)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -191,7 +191,7 @@ func fill(b []byte) {
 // measure returns of how many units of bits a filter for terms consists, and how many hashes err least in it.
 func measure(terms, each, unit int, most, mostHashes uint32) (units, hashes uint32) {
 	wanted := (terms*each + unit - 1) / unit
-	units = uint32(min(max(wanted, 1), int(most))) //nolint:gosec,dupword // it is bounded by most
+	units = uint32(min(max(wanted, 1), int(most))) //nolint:gosec // it is bounded by most
 	best := math.Round(math.Ln2 * float64(units) * float64(unit) / float64(max(terms, 1)))
 	return units, uint32(min(max(best, 1), float64(mostHashes)))
 }

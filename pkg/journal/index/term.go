@@ -108,16 +108,7 @@ func (s *Seen) See(record []byte) bool {
 				return false
 			}
 			b = b[n:]
-			switch {
-			case int(number) < len(texts) && texts[number] != 0:
-				if len(value) > 0 {
-					s.Terms = append(s.Terms, term(texts[number], nil, value))
-				}
-			case number == fieldPersonal:
-				s.Sealed = len(value) > 0
-			default:
-				of.take(number, value)
-			}
+			s.text(number, value, &of)
 		case protowire.VarintType:
 			value, n := protowire.ConsumeVarint(b)
 			if n < 0 {
@@ -150,17 +141,23 @@ func (s *Seen) See(record []byte) bool {
 // objects are the objects of a record, whose types and ids are fields of their own and one term together.
 type objects struct{ principalType, principalID, resourceType, resourceID []byte }
 
-// take takes a field if it is a part of one of them.
-func (o *objects) take(number protowire.Number, value []byte) {
-	switch number {
-	case fieldPrincipalType:
-		o.principalType = value
-	case fieldPrincipalID:
-		o.principalID = value
-	case fieldResourceType:
-		o.resourceType = value
-	case fieldResourceID:
-		o.resourceID = value
+// text takes a field that is text or a message.
+func (s *Seen) text(number protowire.Number, value []byte, of *objects) {
+	switch {
+	case int(number) < len(texts) && texts[number] != 0:
+		if len(value) > 0 {
+			s.Terms = append(s.Terms, term(texts[number], nil, value))
+		}
+	case number == fieldPrincipalType:
+		of.principalType = value
+	case number == fieldPrincipalID:
+		of.principalID = value
+	case number == fieldResourceType:
+		of.resourceType = value
+	case number == fieldResourceID:
+		of.resourceID = value
+	case number == fieldPersonal:
+		s.Sealed = len(value) > 0
 	}
 }
 
