@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/journal/tree"
 	"github.com/deputyauth/deputy/pkg/journal/verify"
 )
 
@@ -39,7 +40,7 @@ func Collect(ctx context.Context, from, into, key string) (*Collected, error) {
 		return nil, fmt.Errorf("journal: the name %q of the journal in %s cannot be a path", r.Origin(), from)
 	}
 	c := &Collected{Origin: r.Origin(), Dir: filepath.Join(into, filepath.FromSlash(r.Origin()))}
-	before, err := os.ReadFile(filepath.Join(c.Dir, "checkpoint"))
+	before, err := tree.ReadFile(tree.Disk, filepath.Join(c.Dir, "checkpoint"), tree.MaxCheckpoint)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err //nolint:wrapcheck // it names the file
 	}
