@@ -204,7 +204,7 @@ func verifierFor(dir string, keys map[string]string) (string, error) {
 	if len(keys) == 0 {
 		return "", nil
 	}
-	kept, _, err := openJournals(dir, "")
+	kept, err := openJournals(dir, "")
 	if err != nil {
 		return "", err
 	}
