@@ -96,7 +96,7 @@ func TestRetention(t *testing.T) {
 // TestRetentionCatchesUp has more to remove than is removed in one go: it goes on with that at once, and not only with the next minute.
 func TestRetentionCatchesUp(t *testing.T) {
 	t.Parallel()
-	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	c, mem := newClock(), vfs.NewMem()
 	cfg := signedConfig(t, mem)
 	cfg.Now = c.now
 	j := open(t, cfg)
@@ -107,7 +107,7 @@ func TestRetentionCatchesUp(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.at = c.at.Add(48 * time.Hour)
+	c.pass(48 * time.Hour)
 	cfg.Retention, cfg.tidyEvery, cfg.retryEvery, cfg.pruneAtOnce = 24*time.Hour, time.Hour, time.Millisecond, 1
 	cfg.QuotaBytes = 1 << 30
 	j = open(t, cfg)
@@ -329,7 +329,7 @@ func TestManyCallers(t *testing.T) {
 // has in excess of its share is bounded, and counted beyond.
 func TestNoCallerFillsTheReserve(t *testing.T) {
 	t.Parallel()
-	c, mem := &clock{time.Unix(1_000_000, 0)}, vfs.NewMem()
+	c, mem := newClock(), vfs.NewMem()
 	j := quotaJournal(t, mem, c)
 	highest := int64(0)
 	flood := func(records int) {

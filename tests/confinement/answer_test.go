@@ -265,7 +265,7 @@ func forgetServer(m protoreflect.Message) protoreflect.Message {
 	if !ok {
 		return m
 	}
-	record.Sequence, record.Begun, record.Time, record.Latency = 0, 0, 0, 0
+	record.Sequence, record.Begun, record.Time, record.Latency = 0, nil, 0, 0
 	record.Revision, record.Head, record.ContextHash, record.RequestHash, record.AboutDecision = "", "", nil, nil, ""
 	return record.ProtoReflect()
 }

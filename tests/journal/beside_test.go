@@ -64,7 +64,7 @@ func TestDamagedTail(t *testing.T) {
 	k := begin(t)
 	k.more(t, 0, 30)
 	e := k.read(t)
-	ids, err := journal.NewIds(k.keys.Secret())
+	ids, err := journal.NewIDs(k.keys.Secret())
 	if err != nil {
 		t.Fatal(err)
 	}
