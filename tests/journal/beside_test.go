@@ -83,7 +83,7 @@ func TestDamagedTail(t *testing.T) {
 			bent := slices.Clone(b)
 			bent[at+20] ^= 1
 			sequence := recordAt(path, b, at)
-			report := e.with(path, bent).first(t, verify.Options{Ids: ids})
+			report := e.with(path, bent).first(t, verify.Options{IDs: ids})
 			if len(report.Problems) == 0 {
 				t.Fatalf("record %d: nothing is found", sequence)
 			}
