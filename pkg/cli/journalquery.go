@@ -86,7 +86,7 @@ func (f *recordFilter) request() (*deputy.QueryRecordsRequest, error) {
 		q.Kinds = append(q.Kinds, deputy.RecordKind(n+1)) //nolint:gosec // small
 	}
 	var err error
-	if q.AgentId = bareID(authz.TypeAgent, f.agent); strings.Contains(q.AgentId, "#") {
+	if q.AgentId = bareID(authz.TypeAgent, f.agent); strings.Contains(q.GetAgentId(), "#") {
 		return nil, fmt.Errorf("--agent must be the id of an agent, such as triage-bot, not %q", f.agent)
 	}
 	q.TenantId = bareID(authz.TypeTenant, f.tenant)

@@ -33,7 +33,8 @@ func (j *journalFrom) register(p *program, cmd *cobra.Command) {
 	j.c = client(p, cmd)
 	cmd.Flags().StringVar(&j.dir, "dir", "",
 		"read the journal in this directory, or all those that deputy journal collect put there, and ask no server")
-	cmd.Flags().StringVar(&j.keyDir, "key-dir", "", "with --dir, the journal's directory of keys, which finds decisions by their ids and opens what is sealed for persons")
+	cmd.Flags().StringVar(&j.keyDir, "key-dir", "",
+		"with --dir, the journal's directory of keys, which finds decisions by their ids and opens what is sealed for persons")
 }
 
 // run returns a cobra RunE that opens the journal and calls do. With long, only a timeout that was asked for counts.

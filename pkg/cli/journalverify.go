@@ -179,7 +179,7 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 		}
 		if r.Unread > 0 {
 			field(w, "NOT READ", fmt.Sprintf("%s behind the last whole record, at byte %d of the last segment: a write that was cut off, "+
-				"or a damaged record that is not signed", plural(uint64(r.Unread), "byte"), r.UnreadFrom)) //nolint:gosec // positive
+				"or a damaged record that is not signed", plural(uint64(r.Unread), "byte"), r.UnreadFrom))
 		}
 		if r.Outside > 0 {
 			field(w, "COMPARED", "with the checkpoint from outside, over "+plural(r.Outside, "record"))

@@ -37,6 +37,8 @@ const (
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
 	ReasonNoCheckpoint         Reason = authz.ReasonNoCheckpoint
 	ReasonNoJournal            Reason = authz.ReasonNoJournal
+	ReasonNotADecision         Reason = authz.ReasonNotADecision
+	ReasonErased               Reason = authz.ReasonErased
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled

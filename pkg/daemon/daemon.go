@@ -184,7 +184,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := d.noteStart(); err != nil {
+	if err := d.noteStart(); err != nil { //nolint:contextcheck // the note belongs to no call
 		return fail(err)
 	}
 	options := d.gate.Options() //nolint:contextcheck // every call brings its own

@@ -107,6 +107,7 @@ func TestBentJournalRefusesTheStart(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			data := filepath.Join(t.TempDir(), "data")
 			copied(t, whole, data)
 			dir := daemon.JournalDir(data)

@@ -195,7 +195,7 @@ func (j *Journal) prune() (more bool, err error) {
 			break
 		}
 		for i, r := range records {
-			at := n*tree.Width + uint64(i) //nolint:gosec // not negative
+			at := n*tree.Width + uint64(i)
 			if counted := at >= from && (at < through || at >= opened); counted {
 				_, caller := timeAndCaller(r)
 				removed[caller] += int64(frameHeader + len(r))

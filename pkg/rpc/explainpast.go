@@ -32,7 +32,7 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	if err != nil {
 		return nil, err
 	}
-	given, err := caveatContext("context", r.GetContext())
+	given, err := caveatContext(r.GetContext())
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ type pastDecision struct {
 
 // recorded returns the caveat context where the record holds all of it; nil where it does not.
 func (d *pastDecision) recorded(reader *journal.Reader) map[string]any {
-	open, err := caveatContext("context", d.GetContext())
+	open, err := caveatContext(d.GetContext())
 	if err != nil || len(open) == 0 {
 		return nil
 	}

@@ -204,7 +204,8 @@ func grants(field string, given []*deputyv1.ScopeGrant) ([]facts.Grant, error) {
 }
 
 // caveatContext reads the context for caveats, within its limits.
-func caveatContext(field string, s *structpb.Struct) (map[string]any, error) {
+func caveatContext(s *structpb.Struct) (map[string]any, error) {
+	const field = "context"
 	if s == nil {
 		return nil, nil //nolint:nilnil // no context is a valid context
 	}

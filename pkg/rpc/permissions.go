@@ -64,7 +64,7 @@ func acting(q question, namedSession, namedDelegation bool) (authz.Case, error) 
 	if c.Permission, err = relationName("permission", q.GetPermission()); err != nil {
 		return c, err
 	}
-	c.Context, err = caveatContext("context", q.GetContext())
+	c.Context, err = caveatContext(q.GetContext())
 	return c, err
 }
 
@@ -390,7 +390,7 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 	if c.Principal, err = principal("on_behalf_of", r.GetOnBehalfOf()); err != nil {
 		return err
 	}
-	if c.Context, err = caveatContext("context", r.GetContext()); err != nil {
+	if c.Context, err = caveatContext(r.GetContext()); err != nil {
 		return err
 	}
 	bare := proto.CloneOf(r)

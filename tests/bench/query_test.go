@@ -54,7 +54,7 @@ func TestQuery(t *testing.T) {
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for j.Sealing().Records < uint64(n) { //nolint:gosec // positive
+	for j.Sealing().Records < uint64(n) {
 		select {
 		case <-tick.C:
 		case <-t.Context().Done():
@@ -94,7 +94,7 @@ func recorded(r *rand.Rand) *journal.Record {
 		PrincipalType: "user", PrincipalId: fmt.Sprintf("t%du%d", of, r.IntN(10)), TenantId: fmt.Sprintf("t%d", of),
 		SessionId: fmt.Sprintf("%032x", of*10+r.IntN(10)), DelegationId: fmt.Sprintf("%032x", 1_000_000+of*10+r.IntN(10)),
 		ResourceType: "document", ResourceId: fmt.Sprintf("t%dd%d", of, r.IntN(documentsPerTenant)), Permission: "view",
-		Answer:      deputyv1.Permissionship(1 + r.IntN(2)), //nolint:gosec // no or yes
+		Answer:      deputyv1.Permissionship(1 + r.IntN(2)),
 		ActingUnder: deputyv1.ActingUnder_ACTING_UNDER_SESSION, Revision: "GhUKEzE3NjQzNTQ2OTUxMjM0NTY3ODk=", Schema: []byte("12345678"),
 		Evaluator: deputyv1.Evaluator_EVALUATOR_NATIVE, Latency: 100_000 + r.Int64N(100_000),
 	}

@@ -544,13 +544,13 @@ func (d *drawing) request(of protoreflect.MessageType) proto.Message {
 	case *deputyv1.QueryRecordsRequest:
 		// What was asked of one server alone, before, is not the other's affair. A query that follows has no end.
 		r.From, r.Follow = timestamppb.New(d.began), false
-		for _, clear := range []func(){
+		for _, empty := range []func(){
 			func() { r.AgentId = "" }, func() { r.Principal = nil }, func() { r.TenantId = "" }, func() { r.Resource = nil },
 			func() { r.Permission = "" }, func() { r.Caller = "" }, func() { r.Answer = 0 }, func() { r.RefusedBy = 0 },
 			func() { r.SessionId = "" }, func() { r.DelegationId = "" }, func() { r.Kinds = nil }, func() { r.Until = nil },
 		} {
 			if d.chance(85) {
-				clear()
+				empty()
 			}
 		}
 	}

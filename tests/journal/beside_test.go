@@ -76,7 +76,7 @@ func TestDamagedTail(t *testing.T) {
 		header, all := frames(b)
 		last := true
 		for other := range e.files {
-			last = last && !(strings.HasPrefix(other, "segments/") && other > path)
+			last = last && (!strings.HasPrefix(other, "segments/") || other <= path)
 		}
 		for i := range all {
 			at := len(header) + len(slices.Concat(all[:i]...))

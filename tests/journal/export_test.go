@@ -134,7 +134,10 @@ func TestEventsAreOCSF(t *testing.T) {
 		"1": `{"name":"bot-2","type":"Unknown","type_id":0,"uid":"bot-2"} 2 NO_PERMISSION`,
 	} {
 		e := events[sequence]
-		agent, _ := json.Marshal(e["ai_agent"])
+		agent, err := json.Marshal(e["ai_agent"])
+		if err != nil {
+			t.Fatal(err)
+		}
 		authorization := e["actor"].(map[string]any)["authorizations"].([]any)[0].(map[string]any)
 		if got := fmt.Sprint(string(agent), " ", e["action_id"], " ", authorization["decision"]); got != want {
 			t.Errorf("record %s says\n%s and not\n%s", sequence, got, want)
