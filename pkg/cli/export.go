@@ -16,6 +16,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/spf13/cobra"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/notation"
 )
 
@@ -60,7 +61,11 @@ whatever was there before is still there.`,
 	}
 }
 
-// exportTo writes all relationships at the head revision in the order in which the server sends them,
+// indexed is the relation of a delegation in which a server notes what of this graph it has listed. That says nothing of the graph that an export
+// is imported into, whose server finds it out by itself.
+const indexed = "indexed"
+
+// exportTo writes all relationships but those in indexed at the head revision in the order in which the server sends them,
 // and returns how many there were. The stream is of one revision, however long it takes. What was
 // written by the time of an error is not to be used.
 func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out io.Writer, bar *progress) (uint64, error) {
@@ -84,6 +89,9 @@ func exportTo(ctx context.Context, client authzed.PermissionsServiceClient, out 
 			return 0, fmt.Errorf("after %d relationships: %w", count, err)
 		}
 		for _, relationship := range message.GetRelationships() {
+			if relationship.GetResource().GetObjectType() == authz.TypeDelegation && relationship.GetRelation() == indexed {
+				continue
+			}
 			text, err := notation.Text(tuple.FromV1Relationship(relationship))
 			if err != nil {
 				return 0, err

@@ -136,7 +136,11 @@ func (e *erased) print(w io.Writer, yes bool) {
 	case e.Destroyed == 0:
 		row(w, e.Person+" has no key "+where+": nothing was there to be destroyed.")
 	default:
-		row(w, fmt.Sprintf("%s is erased %s: %s destroyed, and nothing opens what was sealed.", e.Person, where, plural(e.Destroyed, "key")))
+		verb := "were"
+		if e.Destroyed == 1 {
+			verb = "was"
+		}
+		row(w, fmt.Sprintf("%s is erased %s: %s %s destroyed, and nothing opens what was sealed.", e.Person, where, plural(e.Destroyed, "key"), verb))
 		row(w, "The records stay, and every proof holds: deputy journal verify DIR.")
 		row(w, "Not reached: earlier exports and logs, copies of the directory of keys, and relationships in the graph.")
 	}

@@ -138,7 +138,10 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	watchEnded := make(chan error, 1)
 	go func() {
-		_, err := watch.Recv()
+		err := error(nil)
+		for err == nil { // the server writes to the graph, too
+			_, err = watch.Recv()
+		}
 		watchEnded <- err
 	}()
 
