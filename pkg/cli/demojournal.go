@@ -38,7 +38,7 @@ func (e *demoEvidence) ok() bool {
 
 // lines tell it.
 func (e *demoEvidence) lines() string {
-	text := "deputy journal verify: ok, every record of this is as it was written.\n"
+	text := "deputy journal verify: ok, every record of this run is as it was written.\n"
 	if !e.Verified {
 		text = "deputy journal verify: NOT ok, and nobody has changed a record. This is not as expected.\n"
 	}

@@ -328,7 +328,8 @@ func TestWriteSchemaSaysWhatIsWrong(t *testing.T) {
 			},
 			"a user of one's own": {
 				strings.Replace(schema.Core, "\trelation active: tenant\n", "", 1), codes.FailedPrecondition,
-				"schema: the core definitions differ from core.zed: definition tenant: missing relation, active; " + authz.LeaveCoreOut(),
+				"schema: the core definitions differ from core.zed: definition tenant: missing relation, active; " + authz.LeaveCoreOut() +
+					"; an older Deputy's core lacks some: after an upgrade run deputy schema write FILE once, with your own definitions",
 			},
 			"names in a circle": {
 				loop("\tpermission one = two\n\tpermission two = three\n\tpermission three = one\n"), codes.InvalidArgument,

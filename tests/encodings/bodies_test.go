@@ -3,6 +3,7 @@
 package encodings
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"math"
@@ -21,6 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -48,10 +51,16 @@ definition document {
 }
 `
 
+// auditorKey is the key of a caller that may read the journal, which an admin may not.
+const auditorKey = "key-of-the-auditor"
+
 // start starts a server with the domain and a document that alice can view.
 func start(t *testing.T) *harness.Server {
 	t.Helper()
-	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Memory}})
+	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Memory}, Callers: []*caller.Caller{{
+		Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(),
+		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(auditorKey))}},
+	}}})
 	s.WriteSchema(t, schema.Core+domain)
 	s.Touch(t, "folder:f#tenant@tenant:acme", "document:plan#folder@folder:f", "document:plan#reader@user:alice", "document:plan#allowed@user:alice",
 		"document:memo#folder@folder:f", "document:memo#reader@user:alice", "document:memo#allowed@user:alice")
@@ -147,9 +156,14 @@ func stringField(m method) protowire.Number {
 // asked.
 func TestUnknownFieldsAreNamed(t *testing.T) {
 	s := start(t)
+	auditor := harness.Dial(t, s.Daemon.Addr().String(), auditorKey)
 	unknown := append(protowire.AppendTag(nil, 77, protowire.VarintType), 1)
 	for _, m := range methods(t) {
-		err := send(t, s.Admin, m, unknown)
+		conn := s.Admin
+		if caller.MethodOf(m.path).WithoutAdmin {
+			conn = auditor
+		}
+		err := send(t, conn, m, unknown)
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), "the number 77") {
 			t.Errorf("%s: %v", m.path, err)
 		}
@@ -162,7 +176,7 @@ func TestUnknownFieldsAreNamed(t *testing.T) {
 			if f.IsList() {
 				at += "[0]"
 			}
-			err := send(t, s.Admin, m, field(f.Number(), unknown...))
+			err := send(t, conn, m, field(f.Number(), unknown...))
 			if message := status.Convert(err).Message(); status.Code(err) != codes.InvalidArgument || !strings.Contains(message, "the number 77") || !strings.HasPrefix(message, at) {
 				t.Errorf("%s, in %s: %v", m.path, at, err)
 			}
