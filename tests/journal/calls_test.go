@@ -112,6 +112,23 @@ func (w *world) head() string {
 	return got.GetReadAt().GetToken()
 }
 
+// settle waits until the server has noted that it has listed what is live, which it does by itself once there is a schema: then only calls change
+// the store.
+func (w *world) settle() {
+	w.t.Helper()
+	filter := &v1.RelationshipFilter{ResourceType: "delegation", OptionalRelation: "indexed"}
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); <-time.After(20 * time.Millisecond) {
+		stream, err := v1.NewPermissionsServiceClient(w.Engine()).ReadRelationships(w.t.Context(), &v1.ReadRelationshipsRequest{
+			Consistency: &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}}, RelationshipFilter: filter,
+		})
+		w.must(err)
+		if _, err := stream.Recv(); err == nil {
+			return
+		}
+	}
+	w.t.Fatal("the server has not listed what is live")
+}
+
 var schemaJSON = func() string {
 	text, err := json.Marshal(schema.Core + domain + "\ndefinition other {}\n")
 	if err != nil {
@@ -314,6 +331,7 @@ func TestEveryAnswerHasItsRecord(t *testing.T) {
 		Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
 		Credentials: []caller.Credential{{ID: "key", Key: digest("the-key-of-auditor")}},
 	}}})
+	w.settle()
 	w.Touch(t, "document:spare#reader@user:alice")
 	for _, as := range []struct {
 		name string
@@ -392,6 +410,7 @@ func (w *world) awaitEnd(method string) *deputyv1.Record {
 // TestEffectsAreTrue: each method says what it does to the graph, and each that says that it changes it was seen to.
 func TestEffectsAreTrue(t *testing.T) {
 	w := newWorld(t, daemon.Config{})
+	w.settle()
 	w.Touch(t, "document:spare#reader@user:alice")
 	for _, method := range methods() {
 		if caller.MethodOf("/"+method).Effect == deputyv1.Effect_EFFECT_UNSPECIFIED {
