@@ -101,7 +101,7 @@ func (c *clients) ClientCredentials(ctx context.Context, id, secret string) (op.
 }
 
 // ClientCredentialsTokenRequest is op.ClientCredentialsStorage's.
-func (c *clients) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) {
+func (c *clients) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) { //nolint:unparam // the signature is an interface's
 	subject, audience, _ := strings.Cut(id, "@")
 	return &oidc.JWTTokenRequest{Subject: subject, Audience: []string{audience}, Scopes: scopes}, nil
 }
