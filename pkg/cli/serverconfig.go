@@ -86,7 +86,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 		"file with the key that seals tokens, the same on every node; made if it is not there; "+
 			"token.key in --data-dir if left out; engines that several servers can share need it")
 	j := &s.config.Journal
-	choiceVar(flags, &s.journal, "journal", "", "on", "on, or off: nothing is recorded of what callers ask", "on", "off")
+	choiceVar(flags, &s.journal, "journal", "", "on", "record every call (on), or none (off)", "on", "off")
 	flags.StringVar(&j.Dir, "journal-dir", "",
 		"directory of the journal; made if it is not there; journal in --data-dir if left out; engines without a data directory need it")
 	flags.StringVar(&j.KeyDir, "journal-key-dir", "",
@@ -234,7 +234,7 @@ func (s *serverSettings) readJournal(flags *pflag.FlagSet) error {
 	j.InTheClear = !j.Off && !j.Erasable && flags.Changed("journal-erasable")
 	if e := s.config.Engine; e.Kind != engine.Embedded && j.Dir == "" && !j.Off {
 		return fmt.Errorf("the engine %s has no data directory that the journal could be in: name a directory for it with --journal-dir, "+
-			"or set --journal=off, and nothing is recorded of what callers ask", e.Kind)
+			"or set --journal=off, which records no call", e.Kind)
 	}
 	return nil
 }
