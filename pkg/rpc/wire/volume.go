@@ -21,9 +21,9 @@ const (
 	// decodedRoom is the room for decoded large messages, and for the copies that are made of them on their way (copies), until their
 	// call is done with them. A message that takes more than there is waits for all of it, and is alone.
 	decodedRoom = 40 << 20
-	// copies is how many times a message is there at once: decoded by the door, decoded by SpiceDB or the evaluator behind it, and in the
-	// answer, where a bulk check repeats its items.
-	copies = 3
+	// copies is how many times a message is there at once: decoded by the door, decoded by SpiceDB or the evaluator behind it, in the
+	// answer, where a bulk check repeats its items, and in their records.
+	copies = 4
 )
 
 // patience is how long a large message waits for room.
