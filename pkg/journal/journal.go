@@ -435,7 +435,9 @@ func (j *Journal) put(b *batch) error {
 		}
 	}
 	n := len(b.frames)
-	if !j.cfg.Sync {
+	if j.cfg.Sync {
+		j.segment.makeRoom(n, j.cfg.ahead())
+	} else {
 		j.copied = append(j.copied[:0], b.frames...) // a write may change what it is given, see vfs.File
 	}
 	if err := j.segment.write(b.frames, j.cfg.Sync); err != nil {
