@@ -196,9 +196,10 @@ func TestTornTail(t *testing.T) {
 // FuzzSegment reads a segment of any bytes: no panic, no record but those that are framed, with the secret none but those whose MAC is right, and
 // an error wherever another segment goes on with a record that this one does not have.
 func FuzzSegment(f *testing.F) {
+	secret := make([]byte, MinSecret)
 	sound := appendSegmentHeader(nil, 5)
 	for i := range 3 {
-		sound = append(sound, framedBy(f, testOrigin, uint64(5+i))...)
+		sound = append(sound, framedBy(f, secret, testOrigin, uint64(5+i))...)
 	}
 	second := frameAt(sound, 1)
 	f.Add(sound)
@@ -208,7 +209,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add(sound[:3])
 	f.Add(forged(sound, second, func(frame []byte) { frame[10] ^= 1 }))
 	f.Add(forged(sound, second, func(frame []byte) { frame[len(frame)-1] ^= 1 }))
-	f.Add(append(sound[:second:second], framedBy(f, "deputy/another/journal/1", 6)...))
+	f.Add(append(sound[:second:second], framedBy(f, secret, "deputy/another/journal/1", 6)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fs := vfs.NewMem()
 		dir := fs.PathJoin(testDir, segmentsDir)
@@ -224,7 +225,7 @@ func FuzzSegment(f *testing.F) {
 					binary.LittleEndian.Uint32(b[offset:]) != uint32(len(record)) || binary.LittleEndian.Uint32(b[offset+4:]) != sumOf(b[offset:end]) {
 					t.Fatalf("record %d is read as %d from byte %d, where there is none", got, sequence, offset)
 				}
-				if r.mac != nil && string(b[offset+8:offset+24]) != string(macOf(t, testOrigin, b[offset:end])) {
+				if r.mac != nil && string(b[offset+8:offset+24]) != string(macOf(t, secret, testOrigin, b[offset:end])) {
 					t.Fatalf("record %d is read, and its MAC is wrong", sequence)
 				}
 				offset = end
@@ -240,7 +241,7 @@ func FuzzSegment(f *testing.F) {
 			return next, err
 		}
 		with := NewSegmentReader(fs, testDir)
-		if err := with.Authenticate(make([]byte, MinSecret), testOrigin); err != nil {
+		if err := with.Authenticate(secret, testOrigin); err != nil {
 			t.Fatal(err)
 		}
 		authentic, _ := read(with)

@@ -19,7 +19,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/journal/tree"
 )
 
-// testOrigin names a journal of these tests, whose secret is zeros.
+// testOrigin names a journal of these tests.
 const testOrigin = "deputy/store/journal/0011223344556677"
 
 // sumOf is the sum of a frame, by docs/journal.md.
@@ -28,9 +28,9 @@ func sumOf(frame []byte) uint32 {
 }
 
 // macOf is the MAC of a frame, by docs/journal.md.
-func macOf(t testing.TB, origin string, frame []byte) []byte {
+func macOf(t testing.TB, secret []byte, origin string, frame []byte) []byte {
 	t.Helper()
-	key, err := hkdf.Key(sha256.New, make([]byte, MinSecret), nil, "deputy journal: the records of "+origin, 32)
+	key, err := hkdf.Key(sha256.New, secret, nil, "deputy journal: the records of "+origin, 32)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,14 +40,14 @@ func macOf(t testing.TB, origin string, frame []byte) []byte {
 }
 
 // framedBy is a record in the frame that the journal with an origin writes.
-func framedBy(t testing.TB, origin string, sequence uint64) []byte {
+func framedBy(t testing.TB, secret []byte, origin string, sequence uint64) []byte {
 	t.Helper()
 	frame, err := appendFrames(nil, []*Record{numbered(int(sequence))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	number(frame, sequence)
-	copy(frame[8:], macOf(t, origin, frame))
+	copy(frame[8:], macOf(t, secret, origin, frame))
 	binary.LittleEndian.PutUint32(frame[4:], sumOf(frame))
 	return frame
 }
@@ -87,23 +87,23 @@ func bend(t *testing.T, path string, change func([]byte) []byte) {
 func TestRunningJournalSignsOnlyItsOwn(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		change func(b []byte) []byte
+		change func(b []byte, keys *Keys) []byte
 		want   string
 	}{
-		"a record is changed": {func(b []byte) []byte {
+		"a record is changed": {func(b []byte, _ *Keys) []byte {
 			return forged(b, frameAt(b, 7), func(frame []byte) { frame[len(frame)-1] ^= 1 })
 		}, "the MAC of record 7 is wrong"},
-		"a record is another journal's": {func(b []byte) []byte {
-			return slices.Concat(b[:frameAt(b, 7)], framedBy(t, testOrigin, 7), b[frameAt(b, 8):])
+		"a record is another journal's": {func(b []byte, keys *Keys) []byte {
+			return slices.Concat(b[:frameAt(b, 7)], framedBy(t, keys.secret, testOrigin, 7), b[frameAt(b, 8):])
 		}, "the MAC of record 7 is wrong"},
-		"records change places, and say so": {func(b []byte) []byte {
+		"records change places, and say so": {func(b []byte, _ *Keys) []byte {
 			seventh, eighth, end := frameAt(b, 7), frameAt(b, 8), frameAt(b, 9)
 			swapped := slices.Concat(b[:seventh], b[eighth:end], b[seventh:eighth], b[end:])
 			swapped = forged(swapped, frameAt(swapped, 7), func(frame []byte) { binary.LittleEndian.PutUint64(frame[25:], 7) })
 			return forged(swapped, frameAt(swapped, 8), func(frame []byte) { binary.LittleEndian.PutUint64(frame[25:], 8) })
 		}, "the MAC of record 7 is wrong"},
-		"it is cut":                 {func(b []byte) []byte { return b[:frameAt(b, 9)] }, "record 9 was written, and is not there any more"},
-		"it is cut within a record": {func(b []byte) []byte { return b[:frameAt(b, 9)+30] }, "record 9 was written, and is not there any more"},
+		"it is cut":                 {func(b []byte, _ *Keys) []byte { return b[:frameAt(b, 9)] }, "record 9 was written, and is not there any more"},
+		"it is cut within a record": {func(b []byte, _ *Keys) []byte { return b[:frameAt(b, 9)+30] }, "record 9 was written, and is not there any more"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -117,7 +117,7 @@ func TestRunningJournalSignsOnlyItsOwn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bend(t, path, test.change)
+			bend(t, path, func(b []byte) []byte { return test.change(b, cfg.Keys) })
 			signed := j.Sealing().Checkpoint
 			if err := j.sealer.try(); err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("it is sealed with the error %v, want %q", err, test.want)
@@ -170,12 +170,12 @@ func TestStartSignsOnlyItsOwn(t *testing.T) {
 	}{
 		"as it was": {func(*testing.T, string) {}, cfg.Keys, nil},
 		"a record is made up": {in(func(b []byte) []byte {
-			frame := framedBy(t, testOrigin, records)
+			frame := framedBy(t, cfg.Keys.secret, testOrigin, records)
 			copy(frame[8:24], make([]byte, 16))
 			return forged(append(b, frame...), len(b), func([]byte) {})
 		}), cfg.Keys, []string{"the MAC of record 300 is wrong", "move it away"}},
 		"a record is another journal's": {in(func(b []byte) []byte {
-			return append(b, framedBy(t, testOrigin, records)...)
+			return append(b, framedBy(t, cfg.Keys.secret, testOrigin, records)...)
 		}), cfg.Keys, []string{"the MAC of record 300 is wrong", "move it away"}},
 		"a record is changed": {in(func(b []byte) []byte {
 			return forged(b, frameAt(b, 5), func(frame []byte) { frame[len(frame)-1] ^= 1 })
@@ -232,7 +232,7 @@ func writeBundle(t *testing.T, dir string, n uint64) {
 	records := make([][]byte, tree.Width)
 	var tile []byte
 	for i := range records {
-		records[i] = framedBy(t, testOrigin, n*tree.Width+uint64(i))[frameHeader:]
+		records[i] = framedBy(t, make([]byte, MinSecret), testOrigin, n*tree.Width+uint64(i))[frameHeader:]
 		records[i] = append(records[i], 0x22, 1, 'x')
 		hash := tlog.RecordHash(records[i])
 		tile = append(tile, hash[:]...)
