@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"math"
 	"strings"
 	"time"
 
@@ -83,12 +84,12 @@ func (r *Reader) Prove(ctx context.Context, sequence uint64) ([]byte, error) {
 
 // Tree returns the tree over as many records, some of which may be in no bundle yet. Errors: there are fewer, and those of reading.
 func (r *Reader) Tree(size uint64) (*tree.Tree, error) {
-	t, err := tree.Open(r.fs, r.dir, r.First())
+	t, err := tree.Open(r.fs, r.dir, r.First(), math.MaxUint64)
 	if err != nil {
 		return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
 	}
 	if t.Size() < size {
-		next, err := NewSegmentReader(r.fs, r.dir).Read(t.Size(), size, func(_ uint64, record []byte) error { return t.Add(record) })
+		next, err := r.newSegments().Read(t.Size(), size, func(_ uint64, record []byte) error { return t.Add(record) })
 		if err == nil && next < size {
 			err = fmt.Errorf("record %d is missing", next)
 		}

@@ -38,8 +38,8 @@ type Persons interface {
 	Asked(field index.Field, kind, id, tenant string) (terms []index.Term, known bool)
 }
 
-// Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. It takes records as they are, and
-// verifies nothing; see package verify. It is safe for concurrent use.
+// Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. With the journal's secret it checks
+// that the journal wrote those that are in no bundle yet; it verifies nothing else, see package verify. It is safe for concurrent use.
 type Reader struct {
 	fs     vfs.FS
 	dir    string
@@ -48,7 +48,9 @@ type Reader struct {
 	// live is the journal of this process; nil for a directory.
 	live *Journal
 	// ids are those of its decisions; nil where the secret is not known.
-	ids     *IDs
+	ids *IDs
+	// macs is the key of the MACs of frames; nil where the secret is not known.
+	macs    []byte
 	index   *index.Index
 	persons Persons
 
@@ -63,7 +65,7 @@ type ReaderConfig struct {
 	Dir string
 	// FS is where it lies; nil means the operating system's.
 	FS vfs.FS
-	// Secret is the journal's, which finds records by the ids of decisions, and makes those; nil where it is not known.
+	// Secret is the journal's, which finds records by the ids of decisions, makes those, and checks the MACs of segments; nil where it is not known.
 	Secret []byte
 	// Persons opens what is sealed; nil leaves it so.
 	Persons Persons
@@ -91,11 +93,23 @@ func OpenReader(cfg ReaderConfig) (*Reader, error) {
 		if r.ids, err = NewIDs(cfg.Secret); err != nil {
 			return nil, err
 		}
+		if r.macs, err = macKey(cfg.Secret, origin); err != nil {
+			return nil, err
+		}
 	}
 	if r.index, err = index.Read(fs, fs.PathJoin(dir, indexDir)); err != nil {
 		return nil, err
 	}
 	return r, r.survey()
+}
+
+// newSegments returns what reads the segments from their beginning.
+func (r *Reader) newSegments() *SegmentReader {
+	segments := NewSegmentReader(r.fs, r.dir)
+	if r.macs != nil {
+		segments.mac = newFrameMAC(r.macs)
+	}
+	return segments
 }
 
 // Origin is the journal's name.
@@ -218,7 +232,7 @@ func (r *Reader) End() (uint64, error) {
 	}
 	_, bundles := r.saved()
 	from := bundles * tree.Width
-	segments := NewSegmentReader(r.fs, r.dir)
+	segments := r.newSegments()
 	if oldest, found, err := segments.First(); errors.Is(err, iofs.ErrNotExist) || err == nil && (!found || oldest > from) {
 		return from, nil // of a copy that has no more
 	}
@@ -270,7 +284,7 @@ type walk struct {
 }
 
 func (r *Reader) walk() *walk {
-	return &walk{Reader: r, segments: NewSegmentReader(r.fs, r.dir), marks: map[uint64]SegmentReader{}}
+	return &walk{Reader: r, segments: r.newSegments(), marks: map[uint64]SegmentReader{}}
 }
 
 // chunk returns the records of a chunk before end. They are good until the next call. Errors: ErrNoRecord where it was removed.

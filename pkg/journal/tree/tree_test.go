@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ func record(n uint64) []byte {
 // open opens the tree of a file system.
 func open(t testing.TB, fs vfs.FS, minimum uint64) *tree.Tree {
 	t.Helper()
-	made, err := tree.Open(fs, "journal", minimum)
+	made, err := tree.Open(fs, "journal", minimum, math.MaxUint64)
 	if err != nil {
 		t.Fatal(err)
 	}

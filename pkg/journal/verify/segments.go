@@ -50,6 +50,12 @@ func (v *run) readSegments(ctx context.Context) error {
 	last := v.files.segments[len(v.files.segments)-1]
 	size := int64(journal.SegmentHeader)
 	reader := journal.NewSegmentReader(v.FS, v.Dir)
+	if v.Secret != nil {
+		if err := reader.Authenticate(v.Secret, v.report.Origin); err != nil {
+			return err //nolint:wrapcheck // it says what is wrong
+		}
+		v.report.Authenticated = true
+	}
 	_, err := reader.Read(v.oldest, math.MaxUint64, func(sequence uint64, record []byte) error {
 		if sequence >= last {
 			size += int64(journal.FrameHeader + len(record))
