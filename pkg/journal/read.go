@@ -321,9 +321,24 @@ func (w *walk) chunk(n, end uint64) ([][]byte, error) {
 
 // tail reads a chunk that is not in a bundle. bundles is the first of those.
 func (w *walk) tail(n, bundles, end uint64) ([][]byte, error) {
+	from, until := n*tree.Width, min(end, (n+1)*tree.Width)
+	w.records, w.room = w.records[:0], w.room[:0]
+	var place segmentPlace
+	if w.live != nil {
+		var known [][]byte
+		known, place = w.live.sealer.unsealed(n)
+		w.records = append(w.records, known[:min(uint64(len(known)), until-from)]...)
+		if from += uint64(len(w.records)); from == until {
+			return w.records, nil
+		}
+	}
 	if mark, found := w.marks[n]; found {
 		*w.segments = mark
 	} else if w.backward {
+		if place.next > bundles*tree.Width {
+			w.segments.skip(place, from)
+			bundles = (place.next + tree.Width - 1) / tree.Width
+		}
 		for before := bundles; before < n; before++ {
 			w.mark(before)
 			if _, err := w.segments.Read(before*tree.Width, (before+1)*tree.Width, func(uint64, []byte) error { return nil }); err != nil {
@@ -331,11 +346,10 @@ func (w *walk) tail(n, bundles, end uint64) ([][]byte, error) {
 			}
 		}
 	}
+	w.segments.skip(place, from)
 	w.mark(n)
-	until := min(end, (n+1)*tree.Width)
-	w.records, w.room = w.records[:0], w.room[:0]
 	var ends []int
-	next, err := w.segments.Read(n*tree.Width, until, func(_ uint64, record []byte) error {
+	next, err := w.segments.Read(from, until, func(_ uint64, record []byte) error {
 		w.room = append(w.room, record...)
 		ends = append(ends, len(w.room))
 		return nil

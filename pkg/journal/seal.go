@@ -77,6 +77,8 @@ type sealer struct {
 
 	mu    sync.Mutex
 	state Sealing
+	// place is where reader stopped, which others may know.
+	place segmentPlace
 
 	witness    *witness
 	stop, done chan struct{}
@@ -298,6 +300,7 @@ func (s *sealer) read(size uint64) error {
 	if err != nil {
 		return fmt.Errorf("journal: cannot read what is to be sealed: %w", err)
 	}
+	s.stopped()
 	return nil
 }
 
