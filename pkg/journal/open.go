@@ -224,15 +224,15 @@ func (j *Journal) replay() (next uint64, err error) {
 	}
 	last := firsts[len(firsts)-1]
 	path := j.fs.PathJoin(j.segments, segmentName(last))
-	info, err := j.fs.Stat(path)
-	if err != nil {
-		return 0, fmt.Errorf("journal: cannot read a segment: %w", err)
-	}
 	whole := int64(segmentHeader)
 	if reader.first == last && reader.next == next {
 		whole = reader.offset
 	}
-	if rest := info.Size() - whole; rest > 0 {
+	rest, err := SegmentRest(j.fs, path, whole)
+	if err != nil {
+		return 0, err
+	}
+	if rest > 0 {
 		j.cfg.Log.Warn("the journal's last write was cut off, and what it left does not count",
 			zap.String("segment", path), zap.Int64("offset", whole), zap.Int64("bytes", rest), zap.Uint64("next record", next))
 	}

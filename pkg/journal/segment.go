@@ -94,6 +94,9 @@ type segment struct {
 	// first is the sequence of its first record, and size how long it is.
 	first uint64
 	size  int64
+	// room is how long its file is with the room that is made ahead, 0 where none is, and noRoom says that none can be made.
+	room   int64
+	noRoom bool
 	// broken says that a sync of it failed. Journal.unsynced.syncing guards it.
 	broken bool
 }

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -145,7 +146,7 @@ func (t *Tree) Save() error {
 	if whole == 0 {
 		return nil
 	}
-	w := writer{fs: t.fs, dir: t.dir, changed: map[string]struct{}{}}
+	w := newWriter(t.fs, t.dir)
 	// Bundles come last: where one is, after a process was killed, so are the tiles over it.
 	for level, u := range slices.Backward(levels) {
 		for i := 0; i+Width <= len(u.hashes); i += Width {
@@ -155,7 +156,8 @@ func (t *Tree) Save() error {
 	for i := 0; i < whole; i += Width {
 		b, err := EncodeBundle(records[i : i+Width])
 		if err != nil {
-			return err
+			w.err = cmp.Or(w.err, err)
+			break
 		}
 		w.write(BundlePath(first/Width+uint64(i/Width)), b)
 	}

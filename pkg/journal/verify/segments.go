@@ -3,7 +3,6 @@ package verify
 import (
 	"context"
 	"errors"
-	"fmt"
 	iofs "io/fs"
 	"math"
 	"path"
@@ -72,12 +71,12 @@ func (v *run) readSegments(ctx context.Context) error {
 		return err //nolint:wrapcheck // it names the file
 	}
 	name := "segments/" + journal.SegmentName(last)
-	info, err := v.FS.Stat(v.FS.PathJoin(v.Dir, name))
+	unread, err := journal.SegmentRest(v.FS, v.FS.PathJoin(v.Dir, "segments", journal.SegmentName(last)), size)
 	if err != nil {
-		return fmt.Errorf("cannot read a segment: %w", err)
+		return err //nolint:wrapcheck // it names the file
 	}
-	if info.Size() > size {
-		v.rest = rest{name, size, info.Size() - size}
+	if unread > 0 {
+		v.rest = rest{name, size, unread}
 		v.report.Unread, v.report.UnreadFrom = v.rest.bytes, v.rest.offset
 	}
 	return nil
