@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	goclient "github.com/deputyauth/deputy/pkg/client"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal/export"
 	"github.com/deputyauth/deputy/pkg/smallfile"
@@ -83,6 +84,10 @@ func exportRecords(ctx context.Context, s journalSource, filter *recordFilter, o
 			return writeJSON(w, f, "")
 		}
 		origin, err := s.origin(ctx, f)
+		if goclient.ReasonOf(err) == goclient.ReasonOutOfBounds {
+			return fmt.Errorf("--as ocsf says where in the journal each record stands, which an auditor that is bound to tenants is not told: "+
+				"write --as jsonl, or ask as an auditor of all tenants: %w", err)
+		}
 		if err != nil {
 			return err
 		}

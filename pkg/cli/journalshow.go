@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	goclient "github.com/deputyauth/deputy/pkg/client"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
@@ -39,16 +40,20 @@ checkpoint is over it. Every record has such an id, not only those of decisions:
 			return writeJSON(p.Out, found, "  ")
 		}
 		checkpoint, err := s.checkpoint(ctx, found)
-		if err != nil && status.Code(err) != codes.FailedPrecondition {
+		state := checkpointState(found.GetRecord().GetSequence(), checkpoint)
+		switch {
+		case goclient.ReasonOf(err) == goclient.ReasonOutOfBounds:
+			state = "not shown: it counts the records of all tenants, and this auditor is bound to some; ask one that is not"
+		case err != nil && status.Code(err) != codes.FailedPrecondition:
 			return err
 		}
-		return writeTable(p.Out, func(w io.Writer) { recordFields(w, found, checkpoint) })
+		return writeTable(p.Out, func(w io.Writer) { recordFields(w, found, state) })
 	})
 	return cmd
 }
 
-// recordFields writes every field of a record that is set.
-func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetCheckpointResponse) {
+// recordFields writes every field of a record that is set, and whether a checkpoint is over it.
+func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint string) {
 	r := f.GetRecord()
 	number := func(n uint64) string {
 		if n == 0 {
@@ -58,7 +63,7 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint *deputy.GetChec
 	}
 	field(w, "decision", f.GetDecisionId())
 	field(w, "record", strconv.FormatUint(r.GetSequence(), 10))
-	field(w, "checkpoint", checkpointState(r.GetSequence(), checkpoint))
+	field(w, "checkpoint", checkpoint)
 	field(w, "time", time.Unix(0, r.GetTime()).UTC().Format(time.RFC3339Nano))
 	field(w, "took", time.Duration(r.GetLatency()).String())
 	field(w, "kind", short(r.GetKind().String(), "RECORD_KIND_"))

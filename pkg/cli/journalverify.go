@@ -33,9 +33,12 @@ if all are, and 1 if not.
 --key is the key that verifies the checkpoints. Keep a copy of the file verifier.key elsewhere: without
 --key the one in DIR is trusted, and whoever can change DIR can replace it.
 
-A directory that was set back as a whole to an earlier state, and records after the last checkpoint, are
-beyond what DIR itself can show. --checkpoint compares with a checkpoint that was kept elsewhere: from the
-server's log, from deputy journal, or from a witness.`,
+Records after the last checkpoint are not signed yet: somebody who can write to DIR can change them. Each
+has a MAC under the journal's secret, which --key-dir checks: then the server wrote them. That the last
+of them were removed is beyond what DIR itself can show.
+
+A directory that was set back as a whole to an earlier state is, too. --checkpoint compares with a
+checkpoint that was kept elsewhere: from the server's log, from deputy journal, or from a witness.`,
 		Example: `  deputy journal verify /var/lib/deputy/journal --key verifier.key --checkpoint checkpoint.friday`,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return v.run(p, cmd, args[0]) },
@@ -44,7 +47,7 @@ server's log, from deputy journal, or from a witness.`,
 	outputVar(flags, &v.output, formatJSON)
 	flags.StringVar(&v.key, "key", "", "the key that verifies checkpoints, or a file with it (default: DIR/verifier.key, which is then trusted)")
 	flags.StringVar(&v.checkpoint, "checkpoint", "", "file with a checkpoint that was kept elsewhere, which the journal has to contain")
-	flags.StringVar(&v.keyDir, "key-dir", "", "the journal's directory of keys, to name decisions by their ids")
+	flags.StringVar(&v.keyDir, "key-dir", "", "the journal's directory of keys, to check records that are not signed yet, and to name decisions by their ids")
 	return cmd
 }
 
@@ -73,7 +76,8 @@ func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
 		if err != nil {
 			return fmt.Errorf("--key-dir: %w", err)
 		}
-		if options.IDs, err = journal.NewIDs(keys.Secret()); err != nil {
+		options.Secret = keys.Secret()
+		if options.IDs, err = journal.NewIDs(options.Secret); err != nil {
 			return fmt.Errorf("--key-dir: %w", err)
 		}
 	}
@@ -114,16 +118,18 @@ type verifyJSON struct {
 	Origin string `json:"origin"`
 	OK     bool   `json:"ok"`
 	// Minimum is the first record that was not removed, Records how many there are, Signed how many the checkpoint is over.
-	Minimum  uint64              `json:"minimum"`
-	Records  uint64              `json:"records"`
-	Signed   uint64              `json:"signed"`
-	Root     string              `json:"root"`
-	Outside  uint64              `json:"outside"`
-	Unread   int64               `json:"unreadBytes"`
-	Key      string              `json:"key"`
-	Trusted  bool                `json:"trustedDirectory"`
-	Foreign  []string            `json:"foreignFiles"`
-	Problems []verifyProblemJSON `json:"problems"`
+	Minimum uint64 `json:"minimum"`
+	Records uint64 `json:"records"`
+	Signed  uint64 `json:"signed"`
+	Root    string `json:"root"`
+	Outside uint64 `json:"outside"`
+	// MACsChecked says that the MACs of the records that are not signed yet were checked.
+	MACsChecked bool                `json:"macsChecked"`
+	Unread      int64               `json:"unreadBytes"`
+	Key         string              `json:"key"`
+	Trusted     bool                `json:"trustedDirectory"`
+	Foreign     []string            `json:"foreignFiles"`
+	Problems    []verifyProblemJSON `json:"problems"`
 }
 
 // verifyProblemJSON is one thing that is not as it was written.
@@ -138,7 +144,7 @@ type verifyProblemJSON struct {
 func newVerifyJSON(r *verify.Report) verifyJSON {
 	out := verifyJSON{
 		Origin: r.Origin, OK: len(r.Problems) == 0, Minimum: r.Minimum, Records: r.Records, Signed: r.Signed, Root: r.Root.String(),
-		Outside: r.Outside, Unread: r.Unread, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
+		Outside: r.Outside, MACsChecked: r.Authenticated, Unread: r.Unread, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
 		Problems: make([]verifyProblemJSON, len(r.Problems)),
 	}
 	for i, p := range r.Problems {
@@ -174,8 +180,11 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 		}
 		field(w, "CHECKPOINT", fmt.Sprintf("signed over %s, root %s", plural(r.Signed, "record"), r.Root))
 		if r.Records > r.Signed {
-			field(w, "NOT SIGNED", fmt.Sprintf("%s after the checkpoint: nothing would show that the last of them are missing",
-				plural(r.Records-r.Signed, "record")))
+			how := "somebody who can write to the directory can change, add or remove such records; --key-dir shows which the server wrote"
+			if r.Authenticated {
+				how = "the server wrote them, as their MACs show; nothing would show that the last of them are missing"
+			}
+			field(w, "NOT SIGNED", fmt.Sprintf("%s after the checkpoint: %s", plural(r.Records-r.Signed, "record"), how))
 		}
 		if r.Unread > 0 {
 			field(w, "NOT READ", fmt.Sprintf("%s behind the last whole record, at byte %d of the last segment: a write that was cut off, "+

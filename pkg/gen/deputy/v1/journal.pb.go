@@ -1802,14 +1802,14 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x18ACTING_UNDER_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ACTING_UNDER_SESSION\x10\x01\x12\x1b\n" +
 	"\x17ACTING_UNDER_DELEGATION\x10\x02\x12\x18\n" +
-	"\x14ACTING_UNDER_NEITHER\x10\x032\x83\x03\n" +
+	"\x14ACTING_UNDER_NEITHER\x10\x032\x85\x03\n" +
 	"\x0eJournalService\x12^\n" +
 	"\fQueryRecords\x12\x1e.deputy.v1.QueryRecordsRequest\x1a\x1f.deputy.v1.QueryRecordsResponse\"\v\x92\xa0\x19\a\n" +
 	"\x01\a\x18\x01 \x010\x01\x12S\n" +
 	"\tGetRecord\x12\x1b.deputy.v1.GetRecordRequest\x1a\x1c.deputy.v1.GetRecordResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\a\x18\x01 \x01\x12_\n" +
-	"\rGetCheckpoint\x12\x1f.deputy.v1.GetCheckpointRequest\x1a .deputy.v1.GetCheckpointResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\a\x18\x01 \x01\x12[\n" +
+	"\x01\a\x18\x01 \x01\x12a\n" +
+	"\rGetCheckpoint\x12\x1f.deputy.v1.GetCheckpointRequest\x1a .deputy.v1.GetCheckpointResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\a\x10\x01\x18\x01 \x01\x12[\n" +
 	"\vProveRecord\x12\x1d.deputy.v1.ProveRecordRequest\x1a\x1e.deputy.v1.ProveRecordResponse\"\r\x92\xa0\x19\t\n" +
 	"\x01\a\x10\x01\x18\x01 \x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 

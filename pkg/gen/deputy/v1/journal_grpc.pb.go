@@ -36,7 +36,7 @@ type JournalServiceClient interface {
 	QueryRecords(ctx context.Context, in *QueryRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QueryRecordsResponse], error)
 	// GetRecord reads the record of one decision.
 	GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*GetRecordResponse, error)
-	// GetCheckpoint reads the newest checkpoint, to be kept elsewhere.
+	// GetCheckpoint reads the newest checkpoint, to be kept elsewhere. It says how many records there are of all tenants.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// ProveRecord returns a proof that a record stands in the journal that a checkpoint names.
 	ProveRecord(ctx context.Context, in *ProveRecordRequest, opts ...grpc.CallOption) (*ProveRecordResponse, error)
@@ -110,7 +110,7 @@ type JournalServiceServer interface {
 	QueryRecords(*QueryRecordsRequest, grpc.ServerStreamingServer[QueryRecordsResponse]) error
 	// GetRecord reads the record of one decision.
 	GetRecord(context.Context, *GetRecordRequest) (*GetRecordResponse, error)
-	// GetCheckpoint reads the newest checkpoint, to be kept elsewhere.
+	// GetCheckpoint reads the newest checkpoint, to be kept elsewhere. It says how many records there are of all tenants.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// ProveRecord returns a proof that a record stands in the journal that a checkpoint names.
 	ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error)
