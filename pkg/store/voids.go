@@ -114,9 +114,6 @@ func (v *voids) note(found void, at Revision) {
 	for i := len(v.written) - 1; i >= 0 && v.written[i].at > at; i-- {
 		v.cut(v.written[i].key)
 	}
-	for len(v.all) > maxVoids || v.size > voidBytes {
-		v.halve()
-	}
 	v.count.Store(int64(len(v.all)))
 }
 
@@ -166,7 +163,7 @@ func (v *voids) cut(key string) {
 	v.replace(i, i+1, parts...)
 }
 
-// replace puts others in the place of some voids. The caller has the lock.
+// replace puts others in the place of some voids, and forgets every second one if there are too many then. The caller has the lock.
 func (v *voids) replace(lo, hi int, by ...void) {
 	for _, old := range v.all[lo:hi] {
 		v.size -= voidSize + len(old.lo) + len(old.hi)
@@ -175,17 +172,15 @@ func (v *voids) replace(lo, hi int, by ...void) {
 		v.size += voidSize + len(n.lo) + len(n.hi)
 	}
 	v.all = slices.Replace(v.all, lo, hi, by...)
-}
-
-// halve forgets every second void. The caller has the lock.
-func (v *voids) halve() {
-	second := false
-	v.all = slices.DeleteFunc(v.all, func(old void) bool {
-		if second = !second; second {
-			v.size -= voidSize + len(old.lo) + len(old.hi)
-		}
-		return second
-	})
+	for len(v.all) > maxVoids || v.size > voidBytes {
+		second := false
+		v.all = slices.DeleteFunc(v.all, func(old void) bool {
+			if second = !second; second {
+				v.size -= voidSize + len(old.lo) + len(old.hi)
+			}
+			return second
+		})
+	}
 }
 
 func later(a, b time.Time) time.Time {
