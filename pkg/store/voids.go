@@ -224,7 +224,7 @@ func (p *passage) over(dst, key []byte, from Revision, expired time.Time) []byte
 	if !ok {
 		return nil
 	}
-	p.from, p.expired = p.from, later(p.expired, known.expired)
+	p.from, p.expired = max(p.from, known.from), later(p.expired, known.expired)
 	return append(dst, known.hi...)
 }
 

@@ -250,6 +250,36 @@ func TestVoidsServe(t *testing.T) {
 	})
 }
 
+// TestVoidsJoin: a void that is made of others is one from the newest revision and the last moment of all of them on.
+func TestVoidsJoin(t *testing.T) {
+	t.Parallel()
+	early, late := time.Unix(1, 0), time.Unix(2, 0)
+	noted := voids{long: 1}
+	noted.note(void{lo: "a", hi: "c", from: 5, expired: late}, 7)
+	noted.note(void{lo: "b", hi: "d", from: 3, expired: early}, 7)
+	jumped := voids{long: 1}
+	jumped.note(void{lo: "b", hi: "d", from: 5, expired: late}, 7)
+	p := jumped.passage(7, late)
+	if past := p.over(nil, []byte("a"), 3, early); past != nil {
+		t.Errorf("from a one goes on from %q", past)
+	}
+	if past := p.over(nil, []byte("c"), 3, early); string(past) != "d" {
+		t.Errorf("from c one goes on from %q, not from d", past)
+	}
+	p.end([]byte("d"))
+	for name, v := range map[string]*voids{"noted one after the other": &noted, "noted after a jump": &jumped} {
+		for _, key := range []string{"a", "b", "c"} {
+			for at := Revision(4); at <= 5; at++ {
+				for _, moment := range []time.Time{{}, early, late} {
+					if _, found := v.find([]byte(key), at, moment); found != (at == 5 && moment.Equal(late)) {
+						t.Errorf("%s: %s lies in a void at %d, as of %v: %t", name, key, at, moment, found)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestVoidsAreBounded: neither many voids nor long keys take more memory than there is for them, and what is left is in order.
 func TestVoidsAreBounded(t *testing.T) {
 	t.Parallel()
