@@ -11,6 +11,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 )
@@ -61,7 +62,7 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) (Summary, error) {
 	v := view{store: s, at: at}
 	block := &chunks{}
 	for _, kind := range backupKinds {
-		err := v.walk([]span{under([]byte{kind}, true)}, func(key []byte, _ Revision, value []byte) error {
+		err := v.walk([]span{under([]byte{kind}, true)}, time.Time{}, func(key []byte, _ Revision, value []byte) error {
 			out.entries++
 			block.add(key, value)
 			for _, full := range block.done {

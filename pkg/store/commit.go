@@ -176,6 +176,7 @@ func (s *Store) commitGroup(group []*submission) {
 			continue
 		}
 		s.recent.note(at, sub.proposal.keys)
+		s.voids.write(at, sub.proposal.keys)
 		for _, key := range sub.proposal.keys {
 			s.forgetBuf = s.objects.forget(key, at, s.forgetBuf)
 		}

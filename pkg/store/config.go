@@ -48,6 +48,8 @@ type Config struct {
 	patience, firstPause time.Duration
 	// kept is how many bytes of objects are kept; 0 means keptBytes.
 	kept int
+	// longVoid is how many rows a void takes; 0 means longVoid.
+	longVoid int
 }
 
 // complete fills in the defaults.
@@ -62,6 +64,7 @@ func (c Config) complete() Config {
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)
 	set(&c.kept, keptBytes)
+	set(&c.longVoid, longVoid)
 	set(&c.patience, defaultPatience)
 	set(&c.firstPause, defaultFirstPause)
 	if c.Log == nil {

@@ -44,6 +44,10 @@
 // revision shows is deleted (collect.go), found through the changelog, so that collecting costs what was
 // changed and not what there is.
 //
+// # What is over
+//
+// Until then it is stepped over by who walks the rows around it, once: where nothing lives is noted in memory (voids.go).
+//
 // # When the disk fails
 //
 // A store that cannot write takes no more writes until it is opened again, and goes on reading (commit.go,

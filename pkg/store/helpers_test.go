@@ -51,6 +51,7 @@ func small(config Config) Config {
 	}
 	set(&config.patience, 300*time.Millisecond)
 	set(&config.firstPause, 50*time.Microsecond)
+	set(&config.longVoid, 1) // so that every test meets some
 	if config.CollectEvery == 0 {
 		config.CollectEvery = time.Hour
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"slices"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -266,7 +267,7 @@ func (v *view) distinct(key []byte) ([]string, error) {
 	for {
 		component := ""
 		ended := true
-		err := v.walk([]span{next}, func(k []byte, _ Revision, _ []byte) error {
+		err := v.walk([]span{next}, time.Time{}, func(k []byte, _ Revision, _ []byte) error {
 			ended = false
 			i := bytes.IndexByte(k[len(key):], terminator)
 			component = string(k[len(key) : len(key)+i])

@@ -43,7 +43,7 @@ func (v *view) answer(q *query, emit func(tuple.Relationship) error) error {
 		}
 	}
 	left := q.limit
-	return v.walk(p.spans, func(key []byte, _ Revision, value []byte) error {
+	return v.walk(p.spans, v.moment(q), func(key []byte, _ Revision, value []byte) error {
 		rel, ok, err := v.read(q, key, value)
 		if err != nil || !ok {
 			return err
@@ -60,7 +60,15 @@ func (v *view) answer(q *query, emit func(tuple.Relationship) error) error {
 	})
 }
 
-// read makes a relationship of a row; ok is false if it has expired or the query does not ask for it.
+// moment is when rows have expired for a query: the zero moment, at which none have, if it asks for those too.
+func (v *view) moment(q *query) time.Time {
+	if q.expired {
+		return time.Time{}
+	}
+	return v.now
+}
+
+// read makes a relationship of a row; ok is false if the query does not ask for it.
 // Caveats and expirations are always read, whatever a query says that it can do without: SpiceDB skips
 // them where one relation admits a type with them and the same type's relation without.
 func (v *view) read(q *query, key, value []byte) (rel tuple.Relationship, ok bool, err error) {
@@ -71,9 +79,6 @@ func (v *view) read(q *query, key, value []byte) (rel tuple.Relationship, ok boo
 	rel.RelationshipReference = r.reference()
 	if err := readValue(value, &rel); err != nil {
 		return rel, false, err
-	}
-	if !q.expired && v.hasExpired(rel.OptionalExpiration) {
-		return rel, false, nil
 	}
 	return rel, q.selects(&rel), nil
 }
@@ -141,7 +146,7 @@ func (v *view) ranked(q *query, p plan, emit func(tuple.Relationship) error) err
 			s.lo = resume(s, q.after)
 		}
 		taken := uint64(0)
-		err := v.walk([]span{s}, func(key []byte, _ Revision, value []byte) error {
+		err := v.walk([]span{s}, v.moment(q), func(key []byte, _ Revision, value []byte) error {
 			rank, admitted, err := best.admits(key)
 			if err != nil || !admitted {
 				return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/datastore/options"
@@ -183,7 +184,7 @@ func listRecords[D any, P definition[D]](r *reader, kind byte) (found []datastor
 		return nil, r.err
 	}
 	defer r.view.store.shield("reading", &err)
-	err = r.view.walk([]span{under([]byte{kind}, true)}, func(_ []byte, from Revision, value []byte) error {
+	err = r.view.walk([]span{under([]byte{kind}, true)}, time.Time{}, func(_ []byte, from Revision, value []byte) error {
 		read, err := decodeRecord[D, P](value)
 		found = append(found, datastore.RevisionedDefinition[P]{Definition: read, LastWrittenRevision: writtenAt(from)})
 		return err
@@ -294,7 +295,7 @@ func (r *reader) LookupCounters(context.Context) (found []datastore.Relationship
 		return nil, r.err
 	}
 	defer r.view.store.shield("reading", &err)
-	err = r.view.walk([]span{under([]byte{kindCounter}, true)}, func(key []byte, _ Revision, value []byte) error {
+	err = r.view.walk([]span{under([]byte{kindCounter}, true)}, time.Time{}, func(key []byte, _ Revision, value []byte) error {
 		c, err := decodeCounter(recordName(key), value)
 		found = append(found, c)
 		return err

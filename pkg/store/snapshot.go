@@ -25,6 +25,7 @@ type Snapshot struct {
 	scans, points *iterator
 
 	key, target []byte
+	passage     passage
 	// found gathers the rows of one scan; text is what they are cut out of, and cuts says where.
 	found []Row
 	text  []byte
@@ -105,7 +106,7 @@ func (sn *Snapshot) Close() {
 	s := sn.store
 	s.leases.give(sn.pin)
 	clear(sn.found)
-	*sn = Snapshot{key: sn.key[:0], target: sn.target[:0], found: sn.found[:0], text: sn.text[:0], cuts: sn.cuts[:0]}
+	*sn = Snapshot{key: sn.key[:0], target: sn.target[:0], passage: passage{lo: sn.passage.lo[:0]}, found: sn.found[:0], text: sn.text[:0], cuts: sn.cuts[:0]}
 	snapshots.Put(sn)
 	s.leave()
 }
@@ -264,6 +265,11 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 	if err != nil {
 		return false, err
 	}
+	moment := time.Time{}
+	if which.live {
+		moment = sn.now
+	}
+	sn.passage = passage{voids: &sn.store.voids, at: sn.at, moment: moment, lo: sn.passage.lo[:0]}
 	valid := it.SeekGE(sn.key)
 	for valid {
 		key := it.Key()
@@ -275,6 +281,7 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 			return false, damaged("a key that is no row: %q", key)
 		}
 		if sn.target = which.past(sn.target[:0], key, c); len(sn.target) > 0 {
+			sn.passage.end(key[:n])
 			valid = it.SeekGE(sn.target)
 			continue
 		}
@@ -291,11 +298,24 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 		if err != nil {
 			return false, sn.store.readFailure(err)
 		}
-		row, live, err := readRow(value)
+		over, at, err := isOver(value, moment)
+		if err != nil {
+			return false, err
+		}
+		if over {
+			if past := sn.passage.over(sn.target[:0], key[:n], from, at); past != nil {
+				sn.target = past
+				valid = it.SeekGE(past)
+			} else {
+				valid = it.NextPrefix()
+			}
+			continue
+		}
+		sn.passage.end(key[:n])
+		row, _, err := readRow(value)
 		switch {
 		case err != nil:
 			return false, err
-		case !live || which.live && expired(&row, sn.now):
 		case len(sn.found) == which.limit && which.limit > 0:
 			sn.cutOut()
 			return true, nil
@@ -315,6 +335,9 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 	}
 	if err := it.Error(); err != nil {
 		return false, sn.store.readFailure(err)
+	}
+	if sn.passage.met >= sn.store.voids.long {
+		sn.passage.end(end(sn.key[:prefix]))
 	}
 	sn.cutOut()
 	return false, nil

@@ -72,6 +72,7 @@ type Store struct {
 	history   history
 	schemas   schemas
 	objects   objects
+	voids     voids
 	probing   atomic.Pointer[probe]
 	metrics   metrics
 	// pending is about how many bytes the transactions under way hold.
@@ -130,6 +131,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 	s.flushing.now = time.Now
 	s.leases.closed = map[pin]int{}
 	s.objects.seed, s.objects.limit = maphash.MakeSeed(), config.kept/objectShards
+	s.voids.long = config.longVoid
 	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{
 		FS: config.FS, failed: s.fail, closing: s.closing, stalled: s.stalled, recovered: s.recovered,
@@ -363,6 +365,7 @@ func (s *Store) load(ready bool) error {
 		return err
 	}
 	s.objects.begin(h.at)
+	s.voids.begin(h.at)
 	return s.loadSchemas()
 }
 

@@ -113,6 +113,19 @@ func expirationOf(value []byte) (at time.Time, ok bool, err error) {
 	return at, true, nil
 }
 
+// isOver reports whether a value is that of a row that does not live as of a moment: it is gone, or has expired, at a time that
+// is returned. At the zero moment none has.
+func isOver(value []byte, moment time.Time) (over bool, expired time.Time, err error) {
+	if isGone(value) {
+		return true, time.Time{}, nil
+	}
+	at, expires, err := expirationOf(value)
+	if err != nil || !expires || at.After(moment) {
+		return false, time.Time{}, err
+	}
+	return true, at, nil
+}
+
 // appendBytes appends a length and that many bytes.
 func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)

@@ -41,9 +41,9 @@ var errStop = errors.New("stop")
 // (0 if it is the transaction's own) and its value. Both slices are valid until it returns.
 type visitor func(key []byte, from Revision, value []byte) error
 
-// walk visits what is live in the spans, in their order and then in that of the keys. It ends early, with
-// nil, if visit returns errStop.
-func (v *view) walk(spans []span, visit visitor) (err error) {
+// walk visits what is live in the spans, in their order and then in that of the keys. Rows that have expired at a moment are
+// left out; at the zero moment none have. It ends early, with nil, if visit returns errStop.
+func (v *view) walk(spans []span, moment time.Time, visit visitor) (err error) {
 	if len(spans) == 0 {
 		return nil
 	}
@@ -63,9 +63,9 @@ func (v *view) walk(spans []span, visit visitor) (err error) {
 	if err := v.stands(); err != nil {
 		return err
 	}
+	base := rows{store: v.store, iter: iter.Iterator, passage: v.store.voids.passage(v.at, moment)}
 	for _, s := range spans {
-		iter.SetBounds(s.lo, s.hi)
-		if err := v.walkSpan(iter.Iterator, s, visit); err != nil {
+		if err := v.walkSpan(&base, s, visit); err != nil {
 			if errors.Is(err, errStop) {
 				return nil
 			}
@@ -89,10 +89,9 @@ func (v *view) stands() error {
 }
 
 // walkSpan visits one span: the rows of the store merged with the transaction's own, which win.
-func (v *view) walkSpan(iter *pebble.Iterator, s span, visit visitor) error {
-	base := rows{iter: iter, at: v.at}
+func (v *view) walkSpan(base *rows, s span, visit visitor) error {
 	own := v.own.between(s)
-	base.seek(s.lo)
+	base.begin(s)
 	for {
 		if base.err != nil {
 			return v.store.readFailure(base.err)
@@ -113,11 +112,16 @@ func (v *view) walkSpan(iter *pebble.Iterator, s span, visit visitor) error {
 			order = bytes.Compare(base.key, own[0].key)
 		}
 		key, from, value := base.key, base.from, base.value
+		over := false
 		if order >= 0 {
 			key, from, value = own[0].key, 0, own[0].value
 			own = own[1:]
+			var err error
+			if over, _, err = isOver(value, base.passage.moment); err != nil {
+				return err
+			}
 		}
-		if !isGone(value) {
+		if !over {
 			if err := visit(key, from, value); err != nil {
 				v.reads.span(s.lo, append(bytes.Clone(key), terminator))
 				return err
@@ -229,11 +233,14 @@ func (v *view) close() {
 	v.store.leave()
 }
 
-// rows walks the rows of the database as they are at a revision, those that are gone included.
+// rows walks the rows of the database that live at a revision, as of a moment.
 type rows struct {
-	iter *pebble.Iterator
-	at   Revision
+	store   *Store
+	iter    *pebble.Iterator
+	passage passage
 
+	// hi is the end of the span.
+	hi    []byte
 	valid bool
 	err   error
 	// key is the row's key without its version, from is the revision that it is from, value its value; all
@@ -245,30 +252,55 @@ type rows struct {
 	target []byte
 }
 
-// seek moves to the first row at or after a key.
-func (r *rows) seek(key []byte) { r.settle(r.iter.SeekGE(key)) }
+// begin moves to the first row of a span.
+func (r *rows) begin(s span) {
+	r.iter.SetBounds(s.lo, s.hi)
+	r.hi, r.passage.met = s.hi, 0
+	r.settle(r.iter.SeekGE(s.lo))
+}
 
 // next moves to the row after this one.
 func (r *rows) next() { r.settle(r.iter.NextPrefix()) }
 
-// settle moves forward from where the iterator is to the first version that is not after the revision.
+// settle moves forward from where the iterator is to the first row that lives.
 func (r *rows) settle(valid bool) {
-	for valid {
+	r.valid, r.err = false, nil
+	for valid && !r.store.isClosed() {
 		key := r.iter.Key()
 		n := split(key)
 		from, ok := versionOf(key, n)
 		if !ok {
-			r.valid, r.err = false, damaged("a key without its version: %q", key)
+			r.err = damaged("a key without its version: %q", key)
 			return
 		}
-		if from <= r.at {
-			r.key, r.from = append(r.key[:0], key[:n]...), from
-			r.value, r.err = r.iter.ValueAndErr()
-			r.valid = r.err == nil
+		if from > r.passage.at {
+			r.target = appendVersion(append(r.target[:0], key[:n]...), r.passage.at)
+			valid = r.iter.SeekGE(r.target)
+			continue
+		}
+		var (
+			over    bool
+			expired time.Time
+		)
+		if r.value, r.err = r.iter.ValueAndErr(); r.err == nil {
+			over, expired, r.err = isOver(r.value, r.passage.moment)
+		}
+		switch {
+		case r.err != nil:
+			return
+		case !over:
+			r.key, r.from, r.valid = append(r.key[:0], key[:n]...), from, true
+			r.passage.end(r.key)
 			return
 		}
-		r.target = appendVersion(append(r.target[:0], key[:n]...), r.at)
-		valid = r.iter.SeekGE(r.target)
+		if past := r.passage.over(r.target[:0], key[:n], from, expired); past != nil {
+			r.target = past
+			valid = r.iter.SeekGE(past)
+		} else {
+			valid = r.iter.NextPrefix()
+		}
 	}
-	r.valid, r.err = false, r.iter.Error()
+	if r.err = r.iter.Error(); r.err == nil && !valid {
+		r.passage.end(r.hi)
+	}
 }

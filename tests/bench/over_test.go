@@ -72,6 +72,7 @@ func TestOver(t *testing.T) {
 	a, b := typical("few"), typical("many")
 	add(t, beside(few), a, "µs")
 	add(t, beside(many), b, "µs")
+	atMost(t, beside(many)+" / "+fmt.Sprint(few), b/a, "", 2)
 	began, purged, enough := time.Now(), uint64(0), uint64(scaled(10_000, few+many))
 	for r := (&deputyv1.PurgeRequest{OlderThan: durationpb.New(0)}); ; {
 		did, err := c.Retention.Purge(t.Context(), r)
@@ -85,11 +86,12 @@ func TestOver(t *testing.T) {
 		t.Errorf("%d sessions were purged, not %d of %d", purged, enough, few+many)
 	}
 	add(t, "purging sessions with their leaves", float64(purged)/time.Since(began).Seconds(), "/s")
+	atMost(t, fmt.Sprintf("%s / %d, once %d were purged", beside(many), few, purged), typical("many")/a, "", 2)
 }
 
 // runs starts one session that lives, and writes many that do not, by their rows: one that was ended and one whose time was up are the models.
-// No row has active, which those of a session that is over have no more, once they are collected. What lists find sessions by has expired,
-// and is still there.
+// No row has active, which those of a session that is over have no more, once they are collected. What lists find sessions by was
+// deleted, or has expired, and is still there.
 func runs(t *testing.T, s *harness.Server, c *client.Client, agent, delegation string, over int) {
 	t.Helper()
 	start := func(ttl time.Duration) model {
@@ -112,23 +114,37 @@ func runs(t *testing.T, s *harness.Server, c *client.Client, agent, delegation s
 	for _, m := range []*model{&ended, &expired} {
 		m.read(t, rows)
 	}
-	listed := &v1.Relationship{
-		Resource: &v1.ObjectReference{ObjectType: "session", ObjectId: expired.session}, Relation: "listed",
-		Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "agent", ObjectId: agent}},
+	row := func(session string) *v1.Relationship {
+		return &v1.Relationship{
+			Resource: &v1.ObjectReference{ObjectType: "session", ObjectId: session}, Relation: "listed",
+			Subject: &v1.SubjectReference{Object: &v1.ObjectReference{ObjectType: "agent", ObjectId: agent}},
+		}
 	}
-	expired.rows = append(expired.rows, listed)
+	listed, deleted := row(expired.session), row(ended.session)
+	deleted.OptionalExpiresAt = timestamppb.New(time.Now().Add(time.Hour))
+	expired.rows, ended.rows = append(expired.rows, listed), append(ended.rows, deleted)
 	for made := 2; made < over; {
 		listed.OptionalExpiresAt = timestamppb.New(time.Now().Add(time.Duration(scaled(10, 1)) * time.Second))
 		var messages []*v1.ImportBulkRelationshipsRequest
+		var ends []*v1.RelationshipUpdate
 		for made < over && len(messages) < 50 { // few enough for one import, which is one transaction
 			message := &v1.ImportBulkRelationshipsRequest{}
 			for ; made < over && len(message.GetRelationships()) < 1000; made += 2 {
-				message.Relationships = append(append(message.Relationships, ended.copy()...), expired.copy()...)
+				over := ended.copy()
+				ends = append(ends, &v1.RelationshipUpdate{
+					Operation: v1.RelationshipUpdate_OPERATION_DELETE, Relationship: over[len(over)-1],
+				})
+				message.Relationships = append(append(message.Relationships, over...), expired.copy()...)
 			}
 			messages = append(messages, message)
 		}
 		if err := importAll(t.Context(), rows, messages); err != nil {
 			t.Fatal(err)
+		}
+		for some := range slices.Chunk(ends, 1000) {
+			if _, err := rows.WriteRelationships(t.Context(), &v1.WriteRelationshipsRequest{Updates: some}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	until := listed.GetOptionalExpiresAt()
