@@ -72,8 +72,8 @@ func describe(cmd *cobra.Command, err error) failure {
 }
 
 // mendJournal says what an operator does about a server whose journal takes no records.
-const mendJournal = "its operator finds the cause in the server's log, and makes room on the journal's disk, raises --journal-quota-mib, " +
-	"or shortens --journal-retention; the server goes on by itself once it can write"
+const mendJournal = "the cause is in the server's log; make room on the journal's disk, raise --journal-quota-mib, or shorten " +
+	"--journal-retention; once there is room on the disk, the server goes on by itself"
 
 // checkProof says what to look at where the server does not know the caller. A key decides where there is a client certificate, too.
 func checkProof(cmd *cobra.Command) string {
