@@ -41,10 +41,13 @@ removed is noticed so.
 --key is the key that verifies the checkpoints. Keep a copy of the file verifier.key elsewhere: without
 --key the one in DIR is trusted, and somebody who can change DIR can replace it.
 
-A directory that was set back as a whole to an earlier state, and records after the last checkpoint, are
-beyond what DIR itself can show. --checkpoint compares with a checkpoint that was kept elsewhere. deputy
-journal checkpoint prints one, deputy journal prove ends with one, and a witness keeps them. The server's log
-has only the size and the root of each.`,
+Records after the last checkpoint are not signed yet: somebody who can write to DIR can change them. Each
+has a MAC under the journal's secret, which --key-dir checks: then the server wrote them. That the last
+of them were removed is beyond what DIR itself can show.
+
+So is that the whole directory was set back to an earlier state. --checkpoint compares with a checkpoint that
+was kept elsewhere: deputy journal checkpoint prints one, deputy journal prove ends with one, and a witness
+keeps them. The server's log has only the size and the root of each.`,
 		Example: `  deputy journal checkpoint > checkpoint.friday
   deputy journal verify /var/lib/deputy/journal --key verifier.key --checkpoint checkpoint.friday
   deputy journal verify evidence --key node-1.key --key node-2.key`,
@@ -56,7 +59,7 @@ has only the size and the root of each.`,
 	flags.StringArrayVar(&v.keys, "key", nil,
 		"a key that verifies checkpoints, or a file with it; for each journal one (default: verifier.key of each, which is then trusted)")
 	flags.StringArrayVar(&v.checkpoints, "checkpoint", nil, "file with a checkpoint that was kept elsewhere, which its journal has to contain (repeatable)")
-	flags.StringVar(&v.keyDir, "key-dir", "", "the journal's directory of keys, to name decisions by their ids")
+	flags.StringVar(&v.keyDir, "key-dir", "", "the journal's directory of keys, to check records that are not signed yet, and to name decisions by their ids")
 	return cmd
 }
 
@@ -107,10 +110,12 @@ func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
 // options are how each of the journals is verified.
 func (v *journalVerify) options(dirs []string) ([]verify.Options, error) {
 	var ids *journal.IDs
+	var secret []byte
 	if v.keyDir != "" {
 		keys, err := journal.OpenKeys(v.keyDir, false)
 		if err == nil {
-			ids, err = journal.NewIDs(keys.Secret())
+			secret = keys.Secret()
+			ids, err = journal.NewIDs(secret)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("--key-dir: %w", err)
@@ -148,7 +153,7 @@ func (v *journalVerify) options(dirs []string) ([]verify.Options, error) {
 	}
 	options := make([]verify.Options, len(dirs))
 	for i, dir := range dirs {
-		options[i] = verify.Options{Dir: dir, Key: theirKeys[i], IDs: ids}
+		options[i] = verify.Options{Dir: dir, Key: theirKeys[i], IDs: ids, Secret: secret}
 		if theirCheckpoints[i] != "" {
 			options[i].Checkpoint = []byte(theirCheckpoints[i])
 		}
@@ -206,16 +211,18 @@ type verifyJSON struct {
 	Origin string `json:"origin"`
 	OK     bool   `json:"ok"`
 	// Minimum is the first record that was not removed, Records how many there are, Signed how many the checkpoint is over.
-	Minimum  uint64              `json:"minimum"`
-	Records  uint64              `json:"records"`
-	Signed   uint64              `json:"signed"`
-	Root     string              `json:"root"`
-	Outside  uint64              `json:"outside"`
-	Unread   int64               `json:"unreadBytes"`
-	Key      string              `json:"key"`
-	Trusted  bool                `json:"trustedDirectory"`
-	Foreign  []string            `json:"foreignFiles"`
-	Problems []verifyProblemJSON `json:"problems"`
+	Minimum uint64 `json:"minimum"`
+	Records uint64 `json:"records"`
+	Signed  uint64 `json:"signed"`
+	Root    string `json:"root"`
+	Outside uint64 `json:"outside"`
+	// MACsChecked says that the MACs of the records that are not signed yet were checked.
+	MACsChecked bool                `json:"macsChecked"`
+	Unread      int64               `json:"unreadBytes"`
+	Key         string              `json:"key"`
+	Trusted     bool                `json:"trustedDirectory"`
+	Foreign     []string            `json:"foreignFiles"`
+	Problems    []verifyProblemJSON `json:"problems"`
 }
 
 // verifyProblemJSON is one thing that is not as it was written.
@@ -230,7 +237,7 @@ type verifyProblemJSON struct {
 func newVerifyJSON(r *verify.Report) verifyJSON {
 	out := verifyJSON{
 		Origin: r.Origin, OK: len(r.Problems) == 0, Minimum: r.Minimum, Records: r.Records, Signed: r.Signed, Root: r.Root.String(),
-		Outside: r.Outside, Unread: r.Unread, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
+		Outside: r.Outside, MACsChecked: r.Authenticated, Unread: r.Unread, Key: r.Key, Trusted: r.TrustedDirectory, Foreign: append([]string{}, r.Foreign...),
 		Problems: make([]verifyProblemJSON, len(r.Problems)),
 	}
 	for i, p := range r.Problems {
@@ -272,8 +279,11 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 			field(w, "CHECKPOINT", fmt.Sprintf("signed over %s, root %s", plural(r.Signed, "record"), r.Root))
 		}
 		if r.Records > r.Signed {
-			field(w, "NOT SIGNED", fmt.Sprintf("%s after the checkpoint: nothing would show that the last of them are missing",
-				plural(r.Records-r.Signed, "record")))
+			how := "somebody who can write to the directory can change, add or remove such records; --key-dir shows which the server wrote"
+			if r.Authenticated {
+				how = "the server wrote them, as their MACs show; nothing would show that the last of them are missing"
+			}
+			field(w, "NOT SIGNED", fmt.Sprintf("%s after the checkpoint: %s", plural(r.Records-r.Signed, "record"), how))
 		}
 		if r.Unread > 0 {
 			field(w, "NOT READ", fmt.Sprintf("%s behind the last whole record, at byte %d of the last segment: a write that was cut off, "+

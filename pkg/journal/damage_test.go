@@ -193,23 +193,23 @@ func TestTornTail(t *testing.T) {
 	}
 }
 
-// FuzzSegment reads a segment of any bytes: no panic, no record but those that are framed, and an error wherever another segment goes on with
-// a record that this one does not have.
+// FuzzSegment reads a segment of any bytes: no panic, no record but those that are framed, with the secret none but those whose MAC is right, and
+// an error wherever another segment goes on with a record that this one does not have.
 func FuzzSegment(f *testing.F) {
+	secret := make([]byte, MinSecret)
 	sound := appendSegmentHeader(nil, 5)
 	for i := range 3 {
-		frames, err := appendFrames(nil, []*Record{numbered(i)})
-		if err != nil {
-			f.Fatal(err)
-		}
-		number(frames, uint64(5+i))
-		sound = append(sound, frames...)
+		sound = append(sound, framedBy(f, secret, testOrigin, uint64(5+i))...)
 	}
+	second := frameAt(sound, 1)
 	f.Add(sound)
 	f.Add(sound[:len(sound)-1])
-	f.Add(append(sound[:segmentHeader:segmentHeader], sound[frameAt(sound, 1):]...))
+	f.Add(append(sound[:segmentHeader:segmentHeader], sound[second:]...))
 	f.Add(append(sound[:segmentHeader:segmentHeader], 0xff, 0xff, 0xff, 0x7f))
 	f.Add(sound[:3])
+	f.Add(forged(sound, second, func(frame []byte) { frame[10] ^= 1 }))
+	f.Add(forged(sound, second, func(frame []byte) { frame[len(frame)-1] ^= 1 }))
+	f.Add(append(sound[:second:second], framedBy(f, secret, "deputy/another/journal/1", 6)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fs := vfs.NewMem()
 		dir := fs.PathJoin(testDir, segmentsDir)
@@ -217,22 +217,37 @@ func FuzzSegment(f *testing.F) {
 			t.Fatal(err)
 		}
 		put(t, fs, fs.PathJoin(dir, segmentName(5)), b)
-		offset, n := segmentHeader, uint64(0)
-		next, err := NewSegmentReader(fs, testDir).Read(5, math.MaxUint64, func(sequence uint64, record []byte) error {
-			frame := appendFrame(nil, record)
-			if got, ok := sequenceOf(record); !ok || got != 5+n || sequence != got || len(b) < offset+len(frame) ||
-				string(b[offset:offset+len(frame)]) != string(frame) {
-				t.Fatalf("record %d is read as %d from byte %d, where there is none", got, sequence, offset)
+		read := func(r *SegmentReader) (next uint64, err error) {
+			offset, n := segmentHeader, uint64(0)
+			next, err = r.Read(5, math.MaxUint64, func(sequence uint64, record []byte) error {
+				end := offset + 24 + len(record)
+				if got, ok := sequenceOf(record); !ok || got != 5+n || sequence != got || len(b) < end || string(b[offset+24:end]) != string(record) ||
+					binary.LittleEndian.Uint32(b[offset:]) != uint32(len(record)) || binary.LittleEndian.Uint32(b[offset+4:]) != sumOf(b[offset:end]) {
+					t.Fatalf("record %d is read as %d from byte %d, where there is none", got, sequence, offset)
+				}
+				if r.mac != nil && string(b[offset+8:offset+24]) != string(macOf(t, secret, testOrigin, b[offset:end])) {
+					t.Fatalf("record %d is read, and its MAC is wrong", sequence)
+				}
+				offset = end
+				n++
+				return nil
+			})
+			if next != 5+n {
+				t.Fatalf("%d records are read, and it came to %d", n, next)
 			}
-			offset += len(frame)
-			n++
-			return nil
-		})
-		if next != 5+n {
-			t.Fatalf("%d records are read, and it came to %d", n, next)
+			if _, ok := errors.AsType[*DamageError](err); err != nil && !ok {
+				t.Fatal(err)
+			}
+			return next, err
 		}
-		if _, ok := errors.AsType[*DamageError](err); err != nil && !ok {
+		with := NewSegmentReader(fs, testDir)
+		if err := with.Authenticate(secret, testOrigin); err != nil {
 			t.Fatal(err)
+		}
+		authentic, _ := read(with)
+		next, _ := read(NewSegmentReader(fs, testDir))
+		if authentic > next {
+			t.Fatalf("with the secret %d records are read, and without %d", authentic, next)
 		}
 		put(t, fs, fs.PathJoin(dir, segmentName(next+1)), appendSegmentHeader(nil, next+1))
 		if _, err := NewSegmentReader(fs, testDir).Read(5, math.MaxUint64, func(uint64, []byte) error { return nil }); err == nil {

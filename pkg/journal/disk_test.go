@@ -19,7 +19,7 @@ type disk struct {
 func failing(fs vfs.FS, fails func(op errorfs.Op) error) *disk {
 	injector := errorfs.InjectorFunc(func(op errorfs.Op) error {
 		switch op.Kind {
-		case errorfs.OpFileWrite, errorfs.OpFileSync, errorfs.OpFileSyncData:
+		case errorfs.OpFileWrite, errorfs.OpFileWriteAt, errorfs.OpFileSync, errorfs.OpFileSyncData:
 			return nil // these are diskFile's
 		}
 		return fails(op)
@@ -66,6 +66,14 @@ func (f *diskFile) Write(b []byte) (int, error) {
 	return f.File.Write(b)
 }
 
+func (f *diskFile) WriteAt(b []byte, at int64) (int, error) {
+	if err := f.disk.fails.MaybeError(errorfs.Op{Kind: errorfs.OpFileWriteAt, Path: f.path, Offset: at}); err != nil {
+		n, _ := f.File.WriteAt(b[:len(b)/2], at)
+		return n, err
+	}
+	return f.File.WriteAt(b, at)
+}
+
 func (f *diskFile) sync(kind errorfs.OpKind, sync func() error) error {
 	if err := f.disk.fails.MaybeError(errorfs.Op{Kind: kind, Path: f.path}); err != nil {
 		f.lost = true
@@ -91,7 +99,7 @@ func (d *smallDisk) Create(name string, category vfs.DiskWriteCategory) (vfs.Fil
 	if err != nil {
 		return nil, err
 	}
-	return &smallFile{f, d}, nil
+	return &smallFile{File: f, disk: d}, nil
 }
 
 func (d *smallDisk) Remove(name string) error {
@@ -108,12 +116,32 @@ func (d *smallDisk) GetDiskUsage(string) (vfs.DiskUsage, error) {
 type smallFile struct {
 	vfs.File
 	disk *smallDisk
+	// at is where the next Write goes, and size how long the file is.
+	at, size int64
 }
 
 func (f *smallFile) Write(b []byte) (int, error) {
-	if f.disk.left.Add(-int64(len(b))) < 0 {
-		f.disk.left.Add(int64(len(b)))
-		return 0, syscall.ENOSPC
+	if err := f.grow(f.at + int64(len(b))); err != nil {
+		return 0, err
 	}
+	f.at += int64(len(b))
 	return f.File.Write(b)
+}
+
+func (f *smallFile) WriteAt(b []byte, at int64) (int, error) {
+	if err := f.grow(at + int64(len(b))); err != nil {
+		return 0, err
+	}
+	return f.File.WriteAt(b, at)
+}
+
+// grow takes room for a file that is so long.
+func (f *smallFile) grow(size int64) error {
+	more := max(0, size-f.size)
+	if f.disk.left.Add(-more) < 0 {
+		f.disk.left.Add(more)
+		return syscall.ENOSPC
+	}
+	f.size += more
+	return nil
 }

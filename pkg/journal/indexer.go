@@ -35,7 +35,9 @@ func (j *Journal) Reader(persons Persons) (*Reader, error) {
 	}
 	x := &indexer{
 		index: opened, log: j.cfg.Log, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		reader: &Reader{fs: j.fs, dir: j.cfg.Dir, origin: j.origin, tag: Tag(j.origin), live: j, ids: j.ids, index: opened, persons: persons},
+		reader: &Reader{
+			fs: j.fs, dir: j.cfg.Dir, origin: j.origin, tag: Tag(j.origin), live: j, ids: j.ids, macs: j.macs, index: opened, persons: persons,
+		},
 	}
 	if err := x.reader.survey(); err != nil {
 		return nil, errors.Join(err, opened.Close())

@@ -97,10 +97,10 @@ type Journal struct {
 	origin   string
 	tag      [8]byte
 	ids      *IDs
-	// contexts is the key of the digests of contexts.
-	contexts []byte
-	sealer   *sealer
-	lock     io.Closer
+	// contexts is the key of the digests of contexts, and macs that of the MACs of frames.
+	contexts, macs []byte
+	sealer         *sealer
+	lock           io.Closer
 	// stop ends what keeps the journal up, which closes stopped.
 	stop, stopped chan struct{}
 	closing       sync.Once
@@ -108,8 +108,9 @@ type Journal struct {
 	// writing has room for the one who writes, and guards segment, which syncing guards too, so that either is enough to read it.
 	writing chan struct{}
 	segment *segment
-	// copied is a copy of the batch that is being written. writing guards it.
+	// copied is a copy of the batch that is being written, and mac computes the MACs of frames. writing guards both.
 	copied []byte
+	mac    *frameMAC
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
@@ -209,7 +210,7 @@ func (j *Journal) Append(ctx context.Context, duty Duty, records ...*Record) (fi
 	return 0, unavailable(err)
 }
 
-// appendFrames is Append, with frames whose sequences and sums are not known yet. A journal that fails is tried again.
+// appendFrames is Append, with frames whose sequences, MACs and sums are not known yet. A journal that fails is tried again.
 func (j *Journal) appendFrames(ctx context.Context, duty Duty, caller string, frames []byte) (first uint64, err error) {
 	b, first, began, err := j.join(duty, caller, frames)
 	if err != nil && j.retry(ctx, duty) {
@@ -296,7 +297,7 @@ func release(buffer *[]byte) {
 	}
 }
 
-// appendFrames appends the frames of records, each with room for its sequence, and without its sum.
+// appendFrames appends the frames of records, each with room for its sequence, and without its MAC and its sum.
 func appendFrames(b []byte, records []*Record) ([]byte, error) {
 	for _, r := range records {
 		r.Sequence = 0 // written by hand: it is not known yet, and always there
@@ -321,12 +322,11 @@ func appendFrames(b []byte, records []*Record) ([]byte, error) {
 	return b, nil
 }
 
-// number gives the records in frames their sequences, from one on, and the frames their sums. It returns how many there are.
+// number gives the records in frames their sequences, from one on. It returns how many there are.
 func number(frames []byte, first uint64) (count uint64) {
 	for len(frames) > 0 {
-		frame := frames[:frameHeader+binary.LittleEndian.Uint32(frames)]
+		frame := frameOf(frames)
 		binary.LittleEndian.PutUint64(frame[frameHeader+1:], first+count)
-		sealFrame(frame)
 		count++
 		frames = frames[len(frame):]
 	}
@@ -434,8 +434,11 @@ func (j *Journal) put(b *batch) error {
 			return err
 		}
 	}
+	j.mac.seal(b.frames) // here, and not where records join: others' calls do not wait for it
 	n := len(b.frames)
-	if !j.cfg.Sync {
+	if j.cfg.Sync {
+		j.segment.makeRoom(n, j.cfg.ahead())
+	} else {
 		j.copied = append(j.copied[:0], b.frames...) // a write may change what it is given, see vfs.File
 	}
 	if err := j.segment.write(b.frames, j.cfg.Sync); err != nil {

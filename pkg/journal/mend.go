@@ -141,7 +141,7 @@ func (j *Journal) miss(m missed) {
 // count returns how many frames there are.
 func count(frames []byte) (n uint64) {
 	for ; len(frames) > 0; n++ {
-		frames = frames[frameHeader+binary.LittleEndian.Uint32(frames):]
+		frames = frames[len(frameOf(frames)):]
 	}
 	return n
 }
@@ -250,7 +250,7 @@ func (j *Journal) lose(frames []byte) {
 func markLate(frames []byte) []byte {
 	out := make([]byte, 0, len(frames)+lateField)
 	for len(frames) > 0 {
-		frame := frames[:frameHeader+binary.LittleEndian.Uint32(frames)]
+		frame := frameOf(frames)
 		frames = frames[len(frame):]
 		start := len(out)
 		out = append(out, frame...)
@@ -389,6 +389,7 @@ func (j *Journal) renew() error {
 	defer u.syncing.Unlock()
 	written := j.written.Load()
 	kept := number(j.kept, written)
+	j.mac.seal(j.kept)
 	made, err := createSegment(j.fs, j.segments, j.durable.Load(), u.older, u.newer, j.kept)
 	if err != nil {
 		return err

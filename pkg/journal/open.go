@@ -32,10 +32,10 @@ const remedy = "nothing was changed. Keep the directory as evidence: move it awa
 // that is locked or cannot be read or written, and one in which a record is missing that another follows: it says where, and what to do.
 func Open(cfg Config) (*Journal, error) {
 	cfg = cfg.withDefaults()
-	j := &Journal{cfg: cfg, fs: cfg.FS, segments: cfg.FS.PathJoin(cfg.Dir, segmentsDir), writing: make(chan struct{}, 1)}
 	if cfg.Keys != nil {
 		cfg.Secret = cfg.Keys.Secret()
 	}
+	j := &Journal{cfg: cfg, fs: cfg.FS, segments: cfg.FS.PathJoin(cfg.Dir, segmentsDir), writing: make(chan struct{}, 1)}
 	var err error
 	if j.ids, err = NewIDs(cfg.Secret); err != nil {
 		return nil, err
@@ -102,23 +102,35 @@ func (j *Journal) open() error {
 	if err != nil {
 		return err
 	}
-	next, err := j.replay()
+	if !begun {
+		next, err := j.replay()
+		if err == nil && next > 0 {
+			err = fmt.Errorf("journal: %s has records, and the file %q, which names the journal, is missing; %s", j.cfg.Dir, originFile, remedy)
+		}
+		if err == nil {
+			err = j.begin()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if j.macs, err = macKey(j.cfg.Secret, j.origin); err != nil {
+		return err
+	}
+	j.mac = newFrameMAC(j.macs)
+	signing, err := j.signing() // before records are read: where all keys are others it says so
 	if err != nil {
 		return err
 	}
-	if !begun && next > 0 {
-		return fmt.Errorf("journal: %s has records, and the file %q, which names the journal, is missing; %s", j.cfg.Dir, originFile, remedy)
-	}
-	if !begun {
-		if err := j.begin(); err != nil {
-			return err
-		}
+	next, err := j.replay()
+	if err != nil {
+		return err
 	}
 	j.tag = Tag(j.origin)
 	j.next = next
 	j.written.Store(next)
 	j.durable.Store(next)
-	if j.sealer, err = j.openSealer(); err != nil {
+	if j.sealer, err = j.openSealer(signing); err != nil {
 		return err
 	}
 	// What is behind the last whole frame does not count once another segment begins there.
@@ -187,13 +199,22 @@ func (j *Journal) begin() error {
 	return nil
 }
 
+// reader returns what reads the segments, and checks the MACs once the journal's name is known.
+func (j *Journal) reader() *SegmentReader {
+	r := NewSegmentReader(j.fs, j.cfg.Dir)
+	if j.macs != nil {
+		r.mac = newFrameMAC(j.macs)
+	}
+	return r
+}
+
 // replay reads all segments, and returns the sequence of the next record. They are durable then.
 func (j *Journal) replay() (next uint64, err error) {
 	firsts, err := j.sweep()
 	if err != nil || len(firsts) == 0 {
 		return 0, err
 	}
-	reader := NewSegmentReader(j.fs, j.cfg.Dir)
+	reader := j.reader()
 	next, err = reader.Read(firsts[0], math.MaxUint64, func(uint64, []byte) error { return nil })
 	if err != nil {
 		if damage, ok := errors.AsType[*DamageError](err); ok {
@@ -203,15 +224,15 @@ func (j *Journal) replay() (next uint64, err error) {
 	}
 	last := firsts[len(firsts)-1]
 	path := j.fs.PathJoin(j.segments, segmentName(last))
-	info, err := j.fs.Stat(path)
-	if err != nil {
-		return 0, fmt.Errorf("journal: cannot read a segment: %w", err)
-	}
 	whole := int64(segmentHeader)
 	if reader.first == last && reader.next == next {
 		whole = reader.offset
 	}
-	if rest := info.Size() - whole; rest > 0 {
+	rest, err := SegmentRest(j.fs, path, whole)
+	if err != nil {
+		return 0, err
+	}
+	if rest > 0 {
 		j.cfg.Log.Warn("the journal's last write was cut off, and what it left does not count",
 			zap.String("segment", path), zap.Int64("offset", whole), zap.Int64("bytes", rest), zap.Uint64("next record", next))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"math"
 	"strings"
 	"time"
 
@@ -83,20 +84,26 @@ func (r *Reader) Prove(ctx context.Context, sequence uint64) ([]byte, error) {
 
 // Tree returns the tree over as many records, some of which may be in no bundle yet. Errors: there are fewer, and those of reading.
 func (r *Reader) Tree(size uint64) (*tree.Tree, error) {
-	t, err := tree.Open(r.fs, r.dir, r.First())
-	if err != nil {
-		return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
-	}
-	if t.Size() < size {
-		next, err := NewSegmentReader(r.fs, r.dir).Read(t.Size(), size, func(_ uint64, record []byte) error { return t.Add(record) })
-		if err == nil && next < size {
+	for {
+		first, bundles := r.saved()
+		t, err := tree.Open(r.fs, r.dir, first*tree.Width, math.MaxUint64)
+		if err != nil {
+			return nil, fmt.Errorf("journal: the tree in %s: %w", r.dir, err)
+		}
+		if t.Size() >= size {
+			return t, nil
+		}
+		next, err := r.newSegments().Read(t.Size(), size, func(_ uint64, record []byte) error { return t.Add(record) })
+		if err == nil && next == size {
+			return t, nil
+		}
+		if err == nil {
 			err = fmt.Errorf("record %d is missing", next)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("journal: %s does not have all that its checkpoint is over: %w", r.dir, err)
+		if moved, lookErr := r.moved(max(bundles, t.Saved()/tree.Width)); lookErr != nil || !moved {
+			return nil, fmt.Errorf("journal: %s does not have all that its checkpoint is over: %w", r.dir, errors.Join(err, lookErr))
 		}
 	}
-	return t, nil
 }
 
 // sealed returns the newest checkpoint that reaches a record.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -140,7 +141,7 @@ func pages(t *testing.T, r *Reader, q *Query, size int) (found []uint64) {
 // saveBundles has the tree of a journal save what is written, as the sealer does, and returns how many bundles there are.
 func saveBundles(t *testing.T, fs vfs.FS, dir string) uint64 {
 	t.Helper()
-	saved, err := tree.Open(fs, dir, 0)
+	saved, err := tree.Open(fs, dir, 0, math.MaxUint64)
 	if err != nil {
 		t.Fatal(err)
 	}

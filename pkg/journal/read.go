@@ -38,8 +38,8 @@ type Persons interface {
 	Asked(field index.Field, kind, id, tenant string) (terms []index.Term, known bool)
 }
 
-// Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. It takes records as they are, and
-// verifies nothing; see package verify. It is safe for concurrent use.
+// Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. With the journal's secret it checks
+// that the journal wrote those that are in no bundle yet; it verifies nothing else, see package verify. It is safe for concurrent use.
 type Reader struct {
 	fs     vfs.FS
 	dir    string
@@ -48,7 +48,9 @@ type Reader struct {
 	// live is the journal of this process; nil for a directory.
 	live *Journal
 	// ids are those of its decisions; nil where the secret is not known.
-	ids     *IDs
+	ids *IDs
+	// macs is the key of the MACs of frames; nil where the secret is not known.
+	macs    []byte
 	index   *index.Index
 	persons Persons
 
@@ -63,7 +65,7 @@ type ReaderConfig struct {
 	Dir string
 	// FS is where it lies; nil means the operating system's.
 	FS vfs.FS
-	// Secret is the journal's, which finds records by the ids of decisions, and makes those; nil where it is not known.
+	// Secret is the journal's, which finds records by the ids of decisions, makes those, and checks the MACs of segments; nil where it is not known.
 	Secret []byte
 	// Persons opens what is sealed; nil leaves it so.
 	Persons Persons
@@ -91,11 +93,23 @@ func OpenReader(cfg ReaderConfig) (*Reader, error) {
 		if r.ids, err = NewIDs(cfg.Secret); err != nil {
 			return nil, err
 		}
+		if r.macs, err = macKey(cfg.Secret, origin); err != nil {
+			return nil, err
+		}
 	}
 	if r.index, err = index.Read(fs, fs.PathJoin(dir, indexDir)); err != nil {
 		return nil, err
 	}
 	return r, r.survey()
+}
+
+// newSegments returns what reads the segments from their beginning.
+func (r *Reader) newSegments() *SegmentReader {
+	segments := NewSegmentReader(r.fs, r.dir)
+	if r.macs != nil {
+		segments.mac = newFrameMAC(r.macs)
+	}
+	return segments
 }
 
 // Origin is the journal's name.
@@ -216,14 +230,45 @@ func (r *Reader) End() (uint64, error) {
 	if r.live != nil {
 		return r.live.Written(), nil
 	}
-	_, bundles := r.saved()
-	from := bundles * tree.Width
-	segments := NewSegmentReader(r.fs, r.dir)
-	if oldest, found, err := segments.First(); errors.Is(err, iofs.ErrNotExist) || err == nil && (!found || oldest > from) {
-		return from, nil // of a copy that has no more
+	for {
+		_, bundles := r.saved()
+		from := bundles * tree.Width
+		end, found, err := r.endOfSegments(from)
+		if found && err == nil {
+			return end, nil
+		}
+		if moved, lookErr := r.moved(bundles); lookErr != nil || !moved {
+			return max(end, from), errors.Join(err, lookErr) // without an error: of a copy that has no more
+		}
 	}
-	end, err := segments.Read(from, math.MaxUint64, func(uint64, []byte) error { return nil })
-	return max(end, from), err
+}
+
+// endOfSegments returns the sequence behind the records that the segments have from one on; false where they begin with a later one.
+func (r *Reader) endOfSegments(from uint64) (end uint64, found bool, err error) {
+	segments := r.newSegments()
+	oldest, found, err := segments.First()
+	if errors.Is(err, iofs.ErrNotExist) || err == nil && (!found || oldest > from) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	end, err = segments.Read(from, math.MaxUint64, func(uint64, []byte) error { return nil })
+	return end, true, err
+}
+
+// moved looks again in the tree, once the segments do not have a record, and reports whether there are more bundles than so many: a segment is
+// removed when bundles have all of it, which may happen between looking at the one and at the other. Whoever asks looks again as long as
+// that is so.
+func (r *Reader) moved(bundles uint64) (bool, error) {
+	if _, now := r.saved(); now > bundles {
+		return true, nil
+	}
+	if err := r.survey(); err != nil { // the retention may have removed all bundles that were known of
+		return false, err
+	}
+	_, now := r.saved()
+	return now > bundles, nil
 }
 
 // Get returns a record, in which all that can be opened is open, and its encoding as it was written. Errors: ErrNoRecord, and those of reading.
@@ -270,28 +315,32 @@ type walk struct {
 }
 
 func (r *Reader) walk() *walk {
-	return &walk{Reader: r, segments: NewSegmentReader(r.fs, r.dir), marks: map[uint64]SegmentReader{}}
+	return &walk{Reader: r, segments: r.newSegments(), marks: map[uint64]SegmentReader{}}
 }
 
 // chunk returns the records of a chunk before end. They are good until the next call. Errors: ErrNoRecord where it was removed.
 func (w *walk) chunk(n, end uint64) ([][]byte, error) {
-	for again := false; ; again = true {
+	for again := false; ; {
 		first, bundles := w.saved()
 		if n < first {
 			return nil, ErrNoRecord
 		}
 		if n >= bundles {
 			records, err := w.tail(n, bundles, end)
-			if err == nil || again {
-				return records, err
+			if err == nil {
+				return records, nil
 			}
-			continue // it may have become a bundle meanwhile
+			if moved, lookErr := w.moved(bundles); lookErr != nil || !moved {
+				return nil, errors.Join(err, lookErr)
+			}
+			continue
 		}
 		b, err := tree.ReadFile(w.fs, w.bundlePath(n), maxBundleFile)
 		if errors.Is(err, iofs.ErrNotExist) && !again {
 			if err := w.survey(); err != nil {
 				return nil, err
 			}
+			again = true
 			continue // it may have been removed meanwhile
 		}
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,30 +82,35 @@ type sealer struct {
 	stop, done chan struct{}
 }
 
-// openSealer opens the tree of a journal, reads what it does not have yet from the segments, and compares both with the last checkpoint. made
-// says that the journal is new. Errors: the journal does not go on from that checkpoint, and those of reading.
-func (j *Journal) openSealer() (*sealer, error) {
+// openSealer opens the tree of a journal, reads what it does not have yet from the segments, and compares both with the last checkpoint. Of the
+// tree on the disk it takes no more than that checkpoint is over: somebody who can write to the directory can write bundles and tiles behind it,
+// which would be signed next. The segments still have those records, and show that this journal wrote them. Errors: the journal does not go on
+// from that checkpoint, and those of reading.
+func (j *Journal) openSealer(k signing) (*sealer, error) {
 	s := &sealer{
 		fs: j.fs, dir: j.cfg.Dir, origin: j.origin, log: j.cfg.Log, now: j.cfg.Now, written: j.Written, durable: j.Sync,
 		bundle: j.bundled, dropped: j.dropped, emit: j.cfg.OnCheckpoint, interval: j.cfg.CheckpointInterval,
-		reader: NewSegmentReader(j.fs, j.cfg.Dir), stop: make(chan struct{}), done: make(chan struct{}),
+		signer: k.signer, reader: j.reader(), stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	verifier, err := s.openKey(j.cfg.Keys, j.Written() == 0)
-	if err != nil {
+	if err := s.keepVerifier(k); err != nil {
 		return nil, err
 	}
-	minimum, err := ReadMinimum(s.fs, s.dir, s.origin, verifier)
+	minimum, err := ReadMinimum(s.fs, s.dir, s.origin, k.verifier)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w; %s", err, remedy)
 	}
-	if s.tree, err = tree.Open(s.fs, s.dir, minimum); err != nil {
+	text, signed, err := s.signed(k.verifier)
+	if err != nil {
+		return nil, err
+	}
+	if s.tree, err = tree.Open(s.fs, s.dir, minimum, signed.Size); err != nil {
 		return nil, fmt.Errorf("journal: the tree in %s: %w; %s", s.dir, err, remedy)
 	}
 	if s.tree.Size() > j.Written() {
 		return nil, fmt.Errorf("journal: %s has records up to %d in its tree, and its segments end with record %d; %s",
 			s.dir, s.tree.Size(), j.Written(), remedy)
 	}
-	if err := s.compare(verifier); err != nil {
+	if err := s.compare(k.verifier, text, signed); err != nil {
 		return nil, err
 	}
 	if err := s.advance(j.Written()); err != nil {
@@ -157,59 +163,89 @@ func (s *sealer) start() {
 	}
 }
 
-// openKey chooses the key that signs, and compares it with the one that the journal says verifies it.
-func (s *sealer) openKey(keys *Keys, made bool) (note.Verifier, error) {
-	path := s.fs.PathJoin(s.dir, verifierFile)
-	text, err := tree.ReadFile(s.fs, path, maxVerifier)
-	missing := errors.Is(err, iofs.ErrNotExist)
-	if err != nil && !missing {
-		return nil, fmt.Errorf("journal: cannot read the key that verifies it: %w", err)
-	}
-	if keys == nil {
-		if !missing {
-			return nil, fmt.Errorf("journal: the checkpoints of %s are signed, and no directory of keys is configured: name it", s.dir)
-		}
-		return nil, nil //nolint:nilnil // a journal without keys has no checkpoints
-	}
-	signer, verifier, err := keys.Signer(s.origin)
-	if err != nil {
-		return nil, err
-	}
-	if missing && !made {
-		return nil, fmt.Errorf("journal: %s has records, and the file %q is missing; %s", s.dir, verifierFile, remedy)
-	}
-	if missing {
-		if err := s.write(verifierFile, []byte(verifier+"\n")); err != nil {
-			return nil, err
-		}
-	} else if string(text) != verifier+"\n" {
-		return nil, fmt.Errorf("journal: the checkpoints of %s are signed with another key than %q in the directory of keys: bring back that file; "+
-			"or move the journal's directory away, and a new journal begins in its place", s.dir, signingFile)
-	}
-	s.signer = signer
-	return note.NewVerifier(verifier) //nolint:wrapcheck // it was just made
+// signing is the key that signs a journal's checkpoints, and what verifies them; the zero value is that of a journal without keys.
+type signing struct {
+	signer   note.Signer
+	verifier note.Verifier
+	// line is verifierFile, which is still to be written where missing says so.
+	line    string
+	missing bool
 }
 
-// compare compares the tree and the segments with the last checkpoint.
-func (s *sealer) compare(verifier note.Verifier) error {
+// signing chooses the key that signs, and compares it with the one that the journal says verifies it.
+func (j *Journal) signing() (k signing, err error) {
+	text, err := tree.ReadFile(j.fs, j.fs.PathJoin(j.cfg.Dir, verifierFile), maxVerifier)
+	k.missing = errors.Is(err, iofs.ErrNotExist)
+	if err != nil && !k.missing {
+		return k, fmt.Errorf("journal: cannot read the key that verifies it: %w", err)
+	}
+	if j.cfg.Keys == nil {
+		if !k.missing {
+			return k, fmt.Errorf("journal: the checkpoints of %s are signed, and no directory of keys is configured: name it", j.cfg.Dir)
+		}
+		return signing{}, nil // a journal without keys has no checkpoints
+	}
+	signer, verifier, err := j.cfg.Keys.Signer(j.origin)
+	if err != nil {
+		return k, err
+	}
+	k.signer, k.line = signer, verifier+"\n"
+	if !k.missing && string(text) != k.line {
+		return k, fmt.Errorf("journal: the checkpoints of %s are signed with another key than %q in the directory of keys: bring back that file; "+
+			"or move the journal's directory away, and a new journal begins in its place", j.cfg.Dir, signingFile)
+	}
+	k.verifier, err = note.NewVerifier(verifier)
+	return k, err //nolint:wrapcheck // it was just made
+}
+
+// keepVerifier writes verifierFile for a journal that is new.
+func (s *sealer) keepVerifier(k signing) error {
+	switch {
+	case !k.missing:
+		return nil
+	case s.written() > 0:
+		return fmt.Errorf("journal: %s has records, and the file %q is missing; %s", s.dir, verifierFile, remedy)
+	default:
+		return s.write(verifierFile, []byte(k.line))
+	}
+}
+
+// signed reads the last checkpoint. Without one text is nil, and c is over all that there may be: a journal without keys signs nothing, and one
+// that is new has nothing yet.
+func (s *sealer) signed(verifier note.Verifier) (text []byte, c tree.Checkpoint, err error) {
+	none := tree.Checkpoint{Size: math.MaxUint64}
+	if verifier == nil {
+		return nil, none, nil
+	}
+	path := s.fs.PathJoin(s.dir, checkpointFile)
+	text, err = tree.ReadFile(s.fs, path, tree.MaxCheckpoint)
+	switch {
+	case errors.Is(err, iofs.ErrNotExist) && s.written() > 0:
+		return nil, c, fmt.Errorf("journal: %s has records, and the file %q is missing; %s", s.dir, checkpointFile, remedy)
+	case errors.Is(err, iofs.ErrNotExist):
+		return nil, none, nil
+	case err != nil:
+		return nil, c, fmt.Errorf("journal: cannot read the last checkpoint: %w", err)
+	}
+	if c, _, err = tree.ParseCheckpoint(text, verifier); err != nil {
+		return nil, c, fmt.Errorf("journal: the checkpoint %s: %w; %s", path, err, remedy)
+	}
+	return text, c, nil
+}
+
+// compare compares the tree and the segments with the last checkpoint, and with the last one that a witness signed.
+func (s *sealer) compare(verifier note.Verifier, text []byte, last tree.Checkpoint) error {
 	if verifier == nil {
 		return nil
 	}
-	path := s.fs.PathJoin(s.dir, checkpointFile)
-	text, err := tree.ReadFile(s.fs, path, tree.MaxCheckpoint)
-	if errors.Is(err, iofs.ErrNotExist) && s.written() == 0 {
+	if text == nil {
 		return s.checkpoint() // so that from the first record on there is one to compare with
 	}
-	if errors.Is(err, iofs.ErrNotExist) {
-		return fmt.Errorf("journal: %s has records, and the file %q is missing; %s", s.dir, checkpointFile, remedy)
-	}
-	if err != nil {
-		return fmt.Errorf("journal: cannot read the last checkpoint: %w", err)
-	}
-	if err := s.match(path, text, verifier, true); err != nil {
+	if err := s.match(s.fs.PathJoin(s.dir, checkpointFile), last); err != nil {
 		return err
 	}
-	path = s.fs.PathJoin(s.dir, witnessedFile)
+	s.state.Records, s.state.Checkpoint = last.Size, text
+	path := s.fs.PathJoin(s.dir, witnessedFile)
 	witnessed, err := tree.ReadFile(s.fs, path, tree.MaxCheckpoint)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
@@ -217,15 +253,15 @@ func (s *sealer) compare(verifier note.Verifier) error {
 	if err != nil {
 		return fmt.Errorf("journal: cannot read the last checkpoint that a witness signed: %w", err)
 	}
-	return s.match(path, witnessed, verifier, false)
-}
-
-// match compares with one checkpoint. The newest one is then the state.
-func (s *sealer) match(path string, text []byte, verifier note.Verifier, newest bool) error {
-	c, _, err := tree.ParseCheckpoint(text, verifier)
+	c, _, err := tree.ParseCheckpoint(witnessed, verifier)
 	if err != nil {
 		return fmt.Errorf("journal: the checkpoint %s: %w; %s", path, err, remedy)
 	}
+	return s.match(path, c)
+}
+
+// match compares with one checkpoint.
+func (s *sealer) match(path string, c tree.Checkpoint) error {
 	if c.Size > s.written() {
 		return fmt.Errorf("journal: the checkpoint %s is over %d records, and %s has %d: records %d to %d are missing; %s",
 			path, c.Size, s.dir, s.written(), s.written(), c.Size-1, remedy)
@@ -241,9 +277,6 @@ func (s *sealer) match(path string, text []byte, verifier note.Verifier, newest 
 		return fmt.Errorf("journal: the checkpoint %s is over %d records with the root %s, and those in %s have the root %s: a record was changed "+
 			"(deputy journal verify names it); %s", path, c.Size, c.Root, s.dir, root, remedy)
 	}
-	if newest {
-		s.state.Records, s.state.Checkpoint = c.Size, text
-	}
 	return nil
 }
 
@@ -255,7 +288,12 @@ func (s *sealer) read(size uint64) error {
 	}
 	next, err := s.reader.Read(from, size, func(_ uint64, record []byte) error { return s.tree.Add(record) })
 	if err == nil && next < size {
-		err = fmt.Errorf("record %d is missing", next)
+		err = &DamageError{
+			Path: s.reader.path, Offset: s.reader.offset, Sequence: next, Message: fmt.Sprintf("record %d was written, and is not there any more", next),
+		}
+	}
+	if damage, ok := errors.AsType[*DamageError](err); ok {
+		return fmt.Errorf("journal: its records are not as they were written, and nothing more is signed: %w; keep the directory as evidence", damage)
 	}
 	if err != nil {
 		return fmt.Errorf("journal: cannot read what is to be sealed: %w", err)

@@ -20,16 +20,18 @@ import (
 //	        sequence of the first record (8)
 //	        CRC-32C of the 24 bytes before (4)
 //	frame   length of the record (4)
-//	        CRC-32C of the length and the record (4)
+//	        CRC-32C of the length, the MAC and the record (4)
+//	        MAC of the length and the record (16), see frameMAC
 //	        the record: an encoded deputy.v1.Record, whose first field is its sequence
 //	frame   …
 //
-// A segment ends where the next one begins, whatever it has after that: those are records of a write that failed, which nobody was told of. The
+// The CRC tells a frame that was written whole from one that was not, and can be checked without a key. The MAC shows that this journal's server
+// wrote the record, at this place: its sequence is part of it. A segment ends where the next one begins, whatever it has after that: those are records of a write that failed, which nobody was told of. The
 // last one ends with its last whole frame. A frame whose sum is wrong ends it too, which is what a crash in the middle of a write leaves.
 const (
 	segmentMagic  = "deputy journal 1"
 	segmentHeader = len(segmentMagic) + 8 + 4
-	frameHeader   = 8
+	frameHeader   = 4 + 4 + macSize
 )
 
 // MaxRecord is how long the encoding of a record may be, in bytes: an entry of C2SP tlog-tiles has a length of 16 bits.
@@ -77,21 +79,13 @@ func parseSegmentHeader(b []byte) (first uint64, err error) {
 	return binary.LittleEndian.Uint64(body[len(segmentMagic):]), nil
 }
 
-// appendFrame appends a record as a segment has it.
-func appendFrame(b, record []byte) []byte {
-	start := len(b)
-	b = append(b, make([]byte, frameHeader)...)
-	b = append(b, record...)
-	sealFrame(b[start:])
-	return b
+// frameSum is the CRC-32C of a frame: of all that it has but the sum itself.
+func frameSum(frame []byte) uint32 {
+	return crc32.Update(crc32.Checksum(frame[:4], castagnoli), castagnoli, frame[8:])
 }
 
-// sealFrame fills in the length and the sum of the frame that b is.
-func sealFrame(b []byte) {
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-frameHeader)) //nolint:gosec // at most MaxRecord
-	sum := crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, b[frameHeader:])
-	binary.LittleEndian.PutUint32(b[4:], sum)
-}
+// frameOf is the first of the frames in b, whose lengths are right.
+func frameOf(b []byte) []byte { return b[:frameHeader+binary.LittleEndian.Uint32(b)] }
 
 // segment is the segment that is written to. It belongs to the one who writes.
 type segment struct {
@@ -100,6 +94,9 @@ type segment struct {
 	// first is the sequence of its first record, and size how long it is.
 	first uint64
 	size  int64
+	// room is how long its file is with the room that is made ahead, 0 where none is, and noRoom says that none can be made.
+	room   int64
+	noRoom bool
 	// broken says that a sync of it failed. Journal.unsynced.syncing guards it.
 	broken bool
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"slices"
@@ -51,11 +50,14 @@ type SegmentReader struct {
 	next   uint64
 	offset int64
 
+	// mac checks the MACs of frames; nil where the journal's secret is not known.
+	mac *frameMAC
+
 	// file is open while Read runs.
-	file   vfs.File
-	path   string
-	in     *bufio.Reader
-	record []byte
+	file  vfs.File
+	path  string
+	in    *bufio.Reader
+	frame []byte
 }
 
 // NewSegmentReader returns a reader of the segments in the directory of a journal. It touches nothing yet. nil stands for the operating
@@ -65,6 +67,17 @@ func NewSegmentReader(fs vfs.FS, dir string) *SegmentReader {
 		fs = tree.Disk
 	}
 	return &SegmentReader{fs: fs, dir: fs.PathJoin(dir, segmentsDir)}
+}
+
+// Authenticate has Read check that the journal with an origin wrote each record, with its secret: a record whose MAC is wrong is damage. Without it,
+// somebody who can write to the directory can have Read return records that no server wrote. Errors: the secret is too short.
+func (r *SegmentReader) Authenticate(secret []byte, origin string) error {
+	key, err := macKey(secret, origin)
+	if err != nil {
+		return err
+	}
+	r.mac = newFrameMAC(key)
+	return nil
 }
 
 // First returns the oldest record that the segments have; false where there is no segment.
@@ -128,18 +141,24 @@ func (r *SegmentReader) readSegment(first, from, end uint64, each func(uint64, [
 		return from, err
 	}
 	for r.next < end {
-		record, err := r.frame()
-		if err != nil || record == nil {
+		frame, err := r.readFrame()
+		if err != nil || frame == nil {
 			return max(r.next, from), err
 		}
-		sequence := r.next
+		sequence, record := r.next, frame[frameHeader:]
+		if r.mac != nil && !r.mac.fits(frame) {
+			return max(sequence, from), &DamageError{
+				Path: r.path, Offset: r.offset, Sequence: sequence, Message: fmt.Sprintf("the MAC of record %d is wrong: it was changed or added by somebody "+
+					"who does not have the journal's %s; or that file is another than it was, then bring it back", sequence, secretFile),
+			}
+		}
 		if got, ok := sequenceOf(record); !ok || got != sequence {
 			return max(sequence, from), &DamageError{
 				Path: r.path, Offset: r.offset, Sequence: sequence, Message: fmt.Sprintf("this has to be record %d, and it is another", sequence),
 			}
 		}
 		r.next++
-		r.offset += int64(frameHeader + len(record))
+		r.offset += int64(len(frame))
 		if sequence < from {
 			continue
 		}
@@ -181,26 +200,25 @@ func (r *SegmentReader) open() error {
 	return nil
 }
 
-// frame reads the next frame; nil where there is no whole, sound one.
-func (r *SegmentReader) frame() (record []byte, err error) {
+// readFrame reads the next frame; nil where there is no whole one with the right sum.
+func (r *SegmentReader) readFrame() (frame []byte, err error) {
 	header, err := r.in.Peek(frameHeader)
 	if err != nil {
 		return nil, unlessEnd(err)
 	}
-	length, sum := binary.LittleEndian.Uint32(header), binary.LittleEndian.Uint32(header[4:])
+	length := binary.LittleEndian.Uint32(header)
 	if length > MaxRecord {
 		return nil, nil
 	}
-	check := crc32.Checksum(header[:4], castagnoli)
-	_, _ = r.in.Discard(frameHeader) // it was peeked
-	r.record = slices.Grow(r.record[:0], int(length))[:length]
-	if _, err := io.ReadFull(r.in, r.record); err != nil {
+	size := frameHeader + int(length)
+	r.frame = slices.Grow(r.frame[:0], size)[:size]
+	if _, err := io.ReadFull(r.in, r.frame); err != nil {
 		return nil, unlessEnd(err)
 	}
-	if crc32.Update(check, castagnoli, r.record) != sum {
+	if frameSum(r.frame) != binary.LittleEndian.Uint32(r.frame[4:]) {
 		return nil, nil
 	}
-	return r.record, nil
+	return r.frame, nil
 }
 
 // unlessEnd is an error of reading; nil where a file ended.

@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,6 +56,49 @@ func TestVerifyBesideAServer(t *testing.T) {
 	}
 	if err := j.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestForgedTail: a record that no checkpoint is over, and that somebody changed who made its sum right again, is found with the journal's secret, and
+// named. Nobody finds it without: that is what the page says.
+func TestForgedTail(t *testing.T) {
+	t.Parallel()
+	k := begin(t)
+	j, err := journal.Open(journal.Config{
+		Dir: "j", FS: k.fs, Keys: k.keys, Store: "store", ReserveBytes: 1 << 10, CheckpointInterval: time.Hour,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if _, err := j.Append(t.Context(), journal.Refuse, decision(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := k.read(t)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e.sound(t)
+	with := verify.Options{Secret: k.keys.Secret()}
+	if r := e.first(t, with); len(r.Problems) > 0 || r.Signed != 0 || r.Records != 20 || !r.Authenticated {
+		t.Fatalf("of what the server wrote: %+v", r)
+	}
+	path := fmt.Sprintf("segments/%020d", 0)
+	header, all := frames(e.files[path])
+	for i := range all {
+		bent := slices.Clone(all)
+		bent[i] = slices.Clone(all[i])
+		bent[i][len(bent[i])-1] ^= 1
+		binary.LittleEndian.PutUint32(bent[i][4:], castagnoli(bent[i][:4], bent[i][8:]))
+		forged := e.with(path, slices.Concat(append([][]byte{header}, bent...)...))
+		if r := forged.first(t, verify.Options{}); len(r.Problems) > 0 || r.Authenticated || len(verifySecond(forged.files, e.key)) > 0 {
+			t.Errorf("record %d: without the secret: %+v", i, r)
+		}
+		r := forged.first(t, with)
+		if len(r.Problems) == 0 || r.Problems[0].Sequence != uint64(i) || !strings.Contains(r.Problems[0].Message, "the MAC of record") {
+			t.Errorf("record %d: with the secret: %+v", i, r)
+		}
 	}
 }
 

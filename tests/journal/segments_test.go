@@ -35,20 +35,20 @@ func (l *ledger) fresh() []*deputyv1.Record {
 		if err != nil || len(b) < 28 || string(b[:16]) != "deputy journal 1" {
 			continue
 		}
-		for b = b[28:]; len(b) >= 8; {
+		for b = b[28:]; len(b) >= 24; {
 			length := int(binary.LittleEndian.Uint32(b))
-			if length > len(b)-8 {
+			if length > len(b)-24 {
 				break
 			}
-			sum := crc32.Checksum(slices.Concat(b[:4], b[8:8+length]), crc32.MakeTable(crc32.Castagnoli))
+			sum := crc32.Checksum(slices.Concat(b[:4], b[8:24+length]), crc32.MakeTable(crc32.Castagnoli))
 			if sum != binary.LittleEndian.Uint32(b[4:]) {
 				break
 			}
 			r := &deputyv1.Record{}
-			if err := proto.Unmarshal(b[8:8+length], r); err != nil {
+			if err := proto.Unmarshal(b[24:24+length], r); err != nil {
 				l.t.Fatalf("%s has a record that cannot be read: %v", name, err)
 			}
-			b = b[8+length:]
+			b = b[24+length:]
 			if r.GetSequence() < l.next {
 				continue
 			}

@@ -194,13 +194,13 @@ func (s *second) segments(whole uint64) {
 			return
 		}
 		next := first
-		for b = b[28:]; len(b) >= 8 && (i == len(firsts)-1 || next < firsts[i+1]); next++ {
+		for b = b[28:]; len(b) >= 24 && (i == len(firsts)-1 || next < firsts[i+1]); next++ {
 			length := uint64(binary.LittleEndian.Uint32(b))
-			if length > uint64(len(b)-8) || castagnoli(b[:4], b[8:8+length]) != binary.LittleEndian.Uint32(b[4:]) {
+			if length > uint64(len(b)-24) || castagnoli(b[:4], b[8:24+length]) != binary.LittleEndian.Uint32(b[4:]) {
 				break
 			}
-			record := b[8 : 8+length]
-			b = b[8+length:]
+			record := b[24 : 24+length] // behind a MAC, which takes the journal's secret to check
+			b = b[24+length:]
 			hash := leafHash(record)
 			switch {
 			case !standsAt(record, next):

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,9 +42,10 @@ var ErrPruned = errors.New("it was removed, as the retention says")
 var ErrAbsent = errors.New("the tree does not reach that far")
 
 // Open opens the tree in a journal's directory, or begins one. minimum is the first record that was not pruned, which the directory does not
-// say reliably by itself. What follows the last whole bundle has to be added again, from Size on. Errors: a file that cannot be read, or tiles
+// say reliably by itself. Bundles with records from most on are taken as if they were not there. What follows the last whole bundle has to be
+// added again, from Size on, and takes the place of those. Errors: a file that cannot be read, or tiles
 // without which the hashes above them are not known.
-func Open(fs vfs.FS, dir string, minimum uint64) (*Tree, error) {
+func Open(fs vfs.FS, dir string, minimum, most uint64) (*Tree, error) {
 	if minimum%Width != 0 {
 		return nil, fmt.Errorf("the minimum %d is not a multiple of %d", minimum, Width)
 	}
@@ -56,7 +58,7 @@ func Open(fs vfs.FS, dir string, minimum uint64) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	full := max(min(bundles, tiles), minimum/Width)
+	full := max(min(bundles, tiles, most/Width), minimum/Width)
 	if tiles < full {
 		return nil, fmt.Errorf("%s is missing", TilePath(0, tiles))
 	}
@@ -144,7 +146,7 @@ func (t *Tree) Save() error {
 	if whole == 0 {
 		return nil
 	}
-	w := writer{fs: t.fs, dir: t.dir, changed: map[string]struct{}{}}
+	w := newWriter(t.fs, t.dir)
 	// Bundles come last: where one is, after a process was killed, so are the tiles over it.
 	for level, u := range slices.Backward(levels) {
 		for i := 0; i+Width <= len(u.hashes); i += Width {
@@ -154,7 +156,8 @@ func (t *Tree) Save() error {
 	for i := 0; i < whole; i += Width {
 		b, err := EncodeBundle(records[i : i+Width])
 		if err != nil {
-			return err
+			w.err = cmp.Or(w.err, err)
+			break
 		}
 		w.write(BundlePath(first/Width+uint64(i/Width)), b)
 	}

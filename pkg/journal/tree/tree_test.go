@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -27,7 +31,7 @@ func record(n uint64) []byte {
 // open opens the tree of a file system.
 func open(t testing.TB, fs vfs.FS, minimum uint64) *tree.Tree {
 	t.Helper()
-	made, err := tree.Open(fs, "journal", minimum)
+	made, err := tree.Open(fs, "journal", minimum, math.MaxUint64)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,6 +281,91 @@ func TestPaths(t *testing.T) {
 	} {
 		if level, n, ok := tree.ParsePath(path); ok {
 			t.Errorf("%q is read as %d of level %d", path, n, level)
+		}
+	}
+}
+
+// meeting is a file system on which a sync of a file waits until others are under way at the same time, up to so many.
+type meeting struct {
+	vfs.FS
+	mu    sync.Mutex
+	under int
+	met   chan struct{}
+	want  int
+}
+
+func (m *meeting) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := m.FS.Create(name, category)
+	if err != nil {
+		return nil, err
+	}
+	return meetingFile{f, m}, nil
+}
+
+type meetingFile struct {
+	vfs.File
+	meeting *meeting
+}
+
+func (f meetingFile) Sync() error {
+	m := f.meeting
+	m.mu.Lock()
+	if m.under++; m.under == m.want {
+		close(m.met)
+	}
+	m.mu.Unlock()
+	select {
+	case <-m.met:
+		return f.File.Sync()
+	case <-time.After(time.Minute):
+		return errors.New("the syncs wait for each other")
+	}
+}
+
+// TestSyncsTogether: several files of a tree are synced at the same time.
+func TestSyncsTogether(t *testing.T) {
+	t.Parallel()
+	fill(t, open(t, &meeting{FS: vfs.NewMem(), met: make(chan struct{}), want: 4}, 0), 2*tree.Width)
+}
+
+// TestNamesInOrder: where one file cannot be written, no file that comes after it has its name, and once it can be, all have.
+func TestNamesInOrder(t *testing.T) {
+	t.Parallel()
+	const bundles = 6
+	for bad := range uint64(bundles) {
+		fs, fails := vfs.NewMem(), true
+		disk := errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if fails && op.Kind == errorfs.OpFileSync && strings.HasPrefix(op.Path, "journal/"+tree.BundlePath(bad)) {
+				return errorfs.ErrInjected
+			}
+			return nil
+		}))
+		made := open(t, disk, 0)
+		for n := range uint64(bundles * tree.Width) {
+			if err := made.Add(record(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := made.Save(); !errors.Is(err, errorfs.ErrInjected) {
+			t.Fatalf("it comes to %v", err)
+		}
+		named := func(n uint64) bool {
+			_, err := fs.Stat("journal/" + tree.BundlePath(n))
+			return err == nil
+		}
+		for n := bad; n < bundles; n++ {
+			if named(n) {
+				t.Errorf("bundle %d is there, and bundle %d is not", n, bad)
+			}
+		}
+		fails = false
+		if err := made.Save(); err != nil {
+			t.Fatal(err)
+		}
+		for n := range uint64(bundles) {
+			if !named(n) {
+				t.Errorf("bundle %d is missing", n)
+			}
 		}
 	}
 }

@@ -3,7 +3,6 @@ package verify
 import (
 	"context"
 	"errors"
-	"fmt"
 	iofs "io/fs"
 	"math"
 	"path"
@@ -51,6 +50,12 @@ func (v *run) readSegments(ctx context.Context) error {
 	last := v.files.segments[len(v.files.segments)-1]
 	size := int64(journal.SegmentHeader)
 	reader := journal.NewSegmentReader(v.FS, v.Dir)
+	if v.Secret != nil {
+		if err := reader.Authenticate(v.Secret, v.report.Origin); err != nil {
+			return err //nolint:wrapcheck // it says what is wrong
+		}
+		v.report.Authenticated = true
+	}
 	_, err := reader.Read(v.oldest, math.MaxUint64, func(sequence uint64, record []byte) error {
 		if sequence >= last {
 			size += int64(journal.FrameHeader + len(record))
@@ -66,12 +71,12 @@ func (v *run) readSegments(ctx context.Context) error {
 		return err //nolint:wrapcheck // it names the file
 	}
 	name := "segments/" + journal.SegmentName(last)
-	info, err := v.FS.Stat(v.FS.PathJoin(v.Dir, name))
+	unread, err := journal.SegmentRest(v.FS, v.FS.PathJoin(v.Dir, "segments", journal.SegmentName(last)), size)
 	if err != nil {
-		return fmt.Errorf("cannot read a segment: %w", err)
+		return err //nolint:wrapcheck // it names the file
 	}
-	if info.Size() > size {
-		v.rest = rest{name, size, info.Size() - size}
+	if unread > 0 {
+		v.rest = rest{name, size, unread}
 		v.report.Unread, v.report.UnreadFrom = v.rest.bytes, v.rest.offset
 	}
 	return nil

@@ -36,6 +36,9 @@ type Options struct {
 	Checkpoint []byte
 	// IDs finds the decisions that records are of; nil leaves them out.
 	IDs *journal.IDs
+	// Secret is the journal's, with which the MACs of the records in segments are checked; nil leaves that out, so that somebody who can write to
+	// the directory can change records that are not signed yet.
+	Secret []byte
 	// Progress is told how many records are verified, of how many, now and then; nil tells nobody. It is called by one goroutine at a time.
 	Progress func(records, total uint64)
 }
@@ -52,6 +55,8 @@ type Report struct {
 	// Signed is how many records the checkpoint is over, and Root the root that it signs. Records from Signed on are not signed yet.
 	Signed uint64
 	Root   tlog.Hash
+	// Authenticated says that the MACs of the records in segments were checked, so that the journal's server wrote those that are not signed yet.
+	Authenticated bool
 	// Outside is how many records the checkpoint from outside is over; 0 without one.
 	Outside uint64
 	// Unread is how many bytes the last segment has, from its byte UnreadFrom on, that are no whole record; 0 where it has none. That is how a write
