@@ -23,7 +23,7 @@ func newBrake(p *program) *cobra.Command {
 	cmd := group(groupGovern, "brake", "Stop an agent, a principal, a tenant, a session or a delegation, and all that runs under it (responders)")
 	cmd.Long = `Stop what goes wrong, in one call. Every check refuses from the first write on, on every node that shares the
 engine. Then what was begun under it ends, so that nothing goes on once it is resumed. --dry-run says what would stop, and
-changes nothing.`
+changes nothing; its exit code is 0, whatever it finds.`
 	c := client(p, cmd)
 	for _, b := range brakes {
 		cmd.AddCommand(b.command(c))

@@ -50,12 +50,18 @@ func completeChoices(cmd *cobra.Command) {
 }
 
 // either lists words of which one is meant: "a, b or c".
-func either(words []string) string {
-	last := len(words) - 1
-	if last < 1 {
+func either(words []string) string { return list(words, "or") }
+
+// every lists words that are all meant: "a, b and c".
+func every(words []string) string { return list(words, "and") }
+
+// list joins words with commas, and the last one with another word.
+func list(words []string, last string) string {
+	n := len(words) - 1
+	if n < 1 {
 		return strings.Join(words, "")
 	}
-	return strings.Join(words[:last], ", ") + " or " + words[last]
+	return strings.Join(words[:n], ", ") + " " + last + " " + words[n]
 }
 
 // didYouMean returns "; did you mean WORD?" with the word that a typo most likely meant, or "" if none is near.

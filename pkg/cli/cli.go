@@ -49,7 +49,8 @@ import (
 const (
 	// ExitOK: the command did what it was asked; for check, the agent may act.
 	ExitOK = 0
-	// ExitDenied: check was answered with a refusal, or what demo, test, lint, diff, plan or fmt --check looked for was found.
+	// ExitDenied: check was answered with a refusal, journal verify or collect found a journal that is not as it was written, or what demo, test,
+	// lint, diff, plan or fmt --check looked for was found.
 	ExitDenied = 1
 	// ExitError: the command failed. Standard error has one line that says why.
 	ExitError = 2
@@ -60,7 +61,8 @@ const (
 // exitCodes ends the program's help.
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
-  1    the answer is no, or something was found: check, caller check, demo, test, schema lint, diff, plan and fmt --check
+  1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check;
+       a journal is not as it was written: journal verify, journal collect
   2    the command failed, and standard error says why; for check: there is no answer
   130  a signal such as Ctrl-C ended the command, and standard error says which command`
 

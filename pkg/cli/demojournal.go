@@ -26,8 +26,10 @@ type demoEvidence struct {
 	Records uint64 `json:"records"`
 	// Verified says that all were found to be as they were written.
 	Verified bool `json:"verified"`
-	// Changed is the record that was changed, and Found what verifying said of that; nil if it was not found out.
+	// Changed is the record that was changed, About the permission and the object that it refuses, and Found what verifying said of that; nil if it
+	// was not found out.
 	Changed uint64             `json:"changed"`
+	About   string             `json:"about"`
 	Found   *verifyProblemJSON `json:"found"`
 }
 
@@ -38,17 +40,22 @@ func (e *demoEvidence) ok() bool {
 
 // lines tell it.
 func (e *demoEvidence) lines() string {
-	text := "deputy journal verify: ok, every record of this run is as it was written.\n"
-	if !e.Verified {
-		text = "deputy journal verify: NOT ok, and nobody has changed a record. This is not as expected.\n"
+	const unexpected = " This is not as expected."
+	text := "Evidence: every answer is recorded in a journal, and a record that somebody changes is found.\n"
+	if e.Verified {
+		text += "  deputy journal verify: ok, every record of this run is as it was written.\n"
+	} else {
+		text += "  deputy journal verify: NOT ok, and nobody has changed a record." + unexpected + "\n"
 	}
-	text += "One byte of the journal is changed, so that the last refusal reads as allowed.\n"
-	if e.Found == nil {
-		return text + "deputy journal verify: ok. This is not as expected.\n"
-	}
-	text += fmt.Sprintf("deputy journal verify: NOT ok, record %d is not as it was written.\n", e.Found.Sequence)
-	if e.Found.Sequence != e.Changed {
-		text += fmt.Sprintf("Record %d was changed. This is not as expected.\n", e.Changed)
+	text += fmt.Sprintf("  One byte is changed: the last refusal (%s) now reads as allowed.\n", e.About)
+	switch {
+	case e.Found == nil:
+		text += "  deputy journal verify: ok." + unexpected + "\n"
+	case e.Found.Sequence != e.Changed:
+		text += fmt.Sprintf("  deputy journal verify: NOT ok, record %d is not as it was written. Record %d was changed.%s\n",
+			e.Found.Sequence, e.Changed, unexpected)
+	default:
+		text += fmt.Sprintf("  deputy journal verify: NOT ok, record %d is not as it was written.\n", e.Found.Sequence)
 	}
 	return text
 }
@@ -62,11 +69,12 @@ func (r *demoRun) verifyJournal(ctx context.Context, dataDir string) error {
 		return err
 	}
 	r.evidence = &demoEvidence{Records: report.Records, Verified: len(report.Problems) == 0}
-	path, at, sequence, err := lastRefusal(dir)
+	path, at, refusal, err := lastRefusal(dir)
 	if err != nil {
 		return err
 	}
-	r.evidence.Changed = sequence
+	r.evidence.Changed = refusal.GetSequence()
+	r.evidence.About = refusal.GetPermission() + " " + refusal.GetResourceType() + ":" + refusal.GetResourceId()
 	if err := changeByte(path, at, byte(deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION)); err != nil {
 		return err
 	}
@@ -81,40 +89,40 @@ func (r *demoRun) verifyJournal(ctx context.Context, dataDir string) error {
 }
 
 // lastRefusal finds, among the records that are still in segments, the last decision that refused: the file, where in it the answer is, and the
-// record's sequence.
-func lastRefusal(dir string) (path string, at int64, sequence uint64, err error) {
+// record.
+func lastRefusal(dir string) (path string, at int64, refusal *deputy.Record, err error) {
 	var last []byte
 	segments := journal.NewSegmentReader(vfs.Default, dir)
 	first, _, err := segments.First()
 	if err != nil {
-		return "", 0, 0, err
+		return "", 0, nil, err
 	}
-	if _, err = segments.Read(first, math.MaxUint64, func(n uint64, record []byte) error {
+	if _, err = segments.Read(first, math.MaxUint64, func(_ uint64, record []byte) error {
 		r := &deputy.Record{}
 		if err := proto.Unmarshal(record, r); err != nil {
 			return err
 		}
 		if r.GetKind() == deputy.RecordKind_RECORD_KIND_DECISION && r.GetAnswer() == deputy.Permissionship_PERMISSIONSHIP_NO_PERMISSION {
-			last, sequence = slices.Clone(record), n
+			last, refusal = slices.Clone(record), r
 		}
 		return nil
 	}); err != nil {
-		return "", 0, 0, err
+		return "", 0, nil, err
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "segments", "*"))
 	if err != nil || last == nil {
-		return "", 0, 0, errors.Join(err, errors.New("the journal has no decision that refused"))
+		return "", 0, nil, errors.Join(err, errors.New("the journal has no decision that refused"))
 	}
 	for _, path := range files {
 		text, err := os.ReadFile(path) //nolint:gosec // a segment of the demo's own journal
 		if err != nil {
-			return "", 0, 0, err
+			return "", 0, nil, err
 		}
 		if i := bytes.Index(text, last); i >= 0 {
-			return path, int64(i + answerIn(last)), sequence, nil
+			return path, int64(i + answerIn(last)), refusal, nil
 		}
 	}
-	return "", 0, 0, errors.New("the last refusal is in no segment")
+	return "", 0, nil, errors.New("the last refusal is in no segment")
 }
 
 // answerIn returns where in a record's encoding its answer is, which has to be there.

@@ -38,9 +38,16 @@ a digest of the rest. It takes the role auditor, and admin does not do.` + quest
 		GroupID: groupAsk,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if decision != "" {
-				return cobra.NoArgs(cmd, args)
+				return nil
 			}
 			return cobra.ExactArgs(3)(cmd, args)
+		},
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			if decision != "" && len(args) > 0 {
+				return errors.New("--decision and AGENT RESOURCE PERMISSION exclude each other: leave out AGENT RESOURCE PERMISSION to have a decision " +
+					"of the past judged again, or leave out --decision to ask for a decision now")
+			}
+			return nil
 		},
 	}
 	q.register(cmd)

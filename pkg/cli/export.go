@@ -119,7 +119,7 @@ func writeWhole(what, path string, mode fs.FileMode, fill func(io.Writer) error)
 	beside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text())
 	temporary, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // the file is the user's to name
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, notMade(path, err))
 	}
 	defer func() {
 		if err != nil {
@@ -140,4 +140,16 @@ func writeWhole(what, path string, mode fs.FileMode, fill func(io.Writer) error)
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
+}
+
+// notMade says why a file cannot be made: of the directory that is to hold it, and not of the temporary file that the user has not named.
+func notMade(path string, err error) error {
+	dir := filepath.Dir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the directory %s does not exist: make it, or name a file in another one", dir)
+	}
+	if of, ok := errors.AsType[*fs.PathError](err); ok {
+		err = of.Err
+	}
+	return fmt.Errorf("no file can be made in the directory %s: %w", dir, err)
 }

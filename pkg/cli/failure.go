@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/notation"
 )
 
@@ -50,8 +51,11 @@ func describe(cmd *cobra.Command, err error) failure {
 		info := errorInfo(s)
 		f.Code, f.Reason = codeName(s.Code()), info.GetReason()
 		message := inTheirWords(cmd, s.Message(), info)
-		if s.Code() == codes.Unauthenticated {
+		switch {
+		case s.Code() == codes.Unauthenticated:
 			message += ": " + checkProof(cmd)
+		case info.GetReason() == authz.ReasonJournalUnavailable:
+			message += ": " + mendJournal
 		}
 		prefix := f.Code + ": "
 		if f.Reason != "" {
@@ -66,6 +70,10 @@ func describe(cmd *cobra.Command, err error) failure {
 	f.Message, f.line = strings.Join(strings.Fields(f.Message), " "), strings.Join(strings.Fields(f.line), " ")
 	return f
 }
+
+// mendJournal says what an operator does about a server whose journal takes no records.
+const mendJournal = "the cause is in the server's log; make room on the journal's disk, raise --journal-quota-mib, or shorten " +
+	"--journal-retention; once there is room on the disk, the server goes on by itself"
 
 // checkProof says what to look at where the server does not know the caller. A key decides where there is a client certificate, too.
 func checkProof(cmd *cobra.Command) string {

@@ -17,7 +17,7 @@ of it, and need no server.`
 // journalCommands are the subcommands, in the order of help.
 func journalCommands(p *program) []*cobra.Command {
 	return []*cobra.Command{
-		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalVerify(p),
+		newJournalTail(p), newJournalQuery(p), newJournalShow(p), newJournalProve(p), newJournalCheckpoint(p), newJournalVerify(p),
 		newJournalExport(p), newJournalCollect(p),
 		newJournalErase(p), newJournalKeys(p),
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 	goclient "github.com/deputyauth/deputy/pkg/client"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal/export"
-	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // newJournalExport builds `deputy journal export`.
@@ -26,7 +26,7 @@ func newJournalExport(p *program) *cobra.Command {
 		Use:   "export FILE",
 		Short: "Write records as JSON lines or OCSF events, or the journal as C2SP tiles (auditors)",
 		Long: `Write the records that match, the oldest first, into FILE, or to standard output if FILE is "-". FILE appears
-only once it is complete, readable by its owner alone.
+only once it is complete, readable by its owner alone. A FILE that exists is replaced then, and stays as it is if the export fails.
 
   jsonl  a record a line, with the id of its decision
   ocsf   an event a line: class API Activity (6003) of the Open Cybersecurity Schema Framework
@@ -44,7 +44,8 @@ What was exported is out of reach of deputy journal erase.`,
 	cmd.RunE = from.run(true, func(ctx context.Context, s journalSource, args []string) error {
 		start := time.Now()
 		var count uint64
-		var err error
+		_, err := os.Stat(args[0])
+		replaced := err == nil && args[0] != "-"
 		if as == "tiles" {
 			count, err = exportTiles(ctx, s, &filter, args[0])
 		} else {
@@ -66,8 +67,11 @@ What was exported is out of reach of deputy journal erase.`,
 			return err
 		}
 		seconds := time.Since(start).Seconds()
-		return say(p.Out, from.c.output, map[string]any{"records": count, "seconds": seconds},
-			fmt.Sprintf("exported %s in %.1f s", plural(count, "record"), seconds))
+		text := fmt.Sprintf("exported %s in %.1f s", plural(count, "record"), seconds)
+		if replaced {
+			text += "; the file that was there before is replaced"
+		}
+		return say(p.Out, from.c.output, map[string]any{"records": count, "seconds": seconds, "replaced": replaced}, text)
 	})
 	return cmd
 }
@@ -124,9 +128,9 @@ func newJournalCollect(p *program) *cobra.Command {
 		Use:   "collect DIR... --out DIR",
 		Short: "Bring the journals of several nodes together, and verify them",
 		Long: `Copy the journals in the directories DIR below the directory --out, each under its own name, and verify each copy.
-Servers may be writing them. Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in
-what is there now: so a node whose journal was set back is found. query and show read all of them with --dir. The exit code is 1 if
-one is not as it was written.`,
+DIR is a journal's directory, a data directory, or a directory with several journals below it. Servers may be writing them. Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in
+what is there now: so a node whose journal was set back is found. query and show read all of them with --dir, and verify verifies
+them again. The exit code is 1 if one is not as it was written.`,
 		Example: `  deputy journal collect node-1/journal node-2/journal --out evidence --key node-1.key --key node-2.key
   deputy journal query --dir evidence --agent triage-bot`,
 		Args: cobra.MinimumNArgs(1),
@@ -143,15 +147,15 @@ one is not as it was written.`,
 		if err != nil {
 			return err
 		}
+		dirs, given, err := collectedFrom(args, verifiers)
+		if err != nil {
+			return err
+		}
 		var all []map[string]any
 		var lines []string
 		damaged := false
-		for _, dir := range args {
-			key, err := verifierFor(dir, verifiers)
-			if err != nil {
-				return err
-			}
-			c, err := export.Collect(cmd.Context(), dir, into, key)
+		for i, dir := range dirs {
+			c, err := export.Collect(cmd.Context(), dir, into, given[i])
 			if err != nil {
 				return err
 			}
@@ -184,38 +188,18 @@ one is not as it was written.`,
 	return cmd
 }
 
-// verifierKeys returns keys by their names, which are those of their journals.
-func verifierKeys(given []string) (map[string]string, error) {
-	keys := map[string]string{}
-	for _, key := range given {
-		if !strings.Contains(key, "+") {
-			text, err := smallfile.Read(key, maxVerifierKey)
-			if err != nil {
-				return nil, fmt.Errorf("--key: %w", err)
-			}
-			key = strings.TrimSpace(string(text))
+// collectedFrom returns the directories of the journals that the arguments stand for, and the key of each.
+func collectedFrom(args []string, keys perJournal) (dirs, given []string, err error) {
+	for _, dir := range args {
+		found, _, err := journalsIn(dir)
+		if err != nil {
+			return nil, nil, err
 		}
-		name, _, found := strings.Cut(key, "+")
-		if !found {
-			return nil, errors.New("--key does not hold a key that verifies checkpoints: it begins with the name of a journal")
+		if len(found) == 0 {
+			return nil, nil, fmt.Errorf("no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
 		}
-		keys[name] = key
+		dirs = append(dirs, found...)
 	}
-	return keys, nil
-}
-
-// verifierFor returns the key of the journal in a directory; empty where none was named at all.
-func verifierFor(dir string, keys map[string]string) (string, error) {
-	if len(keys) == 0 {
-		return "", nil
-	}
-	kept, err := openJournals(dir, "")
-	if err != nil {
-		return "", err
-	}
-	key, found := keys[kept[0].Origin()]
-	if !found {
-		return "", fmt.Errorf("--key: none of the keys is that of %s, which is in %s", kept[0].Origin(), dir)
-	}
-	return key, nil
+	given, err = keys.each(dirs, true)
+	return dirs, given, err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -32,7 +31,7 @@ type journalFrom struct {
 func (j *journalFrom) register(p *program, cmd *cobra.Command) {
 	j.c = client(p, cmd)
 	cmd.Flags().StringVar(&j.dir, "dir", "",
-		"read the journal in this directory, or all those that deputy journal collect put there, and ask no server")
+		"read the journal in this directory or data directory, or all those that deputy journal collect put there, and ask no server")
 	cmd.Flags().StringVar(&j.keyDir, "key-dir", "",
 		"with --dir, the journal's directory of keys, which finds decisions by their ids and opens what is sealed for persons")
 }
@@ -66,7 +65,7 @@ type journalSource interface {
 	query(ctx context.Context, q *deputy.QueryRecordsRequest, began func(), found func(*deputy.FoundRecord) error) (*deputy.QueryEnd, error)
 	// get returns the record of a decision, and what of it is the leaf of the tree.
 	get(ctx context.Context, decision string) (*deputy.FoundRecord, error)
-	// checkpoint returns the newest checkpoint of the journal that has a record.
+	// checkpoint returns the newest checkpoint of the journal that has a record, or of the only journal if of is nil.
 	checkpoint(ctx context.Context, of *deputy.FoundRecord) (*deputy.GetCheckpointResponse, error)
 	// origin is the name of the journal that has a record.
 	origin(ctx context.Context, of *deputy.FoundRecord) (string, error)
@@ -160,22 +159,16 @@ func openJournals(dir, keyDir string) (keptJournals, error) {
 		}
 	}
 	var all keptJournals
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return err
-		}
-		if _, err := os.Stat(filepath.Join(path, "origin")); err != nil {
-			return nil //nolint:nilerr // it is no journal, and its directories are looked at
-		}
-		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: path, Secret: secret, Persons: opens})
-		if err != nil {
-			return err
-		}
-		all = append(all, reader)
-		return filepath.SkipDir
-	})
+	dirs, _, err := journalsIn(dir)
 	if err != nil {
 		return nil, fmt.Errorf("--dir: %w", err)
+	}
+	for _, one := range dirs {
+		reader, err := journal.OpenReader(journal.ReaderConfig{Dir: one, Secret: secret, Persons: opens})
+		if err != nil {
+			return nil, fmt.Errorf("--dir: %w", err)
+		}
+		all = append(all, reader)
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("--dir: no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
@@ -339,6 +332,9 @@ func whole(s journalSource) error {
 
 // find returns the journal that has a decision, and the sequence of its record.
 func (k keptJournals) find(decision string) (*journal.Reader, uint64, error) {
+	if !journal.IsID(decision) {
+		return nil, 0, fmt.Errorf("DECISION is not the id of a decision: such an id is 32 hexadecimal digits, not %q", decision)
+	}
 	for _, reader := range k {
 		if sequence, found := reader.Find(decision); found {
 			return reader, sequence, nil
@@ -372,14 +368,27 @@ func (k keptJournals) get(_ context.Context, decision string) (*deputy.FoundReco
 	return foundIn(reader, f), nil
 }
 
+// of returns the journal that has a record, or the only one where of is nil.
+func (k keptJournals) of(record *deputy.FoundRecord) (*journal.Reader, error) {
+	if record == nil && len(k) > 1 {
+		return nil, fmt.Errorf("--dir has %d journals, and each has checkpoints of its own: name the directory of one", len(k))
+	}
+	if len(k) == 1 {
+		return k[0], nil
+	}
+	reader, _, err := k.find(record.GetDecisionId())
+	return reader, err
+}
+
 func (k keptJournals) checkpoint(_ context.Context, of *deputy.FoundRecord) (*deputy.GetCheckpointResponse, error) {
-	reader, _, err := k.find(of.GetDecisionId())
+	reader, err := k.of(of)
 	if err != nil {
 		return nil, err
 	}
 	c, err := reader.Checkpoint()
 	if errors.Is(err, journal.ErrNoCheckpoint) {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		return nil, status.Errorf(codes.FailedPrecondition, "--dir: the journal %s has no checkpoint: a server signs one every second while records "+
+			"come, and when it stops", reader.Origin())
 	}
 	if err != nil {
 		return nil, err
@@ -392,10 +401,7 @@ func (k keptJournals) checkpoint(_ context.Context, of *deputy.FoundRecord) (*de
 }
 
 func (k keptJournals) origin(_ context.Context, of *deputy.FoundRecord) (string, error) {
-	if len(k) == 1 {
-		return k[0].Origin(), nil
-	}
-	reader, _, err := k.find(of.GetDecisionId())
+	reader, err := k.of(of)
 	if err != nil {
 		return "", err
 	}

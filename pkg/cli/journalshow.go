@@ -152,6 +152,35 @@ func checkpointSize(text string) (uint64, error) {
 	return strconv.ParseUint(lines[1], 10, 64)
 }
 
+// newJournalCheckpoint builds `deputy journal checkpoint`.
+func newJournalCheckpoint(p *program) *cobra.Command {
+	var from journalFrom
+	cmd := &cobra.Command{
+		Use:   "checkpoint",
+		Short: "Print the newest signed checkpoint, to keep elsewhere (auditors)",
+		Long: `Print the newest checkpoint that the server, or the journal in --dir, has signed: a C2SP tlog-checkpoint. Keep it where
+the server's machine cannot reach it. deputy journal verify --checkpoint FILE compares the journal with it later on, and so finds
+out whether the journal was set back meanwhile. It takes an auditor who is not bound to tenants.
+
+With -o json the answer has the key that verifies it, too, and how many records there are, signed or not.`,
+		Example: `  deputy journal checkpoint > checkpoint.friday
+  deputy journal checkpoint --dir /var/lib/deputy/journal > checkpoint.friday`,
+		Args: cobra.NoArgs,
+	}
+	from.register(p, cmd)
+	cmd.RunE = from.run(false, func(ctx context.Context, s journalSource, _ []string) error {
+		answer, err := s.checkpoint(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if from.c.output == formatJSON {
+			return writeJSON(p.Out, answer, "  ")
+		}
+		return writeText(p.Out, answer.GetCheckpoint())
+	})
+	return cmd
+}
+
 // newJournalProve builds `deputy journal prove`.
 func newJournalProve(p *program) *cobra.Command {
 	var from journalFrom

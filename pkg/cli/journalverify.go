@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,7 +19,8 @@ import (
 
 // journalVerify is what `deputy journal verify` is told.
 type journalVerify struct {
-	output, key, checkpoint, keyDir string
+	output, keyDir    string
+	keys, checkpoints []string
 }
 
 // newJournalVerify builds `deputy journal verify`.
@@ -30,23 +34,31 @@ Merkle tree anew, and compare the root with the last signed checkpoint. No serve
 writing the journal meanwhile. The first record that is not as it was written is named. The exit code is 0
 if all are, and 1 if not.
 
+DIR can be a server's data directory, too, or a directory with several journals below it, such as that of
+deputy journal collect: then each of them is verified. Give --key for each: a journal that somebody has
+removed is noticed so.
+
 --key is the key that verifies the checkpoints. Keep a copy of the file verifier.key elsewhere: without
---key the one in DIR is trusted, and whoever can change DIR can replace it.
+--key the one in DIR is trusted, and somebody who can change DIR can replace it.
 
 Records after the last checkpoint are not signed yet: somebody who can write to DIR can change them. Each
 has a MAC under the journal's secret, which --key-dir checks: then the server wrote them. That the last
 of them were removed is beyond what DIR itself can show.
 
-A directory that was set back as a whole to an earlier state is, too. --checkpoint compares with a
-checkpoint that was kept elsewhere: from the server's log, from deputy journal, or from a witness.`,
-		Example: `  deputy journal verify /var/lib/deputy/journal --key verifier.key --checkpoint checkpoint.friday`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return v.run(p, cmd, args[0]) },
+So is that the whole directory was set back to an earlier state. --checkpoint compares with a checkpoint that
+was kept elsewhere: deputy journal checkpoint prints one, deputy journal prove ends with one, and a witness
+keeps them. The server's log has only the size and the root of each.`,
+		Example: `  deputy journal checkpoint > checkpoint.friday
+  deputy journal verify /var/lib/deputy/journal --key verifier.key --checkpoint checkpoint.friday
+  deputy journal verify evidence --key node-1.key --key node-2.key`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return v.run(p, cmd, args[0]) },
 	}
 	flags := cmd.Flags()
 	outputVar(flags, &v.output, formatJSON)
-	flags.StringVar(&v.key, "key", "", "the key that verifies checkpoints, or a file with it (default: DIR/verifier.key, which is then trusted)")
-	flags.StringVar(&v.checkpoint, "checkpoint", "", "file with a checkpoint that was kept elsewhere, which the journal has to contain")
+	flags.StringArrayVar(&v.keys, "key", nil,
+		"a key that verifies checkpoints, or a file with it; for each journal one (default: verifier.key of each, which is then trusted)")
+	flags.StringArrayVar(&v.checkpoints, "checkpoint", nil, "file with a checkpoint that was kept elsewhere, which its journal has to contain (repeatable)")
 	flags.StringVar(&v.keyDir, "key-dir", "", "the journal's directory of keys, to check records that are not signed yet, and to name decisions by their ids")
 	return cmd
 }
@@ -54,39 +66,106 @@ checkpoint that was kept elsewhere: from the server's log, from deputy journal, 
 // maxVerifierKey bounds a file with a key that verifies checkpoints, in bytes.
 const maxVerifierKey = 1 << 12
 
-// run verifies a journal and prints what was found.
+// verified is what verifying the journal in a directory came to.
+type verified struct {
+	dir    string
+	report *verify.Report
+}
+
+// run verifies the journals that a directory stands for, and prints what was found.
 func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
-	options := verify.Options{Dir: dir, Key: v.key}
-	if v.key != "" && !strings.Contains(v.key, "+") {
-		text, err := smallfile.Read(v.key, maxVerifierKey)
-		if err != nil {
-			return fmt.Errorf("--key: %w", err)
-		}
-		options.Key = strings.TrimSpace(string(text))
-	}
-	if v.checkpoint != "" {
-		text, err := smallfile.Read(v.checkpoint, tree.MaxCheckpoint)
-		if err != nil {
-			return fmt.Errorf("--checkpoint: %w", err)
-		}
-		options.Checkpoint = text
-	}
-	if v.keyDir != "" {
-		keys, err := journal.OpenKeys(v.keyDir, false)
-		if err != nil {
-			return fmt.Errorf("--key-dir: %w", err)
-		}
-		options.Secret = keys.Secret()
-		if options.IDs, err = journal.NewIDs(options.Secret); err != nil {
-			return fmt.Errorf("--key-dir: %w", err)
-		}
-	}
 	if about, err := os.Stat(dir); err == nil && !about.IsDir() {
 		return fmt.Errorf("DIR %s is a file: name the journal's directory", dir)
 	}
+	dirs, collected, err := journalsIn(dir)
+	if err != nil {
+		return err
+	}
+	if len(dirs) == 0 {
+		return fmt.Errorf("DIR %s holds no journal, and no directory below it does: a journal has the files origin and verifier.key", dir)
+	}
+	options, err := v.options(dirs)
+	if err != nil {
+		return err
+	}
+	var all []verified
+	damaged := false
+	for _, o := range options {
+		report, err := runVerify(cmd.Context(), p, o)
+		if err != nil {
+			return err
+		}
+		all = append(all, verified{o.Dir, report})
+		damaged = damaged || len(report.Problems) > 0
+	}
+	if err := v.print(p.Out, all, collected, !damaged); err != nil {
+		return err
+	}
+	if damaged {
+		return errDenied
+	}
+	return nil
+}
+
+// options are how each of the journals is verified.
+func (v *journalVerify) options(dirs []string) ([]verify.Options, error) {
+	var ids *journal.IDs
+	var secret []byte
+	if v.keyDir != "" {
+		keys, err := journal.OpenKeys(v.keyDir, false)
+		if err == nil {
+			secret = keys.Secret()
+			ids, err = journal.NewIDs(secret)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--key-dir: %w", err)
+		}
+	}
+	keys, err := verifierKeys(v.keys)
+	if err != nil {
+		return nil, err
+	}
+	checkpoints := perJournal{flag: "--checkpoint"}
+	for _, path := range v.checkpoints {
+		text, err := smallfile.Read(path, tree.MaxCheckpoint)
+		if err != nil {
+			return nil, fmt.Errorf("--checkpoint: %w", err)
+		}
+		name, _, _ := strings.Cut(string(text), "\n")
+		if err := checkpoints.add(name, string(text)); err != nil {
+			return nil, err
+		}
+	}
+	// Of a single journal, verifying says what is wrong with the key or the checkpoint of another one.
+	given := func(p perJournal, all bool) ([]string, error) {
+		if len(dirs) == 1 && len(p.of) == 1 {
+			return slices.Collect(maps.Values(p.of)), nil
+		}
+		return p.each(dirs, all)
+	}
+	theirKeys, err := given(keys, true)
+	if err != nil {
+		return nil, err
+	}
+	theirCheckpoints, err := given(checkpoints, false)
+	if err != nil {
+		return nil, err
+	}
+	options := make([]verify.Options, len(dirs))
+	for i, dir := range dirs {
+		options[i] = verify.Options{Dir: dir, Key: theirKeys[i], IDs: ids, Secret: secret}
+		if theirCheckpoints[i] != "" {
+			options[i].Checkpoint = []byte(theirCheckpoints[i])
+		}
+	}
+	return options, nil
+}
+
+// runVerify verifies a journal, with a bar that shows progress.
+func runVerify(ctx context.Context, p *program, o verify.Options) (*verify.Report, error) {
 	var bar *progress
 	var before uint64
-	options.Progress = func(records, total uint64) {
+	o.Progress = func(records, total uint64) {
 		if bar == nil {
 			bar = newProgress(p.Err, "verifying", "records", int64(total)) //nolint:gosec // far below 2^63
 		}
@@ -95,22 +174,36 @@ func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
 			before = records
 		}
 	}
-	report, err := verify.Run(cmd.Context(), options)
+	report, err := verify.Run(ctx, o)
 	if bar != nil {
 		bar.clear()
 	}
-	if err != nil {
-		return err
+	return report, err
+}
+
+// print prints what was found: of one journal its report, of a directory with journals below it the report of each.
+func (v *journalVerify) print(out io.Writer, all []verified, collected, ok bool) error {
+	if v.output == formatJSON && !collected {
+		return say(out, v.output, newVerifyJSON(all[0].report), "")
 	}
 	if v.output == formatJSON {
-		err = say(p.Out, v.output, newVerifyJSON(report), "")
-	} else {
-		err = writeVerified(p.Out, dir, report)
+		reports := make([]map[string]any, len(all))
+		for i, one := range all {
+			reports[i] = map[string]any{"dir": one.dir, "report": newVerifyJSON(one.report)}
+		}
+		return say(out, v.output, map[string]any{"ok": ok, "journals": reports}, "")
 	}
-	if err == nil && len(report.Problems) > 0 {
-		err = errDenied
+	for i, one := range all {
+		if i > 0 {
+			if err := writeText(out, "\n"); err != nil {
+				return err
+			}
+		}
+		if err := writeVerified(out, one.dir, one.report); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // verifyJSON is what was found, for programs.
@@ -166,9 +259,13 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 		}
 		row(w)
 		for _, p := range r.Problems[:min(len(r.Problems), shownProblems)] {
-			field(w, "RECORD", fmt.Sprint(p.Sequence))
-			field(w, "  DECISION", p.Decision)
-			field(w, "  FILE", p.File)
+			if p.File != "" && !strings.Contains(p.File, "/") && p.Sequence == 0 {
+				field(w, "FILE", p.File) // it is about the whole journal
+			} else {
+				field(w, "RECORD", fmt.Sprint(p.Sequence))
+				field(w, "  DECISION", p.Decision)
+				field(w, "  FILE", p.File)
+			}
 			field(w, "  PROBLEM", p.Message)
 		}
 		if more := len(r.Problems) - shownProblems; more > 0 {
@@ -178,7 +275,9 @@ func writeVerified(w io.Writer, dir string, r *verify.Report) error {
 		if r.Minimum > 0 {
 			field(w, "REMOVED", fmt.Sprintf("%s, as the retention says: the first one kept is record %d", plural(r.Minimum, "record"), r.Minimum))
 		}
-		field(w, "CHECKPOINT", fmt.Sprintf("signed over %s, root %s", plural(r.Signed, "record"), r.Root))
+		if r.Root != (verify.Report{}).Root { // else none was verified
+			field(w, "CHECKPOINT", fmt.Sprintf("signed over %s, root %s", plural(r.Signed, "record"), r.Root))
+		}
 		if r.Records > r.Signed {
 			how := "somebody who can write to the directory can change, add or remove such records; --key-dir shows which the server wrote"
 			if r.Authenticated {

@@ -97,7 +97,8 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 		"fields of caveat contexts that records hold as they are; of all others they hold a keyed digest")
 	flags.DurationVar(&j.Retention, "journal-retention", 0, "how long records are kept at least; 0 means 2160h, 90 days")
 	flags.Int64Var(&s.quotaMiB, "journal-quota-mib", 0,
-		"how much the journal's directory may have, in MiB: a full journal refuses decisions, and removes nothing that the retention keeps; 0 means no quota")
+		"how much the journal's directory may have, in MiB, 256 or more: a full journal refuses decisions, and removes nothing that the retention keeps; "+
+			"0 means no quota")
 	flags.Float64Var(&j.CallerShare, "journal-caller-share", 0, "how much of the quota the records of one caller may have, up to 1; 0 means 0.5")
 	flags.BoolVar(&j.AnswerUnrecorded, "journal-answer-unrecorded", false,
 		"answer without a record while the journal takes none, because its disk is full or fails; how often is recorded afterwards")

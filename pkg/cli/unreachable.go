@@ -19,6 +19,20 @@ import (
 // probeTime bounds how long it is looked into why there is no connection.
 const probeTime = 3 * time.Second
 
+// asSent takes off what gRPC says around a status of a call that it has made several times.
+func asSent(err error) error {
+	if s, ok := errors.AsType[grpcError](err); ok {
+		return s
+	}
+	return err
+}
+
+// sentStream is a stream whose errors are those that the server sent.
+type sentStream struct{ grpc.ClientStream }
+
+// RecvMsg receives a message.
+func (s sentStream) RecvMsg(m any) error { return asSent(s.ClientStream.RecvMsg(m)) }
+
 // explainUnary says why a call reached no server.
 func (c *connection) explainUnary(
 	ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption,
@@ -31,11 +45,15 @@ func (c *connection) explainStream(
 	ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
 	stream, err := open(ctx, desc, conn, method, options...)
-	return stream, c.explain(ctx, err)
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	return sentStream{stream}, nil
 }
 
 // explain puts into words why a call reached no server. What a server said stays as it is.
 func (c *connection) explain(ctx context.Context, err error) error {
+	err = asSent(err)
 	s := status.Convert(err)
 	if err == nil || errorInfo(s) != nil {
 		return err

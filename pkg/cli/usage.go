@@ -131,6 +131,19 @@ func argumentNames(cmd *cobra.Command) []string {
 	return words
 }
 
+// requiredNames are the names of the arguments that are not in brackets. Those that share brackets are given together, or not at all.
+func requiredNames(names []string) (required []string) {
+	optional := false
+	for _, name := range names {
+		optional = optional || strings.HasPrefix(name, "[")
+		if !optional {
+			required = append(required, name)
+		}
+		optional = optional && !strings.Contains(name, "]")
+	}
+	return required
+}
+
 // nameArguments makes the errors about a command's arguments name those that are missing or too many, and misspelt subcommands.
 func nameArguments(cmd *cobra.Command) {
 	check := cmd.Args
@@ -143,16 +156,19 @@ func nameArguments(cmd *cobra.Command) {
 			return nil
 		}
 		names := argumentNames(cmd)
-		required := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "[") })
+		required := requiredNames(names)
 		switch {
 		case len(given) > len(names) && cmd.HasSubCommands():
 			return unknownCommand(cmd, given[len(names)])
 		case len(given) < len(required):
-			return fmt.Errorf("missing %s; usage: %s %s", strings.Join(required[len(given):], " and "), cmd.CommandPath(), strings.Join(names, " "))
+			return fmt.Errorf("missing %s; usage: %s %s", every(required[len(given):]), cmd.CommandPath(), strings.Join(names, " "))
 		case len(given) > len(names) && len(names) == 0:
 			return fmt.Errorf("%s takes no argument, and %q is one%s", cmd.CommandPath(), given[0], flagHint(cmd, ""))
 		case len(given) > len(names):
 			return fmt.Errorf("%q is one argument too many; usage: %s %s", given[len(names)], cmd.CommandPath(), strings.Join(names, " "))
+		case len(given) < len(names) && len(required) == 0: // all of what is in the brackets
+			bare := strings.Fields(strings.Trim(strings.Join(names, " "), "[]"))
+			return fmt.Errorf("missing %s; usage: %s %s", every(bare[len(given):]), cmd.CommandPath(), strings.Join(names, " "))
 		}
 		return err
 	}

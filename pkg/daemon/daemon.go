@@ -331,9 +331,17 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.SnapshotMaxAge < 0 || c.MaxSessionTTL < 0 || c.ShutdownGrace < 0 || c.ShutdownDelay < 0 || c.MaxStreamTime < 0 ||
-		c.PurgeAfter < 0 || c.Engine.Retention < 0 {
-		return c, errors.New("daemon: a duration is negative")
+	for _, one := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"--snapshot-max-age", c.SnapshotMaxAge}, {"--max-session-ttl", c.MaxSessionTTL}, {"--shutdown-grace", c.ShutdownGrace},
+		{"--shutdown-delay", c.ShutdownDelay}, {"--max-stream-time", c.MaxStreamTime}, {"--purge-after", c.PurgeAfter},
+		{"--retention", c.Engine.Retention},
+	} {
+		if one.value < 0 {
+			return c, fmt.Errorf("daemon: %s is %s, and must not be negative: set a duration such as 720h, or leave it out", one.flag, one.value)
+		}
 	}
 	if c.MaxConnections < 0 {
 		return c, fmt.Errorf("daemon: the number of connections is %d, must be 1 or more, or 0 for as many as fit", c.MaxConnections)

@@ -47,6 +47,12 @@ func (i *IDs) Of(tag [8]byte, sequence uint64) string {
 	return hex.EncodeToString(b[:])
 }
 
+// IsID reports whether a text has the form of a decision's id: 32 hexadecimal digits. Whether there is such a decision is another question.
+func IsID(text string) bool {
+	id, err := hex.DecodeString(text)
+	return err == nil && len(id) == aes.BlockSize
+}
+
 // Find returns the tag of the journal that has the record, and its sequence; false for a text that is no id. One that was made up has a tag
 // that no journal has.
 func (i *IDs) Find(id string) (tag [8]byte, sequence uint64, ok bool) {

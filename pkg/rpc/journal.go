@@ -266,6 +266,9 @@ func (s *journals) get(ctx context.Context, reader *journal.Reader, decision str
 	if decision == "" {
 		return f, nil, authz.FieldErrorf("decision_id", "is required")
 	}
+	if !journal.IsID(decision) {
+		return f, nil, authz.FieldErrorf("decision_id", "is not the id of a decision: such an id is 32 hexadecimal digits")
+	}
 	none := authz.Errorf(authz.NotFound, authz.ReasonRecordNotFound,
 		"no record of a decision %.64q is in the journal of this server, %s: it may be in that of another node, or older than the retention", decision,
 		reader.Origin())
@@ -301,7 +304,7 @@ func (s *journals) GetCheckpoint(context.Context, *deputyv1.GetCheckpointRequest
 	}
 	c, err := reader.Checkpoint()
 	if err != nil {
-		return nil, checkpointError(err)
+		return nil, checkpointError(err, "no checkpoint is signed yet")
 	}
 	records, err := reader.End()
 	if err != nil {
@@ -322,18 +325,18 @@ func (s *journals) ProveRecord(ctx context.Context, r *deputyv1.ProveRecordReque
 	}
 	proof, err := reader.Prove(ctx, f.Record.GetSequence())
 	if err != nil {
-		return nil, checkpointError(err)
+		return nil, checkpointError(err, "no checkpoint reaches this record yet")
 	}
 	return &deputyv1.ProveRecordResponse{Proof: string(proof), Leaf: encoded}, nil
 }
 
-// checkpointError is what callers are told where there is no checkpoint.
-func checkpointError(err error) error {
+// checkpointError is what callers are told where there is no checkpoint: what is missing.
+func checkpointError(err error, missing string) error {
 	if !errors.Is(err, journal.ErrNoCheckpoint) {
 		return err
 	}
 	return &authz.Error{
 		Op: "rpc.journal", Kind: authz.Precondition, Reason: authz.ReasonNoCheckpoint, Err: err,
-		Message: "no checkpoint reaches this record yet: one is signed every second; try again, and if it stays so, see the server's health",
+		Message: missing + ": one is signed every second; try again, and if it stays so, see the server's health",
 	}
 }

@@ -108,6 +108,7 @@ var asked = []struct{ command, args string }{
 	{"journal tail", "--dir $JOURNAL --follow=false"},
 	{"journal show", "$R --dir $JOURNAL --key-dir $KEYS"},
 	{"journal prove", "$R --dir $JOURNAL --key-dir $KEYS"},
+	{"journal checkpoint", "--dir $JOURNAL"},
 	{"journal verify", "$JOURNAL"},
 	{"journal export", "$TMP/journal.jsonl --dir $JOURNAL"},
 	{"journal collect", "$JOURNAL --out $TMP/collected"},

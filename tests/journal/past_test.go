@@ -272,7 +272,7 @@ func TestADecisionOfThePastIsForAuditors(t *testing.T) { //nolint:tparallel // a
 		"a checker":         {harness.ServiceKey, &deputyv1.ExplainPermissionRequest{DecisionId: made}, codes.PermissionDenied, "ROLE_REQUIRED"},
 		"out of bounds":     {confinedKey, &deputyv1.ExplainPermissionRequest{DecisionId: made}, codes.NotFound, "RECORD_NOT_FOUND"},
 		"made up":           {auditorKey, &deputyv1.ExplainPermissionRequest{DecisionId: strings.Repeat("0", 32)}, codes.NotFound, "RECORD_NOT_FOUND"},
-		"no id":             {auditorKey, &deputyv1.ExplainPermissionRequest{DecisionId: "x"}, codes.NotFound, "RECORD_NOT_FOUND"},
+		"no id":             {auditorKey, &deputyv1.ExplainPermissionRequest{DecisionId: "x"}, codes.InvalidArgument, "INVALID_FIELD"},
 		"both":              {auditorKey, &deputyv1.ExplainPermissionRequest{DecisionId: made, Check: q}, codes.InvalidArgument, "INVALID_FIELD"},
 		"neither":           {auditorKey, &deputyv1.ExplainPermissionRequest{}, codes.InvalidArgument, "INVALID_FIELD"},
 		"a check's context": {auditorKey, &deputyv1.ExplainPermissionRequest{Check: q, Context: hour(10)}, codes.InvalidArgument, "INVALID_FIELD"},

@@ -137,7 +137,7 @@ func (v *run) all(ctx context.Context, checkpoint []byte) (err error) {
 		return err
 	}
 	v.report.Foreign = v.files.foreign
-	if err := v.identify(); err != nil {
+	if err := v.identify(checkpoint); err != nil {
 		return err
 	}
 	if v.verifier != nil {
@@ -175,8 +175,8 @@ func (v *run) finish() {
 	}
 }
 
-// identify reads which journal it is, and which key verifies it.
-func (v *run) identify() error {
+// identify reads which journal it is, and which key verifies it. Without a verifier afterwards nothing more can be verified.
+func (v *run) identify(checkpoint []byte) error {
 	origin, err := v.read("origin", 1<<12)
 	if err != nil {
 		return err
@@ -202,6 +202,13 @@ func (v *run) identify() error {
 		v.verifier = nil
 		return nil
 	}
+	if v.signedBy(own, checkpoint) {
+		v.report.Origin = name
+		v.problemf(0, "checkpoint", "it is signed with the directory's own key, %s, and not with the key that was given, %s: either that is the key of "+
+			"another journal, or somebody has signed this one anew; its records were not verified", keyName(own), keyName(v.Key))
+		v.verifier = nil
+		return nil
+	}
 	v.report.Origin = v.verifier.Name()
 	if !whole || name != v.report.Origin {
 		v.problemf(0, "origin", "it does not name the journal that the key is of, %s", v.report.Origin)
@@ -210,6 +217,24 @@ func (v *run) identify() error {
 		v.problemf(0, "verifier.key", "it is not the key that is trusted")
 	}
 	return nil
+}
+
+// signedBy reports whether a checkpoint is signed with the directory's own key, and not with the one that was given.
+func (v *run) signedBy(own string, checkpoint []byte) bool {
+	verifier, err := note.NewVerifier(own)
+	if v.Key == "" || own == v.Key || err != nil {
+		return false
+	}
+	_, _, given := tree.ParseCheckpoint(checkpoint, v.verifier)
+	_, _, err = tree.ParseCheckpoint(checkpoint, verifier)
+	return given != nil && err == nil
+}
+
+// keyName is a key that verifies checkpoints without what it is made of: its name and its hash.
+func keyName(key string) string {
+	name, rest, _ := strings.Cut(key, "+")
+	hash, _, _ := strings.Cut(rest, "+")
+	return name + "+" + hash
 }
 
 // read reads a small file; nil where it is missing.
