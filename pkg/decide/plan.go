@@ -234,6 +234,8 @@ func (p *plan) life(gate authz.Gate, what string, l *facts.Life) {
 func (p *plan) lifeOf(gate authz.Gate, what string, l *facts.Life, never string) {
 	detail := "it is live"
 	switch {
+	case l.Purged:
+		detail = "it was purged"
 	case l.Malformed == "" && !l.Stopped && !l.Active && never != "":
 		detail = never
 	case !l.Known:
@@ -285,6 +287,9 @@ func (p *plan) delegation() {
 	for i, d := range chain {
 		name := p.name("delegation ", string(d.ID))
 		p.life(gate, name, &d.Life)
+		if d.Purged { // that refuses, and nothing else is known of it, nor of what the next one stands on
+			continue
+		}
 		p.fact(gate, d.Tenant != "" && d.Tenant == p.f.Tenant, name+" is in the tenant", "it is in another one")
 		if d.Set() {
 			p.member(d)
@@ -292,9 +297,10 @@ func (p *plan) delegation() {
 			mine := !p.f.Principal.IsZero() && d.Principal.Object == p.f.Principal.Object
 			p.fact(gate, mine, name+" is for the principal", "it is for another one")
 		}
-		if i == 0 {
+		switch {
+		case i == 0:
 			p.root(d)
-		} else {
+		case !chain[i-1].Purged:
 			p.link(chain[i-1], d)
 		}
 		if d.Session != "" {
@@ -356,6 +362,9 @@ func (p *plan) direct() {
 	for _, d := range slices.Backward(p.f.Chain) {
 		if d.Session != "" && d.ID != p.f.Leaf().ID {
 			return
+		}
+		if d.Purged {
+			continue
 		}
 		p.fact(authz.GateDelegation, d.AllowDirect, p.name("delegation ", string(d.ID))+" allows acting without a session", "it does not")
 	}
@@ -429,12 +438,13 @@ func (p *plan) access() {
 	}
 }
 
-// agents lists the agents of the chain, each once, the root's first. Without a chain it is the agent
-// that acts, so that the agent gate is never empty.
+// agents lists the agents of the chain, each once, the root's first. Without any it is the agent
+// that acts, so that the agent gate is never empty. A delegation without an agent refuses by itself, and the engine
+// cannot be asked about nobody.
 func (p *plan) agents() []authz.AgentID {
 	out := []authz.AgentID{}
 	for _, d := range p.f.Chain {
-		if !slices.Contains(out, d.Agent) {
+		if d.Agent != "" && !slices.Contains(out, d.Agent) {
 			out = append(out, d.Agent)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"strconv"
 	"strings"
@@ -122,22 +124,26 @@ func subjectsOf(ctx context.Context, e *Engine, resource, permission string) (n 
 	return n, toTheEnd(stream, err)
 }
 
-// heapAbove returns what returns by how much the heap in use has been above what it is now, at most.
+// heapAbove returns what returns by how much the heap that is in use has been above what it is now, at most. Garbage is not in use: how much of
+// that there is depends on how soon the collector gets a processor. So what it marked is looked at, and it runs each time that the heap has grown
+// by a quarter, so that it misses no more than that.
 func heapAbove(t *testing.T) (most func() uint64) {
 	t.Helper()
+	marked := func() uint64 {
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(live)
+		return live[0].Value.Uint64()
+	}
+	was := debug.SetGCPercent(25)
 	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	before, highest := stats.HeapInuse, uint64(0)
+	before, highest := marked(), uint64(0)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		tick := time.NewTicker(5 * time.Millisecond)
+		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for {
-			var stats runtime.MemStats
-			runtime.ReadMemStats(&stats)
-			highest = max(highest, stats.HeapInuse)
+			highest = max(highest, marked())
 			select {
 			case <-stop:
 				return
@@ -148,6 +154,7 @@ func heapAbove(t *testing.T) (most func() uint64) {
 	return func() uint64 {
 		close(stop)
 		<-stopped
+		debug.SetGCPercent(was)
 		return max(highest, before) - before
 	}
 }
@@ -275,7 +282,7 @@ func TestChecksWithATrace(t *testing.T) {
 	callers.Wait()
 	grown := most()
 	t.Logf("the heap grew by %d MiB", grown>>20)
-	if grown > 256<<20 {
+	if grown > 64<<20 {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 	e = openGroups(t, "group:g0#member@person:ann")
@@ -356,14 +363,14 @@ func TestOrdinaryLookupsAreWeighedAndPass(t *testing.T) {
 	}
 }
 
-// Lookups that are as large as they may be, made by many callers who leave at once, take a bounded part of memory.
+// Lookups that are as large as they may be, made by many callers at once who do not wait for the end, take a bounded part of memory.
 func TestLargeLookupsOfManyCallers(t *testing.T) {
 	e := openGroups(t, lattice(11, 90)...)
 	most := heapAbove(t)
 	var callers sync.WaitGroup
 	for range 24 {
 		callers.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
 			_, _ = subjectsOf(ctx, e, "group:a0", "member")
 		})
@@ -376,7 +383,7 @@ func TestLargeLookupsOfManyCallers(t *testing.T) {
 	}
 	grown := most()
 	t.Logf("the heap grew by %d MiB", grown>>20)
-	if grown > 512<<20 {
+	if grown > 200<<20 {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 }
@@ -399,7 +406,7 @@ func TestExclusionsOnManyWays(t *testing.T) {
 	callers.Wait()
 	grown := most()
 	t.Logf("the heap grew by %d MiB", grown>>20)
-	if grown > 512<<20 {
+	if grown > 200<<20 {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 }

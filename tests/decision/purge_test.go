@@ -1,10 +1,15 @@
 package decision_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -165,6 +170,69 @@ func TestPurgeAfter(t *testing.T) {
 	if _, err := w.Delegations().GetDelegation(t.Context(), &deputyv1.GetDelegationRequest{DelegationId: root.GetDelegationId()}); err != nil {
 		t.Errorf("a live delegation is gone: %v", err)
 	}
+}
+
+// TestPurgedLinkIsExplained: what stands on a delegation that was purged, as between two parts of a walk, or that is not there, refuses, and its
+// explanation says why: of what was purged it says nothing else, since nothing else is known.
+func TestPurgedLinkIsExplained(t *testing.T) {
+	w := newWorld(t, harness.Start(t, inMemory()))
+	root := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+	part := w.delegate(&deputyv1.CreateDelegationRequest{AgentId: "sub", ParentDelegationId: root.GetDelegationId(), Unscoped: true, AllowDirect: true})
+	w.Touch(t, "document:plan#reader@agent:sub")
+	asked := under(part).view("document:plan")
+	w.allow(asked)
+	refused := func() (said []string) {
+		t.Helper()
+		w.deny(asked, byActor)
+		explained, err := w.Audit().ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: asked.CheckPermissionRequest})
+		w.ok(err)
+		for _, gate := range explained.GetCandidates()[0].GetGates() {
+			for _, c := range gate.GetConditions() {
+				if c.GetOutcome() != deputyv1.Outcome_OUTCOME_YES {
+					said = append(said, c.GetCondition()+": "+c.GetDetail())
+				}
+			}
+		}
+		return said
+	}
+	const broken = "the chain leads to a root: it leads to a delegation that is not there"
+	name := "delegation:" + root.GetDelegationId()
+	w.Touch(t, name+"#purged@"+name)
+	want := []string{broken, "delegation " + root.GetDelegationId() + " is live: it was purged", "document:plan#view@" + name + ": "}
+	if said := refused(); !slices.Equal(said, want) {
+		t.Errorf("on a delegation that was purged:\n%s\nwant\n%s", strings.Join(said, "\n"), strings.Join(want, "\n"))
+	}
+	_, err := v1.NewPermissionsServiceClient(w.Admin).DeleteRelationships(t.Context(), &v1.DeleteRelationshipsRequest{
+		RelationshipFilter: &v1.RelationshipFilter{ResourceType: "delegation", OptionalResourceId: root.GetDelegationId()},
+	})
+	w.ok(err)
+	absent := "delegation " + root.GetDelegationId() + " is live: the graph does not know it"
+	if said := refused(); !slices.Contains(said, broken) || !slices.Contains(said, absent) {
+		t.Errorf("on a delegation that is not there:\n%s", strings.Join(said, "\n"))
+	}
+}
+
+// TestConfinedPurge: a caller that is bound to a tenant purges nothing, not even of its own tenant, and counts nothing: how much is over
+// in other tenants is theirs.
+func TestConfinedPurge(t *testing.T) {
+	eachConfined(t, func(c *confined) {
+		_, err := c.Sessions().EndSession(t.Context(), &deputyv1.EndSessionRequest{SessionId: c.run.GetSessionId()})
+		c.ok(err)
+		for name, conn := range map[string]*grpc.ClientConn{"an admin of acme": c.governor, "a responder of acme": c.responder} {
+			for _, dry := range []bool{true, false} {
+				did, err := deputyv1.NewRetentionServiceClient(conn).Purge(t.Context(), &deputyv1.PurgeRequest{OlderThan: durationpb.New(0), DryRun: dry})
+				if status.Code(err) != codes.PermissionDenied || did != nil {
+					t.Errorf("%s, dry %t: %v, %v", name, dry, did, err)
+				}
+			}
+		}
+		if _, err := c.Sessions().GetSession(t.Context(), &deputyv1.GetSessionRequest{SessionId: c.run.GetSessionId()}); err != nil {
+			t.Errorf("the session that ended reads as %v", err)
+		}
+		if did := c.purge(&deputyv1.PurgeRequest{OlderThan: durationpb.New(0)}); did.GetSessions() != 1 {
+			t.Errorf("without bounds it purged %v", did)
+		}
+	})
 }
 
 func second[T any](_ T, err error) error { return err }

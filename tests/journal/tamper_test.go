@@ -127,7 +127,7 @@ func (e evidence) disk(t testing.TB) vfs.FS {
 		err := mem.MkdirAll(filepath.Dir("j/"+path), 0o700)
 		f, createErr := mem.Create("j/"+path, vfs.WriteCategoryUnspecified)
 		if err = errors.Join(err, createErr); err == nil {
-			_, err = f.Write(b)
+			_, err = f.Write(slices.Clone(b)) // which it may change, see vfs.File, and under the race detector it does
 			err = errors.Join(err, f.Close())
 		}
 		if err != nil {
