@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -83,7 +84,7 @@ func verifierKeys(given []string) (perJournal, error) {
 		}
 		verifier, err := note.NewVerifier(key)
 		if err != nil {
-			return keys, fmt.Errorf("--key does not hold a key that verifies checkpoints: such a key is written NAME+HASH+KEY, " +
+			return keys, errors.New("--key does not hold a key that verifies checkpoints: such a key is written NAME+HASH+KEY, " +
 				"as in the file verifier.key of a journal")
 		}
 		if err := keys.add(verifier.Name(), key); err != nil {
