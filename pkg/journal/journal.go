@@ -41,7 +41,7 @@ type Config struct {
 	Store string
 	// Keys are the journal's keys.
 	Keys *Keys
-	// Secret derives the ids of decisions and the digests of contexts, where Keys is nil: MinSecret bytes or more. Such a journal has no
+	// Secret derives the ids of decisions, the digests of contexts and the MACs of segments, where Keys is nil: MinSecret bytes or more. Such a journal has no
 	// checkpoints, so that whoever can write to its directory can change it unseen.
 	Secret []byte
 	// CheckpointInterval is how often a checkpoint is signed while records come; 0 means a second. After 10,000 records one is signed earlier.

@@ -146,8 +146,8 @@ func count(frames []byte) (n uint64) {
 	return n
 }
 
-// errLate is why a record of duty Reserve has an error that is written nevertheless.
-var errLate = errors.New("the record is kept in memory, and written once that works again")
+// ErrLate is why a record of duty Reserve has an error that is written nevertheless.
+var ErrLate = errors.New("the record is kept in memory, and written once that works again")
 
 // keep is Append for records with a duty other than Refuse: they are written as soon as that is possible, whether their call waits or not.
 func (j *Journal) keep(ctx context.Context, duty Duty, caller string, frames []byte) (first uint64, err error) {
@@ -178,7 +178,7 @@ func (j *Journal) keep(ctx context.Context, duty Duty, caller string, frames []b
 	case <-ctx.Done():
 		err = overtime(ctx.Err())
 	case <-timer.C:
-		err = errLate
+		err = ErrLate
 	}
 	return j.answer(duty, Unrecorded, err) // it will be written, and nobody knows yet where
 }
@@ -203,7 +203,7 @@ func (j *Journal) answer(duty Duty, first uint64, err error) (uint64, error) {
 // errLost is why a record of duty Reserve has an error that is not kept either.
 var errLost = errors.New("the record is lost: no more are kept in memory")
 
-// writeOrKeep writes records, or keeps them in memory while that fails: then its error is errLate, and first where they will be.
+// writeOrKeep writes records, or keeps them in memory while that fails: then its error is ErrLate, and first where they will be.
 func (j *Journal) writeOrKeep(duty Duty, caller string, frames []byte) (first uint64, err error) {
 	for range 3 { // the journal may be mended just when they are to be kept
 		first, err := j.appendFrames(context.Background(), duty, caller, frames)
@@ -214,7 +214,7 @@ func (j *Journal) writeOrKeep(duty Duty, caller string, frames []byte) (first ui
 			return Unrecorded, err
 		}
 		if first, kept := j.remember(frames); kept {
-			return first, errLate
+			return first, ErrLate
 		}
 	}
 	j.lose(frames)

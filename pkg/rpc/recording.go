@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"slices"
 	"strings"
@@ -326,12 +327,25 @@ func (r *Recording) ends(ctx context.Context, st error) error {
 	}
 	_, err := r.account.Record(ctx, duty, records...)
 	if err != nil && st == nil && r.writes() {
-		return &authz.Error{
-			Op: "rpc.Recording", Kind: authz.Unavailable, Reason: authz.ReasonJournalUnavailable, Err: err,
-			Message: "it was written, and the journal does not take the record of how it ended; it is recorded later",
-		}
+		return writtenUnended(err)
 	}
 	return err
+}
+
+// writtenUnended is what is answered to a call that wrote, and whose end the journal did not record for a reason: whether it is recorded later.
+func writtenUnended(err error) error {
+	kind, reason, then := authz.Unavailable, authz.ReasonJournalUnavailable, "only its beginning is recorded, and the loss is counted"
+	switch {
+	case errors.Is(err, journal.ErrLate) || authz.KindOf(err) == authz.Canceled || authz.KindOf(err) == authz.Deadline:
+		then = "that is recorded as soon as the journal takes records again"
+	case authz.KindOf(err) == authz.Exhausted:
+		kind, reason = authz.Exhausted, authz.ReasonJournalShare
+		then = "because this caller has used up its share of the journal: only its beginning is recorded, and the end is counted"
+	}
+	return &authz.Error{
+		Op: "rpc.Recording", Kind: kind, Reason: reason, Err: err,
+		Message: "it was written; the journal does not take the record of how it ended, " + then,
+	}
 }
 
 // mayHaveDone reports whether a call that ends so may have done what it asked for: nobody knows it of one that broke off.
