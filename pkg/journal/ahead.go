@@ -19,10 +19,10 @@ import (
 const aheadShare = 64
 
 // ahead is how much room is made ahead at once, in bytes.
-func (c *Config) ahead() int64 {
-	most := c.SegmentBytes
-	if c.QuotaBytes > 0 {
-		most = min(most, c.QuotaBytes)
+func (j *Journal) ahead() int64 {
+	most := j.cfg.SegmentBytes
+	if j.cfg.QuotaBytes > 0 {
+		most = min(most, j.cfg.QuotaBytes)
 	}
 	return most / aheadShare
 }
