@@ -28,7 +28,7 @@ func (j *Journal) ahead() int64 {
 }
 
 // makeRoom makes room for more bytes, and for what comes after them, unless there is enough. Where that fails, the writes go on
-// without: they say what is wrong with the disk, and where the reason is that it is full, what room there is is theirs.
+// without: they say what is wrong with the disk, and on a full disk they take the room that is left.
 func (s *segment) makeRoom(more int, ahead int64) {
 	end := s.size + int64(more)
 	if end <= s.room || s.noRoom || ahead <= 0 {
