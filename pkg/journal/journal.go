@@ -437,7 +437,7 @@ func (j *Journal) put(b *batch) error {
 	j.mac.seal(b.frames) // here, and not where records join: others' calls do not wait for it
 	n := len(b.frames)
 	if j.cfg.Sync {
-		j.segment.makeRoom(n, j.cfg.ahead())
+		j.segment.makeRoom(n, j.ahead())
 	} else {
 		j.copied = append(j.copied[:0], b.frames...) // a write may change what it is given, see vfs.File
 	}

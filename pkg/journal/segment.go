@@ -25,10 +25,11 @@ import (
 //	        the record: an encoded deputy.v1.Record, whose first field is its sequence
 //	frame   …
 //
-// The CRC tells a frame that was written whole from one that was not, and can be checked without a key. The MAC shows that this journal's
-// server wrote the record, at this place: its sequence is part of it. A segment ends where the next one begins, whatever it has after that:
-// those are records of a write that failed, which nobody was told of. The last one ends with its last whole frame. A frame whose sum is
-// wrong ends it too, which is what a crash in the middle of a write leaves.
+// The CRC tells a frame that was written whole from one that was not, and can be checked without a key. The MAC shows that this
+// journal's server wrote the record, at this place: its sequence is part of it. A segment ends where the next one begins, whatever it
+// has after that: those are records of a write that failed, which nobody was told of. The last one ends with its last whole frame,
+// behind which there can be zeros (see ahead.go). A frame whose sum is wrong ends it too, which is what a crash in the middle of a write
+// leaves.
 const (
 	segmentMagic  = "deputy journal 1"
 	segmentHeader = len(segmentMagic) + 8 + 4

@@ -1,8 +1,8 @@
 package journal
 
-// The records that are in no bundle yet are at the end of a segment, which is long and can be read from its beginning only: that would take a query
-// for the newest records a hundred times as long as a decision. So the server's own reader takes what the sealer has of them in memory, and goes on
-// in the segment where the sealer stopped.
+// The records that are in no bundle yet are at the end of a segment, which is long and can be read from its beginning only: that
+// would take a query for the newest records a hundred times as long as a decision. So the server's own reader takes what the sealer
+// has of them in memory, and goes on in the segment where the sealer stopped.
 
 // segmentPlace is a place in the segments, where one reader stopped and another can go on. The zero segmentPlace is none.
 type segmentPlace struct {

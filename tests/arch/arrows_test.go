@@ -30,7 +30,7 @@ var arrows = map[string][]string{
 	// The record of every decision: written before the answer leaves, and sealed so that nobody changes it unseen.
 	"pkg/journal": {"pkg/authz", "pkg/gen", "pkg/statuses", "pkg/journal/index", "pkg/journal/persons", "pkg/smallfile", "pkg/journal/tree"},
 	// The Merkle tree over the records, as files.
-	"pkg/journal/tree": {},
+	"pkg/journal/tree": {"pkg/authz"},
 	// Whether a journal is as it was written, offline.
 	"pkg/journal/verify": {"pkg/journal", "pkg/journal/tree"},
 	// What records are found by.

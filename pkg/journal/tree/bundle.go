@@ -32,8 +32,9 @@ const maxBundle = Width * (2 + MaxRecord)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// The coders are safe for concurrent use. Their errors are of options, which are constant. The quickest level is as good as the next two, whose sizes
-// differ by a hundredth, because a bundle is short; and the slower ones take three times as long, most of it to clear tables that are made for long texts.
+// The coders are safe for concurrent use. Their errors are of options, which are constant. A bundle is short, so that the sizes which the
+// first three levels come to differ by two hundredths, and the third takes three times as long as the first: most of it to clear tables that
+// are made for long texts.
 var (
 	encoder, _ = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
 		zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/deputyauth/deputy/pkg/authz"
 )
 
 // unfinished ends the name of a file that is being written. A crash leaves some, which mean nothing.
@@ -126,7 +128,9 @@ func (w *writer) write(path string, b []byte) {
 	if w.err = w.fs.MkdirAll(dir, 0o700); w.err == nil {
 		file := w.fs.PathJoin(dir, parts[len(parts)-1])
 		w.written = append(w.written, file)
-		w.writing.Go(func() error { return writeUnfinished(w.fs, file, b) })
+		w.writing.Go(func() error {
+			return authz.Safely("tree.write", func() error { return writeUnfinished(w.fs, file, b) })
+		})
 	}
 }
 
