@@ -31,8 +31,8 @@ const (
 	// maxVoids is how many voids are kept, and voidBytes about how much memory they take. When there are more, every second
 	// one is forgotten.
 	maxVoids, voidBytes = 4096, 4 << 20
-	// maxWritten is of how many keys is known that they were written, and writtenBytes about how much memory they take.
-	maxWritten, writtenBytes = 8192, 2 << 20
+	// maxWritten is of how many keys it is known that they were written, and writtenBytes how many bytes they may have.
+	maxWritten, writtenBytes = 8192, 1 << 20
 )
 
 // A void is a range of keys without versions in which no row lives: from lo up to, not including, hi.
@@ -60,21 +60,15 @@ type voids struct {
 	// all are in order and do not overlap; size is about how many bytes they take.
 	all  []void
 	size int
-	// written are the last keys that were written, in the order of their revisions; before is the newest revision of
-	// which some are not among them.
-	written      []writtenKey
-	writtenBytes int
-	before       Revision
+	// written are the last revisions with the keys that they wrote, held is how many keys these are, and bytes how long they
+	// are together; before is the newest revision that is not among them.
+	written     []noted
+	held, bytes int
+	before      Revision
 }
 
-// writtenKey is a key without a version, and the revision that wrote it.
-type writtenKey struct {
-	at  Revision
-	key string
-}
-
-// voidSize and writtenSize are about what a void, and a key that was written, take beside their keys.
-const voidSize, writtenSize = 64, 32
+// voidSize is about what a void takes beside its keys.
+const voidSize = 64
 
 // begin says with which head the store was opened: what was written before is not known.
 func (v *voids) begin(head Revision) {
@@ -112,7 +106,9 @@ func (v *voids) note(found void, at Revision) {
 	}
 	v.replace(lo, hi, found)
 	for i := len(v.written) - 1; i >= 0 && v.written[i].at > at; i-- {
-		v.cut(v.written[i].key)
+		for _, key := range v.written[i].keys {
+			v.cut(key)
+		}
 	}
 	v.count.Store(int64(len(v.all)))
 }
@@ -127,16 +123,24 @@ func (v *voids) write(at Revision, keys []string) {
 	defer v.mu.Unlock()
 	for _, key := range keys {
 		v.cut(key)
-		v.written = append(v.written, writtenKey{at, key})
-		v.writtenBytes += writtenSize + len(key)
-		for len(v.written) > maxWritten || v.writtenBytes > writtenBytes {
-			v.before = v.written[0].at
-			v.writtenBytes -= writtenSize + len(v.written[0].key)
-			v.written[0] = writtenKey{}
-			v.written = v.written[1:]
-		}
 	}
 	v.count.Store(int64(len(v.all)))
+	v.written = append(v.written, noted{at, keys})
+	v.held, v.bytes = v.held+len(keys), v.bytes+textLen(keys)
+	for v.held > maxWritten || v.bytes > writtenBytes {
+		oldest := v.written[0]
+		v.before = oldest.at
+		v.held, v.bytes = v.held-len(oldest.keys), v.bytes-textLen(oldest.keys)
+		v.written[0] = noted{}
+		v.written = v.written[1:]
+	}
+}
+
+func textLen(texts []string) (n int) {
+	for _, text := range texts {
+		n += len(text)
+	}
+	return n
 }
 
 // overlapping returns which voids have keys of another one. The caller has the lock.

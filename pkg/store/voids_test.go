@@ -299,13 +299,13 @@ func TestVoidsAreBounded(t *testing.T) {
 			}
 		}
 		for _, w := range v.written {
-			written += writtenSize + len(w.key)
+			written += textLen(w.keys)
 		}
 		if len(v.all) > maxVoids || size > voidBytes || size != v.size || len(v.all) == 0 {
 			t.Errorf("%d voids take %d bytes, and are counted as %d", len(v.all), size, v.size)
 		}
-		if len(v.written) > maxWritten || written > writtenBytes || written != v.writtenBytes || len(v.written) == 0 {
-			t.Errorf("%d keys that were written take %d bytes, and are counted as %d", len(v.written), written, v.writtenBytes)
+		if v.held > maxWritten || written > writtenBytes || written != v.bytes || v.held != len(v.written) || v.held == 0 {
+			t.Errorf("%d keys that were written, counted as %d, take %d bytes, counted as %d", len(v.written), v.held, written, v.bytes)
 		}
 	}
 }
