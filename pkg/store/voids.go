@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // Rows that are over stay in the database until nobody can read them any more: those that were deleted for the window,
@@ -209,6 +211,8 @@ type passage struct {
 	// from and expired are those of the void that they make.
 	from    Revision
 	expired time.Time
+	// past is where it went on behind a void.
+	past []byte
 }
 
 // passage begins a walk at a revision, as of a moment.
@@ -216,9 +220,18 @@ func (v *voids) passage(at Revision, moment time.Time) passage {
 	return passage{voids: v, at: at, moment: moment}
 }
 
-// over notes a row that is over, by its key without a version: since a revision, or because it has expired at a moment, else
-// zero. If it lies in a void it returns the key to go on from, and nil if the next row is to be looked at. The key is appended to dst.
-func (p *passage) over(dst, key []byte, from Revision, expired time.Time) []byte {
+// pass moves an iterator on from a row that is over; see over.
+func (p *passage) pass(it *pebble.Iterator, key []byte, from Revision, expired time.Time) (valid bool) {
+	if past := p.over(key, from, expired); past != nil {
+		return it.SeekGE(past)
+	}
+	return it.NextPrefix()
+}
+
+// over notes a row that is over, by its key without a version: from a revision on, and since it expired at a moment, which is
+// zero if it was deleted. If the row lies in a void, over returns the key to go on from, which is valid until the next call;
+// if not, nil.
+func (p *passage) over(key []byte, from Revision, expired time.Time) []byte {
 	if p.met == 0 {
 		p.lo, p.from, p.expired = append(p.lo[:0], key...), 0, time.Time{}
 	}
@@ -229,7 +242,8 @@ func (p *passage) over(dst, key []byte, from Revision, expired time.Time) []byte
 		return nil
 	}
 	p.from, p.expired = max(p.from, known.from), later(p.expired, known.expired)
-	return append(dst, known.hi...)
+	p.past = append(p.past[:0], known.hi...)
+	return p.past
 }
 
 // end ends the passage at a key: that of a row that lives, or is not looked at, or the end of all that is walked.
