@@ -106,7 +106,10 @@ func (sn *Snapshot) Close() {
 	s := sn.store
 	s.leases.give(sn.pin)
 	clear(sn.found)
-	*sn = Snapshot{key: sn.key[:0], target: sn.target[:0], passage: passage{lo: sn.passage.lo[:0]}, found: sn.found[:0], text: sn.text[:0], cuts: sn.cuts[:0]}
+	*sn = Snapshot{
+		key: sn.key[:0], target: sn.target[:0], passage: passage{lo: sn.passage.lo, past: sn.passage.past},
+		found: sn.found[:0], text: sn.text[:0], cuts: sn.cuts[:0],
+	}
 	snapshots.Put(sn)
 	s.leave()
 }
@@ -257,6 +260,14 @@ type selection struct {
 	live bool
 }
 
+// moment is when rows have expired for the selection; see isOver.
+func (s selection) moment(now time.Time) time.Time {
+	if s.live {
+		return now
+	}
+	return time.Time{}
+}
+
 // scan reads from the snapshot's key on, as long as keys begin with its first prefix bytes, of which the
 // object is the first ones. What has expired is among what it finds.
 func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err error) {
@@ -265,11 +276,8 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 	if err != nil {
 		return false, err
 	}
-	moment := time.Time{}
-	if which.live {
-		moment = sn.now
-	}
-	sn.passage = passage{voids: &sn.store.voids, at: sn.at, moment: moment, lo: sn.passage.lo[:0]}
+	moment := which.moment(sn.now)
+	sn.passage = passage{voids: &sn.store.voids, at: sn.at, moment: moment, lo: sn.passage.lo, past: sn.passage.past}
 	valid := it.SeekGE(sn.key)
 	for valid {
 		key := it.Key()
@@ -303,12 +311,7 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 			return false, err
 		}
 		if over {
-			if past := sn.passage.over(sn.target[:0], key[:n], from, at); past != nil {
-				sn.target = past
-				valid = it.SeekGE(past)
-			} else {
-				valid = it.NextPrefix()
-			}
+			valid = sn.passage.pass(it.Iterator, key[:n], from, at)
 			continue
 		}
 		sn.passage.end(key[:n])

@@ -293,12 +293,7 @@ func (r *rows) settle(valid bool) {
 			r.passage.end(r.key)
 			return
 		}
-		if past := r.passage.over(r.target[:0], key[:n], from, expired); past != nil {
-			r.target = past
-			valid = r.iter.SeekGE(past)
-		} else {
-			valid = r.iter.NextPrefix()
-		}
+		valid = r.passage.pass(r.iter, key[:n], from, expired)
 	}
 	if r.err = r.iter.Error(); r.err == nil && !valid {
 		r.passage.end(r.hi)

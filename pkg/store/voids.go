@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // Rows that are over stay in the database until nobody can read them any more: those that were deleted for the window,
@@ -31,8 +33,8 @@ const (
 	// maxVoids is how many voids are kept, and voidBytes about how much memory they take. When there are more, every second
 	// one is forgotten.
 	maxVoids, voidBytes = 4096, 4 << 20
-	// maxWritten is of how many keys is known that they were written, and writtenBytes about how much memory they take.
-	maxWritten, writtenBytes = 8192, 2 << 20
+	// maxWritten is of how many keys it is known that they were written, and writtenBytes how many bytes they may have.
+	maxWritten, writtenBytes = 8192, 1 << 20
 )
 
 // A void is a range of keys without versions in which no row lives: from lo up to, not including, hi.
@@ -60,21 +62,15 @@ type voids struct {
 	// all are in order and do not overlap; size is about how many bytes they take.
 	all  []void
 	size int
-	// written are the last keys that were written, in the order of their revisions; before is the newest revision of
-	// which some are not among them.
-	written      []writtenKey
-	writtenBytes int
-	before       Revision
+	// written are the last revisions with the keys that they wrote, held is how many keys these are, and bytes how long they
+	// are together; before is the newest revision that is not among them.
+	written     []noted
+	held, bytes int
+	before      Revision
 }
 
-// writtenKey is a key without a version, and the revision that wrote it.
-type writtenKey struct {
-	at  Revision
-	key string
-}
-
-// voidSize and writtenSize are about what a void, and a key that was written, take beside their keys.
-const voidSize, writtenSize = 64, 32
+// voidSize is about what a void takes beside its keys.
+const voidSize = 64
 
 // begin says with which head the store was opened: what was written before is not known.
 func (v *voids) begin(head Revision) {
@@ -112,7 +108,9 @@ func (v *voids) note(found void, at Revision) {
 	}
 	v.replace(lo, hi, found)
 	for i := len(v.written) - 1; i >= 0 && v.written[i].at > at; i-- {
-		v.cut(v.written[i].key)
+		for _, key := range v.written[i].keys {
+			v.cut(key)
+		}
 	}
 	v.count.Store(int64(len(v.all)))
 }
@@ -127,16 +125,24 @@ func (v *voids) write(at Revision, keys []string) {
 	defer v.mu.Unlock()
 	for _, key := range keys {
 		v.cut(key)
-		v.written = append(v.written, writtenKey{at, key})
-		v.writtenBytes += writtenSize + len(key)
-		for len(v.written) > maxWritten || v.writtenBytes > writtenBytes {
-			v.before = v.written[0].at
-			v.writtenBytes -= writtenSize + len(v.written[0].key)
-			v.written[0] = writtenKey{}
-			v.written = v.written[1:]
-		}
 	}
 	v.count.Store(int64(len(v.all)))
+	v.written = append(v.written, noted{at, keys})
+	v.held, v.bytes = v.held+len(keys), v.bytes+textLen(keys)
+	for v.held > maxWritten || v.bytes > writtenBytes {
+		oldest := v.written[0]
+		v.before = oldest.at
+		v.held, v.bytes = v.held-len(oldest.keys), v.bytes-textLen(oldest.keys)
+		v.written[0] = noted{}
+		v.written = v.written[1:]
+	}
+}
+
+func textLen(texts []string) (n int) {
+	for _, text := range texts {
+		n += len(text)
+	}
+	return n
 }
 
 // overlapping returns which voids have keys of another one. The caller has the lock.
@@ -205,6 +211,8 @@ type passage struct {
 	// from and expired are those of the void that they make.
 	from    Revision
 	expired time.Time
+	// past is where it went on behind a void.
+	past []byte
 }
 
 // passage begins a walk at a revision, as of a moment.
@@ -212,9 +220,18 @@ func (v *voids) passage(at Revision, moment time.Time) passage {
 	return passage{voids: v, at: at, moment: moment}
 }
 
-// over notes a row that is over, by its key without a version: since a revision, or because it has expired at a moment, else
-// zero. If it lies in a void it returns the key to go on from, and nil if the next row is to be looked at. The key is appended to dst.
-func (p *passage) over(dst, key []byte, from Revision, expired time.Time) []byte {
+// pass moves an iterator on from a row that is over; see over.
+func (p *passage) pass(it *pebble.Iterator, key []byte, from Revision, expired time.Time) (valid bool) {
+	if past := p.over(key, from, expired); past != nil {
+		return it.SeekGE(past)
+	}
+	return it.NextPrefix()
+}
+
+// over notes a row that is over, by its key without a version: from a revision on, and since it expired at a moment, which is
+// zero if it was deleted. If the row lies in a void, over returns the key to go on from, which is valid until the next call;
+// if not, nil.
+func (p *passage) over(key []byte, from Revision, expired time.Time) []byte {
 	if p.met == 0 {
 		p.lo, p.from, p.expired = append(p.lo[:0], key...), 0, time.Time{}
 	}
@@ -225,7 +242,8 @@ func (p *passage) over(dst, key []byte, from Revision, expired time.Time) []byte
 		return nil
 	}
 	p.from, p.expired = max(p.from, known.from), later(p.expired, known.expired)
-	return append(dst, known.hi...)
+	p.past = append(p.past[:0], known.hi...)
+	return p.past
 }
 
 // end ends the passage at a key: that of a row that lives, or is not looked at, or the end of all that is walked.
