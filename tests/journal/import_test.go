@@ -63,7 +63,7 @@ func TestHalfAnImport(t *testing.T) {
 			t.Fatalf("%s has the records %v", c.name, records)
 		}
 		begun, ended := records[0], records[1]
-		if begun.GetStage() != deputyv1.RecordStage_RECORD_STAGE_BEGUN || len(begun.GetRelationships()) != 1 ||
+		if begun.GetStage() != deputyv1.RecordStage_RECORD_STAGE_BEGUN || len(begun.GetRelationships()) != 1 || len(begun.GetRequestHash()) == 0 ||
 			begun.GetRelationships()[0] != "create document:"+c.first+"#reader@user:alice" {
 			t.Errorf("%s begins with %v", c.name, begun)
 		}
@@ -80,5 +80,24 @@ func TestHalfAnImport(t *testing.T) {
 		if wrote := check.GetPermissionship() == v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION; wrote != (c.want == codes.OK) {
 			t.Errorf("%s has written: %t", c.name, wrote)
 		}
+	}
+}
+
+// TestAFailedDecisionNamesWhatItAsked: a check that fails as a whole, before anybody judges it, has one record, with what it was about and why.
+func TestAFailedDecisionNamesWhatItAsked(t *testing.T) {
+	w := newWorld(t, daemon.Config{})
+	asked := question("document:plan")
+	asked.Consistency = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: &deputyv1.ZedToken{Token: "forged"}}}
+	w.ledger.fresh()
+	if _, err := w.Permissions().CheckPermission(t.Context(), asked); status.Code(err) != codes.InvalidArgument {
+		t.Fatal(err)
+	}
+	records := w.ledger.fresh()
+	if len(records) != 1 {
+		t.Fatalf("it has the records %v", records)
+	}
+	if r := records[0]; r.GetCode() != int32(codes.InvalidArgument) || r.GetReason() == "" || r.GetAgentId() != "bot" || r.GetResourceId() != "plan" ||
+		r.GetPermission() != "view" || r.GetPrincipalId() != "alice" || r.GetTenantId() != "acme" {
+		t.Errorf("its record is %v", r)
 	}
 }
