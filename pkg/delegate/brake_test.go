@@ -137,3 +137,32 @@ func TestBrakeLeavesOtherTenants(t *testing.T) {
 		}
 	}
 }
+
+// TestPurgeIsBounded: one call of a purge does a bounded amount of the walk, and a caller that is bound to tenants does none of it, nor lists what
+// is live in all of them.
+func TestPurgeIsBounded(t *testing.T) {
+	t.Parallel()
+	d, _, graph := shared(t)
+	of := create(t, d, root())
+	run := start(t, d, under(of))
+	if _, err := d.End(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	confined := delegate.New(graph.Engine, []byte("key"), time.Hour, time.Now).For("of-acme", ofAcme())
+	for _, dry := range []bool{true, false} {
+		if did, _, err := confined.Purge(t.Context(), delegate.Purging{DryRun: dry}, delegate.Place{}); authz.KindOf(err) != authz.Denied {
+			t.Errorf("of a caller with bounds a purge came to %+v, %v", did, err)
+		}
+	}
+	if indexed, err := confined.Index(t.Context()); indexed || authz.KindOf(err) != authz.Denied {
+		t.Errorf("a caller with bounds lists what is live: %t, %v", indexed, err)
+	}
+	d.SetListReads(1) // the sessions first, and the delegations in the next call
+	did, next, err := d.Purge(t.Context(), delegate.Purging{}, delegate.Place{})
+	if err != nil || did.Sessions != 1 || next == nil {
+		t.Fatalf("the first call came to %+v, %v, %v", did, next, err)
+	}
+	if did, next, err = d.Purge(t.Context(), delegate.Purging{}, *next); err != nil || did.Sessions != 0 || next != nil {
+		t.Errorf("the second call came to %+v, %v, %v", did, next, err)
+	}
+}

@@ -208,3 +208,37 @@ func TestNoteThatFails(t *testing.T) {
 		t.Errorf("the journal notes %q: %v", texts, err)
 	}
 }
+
+// TestSaysWhatIsRecorded: a call whose record says one code has none yet that says another: an answer that failed on its way has to be recorded.
+func TestSaysWhatIsRecorded(t *testing.T) {
+	t.Parallel()
+	a := open(t, testConfig(vfs.NewMem())).Account("one", "Service/Method")
+	if a.Says(0) {
+		t.Error("before anything is recorded it says so")
+	}
+	if _, err := a.Record(t.Context(), Refuse, numbered(0)); err != nil {
+		t.Fatal(err)
+	}
+	if !a.Says(0) || a.Says(14) {
+		t.Errorf("of an answer it says OK: %t, UNAVAILABLE: %t", a.Says(0), a.Says(14))
+	}
+}
+
+// TestExcessIsOfTheReserve: what callers have beyond their shares is part of the reserve of the quota, and keeps nobody else's records out.
+func TestExcessIsOfTheReserve(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(vfs.NewMem())
+	cfg.QuotaBytes, cfg.ReserveBytes = 1<<20, 4<<10
+	j := open(t, cfg)
+	for beyond, want := range map[int64]error{0: errQuota, 2 << 10: nil, 1 << 20: nil} {
+		j.mu.Lock()
+		used, excess := j.used, j.beyond
+		j.used, j.beyond = cfg.QuotaBytes-cfg.ReserveBytes+1<<10, beyond
+		got := j.refuses(Refuse)
+		j.used, j.beyond = used, excess
+		j.mu.Unlock()
+		if got != want { //nolint:errorlint // it is returned bare
+			t.Errorf("with %d bytes in excess it refuses because of %v, want %v", beyond, got, want)
+		}
+	}
+}

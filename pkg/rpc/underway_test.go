@@ -24,6 +24,7 @@ func TestCallsUnderWay(t *testing.T) {
 		end   = "/deputy.v1.SessionsService/EndSession"
 		agent = "/deputy.v1.AgentsService/SuspendAgent"
 		user  = "/deputy.v1.PrincipalsService/Suspend"
+		brake = "/deputy.v1.BrakeService/Brake"
 		probe = "/grpc.health.v1.Health/Check"
 
 		checker, responder = deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_RESPONDER
@@ -47,7 +48,7 @@ func TestCallsUnderWay(t *testing.T) {
 		}
 	}
 	fill := func(role caller.Role, method string) []func() { return fillAs(role, authz.Unbounded(), method) }
-	for _, method := range []string{end, agent, user} {
+	for _, method := range []string{end, agent, user, brake} {
 		checks, confinedChecks := fill(checker, check), fillAs(responder, confined, check)
 		narrowing := fillAs(responder, confined, method)
 		admins := fill(responder, check)

@@ -524,9 +524,10 @@ type ListDelegationsRequest struct {
 	TenantId string `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Only direct parts of this delegation.
 	ParentDelegationId string `protobuf:"bytes,4,opt,name=parent_delegation_id,json=parentDelegationId,proto3" json:"parent_delegation_id,omitempty"`
-	// Also those that were revoked or have run out.
+	// Also those that were revoked or have expired, as long as they were not purged (RetentionService).
 	IncludeInactive bool `protobuf:"varint,5,opt,name=include_inactive,json=includeInactive,proto3" json:"include_inactive,omitempty"`
-	// Also the leaves that sessions minted.
+	// Also the leaves that sessions minted; without include_inactive those that were neither revoked nor have expired themselves, whatever became of
+	// their session.
 	IncludeLeaves bool `protobuf:"varint,6,opt,name=include_leaves,json=includeLeaves,proto3" json:"include_leaves,omitempty"`
 	// The most to return: 1 to 1,000; 0 means 100.
 	Limit uint32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
