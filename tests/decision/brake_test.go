@@ -314,7 +314,8 @@ func TestBrakePages(t *testing.T) {
 	_, err := w.Sessions().EndSession(t.Context(), &deputyv1.EndSessionRequest{SessionId: sessions[0].GetSessionId()})
 	w.ok(err)
 	would := w.wouldStop(brakeAgent("bot"))
-	if would.GetSessions() != runs-1 || would.GetDelegations() != 1 || len(would.GetFirstSessions()) != 20 || !would.GetComplete() {
+	// On a busy machine it ends before it has seen all, and says so.
+	if n := would.GetSessions(); n > runs-1 || would.GetComplete() != (n == runs-1) || would.GetDelegations() != 1 || len(would.GetFirstSessions()) != 20 {
 		t.Errorf("it would stop %d sessions and %d delegations, and shows %d", would.GetSessions(), would.GetDelegations(), len(would.GetFirstSessions()))
 	}
 	if by := w.braked(brakeAgent("bot")); by.GetSessionsEnded() != runs-1 || by.GetDelegationsRevoked() != 0 {

@@ -68,7 +68,7 @@ func TestHalfAnImport(t *testing.T) {
 			t.Errorf("%s begins with %v", c.name, begun)
 		}
 		if ended.GetStage() != deputyv1.RecordStage_RECORD_STAGE_ENDED || ended.GetBegun() != begun.GetSequence() ||
-			ended.GetCode() != int32(c.want) || ended.GetResults() != c.results { //nolint:gosec // codes are small
+			ended.GetCode() != int32(c.want) || ended.GetResults() != c.results {
 			t.Errorf("%s ends with %v", c.name, ended)
 		}
 		check, err := v1.NewPermissionsServiceClient(w.Admin).CheckPermission(t.Context(), &v1.CheckPermissionRequest{
