@@ -128,9 +128,10 @@ func newJournalCollect(p *program) *cobra.Command {
 		Use:   "collect DIR... --out DIR",
 		Short: "Bring the journals of several nodes together, and verify them",
 		Long: `Copy the journals in the directories DIR below the directory --out, each under its own name, and verify each copy.
-DIR is a journal's directory, a data directory, or a directory with several journals below it. Servers may be writing them. Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in
-what is there now: so a node whose journal was set back is found. query and show read all of them with --dir, and verify verifies
-them again. The exit code is 1 if one is not as it was written.`,
+DIR is a journal's directory, a data directory, or a directory with several journals below it. Servers may be writing them.
+Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in what is there now: so a node
+whose journal was set back is found. query and show read all of them with --dir, and verify verifies them again. The exit code is
+1 if one is not as it was written.`,
 		Example: `  deputy journal collect node-1/journal node-2/journal --out evidence --key node-1.key --key node-2.key
   deputy journal query --dir evidence --agent triage-bot`,
 		Args: cobra.MinimumNArgs(1),

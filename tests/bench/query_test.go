@@ -82,7 +82,7 @@ func fillJournal(t *testing.T, j *journal.Journal, r *rand.Rand, size int, last 
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	sealed := func(all int) {
-		for j.Sealing().Records < uint64(max(all, 0)) { //nolint:gosec // not negative
+		for j.Sealing().Records < uint64(max(all, 0)) {
 			select {
 			case <-tick.C:
 			case <-t.Context().Done():
@@ -90,7 +90,7 @@ func fillJournal(t *testing.T, j *journal.Journal, r *rand.Rand, size int, last 
 			}
 		}
 	}
-	for n := int(j.Written()); n < size; { //nolint:gosec // ten million at most
+	for n := int(j.Written()); n < size; {
 		records := make([]*journal.Record, min(together, size-n))
 		for k := range records {
 			records[k] = recorded(r)
