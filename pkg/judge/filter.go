@@ -48,21 +48,18 @@ func (j *Judge) Filter(
 		return nil, authz.Revision{}, err
 	}
 	out := make([]Filtered, 0, len(ids))
-	for page := range slices.Chunk(ids, max(1, filterPage/max(1, len(actors)))) {
-		candidates := make([]*candidate, 0, len(page)*len(actors))
-		for _, id := range page {
-			for _, actor := range actors {
-				candidates = append(candidates, call.on(actor, id))
-			}
-		}
+	verdicts := make([]decide.Verdict, len(actors))
+	p := newPairs(call, actors, len(ids))
+	for page := range slices.Chunk(ids, p.most) {
+		candidates := p.with(page)
 		if err := call.ask(ctx, candidates); err != nil {
 			return nil, authz.Revision{}, err
 		}
-		verdicts := make([]decide.Verdict, len(actors))
-		for i := range page {
-			for k := range actors {
-				verdicts[k] = decide.Combine(candidates[i*len(actors)+k].conditions)
+		for range page {
+			for i := range verdicts {
+				verdicts[i] = decide.Combine(candidates[i].conditions)
 			}
+			candidates = candidates[len(verdicts):]
 			_, v := decide.Choose(verdicts)
 			out = append(out, Filtered{v.Permissionship, v.RefusedBy, v.Missing, v.Err})
 		}
@@ -78,21 +75,57 @@ func (c *call) askOfActors(ctx context.Context, actors []*candidate) error {
 	return c.ask(ctx, actors)
 }
 
-// on returns a candidate for an object: an actor's conditions, of which those that depend on no object are settled.
-func (c *call) on(actor *candidate, id string) *candidate {
-	t := *actor
-	t.c.Resource.ID = id
-	t.hidden = c.hides(t.c.Resource)
-	t.conditions = slices.Clone(actor.conditions)
-	queries := make([]authz.Query, 0, len(t.conditions)) // one place in memory for all of them
-	for i := range t.conditions {
-		if one := &t.conditions[i]; one.Query != nil && one.Side == authz.SideObject {
-			queries = append(queries, *one.Query)
-			one.Query = &queries[len(queries)-1]
-			one.Query.Resource.ID = id
+// pairs makes candidates: each of a few actors with each of a page of objects. It uses the same memory for one page after another, because most of
+// what a filter would allocate is these.
+type pairs struct {
+	call   *call
+	actors []*candidate
+	// most is how many objects a page has at most.
+	most       int
+	pairs      []candidate
+	candidates []*candidate
+	conditions []decide.Condition
+	queries    []authz.Query
+}
+
+// newPairs makes room for pages of objects.
+func newPairs(c *call, actors []*candidate, objects int) *pairs {
+	p := &pairs{call: c, actors: actors, most: max(1, min(objects, filterPage/max(1, len(actors))))}
+	conditions := 0
+	for _, actor := range actors {
+		conditions += len(actor.conditions)
+	}
+	p.pairs = make([]candidate, 0, p.most*len(actors))
+	p.candidates = make([]*candidate, 0, p.most*len(actors))
+	p.conditions = make([]decide.Condition, 0, p.most*conditions)
+	p.queries = make([]authz.Query, 0, p.most*conditions)
+	return p
+}
+
+// with returns a candidate for each actor with each object, by object. What depends on no object is settled as it is for the actor. They last until the
+// next page.
+func (p *pairs) with(ids []string) []*candidate {
+	p.pairs, p.candidates, p.conditions, p.queries = p.pairs[:0], p.candidates[:0], p.conditions[:0], p.queries[:0]
+	for _, id := range ids {
+		for _, actor := range p.actors {
+			p.pairs = append(p.pairs, *actor)
+			t := &p.pairs[len(p.pairs)-1]
+			t.c.Resource.ID = id
+			t.hidden = p.call.hides(t.c.Resource)
+			first := len(p.conditions)
+			p.conditions = append(p.conditions, actor.conditions...)
+			t.conditions = p.conditions[first:]
+			for i := range t.conditions {
+				if one := &t.conditions[i]; one.Query != nil && one.Side == authz.SideObject {
+					p.queries = append(p.queries, *one.Query)
+					one.Query = &p.queries[len(p.queries)-1]
+					one.Query.Resource.ID = id
+				}
+			}
+			p.candidates = append(p.candidates, t)
 		}
 	}
-	return &t
+	return p.candidates
 }
 
 // ofType names the type's field in an error as requests have it that name no object.
