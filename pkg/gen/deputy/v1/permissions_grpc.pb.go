@@ -50,7 +50,8 @@ type PermissionsServiceClient interface {
 	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
 	FilterResources(ctx context.Context, in *FilterResourcesRequest, opts ...grpc.CallOption) (*FilterResourcesResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
-	// is for auditors and admins.
+	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
+	// delegation has expired between them, and miss none.
 	LookupAgents(ctx context.Context, in *LookupAgentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupAgentsResponse], error)
 }
 
@@ -163,7 +164,8 @@ type PermissionsServiceServer interface {
 	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
 	FilterResources(context.Context, *FilterResourcesRequest) (*FilterResourcesResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
-	// is for auditors and admins.
+	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
+	// delegation has expired between them, and miss none.
 	LookupAgents(*LookupAgentsRequest, grpc.ServerStreamingServer[LookupAgentsResponse]) error
 	mustEmbedUnimplementedPermissionsServiceServer()
 }
