@@ -180,7 +180,7 @@ func answered(m proto.Message) (results, failed uint64, token string) {
 		}
 		return m.GetSessionsEnded() + m.GetDelegationsRevoked(), 0, m.GetWrittenAt().GetToken()
 	case *deputyv1.FilterResourcesResponse:
-		results = uint64(len(m.GetAllowedObjectIds()) + len(m.GetConditional())) //nolint:gosec // not negative
+		results = uint64(len(m.GetAllowedObjectIds()) + len(m.GetConditional()))
 		return results, uint64(len(m.GetFailed())), m.GetCheckedAt().GetToken()
 	case *deputyv1.PurgeResponse:
 		return m.GetSessions() + m.GetDelegations(), 0, m.GetReadAt().GetToken()
