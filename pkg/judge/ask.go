@@ -156,7 +156,10 @@ func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, e
 		return u.of.snapshot(u.condition().Where), u.condition().Query.Resource
 	}
 	found := make([]authz.SubjectsAnswer, len(all))
-	if len(all) == 1 { // a decision has no use for what follows
+	switch len(all) { // a decision has no use for what follows
+	case 0:
+		return found, nil
+	case 1:
 		snap, resource := at(all[0])
 		found[0].Subjects, found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil)
 		return found, fatal(found[0].Err)
