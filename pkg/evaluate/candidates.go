@@ -258,6 +258,13 @@ const (
 	firstWork, moreWork = 1024, 4
 )
 
+// TakeAll makes candidates of everything of the type that there is, so that their checks alone count. Nothing may have been asked
+// before.
+func (c *Candidates) TakeAll() {
+	c.sets, c.settled = c.sets[:1], true
+	c.sets[0].takeAll()
+}
+
 // settle spreads the sets in turns, so that none costs much more than the one that is done first, which bounds the others. Sets
 // that are not done by then are not looked at: a check finds out about them.
 func (c *Candidates) settle(ctx context.Context, rows Rows) error {
@@ -337,4 +344,3 @@ func (c *Candidates) agreed(ctx context.Context, rows Rows) (id string, found bo
 	}
 	return id, true, n, nil
 }
-

@@ -2,6 +2,7 @@ package evaluate
 
 import (
 	"context"
+	"strings"
 
 	"github.com/authzed/spicedb/pkg/tuple"
 
@@ -24,6 +25,42 @@ func (p *Program) Resources(resourceType string, holders ...Holder) (*Candidates
 		}})
 	}
 	return found, nil
+}
+
+// Reach is Resources in the words of authz.
+func (p *Program) Reach(r authz.Reachable) (*Candidates, error) {
+	holders := make([]Holder, len(r.Holders))
+	for i, h := range r.Holders {
+		holders[i] = Holder{h.Permission, CheckOf(authz.Query{Subject: h.Subject}).Subject}
+	}
+	return p.Resources(r.ResourceType, holders...)
+}
+
+// placed begins the cursors of Page, so that one of another engine is not taken for a place.
+const placed = "at "
+
+// PlaceOf returns the place of a cursor of Page.
+func PlaceOf(cursor string) string { return strings.TrimPrefix(cursor, placed) }
+
+// Page is Next in the words of authz.Snapshot, from a cursor on, which is "" or one that Page returned. It must not go back.
+func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor string) (found []authz.Resource, next string, err error) {
+	place, ok := strings.CutPrefix(cursor, placed)
+	if !ok && cursor != "" {
+		return nil, "", authz.FieldErrorf("cursor", "is none of a lookup by this engine: start it again")
+	}
+	c.From(place)
+	ids, more, err := c.Next(ctx, rows, limit)
+	if err != nil {
+		return nil, "", err
+	}
+	found = make([]authz.Resource, len(ids))
+	for i, id := range ids {
+		found[i] = authz.Resource{ID: id, After: placed + after(id)}
+	}
+	if more {
+		next = placed + c.Place()
+	}
+	return found, next, nil
 }
 
 // Holder is a subject, as for Check, and the permission or relation that it has.

@@ -143,6 +143,8 @@ type snapshot struct {
 	held    int
 	idle    *store.Snapshot
 	resting *evaluate.Walk
+	// listed is a lookup that may go on.
+	listed *listed
 }
 
 // Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who
@@ -381,7 +383,6 @@ func (s *snapshot) Current(stamp authz.Stamp) bool {
 }
 
 // Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
-// Where a wildcard is on the way, or too much, the engine is asked.
 func (s *snapshot) Subjects(
 	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
 ) ([]authz.SubjectAnswer, error) {
@@ -395,12 +396,11 @@ func (s *snapshot) Subjects(
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
+	var some answered
 	if !complete {
-		inner, err := s.engine(ctx)
-		if err != nil {
-			return nil, err
+		if found, some, err = s.list(ctx, w, of, subjectType, given); err != nil {
+			return nil, s.graph.failure("evaluate.Subjects", err)
 		}
-		return inner.Subjects(ctx, resource, permission, subjectType, given)
 	}
 	if !s.moment.IsZero() {
 		return found, nil
@@ -409,8 +409,41 @@ func (s *snapshot) Subjects(
 	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {
 		return nil, err
 	}
-	s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
+	if complete {
+		s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
+	} else {
+		s.graph.verifier.sample(some)
+	}
 	return found, nil
+}
+
+// someListed is how many subjects of a long list are verified.
+const someListed = 16
+
+// list lists subjects where they are many, or a wildcard may be among them. SpiceDB's lists differ from its checks then: some of the checks
+// are verified instead.
+func (s *snapshot) list(
+	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any,
+) (found []authz.SubjectAnswer, some answered, err error) {
+	some = answered{at: s.at, token: s.token}
+	note := func(f evaluate.Found) error {
+		if f.Outcome == authz.Failed {
+			return f.Err
+		}
+		found = append(found, authz.SubjectAnswer{ID: f.ID, Conditional: f.Outcome == authz.Conditional})
+		if len(some.checks) < someListed && f.ID != tuple.PublicWildcard {
+			some.checks = append(some.checks, evaluate.Check{
+				Resource: of, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: f.ID, Relation: tuple.Ellipsis}, Context: given,
+			})
+			some.answers = append(some.answers, f.Answer)
+		}
+		return nil
+	}
+	everybody, err := w.List(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
+	if err == nil && everybody.Outcome != authz.No {
+		err = note(evaluate.Found{ID: tuple.PublicWildcard, Answer: everybody.Answer})
+	}
+	return found, some, err
 }
 
 // Page returns a page of what matches the filter; see authz.Snapshot.
@@ -420,13 +453,4 @@ func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor s
 		return nil, "", err
 	}
 	return inner.Page(ctx, f, limit, cursor)
-}
-
-// Resources returns a page of what a subject reaches; see authz.Snapshot.
-func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]string, string, error) {
-	inner, err := s.engine(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	return inner.Resources(ctx, r, limit, cursor)
 }
