@@ -2,6 +2,7 @@ package kept
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -31,10 +32,10 @@ func (s *snapshot) take(of authz.Reachable, cursor string) *evaluate.Candidates 
 // Resources returns a page of what all holders may reach, in the order of ids; see authz.Snapshot.
 func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]authz.Resource, string, error) {
 	found, next, err := s.resources(ctx, r, limit, cursor)
-	if err != nil {
-		return nil, "", s.graph.failure("evaluate.Resources", err)
+	if _, ours := errors.AsType[*authz.Error](err); err != nil && !ours {
+		err = s.graph.failure("evaluate.Resources", err)
 	}
-	return found, next, nil
+	return found, next, err
 }
 
 func (s *snapshot) resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]authz.Resource, string, error) {
