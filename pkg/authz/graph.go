@@ -67,7 +67,7 @@ type Snapshot interface {
 	// Subjects returns all subjects of a type that have the permission on the resource, wildcards
 	// included. It never cuts the list short without an error.
 	Subjects(ctx context.Context, resource Object, permission, subjectType string, caveatContext map[string]any) ([]SubjectAnswer, error)
-	// Resources returns up to limit candidates of a type, after the cursor of one that an earlier call with the same limit
+	// Resources returns some candidates of a type, at most limit, after the cursor of one that an earlier call with the same limit
 	// returned: each resource on which all holders have their permissions, conditionally or not, is among them. Others may be
 	// too, and some engines name one twice: what holds of a candidate is for a check to say. next is the cursor to go on
 	// with, also where there is no candidate; "" means that no others follow.

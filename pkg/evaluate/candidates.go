@@ -70,12 +70,15 @@ type cursor struct {
 	ids  []string
 	from string
 	more bool
+	// once is how many were read at once, the last time.
+	once int
 }
 
-// fill reads on if nothing is left of what was read, and reports whether there is anything.
+// fill reads on if nothing is left of what was read, and reports whether there is anything. It reads more each time, up to a limit.
 func (c *cursor) fill(rows IDs, limit int) (ok bool, err error) {
 	for len(c.ids) == 0 && c.more {
-		if c.ids, c.more, err = c.read(rows, c.from, limit); err != nil {
+		c.once = min(max(2*c.once, listMin), limit)
+		if c.ids, c.more, err = c.read(rows, c.from, c.once); err != nil {
 			return false, err
 		}
 		if n := len(c.ids); n > 0 {
@@ -237,11 +240,13 @@ func (c *candidates) takeAll() {
 // have one on an object: a superset, in order. They are found as they are asked for, in bounded memory. They are not safe for
 // concurrent use.
 type Candidates struct {
-	sets []*candidates
+	// sets are looked at; waiting are others, which are spread as more and more candidates are asked for.
+	sets, waiting []*candidates
 	// from is where to go on.
 	from string
-	// settled says that it is known which sets are looked at.
+	// settled says that it is known which sets are looked at, and drawn counts candidates.
 	settled bool
+	drawn   int
 }
 
 // Place is where it goes on, for From.
@@ -255,7 +260,9 @@ func (c *Candidates) After(id string) { c.from = after(id) }
 
 const (
 	// firstWork is how much each of several sets is spread in the first round, in rows; the next ones take moreWork times as much.
-	firstWork, moreWork = 1024, 4
+	firstWork, moreWork = 128, 4
+	// joinAfter is how many candidates come from the first set alone.
+	joinAfter = 64
 )
 
 // TakeAll makes candidates of everything of the type that there is, so that their checks alone count. Nothing may have been asked
@@ -265,29 +272,46 @@ func (c *Candidates) TakeAll() {
 	c.sets[0].takeAll()
 }
 
-// settle spreads the sets in turns, so that none costs much more than the one that is done first, which bounds the others. Sets
-// that are not done by then are not looked at: a check finds out about them.
+// settle spreads the sets in turns until one is done, which bounds the candidates. So it costs little where any of them does.
 func (c *Candidates) settle(ctx context.Context, rows Rows) error {
-	last := false
 	for work := firstWork; ; work *= moreWork {
-		is := map[candidatesState]int{}
-		for _, s := range c.sets {
+		open := false
+		for i, s := range c.sets {
 			if err := s.advance(ctx, rows, work); err != nil {
 				return err
 			}
-			is[s.state]++
+			if s.state == bounded {
+				c.waiting = slices.Delete(slices.Clone(c.sets), i, i+1)
+				c.sets = []*candidates{s}
+				return nil
+			}
+			open = open || s.state == spreading
 		}
-		if last || is[spreading] == 0 {
-			break
+		if !open {
+			c.TakeAll()
+			return nil
 		}
-		last = is[bounded] > 0
 	}
-	known := slices.DeleteFunc(slices.Clone(c.sets), func(s *candidates) bool { return s.state != bounded })
-	if len(known) == 0 {
-		known = c.sets[:1]
-		known[0].takeAll()
+}
+
+// join spreads the other sets a little, and has those that are done bound the candidates too. Those of which there is too much to be
+// noted are left out: checks find out about them.
+func (c *Candidates) join(ctx context.Context, rows Rows, work int) error {
+	waiting := c.waiting[:0]
+	for _, s := range c.waiting {
+		if err := s.advance(ctx, rows, work); err != nil {
+			return err
+		}
+		switch s.state {
+		case bounded:
+			c.sets = append(c.sets, s)
+		case spreading:
+			waiting = append(waiting, s)
+		case unbounded:
+		}
 	}
-	c.sets, c.settled = known, true
+	clear(c.waiting[len(waiting):])
+	c.waiting = waiting
 	return nil
 }
 
@@ -297,6 +321,12 @@ func (c *Candidates) settle(ctx context.Context, rows Rows) error {
 func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []string, more bool, err error) {
 	if !c.settled {
 		if err := c.settle(ctx, rows); err != nil {
+			return nil, false, err
+		}
+		c.settled = true
+	}
+	if c.drawn >= joinAfter && len(c.waiting) > 0 {
+		if err := c.join(ctx, rows, 2*limit); err != nil {
 			return nil, false, err
 		}
 	}
@@ -314,6 +344,7 @@ func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []stri
 				ids = append(ids, id)
 			}
 			c.After(id)
+			c.drawn++
 		default:
 			c.From(id)
 		}

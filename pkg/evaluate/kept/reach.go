@@ -15,10 +15,16 @@ type listed struct {
 	of         authz.Reachable
 	cursor     string
 	candidates *evaluate.Candidates
+	// size is how many were asked for, the last time.
+	size int
 }
 
+// firstPage is how many candidates are looked for first, so that the first result comes soon; then it is twice as many each time, up
+// to the limit.
+const firstPage = 8
+
 // take returns the lookup that goes on at a cursor; nil if there is none.
-func (s *snapshot) take(of authz.Reachable, cursor string) *evaluate.Candidates {
+func (s *snapshot) take(of authz.Reachable, cursor string) *listed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.listed
@@ -26,7 +32,7 @@ func (s *snapshot) take(of authz.Reachable, cursor string) *evaluate.Candidates 
 		return nil
 	}
 	s.listed = nil
-	return l.candidates
+	return l
 }
 
 // Resources returns a page of what all holders may reach, in the order of ids; see authz.Snapshot.
@@ -44,28 +50,29 @@ func (s *snapshot) resources(ctx context.Context, r authz.Reachable, limit int, 
 		return nil, "", err
 	}
 	defer s.done(at)
-	c := s.take(r, cursor)
-	if c == nil {
+	l := s.take(r, cursor)
+	if l == nil {
 		p, err := s.graph.evaluator.programAt(s.at)
 		if err != nil {
 			return nil, "", err
 		}
-		if c, err = p.Reach(r); err != nil {
+		l = &listed{of: authz.Reachable{ResourceType: r.ResourceType, Holders: slices.Clone(r.Holders)}, size: firstPage / 2}
+		if l.candidates, err = p.Reach(r); err != nil {
 			return nil, "", err
 		}
 		if s.graph.verifier.doubts(r) {
-			c.TakeAll()
+			l.candidates.TakeAll()
 		}
 	}
-	found, next, err := c.Page(ctx, at, limit, cursor)
+	l.size *= 2
+	found, next, err := l.candidates.Page(ctx, at, min(limit, l.size), cursor)
 	if err != nil {
 		return nil, "", err
 	}
 	if next != "" {
-		of := r
-		of.Holders, of.Context = slices.Clone(r.Holders), nil
+		l.cursor, l.size = next, min(limit, l.size)
 		s.mu.Lock()
-		s.listed = &listed{of, next, c}
+		s.listed = l
 		s.mu.Unlock()
 	}
 	if s.moment.IsZero() {
