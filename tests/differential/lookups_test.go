@@ -50,10 +50,12 @@ type lookupTally struct {
 	yes, conditional, failed, cut, wildcard, strays int
 	// tooDeep are objects and subjects whose check is an error, but to which nothing leads.
 	tooDeep int
+	// together are objects on which several have their permissions.
+	together int
 }
 
 func (c *lookupTally) enough() bool {
-	for _, n := range []int{c.resources, c.subjects, c.yes, c.conditional, c.failed, c.cut, c.wildcard, c.strays, c.tooDeep} {
+	for _, n := range []int{c.resources, c.subjects, c.yes, c.conditional, c.failed, c.cut, c.wildcard, c.strays, c.tooDeep, c.together} {
 		if n < 20 {
 			return false
 		}
@@ -83,10 +85,73 @@ func (d *desk) lookUpWorld(ctx context.Context, seed uint64, count *lookupTally)
 				return fmt.Errorf("resources: %w", err)
 			}
 		}
+		for i := range min(25, len(asked)) {
+			if err := l.together(ctx, asked[i:]); err != nil {
+				return fmt.Errorf("holders: %w", err)
+			}
+		}
 		for _, q := range asked[:min(25, len(asked))] {
 			if err := l.subjects(ctx, q); err != nil {
 				return fmt.Errorf("subjects: %w", err)
 			}
+		}
+	}
+	return nil
+}
+
+// together looks up what up to three subjects have their permissions on, each of them: everything of that has to be among the candidates.
+func (l *lookups) together(ctx context.Context, asked []question) error {
+	first := asked[0]
+	var holders []authz.Holder
+	ids := l.ids(first.resource.ObjectType, first.subject.ObjectID)
+	want := map[string]bool{}
+	for _, id := range ids {
+		want[id] = true
+	}
+	for _, q := range asked {
+		if q.resource.ObjectType != first.resource.ObjectType || len(holders) == 3 {
+			continue
+		}
+		check := evaluate.Check{Resource: q.resource, Subject: q.subject, Context: q.context}
+		if l.resolves(check) != nil {
+			continue
+		}
+		query := check.Query()
+		holders = append(holders, authz.Holder{Permission: query.Permission, Subject: query.Subject})
+		for _, id := range ids {
+			check.Resource.ObjectID = id
+			a := l.memory.Check(ctx, []evaluate.Check{check})[0]
+			want[id] = want[id] && (a.Outcome == authz.Yes || a.Outcome == authz.Conditional)
+		}
+	}
+	if len(holders) == 0 || l.strays {
+		return nil
+	}
+	snap, err := l.memory.Snapshot(ctx, authz.Freshness{})
+	if err != nil {
+		return err
+	}
+	var all []string
+	cursor := ""
+	for begun := false; !begun || cursor != ""; begun = true {
+		var found []authz.Resource
+		reachable := authz.Reachable{ResourceType: first.resource.ObjectType, Holders: holders}
+		if found, cursor, err = snap.Resources(ctx, reachable, 1+len(all)%5, cursor); err != nil {
+			return err
+		}
+		for _, f := range found {
+			all = append(all, f.ID)
+		}
+	}
+	if !slices.IsSorted(all) || len(slices.Compact(slices.Clone(all))) < len(all) {
+		return fmt.Errorf("candidates of %v are not in order: %v", holders, all)
+	}
+	for id, reached := range want {
+		if _, found := slices.BinarySearch(all, id); reached && !found {
+			return fmt.Errorf("%s is no candidate of %v\n%s\n%v", id, holders, l.text, l.edition.rows)
+		}
+		if reached {
+			l.count.together++
 		}
 	}
 	return nil
