@@ -143,8 +143,8 @@ type snapshot struct {
 	held    int
 	idle    *store.Snapshot
 	resting *evaluate.Walk
-	// listed is a lookup that may go on.
-	listed *listed
+	// lookup is one that may go on.
+	lookup *begun
 }
 
 // Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who

@@ -9,9 +9,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate"
 )
 
-// listed is a lookup with the cursor to go on with. A cursor alone is enough to go on, but then what leads to candidates is found
+// begun is a lookup with the cursor to go on with. A cursor alone is enough to go on, but then what leads to candidates is found
 // anew.
-type listed struct {
+type begun struct {
 	of         authz.Reachable
 	cursor     string
 	candidates *evaluate.Candidates
@@ -24,14 +24,14 @@ type listed struct {
 const firstPage = 8
 
 // take returns the lookup that goes on at a cursor; nil if there is none.
-func (s *snapshot) take(of authz.Reachable, cursor string) *listed {
+func (s *snapshot) take(of authz.Reachable, cursor string) *begun {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.listed
+	l := s.lookup
 	if l == nil || l.cursor != cursor || l.of.ResourceType != of.ResourceType || !slices.Equal(l.of.Holders, of.Holders) {
 		return nil
 	}
-	s.listed = nil
+	s.lookup = nil
 	return l
 }
 
@@ -56,7 +56,7 @@ func (s *snapshot) resources(ctx context.Context, r authz.Reachable, limit int, 
 		if err != nil {
 			return nil, "", err
 		}
-		l = &listed{of: authz.Reachable{ResourceType: r.ResourceType, Holders: slices.Clone(r.Holders)}, size: firstPage / 2}
+		l = &begun{of: authz.Reachable{ResourceType: r.ResourceType, Holders: slices.Clone(r.Holders)}, size: firstPage / 2}
 		if l.candidates, err = p.Reach(r); err != nil {
 			return nil, "", err
 		}
@@ -72,7 +72,7 @@ func (s *snapshot) resources(ctx context.Context, r authz.Reachable, limit int, 
 	if next != "" {
 		l.cursor, l.size = next, min(limit, l.size)
 		s.mu.Lock()
-		s.listed = l
+		s.lookup = l
 		s.mu.Unlock()
 	}
 	if s.moment.IsZero() {
