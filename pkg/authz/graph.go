@@ -152,6 +152,12 @@ type SubjectAnswer struct {
 	Conditional bool
 }
 
+// SubjectsAnswer is all subjects of a type that have a permission on one resource, or why they are not known.
+type SubjectsAnswer struct {
+	Subjects []SubjectAnswer
+	Err      error
+}
+
 // Reachable asks for the resources of a type on which each of several holders has a permission. There is one at least.
 type Reachable struct {
 	ResourceType string

@@ -153,7 +153,7 @@ beats the default.
 		&cobra.Group{ID: groupServer, Title: "Server:"},
 	)
 	root.AddCommand(
-		newCheck(p), newExplain(p), newLookup(p),
+		newCheck(p), newExplain(p), newFilter(p), newLookup(p),
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p),
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),

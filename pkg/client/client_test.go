@@ -27,6 +27,12 @@ type answers struct {
 
 	check func(context.Context, *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error)
 	bulk  func(context.Context, *deputyv1.CheckBulkPermissionsRequest) (*deputyv1.CheckBulkPermissionsResponse, error)
+	// filter is nil where a test filters nothing.
+	filter func(context.Context, *deputyv1.FilterResourcesRequest) (*deputyv1.FilterResourcesResponse, error)
+}
+
+func (a *answers) FilterResources(ctx context.Context, r *deputyv1.FilterResourcesRequest) (*deputyv1.FilterResourcesResponse, error) {
+	return a.filter(ctx, r)
 }
 
 func (a *answers) CheckPermission(ctx context.Context, r *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error) {

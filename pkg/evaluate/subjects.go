@@ -25,44 +25,107 @@ func (w *Walk) Subjects(
 ) (found []authz.SubjectAnswer, complete bool, err error) {
 	w.begin(ctx)
 	defer w.end()
-	candidates, complete, err := w.candidates(resource, subjectType)
+	candidates, complete, err := w.candidates(subjectType, resource)
 	if err != nil || !complete {
 		return nil, false, err
 	}
-	checks := make([]Check, len(candidates))
-	for i, id := range candidates {
-		checks[i] = Check{
-			Resource: resource, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
-		}
-	}
+	checks := appendChecks(nil, resource, subjectType, candidates, given)
 	// The walk has read what these checks need, and has room for all of their subjects.
 	answers := make([]Answer, len(checks))
 	w.check(checks, answers)
+	found, err = listed(candidates, answers)
+	return found, err == nil, err
+}
+
+// Listing is what Subjects returns for one resource.
+type Listing struct {
+	Found    []authz.SubjectAnswer
+	Complete bool
+	Err      error
+}
+
+// SubjectsOfEach is Subjects for each of several resources, in their order. What is on the way of several is walked once for up to maxSubjects of
+// them.
+func (w *Walk) SubjectsOfEach(
+	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any,
+) []Listing {
+	all := make([]Listing, len(resources))
+	for from := 0; from < len(resources); from += maxSubjects {
+		part, into := resources[from:min(from+maxSubjects, len(resources))], all[from:]
+		done := len(part) > 1 && w.together(ctx, part, subjectType, given, into)
+		for i := range part {
+			// One that stands out, as by a wildcard, is listed alone, so that the others do not change what is said of it.
+			if !done || into[i].Err != nil {
+				into[i].Found, into[i].Complete, into[i].Err = w.Subjects(ctx, part[i], subjectType, given)
+			}
+		}
+	}
+	return all
+}
+
+// together lists the subjects of several resources: it gathers who is named on the way of any of them, and checks each of those for each of them. It
+// returns false, and nothing, where they cannot be listed together; one that fails has an error.
+func (w *Walk) together(
+	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any, into []Listing,
+) bool {
+	w.begin(ctx)
+	defer w.end()
+	candidates, complete, err := w.candidates(subjectType, resources...)
+	if err != nil || !complete {
+		return false
+	}
+	checks := make([]Check, 0, len(resources)*len(candidates))
+	for _, resource := range resources {
+		checks = appendChecks(checks, resource, subjectType, candidates, given)
+	}
+	answers := make([]Answer, len(checks))
+	w.check(checks, answers)
+	for i := range resources {
+		into[i].Complete = true
+		into[i].Found, into[i].Err = listed(candidates, answers[i*len(candidates):][:len(candidates)])
+	}
+	return true
+}
+
+// appendChecks appends a check of a resource for each subject of a type with one of the ids.
+func appendChecks(checks []Check, resource tuple.ObjectAndRelation, subjectType string, ids []string, given map[string]any) []Check {
+	for _, id := range ids {
+		checks = append(checks, Check{
+			Resource: resource, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: id, Relation: tuple.Ellipsis}, Context: given,
+		})
+	}
+	return checks
+}
+
+// listed returns those of the candidates that were not refused.
+func listed(candidates []string, answers []Answer) (found []authz.SubjectAnswer, err error) {
 	for i, a := range answers {
 		switch a.Outcome {
 		case authz.Yes, authz.Conditional:
 			found = append(found, authz.SubjectAnswer{ID: candidates[i], Conditional: a.Outcome == authz.Conditional})
 		case authz.Failed:
-			return nil, false, a.Err
+			return nil, a.Err
 		default:
 		}
 	}
-	return found, true, nil
+	return found, nil
 }
 
-// candidates returns the ids of all subjects of a type that could have the permission; ok is false if there
+// candidates returns the ids of all subjects of a type that could have the permission on one of the resources; ok is false if there
 // may be others, or more than one walk has room for.
-func (w *Walk) candidates(resource tuple.ObjectAndRelation, subjectType string) (ids []string, ok bool, err error) {
-	m, err := w.program.member(resource.ObjectType, resource.Relation)
-	if err != nil {
-		return nil, false, err
-	}
+func (w *Walk) candidates(subjectType string, resources ...tuple.ObjectAndRelation) (ids []string, ok bool, err error) {
 	t := w.program.types[subjectType]
 	if t == nil {
 		return nil, false, noType(subjectType)
 	}
 	c := &census{walk: w, of: t, seen: map[memberKey]bool{}}
-	c.member(m, resource.ObjectID, maxDepth)
+	for _, resource := range resources {
+		m, err := w.program.member(resource.ObjectType, resource.Relation)
+		if err != nil {
+			return nil, false, err
+		}
+		c.member(m, resource.ObjectID, maxDepth)
+	}
 	if w.err != nil {
 		return nil, false, w.err
 	}

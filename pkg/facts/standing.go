@@ -174,6 +174,11 @@ func Member(set authz.Subject, p authz.Principal) authz.Filter {
 	return exactly(authz.Relationship{Resource: set.Object, Relation: set.Relation, Subject: authz.Subject{Object: p.Object}})
 }
 
+// Members selects the tuples that make users, or services, members of a tenant's set.
+func Members(set authz.Subject, principalType string) authz.Filter {
+	return authz.Filter{Resource: set.Object, Relation: set.Relation, SubjectType: principalType}
+}
+
 // Belongs are the tuples each of which makes an agent, a user or a service one of a tenant's.
 func Belongs(tenant authz.TenantID, o authz.Object) []authz.Filter {
 	relations := map[string][]string{

@@ -129,37 +129,83 @@ func (c *call) check(ctx context.Context, snap authz.Snapshot, all []unanswered)
 // askTenants settles conditions that ask for the one and only subject; each resource is looked up once at
 // each revision.
 func (c *call) askTenants(ctx context.Context, all []unanswered) error {
-	type lookup struct {
-		revision authz.Revision
-		resource authz.Object
+	known, err := tenantsOf(ctx, all)
+	if err != nil {
+		return err
 	}
-	type list struct {
-		subjects []authz.SubjectAnswer
-		err      error
-	}
-	var known map[lookup]list
-	if len(all) > 1 {
-		known = make(map[lookup]list, len(all))
-	}
-	for _, u := range all {
-		condition := u.condition()
-		snap, query := u.of.snapshot(condition.Where), condition.Query
-		key := lookup{snap.Revision(), query.Resource}
-		found, ok := known[key]
-		if !ok {
-			found.subjects, found.err = snap.Subjects(ctx, query.Resource, query.Permission, query.Subject.Type, nil)
-			if fatal(found.err) != nil {
-				return found.err
-			}
-			if known != nil {
-				known[key] = found
-			}
-		}
-		answer := authz.Answer{Outcome: authz.Failed, Err: found.err}
-		if found.err == nil {
-			answer.Outcome = decide.Only(query.Subject.ID, found.subjects)
+	for i, u := range all {
+		condition, found := u.condition(), known[i]
+		answer := authz.Answer{Outcome: authz.Failed, Err: found.Err}
+		if found.Err == nil {
+			answer.Outcome = decide.Only(condition.Query.Subject.ID, found.Subjects)
 		}
 		decide.Settle(condition, answer)
 	}
 	return nil
+}
+
+// crowded is a Snapshot that answers for several resources sooner than one by one. It is safe for concurrent use.
+type crowded interface {
+	// SubjectsOfEach is Snapshot.Subjects for each of several resources, without caveat context: as many answers as resources, in their order.
+	SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string) ([]authz.SubjectsAnswer, error)
+}
+
+// tenantsOf looks up the tenants that conditions ask for, one answer for each. An error of the engine, and of no object, is its error.
+func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, error) {
+	at := func(u unanswered) (authz.Snapshot, authz.Object) {
+		return u.of.snapshot(u.condition().Where), u.condition().Query.Resource
+	}
+	found := make([]authz.SubjectsAnswer, len(all))
+	if len(all) == 1 { // a decision has no use for what follows
+		snap, resource := at(all[0])
+		found[0].Subjects, found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil)
+		return found, fatal(found[0].Err)
+	}
+	type place struct {
+		revision authz.Revision
+		resource authz.Object
+	}
+	first := make(map[place]int, len(all)) // where each was asked for first
+	asked := map[authz.Snapshot][]int{}
+	for i, u := range all {
+		snap, resource := at(u)
+		key := place{snap.Revision(), resource}
+		if _, there := first[key]; !there {
+			first[key] = i
+			asked[snap] = append(asked[snap], i)
+		}
+	}
+	for snap, places := range asked {
+		resources := make([]authz.Object, len(places))
+		for k, i := range places {
+			_, resources[k] = at(all[i])
+		}
+		answers, err := tenantsAt(ctx, snap, resources)
+		if err != nil {
+			return nil, err
+		}
+		for k, i := range places {
+			found[i] = answers[k]
+		}
+	}
+	for i, u := range all {
+		snap, resource := at(u)
+		found[i] = found[first[place{snap.Revision(), resource}]]
+		if err := fatal(found[i].Err); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// tenantsAt looks up the tenants of each of several objects at a revision.
+func tenantsAt(ctx context.Context, snap authz.Snapshot, resources []authz.Object) ([]authz.SubjectsAnswer, error) {
+	if together, ok := snap.(crowded); ok && len(resources) > 1 {
+		return together.SubjectsOfEach(ctx, resources, authz.TenantMember, authz.TypeTenant)
+	}
+	found := make([]authz.SubjectsAnswer, len(resources))
+	return found, atOnce(ctx, len(resources), func(ctx context.Context, i int) error {
+		found[i].Subjects, found[i].Err = snap.Subjects(ctx, resources[i], authz.TenantMember, authz.TypeTenant, nil)
+		return fatal(found[i].Err)
+	})
 }

@@ -58,10 +58,16 @@ func (s *countedSnapshot) Check(ctx context.Context, queries []authz.Query) ([]a
 const domain = `
 definition document {
 	relation tenant: tenant
-	relation reader: user | agent
+	relation reader: user | service | agent
 	permission view = reader
 }
 `
+
+// consent is carol's, for all members.
+var consent = delegate.Spec{
+	Agent: "bot", Principal: authz.Subject{Object: authz.TenantID("acme").Object(), Relation: "member"}, Tenant: "acme",
+	GrantedBy: authz.Object{Type: authz.TypeUser, ID: "carol"}, Unscoped: true, AllowDirect: true, TTL: time.Hour,
+}
 
 // crowd is an engine where bot acts for alice, a member of acme, directly and by a set, and what writes to it.
 func crowd(t *testing.T) (*counted, *delegate.Delegate) {
@@ -70,6 +76,12 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return crowdIn(t, e, e)
+}
+
+// crowdIn is crowd in a graph over an engine, which it closes.
+func crowdIn(t *testing.T, e *engine.Engine, g authz.Graph) (*counted, *delegate.Delegate) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -78,28 +90,25 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 	if _, err := v1.NewSchemaServiceClient(e.Conn()).WriteSchema(t.Context(), &v1.WriteSchemaRequest{Schema: schema.Core + domain}); err != nil {
 		t.Fatal(err)
 	}
-	d := delegate.New(e, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
+	d := delegate.New(g, []byte("a key for tests of 32 bytes ...."), time.Hour, time.Now).For("service", authz.Unbounded())
 	ok := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, _, err = d.Register(t.Context(), "bot", []authz.Object{{Type: authz.TypeUser, ID: "carol"}}, "")
+	_, _, err := d.Register(t.Context(), "bot", []authz.Object{{Type: authz.TypeUser, ID: "carol"}}, "")
 	ok(err)
 	for _, o := range []authz.Object{{Type: authz.TypeUser, ID: "alice"}, authz.TenantID("acme").Object()} {
 		_, _, err := d.Resume(t.Context(), o)
 		ok(err)
 	}
-	touch(t, e,
+	touch(t, g,
 		rel("tenant:acme", "admin", "user:carol"), rel("tenant:acme", "member", "user:alice"), rel("tenant:acme", "agent", "agent:bot"),
 		rel("document:plan", "tenant", "tenant:acme"), rel("document:plan", "reader", "user:alice"), rel("document:plan", "reader", "agent:bot"))
-	_, _, err = d.Create(t.Context(), delegate.Spec{
-		Agent: "bot", Principal: authz.Subject{Object: authz.TenantID("acme").Object(), Relation: "member"}, Tenant: "acme",
-		GrantedBy: authz.Object{Type: authz.TypeUser, ID: "carol"}, Unscoped: true, AllowDirect: true, TTL: time.Hour,
-	})
+	_, _, err = d.Create(t.Context(), consent)
 	ok(err)
-	return &counted{Graph: e}, d
+	return &counted{Graph: g}, d
 }
 
 func rel(resource, relation, subject string) authz.Relationship {

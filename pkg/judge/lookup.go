@@ -25,7 +25,7 @@ const (
 type Place struct {
 	// Revision pins the lookup.
 	Revision authz.Revision `json:"r"`
-	// Leaf is the delegation that was being looked at (LookupResources).
+	// Leaf is the delegation that was being looked at.
 	Leaf authz.DelegationID `json:"l,omitempty"`
 	// Listed tells that the objects of the type are gone through, because the engine could not look up what is reached
 	// (LookupResources), and Last is the last one that was, before the page.
@@ -34,10 +34,19 @@ type Place struct {
 	// Engine is the engine's cursor: behind the last object that was decided, or at the start of the page that was being looked at
 	// (LookupAgents, and where Listed).
 	Engine string `json:"e,omitempty"`
-	// Row is how many delegations of that page had been decided (LookupAgents).
-	Row int `json:"d,omitempty"`
-	// Skip is how many objects of that page, or principals of the next delegation, had been decided.
+	// Skip is how many objects of that page had been decided (LookupResources).
 	Skip int `json:"s,omitempty"`
+	// Members is where in the set that Leaf is for (LookupAgents).
+	Members Members `json:"m,omitzero"`
+}
+
+// Members is where a lookup is among the principals of a set. The zero Members is its beginning.
+type Members struct {
+	// Users tells that the services are gone through, and Engine is the engine's cursor at the start of the page of principals.
+	Users  bool   `json:"u,omitempty"`
+	Engine string `json:"e,omitempty"`
+	// Last is the id of the principal of that page that was decided last; "" for none.
+	Last string `json:"i,omitempty"`
 }
 
 // End is how a lookup ended.
@@ -363,8 +372,9 @@ func (j *Judge) Agents(
 		filter = facts.LiveFilter(authz.Subject{Object: in}, false)
 	}
 	l := newLookup(ctx, call, limit)
-	place := Place{Revision: snap.Revision(), Engine: from.Engine, Row: from.Row, Skip: from.Skip}
+	place := Place{Revision: snap.Revision(), Leaf: from.Leaf, Engine: from.Engine, Members: from.Members}
 	for {
+		call.source.forget()
 		rels, next, err := snap.Page(ctx, filter, lookupPage, place.Engine)
 		if err != nil {
 			return End{}, err
@@ -379,75 +389,105 @@ func (j *Judge) Agents(
 		if next == "" {
 			return End{At: snap.Revision()}, nil
 		}
-		place.Engine, place.Row, place.Skip = next, 0, 0
+		place = Place{Revision: snap.Revision(), Engine: next}
 	}
 }
 
-// pair is a delegation with one of its principals, ready to be decided. row and skip are its place on the page.
+// pair is a delegation with one of its principals.
 type pair struct {
-	*candidate
-	row, skip int
+	of *facts.Delegation
+	member
+	// at is the place before it.
+	at Place
 }
 
-// delegations decides what is left of a page of delegations, each for all its principals, and reports whether the limit
-// or the budget stopped it; place is then where.
+// member is a principal that a delegation covers, with the tuple that makes it one of a set; nil where that was not read.
+type member struct {
+	principal authz.Principal
+	by        []authz.Relationship
+}
+
+// delegations goes through what is left of a page of delegations, each with all its principals, and reports whether the limit or the budget
+// stopped it; place is then where. It has few principals in memory at a time, however many a set has.
 func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Relationship, place *Place, yield func(Reacher) error) (bool, error) {
+	// A delegation that has expired since is on the page no more. Then all of the page is gone through again, so that nothing is missed.
+	row := slices.IndexFunc(rels, func(r authz.Relationship) bool { return r.Resource.ID == string(place.Leaf) })
+	at := *place
+	if row < 0 {
+		row, at.Members = 0, Members{}
+	}
 	var waiting []pair
-	for row := place.Row; row < len(rels); row++ {
+	for ; row < len(rels); row, at.Members = row+1, (Members{}) {
+		at.Leaf = authz.DelegationID(rels[row].Resource.ID)
 		if l.spent() {
-			return l.decide(ctx, waiting, place, yield, true)
+			return l.stop(ctx, c, waiting, at, place, yield)
 		}
 		l.work++
-		id := authz.DelegationID(rels[row].Resource.ID)
-		d, principals, err := l.covered(ctx, c, id)
+		d, err := l.source.reader().delegation(ctx, at.Leaf)
 		if err != nil {
 			return false, err
 		}
-		skip := 0
-		if row == place.Row {
-			skip = min(place.Skip, len(principals))
-		}
-		for ; skip < len(principals); skip++ {
-			t, err := l.reacher(ctx, c, d, principals[skip])
-			if err != nil {
+		// One that does not act, is a session's leaf, or does not exist for the caller reaches nothing.
+		for more := d.Live() && d.Session == "" && d.Within(l.within); more; {
+			var members []member
+			var next Members
+			if members, next, more, err = l.members(ctx, c, d, at.Members); err != nil {
 				return false, err
 			}
-			waiting = append(waiting, pair{t, row, skip})
-			if len(waiting) < lookupPage {
-				continue
+			for _, m := range members {
+				waiting = append(waiting, pair{d, m, at})
+				at.Members.Last = m.principal.ID
+				if len(waiting) < l.batch() {
+					continue
+				}
+				if stopped, err := l.decide(ctx, c, waiting, place, yield); stopped || err != nil {
+					return stopped, err
+				}
+				waiting = waiting[:0]
+				if l.spent() {
+					*place = at
+					return true, nil
+				}
 			}
-			stopped, err := l.decide(ctx, waiting, place, yield, false)
-			if stopped || err != nil {
-				return stopped, err
-			}
-			waiting = waiting[:0]
-			if l.spent() {
-				return true, nil
-			}
-		}
-		if len(waiting) == 0 {
-			place.Row, place.Skip = row+1, 0
+			at.Members = next
 		}
 	}
-	return l.decide(ctx, waiting, place, yield, false)
+	return l.decide(ctx, c, waiting, place, yield)
 }
 
-// decide decides pairs, and moves the place behind each. It returns whether the limit stopped it, before a pair that reaches the object, or
-// stopped.
-func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield func(Reacher) error, stopped bool) (bool, error) {
-	candidates := make([]*candidate, 0, len(pairs))
-	for _, p := range pairs {
-		if !decide.Refused(p.conditions) {
-			candidates = append(candidates, p.candidate)
+// stop decides what waits, and stops before a place.
+func (l *lookup) stop(ctx context.Context, c authz.Case, waiting []pair, at Place, place *Place, yield func(Reacher) error) (bool, error) {
+	if stopped, err := l.decide(ctx, c, waiting, place, yield); stopped || err != nil {
+		return stopped, err
+	}
+	*place = at
+	return true, nil
+}
+
+// batch is how many pairs are decided at once: not many more than there is room for among the results.
+func (l *lookup) batch() int { return min(max(l.limit-l.found+1, fewPairs), lookupPage) }
+
+// fewPairs is how many pairs are decided at once at least, because most of them may reach nothing.
+const fewPairs = 32
+
+// decide decides pairs. It reports whether the limit stopped it, before a pair that reaches the object; place is then before that one.
+func (l *lookup) decide(ctx context.Context, c authz.Case, pairs []pair, place *Place, yield func(Reacher) error) (bool, error) {
+	l.work += len(pairs)
+	if err := l.prefetch(ctx, pairs); err != nil {
+		return false, err
+	}
+	candidates := make([]*candidate, len(pairs))
+	for i, p := range pairs {
+		var err error
+		if candidates[i], err = l.reacher(ctx, c, p.of, p.principal); err != nil {
+			return false, err
 		}
 	}
-	l.work += len(candidates)
 	if err := l.ask(ctx, candidates); err != nil {
 		return false, err
 	}
-	for _, p := range pairs {
-		place.Row, place.Skip = p.row, p.skip+1
-		v := decide.Combine(p.conditions)
+	for i, t := range candidates {
+		v := decide.Combine(t.conditions)
 		if engineFailed(v.Err) {
 			return false, v.Err
 		}
@@ -455,26 +495,41 @@ func (l *lookup) decide(ctx context.Context, pairs []pair, place *Place, yield f
 			continue
 		}
 		if l.found == l.limit {
-			place.Skip = p.skip
+			*place = pairs[i].at
 			return true, nil
 		}
 		l.found++
-		if err := yield(Reacher{l.report(p.candidate, v), !decide.Direct(&p.facts), v.Err}); err != nil {
+		if err := yield(Reacher{l.report(t, v), !decide.Direct(&t.facts), v.Err}); err != nil {
 			return false, err
 		}
 	}
-	return stopped, nil
+	return false, nil
 }
 
-// covered returns a delegation with the principals that it covers; none where it does not act, is a session's leaf, or does not exist for
-// the caller.
-func (l *lookup) covered(ctx context.Context, c authz.Case, id authz.DelegationID) (*facts.Delegation, []authz.Principal, error) {
-	d, err := l.source.reader().delegation(ctx, id)
-	if err != nil || !d.Live() || d.Session != "" || !d.Within(l.within) {
-		return nil, nil, err
+// prefetch reads what the facts of pairs need of their principals, in one go, in place of what was read for other principals.
+func (l *lookup) prefetch(ctx context.Context, pairs []pair) error {
+	for _, s := range []*source{l.source, l.head} {
+		if s == nil {
+			continue
+		}
+		s.forget()
+		filters := make([]authz.Filter, 0, 2*len(pairs))
+		for _, p := range pairs {
+			filters = append(filters, facts.StandingFilter(p.principal.Object))
+			if !p.of.Set() {
+				continue
+			}
+			if tuple := facts.Member(p.of.Principal, p.principal); p.by != nil && s == l.source {
+				s.know(tuple, p.by)
+			} else {
+				filters = append(filters, tuple)
+			}
+		}
+		if err := s.prefetch(ctx, filters...); err != nil {
+			return err
+		}
 	}
-	principals, err := l.principals(ctx, c, d)
-	return d, principals, err
+	return nil
 }
 
 // reacher plans one delegation for one principal.
@@ -495,33 +550,42 @@ func (l *lookup) reacher(ctx context.Context, c authz.Case, d *facts.Delegation,
 	return t, nil
 }
 
-// principals lists whom a delegation covers, as far as the case asks for them, by type and id.
-func (l *lookup) principals(ctx context.Context, c authz.Case, d *facts.Delegation) ([]authz.Principal, error) {
+// members returns whom a delegation covers, as far as the case asks for them, of a set a page at a time: what there is from a place on, and where
+// the next page begins, if there may be more.
+func (l *lookup) members(
+	ctx context.Context, c authz.Case, d *facts.Delegation, at Members,
+) (page []member, next Members, more bool, err error) {
+	one, ok := authz.NewPrincipal(d.Principal.Object)
 	if !c.Principal.IsZero() {
-		return []authz.Principal{c.Principal}, nil
+		one, ok = c.Principal, true
 	}
-	if p, ok := authz.NewPrincipal(d.Principal.Object); ok {
-		return []authz.Principal{p}, nil
-	}
-	var out []authz.Principal
-	for _, kind := range []string{authz.TypeService, authz.TypeUser} {
-		q := d.PrincipalQuery(authz.Principal{})
-		members, err := l.source.snap.Subjects(ctx, q.Resource, q.Permission, kind, nil)
-		if err != nil {
-			return nil, err
+	if ok {
+		if at.Last == "" {
+			page = []member{{one, nil}}
 		}
-		first := len(out)
-		for _, m := range members {
-			if p, ok := authz.NewPrincipal(authz.Object{Type: kind, ID: m.ID}); ok {
-				out = append(out, p)
-			}
-		}
-		slices.SortFunc(out[first:], func(a, b authz.Principal) int {
-			if a.ID < b.ID {
-				return -1
-			}
-			return 1
-		})
+		return page, next, false, nil
 	}
-	return out, nil
+	kind := authz.TypeService
+	if at.Users {
+		kind = authz.TypeUser
+	}
+	rels, cursor, err := l.source.snap.Page(ctx, facts.Members(d.Principal, kind), lookupPage, at.Engine)
+	if err != nil {
+		return nil, next, false, err
+	}
+	// A principal that is no member any more, because that has expired, is not on the page; as for delegations.
+	last := slices.IndexFunc(rels, func(r authz.Relationship) bool { return r.Subject.ID == at.Last })
+	for i := last + 1; i < len(rels); i++ {
+		if p, ok := authz.NewPrincipal(rels[i].Subject.Object); ok {
+			page = append(page, member{p, rels[i : i+1 : i+1]})
+		}
+	}
+	switch {
+	case cursor != "":
+		return page, Members{Users: at.Users, Engine: cursor}, true, nil
+	case !at.Users:
+		return page, Members{Users: true}, true, nil
+	default:
+		return page, next, false, nil
+	}
 }

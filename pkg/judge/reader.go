@@ -91,6 +91,22 @@ func (s *source) prefetch(ctx context.Context, filters ...authz.Filter) error {
 	return nil
 }
 
+// know notes what matches a filter, which was read otherwise.
+func (s *source) know(f authz.Filter, rels []authz.Relationship) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, fresh := s.list(f); fresh {
+		l.once.Do(func() { l.rels = rels })
+	}
+}
+
+// forget lets go of all that was read.
+func (s *source) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.lists)
+}
+
 // reader reads facts from a source, and notes what they come from, for the cache. It is for one goroutine.
 type reader struct {
 	*source

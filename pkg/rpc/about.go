@@ -179,6 +179,9 @@ func answered(m proto.Message) (results, failed uint64, token string) {
 			return would.GetSessions() + would.GetDelegations(), 0, ""
 		}
 		return m.GetSessionsEnded() + m.GetDelegationsRevoked(), 0, m.GetWrittenAt().GetToken()
+	case *deputyv1.FilterResourcesResponse:
+		results = uint64(len(m.GetAllowedObjectIds()) + len(m.GetConditional()))
+		return results, uint64(len(m.GetFailed())), m.GetCheckedAt().GetToken()
 	case *deputyv1.PurgeResponse:
 		return m.GetSessions() + m.GetDelegations(), 0, m.GetReadAt().GetToken()
 	}

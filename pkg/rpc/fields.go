@@ -24,6 +24,7 @@ const (
 	maxContextBytes = 4096
 	maxContextDepth = 16
 	maxBulkItems    = 1000
+	maxFilter       = 10_000
 	maxLookup       = 10_000
 	defaultLookup   = 1000
 	maxList         = 1000

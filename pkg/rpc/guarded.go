@@ -22,6 +22,8 @@ const MaxReceived = 4 << 10
 var limits = map[string]wire.Limit{
 	// 1,000 items, each with a context.
 	"/deputy.v1.PermissionsService/CheckBulkPermissions": wire.Large,
+	// 10,000 ids.
+	"/deputy.v1.PermissionsService/FilterResources": wire.Large,
 	// 500 grants, or as many principals.
 	"/deputy.v1.SessionsService/StartSession":        wire.Medium,
 	"/deputy.v1.DelegationsService/CreateDelegation": wire.Medium,

@@ -3,6 +3,7 @@
 package border
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,6 +60,11 @@ func (d *draw) seed(m method) proto.Message {
 		return &deputyv1.LookupResourcesRequest{
 			AgentId: agent, Via: &deputyv1.LookupResourcesRequest_SessionId{SessionId: session},
 			ResourceObjectType: pick(d, []string{"document", "folder"}), Permission: "view", Limit: uint32(d.IntN(5)),
+		}
+	case "deputy.v1.FilterResourcesRequest":
+		return &deputyv1.FilterResourcesRequest{
+			AgentId: agent, Via: &deputyv1.FilterResourcesRequest_SessionId{SessionId: session}, ResourceObjectType: "document",
+			ResourceObjectIds: slices.Repeat([]string{document, "none", document}, 1+d.IntN(200)), Permission: "view", OmitConditional: d.oneIn(2),
 		}
 	case "deputy.v1.LookupAgentsRequest":
 		return &deputyv1.LookupAgentsRequest{Resource: resource, Permission: "view", Limit: uint32(d.IntN(5))}

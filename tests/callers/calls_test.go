@@ -64,6 +64,11 @@ var calls = []call{
 			`"resource_object_type":"document","permission":"view"}`,
 	},
 	{
+		method: "deputy.v1.PermissionsService/FilterResources", shows: `"$doc"`,
+		request: `{"agent_id":"$actor","on_behalf_of":{"object_type":"user","object_id":"$person"},"tenant_id":"$in",` +
+			`"resource_object_type":"document","resource_object_ids":["none","$doc"],"permission":"view"}`,
+	},
+	{
 		method: "deputy.v1.PermissionsService/LookupAgents", shows: `"$agent"`,
 		request: `{"resource":{"object_type":"document","object_id":"$doc"},"permission":"view"}`,
 	},

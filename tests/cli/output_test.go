@@ -94,6 +94,7 @@ var asked = []struct{ command, args string }{
 	{"check", "triage-bot ticket:acme-1042 view --session $S"},
 	{"check", "triage-bot ticket:none view --session $S"},
 	{"explain", "triage-bot ticket:acme-1042 view --session $S"},
+	{"filter", "triage-bot ticket view acme-1042 none --session $S"},
 	{"lookup resources", "triage-bot ticket view --session $S"},
 	{"lookup agents", "ticket:acme-1042 view"},
 	{"brake session", "$S --reason test --dry-run"},

@@ -428,6 +428,12 @@ func (d *drawing) agree(m protoreflect.Message) {
 		text("permission", "view")
 	}
 	switch m.Descriptor().Name() {
+	case "FilterResourcesRequest":
+		text("resource_object_type", "document")
+		list := m.Mutable(fields.ByName("resource_object_ids")).List()
+		for range 1 + d.IntN(20) {
+			list.Append(protoreflect.ValueOfString(fmt.Sprintf("%s-d%d", d.pick(g.tenant, d.place()), 1+d.IntN(13))))
+		}
 	case "CreateDelegationRequest":
 		ref("principal", kind, id, g.relation)
 		granter := id

@@ -391,30 +391,59 @@ func (s *snapshot) Subjects(
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
 	defer s.rest(w, at)
-	of := tuple.ObjectAndRelation{ObjectType: resource.Type, ObjectID: resource.ID, Relation: permission}
-	found, complete, err := w.Subjects(ctx, of, subjectType, given)
+	var answer evaluate.Listing
+	answer.Found, answer.Complete, answer.Err = w.Subjects(ctx, member(resource, permission), subjectType, given)
+	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer)
+}
+
+// member names a permission of an object.
+func member(o authz.Object, permission string) tuple.ObjectAndRelation {
+	return tuple.ObjectAndRelation{ObjectType: o.Type, ObjectID: o.ID, Relation: permission}
+}
+
+// SubjectsOfEach is Subjects for each of several resources, without caveat context: as many answers as resources, in order. What they have in
+// common is walked once.
+func (s *snapshot) SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string) ([]authz.SubjectsAnswer, error) {
+	w, at, err := s.walk()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
+	defer s.rest(w, at)
+	of := make([]tuple.ObjectAndRelation, len(resources))
+	for i, o := range resources {
+		of[i] = member(o, permission)
+	}
+	out := make([]authz.SubjectsAnswer, len(resources))
+	for i, answer := range w.SubjectsOfEach(ctx, of, subjectType, nil) {
+		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer)
+	}
+	return out, nil
+}
+
+// listed turns a list of the walk's into an answer to what was asked. Where the list is not complete, a longer way is gone.
+func (s *snapshot) listed(ctx context.Context, w *evaluate.Walk, asked listing, answer evaluate.Listing) ([]authz.SubjectAnswer, error) {
+	if answer.Err != nil {
+		return nil, s.graph.failure("evaluate.Subjects", answer.Err)
+	}
 	var some answered
-	if !complete {
-		if found, some, err = s.list(ctx, w, of, subjectType, given); err != nil {
+	if !answer.Complete {
+		var err error
+		if answer.Found, some, err = s.list(ctx, w, member(asked.resource, asked.permission), asked.subjectType, asked.given); err != nil {
 			return nil, s.graph.failure("evaluate.Subjects", err)
 		}
 	}
 	if !s.moment.IsZero() {
-		return found, nil
+		return answer.Found, nil
 	}
-	listed := listing{resource, permission, subjectType, given, found}
-	if err := s.graph.verifier.agreed(ctx, s.token, listed); err != nil {
+	asked.found = answer.Found
+	if err := s.graph.verifier.agreed(ctx, s.token, asked); err != nil {
 		return nil, err
 	}
-	if complete {
-		s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &listed})
-	} else {
-		s.graph.verifier.sample(some)
+	if answer.Complete {
+		some = answered{at: s.at, token: s.token, listing: &asked}
 	}
-	return found, nil
+	s.graph.verifier.sample(some)
+	return answer.Found, nil
 }
 
 // someListed is how many subjects of a long list are verified.

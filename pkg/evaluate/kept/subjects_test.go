@@ -157,3 +157,100 @@ func TestHeld(t *testing.T) {
 		t.Errorf("%d were yes, %d no, and %d tenants were listed", yes, no, listed)
 	}
 }
+
+// TestSubjectsOfEach lists the tenants of many documents at once, as they are listed one by one: of documents that have tenants in common, that have a
+// wildcard or a condition on the way, that lead back to themselves, or whose caveat cannot be evaluated.
+func TestSubjectsOfEach(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `caveat ratio(part int, whole int) { part / whole == 1 }
+		definition tenant {
+			relation member: tenant
+		}
+		definition group {
+			relation member: tenant | tenant:* | group#member
+		}
+		definition folder {
+			relation tenant: tenant | tenant with ratio
+			relation parent: folder
+			permission every = tenant + parent->every
+		}
+		definition document {
+			relation folder: folder
+			relation group: group#member
+			relation banned: tenant
+			permission tenants = folder->every + group - banned
+		}`, "")
+	r := rand.New(rand.NewPCG(8, 8))
+	one := func(kind string, n int) string { return fmt.Sprintf("%s:%s%d", kind, kind, r.IntN(n)) }
+	for i := range 90 {
+		w.write(t, fmt.Sprintf("document:document%d#folder@%s", i, one("folder", 20)))
+		if r.IntN(4) == 0 {
+			w.write(t, fmt.Sprintf("document:document%d#banned@%s", i, one("tenant", 8)))
+		}
+		if r.IntN(20) == 0 {
+			w.write(t, fmt.Sprintf("document:document%d#group@%s#member", i, one("group", 3)))
+		}
+	}
+	for i := range 20 {
+		if i > 0 && i%3 > 0 {
+			w.write(t, fmt.Sprintf("folder:folder%d#parent@%s", i, one("folder", i)))
+		}
+		if i%4 > 0 {
+			w.write(t, fmt.Sprintf("folder:folder%d#tenant@%s", i, one("tenant", 8)))
+		}
+	}
+	w.write(t, "folder:folder18#parent@folder:folder19")
+	w.write(t, "folder:folder19#parent@folder:folder18")
+	w.write(t, `folder:folder3#tenant@tenant:tenant7[ratio:{"part":1}]`)
+	w.write(t, `folder:folder4#tenant@tenant:tenant7[ratio:{"part":1,"whole":0}]`)
+	w.write(t, "group:group0#member@tenant:*")
+	w.write(t, "group:group1#member@tenant:tenant1")
+	w.write(t, "group:group2#member@group:group2#member")
+	g := verified(t, w)
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	met := map[string]int{}
+	for range 60 {
+		resources := make([]authz.Object, 1+r.IntN(150))
+		for i := range resources {
+			resources[i] = authz.Object{Type: "document", ID: fmt.Sprint("document", r.IntN(95))} // some are not there
+		}
+		permission := []string{"tenants", "tenants", "nothing"}[r.IntN(3)]
+		all, err := snap.(*snapshot).SubjectsOfEach(t.Context(), resources, permission, "tenant")
+		if err != nil || len(all) != len(resources) {
+			t.Fatalf("%d lists of %d documents, and %v", len(all), len(resources), err)
+		}
+		for i, o := range resources {
+			want, wantErr := snap.Subjects(t.Context(), o, permission, "tenant", nil)
+			got := all[i]
+			byID := func(a, b authz.SubjectAnswer) int { return cmp.Compare(a.ID, b.ID) }
+			slices.SortFunc(got.Subjects, byID)
+			slices.SortFunc(want, byID)
+			if !slices.Equal(got.Subjects, want) || authz.KindOf(got.Err) != authz.KindOf(wantErr) || (got.Err == nil) != (wantErr == nil) {
+				t.Fatalf("the %s of %v are %v, %v among %d, and %v, %v alone", permission, o, got.Subjects, got.Err, len(resources), want, wantErr)
+			}
+			switch {
+			case wantErr != nil:
+				met["failed"]++
+			case len(want) == 0:
+				met["none"]++
+			case slices.ContainsFunc(want, func(s authz.SubjectAnswer) bool { return s.ID == "*" }):
+				met["a wildcard"]++
+			case slices.ContainsFunc(want, func(s authz.SubjectAnswer) bool { return s.Conditional }):
+				met["conditional"]++
+			case len(want) == 1:
+				met["one"]++
+			default:
+				met["several"]++
+			}
+		}
+	}
+	t.Log(met)
+	for _, kind := range []string{"failed", "none", "a wildcard", "conditional", "one", "several"} {
+		if met[kind] == 0 {
+			t.Errorf("no document had the tenants %q", kind)
+		}
+	}
+}

@@ -33,7 +33,7 @@ const (
 	RecordKind_RECORD_KIND_DECISION RecordKind = 1
 	// An explanation, which lets nobody act.
 	RecordKind_RECORD_KIND_EXPLANATION RecordKind = 2
-	// A lookup.
+	// A lookup, or a filter.
 	RecordKind_RECORD_KIND_LOOKUP RecordKind = 3
 	// Any other read.
 	RecordKind_RECORD_KIND_READ RecordKind = 4

@@ -1445,6 +1445,379 @@ func (x *CheckTrace) GetChildren() []*CheckTrace {
 	return nil
 }
 
+// FilterResourcesRequest asks on which of many objects an agent may act.
+type FilterResourcesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent that acts.
+	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// What the agent acts under. Neither: as in CheckPermission.
+	//
+	// Types that are valid to be assigned to Via:
+	//
+	//	*FilterResourcesRequest_SessionId
+	//	*FilterResourcesRequest_DelegationId
+	Via isFilterResourcesRequest_Via `protobuf_oneof:"via"`
+	// The principal on whose behalf the agent acts. It may be left out as in CheckPermission.
+	OnBehalfOf *ObjectReference `protobuf:"bytes,4,opt,name=on_behalf_of,json=onBehalfOf,proto3" json:"on_behalf_of,omitempty"`
+	// The tenant. It may be left out as in CheckPermission.
+	TenantId string `protobuf:"bytes,5,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The type of the objects.
+	ResourceObjectType string `protobuf:"bytes,6,opt,name=resource_object_type,json=resourceObjectType,proto3" json:"resource_object_type,omitempty"`
+	// The ids of the objects, 1 to 10,000. An id that is there twice is answered twice. A message has at
+	// most 4 MiB, which is room for 10,000 ids of about 400 bytes.
+	ResourceObjectIds []string `protobuf:"bytes,7,rep,name=resource_object_ids,json=resourceObjectIds,proto3" json:"resource_object_ids,omitempty"`
+	// A permission or relation of the type.
+	Permission string `protobuf:"bytes,8,opt,name=permission,proto3" json:"permission,omitempty"`
+	// Context for caveats, the same for all objects.
+	Context *structpb.Struct `protobuf:"bytes,9,opt,name=context,proto3" json:"context,omitempty"`
+	// The revision to answer at. Left out: the head revision.
+	Consistency *Consistency `protobuf:"bytes,10,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	// A lower bound beside the consistency.
+	SessionToken *ZedToken `protobuf:"bytes,11,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// Leaves out the objects whose answer depends on context that was not given.
+	OmitConditional bool `protobuf:"varint,12,opt,name=omit_conditional,json=omitConditional,proto3" json:"omit_conditional,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FilterResourcesRequest) Reset() {
+	*x = FilterResourcesRequest{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterResourcesRequest) ProtoMessage() {}
+
+func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterResourcesRequest.ProtoReflect.Descriptor instead.
+func (*FilterResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FilterResourcesRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetVia() isFilterResourcesRequest_Via {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetSessionId() string {
+	if x != nil {
+		if x, ok := x.Via.(*FilterResourcesRequest_SessionId); ok {
+			return x.SessionId
+		}
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetDelegationId() string {
+	if x != nil {
+		if x, ok := x.Via.(*FilterResourcesRequest_DelegationId); ok {
+			return x.DelegationId
+		}
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetOnBehalfOf() *ObjectReference {
+	if x != nil {
+		return x.OnBehalfOf
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetResourceObjectType() string {
+	if x != nil {
+		return x.ResourceObjectType
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetResourceObjectIds() []string {
+	if x != nil {
+		return x.ResourceObjectIds
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetPermission() string {
+	if x != nil {
+		return x.Permission
+	}
+	return ""
+}
+
+func (x *FilterResourcesRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetConsistency() *Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetSessionToken() *ZedToken {
+	if x != nil {
+		return x.SessionToken
+	}
+	return nil
+}
+
+func (x *FilterResourcesRequest) GetOmitConditional() bool {
+	if x != nil {
+		return x.OmitConditional
+	}
+	return false
+}
+
+type isFilterResourcesRequest_Via interface {
+	isFilterResourcesRequest_Via()
+}
+
+type FilterResourcesRequest_SessionId struct {
+	// The session.
+	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3,oneof"`
+}
+
+type FilterResourcesRequest_DelegationId struct {
+	// A delegation that was created with allow_direct.
+	DelegationId string `protobuf:"bytes,3,opt,name=delegation_id,json=delegationId,proto3,oneof"`
+}
+
+func (*FilterResourcesRequest_SessionId) isFilterResourcesRequest_Via() {}
+
+func (*FilterResourcesRequest_DelegationId) isFilterResourcesRequest_Via() {}
+
+// FilterResourcesResponse has the objects in three lists, each in the order of the request. An object
+// that is in none of them is refused.
+type FilterResourcesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision at which all was judged.
+	CheckedAt *ZedToken `protobuf:"bytes,1,opt,name=checked_at,json=checkedAt,proto3" json:"checked_at,omitempty"`
+	// The ids of the objects on which the agent may act.
+	AllowedObjectIds []string `protobuf:"bytes,2,rep,name=allowed_object_ids,json=allowedObjectIds,proto3" json:"allowed_object_ids,omitempty"`
+	// The objects whose answer depends on context that was not given: they are not allowed.
+	Conditional []*ConditionalObject `protobuf:"bytes,3,rep,name=conditional,proto3" json:"conditional,omitempty"`
+	// The objects for which a check alone is an error: it is not known whether the agent may act on them,
+	// and they are not allowed.
+	Failed []*FailedObject `protobuf:"bytes,4,rep,name=failed,proto3" json:"failed,omitempty"`
+	// ACTOR where every object is refused, whichever it is, because of the session, the delegation or the
+	// agent's registration.
+	RefusedBy     RefusedBy `protobuf:"varint,5,opt,name=refused_by,json=refusedBy,proto3,enum=deputy.v1.RefusedBy" json:"refused_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilterResourcesResponse) Reset() {
+	*x = FilterResourcesResponse{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterResourcesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterResourcesResponse) ProtoMessage() {}
+
+func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterResourcesResponse.ProtoReflect.Descriptor instead.
+func (*FilterResourcesResponse) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FilterResourcesResponse) GetCheckedAt() *ZedToken {
+	if x != nil {
+		return x.CheckedAt
+	}
+	return nil
+}
+
+func (x *FilterResourcesResponse) GetAllowedObjectIds() []string {
+	if x != nil {
+		return x.AllowedObjectIds
+	}
+	return nil
+}
+
+func (x *FilterResourcesResponse) GetConditional() []*ConditionalObject {
+	if x != nil {
+		return x.Conditional
+	}
+	return nil
+}
+
+func (x *FilterResourcesResponse) GetFailed() []*FailedObject {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *FilterResourcesResponse) GetRefusedBy() RefusedBy {
+	if x != nil {
+		return x.RefusedBy
+	}
+	return RefusedBy_REFUSED_BY_UNSPECIFIED
+}
+
+// ConditionalObject is an object whose answer depends on context that was not given.
+type ConditionalObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object's id, as it was given.
+	ObjectId string `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	// The missing context fields, sorted, each once.
+	MissingContext []string `protobuf:"bytes,2,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ConditionalObject) Reset() {
+	*x = ConditionalObject{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConditionalObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConditionalObject) ProtoMessage() {}
+
+func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConditionalObject.ProtoReflect.Descriptor instead.
+func (*ConditionalObject) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ConditionalObject) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *ConditionalObject) GetMissingContext() []string {
+	if x != nil {
+		return x.MissingContext
+	}
+	return nil
+}
+
+// FailedObject is an object for which a check alone is an error.
+type FailedObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object's id, as it was given.
+	ObjectId string `protobuf:"bytes,1,opt,name=object_id,json=objectId,proto3" json:"object_id,omitempty"`
+	// What a check of it answers.
+	Error         *ErrorStatus `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailedObject) Reset() {
+	*x = FailedObject{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailedObject) ProtoMessage() {}
+
+func (x *FailedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailedObject.ProtoReflect.Descriptor instead.
+func (*FailedObject) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FailedObject) GetObjectId() string {
+	if x != nil {
+		return x.ObjectId
+	}
+	return ""
+}
+
+func (x *FailedObject) GetError() *ErrorStatus {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // LookupResourcesRequest asks what an acting party reaches.
 type LookupResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1484,7 +1857,7 @@ type LookupResourcesRequest struct {
 
 func (x *LookupResourcesRequest) Reset() {
 	*x = LookupResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1869,7 @@ func (x *LookupResourcesRequest) String() string {
 func (*LookupResourcesRequest) ProtoMessage() {}
 
 func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1882,7 @@ func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesRequest.ProtoReflect.Descriptor instead.
 func (*LookupResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LookupResourcesRequest) GetAgentId() string {
@@ -1643,7 +2016,7 @@ type LookupResourcesResponse struct {
 
 func (x *LookupResourcesResponse) Reset() {
 	*x = LookupResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +2028,7 @@ func (x *LookupResourcesResponse) String() string {
 func (*LookupResourcesResponse) ProtoMessage() {}
 
 func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +2041,7 @@ func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesResponse.ProtoReflect.Descriptor instead.
 func (*LookupResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LookupResourcesResponse) GetResult() isLookupResourcesResponse_Result {
@@ -1749,7 +2122,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2134,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2147,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FailedResource) GetResource() *ObjectReference {
@@ -1833,7 +2206,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2218,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2231,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -1923,7 +2296,7 @@ type LookupEnd struct {
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1935,7 +2308,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1948,7 +2321,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -2009,7 +2382,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2394,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2407,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -2103,7 +2476,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2488,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2501,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -2209,7 +2582,7 @@ type FailedAgent struct {
 
 func (x *FailedAgent) Reset() {
 	*x = FailedAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2594,7 @@ func (x *FailedAgent) String() string {
 func (*FailedAgent) ProtoMessage() {}
 
 func (x *FailedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2607,7 @@ func (x *FailedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
 func (*FailedAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FailedAgent) GetAgentId() string {
@@ -2297,7 +2670,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2682,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2695,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -2512,7 +2885,40 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\asubject\x12,\n" +
 	"\aoutcome\x18\x05 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06caveat\x18\x06 \x01(\tR\x06caveat\x121\n" +
-	"\bchildren\x18\a \x03(\v2\x15.deputy.v1.CheckTraceR\bchildren\"\x97\x04\n" +
+	"\bchildren\x18\a \x03(\v2\x15.deputy.v1.CheckTraceR\bchildren\"\xb1\x04\n" +
+	"\x16FilterResourcesRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tH\x00R\tsessionId\x12%\n" +
+	"\rdelegation_id\x18\x03 \x01(\tH\x00R\fdelegationId\x12<\n" +
+	"\fon_behalf_of\x18\x04 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\n" +
+	"onBehalfOf\x12\x1b\n" +
+	"\ttenant_id\x18\x05 \x01(\tR\btenantId\x120\n" +
+	"\x14resource_object_type\x18\x06 \x01(\tR\x12resourceObjectType\x12.\n" +
+	"\x13resource_object_ids\x18\a \x03(\tR\x11resourceObjectIds\x12\x1e\n" +
+	"\n" +
+	"permission\x18\b \x01(\tR\n" +
+	"permission\x121\n" +
+	"\acontext\x18\t \x01(\v2\x17.google.protobuf.StructR\acontext\x128\n" +
+	"\vconsistency\x18\n" +
+	" \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
+	"\rsession_token\x18\v \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12)\n" +
+	"\x10omit_conditional\x18\f \x01(\bR\x0fomitConditionalB\x05\n" +
+	"\x03via\"\xa1\x02\n" +
+	"\x17FilterResourcesResponse\x122\n" +
+	"\n" +
+	"checked_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\tcheckedAt\x12,\n" +
+	"\x12allowed_object_ids\x18\x02 \x03(\tR\x10allowedObjectIds\x12>\n" +
+	"\vconditional\x18\x03 \x03(\v2\x1c.deputy.v1.ConditionalObjectR\vconditional\x12/\n" +
+	"\x06failed\x18\x04 \x03(\v2\x17.deputy.v1.FailedObjectR\x06failed\x123\n" +
+	"\n" +
+	"refused_by\x18\x05 \x01(\x0e2\x14.deputy.v1.RefusedByR\trefusedBy\"Y\n" +
+	"\x11ConditionalObject\x12\x1b\n" +
+	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12'\n" +
+	"\x0fmissing_context\x18\x02 \x03(\tR\x0emissingContext\"Y\n" +
+	"\fFailedObject\x12\x1b\n" +
+	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12,\n" +
+	"\x05error\x18\x02 \x01(\v2\x16.deputy.v1.ErrorStatusR\x05error\"\x97\x04\n" +
 	"\x16LookupResourcesRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -2593,7 +2999,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x15AGREEMENT_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eAGREEMENT_SAME\x10\x01\x12\x17\n" +
 	"\x13AGREEMENT_DIFFERENT\x10\x02\x12\x15\n" +
-	"\x11AGREEMENT_UNKNOWN\x10\x032\x9e\x04\n" +
+	"\x11AGREEMENT_UNKNOWN\x10\x032\x83\x05\n" +
 	"\x12PermissionsService\x12c\n" +
 	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x04\x12r\n" +
@@ -2603,7 +3009,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x01\a \x04\x12f\n" +
 	"\x0fLookupResources\x12!.deputy.v1.LookupResourcesRequest\x1a\".deputy.v1.LookupResourcesResponse\"\n" +
 	"\x92\xa0\x19\x06\n" +
-	"\x02\x01\a \x010\x01\x12\\\n" +
+	"\x02\x01\a \x010\x01\x12c\n" +
+	"\x0fFilterResources\x12!.deputy.v1.FilterResourcesRequest\x1a\".deputy.v1.FilterResourcesResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x01 \x01\x12\\\n" +
 	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\a \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
@@ -2620,7 +3028,7 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 }
 
 var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_deputy_v1_permissions_proto_goTypes = []any{
 	(Agreement)(0),                          // 0: deputy.v1.Agreement
 	(*CheckPermissionRequest)(nil),          // 1: deputy.v1.CheckPermissionRequest
@@ -2637,121 +3045,136 @@ var file_deputy_v1_permissions_proto_goTypes = []any{
 	(*GateExplanation)(nil),                 // 12: deputy.v1.GateExplanation
 	(*ConditionExplanation)(nil),            // 13: deputy.v1.ConditionExplanation
 	(*CheckTrace)(nil),                      // 14: deputy.v1.CheckTrace
-	(*LookupResourcesRequest)(nil),          // 15: deputy.v1.LookupResourcesRequest
-	(*LookupResourcesResponse)(nil),         // 16: deputy.v1.LookupResourcesResponse
-	(*FailedResource)(nil),                  // 17: deputy.v1.FailedResource
-	(*ReachedResource)(nil),                 // 18: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 19: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 20: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 21: deputy.v1.LookupAgentsResponse
-	(*FailedAgent)(nil),                     // 22: deputy.v1.FailedAgent
-	(*ReachingAgent)(nil),                   // 23: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 24: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 25: google.protobuf.Struct
-	(*Consistency)(nil),                     // 26: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 27: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 28: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 29: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 30: google.protobuf.Timestamp
-	(*ErrorStatus)(nil),                     // 31: deputy.v1.ErrorStatus
-	(*Record)(nil),                          // 32: deputy.v1.Record
-	(Gate)(0),                               // 33: deputy.v1.Gate
-	(Outcome)(0),                            // 34: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 35: deputy.v1.SubjectReference
-	(*Cursor)(nil),                          // 36: deputy.v1.Cursor
+	(*FilterResourcesRequest)(nil),          // 15: deputy.v1.FilterResourcesRequest
+	(*FilterResourcesResponse)(nil),         // 16: deputy.v1.FilterResourcesResponse
+	(*ConditionalObject)(nil),               // 17: deputy.v1.ConditionalObject
+	(*FailedObject)(nil),                    // 18: deputy.v1.FailedObject
+	(*LookupResourcesRequest)(nil),          // 19: deputy.v1.LookupResourcesRequest
+	(*LookupResourcesResponse)(nil),         // 20: deputy.v1.LookupResourcesResponse
+	(*FailedResource)(nil),                  // 21: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 22: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 23: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 24: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 25: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 26: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 27: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 28: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 29: google.protobuf.Struct
+	(*Consistency)(nil),                     // 30: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 31: deputy.v1.ZedToken
+	(Permissionship)(0),                     // 32: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 33: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 34: google.protobuf.Timestamp
+	(*ErrorStatus)(nil),                     // 35: deputy.v1.ErrorStatus
+	(*Record)(nil),                          // 36: deputy.v1.Record
+	(Gate)(0),                               // 37: deputy.v1.Gate
+	(Outcome)(0),                            // 38: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 39: deputy.v1.SubjectReference
+	(*Cursor)(nil),                          // 40: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	24, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	24, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	25, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	26, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	27, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	28, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	29, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	27, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	30, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	24, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	28, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	28, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	29, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	30, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	31, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	32, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	33, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	31, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	34, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	28, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
 	4,  // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	26, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	27, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	24, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	24, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	25, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	27, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	30, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	31, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	28, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	28, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	29, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	31, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
 	6,  // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
 	4,  // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
 	2,  // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	31, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	35, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
 	1,  // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	25, // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	29, // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
 	2,  // 23: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
 	11, // 24: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
 	9,  // 25: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
-	32, // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	36, // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
 	0,  // 27: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
 	2,  // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
 	11, // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
 	10, // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	31, // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
-	31, // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
-	33, // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	34, // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	34, // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	24, // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	28, // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	35, // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	35, // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	37, // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	38, // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	38, // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	28, // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	32, // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
 	12, // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	33, // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	34, // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	37, // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	38, // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
 	13, // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	34, // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	38, // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
 	14, // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	24, // 44: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	35, // 45: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	34, // 46: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	28, // 44: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	39, // 45: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	38, // 46: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
 	14, // 47: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	24, // 48: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	25, // 49: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	26, // 50: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	27, // 51: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	36, // 52: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	18, // 53: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	19, // 54: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	17, // 55: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	24, // 56: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	31, // 57: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	24, // 58: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	24, // 59: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	28, // 60: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	24, // 61: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	27, // 62: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	36, // 63: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	24, // 64: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	24, // 65: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	25, // 66: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	26, // 67: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	36, // 68: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	23, // 69: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	19, // 70: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	22, // 71: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	24, // 72: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	31, // 73: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	24, // 74: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	28, // 75: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	1,  // 76: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	3,  // 77: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	7,  // 78: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	15, // 79: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	20, // 80: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	2,  // 81: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	5,  // 82: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	8,  // 83: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	16, // 84: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	21, // 85: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	81, // [81:86] is the sub-list for method output_type
-	76, // [76:81] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	28, // 48: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	29, // 49: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
+	30, // 50: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	31, // 51: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	31, // 52: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
+	17, // 53: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
+	18, // 54: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
+	33, // 55: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	35, // 56: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
+	28, // 57: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	29, // 58: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	30, // 59: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	31, // 60: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	40, // 61: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	22, // 62: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	23, // 63: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	21, // 64: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	28, // 65: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	35, // 66: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	28, // 67: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	28, // 68: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	32, // 69: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	28, // 70: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	31, // 71: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	40, // 72: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	28, // 73: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	28, // 74: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	29, // 75: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	30, // 76: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	40, // 77: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	27, // 78: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	23, // 79: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	26, // 80: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	28, // 81: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	35, // 82: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	28, // 83: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	32, // 84: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	1,  // 85: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	3,  // 86: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	7,  // 87: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	19, // 88: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	15, // 89: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
+	24, // 90: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	2,  // 91: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,  // 92: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	8,  // 93: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	20, // 94: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	16, // 95: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
+	25, // 96: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	91, // [91:97] is the sub-list for method output_type
+	85, // [85:91] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -2775,15 +3198,19 @@ func file_deputy_v1_permissions_proto_init() {
 		(*CheckBulkPermissionsPair_Error)(nil),
 	}
 	file_deputy_v1_permissions_proto_msgTypes[14].OneofWrappers = []any{
+		(*FilterResourcesRequest_SessionId)(nil),
+		(*FilterResourcesRequest_DelegationId)(nil),
+	}
+	file_deputy_v1_permissions_proto_msgTypes[18].OneofWrappers = []any{
 		(*LookupResourcesRequest_SessionId)(nil),
 		(*LookupResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[15].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[19].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
 		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[20].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[24].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
 		(*LookupAgentsResponse_Failed)(nil),
@@ -2794,7 +3221,7 @@ func file_deputy_v1_permissions_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

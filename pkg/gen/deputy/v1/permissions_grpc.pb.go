@@ -23,6 +23,7 @@ const (
 	PermissionsService_CheckBulkPermissions_FullMethodName = "/deputy.v1.PermissionsService/CheckBulkPermissions"
 	PermissionsService_ExplainPermission_FullMethodName    = "/deputy.v1.PermissionsService/ExplainPermission"
 	PermissionsService_LookupResources_FullMethodName      = "/deputy.v1.PermissionsService/LookupResources"
+	PermissionsService_FilterResources_FullMethodName      = "/deputy.v1.PermissionsService/FilterResources"
 	PermissionsService_LookupAgents_FullMethodName         = "/deputy.v1.PermissionsService/LookupAgents"
 )
 
@@ -44,8 +45,13 @@ type PermissionsServiceClient interface {
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
 	// An object for which a check alone would be an error is named as failed, and the rest goes on.
 	LookupResources(ctx context.Context, in *LookupResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResourcesResponse], error)
+	// FilterResources decides, of many objects of one type, on which of them an agent may act: for
+	// retrieval, where a search finds candidates first. It answers at one revision, and for each object
+	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
+	FilterResources(ctx context.Context, in *FilterResourcesRequest, opts ...grpc.CallOption) (*FilterResourcesResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
-	// is for auditors and admins.
+	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
+	// delegation has expired between them, and miss none.
 	LookupAgents(ctx context.Context, in *LookupAgentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupAgentsResponse], error)
 }
 
@@ -106,6 +112,16 @@ func (c *permissionsServiceClient) LookupResources(ctx context.Context, in *Look
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PermissionsService_LookupResourcesClient = grpc.ServerStreamingClient[LookupResourcesResponse]
 
+func (c *permissionsServiceClient) FilterResources(ctx context.Context, in *FilterResourcesRequest, opts ...grpc.CallOption) (*FilterResourcesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FilterResourcesResponse)
+	err := c.cc.Invoke(ctx, PermissionsService_FilterResources_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *permissionsServiceClient) LookupAgents(ctx context.Context, in *LookupAgentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupAgentsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[1], PermissionsService_LookupAgents_FullMethodName, cOpts...)
@@ -143,8 +159,13 @@ type PermissionsServiceServer interface {
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
 	// An object for which a check alone would be an error is named as failed, and the rest goes on.
 	LookupResources(*LookupResourcesRequest, grpc.ServerStreamingServer[LookupResourcesResponse]) error
+	// FilterResources decides, of many objects of one type, on which of them an agent may act: for
+	// retrieval, where a search finds candidates first. It answers at one revision, and for each object
+	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
+	FilterResources(context.Context, *FilterResourcesRequest) (*FilterResourcesResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
-	// is for auditors and admins.
+	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
+	// delegation has expired between them, and miss none.
 	LookupAgents(*LookupAgentsRequest, grpc.ServerStreamingServer[LookupAgentsResponse]) error
 	mustEmbedUnimplementedPermissionsServiceServer()
 }
@@ -167,6 +188,9 @@ func (UnimplementedPermissionsServiceServer) ExplainPermission(context.Context, 
 }
 func (UnimplementedPermissionsServiceServer) LookupResources(*LookupResourcesRequest, grpc.ServerStreamingServer[LookupResourcesResponse]) error {
 	return status.Error(codes.Unimplemented, "method LookupResources not implemented")
+}
+func (UnimplementedPermissionsServiceServer) FilterResources(context.Context, *FilterResourcesRequest) (*FilterResourcesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FilterResources not implemented")
 }
 func (UnimplementedPermissionsServiceServer) LookupAgents(*LookupAgentsRequest, grpc.ServerStreamingServer[LookupAgentsResponse]) error {
 	return status.Error(codes.Unimplemented, "method LookupAgents not implemented")
@@ -257,6 +281,24 @@ func _PermissionsService_LookupResources_Handler(srv interface{}, stream grpc.Se
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PermissionsService_LookupResourcesServer = grpc.ServerStreamingServer[LookupResourcesResponse]
 
+func _PermissionsService_FilterResources_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FilterResourcesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PermissionsServiceServer).FilterResources(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PermissionsService_FilterResources_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PermissionsServiceServer).FilterResources(ctx, req.(*FilterResourcesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PermissionsService_LookupAgents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LookupAgentsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -286,6 +328,10 @@ var PermissionsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainPermission",
 			Handler:    _PermissionsService_ExplainPermission_Handler,
+		},
+		{
+			MethodName: "FilterResources",
+			Handler:    _PermissionsService_FilterResources_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

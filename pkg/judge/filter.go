@@ -1,0 +1,137 @@
+package judge
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/decide"
+)
+
+// Filtered is the answer for one object of a filter. The zero Filtered refuses.
+type Filtered struct {
+	Permissionship authz.Permissionship
+	// RefusedBy is the side of a refusal.
+	RefusedBy authz.Side
+	// Missing names the caveat context that is missing, sorted and each once, where the answer is conditional.
+	Missing []string
+	// Err is set where there is no answer: a check of this object alone is an error too.
+	Err error
+}
+
+// filterPage is how many candidates a filter decides at a time.
+const filterPage = 500
+
+// Filter answers c for each of the objects of c.Resource.Type with the ids, whatever c.Resource.ID is: as many answers as ids, in order, all at one
+// revision, and each what Decide answers to the same case with that object. What is wrong with the case, whatever the object, is the error of the
+// call, and so is an engine that does not answer. It records nothing.
+//
+// The facts behind the decision are read once, and what depends on no object is judged once.
+func (j *Judge) Filter(
+	ctx context.Context, within *authz.Bounds, c authz.Case, ids []string, f authz.Freshness,
+) ([]Filtered, authz.Revision, error) {
+	call, err := j.open(ctx, within, f)
+	if err != nil {
+		return nil, authz.Revision{}, err
+	}
+	if h, ok := call.source.snap.(holder); ok {
+		h.Hold()
+		defer h.Release()
+	}
+	c.Resource.ID = ""
+	actors, err := call.candidates(ctx, c)
+	if err != nil {
+		return nil, authz.Revision{}, ofType(err)
+	}
+	if err := call.askOfActors(ctx, actors); err != nil {
+		return nil, authz.Revision{}, err
+	}
+	out := make([]Filtered, 0, len(ids))
+	verdicts := make([]decide.Verdict, len(actors))
+	p := newPairs(call, actors, len(ids))
+	for page := range slices.Chunk(ids, p.most) {
+		candidates := p.with(page)
+		if err := call.ask(ctx, candidates); err != nil {
+			return nil, authz.Revision{}, err
+		}
+		for range page {
+			for i := range verdicts {
+				verdicts[i] = decide.Combine(candidates[i].conditions)
+			}
+			candidates = candidates[len(verdicts):]
+			_, v := decide.Choose(verdicts)
+			out = append(out, Filtered{v.Permissionship, v.RefusedBy, v.Missing, v.Err})
+		}
+	}
+	return out, call.source.snap.Revision(), nil
+}
+
+// askOfActors settles the conditions of candidates that depend on no object.
+func (c *call) askOfActors(ctx context.Context, actors []*candidate) error {
+	for _, t := range actors {
+		t.hidden = true // there is no object yet to ask anything of
+	}
+	return c.ask(ctx, actors)
+}
+
+// pairs makes candidates: each of a few actors with each of a page of objects. It uses the same memory for one page after another, because most of
+// what a filter would allocate is these.
+type pairs struct {
+	call   *call
+	actors []*candidate
+	// most is how many objects a page has at most.
+	most       int
+	pairs      []candidate
+	candidates []*candidate
+	conditions []decide.Condition
+	queries    []authz.Query
+}
+
+// newPairs makes room for pages of objects.
+func newPairs(c *call, actors []*candidate, objects int) *pairs {
+	p := &pairs{call: c, actors: actors, most: max(1, min(objects, filterPage/max(1, len(actors))))}
+	conditions := 0
+	for _, actor := range actors {
+		conditions += len(actor.conditions)
+	}
+	p.pairs = make([]candidate, 0, p.most*len(actors))
+	p.candidates = make([]*candidate, 0, p.most*len(actors))
+	p.conditions = make([]decide.Condition, 0, p.most*conditions)
+	p.queries = make([]authz.Query, 0, p.most*conditions)
+	return p
+}
+
+// with returns a candidate for each actor with each object, by object. What depends on no object is settled as it is for the actor. They last until the
+// next page.
+func (p *pairs) with(ids []string) []*candidate {
+	p.pairs, p.candidates, p.conditions, p.queries = p.pairs[:0], p.candidates[:0], p.conditions[:0], p.queries[:0]
+	for _, id := range ids {
+		for _, actor := range p.actors {
+			p.pairs = append(p.pairs, *actor)
+			t := &p.pairs[len(p.pairs)-1]
+			t.c.Resource.ID = id
+			t.hidden = p.call.hides(t.c.Resource)
+			first := len(p.conditions)
+			p.conditions = append(p.conditions, actor.conditions...)
+			t.conditions = p.conditions[first:]
+			for i := range t.conditions {
+				if one := &t.conditions[i]; one.Query != nil && one.Side == authz.SideObject {
+					p.queries = append(p.queries, *one.Query)
+					one.Query = &p.queries[len(p.queries)-1]
+					one.Query.Resource.ID = id
+				}
+			}
+			p.candidates = append(p.candidates, t)
+		}
+	}
+	return p.candidates
+}
+
+// ofType names the type's field in an error as requests have it that name no object.
+func ofType(err error) error {
+	if e, ok := errors.AsType[*authz.Error](err); ok && e.Field == "resource.object_type" {
+		e.Field = "resource_object_type"
+	}
+	return err
+}
