@@ -104,12 +104,12 @@ type merged struct {
 }
 
 // cursors implement heap.Interface.
-type cursors []*cursor
+type cursors []*cursor //nolint:recvcheck // heap.Push and heap.Pop change the slice, the others do not
 
 func (c cursors) Len() int           { return len(c) }
 func (c cursors) Less(i, j int) bool { return c[i].ids[0] < c[j].ids[0] }
 func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
-func (c *cursors) Push(x any)        { *c = append(*c, x.(*cursor)) } //nolint:forcetypeassert // a cursor
+func (c *cursors) Push(x any)        { *c = append(*c, x.(*cursor)) } //nolint:forcetypeassert,errcheck // nothing else is pushed
 func (c *cursors) Pop() any {
 	n := len(*c) - 1
 	last := (*c)[n]

@@ -151,7 +151,7 @@ func TestCandidatesAreBounded(t *testing.T) {
 			t.Errorf("%s: %d ids were read at once", what, f.held)
 		}
 		const most = 48 << 20
-		if grown := int64(peak) - int64(before.HeapAlloc); grown > most { //nolint:gosec // far from overflowing
+		if grown := int64(peak) - int64(before.HeapAlloc); grown > most {
 			t.Errorf("%s: %d bytes are held, want at most %d", what, grown, most)
 		}
 	}

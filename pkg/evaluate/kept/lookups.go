@@ -163,16 +163,17 @@ func subjectResponse(token *v1.ZedToken, f evaluate.Found, except []evaluate.Fou
 	subject := resolved(f)
 	r := &v1.LookupSubjectsResponse{
 		LookedUpAt: token, Subject: subject,
+		//nolint:staticcheck // SpiceDB fills in the older fields too
 		SubjectObjectId: subject.GetSubjectObjectId(), Permissionship: subject.GetPermissionship(), PartialCaveatInfo: subject.GetPartialCaveatInfo(),
 	}
 	for _, e := range except {
 		// An exception that depends on what is missing, or of which nothing can be said, may be none: it is named all the same.
 		out := resolved(e)
-		if out.Permissionship != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_CONDITIONAL_PERMISSION {
+		if out.GetPermissionship() != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_CONDITIONAL_PERMISSION {
 			out.Permissionship = v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_HAS_PERMISSION
 		}
 		r.ExcludedSubjects = append(r.ExcludedSubjects, out)
-		r.ExcludedSubjectIds = append(r.ExcludedSubjectIds, out.GetSubjectObjectId())
+		r.ExcludedSubjectIds = append(r.ExcludedSubjectIds, out.GetSubjectObjectId()) //nolint:staticcheck // as above
 	}
 	return r
 }

@@ -183,6 +183,8 @@ const shared = `use expiration
 		relation reader: person | person:* | group#member | person with late | person with broken
 		relation banned: person | person with late
 		permission view = reader - banned
+		relation listed: person
+		permission both = reader & listed
 	}`
 
 // TestLookupSubjects lists who views a document: by name, and everybody but some.
@@ -208,6 +210,11 @@ func TestLookupSubjects(t *testing.T) {
 			t.Errorf("doc:%s ends with %v", id, err)
 		}
 	}
+	// Everybody is in one of two, some are named in the other.
+	w.write(t, "doc:public#listed@person:eve", "doc:public#listed@person:ann")
+	if who, err := g.who(t, "doc", "public", "both", "person"); err != nil || !slices.Equal(who, []string{"ann", "eve"}) {
+		t.Errorf("of all those who are listed %v are found, %v", who, err)
+	}
 	if who, err := g.who(t, "doc", "named", "reader", "group"); err != nil || len(who) > 0 {
 		t.Errorf("groups: %v, %v", who, err)
 	}
@@ -224,7 +231,7 @@ func TestLookupResourcesGoesOn(t *testing.T) {
 	for limit := range 6 {
 		var all []string
 		req := reach("view", "ann")
-		req.OptionalLimit = uint32(limit) //nolint:gosec // small
+		req.OptionalLimit = uint32(limit)
 		for page := range 10 {
 			ids, last, err := g.found(t, req)
 			if err != nil {
