@@ -20,7 +20,7 @@ import (
 // TestLookups compares lookups of random worlds with the checks of all that there is: what has the permission is found, and nothing
 // else, in order and once, whatever the place at which a list is cut.
 func TestLookups(t *testing.T) {
-	worlds := uint64(240)
+	worlds := uint64(160)
 	if raceDetector || testing.Short() {
 		worlds = 60
 	}
