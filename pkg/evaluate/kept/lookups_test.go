@@ -126,7 +126,7 @@ func TestLookupsOfRingsEnd(t *testing.T) {
 			if yes == 0 {
 				t.Error("nothing is reached")
 			}
-			who, err := g.who(t, "doc", "0", "viewer", "person")
+			who, err := g.who(t, "0", "viewer", "person")
 			if want := w.asks(t, "doc:0#viewer@person:ann"); name == "union" && (want.Outcome != authz.Yes || err != nil || !slices.Equal(who, []string{"ann"})) {
 				t.Errorf("doc:0 is viewed by %v, %v", who, err)
 			}
@@ -146,12 +146,12 @@ func numbers(n int) []string {
 }
 
 // who lists the subjects of an object, as found does; a wildcard with its exceptions behind "-".
-func (g *Graph) who(t *testing.T, objectType, id, permission, subjectType string) (who []string, err error) {
+func (g *Graph) who(t *testing.T, id, permission, subjectType string) (who []string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	ok, err := g.LookupSubjects(ctx, &v1.LookupSubjectsRequest{
-		Resource: &v1.ObjectReference{ObjectType: objectType, ObjectId: id}, Permission: permission, SubjectObjectType: subjectType, Consistency: head(),
+		Resource: &v1.ObjectReference{ObjectType: "doc", ObjectId: id}, Permission: permission, SubjectObjectType: subjectType, Consistency: head(),
 	}, func(r *v1.LookupSubjectsResponse) error {
 		text := r.GetSubject().GetSubjectObjectId()
 		if r.GetSubject().GetPermissionship() == v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_CONDITIONAL_PERMISSION {
@@ -201,7 +201,7 @@ func TestLookupSubjects(t *testing.T) {
 		"hurt":   {"ann", "cat"},
 		"gone":   nil,
 	} {
-		who, err := g.who(t, "doc", id, "view", "person")
+		who, err := g.who(t, id, "view", "person")
 		if !slices.Equal(who, want) {
 			t.Errorf("doc:%s is viewed by %v, want %v", id, who, want)
 		}
@@ -212,10 +212,10 @@ func TestLookupSubjects(t *testing.T) {
 	}
 	// Everybody is in one of two, some are named in the other.
 	w.write(t, "doc:public#listed@person:eve", "doc:public#listed@person:ann")
-	if who, err := g.who(t, "doc", "public", "both", "person"); err != nil || !slices.Equal(who, []string{"ann", "eve"}) {
+	if who, err := g.who(t, "public", "both", "person"); err != nil || !slices.Equal(who, []string{"ann", "eve"}) {
 		t.Errorf("of all those who are listed %v are found, %v", who, err)
 	}
-	if who, err := g.who(t, "doc", "named", "reader", "group"); err != nil || len(who) > 0 {
+	if who, err := g.who(t, "named", "reader", "group"); err != nil || len(who) > 0 {
 		t.Errorf("groups: %v, %v", who, err)
 	}
 }
