@@ -45,7 +45,7 @@ func TestLookup(t *testing.T) {
 		ask := reach(name, 0, &objects)
 		return func(ctx context.Context, r *rand.Rand) (bool, error) { calls++; return ask(ctx, r) }
 	}
-	for i := range 20 {
+	for i := range scaled(20, 3) {
 		var one, other int
 		for name, found := range map[string]*int{native: &one, spicedb: &other} {
 			if _, err := reach(name, 0, found)(t.Context(), rand.New(rand.NewPCG(0, uint64(i)))); err != nil {
