@@ -67,9 +67,11 @@ type Snapshot interface {
 	// Subjects returns all subjects of a type that have the permission on the resource, wildcards
 	// included. It never cuts the list short without an error.
 	Subjects(ctx context.Context, resource Object, permission, subjectType string, caveatContext map[string]any) ([]SubjectAnswer, error)
-	// Resources returns up to limit resources of a type on which the subject has the permission,
-	// conditionally or not, after the cursor, and the cursor to go on with, as for Page.
-	Resources(ctx context.Context, r Reachable, limit int, cursor string) ([]string, string, error)
+	// Resources returns some candidates of a type, at most limit, after the cursor of one that an earlier call with the same limit
+	// returned: each resource on which all holders have their permissions, conditionally or not, is among them. Others may be
+	// too, and some engines name one twice: what holds of a candidate is for a check to say. next is the cursor to go on
+	// with, also where there is no candidate; "" means that no others follow.
+	Resources(ctx context.Context, r Reachable, limit int, cursor string) (found []Resource, next string, err error)
 }
 
 // Stamp says which relationships were read and at which revision. An engine that makes stamps, and only that one, can tell by
@@ -156,12 +158,25 @@ type SubjectsAnswer struct {
 	Err      error
 }
 
-// Reachable asks for the resources of a type that a subject reaches.
+// Reachable asks for the resources of a type on which each of several holders has a permission. There is one at least.
 type Reachable struct {
 	ResourceType string
-	Permission   string
-	Subject      Subject
-	Context      map[string]any
+	// Holders are in no order, but an engine that looks at one of them alone takes the first.
+	Holders []Holder
+	Context map[string]any
+}
+
+// Holder is a subject with the permission that it has.
+type Holder struct {
+	Permission string
+	Subject    Subject
+}
+
+// Resource is a candidate of Snapshot.Resources.
+type Resource struct {
+	ID string
+	// After is the cursor to go on with behind it.
+	After string
 }
 
 // Operation is what an Update does. The zero value is not valid.

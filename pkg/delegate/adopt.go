@@ -450,7 +450,7 @@ func (r *review) holdings(ctx context.Context, c *candidate) error {
 			}
 		}
 		for _, permission := range members {
-			reachable := authz.Reachable{ResourceType: t.name, Permission: permission, Subject: subject}
+			reachable := authz.Reachable{ResourceType: t.name, Holders: []authz.Holder{{Permission: permission, Subject: subject}}}
 			ids, err := r.reached(ctx, reachable)
 			if err != nil {
 				return unanswered(err, t.name+"#"+permission)
@@ -469,14 +469,34 @@ func (r *review) holdings(ctx context.Context, c *candidate) error {
 func (r *review) reached(ctx context.Context, what authz.Reachable) ([]string, error) {
 	var all []string
 	for cursor, more := "", true; more; more = cursor != "" {
-		ids, next, err := r.snap.Resources(ctx, what, reviewPage, cursor)
-		switch {
-		case err != nil:
+		found, next, err := r.snap.Resources(ctx, what, reviewPage, cursor)
+		if err != nil {
 			return nil, err
-		case len(all) > r.maxHeld:
+		}
+		queries := make([]authz.Query, len(found))
+		for i, f := range found {
+			queries[i] = authz.Query{
+				Resource:   authz.Object{Type: what.ResourceType, ID: f.ID},
+				Permission: what.Holders[0].Permission, Subject: what.Holders[0].Subject,
+			}
+		}
+		answers, err := r.snap.Check(ctx, queries)
+		if err != nil {
+			return nil, err
+		}
+		for i, a := range answers {
+			switch a.Outcome {
+			case authz.Failed:
+				return nil, a.Err
+			case authz.Yes, authz.Conditional:
+				all = append(all, found[i].ID)
+			default:
+			}
+		}
+		if len(all) > r.maxHeld {
 			return nil, errTooMuch
 		}
-		all, cursor = append(all, ids...), next
+		cursor = next
 	}
 	slices.Sort(all)
 	return slices.Compact(all), nil

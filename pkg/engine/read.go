@@ -158,8 +158,8 @@ func (s *snapshot) Subjects(
 	return out, nil
 }
 
-// Resources returns a page of what a subject reaches; see authz.Snapshot.
-func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]string, string, error) {
+// Resources returns a page of what the first holder reaches; see authz.Snapshot.
+func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]authz.Resource, string, error) {
 	given, err := structProto(r.Context)
 	if err != nil {
 		return nil, "", err
@@ -168,8 +168,8 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 	req := &v1.LookupResourcesRequest{
 		Consistency:        s.exact,
 		ResourceObjectType: r.ResourceType,
-		Permission:         r.Permission,
-		Subject:            subjectProto(r.Subject),
+		Permission:         r.Holders[0].Permission,
+		Subject:            subjectProto(r.Holders[0].Subject),
 		Context:            given,
 		OptionalLimit:      uint32(limit), //nolint:gosec // at most pageSize
 	}
@@ -179,20 +179,16 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := v1.NewPermissionsServiceClient(s.engine.conn).LookupResources(ctx, req)
-	var (
-		ids  []string
-		last string
-	)
+	var found []authz.Resource
 	if err := each(stream, err, func(resp *v1.LookupResourcesResponse) {
-		ids = append(ids, resp.GetResourceObjectId())
-		last = resp.GetAfterResultCursor().GetToken()
+		found = append(found, authz.Resource{ID: resp.GetResourceObjectId(), After: resp.GetAfterResultCursor().GetToken()})
 	}); err != nil {
 		return nil, "", Failure("engine.Resources", err)
 	}
-	if len(ids) < limit {
-		last = ""
+	if len(found) < limit {
+		return found, "", nil
 	}
-	return ids, last, nil
+	return found, found[limit-1].After, nil
 }
 
 func filterProto(f authz.Filter) *v1.RelationshipFilter {

@@ -61,6 +61,12 @@ type asked struct {
 // Check answers checks, see Program.Check. They take as many rounds as their subjects need: what one has read the next one does
 // not read again.
 func (w *Walk) Check(ctx context.Context, checks []Check) []Answer {
+	answers, _ := w.checkAll(ctx, checks) // which says in each answer what the error is
+	return answers
+}
+
+// checkAll is Check, and returns what ended the whole call.
+func (w *Walk) checkAll(ctx context.Context, checks []Check) ([]Answer, error) {
 	answers := make([]Answer, len(checks))
 	w.begin(ctx)
 	defer w.end()
@@ -70,7 +76,7 @@ func (w *Walk) Check(ctx context.Context, checks []Check) []Answer {
 		}
 		done += w.check(checks[done:], answers[done:])
 	}
-	return answers
+	return answers, w.err
 }
 
 // check answers checks until the walk has too many subjects, and returns how many.

@@ -2,14 +2,15 @@ package evaluate
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// Program is a schema, compiled to be evaluated. It is immutable but for the hints of its types and members, and safe for
-// concurrent use.
+// Program is a schema, compiled to be evaluated. It is immutable but for hints, and for what is made of it when it
+// is first needed. It is safe for concurrent use.
 type Program struct {
 	schema  *schema.Schema
 	types   map[string]*objectType
@@ -42,6 +43,8 @@ type member struct {
 	usersets bool
 
 	wide hint
+	// ways are what waysTo made; nil until it was asked.
+	ways atomic.Pointer[ways]
 }
 
 // subjectKind is a type of subject, with a relation or without ("").

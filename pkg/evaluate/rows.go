@@ -46,6 +46,21 @@ type Rows interface {
 	Page(objectType, id, relation string, usersets bool, after *Row, limit int) (rows []Row, more bool, err error)
 	// Find returns the row of a relation with this subject; subjectRelation is empty for "...".
 	Find(objectType, id, relation, subjectType, subjectRelation, subjectID string) (r Row, found bool, err error)
+
+	IDs
+}
+
+// IDs are Rows as lookups read them: from either end, and ids alone. Each method returns ids in order, each once, from one on (""
+// is the first): at most limit, which is not 0. more reports whether others follow.
+type IDs interface {
+	// ResourceIDs returns the ids of the objects of a type that have a row with this relation and subject.
+	ResourceIDs(subjectType, subjectRelation, subjectID, objectType, relation, from string, limit int) (ids []string, more bool, err error)
+	// SubjectIDs returns the ids of the subjects of a kind that a relation of an object names, wildcards included.
+	SubjectIDs(objectType, id, relation, subjectType, subjectRelation, from string, limit int) (ids []string, more bool, err error)
+	// ObjectIDs returns the ids of all objects of a type that have rows.
+	ObjectIDs(objectType, from string, limit int) (ids []string, more bool, err error)
+	// NamedIDs returns the ids of all subjects of a kind that any row names, wildcards included.
+	NamedIDs(subjectType, subjectRelation, from string, limit int) (ids []string, more bool, err error)
 }
 
 // Matches reports whether a row matches what a filter says of relations and subjects. The filter's object is not looked at.

@@ -31,7 +31,8 @@ type Place struct {
 	// (LookupResources), and Last is the last one that was, before the page.
 	Listed bool   `json:"t,omitempty"`
 	Last   string `json:"i,omitempty"`
-	// Engine is the engine's cursor at the start of the page that was being looked at.
+	// Engine is the engine's cursor: behind the last object that was decided, or at the start of the page that was being looked at
+	// (LookupAgents, and where Listed).
 	Engine string `json:"e,omitempty"`
 	// Skip is how many objects of that page had been decided (LookupResources).
 	Skip int `json:"s,omitempty"`
@@ -168,51 +169,60 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		if begun && l.spent() {
 			return &from, nil
 		}
-		ids, next, err := l.reachable(ctx, t, &from)
+		page, next, err := l.reachable(ctx, t, &from)
 		if err != nil {
 			return nil, err
 		}
-		// SpiceDB names a resource once for each way in which it is reached. What an earlier stream
-		// decided of this page is not decided again.
-		done := min(from.Skip, len(ids))
-		for _, id := range ids[:done] {
-			seen[id] = true
-		}
-		candidates, err := l.each(ctx, t, ids[done:])
-		if err != nil {
-			return nil, err
-		}
-		if full, err := l.offerAll(candidates, seen, one, &from, yield); err != nil || full {
-			return &from, err
+		// What an earlier stream decided of this page is not decided again.
+		rest := page[min(from.Skip, len(page)):]
+		// The first ones are decided by themselves, so that the first result comes soon.
+		for batch := firstBatch; len(rest) > 0; batch *= 4 {
+			n := min(batch, len(rest))
+			if full, err := l.offerAll(ctx, t, rest[:n], seen, one, &from, yield); err != nil || full {
+				return &from, err
+			}
+			if rest = rest[n:]; len(rest) > 0 && l.spent() {
+				return &from, nil
+			}
 		}
 		if next == "" {
 			return nil, nil //nolint:nilnil // nothing is left
 		}
-		if len(ids) > 0 {
-			from.Last = ids[len(ids)-1]
+		if len(page) > 0 {
+			from.Last = page[len(page)-1].ID
 		}
 		from.Engine, from.Skip = next, 0
 	}
 }
 
-// offerAll offers each object once, and reports whether the limit stopped it: before an object that it would have offered, so that there
-// is more to come. from.Skip counts those that it has passed.
-func (l *lookup) offerAll(candidates []*candidate, seen map[string]bool, one leaf, from *Place, yield func(Reached) error) (full bool, err error) {
-	for _, t := range candidates {
-		if t.hidden || seen[t.c.Resource.ID] {
-			from.Skip++
-			continue
-		}
+// firstBatch is how many candidates of a page are decided first.
+const firstBatch = 8
+
+// offerAll decides objects and offers each once, and reports whether the limit stopped it: before an object that it would have offered,
+// so that there is more to come. The place is behind those that it has passed.
+func (l *lookup) offerAll(
+	ctx context.Context, t *candidate, page []authz.Resource, seen map[string]bool, one leaf, from *Place, yield func(Reached) error,
+) (full bool, err error) {
+	candidates, err := l.each(ctx, t, page)
+	if err != nil {
+		return false, err
+	}
+	for i, t := range candidates {
 		v := decide.Combine(t.conditions)
-		if v.Err == nil && v.Permissionship == authz.NoPermission {
-			from.Skip++
-			continue
-		}
-		if l.found == l.limit {
+		// SpiceDB names a resource once for each way in which it is reached.
+		reached := !t.hidden && !seen[page[i].ID] && (v.Err != nil || v.Permissionship != authz.NoPermission)
+		if reached && l.found == l.limit {
 			return true, nil
 		}
-		from.Skip++
-		seen[t.c.Resource.ID] = true
+		if from.Listed {
+			from.Skip++
+		} else {
+			from.Engine = page[i].After
+		}
+		if !reached {
+			continue
+		}
+		seen[page[i].ID] = true
 		if err := l.offer(t, v, one, yield); err != nil {
 			return false, err
 		}
@@ -230,11 +240,11 @@ func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reac
 }
 
 // each decides a candidate like one for each of several objects.
-func (l *lookup) each(ctx context.Context, t *candidate, ids []string) ([]*candidate, error) {
-	candidates := make([]*candidate, len(ids))
-	for i, id := range ids {
+func (l *lookup) each(ctx context.Context, t *candidate, page []authz.Resource) ([]*candidate, error) {
+	candidates := make([]*candidate, len(page))
+	for i, r := range page {
 		again := *t
-		again.c.Resource.ID, again.hidden = id, l.hides(authz.Object{Type: t.c.Resource.Type, ID: id})
+		again.c.Resource.ID, again.hidden = r.ID, l.hides(authz.Object{Type: t.c.Resource.Type, ID: r.ID})
 		again.plan()
 		candidates[i] = &again
 	}
@@ -242,18 +252,17 @@ func (l *lookup) each(ctx context.Context, t *candidate, ids []string) ([]*candi
 	return candidates, l.ask(ctx, candidates)
 }
 
-// reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page: what the engine says
-// that one of them reaches. SpiceDB fails as a whole where one object leads back to itself, or has a caveat that cannot
-// be evaluated; then it is every object of the type, from the beginning, and each is decided by itself.
-func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (ids []string, next string, err error) {
+// reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page. SpiceDB fails as a whole where
+// one object leads back to itself, or has a caveat that cannot be evaluated; then it is every object of the type, from the beginning,
+// and each is decided by itself.
+func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (page []authz.Resource, next string, err error) {
 	snap := l.source.snap
 	if !at.Listed {
-		ids, next, err = snap.Resources(ctx, authz.Reachable{
-			ResourceType: t.c.Resource.Type, Permission: t.c.Permission, Context: t.c.Context,
-			Subject: authz.Subject{Object: narrowest(t.facts)},
+		page, next, err = snap.Resources(ctx, authz.Reachable{
+			ResourceType: t.c.Resource.Type, Context: t.c.Context, Holders: holders(t.c, &t.facts),
 		}, lookupPage, at.Engine)
 		if err == nil || engineFailed(err) {
-			return ids, next, err
+			return page, next, err
 		}
 		*at = Place{Revision: at.Revision, Leaf: at.Leaf, Listed: true}
 	}
@@ -266,10 +275,10 @@ func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (ids []
 	last := at.Last
 	for i := range rels {
 		if id := rels[i].Resource.ID; id != last {
-			ids, last = append(ids, id), id
+			page, last = append(page, authz.Resource{ID: id}), id
 		}
 	}
-	return ids, next, nil
+	return page, next, nil
 }
 
 // engineFailed reports whether an error says that the engine did not answer, or that the revision is gone, and nothing
@@ -286,15 +295,29 @@ func engineFailed(err error) bool {
 	}
 }
 
-// narrowest is the subject that probably reaches least: the last delegation with a scope, else the
-// principal. Which one it is changes the work, not the result.
-func narrowest(f decide.Facts) authz.Object {
-	for _, d := range slices.Backward(f.Chain) {
-		if !d.Unscoped {
-			return d.ID.Object()
+// holders are all who need a permission on the object: the delegations with a scope, the principal, the agents, and the tenant, which has
+// to be the object's. The one that probably reaches least is first, the last delegation with a scope, for engines that look at no
+// other.
+func holders(c authz.Case, f *decide.Facts) []authz.Holder {
+	var all []authz.Holder
+	add := func(permission string, o authz.Object) {
+		if h := (authz.Holder{Permission: permission, Subject: authz.Subject{Object: o}}); !slices.Contains(all, h) {
+			all = append(all, h)
 		}
 	}
-	return f.Principal.Object
+	for _, d := range slices.Backward(f.Chain) {
+		if !d.Unscoped {
+			add(c.Permission, d.ID.Object())
+		}
+	}
+	add(c.Permission, f.Principal.Object)
+	for _, d := range slices.Backward(f.Chain) {
+		add(c.Permission, d.Agent.Object())
+	}
+	if !f.Global {
+		add(authz.TenantMember, f.Tenant.Object())
+	}
+	return all
 }
 
 // Reacher is one agent that reaches an object for a principal, or of which that is not known.

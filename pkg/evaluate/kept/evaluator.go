@@ -3,6 +3,8 @@ package kept
 import (
 	"context"
 
+	"github.com/authzed/spicedb/pkg/tuple"
+
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/store"
@@ -58,4 +60,23 @@ func (e *Evaluator) programAt(at store.Revision) (*evaluate.Program, error) {
 // Check answers checks; see evaluate.Program.Check.
 func (s *Snapshot) Check(ctx context.Context, checks []evaluate.Check) []evaluate.Answer {
 	return s.program.Check(ctx, s.Snapshot, checks)
+}
+
+// Lookup lists what a subject has a permission on; see evaluate.Walk.Lookup.
+func (s *Snapshot) Lookup(
+	ctx context.Context, resourceType string, h evaluate.Holder, given map[string]any, after string, yield func(evaluate.Found) error,
+) error {
+	w := s.program.Walk(s.Snapshot)
+	defer w.Close()
+	return w.Lookup(ctx, resourceType, h, given, after, yield)
+}
+
+// List lists who has a permission on an object; see evaluate.Walk.List.
+func (s *Snapshot) List(
+	ctx context.Context, resource tuple.ObjectAndRelation, of evaluate.SubjectKind, given map[string]any, after string,
+	yield func(evaluate.Found) error,
+) (evaluate.Wildcard, error) {
+	w := s.program.Walk(s.Snapshot)
+	defer w.Close()
+	return w.List(ctx, resource, of, given, after, yield)
 }

@@ -143,6 +143,8 @@ type snapshot struct {
 	held    int
 	idle    *store.Snapshot
 	resting *evaluate.Walk
+	// lookup is one that may go on.
+	lookup *begun
 }
 
 // Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who
@@ -381,7 +383,6 @@ func (s *snapshot) Current(stamp authz.Stamp) bool {
 }
 
 // Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
-// Where a wildcard is on the way, or too much, the engine is asked.
 func (s *snapshot) Subjects(
 	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
 ) ([]authz.SubjectAnswer, error) {
@@ -392,7 +393,7 @@ func (s *snapshot) Subjects(
 	defer s.rest(w, at)
 	var answer evaluate.Listing
 	answer.Found, answer.Complete, answer.Err = w.Subjects(ctx, member(resource, permission), subjectType, given)
-	return s.listed(ctx, listing{resource, permission, subjectType, given, nil}, answer)
+	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer)
 }
 
 // member names a permission of an object.
@@ -414,22 +415,22 @@ func (s *snapshot) SubjectsOfEach(ctx context.Context, resources []authz.Object,
 	}
 	out := make([]authz.SubjectsAnswer, len(resources))
 	for i, answer := range w.SubjectsOfEach(ctx, of, subjectType, nil) {
-		out[i].Subjects, out[i].Err = s.listed(ctx, listing{resources[i], permission, subjectType, nil, nil}, answer)
+		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer)
 	}
 	return out, nil
 }
 
-// listed turns a list of the walk's into an answer to what was asked. The engine is asked where the list is not complete.
-func (s *snapshot) listed(ctx context.Context, asked listing, answer evaluate.Listing) ([]authz.SubjectAnswer, error) {
+// listed turns a list of the walk's into an answer to what was asked. Where the list is not complete, a longer way is gone.
+func (s *snapshot) listed(ctx context.Context, w *evaluate.Walk, asked listing, answer evaluate.Listing) ([]authz.SubjectAnswer, error) {
 	if answer.Err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", answer.Err)
 	}
+	var some answered
 	if !answer.Complete {
-		inner, err := s.engine(ctx)
-		if err != nil {
-			return nil, err
+		var err error
+		if answer.Found, some, err = s.list(ctx, w, member(asked.resource, asked.permission), asked.subjectType, asked.given); err != nil {
+			return nil, s.graph.failure("evaluate.Subjects", err)
 		}
-		return inner.Subjects(ctx, asked.resource, asked.permission, asked.subjectType, asked.given)
 	}
 	if !s.moment.IsZero() {
 		return answer.Found, nil
@@ -438,8 +439,40 @@ func (s *snapshot) listed(ctx context.Context, asked listing, answer evaluate.Li
 	if err := s.graph.verifier.agreed(ctx, s.token, asked); err != nil {
 		return nil, err
 	}
-	s.graph.verifier.sample(answered{at: s.at, token: s.token, listing: &asked})
+	if answer.Complete {
+		some = answered{at: s.at, token: s.token, listing: &asked}
+	}
+	s.graph.verifier.sample(some)
 	return answer.Found, nil
+}
+
+// someListed is how many subjects of a long list are verified.
+const someListed = 16
+
+// list lists subjects where they are many, or a wildcard may be among them. SpiceDB's lists differ from its checks then: some of the checks
+// are verified instead.
+func (s *snapshot) list(
+	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any,
+) (found []authz.SubjectAnswer, some answered, err error) {
+	some = answered{at: s.at, token: s.token}
+	note := func(f evaluate.Found) error {
+		if f.Outcome == authz.Failed {
+			return f.Err
+		}
+		found = append(found, authz.SubjectAnswer{ID: f.ID, Conditional: f.Outcome == authz.Conditional})
+		if len(some.checks) < someListed && f.ID != tuple.PublicWildcard {
+			some.checks = append(some.checks, evaluate.Check{
+				Resource: of, Subject: tuple.ObjectAndRelation{ObjectType: subjectType, ObjectID: f.ID, Relation: tuple.Ellipsis}, Context: given,
+			})
+			some.answers = append(some.answers, f.Answer)
+		}
+		return nil
+	}
+	everybody, err := w.List(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
+	if err == nil && everybody.Outcome != authz.No {
+		err = note(evaluate.Found{ID: tuple.PublicWildcard, Answer: everybody.Answer})
+	}
+	return found, some, err
 }
 
 // Page returns a page of what matches the filter; see authz.Snapshot.
@@ -449,13 +482,4 @@ func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor s
 		return nil, "", err
 	}
 	return inner.Page(ctx, f, limit, cursor)
-}
-
-// Resources returns a page of what a subject reaches; see authz.Snapshot.
-func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]string, string, error) {
-	inner, err := s.engine(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	return inner.Resources(ctx, r, limit, cursor)
 }

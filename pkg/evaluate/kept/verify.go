@@ -46,6 +46,8 @@ type answered struct {
 	answers []evaluate.Answer
 	// listing is a list of subjects instead; nil for checks.
 	listing *listing
+	// absent are checks of objects that a lookup left out: of each object, one for each holder.
+	absent [][]evaluate.Check
 }
 
 // listing is a list of all subjects of a type that have a permission.
@@ -124,7 +126,7 @@ func (v *verifier) run(ctx context.Context) {
 		case a := <-v.queue:
 			if err := authz.Safely("evaluate.verify", func() error { v.verify(ctx, a); return nil }); err != nil {
 				v.log.Error("the verification of an answer panicked; the answer is not verified", zap.Error(err))
-				v.skipped.Add(float64(max(1, len(a.checks))))
+				v.skipped.Add(float64(max(1, len(a.checks)+len(a.absent))))
 			}
 		}
 	}
@@ -132,13 +134,22 @@ func (v *verifier) run(ctx context.Context) {
 
 // sample gives a share of what is answered to verification.
 func (v *verifier) sample(a answered) {
-	if v.share <= 0 || v.share < 1 && rand.Float64() >= v.share { //nolint:gosec // a sample, no secret
-		return
+	if v.draws() {
+		v.enqueue(a.own())
 	}
+}
+
+// draws reports whether something that was answered is in the sample.
+func (v *verifier) draws() bool {
+	return v.share > 0 && (v.share >= 1 || rand.Float64() < v.share) //nolint:gosec // a sample, no secret
+}
+
+// enqueue gives what was answered to verification, unless too much waits for that.
+func (v *verifier) enqueue(a answered) {
 	select {
-	case v.queue <- a.own():
+	case v.queue <- a:
 	default:
-		v.skipped.Add(float64(max(1, len(a.checks))))
+		v.skipped.Add(float64(max(1, len(a.checks)+len(a.absent))))
 	}
 }
 
@@ -198,6 +209,9 @@ func (v *verifier) verify(ctx context.Context, a answered) {
 		}
 		v.verified.Inc()
 		return
+	}
+	for _, checks := range a.absent {
+		v.verifyAbsent(ctx, a, checks)
 	}
 	for i := range a.checks {
 		if errors.Is(a.answers[i].Err, context.Canceled) || errors.Is(a.answers[i].Err, context.DeadlineExceeded) {
@@ -333,6 +347,83 @@ func (v *verifier) agreed(ctx context.Context, token authz.Revision, l listing) 
 		err = &authz.Error{Op: "evaluate.Subjects", Message: "the evaluator and SpiceDB list other subjects"}
 	}
 	return err
+}
+
+// doubts reports whether a lookup's permissions are distrusted: then it goes through all objects, whose checks decide.
+func (v *verifier) doubts(r authz.Reachable) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return len(v.distrusted) > 0 && slices.ContainsFunc(r.Holders, func(h authz.Holder) bool {
+		return v.distrusted[permissionName{r.ResourceType, h.Permission}]
+	})
+}
+
+// maxAbsent is how many objects that a page left out are verified, and absentScan among how many they are looked for.
+const maxAbsent, absentScan = 4, 64
+
+// sampleAbsent gives objects that a page of a lookup left out to verification: SpiceDB has to say of each that a holder has not the
+// permission. They are looked for behind a result, or behind the cursor, at random.
+func (v *verifier) sampleAbsent(
+	rows evaluate.IDs, at store.Revision, token authz.Revision, r authz.Reachable, begin string, found []authz.Resource, end string,
+) {
+	if !v.draws() {
+		return
+	}
+	from := evaluate.PlaceOf(begin)
+	if n := rand.IntN(len(found) + 1); n > 0 { //nolint:gosec // as above
+		from = found[n-1].ID
+	}
+	ids, _, err := rows.ObjectIDs(r.ResourceType, from, absentScan)
+	if err != nil {
+		v.skipped.Inc()
+		return
+	}
+	in := make(map[string]bool, len(found))
+	for _, f := range found {
+		in[f.ID] = true
+	}
+	a := answered{at: at, token: token}
+	for _, id := range ids {
+		if in[id] || len(a.absent) == maxAbsent || end != "" && id >= evaluate.PlaceOf(end) {
+			continue
+		}
+		checks := make([]evaluate.Check, len(r.Holders))
+		for i, h := range r.Holders {
+			checks[i] = evaluate.CheckOf(authz.Query{
+				Resource: authz.Object{Type: r.ResourceType, ID: id}, Permission: h.Permission, Subject: h.Subject, Context: cloneMap(r.Context),
+			})
+		}
+		a.absent = append(a.absent, checks)
+	}
+	if len(a.absent) > 0 {
+		v.enqueue(a)
+	}
+}
+
+// verifyAbsent asks SpiceDB whether somebody of those who were looked for has not a permission on an object that a lookup left out.
+func (v *verifier) verifyAbsent(ctx context.Context, a answered, checks []evaluate.Check) {
+	for _, c := range checks {
+		second, err := v.second(ctx, a.token, c)
+		switch {
+		case err != nil:
+			v.skipped.Inc()
+			return
+		case second.Outcome == authz.Failed, second.Outcome == authz.Conditional && v.graph.evaluator.meetsAll(a.at, c):
+			v.tolerated.Inc()
+			v.verified.Inc()
+			return
+		case second.Outcome == authz.No:
+			v.verified.Inc()
+			return
+		}
+	}
+	v.verified.Inc()
+	v.differences.Inc()
+	for _, c := range checks {
+		v.distrust(permissionName{c.Resource.ObjectType, c.Resource.Relation})
+	}
+	v.log.Error("a lookup by the evaluator left out an object on which SpiceDB says that the permission is held; from now on lookups of it check every object",
+		zap.Stringer("check", checks[0]), zap.String("revision", a.at.String()))
 }
 
 // distrust makes the stricter answer hold for a permission.

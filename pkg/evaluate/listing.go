@@ -1,0 +1,247 @@
+package evaluate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/schema"
+	"github.com/deputyauth/deputy/pkg/statuses"
+)
+
+// Who has a permission on an object is found by walking all that it is computed from, noting members of objects and relations that name
+// subjects of the kind, whose lists are merged. Where a wildcard may be on the way, a subject that nothing names has what the wildcard
+// gives, and each that something names may have more or less than that: then what is taken away is walked as well, and every operand of
+// an intersection.
+
+// nobody is an id that no subject has, because it is none: a subject with it has what a wildcard gives.
+const nobody = "\x01"
+
+// SubjectKind is a kind of subjects: objects of a type, or those with a relation or permission of an object ("group#member").
+type SubjectKind struct {
+	Type string
+	// Relation is empty for objects.
+	Relation string
+}
+
+// Subjects returns the subjects of a kind that may have a permission on an object. Wildcards are not among them. Errors are
+// those of Resolve.
+func (p *Program) Subjects(resource tuple.ObjectAndRelation, of SubjectKind) (*Candidates, error) {
+	target, sub, err := p.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
+	if err != nil {
+		return nil, err
+	}
+	return &Candidates{sets: []*candidates{{spread: &spreadSubjects{
+		program: p, of: sub.of, relation: sub.relation, start: memberKey{target, resource.ObjectID},
+		thorough: p.admitsAll(target, sub.of), seen: map[memberKey]struct{}{},
+	}}}}, nil
+}
+
+// subject returns the subject of a kind with an id.
+func (k SubjectKind) subject(id string) tuple.ObjectAndRelation {
+	s := tuple.ObjectAndRelation{ObjectType: k.Type, ObjectID: id, Relation: k.Relation}
+	if s.Relation == "" {
+		s.Relation = tuple.Ellipsis
+	}
+	return s
+}
+
+// admitsAll reports whether a relation that is read for a member admits the wildcard of a type.
+func (p *Program) admitsAll(m *member, t *objectType) bool {
+	return len(p.waysTo(m).everybody[t.name]) > 0
+}
+
+// spreadSubjects finds the subjects of a kind that may have a member of an object.
+type spreadSubjects struct {
+	program  *Program
+	of       *objectType
+	relation string
+	start    memberKey
+	// thorough says that a wildcard may be on the way.
+	thorough bool
+	begun    bool
+
+	seen map[memberKey]struct{}
+	// own are subjects that were noted: members of objects, or objects themselves.
+	own []string
+	// open are rows that are not read to their end yet, and lead on.
+	open []*rest
+}
+
+// rest are the rows of a relation, or those of them whose subject has a relation, that are not read yet.
+type rest struct {
+	memberKey
+	usersets bool
+	after    *Row
+	// permission is what an arrow looks for; empty where the rows' own relation leads on.
+	permission string
+}
+
+func (s *spreadSubjects) reached() int { return len(s.seen) }
+
+// all is spread's: an object that is met on the way may be named with any relation, or be the resource.
+func (s *spreadSubjects) all() (lists []list, own []string) {
+	lists = []list{{of: namedIDs, kind: subjectKind{objectType: s.of.name}}}
+	for name := range s.of.members {
+		lists = append(lists, list{of: namedIDs, kind: subjectKind{s.of.name, name}})
+	}
+	if s.start.of.of == s.of {
+		own = []string{s.start.id}
+	}
+	return lists, own
+}
+
+// step is spread's: it reads a page of rows that lead on.
+func (s *spreadSubjects) step(rows Rows, m *merged) (work int, done bool, err error) {
+	before := len(m.front)
+	if !s.begun {
+		s.begun = true
+		s.note(s.start.of, s.start.id, m)
+	}
+	n := len(s.open)
+	if n == 0 {
+		m.addWritten(s.own)
+		s.seen, s.own = nil, nil
+		return len(m.front) - before, true, nil
+	}
+	r := s.open[n-1]
+	page, more, err := rows.Page(r.of.of.name, r.id, r.of.name, r.usersets, r.after, listMax)
+	if err != nil {
+		return 0, false, err
+	}
+	if more {
+		last := page[len(page)-1]
+		r.after = &last
+	} else {
+		s.open = s.open[:n-1]
+	}
+	for i := range page {
+		row := &page[i]
+		name := r.permission
+		if name == "" {
+			name = row.SubjectRelation
+		}
+		if t := s.program.types[row.SubjectType]; t != nil && t.members[name] != nil {
+			s.note(t.members[name], row.SubjectID, m)
+		}
+	}
+	return len(page) + len(m.front) - before, false, nil
+}
+
+// note notes a member of an object, and follows all that leads on from there.
+func (s *spreadSubjects) note(of *member, id string, m *merged) {
+	key := memberKey{of, strings.Clone(id)}
+	if _, known := s.seen[key]; known {
+		return
+	}
+	s.seen[key] = struct{}{}
+	if s.relation != "" && of.of == s.of && of.name == s.relation {
+		s.own = append(s.own, key.id)
+	}
+	if of.rewrite != nil {
+		s.node(of.rewrite, key, m)
+		return
+	}
+	if of.admits(&subject{of: s.of, relation: s.relation}) {
+		m.add(list{of: subjectIDs, rowsOf: of, kind: subjectKind{s.of.name, s.relation}, id: key.id})
+	}
+	if of.usersets {
+		s.open = append(s.open, &rest{memberKey: key, usersets: true})
+	}
+}
+
+// node follows a part of a permission.
+func (s *spreadSubjects) node(n *node, key memberKey, m *merged) {
+	switch n.op {
+	case schema.Union:
+		s.nodes(n.children, key, m)
+	case schema.Intersection:
+		if s.thorough {
+			s.nodes(n.children, key, m)
+		} else {
+			s.node(narrowest(n.children), key, m)
+		}
+	case schema.Exclusion:
+		if s.thorough {
+			s.nodes(n.children, key, m)
+		} else {
+			s.node(n.children[0], key, m)
+		}
+	case schema.Computed:
+		s.note(n.target, key.id, m)
+	case schema.Arrow, schema.ArrowAll:
+		s.open = append(s.open, &rest{memberKey: memberKey{n.tupleset, key.id}, permission: n.permission})
+	case schema.Self:
+		if s.relation == "" && key.of.of == s.of {
+			s.own = append(s.own, key.id)
+		}
+	case schema.Nil:
+	}
+}
+
+func (s *spreadSubjects) nodes(all []*node, key memberKey, m *merged) {
+	for _, n := range all {
+		s.node(n, key, m)
+	}
+}
+
+// Wildcard is what everybody of a kind has whom nothing names.
+type Wildcard struct {
+	// Answer is what a check says of somebody else; No where there is no wildcard.
+	Answer
+	// Except are the named ones of whom a check says something else than that, in order. There are none where the answer is No.
+	Except []Found
+}
+
+// maxExcept is how many exceptions a wildcard has at most.
+const maxExcept = 10_000
+
+// List calls yield with each subject of a kind that has the permission on the resource, or of which that cannot be said, after an id
+// ("" is before all), in order, and then returns what everybody else has. Its exceptions are those behind the id. It ends with an error of
+// yield, and with FailedPrecondition where a wildcard has too many exceptions.
+func (w *Walk) List(
+	ctx context.Context, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, after string, yield func(Found) error,
+) (everybody Wildcard, err error) {
+	target, sub, err := w.program.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
+	if err != nil {
+		return Wildcard{}, err
+	}
+	check := func(id string) Check { return Check{Resource: resource, Subject: of.subject(id), Context: given} }
+	if w.program.admitsAll(target, sub.of) {
+		answers, err := w.checkAll(ctx, []Check{check(nobody)})
+		if err != nil {
+			return Wildcard{}, err
+		}
+		everybody.Answer = answers[0]
+	}
+	c, err := w.program.Subjects(resource, of)
+	if err != nil {
+		return Wildcard{}, err
+	}
+	if after != "" {
+		c.After(after)
+	}
+	err = w.decide(ctx, c, check, func(found Found) error {
+		if everybody.Outcome != authz.No && found.Outcome != authz.Yes && found.Outcome != everybody.Outcome {
+			if len(everybody.Except) == maxExcept {
+				return tooManyExceptions()
+			}
+			everybody.Except = append(everybody.Except, found)
+		}
+		if found.Outcome == authz.No {
+			return nil
+		}
+		return yield(found)
+	})
+	return everybody, err
+}
+
+// tooManyExceptions is the error of a list that would have to name more subjects than that.
+func tooManyExceptions() error {
+	return statuses.New(codes.FailedPrecondition, authz.ReasonTooLarge, "",
+		fmt.Sprintf("a wildcard has the permission, but more than %d subjects are excluded from it: check subjects one by one", maxExcept)).Err()
+}
