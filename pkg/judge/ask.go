@@ -49,7 +49,7 @@ func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 const usual = 8
 
 // askRest asks everything but the tenants of objects, which are known by now. What facts have answered, whether a principal is
-// in a set, is asked only to be explained: an auditor wants the engine's trace of it.
+// in a set, is asked only to be explained: an auditor wants to know why.
 func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 	type revision struct {
 		snap   authz.Snapshot
@@ -111,10 +111,11 @@ func (c *call) check(ctx context.Context, snap authz.Snapshot, all []unanswered)
 	if len(all) == 0 {
 		return nil
 	}
+	explaining := c.explaining(ctx)
 	queries := make([]authz.Query, len(all))
 	for i, u := range all {
 		queries[i] = *u.condition().Query
-		queries[i].Trace = c.explain
+		queries[i].Explain = explaining
 	}
 	answers, err := snap.Check(ctx, queries)
 	if err != nil {
@@ -160,6 +161,11 @@ func (c *call) askTenants(ctx context.Context, all []unanswered) error {
 			answer.Outcome = decide.Only(query.Subject.ID, found.subjects)
 		}
 		decide.Settle(condition, answer)
+		if c.explain && found.err == nil {
+			if err := c.explainTenant(ctx, snap, condition, found.subjects); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package kept
 import (
 	"context"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/store"
@@ -58,4 +59,11 @@ func (e *Evaluator) programAt(at store.Revision) (*evaluate.Program, error) {
 // Check answers checks; see evaluate.Program.Check.
 func (s *Snapshot) Check(ctx context.Context, checks []evaluate.Check) []evaluate.Answer {
 	return s.program.Check(ctx, s.Snapshot, checks)
+}
+
+// Explain answers a check and says why; see evaluate.Walk.Explain.
+func (s *Snapshot) Explain(ctx context.Context, c evaluate.Check, how evaluate.Explaining) (evaluate.Answer, *authz.Explanation) {
+	w := s.program.Walk(s.Snapshot)
+	defer w.Close()
+	return w.Explain(ctx, c, how)
 }
