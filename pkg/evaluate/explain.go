@@ -311,8 +311,15 @@ type edge struct {
 	// to is the member that is evaluated there with so many dispatches left; nil if there is none.
 	to   *member
 	left int
-	// there is what it comes to, and out the same behind the relationship's caveat.
+	// there is what it comes to, and out the same behind the relationship's caveat. firm says that out is yes without a condition.
 	there, out Answer
+	firm       bool
+}
+
+// comesTo notes what an edge leads to.
+func (e *edge) comesTo(x *explainer, v value) {
+	behind := v.under(leaf(&e.row))
+	e.there, e.out, e.firm = x.outcome(v), x.outcome(behind), behind.yes != 0
 }
 
 // edges goes through the relationships that lead on, until fn returns false.
@@ -331,7 +338,7 @@ func (x *explainer) usersets(m *member, o *object, left int) edges {
 			}
 			e.to, e.object = next, x.subject(next.of, row)
 			v, _ := x.Walk.member(next, e.object, only, e.left)
-			e.there, e.out = x.outcome(v), x.outcome(v.under(leaf(row)))
+			e.comesTo(x, v)
 			return fn(e)
 		})
 	}
@@ -351,7 +358,7 @@ func (x *explainer) arrows(n *node, o *object, left int) edges {
 			e.object = x.subject(t, row)
 			if e.to = t.members[n.permission]; e.to != nil {
 				v, _ := x.computed(e.to, e.object, only, left)
-				e.there, e.out = x.outcome(v), x.outcome(v.under(leaf(row)))
+				e.comesTo(x, v)
 			}
 			return fn(e)
 		})

@@ -18,7 +18,7 @@ type path struct {
 	failedHops, failedLeft int
 }
 
-// shortest returns the path of fewest relationships to a member that is yes. Of an intersection each side has its own, and the longest
+// shortest returns the path of fewest relationships to a member that is yes: of those without a condition, if there are any. Of an intersection each side has its own, and the longest
 // of them counts. What is hidden is passed through only where there is no other way.
 func (x *explainer) shortest(m *member, o *object, left int) *authz.Reason {
 	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.path(m, o, left, hops) })
@@ -30,7 +30,7 @@ func (x *explainer) shortest(m *member, o *object, left int) *authz.Reason {
 
 // shortestPart is shortest for a part of an expression.
 func (x *explainer) shortestPart(n *node, m *member, o *object, left int) *authz.Reason {
-	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.pathOf(n, m, o, left, hops) })
+	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.pathOf(n, m, o, left, hops, false) })
 	if r != nil {
 		return r
 	}
@@ -95,6 +95,8 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 		return nil
 	}
 	r := about(authz.ReasonMember, m, o, Answer{Outcome: authz.Yes})
+	v, _ := x.Walk.member(m, o, only, left)
+	firm := v.yes != 0
 	body := m
 	if m.alias != nil && x.of.of != m.of {
 		body = m.alias // as Walk.member does
@@ -102,9 +104,9 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 	var child *authz.Reason
 	switch {
 	case body.rewrite != nil:
-		child = x.pathOf(body.rewrite, body, o, left, hops)
+		child = x.pathOf(body.rewrite, body, o, left, hops, firm)
 	default:
-		child = x.pathOfRelation(body, o, left, hops)
+		child = x.pathOfRelation(body, o, left, hops, firm)
 		if body != m && child != nil {
 			below := about(authz.ReasonMember, body, o, Answer{Outcome: authz.Yes})
 			below.Children = []*authz.Reason{child}
@@ -122,29 +124,28 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 	return nil
 }
 
-// pathOf is path for a part of an expression, which may come to something else than yes: then there is none.
-func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int) *authz.Reason {
+// pathOf is path for a part of an expression, which may come to something else than yes: then there is none. Where it is to be firm it
+// is one without a condition. That matters beside errors, which a yes without a condition makes up for, and no other: a path of
+// conditions alone would not come to yes.
+func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm bool) *authz.Reason {
+	v, _ := x.node(n, m, o, only, left)
+	if firm && v.yes == 0 || x.outcome(v).Outcome != authz.Yes {
+		return nil
+	}
+	firm = v.yes != 0
 	switch n.op {
 	case schema.Union:
 		for _, c := range n.children {
-			if r := x.pathOf(c, m, o, left, hops); r != nil {
+			if r := x.pathOf(c, m, o, left, hops, firm); r != nil {
 				return r
 			}
 		}
 		return nil
 	case schema.Computed:
-		if x.dispatched(n.target, o, left-1).Outcome != authz.Yes {
-			return nil
-		}
 		return x.path(n.target, o, left-1, hops)
 	case schema.Arrow:
-		return x.pathBy(n.tupleset, o, x.arrows(n, o, left), hops)
-	case schema.Nil:
-		return nil
+		return x.pathBy(n.tupleset, o, x.arrows(n, o, left), hops, firm)
 	default:
-	}
-	if x.part(n, m, o, left).Outcome != authz.Yes {
-		return nil
 	}
 	r := operation(n, authz.Yes)
 	switch n.op {
@@ -152,14 +153,14 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int) *authz
 		return &authz.Reason{Kind: authz.ReasonSelf, Object: authz.Object{Type: o.of.name, ID: o.id}, Outcome: authz.Yes}
 	case schema.Intersection:
 		for _, c := range n.children {
-			side := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathOf(c, m, o, left, hops) })
+			side := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathOf(c, m, o, left, hops, firm) })
 			if side == nil {
 				return nil
 			}
 			r.Children = append(r.Children, side)
 		}
 	case schema.Exclusion:
-		base := x.pathOf(n.children[0], m, o, left, hops)
+		base := x.pathOf(n.children[0], m, o, left, hops, firm)
 		if base == nil {
 			return nil
 		}
@@ -177,7 +178,7 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int) *authz
 				r.Others++
 				return r.Others < maxCounted
 			}
-			way := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathVia(n.tupleset, o, e, hops) })
+			way := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathVia(n.tupleset, o, e, hops, firm) })
 			if whole = way != nil; whole {
 				r.Children = append(r.Children, way)
 			}
@@ -232,7 +233,7 @@ func (p *Program) steady(n *node, m *member) bool {
 }
 
 // pathOfRelation is path for a relation.
-func (x *explainer) pathOfRelation(m *member, o *object, left, hops int) *authz.Reason {
+func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bool) *authz.Reason {
 	if hops == 0 {
 		return nil
 	}
@@ -240,7 +241,7 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int) *authz.
 	named := x.named(m, o)
 	for i := range named {
 		// One without a caveat says more.
-		if (found == nil || found.Caveat != "" && named[i].Caveat == "") && x.circumstances.judgeRow(&named[i]).outcome == authz.Yes {
+		if (found == nil || found.Caveat != "") && (!firm || named[i].Caveat == "") && x.circumstances.judgeRow(&named[i]).outcome == authz.Yes {
 			found = &named[i]
 		}
 	}
@@ -250,14 +251,14 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int) *authz.
 	if !m.usersets {
 		return nil
 	}
-	return x.pathBy(m, o, x.usersets(m, o, left), hops)
+	return x.pathBy(m, o, x.usersets(m, o, left), hops, firm)
 }
 
 // pathBy is path by one of several edges.
-func (x *explainer) pathBy(m *member, o *object, all edges, hops int) (r *authz.Reason) {
+func (x *explainer) pathBy(m *member, o *object, all edges, hops int, firm bool) (r *authz.Reason) {
 	if hops > 0 {
 		all(func(e *edge) bool {
-			r = x.pathVia(m, o, e, hops)
+			r = x.pathVia(m, o, e, hops, firm)
 			return r == nil && x.looked <= maxLooked
 		})
 	}
@@ -265,8 +266,8 @@ func (x *explainer) pathBy(m *member, o *object, all edges, hops int) (r *authz.
 }
 
 // pathVia is path by an edge.
-func (x *explainer) pathVia(m *member, o *object, e *edge, hops int) *authz.Reason {
-	if hops == 0 || e.out.Outcome != authz.Yes {
+func (x *explainer) pathVia(m *member, o *object, e *edge, hops int, firm bool) *authz.Reason {
+	if hops == 0 || e.out.Outcome != authz.Yes || firm && !e.firm {
 		return nil
 	}
 	if x.hides(e) {

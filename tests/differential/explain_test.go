@@ -3,11 +3,14 @@ package differential
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -19,14 +22,16 @@ import (
 type explained struct {
 	outcomes                     [authz.NotJudged + 1]int
 	paths, nearest, cut, refused int
+	// cycles are paths whose relationships alone lead to an error of depth. See tryExplain.
+	cycles int
 }
 
 // TestExplain: over random worlds an explanation comes to what the check comes to; the relationships that it names as the path to a yes,
 // taken alone, give yes; the grants that it names as missing from a no, added, give yes.
 func TestExplain(t *testing.T) {
-	seed, worlds := uint64(7_000), uint64(80)
+	seed, worlds := uint64(7_000), uint64(40)
 	if raceDetector || testing.Short() {
-		worlds = 20
+		worlds = 15
 	}
 	number(t, "DEPUTY_DIFFERENTIAL_SEED", &seed)
 	number(t, "DEPUTY_DIFFERENTIAL_WORLDS", &worlds)
@@ -57,6 +62,9 @@ func TestExplain(t *testing.T) {
 		if count.outcomes[o] < 20 {
 			t.Errorf("only %d explanations of %s", count.outcomes[o], o)
 		}
+	}
+	if count.cycles > count.paths/200 {
+		t.Errorf("%d of %d paths go round alone", count.cycles, count.paths)
 	}
 	if count.paths < 100 || count.nearest < 100 {
 		t.Errorf("only %d paths and %d grants were tried", count.paths, count.nearest)
@@ -103,7 +111,14 @@ func (d *desk) tryExplain(t *testing.T, w *world, e *edition, count *explained) 
 			count.paths++
 			rows := map[string]tuple.Relationship{}
 			named(t, why.Reason, rows)
-			if a := d.graphOf(t, e, rows).Check(t.Context(), []evaluate.Check{c})[0]; a.Outcome != authz.Yes {
+			a := d.graphOf(t, e, rows).Check(t.Context(), []evaluate.Check{c})[0]
+			switch {
+			case a.Outcome == authz.Yes:
+			case a.Outcome == authz.Failed && status.Code(a.Err) == codes.FailedPrecondition && caveated(why.Reason) && strings.Contains(e.text, ".all("):
+				// The schema leads back to itself through an arrow with .all, whose other objects are missing here: they decided it
+				// before it went round. Beside that a yes that hangs on caveats is an error.
+				count.cycles++
+			default:
 				fail("the relationships of the path, taken alone, give %s:\n%v\n%s", answerOf(a), rows, show(why.Reason, "  "))
 				return
 			}
@@ -138,6 +153,9 @@ func show(r *authz.Reason, indent string) string {
 	}
 	return text
 }
+
+// caveated reports whether a relationship of a reason has a caveat.
+func caveated(r *authz.Reason) bool { return r.Caveat != nil || slices.ContainsFunc(r.Children, caveated) }
 
 // leftOut reports whether a reason does not show all of its relationships.
 func leftOut(r *authz.Reason) bool { return r.Others > 0 || slices.ContainsFunc(r.Children, leftOut) }
