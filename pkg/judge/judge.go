@@ -186,9 +186,9 @@ func fatal(err error) error {
 // call is one call: whose bounds it has, the snapshot and the moment, in source, and what is looked at besides.
 type call struct {
 	*Judge
-	within  *authz.Bounds
-	source  *source
-	schema  *authz.Schema
+	within *authz.Bounds
+	source *source
+	schema *authz.Schema
 	// explain says that decisions are to be explained, and trace that SpiceDB's traces go with that.
 	explain, trace bool
 	// head is set where the snapshot is an exact one that has to stand at the head revision too.

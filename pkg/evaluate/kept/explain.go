@@ -18,7 +18,7 @@ func (s *snapshot) explain(
 	defer past.close()
 	for i, q := range queries {
 		if q.Explain == nil {
-			found[i] = w.Check(ctx, checks[i : i+1])[0]
+			found[i] = w.Check(ctx, checks[i:i+1])[0]
 			continue
 		}
 		how := evaluate.Explaining{Hidden: q.Explain.Hidden, Expired: past.find}
