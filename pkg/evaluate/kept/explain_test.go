@@ -137,6 +137,10 @@ func TestExplanations(t *testing.T) {
 		document:ring#reader@group:one#member
 		group:one#member@group:two#member
 		group:two#member@group:one#member
+		document:short#approver@group:far#member
+		document:short#reader@user:amy
+		document:firm#reader@user:amy[hours:{"opens":1}]
+		document:firm#approver@group:staff#member
 		document:two#label@folder:root
 		document:two#label@folder:dark
 		group:gone#member@user:bob[expiration:2020-01-01T00:00:00Z]`)
@@ -150,6 +154,16 @@ func TestExplanations(t *testing.T) {
 member document:plan#view yes
   member document:plan#reader yes
     by document:plan#reader@user:amy yes`},
+		{"the shortest path, which is not the first", "document:short#short@user:amy", nil, `
+member document:short#short yes
+  member document:short#reader yes
+    by document:short#reader@user:amy yes`},
+		{"a path without a condition", "document:firm#short@user:amy", map[string]any{"hour": 9.0}, `
+member document:firm#short yes
+  member document:firm#approver yes
+    by document:firm#approver@group:staff#member yes
+      member group:staff#member yes
+        by group:staff#member@user:amy yes`},
 		{"a path over objects", "document:plan#view@user:ann", nil, `
 member document:plan#view yes
   by document:plan#folder@folder:q3 yes
