@@ -49,9 +49,8 @@ func (w *Walk) Explain(ctx context.Context, c Check, how Explaining) (Answer, *a
 		return a, nil
 	}
 	x := &explainer{
-		Walk: w, Explaining: how, check: c, of: sub, circumstances: circumstances{w.program, c.Context, map[*expression]judgement{}},
-		above: map[memberKey]bool{}, surveys: map[memberKey]*survey{}, paths: map[memberKey]*path{}, later: map[*authz.Reason]func() []*authz.Reason{},
-		hidden: map[authz.Object]bool{},
+		Walk: w, Explaining: how, check: c, of: sub, circumstances: circumstances{program: w.program, given: c.Context},
+		above: map[memberKey]bool{}, surveys: map[memberKey]*survey{}, paths: map[memberKey]*path{},
 	}
 	root, openings := x.member(m, w.object(m.of, c.Resource.ObjectID), maxDepth, a)
 	why := &authz.Explanation{Outcome: a.Outcome, Missing: a.Missing}
@@ -124,13 +123,9 @@ type survey struct {
 	openings []opening
 }
 
-// about returns a reason about a member of an object.
+// about returns a reason about a member of an object. Its expression is added once it is shown.
 func about(kind authz.ReasonKind, m *member, o *object, a Answer) *authz.Reason {
-	r := &authz.Reason{Kind: kind, Object: authz.Object{Type: o.of.name, ID: o.id}, Member: m.name, Outcome: a.Outcome}
-	if m.rewrite != nil {
-		r.Expression = m.rewrite.from.String()
-	}
-	return r
+	return &authz.Reason{Kind: kind, Object: authz.Object{Type: o.of.name, ID: o.id}, Member: m.name, Outcome: a.Outcome}
 }
 
 // detail is what an error says, and nothing of its causes.
@@ -172,7 +167,6 @@ func (x *explainer) member(m *member, o *object, left int, a Answer) (*authz.Rea
 	}
 	switch {
 	case body.rewrite == nil && body != m:
-		r.Expression = body.name
 		below := about(authz.ReasonMember, body, o, a)
 		s = x.relationships(below, body, o, left, a.Outcome)
 		below.Children, below.Others = s.reasons, s.others
@@ -318,8 +312,11 @@ type edge struct {
 
 // comesTo notes what an edge leads to.
 func (e *edge) comesTo(x *explainer, v value) {
-	behind := v.under(leaf(&e.row))
-	e.there, e.out, e.firm = x.outcome(v), x.outcome(behind), behind.yes != 0
+	e.there, e.firm = x.outcome(v), v.yes != 0
+	if e.out = e.there; e.row.Caveat != "" {
+		behind := v.under(leaf(&e.row))
+		e.out, e.firm = x.outcome(behind), false
+	}
 }
 
 // edges goes through the relationships that lead on, until fn returns false.
@@ -373,6 +370,9 @@ func (x *explainer) hides(e *edge) bool {
 	to := authz.Object{Type: e.row.SubjectType, ID: e.row.SubjectID}
 	hidden, known := x.hidden[to]
 	if !known {
+		if x.hidden == nil {
+			x.hidden = map[authz.Object]bool{}
+		}
 		hidden, x.err = x.Hidden(to)
 		x.hidden[to] = hidden || x.err != nil
 	}
@@ -384,7 +384,7 @@ func (x *explainer) follow(m *member, o *object, e *edge) (*authz.Reason, []open
 	if x.hides(e) {
 		return &authz.Reason{Kind: authz.ReasonHidden, Outcome: e.out.Outcome}, nil
 	}
-	r := x.relationship(m, o, &e.row, e.out)
+	r := x.relationship(o, &e.row, e.out)
 	if e.to == nil {
 		if e.there.Outcome == authz.Failed {
 			r.Detail = detail(e.there.Err)
@@ -480,18 +480,18 @@ func (x *explainer) relationships(r *authz.Reason, m *member, o *object, left in
 	for i := range named {
 		j := x.circumstances.judgeRow(&named[i])
 		if j.outcome == want {
-			s.reasons = append(s.reasons, x.relationship(m, o, &named[i], Answer{Outcome: j.outcome, Err: j.err}))
+			s.reasons = append(s.reasons, x.relationship(o, &named[i], Answer{Outcome: j.outcome, Err: j.err}))
 		}
 		if want == authz.Failed && len(s.reasons) > 0 {
 			return s
 		}
 	}
 	if want == authz.No && m.admits(&x.of) {
-		grant := x.grant(m, o)
+		grant, expiring := x.grant(m, o)
 		if len(named) == 0 || grant.Caveat == "" {
 			s.openings = []opening{{[]authz.Grant{grant}, 1}}
 		}
-		if r.Admits = len(named) == 0; r.Admits && x.Expired != nil {
+		if r.Admits = len(named) == 0; r.Admits && expiring && x.Expired != nil {
 			row, found, err := x.Expired(o.of.name, o.id, m.name, x.of.of.name, x.of.relation, x.of.id)
 			if found {
 				rel := Relationship(authz.Object{Type: o.of.name, ID: o.id}, &row)
@@ -543,10 +543,9 @@ func (x *explainer) named(m *member, o *object) (named []Row) {
 }
 
 // relationship returns a reason about a row, which came to an answer.
-func (x *explainer) relationship(m *member, o *object, row *Row, a Answer) *authz.Reason {
-	r := about(authz.ReasonRelationship, m, o, a)
-	rel := Relationship(r.Object, row)
-	r.Relationship, r.Expression = &rel, ""
+func (x *explainer) relationship(o *object, row *Row, a Answer) *authz.Reason {
+	rel := Relationship(authz.Object{Type: o.of.name, ID: o.id}, row)
+	r := &authz.Reason{Kind: authz.ReasonRelationship, Relationship: &rel, Outcome: a.Outcome}
 	if row.Caveat == "" {
 		return r
 	}
@@ -569,9 +568,9 @@ func (x *explainer) relationship(m *member, o *object, row *Row, a Answer) *auth
 }
 
 // grant returns the relationship by which a relation that admits the subject would name it. If it admits several, it is one that
-// needs neither a caveat nor an expiration.
-func (x *explainer) grant(m *member, o *object) authz.Grant {
-	g := authz.Grant{
+// needs neither a caveat nor an expiration. expiring says that it admits some that expire.
+func (x *explainer) grant(m *member, o *object) (g authz.Grant, expiring bool) {
+	g = authz.Grant{
 		Resource: authz.Object{Type: o.of.name, ID: o.id}, Relation: m.name,
 		Subject: authz.Subject{Object: authz.Object{Type: x.of.of.name, ID: x.of.id}, Relation: x.of.relation},
 	}
@@ -580,11 +579,12 @@ func (x *explainer) grant(m *member, o *object) authz.Grant {
 		if a.Type != x.of.of.name || a.Relation != x.of.relation || a.Wildcard {
 			continue
 		}
+		expiring = expiring || a.Expires
 		if plainer := a.Caveat == "" && (g.Caveat != "" || !a.Expires); !found || plainer {
 			g.Caveat, g.Expires, found = a.Caveat, a.Expires, true
 		}
 	}
-	return g
+	return g, expiring
 }
 
 // judgeRow judges the caveat of a row, or that there is none.
@@ -603,6 +603,11 @@ func (x *explainer) unfold(r *authz.Reason) *authz.Reason {
 	}
 	x.shown++
 	out := *r
+	if r.Member != "" {
+		if m := x.program.types[r.Object.Type].members[r.Member]; m.rewrite != nil {
+			out.Expression = m.rewrite.from.String()
+		}
+	}
 	if fn := x.later[r]; fn != nil {
 		delete(x.later, r)
 		r.Children = append(r.Children, fn()...)

@@ -94,7 +94,6 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 	if x.looked++; x.looked > maxLooked || x.failed() {
 		return nil
 	}
-	r := about(authz.ReasonMember, m, o, Answer{Outcome: authz.Yes})
 	v, _ := x.Walk.member(m, o, only, left)
 	firm := v.yes != 0
 	body := m
@@ -110,11 +109,12 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 		if body != m && child != nil {
 			below := about(authz.ReasonMember, body, o, Answer{Outcome: authz.Yes})
 			below.Children = []*authz.Reason{child}
-			r.Expression, child = body.name, below
+			child = below
 		}
 	}
 	switch {
 	case child != nil:
+		r := about(authz.ReasonMember, m, o, Answer{Outcome: authz.Yes})
 		r.Children = []*authz.Reason{child}
 		known.reason, known.hops, known.left = r, hops, left
 		return r
@@ -165,6 +165,9 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 			return nil
 		}
 		r.Children = []*authz.Reason{base}
+		if x.later == nil {
+			x.later = map[*authz.Reason]func() []*authz.Reason{}
+		}
 		x.later[r] = func() (taken []*authz.Reason) {
 			for _, c := range n.children[1:] {
 				taken = append(taken, x.notTaken(c, m, o, left))
@@ -246,7 +249,7 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bo
 		}
 	}
 	if found != nil {
-		return x.relationship(m, o, found, Answer{Outcome: authz.Yes})
+		return x.relationship(o, found, Answer{Outcome: authz.Yes})
 	}
 	if !m.usersets {
 		return nil
@@ -280,7 +283,7 @@ func (x *explainer) pathVia(m *member, o *object, e *edge, hops int, firm bool) 
 	if next == nil {
 		return nil
 	}
-	r := x.relationship(m, o, &e.row, e.out)
+	r := x.relationship(o, &e.row, e.out)
 	r.Children = []*authz.Reason{next}
 	return r
 }

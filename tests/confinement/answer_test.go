@@ -210,7 +210,7 @@ func tree(m protoreflect.Message) any {
 	}
 	why, isExplanation := m.Interface().(*deputyv1.CheckExplanation)
 	if isExplanation && !ofEvaluator(why.GetReason()) {
-		return map[string]any{"outcome": why.GetOutcome(), "foreign": strings.Contains(why.String(), other)} // it is made of a trace, see below
+		return map[string]any{"outcome": why.GetOutcome().String(), "foreign": fmt.Sprint(strings.Contains(why.String(), other))} // it is made of a trace, see below
 	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
