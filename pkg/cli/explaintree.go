@@ -34,7 +34,7 @@ func writeTree(w io.Writer, branches []branch, indent string) {
 			mark, on = "└ ", "  "
 		}
 		if terminal-len([]rune(indent)) < narrowest {
-			row(w, indent+"└ and more below: -o json shows it")
+			row(w, indent+"└ more: see -o json")
 			return
 		}
 		further := on
@@ -118,17 +118,16 @@ func conditionBranch(c *deputy.ConditionExplanation) branch {
 	if why.GetReason() == nil {
 		return b
 	}
-	subject := c.GetCondition()
-	if _, of, found := strings.Cut(subject, "@"); found && !strings.Contains(of, " ") {
-		subject = of
-	} else {
-		subject = "it"
+	// A condition that is a check names its subject behind the "@". Of one that is more the text has it already.
+	whom := "it"
+	if _, after, found := strings.Cut(c.GetCondition(), "@"); found && !strings.Contains(after, " ") {
+		whom = after
 	}
-	b.below = reasons{subject}.of(why.GetReason(), true)
+	b.below = reasons{whom}.of(why.GetReason(), true)
 	for i, set := range why.GetNearest() {
 		var grants []string
 		for _, g := range set.GetGrants() {
-			text := object(g.GetResource()) + "#" + g.GetRelation() + "@" + subjectText(g.GetSubject())
+			text := object(g.GetResource()) + "#" + g.GetRelation() + "@" + subject(g.GetSubject())
 			if g.GetCaveat() != "" {
 				text += "[" + g.GetCaveat() + "]"
 			}
@@ -148,9 +147,6 @@ func conditionBranch(c *deputy.ConditionExplanation) branch {
 	}
 	return b
 }
-
-// subjectText is a subject whose id may be "*".
-func subjectText(s *deputy.SubjectReference) string { return subject(s) }
 
 // reasons are put into words for a subject.
 type reasons struct{ subject string }
@@ -193,8 +189,7 @@ func (s reasons) of(r *deputy.Reason, top bool) []branch {
 // member are the lines of a relation or permission. One that holds is told by its relationships alone.
 func (s reasons) member(r *deputy.Reason, name string, top bool) []branch {
 	below := s.children(r)
-	does := r.GetAdmits()
-	if does {
+	if r.GetAdmits() {
 		below = append([]branch{{text: s.absent(r, name)}}, below...)
 	}
 	if c := r.GetCaveat(); c != nil {
@@ -285,7 +280,7 @@ func (s reasons) absent(r *deputy.Reason, name string) string {
 // relationship are the lines of a relationship, and of what it leads to: side by side while that is one after another.
 func (s reasons) relationship(r *deputy.Reason) []branch {
 	rel := r.GetRelationship()
-	text := object(rel.GetResource()) + "#" + rel.GetRelation() + "@" + subjectText(rel.GetSubject())
+	text := object(rel.GetResource()) + "#" + rel.GetRelation() + "@" + subject(rel.GetSubject())
 	if rel.GetCaveat() != "" {
 		text += "[" + rel.GetCaveat() + "]"
 	}
@@ -293,7 +288,7 @@ func (s reasons) relationship(r *deputy.Reason) []branch {
 		text += ", until " + rel.GetExpiresAt().AsTime().Format(time.RFC3339)
 	}
 	if rel.GetSubject().GetObject().GetObjectId() == "*" {
-		text += ", which is everyone"
+		text += ", which is every " + rel.GetSubject().GetObject().GetObjectType()
 	}
 	if c := r.GetCaveat(); c != nil {
 		text += ", where " + caveat(c)
