@@ -118,11 +118,7 @@ func conditionBranch(c *deputy.ConditionExplanation) branch {
 	if why.GetReason() == nil {
 		return b
 	}
-	// A condition that is a check names its subject behind the "@". Of one that is more the text has it already.
-	whom := "it"
-	if _, after, found := strings.Cut(c.GetCondition(), "@"); found && !strings.Contains(after, " ") {
-		whom = after
-	}
+	whom := subjectOf(c.GetCondition())
 	b.below = reasons{whom}.of(why.GetReason(), true)
 	for i, set := range why.GetNearest() {
 		var grants []string
@@ -146,6 +142,16 @@ func conditionBranch(c *deputy.ConditionExplanation) branch {
 		b.below = append(b.below, branch{text: "parts were left out, because there is too much to show"})
 	}
 	return b
+}
+
+// subjectOf returns the subject of a condition that is a check: "document:plan#view@user:bob, at the head revision", or
+// "document:plan#tenant is tenant:acme and no other".
+func subjectOf(condition string) string {
+	condition, _, _ = strings.Cut(condition, ", at the head revision")
+	if only, found := strings.CutSuffix(condition, " and no other"); found {
+		return only[strings.LastIndex(only, " ")+1:]
+	}
+	return condition[strings.LastIndex(condition, "@")+1:]
 }
 
 // reasons are put into words for a subject.
