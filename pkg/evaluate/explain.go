@@ -380,7 +380,7 @@ func (x *explainer) hides(e *edge) bool {
 }
 
 // follow explains an edge.
-func (x *explainer) follow(m *member, o *object, e *edge) (*authz.Reason, []opening) {
+func (x *explainer) follow(o *object, e *edge) (*authz.Reason, []opening) {
 	if x.hides(e) {
 		return &authz.Reason{Kind: authz.ReasonHidden, Outcome: e.out.Outcome}, nil
 	}
@@ -410,21 +410,21 @@ func (x *explainer) leads(m *member, o *object, all edges, want authz.Outcome) (
 		openings []opening
 	}
 	var found []branch
-	any, more := false, 0
+	some, more := false, 0
 	all(func(e *edge) bool {
-		any = true
+		some = true
 		hidden := x.hides(e)
 		switch {
 		case e.out.Outcome != want, hidden && want == authz.No:
 		case len(found) == maxTried:
 			more++
 		default:
-			r, openings := x.follow(m, o, e)
+			r, openings := x.follow(o, e)
 			found = append(found, branch{r, openings})
 		}
 		return more < maxCounted && (want != authz.Failed || len(found) == 0)
 	})
-	if !any || len(found) == 0 && want == authz.No {
+	if !some || len(found) == 0 && want == authz.No {
 		s.reasons = []*authz.Reason{about(authz.ReasonAbsent, m, o, Answer{Outcome: want})}
 		return s
 	}
@@ -447,10 +447,9 @@ func (x *explainer) leads(m *member, o *object, all edges, want authz.Outcome) (
 func (x *explainer) every(n *node, o *object, left int, want authz.Outcome) (s survey) {
 	r := operation(n, want)
 	s.reasons, s.openings = []*authz.Reason{r}, []opening{{}}
-	any := false
-	more := 0
+	some, more := false, 0
 	x.arrows(n, o, left)(func(e *edge) bool {
-		any = true
+		some = true
 		switch {
 		case e.out.Outcome == authz.Yes:
 		case e.out.Outcome != want:
@@ -459,13 +458,13 @@ func (x *explainer) every(n *node, o *object, left int, want authz.Outcome) (s s
 			s.openings = nil
 			more++
 		default:
-			child, found := x.follow(n.tupleset, o, e)
+			child, found := x.follow(o, e)
 			r.Children = append(r.Children, child)
 			s.openings = together(s.openings, found)
 		}
 		return more < maxCounted && (want != authz.Failed || len(r.Children) == 0)
 	})
-	if !any {
+	if !some {
 		r.Children, s.openings = []*authz.Reason{about(authz.ReasonAbsent, n.tupleset, o, Answer{})}, nil
 	}
 	if x.Hidden == nil {
@@ -487,20 +486,7 @@ func (x *explainer) relationships(r *authz.Reason, m *member, o *object, left in
 		}
 	}
 	if want == authz.No && m.admits(&x.of) {
-		grant, expiring := x.grant(m, o)
-		if len(named) == 0 || grant.Caveat == "" {
-			s.openings = []opening{{[]authz.Grant{grant}, 1}}
-		}
-		if r.Admits = len(named) == 0; r.Admits && expiring && x.Expired != nil {
-			row, found, err := x.Expired(o.of.name, o.id, m.name, x.of.of.name, x.of.relation, x.of.id)
-			if found {
-				rel := Relationship(authz.Object{Type: o.of.name, ID: o.id}, &row)
-				r.Relationship = &rel
-			}
-			if err != nil && x.Walk.err == nil {
-				x.Walk.err = err
-			}
-		}
+		s.openings = x.unnamed(r, m, o, len(named) == 0)
 	}
 	if m.usersets {
 		led := x.leads(m, o, x.usersets(m, o, left), want)
@@ -513,6 +499,27 @@ func (x *explainer) relationships(r *authz.Reason, m *member, o *object, left in
 		r.Kind = authz.ReasonAbsent
 	}
 	return s
+}
+
+// unnamed notes in the reason about a relation, which admits the subject, that it does not name it, and returns what would. none says that it
+// holds nothing of the subject, not even under a caveat that is false.
+func (x *explainer) unnamed(r *authz.Reason, m *member, o *object, none bool) (openings []opening) {
+	grant, expiring := x.grant(m, o)
+	if none || grant.Caveat == "" {
+		openings = []opening{{[]authz.Grant{grant}, 1}}
+	}
+	if r.Admits = none; !none || !expiring || x.Expired == nil {
+		return openings
+	}
+	row, found, err := x.Expired(o.of.name, o.id, m.name, x.of.of.name, x.of.relation, x.of.id)
+	if found {
+		rel := Relationship(authz.Object{Type: o.of.name, ID: o.id}, &row)
+		r.Relationship = &rel
+	}
+	if err != nil && x.Walk.err == nil {
+		x.Walk.err = err
+	}
+	return openings
 }
 
 // named returns the rows of a relation that name the subject, or all of its type.

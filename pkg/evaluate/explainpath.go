@@ -18,8 +18,8 @@ type path struct {
 	failedHops, failedLeft int
 }
 
-// shortest returns the path of fewest relationships to a member that is yes: of those without a condition, if there are any. Of an intersection each side has its own, and the longest
-// of them counts. What is hidden is passed through only where there is no other way.
+// shortest returns the path of fewest relationships to a member that is yes: of those without a condition, if there are any. Of an
+// intersection each side has its own, and the longest of them counts. What is hidden is passed through only where there is no other way.
 func (x *explainer) shortest(m *member, o *object, left int) *authz.Reason {
 	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.path(m, o, left, hops) })
 	if r != nil {
@@ -144,7 +144,7 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 	case schema.Computed:
 		return x.path(n.target, o, left-1, hops)
 	case schema.Arrow:
-		return x.pathBy(n.tupleset, o, x.arrows(n, o, left), hops, firm)
+		return x.pathBy(o, x.arrows(n, o, left), hops, firm)
 	default:
 	}
 	r := operation(n, authz.Yes)
@@ -175,24 +175,31 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 			return taken
 		}
 	case schema.ArrowAll:
-		whole := true
-		x.arrows(n, o, left)(func(e *edge) bool {
-			if len(r.Children) == maxBranches {
-				r.Others++
-				return r.Others < maxCounted
-			}
-			way := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathVia(n.tupleset, o, e, hops, firm) })
-			if whole = way != nil; whole {
-				r.Children = append(r.Children, way)
-			}
-			return whole
-		})
-		if !whole {
+		if !x.pathOfAll(r, n, o, left, hops, firm) {
 			return nil
 		}
 	default:
 	}
 	return r
+}
+
+// pathOfAll adds a path by each of the objects of an arrow with .all, and reports whether there are as many.
+func (x *explainer) pathOfAll(r *authz.Reason, n *node, o *object, left, hops int, firm bool) bool {
+	whole := true
+	x.arrows(n, o, left)(func(e *edge) bool {
+		if len(r.Children) == maxBranches {
+			if x.Hidden == nil {
+				r.Others++
+			}
+			return r.Others > 0 && r.Others < maxCounted
+		}
+		way := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathVia(o, e, hops, firm) })
+		if whole = way != nil; whole {
+			r.Children = append(r.Children, way)
+		}
+		return whole
+	})
+	return whole
 }
 
 // fewestWithin is fewest within a search.
@@ -254,14 +261,14 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bo
 	if !m.usersets {
 		return nil
 	}
-	return x.pathBy(m, o, x.usersets(m, o, left), hops, firm)
+	return x.pathBy(o, x.usersets(m, o, left), hops, firm)
 }
 
 // pathBy is path by one of several edges.
-func (x *explainer) pathBy(m *member, o *object, all edges, hops int, firm bool) (r *authz.Reason) {
+func (x *explainer) pathBy(o *object, all edges, hops int, firm bool) (r *authz.Reason) {
 	if hops > 0 {
 		all(func(e *edge) bool {
-			r = x.pathVia(m, o, e, hops, firm)
+			r = x.pathVia(o, e, hops, firm)
 			return r == nil && x.looked <= maxLooked
 		})
 	}
@@ -269,7 +276,7 @@ func (x *explainer) pathBy(m *member, o *object, all edges, hops int, firm bool)
 }
 
 // pathVia is path by an edge.
-func (x *explainer) pathVia(m *member, o *object, e *edge, hops int, firm bool) *authz.Reason {
+func (x *explainer) pathVia(o *object, e *edge, hops int, firm bool) *authz.Reason {
 	if hops == 0 || e.out.Outcome != authz.Yes || firm && !e.firm {
 		return nil
 	}

@@ -90,10 +90,10 @@ func TestWithin(t *testing.T) {
 		Engine: harness.Engines()["embedded"](t), Callers: callers(), GlobalTypes: []string{"tool"},
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 	})
-	danTo := func(of []grant) grant {
-		return of[slices.IndexFunc(of, func(g grant) bool { return g.agent == "both-bot" && g.tenant == own && g.principal == "user:both-dan" && g.delegation != "" })]
-	}
-	dan := danTo(fill(t, native))
+	there := fill(t, native)
+	dan := there[slices.IndexFunc(there, func(g grant) bool {
+		return g.agent == "both-bot" && g.tenant == own && g.principal == "user:both-dan" && g.delegation != ""
+	})]
 	native.Touch(t, "document:acme-d9#folder@folder:acme-f1", "document:acme-d4#reader@group:globex-g1#member", "document:acme-d9#reader@group:globex-g1#member")
 	audit := deputyv1.NewPermissionsServiceClient(harness.Dial(t, native.Addr().String(), keyOf("acme-auditor")))
 	because := func(t *testing.T, resource, permission, condition string) *deputyv1.CheckExplanation {

@@ -155,7 +155,9 @@ func show(r *authz.Reason, indent string) string {
 }
 
 // caveated reports whether a relationship of a reason has a caveat.
-func caveated(r *authz.Reason) bool { return r.Caveat != nil || slices.ContainsFunc(r.Children, caveated) }
+func caveated(r *authz.Reason) bool {
+	return r.Caveat != nil || slices.ContainsFunc(r.Children, caveated)
+}
 
 // leftOut reports whether a reason does not show all of its relationships.
 func leftOut(r *authz.Reason) bool { return r.Others > 0 || slices.ContainsFunc(r.Children, leftOut) }

@@ -118,7 +118,7 @@ func (g *Graph) explained(t *testing.T, check string, given map[string]any, hidd
 }
 
 // TestExplanations: what is said of each kind of outcome.
-func TestExplanations(t *testing.T) {
+func TestExplanations(t *testing.T) { //nolint:tparallel // its subtests share a world
 	t.Parallel()
 	w := newWorld(t, explained, `
 		document:plan#folder@folder:q3
