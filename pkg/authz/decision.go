@@ -173,19 +173,8 @@ type Condition struct {
 	Err error
 	// Query is what to ask the engine; nil for a condition that facts alone decide.
 	Query *Query
-	// Trace is the engine's own explanation, or nil.
-	Trace *Trace
-}
-
-// Trace is one node of SpiceDB's check trace.
-type Trace struct {
-	Resource     Object
-	Permission   string
-	IsPermission bool
-	Subject      Subject
-	Outcome      Outcome
-	Caveat       string
-	Children     []Trace
+	// Explanation says why a check came to its outcome; nil unless it was asked for.
+	Explanation *Explanation
 }
 
 // Case is one question: may this agent, acting for this principal, in this tenant, do this to this

@@ -108,8 +108,8 @@ type Query struct {
 	// permission, unconditionally and by no wildcard. Snapshot.Check does not answer it; see
 	// Snapshot.Subjects.
 	Only bool
-	// Trace asks for the engine's explanation.
-	Trace bool
+	// Explain asks for an explanation; nil asks for none.
+	Explain *Explaining
 	// Context is caveat context: JSON values.
 	Context map[string]any
 }
@@ -140,8 +140,8 @@ type Answer struct {
 	Missing []string
 	// Err is set when Outcome is Failed.
 	Err error
-	// Trace is set where it was asked for and the engine has one.
-	Trace *Trace
+	// Explanation is set where one was asked for and the engine has one.
+	Explanation *Explanation
 }
 
 // SubjectAnswer is one subject that a resource's permission names.

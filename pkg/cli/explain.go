@@ -25,8 +25,10 @@ func newExplain(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [AGENT RESOURCE PERMISSION]",
 		Short: "Show a decision with every gate behind it (auditors)",
-		Long: `Decide as check does, without short cuts, and show what each gate and each condition behind it came
-to. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.
+		Long: `Decide as check does, without short cuts, and show what each gate came to, and why: of each check the
+path of relationships that makes it hold, or what is missing, takes away, leads in a circle or hangs on a
+caveat. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.
+-o json has all conditions.
 
 With --decision a decision of the past is judged again, at the revision and the moment of its record, and
 at the head revision now: whether the record is right, what the answer would be today, and why it is
@@ -52,7 +54,7 @@ a digest of the rest. It takes the role auditor, and admin does not do.` + quest
 	}
 	q.register(cmd)
 	cmd.Flags().StringVar(&decision, "decision", "", "the id of a decision of the past, instead of AGENT RESOURCE PERMISSION")
-	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check trace below each check, with the operators and relationships behind it")
+	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check traces too, with the operators and relationships behind them")
 	c := client(p, cmd)
 	c.completes(cmd, 1, false)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
@@ -60,16 +62,17 @@ a digest of the rest. It takes the role auditor, and admin does not do.` + quest
 		if err != nil {
 			return err
 		}
+		request.WithTrace = trace
 		answer, err := s.permissions.ExplainPermission(ctx, request)
 		if err != nil {
 			return err
 		}
-		if answer.GetPast() != nil {
-			return c.print(answer, func(w io.Writer) { pastTable(w, answer) })
-		}
 		var t *tracer
 		if trace {
 			t = &tracer{s.model(ctx)}
+		}
+		if answer.GetPast() != nil {
+			return c.print(answer, func(w io.Writer) { pastTable(w, answer, t) })
 		}
 		return c.print(answer, func(w io.Writer) { explanationTable(w, answer, t) })
 	})
@@ -89,7 +92,7 @@ func explainRequest(q question, decision string, args []string) (*deputy.Explain
 	return &deputy.ExplainPermissionRequest{DecisionId: decision, Context: given}, err
 }
 
-// explanationTable writes the decision and, for each candidate, a tree of gates and conditions:
+// explanationTable writes the decision and, for each candidate, a tree of gates, conditions and reasons:
 //
 //	answer      NO_PERMISSION
 //	refused by  object
@@ -98,8 +101,9 @@ func explainRequest(q question, decision string, args []string) (*deputy.Explain
 //	  principal    user:alice
 //	  tenant       acme
 //
-//	  agent                                             no
-//	    document:handbook#edit@agent:triage-bot         no
+//	├ agent: no
+//	│ └ document:handbook#edit@agent:triage-bot: no
+//	│   └ document:handbook#writer does not name agent:triage-bot
 //
 // The candidate that decided is the first.
 func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *tracer) {
@@ -125,29 +129,23 @@ func candidateTables(w io.Writer, candidates []*deputy.CandidateExplanation, rea
 		field(w, "  delegations", strings.Join(candidate.GetDelegationChain(), " > "))
 		// A line without a tab starts a new block of columns.
 		row(w, "")
-		for _, gate := range candidate.GetGates() {
-			row(w, "  "+gateName(gate.GetGate()), outcome(gate.GetOutcome()))
-			for _, condition := range gate.GetConditions() {
-				conditionRows(w, condition, t)
-			}
+		writeTree(w, gateBranches(candidate.GetGates()), "")
+		if t != nil {
+			t.candidate(w, candidate)
 		}
 	}
 }
 
-// conditionRows writes a condition and, if asked for, the trace below it. A trace is long, and what it
-// says is rarely the question, so it is left out otherwise; -o json always has it.
-func conditionRows(w io.Writer, c *deputy.ConditionExplanation, t *tracer) {
-	text := c.GetCondition()
-	if c.GetAtBaseline() {
-		text += " (at the baseline)"
-	}
-	detail := c.GetDetail()
-	if missing := c.GetMissingContext(); len(missing) > 0 {
-		detail = strings.TrimSpace(detail + " missing context: " + strings.Join(missing, ", "))
-	}
-	row(w, "    "+text, outcome(c.GetOutcome()), detail)
-	if t != nil && c.GetTrace() != nil {
-		t.rows(w, nil, c.GetTrace(), "      ")
+// candidate writes the traces of a candidate's checks.
+func (t *tracer) candidate(w io.Writer, candidate *deputy.CandidateExplanation) {
+	row(w, "")
+	row(w, "SpiceDB's traces:")
+	for _, gate := range candidate.GetGates() {
+		for _, c := range gate.GetConditions() {
+			if c.GetTrace() != nil {
+				t.rows(w, nil, c.GetTrace(), "  ")
+			}
+		}
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 //
 //	It would be answered differently today:
 //	  principal    document:plan#view@user:alice   yes, today no
-func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse) {
+func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *tracer) {
 	past := e.GetPast()
 	r := past.GetRecord()
 	row(w, "decided", time.Unix(0, r.GetTime()).UTC().Format(time.RFC3339Nano))
@@ -60,10 +60,10 @@ func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse) {
 	}
 	row(w, "")
 	row(w, "Judged again at its revision:")
-	candidateTables(w, e.GetCandidates(), e.GetReasons(), nil)
+	candidateTables(w, e.GetCandidates(), e.GetReasons(), t)
 	row(w, "")
 	row(w, "Today:")
-	candidateTables(w, past.GetCandidatesToday(), past.GetReasonsToday(), nil)
+	candidateTables(w, past.GetCandidatesToday(), past.GetReasonsToday(), t)
 }
 
 // answerOr is an answer, or why there is none.

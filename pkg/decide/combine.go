@@ -148,7 +148,7 @@ func Foreign(conditions []Condition) bool {
 //
 // What ends the whole call is not an answer, and never comes here.
 func Settle(c *Condition, a authz.Answer) {
-	c.Outcome, c.Missing, c.Err, c.Trace = a.Outcome, a.Missing, a.Err, a.Trace
+	c.Outcome, c.Missing, c.Err, c.Explanation = a.Outcome, a.Missing, a.Err, a.Explanation
 	if a.Outcome != authz.Failed {
 		return
 	}

@@ -98,7 +98,7 @@ func (s *snapshot) bulk(ctx context.Context, queries []authz.Query) ([]authz.Ans
 			Subject:    subjectProto(q.Subject),
 			Context:    given,
 		}
-		req.WithTracing = req.GetWithTracing() || q.Trace
+		req.WithTracing = req.GetWithTracing() || q.Explain != nil
 	}
 	resp, err := v1.NewPermissionsServiceClient(s.engine.conn).CheckBulkPermissions(s.engine.ownCall(ctx), req)
 	if err != nil {
@@ -121,7 +121,7 @@ func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
 		return authz.Answer{Outcome: authz.Failed, Err: Failure("engine.Check", status.FromProto(st).Err())}
 	}
 	item := pair.GetItem()
-	out := authz.Answer{Trace: trace(item.GetDebugTrace().GetCheck())}
+	var out authz.Answer
 	switch item.GetPermissionship() {
 	case v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION:
 		out.Outcome = authz.Yes
@@ -133,6 +133,9 @@ func answer(pair *v1.CheckBulkPermissionsPair) authz.Answer {
 	default:
 		out.Outcome = authz.Failed
 		out.Err = &authz.Error{Op: "engine.Check", Message: "the engine gave an answer that is none"}
+	}
+	if traced := trace(item.GetDebugTrace().GetCheck()); traced != nil {
+		out.Explanation = &authz.Explanation{Outcome: out.Outcome, Missing: out.Missing, Trace: traced}
 	}
 	return out
 }

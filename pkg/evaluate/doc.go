@@ -5,6 +5,7 @@
 // through the same traversal, each as a bit of a set (value.go). What was found out of an object's permission is kept for the rest
 // of the call. Objects are read in one short scan, and only wide ones relation by relation (objects.go). Caveats on the way are
 // gathered into an expression, and evaluated in the end with the request's context by SpiceDB's own pkg/caveats (expression.go).
+// An explanation of a check is made by the walk that has answered it (explain.go).
 // Where the rows come from is somebody else's: pkg/evaluate/kept has them from a store, and pkg/fixture/world in memory.
 //
 // # What an answer is

@@ -156,7 +156,7 @@ func (w *Walk) answer(checks []Check, answers []Answer) {
 		}
 		v, _ := w.member(key.of, w.object(key.of.of, key.id), who, maxDepth)
 		for _, a := range rest[:n] {
-			answers[a.question] = w.conclude(&v, a.subject, checks[a.question].Context)
+			answers[a.question] = w.conclude(&v, a.subject, circumstances{program: w.program, given: checks[a.question].Context})
 		}
 		rest = rest[n:]
 	}
@@ -168,7 +168,7 @@ func (w *Walk) answer(checks []Check, answers []Answer) {
 }
 
 // conclude makes an answer of what a subject is.
-func (w *Walk) conclude(v *value, s uint8, given map[string]any) Answer {
+func (w *Walk) conclude(v *value, s uint8, c circumstances) Answer {
 	bit := set(1) << s
 	switch {
 	case v.yes&bit != 0:
@@ -179,7 +179,6 @@ func (w *Walk) conclude(v *value, s uint8, given map[string]any) Answer {
 		}
 		return Answer{Outcome: authz.Failed, Err: tooDeep()}
 	case v.maybe&bit != 0:
-		c := circumstances{program: w.program, given: given}
 		j := c.judge(v.of(s))
 		a := Answer{Outcome: j.outcome, Err: j.err}
 		if a.Outcome == authz.Conditional {

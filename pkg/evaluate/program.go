@@ -52,7 +52,9 @@ type subjectKind struct{ objectType, relation string }
 
 // node is a part of a permission's expression.
 type node struct {
-	op       schema.Op
+	op schema.Op
+	// from is what it was compiled from.
+	from     *schema.Expression
 	children []*node
 	// target is the other member of a schema.Computed.
 	target *member
@@ -107,7 +109,7 @@ func (m *member) compile(from *schema.Member) (err error) {
 
 // node compiles a part of a permission.
 func (t *objectType) node(e *schema.Expression) (n *node, err error) {
-	n = &node{op: e.Op, permission: e.Member}
+	n = &node{op: e.Op, from: e, permission: e.Member}
 	switch {
 	case e.Op == schema.Computed:
 		n.target, err = t.member(e.Member)

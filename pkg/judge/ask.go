@@ -49,7 +49,7 @@ func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 const usual = 8
 
 // askRest asks everything but the tenants of objects, which are known by now. What facts have answered, whether a principal is
-// in a set, is asked only to be explained: an auditor wants the engine's trace of it.
+// in a set, is asked only to be explained: an auditor wants to know why.
 func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 	type revision struct {
 		snap   authz.Snapshot
@@ -111,10 +111,11 @@ func (c *call) check(ctx context.Context, snap authz.Snapshot, all []unanswered)
 	if len(all) == 0 {
 		return nil
 	}
+	explaining := c.explaining(ctx)
 	queries := make([]authz.Query, len(all))
 	for i, u := range all {
 		queries[i] = *u.condition().Query
-		queries[i].Trace = c.explain
+		queries[i].Explain = explaining
 	}
 	answers, err := snap.Check(ctx, queries)
 	if err != nil {
@@ -140,6 +141,11 @@ func (c *call) askTenants(ctx context.Context, all []unanswered) error {
 			answer.Outcome = decide.Only(condition.Query.Subject.ID, found.Subjects)
 		}
 		decide.Settle(condition, answer)
+		if c.explain && found.Err == nil {
+			if err := c.explainTenant(ctx, u.of.snapshot(condition.Where), condition, found.Subjects); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

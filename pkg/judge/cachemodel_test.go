@@ -299,7 +299,7 @@ func TestNothingIsFoundOutAgain(t *testing.T) {
 		t.Fatal(err, results[0].Err)
 	}
 	explained := slices.ContainsFunc(results[0].Decision.Candidates[0].Conditions, func(o authz.Condition) bool {
-		return o.Query != nil && reflect.DeepEqual(o.Query.Resource, c.Delegation.Object()) && o.Outcome == authz.Yes && o.Trace != nil
+		return o.Query != nil && reflect.DeepEqual(o.Query.Resource, c.Delegation.Object()) && o.Outcome == authz.Yes && o.Explanation != nil
 	})
 	if !explained {
 		t.Errorf("the set is not explained: %+v", results[0].Decision.Candidates[0].Conditions)

@@ -40,6 +40,8 @@ type By struct {
 	Within *authz.Bounds
 	// Account is where the decisions are recorded. It is required where the judge has a journal.
 	Account *journal.Account
+	// Trace has explanations come with SpiceDB's check traces.
+	Trace bool
 }
 
 // Recorded has the judge record what it decides. It is called before the first decision.
@@ -82,7 +84,7 @@ type Result struct {
 //
 // With an exact revision, what does not depend on an object (session, delegation, registration,
 // suspension) has to hold at the head revision too. With explain set, conditions are judged even where
-// others refuse already, and come with the engine's traces.
+// others refuse already, and checks come with explanations.
 func (j *Judge) Decide(ctx context.Context, by By, asked []Question, f authz.Freshness, explain bool) ([]Result, authz.Revision, error) {
 	if j.journal != nil && by.Account == nil {
 		return nil, authz.Revision{}, authz.Errorf(authz.Internal, "INTERNAL", "a decision is asked for that nobody would record")
@@ -91,7 +93,7 @@ func (j *Judge) Decide(ctx context.Context, by By, asked []Question, f authz.Fre
 	if err != nil {
 		return nil, authz.Revision{}, err
 	}
-	call.explain = explain
+	call.explain, call.trace = explain, by.Trace
 	results, err := call.decide(ctx, asked)
 	if err != nil {
 		return nil, authz.Revision{}, err
@@ -138,6 +140,7 @@ func (c *call) decide(ctx context.Context, asked []Question) ([]Result, error) {
 		if err := c.trim(ctx, &results[i].Decision, candidates[i]); err != nil {
 			return nil, err
 		}
+		c.translate(&results[i].Decision)
 	}
 	return results, nil
 }
@@ -183,10 +186,11 @@ func fatal(err error) error {
 // call is one call: whose bounds it has, the snapshot and the moment, in source, and what is looked at besides.
 type call struct {
 	*Judge
-	within  *authz.Bounds
-	source  *source
-	schema  *authz.Schema
-	explain bool
+	within *authz.Bounds
+	source *source
+	schema *authz.Schema
+	// explain says that decisions are to be explained, and trace that SpiceDB's traces go with that.
+	explain, trace bool
 	// head is set where the snapshot is an exact one that has to stand at the head revision too.
 	head *source
 	// past says that a decision of the past is judged again.

@@ -48,6 +48,7 @@ func (j *Judge) Explain(ctx context.Context, by By, p Past) (*Again, error) {
 	if err != nil {
 		return nil, err
 	}
+	then.trace = by.Trace
 	_, momentary := then.source.snap.(authz.Momentary)
 	again := &Again{ByClock: !momentary}
 	if again.Then, err = then.explainOne(ctx, p.Then); err != nil {
@@ -59,6 +60,7 @@ func (j *Judge) Explain(ctx context.Context, by By, p Past) (*Again, error) {
 		if err != nil {
 			return nil, err
 		}
+		later.trace = by.Trace
 		result, err := later.explainOne(ctx, p.Then)
 		if err != nil {
 			return nil, err
@@ -71,7 +73,7 @@ func (j *Judge) Explain(ctx context.Context, by By, p Past) (*Again, error) {
 	if err != nil {
 		return nil, err
 	}
-	today.explain = true
+	today.explain, today.trace = true, by.Trace
 	if again.Today, err = today.explainOne(ctx, p.Today); err != nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func (c *call) conceal(ctx context.Context, f *decide.Facts) error {
 const beyond = "a condition about what lies outside the caller's bounds"
 
 // trim takes out of an explained decision what does not exist for a bounded caller: delegations and agents of a chain, parts of
-// the engine's traces, and why the object's tenants cannot be computed.
+// SpiceDB's traces, and why the object's tenants cannot be computed. Explanations of the evaluator's name nothing of it from the start.
 func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candidate) error {
 	if c.within.Everything() {
 		return nil
@@ -172,17 +172,17 @@ func (c *call) trim(ctx context.Context, d *authz.Decision, candidates []*candid
 		for k := range report.Conditions {
 			condition := &report.Conditions[k]
 			if condition.Query != nil && condition.Query.Only && condition.Outcome != authz.Yes {
-				condition.Detail = ""
+				condition.Detail, condition.Explanation = "", nil
 			}
 			for name := range hidden {
 				if strings.Contains(condition.Text, name) || strings.Contains(condition.Detail, name) {
-					condition.Text, condition.Detail, condition.Missing, condition.Trace = beyond, "", nil, nil
+					condition.Text, condition.Detail, condition.Missing, condition.Explanation = beyond, "", nil, nil
 				}
 			}
-			if condition.Trace == nil {
+			if condition.Explanation == nil || condition.Explanation.Trace == nil {
 				continue
 			}
-			if _, err := c.prune(ctx, condition.Trace, known); err != nil {
+			if _, err := c.prune(ctx, condition.Explanation.Trace, known); err != nil {
 				return err
 			}
 		}

@@ -17,7 +17,7 @@ func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.Explain
 	case r.GetContext() != nil:
 		return nil, authz.FieldErrorf("context", "is for decision_id: a check has a context of its own")
 	}
-	d, stamp, err := p.decide(ctx, r.GetCheck(), true)
+	d, stamp, err := p.decide(ctx, r.GetCheck(), true, r.GetWithTrace())
 	if err != nil {
 		return nil, err
 	}
@@ -83,14 +83,19 @@ func conditionProto(c *authz.Condition) *deputyv1.ConditionExplanation {
 		Detail:         c.Detail,
 		MissingContext: c.Missing,
 		AtBaseline:     c.Baseline,
-		Trace:          traceProto(c.Trace),
+		Trace:          traceProto(c.Explanation),
+		Explanation:    explanationProto(c.Explanation),
 	}
 }
 
-func traceProto(t *authz.Trace) *deputyv1.CheckTrace {
-	if t == nil {
+func traceProto(e *authz.Explanation) *deputyv1.CheckTrace {
+	if e == nil || e.Trace == nil {
 		return nil
 	}
+	return nodeProto(e.Trace)
+}
+
+func nodeProto(t *authz.Trace) *deputyv1.CheckTrace {
 	out := &deputyv1.CheckTrace{
 		Resource:     objectProto(t.Resource),
 		Permission:   t.Permission,
@@ -100,7 +105,7 @@ func traceProto(t *authz.Trace) *deputyv1.CheckTrace {
 		Caveat:       t.Caveat,
 	}
 	for i := range t.Children {
-		out.Children = append(out.Children, traceProto(&t.Children[i]))
+		out.Children = append(out.Children, nodeProto(&t.Children[i]))
 	}
 	return out
 }

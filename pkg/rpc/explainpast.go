@@ -49,7 +49,9 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 		return nil, err
 	}
 	asked.ID = r.GetDecisionId()
-	again, err := p.Judge.Explain(ctx, by(ctx), asked)
+	caller := by(ctx)
+	caller.Trace = r.GetWithTrace()
+	again, err := p.Judge.Explain(ctx, caller, asked)
 	if authz.KindOf(err) == authz.OutOfRange {
 		return nil, past.gone(p.Judge.Retention(), err)
 	}

@@ -132,15 +132,17 @@ func (b border) freshness(c *deputyv1.Consistency, session *deputyv1.ZedToken) (
 
 // CheckPermission decides one case.
 func (p *permissions) CheckPermission(ctx context.Context, r *deputyv1.CheckPermissionRequest) (*deputyv1.CheckPermissionResponse, error) {
-	d, stamp, err := p.decide(ctx, r, false)
+	d, stamp, err := p.decide(ctx, r, false, false)
 	if err != nil {
 		return nil, err
 	}
 	return p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), nil
 }
 
-// decide decides one case, with or without reasons.
-func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionRequest, explain bool) (*authz.Decision, time.Time, error) {
+// decide decides one case, with or without reasons, and these with or without traces.
+func (p *permissions) decide(
+	ctx context.Context, r *deputyv1.CheckPermissionRequest, explain, trace bool,
+) (*authz.Decision, time.Time, error) {
 	c, err := caseOf(r)
 	if err != nil {
 		return nil, time.Time{}, err
@@ -149,7 +151,9 @@ func (p *permissions) decide(ctx context.Context, r *deputyv1.CheckPermissionReq
 	if err != nil {
 		return nil, stamp, err
 	}
-	results, _, err := p.Judge.Decide(ctx, by(ctx), judge.Questions(c), f, explain)
+	caller := by(ctx)
+	caller.Trace = trace
+	results, _, err := p.Judge.Decide(ctx, caller, judge.Questions(c), f, explain)
 	if err != nil {
 		return nil, stamp, err
 	}

@@ -208,6 +208,10 @@ func tree(m protoreflect.Message) any {
 	if isTrace {
 		out["foreign"] = fmt.Sprint(foreign(trace))
 	}
+	why, isExplanation := m.Interface().(*deputyv1.CheckExplanation)
+	if isExplanation && !ofEvaluator(why.GetReason()) {
+		return map[string]any{"outcome": why.GetOutcome().String(), "foreign": fmt.Sprint(strings.Contains(why.String(), other))} // it is made of a trace, see below
+	}
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
 		switch {
@@ -239,6 +243,11 @@ func tree(m protoreflect.Message) any {
 		return true
 	})
 	return out
+}
+
+// ofEvaluator reports whether a reason is the evaluator's, and not made of a trace, which has members alone.
+func ofEvaluator(r *deputyv1.Reason) bool {
+	return r.GetKind() != deputyv1.ReasonKind_REASON_KIND_MEMBER || slices.ContainsFunc(r.GetChildren(), ofEvaluator)
 }
 
 // foreign reports whether a part of a trace is of something of the other tenant's.

@@ -85,6 +85,55 @@ func TestWithin(t *testing.T) {
 		}
 		silent("the explanation", explain("acme-auditor", r), other)
 	})
+	// What is asked of the evaluator, which the engine memory does not have.
+	native := harness.Start(t, daemon.Config{
+		Engine: harness.Engines()["embedded"](t), Callers: callers(), GlobalTypes: []string{"tool"},
+		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
+	})
+	there := fill(t, native)
+	dan := there[slices.IndexFunc(there, func(g grant) bool {
+		return g.agent == "both-bot" && g.tenant == own && g.principal == "user:both-dan" && g.delegation != ""
+	})]
+	native.Touch(t, "document:acme-d9#folder@folder:acme-f1", "document:acme-d4#reader@group:globex-g1#member", "document:acme-d9#reader@group:globex-g1#member")
+	audit := deputyv1.NewPermissionsServiceClient(harness.Dial(t, native.Addr().String(), keyOf("acme-auditor")))
+	because := func(t *testing.T, resource, permission, condition string) *deputyv1.CheckExplanation {
+		t.Helper()
+		got, err := audit.ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: &deputyv1.CheckPermissionRequest{
+			AgentId: dan.agent, Via: &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: dan.delegation},
+			OnBehalfOf: harness.Ref("user:both-dan"), TenantId: own, Resource: harness.Ref(resource), Permission: permission,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent("the explanation", got, other)
+		for _, gate := range got.GetCandidates()[0].GetGates() {
+			for _, c := range gate.GetConditions() {
+				if c.GetCondition() == condition && c.GetExplanation().GetReason() != nil {
+					return c.GetExplanation()
+				}
+			}
+		}
+		t.Fatalf("%s is not explained: %v", condition, got)
+		return nil
+	}
+	t.Run("what leads through another tenant is something that the auditor may not see", func(t *testing.T) {
+		why := because(t, "document:acme-d4", "edit", "document:acme-d4#edit@user:both-dan")
+		if !strings.Contains(why.String(), "REASON_KIND_HIDDEN") || why.GetOutcome() != deputyv1.Outcome_OUTCOME_YES {
+			t.Errorf("%v, want a yes by something hidden", why)
+		}
+	})
+	t.Run("a way that the auditor may see is shown in its place", func(t *testing.T) {
+		why := because(t, "document:acme-d9", "view", "document:acme-d9#view@user:both-dan")
+		if strings.Contains(why.String(), "REASON_KIND_HIDDEN") || !strings.Contains(why.String(), "acme-f1") {
+			t.Errorf("%v, want the way by the folder", why)
+		}
+	})
+	t.Run("of a refusal nothing of another tenant is left, not a number either", func(t *testing.T) {
+		why := because(t, "document:acme-d4", "edit", "document:acme-d4#edit@agent:both-bot")
+		if text := why.String(); strings.Contains(text, "REASON_KIND_HIDDEN") || strings.Contains(text, "others") || len(why.GetNearest()) != 1 {
+			t.Errorf("%v, want the nearest grant, and no word of the group", why)
+		}
+	})
 	t.Run("an object of a global type exists for everybody", func(t *testing.T) {
 		got, err := as("acme-checker").CheckPermission(t.Context(), &deputyv1.CheckPermissionRequest{
 			AgentId: run.agent, Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: run.session}, Resource: harness.Ref("tool:acme-t1"), Permission: "use",

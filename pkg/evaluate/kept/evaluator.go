@@ -5,6 +5,7 @@ import (
 
 	"github.com/authzed/spicedb/pkg/tuple"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/store"
@@ -79,4 +80,11 @@ func (s *Snapshot) List(
 	w := s.program.Walk(s.Snapshot)
 	defer w.Close()
 	return w.List(ctx, resource, of, given, after, yield)
+}
+
+// Explain answers a check and says why; see evaluate.Walk.Explain.
+func (s *Snapshot) Explain(ctx context.Context, c evaluate.Check, how evaluate.Explaining) (evaluate.Answer, *authz.Explanation) {
+	w := s.program.Walk(s.Snapshot)
+	defer w.Close()
+	return w.Explain(ctx, c, how)
 }

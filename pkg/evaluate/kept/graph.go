@@ -87,14 +87,14 @@ func (g *Graph) answer(
 	ctx context.Context, w *evaluate.Walk, at *store.Snapshot, token authz.Revision, checks []evaluate.Check,
 ) []evaluate.Answer {
 	answers := w.Check(ctx, checks)
-	g.verifier.stricter(ctx, token, checks, answers)
-	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
+	g.verify(ctx, at, token, checks, answers)
 	return answers
 }
 
-// ofThen is answer for a moment of the past, of which SpiceDB says something else.
-func ofThen(ctx context.Context, w *evaluate.Walk, _ *store.Snapshot, _ authz.Revision, checks []evaluate.Check) []evaluate.Answer {
-	return w.Check(ctx, checks)
+// verify makes answers stricter where they are to be, and gives a share of them to verification.
+func (g *Graph) verify(ctx context.Context, at *store.Snapshot, token authz.Revision, checks []evaluate.Check, answers []evaluate.Answer) {
+	g.verifier.stricter(ctx, token, checks, answers)
+	g.verifier.sample(answered{at: at.Revision(), token: token, checks: checks, answers: answers})
 }
 
 // Snapshot pins a revision; see authz.Graph.
@@ -261,40 +261,44 @@ func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 	})
 }
 
-// Check answers each query; see authz.Snapshot. The engine is asked where its trace is wanted.
+// Check answers each query; see authz.Snapshot. Of the engine no more is asked than its traces, where those are wanted.
 func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
 	checks := make([]evaluate.Check, len(queries))
+	explained := false
 	for i, q := range queries {
-		if q.Trace && s.moment.IsZero() {
-			inner, err := s.engine(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return inner.Check(ctx, queries)
-		}
 		checks[i] = evaluate.CheckOf(q)
+		explained = explained || q.Explain != nil
 	}
 	w, at, err := s.walk()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
 	defer s.rest(w, at)
+	var found []evaluate.Answer
 	answers := make([]authz.Answer, len(queries))
-	answer := s.graph.answer
-	if !s.moment.IsZero() {
-		answer = ofThen
+	if explained {
+		found = s.explain(ctx, w, queries, checks, answers)
+	} else {
+		found = w.Check(ctx, checks)
 	}
-	for i, a := range answer(ctx, w, at, s.token, checks) {
-		answers[i] = authz.Answer{Outcome: a.Outcome, Missing: a.Missing}
+	// Of a moment of the past SpiceDB says something else.
+	if s.moment.IsZero() {
+		s.graph.verify(ctx, at, s.token, checks, found)
+	}
+	for i, a := range found {
+		answers[i].Outcome, answers[i].Missing = a.Outcome, a.Missing
 		if a.Err != nil {
 			answers[i].Err = s.graph.failure("evaluate.Check", a.Err)
+		}
+		if why := answers[i].Explanation; why != nil && why.Outcome != a.Outcome {
+			answers[i].Explanation = nil // the stricter answer is SpiceDB's, which this does not explain
 		}
 	}
 	// What ends the whole call is its failure, not an answer.
 	if err := ctx.Err(); err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
-	return answers, nil
+	return answers, s.traces(ctx, queries, answers)
 }
 
 // Read returns what matches each filter; see authz.Snapshot. What is asked of one object is read here.

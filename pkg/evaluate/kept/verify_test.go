@@ -360,9 +360,9 @@ func TestTrace(t *testing.T) {
 	}
 	answers, err := snap.Check(t.Context(), []authz.Query{{
 		Resource: authz.Object{Type: "document", ID: "plan"}, Permission: "view",
-		Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}}, Trace: true,
+		Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}}, Explain: &authz.Explaining{Trace: true},
 	}})
-	if err != nil || answers[0].Outcome != authz.Yes || answers[0].Trace == nil {
+	if err != nil || answers[0].Outcome != authz.Yes || answers[0].Explanation.Reason == nil || answers[0].Explanation.Trace == nil {
 		t.Errorf("got %+v, %v", answers, err)
 	}
 }

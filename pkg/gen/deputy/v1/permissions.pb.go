@@ -81,6 +81,91 @@ func (Agreement) EnumDescriptor() ([]byte, []int) {
 	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{0}
 }
 
+// ReasonKind is what a Reason is about.
+type ReasonKind int32
+
+const (
+	// Not known to this version.
+	ReasonKind_REASON_KIND_UNSPECIFIED ReasonKind = 0
+	// A relation or permission of an object.
+	ReasonKind_REASON_KIND_MEMBER ReasonKind = 1
+	// A relationship. It names the subject, or all of its type; or it leads on to what its child is about.
+	ReasonKind_REASON_KIND_RELATIONSHIP ReasonKind = 2
+	// A part of a permission's expression.
+	ReasonKind_REASON_KIND_OPERATION ReasonKind = 3
+	// The subject itself: the object with OUTCOME_YES is the subject, with any other it is not.
+	ReasonKind_REASON_KIND_SELF ReasonKind = 4
+	// A relation of an object in which no relationship names the subject, or leads on.
+	ReasonKind_REASON_KIND_ABSENT ReasonKind = 5
+	// A relation or permission that leads back to itself.
+	ReasonKind_REASON_KIND_CYCLE ReasonKind = 6
+	// A relation or permission that is explained elsewhere in the tree.
+	ReasonKind_REASON_KIND_ABOVE ReasonKind = 7
+	// A relation or permission that is more steps away than a check may take.
+	ReasonKind_REASON_KIND_DEPTH ReasonKind = 8
+	// Something that does not exist for the caller.
+	ReasonKind_REASON_KIND_HIDDEN ReasonKind = 9
+	// A part that was left out, because the tree would have been too large.
+	ReasonKind_REASON_KIND_CUT ReasonKind = 10
+)
+
+// Enum value maps for ReasonKind.
+var (
+	ReasonKind_name = map[int32]string{
+		0:  "REASON_KIND_UNSPECIFIED",
+		1:  "REASON_KIND_MEMBER",
+		2:  "REASON_KIND_RELATIONSHIP",
+		3:  "REASON_KIND_OPERATION",
+		4:  "REASON_KIND_SELF",
+		5:  "REASON_KIND_ABSENT",
+		6:  "REASON_KIND_CYCLE",
+		7:  "REASON_KIND_ABOVE",
+		8:  "REASON_KIND_DEPTH",
+		9:  "REASON_KIND_HIDDEN",
+		10: "REASON_KIND_CUT",
+	}
+	ReasonKind_value = map[string]int32{
+		"REASON_KIND_UNSPECIFIED":  0,
+		"REASON_KIND_MEMBER":       1,
+		"REASON_KIND_RELATIONSHIP": 2,
+		"REASON_KIND_OPERATION":    3,
+		"REASON_KIND_SELF":         4,
+		"REASON_KIND_ABSENT":       5,
+		"REASON_KIND_CYCLE":        6,
+		"REASON_KIND_ABOVE":        7,
+		"REASON_KIND_DEPTH":        8,
+		"REASON_KIND_HIDDEN":       9,
+		"REASON_KIND_CUT":          10,
+	}
+)
+
+func (x ReasonKind) Enum() *ReasonKind {
+	p := new(ReasonKind)
+	*p = x
+	return p
+}
+
+func (x ReasonKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReasonKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_deputy_v1_permissions_proto_enumTypes[1].Descriptor()
+}
+
+func (ReasonKind) Type() protoreflect.EnumType {
+	return &file_deputy_v1_permissions_proto_enumTypes[1]
+}
+
+func (x ReasonKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReasonKind.Descriptor instead.
+func (ReasonKind) EnumDescriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{1}
+}
+
 // CheckPermissionRequest asks: may this agent, acting for this principal, in this tenant, do this to
 // this object?
 type CheckPermissionRequest struct {
@@ -739,7 +824,9 @@ type ExplainPermissionRequest struct {
 	DecisionId string `protobuf:"bytes,2,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
 	// With decision_id: the caveat context of that decision, of which the journal has a digest only. It has to be the same. Left out where there
 	// was one, both answers are those without context.
-	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
+	Context *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
+	// Whether each check comes with SpiceDB's trace too, which may come to something else: see CheckTrace.
+	WithTrace     bool `protobuf:"varint,4,opt,name=with_trace,json=withTrace,proto3" json:"with_trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -793,6 +880,13 @@ func (x *ExplainPermissionRequest) GetContext() *structpb.Struct {
 		return x.Context
 	}
 	return nil
+}
+
+func (x *ExplainPermissionRequest) GetWithTrace() bool {
+	if x != nil {
+		return x.WithTrace
+	}
+	return false
 }
 
 // ExplainPermissionResponse is a decision with its reasons.
@@ -1267,8 +1361,11 @@ type ConditionExplanation struct {
 	MissingContext []string `protobuf:"bytes,4,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	// Whether it was judged at a frozen session's baseline instead of at checked_at.
 	AtBaseline bool `protobuf:"varint,5,opt,name=at_baseline,json=atBaseline,proto3" json:"at_baseline,omitempty"`
-	// SpiceDB's check trace, where the condition is a check and the engine gives one.
-	Trace         *CheckTrace `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
+	// SpiceDB's check trace, where the condition is a check and with_trace asks for it.
+	Trace *CheckTrace `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`
+	// Why the check came to its outcome, where the condition is a check. Left out where it was not asked, because something else refuses
+	// already, and where there is nothing to say but the outcome.
+	Explanation   *CheckExplanation `protobuf:"bytes,7,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1345,7 +1442,601 @@ func (x *ConditionExplanation) GetTrace() *CheckTrace {
 	return nil
 }
 
-// CheckTrace is one node of SpiceDB's check trace (authzed.api.v1.CheckDebugTrace).
+func (x *ConditionExplanation) GetExplanation() *CheckExplanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+// CheckExplanation says why a check came to its outcome. On the engine embedded it comes from the evaluator that answered. Elsewhere it is made of
+// SpiceDB's trace, which has neither relationships nor operations nor values nor what is missing.
+type CheckExplanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome, which is the check's.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=deputy.v1.Outcome" json:"outcome,omitempty"`
+	// The names of missing context fields, sorted, each once.
+	MissingContext []string `protobuf:"bytes,2,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
+	// How it came to that: for OUTCOME_YES a path of as few relationships as possible, for the others everything that makes it so.
+	Reason *Reason `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Grants that are missing from an OUTCOME_NO: each of these sets, written alone, makes the check OUTCOME_YES. The nearest is the first. None
+	// where nothing near does.
+	Nearest []*MissingGrants `protobuf:"bytes,4,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	// Whether the tree was too large to be shown whole.
+	Cut           bool `protobuf:"varint,5,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckExplanation) Reset() {
+	*x = CheckExplanation{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckExplanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckExplanation) ProtoMessage() {}
+
+func (x *CheckExplanation) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckExplanation.ProtoReflect.Descriptor instead.
+func (*CheckExplanation) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckExplanation) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *CheckExplanation) GetMissingContext() []string {
+	if x != nil {
+		return x.MissingContext
+	}
+	return nil
+}
+
+func (x *CheckExplanation) GetReason() *Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
+func (x *CheckExplanation) GetNearest() []*MissingGrants {
+	if x != nil {
+		return x.Nearest
+	}
+	return nil
+}
+
+func (x *CheckExplanation) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+// MissingGrants are relationships that are not there, and that are needed together.
+type MissingGrants struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The relationships, 1 to 3.
+	Grants        []*MissingGrant `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MissingGrants) Reset() {
+	*x = MissingGrants{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingGrants) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingGrants) ProtoMessage() {}
+
+func (x *MissingGrants) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingGrants.ProtoReflect.Descriptor instead.
+func (*MissingGrants) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MissingGrants) GetGrants() []*MissingGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// MissingGrant is a relationship that is not there.
+type MissingGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object.
+	Resource *ObjectReference `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The relation.
+	Relation string `protobuf:"bytes,2,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The subject.
+	Subject *SubjectReference `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The caveat that the schema requires of it, or empty.
+	Caveat string `protobuf:"bytes,4,opt,name=caveat,proto3" json:"caveat,omitempty"`
+	// Whether the schema requires an expiration.
+	NeedsExpiration bool `protobuf:"varint,5,opt,name=needs_expiration,json=needsExpiration,proto3" json:"needs_expiration,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *MissingGrant) Reset() {
+	*x = MissingGrant{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MissingGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MissingGrant) ProtoMessage() {}
+
+func (x *MissingGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MissingGrant.ProtoReflect.Descriptor instead.
+func (*MissingGrant) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *MissingGrant) GetResource() *ObjectReference {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *MissingGrant) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *MissingGrant) GetSubject() *SubjectReference {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *MissingGrant) GetCaveat() string {
+	if x != nil {
+		return x.Caveat
+	}
+	return ""
+}
+
+func (x *MissingGrant) GetNeedsExpiration() bool {
+	if x != nil {
+		return x.NeedsExpiration
+	}
+	return false
+}
+
+// Reason is a node of the explanation of a check.
+type Reason struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is about.
+	Kind ReasonKind `protobuf:"varint,1,opt,name=kind,proto3,enum=deputy.v1.ReasonKind" json:"kind,omitempty"`
+	// What the part comes to by itself. Right of a minus, OUTCOME_YES refuses.
+	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=deputy.v1.Outcome" json:"outcome,omitempty"`
+	// The object, and below its relation or permission.
+	Object *ObjectReference `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	// The relation or permission of the object.
+	Relation string `protobuf:"bytes,4,opt,name=relation,proto3" json:"relation,omitempty"`
+	// What a permission, or a part of one, is computed from, as the schema writes it: "reader + folder->view".
+	Expression string `protobuf:"bytes,5,opt,name=expression,proto3" json:"expression,omitempty"`
+	// Of REASON_KIND_OPERATION: "union", "intersection", "exclusion", "arrow", "all" or "nil".
+	Operation string `protobuf:"bytes,6,opt,name=operation,proto3" json:"operation,omitempty"`
+	// Whether the part is right of a minus.
+	Subtracted bool `protobuf:"varint,7,opt,name=subtracted,proto3" json:"subtracted,omitempty"`
+	// Whether the relation admits a relationship that names the subject, and has none.
+	Admits bool `protobuf:"varint,8,opt,name=admits,proto3" json:"admits,omitempty"`
+	// Of REASON_KIND_RELATIONSHIP the relationship. Where a relation admits one that names the subject: one that has expired, if there is.
+	Relationship *Relationship `protobuf:"bytes,9,opt,name=relationship,proto3" json:"relationship,omitempty"`
+	// What the relationship's caveat came to, if it has one.
+	Caveat *CaveatReason `protobuf:"bytes,10,opt,name=caveat,proto3" json:"caveat,omitempty"`
+	// Why there is no outcome, for a person; empty unless it is OUTCOME_ERROR.
+	Detail string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What the outcome comes from. Parts that make no difference to it are left out.
+	Children []*Reason `protobuf:"bytes,12,rep,name=children,proto3" json:"children,omitempty"`
+	// How many further children, which came to the same, are not shown: at least so many. To callers that are bound to part of the graph it is
+	// always 0.
+	Others        uint32 `protobuf:"varint,13,opt,name=others,proto3" json:"others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reason) Reset() {
+	*x = Reason{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reason) ProtoMessage() {}
+
+func (x *Reason) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reason.ProtoReflect.Descriptor instead.
+func (*Reason) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Reason) GetKind() ReasonKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ReasonKind_REASON_KIND_UNSPECIFIED
+}
+
+func (x *Reason) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *Reason) GetObject() *ObjectReference {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *Reason) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *Reason) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+func (x *Reason) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Reason) GetSubtracted() bool {
+	if x != nil {
+		return x.Subtracted
+	}
+	return false
+}
+
+func (x *Reason) GetAdmits() bool {
+	if x != nil {
+		return x.Admits
+	}
+	return false
+}
+
+func (x *Reason) GetRelationship() *Relationship {
+	if x != nil {
+		return x.Relationship
+	}
+	return nil
+}
+
+func (x *Reason) GetCaveat() *CaveatReason {
+	if x != nil {
+		return x.Caveat
+	}
+	return nil
+}
+
+func (x *Reason) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Reason) GetChildren() []*Reason {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+func (x *Reason) GetOthers() uint32 {
+	if x != nil {
+		return x.Others
+	}
+	return 0
+}
+
+// Relationship is a relationship of the graph. What was written with its caveat is in CaveatReason.
+type Relationship struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object.
+	Resource *ObjectReference `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The relation.
+	Relation string `protobuf:"bytes,2,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The subject. Its object_id is "*" where it is all objects of the type.
+	Subject *SubjectReference `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The caveat's name, or empty.
+	Caveat string `protobuf:"bytes,4,opt,name=caveat,proto3" json:"caveat,omitempty"`
+	// When it expires; left out if it does not.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Relationship) Reset() {
+	*x = Relationship{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Relationship) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Relationship) ProtoMessage() {}
+
+func (x *Relationship) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Relationship.ProtoReflect.Descriptor instead.
+func (*Relationship) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Relationship) GetResource() *ObjectReference {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *Relationship) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *Relationship) GetSubject() *SubjectReference {
+	if x != nil {
+		return x.Subject
+	}
+	return nil
+}
+
+func (x *Relationship) GetCaveat() string {
+	if x != nil {
+		return x.Caveat
+	}
+	return ""
+}
+
+func (x *Relationship) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// CaveatReason is what the caveat of a relationship came to.
+type CaveatReason struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The caveat.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it came to.
+	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=deputy.v1.Outcome" json:"outcome,omitempty"`
+	// The values of its parameters that were given, by name.
+	Values []*CaveatValue `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
+	// The names of parameters that it depends on and that were not given, in order.
+	Missing       []string `protobuf:"bytes,4,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaveatReason) Reset() {
+	*x = CaveatReason{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaveatReason) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaveatReason) ProtoMessage() {}
+
+func (x *CaveatReason) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaveatReason.ProtoReflect.Descriptor instead.
+func (*CaveatReason) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CaveatReason) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CaveatReason) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *CaveatReason) GetValues() []*CaveatValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *CaveatReason) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+// CaveatValue is the value of a caveat's parameter.
+type CaveatValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The parameter.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its value.
+	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Whether it was written with the relationship. Otherwise it is the request's.
+	Written       bool `protobuf:"varint,3,opt,name=written,proto3" json:"written,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaveatValue) Reset() {
+	*x = CaveatValue{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaveatValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaveatValue) ProtoMessage() {}
+
+func (x *CaveatValue) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaveatValue.ProtoReflect.Descriptor instead.
+func (*CaveatValue) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CaveatValue) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CaveatValue) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *CaveatValue) GetWritten() bool {
+	if x != nil {
+		return x.Written
+	}
+	return false
+}
+
+// CheckTrace is one node of SpiceDB's check trace (authzed.api.v1.CheckDebugTrace). SpiceDB is asked beside the evaluator, at the same revision, and
+// may answer otherwise where that differs on purpose.
 type CheckTrace struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object.
@@ -1368,7 +2059,7 @@ type CheckTrace struct {
 
 func (x *CheckTrace) Reset() {
 	*x = CheckTrace{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +2071,7 @@ func (x *CheckTrace) String() string {
 func (*CheckTrace) ProtoMessage() {}
 
 func (x *CheckTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +2084,7 @@ func (x *CheckTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrace.ProtoReflect.Descriptor instead.
 func (*CheckTrace) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CheckTrace) GetResource() *ObjectReference {
@@ -1482,7 +2173,7 @@ type FilterResourcesRequest struct {
 
 func (x *FilterResourcesRequest) Reset() {
 	*x = FilterResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +2185,7 @@ func (x *FilterResourcesRequest) String() string {
 func (*FilterResourcesRequest) ProtoMessage() {}
 
 func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +2198,7 @@ func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesRequest.ProtoReflect.Descriptor instead.
 func (*FilterResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FilterResourcesRequest) GetAgentId() string {
@@ -1645,7 +2336,7 @@ type FilterResourcesResponse struct {
 
 func (x *FilterResourcesResponse) Reset() {
 	*x = FilterResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2348,7 @@ func (x *FilterResourcesResponse) String() string {
 func (*FilterResourcesResponse) ProtoMessage() {}
 
 func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2361,7 @@ func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesResponse.ProtoReflect.Descriptor instead.
 func (*FilterResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FilterResourcesResponse) GetCheckedAt() *ZedToken {
@@ -1721,7 +2412,7 @@ type ConditionalObject struct {
 
 func (x *ConditionalObject) Reset() {
 	*x = ConditionalObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +2424,7 @@ func (x *ConditionalObject) String() string {
 func (*ConditionalObject) ProtoMessage() {}
 
 func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +2437,7 @@ func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionalObject.ProtoReflect.Descriptor instead.
 func (*ConditionalObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConditionalObject) GetObjectId() string {
@@ -1776,7 +2467,7 @@ type FailedObject struct {
 
 func (x *FailedObject) Reset() {
 	*x = FailedObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +2479,7 @@ func (x *FailedObject) String() string {
 func (*FailedObject) ProtoMessage() {}
 
 func (x *FailedObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +2492,7 @@ func (x *FailedObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedObject.ProtoReflect.Descriptor instead.
 func (*FailedObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FailedObject) GetObjectId() string {
@@ -1857,7 +2548,7 @@ type LookupResourcesRequest struct {
 
 func (x *LookupResourcesRequest) Reset() {
 	*x = LookupResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2560,7 @@ func (x *LookupResourcesRequest) String() string {
 func (*LookupResourcesRequest) ProtoMessage() {}
 
 func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2573,7 @@ func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesRequest.ProtoReflect.Descriptor instead.
 func (*LookupResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LookupResourcesRequest) GetAgentId() string {
@@ -2016,7 +2707,7 @@ type LookupResourcesResponse struct {
 
 func (x *LookupResourcesResponse) Reset() {
 	*x = LookupResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2719,7 @@ func (x *LookupResourcesResponse) String() string {
 func (*LookupResourcesResponse) ProtoMessage() {}
 
 func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2732,7 @@ func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesResponse.ProtoReflect.Descriptor instead.
 func (*LookupResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LookupResourcesResponse) GetResult() isLookupResourcesResponse_Result {
@@ -2122,7 +2813,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2825,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2838,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FailedResource) GetResource() *ObjectReference {
@@ -2206,7 +2897,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2909,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2922,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -2296,7 +2987,7 @@ type LookupEnd struct {
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2999,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +3012,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -2382,7 +3073,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +3085,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +3098,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -2476,7 +3167,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2488,7 +3179,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2501,7 +3192,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -2582,7 +3273,7 @@ type FailedAgent struct {
 
 func (x *FailedAgent) Reset() {
 	*x = FailedAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +3285,7 @@ func (x *FailedAgent) String() string {
 func (*FailedAgent) ProtoMessage() {}
 
 func (x *FailedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +3298,7 @@ func (x *FailedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
 func (*FailedAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FailedAgent) GetAgentId() string {
@@ -2670,7 +3361,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +3373,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +3386,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -2820,12 +3511,14 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x04item\x18\x02 \x01(\v2\".deputy.v1.CheckPermissionResponseH\x00R\x04item\x12.\n" +
 	"\x05error\x18\x03 \x01(\v2\x16.deputy.v1.ErrorStatusH\x00R\x05errorB\n" +
 	"\n" +
-	"\bresponse\"\xa7\x01\n" +
+	"\bresponse\"\xc6\x01\n" +
 	"\x18ExplainPermissionRequest\x127\n" +
 	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\x12\x1f\n" +
 	"\vdecision_id\x18\x02 \x01(\tR\n" +
 	"decisionId\x121\n" +
-	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\"\xe3\x01\n" +
+	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\x12\x1d\n" +
+	"\n" +
+	"with_trace\x18\x04 \x01(\bR\twithTrace\"\xe3\x01\n" +
 	"\x19ExplainPermissionResponse\x12>\n" +
 	"\bdecision\x18\x01 \x01(\v2\".deputy.v1.CheckPermissionResponseR\bdecision\x12?\n" +
 	"\n" +
@@ -2866,7 +3559,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12?\n" +
 	"\n" +
 	"conditions\x18\x03 \x03(\v2\x1f.deputy.v1.ConditionExplanationR\n" +
-	"conditions\"\xf1\x01\n" +
+	"conditions\"\xb0\x02\n" +
 	"\x14ConditionExplanation\x12\x1c\n" +
 	"\tcondition\x18\x01 \x01(\tR\tcondition\x12,\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12\x16\n" +
@@ -2874,7 +3567,57 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x0fmissing_context\x18\x04 \x03(\tR\x0emissingContext\x12\x1f\n" +
 	"\vat_baseline\x18\x05 \x01(\bR\n" +
 	"atBaseline\x12+\n" +
-	"\x05trace\x18\x06 \x01(\v2\x15.deputy.v1.CheckTraceR\x05trace\"\xb9\x02\n" +
+	"\x05trace\x18\x06 \x01(\v2\x15.deputy.v1.CheckTraceR\x05trace\x12=\n" +
+	"\vexplanation\x18\a \x01(\v2\x1b.deputy.v1.CheckExplanationR\vexplanation\"\xda\x01\n" +
+	"\x10CheckExplanation\x12,\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12'\n" +
+	"\x0fmissing_context\x18\x02 \x03(\tR\x0emissingContext\x12)\n" +
+	"\x06reason\x18\x03 \x01(\v2\x11.deputy.v1.ReasonR\x06reason\x122\n" +
+	"\anearest\x18\x04 \x03(\v2\x18.deputy.v1.MissingGrantsR\anearest\x12\x10\n" +
+	"\x03cut\x18\x05 \x01(\bR\x03cut\"@\n" +
+	"\rMissingGrants\x12/\n" +
+	"\x06grants\x18\x01 \x03(\v2\x17.deputy.v1.MissingGrantR\x06grants\"\xdc\x01\n" +
+	"\fMissingGrant\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12\x1a\n" +
+	"\brelation\x18\x02 \x01(\tR\brelation\x125\n" +
+	"\asubject\x18\x03 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\asubject\x12\x16\n" +
+	"\x06caveat\x18\x04 \x01(\tR\x06caveat\x12)\n" +
+	"\x10needs_expiration\x18\x05 \x01(\bR\x0fneedsExpiration\"\xf4\x03\n" +
+	"\x06Reason\x12)\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x15.deputy.v1.ReasonKindR\x04kind\x12,\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x122\n" +
+	"\x06object\x18\x03 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\x06object\x12\x1a\n" +
+	"\brelation\x18\x04 \x01(\tR\brelation\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x05 \x01(\tR\n" +
+	"expression\x12\x1c\n" +
+	"\toperation\x18\x06 \x01(\tR\toperation\x12\x1e\n" +
+	"\n" +
+	"subtracted\x18\a \x01(\bR\n" +
+	"subtracted\x12\x16\n" +
+	"\x06admits\x18\b \x01(\bR\x06admits\x12;\n" +
+	"\frelationship\x18\t \x01(\v2\x17.deputy.v1.RelationshipR\frelationship\x12/\n" +
+	"\x06caveat\x18\n" +
+	" \x01(\v2\x17.deputy.v1.CaveatReasonR\x06caveat\x12\x16\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x12-\n" +
+	"\bchildren\x18\f \x03(\v2\x11.deputy.v1.ReasonR\bchildren\x12\x16\n" +
+	"\x06others\x18\r \x01(\rR\x06others\"\xec\x01\n" +
+	"\fRelationship\x126\n" +
+	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12\x1a\n" +
+	"\brelation\x18\x02 \x01(\tR\brelation\x125\n" +
+	"\asubject\x18\x03 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\asubject\x12\x16\n" +
+	"\x06caveat\x18\x04 \x01(\tR\x06caveat\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x9a\x01\n" +
+	"\fCaveatReason\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12.\n" +
+	"\x06values\x18\x03 \x03(\v2\x16.deputy.v1.CaveatValueR\x06values\x12\x18\n" +
+	"\amissing\x18\x04 \x03(\tR\amissing\"i\n" +
+	"\vCaveatValue\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x18\n" +
+	"\awritten\x18\x03 \x01(\bR\awritten\"\xb9\x02\n" +
 	"\n" +
 	"CheckTrace\x126\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\bresource\x12\x1e\n" +
@@ -2999,7 +3742,21 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x15AGREEMENT_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eAGREEMENT_SAME\x10\x01\x12\x17\n" +
 	"\x13AGREEMENT_DIFFERENT\x10\x02\x12\x15\n" +
-	"\x11AGREEMENT_UNKNOWN\x10\x032\x83\x05\n" +
+	"\x11AGREEMENT_UNKNOWN\x10\x03*\x9a\x02\n" +
+	"\n" +
+	"ReasonKind\x12\x1b\n" +
+	"\x17REASON_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REASON_KIND_MEMBER\x10\x01\x12\x1c\n" +
+	"\x18REASON_KIND_RELATIONSHIP\x10\x02\x12\x19\n" +
+	"\x15REASON_KIND_OPERATION\x10\x03\x12\x14\n" +
+	"\x10REASON_KIND_SELF\x10\x04\x12\x16\n" +
+	"\x12REASON_KIND_ABSENT\x10\x05\x12\x15\n" +
+	"\x11REASON_KIND_CYCLE\x10\x06\x12\x15\n" +
+	"\x11REASON_KIND_ABOVE\x10\a\x12\x15\n" +
+	"\x11REASON_KIND_DEPTH\x10\b\x12\x16\n" +
+	"\x12REASON_KIND_HIDDEN\x10\t\x12\x13\n" +
+	"\x0fREASON_KIND_CUT\x10\n" +
+	"2\x83\x05\n" +
 	"\x12PermissionsService\x12c\n" +
 	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x04\x12r\n" +
@@ -3027,154 +3784,182 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_permissions_proto_rawDescData
 }
 
-var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_deputy_v1_permissions_proto_goTypes = []any{
 	(Agreement)(0),                          // 0: deputy.v1.Agreement
-	(*CheckPermissionRequest)(nil),          // 1: deputy.v1.CheckPermissionRequest
-	(*CheckPermissionResponse)(nil),         // 2: deputy.v1.CheckPermissionResponse
-	(*CheckBulkPermissionsRequest)(nil),     // 3: deputy.v1.CheckBulkPermissionsRequest
-	(*CheckBulkPermissionsRequestItem)(nil), // 4: deputy.v1.CheckBulkPermissionsRequestItem
-	(*CheckBulkPermissionsResponse)(nil),    // 5: deputy.v1.CheckBulkPermissionsResponse
-	(*CheckBulkPermissionsPair)(nil),        // 6: deputy.v1.CheckBulkPermissionsPair
-	(*ExplainPermissionRequest)(nil),        // 7: deputy.v1.ExplainPermissionRequest
-	(*ExplainPermissionResponse)(nil),       // 8: deputy.v1.ExplainPermissionResponse
-	(*PastDecision)(nil),                    // 9: deputy.v1.PastDecision
-	(*ConditionChange)(nil),                 // 10: deputy.v1.ConditionChange
-	(*CandidateExplanation)(nil),            // 11: deputy.v1.CandidateExplanation
-	(*GateExplanation)(nil),                 // 12: deputy.v1.GateExplanation
-	(*ConditionExplanation)(nil),            // 13: deputy.v1.ConditionExplanation
-	(*CheckTrace)(nil),                      // 14: deputy.v1.CheckTrace
-	(*FilterResourcesRequest)(nil),          // 15: deputy.v1.FilterResourcesRequest
-	(*FilterResourcesResponse)(nil),         // 16: deputy.v1.FilterResourcesResponse
-	(*ConditionalObject)(nil),               // 17: deputy.v1.ConditionalObject
-	(*FailedObject)(nil),                    // 18: deputy.v1.FailedObject
-	(*LookupResourcesRequest)(nil),          // 19: deputy.v1.LookupResourcesRequest
-	(*LookupResourcesResponse)(nil),         // 20: deputy.v1.LookupResourcesResponse
-	(*FailedResource)(nil),                  // 21: deputy.v1.FailedResource
-	(*ReachedResource)(nil),                 // 22: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 23: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 24: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 25: deputy.v1.LookupAgentsResponse
-	(*FailedAgent)(nil),                     // 26: deputy.v1.FailedAgent
-	(*ReachingAgent)(nil),                   // 27: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 28: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 29: google.protobuf.Struct
-	(*Consistency)(nil),                     // 30: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 31: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 32: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 33: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 34: google.protobuf.Timestamp
-	(*ErrorStatus)(nil),                     // 35: deputy.v1.ErrorStatus
-	(*Record)(nil),                          // 36: deputy.v1.Record
-	(Gate)(0),                               // 37: deputy.v1.Gate
-	(Outcome)(0),                            // 38: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 39: deputy.v1.SubjectReference
-	(*Cursor)(nil),                          // 40: deputy.v1.Cursor
+	(ReasonKind)(0),                         // 1: deputy.v1.ReasonKind
+	(*CheckPermissionRequest)(nil),          // 2: deputy.v1.CheckPermissionRequest
+	(*CheckPermissionResponse)(nil),         // 3: deputy.v1.CheckPermissionResponse
+	(*CheckBulkPermissionsRequest)(nil),     // 4: deputy.v1.CheckBulkPermissionsRequest
+	(*CheckBulkPermissionsRequestItem)(nil), // 5: deputy.v1.CheckBulkPermissionsRequestItem
+	(*CheckBulkPermissionsResponse)(nil),    // 6: deputy.v1.CheckBulkPermissionsResponse
+	(*CheckBulkPermissionsPair)(nil),        // 7: deputy.v1.CheckBulkPermissionsPair
+	(*ExplainPermissionRequest)(nil),        // 8: deputy.v1.ExplainPermissionRequest
+	(*ExplainPermissionResponse)(nil),       // 9: deputy.v1.ExplainPermissionResponse
+	(*PastDecision)(nil),                    // 10: deputy.v1.PastDecision
+	(*ConditionChange)(nil),                 // 11: deputy.v1.ConditionChange
+	(*CandidateExplanation)(nil),            // 12: deputy.v1.CandidateExplanation
+	(*GateExplanation)(nil),                 // 13: deputy.v1.GateExplanation
+	(*ConditionExplanation)(nil),            // 14: deputy.v1.ConditionExplanation
+	(*CheckExplanation)(nil),                // 15: deputy.v1.CheckExplanation
+	(*MissingGrants)(nil),                   // 16: deputy.v1.MissingGrants
+	(*MissingGrant)(nil),                    // 17: deputy.v1.MissingGrant
+	(*Reason)(nil),                          // 18: deputy.v1.Reason
+	(*Relationship)(nil),                    // 19: deputy.v1.Relationship
+	(*CaveatReason)(nil),                    // 20: deputy.v1.CaveatReason
+	(*CaveatValue)(nil),                     // 21: deputy.v1.CaveatValue
+	(*CheckTrace)(nil),                      // 22: deputy.v1.CheckTrace
+	(*FilterResourcesRequest)(nil),          // 23: deputy.v1.FilterResourcesRequest
+	(*FilterResourcesResponse)(nil),         // 24: deputy.v1.FilterResourcesResponse
+	(*ConditionalObject)(nil),               // 25: deputy.v1.ConditionalObject
+	(*FailedObject)(nil),                    // 26: deputy.v1.FailedObject
+	(*LookupResourcesRequest)(nil),          // 27: deputy.v1.LookupResourcesRequest
+	(*LookupResourcesResponse)(nil),         // 28: deputy.v1.LookupResourcesResponse
+	(*FailedResource)(nil),                  // 29: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 30: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 31: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 32: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 33: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 34: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 35: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 36: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 37: google.protobuf.Struct
+	(*Consistency)(nil),                     // 38: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 39: deputy.v1.ZedToken
+	(Permissionship)(0),                     // 40: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 41: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 42: google.protobuf.Timestamp
+	(*ErrorStatus)(nil),                     // 43: deputy.v1.ErrorStatus
+	(*Record)(nil),                          // 44: deputy.v1.Record
+	(Gate)(0),                               // 45: deputy.v1.Gate
+	(Outcome)(0),                            // 46: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 47: deputy.v1.SubjectReference
+	(*structpb.Value)(nil),                  // 48: google.protobuf.Value
+	(*Cursor)(nil),                          // 49: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	28, // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	28, // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	29, // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	30, // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	31, // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	32, // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	33, // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	31, // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	34, // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	28, // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
-	4,  // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	30, // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	31, // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	28, // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	28, // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	29, // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	31, // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
-	6,  // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
-	4,  // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	2,  // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	35, // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
-	1,  // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	29, // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
-	2,  // 23: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	11, // 24: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	9,  // 25: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
-	36, // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
-	0,  // 27: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
-	2,  // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
-	11, // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
-	10, // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	35, // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
-	35, // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
-	37, // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	38, // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	38, // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	28, // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	32, // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	12, // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	37, // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	38, // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	13, // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	38, // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	14, // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	28, // 44: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	39, // 45: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	38, // 46: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	14, // 47: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	28, // 48: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	29, // 49: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
-	30, // 50: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	31, // 51: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	31, // 52: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
-	17, // 53: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
-	18, // 54: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
-	33, // 55: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	35, // 56: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
-	28, // 57: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	29, // 58: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	30, // 59: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	31, // 60: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	40, // 61: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	22, // 62: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	23, // 63: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	21, // 64: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	28, // 65: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	35, // 66: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	28, // 67: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	28, // 68: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	32, // 69: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	28, // 70: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	31, // 71: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	40, // 72: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	28, // 73: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	28, // 74: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	29, // 75: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	30, // 76: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	40, // 77: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	27, // 78: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	23, // 79: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	26, // 80: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	28, // 81: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	35, // 82: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	28, // 83: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	32, // 84: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	1,  // 85: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	3,  // 86: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	7,  // 87: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	19, // 88: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	15, // 89: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
-	24, // 90: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	2,  // 91: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	5,  // 92: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	8,  // 93: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	20, // 94: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	16, // 95: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
-	25, // 96: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	91, // [91:97] is the sub-list for method output_type
-	85, // [85:91] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	36,  // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	36,  // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	37,  // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	38,  // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	39,  // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	40,  // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	41,  // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	39,  // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	42,  // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	36,  // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	5,   // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	38,  // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	39,  // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	36,  // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	36,  // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	37,  // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	39,  // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	7,   // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
+	5,   // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	3,   // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
+	43,  // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	2,   // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	37,  // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	3,   // 23: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	12,  // 24: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
+	10,  // 25: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
+	44,  // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	0,   // 27: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
+	3,   // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
+	12,  // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
+	11,  // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
+	43,  // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	43,  // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	45,  // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	46,  // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	46,  // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	36,  // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	40,  // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	13,  // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	45,  // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	46,  // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	14,  // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	46,  // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	22,  // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	15,  // 44: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
+	46,  // 45: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
+	18,  // 46: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
+	16,  // 47: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
+	17,  // 48: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
+	36,  // 49: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
+	47,  // 50: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
+	1,   // 51: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
+	46,  // 52: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
+	36,  // 53: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
+	19,  // 54: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
+	20,  // 55: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
+	18,  // 56: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
+	36,  // 57: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
+	47,  // 58: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
+	42,  // 59: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
+	46,  // 60: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
+	21,  // 61: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
+	48,  // 62: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
+	36,  // 63: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	47,  // 64: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	46,  // 65: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	22,  // 66: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	36,  // 67: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	37,  // 68: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
+	38,  // 69: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	39,  // 70: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	39,  // 71: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
+	25,  // 72: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
+	26,  // 73: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
+	41,  // 74: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	43,  // 75: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
+	36,  // 76: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	37,  // 77: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	38,  // 78: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	39,  // 79: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	49,  // 80: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	30,  // 81: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	31,  // 82: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	29,  // 83: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	36,  // 84: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	43,  // 85: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	36,  // 86: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	36,  // 87: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	40,  // 88: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	36,  // 89: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	39,  // 90: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	49,  // 91: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	36,  // 92: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	36,  // 93: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	37,  // 94: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	38,  // 95: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	49,  // 96: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	35,  // 97: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	31,  // 98: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	34,  // 99: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	36,  // 100: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	43,  // 101: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	36,  // 102: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	40,  // 103: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	2,   // 104: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	4,   // 105: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	8,   // 106: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	27,  // 107: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	23,  // 108: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
+	32,  // 109: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	3,   // 110: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	6,   // 111: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	9,   // 112: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	28,  // 113: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	24,  // 114: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
+	33,  // 115: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	110, // [110:116] is the sub-list for method output_type
+	104, // [104:110] is the sub-list for method input_type
+	104, // [104:104] is the sub-list for extension type_name
+	104, // [104:104] is the sub-list for extension extendee
+	0,   // [0:104] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -3197,20 +3982,20 @@ func file_deputy_v1_permissions_proto_init() {
 		(*CheckBulkPermissionsPair_Item)(nil),
 		(*CheckBulkPermissionsPair_Error)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[14].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[21].OneofWrappers = []any{
 		(*FilterResourcesRequest_SessionId)(nil),
 		(*FilterResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[18].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[25].OneofWrappers = []any{
 		(*LookupResourcesRequest_SessionId)(nil),
 		(*LookupResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[19].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[26].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
 		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[24].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[31].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
 		(*LookupAgentsResponse_Failed)(nil),
@@ -3220,8 +4005,8 @@ func file_deputy_v1_permissions_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   27,
+			NumEnums:      2,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

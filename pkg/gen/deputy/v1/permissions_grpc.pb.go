@@ -38,8 +38,8 @@ type PermissionsServiceClient interface {
 	// CheckBulkPermissions decides several cases at one revision. There are as many pairs as items, in
 	// order; an item that is wrong fails by itself.
 	CheckBulkPermissions(ctx context.Context, in *CheckBulkPermissionsRequest, opts ...grpc.CallOption) (*CheckBulkPermissionsResponse, error)
-	// ExplainPermission decides without short cuts and returns every gate with SpiceDB's trace. It is
-	// for auditors and admins: it says what CheckPermission conceals.
+	// ExplainPermission decides without short cuts and returns every gate, with an explanation of every check by
+	// the evaluator that answered it. It is for auditors and admins: it says what CheckPermission conceals.
 	ExplainPermission(ctx context.Context, in *ExplainPermissionRequest, opts ...grpc.CallOption) (*ExplainPermissionResponse, error)
 	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.
@@ -152,8 +152,8 @@ type PermissionsServiceServer interface {
 	// CheckBulkPermissions decides several cases at one revision. There are as many pairs as items, in
 	// order; an item that is wrong fails by itself.
 	CheckBulkPermissions(context.Context, *CheckBulkPermissionsRequest) (*CheckBulkPermissionsResponse, error)
-	// ExplainPermission decides without short cuts and returns every gate with SpiceDB's trace. It is
-	// for auditors and admins: it says what CheckPermission conceals.
+	// ExplainPermission decides without short cuts and returns every gate, with an explanation of every check by
+	// the evaluator that answered it. It is for auditors and admins: it says what CheckPermission conceals.
 	ExplainPermission(context.Context, *ExplainPermissionRequest) (*ExplainPermissionResponse, error)
 	// LookupResources streams the objects of a type that an acting party reaches. Within a stream each
 	// is named once for a delegation; streams that a cursor joins may repeat one beyond 500 candidates.

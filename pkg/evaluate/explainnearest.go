@@ -1,0 +1,182 @@
+package evaluate
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// Bounds of what is tried to make a no a yes.
+const (
+	// maxOpenings is how many sets of grants are kept of each part, and maxTries how many are tried in the end.
+	maxOpenings, maxTries = 8, 4
+	// maxNearest is how many are shown, and maxGrants how many grants one of them has.
+	maxNearest, maxGrants = 2, 3
+)
+
+// opening is a set of grants that may make a part yes. hops is how many relationships they are away, added up.
+type opening struct {
+	grants []authz.Grant
+	hops   int
+}
+
+// nearer compares openings: fewer grants first, then those that are less far away. One without grants is none, and last.
+func nearer(a, b opening) int {
+	if len(a.grants) == 0 || len(b.grants) == 0 {
+		return cmp.Compare(len(b.grants), len(a.grants))
+	}
+	return cmp.Or(cmp.Compare(len(a.grants), len(b.grants)), cmp.Compare(a.hops, b.hops))
+}
+
+// first returns the nearest of openings that are in order.
+func first(all []opening) opening {
+	if len(all) == 0 {
+		return opening{}
+	}
+	return all[0]
+}
+
+// best puts openings in order, and keeps the nearest.
+func best(all []opening) []opening {
+	slices.SortStableFunc(all, nearer)
+	return all[:min(len(all), maxOpenings)]
+}
+
+// further returns openings as they are seen from a relationship before.
+func further(all []opening) []opening {
+	out := slices.Clone(all)
+	for i := range out {
+		out[i].hops++
+	}
+	return out
+}
+
+// together returns the openings of two parts that are both needed.
+func together(a, b []opening) (out []opening) {
+	for _, one := range a {
+		for _, other := range b {
+			grants := slices.Clone(one.grants)
+			for _, g := range other.grants {
+				if !slices.Contains(grants, g) {
+					grants = append(grants, g)
+				}
+			}
+			if len(grants) <= maxGrants {
+				out = append(out, opening{grants, one.hops + other.hops})
+			}
+		}
+	}
+	return best(out)
+}
+
+// nearest returns the openings that do make the check yes: each is tried over the rows with its grants.
+func (x *explainer) nearest(openings []opening) (found [][]authz.Grant) {
+	openings = best(openings)
+	for _, o := range openings[:min(len(openings), maxTries)] {
+		if len(found) == maxNearest || x.failed() {
+			break
+		}
+		if len(o.grants) == 0 {
+			continue
+		}
+		answers := x.program.Check(x.ctx, &granted{x.rows, o.grants}, []Check{x.check})
+		if answers[0].Outcome == authz.Yes {
+			found = append(found, o.grants)
+		}
+	}
+	return found
+}
+
+// granted are rows with grants added, each of which takes the place of a relationship with the same subject.
+type granted struct {
+	Rows
+	grants []authz.Grant
+}
+
+// rowOf is a grant as a row. Its caveat has no context of its own, and it does not expire.
+func rowOf(g *authz.Grant) Row {
+	return Row{
+		Relation: g.Relation, SubjectType: g.Subject.Type, SubjectRelation: g.Subject.Relation, SubjectID: g.Subject.ID, Caveat: g.Caveat,
+	}
+}
+
+// same reports whether two rows of an object are the same relationship.
+func same(a, b *Row) bool {
+	return a.Relation == b.Relation && a.SubjectType == b.SubjectType && a.SubjectRelation == b.SubjectRelation && a.SubjectID == b.SubjectID
+}
+
+// of returns the grants of an object, of one relation or, if that is empty, of all.
+func (a *granted) of(objectType, id, relation string, usersets bool) (rows []Row) {
+	for i := range a.grants {
+		g := &a.grants[i]
+		if g.Resource.Type == objectType && g.Resource.ID == id && (relation == "" || g.Relation == relation) &&
+			(!usersets || g.Subject.Relation != "") {
+			rows = append(rows, rowOf(g))
+		}
+	}
+	return rows
+}
+
+// with adds rows of an object to others of it, in the order of their relations.
+func with(rows, added []Row) []Row {
+	out := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool {
+		return slices.ContainsFunc(added, func(a Row) bool { return same(&a, &r) })
+	})
+	out = append(out, added...)
+	slices.SortStableFunc(out, func(a, b Row) int { return cmp.Compare(a.Relation, b.Relation) })
+	return out
+}
+
+// join adds grants to what was read up to a limit.
+func join(rows []Row, more bool, err error, added []Row, limit int) ([]Row, bool, error) {
+	if err != nil || more || len(added) == 0 {
+		return rows, more, err
+	}
+	if rows = with(rows, added); limit > 0 && len(rows) > limit {
+		return nil, true, nil
+	}
+	return rows, false, nil
+}
+
+// Object is as in Rows.
+func (a *granted) Object(objectType, id string, limit int) ([]Row, bool, error) {
+	rows, more, err := a.Rows.Object(objectType, id, limit)
+	return join(rows, more, err, a.of(objectType, id, "", false), limit)
+}
+
+// Subject is as in Rows. A row may be a grant, which the other rows do not know.
+func (a *granted) Subject(r *Row, limit int) ([]Row, bool, error) {
+	return a.Object(r.SubjectType, r.SubjectID, limit)
+}
+
+// Relation is as in Rows.
+func (a *granted) Relation(objectType, id, relation string, limit int) ([]Row, bool, error) {
+	rows, more, err := a.Rows.Relation(objectType, id, relation, limit)
+	return join(rows, more, err, a.of(objectType, id, relation, false), limit)
+}
+
+// Usersets is as in Rows.
+func (a *granted) Usersets(objectType, id, relation string, limit int) ([]Row, bool, error) {
+	rows, more, err := a.Rows.Usersets(objectType, id, relation, limit)
+	return join(rows, more, err, a.of(objectType, id, relation, true), limit)
+}
+
+// Page is as in Rows, but that the last page may be longer by the grants.
+func (a *granted) Page(objectType, id, relation string, usersets bool, after *Row, limit int) ([]Row, bool, error) {
+	rows, more, err := a.Rows.Page(objectType, id, relation, usersets, after, limit)
+	if more || err != nil {
+		return rows, more, err
+	}
+	return join(rows, false, nil, a.of(objectType, id, relation, usersets), 0)
+}
+
+// Find is as in Rows.
+func (a *granted) Find(objectType, id, relation, subjectType, subjectRelation, subjectID string) (Row, bool, error) {
+	for _, row := range a.of(objectType, id, relation, false) {
+		if row.SubjectType == subjectType && row.SubjectRelation == subjectRelation && row.SubjectID == subjectID {
+			return row, true, nil
+		}
+	}
+	return a.Rows.Find(objectType, id, relation, subjectType, subjectRelation, subjectID)
+}

@@ -1,0 +1,98 @@
+package judge
+
+import (
+	"context"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/decide"
+)
+
+// explaining is how the checks of the call are to be explained; nil where they are not.
+func (c *call) explaining(ctx context.Context) *authz.Explaining {
+	if !c.explain {
+		return nil
+	}
+	how := &authz.Explaining{Trace: c.trace}
+	if !c.within.Everything() {
+		how.Hidden = func(o authz.Object) (bool, error) {
+			there, err := c.hasObject(ctx, o)
+			return !there, err
+		}
+	}
+	return how
+}
+
+// explainTenant explains the condition that an object is in its tenant and in no other: why it is in that one, or not, and to who has
+// no bounds which others there are.
+func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition *decide.Condition, tenants []authz.SubjectAnswer) error {
+	if condition.Outcome != authz.Yes && !c.within.Everything() {
+		return nil
+	}
+	query := *condition.Query
+	query.Only, query.Explain = false, c.explaining(ctx)
+	answers, err := snap.Check(ctx, []authz.Query{query})
+	if err != nil {
+		return err
+	}
+	condition.Explanation = answers[0].Explanation
+	if condition.Outcome == authz.Yes {
+		return nil
+	}
+	var names []string
+	for _, t := range tenants {
+		name := authz.Show(authz.Object{Type: authz.TypeTenant, ID: t.ID})
+		if t.Conditional {
+			name += " under a condition"
+		}
+		names = append(names, name)
+	}
+	condition.Detail = "it is in no tenant"
+	if len(names) > 0 {
+		condition.Detail = "it is in " + authz.Words(names)
+	}
+	return nil
+}
+
+// translate makes reasons of traces, of engines that have nothing else, and drops traces that were not asked for.
+func (c *call) translate(d *authz.Decision) {
+	for i := range d.Candidates {
+		for k := range d.Candidates[i].Conditions {
+			why := d.Candidates[i].Conditions[k].Explanation
+			if why == nil || why.Trace == nil {
+				continue
+			}
+			if why.Reason == nil {
+				left := maxTraced
+				why.Reason = reasonOf(why.Trace, &left)
+				why.Cut = left == 0
+			}
+			if !c.trace {
+				why.Trace = nil
+			}
+		}
+	}
+}
+
+// maxTraced is how many nodes of a trace become reasons.
+const maxTraced = 150
+
+// reasonOf makes a reason of a trace. What a trace does not tell is left out: relationships, operations and values. Of what holds,
+// the parts that hold are kept.
+func reasonOf(t *authz.Trace, left *int) *authz.Reason {
+	*left--
+	r := &authz.Reason{Kind: authz.ReasonMember, Object: t.Resource, Member: t.Permission, Outcome: t.Outcome}
+	if t.Caveat != "" {
+		r.Caveat = &authz.CaveatReason{Name: t.Caveat, Outcome: t.Outcome}
+	}
+	for i := range t.Children {
+		child := &t.Children[i]
+		switch {
+		case t.Outcome == authz.Yes && child.Outcome != authz.Yes:
+		case *left == 0:
+			r.Others++
+		default:
+			r.Children = append(r.Children, reasonOf(child, left))
+		}
+	}
+	return r
+}
