@@ -108,9 +108,10 @@ func TestCandidatesAreBounded(t *testing.T) {
 		definition document {
 			relation viewer: user | group#member
 			relation parent: document
+			permission flat = viewer
 			permission view = viewer + parent->view
 		}`)
-	ann := Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)}
+	ann := tuple.ONR("user", "ann", tuple.Ellipsis)
 	for what, f := range map[string]*formula{
 		"few groups":                      {groups: 100, documents: 200_000},
 		"many groups":                     {groups: 60_000, documents: 200_000},
@@ -118,7 +119,11 @@ func TestCandidatesAreBounded(t *testing.T) {
 		"a ring":                          {groups: 1, documents: 5000, ring: true},
 		"a longer ring than can be noted": {groups: 1, documents: maxReached + 10, ring: true},
 	} {
-		c, err := p.Resources("document", ann)
+		permission := "flat"
+		if f.ring { // what is reached leads on
+			permission = "view"
+		}
+		c, err := p.Resources("document", Holder{permission, ann})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +151,10 @@ func TestCandidatesAreBounded(t *testing.T) {
 		}
 		if n != f.documents {
 			t.Errorf("%s: %d candidates, want %d", what, n, f.documents)
+		}
+		// More than may be noted is not noted.
+		if tooMany := f.groups > maxReached || f.ring && f.documents > maxReached; tooMany != (c.sets[0].state == unbounded) {
+			t.Errorf("%s: all documents are gone through: %v", what, !tooMany)
 		}
 		if f.held > listMax {
 			t.Errorf("%s: %d ids were read at once", what, f.held)
@@ -185,6 +194,25 @@ func TestSeveralHolders(t *testing.T) {
 		// Few of the groups are read to be followed, before the own ones are found to bound them.
 		if f.calls > 20 {
 			t.Errorf("%v: %d lists were read", holders, f.calls)
+		}
+	}
+}
+
+// TestAgreed merges sets: candidates are in each of them.
+func TestAgreed(t *testing.T) {
+	t.Parallel()
+	for _, sets := range [][][]string{
+		{{"a", "c", "e"}, {"b", "c", "d", "e", "f"}}, {{"b", "c", "d", "e", "f"}, {"a", "c", "e"}},
+		{{"c", "e"}, {"a", "c", "d", "e"}, {"b", "c", "e", "f"}},
+	} {
+		c := &Candidates{settled: true}
+		for _, ids := range sets {
+			s := &candidates{state: bounded}
+			s.addWritten(slices.Clone(ids))
+			c.sets = append(c.sets, s)
+		}
+		if got, more, err := c.Next(t.Context(), nil, 10); err != nil || more || !slices.Equal(got, []string{"c", "e"}) {
+			t.Errorf("%v have %v in common, more %v, %v", sets, got, more, err)
 		}
 	}
 }
