@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -77,9 +78,9 @@ func TestBrakeOnFullStoreDisk(t *testing.T) {
 	}
 	more()
 	disk.mebibytes.Store(nothing)
-	// The disk is not asked at each write, so that the store takes some more.
+	// The disk is not asked at each write, so that the store takes some more. Each is about another user: to resume one again writes nothing.
 	for fresh := 0; ; fresh++ {
-		_, err := s.Principals().Resume(ctx, &deputyv1.ResumeRequest{Principal: harness.Ref("user:fresh")})
+		_, err := s.Principals().Resume(ctx, &deputyv1.ResumeRequest{Principal: harness.Ref(fmt.Sprintf("user:fresh-%d", fresh))})
 		if status.Code(err) == codes.ResourceExhausted {
 			break
 		}
