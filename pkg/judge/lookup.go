@@ -83,10 +83,7 @@ func (j *Judge) Resources(
 		return End{}, err
 	}
 	if err := call.validate(c); err != nil {
-		if e, ok := errors.AsType[*authz.Error](err); ok && e.Field == "resource.object_type" {
-			e.Field = "resource_object_type" // as the request has it, which names no object
-		}
-		return End{}, err
+		return End{}, ofType(err)
 	}
 	leaves, err := call.leaves(ctx, c)
 	if err != nil {
