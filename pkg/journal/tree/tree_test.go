@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -218,12 +219,11 @@ func TestFailures(t *testing.T) {
 func fails(t *testing.T, base *vfs.MemFS, operation int, size uint64, root tlog.Hash) bool {
 	t.Helper()
 	mem := base.CrashClone(vfs.CrashCloneCfg{})
-	counter, armed := operation, false
+	const unarmed = 1 << 40
+	var left atomic.Int64 // files are written several at a time
+	left.Store(unarmed)
 	of := open(t, errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
-		if armed {
-			counter--
-		}
-		if armed && counter == -1 {
+		if left.Add(-1) == -1 {
 			return errors.New("the disk fails")
 		}
 		return nil
@@ -234,9 +234,9 @@ func fails(t *testing.T, base *vfs.MemFS, operation int, size uint64, root tlog.
 		}
 	}
 	before := of.Saved()
-	armed = true
+	left.Store(int64(operation))
 	err := of.Save()
-	armed = false
+	failed := left.Swap(unarmed) < 0
 	if err != nil && of.Saved() != before {
 		t.Fatalf("operation %d failed, and %d records count as saved", operation, of.Saved())
 	}
@@ -257,7 +257,7 @@ func fails(t *testing.T, base *vfs.MemFS, operation int, size uint64, root tlog.
 	if got, err := reopened.Root(size); err != nil || got != root {
 		t.Fatalf("operation %d: another root on disk (%v)", operation, err)
 	}
-	return counter < 0
+	return failed
 }
 
 // TestPaths: numbers are written as C2SP tlog-tiles has it, and nothing else is read.
