@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -257,9 +258,10 @@ func TestIssuerDownAtStart(t *testing.T) {
 // A file that does not come, as on a file system that is gone, holds up neither what waits for it nor the end, and is read by one goroutine only.
 func TestFileHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		comes, reads := make(chan struct{}), 0
+		comes := make(chan struct{})
+		var reads atomic.Int32
 		fetch := unhurried(func() ([]byte, error) {
-			reads++
+			reads.Add(1)
 			<-comes
 			return []byte("here"), nil
 		})
@@ -267,8 +269,8 @@ func TestFileHangs(t *testing.T) {
 		if text, err := fetch(t.Context()); err == nil || text != nil || time.Since(start) != fetchTime {
 			t.Errorf("after %s: %q, %v", time.Since(start), text, err)
 		}
-		if _, err := fetch(t.Context()); err == nil || time.Since(start) != fetchTime || reads != 1 {
-			t.Errorf("after %s and %d reads: %v", time.Since(start), reads, err)
+		if _, err := fetch(t.Context()); err == nil || time.Since(start) != fetchTime || reads.Load() != 1 {
+			t.Errorf("after %s and %d reads: %v", time.Since(start), reads.Load(), err)
 		}
 		close(comes)
 		synctest.Wait()
