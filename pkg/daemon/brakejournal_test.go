@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	authzed "github.com/authzed/authzed-go/proto/authzed/api/v1"
-	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -27,12 +24,7 @@ import (
 // recorded with its reason, late; and so is, in its time, the dry run before.
 func TestBrakeOnFullJournalDisk(t *testing.T) {
 	var full atomic.Bool
-	files := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if full.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
-			return syscall.ENOSPC
-		}
-		return nil
-	}))
+	files := fillable(&full)
 	store := harness.Embedded(t)
 	s := furnished(t, harness.Start(t, daemon.Config{Engine: store}.JournalOn(files)))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

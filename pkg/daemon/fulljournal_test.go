@@ -23,16 +23,21 @@ import (
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
-// TestFullJournalDisk: while the journal's disk is full nothing is decided, read or written, and the engine is not asked to write; what takes access
-// away goes through, takes effect, and is recorded, late; with room again all is as before.
-func TestFullJournalDisk(t *testing.T) {
-	var full atomic.Bool
-	files := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+// fillable is the file system with a disk that takes no writes while it is full.
+func fillable(full *atomic.Bool) vfs.FS {
+	return errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if full.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			return syscall.ENOSPC
 		}
 		return nil
 	}))
+}
+
+// TestFullJournalDisk: while the journal's disk is full nothing is decided, read or written, and the engine is not asked to write; what takes access
+// away goes through, takes effect, and is recorded, late; with room again all is as before.
+func TestFullJournalDisk(t *testing.T) {
+	var full atomic.Bool
+	files := fillable(&full)
 	store := harness.Embedded(t)
 	s := harness.Start(t, daemon.Config{Engine: store}.JournalOn(files))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
