@@ -27,12 +27,22 @@ func isJournal(dir string) bool {
 }
 
 // journalsIn returns the directories of the journals that a directory stands for: itself, or the journal of a data directory. Another directory
-// stands for those of all journals below, as deputy journal collect puts them there, and collected says so. None is no error.
-func journalsIn(dir string) (dirs []string, collected bool, err error) {
+// stands for those of all journals below, as deputy journal collect puts them there, and collected says so. Its errors begin with word, by which
+// the caller's help knows the directory.
+func journalsIn(word, dir string) (dirs []string, collected bool, err error) {
 	for _, one := range []string{dir, daemon.JournalDir(dir)} {
 		if isJournal(one) {
 			return []string{one}, false, nil
 		}
+	}
+	const instead = "name the directory of a journal, a data directory, or one with journals below it"
+	switch about, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, false, fmt.Errorf("%s %s does not exist: %s", word, dir, instead)
+	case err != nil:
+		return nil, false, fmt.Errorf("%s %w", word, err)
+	case !about.IsDir():
+		return nil, false, fmt.Errorf("%s %s is not a directory: %s", word, dir, instead)
 	}
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() || !isJournal(path) {
@@ -41,7 +51,13 @@ func journalsIn(dir string) (dirs []string, collected bool, err error) {
 		dirs = append(dirs, path)
 		return filepath.SkipDir
 	})
-	return dirs, true, err
+	switch {
+	case err != nil:
+		return nil, false, fmt.Errorf("%s %w", word, err)
+	case len(dirs) == 0:
+		return nil, false, fmt.Errorf("%s %s holds no journal, and no directory below it does: a journal has the files origin and verifier.key", word, dir)
+	}
+	return dirs, true, nil
 }
 
 // journalName returns the name of the journal in a directory; empty where nothing says it.

@@ -192,12 +192,9 @@ whose journal was set back is found. query and show read all of them with --dir,
 // collectedFrom returns the directories of the journals that the arguments stand for, and the key of each.
 func collectedFrom(args []string, keys perJournal) (dirs, given []string, err error) {
 	for _, dir := range args {
-		found, _, err := journalsIn(dir)
+		found, _, err := journalsIn("DIR", dir)
 		if err != nil {
 			return nil, nil, err
-		}
-		if len(found) == 0 {
-			return nil, nil, fmt.Errorf("no journal is in %s, or in a directory below it: one has a file %q", dir, "origin")
 		}
 		dirs = append(dirs, found...)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -74,15 +73,9 @@ type verified struct {
 
 // run verifies the journals that a directory stands for, and prints what was found.
 func (v *journalVerify) run(p *program, cmd *cobra.Command, dir string) error {
-	if about, err := os.Stat(dir); err == nil && !about.IsDir() {
-		return fmt.Errorf("DIR %s is a file: name the journal's directory", dir)
-	}
-	dirs, collected, err := journalsIn(dir)
+	dirs, collected, err := journalsIn("DIR", dir)
 	if err != nil {
 		return err
-	}
-	if len(dirs) == 0 {
-		return fmt.Errorf("DIR %s holds no journal, and no directory below it does: a journal has the files origin and verifier.key", dir)
 	}
 	options, err := v.options(dirs)
 	if err != nil {
