@@ -260,7 +260,18 @@ func TestAnExplanationIsBounded(t *testing.T) {
 	for i := range 60 {
 		rows = append(rows, fmt.Sprintf("folder:f%02d#parent@folder:f%02d", i, i+1))
 	}
-	rows = append(rows, "document:deep#folder@folder:f00", "group:g299#member@user:amy")
+	rows = append(rows, "document:deep#folder@folder:f00", "group:g299#member@user:amy", "document:bushy#reader@group:t#member")
+	groups := []string{"t"}
+	for range 4 { // each group has four groups, so that there are 341
+		var below []string
+		for _, name := range groups {
+			for _, child := range "abcd" {
+				below = append(below, name+string(child))
+				rows = append(rows, fmt.Sprintf("group:%s#member@group:%s%c#member", name, name, child))
+			}
+		}
+		groups = below
+	}
 	w := newWorld(t, explained, strings.Join(rows, "\n"))
 	g := verified(t, w)
 	started := time.Now()
@@ -272,6 +283,9 @@ func TestAnExplanationIsBounded(t *testing.T) {
 	}
 	if got := g.explained(t, "document:deep#view@user:bob", nil, nil); !strings.Contains(got, "deep folder:f") && !strings.Contains(got, "\ncut\n") {
 		t.Errorf("a deep one:\n%s", got)
+	}
+	if got := g.explained(t, "document:bushy#view@user:bob", nil, nil); strings.Count(got, "\n") > 250 || !strings.Contains(got, "cut ") {
+		t.Errorf("a bushy no, of %d lines:\n%s", strings.Count(got, "\n"), got)
 	}
 	if took := time.Since(started); took > 20*time.Second {
 		t.Errorf("it took %v", took)
