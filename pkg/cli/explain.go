@@ -16,8 +16,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema/source"
 )
 
-// newExplain builds `deputy explain`, PermissionsService.ExplainPermission. It is for people who want to
-// know why, so that a refusal is no failure of the command.
+// newExplain builds `deputy explain`, PermissionsService.ExplainPermission. People call it to learn why, so a
+// refusal is no failure of the command.
 func newExplain(p *program) *cobra.Command {
 	var q question
 	var trace bool
@@ -25,15 +25,17 @@ func newExplain(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [AGENT RESOURCE PERMISSION]",
 		Short: "Show a decision with every gate behind it (auditors)",
-		Long: `Decide as check does, without short cuts, and show what each gate came to, and why: of each check the
-path of relationships that makes it hold, or what is missing, takes away, leads in a circle or hangs on a
-caveat. It says what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer.
--o json has all conditions.
+		Long: `Decide as check does, but without short cuts, and show for each gate whether it holds, and why. A check
+that holds comes with the relationships that make it hold. One that does not comes with the relationships
+that are missing, the exclusions that take the subject away, the circles and the caveats. This command tells
+what check conceals, so it takes the role auditor. The exit code is 0 whatever the answer. -o json has all
+conditions.
 
 With --decision a decision of the past is judged again, at the revision and the moment of its record, and
-at the head revision now: whether the record is right, what the answer would be today, and why it is
-another. Give the same --context again, unless the journal holds all of it (--journal-context-fields): it has
-a digest of the rest. It takes the role auditor, and admin does not do.` + questionUsage,
+once more at the head revision. The output says whether the record is right, what the answer would be today,
+and why it would be another. If the decision had a --context, give the same one again, unless
+--journal-context-fields names all of its fields: of the others the journal holds only a digest. This takes
+the role auditor, and the role admin is not enough.` + questionUsage,
 		Example: `  deputy explain triage-bot ticket:1001 view --session 5f0c…
   deputy explain triage-bot ticket:1001 view --on-behalf-of user:alice --tenant acme --trace
   deputy explain --decision 1a2b…`,
@@ -53,7 +55,7 @@ a digest of the rest. It takes the role auditor, and admin does not do.` + quest
 		},
 	}
 	q.register(cmd)
-	cmd.Flags().StringVar(&decision, "decision", "", "the id of a decision of the past, instead of AGENT RESOURCE PERMISSION")
+	cmd.Flags().StringVar(&decision, "decision", "", "id of a past decision to judge again, instead of AGENT RESOURCE PERMISSION")
 	cmd.Flags().BoolVar(&trace, "trace", false, "show SpiceDB's check traces too, with the operators and relationships behind them")
 	c := client(p, cmd)
 	c.completes(cmd, 1, false)
@@ -86,7 +88,7 @@ func explainRequest(q question, decision string, args []string) (*deputy.Explain
 		return &deputy.ExplainPermissionRequest{Check: check}, err
 	}
 	if context := q.context; q != (question{context: context}) {
-		return nil, errors.New("--decision has what it is about in its record: of the other flags only --context goes with it")
+		return nil, errors.New("the record of a decision holds its question: of the flags of a question only --context goes with --decision; leave the others out")
 	}
 	given, err := parseContext(q.context)
 	return &deputy.ExplainPermissionRequest{DecisionId: decision, Context: given}, err
@@ -111,7 +113,7 @@ func explanationTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *trace
 	candidateTables(w, e.GetCandidates(), e.GetReasons(), t)
 }
 
-// candidateTables writes what was weighed.
+// candidateTables writes the candidates that were weighed.
 func candidateTables(w io.Writer, candidates []*deputy.CandidateExplanation, reasons []string, t *tracer) {
 	if len(candidates) == 0 {
 		row(w, "")
@@ -149,11 +151,11 @@ func (t *tracer) candidate(w io.Writer, candidate *deputy.CandidateExplanation) 
 	}
 }
 
-// tracer shows SpiceDB's check traces, with what the schema has to say of them: SpiceDB's own traces name neither operators nor
-// the relationships that an arrow follows. Without a schema they are shown alone.
+// tracer shows SpiceDB's check traces. SpiceDB's own traces name neither operators nor the relationships that an arrow follows, so the tracer
+// adds those from the schema. Without a schema it shows the traces alone.
 type tracer struct{ schema *schema.Schema }
 
-// model returns the server's schema, or nil where it cannot be read: a trace can do without.
+// model returns the server's schema, or nil if it cannot be read: a trace can be shown without.
 func (s *server) model(ctx context.Context) *schema.Schema {
 	answer, err := s.schema.ReadSchema(ctx, &authzed.ReadSchemaRequest{})
 	if err != nil {
@@ -170,7 +172,7 @@ func (s *server) model(ctx context.Context) *schema.Schema {
 	return model
 }
 
-// rows writes a node of a trace and all below it, in the order in which the schema names them: SpiceDB's own is another one each time.
+// rows writes a node of a trace and all nodes below it, in the order of the schema, because SpiceDB's own order changes from call to call.
 func (t *tracer) rows(w io.Writer, above, of *deputy.CheckTrace, indent string) {
 	text := object(of.GetResource()) + "#" + of.GetPermission() + "@" + subject(of.GetSubject())
 	var details []string
@@ -196,7 +198,7 @@ func (t *tracer) rows(w io.Writer, above, of *deputy.CheckTrace, indent string) 
 	}
 }
 
-// member returns what a node is about; nil where the schema lacks it.
+// member returns the relation or permission of a node; nil where the schema lacks it.
 func (t *tracer) member(of *deputy.CheckTrace) *schema.Member {
 	if t.schema == nil {
 		return nil
@@ -240,7 +242,7 @@ func (t *tracer) follows(relation schema.Name, objectType string) bool {
 // gateName returns a gate's name as the design spells it.
 func gateName(g deputy.Gate) string { return short(g.String(), "GATE_") }
 
-// outcome returns what a condition came to. What this program does not know is a refusal.
+// outcome returns the outcome of a condition. An outcome that this program does not know is a refusal.
 func outcome(o deputy.Outcome) string {
 	if o == deputy.Outcome_OUTCOME_UNSPECIFIED {
 		return "no"

@@ -9,7 +9,8 @@ import (
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// pastTable writes what became of a decision of the past: what is recorded, whether it is so when it is judged again, and what it would be today.
+// pastTable writes about a decision of the past what its record says, whether the decision comes to the same when it is judged again, and what the
+// answer would be today.
 //
 //	recorded     HAS_PERMISSION
 //	judged again HAS_PERMISSION, as recorded
@@ -66,7 +67,7 @@ func pastTable(w io.Writer, e *deputy.ExplainPermissionResponse, t *tracer) {
 	candidateTables(w, past.GetCandidatesToday(), past.GetReasonsToday(), t)
 }
 
-// answerOr is an answer, or why there is none.
+// answerOr returns an answer, or why there is none.
 func answerOr(d *deputy.CheckPermissionResponse, failure *deputy.ErrorStatus) string {
 	switch {
 	case failure != nil:
@@ -78,7 +79,7 @@ func answerOr(d *deputy.CheckPermissionResponse, failure *deputy.ErrorStatus) st
 	}
 }
 
-// agreement says whether a record is right. What this program does not know is no agreement.
+// agreement says whether a record is right. An agreement that this program does not know counts as none.
 func agreement(a deputy.Agreement) string {
 	switch a {
 	case deputy.Agreement_AGREEMENT_SAME:

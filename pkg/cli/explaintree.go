@@ -11,7 +11,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/notation"
 )
 
-// terminal is how many columns a tree has, and narrowest how many are left for text, however deep a line is.
+// terminal is how many columns a tree has, and narrowest how many of them a line has for its text at least. A branch that is too deep for
+// that is not shown.
 const terminal, narrowest = 80, 28
 
 // branch is a line of a tree with the lines below it.
@@ -74,7 +75,7 @@ func wrapped(text string, width int) (lines []string) {
 	return append(lines, string(rest))
 }
 
-// gateBranches are the gates of a candidate with what is behind each of them. Conditions that hold and are no checks are counted.
+// gateBranches are the gates of a candidate, each with its conditions. Those that hold and are no checks are only counted.
 func gateBranches(gates []*deputy.GateExplanation) (out []branch) {
 	for _, gate := range gates {
 		b := branch{text: gateName(gate.GetGate()) + ": " + outcome(gate.GetOutcome())}
@@ -154,10 +155,10 @@ func subjectOf(condition string) string {
 	return condition[strings.LastIndex(condition, "@")+1:]
 }
 
-// reasons are put into words for a subject.
+// reasons puts reasons into words, for a subject.
 type reasons struct{ subject string }
 
-// of returns the lines of a reason. top says that its outcome and its name stand above it.
+// of returns the lines of a reason. top says that the line above has its outcome and its name already.
 func (s reasons) of(r *deputy.Reason, top bool) []branch {
 	member := object(r.GetObject()) + "#" + r.GetRelation()
 	switch r.GetKind() {
@@ -182,9 +183,9 @@ func (s reasons) of(r *deputy.Reason, top bool) []branch {
 	case deputy.ReasonKind_REASON_KIND_CYCLE:
 		return []branch{{text: "which leads back to " + member}}
 	case deputy.ReasonKind_REASON_KIND_ABOVE:
-		return []branch{{text: minus(r) + member + ": " + outcome(r.GetOutcome()) + ", as said elsewhere"}}
+		return []branch{{text: minus(r) + member + ": " + outcome(r.GetOutcome()) + ", as explained elsewhere"}}
 	case deputy.ReasonKind_REASON_KIND_DEPTH:
-		return []branch{{text: member + " is more steps away than a check takes"}}
+		return []branch{{text: member + " is more steps away than a check may take"}}
 	case deputy.ReasonKind_REASON_KIND_HIDDEN:
 		return []branch{{text: "something that you may not see"}}
 	default:
@@ -192,7 +193,7 @@ func (s reasons) of(r *deputy.Reason, top bool) []branch {
 	}
 }
 
-// member are the lines of a relation or permission. One that holds is told by its relationships alone.
+// member returns the lines of a relation or permission. If that holds, they are those of its relationships alone.
 func (s reasons) member(r *deputy.Reason, name string, top bool) []branch {
 	below := s.children(r)
 	if r.GetAdmits() {
@@ -221,13 +222,13 @@ func (s reasons) member(r *deputy.Reason, name string, top bool) []branch {
 	return []branch{{text: text + ": " + outcome(r.GetOutcome()), below: below}}
 }
 
-// operates reports whether a permission is told by one operation of the same expression, so that one line is enough for both.
+// operates reports whether a permission has one operation with the same expression for its only child, so that one line is enough for both.
 func operates(r *deputy.Reason) bool {
 	c := r.GetChildren()
 	return len(c) == 1 && c[0].GetKind() == deputy.ReasonKind_REASON_KIND_OPERATION && c[0].GetExpression() == r.GetExpression()
 }
 
-// children are the lines of what a reason comes from.
+// children returns the lines of a reason's children.
 func (s reasons) children(r *deputy.Reason) (below []branch) {
 	if operates(r) {
 		return s.of(r.GetChildren()[0], false)[0].below
@@ -238,7 +239,7 @@ func (s reasons) children(r *deputy.Reason) (below []branch) {
 	return append(below, others(r)...)
 }
 
-// operand are the lines of an operand of an operation, with its outcome.
+// operand returns the lines of an operand of an operation, with its outcome.
 func (s reasons) operand(r *deputy.Reason) []branch {
 	if r.GetKind() != deputy.ReasonKind_REASON_KIND_MEMBER {
 		return s.of(r, false)
@@ -259,7 +260,7 @@ func minus(r *deputy.Reason) string {
 	return ""
 }
 
-// others counts what is not shown.
+// others returns the line that counts the children that are not shown.
 func others(r *deputy.Reason) []branch {
 	switch n := r.GetOthers(); n {
 	case 0:
@@ -271,7 +272,7 @@ func others(r *deputy.Reason) []branch {
 	}
 }
 
-// absent says what is not there.
+// absent says that no relationship names the subject or leads to it.
 func (s reasons) absent(r *deputy.Reason, name string) string {
 	switch {
 	case r.GetRelationship().GetExpiresAt() != nil:
@@ -283,7 +284,8 @@ func (s reasons) absent(r *deputy.Reason, name string) string {
 	}
 }
 
-// relationship are the lines of a relationship, and of what it leads to: side by side while that is one after another.
+// relationship returns the lines of a relationship and those of the object to which it leads: at the same depth where they make up one
+// path.
 func (s reasons) relationship(r *deputy.Reason) []branch {
 	rel := r.GetRelationship()
 	text := object(rel.GetResource()) + "#" + rel.GetRelation() + "@" + subject(rel.GetSubject())
@@ -314,7 +316,7 @@ func (s reasons) relationship(r *deputy.Reason) []branch {
 	return []branch{here}
 }
 
-// caveat says what a caveat came to, with which values.
+// caveat says what a caveat came to, and with which values.
 func caveat(c *deputy.CaveatReason) string {
 	text := c.GetName() + " is "
 	switch c.GetOutcome() {

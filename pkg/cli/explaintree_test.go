@@ -54,8 +54,8 @@ func TestTree(t *testing.T) {
     │ │ │   (written), missing: day
     │ │ ├ something that you may not see
     │ │ ├ which leads back to group:one#member
-    │ │ ├ group:far#member is more steps away than a check takes
-    │ │ ├ folder:q3#view: no, as said elsewhere
+    │ │ ├ group:far#member is more steps away than a check may take
+    │ │ ├ folder:q3#view: no, as explained elsewhere
     │ │ ├ self: user:al is not user:bob
     │ │ ├ group:g#member@user:bob expired at 2020-01-01T00:00:00Z
     │ │ ├ the rest is left out

@@ -20,10 +20,11 @@ func newFilter(p *program) *cobra.Command {
 		Use:   "filter AGENT TYPE PERMISSION ID…|-",
 		Short: "Print those of many objects on which an agent may act",
 		Long: `Print those of many objects of one type on which an agent may act, one id a line, in the order in
-which they were given. With "-" the ids are read from standard input, one a line. The server takes 10,000 at once.
+which they were given. With "-" the ids are read from standard input, one a line. The server takes up to
+10,000 ids at once.
 
-Objects whose answer depends on context that --context did not carry, and objects that cannot be
-decided, are named on standard error, and not printed.` + questionUsage,
+An object whose answer depends on context that --context lacks, and an object that cannot be decided, are
+not printed. They are named on standard error.` + questionUsage,
 		Example: `  deputy filter triage-bot ticket view 1001 1002 --session 5f0c…
   search "refund" | deputy filter triage-bot document view - --session 5f0c…`,
 		GroupID: groupAsk,
@@ -33,7 +34,7 @@ decided, are named on standard error, and not printed.` + questionUsage,
 	c := client(p, cmd)
 	c.completes(cmd, 1, true)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, args []string) error {
-		// The arguments are check's, with a type in place of an object.
+		// The arguments are those of check, with a type in place of an object.
 		check, err := q.request([]string{args[0], args[1] + ":any", args[2]})
 		if err != nil {
 			return err
@@ -73,7 +74,7 @@ decided, are named on standard error, and not printed.` + questionUsage,
 	return cmd
 }
 
-// maxFiltered is how many ids the server takes in one call: those of two calls would be filtered at two revisions.
+// maxFiltered is how many ids the server takes in one call. The command makes no second call, because that would answer at another revision.
 const maxFiltered = 10_000
 
 // readIDs reads ids, one a line. Empty lines are none.
@@ -85,7 +86,7 @@ func readIDs(in io.Reader) (ids []string, err error) {
 			continue
 		}
 		if len(ids) == maxFiltered {
-			return nil, fmt.Errorf("standard input has more than %d ids, as many as are filtered at once; filter them in several calls", maxFiltered)
+			return nil, fmt.Errorf("standard input has more than %d ids, and the server takes no more at once; filter them in several calls", maxFiltered)
 		}
 		ids = append(ids, id)
 	}
@@ -98,7 +99,7 @@ func readIDs(in io.Reader) (ids []string, err error) {
 	return ids, nil
 }
 
-// leftOut tells a person what was not printed for another reason than that it is refused, and where everything is.
+// leftOut tells a person which objects were not printed although they are not refused, and whether everything is refused for the same reason.
 func leftOut(w io.Writer, objectType string, found *deputy.FilterResourcesResponse) {
 	for _, one := range found.GetConditional() {
 		_, _ = fmt.Fprintf(w, "%s:%s depends on context that was not given, and is not printed: %s\n",

@@ -6,34 +6,35 @@ import (
 	"slices"
 )
 
-// What a lookup may find comes from many lists of ids, each in order: objects with a row that names the subject, or a group that it is
-// in, or a folder that it may view. They are merged as they are read, a little of each at a time, so that it makes no difference how
-// long they are, and their order depends on nothing but ids.
+// The candidates of a lookup come from many lists of ids, each in order: the objects with a row that names the subject, or a group that it
+// is in, or a folder that it may view. The lists are merged as they are read, a little of each at a time. So their length makes no
+// difference to memory, and the order of the candidates depends on nothing but ids.
 
 const (
-	// maxReached is how many members of objects a lookup notes on its way, and maxLists how many lists it merges. Where there are more
-	// it takes all ids of the type instead, for which it need not note anything.
+	// maxReached is how many members of objects a lookup notes on its way, and maxLists how many lists it merges. If there are more,
+	// it takes all ids of the type instead: for those it need not note anything.
 	maxReached = 1 << 16
 	maxLists   = 1 << 16
-	// readAhead is about how many ids are held of all lists together. listMin and listMax are how many are read of one list at once.
+	// readAhead is about how many ids of all lists together are held. listMin and listMax are the fewest and the most that are read of
+	// one list at once.
 	readAhead        = 1 << 14
 	listMin, listMax = 4, 512
 )
 
-// list names a list of ids in order, as it is read from rows.
+// list names a list of ids that rows can read, in order.
 type list struct {
 	of listKind
-	// rowsOf, kind and id are what it is about, see read.
+	// rowsOf, kind and id say which list of that kind it is, see read.
 	rowsOf *member
 	kind   subjectKind
 	id     string
 }
 
-// listKind is a method of IDs.
+// listKind says which method of IDs reads a list.
 type listKind uint8
 
 const (
-	// written has been read already.
+	// written is a list that is held already: nothing reads it.
 	written listKind = iota
 	// resourceIDs are the objects on which the relation has a subject of the kind with the id.
 	resourceIDs
@@ -44,7 +45,7 @@ const (
 	namedIDs
 )
 
-// read reads ids from one on.
+// read reads ids, from the first that is not before from.
 func (l *list) read(rows IDs, from string, limit int) (ids []string, more bool, err error) {
 	switch k := l.kind; l.of {
 	case resourceIDs:
@@ -60,21 +61,21 @@ func (l *list) read(rows IDs, from string, limit int) (ids []string, more bool, 
 	return nil, false, nil
 }
 
-// after returns where ids go on behind one: no id has so small a character.
+// after returns the place right behind an id: no id has so small a character.
 func after(id string) string { return id + "\x01" }
 
 // cursor is a place in a list.
 type cursor struct {
 	list
-	// ids are read, the first of them is the cursor's; from is where to read on, if there is more.
+	// ids were read and not passed yet; the first of them is where the cursor is. from is where to read on, if there is more.
 	ids  []string
 	from string
 	more bool
-	// once is how many were read at once, the last time.
+	// once is how many ids were asked for the last time.
 	once int
 }
 
-// fill reads on if nothing is left of what was read, and reports whether there is anything. It reads more each time, up to a limit.
+// fill reads on if no id is left, and reports whether there is one. It reads more each time, up to a limit.
 func (c *cursor) fill(rows IDs, limit int) (ok bool, err error) {
 	for len(c.ids) == 0 && c.more {
 		c.once = min(max(2*c.once, listMin), limit)
@@ -88,16 +89,16 @@ func (c *cursor) fill(rows IDs, limit int) (ok bool, err error) {
 	return len(c.ids) > 0, nil
 }
 
-// skip moves on to the first id from one on, as far as it was read; else that is where it reads on.
+// skip moves on to the first id that is not before to. If no such id was read yet, the cursor reads on from there.
 func (c *cursor) skip(to string) {
 	n, _ := slices.BinarySearch(c.ids, to)
 	c.ids = c.ids[n:]
 	c.from = max(c.from, to)
 }
 
-// merged are lists that are merged. Its zero value is empty.
+// merged merges lists. The zero value has none.
 type merged struct {
-	// front has the cursors that have an id, the smallest first. It is a heap once begun says so; until then it has all of them.
+	// front has a cursor for each list. Once begun is true it is a heap of those that have an id, the smallest first.
 	front cursors
 	begun bool
 	limit int
@@ -129,7 +130,7 @@ func (m *merged) addWritten(ids []string) {
 	}
 }
 
-// next returns the first id from one on; ok is false where there is none. One call must not go back behind the one before.
+// next returns the first id that is not before from; ok is false where there is none. from must not be before that of the last call.
 func (m *merged) next(ctx context.Context, rows IDs, from string) (id string, ok bool, err error) {
 	if !m.begun {
 		return m.begin(ctx, rows, from)
@@ -179,19 +180,20 @@ func (m *merged) first() (id string, ok bool, err error) {
 	return m.front[0].ids[0], true, nil
 }
 
-// candidates are the ids of all objects, or subjects, that a lookup may find: found by spreading from what is known, and then merged.
+// candidates are the ids of all objects, or subjects, that a lookup may find. A spread finds the lists that have them, and then the lists are
+// merged.
 type candidates struct {
 	spread
 	merged
 	state candidatesState
 }
 
-// spread finds out what leads to candidates.
+// spread finds the lists that have candidates.
 type spread interface {
-	// step does a part of the work, and returns how much, in rows that were read; done says that it was the last part. It adds
-	// lists to m.
+	// step does a part of the work and adds the lists that it finds to m. work is how much it did, in rows that were read and lists that
+	// were found; done says that it was the last part.
 	step(rows Rows, m *merged) (work int, done bool, err error)
-	// all are the lists that have all that there can be, and own are ids that they may lack.
+	// all returns the lists of all ids that there are, whether anything leads to them or not, and as own the ids that these may lack.
 	all() (lists []list, own []string)
 	// reached is how many members of objects were noted.
 	reached() int
@@ -201,12 +203,12 @@ type candidatesState uint8
 
 const (
 	spreading candidatesState = iota
-	// bounded is where all lists are known, and unbounded where there were too many.
+	// bounded says that all lists are known, and unbounded that there were too many to note.
 	bounded
 	unbounded
 )
 
-// advance spreads until it is done, or has done so much work.
+// advance spreads until that is done, or until it has taken so much work.
 func (c *candidates) advance(ctx context.Context, rows Rows, work int) error {
 	for c.state == spreading && work > 0 {
 		if err := ctx.Err(); err != nil {
@@ -226,7 +228,7 @@ func (c *candidates) advance(ctx context.Context, rows Rows, work int) error {
 	return nil
 }
 
-// takeAll makes candidates of all that there is.
+// takeAll makes all ids that there are candidates.
 func (c *candidates) takeAll() {
 	lists, own := c.all()
 	c.merged, c.spread = merged{}, nil
@@ -236,15 +238,15 @@ func (c *candidates) takeAll() {
 	c.addWritten(own)
 }
 
-// Candidates are the ids of the objects of a type on which all of several subjects may have a permission each, or of the subjects that may
-// have one on an object: a superset, in order. They are found as they are asked for, in bounded memory. They are not safe for
-// concurrent use.
+// Candidates are the ids of the objects of a type on which each of several subjects may have its permission, or of the subjects that may
+// have one on an object. They are in order, and a superset of those that a check confirms. They are found as they are asked for, in bounded
+// memory. They are not safe for concurrent use.
 type Candidates struct {
-	// sets are looked at; waiting are others, which are spread as more and more candidates are asked for.
+	// A candidate is in all of sets. waiting has further ones, which are spread as more candidates are asked for.
 	sets, waiting []*candidates
 	// from is where to go on.
 	from string
-	// settled says that it is known which sets are looked at, and drawn counts candidates.
+	// settled says that at least one of sets is spread, or that all ids are taken. drawn counts candidates.
 	settled bool
 	drawn   int
 }
@@ -265,14 +267,13 @@ const (
 	joinAfter = 64
 )
 
-// TakeAll makes candidates of everything of the type that there is, so that their checks alone count. Nothing may have been asked
-// before.
+// TakeAll makes all objects of the type candidates, so that their checks alone decide. It must be called before anything is asked.
 func (c *Candidates) TakeAll() {
 	c.sets, c.settled = c.sets[:1], true
 	c.sets[0].takeAll()
 }
 
-// settle spreads the sets in turns until one is done, which bounds the candidates. So it costs little where any of them does.
+// settle spreads the sets in turns until one is done, which bounds the candidates. So it costs little if any of them costs little.
 func (c *Candidates) settle(ctx context.Context, rows Rows) error {
 	for work := firstWork; ; work *= moreWork {
 		open := false
@@ -294,8 +295,8 @@ func (c *Candidates) settle(ctx context.Context, rows Rows) error {
 	}
 }
 
-// join spreads the other sets a little, and has those that are done bound the candidates too. Those of which there is too much to be
-// noted are left out: checks find out about them.
+// join spreads the waiting sets a little, and lets those that are done bound the candidates too. It leaves out those that are too large to
+// be noted: the checks of the candidates make up for them.
 func (c *Candidates) join(ctx context.Context, rows Rows, work int) error {
 	waiting := c.waiting[:0]
 	for _, s := range c.waiting {
@@ -315,9 +316,9 @@ func (c *Candidates) join(ctx context.Context, rows Rows, work int) error {
 	return nil
 }
 
-// Next returns the next candidates, at most limit. more reports whether others may follow, also where there are none among those
-// that one call looks at. The rows are of the same revision in each call. Errors are those of the rows and of ctx; afterwards
-// nothing may be asked.
+// Next returns the next candidates, at most limit. more reports whether others may follow: a call looks at a bounded number of ids, so it may
+// find none and still not be at the end. The rows must be of the same revision in each call. Errors are those of the rows and of ctx; after
+// one nothing may be asked.
 func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []string, more bool, err error) {
 	if !c.settled {
 		if err := c.settle(ctx, rows); err != nil {
@@ -339,7 +340,7 @@ func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []stri
 		case err != nil || id == "":
 			return ids, false, err
 		case found:
-			// The wildcard is among what rows name, and no subject.
+			// Rows name the wildcard too, and it is no subject.
 			if id != wildcard {
 				ids = append(ids, id)
 			}
@@ -353,11 +354,11 @@ func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []stri
 	return ids, true, nil
 }
 
-// maxWork is how often one call of Next looks for an id in a set, and maxRound how often it does that without regard to ctx.
+// maxWork is how often one call of Next looks for an id in a set, and maxRound how often it does so before it looks at ctx again.
 const maxWork, maxRound = 1 << 16, 1 << 8
 
-// agreed returns the first id from where to go on that all sets have, and how often it looked for one; "" where there is none. found is
-// false if that was too often; then the id is where to go on.
+// agreed returns the first id, from where to go on, that all sets have, or "" where there is none; n is how often it looked for an id in a
+// set. found is false if it stopped because that was too often; then id is where to go on.
 func (c *Candidates) agreed(ctx context.Context, rows Rows) (id string, found bool, n int, err error) {
 	id = c.from
 	for agree := 0; agree < len(c.sets); n++ {

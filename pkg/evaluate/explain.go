@@ -11,24 +11,24 @@ import (
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// Explanations are made by the walk that has answered: every outcome in one is what the walk says of that part, with as many
-// dispatches left as it had there. So an explanation cannot come to something else than the check.
+// The walk that answered a check also explains it. Every outcome in an explanation is the walk's answer for that part, with as many
+// dispatches left as it had there. So an explanation cannot come to another outcome than the check.
 //
-//	explain.go         what does not hold, holds under a condition, or fails: all parts that make it so (this file)
-//	explainpath.go     what holds: the path of fewest relationships
-//	explainnearest.go  which grants would have made it hold: tried, each over the rows with the grants added
+//	explain.go         a check that is no, conditional or an error: all parts that make it so (this file)
+//	explainpath.go     a check that is yes: the path of fewest relationships
+//	explainnearest.go  the grants that would make a no a yes: each set is tried, over the rows with the grants added
 
 // Bounds of an explanation.
 const (
-	// maxBranches is how many relationships of a relation are shown, and maxTried how many are looked at.
+	// maxBranches is how many relationships of a relation are shown, and maxTried how many are explained to choose those.
 	maxBranches, maxTried = 5, 16
-	// maxCounted is up to how many further ones are counted.
+	// maxCounted is up to which number the others are counted.
 	maxCounted = 1000
 	// maxExplained is how many members of objects are explained, and maxReasons how many nodes are shown.
 	maxExplained, maxReasons = 500, 150
 )
 
-// Explaining is how a check is to be explained.
+// Explaining says how a check is to be explained.
 type Explaining struct {
 	// Hidden is as in authz.Explaining.
 	Hidden func(authz.Object) (bool, error)
@@ -36,7 +36,7 @@ type Explaining struct {
 	Expired func(objectType, id, relation, subjectType, subjectRelation, subjectID string) (r Row, found bool, err error)
 }
 
-// Explain answers a check as Check does, and says why. There is no explanation where the check could not be walked: where the schema
+// Explain answers a check as Check does, and says why. It returns no explanation where the check could not be walked: where the schema
 // lacks a name, or where the rows or ctx failed.
 func (w *Walk) Explain(ctx context.Context, c Check, how Explaining) (Answer, *authz.Explanation) {
 	w.begin(ctx)
@@ -68,7 +68,7 @@ func (w *Walk) Explain(ctx context.Context, c Check, how Explaining) (Answer, *a
 	return a, why
 }
 
-// explainer explains one check. Its walk has the check's subject for its only one.
+// explainer explains one check. The check's subject is the only one of its walk.
 type explainer struct {
 	*Walk
 	Explaining
@@ -76,50 +76,51 @@ type explainer struct {
 	of            subject
 	circumstances circumstances
 
-	// above are the members that are being explained, and surveys those that were.
+	// above has the members that are being explained, and surveys those that were explained.
 	above   map[memberKey]bool
 	surveys map[memberKey]*survey
-	// paths are the paths that were found, or were not; looked is how many members were looked at for them. veiled says that they may
-	// lead through what is hidden.
+	// paths has the members to which a path was looked for; looked is how many members were looked at for that. veiled says that a path
+	// may lead through hidden objects.
 	paths  map[memberKey]*path
 	looked int
 	veiled bool
 	// later adds children to a reason once it is shown.
 	later map[*authz.Reason]func() []*authz.Reason
-	// hidden is what is known to be.
+	// hidden says of objects that were asked about whether they are hidden.
 	hidden map[authz.Object]bool
-	// seen and shown are for unfold.
+	// seen has the reasons that unfold has shown, and shown counts them. cut says that something was left out for its size.
 	seen  map[*authz.Reason]bool
 	shown int
 	cut   bool
-	// err is why objects could not be told to be hidden.
+	// err is why it could not be found out whether an object is hidden.
 	err error
 }
 
-// only is the set of the check's subject.
+// only is the set that holds the check's subject alone.
 const only set = 1
 
-// outcome says what a value is for the subject.
+// outcome returns the subject's answer in a value.
 func (x *explainer) outcome(v value) Answer { return x.conclude(&v, 0, x.circumstances) }
 
-// dispatched is what a member comes to where an expression leads to it.
+// dispatched returns the answer of a member to which an expression leads.
 func (x *explainer) dispatched(m *member, o *object, left int) Answer {
 	v, _ := x.computed(m, o, only, left+1)
 	return x.outcome(v)
 }
 
-// part is what a part of an expression comes to.
+// part returns the answer of a part of an expression.
 func (x *explainer) part(n *node, m *member, o *object, left int) Answer {
 	v, _ := x.node(n, m, o, only, left)
 	return x.outcome(v)
 }
 
-// survey is what was found out of a part that is not yes: the reasons, of which others more came to the same, and what would make
-// it yes.
+// survey explains a part that is not yes.
 type survey struct {
-	outcome  authz.Outcome
-	reasons  []*authz.Reason
-	others   int
+	outcome authz.Outcome
+	reasons []*authz.Reason
+	// others counts the reasons with the same outcome that are left out.
+	others int
+	// openings are grants that may make the part yes.
 	openings []opening
 }
 
@@ -128,7 +129,7 @@ func about(kind authz.ReasonKind, m *member, o *object, a Answer) *authz.Reason 
 	return &authz.Reason{Kind: kind, Object: authz.Object{Type: o.of.name, ID: o.id}, Member: m.name, Outcome: a.Outcome}
 }
 
-// detail is what an error says, and nothing of its causes.
+// detail returns the message of an error without its causes.
 func detail(err error) string {
 	if err == nil {
 		return ""
@@ -181,8 +182,8 @@ func (x *explainer) member(m *member, o *object, left int, a Answer) (*authz.Rea
 	return r, s.openings
 }
 
-// parts explains a part of an expression that came to an outcome other than yes: by what makes it so, which for a no are all operands
-// of a union, and for an error the first that has it.
+// parts explains a part of an expression that came to an outcome other than yes, by the operands that make it so: for a no all operands of a
+// union, for an error the first operand that has it.
 func (x *explainer) parts(n *node, m *member, o *object, left int, want authz.Outcome) (s survey) {
 	switch n.op {
 	case schema.Union:
@@ -240,7 +241,7 @@ func (x *explainer) operand(n *node, m *member, o *object, left int, a Answer) (
 	return r, s.openings
 }
 
-// brief names an operand whose reasons are of no interest.
+// brief names an operand without its reasons.
 func brief(n *node, o *object, a Answer) *authz.Reason {
 	if n.op != schema.Computed {
 		return operation(n, a.Outcome)
@@ -248,7 +249,7 @@ func brief(n *node, o *object, a Answer) *authz.Reason {
 	return about(authz.ReasonMember, n.target, o, a)
 }
 
-// intersection explains an intersection: for a no by the sides that are missing, each with all of its reasons.
+// intersection explains an intersection: a no by the operands that are no, each with all of its reasons.
 func (x *explainer) intersection(n *node, m *member, o *object, left int, want authz.Outcome) (reasons []*authz.Reason, openings []opening) {
 	openings = []opening{{}}
 	for _, c := range n.children {
@@ -269,7 +270,7 @@ func (x *explainer) intersection(n *node, m *member, o *object, left int, want a
 	return reasons, openings
 }
 
-// exclusion explains an exclusion: a no by the base that is missing, or by the parts that take away.
+// exclusion explains an exclusion: a no by the base, if that is no, and by the parts that take the subject away.
 func (x *explainer) exclusion(n *node, m *member, o *object, left int, want authz.Outcome) (reasons []*authz.Reason, openings []opening) {
 	base := x.part(n.children[0], m, o, left)
 	if base.Outcome == want {
@@ -305,12 +306,12 @@ type edge struct {
 	// to is the member that is evaluated there with so many dispatches left; nil if there is none.
 	to   *member
 	left int
-	// there is what it comes to, and out the same behind the relationship's caveat. firm says that out is yes without a condition.
+	// there is the member's answer, and out the same behind the relationship's caveat. firm says that out is yes without a condition.
 	there, out Answer
 	firm       bool
 }
 
-// comesTo notes what an edge leads to.
+// comesTo notes the answers of an edge. v is the value of the member to which it leads.
 func (e *edge) comesTo(x *explainer, v value) {
 	e.there, e.firm = x.outcome(v), v.yes != 0
 	if e.out = e.there; e.row.Caveat != "" {
@@ -362,7 +363,7 @@ func (x *explainer) arrows(n *node, o *object, left int) edges {
 	}
 }
 
-// hides reports whether what an edge leads to is hidden.
+// hides reports whether the object to which an edge leads is hidden.
 func (x *explainer) hides(e *edge) bool {
 	if x.Hidden == nil || x.err != nil {
 		return x.err != nil
@@ -393,7 +394,7 @@ func (x *explainer) follow(o *object, e *edge) (*authz.Reason, []opening) {
 	}
 	if e.out.Outcome != e.there.Outcome && e.there.Outcome == authz.Yes {
 		r.Children = []*authz.Reason{about(authz.ReasonMember, e.to, e.object, e.there)}
-		return r, nil // its caveat says it all
+		return r, nil // the caveat alone explains it
 	}
 	child, found := x.member(e.to, e.object, e.left, e.there)
 	r.Children = []*authz.Reason{child}
@@ -443,7 +444,7 @@ func (x *explainer) leads(m *member, o *object, all edges, want authz.Outcome) (
 	return s
 }
 
-// every explains an arrow with .all: a no by the objects that lack the permission, or by that there are none.
+// every explains an arrow with .all: a no by the objects that lack the permission, or by the fact that the relation names no object.
 func (x *explainer) every(n *node, o *object, left int, want authz.Outcome) (s survey) {
 	r := operation(n, want)
 	s.reasons, s.openings = []*authz.Reason{r}, []opening{{}}
@@ -501,8 +502,8 @@ func (x *explainer) relationships(r *authz.Reason, m *member, o *object, left in
 	return s
 }
 
-// unnamed notes in the reason about a relation, which admits the subject, that it does not name it, and returns what would. none says that it
-// holds nothing of the subject, not even under a caveat that is false.
+// unnamed notes in the reason about a relation that the relation admits the subject and does not name it, and returns the grants that would
+// name it. none says that no row names the subject, not even one whose caveat is false.
 func (x *explainer) unnamed(r *authz.Reason, m *member, o *object, none bool) (openings []opening) {
 	grant, expiring := x.grant(m, o)
 	if none || grant.Caveat == "" {
@@ -522,7 +523,7 @@ func (x *explainer) unnamed(r *authz.Reason, m *member, o *object, none bool) (o
 	return openings
 }
 
-// named returns the rows of a relation that name the subject, or all of its type.
+// named returns the rows of a relation that name the subject, or all objects of its type.
 func (x *explainer) named(m *member, o *object) (named []Row) {
 	rows, wide := x.relation(m, o)
 	if !wide {
@@ -549,7 +550,7 @@ func (x *explainer) named(m *member, o *object) (named []Row) {
 	return named
 }
 
-// relationship returns a reason about a row, which came to an answer.
+// relationship returns a reason about a row that came to an answer.
 func (x *explainer) relationship(o *object, row *Row, a Answer) *authz.Reason {
 	rel := Relationship(authz.Object{Type: o.of.name, ID: o.id}, row)
 	r := &authz.Reason{Kind: authz.ReasonRelationship, Relationship: &rel, Outcome: a.Outcome}
@@ -574,8 +575,8 @@ func (x *explainer) relationship(o *object, row *Row, a Answer) *authz.Reason {
 	return r
 }
 
-// grant returns the relationship by which a relation that admits the subject would name it. If it admits several, it is one that
-// needs neither a caveat nor an expiration. expiring says that it admits some that expire.
+// grant returns the relationship by which a relation that admits the subject would name it. If the relation admits several kinds, grant
+// prefers one that needs neither a caveat nor an expiration. expiring says that the relation admits relationships that expire.
 func (x *explainer) grant(m *member, o *object) (g authz.Grant, expiring bool) {
 	g = authz.Grant{
 		Resource: authz.Object{Type: o.of.name, ID: o.id}, Relation: m.name,
@@ -594,7 +595,7 @@ func (x *explainer) grant(m *member, o *object) (g authz.Grant, expiring bool) {
 	return g, expiring
 }
 
-// judgeRow judges the caveat of a row, or that there is none.
+// judgeRow judges the caveat of a row. A row without one is a yes.
 func (c *circumstances) judgeRow(row *Row) judgement {
 	e := leaf(row)
 	if e == nil {
@@ -603,7 +604,7 @@ func (c *circumstances) judgeRow(row *Row) judgement {
 	return c.judge(e)
 }
 
-// unfold makes a tree of reasons that are shared, of so many nodes at most.
+// unfold makes a tree of reasons, which may share children, with at most maxReasons nodes.
 func (x *explainer) unfold(r *authz.Reason) *authz.Reason {
 	if x.seen == nil {
 		x.seen = map[*authz.Reason]bool{}
@@ -639,5 +640,5 @@ func (x *explainer) unfold(r *authz.Reason) *authz.Reason {
 	return &out
 }
 
-// errNoPath is the error of an explanation that does not find how the check came to its yes, which would be a mistake of this package.
+// errNoPath is the error of an explanation that finds no path to a yes. Only a flaw of this package could cause it.
 var errNoPath = errors.New("evaluate: no path was found to what holds")

@@ -7,21 +7,21 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Bounds of what is tried to make a no a yes.
+// Bounds of the search for grants that would make a no a yes.
 const (
-	// maxOpenings is how many sets of grants are kept of each part, and maxTries how many are tried in the end.
+	// maxOpenings is how many sets of grants are kept for each part, and maxTries how many sets are tried in the end.
 	maxOpenings, maxTries = 8, 4
-	// maxNearest is how many are shown, and maxGrants how many grants one of them has.
+	// maxNearest is how many sets are shown, and maxGrants how many grants a set has at most.
 	maxNearest, maxGrants = 2, 3
 )
 
-// opening is a set of grants that may make a part yes. hops is how many relationships they are away, added up.
+// opening is a set of grants that may make a part yes. hops adds up how many relationships lead from the part to each of them.
 type opening struct {
 	grants []authz.Grant
 	hops   int
 }
 
-// nearer compares openings: fewer grants first, then those that are less far away. One without grants is none, and last.
+// nearer compares openings: first the one with fewer grants, then the one with fewer hops. One without grants opens nothing and comes last.
 func nearer(a, b opening) int {
 	if len(a.grants) == 0 || len(b.grants) == 0 {
 		return cmp.Compare(len(b.grants), len(a.grants))
@@ -37,13 +37,13 @@ func first(all []opening) opening {
 	return all[0]
 }
 
-// best puts openings in order, and keeps the nearest.
+// best puts openings in order, and keeps maxOpenings of them.
 func best(all []opening) []opening {
 	slices.SortStableFunc(all, nearer)
 	return all[:min(len(all), maxOpenings)]
 }
 
-// further returns openings as they are seen from a relationship before.
+// further returns openings with one more relationship on the way to them.
 func further(all []opening) []opening {
 	out := slices.Clone(all)
 	for i := range out {
@@ -70,7 +70,7 @@ func together(a, b []opening) (out []opening) {
 	return best(out)
 }
 
-// nearest returns the openings that do make the check yes: each is tried over the rows with its grants.
+// nearest returns the openings that do make the check yes. It tries each over the rows with its grants added.
 func (x *explainer) nearest(openings []opening) (found [][]authz.Grant) {
 	openings = best(openings)
 	for _, o := range openings[:min(len(openings), maxTries)] {
@@ -88,13 +88,13 @@ func (x *explainer) nearest(openings []opening) (found [][]authz.Grant) {
 	return found
 }
 
-// granted are rows with grants added, each of which takes the place of a relationship with the same subject.
+// granted adds grants to rows. A grant takes the place of a row with the same relation and subject.
 type granted struct {
 	Rows
 	grants []authz.Grant
 }
 
-// rowOf is a grant as a row. Its caveat has no context of its own, and it does not expire.
+// rowOf returns a grant as a row. Its caveat has no context of its own, and the row does not expire.
 func rowOf(g *authz.Grant) Row {
 	return Row{
 		Relation: g.Relation, SubjectType: g.Subject.Type, SubjectRelation: g.Subject.Relation, SubjectID: g.Subject.ID, Caveat: g.Caveat,
@@ -128,7 +128,7 @@ func with(rows, added []Row) []Row {
 	return out
 }
 
-// join adds grants to what was read up to a limit.
+// join adds grants to rows that were read up to a limit.
 func join(rows []Row, more bool, err error, added []Row, limit int) ([]Row, bool, error) {
 	if err != nil || more || len(added) == 0 {
 		return rows, more, err
@@ -139,30 +139,30 @@ func join(rows []Row, more bool, err error, added []Row, limit int) ([]Row, bool
 	return rows, false, nil
 }
 
-// Object is as in Rows.
+// Object implements Rows.
 func (a *granted) Object(objectType, id string, limit int) ([]Row, bool, error) {
 	rows, more, err := a.Rows.Object(objectType, id, limit)
 	return join(rows, more, err, a.of(objectType, id, "", false), limit)
 }
 
-// Subject is as in Rows. A row may be a grant, which the other rows do not know.
+// Subject implements Rows. It reads by the names of the row, because the row may be a grant, which the other rows do not know.
 func (a *granted) Subject(r *Row, limit int) ([]Row, bool, error) {
 	return a.Object(r.SubjectType, r.SubjectID, limit)
 }
 
-// Relation is as in Rows.
+// Relation implements Rows.
 func (a *granted) Relation(objectType, id, relation string, limit int) ([]Row, bool, error) {
 	rows, more, err := a.Rows.Relation(objectType, id, relation, limit)
 	return join(rows, more, err, a.of(objectType, id, relation, false), limit)
 }
 
-// Usersets is as in Rows.
+// Usersets implements Rows.
 func (a *granted) Usersets(objectType, id, relation string, limit int) ([]Row, bool, error) {
 	rows, more, err := a.Rows.Usersets(objectType, id, relation, limit)
 	return join(rows, more, err, a.of(objectType, id, relation, true), limit)
 }
 
-// Page is as in Rows, but that the last page may be longer by the grants.
+// Page implements Rows, except that the grants may make the last page longer than the limit.
 func (a *granted) Page(objectType, id, relation string, usersets bool, after *Row, limit int) ([]Row, bool, error) {
 	rows, more, err := a.Rows.Page(objectType, id, relation, usersets, after, limit)
 	if more || err != nil {
@@ -171,7 +171,7 @@ func (a *granted) Page(objectType, id, relation string, usersets bool, after *Ro
 	return join(rows, false, nil, a.of(objectType, id, relation, usersets), 0)
 }
 
-// Find is as in Rows.
+// Find implements Rows.
 func (a *granted) Find(objectType, id, relation, subjectType, subjectRelation, subjectID string) (Row, bool, error) {
 	for _, row := range a.of(objectType, id, relation, false) {
 		if row.SubjectType == subjectType && row.SubjectRelation == subjectRelation && row.SubjectID == subjectID {

@@ -5,21 +5,21 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// maxLooked is how many members are looked at to find a shortest path. If those do not suffice, the path that is found first will
-// do, within as many again.
+// maxLooked is how many members are looked at to find a shortest path. If that is not enough, the first path that is found is taken, and
+// as many members are looked at for that.
 const maxLooked = 10_000
 
-// path is the shortest path to a member, as far as it is known.
+// path is what is known of the shortest path to a member.
 type path struct {
-	// reason is the path, which takes so many relationships one after another, with so many dispatches left; nil if none was found.
+	// reason is the path; nil if none was found. It takes at most hops relationships one after another, with left dispatches left.
 	reason     *authz.Reason
 	hops, left int
-	// failedHops and failedLeft are with how many there is none.
+	// failedHops and failedLeft are the relationships and dispatches within which there is no path.
 	failedHops, failedLeft int
 }
 
-// shortest returns the path of fewest relationships to a member that is yes: of those without a condition, if there are any. Of an
-// intersection each side has its own, and the longest of them counts. What is hidden is passed through only where there is no other way.
+// shortest returns the path of fewest relationships to a member that is yes, and prefers paths without a condition. Each operand of an
+// intersection has a path of its own, and the longest of them counts. A path leads through hidden objects only where there is no other.
 func (x *explainer) shortest(m *member, o *object, left int) *authz.Reason {
 	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.path(m, o, left, hops) })
 	if r != nil {
@@ -28,7 +28,7 @@ func (x *explainer) shortest(m *member, o *object, left int) *authz.Reason {
 	return x.noPath(about(authz.ReasonCut, m, o, Answer{Outcome: authz.Yes}))
 }
 
-// shortestPart is shortest for a part of an expression.
+// shortestPart does for a part of an expression what shortest does for a member.
 func (x *explainer) shortestPart(n *node, m *member, o *object, left int) *authz.Reason {
 	r := x.fewest(maxDepth+1, func(hops int) *authz.Reason { return x.pathOf(n, m, o, left, hops, false) })
 	if r != nil {
@@ -37,7 +37,7 @@ func (x *explainer) shortestPart(n *node, m *member, o *object, left int) *authz
 	return x.noPath(operation(n, authz.Yes))
 }
 
-// noPath is what is said where a path would take too long to find.
+// noPath turns the reason of a member whose path would take too long to find into one that says that it is left out.
 func (x *explainer) noPath(r *authz.Reason) *authz.Reason {
 	if x.looked <= maxLooked && !x.failed() && x.Walk.err == nil && x.err == nil {
 		x.Walk.err = errNoPath
@@ -47,7 +47,7 @@ func (x *explainer) noPath(r *authz.Reason) *authz.Reason {
 	return r
 }
 
-// fewest finds something that takes as few relationships as possible.
+// fewest calls find with more and more relationships until it returns a path.
 func (x *explainer) fewest(most int, find func(hops int) *authz.Reason) *authz.Reason {
 	search := func() *authz.Reason {
 		for hops := 0; hops <= most && x.looked <= maxLooked; hops++ {
@@ -75,7 +75,7 @@ func (x *explainer) fewest(most int, find func(hops int) *authz.Reason) *authz.R
 	return r
 }
 
-// path returns a path to a member that is yes with so many dispatches left, of at most so many relationships; nil if there is none.
+// path returns a path of at most hops relationships to a member that is yes with so many dispatches left; nil if there is none.
 func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 	if x.of.relation != "" && x.of.of == m.of && x.of.relation == m.name && x.of.id == o.id {
 		return about(authz.ReasonSelf, m, o, Answer{Outcome: authz.Yes})
@@ -124,9 +124,9 @@ func (x *explainer) path(m *member, o *object, left, hops int) *authz.Reason {
 	return nil
 }
 
-// pathOf is path for a part of an expression, which may come to something else than yes: then there is none. Where it is to be firm it
-// is one without a condition. That matters beside errors, which a yes without a condition makes up for, and no other: a path of
-// conditions alone would not come to yes.
+// pathOf does for a part of an expression what path does for a member. There is no path where the part is not yes. If firm is set the path
+// must have no condition. That matters beside an error: only a yes without a condition outweighs it, so a path of conditions alone would
+// not explain the yes.
 func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm bool) *authz.Reason {
 	v, _ := x.node(n, m, o, only, left)
 	if firm && v.yes == 0 || x.outcome(v).Outcome != authz.Yes {
@@ -183,7 +183,7 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 	return r
 }
 
-// pathOfAll adds a path by each of the objects of an arrow with .all, and reports whether there are as many.
+// pathOfAll adds a path by each of the objects of an arrow with .all, and reports whether each of them has one.
 func (x *explainer) pathOfAll(r *authz.Reason, n *node, o *object, left, hops int, firm bool) bool {
 	whole := true
 	x.arrows(n, o, left)(func(e *edge) bool {
@@ -202,7 +202,7 @@ func (x *explainer) pathOfAll(r *authz.Reason, n *node, o *object, left, hops in
 	return whole
 }
 
-// fewestWithin is fewest within a search.
+// fewestWithin is fewest for a part of a path: it neither begins a new count of members nor treats hidden objects in another way.
 func (x *explainer) fewestWithin(most int, find func(hops int) *authz.Reason) *authz.Reason {
 	for hops := 0; hops <= most && x.looked <= maxLooked; hops++ {
 		if r := find(hops); r != nil {
@@ -212,7 +212,8 @@ func (x *explainer) fewestWithin(most int, find func(hops int) *authz.Reason) *a
 	return nil
 }
 
-// notTaken says of a part that is right of a minus that it takes nothing away; and why, if that hangs on relationships.
+// notTaken says of a part that is right of a minus that it takes nothing away. It also says why, if taking a relationship away could change
+// that.
 func (x *explainer) notTaken(n *node, m *member, o *object, left int) *authz.Reason {
 	a := x.part(n, m, o, left)
 	r := brief(n, o, a)
@@ -225,8 +226,8 @@ func (x *explainer) notTaken(n *node, m *member, o *object, left int) *authz.Rea
 	return r
 }
 
-// steady reports whether a part of a permission that is no stays so whatever relationships are taken away: nothing is subtracted
-// behind it, and no arrow asks for all.
+// steady reports whether a part of a permission that is no stays a no whatever relationships are taken away. It does if the part leads to no
+// exclusion and to no arrow with .all.
 func (p *Program) steady(n *node, m *member) bool {
 	var targets []*schema.Member
 	steady := true
@@ -242,7 +243,7 @@ func (p *Program) steady(n *node, m *member) bool {
 	return steady
 }
 
-// pathOfRelation is path for a relation.
+// pathOfRelation does for the rows of a relation what path does for a member.
 func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bool) *authz.Reason {
 	if hops == 0 {
 		return nil
@@ -250,7 +251,7 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bo
 	var found *Row
 	named := x.named(m, o)
 	for i := range named {
-		// One without a caveat says more.
+		// A row without a caveat is the better explanation.
 		if (found == nil || found.Caveat != "") && (!firm || named[i].Caveat == "") && x.circumstances.judgeRow(&named[i]).outcome == authz.Yes {
 			found = &named[i]
 		}
@@ -264,7 +265,7 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bo
 	return x.pathBy(o, x.usersets(m, o, left), hops, firm)
 }
 
-// pathBy is path by one of several edges.
+// pathBy returns a path by one of several edges.
 func (x *explainer) pathBy(o *object, all edges, hops int, firm bool) (r *authz.Reason) {
 	if hops > 0 {
 		all(func(e *edge) bool {
@@ -275,7 +276,7 @@ func (x *explainer) pathBy(o *object, all edges, hops int, firm bool) (r *authz.
 	return r
 }
 
-// pathVia is path by an edge.
+// pathVia returns a path by an edge.
 func (x *explainer) pathVia(o *object, e *edge, hops int, firm bool) *authz.Reason {
 	if hops == 0 || e.out.Outcome != authz.Yes || firm && !e.firm {
 		return nil

@@ -13,12 +13,12 @@ import (
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// Who has a permission on an object is found by walking all that it is computed from, noting members of objects and relations that name
-// subjects of the kind, whose lists are merged. Where a wildcard may be on the way, a subject that nothing names has what the wildcard
-// gives, and each that something names may have more or less than that: then what is taken away is walked as well, and every operand of
-// an intersection.
+// A lookup of subjects walks everything from which the permission on the object is computed. On its way it notes members of objects, and
+// the relations that can name subjects of the kind; the lists of those subjects are then merged. If a wildcard may be on the way, a subject
+// that no row names has what the wildcard gives it, and each subject that a row names may have more or less than that. Then the walk also
+// follows the parts that take away, and every operand of an intersection.
 
-// nobody is an id that no subject has, because it is none: a subject with it has what a wildcard gives.
+// nobody is an id that no subject can have. So the subject with this id has exactly what a wildcard gives.
 const nobody = "\x01"
 
 // SubjectKind is a kind of subjects: objects of a type, or those with a relation or permission of an object ("group#member").
@@ -41,7 +41,7 @@ func (p *Program) Subjects(resource tuple.ObjectAndRelation, of SubjectKind) (*C
 	}}}}, nil
 }
 
-// subject returns the subject of a kind with an id.
+// subject returns the subject of the kind that has an id.
 func (k SubjectKind) subject(id string) tuple.ObjectAndRelation {
 	s := tuple.ObjectAndRelation{ObjectType: k.Type, ObjectID: id, Relation: k.Relation}
 	if s.Relation == "" {
@@ -50,7 +50,7 @@ func (k SubjectKind) subject(id string) tuple.ObjectAndRelation {
 	return s
 }
 
-// admitsAll reports whether a relation that is read for a member admits the wildcard of a type.
+// admitsAll reports whether a relation from which a member is computed admits the wildcard of a type.
 func (p *Program) admitsAll(m *member, t *objectType) bool {
 	return len(p.waysTo(m).everybody[t.name]) > 0
 }
@@ -66,24 +66,24 @@ type spreadSubjects struct {
 	begun    bool
 
 	seen map[memberKey]struct{}
-	// own are subjects that were noted: members of objects, or objects themselves.
+	// own has the ids of the subjects that were noted on the way: sets, or objects that are the subject themselves.
 	own []string
-	// open are rows that are not read to their end yet, and lead on.
+	// open has the rows that lead on and are not read to their end yet.
 	open []*rest
 }
 
-// rest are the rows of a relation, or those of them whose subject has a relation, that are not read yet.
+// rest stands for the rows of a relation, or for its usersets alone, that are not read yet.
 type rest struct {
 	memberKey
 	usersets bool
 	after    *Row
-	// permission is what an arrow looks for; empty where the rows' own relation leads on.
+	// permission is the one that an arrow looks for; it is empty where the relation of each row's subject leads on.
 	permission string
 }
 
 func (s *spreadSubjects) reached() int { return len(s.seen) }
 
-// all is spread's: an object that is met on the way may be named with any relation, or be the resource.
+// all implements spread. An object on the way may be the subject itself: then a row names it, with whatever relation, or it is the resource.
 func (s *spreadSubjects) all() (lists []list, own []string) {
 	lists = []list{{of: namedIDs, kind: subjectKind{objectType: s.of.name}}}
 	for name := range s.of.members {
@@ -95,7 +95,7 @@ func (s *spreadSubjects) all() (lists []list, own []string) {
 	return lists, own
 }
 
-// step is spread's: it reads a page of rows that lead on.
+// step implements spread: it reads a page of rows that lead on.
 func (s *spreadSubjects) step(rows Rows, m *merged) (work int, done bool, err error) {
 	before := len(m.front)
 	if !s.begun {
@@ -132,7 +132,7 @@ func (s *spreadSubjects) step(rows Rows, m *merged) (work int, done bool, err er
 	return len(page) + len(m.front) - before, false, nil
 }
 
-// note notes a member of an object, and follows all that leads on from there.
+// note notes a member of an object, and follows everything that leads on from there.
 func (s *spreadSubjects) note(of *member, id string, m *merged) {
 	key := memberKey{of, strings.Clone(id)}
 	if _, known := s.seen[key]; known {
@@ -189,20 +189,21 @@ func (s *spreadSubjects) nodes(all []*node, key memberKey, m *merged) {
 	}
 }
 
-// Wildcard is what everybody of a kind has whom nothing names.
+// Wildcard is the answer for all subjects of a kind that no row names.
 type Wildcard struct {
-	// Answer is what a check says of somebody else; No where there is no wildcard.
+	// Answer is what a check of such a subject answers. It is No where there is no wildcard.
 	Answer
-	// Except are the named ones of whom a check says something else than that, in order. There are none where the answer is No.
+	// Except has, in order, the subjects that a row names and for which a check answers something else, other than Yes. It is empty
+	// where Answer is No.
 	Except []Found
 }
 
 // maxExcept is how many exceptions a wildcard has at most.
 const maxExcept = 10_000
 
-// List calls yield with each subject of a kind that has the permission on the resource, or of which that cannot be said, after an id
-// ("" is before all), in order, and then returns what everybody else has. Its exceptions are those behind the id. It ends with an error of
-// yield, and with FailedPrecondition where a wildcard has too many exceptions.
+// List calls yield, in order, with each subject of a kind that has the permission on the resource, conditionally or not, and with each whose
+// check fails. It begins behind an id; "" is before all. Then it returns the answer for all other subjects, with those exceptions that come
+// behind the id. An error of yield ends it, and so does FailedPrecondition where a wildcard has too many exceptions.
 func (w *Walk) List(
 	ctx context.Context, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, after string, yield func(Found) error,
 ) (everybody Wildcard, err error) {
@@ -240,7 +241,7 @@ func (w *Walk) List(
 	return everybody, err
 }
 
-// tooManyExceptions is the error of a list that would have to name more subjects than that.
+// tooManyExceptions is the error of a list that would have to name more than maxExcept exceptions.
 func tooManyExceptions() error {
 	return statuses.New(codes.FailedPrecondition, authz.ReasonTooLarge, "",
 		fmt.Sprintf("a wildcard has the permission, but more than %d subjects are excluded from it: check subjects one by one", maxExcept)).Err()

@@ -9,8 +9,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Resources returns the objects of a type on which all holders may have their permissions, of which there is one at least. Errors
-// are those of Resolve.
+// Resources returns the objects of a type on which every holder may have its permission. There has to be at least one holder. Errors are
+// those of Resolve.
 func (p *Program) Resources(resourceType string, holders ...Holder) (*Candidates, error) {
 	found := &Candidates{}
 	for _, h := range holders {
@@ -36,13 +36,13 @@ func (p *Program) Reach(r authz.Reachable) (*Candidates, error) {
 	return p.Resources(r.ResourceType, holders...)
 }
 
-// placed begins the cursors of Page, so that one of another engine is not taken for a place.
+// placed is how the cursors of Page begin, so that a cursor of another engine is not taken for a place.
 const placed = "at "
 
 // PlaceOf returns the place of a cursor of Page.
 func PlaceOf(cursor string) string { return strings.TrimPrefix(cursor, placed) }
 
-// Page is Next in the words of authz.Snapshot, from a cursor on, which is "" or one that Page returned. It must not go back.
+// Page is Next in the words of authz.Snapshot. It goes on at a cursor, which is "" or one that Page returned, and must not go back.
 func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor string) (found []authz.Resource, next string, err error) {
 	place, ok := strings.CutPrefix(cursor, placed)
 	if !ok && cursor != "" {
@@ -69,22 +69,21 @@ type Holder struct {
 	Subject    tuple.ObjectAndRelation
 }
 
-// Found is an object, or a subject, that a lookup found: one that has the permission, conditionally or not, or of which that cannot be
-// said.
+// Found is an object, or a subject, that a lookup found, with the answer of its check: yes, conditional or failed.
 type Found struct {
 	ID string
 	Answer
 }
 
 const (
-	// firstBatch is how many candidates are checked first, so that the first result comes soon; maxBatch is how many are checked at
-	// once in the end.
+	// firstBatch is how many candidates are checked first, so that the first result comes soon. Each further batch is twice as large, up
+	// to maxBatch.
 	firstBatch, maxBatch = 8, 512
 )
 
-// Lookup calls yield with each object of a type on which the subject has the permission, or of which that cannot be said, after an id ("" is
-// before all), in order. It ends with an error of yield. An object to which nothing leads from the subject is left out, also where
-// its check would be an error.
+// Lookup calls yield, in order, with each object of a type on which the subject has the permission, conditionally or not, and with each whose
+// check fails. It begins behind an id; "" is before all. An error of yield ends it. It leaves out an object to which nothing leads from the
+// subject, even if a check of that object would be an error.
 func (w *Walk) Lookup(ctx context.Context, resourceType string, h Holder, given map[string]any, after string, yield func(Found) error) error {
 	c, err := w.program.Resources(resourceType, h)
 	if err != nil {
@@ -105,7 +104,7 @@ func (w *Walk) Lookup(ctx context.Context, resourceType string, h Holder, given 
 	})
 }
 
-// decide calls yield with each candidate, and what its check comes to.
+// decide calls yield with each candidate and the answer of its check.
 func (w *Walk) decide(ctx context.Context, c *Candidates, check func(id string) Check, yield func(Found) error) error {
 	checks := make([]Check, 0, maxBatch)
 	for more, batch := true, firstBatch; more; batch = min(2*batch, maxBatch) {

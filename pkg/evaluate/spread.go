@@ -10,13 +10,13 @@ type spreadObjects struct {
 	begun   bool
 
 	seen map[memberKey]struct{}
-	// own are the objects of the target's type that were noted.
+	// own has the ids of those objects of the target's type that were noted.
 	own []string
-	// open are lists that are not read to their end yet: what is on them leads on. to is what the subject may have on it.
+	// open has the lists that are not read to their end yet. The objects on them lead on.
 	open []leading
 }
 
-// leading is a list of objects on which the subject may have a member.
+// leading is a list of objects on which the subject may have the member to.
 type leading struct {
 	cursor
 	to *member
@@ -24,7 +24,7 @@ type leading struct {
 
 func (s *spreadObjects) reached() int { return len(s.seen) }
 
-// all is spread's: an object without rows is reached by itself alone.
+// all implements spread. Of the objects without rows only the subject itself can be reached.
 func (s *spreadObjects) all() (lists []list, own []string) {
 	if s.subject.of == s.target.of {
 		own = []string{s.subject.id}
@@ -32,7 +32,7 @@ func (s *spreadObjects) all() (lists []list, own []string) {
 	return []list{{of: objectIDs, kind: subjectKind{objectType: s.target.of.name}}}, own
 }
 
-// step is spread's: it reads a page of a list that leads on.
+// step implements spread: it reads a page of a list whose objects lead on.
 func (s *spreadObjects) step(rows Rows, m *merged) (work int, done bool, err error) {
 	before := len(m.front)
 	if !s.begun {
@@ -96,7 +96,7 @@ func (s *spreadObjects) note(of *member, id string, m *merged) {
 	}
 }
 
-// follow follows a way from a subject. Where nothing leads on from its objects, they are candidates, and need not be noted.
+// follow follows a way from a subject. If nothing leads on from the way's objects, they are candidates, and need not be noted.
 func (s *spreadObjects) follow(w way, id string, m *merged) {
 	l := list{of: resourceIDs, rowsOf: w.rowsOf, kind: w.kind, id: id}
 	if len(s.ways.onward[w.to]) == 0 {

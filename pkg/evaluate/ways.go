@@ -6,14 +6,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// A lookup of resources reads the schema backwards. A subject that is named by a row, or has a member of an object, may thereby have a
-// member of another object: that is a way. Ways lead at least to everything that a check says yes to, or conditionally. They
-// may lead to more: caveats are not looked at, of an intersection one operand is followed, of an exclusion the first. So a check
-// decides each object in the end.
+// A lookup of resources reads the schema backwards. A subject that a row names, or that has a member of an object, may thereby have a
+// member of another object: that is a way. The ways lead to every object for which a check answers yes or conditional. They may lead to
+// other objects too, because they ignore caveats, and follow only one operand of an intersection and only the first of an exclusion. So a
+// check decides each object in the end.
 //
-// A row that the schema does not admit, which only a schema that was written past Deputy can leave behind, is no way.
+// A row that the schema does not admit is no way. Only a schema that was written past Deputy can leave such a row behind.
 
-// way is a kind of rows: those of a relation, with a subject of a kind. Who has such a subject may have the member on the row's object.
+// way is a kind of rows: those of a relation whose subject is of a kind. A subject that such a row names, or that is in the set that it
+// names, may have the member to on the row's object.
 type way struct {
 	rowsOf *member
 	kind   subjectKind
@@ -22,14 +23,15 @@ type way struct {
 
 // ways are all ways to a target. They are immutable.
 type ways struct {
-	// objects start from an object that is the subject, and everybody from a wildcard; both by the type of the subject.
+	// objects has the ways that start from a subject that is an object, and everybody those that start from a wildcard; both by the
+	// type of the subject.
 	objects, everybody map[string][]way
-	// selves are the members that an object may have on itself.
+	// selves has the members that an object may have on itself.
 	selves []*member
-	// onward are the ways from a member of an object that a subject may have; they include those from all members of the same object
-	// that are computed from it.
+	// onward has the ways that lead on from a member that a subject may have on an object. They include the ways from all members of
+	// the same object that are computed from it.
 	onward map[*member][]way
-	// reached are the target, and the members of its type from which it is computed on the same object.
+	// reached says of a member whether it is the target, or one from which the target is computed on the same object.
 	reached map[*member]bool
 }
 
@@ -61,12 +63,12 @@ type search struct {
 	program *Program
 	found   *ways
 	seen    map[*member]bool
-	// from are the ways from a member, and computes the members of the same object that are computed from it.
+	// from has the ways from a member, and computes the members of the same object that are computed from it.
 	from     map[*member][]way
 	computes map[*member][]*member
 }
 
-// appendNew appends what is not there yet.
+// appendNew appends those elements that the slice does not have yet.
 func appendNew[T comparable](to []T, more ...T) []T {
 	for _, m := range more {
 		if !slices.Contains(to, m) {
@@ -142,8 +144,8 @@ func (s *search) closure(m *member) []*member {
 	return all
 }
 
-// narrowest returns the operand of an intersection that is followed: who is in all of them is in that one. It is a guess which of them
-// the fewest have: the first relation of the object itself, else the first other operand without an arrow, else the first.
+// narrowest returns the operand of an intersection that is followed: a subject that is in all of them is in that one. It guesses which
+// operand the fewest subjects have: the first relation of the object itself, else the first other operand without an arrow, else the first.
 func narrowest(operands []*node) *node {
 	for _, fits := range []func(*node) bool{
 		func(n *node) bool { return n.op == schema.Computed && n.target.rewrite == nil },

@@ -7,7 +7,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/decide"
 )
 
-// explaining is how the checks of the call are to be explained; nil where they are not.
+// explaining returns how the checks of the call are to be explained; nil where they are not.
 func (c *call) explaining(ctx context.Context) *authz.Explaining {
 	if !c.explain {
 		return nil
@@ -22,8 +22,8 @@ func (c *call) explaining(ctx context.Context) *authz.Explaining {
 	return how
 }
 
-// explainTenant explains the condition that an object is in its tenant and in no other: why it is in that one, or not, and to who has
-// no bounds which others there are.
+// explainTenant explains the condition that an object is in its tenant and in no other: why it is in that one, or not. To a caller without
+// bounds it also says in which other tenants the object is.
 func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition *decide.Condition, tenants []authz.SubjectAnswer) error {
 	if condition.Outcome != authz.Yes && !c.within.Everything() {
 		return nil
@@ -53,7 +53,7 @@ func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition
 	return nil
 }
 
-// translate makes reasons of traces, of engines that have nothing else, and drops traces that were not asked for.
+// translate makes reasons of the traces of engines that have nothing else, and drops traces that were not asked for.
 func (c *call) translate(d *authz.Decision) {
 	for i := range d.Candidates {
 		for k := range d.Candidates[i].Conditions {
@@ -76,8 +76,8 @@ func (c *call) translate(d *authz.Decision) {
 // maxTraced is how many nodes of a trace become reasons.
 const maxTraced = 150
 
-// reasonOf makes a reason of a trace. What a trace does not tell is left out: relationships, operations and values. Of what holds,
-// the parts that hold are kept.
+// reasonOf makes a reason of a trace. A trace has no relationships, operations and values, so the reason has none either. Of a yes only the
+// parts that are yes are kept.
 func reasonOf(t *authz.Trace, left *int) *authz.Reason {
 	*left--
 	r := &authz.Reason{Kind: authz.ReasonMember, Object: t.Resource, Member: t.Permission, Outcome: t.Outcome}

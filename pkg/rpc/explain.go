@@ -26,7 +26,7 @@ func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.Explain
 	return out, nil
 }
 
-// candidates shows what a decision weighed.
+// candidates shows the delegations that a decision weighed.
 func candidates(d *authz.Decision) (out []*deputyv1.CandidateExplanation) {
 	for i := range d.Candidates {
 		out = append(out, candidateProto(&d.Candidates[i]))

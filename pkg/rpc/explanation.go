@@ -53,7 +53,7 @@ func reasonProto(r *authz.Reason) *deputyv1.Reason {
 		for _, v := range c.Values {
 			value, err := structpb.NewValue(v.Value)
 			if err != nil {
-				continue // it is JSON, so that there is none
+				continue // the values are JSON, so this does not happen
 			}
 			out.Caveat.Values = append(out.Caveat.Values, &deputyv1.CaveatValue{Name: v.Name, Value: value, Written: v.Written})
 		}

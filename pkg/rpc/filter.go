@@ -29,7 +29,7 @@ func (p *permissions) FilterResources(ctx context.Context, r *deputyv1.FilterRes
 	if err != nil {
 		return nil, err
 	}
-	// An id that cannot be one fails by itself, as an item of a bulk check does.
+	// A text that cannot be an id fails alone, as a wrong item of a bulk check does.
 	ids, wrong := make([]string, 0, len(given)), map[int]error{}
 	for i, name := range given {
 		if encoded, err := authz.EncodeID(name); err == nil {

@@ -1,10 +1,13 @@
-// Package kept answers what is asked of a graph that pkg/store keeps.
+// Package kept answers questions about a graph that pkg/store keeps.
 //
-//	evaluator.go  checks at one revision of a store, under the schema in force there
+//	evaluator.go  checks and lookups at one revision of a store, under the schema in force there
 //	graph.go      a Graph: the engine over the store, whose checks and small reads are answered here instead
-//	api.go        authzed.api.v1's checks, where SpiceDB would answer the same
-//	verify.go     a share of the answers is compared with SpiceDB's, and a difference makes the stricter one hold
-//	versions.go   what was made of the last few versions of the schema
+//	reach.go      a Graph's lookups of objects, page by page
+//	explain.go    a Graph's explanations of checks
+//	api.go        authzed.api.v1's checks
+//	lookups.go    authzed.api.v1's lookups
+//	verify.go     compares a share of the answers with SpiceDB's; where they differ, the stricter one holds
+//	versions.go   the programs and schemas of the last few versions of the schema
 //
-// SpiceDB's engine stands behind all of it: whatever is asked that is not answered here, it answers.
+// SpiceDB's engine answers every question that this package does not.
 package kept

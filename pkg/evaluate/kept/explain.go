@@ -9,7 +9,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
-// explain answers queries one by one, and puts the explanations of those that are to be explained into answers.
+// explain answers queries one by one. It puts the explanations of those that ask for one into answers.
 func (s *snapshot) explain(
 	ctx context.Context, w *evaluate.Walk, queries []authz.Query, checks []evaluate.Check, answers []authz.Answer,
 ) []evaluate.Answer {
@@ -27,7 +27,7 @@ func (s *snapshot) explain(
 	return found
 }
 
-// ever is a moment before which nothing has expired.
+// ever is a moment by which nothing has expired.
 var ever = time.Unix(0, 1)
 
 // expired finds relationships that have expired, as long as the store has them.
@@ -53,7 +53,7 @@ func (e *expired) close() {
 	}
 }
 
-// traces adds SpiceDB's traces to the explanations for which they were asked. Of a moment of the past there are none.
+// traces adds SpiceDB's traces to the explanations that ask for them. SpiceDB has none for a moment of the past.
 func (s *snapshot) traces(ctx context.Context, queries []authz.Query, answers []authz.Answer) error {
 	var traced []authz.Query
 	var of []int

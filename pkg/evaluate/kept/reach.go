@@ -9,18 +9,18 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate"
 )
 
-// begun is a lookup with the cursor to go on with. A cursor alone is enough to go on, but then what leads to candidates is found
-// anew.
+// begun is a lookup that can go on at its cursor. Any lookup can go on with its cursor alone, but then the rows that lead to candidates are
+// walked again.
 type begun struct {
 	of         authz.Reachable
 	cursor     string
 	candidates *evaluate.Candidates
-	// size is how many were asked for, the last time.
+	// size is how many candidates were asked for the last time.
 	size int
 }
 
-// firstPage is how many candidates are looked for first, so that the first result comes soon; then it is twice as many each time, up
-// to the limit.
+// firstPage is how many candidates are looked for first, so that the first result comes soon. Each further page is twice as large, up to the
+// limit.
 const firstPage = 8
 
 // take returns the lookup that goes on at a cursor; nil if there is none.
@@ -35,7 +35,7 @@ func (s *snapshot) take(of authz.Reachable, cursor string) *begun {
 	return l
 }
 
-// Resources returns a page of what all holders may reach, in the order of ids; see authz.Snapshot.
+// Resources returns a page of the objects that all holders may reach, in the order of ids; see authz.Snapshot.
 func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]authz.Resource, string, error) {
 	found, next, err := s.resources(ctx, r, limit, cursor)
 	if _, ours := errors.AsType[*authz.Error](err); err != nil && !ours {
