@@ -380,11 +380,13 @@ func (x *explainer) hides(e *edge) bool {
 	return hidden
 }
 
-// follow explains an edge.
+// hiddenReason stands for all hidden objects that an outcome comes from: how many they are is not told.
+func hiddenReason(outcome authz.Outcome) *authz.Reason {
+	return &authz.Reason{Kind: authz.ReasonHidden, Outcome: outcome}
+}
+
+// follow explains an edge to an object that is not hidden.
 func (x *explainer) follow(o *object, e *edge) (*authz.Reason, []opening) {
-	if x.hides(e) {
-		return &authz.Reason{Kind: authz.ReasonHidden, Outcome: e.out.Outcome}, nil
-	}
 	r := x.relationship(o, &e.row, e.out)
 	if e.to == nil {
 		if e.there.Outcome == authz.Failed {
@@ -411,19 +413,22 @@ func (x *explainer) leads(m *member, o *object, all edges, want authz.Outcome) (
 		openings []opening
 	}
 	var found []branch
-	some, more := false, 0
+	some, more, hidden := false, 0, 0
 	all(func(e *edge) bool {
 		some = true
-		hidden := x.hides(e)
 		switch {
-		case e.out.Outcome != want, hidden && want == authz.No:
+		case e.out.Outcome != want:
 		case len(found) == maxTried:
 			more++
+		case x.hides(e):
+			if hidden++; hidden == 1 && want != authz.No {
+				found = append(found, branch{reason: hiddenReason(want)})
+			}
 		default:
 			r, openings := x.follow(o, e)
 			found = append(found, branch{r, openings})
 		}
-		return more < maxCounted && (want != authz.Failed || len(found) == 0)
+		return !x.tooMany(hidden) && more < maxCounted && (want != authz.Failed || len(found) == 0)
 	})
 	if !some || len(found) == 0 && want == authz.No {
 		s.reasons = []*authz.Reason{about(authz.ReasonAbsent, m, o, Answer{Outcome: want})}
@@ -444,11 +449,17 @@ func (x *explainer) leads(m *member, o *object, all edges, want authz.Outcome) (
 	return s
 }
 
+// tooMany reports whether so many hidden objects were met that no more are asked about, and notes that something may be left out.
+func (x *explainer) tooMany(hidden int) bool {
+	x.cut = x.cut || hidden == maxCounted
+	return hidden >= maxCounted
+}
+
 // every explains an arrow with .all: a no by the objects that lack the permission, or by the fact that the relation names no object.
 func (x *explainer) every(n *node, o *object, left int, want authz.Outcome) (s survey) {
 	r := operation(n, want)
 	s.reasons, s.openings = []*authz.Reason{r}, []opening{{}}
-	some, more := false, 0
+	some, more, hidden := false, 0, 0
 	x.arrows(n, o, left)(func(e *edge) bool {
 		some = true
 		switch {
@@ -458,13 +469,19 @@ func (x *explainer) every(n *node, o *object, left int, want authz.Outcome) (s s
 		case len(r.Children) == maxBranches:
 			s.openings = nil
 			more++
+		case x.hides(e):
+			s.openings = nil
+			hidden++
 		default:
 			child, found := x.follow(o, e)
 			r.Children = append(r.Children, child)
 			s.openings = together(s.openings, found)
 		}
-		return more < maxCounted && (want != authz.Failed || len(r.Children) == 0)
+		return !x.tooMany(hidden) && more < maxCounted && (want != authz.Failed || len(r.Children) == 0)
 	})
+	if hidden > 0 && len(r.Children) == 0 {
+		r.Children = []*authz.Reason{hiddenReason(want)}
+	}
 	if !some {
 		r.Children, s.openings = []*authz.Reason{about(authz.ReasonAbsent, n.tupleset, o, Answer{})}, nil
 	}

@@ -66,6 +66,7 @@ func (x *explainer) fewest(most int, find func(hops int) *authz.Reason) *authz.R
 		defer func() { x.veiled = false }()
 		clear(x.paths)
 		defer clear(x.paths)
+		x.looked = 0
 	}
 	r := search()
 	if r == nil && x.looked > maxLooked {
@@ -185,7 +186,7 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 
 // pathOfAll adds a path by each of the objects of an arrow with .all, and reports whether each of them has one.
 func (x *explainer) pathOfAll(r *authz.Reason, n *node, o *object, left, hops int, firm bool) bool {
-	whole := true
+	whole, hidden := true, 0
 	x.arrows(n, o, left)(func(e *edge) bool {
 		if len(r.Children) == maxBranches {
 			if x.Hidden == nil {
@@ -194,10 +195,15 @@ func (x *explainer) pathOfAll(r *authz.Reason, n *node, o *object, left, hops in
 			return r.Others > 0 && r.Others < maxCounted
 		}
 		way := x.fewestWithin(hops, func(hops int) *authz.Reason { return x.pathVia(o, e, hops, firm) })
-		if whole = way != nil; whole {
+		if whole = way != nil; !whole {
+			return false
+		}
+		if way.Kind != authz.ReasonHidden {
+			r.Children = append(r.Children, way)
+		} else if hidden++; hidden == 1 {
 			r.Children = append(r.Children, way)
 		}
-		return whole
+		return !x.tooMany(hidden)
 	})
 	return whole
 }
@@ -283,8 +289,9 @@ func (x *explainer) pathVia(o *object, e *edge, hops int, firm bool) *authz.Reas
 	}
 	if x.hides(e) {
 		if x.veiled {
-			return &authz.Reason{Kind: authz.ReasonHidden, Outcome: authz.Yes}
+			return hiddenReason(authz.Yes)
 		}
+		x.looked++ // so that the search ends, however many there are
 		return nil
 	}
 	next := x.path(e.to, e.object, e.left, hops-1)
