@@ -20,9 +20,12 @@ func (p *Program) Resources(resourceType string, holders ...Holder) (*Candidates
 		if err != nil {
 			return nil, err
 		}
-		found.sets = append(found.sets, &candidates{spread: &spreadObjects{
-			ways: p.waysTo(target), target: target, subject: sub, seen: map[memberKey]struct{}{},
-		}})
+		to := p.waysTo(target)
+		set := &candidates{spread: &spreadObjects{ways: to, target: target, subject: sub, seen: map[memberKey]struct{}{}}}
+		if to.tooMany {
+			set.state = unbounded
+		}
+		found.sets = append(found.sets, set)
 	}
 	return found, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
@@ -303,4 +304,56 @@ func (p *public) SubjectIDs(_, _, relation, _, _, from string, limit int) ([]str
 		return []string{wildcard}, false, nil
 	}
 	return (&formula{}).every(0, 1, p.banned, from, limit)
+}
+
+// TestWaysAreBounded: of a schema in which everything leads to everything a program keeps few ways. The lookups go through all objects then, and so
+// does any that comes when a program keeps as many as it may, whose ways are found anew.
+func TestWaysAreBounded(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("definition user {}\ndefinition document {\n")
+	const members = 220
+	for i := range members {
+		fmt.Fprintf(&text, "\trelation rel%d: user | document#per%d\n\tpermission per%d = rel%d", i, i, i, i)
+		if i > 0 {
+			fmt.Fprintf(&text, " + per%d", i-1)
+		}
+		text.WriteString("\n")
+	}
+	text.WriteString("}\n")
+	p := compile(t, text.String())
+	held := func(name string) bool {
+		m := p.types["document"].members[name]
+		ways := p.waysTo(m)
+		count := 0
+		for _, onward := range ways.onward {
+			count += len(onward)
+		}
+		if count > 1<<16 || ways.tooMany != (count == 0) {
+			t.Errorf("%s has %d ways, too many: %v", name, count, ways.tooMany)
+		}
+		return m.ways.Load() != nil
+	}
+	if !held("per50") || !held(fmt.Sprintf("per%d", members-1)) {
+		t.Error("the ways are not kept")
+	}
+	all := 0
+	for i := 0; i < members; i += 2 {
+		if held(fmt.Sprintf("per%d", i)) {
+			all++
+		}
+	}
+	if got := p.ways.Load(); got > 1<<20 || all == members/2 || all < members/4 {
+		t.Errorf("the ways of %d of %d permissions are kept, %d in all", all, members/2, got)
+	}
+	for name, everything := range map[string]bool{"per10": false, fmt.Sprintf("per%d", members-1): true} {
+		f := &formula{documents: 3}
+		c, err := p.Resources("document", Holder{name, tuple.ONR("user", "ann", tuple.Ellipsis)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, more, err := c.Next(t.Context(), f, 10)
+		if err != nil || more || (len(ids) == f.documents) != everything {
+			t.Errorf("%s: %v, %v, %v", name, ids, more, err)
+		}
+	}
 }

@@ -15,6 +15,8 @@ type Program struct {
 	schema  *schema.Schema
 	types   map[string]*objectType
 	caveats map[string]*caveat
+	// ways counts the ways that its members keep, see waysTo.
+	ways atomic.Int64
 }
 
 // objectType is a definition.
@@ -98,9 +100,9 @@ func (m *member) compile(from *schema.Member) (err error) {
 	}
 	for _, a := range from.Allowed {
 		if a.Wildcard {
-			m.wildcards = append(m.wildcards, a.Type)
+			m.wildcards = appendNew(m.wildcards, a.Type)
 		} else {
-			m.subjects = append(m.subjects, subjectKind{a.Type, a.Relation})
+			m.subjects = appendNew(m.subjects, subjectKind{a.Type, a.Relation})
 		}
 		m.usersets = m.usersets || a.Wildcard || a.IsUserset()
 	}

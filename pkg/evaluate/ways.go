@@ -33,7 +33,17 @@ type ways struct {
 	onward map[*member][]way
 	// reached says of a member whether it is the target, or one from which the target is computed on the same object.
 	reached map[*member]bool
+	// tooMany says that there are more ways than maxWays. Then onward and reached are empty, and a lookup takes all ids of the type.
+	tooMany bool
 }
+
+const (
+	// maxWays is how many ways may lead on to one target, counted with the members that they start from. A chain of some 180 permissions
+	// has as many, if each is computed from the one before and can be had by a set of the next: the number grows with the square.
+	maxWays = 1 << 16
+	// maxHeldWays is about how many ways a program keeps, of all targets together. Further ones are found anew for each lookup.
+	maxHeldWays = 1 << 20
+)
 
 // waysTo returns the ways to a member.
 func (p *Program) waysTo(target *member) *ways {
@@ -45,17 +55,35 @@ func (p *Program) waysTo(target *member) *ways {
 		seen: map[*member]bool{}, from: map[*member][]way{}, computes: map[*member][]*member{},
 	}
 	s.member(target)
-	s.found.onward = make(map[*member][]way, len(s.seen))
-	s.found.reached = map[*member]bool{}
+	held := int64(len(s.seen) + s.onward(target))
+	if p.ways.Add(held) > maxHeldWays || !target.ways.CompareAndSwap(nil, s.found) {
+		p.ways.Add(-held)
+	}
+	return s.found
+}
+
+// onward fills in the ways that lead on from each member, and returns how many there are.
+func (s *search) onward(target *member) (n int) {
+	w := s.found
+	w.onward, w.reached = make(map[*member][]way, len(s.seen)), make(map[*member]bool, len(s.seen))
 	for m := range s.seen {
 		closure := s.closure(m)
-		s.found.reached[m] = slices.Contains(closure, target)
+		there := map[way]bool{}
 		for _, c := range closure {
-			s.found.onward[m] = appendNew(s.found.onward[m], s.from[c]...)
+			w.reached[m] = w.reached[m] || c == target
+			for _, next := range s.from[c] {
+				if !there[next] {
+					there[next] = true
+					w.onward[m] = append(w.onward[m], next)
+				}
+			}
+		}
+		if n += len(closure) + len(w.onward[m]); n > maxWays {
+			w.onward, w.reached, w.tooMany = nil, nil, true
+			return 0
 		}
 	}
-	target.ways.Store(s.found)
-	return s.found
+	return n
 }
 
 // search finds ways, from the target on.
@@ -90,13 +118,13 @@ func (s *search) member(m *member) {
 	}
 	for _, kind := range m.subjects {
 		if kind.relation == "" {
-			s.found.objects[kind.objectType] = appendNew(s.found.objects[kind.objectType], way{m, kind, m})
+			s.found.objects[kind.objectType] = append(s.found.objects[kind.objectType], way{m, kind, m})
 		} else {
 			s.leads(kind.objectType, kind.relation, way{m, kind, m})
 		}
 	}
 	for _, t := range m.wildcards {
-		s.found.everybody[t] = appendNew(s.found.everybody[t], way{m, subjectKind{objectType: t}, m})
+		s.found.everybody[t] = append(s.found.everybody[t], way{m, subjectKind{objectType: t}, m})
 	}
 }
 
@@ -137,9 +165,14 @@ func (s *search) node(n *node, of *member) {
 
 // closure returns a member, and all members of the same object that are computed from it.
 func (s *search) closure(m *member) []*member {
-	all := []*member{m}
+	all, there := []*member{m}, map[*member]bool{m: true}
 	for i := 0; i < len(all); i++ {
-		all = appendNew(all, s.computes[all[i]]...)
+		for _, c := range s.computes[all[i]] {
+			if !there[c] {
+				there[c] = true
+				all = append(all, c)
+			}
+		}
 	}
 	return all
 }
