@@ -4,8 +4,8 @@ import (
 	"bytes"
 )
 
-// What lookups read: ids alone, in order, from either end of the rows. Nothing of it is kept in memory, because lists are long and
-// are seldom read twice.
+// What lookups read: ids alone, in order, from either end of the rows. None of them is kept in memory, because lists are long and
+// are seldom read twice. Where many rows in turn are over, that is noted, so that the next list goes on behind them: see voids.go.
 
 // ResourceIDs returns the ids of the objects of a type that have a row with this relation and subject; subjectRelation is empty for
 // "...". They are in order, from an id on ("" is the first one), and at most limit. more reports whether others follow. It costs a
@@ -54,6 +54,7 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 	}
 	prefix := len(sn.key)
 	sn.key = append(sn.key, from...)
+	sn.pass(sn.now)
 	text, ends := sn.text[:0], sn.cuts[:0]
 	valid := it.SeekGE(sn.key)
 	for valid {
@@ -78,14 +79,15 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 		if err != nil {
 			return nil, false, sn.store.readFailure(err)
 		}
-		there, err := sn.there(value)
+		over, expired, err := isOver(value, sn.now)
 		if err != nil {
 			return nil, false, err
 		}
-		if !there {
-			valid = sn.nextRow(it, key[:n])
+		if over {
+			valid = sn.passage.pass(it.Iterator, key[:n], at, expired)
 			continue
 		}
+		sn.passage.end(key[:n])
 		if len(ends) == limit {
 			more = true
 			break
@@ -104,6 +106,9 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 	if err := it.Error(); err != nil {
 		return nil, false, sn.store.readFailure(err)
 	}
+	if sn.passage.met >= sn.store.voids.long {
+		sn.passage.end(end(sn.key[:prefix]))
+	}
 	ids = make([]string, len(ends))
 	all, begin := string(text), 0
 	for i, e := range ends {
@@ -121,15 +126,6 @@ func component(key []byte, n int) int {
 		return n + i
 	}
 	return len(key)
-}
-
-// there reports whether a row with this value is there at the snapshot's moment.
-func (sn *Snapshot) there(value []byte) (bool, error) {
-	if isGone(value) {
-		return false, nil
-	}
-	at, expires, err := expirationOf(value)
-	return !expires || at.After(sn.now), err
 }
 
 // nextRow moves to the row after one, whose key without its version is given.
