@@ -2,6 +2,10 @@ package store
 
 import (
 	"bytes"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"github.com/authzed/spicedb/pkg/tuple"
 )
 
 // What lookups read: ids alone, in order, from either end of the rows. None of them is kept in memory, because lists are long and
@@ -36,6 +40,25 @@ func (sn *Snapshot) ObjectIDs(objectType, from string, limit int) (ids []string,
 func (sn *Snapshot) NamedIDs(subjectType, subjectRelation, from string, limit int) (ids []string, more bool, err error) {
 	sn.key = appendComponents(append(sn.key[:0], kindReverse), subjectType, subjectRelation)
 	return sn.ids(from, limit, namedRest)
+}
+
+// Relationships returns relationships that a filter selects and that have not expired: at most limit, the ones after a relationship, if it is not nil. They
+// are in an order that is fixed for the filter, whether or not that relationship is still there.
+func (sn *Snapshot) Relationships(
+	f datastore.RelationshipsFilter, after *tuple.Relationship, limit int,
+) (found []tuple.Relationship, err error) {
+	if sn.store.isClosed() {
+		return nil, ErrClosed
+	}
+	defer sn.store.shield("reading", &err)
+	v := view{store: sn.store, at: sn.at, now: sn.now}
+	err = v.answer(&query{
+		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
+		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors,
+		caveat: f.OptionalCaveatNameFilter, expiry: f.OptionalExpirationOption,
+		order: options.ChooseEfficient, after: after, limit: uint64(max(limit, 1)),
+	}, func(rel tuple.Relationship) error { found = append(found, rel); return nil })
+	return found, err
 }
 
 // objectRest and namedRest are how many components a key has from the id on: that of an object in a forward key, that of a subject in
