@@ -64,9 +64,9 @@ type Snapshot interface {
 	// Check answers each query: as many answers as queries, in order. A query that fails by itself
 	// has an answer with Outcome Failed; an error is the failure of the whole call.
 	Check(ctx context.Context, queries []Query) ([]Answer, error)
-	// Subjects returns all subjects of a type that have the permission on the resource, wildcards
-	// included. It never cuts the list short without an error.
-	Subjects(ctx context.Context, resource Object, permission, subjectType string, caveatContext map[string]any) ([]SubjectAnswer, error)
+	// Subjects returns subjects of a type that have the permission on the resource, wildcards included: at most limit, whichever, which is
+	// at least 1. Fewer than limit are all that there are. It looks for no more than limit, so that an error of another subject may not be told.
+	Subjects(ctx context.Context, resource Object, permission, subjectType string, given map[string]any, limit int) ([]SubjectAnswer, error)
 	// Resources returns some candidates of a type, at most limit, after the cursor of one that an earlier call with the same limit
 	// returned: each resource on which all holders have their permissions, conditionally or not, is among them. Others may be
 	// too, and some engines name one twice: what holds of a candidate is for a check to say. next is the cursor to go on
@@ -152,7 +152,7 @@ type SubjectAnswer struct {
 	Conditional bool
 }
 
-// SubjectsAnswer is all subjects of a type that have a permission on one resource, or why they are not known.
+// SubjectsAnswer is what Snapshot.Subjects returns for one resource.
 type SubjectsAnswer struct {
 	Subjects []SubjectAnswer
 	Err      error

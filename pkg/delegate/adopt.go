@@ -29,7 +29,7 @@ const (
 	maxNamed = 200_000
 	// maxHeld is the most that one candidate may hold, and be named by, to be adopted with a digest.
 	maxHeld = 100_000
-	// maxTenants is of how many objects a review keeps the tenants.
+	// maxTenants is how many tenants of objects a review keeps.
 	maxTenants = 100_000
 	// The most that is shown of a candidate's holdings, of the objects of one, and of what names it.
 	shownHoldings, shownObjects, shownNaming = 200, 5, 20
@@ -244,6 +244,8 @@ type review struct {
 	all []string
 	// tenants are those of objects that were met.
 	tenants map[authz.Object][]string
+	// known is how many there are among tenants.
+	known int
 	// anybody is an id that nothing names: what it holds, wildcards grant.
 	anybody string
 	// maxNamed and maxHeld are the Delegate's.
@@ -533,9 +535,12 @@ func (r *review) tenantsOf(ctx context.Context, o authz.Object, safe bool) ([]st
 	if known, ok := r.tenants[o]; ok {
 		return known, nil
 	}
-	found, err := r.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil)
-	if err != nil {
+	found, err := r.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil, r.maxHeld+1)
+	switch {
+	case err != nil:
 		return nil, unanswered(err, o.Type+"#"+authz.TenantMember)
+	case len(found) > r.maxHeld:
+		return nil, errTooMuch
 	}
 	var ids []string
 	for _, s := range found {
@@ -546,10 +551,12 @@ func (r *review) tenantsOf(ctx context.Context, o authz.Object, safe bool) ([]st
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
-	if len(r.tenants) == maxTenants {
+	if r.known+len(ids) > maxTenants {
 		clear(r.tenants)
+		r.known = 0
 	}
 	r.tenants[o] = ids
+	r.known += len(ids)
 	return ids, nil
 }
 

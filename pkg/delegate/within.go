@@ -86,7 +86,7 @@ func (v *view) object(ctx context.Context, o authz.Object, t *authz.Type) (bool,
 		return false, nil
 	}
 	v.reads++
-	found, err := v.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil)
+	found, err := v.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil, 2)
 	if err != nil {
 		if _, ok := errors.AsType[refusal](unanswered(err, "")); ok {
 			return false, nil

@@ -239,7 +239,7 @@ func (s unansweringSnapshot) Schema(ctx context.Context) (*authz.Schema, error) 
 }
 
 // Subjects fails.
-func (s unansweringSnapshot) Subjects(context.Context, authz.Object, string, string, map[string]any) ([]authz.SubjectAnswer, error) {
+func (s unansweringSnapshot) Subjects(context.Context, authz.Object, string, string, map[string]any, int) ([]authz.SubjectAnswer, error) {
 	return nil, s.err
 }
 

@@ -116,10 +116,15 @@ func (s *snapshot) stream(ctx context.Context, f authz.Filter, limit int, cursor
 
 // each calls fn with every answer of a stream, which err is the opening of, until it ends.
 func each[M any](stream interface{ Recv() (M, error) }, err error, fn func(M)) error {
+	return until(stream, err, func(answer M) bool { fn(answer); return true })
+}
+
+// until is each, but ends as soon as fn returns false.
+func until[M any](stream interface{ Recv() (M, error) }, err error, fn func(M) bool) error {
 	for err == nil {
 		var answer M
-		if answer, err = stream.Recv(); err == nil {
-			fn(answer)
+		if answer, err = stream.Recv(); err == nil && !fn(answer) {
+			return nil
 		}
 	}
 	if errors.Is(err, io.EOF) {
@@ -128,9 +133,9 @@ func each[M any](stream interface{ Recv() (M, error) }, err error, fn func(M)) e
 	return err
 }
 
-// Subjects lists all subjects of a type; see authz.Snapshot.
+// Subjects lists subjects of a type, each once; see authz.Snapshot. SpiceDB has no limit for that: its stream is ended.
 func (s *snapshot) Subjects(
-	ctx context.Context, resource authz.Object, permission, subjectType string, caveatContext map[string]any,
+	ctx context.Context, resource authz.Object, permission, subjectType string, caveatContext map[string]any, limit int,
 ) ([]authz.SubjectAnswer, error) {
 	given, err := structProto(caveatContext)
 	if err != nil {
@@ -146,12 +151,17 @@ func (s *snapshot) Subjects(
 		Context:           given,
 	})
 	var out []authz.SubjectAnswer
-	if err := each(stream, err, func(resp *v1.LookupSubjectsResponse) {
-		subject := resp.GetSubject()
-		out = append(out, authz.SubjectAnswer{
-			ID:          subject.GetSubjectObjectId(),
-			Conditional: subject.GetPermissionship() != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_HAS_PERMISSION,
-		})
+	seen := map[authz.SubjectAnswer]bool{}
+	if err := until(stream, err, func(resp *v1.LookupSubjectsResponse) bool {
+		subject := authz.SubjectAnswer{
+			ID:          resp.GetSubject().GetSubjectObjectId(),
+			Conditional: resp.GetSubject().GetPermissionship() != v1.LookupPermissionship_LOOKUP_PERMISSIONSHIP_HAS_PERMISSION,
+		}
+		if !seen[subject] {
+			seen[subject] = true
+			out = append(out, subject)
+		}
+		return len(out) < limit
 	}); err != nil {
 		return nil, Failure("engine.Subjects", err)
 	}

@@ -127,10 +127,17 @@ func (c *call) check(ctx context.Context, snap authz.Snapshot, all []unanswered)
 	return nil
 }
 
+// enoughTenants is how many tenants of an object are looked for to know whether it is in one alone, and explainedTenants to say in which ones it is.
+const enoughTenants, explainedTenants = 2, 17
+
 // askTenants settles conditions that ask for the one and only subject; each resource is looked up once at
 // each revision.
 func (c *call) askTenants(ctx context.Context, all []unanswered) error {
-	known, err := tenantsOf(ctx, all)
+	limit := enoughTenants
+	if c.explain {
+		limit = explainedTenants
+	}
+	known, err := tenantsOf(ctx, all, limit)
 	if err != nil {
 		return err
 	}
@@ -153,11 +160,11 @@ func (c *call) askTenants(ctx context.Context, all []unanswered) error {
 // crowded is a Snapshot that answers for several resources sooner than one by one. It is safe for concurrent use.
 type crowded interface {
 	// SubjectsOfEach is Snapshot.Subjects for each of several resources, without caveat context: as many answers as resources, in their order.
-	SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string) ([]authz.SubjectsAnswer, error)
+	SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string, limit int) ([]authz.SubjectsAnswer, error)
 }
 
-// tenantsOf looks up the tenants that conditions ask for, one answer for each. An error of the engine, and of no object, is its error.
-func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, error) {
+// tenantsOf looks up the tenants that conditions ask for, at most limit, one answer for each. An error of the engine, and of no object, is its error.
+func tenantsOf(ctx context.Context, all []unanswered, limit int) ([]authz.SubjectsAnswer, error) {
 	at := func(u unanswered) (authz.Snapshot, authz.Object) {
 		return u.of.snapshot(u.condition().Where), u.condition().Query.Resource
 	}
@@ -167,7 +174,7 @@ func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, e
 		return found, nil
 	case 1:
 		snap, resource := at(all[0])
-		found[0].Subjects, found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil)
+		found[0].Subjects, found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil, limit)
 		return found, fatal(found[0].Err)
 	}
 	type place struct {
@@ -189,7 +196,7 @@ func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, e
 		for k, i := range places {
 			_, resources[k] = at(all[i])
 		}
-		answers, err := tenantsAt(ctx, snap, resources)
+		answers, err := tenantsAt(ctx, snap, resources, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -207,14 +214,14 @@ func tenantsOf(ctx context.Context, all []unanswered) ([]authz.SubjectsAnswer, e
 	return found, nil
 }
 
-// tenantsAt looks up the tenants of each of several objects at a revision.
-func tenantsAt(ctx context.Context, snap authz.Snapshot, resources []authz.Object) ([]authz.SubjectsAnswer, error) {
+// tenantsAt looks up the tenants of each of several objects at a revision, at most limit of each.
+func tenantsAt(ctx context.Context, snap authz.Snapshot, resources []authz.Object, limit int) ([]authz.SubjectsAnswer, error) {
 	if together, ok := snap.(crowded); ok && len(resources) > 1 {
-		return together.SubjectsOfEach(ctx, resources, authz.TenantMember, authz.TypeTenant)
+		return together.SubjectsOfEach(ctx, resources, authz.TenantMember, authz.TypeTenant, limit)
 	}
 	found := make([]authz.SubjectsAnswer, len(resources))
 	return found, atOnce(ctx, len(resources), func(ctx context.Context, i int) error {
-		found[i].Subjects, found[i].Err = snap.Subjects(ctx, resources[i], authz.TenantMember, authz.TypeTenant, nil)
+		found[i].Subjects, found[i].Err = snap.Subjects(ctx, resources[i], authz.TenantMember, authz.TypeTenant, nil, limit)
 		return fatal(found[i].Err)
 	})
 }

@@ -80,7 +80,7 @@ func crowd(t *testing.T) (*counted, *delegate.Delegate) {
 }
 
 // crowdIn is crowd in a graph over an engine, which it closes.
-func crowdIn(t *testing.T, e *engine.Engine, g authz.Graph) (*counted, *delegate.Delegate) {
+func crowdIn(t testing.TB, e *engine.Engine, g authz.Graph) (*counted, *delegate.Delegate) {
 	t.Helper()
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {
@@ -123,7 +123,7 @@ func rel(resource, relation, subject string) authz.Relationship {
 	return authz.Relationship{Resource: object(resource), Relation: relation, Subject: authz.Subject{Object: object(subject)}}
 }
 
-func touch(t *testing.T, g authz.Graph, rels ...authz.Relationship) {
+func touch(t testing.TB, g authz.Graph, rels ...authz.Relationship) {
 	t.Helper()
 	for len(rels) > 0 {
 		n := min(len(rels), 1000)

@@ -2,6 +2,7 @@ package judge
 
 import (
 	"context"
+	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
@@ -46,9 +47,13 @@ func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition
 		}
 		names = append(names, name)
 	}
-	condition.Detail = "it is in no tenant"
-	if len(names) > 0 {
+	switch {
+	case len(names) == 0:
+		condition.Detail = "it is in no tenant"
+	case len(names) < explainedTenants:
 		condition.Detail = "it is in " + authz.Words(names)
+	default: // there may be others, which nobody counted
+		condition.Detail = "it is in " + strings.Join(names[:explainedTenants-1], ", ") + " and others"
 	}
 	return nil
 }

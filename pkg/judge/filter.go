@@ -49,8 +49,8 @@ func (j *Judge) Filter(
 	}
 	out := make([]Filtered, 0, len(ids))
 	verdicts := make([]decide.Verdict, len(actors))
-	p := newPairs(call, actors, len(ids))
-	for page := range slices.Chunk(ids, p.most) {
+	p := &pairs{call: call, actors: actors}
+	for page := range slices.Chunk(ids, max(1, filterPage/max(1, len(actors)))) {
 		candidates := p.with(page)
 		if err := call.ask(ctx, candidates); err != nil {
 			return nil, authz.Revision{}, err
@@ -76,36 +76,32 @@ func (c *call) askOfActors(ctx context.Context, actors []*candidate) error {
 }
 
 // pairs makes candidates: each of a few actors with each of a page of objects. It uses the same memory for one page after another, because most of
-// what a filter would allocate is these.
+// what a filter or a lookup would allocate is these.
 type pairs struct {
-	call   *call
-	actors []*candidate
-	// most is how many objects a page has at most.
-	most       int
+	call       *call
+	actors     []*candidate
 	pairs      []candidate
 	candidates []*candidate
 	conditions []decide.Condition
 	queries    []authz.Query
 }
 
-// newPairs makes room for pages of objects.
-func newPairs(c *call, actors []*candidate, objects int) *pairs {
-	p := &pairs{call: c, actors: actors, most: max(1, min(objects, filterPage/max(1, len(actors))))}
+// grow makes room for pairs with so many objects, in place of those that there are. What points to them would point elsewhere if it came later.
+func (p *pairs) grow(objects int) {
 	conditions := 0
-	for _, actor := range actors {
+	for _, actor := range p.actors {
 		conditions += len(actor.conditions)
 	}
-	p.pairs = make([]candidate, 0, p.most*len(actors))
-	p.candidates = make([]*candidate, 0, p.most*len(actors))
-	p.conditions = make([]decide.Condition, 0, p.most*conditions)
-	p.queries = make([]authz.Query, 0, p.most*conditions)
-	return p
+	p.pairs = slices.Grow(p.pairs[:0], objects*len(p.actors))
+	p.candidates = slices.Grow(p.candidates[:0], objects*len(p.actors))
+	p.conditions = slices.Grow(p.conditions[:0], objects*conditions)
+	p.queries = slices.Grow(p.queries[:0], objects*conditions)
 }
 
 // with returns a candidate for each actor with each object, by object. What depends on no object is settled as it is for the actor. They last until the
 // next page.
 func (p *pairs) with(ids []string) []*candidate {
-	p.pairs, p.candidates, p.conditions, p.queries = p.pairs[:0], p.candidates[:0], p.conditions[:0], p.queries[:0]
+	p.grow(len(ids))
 	for _, id := range ids {
 		for _, actor := range p.actors {
 			p.pairs = append(p.pairs, *actor)

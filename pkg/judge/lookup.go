@@ -161,6 +161,11 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 	if decide.Refused(t.conditions) {
 		return nil, nil //nolint:nilnil // nothing is reached, and nothing is left
 	}
+	actor := []*candidate{t}
+	if err := l.askOfActors(ctx, actor); err != nil {
+		return nil, err
+	}
+	objects := &pairs{call: l.call, actors: actor}
 	seen := map[string]bool{}
 	for begun := false; ; begun = true {
 		if begun && l.spent() {
@@ -175,7 +180,7 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 		// The first ones are decided by themselves, so that the first result comes soon.
 		for batch := firstBatch; len(rest) > 0; batch *= 4 {
 			n := min(batch, len(rest))
-			if full, err := l.offerAll(ctx, t, rest[:n], seen, one, &from, yield); err != nil || full {
+			if full, err := l.offerAll(ctx, objects, rest[:n], seen, one, &from, yield); err != nil || full {
 				return &from, err
 			}
 			if rest = rest[n:]; len(rest) > 0 && l.spent() {
@@ -198,10 +203,15 @@ const firstBatch = 8
 // offerAll decides objects and offers each once, and reports whether the limit stopped it: before an object that it would have offered,
 // so that there is more to come. The place is behind those that it has passed.
 func (l *lookup) offerAll(
-	ctx context.Context, t *candidate, page []authz.Resource, seen map[string]bool, one leaf, from *Place, yield func(Reached) error,
+	ctx context.Context, objects *pairs, page []authz.Resource, seen map[string]bool, one leaf, from *Place, yield func(Reached) error,
 ) (full bool, err error) {
-	candidates, err := l.each(ctx, t, page)
-	if err != nil {
+	ids := make([]string, len(page))
+	for i := range page {
+		ids[i] = page[i].ID
+	}
+	candidates := objects.with(ids)
+	l.work += len(candidates)
+	if err := l.ask(ctx, candidates); err != nil {
 		return false, err
 	}
 	for i, t := range candidates {
@@ -234,19 +244,6 @@ func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reac
 	}
 	l.found++
 	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
-}
-
-// each decides a candidate like one for each of several objects.
-func (l *lookup) each(ctx context.Context, t *candidate, page []authz.Resource) ([]*candidate, error) {
-	candidates := make([]*candidate, len(page))
-	for i, r := range page {
-		again := *t
-		again.c.Resource.ID, again.hidden = r.ID, l.hides(authz.Object{Type: t.c.Resource.Type, ID: r.ID})
-		again.plan()
-		candidates[i] = &again
-	}
-	l.work += len(candidates)
-	return candidates, l.ask(ctx, candidates)
 }
 
 // reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page. SpiceDB fails as a whole where

@@ -26,7 +26,7 @@ func reaching(who authz.Object) []authz.Relationship {
 }
 
 // largeCrowd is crowd over a store on the disk, which reads a page of many relationships as quickly as one of few.
-func largeCrowd(t *testing.T) (*counted, *delegate.Delegate) {
+func largeCrowd(t testing.TB) (*counted, *delegate.Delegate) {
 	t.Helper()
 	s, err := store.Open(t.TempDir(), store.Config{})
 	if err != nil {

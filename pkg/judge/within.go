@@ -249,7 +249,7 @@ func (c *call) hasObject(ctx context.Context, o authz.Object) (bool, error) {
 
 // tenantOf returns the one tenant of an object; "" where it has none, several, or some that cannot be computed.
 func (c *call) tenantOf(ctx context.Context, o authz.Object) (authz.TenantID, error) {
-	tenants, err := c.source.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil)
+	tenants, err := c.source.snap.Subjects(ctx, o, authz.TenantMember, authz.TypeTenant, nil, enoughTenants)
 	switch {
 	case fatal(err) != nil:
 		return "", err

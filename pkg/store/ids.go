@@ -2,10 +2,14 @@ package store
 
 import (
 	"bytes"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/datastore/options"
+	"github.com/authzed/spicedb/pkg/tuple"
 )
 
-// What lookups read: ids alone, in order, from either end of the rows. Nothing of it is kept in memory, because lists are long and
-// are seldom read twice.
+// What lookups read: ids alone, in order, from either end of the rows. None of them is kept in memory, because lists are long and
+// are seldom read twice. Where many rows in turn are over, that is noted, so that the next list goes on behind them: see voids.go.
 
 // ResourceIDs returns the ids of the objects of a type that have a row with this relation and subject; subjectRelation is empty for
 // "...". They are in order, from an id on ("" is the first one), and at most limit. more reports whether others follow. It costs a
@@ -38,6 +42,25 @@ func (sn *Snapshot) NamedIDs(subjectType, subjectRelation, from string, limit in
 	return sn.ids(from, limit, namedRest)
 }
 
+// Relationships returns relationships that a filter selects and that have not expired: at most limit, the ones after a relationship, if it is not nil. They
+// are in an order that is fixed for the filter, whether or not that relationship is still there.
+func (sn *Snapshot) Relationships(
+	f datastore.RelationshipsFilter, after *tuple.Relationship, limit int,
+) (found []tuple.Relationship, err error) {
+	if sn.store.isClosed() {
+		return nil, ErrClosed
+	}
+	defer sn.store.shield("reading", &err)
+	v := view{store: sn.store, at: sn.at, now: sn.now}
+	err = v.answer(&query{
+		resourceType: f.OptionalResourceType, resourceIDs: f.OptionalResourceIds, resourceIDPrefix: f.OptionalResourceIDPrefix,
+		relation: f.OptionalResourceRelation, subjects: f.OptionalSubjectsSelectors,
+		caveat: f.OptionalCaveatNameFilter, expiry: f.OptionalExpirationOption,
+		order: options.ChooseEfficient, after: after, limit: uint64(max(limit, 1)),
+	}, func(rel tuple.Relationship) error { found = append(found, rel); return nil })
+	return found, err
+}
+
 // objectRest and namedRest are how many components a key has from the id on: that of an object in a forward key, that of a subject in
 // a reverse key.
 const (
@@ -54,6 +77,7 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 	}
 	prefix := len(sn.key)
 	sn.key = append(sn.key, from...)
+	sn.pass(sn.now)
 	text, ends := sn.text[:0], sn.cuts[:0]
 	valid := it.SeekGE(sn.key)
 	for valid {
@@ -78,14 +102,15 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 		if err != nil {
 			return nil, false, sn.store.readFailure(err)
 		}
-		there, err := sn.there(value)
+		over, expired, err := isOver(value, sn.now)
 		if err != nil {
 			return nil, false, err
 		}
-		if !there {
-			valid = sn.nextRow(it, key[:n])
+		if over {
+			valid = sn.passage.pass(it.Iterator, key[:n], at, expired)
 			continue
 		}
+		sn.passage.end(key[:n])
 		if len(ends) == limit {
 			more = true
 			break
@@ -104,6 +129,9 @@ func (sn *Snapshot) ids(from string, limit, rest int) (ids []string, more bool, 
 	if err := it.Error(); err != nil {
 		return nil, false, sn.store.readFailure(err)
 	}
+	if sn.passage.met >= sn.store.voids.long {
+		sn.passage.end(end(sn.key[:prefix]))
+	}
 	ids = make([]string, len(ends))
 	all, begin := string(text), 0
 	for i, e := range ends {
@@ -121,15 +149,6 @@ func component(key []byte, n int) int {
 		return n + i
 	}
 	return len(key)
-}
-
-// there reports whether a row with this value is there at the snapshot's moment.
-func (sn *Snapshot) there(value []byte) (bool, error) {
-	if isGone(value) {
-		return false, nil
-	}
-	at, expires, err := expirationOf(value)
-	return !expires || at.After(sn.now), err
 }
 
 // nextRow moves to the row after one, whose key without its version is given.

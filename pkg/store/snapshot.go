@@ -277,7 +277,7 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 		return false, err
 	}
 	moment := which.moment(sn.now)
-	sn.passage = passage{voids: &sn.store.voids, at: sn.at, moment: moment, lo: sn.passage.lo, past: sn.passage.past}
+	sn.pass(moment)
 	valid := it.SeekGE(sn.key)
 	for valid {
 		key := it.Key()
@@ -344,6 +344,11 @@ func (sn *Snapshot) scan(object, prefix int, which selection) (more bool, err er
 	}
 	sn.cutOut()
 	return false, nil
+}
+
+// pass begins a walk over rows that live as of a moment; see passage.
+func (sn *Snapshot) pass(moment time.Time) {
+	sn.passage = passage{voids: &sn.store.voids, at: sn.at, moment: moment, lo: sn.passage.lo, past: sn.passage.past}
 }
 
 // cutOut gives the rows that were found their names: one string for all of them.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -76,6 +77,34 @@ var lists = map[string]aList{
 		}
 		return rowTexts("tenant", of, rows)
 	}},
+	"ids of resources": byIDs("session:%[2]s#listed@agent:%[1]s", func(sn *Snapshot, of string) ([]string, bool, error) {
+		return sn.ResourceIDs("agent", "", of, "session", "listed", "", 10_000)
+	}),
+	"ids of subjects": byIDs("tenant:%[1]s#member@user:%[2]s", func(sn *Snapshot, of string) ([]string, bool, error) {
+		return sn.SubjectIDs("tenant", of, "member", "user", "", "", 10_000)
+	}),
+	"ids of a type": byIDs("kind_%[1]s:%[2]s#reader@user:a", func(sn *Snapshot, of string) ([]string, bool, error) {
+		return sn.ObjectIDs("kind_"+of, "", 10_000)
+	}),
+	"ids that are named": byIDs("document:a#reader@kind_%[1]s:%[2]s#member", func(sn *Snapshot, of string) ([]string, bool, error) {
+		return sn.NamedIDs("kind_"+of, "member", "", 10_000)
+	}),
+}
+
+// byIDs is a list of ids, each of which stands in a row that is written as text says.
+func byIDs(text string, read func(sn *Snapshot, of string) ([]string, bool, error)) aList {
+	return aList{strings.ReplaceAll(text, "%[2]s", "%[2]d"), func(t fataler, s *Store, at Revision, of string) []string {
+		sn := must(s.Snapshot(at))(t)
+		defer sn.Close()
+		found, _, err := read(sn, of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, id := range found {
+			found[i] = fmt.Sprintf(text, of, id)
+		}
+		return found
+	}}
 }
 
 // TestListsStepOverWhatIsOverOnce: a list of three that live moves as often beside 3000 rows that were deleted or have expired as

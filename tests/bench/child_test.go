@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,8 @@ type served struct {
 	Dir string `json:",omitempty"`
 	// Journal is journalOff or journalSync; empty means a journal as it is shipped.
 	Journal string `json:",omitempty"`
+	// Evaluator is Deputy's; empty means as it is shipped.
+	Evaluator string `json:",omitempty"`
 	// Datastore and URI are SpiceDB's.
 	Datastore string `json:",omitempty"`
 	URI       string `json:",omitempty"`
@@ -128,7 +131,7 @@ func serveDeputy(life context.Context, s served) error {
 	}.Build())
 	d, err := daemon.Open(life, daemon.Config{
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
-		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: daemon.EvaluatorNative, Journal: journalOf(s.Journal),
+		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: cmp.Or(s.Evaluator, daemon.EvaluatorNative), Journal: journalOf(s.Journal),
 	}, log)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -20,6 +21,8 @@ type contender struct {
 	ask  asking
 	// makes is how many decisions one call makes; 0 means one.
 	makes int
+	// made counts what its calls have made, where that differs from call to call; nil means makes for each.
+	made *atomic.Int64
 	// workers is how many ask it; 0 means as many as ask the others.
 	workers int
 }
@@ -100,6 +103,10 @@ func (c contender) run(t testing.TB, workers int, seed uint64) sample {
 		times []time.Duration
 		first error
 	)
+	var before int64
+	if c.made != nil {
+		before = c.made.Load()
+	}
 	start := time.Now()
 	for w := range workers {
 		wg.Go(func() {
@@ -126,8 +133,12 @@ func (c contender) run(t testing.TB, workers int, seed uint64) sample {
 		t.Fatalf("%s: %v", c.name, first)
 	}
 	slices.Sort(times)
+	made := int64(len(times) * max(c.makes, 1))
+	if c.made != nil {
+		made = c.made.Load() - before
+	}
 	return sample{
-		rate: float64(len(times)*max(c.makes, 1)) / took.Seconds(),
+		rate: float64(made) / took.Seconds(),
 		p50:  float64(times[len(times)/2].Nanoseconds()) / 1000,
 	}
 }

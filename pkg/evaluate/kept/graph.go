@@ -2,6 +2,7 @@ package kept
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -343,7 +344,7 @@ func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err e
 			return nil, err
 		}
 		if f.SubjectRelation == "" {
-			rows, _, err = at.Usersets(object.Type, object.ID, f.Relation, 0)
+			rows, err = usersets(at, f)
 		}
 		if ok {
 			rows = append(slices.Clip(rows), row)
@@ -361,6 +362,29 @@ func read(at *store.Snapshot, f authz.Filter) (found []authz.Relationship, err e
 	for i := range rows {
 		if evaluate.Matches(f, &rows[i]) {
 			found = append(found, evaluate.Relationship(object, &rows[i]))
+		}
+	}
+	return found, nil
+}
+
+// usersets returns the rows that match a filter which names a relation of an object and a subject, among those whose subject has a relation. It
+// holds few of the others at a time, however many there are.
+func usersets(at *store.Snapshot, f authz.Filter) (found []store.Row, err error) {
+	rows, more, err := at.Usersets(f.Resource.Type, f.Resource.ID, f.Relation, pageSize)
+	if err != nil || !more {
+		return rows, err
+	}
+	for after := (*store.Row)(nil); more; {
+		if rows, more, err = at.Page(f.Resource.Type, f.Resource.ID, f.Relation, true, after, pageSize); err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			if evaluate.Matches(f, &rows[i]) {
+				found = append(found, rows[i])
+			}
+		}
+		if more {
+			after = &rows[len(rows)-1]
 		}
 	}
 	return found, nil
@@ -386,9 +410,9 @@ func (s *snapshot) Current(stamp authz.Stamp) bool {
 	return s.graph.evaluator.store.Unchanged(stamp.Slots, store.Revision(stamp.At), s.at)
 }
 
-// Subjects returns all subjects of a type that have the permission on the resource; see authz.Snapshot.
+// Subjects returns subjects of a type that have the permission on the resource; see authz.Snapshot.
 func (s *snapshot) Subjects(
-	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any,
+	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any, limit int,
 ) ([]authz.SubjectAnswer, error) {
 	w, at, err := s.walk()
 	if err != nil {
@@ -397,7 +421,7 @@ func (s *snapshot) Subjects(
 	defer s.rest(w, at)
 	var answer evaluate.Listing
 	answer.Found, answer.Complete, answer.Err = w.Subjects(ctx, member(resource, permission), subjectType, given)
-	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer)
+	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer, limit)
 }
 
 // member names a permission of an object.
@@ -407,7 +431,9 @@ func member(o authz.Object, permission string) tuple.ObjectAndRelation {
 
 // SubjectsOfEach is Subjects for each of several resources, without caveat context: as many answers as resources, in order. What they have in
 // common is walked once.
-func (s *snapshot) SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string) ([]authz.SubjectsAnswer, error) {
+func (s *snapshot) SubjectsOfEach(
+	ctx context.Context, resources []authz.Object, permission, subjectType string, limit int,
+) ([]authz.SubjectsAnswer, error) {
 	w, at, err := s.walk()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", err)
@@ -419,25 +445,28 @@ func (s *snapshot) SubjectsOfEach(ctx context.Context, resources []authz.Object,
 	}
 	out := make([]authz.SubjectsAnswer, len(resources))
 	for i, answer := range w.SubjectsOfEach(ctx, of, subjectType, nil) {
-		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer)
+		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer, limit)
 	}
 	return out, nil
 }
 
-// listed turns a list of the walk's into an answer to what was asked. Where the list is not complete, a longer way is gone.
-func (s *snapshot) listed(ctx context.Context, w *evaluate.Walk, asked listing, answer evaluate.Listing) ([]authz.SubjectAnswer, error) {
+// listed turns a list of the walk's into an answer to what was asked, of at most limit subjects. Where the list is not complete, a longer way is gone
+// until there are as many.
+func (s *snapshot) listed(
+	ctx context.Context, w *evaluate.Walk, asked listing, answer evaluate.Listing, limit int,
+) ([]authz.SubjectAnswer, error) {
 	if answer.Err != nil {
 		return nil, s.graph.failure("evaluate.Subjects", answer.Err)
 	}
 	var some answered
 	if !answer.Complete {
 		var err error
-		if answer.Found, some, err = s.list(ctx, w, member(asked.resource, asked.permission), asked.subjectType, asked.given); err != nil {
+		if answer.Found, some, err = s.list(ctx, w, member(asked.resource, asked.permission), asked.subjectType, asked.given, limit); err != nil {
 			return nil, s.graph.failure("evaluate.Subjects", err)
 		}
 	}
 	if !s.moment.IsZero() {
-		return answer.Found, nil
+		return answer.Found[:min(limit, len(answer.Found))], nil
 	}
 	asked.found = answer.Found
 	if err := s.graph.verifier.agreed(ctx, s.token, asked); err != nil {
@@ -447,16 +476,19 @@ func (s *snapshot) listed(ctx context.Context, w *evaluate.Walk, asked listing, 
 		some = answered{at: s.at, token: s.token, listing: &asked}
 	}
 	s.graph.verifier.sample(some)
-	return answer.Found, nil
+	return answer.Found[:min(limit, len(answer.Found))], nil
 }
 
 // someListed is how many subjects of a long list are verified.
 const someListed = 16
 
-// list lists subjects where they are many, or a wildcard may be among them. SpiceDB's lists differ from its checks then: some of the checks
+// errEnough ends a list at its limit.
+var errEnough = errors.New("enough")
+
+// list lists subjects, at most limit, where they are many, or a wildcard may be among them. SpiceDB's lists differ from its checks then: some of the checks
 // are verified instead.
 func (s *snapshot) list(
-	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any,
+	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any, limit int,
 ) (found []authz.SubjectAnswer, some answered, err error) {
 	some = answered{at: s.at, token: s.token}
 	note := func(f evaluate.Found) error {
@@ -470,20 +502,17 @@ func (s *snapshot) list(
 			})
 			some.answers = append(some.answers, f.Answer)
 		}
+		if len(found) == limit {
+			return errEnough
+		}
 		return nil
 	}
 	everybody, err := w.List(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
 	if err == nil && everybody.Outcome != authz.No {
 		err = note(evaluate.Found{ID: tuple.PublicWildcard, Answer: everybody.Answer})
 	}
-	return found, some, err
-}
-
-// Page returns a page of what matches the filter; see authz.Snapshot.
-func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor string) ([]authz.Relationship, string, error) {
-	inner, err := s.engine(ctx)
-	if err != nil {
-		return nil, "", err
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return inner.Page(ctx, f, limit, cursor)
+	return found, some, err
 }

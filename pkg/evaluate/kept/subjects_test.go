@@ -7,7 +7,10 @@ import (
 	"slices"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/engine"
 )
 
 // TestSubjects lists the tenants of documents, as SpiceDB does, whatever their permission is made of.
@@ -62,8 +65,8 @@ func TestSubjects(t *testing.T) {
 	for _, id := range []string{"a", "b", "nothing"} {
 		for _, permission := range []string{"union", "both", "without", "from_banned", "all", "nested", "grouped", "own", "none", "second"} {
 			document := authz.Object{Type: "document", ID: id}
-			got, err := snap.Subjects(t.Context(), document, permission, "tenant", nil)
-			want, wantErr := engine.Subjects(t.Context(), document, permission, "tenant", nil)
+			got, err := snap.Subjects(t.Context(), document, permission, "tenant", nil, 100)
+			want, wantErr := engine.Subjects(t.Context(), document, permission, "tenant", nil, 100)
 			if err != nil || wantErr != nil {
 				t.Errorf("document:%s#%s: %v, %v", id, permission, err, wantErr)
 			}
@@ -76,11 +79,11 @@ func TestSubjects(t *testing.T) {
 	if some < 15 {
 		t.Errorf("there are only %d subjects in all", some)
 	}
-	if got, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "c"}, "nested", "tenant", nil); err != nil || len(got) != 1 || got[0].ID != "one" {
+	if got, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "c"}, "nested", "tenant", nil, 100); err != nil || len(got) != 1 || got[0].ID != "one" {
 		// SpiceDB answers with an error of depth; who is named is in, whatever goes round.
 		t.Errorf("beside a cycle: got %v, %v", got, err)
 	}
-	if got, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "a"}, "nested", "nothing", nil); err == nil {
+	if got, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "a"}, "nested", "nothing", nil, 100); err == nil {
 		t.Errorf("an unknown type is %v", got)
 	}
 }
@@ -124,8 +127,8 @@ func TestHeld(t *testing.T) {
 	for range 300 {
 		resource := authz.Object{Type: "folder", ID: pick("a", "b", "c", "d")}
 		if r.IntN(3) == 0 {
-			got, err := held.Subjects(t.Context(), resource, "every", "tenant", nil)
-			want, wantErr := open().Subjects(t.Context(), resource, "every", "tenant", nil)
+			got, err := held.Subjects(t.Context(), resource, "every", "tenant", nil, 100)
+			want, wantErr := open().Subjects(t.Context(), resource, "every", "tenant", nil, 100)
 			if err != nil || wantErr != nil || !slices.Equal(got, want) {
 				t.Fatalf("the tenants of %v: %v, %v, want %v, %v", resource, got, err, want, wantErr)
 			}
@@ -218,12 +221,12 @@ func TestSubjectsOfEach(t *testing.T) {
 			resources[i] = authz.Object{Type: "document", ID: fmt.Sprint("document", r.IntN(95))} // some are not there
 		}
 		permission := []string{"tenants", "tenants", "nothing"}[r.IntN(3)]
-		all, err := snap.(*snapshot).SubjectsOfEach(t.Context(), resources, permission, "tenant")
+		all, err := snap.(*snapshot).SubjectsOfEach(t.Context(), resources, permission, "tenant", 100)
 		if err != nil || len(all) != len(resources) {
 			t.Fatalf("%d lists of %d documents, and %v", len(all), len(resources), err)
 		}
 		for i, o := range resources {
-			want, wantErr := snap.Subjects(t.Context(), o, permission, "tenant", nil)
+			want, wantErr := snap.Subjects(t.Context(), o, permission, "tenant", nil, 100)
 			got := all[i]
 			byID := func(a, b authz.SubjectAnswer) int { return cmp.Compare(a.ID, b.ID) }
 			slices.SortFunc(got.Subjects, byID)
@@ -252,5 +255,55 @@ func TestSubjectsOfEach(t *testing.T) {
 		if met[kind] == 0 {
 			t.Errorf("no document had the tenants %q", kind)
 		}
+	}
+}
+
+// TestSubjectsUpToALimit: of many subjects as many are listed as are asked for, which costs the same however many there are.
+func TestSubjectsUpToALimit(t *testing.T) {
+	w := newWorld(t, `definition tenant {}
+		definition document {
+			relation tenant: tenant | tenant:*
+		}`, "document:three#tenant@tenant:a document:three#tenant@tenant:b document:three#tenant@tenant:* document:many#tenant@tenant:*")
+	crowd := func(document string, n int) {
+		var rels []string
+		for i := range n {
+			rels = append(rels, fmt.Sprintf("document:%s#tenant@tenant:t%05d", document, i))
+		}
+		for some := range slices.Chunk(rels, 1000) {
+			w.write(t, some...)
+		}
+	}
+	crowd("few", 200)
+	crowd("many", 20_000)
+	crowd("sixty", 60)
+	g := Open(Config{Store: w.Store, Failure: engine.Failure, Log: zap.NewNop()})
+	t.Cleanup(g.Close)
+	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := func(id string, limit int) []authz.SubjectAnswer {
+		t.Helper()
+		found, err := snap.Subjects(t.Context(), authz.Object{Type: "document", ID: id}, "tenant", "tenant", nil, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for id, all := range map[string]int{"three": 3, "sixty": 60, "few": 200, "many": 20_001, "nothing": 0} {
+		for _, limit := range []int{1, 2, 3, 4, 59, 60, 61, 199, 200, 201, 20_000, 20_001, 20_002} {
+			found := list(id, limit)
+			ids := map[string]bool{}
+			for _, s := range found {
+				ids[s.ID] = true
+			}
+			if want := min(all, limit); len(found) != want || len(ids) != want {
+				t.Errorf("of the %d tenants of %s, %d at most: %d, of them %d different ones", all, id, limit, len(found), len(ids))
+			}
+		}
+	}
+	few, many := testing.AllocsPerRun(20, func() { list("few", 2) }), testing.AllocsPerRun(20, func() { list("many", 2) })
+	if many > 2*few {
+		t.Errorf("two of 20,000 are listed with %v allocations, of 200 with %v", many, few)
 	}
 }

@@ -319,7 +319,7 @@ func (v *verifier) sameList(ctx context.Context, token authz.Revision, l listing
 	if err != nil {
 		return false, err
 	}
-	second, err := snap.Subjects(ctx, l.resource, l.permission, l.subjectType, l.given)
+	second, err := snap.Subjects(ctx, l.resource, l.permission, l.subjectType, l.given, 2*len(l.found)+1)
 	if err != nil {
 		return false, err
 	}

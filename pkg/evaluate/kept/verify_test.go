@@ -233,7 +233,7 @@ func TestVerifyLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "plan"}, "tenant", "tenant", nil)
+		return snap.Subjects(t.Context(), authz.Object{Type: "document", ID: "plan"}, "tenant", "tenant", nil, 100)
 	}
 	if got, err := tenants(); err != nil || len(got) != 2 {
 		t.Fatalf("got %v, %v", got, err)

@@ -235,7 +235,7 @@ func (p *placing) storedTenant(ctx context.Context, object authz.Object, i int) 
 
 // tenantOf returns the one tenant in which a stored object lies; "" where it does not lie in exactly one, or only under a condition.
 func tenantOf(ctx context.Context, snap authz.Snapshot, object authz.Object) (string, error) {
-	subjects, err := snap.Subjects(ctx, object, authz.TenantMember, authz.TypeTenant, nil)
+	subjects, err := snap.Subjects(ctx, object, authz.TenantMember, authz.TypeTenant, nil, 2)
 	if err != nil || len(subjects) != 1 || subjects[0].Conditional || subjects[0].ID == "*" {
 		return "", err
 	}
