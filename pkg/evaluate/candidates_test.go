@@ -99,7 +99,9 @@ func TestAChainOfObjects(t *testing.T) {
 			{objectType: "document", relation: "parent", length: length},
 			{objectType: "group", relation: "member", subjectRelation: "member", length: length},
 		} {
-			last := func(relation string) tuple.ObjectAndRelation { return tuple.ONR(c.objectType, name(length-1), relation) }
+			last := func(relation string) tuple.ObjectAndRelation {
+				return tuple.ONR(c.objectType, name(length-1), relation)
+			}
 			lists := map[string]func() (*Candidates, error){
 				"subjects": func() (*Candidates, error) { return p.Subjects(last("near"), SubjectKind{Type: c.objectType}) },
 			}
