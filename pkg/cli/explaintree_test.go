@@ -92,3 +92,63 @@ func TestTreeFitsATerminal(t *testing.T) {
 		t.Errorf("the depth is not cut:\n%s", got.String())
 	}
 }
+
+// TestConditionLines: what is said of conditions and their reasons, line by line.
+func TestConditionLines(t *testing.T) {
+	t.Parallel()
+	const plan, bob = `{"objectType":"document","objectId":"plan"}`, `{"object":{"objectType":"user","objectId":"bob"}}`
+	reader := func(caveat string) string {
+		return `{"resource":` + plan + `,"relation":"reader","subject":` + bob + `,"caveat":"` + caveat + `"}`
+	}
+	missing := `{"kind":"REASON_KIND_ABSENT","outcome":"OUTCOME_NO","admits":true,"object":` + plan + `,"relation":"reader"}`
+	for name, test := range map[string]struct{ conditions, want string }{
+		"a fact that refuses": {`{"condition":"user:bob is live","outcome":"OUTCOME_NO","detail":"suspended"},{"condition":"user:bob is known","outcome":"OUTCOME_YES"}`, `
+└ principal: no (1 fact holds)
+  └ user:bob is live: no, suspended`},
+		"the tenant": {`{"condition":"document:plan#tenant is tenant:acme and no other","outcome":"OUTCOME_NO","detail":"it is in no tenant",
+			"explanation":{"reason":{"kind":"REASON_KIND_ABSENT","outcome":"OUTCOME_NO","admits":true,"object":` + plan + `,"relation":"tenant"}}}`, `
+└ principal: no
+  └ document:plan#tenant is tenant:acme and no other: no, it is in no tenant
+    └ document:plan#tenant does not name tenant:acme`},
+		"at the head, and at a baseline": {`{"condition":"document:plan#view@user:bob, at the head revision","outcome":"OUTCOME_NO","explanation":{"reason":` + missing + `}},
+			{"condition":"document:plan#view@user:bob","atBaseline":true,"outcome":"OUTCOME_CONDITIONAL","missingContext":["hour","day"]}`, `
+└ principal: no
+  ├ document:plan#view@user:bob, at the head revision: no
+  │ └ document:plan#reader does not name user:bob
+  └ document:plan#view@user:bob (at the baseline): conditional, missing context:
+      hour, day`},
+		"a caveat that is broken": {`{"condition":"document:plan#view@user:bob","outcome":"OUTCOME_ERROR","explanation":{"reason":{"kind":"REASON_KIND_RELATIONSHIP",
+			"outcome":"OUTCOME_ERROR","relationship":` + reader("ratio") + `,"detail":"zero","caveat":{"name":"ratio","outcome":"OUTCOME_ERROR"}}}}`, `
+└ principal: no
+  └ document:plan#view@user:bob: error
+    └ document:plan#reader@user:bob[ratio], where ratio is broken: zero`},
+		"a caveat that is open": {`{"condition":"document:plan#view@user:bob","outcome":"OUTCOME_CONDITIONAL","explanation":{"reason":{"kind":"REASON_KIND_MEMBER",
+			"outcome":"OUTCOME_CONDITIONAL","object":` + plan + `,"relation":"reader","caveat":{"name":"late","outcome":"OUTCOME_CONDITIONAL"},"children":[
+			{"kind":"REASON_KIND_RELATIONSHIP","outcome":"OUTCOME_CONDITIONAL","relationship":` + reader("late") + `,
+				"caveat":{"name":"late","outcome":"OUTCOME_CONDITIONAL","missing":["hour"]}}]}}}`, `
+└ principal: no
+  └ document:plan#view@user:bob: conditional
+    ├ document:plan#reader@user:bob[late], where late is open: missing: hour
+    └ its caveat late: conditional`},
+		"what is not named, and what would do": {`{"condition":"document:plan#view@user:bob","outcome":"OUTCOME_NO","explanation":{
+			"nearest":[{"grants":[` + reader("") + `]},{"grants":[` + reader("late") + `]}],
+			"reason":{"kind":"REASON_KIND_MEMBER","outcome":"OUTCOME_NO","admits":true,"object":` + plan + `,"relation":"reader","children":[
+			{"kind":"REASON_KIND_RELATIONSHIP","outcome":"OUTCOME_NO","relationship":{"resource":` + plan + `,"relation":"reader",
+				"subject":{"object":{"objectType":"group","objectId":"g"},"optionalRelation":"member"}}}]}}}`, `
+└ principal: no
+  └ document:plan#view@user:bob: no
+    ├ document:plan#reader does not name user:bob
+    ├ document:plan#reader@group:g#member
+    ├ it would be yes with document:plan#reader@user:bob
+    └ or with document:plan#reader@user:bob[late]`},
+	} {
+		gate := &deputy.GateExplanation{}
+		if err := protojson.Unmarshal([]byte(`{"gate":"GATE_PRINCIPAL","outcome":"OUTCOME_NO","conditions":[`+test.conditions+`]}`), gate); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var got strings.Builder
+		if writeTree(&got, gateBranches([]*deputy.GateExplanation{gate}), ""); strings.TrimSpace(got.String()) != strings.TrimSpace(test.want) {
+			t.Errorf("%s: got\n%swant%s", name, got.String(), test.want)
+		}
+	}
+}

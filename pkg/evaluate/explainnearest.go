@@ -80,7 +80,14 @@ func (x *explainer) nearest(openings []opening) (found [][]authz.Grant) {
 		if len(o.grants) == 0 {
 			continue
 		}
-		answers := x.program.Check(x.ctx, &granted{x.rows, o.grants}, []Check{x.check})
+		w := x.program.Walk(&granted{x.rows, o.grants})
+		answers, err := w.checkAll(x.ctx, []Check{x.check})
+		w.Close()
+		if err != nil {
+			// The rows or ctx failed, which says nothing of the grants.
+			x.Walk.err = err
+			break
+		}
 		if answers[0].Outcome == authz.Yes {
 			found = append(found, o.grants)
 		}
