@@ -39,7 +39,7 @@ func (g *Graph) ExpandPermissionTree(
 	if err := at.program.Resolve(&check); err != nil {
 		return nil, false, nil
 	}
-	tree, err := at.program.Expand(ctx, at.Snapshot, check.Resource)
+	tree, err := at.Expand(ctx, check.Resource)
 	if err != nil {
 		return nil, true, statusOf(err).Err()
 	}
@@ -80,7 +80,7 @@ func (v *verifier) verifyTree(ctx context.Context, a answered) {
 			v.skipped.Inc()
 			return
 		}
-		ours, err := at.program.Expand(ctx, at.Snapshot, a.tree.of)
+		ours, err := at.Expand(ctx, a.tree.of)
 		at.Close()
 		if err != nil {
 			v.skipped.Inc()

@@ -163,11 +163,12 @@ func (g *Graph) LookupSubjects(
 		c.Subject.ObjectID = id
 		return c
 	}
-	if !at.program.AdmitsEverybody(check.Resource, kind) {
-		l.ids = func(from string) ([]string, error) {
-			ids, _, err := at.NamedIDs(kind.Type, kind.Relation, from, absentScan)
-			return ids, err
-		}
+	l.ids = func(from string) ([]string, error) {
+		ids, _, err := at.NamedIDs(kind.Type, kind.Relation, from, absentScan)
+		return ids, err
+	}
+	if at.program.AdmitsEverybody(check.Resource, kind) {
+		l.watch()
 	}
 	l.narrow(candidates, "")
 	w := at.program.Walk(at.Snapshot)
@@ -244,6 +245,8 @@ type lookup struct {
 	ids func(from string) ([]string, error)
 	// part is what was found since some of what was left out was last given to verification.
 	part span
+	// watched are subjects that the answer may not name where it has a wildcard, and that verification is to know of; see watch.
+	watched map[string]bool
 	// limit is how many are sent; 0 is no limit.
 	limit, sent int
 	// failed is the first error of a check.
@@ -274,6 +277,7 @@ func (l *lookup) each(f evaluate.Found, send func(evaluate.Answer) error) error 
 	a := f.Answer
 	if l.compared {
 		a = l.compare(l.of(f.ID), a)
+		delete(l.watched, f.ID)
 		if l.part.found = append(l.part.found, f.ID); len(l.part.found) == absentScan {
 			l.part.end = f.ID
 			l.sampleLeftOut()
@@ -308,15 +312,46 @@ func (l *lookup) compare(c evaluate.Check, a evaluate.Answer) evaluate.Answer {
 	return answers[0]
 }
 
-// everybody is what a wildcard gives, after verification: as a check of somebody whom nothing names, and those who are named and excluded.
+// watch watches a few subjects, for verification: what a lookup with a wildcard says of those that it does not name is what the wildcard gives.
+func (l *lookup) watch() {
+	read := l.ids
+	l.ids = nil
+	if !l.graph.verifier.draws() {
+		return
+	}
+	ids, err := read(string(rand.Text()[0] | 0x20)) // a letter, or a digit: most ids begin with one
+	if err == nil && len(ids) == 0 {
+		ids, err = read("")
+	}
+	if err != nil {
+		l.graph.verifier.skipped.Inc()
+		return
+	}
+	l.watched = map[string]bool{}
+	for _, id := range ids[:min(maxAbsent, len(ids))] {
+		l.watched[id] = true
+	}
+	delete(l.watched, tuple.PublicWildcard)
+}
+
+// everybody is what a wildcard gives, after verification: as a check of somebody whom nothing names, of those who are named and excluded, and
+// of those who are watched.
 func (l *lookup) everybody(w evaluate.Wildcard) evaluate.Answer {
-	if !l.compared || w.Outcome == authz.No || w.Outcome == authz.Failed {
+	if !l.compared {
 		return w.Answer
 	}
 	for _, e := range w.Except {
+		delete(l.watched, e.ID)
 		if e.Outcome == authz.No {
 			l.compare(l.of(e.ID), e.Answer)
 		}
+	}
+	for id := range l.watched {
+		a := answered{at: l.at.Revision(), token: l.token, checks: []evaluate.Check{l.of(id)}, answers: []evaluate.Answer{w.Answer}}
+		l.graph.verifier.enqueue(a.own())
+	}
+	if w.Outcome == authz.No || w.Outcome == authz.Failed {
+		return w.Answer
 	}
 	return l.compare(l.of(rand.Text()), w.Answer)
 }
