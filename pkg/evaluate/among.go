@@ -18,7 +18,9 @@ func (w *Walk) Among(ctx context.Context, c *Candidates, check func(id string) C
 	})
 }
 
-// ListAmong is List among candidates: those that Subjects returned for the same resource and kind.
+// ListAmong is List among candidates: those that Subjects returned for the same resource and kind. That of everybody else it cannot be said
+// whether they have the permission, because relationships lead in a circle, is left out where no relationship on the way has a wildcard: nothing
+// leads to them.
 func (w *Walk) ListAmong(
 	ctx context.Context, c *Candidates, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, yield func(Found) error,
 ) (everybody Wildcard, err error) {
@@ -34,11 +36,14 @@ func (w *Walk) ListAmong(
 		}
 		everybody.Answer = answers[0]
 	}
+	whole := c.from == ""
 	err = w.decide(ctx, c, check, func(found Found) error {
-		if everybody.Outcome != authz.No && found.Outcome != authz.Yes && found.Outcome != everybody.Outcome {
-			if len(everybody.Except) == maxExcept {
-				return tooManyExceptions()
-			}
+		switch {
+		case everybody.Outcome == authz.No || found.Outcome == authz.Yes || found.Outcome == everybody.Outcome:
+		case len(everybody.Except) == maxExcept && everybody.Outcome == authz.Failed: // nobody is to be told them
+		case len(everybody.Except) == maxExcept:
+			return tooManyExceptions()
+		default:
 			everybody.Except = append(everybody.Except, found)
 		}
 		if found.Outcome == authz.No {
@@ -46,6 +51,9 @@ func (w *Walk) ListAmong(
 		}
 		return yield(found)
 	})
+	if whole && everybody.Outcome == authz.Failed && of.Relation == "" && !c.wildcard {
+		everybody = Wildcard{}
+	}
 	return everybody, err
 }
 

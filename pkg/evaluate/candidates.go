@@ -244,9 +244,10 @@ type Candidates struct {
 	sets, waiting []*candidates
 	// from is where to go on.
 	from string
-	// settled says that it is known which sets are looked at, and drawn counts candidates.
-	settled bool
-	drawn   int
+	// settled says that it is known which sets are looked at, drawn counts candidates, and wildcard says that one has come by.
+	settled  bool
+	drawn    int
+	wildcard bool
 }
 
 // Place is where it goes on, for From.
@@ -342,6 +343,8 @@ func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []stri
 			// The wildcard is among what rows name, and no subject.
 			if id != wildcard {
 				ids = append(ids, id)
+			} else {
+				c.wildcard = true
 			}
 			c.After(id)
 			c.drawn++

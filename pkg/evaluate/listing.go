@@ -146,7 +146,8 @@ func (s *spreadSubjects) note(of *member, id string, m *merged) {
 		s.node(of.rewrite, key, m)
 		return
 	}
-	if of.admits(&subject{of: s.of, relation: s.relation}) {
+	// Where only a wildcard is admitted it is all that there can be: it is no candidate, but it is noted that it came by.
+	if of.admits(&subject{of: s.of, relation: s.relation}) || s.relation == "" && of.admitsAll(&subject{of: s.of}) {
 		m.add(list{of: subjectIDs, rowsOf: of, kind: subjectKind{s.of.name, s.relation}, id: key.id})
 	}
 	if of.usersets {

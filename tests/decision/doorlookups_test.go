@@ -591,7 +591,14 @@ func TestRightIsLostDuringALookup(t *testing.T) {
 func TestRecordsOfLookups(t *testing.T) {
 	for _, evaluator := range daemon.Evaluators {
 		t.Run(evaluator, func(t *testing.T) {
-			l := newLibrary(t, daemon.Config{Evaluator: evaluator}, shelf...)
+			auditor := &caller.Caller{
+				Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
+				Credentials: []caller.Credential{{ID: "k", Key: sha256.Sum256([]byte("auditor"))}},
+			}
+			l := newLibrary(t, daemon.Config{
+				Evaluator: evaluator, Callers: []*caller.Caller{auditor},
+				PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
+			}, shelf...)
 			want := map[string]uint64{"LookupResources": 2, "LookupSubjects": 2, "ExpandPermissionTree": 1}
 			r := reaches("paper", "view", "ann")
 			r.OptionalLimit = 2
@@ -607,7 +614,7 @@ func TestRecordsOfLookups(t *testing.T) {
 			if evaluator == daemon.EvaluatorSpiceDB {
 				by = deputyv1.Evaluator_EVALUATOR_SPICEDB
 			}
-			stream, err := deputyv1.NewJournalServiceClient(l.Admin).QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
+			stream, err := deputyv1.NewJournalServiceClient(harness.Dial(t, l.Addr().String(), "auditor")).QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
