@@ -51,14 +51,26 @@ func TestLookupsOfTheAPIAreVerified(t *testing.T) {
 		_, err := g.LookupSubjects(context.Background(), ofPlan(), func(*v1.LookupSubjectsResponse) error { return nil })
 		return err
 	}
-	// page is a lookup whose limit ends it before anything that is left out.
-	page := func(g *Graph) error {
+	// pages are lookups that go on behind one another.
+	pages := func(g *Graph) error {
 		req := ofUser()
 		req.OptionalLimit = 1
-		_, err := g.LookupResources(context.Background(), req, func(*v1.LookupResourcesResponse) error { return nil })
-		return err
+		for range 3 {
+			if _, err := g.LookupResources(context.Background(), req, func(r *v1.LookupResourcesResponse) error {
+				req.OptionalCursor = r.GetAfterResultCursor()
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	const rows = "document:plan#viewer@user:alice document:other#viewer@user:bob document:late#viewer@user:alice document:late#banned@user:alice"
+	const rows = "document:plan#viewer@user:alice document:other#viewer@user:bob document:late#viewer@user:alice document:late#banned@user:alice " +
+		"document:quay#viewer@user:alice"
+	var many strings.Builder
+	for i := range 150 {
+		fmt.Fprintf(&many, "document:d%03d#viewer@user:alice document:plan#viewer@user:u%03d ", i, i)
+	}
 	for _, c := range []struct {
 		name, rows, wrong string
 		ask               func(*Graph) error
@@ -66,10 +78,12 @@ func TestLookupsOfTheAPIAreVerified(t *testing.T) {
 		alike bool
 	}{
 		{"resources", rows, "", resources, true},
-		{"a page of resources", rows, "", page, true},
+		{"pages of resources", rows, "", pages, true},
+		{"many resources", many.String(), "", resources, true},
 		{"an object is left out", rows, "nil", resources, false},
 		{"an object too much", rows, "viewer", resources, false},
 		{"subjects", rows, "", subjects, true},
+		{"many subjects", many.String(), "", subjects, true},
 		{"a subject is left out", rows, "nil", subjects, false},
 		{"a subject too much", rows + " document:plan#banned@user:alice", "viewer", subjects, false},
 		{"a wildcard", "document:plan#viewer@user:* document:plan#banned@user:bob", "", subjects, true},
