@@ -42,7 +42,7 @@ type expansion struct {
 func (e *expansion) grow(n int) error {
 	if e.size += n; e.size > maxTree {
 		return statuses.New(codes.ResourceExhausted, authz.ReasonEngineRefused, "",
-			fmt.Sprintf("the tree has more than %d branches and leaves: ask for less at a time, and look for relationships that lead in a circle", maxTree)).Err()
+			fmt.Sprintf("the tree has more than %d branches and leaves: ask for less at a time, and look for relationships in a circle", maxTree)).Err()
 	}
 	return nil
 }

@@ -113,6 +113,11 @@ func views(object, permission string) *v1.LookupSubjectsRequest {
 	}
 }
 
+// tree is a request for the tree of a permission.
+func tree(object, permission string) *v1.ExpandPermissionTreeRequest {
+	return &v1.ExpandPermissionTreeRequest{Consistency: head, Resource: rowOf(object + "#a@a:a").GetResource(), Permission: permission}
+}
+
 // reached makes a lookup of resources: ids, "?" behind conditional ones, with the last cursor and what the stream ends with.
 func (l *library) reached(c *authzed.Client, r *v1.LookupResourcesRequest, options ...grpc.CallOption) (ids []string, last *v1.Cursor, err error) {
 	l.Helper()
@@ -198,13 +203,11 @@ func TestLookupsByTheEvaluator(t *testing.T) {
 			if by(trailer) != evaluator {
 				t.Errorf("subjects: %v", trailer)
 			}
-			tree, err := l.client.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{
-				Consistency: head, Resource: rowOf("paper:e#a@a:a").GetResource(), Permission: "view",
-			}, grpc.Trailer(&trailer))
-			if err != nil || tree.GetExpandedAt().GetToken() == "" || by(trailer) != evaluator {
+			expanded, err := l.client.ExpandPermissionTree(t.Context(), tree("paper:e", "view"), grpc.Trailer(&trailer))
+			if err != nil || expanded.GetExpandedAt().GetToken() == "" || by(trailer) != evaluator {
 				t.Fatalf("a tree: %v, %v", err, trailer)
 			}
-			if got := shapeOf(tree.GetTreeRoot()); got != "EXCLUSION(UNION([user:ann] UNION()) [user:ann])" {
+			if got := shapeOf(expanded.GetTreeRoot()); got != "EXCLUSION(UNION([user:ann] UNION()) [user:ann])" {
 				t.Errorf("the tree is %s", got)
 			}
 			if evaluator == daemon.EvaluatorSpiceDB {
@@ -238,7 +241,7 @@ func TestLookupsByTheEvaluator(t *testing.T) {
 			if err := l.refused(reaches("papers", "view", "ann")); !strings.Contains(err.Error(), "paper") {
 				t.Errorf("what there is is not said: %v", err)
 			}
-			_, err = l.client.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{Resource: rowOf("paper:e#a@a:a").GetResource(), Permission: "views"})
+			_, err = l.client.ExpandPermissionTree(t.Context(), tree("paper:e", "views"))
 			if status.Code(err) != codes.FailedPrecondition {
 				t.Errorf("a tree of an unknown permission: %v", err)
 			}
@@ -274,7 +277,8 @@ func shapeOf(t *v1.PermissionRelationshipTree) string {
 // TestLookupsAreWhatChecksSay: lookups name what checks say yes to, in order and once, with wildcards and exclusions, and an answer that is an
 // error comes after all others.
 func TestLookupsAreWhatChecksSay(t *testing.T) {
-	l := newLibrary(t, daemon.Config{VerifySample: 1}, append(slices.Clone(shelf), `paper:h#reader@user:bob[broken:{"n":0}]`, "paper:i#reader@user:bob")...)
+	l := newLibrary(t, daemon.Config{VerifySample: 1},
+		append(slices.Clone(shelf), `paper:h#reader@user:bob[broken:{"n":0}]`, "paper:i#reader@user:bob")...)
 	ids, _, err := l.reached(l.client, reaches("paper", "view", "ann"))
 	l.finds("ann reaches", ids, err, codes.OK, "a", "b", "c", "d?hour", "g")
 	late := reaches("paper", "view", "ann")
@@ -325,9 +329,12 @@ func TestLookupsInCirclesEnd(t *testing.T) {
 			rows = append(rows, fmt.Sprintf(pattern, i, next))
 		}
 	}
-	l := newLibrary(t, daemon.Config{}, append(rows, "rung:0#editor@user:ann", "both:0#direct@user:ann", "both:0#allowed@user:ann", "group:0#member@user:ann",
+	l := newLibrary(t, daemon.Config{}, append(rows,
+		"rung:0#editor@user:ann", "both:0#direct@user:ann", "both:0#allowed@user:ann", "group:0#member@user:ann",
 		"folder:0#shared@user:ann", "paper:a#reader@group:7#member", "paper:b#folder@folder:9")...)
-	for _, of := range []struct{ kind, permission string }{{"rung", "viewer"}, {"both", "viewer"}, {"group", "member"}, {"folder", "view"}, {"paper", "view"}} {
+	for _, of := range []struct{ kind, permission string }{
+		{"rung", "viewer"}, {"both", "viewer"}, {"group", "member"}, {"folder", "view"}, {"paper", "view"},
+	} {
 		for _, user := range []string{"ann", "bob"} {
 			begin := time.Now()
 			got, _, err := l.reached(l.client, reaches(of.kind, of.permission, user))
@@ -358,7 +365,7 @@ func TestLookupsInCirclesEnd(t *testing.T) {
 	}
 	who, err := l.viewed(l.client, views("paper:b", "view"))
 	l.finds("b is viewed by", who, err, codes.OK, "ann")
-	_, err = l.client.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{Resource: rowOf("folder:1#a@a:a").GetResource(), Permission: "view"})
+	_, err = l.client.ExpandPermissionTree(t.Context(), tree("folder:1", "view"))
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("a tree in a circle: %v", err)
 	}
@@ -384,7 +391,8 @@ func TestLookupGoesOn(t *testing.T) {
 			if len(ids) < int(limit) {
 				break
 			}
-			l.Touch(t, fmt.Sprintf("paper:a%d%d#reader@user:ann", limit, page), fmt.Sprintf("paper:z%d%d#reader@user:ann", limit, page), "paper:g#banned@user:ann")
+			l.Touch(t, fmt.Sprintf("paper:a%d%d#reader@user:ann", limit, page), fmt.Sprintf("paper:z%d%d#reader@user:ann", limit, page),
+				"paper:g#banned@user:ann")
 			l.Delete(t, "paper:c#reader@group:g#member")
 			r.OptionalCursor = last
 		}
@@ -544,7 +552,8 @@ func TestRightIsLostDuringALookup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "callers.yaml")
 	put := func(roles string) {
 		t.Helper()
-		text := fmt.Sprintf("callers:\n  - name: reader\n    roles: [%s]\n    authzed_api: all\n    tenants: all\n    credentials:\n      - {id: k, key: \"sha256:%x\"}\n",
+		text := fmt.Sprintf("callers:\n  - name: reader\n    roles: [%s]\n    authzed_api: all\n    tenants: all\n"+
+			"    credentials:\n      - {id: k, key: \"sha256:%x\"}\n",
 			roles, sha256.Sum256([]byte("reader")))
 		if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -604,9 +613,7 @@ func TestRecordsOfLookups(t *testing.T) {
 			r.OptionalLimit = 2
 			_, _, err := l.reached(l.client, r)
 			_, err2 := l.viewed(l.client, views("paper:c", "view"))
-			_, err3 := l.client.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{
-				Consistency: head, Resource: rowOf("paper:e#a@a:a").GetResource(), Permission: "view",
-			})
+			_, err3 := l.client.ExpandPermissionTree(t.Context(), tree("paper:e", "view"))
 			if err := errors.Join(err, err2, err3); err != nil {
 				t.Fatal(err)
 			}
@@ -614,7 +621,8 @@ func TestRecordsOfLookups(t *testing.T) {
 			if evaluator == daemon.EvaluatorSpiceDB {
 				by = deputyv1.Evaluator_EVALUATOR_SPICEDB
 			}
-			stream, err := deputyv1.NewJournalServiceClient(harness.Dial(t, l.Addr().String(), "auditor")).QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
+			records := deputyv1.NewJournalServiceClient(harness.Dial(t, l.Addr().String(), "auditor"))
+			stream, err := records.QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -628,7 +636,8 @@ func TestRecordsOfLookups(t *testing.T) {
 				}
 				record := answer.GetRecord().GetRecord()
 				for method, results := range want {
-					if strings.HasSuffix(record.GetMethod(), "authzed.api.v1.PermissionsService/"+method) && record.GetStage() != deputyv1.RecordStage_RECORD_STAGE_BEGUN {
+					if strings.HasSuffix(record.GetMethod(), "authzed.api.v1.PermissionsService/"+method) &&
+						record.GetStage() != deputyv1.RecordStage_RECORD_STAGE_BEGUN {
 						delete(want, method)
 						if record.GetEvaluator() != by || record.GetResults() != results || record.GetRevision() == "" {
 							t.Errorf("the record of %s is %v", method, record)

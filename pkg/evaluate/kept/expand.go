@@ -126,7 +126,8 @@ func digest(t *v1.PermissionRelationshipTree) (sum [sha256.Size]byte) {
 	}
 	slices.SortFunc(parts, bytes.Compare)
 	h := sha256.New()
-	_, _ = fmt.Fprintf(h, "%s %t %s:%s#%s", op, t.GetLeaf() != nil, t.GetExpandedObject().GetObjectType(), t.GetExpandedObject().GetObjectId(), t.GetExpandedRelation())
+	of := t.GetExpandedObject()
+	_, _ = fmt.Fprintf(h, "%s %t %s:%s#%s", op, t.GetLeaf() != nil, of.GetObjectType(), of.GetObjectId(), t.GetExpandedRelation())
 	for _, part := range parts {
 		_, _ = fmt.Fprintf(h, " %d:%s", len(part), part)
 	}

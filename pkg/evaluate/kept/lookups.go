@@ -58,8 +58,10 @@ func (g *Graph) LookupResources(
 		return false, nil
 	}
 	defer at.Close()
-	check := checkOf(&v1.ObjectReference{ObjectType: req.GetResourceObjectType(), ObjectId: "any"}, req.GetPermission(), req.GetSubject(), req.GetContext())
-	candidates, err := at.program.Resources(check.Resource.ObjectType, evaluate.Holder{Permission: check.Resource.Relation, Subject: check.Subject})
+	anything := &v1.ObjectReference{ObjectType: req.GetResourceObjectType(), ObjectId: "any"}
+	check := checkOf(anything, req.GetPermission(), req.GetSubject(), req.GetContext())
+	holder := evaluate.Holder{Permission: check.Resource.Relation, Subject: check.Subject}
+	candidates, err := at.program.Resources(check.Resource.ObjectType, holder)
 	if err != nil {
 		return false, nil //nolint:nilerr // SpiceDB says what the schema does not have
 	}

@@ -449,7 +449,8 @@ func (v *verifier) verifyAbsent(ctx context.Context, a answered, checks []evalua
 	for _, c := range checks {
 		v.distrust(permissionName{c.Resource.ObjectType, c.Resource.Relation})
 	}
-	v.log.Error("a lookup by the evaluator left out an object or a subject for which SpiceDB answers this check with yes; from now on lookups of the permission check all objects and subjects",
+	v.log.Error("a lookup by the evaluator left out an object or a subject for which SpiceDB answers this check with yes; "+
+		"from now on lookups of the permission check all objects and subjects",
 		zap.Stringer("check", checks[0]), zap.String("revision", a.at.String()))
 }
 
