@@ -136,7 +136,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
 	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
 	flags.StringVar(&s.config.Evaluator, "evaluator", "",
-		"what answers checks: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
+		"what answers checks and lookups: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
 		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
 	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri",

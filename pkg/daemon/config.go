@@ -72,7 +72,7 @@ type Config struct {
 	TokenKey []byte
 	// Engine is where the graph is. What the chosen kind does not read has to be left out; see engine.Config.Check.
 	Engine engine.Config
-	// Evaluator is what answers checks on the embedded engine: EvaluatorNative, straight from the store, or
+	// Evaluator is what answers checks and lookups on the embedded engine: EvaluatorNative, straight from the store, or
 	// EvaluatorSpiceDB; empty means native there, and SpiceDB's on the other engines, which have no other.
 	Evaluator string
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,

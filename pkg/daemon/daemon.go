@@ -151,7 +151,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.graph = d.engine
 	if graph != nil && cfg.Evaluator == EvaluatorNative {
 		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
-			Engine: d.engine, Store: graph, Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
+			Engine: d.engine, Store: graph, API: d.engine.Conn(), Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
 		})
 		d.graph = d.evaluator
 		figures = append(figures, d.evaluator.Collectors()...)

@@ -23,6 +23,9 @@ func (d *Daemon) answers() map[string]door.Answer {
 	return map[string]door.Answer{
 		"PermissionsService/CheckPermission":      answer[v1.CheckPermissionRequest](d.evaluator.CheckPermission),
 		"PermissionsService/CheckBulkPermissions": answer[v1.CheckBulkPermissionsRequest](d.evaluator.CheckBulkPermissions),
+		"PermissionsService/ExpandPermissionTree": answer[v1.ExpandPermissionTreeRequest](d.evaluator.ExpandPermissionTree),
+		"PermissionsService/LookupResources":      streamed[v1.LookupResourcesRequest](d.evaluator.LookupResources),
+		"PermissionsService/LookupSubjects":       streamed[v1.LookupSubjectsRequest](d.evaluator.LookupSubjects),
 	}
 }
 
@@ -32,18 +35,30 @@ type message[M any] interface {
 	proto.Message
 }
 
-// answer makes a door's answer of a method. What cannot be decoded is left to SpiceDB.
+// answer makes a door's answer of a method with one answer.
 func answer[M any, P message[M], R proto.Message](method func(context.Context, P) (R, bool, error)) door.Answer {
-	return func(ctx context.Context, request []byte) ([]byte, bool, error) {
-		req := P(new(M))
-		if err := proto.Unmarshal(request, req); err != nil {
-			return nil, false, nil //nolint:nilerr // SpiceDB says it
-		}
+	return streamed(func(ctx context.Context, req P, send func(R) error) (bool, error) {
 		resp, ok, err := method(ctx, req)
 		if !ok || err != nil {
-			return nil, ok, err
+			return ok, err
 		}
-		encoded, err := proto.Marshal(resp)
-		return encoded, true, err
+		return true, send(resp)
+	})
+}
+
+// streamed makes a door's answer of a method that streams its answer. What cannot be decoded is left to SpiceDB.
+func streamed[M any, P message[M], R proto.Message](method func(context.Context, P, func(R) error) (bool, error)) door.Answer {
+	return func(ctx context.Context, request []byte, send func([]byte) error) (bool, error) {
+		req := P(new(M))
+		if err := proto.Unmarshal(request, req); err != nil {
+			return false, nil //nolint:nilerr // SpiceDB says it
+		}
+		return method(ctx, req, func(resp R) error {
+			encoded, err := proto.Marshal(resp)
+			if err != nil {
+				return err
+			}
+			return send(encoded)
+		})
 	}
 }

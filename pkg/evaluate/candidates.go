@@ -246,9 +246,11 @@ type Candidates struct {
 	sets, waiting []*candidates
 	// from is where to go on.
 	from string
-	// settled says that at least one of sets is spread, or that all ids are taken. drawn counts candidates.
-	settled bool
-	drawn   int
+	// settled says that at least one of sets is spread, or that all ids are taken. drawn counts candidates, and wildcard says that one of them
+	// was the wildcard.
+	settled  bool
+	drawn    int
+	wildcard bool
 }
 
 // Place is where it goes on, for From.
@@ -343,6 +345,8 @@ func (c *Candidates) Next(ctx context.Context, rows Rows, limit int) (ids []stri
 			// Rows name the wildcard too, and it is no subject.
 			if id != wildcard {
 				ids = append(ids, id)
+			} else {
+				c.wildcard = true
 			}
 			c.After(id)
 			c.drawn++

@@ -146,7 +146,8 @@ func (s *spreadSubjects) note(of *member, id string, m *merged) {
 		s.node(of.rewrite, key, m)
 		return
 	}
-	if of.admits(&subject{of: s.of, relation: s.relation}) {
+	// Where only a wildcard is admitted it is all that there can be: it is no candidate, but it is noted that it came by.
+	if of.admits(&subject{of: s.of, relation: s.relation}) || s.relation == "" && of.admitsAll(&subject{of: s.of}) {
 		m.add(list{of: subjectIDs, rowsOf: of, kind: subjectKind{s.of.name, s.relation}, id: key.id})
 	}
 	if of.usersets {
@@ -207,18 +208,6 @@ const maxExcept = 10_000
 func (w *Walk) List(
 	ctx context.Context, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, after string, yield func(Found) error,
 ) (everybody Wildcard, err error) {
-	target, sub, err := w.program.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
-	if err != nil {
-		return Wildcard{}, err
-	}
-	check := func(id string) Check { return Check{Resource: resource, Subject: of.subject(id), Context: given} }
-	if w.program.admitsAll(target, sub.of) {
-		answers, err := w.checkAll(ctx, []Check{check(nobody)})
-		if err != nil {
-			return Wildcard{}, err
-		}
-		everybody.Answer = answers[0]
-	}
 	c, err := w.program.Subjects(resource, of)
 	if err != nil {
 		return Wildcard{}, err
@@ -226,19 +215,7 @@ func (w *Walk) List(
 	if after != "" {
 		c.After(after)
 	}
-	err = w.decide(ctx, c, check, func(found Found) error {
-		if everybody.Outcome != authz.No && found.Outcome != authz.Yes && found.Outcome != everybody.Outcome {
-			if len(everybody.Except) == maxExcept {
-				return tooManyExceptions()
-			}
-			everybody.Except = append(everybody.Except, found)
-		}
-		if found.Outcome == authz.No {
-			return nil
-		}
-		return yield(found)
-	})
-	return everybody, err
+	return w.ListAmong(ctx, c, resource, of, given, yield)
 }
 
 // tooManyExceptions is the error of a list that would have to name more than maxExcept exceptions.

@@ -95,16 +95,11 @@ func (w *Walk) Lookup(ctx context.Context, resourceType string, h Holder, given 
 	if after != "" {
 		c.After(after)
 	}
-	return w.decide(ctx, c, func(id string) Check {
+	return w.Among(ctx, c, func(id string) Check {
 		return Check{
 			Resource: tuple.ObjectAndRelation{ObjectType: resourceType, ObjectID: id, Relation: h.Permission}, Subject: h.Subject, Context: given,
 		}
-	}, func(found Found) error {
-		if found.Outcome == authz.No {
-			return nil
-		}
-		return yield(found)
-	})
+	}, yield)
 }
 
 // decide calls yield with each candidate and the answer of its check.

@@ -55,6 +55,8 @@ type Recording struct {
 	// results, failed and revision are those of the answers so far.
 	results, failed uint64
 	revision        string
+	// evaluator is what has evaluated the answers of a lookup or an expansion.
+	evaluator deputyv1.Evaluator
 	// sent says that the one answer has left, and over that none may leave any more.
 	sent, over bool
 }
@@ -233,6 +235,16 @@ func (r *Recording) Item(item *journal.Record, given *structpb.Struct) {
 	r.items = append(r.items, r.bounded(item, given))
 }
 
+// Evaluated notes what has evaluated the answer to a lookup or an expansion.
+func (r *Recording) Evaluated(by deputyv1.Evaluator) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.evaluator = by
+}
+
 // answers notes what an answer of deputy.v1 has.
 func (r *Recording) answers(m any) {
 	answer, ok := m.(proto.Message)
@@ -373,6 +385,7 @@ func (r *Recording) record() *journal.Record {
 	}
 	record, _ := proto.Clone(r.about).(*journal.Record)
 	record.Kind = r.kind
+	record.Evaluator = cmp.Or(record.GetEvaluator(), r.evaluator)
 	return record
 }
 

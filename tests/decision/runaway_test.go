@@ -19,11 +19,16 @@ import (
 )
 
 // TestLookupThatNeverEnds: lookups over a ladder, on which the ways double with each rung, hold up neither other calls
-// nor the server's health, nor its end. A service's key is enough to write such a ladder.
+// nor the server's health, nor its end. A service's key is enough to write such a ladder. The evaluator's lookups end by themselves.
 func TestLookupThatNeverEnds(t *testing.T) {
-	for name, cfg := range map[string]engine.Config{"memory": {Kind: engine.Memory}, "embedded": harness.Embedded(t)} {
+	for name, cfg := range map[string]daemon.Config{
+		"memory":   {Engine: engine.Config{Kind: engine.Memory}},
+		"embedded": {Engine: harness.Embedded(t), Evaluator: daemon.EvaluatorSpiceDB},
+		"native":   {Engine: harness.Embedded(t), Evaluator: daemon.EvaluatorNative},
+	} {
 		t.Run(name, func(t *testing.T) {
-			s := harness.Start(t, daemon.Config{Engine: cfg, ShutdownGrace: time.Second})
+			cfg.ShutdownGrace = time.Second
+			s := harness.Start(t, cfg)
 			w := newWorld(t, s)
 			d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 			c := under(d).view("document:plan")
@@ -57,6 +62,14 @@ definition rung {
 				if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 					t.Fatalf("%v, %v, want that it serves", health, err)
 				}
+			}
+			if name == "native" {
+				for range 2 * each {
+					if err := <-ended; err != nil {
+						t.Errorf("a lookup by the evaluator ended with %v", err)
+					}
+				}
+				return
 			}
 			leave()
 			for range 2 * each {

@@ -200,12 +200,12 @@ func permissionshipOf(a evaluate.Answer) (v1.CheckPermissionResponse_Permissions
 func statusOf(err error) *status.Status {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return statuses.New(codes.DeadlineExceeded, authz.ReasonEngineUnavailable, "", "the deadline passed before the check was answered")
+		return statuses.New(codes.DeadlineExceeded, authz.ReasonEngineUnavailable, "", "the deadline passed before the answer was complete")
 	case errors.Is(err, context.Canceled):
 		return statuses.New(codes.Canceled, "", "", "the call was cancelled")
 	}
 	if st := statuses.Within(err); st != nil {
 		return st
 	}
-	return statuses.New(codes.Internal, "INTERNAL", "", "the check could not be answered")
+	return statuses.New(codes.Internal, "INTERNAL", "", "it could not be answered")
 }

@@ -3,6 +3,7 @@ package kept
 import (
 	"context"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -80,6 +81,11 @@ func (s *Snapshot) List(
 	w := s.program.Walk(s.Snapshot)
 	defer w.Close()
 	return w.List(ctx, resource, of, given, after, yield)
+}
+
+// Expand returns the tree of how a permission is computed; see evaluate.Program.Expand.
+func (s *Snapshot) Expand(ctx context.Context, resource tuple.ObjectAndRelation) (*v1.PermissionRelationshipTree, error) {
+	return s.program.Expand(ctx, s.Snapshot, resource)
 }
 
 // Explain answers a check and says why; see evaluate.Walk.Explain.

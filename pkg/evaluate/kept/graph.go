@@ -15,6 +15,7 @@ import (
 	"github.com/authzed/spicedb/pkg/zedtoken"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
@@ -28,6 +29,11 @@ type Graph struct {
 	evaluator *Evaluator
 	failure   func(op string, err error) error
 	verifier  *verifier
+
+	// expand asks SpiceDB for a tree; nil where it cannot be asked.
+	expand func(context.Context, *authzedv1.ExpandPermissionTreeRequest) (*authzedv1.ExpandPermissionTreeResponse, error)
+	// lookups and trees are what the methods of authzed.api.v1 take.
+	lookups, trees turns
 
 	schemas versions[*authz.Schema]
 	// named is the revision whose token was asked for last: mostly the head's.
@@ -61,6 +67,8 @@ type Config struct {
 	Store *store.Store
 	// Failure puts an error of the store or of SpiceDB into the words of authz.
 	Failure func(op string, err error) error
+	// API is SpiceDB's over the store, which trees are compared with. Without it they are not verified.
+	API grpc.ClientConnInterface
 	// VerifySample is the share, 0 to 1, of what is answered that SpiceDB is asked too, see verify.go.
 	VerifySample float64
 	// Log is told of answers that differ.
@@ -69,7 +77,16 @@ type Config struct {
 
 // Open returns a Graph. Close ends its verification.
 func Open(c Config) *Graph {
-	g := &Graph{Graph: c.Engine, evaluator: New(c.Store), failure: c.Failure}
+	g := &Graph{
+		Graph: c.Engine, evaluator: New(c.Store), failure: c.Failure,
+		lookups: newTurns("lookups", maxLookups), trees: newTurns("trees", maxTrees),
+	}
+	if c.API != nil {
+		api := authzedv1.NewPermissionsServiceClient(c.API)
+		g.expand = func(ctx context.Context, req *authzedv1.ExpandPermissionTreeRequest) (*authzedv1.ExpandPermissionTreeResponse, error) {
+			return api.ExpandPermissionTree(ctx, req)
+		}
+	}
 	g.verifier = newVerifier(g, c.VerifySample, c.Log)
 	return g
 }

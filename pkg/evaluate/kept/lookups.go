@@ -2,6 +2,7 @@ package kept
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,12 +24,16 @@ import (
 // errLimit ends a lookup that has sent as many as the request wants.
 var errLimit = errors.New("limit")
 
+// maxLookupLimit is the highest limit that SpiceDB takes.
+const maxLookupLimit = 1000
+
 // LookupResources answers authzed.api.v1's method of that name; ok is as for CheckPermission. Its cursors are of SpiceDB's format, and hold
 // the last id.
 func (g *Graph) LookupResources(
 	ctx context.Context, req *v1.LookupResourcesRequest, send func(*v1.LookupResourcesResponse) error,
 ) (ok bool, err error) {
-	if !plain(&v1.ObjectReference{ObjectId: "any"}, req.GetSubject(), req.GetContext()) {
+	// SpiceDB bounds the caveat context of checks, and not that of this.
+	if req.GetOptionalLimit() > maxLookupLimit || !plain(&v1.ObjectReference{ObjectId: "any"}, req.GetSubject(), nil) {
 		return false, nil
 	}
 	call := hashOf(req)
@@ -43,24 +48,38 @@ func (g *Graph) LookupResources(
 			return false, nil
 		}
 	}
+	ctx, leave, err := g.lookups.take(ctx)
+	if err != nil {
+		return true, err
+	}
+	defer leave()
 	at, token, ok := g.pin(ctx, consistency)
 	if !ok {
 		return false, nil
 	}
 	defer at.Close()
-	check := checkOf(&v1.ObjectReference{ObjectType: req.GetResourceObjectType(), ObjectId: "any"}, req.GetPermission(), req.GetSubject(), req.GetContext())
-	if err := at.program.Resolve(&check); err != nil {
-		return false, nil
+	anything := &v1.ObjectReference{ObjectType: req.GetResourceObjectType(), ObjectId: "any"}
+	check := checkOf(anything, req.GetPermission(), req.GetSubject(), req.GetContext())
+	holder := evaluate.Holder{Permission: check.Resource.Relation, Subject: check.Subject}
+	candidates, err := at.program.Resources(check.Resource.ObjectType, holder)
+	if err != nil {
+		return false, nil //nolint:nilerr // SpiceDB says what the schema does not have
 	}
-	l := lookup{graph: g, token: authz.Revision{Token: token.GetToken()}, at: at, limit: int(req.GetOptionalLimit())}
-	of := func(id string) evaluate.Check {
+	l := g.begin(ctx, at, token, check, int(req.GetOptionalLimit()), after)
+	l.of = func(id string) evaluate.Check {
 		c := check
 		c.Resource.ObjectID = id
 		return c
 	}
-	holder := evaluate.Holder{Permission: check.Resource.Relation, Subject: check.Subject}
-	err = at.Lookup(ctx, check.Resource.ObjectType, holder, check.Context, after, func(f evaluate.Found) error {
-		return l.each(ctx, of(f.ID), f.Answer, func(a evaluate.Answer) error {
+	l.ids = func(from string) ([]string, error) {
+		ids, _, err := at.ObjectIDs(check.Resource.ObjectType, from, absentScan)
+		return ids, err
+	}
+	l.narrow(candidates, after)
+	w := at.program.Walk(at.Snapshot)
+	defer w.Close()
+	err = w.Among(ctx, candidates, l.of, func(f evaluate.Found) error {
+		return l.each(f, func(a evaluate.Answer) error {
 			next, err := cursor.EncodeFromDispatchCursorSections(
 				[]string{lookupCursor, f.ID}, call, at.Revision(), datalayer.NoSchemaHashInLegacyMode, nil)
 			if err != nil {
@@ -72,6 +91,7 @@ func (g *Graph) LookupResources(
 			})
 		})
 	})
+	l.sampleRest(err)
 	return true, l.end(err)
 }
 
@@ -120,31 +140,49 @@ func (g *Graph) LookupSubjects(
 	if req.GetOptionalConcreteLimit() > 0 || req.GetOptionalCursor() != nil || !plain(req.GetResource(), anybody, req.GetContext()) {
 		return false, nil // SpiceDB says what it does not do
 	}
+	ctx, leave, err := g.lookups.take(ctx)
+	if err != nil {
+		return true, err
+	}
+	defer leave()
 	at, token, ok := g.pin(ctx, req.GetConsistency())
 	if !ok {
 		return false, nil
 	}
 	defer at.Close()
 	check := checkOf(req.GetResource(), req.GetPermission(), anybody, req.GetContext())
-	if err := at.program.Resolve(&check); err != nil {
-		return false, nil
-	}
-	l := lookup{graph: g, token: authz.Revision{Token: token.GetToken()}, at: at}
-	of := func(id string) evaluate.Check {
-		c := check
-		c.Subject.ObjectID = id
-		return c
-	}
-	answer := func(f evaluate.Found, except []evaluate.Found) error {
-		return send(subjectResponse(token, f, except))
-	}
 	kind := evaluate.SubjectKind{Type: check.Subject.ObjectType, Relation: req.GetOptionalSubjectRelation()}
 	if kind.Relation == tuple.Ellipsis {
 		kind.Relation = ""
 	}
-	everybody, err := at.List(ctx, check.Resource, kind, check.Context, "", func(f evaluate.Found) error {
-		return l.each(ctx, of(f.ID), f.Answer, func(a evaluate.Answer) error { return answer(evaluate.Found{ID: f.ID, Answer: a}, nil) })
+	candidates, err := at.program.Subjects(check.Resource, kind)
+	if err != nil {
+		return false, nil //nolint:nilerr // SpiceDB says what the schema does not have
+	}
+	l := g.begin(ctx, at, token, check, 0, "")
+	l.of = func(id string) evaluate.Check {
+		c := check
+		c.Subject.ObjectID = id
+		return c
+	}
+	l.ids = func(from string) ([]string, error) {
+		ids, _, err := at.NamedIDs(kind.Type, kind.Relation, from, absentScan)
+		return ids, err
+	}
+	if at.program.AdmitsEverybody(check.Resource, kind) {
+		l.watch()
+	}
+	l.narrow(candidates, "")
+	w := at.program.Walk(at.Snapshot)
+	defer w.Close()
+	answer := func(f evaluate.Found, except []evaluate.Found) error { return send(subjectResponse(token, f, except)) }
+	everybody, err := w.ListAmong(ctx, candidates, check.Resource, kind, check.Context, func(f evaluate.Found) error {
+		return l.each(f, func(a evaluate.Answer) error { return answer(evaluate.Found{ID: f.ID, Answer: a}, nil) })
 	})
+	l.sampleRest(err)
+	if err == nil {
+		everybody.Answer = l.everybody(everybody)
+	}
 	if err := l.end(err); err != nil || req.GetWildcardOption() == v1.LookupSubjectsRequest_WILDCARD_OPTION_EXCLUDE_WILDCARDS {
 		return true, err
 	}
@@ -197,21 +235,57 @@ func lookupOf(a evaluate.Answer) (v1.LookupPermissionship, *v1.PartialCaveatInfo
 
 // lookup is one lookup's progress.
 type lookup struct {
+	ctx   context.Context //nolint:containedctx // of one call
 	graph *Graph
 	at    *Snapshot
 	token authz.Revision
+	// doubtful says that the permission is distrusted, and compared that something of what is answered is to be looked at.
+	doubtful, compared bool
+	// of is the check of an id.
+	of func(id string) evaluate.Check
+	// ids are, from one on, those that the lookup could have found; nil where what it leaves out is not verified.
+	ids func(from string) ([]string, error)
+	// part is what was found since some of what was left out was last given to verification.
+	part span
+	// watched are subjects that the answer may not name where it has a wildcard, and that verification is to know of; see watch.
+	watched map[string]bool
 	// limit is how many are sent; 0 is no limit.
 	limit, sent int
 	// failed is the first error of a check.
 	failed error
 }
 
+// begin begins a lookup after an id, "" for all, of the permission that a check is about.
+func (g *Graph) begin(ctx context.Context, at *Snapshot, token *v1.ZedToken, check evaluate.Check, limit int, after string) *lookup {
+	doubtful := g.verifier.distrusts(permissionName{check.Resource.ObjectType, check.Resource.Relation})
+	return &lookup{
+		ctx: ctx, graph: g, at: at, token: authz.Revision{Token: token.GetToken()}, limit: limit,
+		doubtful: doubtful, compared: doubtful || g.verifier.share > 0, part: span{begin: behind(after)},
+	}
+}
+
+// narrow has candidates begin after an id. Where the permission is distrusted, everything is one.
+func (l *lookup) narrow(c *evaluate.Candidates, after string) {
+	if l.doubtful {
+		c.TakeAll()
+	}
+	if after != "" {
+		c.After(after)
+	}
+}
+
 // each sends a result, unless a stricter answer holds for it. Some of them are verified.
-func (l *lookup) each(ctx context.Context, c evaluate.Check, a evaluate.Answer, send func(evaluate.Answer) error) error {
-	checks, answers := []evaluate.Check{c}, []evaluate.Answer{a}
-	l.graph.verifier.stricter(ctx, l.token, checks, answers)
-	l.graph.verifier.sample(answered{at: l.at.Revision(), token: l.token, checks: checks, answers: answers})
-	switch a = answers[0]; a.Outcome {
+func (l *lookup) each(f evaluate.Found, send func(evaluate.Answer) error) error {
+	a := f.Answer
+	if l.compared {
+		a = l.compare(l.of(f.ID), a)
+		delete(l.watched, f.ID)
+		if l.part.found = append(l.part.found, f.ID); len(l.part.found) == absentScan {
+			l.part.end = f.ID
+			l.sampleLeftOut()
+		}
+	}
+	switch a.Outcome {
 	case authz.Yes, authz.Conditional:
 	case authz.Failed:
 		if l.failed == nil {
@@ -221,6 +295,9 @@ func (l *lookup) each(ctx context.Context, c evaluate.Check, a evaluate.Answer, 
 	default:
 		return nil
 	}
+	if err := l.ctx.Err(); err != nil { // it is looked at for each, because a client may take them slowly
+		return err
+	}
 	if err := send(a); err != nil {
 		return sending{err}
 	}
@@ -228,6 +305,88 @@ func (l *lookup) each(ctx context.Context, c evaluate.Check, a evaluate.Answer, 
 		return errLimit
 	}
 	return nil
+}
+
+// compare returns the stricter answer where that holds, and has some verified.
+func (l *lookup) compare(c evaluate.Check, a evaluate.Answer) evaluate.Answer {
+	checks, answers := []evaluate.Check{c}, []evaluate.Answer{a}
+	l.graph.verify(l.ctx, l.at.Snapshot, l.token, checks, answers)
+	return answers[0]
+}
+
+// watch watches a few subjects, for verification: what a lookup with a wildcard says of those that it does not name is what the wildcard gives.
+func (l *lookup) watch() {
+	read := l.ids
+	l.ids = nil
+	if !l.graph.verifier.draws() {
+		return
+	}
+	ids, err := read(string(rand.Text()[0] | 0x20)) // a letter, or a digit: most ids begin with one
+	if err == nil && len(ids) == 0 {
+		ids, err = read("")
+	}
+	if err != nil {
+		l.graph.verifier.skipped.Inc()
+		return
+	}
+	l.watched = map[string]bool{}
+	for _, id := range ids[:min(maxAbsent, len(ids))] {
+		l.watched[id] = true
+	}
+	delete(l.watched, tuple.PublicWildcard)
+}
+
+// everybody is what a wildcard gives, after verification: as a check of somebody whom nothing names, of those who are named and excluded, and
+// of those who are watched.
+func (l *lookup) everybody(w evaluate.Wildcard) evaluate.Answer {
+	if !l.compared {
+		return w.Answer
+	}
+	for _, e := range w.Except {
+		delete(l.watched, e.ID)
+		if e.Outcome == authz.No {
+			l.compare(l.of(e.ID), e.Answer)
+		}
+	}
+	for id := range l.watched {
+		a := answered{at: l.at.Revision(), token: l.token, checks: []evaluate.Check{l.of(id)}, answers: []evaluate.Answer{w.Answer}}
+		l.graph.verifier.enqueue(a.own())
+	}
+	if w.Outcome == authz.No || w.Outcome == authz.Failed {
+		return w.Answer
+	}
+	return l.compare(l.of(rand.Text()), w.Answer)
+}
+
+// sampleLeftOut gives some of what was left out of the part to verification, and begins the next one.
+func (l *lookup) sampleLeftOut() {
+	if l.ids != nil && l.graph.verifier.draws() {
+		l.graph.verifier.sampleLeftOut(answered{at: l.at.Revision(), token: l.token}, l.part, l.ids, func(id string) []evaluate.Check {
+			c := l.of(id)
+			c.Context = cloneMap(c.Context)
+			return []evaluate.Check{c}
+		})
+	}
+	l.part = span{begin: behind(l.part.end)}
+}
+
+// behind returns where ids go on behind one; "" is before all. No id has so small a character.
+func behind(id string) string {
+	if id == "" {
+		return ""
+	}
+	return id + "\x01"
+}
+
+// sampleRest is sampleLeftOut for the last part, after a walk that ended with an error or without.
+func (l *lookup) sampleRest(err error) {
+	switch {
+	case err == nil:
+		l.sampleLeftOut()
+	case errors.Is(err, errLimit) && len(l.part.found) > 0:
+		l.part.end = l.part.found[len(l.part.found)-1]
+		l.sampleLeftOut()
+	}
 }
 
 // sending is an error of whoever is sent to.

@@ -220,6 +220,31 @@ func TestLookupSubjects(t *testing.T) {
 	}
 }
 
+// TestWildcardInACircle: that a check of somebody whom nothing names is an error, because the object lies in a circle, is told only where a
+// wildcard leads to everybody.
+func TestWildcardInACircle(t *testing.T) {
+	t.Parallel()
+	const open = `definition person {}
+		definition doc {
+			relation parent: doc
+			relation named: person | person:*
+			relation everybody: person:*
+			relation listed: person
+			permission view = (named + everybody + parent->view) & listed + parent->view
+		}`
+	ring := "doc:0#parent@doc:1 doc:1#parent@doc:0 doc:0#named@person:ann doc:0#listed@person:ann "
+	for _, c := range []struct {
+		more string
+		want codes.Code
+	}{{"", codes.OK}, {"doc:1#named@person:*", codes.FailedPrecondition}, {"doc:1#everybody@person:*", codes.FailedPrecondition}} {
+		g := verified(t, newWorld(t, open, ring+c.more))
+		who, err := g.who(t, "0", "view", "person")
+		if !slices.Equal(who, []string{"ann"}) || status.Code(err) != c.want {
+			t.Errorf("with %q: %v, %v, want %v", c.more, who, err, c.want)
+		}
+	}
+}
+
 // TestLookupResourcesGoesOn cuts a lookup at every length: its cursor goes on at its revision, whatever was written meanwhile, and is good
 // for no other request.
 func TestLookupResourcesGoesOn(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -46,8 +47,10 @@ type answered struct {
 	answers []evaluate.Answer
 	// listing is a list of subjects instead; nil for checks.
 	listing *listing
-	// absent are checks of objects that a lookup left out: of each object, one for each holder.
+	// absent are checks of objects or subjects that a lookup left out: of each object, one for each holder.
 	absent [][]evaluate.Check
+	// tree is a tree instead; nil for checks.
+	tree *expanded
 }
 
 // listing is a list of all subjects of a type that have a permission.
@@ -210,6 +213,10 @@ func (v *verifier) verify(ctx context.Context, a answered) {
 		v.verified.Inc()
 		return
 	}
+	if a.tree != nil {
+		v.verifyTree(ctx, a)
+		return
+	}
 	for _, checks := range a.absent {
 		v.verifyAbsent(ctx, a, checks)
 	}
@@ -336,10 +343,7 @@ func (v *verifier) sameList(ctx context.Context, token authz.Revision, l listing
 // agreed asks SpiceDB for the list too where its permission is distrusted. Which of two lists is the stricter one
 // depends on what it is for, so that there is no answer where they differ.
 func (v *verifier) agreed(ctx context.Context, token authz.Revision, l listing) error {
-	v.mu.RLock()
-	doubtful := v.distrusted[permissionName{l.resource.Type, l.permission}]
-	v.mu.RUnlock()
-	if !doubtful {
+	if !v.distrusts(permissionName{l.resource.Type, l.permission}) {
 		return nil
 	}
 	same, err := v.sameList(ctx, token, l)
@@ -347,6 +351,13 @@ func (v *verifier) agreed(ctx context.Context, token authz.Revision, l listing) 
 		err = &authz.Error{Op: "evaluate.Subjects", Message: "the evaluator and SpiceDB list other subjects"}
 	}
 	return err
+}
+
+// distrusts reports whether a permission is distrusted.
+func (v *verifier) distrusts(p permissionName) bool {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.distrusted[p]
 }
 
 // doubts reports whether a lookup's permissions are distrusted: then it goes through all objects, whose checks decide.
@@ -361,46 +372,62 @@ func (v *verifier) doubts(r authz.Reachable) bool {
 // maxAbsent is how many objects that a page left out are verified, and absentScan among how many they are looked for.
 const maxAbsent, absentScan = 4, 64
 
-// sampleAbsent gives objects that a page of a lookup left out to verification: SpiceDB has to say of each that a holder has not the
-// permission. They are looked for behind a result, or behind the cursor, at random.
+// span is a part of a lookup: ids from a place on, before end unless that is "", and those of them that were found, in order.
+type span struct {
+	begin, end string
+	found      []string
+}
+
+// sampleAbsent gives objects that a page of a lookup left out to verification, as sampleLeftOut does.
 func (v *verifier) sampleAbsent(
 	rows evaluate.IDs, at store.Revision, token authz.Revision, r authz.Reachable, begin string, found []authz.Resource, end string,
 ) {
 	if !v.draws() {
 		return
 	}
-	from := evaluate.PlaceOf(begin)
-	if n := rand.IntN(len(found) + 1); n > 0 { //nolint:gosec // as above
-		from = found[n-1].ID
+	of := span{begin: evaluate.PlaceOf(begin), end: evaluate.PlaceOf(end), found: make([]string, len(found))}
+	for i, f := range found {
+		of.found[i] = f.ID
 	}
-	ids, _, err := rows.ObjectIDs(r.ResourceType, from, absentScan)
-	if err != nil {
-		v.skipped.Inc()
-		return
-	}
-	in := make(map[string]bool, len(found))
-	for _, f := range found {
-		in[f.ID] = true
-	}
-	a := answered{at: at, token: token}
-	for _, id := range ids {
-		if in[id] || len(a.absent) == maxAbsent || end != "" && id >= evaluate.PlaceOf(end) {
-			continue
-		}
+	v.sampleLeftOut(answered{at: at, token: token}, of, func(from string) ([]string, error) {
+		ids, _, err := rows.ObjectIDs(r.ResourceType, from, absentScan)
+		return ids, err
+	}, func(id string) []evaluate.Check {
 		checks := make([]evaluate.Check, len(r.Holders))
 		for i, h := range r.Holders {
 			checks[i] = evaluate.CheckOf(authz.Query{
 				Resource: authz.Object{Type: r.ResourceType, ID: id}, Permission: h.Permission, Subject: h.Subject, Context: cloneMap(r.Context),
 			})
 		}
-		a.absent = append(a.absent, checks)
+		return checks
+	})
+}
+
+// sampleLeftOut gives some of what a lookup left out to verification: SpiceDB has to refuse one of the checks of each. They are looked for
+// behind a result, or at the beginning, at random. read returns ids from one on.
+func (v *verifier) sampleLeftOut(a answered, of span, read func(from string) ([]string, error), checks func(id string) []evaluate.Check) {
+	from := of.begin
+	if n := rand.IntN(len(of.found) + 1); n > 0 { //nolint:gosec // a sample, no secret
+		from = of.found[n-1]
+	}
+	ids, err := read(from)
+	if err != nil {
+		v.skipped.Inc()
+		return
+	}
+	for _, id := range ids {
+		if _, in := slices.BinarySearch(of.found, id); in || id == tuple.PublicWildcard || len(a.absent) == maxAbsent || of.end != "" && id >= of.end {
+			continue
+		}
+		a.absent = append(a.absent, checks(id))
 	}
 	if len(a.absent) > 0 {
 		v.enqueue(a)
 	}
 }
 
-// verifyAbsent asks SpiceDB whether somebody of those who were looked for has not a permission on an object that a lookup left out.
+// verifyAbsent asks SpiceDB whether somebody of those who were looked for has not a permission on an object that a lookup left out, or a subject
+// that it left out has it not.
 func (v *verifier) verifyAbsent(ctx context.Context, a answered, checks []evaluate.Check) {
 	for _, c := range checks {
 		second, err := v.second(ctx, a.token, c)
@@ -422,7 +449,8 @@ func (v *verifier) verifyAbsent(ctx context.Context, a answered, checks []evalua
 	for _, c := range checks {
 		v.distrust(permissionName{c.Resource.ObjectType, c.Resource.Relation})
 	}
-	v.log.Error("a lookup by the evaluator left out an object on which SpiceDB says that the permission is held; from now on lookups of it check every object",
+	v.log.Error("a lookup by the evaluator left out an object or a subject for which SpiceDB answers this check with yes; "+
+		"from now on lookups of the permission check all objects and subjects",
 		zap.Stringer("check", checks[0]), zap.String("revision", a.at.String()))
 }
 

@@ -28,7 +28,7 @@ func verified(t *testing.T, w *world) *Graph {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := Open(Config{Engine: e, Store: w.Store, Failure: engine.Failure, VerifySample: 1, Log: zap.NewNop()})
+	g := Open(Config{Engine: e, Store: w.Store, API: e.Conn(), Failure: engine.Failure, VerifySample: 1, Log: zap.NewNop()})
 	t.Cleanup(func() {
 		g.Close()
 		if err := e.Close(); err != nil {

@@ -38,8 +38,9 @@ import (
 // apiPackage is the protobuf package that the door serves.
 const apiPackage protoreflect.FullName = "authzed.api.v1"
 
-// Answer answers an encoded request, which is sound: the door has encoded it. ok is false for one that is left to the engine.
-type Answer func(ctx context.Context, request []byte) (response []byte, ok bool, err error)
+// Answer answers an encoded request, which is sound: the door has encoded it. It sends the messages of the answer one after the other, and
+// ends with the error of send. ok is false for a request that is left to the engine; then it has sent nothing.
+type Answer func(ctx context.Context, request []byte, send func(response []byte) error) (ok bool, err error)
 
 // Config is what a Door needs; Upstream, Receiver, Schema, Model and Rights are required. The functions are called concurrently, with the
 // context of the call that they are for.
@@ -91,6 +92,8 @@ type Recording interface {
 	Answers(results, failed uint64, revision string)
 	// Item is told of each item of an answer that has several, or a decision, before that leaves.
 	Item(item *deputyv1.Record, given *structpb.Struct)
+	// Evaluated is told what has evaluated the answer to a lookup or an expansion, before the first message leaves.
+	Evaluated(by deputyv1.Evaluator)
 }
 
 // Rights is what a caller may do beyond calling a method, which an interceptor before the door has judged. The zero Rights are a caller's for
@@ -172,7 +175,8 @@ func (d *Door) describe(file protoreflect.FileDescriptor, service protoreflect.S
 			sealed:  sealedIn(m.Input()),
 			edits:   editsOf(m.Output(), upstreamEdits),
 			edited:  editsOf(m.Output(), upstreamEdits, callerEdits),
-			told:    answerOf(m, splitOf(key, m)),
+			own:     editsOf(m.Output(), ownEdits),
+			told:    answerOf(key, m, splitOf(key, m)),
 
 			readsSchema:  key == "SchemaService/ReadSchema",
 			writesSchema: key == "SchemaService/WriteSchema",

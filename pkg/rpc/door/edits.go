@@ -46,6 +46,8 @@ var (
 	upstreamEdits = map[protoreflect.FullName]edit{
 		cursorType: sealsCursor, statusType: tells, conditionType: namesOnce,
 	}
+	// ownEdits are made in everybody's answers, of the native evaluator.
+	ownEdits = map[protoreflect.FullName]edit{cursorType: sealsCursor}
 	// callerEdits are made for a caller whose tokens are sealed, or for whom something does not exist, in answers of the native evaluator
 	// too.
 	callerEdits = map[protoreflect.FullName]edit{

@@ -40,8 +40,9 @@ type route struct {
 	split *split
 	// sealed are the fields of a request that hold what may be sealed.
 	sealed []sealed
-	// edits are made in everybody's answers, edited in those for a caller with bounds or with sealed tokens.
-	edits, edited *edits
+	// edits are made in everybody's answers of the engine, own in those of answer, and edited in both for a caller with bounds or with sealed
+	// tokens.
+	edits, own, edited *edits
 	// told is what is recorded of an answer.
 	told recorded
 	// readsSchema and writesSchema name the two methods that expectations of the schema are about.
@@ -98,12 +99,16 @@ func (c *call) know(ctx context.Context) {
 	c.bound = !c.rights.Bounds.Everything()
 }
 
-// edits returns what is edited in the answers.
-func (c *call) edits() *edits {
-	if c.bound || c.rights.Seals {
+// edits returns what is edited in the answers of the engine, or in those of the native evaluator.
+func (c *call) edits(by deputyv1.Evaluator) *edits {
+	switch {
+	case c.bound || c.rights.Seals:
 		return c.route.edited
+	case by == deputyv1.Evaluator_EVALUATOR_NATIVE:
+		return c.route.own
+	default:
+		return c.route.edits
 	}
-	return c.route.edits
 }
 
 // forward passes one call on: its messages, half-close, deadline and cancellation up, headers,
@@ -189,26 +194,24 @@ func (d *Door) tellVersion(down grpc.ServerStream) error {
 	return down.SetHeader(version)
 }
 
-// tryAnswer answers a call whose one message has come, if the route can.
+// tryAnswer answers a call whose one message has come, if the route can. What it answers passes down as what comes from upstream does.
 func (c *call) tryAnswer(request *frame, down grpc.ServerStream) (answered bool, err error) {
 	if c.route.answer == nil || request == nil {
 		return false, nil
 	}
-	response, ok, err := c.route.answer(down.Context(), request.data.Materialize())
-	if !ok {
+	answered, err = c.route.answer(down.Context(), request.data.Materialize(), func(response []byte) error {
+		f := &frame{data: mem.BufferSlice{mem.SliceBuffer(response)}}
+		defer f.free()
+		return c.pass(f, down, deputyv1.Evaluator_EVALUATOR_NATIVE)
+	})
+	switch {
+	case !answered:
 		return false, nil
-	}
-	if err != nil {
+	case errors.Is(err, errEnough):
+		return true, nil
+	default:
 		return true, err
 	}
-	raw := response
-	if c.bound || c.rights.Seals {
-		response = c.route.edited.apply(c, response)
-	}
-	c.records(raw, response, deputyv1.Evaluator_EVALUATOR_NATIVE)
-	f := &frame{data: mem.BufferSlice{mem.SliceBuffer(response)}}
-	defer f.free()
-	return true, down.SendMsg(f)
 }
 
 // receive reads the caller's next message, decodes it, has it judged, and returns its encoding anew. It returns io.EOF
@@ -328,7 +331,7 @@ func (c *call) passAll(up grpc.ClientStream, down grpc.ServerStream) error {
 			}
 			return err
 		}
-		err := c.pass(f, down)
+		err := c.pass(f, down, deputyv1.Evaluator_EVALUATOR_SPICEDB)
 		f.free()
 		switch {
 		case errors.Is(err, errEnough):

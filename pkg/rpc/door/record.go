@@ -187,10 +187,20 @@ type recorded struct {
 	// one each. token is the field that has the revision, 0 for none.
 	output       protoreflect.MessageType
 	items, token protowire.Number
+	// evaluated says that the answer as a whole is evaluated; that of a check says so for each item.
+	evaluated bool
+}
+
+// evaluated lists the methods whose answers are evaluated as a whole.
+var evaluated = map[string]bool{
+	"PermissionsService/LookupResources":      true,
+	"PermissionsService/LookupSubjects":       true,
+	"PermissionsService/ExpandPermissionTree": true,
 }
 
 // answerOf returns what is recorded of the answers of a method.
-func answerOf(m protoreflect.MethodDescriptor, split *split) (r recorded) {
+func answerOf(key string, m protoreflect.MethodDescriptor, split *split) (r recorded) {
+	r.evaluated = evaluated[key]
 	if !m.IsStreamingServer() {
 		r.output = messageType(m.Output())
 	}
@@ -206,12 +216,15 @@ func answerOf(m protoreflect.MethodDescriptor, split *split) (r recorded) {
 	return r
 }
 
-// records tells what records the call what a message of the answer has, as SpiceDB sent it (raw), and as it leaves.
+// records tells what records the call what a message of the answer has, as it came (raw), and as it leaves.
 func (c *call) records(raw, leaves []byte, by deputyv1.Evaluator) {
 	if c.recording == nil {
 		return
 	}
 	told, revision := c.route.told, ""
+	if told.evaluated {
+		c.recording.Evaluated(by)
+	}
 	if told.token != 0 {
 		revision = string(valueOf(valueOf(raw, told.token), textOf))
 	}

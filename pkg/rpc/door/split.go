@@ -58,13 +58,13 @@ func (c *call) begin(request []byte) {
 		return
 	}
 	if from := valueOf(request, c.route.split.from); from != nil {
-		c.last = c.edits().at(c.route.split.token).apply(c, from)
+		c.last = c.edits(deputyv1.Evaluator_EVALUATOR_SPICEDB).at(c.route.split.token).apply(c, from)
 	}
 }
 
-// pass sends an answer down.
-func (c *call) pass(answer *frame, down grpc.ServerStream) error {
-	e := c.edits()
+// pass sends an answer, or the next message of one, down.
+func (c *call) pass(answer *frame, down grpc.ServerStream, by deputyv1.Evaluator) error {
+	e := c.edits(by)
 	if e == nil && c.route.split == nil && !c.bound && c.recording == nil {
 		return down.SendMsg(answer)
 	}
@@ -76,7 +76,7 @@ func (c *call) pass(answer *frame, down grpc.ServerStream) error {
 			return err
 		}
 	}
-	c.records(raw, whole, deputyv1.Evaluator_EVALUATOR_SPICEDB)
+	c.records(raw, whole, by)
 	send := func(part []byte) error {
 		return down.SendMsg(&frame{data: mem.BufferSlice{mem.SliceBuffer(part)}})
 	}

@@ -1,0 +1,48 @@
+package kept
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
+)
+
+// Lookups and trees of authzed.api.v1 are as long as the graph makes them. So each has an end, and only some are under way at once: as SpiceDB's
+// are, see pkg/engine.
+const (
+	// callTime is how long a lookup or a tree may take, and turnTime how long another one waits for its turn.
+	callTime, turnTime = 30 * time.Second, 5 * time.Second
+	// maxLookups is how many lookups are under way at once, and maxTrees the same for trees. A lookup notes what it has reached
+	// (see evaluate.Candidates), and a tree is held as a whole.
+	maxLookups, maxTrees = 32, 4
+)
+
+// turns are what calls of one kind take, so that so many are under way at once.
+type turns struct {
+	of    string
+	taken chan struct{}
+}
+
+func newTurns(of string, n int) turns { return turns{of, make(chan struct{}, n)} }
+
+// take waits for a turn, and gives the call its end. leave gives both back. Its error is a status.
+func (t turns) take(ctx context.Context) (_ context.Context, leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	over := time.NewTimer(turnTime)
+	defer over.Stop()
+	select {
+	case t.taken <- struct{}{}:
+		return ctx, func() { cancel(); <-t.taken }, nil
+	case <-ctx.Done():
+		err = statusOf(ctx.Err()).Err()
+	case <-over.C:
+		err = statuses.New(codes.ResourceExhausted, authz.ReasonBusy, "",
+			fmt.Sprintf("%d %s are under way, which is as many as the server makes at once: try again", cap(t.taken), t.of)).Err()
+	}
+	cancel()
+	return nil, nil, err
+}
