@@ -11,6 +11,7 @@
 //	complete.go      what the shell completes with what a server has
 //	question.go      the flags of the commands that ask for a decision
 //	list.go          pages of a list
+//	reach.go         a reach, as one stream; its text is in reachtable.go, and what differs between two in reachdiff.go
 //	reference.go     text to objects, subjects, scopes, caveat context, consistency
 //	output.go        tables for people, JSON for programs
 //	failure.go       errors, as one line in the words of the command line
@@ -155,7 +156,7 @@ beats the default.
 		&cobra.Group{ID: groupServer, Title: "Server:"},
 	)
 	root.AddCommand(
-		newCheck(p), newExplain(p), newFilter(p), newLookup(p),
+		newCheck(p), newExplain(p), newFilter(p), newLookup(p), newReach(p),
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p),
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
