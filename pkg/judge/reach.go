@@ -111,6 +111,10 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 	if err != nil {
 		return ReachEnd{}, err
 	}
+	if q.Grants {
+		return ReachEnd{}, authz.Errorf(authz.Precondition, authz.ReasonNoStore,
+			"grants are told only on the engine embedded: leave with_grants out")
+	}
 	r := &reach{lookup: newLookup(ctx, call, math.MaxInt), q: q, to: to}
 	if r.kinds, err = call.kinds(q); err != nil {
 		return ReachEnd{}, err
