@@ -30,6 +30,7 @@ type reaching struct {
 	types, permissions   []string
 	context, consistency string
 	grants               string
+	relationships        int
 	list                 bool
 	csv, svg             string
 	diff, schema         string
@@ -75,6 +76,7 @@ party, and the exit code is 1 if anything is.`,
 	flags.StringVar(&r.svg, "svg", "", "file to draw the picture in")
 	flags.StringVar(&r.diff, "diff", "", "compare with the reach at the revision of this token")
 	flags.StringVar(&r.schema, "schema", "", "compare with the reach under the schema in this file, which is not written")
+	flags.IntVar(&r.relationships, "max-relationships", 1_000_000, "with --schema: refuse more relationships, because all are held in memory")
 	c := client(p, cmd)
 	online := c.runLong(func(ctx context.Context, s *server, args []string) error { return r.run(ctx, c, s, args[0]) })
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -165,6 +167,8 @@ func (r *reaching) run(ctx context.Context, c *connection, s *server, actor stri
 	switch {
 	case r.diff != "":
 		return r.compareRevisions(ctx, c, s, request)
+	case r.schema != "":
+		return r.compareSchemas(ctx, c, s, request)
 	}
 	sum := reach.NewSum()
 	takers := []func(*reach.Message) error{func(m *reach.Message) error { sum.Add(m); return nil }}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/deputyauth/deputy/pkg/fixture/plan"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/notation"
 	"github.com/deputyauth/deputy/pkg/reach"
@@ -67,6 +68,28 @@ func (r *reaching) compareRevisions(ctx context.Context, c *connection, s *serve
 	return r.compare(c, &before, &after,
 		before.stream(func(take func(*reach.Message) error) error { return s.readReach(ctx, older, take) }),
 		after.stream(func(take func(*reach.Message) error) error { return s.readReach(ctx, request, take) }))
+}
+
+// compareSchemas is --schema.
+func (r *reaching) compareSchemas(ctx context.Context, c *connection, s *server, request *deputy.ReadReachRequest) error {
+	other, err := readSchemaFile(r.schema, c.program.In) //nolint:contextcheck // a few small files
+	if err != nil {
+		return err
+	}
+	graph, err := readGraph(ctx, s)
+	if err != nil {
+		return err
+	}
+	was, is, orphaned, err := plan.Reach(ctx, graph, other, r.relationships, request)
+	if err != nil {
+		return err
+	}
+	if orphaned > 0 && c.output != formatJSON {
+		_, _ = fmt.Fprintf(c.program.Err, "%s that the other schema does not admit count as deleted; deputy schema plan lists them.\n",
+			reach.Plural(uint64(orphaned), "relationship")) //nolint:gosec // a count
+	}
+	before, after := half{at: graph.Revision}, half{at: "under the schema in " + r.schema}
+	return r.compare(c, &before, &after, was, is)
 }
 
 // compare shows what differs. The exit code is 1 if anything does. Who is in neither reach is an error, so that a typo is none.

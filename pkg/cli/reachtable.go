@@ -36,6 +36,9 @@ func (t *reachTable) add(m *reach.Message) error {
 		}
 		return t.begin(m.GetParty())
 	case m.GetObject() != nil:
+		if !t.list {
+			return nil // it is asked for by --csv
+		}
 		_, err := fmt.Fprintln(t.out, notation.Visible("  "+objectLine(m.GetObject())))
 		return err
 	case m.GetCount() != nil:

@@ -109,7 +109,7 @@ var arrows = map[string][]string{
 	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen", "pkg/notation"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
-		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
+		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate", "pkg/gen", "pkg/judge",
 	},
 	// What a run came to, for people and for programs.
 	"pkg/fixture/report": {
