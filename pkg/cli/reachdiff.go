@@ -29,6 +29,8 @@ const maxDifferences = 20
 type half struct {
 	// at is the revision, once the end was read.
 	at string
+	// orphaned is how many relationships count as deleted.
+	orphaned int
 	// absent is the error that says that there is nobody of whom the reach could be. It then is empty.
 	absent error
 }
@@ -84,11 +86,7 @@ func (r *reaching) compareSchemas(ctx context.Context, c *connection, s *server,
 	if err != nil {
 		return err
 	}
-	if orphaned > 0 && c.output != formatJSON {
-		_, _ = fmt.Fprintf(c.program.Err, "%s that the other schema does not admit count as deleted; deputy schema plan lists them.\n",
-			reach.Plural(uint64(orphaned), "relationship")) //nolint:gosec // a count
-	}
-	before, after := half{at: graph.Revision}, half{at: "under the schema in " + r.schema}
+	before, after := half{at: graph.Revision}, half{at: "under the schema in " + r.schema, orphaned: orphaned}
 	return r.compare(c, &before, &after, was, is)
 }
 
@@ -101,7 +99,7 @@ func (r *reaching) compare(c *connection, before, after *half, was, is reach.Str
 	if before.absent != nil && after.absent != nil {
 		return after.absent
 	}
-	if err := d.end(before.at, after.at); err != nil {
+	if err := d.end(before.at, after); err != nil {
 		return err
 	}
 	if d.parties > 0 {
@@ -238,8 +236,22 @@ func (d *reachDiff) writeLine(value any) error {
 	return nil
 }
 
+// differEnd is the last line of JSON.
+type differEnd struct {
+	// Before and After are the revisions; After says under which schema, where two are compared.
+	Before string `json:"before"`
+	After  string `json:"after"`
+	// Orphaned is how many relationships the other schema does not admit.
+	Orphaned int `json:"orphaned"`
+	// Parties is how many parties differ, and the others are how many of their objects do.
+	Parties int `json:"parties"`
+	Gained  int `json:"gained"`
+	Lost    int `json:"lost"`
+	Changed int `json:"changed"`
+}
+
 // end shows how much differs, and between which revisions.
-func (d *reachDiff) end(before, after string) error {
+func (d *reachDiff) end(before string, after *half) error {
 	if d.json {
 		var sum differing
 		for _, n := range d.counts {
@@ -247,9 +259,9 @@ func (d *reachDiff) end(before, after string) error {
 			sum.lost += n.lost
 			sum.changed += n.changed
 		}
-		return d.writeLine(map[string]any{"end": map[string]any{
-			"before": before, "after": after, "parties": d.parties, "gained": sum.gained, "lost": sum.lost, "changed": sum.changed,
-		}})
+		return d.writeLine(struct {
+			End differEnd `json:"end"`
+		}{differEnd{before, after.at, after.orphaned, d.parties, sum.gained, sum.lost, sum.changed}})
 	}
 	return writeTable(d.out, func(w io.Writer) {
 		if d.parties == 0 {
@@ -267,7 +279,11 @@ func (d *reachDiff) end(before, after string) error {
 		}
 		row(w, "")
 		field(w, "before", before)
-		field(w, "after", after)
+		field(w, "after", after.at)
+		if after.orphaned > 0 {
+			field(w, "deleted", reach.Plural(uint64(after.orphaned), "relationship")+ //nolint:gosec // a count
+				" that the other schema does not admit; deputy schema plan lists them")
+		}
 	})
 }
 
