@@ -184,7 +184,7 @@ func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 	types := q.Types
 	if len(types) == 0 {
 		for _, name := range slices.Sorted(maps.Keys(c.schema.Types)) {
-			if (c.schema.Types[name].TenantSafe() || c.global[name]) && !c.hidesType(name) && !authz.IsCore(name) {
+			if c.decidesOn(c.schema.Types[name]) {
 				types = append(types, name)
 			}
 		}
@@ -223,6 +223,11 @@ func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 		}
 	}
 	return kinds, nil
+}
+
+// decidesOn reports whether there are decisions about objects of a type. Where every check of them is an error, nothing is reached.
+func (c *call) decidesOn(t *authz.Type) bool {
+	return (t.TenantSafe() || c.global[t.Name]) && t.UnsafeShape == "" && t.Stray == "" && !c.hidesType(t.Name) && !authz.IsCore(t.Name)
 }
 
 // reach is one reach's progress.
@@ -375,7 +380,7 @@ func (r *reach) delegation(ctx context.Context, d *facts.Delegation, place *Reac
 		place.to(d.ID)
 	}
 	c := authz.Case{Agent: d.Agent, Delegation: d.ID, Principal: r.q.Principal, Context: r.q.Context}
-	if r.q.Tenant != "" && d.Tenant != r.q.Tenant || d.Purged {
+	if r.q.Tenant != "" && d.Tenant != r.q.Tenant || d.Principal == (authz.Subject{}) { // purged, or malformed
 		return false, nil
 	}
 	if !c.Principal.IsZero() {
