@@ -59,12 +59,26 @@ type ReachedObject struct {
 	Missing        []string
 	// Err is what a check of the object comes to; it is not reached then.
 	Err error
+	// Grants are where they were asked for: of each holder one.
+	Grants []ReachGrant
 }
 
 // ReachCount is how many objects of a type a party reaches with a permission.
 type ReachCount struct {
 	Type, Permission         string
 	Has, Conditional, Failed uint64
+
+	// What follows is there where grants were asked for. Grants are at most MaxReachGrants kinds, of each holder as many objects as are reached, together with
+	// Others, whose grants are of other kinds or not known.
+	Grants []ReachGrants
+	Others uint64
+	// Only are the sets without which objects would not be reached, the one with most first, and at most MaxReachSets. OnlyCut says that there may
+	// be others.
+	Only    []ReachSet
+	OnlyCut bool
+	// Standing, Wildcard and SingleSet are what a reviewer should look at: grants to agents that have no end, or to delegations that have none
+	// either; grants to all of a type; and what is reached through one set alone.
+	Standing, Wildcard, SingleSet bool
 }
 
 // ReachTo is told a reach, in the order of calls: a party, then by type and permission the objects and their count, then the next party. Its
@@ -111,9 +125,8 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 	if err != nil {
 		return ReachEnd{}, err
 	}
-	if q.Grants {
-		return ReachEnd{}, authz.Errorf(authz.Precondition, authz.ReasonNoStore,
-			"grants are told only on the engine embedded: leave with_grants out")
+	if _, ok := call.source.snap.(granting); q.Grants && !ok {
+		return ReachEnd{}, errNoGrants
 	}
 	r := &reach{lookup: newLookup(ctx, call, math.MaxInt), q: q, to: to}
 	if r.kinds, err = call.kinds(q); err != nil {
@@ -171,7 +184,7 @@ func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 	types := q.Types
 	if len(types) == 0 {
 		for _, name := range slices.Sorted(maps.Keys(c.schema.Types)) {
-			if (c.schema.Types[name].TenantSafe() || c.global[name]) && !c.hidesType(name) && !authz.IsCore(name) {
+			if c.decidesOn(c.schema.Types[name]) {
 				types = append(types, name)
 			}
 		}
@@ -210,6 +223,11 @@ func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 		}
 	}
 	return kinds, nil
+}
+
+// decidesOn reports whether there are decisions about objects of a type. Where every check of them is an error, nothing is reached.
+func (c *call) decidesOn(t *authz.Type) bool {
+	return (t.TenantSafe() || c.global[t.Name]) && t.UnsafeShape == "" && t.Stray == "" && !c.hidesType(t.Name) && !authz.IsCore(t.Name)
 }
 
 // reach is one reach's progress.
@@ -362,7 +380,7 @@ func (r *reach) delegation(ctx context.Context, d *facts.Delegation, place *Reac
 		place.to(d.ID)
 	}
 	c := authz.Case{Agent: d.Agent, Delegation: d.ID, Principal: r.q.Principal, Context: r.q.Context}
-	if r.q.Tenant != "" && d.Tenant != r.q.Tenant || d.Purged {
+	if r.q.Tenant != "" && d.Tenant != r.q.Tenant || d.Principal == (authz.Subject{}) { // purged, or malformed
 		return false, nil
 	}
 	if !c.Principal.IsZero() {
@@ -493,6 +511,25 @@ func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at 
 	again.c.Resource, again.c.Permission = authz.Object{Type: k.objectType}, k.permission
 	again.plan()
 	count := &ReachCount{Type: k.objectType, Permission: k.permission}
+	var found tally
+	var waiting []*ReachedObject
+	flush := func() error {
+		if r.q.Grants {
+			if err := r.grants(ctx, &again, waiting, &found); err != nil {
+				return err
+			}
+		}
+		for _, o := range waiting {
+			if r.to.Object == nil {
+				break
+			}
+			if err := r.to.Object(o); err != nil {
+				return err
+			}
+		}
+		waiting = waiting[:0]
+		return nil
+	}
 	next, err := r.walk(ctx, &again, l, *at, func(found Reached) error {
 		switch {
 		case found.Err != nil:
@@ -502,19 +539,28 @@ func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at 
 		default:
 			count.Has++
 		}
-		if r.to.Object == nil {
+		if r.to.Object == nil && !r.q.Grants {
 			return nil
 		}
-		return r.to.Object(&ReachedObject{found.Resource, k.permission, found.Permissionship, found.Missing, found.Err})
+		waiting = append(waiting, &ReachedObject{
+			Resource: found.Resource, Permission: k.permission, Permissionship: found.Permissionship, Missing: found.Missing, Err: found.Err,
+		})
+		if r.q.Grants && len(waiting) < reachBatch {
+			return nil
+		}
+		return flush()
 	})
+	if err == nil {
+		err = flush()
+	}
 	if err != nil {
 		return false, err
 	}
-	if next == nil {
+	if found.into(count); next == nil {
 		return false, r.to.Count(count)
 	}
 	*at = *next
-	if *count == (ReachCount{Type: k.objectType, Permission: k.permission}) {
+	if count.Has+count.Conditional+count.Failed == 0 {
 		return true, nil
 	}
 	return true, r.to.Count(count)

@@ -173,11 +173,46 @@ func reachObjectProto(ctx context.Context, o *judge.ReachedObject) *deputyv1.Rea
 		return out
 	}
 	out.Permissionship, out.MissingContext = permissionship(o.Permissionship), o.Missing
+	for i := range o.Grants {
+		g := &o.Grants[i]
+		grant := &deputyv1.ReachGrant{Holder: objectProto(g.Holder), Relationship: relationshipProto(&g.Relationship)}
+		if !g.OnlyThrough.IsZero() {
+			grant.OnlyThrough = subjectProto(g.OnlyThrough)
+		}
+		out.Grants = append(out.Grants, grant)
+	}
 	return out
 }
 
 func reachCountProto(c *judge.ReachCount) *deputyv1.ReachCount {
-	return &deputyv1.ReachCount{
+	out := &deputyv1.ReachCount{
 		ResourceObjectType: c.Type, Permission: c.Permission, Has: c.Has, Conditional: c.Conditional, Failed: c.Failed,
+		Others: c.Others, OnlyThroughCut: c.OnlyCut,
 	}
+	for i := range c.Grants {
+		g := &c.Grants[i]
+		out.Grants = append(out.Grants, &deputyv1.ReachGrants{
+			Holder: objectProto(g.Holder), ResourceObjectType: g.Type, Relation: g.Relation, Subject: subjectProto(g.Subject),
+			Objects: g.Objects, WithoutEnd: g.WithoutEnd,
+		})
+	}
+	for i := range c.Only {
+		set := &c.Only[i]
+		out.OnlyThrough = append(out.OnlyThrough, &deputyv1.ReachSet{
+			Holder: objectProto(set.Holder), Set: subjectProto(set.Set), Objects: set.Objects,
+		})
+	}
+	for _, flag := range []struct {
+		raised bool
+		as     deputyv1.ReachFlag
+	}{
+		{c.Standing, deputyv1.ReachFlag_REACH_FLAG_STANDING},
+		{c.Wildcard, deputyv1.ReachFlag_REACH_FLAG_WILDCARD},
+		{c.SingleSet, deputyv1.ReachFlag_REACH_FLAG_SINGLE_SET},
+	} {
+		if flag.raised {
+			out.Flags = append(out.Flags, flag.as)
+		}
+	}
+	return out
 }

@@ -29,7 +29,7 @@ type ReachFlag int32
 const (
 	// Not known to this version: look at it.
 	ReachFlag_REACH_FLAG_UNSPECIFIED ReachFlag = 0
-	// A grant to an agent or a delegation has no end.
+	// Of a party: nothing that it stands on ends by itself. Of a count: a grant to an agent has no end, or one to a delegation that has none itself.
 	ReachFlag_REACH_FLAG_STANDING ReachFlag = 1
 	// The party reaches all that its agent may reach, because no delegation of its chain has a scope.
 	ReachFlag_REACH_FLAG_UNSCOPED ReachFlag = 2
@@ -105,7 +105,8 @@ type ReadReachRequest struct {
 	Permissions []string `protobuf:"bytes,7,rep,name=permissions,proto3" json:"permissions,omitempty"`
 	// Context for caveats, at most 4,096 bytes and 16 levels deep.
 	Context *structpb.Struct `protobuf:"bytes,8,opt,name=context,proto3" json:"context,omitempty"`
-	// The revision to answer at: any that can still be read. Left out: the head revision. Not to be combined with a cursor.
+	// The revision to answer at: any that can still be read, as of the moment of its token, where the engine is embedded. Left out: the head
+	// revision. Not to be combined with a cursor.
 	Consistency *Consistency `protobuf:"bytes,9,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	// Whether each object is named too, and not only counted.
 	WithObjects bool `protobuf:"varint,10,opt,name=with_objects,json=withObjects,proto3" json:"with_objects,omitempty"`
@@ -256,7 +257,7 @@ type ReadReachRequest_AgentId struct {
 }
 
 type ReadReachRequest_DelegationId struct {
-	// A delegation's, for each principal that it covers.
+	// A delegation's, for each principal that it covers, as if the agent had started a session under it.
 	DelegationId string `protobuf:"bytes,2,opt,name=delegation_id,json=delegationId,proto3,oneof"`
 }
 
@@ -717,14 +718,17 @@ type ReachCount struct {
 	// with_grants: how many of has and conditional come through which kind of grant, those of one holder together. At most 1,000; the objects of
 	// all others are in others.
 	Grants []*ReachGrants `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`
-	// with_grants: for each holder, the objects whose grants are left out above.
+	// with_grants: for each holder, the objects whose grants are left out above, because they are of other kinds, lead through what does not exist for
+	// the caller, or could not be told.
 	Others uint64 `protobuf:"varint,7,opt,name=others,proto3" json:"others,omitempty"`
 	// with_grants: the sets without which objects would not be reached, each with how many, the one with most first. At most 100.
 	OnlyThrough []*ReachSet `protobuf:"bytes,8,rep,name=only_through,json=onlyThrough,proto3" json:"only_through,omitempty"`
 	// What a reviewer should look at, in the order of the enum.
-	Flags         []ReachFlag `protobuf:"varint,9,rep,packed,name=flags,proto3,enum=deputy.v1.ReachFlag" json:"flags,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Flags []ReachFlag `protobuf:"varint,9,rep,packed,name=flags,proto3,enum=deputy.v1.ReachFlag" json:"flags,omitempty"`
+	// with_grants: whether there may be more in only_through: of each object at most 16 sets are tried.
+	OnlyThroughCut bool `protobuf:"varint,10,opt,name=only_through_cut,json=onlyThroughCut,proto3" json:"only_through_cut,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReachCount) Reset() {
@@ -818,6 +822,13 @@ func (x *ReachCount) GetFlags() []ReachFlag {
 		return x.Flags
 	}
 	return nil
+}
+
+func (x *ReachCount) GetOnlyThroughCut() bool {
+	if x != nil {
+		return x.OnlyThroughCut
+	}
+	return false
 }
 
 // ReachGrants are grants of one kind to one holder.
@@ -1101,7 +1112,7 @@ const file_deputy_v1_reach_proto_rawDesc = "" +
 	"ReachGrant\x122\n" +
 	"\x06holder\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\x06holder\x12;\n" +
 	"\frelationship\x18\x02 \x01(\v2\x17.deputy.v1.RelationshipR\frelationship\x12>\n" +
-	"\fonly_through\x18\x03 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\vonlyThrough\"\xd6\x02\n" +
+	"\fonly_through\x18\x03 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\vonlyThrough\"\x80\x03\n" +
 	"\n" +
 	"ReachCount\x120\n" +
 	"\x14resource_object_type\x18\x01 \x01(\tR\x12resourceObjectType\x12\x1e\n" +
@@ -1114,7 +1125,9 @@ const file_deputy_v1_reach_proto_rawDesc = "" +
 	"\x06grants\x18\x06 \x03(\v2\x16.deputy.v1.ReachGrantsR\x06grants\x12\x16\n" +
 	"\x06others\x18\a \x01(\x04R\x06others\x126\n" +
 	"\fonly_through\x18\b \x03(\v2\x13.deputy.v1.ReachSetR\vonlyThrough\x12*\n" +
-	"\x05flags\x18\t \x03(\x0e2\x14.deputy.v1.ReachFlagR\x05flags\"\x81\x02\n" +
+	"\x05flags\x18\t \x03(\x0e2\x14.deputy.v1.ReachFlagR\x05flags\x12(\n" +
+	"\x10only_through_cut\x18\n" +
+	" \x01(\bR\x0eonlyThroughCut\"\x81\x02\n" +
 	"\vReachGrants\x122\n" +
 	"\x06holder\x18\x01 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\x06holder\x120\n" +
 	"\x14resource_object_type\x18\x02 \x01(\tR\x12resourceObjectType\x12\x1a\n" +
