@@ -51,7 +51,7 @@ const (
 	// ExitOK: the command did what it was asked; for check, the agent may act.
 	ExitOK = 0
 	// ExitDenied: check was answered with a refusal, journal verify or collect found a journal that is not as it was written, or what demo, test,
-	// lint, diff, plan or fmt --check looked for was found.
+	// lint, diff, plan, fmt --check or a comparing reach looked for was found.
 	ExitDenied = 1
 	// ExitError: the command failed. Standard error has one line that says why.
 	ExitError = 2
@@ -63,7 +63,7 @@ const (
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
   1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check;
-       a journal is not as it was written: journal verify, journal collect
+       something differs: reach --diff, reach --schema; a journal is not as it was written: journal verify, journal collect
   2    the command failed, and standard error says why; for check: there is no answer
   130  a signal such as Ctrl-C ended the command, and standard error says which command`
 

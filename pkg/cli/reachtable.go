@@ -167,8 +167,10 @@ func (t throughs) sorted() []*through {
 func grantsTable(w io.Writer, all []*deputy.ReachCount) {
 	kinds, sets := throughs{}, throughs{}
 	var others uint64
+	cut := false
 	for _, c := range all {
 		others += c.GetOthers()
+		cut = cut || c.GetOnlyThroughCut()
 		for _, g := range c.GetGrants() {
 			kinds.add(g.GetHolder(), reach.Kind(g), g.GetObjects(), c)
 		}
@@ -190,7 +192,7 @@ func grantsTable(w io.Writer, all []*deputy.ReachCount) {
 		}
 	}
 	if others > 0 {
-		row(w, fmt.Sprintf("  More kinds of grants than the server names lead to %s.", reach.Plural(others, "object")))
+		row(w, fmt.Sprintf("  Through grants that the server does not name: %s.", reach.Plural(others, "object")))
 	}
 	if len(sets) > 0 {
 		row(w, "")
@@ -202,6 +204,9 @@ func grantsTable(w io.Writer, all []*deputy.ReachCount) {
 			break
 		}
 		row(w, "  "+s.holder, s.text, strings.Join(s.reaches, ", "))
+	}
+	if cut {
+		row(w, "  There may be more such sets: of some objects not all were looked at.")
 	}
 }
 

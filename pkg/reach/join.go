@@ -112,6 +112,7 @@ func addCount(to, more *deputy.ReachCount) {
 	to.Conditional += more.GetConditional()
 	to.Failed += more.GetFailed()
 	to.Others += more.GetOthers()
+	to.OnlyThroughCut = to.GetOnlyThroughCut() || more.GetOnlyThroughCut()
 	to.Flags = union(to.GetFlags(), more.GetFlags())
 	at := map[grantKey]*deputy.ReachGrants{}
 	for _, g := range to.GetGrants() {
@@ -139,6 +140,8 @@ func addCount(to, more *deputy.ReachCount) {
 		} else if len(to.GetOnlyThrough()) < maxSets {
 			s = proto.CloneOf(s)
 			to.OnlyThrough, sets[setKeyOf(s)] = append(to.OnlyThrough, s), s
+		} else {
+			to.OnlyThroughCut = true
 		}
 	}
 	slices.SortFunc(to.Grants, func(a, b *deputy.ReachGrants) int {

@@ -279,7 +279,7 @@ func (p *picture) grant(y float64, g *Grants, role Role) float64 {
 	p.text("mute", 11, x3+10, y+29, w3-20, g.How)
 	y += 36
 	var flags []deputy.ReachFlag
-	if g.WithoutEnd > 0 && role != RolePrincipal {
+	if g.WithoutEnd > 0 && (role == RoleAgent || role == RoleScope && p.sum.until.Endless) {
 		flags = append(flags, deputy.ReachFlag_REACH_FLAG_STANDING)
 	}
 	if g.Everybody {
@@ -396,6 +396,12 @@ func (p *picture) legend(y float64) float64 {
 	notes := []string{
 		"A right is one permission on one object for one principal. A number beside a grant says how many rights come through it; " +
 			"of several grants that lead to an object one is shown.",
+	}
+	if p.sum.Unnamed > 0 {
+		notes = append(notes, fmt.Sprintf("%s come through grants that the server does not name here.", rights(p.sum.Unnamed)))
+	}
+	if p.sum.SetsCut {
+		notes = append(notes, "There may be more memberships on which rights hang than were looked at.")
 	}
 	if p.sum.Refused > 0 {
 		notes = append(notes, fmt.Sprintf("Of %d parties (an agent for a principal in a tenant under a delegation) %d can do nothing now, because a gate refuses.",

@@ -261,7 +261,7 @@ func TestSumIsBounded(t *testing.T) {
 			AgentId: fmt.Sprint("bot", i), DelegationChain: []string{fmt.Sprint("d", i)}, Principal: ref("user", fmt.Sprint(i)), TenantId: fmt.Sprint(i),
 		}}})
 		s.Add(&Message{Result: &deputy.ReadReachResponse_Count{Count: &deputy.ReachCount{
-			ResourceObjectType: "document", Permission: "view", Has: 1,
+			ResourceObjectType: "document", Permission: "view", Has: 1, Others: 1, OnlyThroughCut: i == many/2,
 			Grants: []*deputy.ReachGrants{{
 				Holder: ref("user", fmt.Sprint(i)), ResourceObjectType: "document", Relation: "reader", Subject: set("group", fmt.Sprint(i), "member"), Objects: 1,
 			}},
@@ -271,6 +271,9 @@ func TestSumIsBounded(t *testing.T) {
 	principals, more := s.Principals()
 	agents, moreAgents := s.Agents()
 	grants, others := s.Grants(RolePrincipal)
+	if s.Unnamed != many || !s.SetsCut {
+		t.Errorf("%d rights come through grants that are not named, want %d; sets were cut: %v", s.Unnamed, many, s.SetsCut)
+	}
 	if s.Rights() != many || len(principals) != maxKept || more == 0 || len(agents) != maxKept || moreAgents == 0 {
 		t.Errorf("%d rights, %d and %d more principals, %d and %d more agents", s.Rights(), len(principals), more, len(agents), moreAgents)
 	}

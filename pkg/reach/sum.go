@@ -22,6 +22,10 @@ type Sum struct {
 	Parties, Refused int
 	// Granted tells that the reach says through which grants.
 	Granted bool
+	// Unnamed is how many rights come, for some holder, through grants that the server does not name, and SetsCut that there may be more sets than
+	// are named.
+	Unnamed uint64
+	SetsCut bool
 	// Frozen tells that a party is bound to the revision of its session's start.
 	Frozen bool
 
@@ -222,7 +226,8 @@ func (s *Sum) addCount(c *deputy.ReachCount) {
 		a.Rights += c.GetHas() + c.GetConditional()
 	}
 	s.Granted = s.Granted || len(c.GetGrants()) > 0
-	s.others[RolePrincipal] += c.GetOthers() // of whose, the server does not say
+	s.Unnamed += c.GetOthers()
+	s.SetsCut = s.SetsCut || c.GetOnlyThroughCut()
 	for _, g := range c.GetGrants() {
 		s.addGrants(g)
 	}

@@ -45,7 +45,7 @@ func FlagWord(f deputy.ReachFlag) string {
 func FlagMeaning(f deputy.ReachFlag) string {
 	switch f {
 	case deputy.ReachFlag_REACH_FLAG_STANDING:
-		return "a grant to an agent or a delegation has no end: give it an expiration, so that it does not outlive its purpose"
+		return "the delegation, or a grant to the agent, has no end: give it an expiration, so that it does not outlive its purpose"
 	case deputy.ReachFlag_REACH_FLAG_UNSCOPED:
 		return "no delegation of the chain has a scope, so that all that agent and principal both reach is open: delegate a scope"
 	case deputy.ReachFlag_REACH_FLAG_WILDCARD:
