@@ -3,6 +3,7 @@ package reach
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Describe says in sentences what WritePicture draws, and names all that the picture has room for.
@@ -27,6 +28,10 @@ func Describe(of string, s *Sum) string {
 	}
 	if rest := len(principals) - shownPrincipals + more; rest > 0 {
 		say("And for %d more.", rest)
+	}
+	if s.Parties == 0 {
+		say("Nothing is reached: there is no delegation under which it could act.")
+		return strings.Join(all, " ")
 	}
 	say("%s, by which it acts, %s.", Plural(uint64(s.delegations()), "delegation"), s.until) //nolint:gosec // a count
 	for role, title := range []string{"Grants to the agent", "Grants to the principal", "Passed on by the delegation"} {
@@ -57,7 +62,7 @@ func Describe(of string, s *Sum) string {
 		if i == shownSets {
 			break
 		}
-		say("%s of these are reached only while %s has %s.", grouped(set.Rights), set.Name, set.Holder)
+		say("%s of these hold only while %s is in %s.", rights(set.Rights), set.Holder, set.Name)
 	}
 	rows := s.Rows()
 	for _, r := range rows {
@@ -77,4 +82,16 @@ func Describe(of string, s *Sum) string {
 		say("Flag %s: %s.", FlagWord(f), FlagMeaning(f))
 	}
 	return strings.Join(all, " ")
+}
+
+// String says until when.
+func (u Until) String() string {
+	switch {
+	case u.Endless:
+		return "without an end"
+	case u.Last.IsZero():
+		return "but not now"
+	default:
+		return "until " + u.Last.UTC().Format(time.RFC3339)
+	}
 }

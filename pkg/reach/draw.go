@@ -20,6 +20,9 @@ func escape(text string) string {
 	return b.String()
 }
 
+// bold is how much wider bold letters are.
+const bold = 1.09
+
 // px writes a coordinate.
 func px(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
@@ -66,7 +69,7 @@ func (c *canvas) middle(class string, size, x, y, room float64, text string) {
 func (c *canvas) written(class, anchor string, size, x, y, room float64, text string) {
 	text = notation.Visible(text)
 	if strings.HasPrefix(class, "bold") || class == "no" {
-		room /= 1.09 // as much wider are bold letters
+		room /= bold
 	}
 	shown, title := fit(text, size, room), ""
 	if shown != text {
@@ -130,6 +133,22 @@ func fit(text string, size, room float64) string {
 		}
 	}
 	return "…"
+}
+
+// twoLines cuts a text that is wider than room in two: behind a sign that parts of ids end with if there is one, and in any case where it has to.
+func twoLines(text string, size, room float64) []string {
+	if width(text, size) <= room {
+		return []string{text}
+	}
+	runes := []rune(text)
+	end := 1
+	for end < len(runes) && width(string(runes[:end+1]), size) <= room {
+		end++
+	}
+	if at := strings.LastIndexAny(string(runes[:end]), "/@.-:#_ "); at > 0 {
+		end = len([]rune(string(runes[:end])[:at+1]))
+	}
+	return []string{string(runes[:end]), string(runes[end:])}
 }
 
 // lines cuts a text at its blanks into lines that are no wider than room. A word that is too wide is a line by itself.

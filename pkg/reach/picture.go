@@ -88,6 +88,10 @@ func (p *picture) draw(of string) float64 {
 	}
 	p.line("rule", margin, 104, pictureWidth-margin, 104)
 
+	if p.sum.Parties == 0 {
+		p.text("bold", 14, margin, 136, pictureWidth-2*margin, "Nothing is reached: there is no delegation under which it could act.")
+		return p.legend(180)
+	}
 	// Three lanes, one below the other: agents, principals, delegations. Each ends in the grants that it needs.
 	agents, panel := p.agents(), p.grants(top, RoleAgent, "Grants to the agent")
 	lane1 := top + 20
@@ -161,10 +165,12 @@ func (p *picture) principals(y float64) float64 {
 	all, more := p.sum.Principals()
 	first := y + 24
 	for i, a := range all[:min(len(all), shownPrincipals)] {
-		class, h := "card", 56.0
+		class := "card"
 		if a.Refused == a.Parties {
-			class, h = "pale", 54
+			class = "pale"
 		}
+		name := twoLines(a.Name, 13*bold, w2-20)
+		h := 40 + 16*float64(len(name))
 		if i > 0 {
 			p.line("edge arrow", x1+w1+18, y+24, x2-2, y+24)
 		}
@@ -172,12 +178,16 @@ func (p *picture) principals(y float64) float64 {
 			p.line("edge", x2+w2, y+24, x2+w2+14, y+24, x2+w2+14, first)
 		}
 		p.box(class, x2, y, w2, h)
-		p.text("bold", 13, x2+10, y+19, w2-20, a.Name)
-		p.text("mute", 11, x2+10, y+34, w2-20, "in tenant "+a.Tenant)
+		at := y + 3
+		for _, line := range name {
+			at += 16
+			p.text("bold", 13, x2+10, at, w2-20, line)
+		}
+		p.text("mute", 11, x2+10, at+15, w2-20, "in tenant "+a.Tenant)
 		if class == "pale" {
-			p.text("no", 11, x2+10, y+48, w2-20, "✕ refused by "+Gate(a.By))
+			p.text("no", 11, x2+10, at+30, w2-20, "✕ refused by "+Gate(a.By))
 		} else {
-			p.text("", 11, x2+10, y+49, w2-20, rights(a.Rights))
+			p.text("", 11, x2+10, at+30, w2-20, rights(a.Rights))
 		}
 		y += h + 8
 	}
@@ -197,35 +207,32 @@ func (p *picture) principals(y float64) float64 {
 // delegations draws by what the agents act, from y on, and returns where that ends.
 func (p *picture) delegations(y float64) float64 {
 	s := p.sum
-	h := 58.0
-	var flags []deputy.ReachFlag
-	for _, f := range s.Flags() {
-		if f == deputy.ReachFlag_REACH_FLAG_UNSCOPED {
-			flags = append(flags, f)
-			h += 22
-		}
-	}
-	p.box("card", x2, y, w2, h)
-	p.text("bold", 13, x2+10, y+19, w2-20, Plural(uint64(s.delegations()), "delegation")) //nolint:gosec // a count
-	until := strings.SplitN(s.until.String(), " ", 2)
-	p.text("mute", 11, x2+10, y+35, w2-20, "by which it acts, "+until[0])
-	p.text("mute", 11, x2+10, y+50, w2-20, until[1])
-	if len(flags) > 0 {
-		p.badge(x2+8, y+57, flags[0])
-	}
-	return y + h
-}
-
-// String says until when.
-func (u Until) String() string {
+	start := y
+	var inner picture
+	inner.text("bold", 13, x2+10, y+19, w2-20, Plural(uint64(s.delegations()), "delegation")) //nolint:gosec // a count
+	when := []string{"by which it acts, until", s.until.Last.UTC().Format(time.RFC3339)}
 	switch {
-	case u.Endless:
-		return "without end"
-	case u.Last.IsZero():
-		return "refused now"
-	default:
-		return "until " + u.Last.UTC().Format(time.RFC3339)
+	case s.until.Endless:
+		when = []string{"by which it acts", "and which have no end"}
+	case s.until.Last.IsZero():
+		when = []string{"by which it can act now"}
 	}
+	y += 20
+	for _, line := range when {
+		y += 15
+		inner.text("mute", 11, x2+10, y, w2-20, line)
+	}
+	y += 8
+	for _, f := range s.party {
+		if f == deputy.ReachFlag_REACH_FLAG_STANDING && !s.until.Endless {
+			continue // of a session of the past, and told at the grants
+		}
+		inner.badge(x2+8, y, f)
+		y += badgeHeight + 4
+	}
+	p.box("card", x2, start, w2, y+2-start)
+	p.b.WriteString(inner.b.String())
+	return y + 2
 }
 
 // grants draws the grants to a role, from y on, and returns where that ends.
@@ -245,7 +252,7 @@ func (p *picture) grants(y float64, role Role, title string) float64 {
 	}
 	if others > 0 {
 		inner.text("mute", 11.5, x3+10, y+14, w3-80, "through other grants")
-		inner.right("", 12, x3+w3-10, y+14, 70, grouped(others))
+		inner.right("bold", 12, x3+w3-10, y+14, w3, grouped(others))
 		y += 22
 	}
 	if role == RoleScope && s.unscoped > 0 {
@@ -273,11 +280,6 @@ func (p *picture) grants(y float64, role Role, title string) float64 {
 
 // grant draws grants of one kind.
 func (p *picture) grant(y float64, g *Grants, role Role) float64 {
-	number := grouped(g.Rights)
-	p.text("", 12, x3+10, y+14, w3-30-width(number, 12), g.Relation+" of "+g.Type)
-	p.right("bold", 12, x3+w3-10, y+14, 100, number)
-	p.text("mute", 11, x3+10, y+29, w3-20, g.How)
-	y += 36
 	var flags []deputy.ReachFlag
 	if g.WithoutEnd > 0 && (role == RoleAgent || role == RoleScope && p.sum.until.Endless) {
 		flags = append(flags, deputy.ReachFlag_REACH_FLAG_STANDING)
@@ -285,30 +287,42 @@ func (p *picture) grant(y float64, g *Grants, role Role) float64 {
 	if g.Everybody {
 		flags = append(flags, deputy.ReachFlag_REACH_FLAG_WILDCARD)
 	}
-	return p.badges(x3+8, y, flags)
+	return p.entry(y, g.Relation+" of "+g.Type, g.How, g.Rights, flags...)
 }
 
-// badges draws flags in a line, if there are any, and returns where that ends.
-func (p *picture) badges(x, y float64, flags []deputy.ReachFlag) float64 {
-	if len(flags) == 0 {
-		return y
+// entry draws two lines in the third column, with a number, and flags behind the second line, or below it where there is no room.
+func (p *picture) entry(y float64, first, second string, rights uint64, flags ...deputy.ReachFlag) float64 {
+	number := grouped(rights)
+	p.text("", 12, x3+10, y+14, w3-28-width(number, 12*bold), first)
+	p.right("bold", 12, x3+w3-10, y+14, w3, number)
+	p.text("mute", 11, x3+10, y+29, w3-20, second)
+	var all float64
+	for _, f := range flags {
+		all += badgeWidth(f) + 6
+	}
+	x, at := x3+w3-4-all, y+18
+	switch {
+	case all == 0:
+		return y + 38
+	case width(second, 11)+8+all > w3-14:
+		x, at = x3+8, y+35
+		y += 22
 	}
 	for _, f := range flags {
-		x = p.badge(x, y, f) + 6
+		x = p.badge(x, at, f) + 6
 	}
-	return y + badgeHeight + 8
+	return y + 40
 }
 
 // sets draws the memberships without which rights of a role would be gone.
 func (p *picture) sets(y float64, role Role) float64 {
 	all := slices.DeleteFunc(p.sum.Sets(), func(s *Set) bool { return s.Role != role })
-	for _, s := range all[:min(len(all), shownSets)] {
-		p.line("rule", x3+10, y+4, x3+w3-10, y+4)
-		number := grouped(s.Rights)
-		p.text("", 11.5, x3+10, y+21, w3-30-width(number, 12), s.Name)
-		p.right("bold", 12, x3+w3-10, y+21, 100, number)
-		p.text("mute", 11, x3+10, y+36, w3-20, "only while it has "+s.Holder)
-		y = p.badges(x3+8, y+42, []deputy.ReachFlag{deputy.ReachFlag_REACH_FLAG_SINGLE_SET})
+	for i, s := range all[:min(len(all), shownSets)] {
+		if i == 0 {
+			p.line("rule", x3+10, y+4, x3+w3-10, y+4)
+			y += 8
+		}
+		y = p.entry(y, s.Name, "only while "+s.Holder+" is in it", s.Rights, deputy.ReachFlag_REACH_FLAG_SINGLE_SET)
 	}
 	if len(all) > shownSets {
 		p.text("mute", 11, x3+10, y+12, w3-20, fmt.Sprintf("and %d more such memberships", len(all)-shownSets))
@@ -337,7 +351,7 @@ func (p *picture) rows() float64 {
 			n += r.Has + r.Conditional
 		}
 		inner.text("mute", 11.5, x4+10, y+20, w4-70, fmt.Sprintf("and %d more", len(all)-shownRows))
-		inner.right("bold", 12, x4+w4-10, y+20, 60, grouped(n))
+		inner.right("bold", 12, x4+w4-10, y+20, w4, grouped(n))
 		y += 26
 	}
 	if len(all) == 0 {
@@ -345,8 +359,9 @@ func (p *picture) rows() float64 {
 		y += 28
 	} else {
 		inner.line("rule", x4+10, y+12, x4+w4-10, y+12)
-		inner.text("", 12, x4+10, y+31, w4-80, "rights in all")
-		inner.right("bold", 13, x4+w4-10, y+31, 70, grouped(s.Rights()))
+		number := grouped(s.Rights())
+		inner.right("bold", 13, x4+w4-10, y+31, w4, number)
+		inner.text("", 12, x4+10, y+31, w4-28-width(number, 13*bold), "in all")
 		y += 36
 	}
 	y += 8
@@ -358,8 +373,14 @@ func (p *picture) rows() float64 {
 // row draws how much of a type is reached with a permission.
 func (p *picture) row(y float64, r Row, most uint64) float64 {
 	number := grouped(r.Has + r.Conditional)
-	p.text("", 12.5, x4+10, y+12, w4-30-width(number, 13), r.Type+" "+r.Permission)
-	p.right("bold", 13, x4+w4-10, y+12, 90, number)
+	label, beside := r.Type+" "+r.Permission, w4-28-width(number, 13*bold)
+	if width(label, 12.5) > beside {
+		p.text("", 12.5, x4+10, y+12, w4-20, r.Type)
+		label = r.Permission
+		y += 16
+	}
+	p.text("", 12.5, x4+10, y+12, beside, label)
+	p.right("bold", 13, x4+w4-10, y+12, w4, number)
 	full := w4 - 20
 	long := func(n uint64) float64 {
 		if n == 0 || most == 0 {

@@ -609,6 +609,34 @@ func desk() []*Message {
 	}
 }
 
+// crowd is a reach of more than a picture shows, with ids of all kinds.
+func crowd() (all []*Message) {
+	for i := range 12 {
+		user := ref("user", fmt.Sprintf("%s-%d@subsidiary-with-a-long-name.example.com", strings.Repeat("very", i%3+1), i))
+		agent := []string{"https://agents.example.com/orchestrators/" + fmt.Sprint(i%6), "sub-agent", "sub-sub-agent", "日本語エージェント", "last"}
+		all = append(all, &Message{Result: &deputy.ReadReachResponse_Party{Party: &deputy.ReachParty{
+			AgentChain: agent, DelegationChain: []string{fmt.Sprintf("%032d", i)}, Principal: user, TenantId: fmt.Sprint("tenant-", i%3), Frozen: true,
+			RefusedBy: map[bool]deputy.Gate{true: deputy.Gate_GATE_DELEGATION}[i == 11],
+		}}})
+		if i == 11 {
+			break
+		}
+		for n := range 15 {
+			all = append(all, &Message{Result: &deputy.ReadReachResponse_Count{Count: &deputy.ReachCount{
+				ResourceObjectType: fmt.Sprint("knowledge_base_article_", n), Permission: "view_with_attachments", Has: uint64(n * n * 12345), Conditional: uint64(i * 1000),
+				Flags: []deputy.ReachFlag{deputy.ReachFlag_REACH_FLAG_SINGLE_SET, 99},
+				Grants: []*deputy.ReachGrants{
+					{Holder: user, ResourceObjectType: "space", Relation: "reader", Subject: set("group", fmt.Sprintf("everybody-in-department-%d", n), "member"), Objects: uint64(n)},
+					{Holder: ref("agent", "last"), ResourceObjectType: "space", Relation: fmt.Sprint("reader_", n), Subject: set("agent", "*", ""), Objects: 7, WithoutEnd: 1},
+				},
+				Others:      1,
+				OnlyThrough: []*deputy.ReachSet{{Holder: user, Set: set("group", fmt.Sprintf("everybody-in-department-%d", n), "member"), Objects: uint64(n)}},
+			}}})
+		}
+	}
+	return append(all, &Message{Result: &deputy.ReadReachResponse_End{End: &deputy.ReachEnd{Complete: true}}})
+}
+
 // golden compares with a file of testdata, or writes it.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
@@ -646,5 +674,19 @@ func TestGolden(t *testing.T) {
 	}
 	golden(t, "desk.csv", strings.ReplaceAll(table.String(), "\r\n", "\n")) // as Git keeps texts
 	golden(t, "desk.svg", picture.String())
+	many := NewSum()
+	for _, m := range crowd() {
+		many.Add(m)
+	}
+	picture.Reset()
+	if err := WritePicture(&picture, "agent:last", many); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "crowd.svg", picture.String())
+	picture.Reset()
+	if err := WritePicture(&picture, "agent:idle", NewSum()); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "nothing.svg", picture.String())
 	golden(t, "desk.txt", strings.ReplaceAll(Describe("agent:triage-bot", s), ". ", ".\n")+"\n")
 }

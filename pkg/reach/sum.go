@@ -42,8 +42,9 @@ type Sum struct {
 	unscoped   int
 	scoped     int
 	until      Until
-	// party is the one that counts are of.
-	party *deputy.ReachParty
+	// now is the party that counts are of, and party are the flags of parties.
+	now   *deputy.ReachParty
+	party []deputy.ReachFlag
 }
 
 // Row is how much of a type is reached with a permission.
@@ -157,7 +158,7 @@ func (s *Sum) Add(m *Message) {
 	switch {
 	case m.GetParty() != nil:
 		s.addParty(m.GetParty())
-	case m.GetCount() != nil && s.party != nil:
+	case m.GetCount() != nil && s.now != nil:
 		s.addCount(m.GetCount())
 	case m.GetEnd() != nil:
 		s.At = m.GetEnd().GetLookedUpAt().GetToken()
@@ -169,7 +170,7 @@ func refused(p *deputy.ReachParty) bool { return p.GetRefusedBy() != deputy.Gate
 
 // actors are the chain of agents and the principal of the party, where there is room for them.
 func (s *Sum) actors() (all []*Actor) {
-	p := s.party
+	p := s.now
 	if a, kept := s.agents.at(Agents(p), func() *Actor { return &Actor{Name: Agents(p)} }); kept {
 		all = append(all, a)
 	}
@@ -181,7 +182,7 @@ func (s *Sum) actors() (all []*Actor) {
 }
 
 func (s *Sum) addParty(p *deputy.ReachParty) {
-	s.party = p
+	s.now = p
 	s.Parties++
 	s.Frozen = s.Frozen || p.GetFrozen()
 	for _, a := range s.actors() {
@@ -202,7 +203,7 @@ func (s *Sum) addParty(p *deputy.ReachParty) {
 	if len(s.tenants) < maxKept {
 		s.tenants[p.GetTenantId()] = true
 	}
-	s.flags = union(s.flags, p.GetFlags())
+	s.flags, s.party = union(s.flags, p.GetFlags()), union(s.party, p.GetFlags())
 	if p.GetUnscoped() {
 		s.unscoped++
 	} else {
