@@ -237,6 +237,8 @@ type Type struct {
 	Name string
 	// Members maps each relation and permission to whether it is a permission.
 	Members map[string]bool
+	// Permissions names those of them that are permissions, in the order in which the schema writes them.
+	Permissions []string
 	// UnsafeShape names a relation ("type#relation") in which a caveat or an expiration stands beside a
 	// userset of the same type, a shape that SpiceDB evaluates wrongly: one of this type, or of another
 	// that evaluating this one leads to. Empty where there is none.

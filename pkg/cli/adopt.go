@@ -157,7 +157,7 @@ func candidateText(c *deputy.AdoptionCandidate) string {
 	left(comment, len(c.GetRelationships()), c.GetRelationshipsTotal(), "relationships")
 	for _, d := range c.GetDelegations() {
 		comment("delegation %s: agent:%s for %s in %s, %s", d.GetDelegationId(), d.GetAgentId(), subject(d.GetPrincipal()), d.GetTenantId(),
-			force(d.GetState())+reach(d))
+			force(d.GetState())+extent(d))
 	}
 	left(comment, len(c.GetDelegations()), c.GetDelegationsTotal(), "delegations")
 	for _, s := range c.GetSessions() {
@@ -195,8 +195,8 @@ func force(s deputy.LifecycleState) string {
 	return "not active, and stays so"
 }
 
-// reach says how far a delegation that comes into force reaches; nothing of one that does not.
-func reach(d *deputy.Delegation) string {
+// extent says how far a delegation that comes into force reaches; nothing of one that does not.
+func extent(d *deputy.Delegation) string {
 	if d.GetState() != deputy.LifecycleState_LIFECYCLE_STATE_ACTIVE {
 		return ""
 	}

@@ -11,6 +11,7 @@
 //	complete.go      what the shell completes with what a server has
 //	question.go      the flags of the commands that ask for a decision
 //	list.go          pages of a list
+//	reach.go         a reach, as one stream; its text is in reachtable.go, and what differs between two in reachdiff.go
 //	reference.go     text to objects, subjects, scopes, caveat context, consistency
 //	output.go        tables for people, JSON for programs
 //	failure.go       errors, as one line in the words of the command line
@@ -50,7 +51,7 @@ const (
 	// ExitOK: the command did what it was asked; for check, the agent may act.
 	ExitOK = 0
 	// ExitDenied: check was answered with a refusal, journal verify or collect found a journal that is not as it was written, or what demo, test,
-	// lint, diff, plan or fmt --check looked for was found.
+	// lint, diff, plan, fmt --check or a comparing reach looked for was found.
 	ExitDenied = 1
 	// ExitError: the command failed. Standard error has one line that says why.
 	ExitError = 2
@@ -62,7 +63,7 @@ const (
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
   1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check;
-       a journal is not as it was written: journal verify, journal collect
+       something differs: reach --diff, reach --schema; a journal is not as it was written: journal verify, journal collect
   2    the command failed, and standard error says why; for check: there is no answer
   130  a signal such as Ctrl-C ended the command, and standard error says which command`
 
@@ -155,7 +156,7 @@ beats the default.
 		&cobra.Group{ID: groupServer, Title: "Server:"},
 	)
 	root.AddCommand(
-		newCheck(p), newExplain(p), newFilter(p), newLookup(p),
+		newCheck(p), newExplain(p), newFilter(p), newLookup(p), newReach(p),
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p),
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),

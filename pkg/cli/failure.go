@@ -125,7 +125,10 @@ func wantsJSON(args []string, env LookupEnv) bool {
 }
 
 // fieldFlags are the fields whose flag or argument is not called as they are.
-var fieldFlags = map[string]string{"resource_object_type": "type", "parent_delegation_id": "parent", "targets": "target", "objects": "name"}
+var fieldFlags = map[string]string{
+	"resource_object_type": "type", "parent_delegation_id": "parent", "targets": "target", "objects": "name",
+	"resource_object_types": "type", "permissions": "permission",
+}
 
 // fieldParts say what the last part of a field's name is of the whole.
 var fieldParts = map[string]string{"object_type": "the type of ", "object_id": "the id of ", "relation": "the relation of "}
@@ -162,6 +165,9 @@ func flagOf(cmd *cobra.Command, field string) string {
 	}
 	if other, ok := fieldFlags[head]; ok {
 		head = other
+	}
+	if head == "on_behalf_of" && cmd.Flags().Lookup("for") != nil {
+		head = "for"
 	}
 	head = strings.ReplaceAll(head, "_", "-")
 	short := strings.TrimSuffix(strings.TrimSuffix(head, "-ids"), "-id")

@@ -32,7 +32,7 @@ func parseObject(name, text string) (*deputy.ObjectReference, error) {
 
 // objectExamples are what stands in an error as an example of a flag or an argument that names no object of the domain.
 var objectExamples = map[string]string{
-	"PRINCIPAL": "user:alice", "--principal": "user:alice", "--on-behalf-of": "user:alice", "--granted-by": "user:dana", "NAME": "user:alice",
+	"PRINCIPAL": "user:alice", "--principal": "user:alice", "--on-behalf-of": "user:alice", "--granted-by": "user:dana", "--for": "user:alice", "NAME": "user:alice",
 	"PERSON": "user:alice",
 }
 

@@ -68,6 +68,8 @@ type Client struct {
 	Journal deputyv1.JournalServiceClient
 	// Retention purges what is over.
 	Retention deputyv1.RetentionServiceClient
+	// Reach reads what an agent, a delegation or a session can touch. It takes an auditor.
+	Reach deputyv1.ReachServiceClient
 
 	conn grpc.ClientConnInterface
 	// closers release what Dial opened, the last first.
@@ -124,6 +126,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Store:       deputyv1.NewStoreServiceClient(conn),
 		Journal:     deputyv1.NewJournalServiceClient(conn),
 		Retention:   deputyv1.NewRetentionServiceClient(conn),
+		Reach:       deputyv1.NewReachServiceClient(conn),
 		conn:        conn,
 	}
 }

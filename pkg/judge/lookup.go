@@ -161,6 +161,11 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 	if decide.Refused(t.conditions) {
 		return nil, nil //nolint:nilnil // nothing is reached, and nothing is left
 	}
+	return l.walk(ctx, t, one, from, yield)
+}
+
+// walk streams what a candidate reaches, and returns where it stopped.
+func (l *lookup) walk(ctx context.Context, t *candidate, one leaf, from Place, yield func(Reached) error) (*Place, error) {
 	actor := []*candidate{t}
 	if err := l.askOfActors(ctx, actor); err != nil {
 		return nil, err

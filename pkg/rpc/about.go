@@ -182,6 +182,9 @@ func answered(m proto.Message) (results, failed uint64, token string) {
 	case *deputyv1.FilterResourcesResponse:
 		results = uint64(len(m.GetAllowedObjectIds()) + len(m.GetConditional()))
 		return results, uint64(len(m.GetFailed())), m.GetCheckedAt().GetToken()
+	case *deputyv1.ReadReachResponse: // its counts count the objects; a party is none
+		count := m.GetCount()
+		return count.GetHas() + count.GetConditional(), count.GetFailed(), m.GetEnd().GetLookedUpAt().GetToken()
 	case *deputyv1.PurgeResponse:
 		return m.GetSessions() + m.GetDelegations(), 0, m.GetReadAt().GetToken()
 	}

@@ -36,6 +36,14 @@ var reasonKinds = map[authz.ReasonKind]deputyv1.ReasonKind{
 	authz.ReasonHidden: deputyv1.ReasonKind_REASON_KIND_HIDDEN, authz.ReasonCut: deputyv1.ReasonKind_REASON_KIND_CUT,
 }
 
+// relationshipProto shows a relationship without what was written with its caveat.
+func relationshipProto(rel *authz.Relationship) *deputyv1.Relationship {
+	return &deputyv1.Relationship{
+		Resource: objectProto(rel.Resource), Relation: rel.Relation, Subject: subjectProto(rel.Subject), Caveat: rel.Caveat,
+		ExpiresAt: timeProto(rel.ExpiresAt),
+	}
+}
+
 func reasonProto(r *authz.Reason) *deputyv1.Reason {
 	out := &deputyv1.Reason{
 		Kind: reasonKinds[r.Kind], Outcome: outcomeProto(r.Outcome), Object: objectProto(r.Object), Relation: r.Member,
@@ -43,10 +51,7 @@ func reasonProto(r *authz.Reason) *deputyv1.Reason {
 		Others: uint32(max(0, r.Others)), //nolint:gosec // a few thousand
 	}
 	if rel := r.Relationship; rel != nil {
-		out.Relationship = &deputyv1.Relationship{
-			Resource: objectProto(rel.Resource), Relation: rel.Relation, Subject: subjectProto(rel.Subject), Caveat: rel.Caveat,
-			ExpiresAt: timeProto(rel.ExpiresAt),
-		}
+		out.Relationship = relationshipProto(rel)
 	}
 	if c := r.Caveat; c != nil {
 		out.Caveat = &deputyv1.CaveatReason{Name: c.Name, Outcome: outcomeProto(c.Outcome), Missing: c.Missing}

@@ -113,6 +113,7 @@ var kinds = map[string]deputyv1.RecordKind{
 	"/deputy.v1.PermissionsService/LookupResources":      deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.PermissionsService/LookupAgents":         deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.PermissionsService/FilterResources":      deputyv1.RecordKind_RECORD_KIND_LOOKUP,
+	"/deputy.v1.ReachService/ReadReach":                  deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.BrakeService/Brake":                      deputyv1.RecordKind_RECORD_KIND_BRAKE,
 	"/authzed.api.v1.PermissionsService/LookupResources": deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/authzed.api.v1.PermissionsService/LookupSubjects":  deputyv1.RecordKind_RECORD_KIND_LOOKUP,

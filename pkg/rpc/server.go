@@ -52,6 +52,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
 	deputyv1.RegisterJournalServiceServer(s, &journals{border: b})
 	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})
+	deputyv1.RegisterReachServiceServer(s, &reaches{border: b})
 }
 
 // border is what all services share.

@@ -109,19 +109,22 @@ var arrows = map[string][]string{
 	"pkg/fixture/endpoint": {"pkg/authz", "pkg/evaluate", "pkg/fixture", "pkg/gen", "pkg/notation"},
 	// What a new schema would do to the relationships that there are, and writing just that.
 	"pkg/fixture/plan": {
-		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate",
+		"pkg/fixture", "pkg/fixture/world", "pkg/schema", "pkg/schema/source", "pkg/schema/diff", "pkg/authz", "pkg/evaluate", "pkg/gen", "pkg/judge",
 	},
 	// What a run came to, for people and for programs.
 	"pkg/fixture/report": {
 		"pkg/fixture", "pkg/schema/source", "pkg/fixture/run", "pkg/fixture/mutate", "pkg/authz", "pkg/notation",
 	},
 
+	// A reach as people read it: added up, compared, as CSV, as a picture.
+	"pkg/reach": {"pkg/gen", "pkg/notation"},
+
 	"pkg/client": {"pkg/authz", "pkg/gen", "pkg/smallfile"},
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
 		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
-		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify",
+		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {

@@ -68,6 +68,14 @@ func (d *draw) seed(m method) proto.Message {
 		}
 	case "deputy.v1.LookupAgentsRequest":
 		return &deputyv1.LookupAgentsRequest{Resource: resource, Permission: "view", Limit: uint32(d.IntN(5))}
+	case "deputy.v1.ReadReachRequest":
+		return &deputyv1.ReadReachRequest{
+			Of: pick(d, []*deputyv1.ReadReachRequest{
+				{Of: &deputyv1.ReadReachRequest_AgentId{AgentId: agent}}, {Of: &deputyv1.ReadReachRequest_DelegationId{DelegationId: delegation}},
+				{Of: &deputyv1.ReadReachRequest_SessionId{SessionId: session}},
+			}).GetOf(),
+			ResourceObjectTypes: []string{"document"}, Permissions: []string{"view"}, WithObjects: d.oneIn(2), WithGrants: d.oneIn(2),
+		}
 	case "deputy.v1.StartSessionRequest":
 		return &deputyv1.StartSessionRequest{
 			AgentId: agent, Targets: []*deputyv1.SessionTarget{{DelegationId: delegation}}, Ttl: durationpb.New(time.Minute), Frozen: d.oneIn(2),

@@ -72,6 +72,10 @@ var calls = []call{
 		method: "deputy.v1.PermissionsService/LookupAgents", shows: `"$agent"`,
 		request: `{"resource":{"object_type":"document","object_id":"$doc"},"permission":"view"}`,
 	},
+	{
+		method: "deputy.v1.ReachService/ReadReach", shows: `"$doc"`,
+		request: `{"agent_id":"$agent","resource_object_types":["document"],"permissions":["view"],"with_objects":true}`,
+	},
 
 	{
 		method:  "deputy.v1.SessionsService/StartSession",

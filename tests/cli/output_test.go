@@ -97,6 +97,8 @@ var asked = []struct{ command, args string }{
 	{"filter", "triage-bot ticket view acme-1042 none --session $S"},
 	{"lookup resources", "triage-bot ticket view --session $S"},
 	{"lookup agents", "ticket:acme-1042 view"},
+	{"reach", "triage-bot"},
+	{"reach", "session:$S --list --schema $DESK/supportdesk.zed"},
 	{"brake session", "$S --reason test --dry-run"},
 	{"brake delegation", "$D --reason test --dry-run"},
 	{"brake agent", "new-bot --reason test"},

@@ -428,6 +428,14 @@ func (d *drawing) agree(m protoreflect.Message) {
 		text("permission", "view")
 	}
 	switch m.Descriptor().Name() {
+	case "ReadReachRequest":
+		m.Clear(fields.ByName("resource_object_types"))
+		m.Clear(fields.ByName("permissions"))
+		for _, narrower := range []protoreflect.Name{"on_behalf_of", "tenant_id"} {
+			if d.chance(80) {
+				m.Clear(fields.ByName(narrower))
+			}
+		}
 	case "FilterResourcesRequest":
 		text("resource_object_type", "document")
 		list := m.Mutable(fields.ByName("resource_object_ids")).List()

@@ -15,6 +15,7 @@ import (
 //	<!-- file NAME -->      the block is a file that the reader is told to write
 //	<!-- not run: WHY -->   the block needs something that no test has; TestNotRun lists all of them
 //	<!-- needs PROGRAM -->  the block runs where the program is installed
+//	<!-- picture FILE -->   the block draws the file anew, which the page shows
 //
 // What a server makes up, such as an id, is another one in each run. So an id on the page stands for the one that the
 // run has in its place, there and in the commands that follow: a reader copies their own too.
@@ -35,7 +36,7 @@ type part struct {
 	mark string
 }
 
-var marks = regexp.MustCompile(`^<!-- ((?:file|not run:|needs) .*) -->$`)
+var marks = regexp.MustCompile(`^<!-- ((?:file|not run:|needs|picture) .*) -->$`)
 
 // read cuts a page into its parts.
 func read(t *testing.T, path string) *page {

@@ -84,7 +84,32 @@ func (p *page) run(t *testing.T) {
 			if !p.block(t, s, v, b, &changed) {
 				return
 			}
+			if kind == "picture" {
+				picture(t, v, folder, what)
+			}
 		}
+	}
+}
+
+// picture asserts that a file of the clone, which a block has drawn anew in a folder, is the one that the block draws, times aside.
+func picture(t *testing.T, v values, folder, name string) {
+	t.Helper()
+	drawn, err := os.ReadFile(filepath.Join(folder, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("..", "..", name)
+	was, err := os.ReadFile(file)
+	switch {
+	case err == nil && v.match(string(was), string(drawn)):
+	case *rewrite:
+		if err := os.WriteFile(file, drawn, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	case err != nil:
+		t.Errorf("%v: make readme draws it", err)
+	default:
+		t.Errorf("%s is not what its block draws now: run make readme, and look at the difference", name)
 	}
 }
 

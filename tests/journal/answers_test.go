@@ -321,6 +321,8 @@ func results(request proto.Message, messages []proto.Message) (n, failed uint64)
 			n, failed = n+count(m.GetResource() != nil), failed+count(m.GetFailed() != nil)
 		case *deputyv1.LookupAgentsResponse:
 			n, failed = n+count(m.GetAgent() != nil), failed+count(m.GetFailed() != nil)
+		case *deputyv1.ReadReachResponse:
+			n, failed = n+m.GetCount().GetHas()+m.GetCount().GetConditional(), failed+m.GetCount().GetFailed()
 		case *deputyv1.FilterResourcesResponse:
 			n += uint64(len(m.GetAllowedObjectIds())) + uint64(len(m.GetConditional()))
 			failed += uint64(len(m.GetFailed()))

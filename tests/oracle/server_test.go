@@ -81,6 +81,8 @@ type deputy struct {
 	// graph is authzed.api.v1, and audit the permissions service, with the admin's key.
 	graph v1.PermissionsServiceClient
 	audit deputyv1.PermissionsServiceClient
+	// reach is with the admin's key.
+	reach deputyv1.ReachServiceClient
 }
 
 // bearer authenticates a connection with a preshared key.
@@ -165,6 +167,7 @@ func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 		principals:  deputyv1.NewPrincipalsServiceClient(admin),
 		graph:       v1.NewPermissionsServiceClient(admin),
 		audit:       deputyv1.NewPermissionsServiceClient(admin),
+		reach:       deputyv1.NewReachServiceClient(admin),
 	}, end, nil
 }
 

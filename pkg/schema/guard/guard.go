@@ -102,7 +102,9 @@ func model(difference string, definitions *schema.Schema, caveats []*core.Caveat
 			Delegable:   map[string]bool{},
 		}
 		for _, m := range t.Members {
-			of.Members[m.Member] = m.IsPermission()
+			if of.Members[m.Member] = m.IsPermission(); m.IsPermission() {
+				of.Permissions = append(of.Permissions, m.Member)
+			}
 			// A scope is made of plain grants to a delegation.
 			if m.Admits(schema.Allowed{Type: authz.TypeDelegation}) {
 				of.Delegable[m.Member] = true
