@@ -157,7 +157,7 @@ func partyProto(p *judge.Party) *deputyv1.ReachParty {
 	if !p.Set.IsZero() {
 		out.PrincipalSet = subjectProto(p.Set)
 	}
-	if p.ValidUntil.IsZero() {
+	if p.Standing {
 		out.Flags = append(out.Flags, deputyv1.ReachFlag_REACH_FLAG_STANDING)
 	}
 	if p.Unscoped {
