@@ -485,7 +485,8 @@ func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Pa
 	}
 	told := &Party{
 		Agent: c.Agent, Session: c.Session, Principal: l.principal, Tenant: l.tenant, ValidUntil: decide.ValidUntil(&t.facts),
-		Unscoped: true, Standing: decide.ValidUntil(&t.facts).IsZero(), NeedsSession: c.Session == "" && !decide.Direct(&t.facts), Frozen: len(decide.Frozen(&t.facts)) > 0,
+		Unscoped: true, Standing: decide.ValidUntil(&t.facts).IsZero(),
+		NeedsSession: c.Session == "" && !decide.Direct(&t.facts), Frozen: len(decide.Frozen(&t.facts)) > 0,
 	}
 	for _, d := range t.facts.Chain {
 		if d.Within(r.within) {

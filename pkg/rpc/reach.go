@@ -33,7 +33,7 @@ func (s *reaches) ReadReach(r *deputyv1.ReadReachRequest, stream grpc.ServerStre
 	if r.GetCursor().GetToken() != "" && r.GetConsistency() != nil {
 		return authz.FieldErrorf("consistency", "is not to be combined with a cursor")
 	}
-	stamp := time.Time{}
+	var stamp time.Time
 	if q.Fresh, stamp, err = s.anyRevision(r.GetConsistency()); err != nil {
 		return err
 	}
