@@ -341,3 +341,16 @@ func TestALookupDecidesFewAtOnce(t *testing.T) {
 		t.Errorf("found %d of %d, %v", found, rows.documents, err)
 	}
 }
+
+// TestIDsThatBeginAlike: a list goes on with the very next id, whatever the last one and the next one have in common.
+func TestIDsThatBeginAlike(t *testing.T) {
+	t.Parallel()
+	ids := []string{"a", "a+", "a-b", "a/b", "a0", "aa", "b"}
+	c := writtenSets(ids, ids)
+	for i, id := range ids {
+		got, more, err := c.Next(t.Context(), nil, 1)
+		if err != nil || !slices.Equal(got, []string{id}) || !more {
+			t.Fatalf("%d: got %v, more %v, %v, want %s", i, got, more, err, id)
+		}
+	}
+}

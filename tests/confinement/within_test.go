@@ -159,6 +159,29 @@ func TestWithin(t *testing.T) {
 		if err != nil || got.GetRefusedBy() != deputyv1.RefusedBy_REFUSED_BY_OBJECT {
 			t.Errorf("an id outside: %v, %v, want a refusal by the object", got, err)
 		}
+		// Neither a filter nor a lookup has it, where those of another caller do.
+		m, err := methodOf("/deputy.v1.PermissionsService/LookupResources")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, within := range map[string]bool{"acme-checker-of-users": true, "of-second": false} {
+			found, err := as(name).FilterResources(t.Context(), &deputyv1.FilterResourcesRequest{
+				AgentId: root.agent, Via: &deputyv1.FilterResourcesRequest_DelegationId{DelegationId: root.delegation},
+				ResourceObjectType: "folder", ResourceObjectIds: []string{"acme-f1"}, Permission: "view",
+			})
+			if err != nil || slices.Contains(found.GetAllowedObjectIds(), "acme-f1") != within || len(found.GetFailed()) > 0 {
+				t.Errorf("%s filters %v, %v", name, found, err)
+			}
+			listed := m.ask(t.Context(), harness.Dial(t, s.Addr().String(), keyOf(name)), &deputyv1.LookupResourcesRequest{
+				AgentId: root.agent, Via: &deputyv1.LookupResourcesRequest_DelegationId{DelegationId: root.delegation},
+				ResourceObjectType: "folder", Permission: "view",
+			})
+			if len(listed.messages) == 0 || slices.ContainsFunc(listed.messages, func(m proto.Message) bool {
+				return strings.Contains(prototext.Format(m), "acme-f1")
+			}) != within {
+				t.Errorf("%s looks up %v", name, listed.messages)
+			}
+		}
 	})
 	t.Run("a lookup that is full is complete where nothing follows", func(t *testing.T) {
 		m, err := methodOf("/deputy.v1.PermissionsService/LookupResources")

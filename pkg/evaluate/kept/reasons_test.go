@@ -55,7 +55,9 @@ definition document {
 	permission only_first = first - second
 	permission failing = some + other
 	permission longer = team + first
-	permission sides = longer & second
+	permission sides = longer & team
+	permission alias = first
+	permission around = team + folder->view
 	permission labelled = label.all(view)
 	permission above = folder->view
 }`
@@ -92,9 +94,10 @@ func TestReasons(t *testing.T) { //nolint:tparallel // its subtests share a worl
 		folder:right#parent@folder:root
 		document:s#team@group:g#member
 		document:s#first@user:amy
-		document:s#second@user:amy
-		document:v#team@group:g#member
-		document:v#first@user:amy`)
+		document:v#team@group:k#member
+		group:k#member@user:amy
+		document:v#folder@folder:left
+		folder:root#reader@user:amy`)
 	g := verified(t, w)
 	for _, test := range []struct {
 		name, check string
@@ -229,12 +232,20 @@ member document:f#failing error
     by document:f#some@user:bob[ratio] ratio [{part 1 true} {whole 0 true}] missing [] error`},
 		{"the shortest way of one side", "document:s#sides@user:amy", nil, "", `
 member document:s#sides yes
-  operation longer & second yes
+  operation longer & team yes
     member document:s#longer yes
       member document:s#first yes
         by document:s#first@user:amy yes
-    member document:s#second yes
-      by document:s#second@user:amy yes`},
+    member document:s#team yes
+      by document:s#team@group:g#member yes
+        member group:g#member yes
+          by group:g#member@group:h#member yes
+            member group:h#member yes
+              by group:h#member@user:amy yes`},
+		{"another name of a relation", "document:none#alias@user:bob", nil, "", `
+member document:none#alias no
+  absent document:none#first admits no
+nearest document:none#first@user:bob`},
 		{"of all objects, some", "document:many#labelled@user:bob", nil, "", `
 member document:many#labelled no
   operation label.all(view) no and 4 others
@@ -284,8 +295,12 @@ member document:d#above no
 		}
 	})
 	t.Run("a way around what is hidden", func(t *testing.T) {
-		if got := g.explained(t, "document:v#longer@user:amy", nil, nil); !strings.Contains(got, "by document:v#first@user:amy") {
-			t.Errorf("got\n%s", got)
+		hides := func(o authz.Object) (bool, error) { return o.ID == "k", nil }
+		if got := g.explained(t, "document:v#around@user:amy", nil, nil); !strings.Contains(got, "by group:k#member@user:amy") {
+			t.Errorf("the shortest is\n%s", got)
+		}
+		if got := g.explained(t, "document:v#around@user:amy", nil, hides); !strings.Contains(got, "by folder:root#reader@user:amy") || strings.Contains(got, "hidden") {
+			t.Errorf("the one around is\n%s", got)
 		}
 	})
 	t.Run("an error of telling what is hidden", func(t *testing.T) {
