@@ -38,9 +38,9 @@ type expansion struct {
 	size int
 }
 
-// grow counts what is added to the tree.
-func (e *expansion) grow(n int) error {
-	if e.size += n; e.size > maxTree {
+// grow counts one more branch or leaf.
+func (e *expansion) grow() error {
+	if e.size++; e.size > maxTree {
 		return statuses.New(codes.ResourceExhausted, authz.ReasonEngineRefused, "",
 			fmt.Sprintf("the tree has more than %d branches and leaves: ask for less at a time, and look for relationships in a circle", maxTree)).Err()
 	}
@@ -68,7 +68,7 @@ func (e *expansion) member(of memberKey, left int) (*v1.PermissionRelationshipTr
 func (e *expansion) direct(of memberKey) (*v1.PermissionRelationshipTree, error) {
 	var subjects []*v1.SubjectReference
 	err := e.each(of, func(row *Row) error {
-		if err := e.grow(1); err != nil {
+		if err := e.grow(); err != nil {
 			return err
 		}
 		subjects = append(subjects, &v1.SubjectReference{
@@ -129,7 +129,7 @@ func (e *expansion) node(n *node, of memberKey, left int) (*v1.PermissionRelatio
 	case schema.ArrowAll:
 		return e.arrow(v1.AlgebraicSubjectSet_OPERATION_INTERSECTION, n, of, left)
 	case schema.Self:
-		if err := e.grow(1); err != nil {
+		if err := e.grow(); err != nil {
 			return nil, err
 		}
 		return e.leaf(of, []*v1.SubjectReference{{Object: of.object()}})
@@ -180,14 +180,14 @@ func (e *expansion) branch(
 	return &v1.PermissionRelationshipTree{
 		TreeType:       &v1.PermissionRelationshipTree_Intermediate{Intermediate: &v1.AlgebraicSubjectSet{Operation: op, Children: children}},
 		ExpandedObject: of.object(), ExpandedRelation: of.of.name,
-	}, e.grow(1)
+	}, e.grow()
 }
 
 func (e *expansion) leaf(of memberKey, subjects []*v1.SubjectReference) (*v1.PermissionRelationshipTree, error) {
 	return &v1.PermissionRelationshipTree{
 		TreeType:       &v1.PermissionRelationshipTree_Leaf{Leaf: &v1.DirectSubjectSet{Subjects: subjects}},
 		ExpandedObject: of.object(), ExpandedRelation: of.of.name,
-	}, e.grow(1)
+	}, e.grow()
 }
 
 // object is the object whose member it is.

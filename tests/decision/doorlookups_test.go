@@ -87,10 +87,10 @@ func newLibrary(t *testing.T, cfg daemon.Config, relationships ...string) *libra
 }
 
 // with returns SpiceDB's client with a key.
-func (l *library) with(key string, options ...grpc.DialOption) *authzed.Client {
+func (l *library) with(key string) *authzed.Client {
 	l.Helper()
-	c, err := authzed.NewClient(l.Addr().String(), append(options,
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(harness.Bearer(key)))...)
+	c, err := authzed.NewClient(l.Addr().String(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithPerRPCCredentials(harness.Bearer(key)))
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestLookupsByTheEvaluator(t *testing.T) {
 				}
 			}
 			if err := l.refused(reaches("papers", "view", "ann")); !strings.Contains(err.Error(), "paper") {
-				t.Errorf("what there is is not said: %v", err)
+				t.Errorf("the error does not say which types there are: %v", err)
 			}
 			_, err = l.client.ExpandPermissionTree(t.Context(), tree("paper:e", "views"))
 			if status.Code(err) != codes.FailedPrecondition {

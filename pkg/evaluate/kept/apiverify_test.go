@@ -226,7 +226,7 @@ func TestTreesAreBounded(t *testing.T) {
 			permission view = member + parent->view
 		}`, "folder:a#parent@folder:b folder:b#parent@folder:a "+ladder.String()+wide.String())
 	g := verified(t, w)
-	for id, want := range map[string]codes.Code{"a": codes.FailedPrecondition, "l0": codes.ResourceExhausted, "wide": codes.OK, "r30": codes.OK} {
+	for id, want := range map[string]codes.Code{"a": codes.FailedPrecondition, "l0": codes.ResourceExhausted, "l25": codes.ResourceExhausted, "wide": codes.OK, "r30": codes.OK} {
 		resp, ok, err := g.ExpandPermissionTree(t.Context(), &v1.ExpandPermissionTreeRequest{
 			Resource: &v1.ObjectReference{ObjectType: "folder", ObjectId: id}, Permission: "view", Consistency: head(),
 		})
