@@ -47,6 +47,8 @@ type Party struct {
 	// Unscoped says that no delegation of the chain has a scope, NeedsSession that the agent has to start a session to act, and Frozen that a
 	// session behind it is bound to the revision at which it started.
 	Unscoped, NeedsSession, Frozen bool
+	// Standing says that the delegations of the chain are live and nothing ends by itself.
+	Standing bool
 	// RefusedBy is the first gate that refuses whatever the object is; 0 where none does.
 	RefusedBy authz.Gate
 }
@@ -483,7 +485,8 @@ func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Pa
 	}
 	told := &Party{
 		Agent: c.Agent, Session: c.Session, Principal: l.principal, Tenant: l.tenant, ValidUntil: decide.ValidUntil(&t.facts),
-		Unscoped: true, NeedsSession: c.Session == "" && !decide.Direct(&t.facts), Frozen: len(decide.Frozen(&t.facts)) > 0,
+		Unscoped: true, Standing: decide.ValidUntil(&t.facts).IsZero(),
+		NeedsSession: c.Session == "" && !decide.Direct(&t.facts), Frozen: len(decide.Frozen(&t.facts)) > 0,
 	}
 	for _, d := range t.facts.Chain {
 		if d.Within(r.within) {
@@ -492,7 +495,7 @@ func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Pa
 		if r.within.HasAgent(d.Agent) {
 			told.Agents = append(told.Agents, d.Agent)
 		}
-		told.Unscoped = told.Unscoped && d.Unscoped
+		told.Unscoped, told.Standing = told.Unscoped && d.Unscoped, told.Standing && d.Live()
 	}
 	if d := t.facts.Leaf(); d.Set() {
 		told.Set = d.Principal

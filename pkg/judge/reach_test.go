@@ -3,6 +3,7 @@ package judge
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +96,36 @@ func TestPartsOfReachAddUp(t *testing.T) {
 			if !maps.Equal(lines, whole) || parts == 1 {
 				t.Errorf("%s, with a budget of %d, in %d parts: %d lines, not %d", name, work, parts, len(lines), len(whole))
 			}
+		}
+	}
+}
+
+// TestReachAsOfAMoment: at a revision that is asked for, a member whose row expires is one of a set until that moment, whatever the clock says.
+func TestReachAsOfAMoment(t *testing.T) {
+	graph, _ := largeCrowd(t)
+	now := time.Now()
+	member := rel("tenant:acme", "member", "user:dave")
+	member.ExpiresAt = now.Add(20 * time.Minute)
+	touch(t, graph, member, rel("user:dave", "active", "user:dave"), rel("document:plan", "reader", "user:dave"))
+	j := New(graph.Graph, nil, time.Now)
+	at, err := graph.Graph.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for moment, want := range map[time.Time]int{now.Add(time.Minute): 2, now.Add(30 * time.Minute): 1} {
+		found := map[string]uint64{}
+		q := &ReachQuery{Agent: "bot", Fresh: authz.Freshness{Exactly: at.Revision()}, Moment: moment}
+		if end := readPart(t, j, q, ReachPlace{}, func(line string, n uint64) { found[line] += n }); end.Next != nil || end.At != at.Revision() {
+			t.Errorf("it ends with %+v", end)
+		}
+		objects := 0
+		for line := range found {
+			if strings.Contains(line, "on document:plan") {
+				objects++
+			}
+		}
+		if objects != want {
+			t.Errorf("after %s: %v, for %d principals and not for %d", moment.Sub(now), found, objects, want)
 		}
 	}
 }

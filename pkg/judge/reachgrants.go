@@ -12,9 +12,15 @@ import (
 const (
 	// reachBatch is how many objects are looked at together for their grants.
 	reachBatch = 200
-	// MaxReachGrants is how many kinds of grants a count tells, and maxReachSets how many sets it counts, of which MaxReachSets are told.
-	MaxReachGrants, maxReachSets, MaxReachSets = 1000, 1000, 100
+	// maxReachSets is how many sets a count counts, of which MaxReachSets are told.
+	maxReachSets = 1000
 )
+
+// MaxReachGrants is how many kinds of grants a count tells.
+const MaxReachGrants = 1000
+
+// MaxReachSets is how many sets a count tells.
+const MaxReachSets = 100
 
 // ReachGrant says by which relationship somebody whom a decision depends on has the permission on an object.
 type ReachGrant struct {

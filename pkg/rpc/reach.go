@@ -33,7 +33,7 @@ func (s *reaches) ReadReach(r *deputyv1.ReadReachRequest, stream grpc.ServerStre
 	if r.GetCursor().GetToken() != "" && r.GetConsistency() != nil {
 		return authz.FieldErrorf("consistency", "is not to be combined with a cursor")
 	}
-	stamp := time.Time{}
+	var stamp time.Time
 	if q.Fresh, stamp, err = s.anyRevision(r.GetConsistency()); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func partyProto(p *judge.Party) *deputyv1.ReachParty {
 	if !p.Set.IsZero() {
 		out.PrincipalSet = subjectProto(p.Set)
 	}
-	if p.ValidUntil.IsZero() {
+	if p.Standing {
 		out.Flags = append(out.Flags, deputyv1.ReachFlag_REACH_FLAG_STANDING)
 	}
 	if p.Unscoped {

@@ -122,7 +122,11 @@ func (r *random) wantReach(state *oracle.State, now time.Time, request *deputyv1
 			}
 			var agents, ids []string
 			unscoped, frozen := true, session.Baseline != nil
-			for _, one := range chain {
+			for i := range chain {
+				one := &chain[i]
+				if one.Revoked { // which takes away the marks of both
+					one.Unscoped, one.Direct = false, false
+				}
 				agents, ids, unscoped = append(agents, one.Agent), append(ids, one.ID), unscoped && one.Unscoped
 				frozen = frozen || one.Session != "" && state.Sessions[one.Session].Baseline != nil
 			}

@@ -54,12 +54,12 @@ func (w *world) readGrants(request *deputyv1.ReadReachRequest) (objects []reache
 	}
 }
 
-func object(o *deputyv1.ObjectReference) oracle.Object {
+func objectOf(o *deputyv1.ObjectReference) oracle.Object {
 	return oracle.Object{Type: o.GetObjectType(), ID: o.GetObjectId()}
 }
 
-func subject(s *deputyv1.SubjectReference) oracle.Subject {
-	return oracle.Subject{Object: object(s.GetObject()), Relation: s.GetOptionalRelation()}
+func subjectOf(s *deputyv1.SubjectReference) oracle.Subject {
+	return oracle.Subject{Object: objectOf(s.GetObject()), Relation: s.GetOptionalRelation()}
 }
 
 // memberships are the states that lack one set that somebody is named in, by the set.
@@ -84,8 +84,8 @@ func memberships(state *oracle.State, who oracle.Object) map[oracle.Subject]*ora
 
 // names reports whether a relationship that was told is there, and names its holder, a set that it is in, or all of its type.
 func (r *random) names(g *deputyv1.ReachGrant, now time.Time) string {
-	holder, to := object(g.GetHolder()), subject(g.GetRelationship().GetSubject())
-	edge := oracle.Edge{Resource: object(g.GetRelationship().GetResource()), Relation: g.GetRelationship().GetRelation(), Subject: to}
+	holder, to := objectOf(g.GetHolder()), subjectOf(g.GetRelationship().GetSubject())
+	edge := oracle.Edge{Resource: objectOf(g.GetRelationship().GetResource()), Relation: g.GetRelationship().GetRelation(), Subject: to}
 	_, granted := r.state.Edges[edge]
 	switch {
 	case !granted:
@@ -122,7 +122,7 @@ func TestReachTellsWhatGrants(t *testing.T) {
 				place := fmt.Sprint(one.party.GetDelegationChain(), one.party.GetPrincipal(), one.object.GetResource().GetObjectType(), one.object.GetPermission())
 				holders := map[string]bool{}
 				for _, g := range one.object.GetGrants() {
-					holder, resource := object(g.GetHolder()), object(one.object.GetResource())
+					holder, resource := objectOf(g.GetHolder()), objectOf(one.object.GetResource())
 					if holders[holder.String()] {
 						rt.Fatalf("two grants of %s: %v", holder, one.object)
 					}
@@ -130,7 +130,7 @@ func TestReachTellsWhatGrants(t *testing.T) {
 					if wrong := r.names(g, now); wrong != "" {
 						rt.Fatalf("%s: %v\n%s", wrong, g, r.state.Explain())
 					}
-					to := subject(g.GetRelationship().GetSubject())
+					to := subjectOf(g.GetRelationship().GetSubject())
 					told[fmt.Sprint(place, holder, g.GetRelationship().GetResource().GetObjectType(), g.GetRelationship().GetRelation(), to)]++
 					met["grants"]++
 					if to.ID == "*" {
@@ -147,9 +147,9 @@ func TestReachTellsWhatGrants(t *testing.T) {
 					for set, state := range memberships(r.state, holder) {
 						if after := state.Check(resource, one.object.GetPermission(), holder, given, now); !after.Yes && after.Missing == 0 {
 							only[fmt.Sprint(place, holder, set)]++
-							some = some || g.GetOnlyThrough() != nil && subject(g.GetOnlyThrough()) == set
+							some = some || g.GetOnlyThrough() != nil && subjectOf(g.GetOnlyThrough()) == set
 							met["single sets"]++
-						} else if g.GetOnlyThrough() != nil && subject(g.GetOnlyThrough()) == set {
+						} else if g.GetOnlyThrough() != nil && subjectOf(g.GetOnlyThrough()) == set {
 							rt.Fatalf("without %s it is still reached: %v\n%s", set, g, r.state.Explain())
 						} else if to.Relation != "" {
 							met["sets besides others"]++
@@ -165,14 +165,14 @@ func TestReachTellsWhatGrants(t *testing.T) {
 				place := fmt.Sprint(party.GetDelegationChain(), party.GetPrincipal(), count.GetResourceObjectType(), count.GetPermission())
 				sums := map[string]uint64{}
 				for _, g := range count.GetGrants() {
-					gotTold[fmt.Sprint(place, object(g.GetHolder()), g.GetResourceObjectType(), g.GetRelation(), subject(g.GetSubject()))] += g.GetObjects()
-					sums[object(g.GetHolder()).String()] += g.GetObjects()
+					gotTold[fmt.Sprint(place, objectOf(g.GetHolder()), g.GetResourceObjectType(), g.GetRelation(), subjectOf(g.GetSubject()))] += g.GetObjects()
+					sums[objectOf(g.GetHolder()).String()] += g.GetObjects()
 					if g.GetWithoutEnd() != g.GetObjects() {
 						rt.Fatalf("no relationship of the domain expires: %v", g)
 					}
 				}
 				for _, set := range count.GetOnlyThrough() {
-					gotOnly[fmt.Sprint(place, object(set.GetHolder()), subject(set.GetSet()))] += set.GetObjects()
+					gotOnly[fmt.Sprint(place, objectOf(set.GetHolder()), subjectOf(set.GetSet()))] += set.GetObjects()
 				}
 				reached, held := count.GetHas()+count.GetConditional(), uint64(0)
 				for _, n := range sums {

@@ -29,7 +29,7 @@ type ReachFlag int32
 const (
 	// Not known to this version: look at it.
 	ReachFlag_REACH_FLAG_UNSPECIFIED ReachFlag = 0
-	// Of a party: nothing that it stands on ends by itself. Of a count: a grant to an agent has no end, or one to a delegation that has none itself.
+	// Of a party: its delegations are live, and nothing that it stands on ends by itself. Of a count: a grant to an agent has no end, or one to a delegation that has none itself.
 	ReachFlag_REACH_FLAG_STANDING ReachFlag = 1
 	// The party reaches all that its agent may reach, because no delegation of its chain has a scope.
 	ReachFlag_REACH_FLAG_UNSCOPED ReachFlag = 2
@@ -412,9 +412,9 @@ type ReachParty struct {
 	TenantId string `protobuf:"bytes,7,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Until when it can act at most: the first end among the delegations of the chain and the session. Unset: nothing ends by itself.
 	ValidUntil *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
-	// Whether no delegation of the chain has a scope.
+	// Whether no delegation of the chain has a scope. A delegation that was revoked has lost the mark, and counts as one with a scope.
 	Unscoped bool `protobuf:"varint,9,opt,name=unscoped,proto3" json:"unscoped,omitempty"`
-	// Whether the agent has to start a session to act.
+	// Whether the agent has to start a session to act. A delegation that was revoked has lost the mark that it need not.
 	NeedsSession bool `protobuf:"varint,10,opt,name=needs_session,json=needsSession,proto3" json:"needs_session,omitempty"`
 	// Whether it is bound to the revision at which its session started.
 	Frozen bool `protobuf:"varint,11,opt,name=frozen,proto3" json:"frozen,omitempty"`
