@@ -245,6 +245,14 @@ func TestSumCounts(t *testing.T) {
 		for _, g := range grants {
 			endless += g.WithoutEnd
 		}
+		// Each object that is reached is so only while alice is in a set.
+		var through uint64
+		for _, set := range s.Sets() {
+			through += set.Rights
+		}
+		if through != s.Rights() {
+			t.Fatalf("%d rights hang on a set, want %d", through, s.Rights())
+		}
 		if endless != withoutEnd || others != 0 {
 			t.Fatalf("%d grants without an end, want %d; %d others", endless, withoutEnd, others)
 		}
@@ -402,7 +410,7 @@ func TestCompareFails(t *testing.T) {
 // hostile are ids that are more than they seem.
 var hostile = []string{
 	"=1+1", "+cmd", "-2", "@SUM(A1)", "a;=HYPERLINK(\"http://x\")", "a\t=1", "a,@x", "<script>alert(1)</script>", "]]>&amp;", `"quoted"`, "\"\n=1", "a\rb",
-	"\u202egnp.exe", "\x00\x01", "日本語の非常に長い識別子です日本語の非常に長い識別子です", strings.Repeat("verylong-", 60), "＝1", "   =1", "a|=cmd",
+	"\u202egnp.exe", "\x00\x01", strings.Repeat("\u65e5\u672c", 20), strings.Repeat("verylong-", 60), "＝1", "   =1", "a|=cmd",
 }
 
 func drawID(t *rapid.T, label string) string {
@@ -613,7 +621,7 @@ func desk() []*Message {
 func crowd() (all []*Message) {
 	for i := range 12 {
 		user := ref("user", fmt.Sprintf("%s-%d@subsidiary-with-a-long-name.example.com", strings.Repeat("very", i%3+1), i))
-		agent := []string{"https://agents.example.com/orchestrators/" + fmt.Sprint(i%6), "sub-agent", "sub-sub-agent", "日本語エージェント", "last"}
+		agent := []string{"https://agents.example.com/orchestrators/" + fmt.Sprint(i%6), "sub-agent", "sub-sub-agent", "\u65e5\u672c\u8a9e\u65e5\u672c\u8a9e\u65e5\u672c\u8a9e", "last"}
 		all = append(all, &Message{Result: &deputy.ReadReachResponse_Party{Party: &deputy.ReachParty{
 			AgentChain: agent, DelegationChain: []string{fmt.Sprintf("%032d", i)}, Principal: user, TenantId: fmt.Sprint("tenant-", i%3), Frozen: true,
 			RefusedBy: map[bool]deputy.Gate{true: deputy.Gate_GATE_DELEGATION}[i == 11],
