@@ -378,6 +378,43 @@ func TestCompare(t *testing.T) {
 	})
 }
 
+// TestCompareTellsOfGates: a gate that refuses now, or no more, is told though no object differs.
+func TestCompareTellsOfGates(t *testing.T) {
+	t.Parallel()
+	party := func(by deputy.Gate) []*Message {
+		return []*Message{{Result: &deputy.ReadReachResponse_Party{Party: &deputy.ReachParty{
+			DelegationChain: []string{"d"}, Principal: ref("user", "a"), RefusedBy: by,
+		}}}}
+	}
+	for _, gates := range [][2]deputy.Gate{{deputy.Gate_GATE_UNSPECIFIED, deputy.Gate_GATE_AGENT}, {deputy.Gate_GATE_AGENT, deputy.Gate_GATE_UNSPECIFIED}} {
+		told := 0
+		err := Compare(stream(party(gates[0])), stream(party(gates[1])), func(c *Change) error {
+			told++
+			if c.Before.GetRefusedBy() != gates[0] || c.After.GetRefusedBy() != gates[1] {
+				t.Errorf("from %v: %v", gates, c)
+			}
+			return nil
+		})
+		if err != nil || told != 1 {
+			t.Errorf("from %v: %d changes, %v", gates, told, err)
+		}
+	}
+}
+
+// TestWhatIsUnknownIsNotReached: an object with an error is not reached, whatever else the server says of it, nor is one with an answer that this
+// version does not know.
+func TestWhatIsUnknownIsNotReached(t *testing.T) {
+	t.Parallel()
+	for _, o := range []*deputy.ReachObject{
+		{}, {Permissionship: 99}, {Permissionship: deputy.Permissionship_PERMISSIONSHIP_NO_PERMISSION},
+		{Permissionship: deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION, Error: &deputy.ErrorStatus{}},
+	} {
+		if got := Answer(o); got != "unknown" {
+			t.Errorf("%v is %q", o, got)
+		}
+	}
+}
+
 // TestCompareFails: parties in no order, and a stream that fails, end a comparison.
 func TestCompareFails(t *testing.T) {
 	t.Parallel()
