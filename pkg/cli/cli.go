@@ -63,7 +63,8 @@ const (
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
   1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check;
-       something differs: reach --diff, reach --schema; a journal is not as it was written: journal verify, journal collect
+       something differs: reach --diff, reach --schema;
+       a journal is not as it was written: journal verify, journal collect
   2    the command failed, and standard error says why; for check: there is no answer
   130  a signal such as Ctrl-C ended the command, and standard error says which command`
 

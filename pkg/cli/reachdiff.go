@@ -281,7 +281,7 @@ func (d *reachDiff) end(before string, after *half) error {
 		field(w, "before", before)
 		field(w, "after", after.at)
 		if after.orphaned > 0 {
-			field(w, "deleted", reach.Plural(uint64(after.orphaned), "relationship")+ //nolint:gosec // a count
+			field(w, "deleted", reach.Plural(uint64(after.orphaned), "relationship")+
 				" that the other schema does not admit; deputy schema plan lists them")
 		}
 	})

@@ -32,8 +32,8 @@ func parseObject(name, text string) (*deputy.ObjectReference, error) {
 
 // objectExamples are what stands in an error as an example of a flag or an argument that names no object of the domain.
 var objectExamples = map[string]string{
-	"PRINCIPAL": "user:alice", "--principal": "user:alice", "--on-behalf-of": "user:alice", "--granted-by": "user:dana", "--for": "user:alice", "NAME": "user:alice",
-	"PERSON": "user:alice",
+	"PRINCIPAL": "user:alice", "--principal": "user:alice", "--on-behalf-of": "user:alice", "--granted-by": "user:dana", "--for": "user:alice",
+	"NAME": "user:alice", "PERSON": "user:alice",
 }
 
 // parsePrincipal reads "type:id" or, for a tenant, "tenant:id#relation". Which of the two a text is depends on its type alone: an id

@@ -2,6 +2,7 @@ package reach
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func (c *CSV) Add(m *Message) error {
 			through = append(through, Object(g.GetHolder())+" by "+Subject(g.GetOnlyThrough()))
 		}
 	}
-	return c.row(append(c.party[:len(c.party):len(c.party)],
+	return c.row(append(slices.Clip(c.party),
 		Object(o.GetResource()), o.GetPermission(), answer(o), strings.Join(o.GetMissingContext(), " "), o.GetError().GetMessage(),
 		strings.Join(grants, " | "), strings.Join(through, " | ")))
 }

@@ -33,28 +33,9 @@ func Describe(of string, s *Sum) string {
 		say("Nothing is reached: there is no delegation under which it could act.")
 		return strings.Join(all, " ")
 	}
-	say("%s, by which it acts, %s.", Plural(uint64(s.delegations()), "delegation"), s.until) //nolint:gosec // a count
+	say("%s, by which it acts, %s.", Plural(uint64(s.delegations()), "delegation"), &s.until) //nolint:gosec // a count
 	for role, title := range []string{"Grants to the agent", "Grants to the principal", "Passed on by the delegation"} {
-		grants, others := s.Grants(Role(role))
-		var parts []string
-		for i, g := range grants {
-			if i >= shownGrants {
-				others += g.Rights
-				continue
-			}
-			text := fmt.Sprintf("%s of %s, %s: %s", g.Relation, g.Type, g.How, grouped(g.Rights))
-			if g.WithoutEnd > 0 {
-				text += fmt.Sprintf(", of which %s have no end", grouped(g.WithoutEnd))
-			}
-			parts = append(parts, text)
-		}
-		if others > 0 {
-			parts = append(parts, "other grants: "+grouped(others))
-		}
-		if Role(role) == RoleScope && s.unscoped > 0 {
-			parts = append(parts, "everything, where there is no scope")
-		}
-		if len(parts) > 0 {
+		if parts := s.describeGrants(Role(role)); len(parts) > 0 {
 			say("%s: %s.", title, strings.Join(parts, "; "))
 		}
 	}
@@ -84,8 +65,31 @@ func Describe(of string, s *Sum) string {
 	return strings.Join(all, " ")
 }
 
+// describeGrants names the grants to a role.
+func (s *Sum) describeGrants(role Role) (parts []string) {
+	grants, others := s.Grants(role)
+	for i, g := range grants {
+		if i >= shownGrants {
+			others += g.Rights
+			continue
+		}
+		text := fmt.Sprintf("%s of %s, %s: %s", g.Relation, g.Type, g.How, grouped(g.Rights))
+		if g.WithoutEnd > 0 {
+			text += fmt.Sprintf(", of which %s have no end", grouped(g.WithoutEnd))
+		}
+		parts = append(parts, text)
+	}
+	if others > 0 {
+		parts = append(parts, "other grants: "+grouped(others))
+	}
+	if role == RoleScope && s.unscoped > 0 {
+		parts = append(parts, "everything, where there is no scope")
+	}
+	return parts
+}
+
 // String says until when.
-func (u Until) String() string {
+func (u *Until) String() string {
 	switch {
 	case u.Endless:
 		return "without an end"

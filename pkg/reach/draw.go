@@ -3,6 +3,7 @@ package reach
 import (
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,29 +27,29 @@ const bold = 1.09
 // px writes a coordinate.
 func px(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
-// add writes one element.
-func (c *canvas) add(format string, args ...any) { fmt.Fprintf(&c.b, format+"\n", args...) }
+// addf writes one element.
+func (c *canvas) addf(format string, args ...any) { fmt.Fprintf(&c.b, format+"\n", args...) }
 
 // box draws a rectangle with round corners.
 func (c *canvas) box(class string, x, y, w, h float64) {
-	c.add(`<rect class="%s" x="%s" y="%s" width="%s" height="%s" rx="6"/>`, class, px(x), px(y), px(w), px(h))
+	c.addf(`<rect class="%s" x="%s" y="%s" width="%s" height="%s" rx="6"/>`, class, px(x), px(y), px(w), px(h))
 }
 
 // line draws a line through points: "x y x y …", with an arrow's head at its end if the class is "edge arrow".
 func (c *canvas) line(class string, points ...float64) {
 	var path strings.Builder
-	for i := 0; i < len(points); i += 2 {
+	for i, of := range slices.Collect(slices.Chunk(points, 2)) {
 		command := "L"
 		if i == 0 {
 			command = "M"
 		}
-		path.WriteString(command + px(points[i]) + " " + px(points[i+1]))
+		path.WriteString(command + px(of[0]) + " " + px(of[len(of)-1]))
 	}
 	head := ""
 	if strings.HasSuffix(class, "arrow") {
 		head = ` marker-end="url(#head)"`
 	}
-	c.add(`<path class="%s" d="%s"%s/>`, class, path.String(), head)
+	c.addf(`<path class="%s" d="%s"%s/>`, class, path.String(), head)
 }
 
 // text writes a text that starts at x, and is cut in its middle where it would be wider than room. Then the whole is its title.
@@ -56,9 +57,9 @@ func (c *canvas) text(class string, size, x, y, room float64, text string) {
 	c.written(class, "start", size, x, y, room, text)
 }
 
-// right writes a text that ends at x.
-func (c *canvas) right(class string, size, x, y, room float64, text string) {
-	c.written(class, "end", size, x, y, room, text)
+// right writes a bold text that ends at x.
+func (c *canvas) right(size, x, y, room float64, text string) {
+	c.written("bold", "end", size, x, y, room, text)
 }
 
 // middle writes a text around x.
@@ -79,7 +80,7 @@ func (c *canvas) written(class, anchor string, size, x, y, room float64, text st
 	if anchor != "start" {
 		at = ` text-anchor="` + anchor + `"`
 	}
-	c.add(`<text class="%s" x="%s" y="%s" font-size="%s"%s>%s%s</text>`, class, px(x), px(y), px(size), at, title, escape(shown))
+	c.addf(`<text class="%s" x="%s" y="%s" font-size="%s"%s>%s%s</text>`, class, px(x), px(y), px(size), at, title, escape(shown))
 }
 
 // paragraph writes a text in as many lines as it takes, and returns the y of the line behind the last one.
@@ -98,20 +99,20 @@ const badgeHeight = 16
 func (c *canvas) badge(x, y float64, f deputy.ReachFlag) float64 {
 	word := FlagWord(f)
 	w := badgeWidth(f)
-	c.add(`<rect class="flag" x="%s" y="%s" width="%s" height="%d" rx="8"/>`, px(x), px(y), px(w), badgeHeight)
+	c.addf(`<rect class="flag" x="%s" y="%s" width="%s" height="%d" rx="8"/>`, px(x), px(y), px(w), badgeHeight)
 	mx, my := x+11, y+badgeHeight/2.0
 	switch f {
 	case deputy.ReachFlag_REACH_FLAG_STANDING: // a triangle
-		c.add(`<path class="mark" d="M%s %sL%s %sL%s %sZ"/>`, px(mx), px(my-4.5), px(mx+5), px(my+4), px(mx-5), px(my+4))
+		c.addf(`<path class="mark" d="M%s %sL%s %sL%s %sZ"/>`, px(mx), px(my-4.5), px(mx+5), px(my+4), px(mx-5), px(my+4))
 	case deputy.ReachFlag_REACH_FLAG_UNSCOPED: // a diamond
-		c.add(`<path class="mark" d="M%s %sL%s %sL%s %sL%s %sZ"/>`, px(mx), px(my-5), px(mx+5), px(my), px(mx), px(my+5), px(mx-5), px(my))
+		c.addf(`<path class="mark" d="M%s %sL%s %sL%s %sL%s %sZ"/>`, px(mx), px(my-5), px(mx+5), px(my), px(mx), px(my+5), px(mx-5), px(my))
 	case deputy.ReachFlag_REACH_FLAG_WILDCARD: // a star of lines
-		c.add(`<path class="strokes" d="M%s %sV%sM%s %sL%s %sM%s %sL%s %s"/>`, px(mx), px(my-5), px(my+5),
+		c.addf(`<path class="strokes" d="M%s %sV%sM%s %sL%s %sM%s %sL%s %s"/>`, px(mx), px(my-5), px(my+5),
 			px(mx-4.5), px(my-2.5), px(mx+4.5), px(my+2.5), px(mx-4.5), px(my+2.5), px(mx+4.5), px(my-2.5))
 	case deputy.ReachFlag_REACH_FLAG_SINGLE_SET: // a disc
-		c.add(`<circle class="mark" cx="%s" cy="%s" r="4.5"/>`, px(mx), px(my))
+		c.addf(`<circle class="mark" cx="%s" cy="%s" r="4.5"/>`, px(mx), px(my))
 	default: // a square
-		c.add(`<rect class="mark" x="%s" y="%s" width="8" height="8"/>`, px(mx-4), px(my-4))
+		c.addf(`<rect class="mark" x="%s" y="%s" width="8" height="8"/>`, px(mx-4), px(my-4))
 	}
 	c.text("flagged", 10.5, x+20, y+12, w, word)
 	return x + w

@@ -144,10 +144,10 @@ func addCount(to, more *deputy.ReachCount) {
 			to.OnlyThroughCut = true
 		}
 	}
-	slices.SortFunc(to.Grants, func(a, b *deputy.ReachGrants) int {
+	slices.SortFunc(to.GetGrants(), func(a, b *deputy.ReachGrants) int {
 		return cmp.Or(cmp.Compare(b.GetObjects(), a.GetObjects()), keyOf(a).compare(keyOf(b)))
 	})
-	slices.SortFunc(to.OnlyThrough, func(a, b *deputy.ReachSet) int {
+	slices.SortFunc(to.GetOnlyThrough(), func(a, b *deputy.ReachSet) int {
 		return cmp.Or(cmp.Compare(b.GetObjects(), a.GetObjects()), setKeyOf(a).compare(setKeyOf(b)))
 	})
 }

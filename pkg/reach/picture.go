@@ -1,6 +1,7 @@
 package reach
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -125,7 +126,7 @@ func (p *picture) draw(of string) float64 {
 // and writes what the lanes have to do with each other.
 func (p *picture) and(ys ...float64) {
 	for _, y := range ys {
-		p.add(`<rect class="pill" x="%s" y="%s" width="44" height="18" rx="9"/>`, px(x3+w3/2-22), px(y-9))
+		p.addf(`<rect class="pill" x="%s" y="%s" width="44" height="18" rx="9"/>`, px(x3+w3/2-22), px(y-9))
 		p.middle("pilled", 11, x3+w3/2, y+4, 44, "AND")
 	}
 }
@@ -154,7 +155,7 @@ func (p *picture) agents() float64 {
 		y += h + 10
 	}
 	if rest := len(all) - shownAgents + more; rest > 0 {
-		p.text("mute", 11.5, x1+10, y+8, w1-20, fmt.Sprintf("and %s", Plural(uint64(rest), "more chain"))) //nolint:gosec // it is positive
+		p.text("mute", 11.5, x1+10, y+8, w1-20, fmt.Sprintf("and %s", Plural(uint64(rest), "more chain")))
 		y += 20
 	}
 	return y
@@ -197,7 +198,7 @@ func (p *picture) principals(y float64) float64 {
 			n += a.Rights
 		}
 		p.box("card", x2, y, w2, 38)
-		p.text("", 12, x2+10, y+16, w2-20, "and "+grouped(uint64(rest))+" more") //nolint:gosec // it is positive
+		p.text("", 12, x2+10, y+16, w2-20, "and "+grouped(uint64(rest))+" more")
 		p.text("mute", 11, x2+10, y+31, w2-20, rights(n))
 		y += 46
 	}
@@ -252,7 +253,7 @@ func (p *picture) grants(y float64, role Role, title string) float64 {
 	}
 	if others > 0 {
 		inner.text("mute", 11.5, x3+10, y+14, w3-80, "through other grants")
-		inner.right("bold", 12, x3+w3-10, y+14, w3, grouped(others))
+		inner.right(12, x3+w3-10, y+14, w3, grouped(others))
 		y += 22
 	}
 	if role == RoleScope && s.unscoped > 0 {
@@ -294,7 +295,7 @@ func (p *picture) grant(y float64, g *Grants, role Role) float64 {
 func (p *picture) entry(y float64, first, second string, rights uint64, flags ...deputy.ReachFlag) float64 {
 	number := grouped(rights)
 	p.text("", 12, x3+10, y+14, w3-28-width(number, 12*bold), first)
-	p.right("bold", 12, x3+w3-10, y+14, w3, number)
+	p.right(12, x3+w3-10, y+14, w3, number)
 	p.text("mute", 11, x3+10, y+29, w3-20, second)
 	var all float64
 	for _, f := range flags {
@@ -335,7 +336,7 @@ func (p *picture) sets(y float64, role Role) float64 {
 func (p *picture) rows() float64 {
 	s := p.sum
 	all := s.Rows()
-	slices.SortStableFunc(all, func(a, b Row) int { return int(min(b.Has+b.Conditional, 1<<31)) - int(min(a.Has+a.Conditional, 1<<31)) }) //nolint:gosec // bounded
+	slices.SortStableFunc(all, func(a, b Row) int { return cmp.Compare(b.Has+b.Conditional, a.Has+a.Conditional) })
 	var most uint64
 	for _, r := range all {
 		most = max(most, r.Has+r.Conditional)
@@ -351,7 +352,7 @@ func (p *picture) rows() float64 {
 			n += r.Has + r.Conditional
 		}
 		inner.text("mute", 11.5, x4+10, y+20, w4-70, fmt.Sprintf("and %d more", len(all)-shownRows))
-		inner.right("bold", 12, x4+w4-10, y+20, w4, grouped(n))
+		inner.right(12, x4+w4-10, y+20, w4, grouped(n))
 		y += 26
 	}
 	if len(all) == 0 {
@@ -360,7 +361,7 @@ func (p *picture) rows() float64 {
 	} else {
 		inner.line("rule", x4+10, y+12, x4+w4-10, y+12)
 		number := grouped(s.Rights())
-		inner.right("bold", 13, x4+w4-10, y+31, w4, number)
+		inner.right(13, x4+w4-10, y+31, w4, number)
 		inner.text("", 12, x4+10, y+31, w4-28-width(number, 13*bold), "in all")
 		y += 36
 	}
@@ -380,7 +381,7 @@ func (p *picture) row(y float64, r Row, most uint64) float64 {
 		y += 16
 	}
 	p.text("", 12.5, x4+10, y+12, beside, label)
-	p.right("bold", 13, x4+w4-10, y+12, w4, number)
+	p.right(13, x4+w4-10, y+12, w4, number)
 	full := w4 - 20
 	long := func(n uint64) float64 {
 		if n == 0 || most == 0 {
@@ -390,10 +391,10 @@ func (p *picture) row(y float64, r Row, most uint64) float64 {
 	}
 	has := long(r.Has)
 	if r.Has > 0 {
-		p.add(`<rect class="bar" x="%s" y="%s" width="%s" height="8"/>`, px(x4+10), px(y+19), px(has))
+		p.addf(`<rect class="bar" x="%s" y="%s" width="%s" height="8"/>`, px(x4+10), px(y+19), px(has))
 	}
 	if r.Conditional > 0 {
-		p.add(`<rect class="maybe" x="%s" y="%s" width="%s" height="8"/>`, px(x4+10+has), px(y+19), px(min(long(r.Conditional), full-has+2)))
+		p.addf(`<rect class="maybe" x="%s" y="%s" width="%s" height="8"/>`, px(x4+10+has), px(y+19), px(min(long(r.Conditional), full-has+2)))
 	}
 	y += 30
 	if r.Conditional > 0 {

@@ -245,6 +245,14 @@ func TestSumCounts(t *testing.T) {
 		for _, g := range grants {
 			endless += g.WithoutEnd
 		}
+		// Each object that is reached is so only while alice is in a set.
+		var through uint64
+		for _, set := range s.Sets() {
+			through += set.Rights
+		}
+		if through != s.Rights() {
+			t.Fatalf("%d rights hang on a set, want %d", through, s.Rights())
+		}
 		if endless != withoutEnd || others != 0 {
 			t.Fatalf("%d grants without an end, want %d; %d others", endless, withoutEnd, others)
 		}
@@ -370,6 +378,43 @@ func TestCompare(t *testing.T) {
 	})
 }
 
+// TestCompareTellsOfGates: a gate that refuses now, or no more, is told though no object differs.
+func TestCompareTellsOfGates(t *testing.T) {
+	t.Parallel()
+	party := func(by deputy.Gate) []*Message {
+		return []*Message{{Result: &deputy.ReadReachResponse_Party{Party: &deputy.ReachParty{
+			DelegationChain: []string{"d"}, Principal: ref("user", "a"), RefusedBy: by,
+		}}}}
+	}
+	for _, gates := range [][2]deputy.Gate{{deputy.Gate_GATE_UNSPECIFIED, deputy.Gate_GATE_AGENT}, {deputy.Gate_GATE_AGENT, deputy.Gate_GATE_UNSPECIFIED}} {
+		told := 0
+		err := Compare(stream(party(gates[0])), stream(party(gates[1])), func(c *Change) error {
+			told++
+			if c.Before.GetRefusedBy() != gates[0] || c.After.GetRefusedBy() != gates[1] {
+				t.Errorf("from %v: %v", gates, c)
+			}
+			return nil
+		})
+		if err != nil || told != 1 {
+			t.Errorf("from %v: %d changes, %v", gates, told, err)
+		}
+	}
+}
+
+// TestWhatIsUnknownIsNotReached: an object with an error is not reached, whatever else the server says of it, nor is one with an answer that this
+// version does not know.
+func TestWhatIsUnknownIsNotReached(t *testing.T) {
+	t.Parallel()
+	for _, o := range []*deputy.ReachObject{
+		{}, {Permissionship: 99}, {Permissionship: deputy.Permissionship_PERMISSIONSHIP_NO_PERMISSION},
+		{Permissionship: deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION, Error: &deputy.ErrorStatus{}},
+	} {
+		if got := Answer(o); got != "unknown" {
+			t.Errorf("%v is %q", o, got)
+		}
+	}
+}
+
 // TestCompareFails: parties in no order, and a stream that fails, end a comparison.
 func TestCompareFails(t *testing.T) {
 	t.Parallel()
@@ -402,7 +447,7 @@ func TestCompareFails(t *testing.T) {
 // hostile are ids that are more than they seem.
 var hostile = []string{
 	"=1+1", "+cmd", "-2", "@SUM(A1)", "a;=HYPERLINK(\"http://x\")", "a\t=1", "a,@x", "<script>alert(1)</script>", "]]>&amp;", `"quoted"`, "\"\n=1", "a\rb",
-	"\u202egnp.exe", "\x00\x01", "日本語の非常に長い識別子です日本語の非常に長い識別子です", strings.Repeat("verylong-", 60), "＝1", "   =1", "a|=cmd",
+	"\u202egnp.exe", "\x00\x01", strings.Repeat("\u65e5\u672c", 20), strings.Repeat("verylong-", 60), "＝1", "   =1", "a|=cmd",
 }
 
 func drawID(t *rapid.T, label string) string {
@@ -613,7 +658,7 @@ func desk() []*Message {
 func crowd() (all []*Message) {
 	for i := range 12 {
 		user := ref("user", fmt.Sprintf("%s-%d@subsidiary-with-a-long-name.example.com", strings.Repeat("very", i%3+1), i))
-		agent := []string{"https://agents.example.com/orchestrators/" + fmt.Sprint(i%6), "sub-agent", "sub-sub-agent", "日本語エージェント", "last"}
+		agent := []string{"https://agents.example.com/orchestrators/" + fmt.Sprint(i%6), "sub-agent", "sub-sub-agent", "\u65e5\u672c\u8a9e\u65e5\u672c\u8a9e\u65e5\u672c\u8a9e", "last"}
 		all = append(all, &Message{Result: &deputy.ReadReachResponse_Party{Party: &deputy.ReachParty{
 			AgentChain: agent, DelegationChain: []string{fmt.Sprintf("%032d", i)}, Principal: user, TenantId: fmt.Sprint("tenant-", i%3), Frozen: true,
 			RefusedBy: map[bool]deputy.Gate{true: deputy.Gate_GATE_DELEGATION}[i == 11],

@@ -75,6 +75,7 @@ type Until struct {
 	Last time.Time
 }
 
+// add takes the end of a party.
 func (u *Until) add(p *deputy.ReachParty) {
 	if p.GetValidUntil() == nil {
 		u.Endless = true
