@@ -174,3 +174,46 @@ func TestPageRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestReadOneSubjectAmongManySets: what is read of one subject is found among more sets than are held at a time.
+func TestReadOneSubjectAmongManySets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, `definition user {}
+		definition group {
+			relation member: user
+			relation admin: user
+		}
+		definition document {
+			relation reader: group | group#member | group#admin
+		}`, "document:a#reader@group:g1200")
+	for from := 0; from < 2*pageSize+500; from += pageSize / 2 {
+		var rels []string
+		for i := range pageSize / 2 {
+			rels = append(rels, fmt.Sprintf("document:a#reader@group:g%04d#member", from+i))
+		}
+		w.write(t, rels...)
+	}
+	w.write(t, "document:a#reader@group:g1200#admin")
+	snap, err := verified(t, w).Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string][]string{
+		"g1200": {"document:a#reader@group:g1200", "document:a#reader@group:g1200#admin", "document:a#reader@group:g1200#member"},
+		"g2499": {"document:a#reader@group:g2499#member"}, "g9999": nil,
+	} {
+		found, err := snap.Read(t.Context(), authz.Filter{
+			Resource: authz.Object{Type: "document", ID: "a"}, Relation: "reader", SubjectType: "group", SubjectID: id,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range found[0] {
+			got = append(got, r.String())
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("of %s: %q, want %q", id, got, want)
+		}
+	}
+}
