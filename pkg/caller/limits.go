@@ -43,12 +43,14 @@ func (l Limits) Check() (key string, err error) {
 		{"burst", l.Burst, 1, MaxBurst},
 		{"concurrent", l.Concurrent, 1, MaxConcurrent},
 		{"streams", l.Streams, 1, MaxConcurrent},
-		{"message", l.Message, MinMessage, MaxMessage},
 		{"weight", l.Weight, 1, MaxWeight},
 	} {
 		if one.value != 0 && (one.value < one.least || one.value > one.most) {
 			return one.key, fmt.Errorf("%s has to be %d to %d, not %d", one.key, one.least, one.most, one.value)
 		}
+	}
+	if l.Message != 0 && (l.Message < MinMessage || l.Message > MaxMessage) {
+		return "message", fmt.Errorf("message has to be 1KiB to 4MiB, not %s", SizeText(l.Message))
 	}
 	if l.Burst != 0 && l.Rate == 0 {
 		return "burst", fmt.Errorf("burst is how much of a rate may come at once, and there is no rate: set rate too, or leave burst out")
@@ -81,4 +83,16 @@ func (l Limits) Or(defaults Limits) Limits {
 		l.Streams = math.MaxInt32
 	}
 	return l
+}
+
+// SizeText writes a number of bytes as the file of callers has it, such as 1MiB.
+func SizeText(bytes int) string {
+	switch {
+	case bytes%(1<<20) == 0:
+		return fmt.Sprintf("%dMiB", bytes>>20)
+	case bytes%(1<<10) == 0:
+		return fmt.Sprintf("%dKiB", bytes>>10)
+	default:
+		return fmt.Sprintf("%d bytes", bytes)
+	}
 }
