@@ -117,6 +117,17 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 		"purge sessions and delegations that have been over for so long, such as 720h; 0 means that the server purges none: deputy purge does")
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
+	flags.DurationVar(&s.config.MaxConnectionAge, "max-connection-age", 0,
+		"how long a connection serves new calls before its client is told to make another one; 0 means 30m, or 10m where clients are asked for certificates")
+	flags.IntVar(&s.config.MaxActiveCalls, "max-active-calls", 0,
+		"how many calls are worked on at once, streams apart; the others wait for their turn, which goes round fairly among callers; "+
+			"0 means 64 for each processor on the engine embedded, and 128 at least, and 256 on the others")
+	l := &s.config.CallerLimits
+	flags.IntVar(&l.Rate, "caller-rate", 0,
+		"calls, and items of calls that have more than one, that a caller may make in a second whose limits do not say otherwise; 0 means no such limit")
+	flags.IntVar(&l.Burst, "caller-burst", 0, "how many of them at once; 0 means as many as --caller-rate")
+	flags.IntVar(&l.Concurrent, "caller-concurrent", 0, "calls that such a caller may have under way at once; 0 means 2500")
+	flags.IntVar(&l.Streams, "caller-streams", 0, "streams that such a caller may have open at once; 0 means 500")
 	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")
 	flags.DurationVar(&s.config.ShutdownDelay, "shutdown-delay", 0,
 		"how long the server still takes calls once it is told to stop and says that it is not ready; with a load balancer, the time until it notices")

@@ -138,7 +138,7 @@ func TestSharesAreFair(t *testing.T) {
 		customers := rapid.SliceOfN(rapid.Custom(func(r *rapid.T) customer {
 			c := customer{weight: rapid.Int64Range(1, 4).Draw(r, "weight"), cost: rapid.SampledFrom([]int64{1, 1, 1, 7, 50}).Draw(r, "cost")}
 			if rapid.Bool().Draw(r, "greedy") {
-				c.outstanding = rapid.IntRange(20, 100).Draw(r, "outstanding")
+				c.outstanding = rapid.IntRange(16, 40).Draw(r, "outstanding")
 				return c
 			}
 			// It asks for a small part, so that no burst of its own takes longer than the test.
