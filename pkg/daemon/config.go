@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -114,6 +115,10 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it takes no new ones; 0 means
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
+
+	// JudgeOver, where it is set, is given the graph that decisions are made over, and returns the one that they are made over instead: for
+	// tests, which slow decisions down. What is written, and what takes access away, goes past it.
+	JudgeOver func(graph authz.Graph) authz.Graph
 
 	// certificatesEvery is how often the files of TLS are compared with those in force; 0 means 5 s.
 	certificatesEvery time.Duration

@@ -208,7 +208,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
 	guarded := d.gate.Guard(d.server)
-	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
+	judged := d.graph
+	if cfg.JudgeOver != nil {
+		judged = cfg.JudgeOver(judged)
+	}
+	d.judge = judge.New(judged, cfg.GlobalTypes, time.Now)
 	d.judge.Recorded(d.journal)
 	services := rpc.Config{
 		Judge:          d.judge,

@@ -104,15 +104,13 @@ func inUse() uint64 {
 func TestOverload(t *testing.T) {
 	const checker, responder = deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_RESPONDER
 	cfg := daemon.Config{
-		Engine: harness.Remote(t), MaxActiveCalls: 32,
+		Engine: harness.Embedded(t), JudgeOver: gated(*capacity), MaxActiveCalls: 32,
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 		Callers: []*caller.Caller{
-			called("greedy", caller.Limits{}, checker, responder), called("one", caller.Limits{}, checker),
-			called("other", caller.Limits{}, checker), called("ops", caller.Limits{}, responder),
+			called("greedy", caller.Limits{}, checker, responder), called("desk", caller.Limits{}, checker),
+			called("shop", caller.Limits{}, checker), called("ops", caller.Limits{}, responder),
 		},
 	}
-	gated(t, &cfg.Engine, *capacity)
-	cfg.Journal.Dir = t.TempDir()
 	w := open(t, cfg)
 	check := func(name string) func(context.Context) error {
 		asks := deputyv1.NewPermissionsServiceClient(w.asks(name))
@@ -137,7 +135,7 @@ func TestOverload(t *testing.T) {
 		defer cancel()
 		var done atomic.Int64
 		var wg sync.WaitGroup
-		ask := check("one")
+		ask := check("desk")
 		began := time.Now()
 		for range 8 {
 			wg.Go(func() {
@@ -166,8 +164,8 @@ func TestOverload(t *testing.T) {
 		outcome
 	}{
 		{name: "greedy", rate: 9.4 * can, call: check("greedy")},
-		{name: "one", rate: 0.3 * can, call: check("one")},
-		{name: "other", rate: 0.3 * can, call: check("other")},
+		{name: "desk", rate: 0.3 * can, call: check("desk")},
+		{name: "shop", rate: 0.3 * can, call: check("shop")},
 		{name: "ops, suspending", rate: 10, call: brake("ops")},
 		{name: "greedy, suspending", rate: 10, call: brake("greedy")},
 	}

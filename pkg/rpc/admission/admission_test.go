@@ -288,3 +288,23 @@ func TestManyCallers(t *testing.T) {
 		t.Error("a caller with a call under way was forgotten")
 	}
 }
+
+// BenchmarkCall is what a call pays where nothing is short: with and without a rate, by callers of their own and by one.
+func BenchmarkCall(b *testing.B) {
+	for name, limits := range map[string]caller.Limits{"no rate": {}, "a rate": {Rate: caller.MaxRate}} {
+		b.Run(name, func(b *testing.B) {
+			a := New(Settings{Turns: 128})
+			c := checker("one", limits)
+			b.ReportAllocs()
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					ticket := &Ticket{}
+					if a.Enter(ticket, c, checks) == nil {
+						_ = ticket.Take(b.Context(), 1)
+						ticket.Leave()
+					}
+				}
+			})
+		})
+	}
+}
