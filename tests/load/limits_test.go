@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -86,10 +87,7 @@ func TestRateIsKept(t *testing.T) {
 	}
 
 	bulk := w.asks("bulk")
-	items := make([]*deputyv1.CheckBulkPermissionsRequestItem, 50)
-	for i := range items {
-		items[i] = w.item()
-	}
+	items := slices.Repeat([]*deputyv1.CheckBulkPermissionsRequestItem{w.item()}, 50)
 	_, err := deputyv1.NewPermissionsServiceClient(bulk).CheckBulkPermissions(t.Context(), &deputyv1.CheckBulkPermissionsRequest{Items: items})
 	w.must(err)
 	after := refused(t, "a read through the other door", authz.ReasonRateLimited, func(opts ...grpc.CallOption) error {
@@ -106,17 +104,16 @@ func TestPushbackIsKeptShort(t *testing.T) {
 	t.Parallel()
 	w := served(t, called("desk", caller.Limits{Rate: 1, Burst: 1}, checker))
 	asks := deputyv1.NewPermissionsServiceClient(w.asks("desk"))
-	_, err := asks.CheckPermission(t.Context(), w.question())
+	_, err := asks.CheckBulkPermissions(t.Context(), &deputyv1.CheckBulkPermissionsRequest{
+		Items: slices.Repeat([]*deputyv1.CheckBulkPermissionsRequestItem{w.item()}, 100), // more than a minute's
+	})
 	w.must(err)
-	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	var trailer metadata.MD
 	_, err = asks.CheckPermission(ctx, w.question(), grpc.Trailer(&trailer))
-	if client.ReasonOf(err) != authz.ReasonRateLimited {
-		t.Skipf("the machine is too slow for a call with little time: %v", err)
-	}
-	if got := strings.Join(trailer.Get(pushback), ","); got != "-1" || client.RetryAfter(err) < 500*time.Millisecond {
-		t.Errorf("a call with 400ms is to be made again after %s ms, or %v", got, client.RetryAfter(err))
+	if got := strings.Join(trailer.Get(pushback), ","); client.ReasonOf(err) != authz.ReasonRateLimited || got != "-1" || client.RetryAfter(err) < 50*time.Second {
+		t.Errorf("a call with 10 s: %v; it is to be made again after %s ms, or %v", err, got, client.RetryAfter(err))
 	}
 }
 
@@ -138,12 +135,8 @@ func TestClientObeys(t *testing.T) {
 	if client.ReasonOf(err) != client.ReasonRateLimited {
 		t.Errorf("a client without retries: %v", err)
 	}
-	began := time.Now()
 	if _, err = patient.Permissions.CheckPermission(t.Context(), w.question()); err != nil {
 		t.Errorf("a client that obeys: %v", err)
-	}
-	if took := time.Since(began); took < client.RetryAfter(err) {
-		t.Errorf("it was answered after %v", took)
 	}
 
 	large := w.question()

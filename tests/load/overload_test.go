@@ -24,13 +24,16 @@ import (
 )
 
 var (
-	capacity = flag.Int("capacity", 100, "how many decisions a second the gate lets through")
+	capacity = flag.Int("capacity", 40, "how many decisions a second the gate lets through")
 	lasts    = flag.Duration("lasts", 6*time.Second, "how long the server is overloaded")
 	rewrite  = flag.Bool("rewrite", false, "write the table into docs/load.md")
 )
 
 // page is where the table stands.
 const page = "../../docs/load.md"
+
+// strays is how many agents each of those who suspend has.
+const strays = 16
 
 // outcome is what became of a caller's calls.
 type outcome struct {
@@ -104,7 +107,7 @@ func inUse() uint64 {
 func TestOverload(t *testing.T) {
 	const checker, responder = deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_RESPONDER
 	cfg := daemon.Config{
-		Engine: harness.Embedded(t), JudgeOver: gated(*capacity), MaxActiveCalls: 32,
+		Engine: harness.Embedded(t), JudgeOver: gated(*capacity), MaxActiveCalls: max(*capacity/5, 16),
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 		Callers: []*caller.Caller{
 			called("greedy", caller.Limits{}, checker, responder), called("desk", caller.Limits{}, checker),
@@ -124,9 +127,19 @@ func TestOverload(t *testing.T) {
 	}
 	brake := func(name string) func(context.Context) error {
 		asks := deputyv1.NewAgentsServiceClient(w.asks(name))
+		var n atomic.Int64
 		return func(ctx context.Context) error {
-			_, err := asks.SuspendAgent(ctx, &deputyv1.SuspendAgentRequest{AgentId: "stray"})
+			agent := fmt.Sprintf("%s-stray-%d", name, n.Add(1)%strays) // who suspends one agent twice at once waits for himself
+			_, err := asks.SuspendAgent(ctx, &deputyv1.SuspendAgentRequest{AgentId: agent})
 			return err
+		}
+	}
+	for _, by := range []string{"ops", "greedy"} {
+		for i := range strays {
+			_, err := w.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{
+				AgentId: fmt.Sprintf("%s-stray-%d", by, i), OwnerIds: []string{"alice"},
+			})
+			w.must(err)
 		}
 	}
 	// What the server can do is what it does for one caller that always has some calls under way.
@@ -163,11 +176,11 @@ func TestOverload(t *testing.T) {
 		call func(context.Context) error
 		outcome
 	}{
-		{name: "greedy", rate: 9.4 * can, call: check("greedy")},
-		{name: "desk", rate: 0.3 * can, call: check("desk")},
-		{name: "shop", rate: 0.3 * can, call: check("shop")},
-		{name: "ops, suspending", rate: 10, call: brake("ops")},
-		{name: "greedy, suspending", rate: 10, call: brake("greedy")},
+		{name: "greedy", rate: 9.5 * can, call: check("greedy")},
+		{name: "desk", rate: 0.25 * can, call: check("desk")},
+		{name: "shop", rate: 0.25 * can, call: check("shop")},
+		{name: "ops, suspending", rate: 5, call: brake("ops")},
+		{name: "greedy, suspending", rate: 5, call: brake("greedy")},
 	}
 	var wg sync.WaitGroup
 	began := time.Now()
@@ -212,13 +225,13 @@ func TestOverload(t *testing.T) {
 		}
 	}
 	for i := range rows[:3] {
-		if p99 := rows[i].part(0.99); p99 > 2*time.Second {
+		if p99 := rows[i].part(0.99); p99 > 3*time.Second {
 			t.Errorf("99 %% of the answers to %s took up to %v", rows[i].name, p99)
 		}
 	}
 	for i := range rows[3:] {
 		r := &rows[3+i]
-		if r.refused > 0 || r.part(1) > 3*time.Second {
+		if r.refused > 0 || r.part(1) > 5*time.Second {
 			t.Errorf("%s: %d of %d calls were refused, and the longest took %v", r.name, r.refused, r.offered, r.part(1))
 		}
 	}

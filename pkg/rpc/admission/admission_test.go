@@ -114,7 +114,7 @@ func TestRate(t *testing.T) {
 			t.Errorf("what narrows: %v", err)
 		}
 		for range 20 {
-			time.Sleep(refused.RetryAfter)
+			pass(refused.RetryAfter)
 			ticket := &Ticket{}
 			if err := a.Enter(ticket, c, checks); err != nil {
 				t.Fatalf("after it waited as long as it was told: %v", err)
@@ -125,7 +125,7 @@ func TestRate(t *testing.T) {
 			}
 		}
 		// A call of 41 items is let through, once there is something, and paid for afterwards.
-		time.Sleep(time.Second)
+		pass(time.Second)
 		ticket := &Ticket{}
 		if err := a.Enter(ticket, c, checks); err != nil {
 			t.Fatal(err)
@@ -142,7 +142,7 @@ func TestRate(t *testing.T) {
 		if in, _ = fill(t, a, c, checks); len(in) != 0 {
 			t.Errorf("a reload let %d calls through", len(in))
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if in, _ = fill(t, a, c, checks); len(in) < 9 || len(in) > 11 {
 			t.Errorf("a second later %d calls are let through, want 10", len(in))
 		}
@@ -248,9 +248,9 @@ func TestShedIsCounted(t *testing.T) {
 				records++
 				counted += shed.Calls
 			}
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		for _, shed := range a.Unrecorded() {
 			if shed.Caller != "one" || shed.Method != "/m" || shed.Reason != "R" {
 				t.Errorf("counted are %+v", shed)

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,10 +62,10 @@ func simulate(t *turns, unit, lasts time.Duration, customers []customer) []*serv
 			}
 			got.mu.Unlock()
 			if err != nil {
-				time.Sleep(unit)
+				pass(unit)
 				return
 			}
-			time.Sleep(unit * time.Duration(c.cost))
+			pass(unit * time.Duration(c.cost))
 			if time.Now().Before(end) {
 				got.mu.Lock()
 				got.cost += c.cost
@@ -83,7 +84,7 @@ func simulate(t *turns, unit, lasts time.Duration, customers []customer) []*serv
 			wg.Go(func() {
 				for time.Now().Before(end) {
 					wg.Go(one)
-					time.Sleep(c.every)
+					pass(c.every)
 				}
 			})
 		}
@@ -91,6 +92,9 @@ func simulate(t *turns, unit, lasts time.Duration, customers []customer) []*serv
 	wg.Wait()
 	return all
 }
+
+// pass lets time pass, which is virtual in a bubble: nobody waits.
+func pass(d time.Duration) { <-time.After(d) }
 
 // fair is max-min fairness, by filling: everybody gets the same for each unit of weight, but for those who ask for less, or may have no more.
 // It is how the shares are defined, and shares no code with turns.
@@ -215,13 +219,13 @@ func TestDeadline(t *testing.T) {
 					default:
 					}
 					if of.take(context.Background(), greedy, 1, 1) == nil {
-						time.Sleep(10 * time.Millisecond)
+						pass(10 * time.Millisecond)
 						of.give(greedy)
 					}
 				}
 			})
 		}
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		came := time.Now()
@@ -306,6 +310,41 @@ func BenchmarkFree(b *testing.B) {
 		for p.Next() {
 			if of.take(context.Background(), q, 1, 1) == nil {
 				of.give(q)
+			}
+		}
+	})
+}
+
+// TestIdleIsNoCredit: a caller that asked for nothing for a while gets its share from then on, and not what it left unused.
+func TestIdleIsNoCredit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const unit, idle, both = 10 * time.Millisecond, 20 * time.Second, 5 * time.Second // 6 turns: 600 a second, of which one caller can have 300
+		of, end := newTurns(6, time.Hour, time.Now), time.Now().Add(idle+both)
+		late := time.Now().Add(idle)
+		var done [3]atomic.Int64
+		var wg sync.WaitGroup
+		for i := range done {
+			q := &queue{}
+			for range 20 {
+				wg.Go(func() {
+					if i == 2 {
+						pass(idle)
+					}
+					for time.Now().Before(end) && of.take(context.Background(), q, 1, 1) == nil {
+						pass(unit)
+						if time.Now().After(late) {
+							done[i].Add(1)
+						}
+						of.give(q)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		for i := range done {
+			if n := done[i].Load(); n < 900 || n > 1100 {
+				t.Errorf("in 5 s caller %d of 3, of which the last came late, was served %d times, want 1000", i, n)
 			}
 		}
 	})
