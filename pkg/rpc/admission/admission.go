@@ -105,8 +105,9 @@ type account struct {
 // limits are the limits of a caller, with the server's defaults.
 type limits struct {
 	says, of caller.Limits
-	// rate is nil where there is none.
+	// rate is nil where there is none. What it owes because of large calls is charged with mu held.
 	rate *rate.Limiter
+	mu   sync.Mutex
 }
 
 // maxAccounts is how many callers are known before those that have no call under way are forgotten: as many as two files can name.
@@ -199,7 +200,7 @@ func (a *Admission) Enter(t *Ticket, c *caller.Caller, class Class) error {
 		a.calls.Add(-1)
 		return t.full(own)
 	}
-	if err := t.charge(1); err != nil {
+	if err := t.charge(); err != nil {
 		count.Add(-1)
 		a.calls.Add(-1)
 		return err
@@ -231,26 +232,46 @@ func (t *Ticket) full(most int64) error {
 	return refusal(authz.ReasonConcurrencyLimit, wait, "this caller has %d %s under way, the most that it may have; try again once one has ended", most, what)
 }
 
-// charge takes as much of the caller's rate as a call costs. A call that costs more than there is passes while there is some, and the caller
-// waits longer afterwards: so a large call is not refused for ever, and costs what it costs.
-func (t *Ticket) charge(cost int) error {
+// charge takes one of the caller's rate.
+func (t *Ticket) charge() error {
 	limiter := t.limits.rate
-	if limiter == nil || t.class.Narrows || cost <= 0 {
+	if limiter == nil || t.class.Narrows {
 		return nil
 	}
 	now := t.admission.now()
 	first := limiter.ReserveN(now, 1)
 	if wait := first.DelayFrom(now); wait > 0 {
 		first.CancelAt(now)
-		return refusal(authz.ReasonRateLimited, wait, "this caller makes more than %v calls and items in a second, which is its rate; "+
-			"try again after the time that the status says", t.limits.of.Rate)
-	}
-	for rest := cost - 1; rest > 0; {
-		n := min(rest, limiter.Burst())
-		_ = limiter.ReserveN(now, n)
-		rest -= n
+		return t.limited(wait)
 	}
 	return nil
+}
+
+// chargeMore takes of the caller's rate what a call costs that has more items than one. It passes unless the caller owes something already, and
+// the caller waits longer afterwards: so a large call is not refused for ever, and costs what it costs.
+func (t *Ticket) chargeMore(cost int) error {
+	limiter := t.limits.rate
+	if limiter == nil || t.class.Narrows || cost <= 0 {
+		return nil
+	}
+	t.limits.mu.Lock() // of several that come at once, one passes
+	defer t.limits.mu.Unlock()
+	now := t.admission.now()
+	if has := limiter.TokensAt(now); has < 0 {
+		return t.limited(time.Duration((1 - has) / float64(limiter.Limit()) * float64(time.Second)))
+	}
+	for cost > 0 {
+		n := min(cost, limiter.Burst())
+		_ = limiter.ReserveN(now, n)
+		cost -= n
+	}
+	return nil
+}
+
+// limited refuses a call of a caller that has used up its rate.
+func (t *Ticket) limited(wait time.Duration) error {
+	return refusal(authz.ReasonRateLimited, wait, "this caller has used up its rate, %d calls and items in a second; "+
+		"try again after the time that the status says", t.limits.of.Rate)
 }
 
 // MessageBytes is how long a message of the caller's may be; 0 means as long as its method says.
@@ -268,7 +289,7 @@ func (t *Ticket) Take(ctx context.Context, items int) error {
 	if t.admission == nil || t.class.Streams || t.class.Long || t.state.Load() != none {
 		return nil
 	}
-	if err := t.charge(items - 1); err != nil {
+	if err := t.chargeMore(items - 1); err != nil {
 		return err
 	}
 	of, q := t.lane()

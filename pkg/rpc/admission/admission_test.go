@@ -149,6 +149,21 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// TestLargeCallOfASmallRate: a call of many items passes however small the burst is.
+func TestLargeCallOfASmallRate(t *testing.T) {
+	t.Parallel()
+	a := New(Settings{})
+	c := checker("one", caller.Limits{Rate: 1, Burst: 1})
+	ticket := &Ticket{}
+	if err := errors.Join(a.Enter(ticket, c, checks), ticket.Take(t.Context(), 100)); err != nil {
+		t.Fatal(err)
+	}
+	ticket.Leave()
+	if _, refused := fill(t, a, c, checks); refused.RetryAfter < 50*time.Second {
+		t.Errorf("after 100 items at 1 a second, try again after %v", refused.RetryAfter)
+	}
+}
+
 // TestTwoLargeCalls: of several large calls that came while there was something, the first is let through, and not all.
 func TestTwoLargeCalls(t *testing.T) {
 	t.Parallel()
