@@ -70,12 +70,17 @@ func (o *outcome) part(p float64) time.Duration {
 	return o.took[int(float64(len(o.took)-1)*p)]
 }
 
+// most is how many calls one caller has under way in the test. One that would be more is not made, nor counted: what waits in a client is its
+// own business, and all of this shares one machine.
+const most = 2_000
+
 // offer makes calls at a rate until ctx ends, whatever becomes of them, and waits for the last.
 func offer(ctx context.Context, rate float64, into *outcome, call func(ctx context.Context) error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	free := make(chan struct{}, most)
 	began, made := time.Now(), 0
 	for {
 		select {
@@ -84,7 +89,13 @@ func offer(ctx context.Context, rate float64, into *outcome, call func(ctx conte
 		case <-tick.C:
 		}
 		for ; float64(made) < time.Since(began).Seconds()*rate; made++ {
+			select {
+			case free <- struct{}{}:
+			default:
+				continue
+			}
 			wg.Go(func() {
+				defer func() { <-free }()
 				ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 				defer cancel()
 				came := time.Now()
@@ -115,10 +126,14 @@ func TestOverload(t *testing.T) {
 		},
 	}
 	w := open(t, cfg)
-	check := func(name string) func(context.Context) error {
-		asks := deputyv1.NewPermissionsServiceClient(w.asks(name))
+	check := func(name string, connections int) func(context.Context) error {
+		var asks []deputyv1.PermissionsServiceClient
+		for range connections {
+			asks = append(asks, deputyv1.NewPermissionsServiceClient(w.asks(name)))
+		}
+		var n atomic.Uint64
 		return func(ctx context.Context) error {
-			answer, err := asks.CheckPermission(ctx, w.question())
+			answer, err := asks[n.Add(1)%uint64(len(asks))].CheckPermission(ctx, w.question())
 			if err == nil && answer.GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
 				return fmt.Errorf("the answer is %s", answer.GetPermissionship())
 			}
@@ -148,7 +163,7 @@ func TestOverload(t *testing.T) {
 		defer cancel()
 		var done atomic.Int64
 		var wg sync.WaitGroup
-		ask := check("desk")
+		ask := check("desk", 1)
 		began := time.Now()
 		for range 8 {
 			wg.Go(func() {
@@ -176,9 +191,9 @@ func TestOverload(t *testing.T) {
 		call func(context.Context) error
 		outcome
 	}{
-		{name: "greedy", rate: 9.5 * can, call: check("greedy")},
-		{name: "desk", rate: 0.25 * can, call: check("desk")},
-		{name: "shop", rate: 0.25 * can, call: check("shop")},
+		{name: "greedy", rate: 9.5 * can, call: check("greedy", 8)},
+		{name: "desk", rate: 0.25 * can, call: check("desk", 1)},
+		{name: "shop", rate: 0.25 * can, call: check("shop", 1)},
 		{name: "ops, suspending", rate: 5, call: brake("ops")},
 		{name: "greedy, suspending", rate: 5, call: brake("greedy")},
 	}
@@ -238,8 +253,8 @@ func TestOverload(t *testing.T) {
 	if after > before*3/2+32<<20 {
 		t.Errorf("%d MiB were in use after a third of the time, and %d MiB near the end", before>>20, after>>20)
 	}
-	if rows[0].refused == 0 {
-		t.Error("the greedy caller was never refused, so that nothing was overloaded")
+	if offered := float64(rows[0].offered+rows[1].offered+rows[2].offered) / took; offered < 4*can {
+		t.Errorf("%.0f decisions a second were asked for, which is too little to be an overload: the machine is too slow for -capacity %d", offered, *capacity)
 	}
 	if *rewrite && !t.Failed() {
 		text, err := os.ReadFile(page)

@@ -200,10 +200,29 @@ func (a *Admission) Enter(t *Ticket, c *caller.Caller, class Class) error {
 		a.calls.Add(-1)
 		return t.full(own)
 	}
-	if err := t.charge(); err != nil {
+	err := t.early()
+	if err == nil {
+		err = t.charge()
+	}
+	if err != nil {
 		count.Add(-1)
 		a.calls.Add(-1)
-		return err
+	}
+	return err
+}
+
+// early refuses a call that would wait too long for its turn, before its message is received: a server that has too much to do has no time for
+// messages that nobody will look at.
+func (t *Ticket) early() error {
+	if t.class.Streams || t.class.Long {
+		return nil
+	}
+	of, q := t.lane()
+	if of.waiting.Load() == 0 {
+		return nil
+	}
+	if wait := of.expected(q, int64(t.limits.of.Weight)); wait > of.patience {
+		return overloaded(wait)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -221,6 +222,46 @@ func TestBrakesDoNotWait(t *testing.T) {
 		}
 		if a.UnderWay() != 0 || a.Waiting() != 0 || a.ordinary.running.Load() != 0 {
 			t.Errorf("afterwards %d calls are under way, %d wait, %d turns are taken", a.UnderWay(), a.Waiting(), a.ordinary.running.Load())
+		}
+	})
+}
+
+// TestRefusedBeforeItsMessage: while its caller has more waiting than is served in time, a call is refused when it begins, and another caller's is
+// not.
+func TestRefusedBeforeItsMessage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Settings{Turns: 2})
+		greedy, end := checker("greedy", caller.Limits{}), time.Now().Add(5*time.Second)
+		early, late := 0, 0
+		var wg sync.WaitGroup
+		for time.Now().Before(end) { // a thousand a second, of which 100 are served
+			ticket := &Ticket{}
+			if a.Enter(ticket, greedy, checks) != nil {
+				early++
+			} else {
+				wg.Go(func() {
+					defer ticket.Leave()
+					if ticket.Take(t.Context(), 1) == nil {
+						pass(10 * time.Millisecond)
+					}
+				})
+			}
+			pass(time.Millisecond)
+			synctest.Wait()
+			if time.Now().Before(end.Add(-time.Second)) {
+				continue
+			}
+			other := &Ticket{}
+			if err := a.Enter(other, checker("other one", caller.Limits{}), checks); err != nil {
+				t.Fatalf("another caller: %v", err)
+			}
+			other.Leave()
+			late++
+		}
+		wg.Wait()
+		if early < 3000 || late < 900 {
+			t.Errorf("of 5,000 calls, 4,500 too many, %d were refused before their message", early)
 		}
 	})
 }
