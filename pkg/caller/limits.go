@@ -22,12 +22,16 @@ type Limits struct {
 
 // The bounds of limits themselves.
 const (
-	// MaxRate is the highest rate, and MaxBurst the highest burst.
-	MaxRate, MaxBurst = 10_000_000, 10_000_000
+	// MaxRate is the highest rate.
+	MaxRate = 10_000_000
+	// MaxBurst is the highest burst.
+	MaxBurst = 10_000_000
 	// MaxConcurrent is the highest number of calls, and of streams.
 	MaxConcurrent = 1_000_000
-	// MinMessage and MaxMessage are the least and the most that a message can be limited to, in bytes.
-	MinMessage, MaxMessage = 1 << 10, 4 << 20
+	// MinMessage is the least that a message can be limited to, in bytes.
+	MinMessage = 1 << 10
+	// MaxMessage is the most, which no method takes more than.
+	MaxMessage = 4 << 20
 	// MaxWeight is the highest weight.
 	MaxWeight = 100
 )

@@ -89,8 +89,8 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			resp = nil
 		}
 	}()
-	call, err := g.identify(ctx, info.FullMethod) //nolint:contextcheck // it is made of the call's
-	ctx = call
+	call, err := g.identify(ctx, info.FullMethod)
+	ctx = call //nolint:contextcheck // it is made of the call's
 	if err != nil {
 		return nil, err
 	}

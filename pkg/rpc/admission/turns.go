@@ -302,15 +302,16 @@ func (p *pace) rate(now time.Time) float64 {
 type byStart []*queue
 
 // Len is heap.Interface's.
-func (h byStart) Len() int { return len(h) }
+func (h *byStart) Len() int { return len(*h) }
 
 // Less is heap.Interface's.
-func (h byStart) Less(i, j int) bool { return h[i].ended < h[j].ended }
+func (h *byStart) Less(i, j int) bool { return (*h)[i].ended < (*h)[j].ended }
 
 // Swap is heap.Interface's.
-func (h byStart) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].at, h[j].at = i, j
+func (h *byStart) Swap(i, j int) {
+	all := *h
+	all[i], all[j] = all[j], all[i]
+	all[i].at, all[j].at = i, j
 }
 
 // Push is heap.Interface's.
