@@ -159,7 +159,7 @@ func TestClientObeys(t *testing.T) {
 // TestStreamsCount: a caller has so many streams at once, of all kinds together, and calls with one answer do not count among them.
 func TestStreamsCount(t *testing.T) {
 	t.Parallel()
-	w := served(t, called("desk", caller.Limits{Streams: 2, Concurrent: 1}, checker, auditor))
+	w := served(t, called("desk", caller.Limits{Streams: 2, Concurrent: 5}, checker, auditor))
 	conn := w.asks("desk")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
