@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind says what sort of failure an error is; pkg/rpc turns it into a gRPC code. The zero Kind is
@@ -42,6 +43,8 @@ type Error struct {
 	Field string
 	// Message says what is wrong, for a person.
 	Message string
+	// RetryAfter is how long to wait before the same call makes sense again; 0 says nothing of that.
+	RetryAfter time.Duration
 	// Err is the cause. It is logged, never sent.
 	Err error
 }
@@ -158,5 +161,8 @@ const (
 	ReasonTooLarge            = "TOO_LARGE"
 	ReasonIssuerUnavailable   = "ISSUER_UNAVAILABLE"
 	ReasonBusy                = "BUSY"
+	ReasonRateLimited         = "RATE_LIMITED"
+	ReasonConcurrencyLimit    = "CONCURRENCY_LIMIT"
+	ReasonOverloaded          = "OVERLOADED"
 	ReasonMethodNotServed     = "METHOD_NOT_SERVED"
 )

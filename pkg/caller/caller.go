@@ -22,6 +22,8 @@ type Caller struct {
 	Bounds *authz.Bounds
 	// SpiceDB are the methods of authzed.api.v1 that the caller may call, where its roles open them: "CheckPermission".
 	SpiceDB authz.Names
+	// Limits say how much of the server it may take.
+	Limits Limits
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
 

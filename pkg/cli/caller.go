@@ -81,6 +81,14 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 	flags.StringSliceVar(&prefixes, "id-prefix", nil, "how the ids begin of the objects that exist for it; may be repeated, or a list with commas")
 	flags.StringSliceVar(&methods, "authzed-api", nil, "a method of authzed.api.v1 that its roles may open to it, or all; may be repeated, or a list with commas")
 	flags.BoolVar(&e.Vouch, "vouch", false, "let it create delegations in a person's name on its word alone")
+	l := &e.Limits
+	flags.IntVar(&l.Rate, "rate", 0, "calls, and items of calls that have more than one, that it may make in a second; the server's default if left out, "+
+		"as of all limits")
+	flags.IntVar(&l.Burst, "burst", 0, "how many of them at once; as many as --rate if left out")
+	flags.IntVar(&l.Concurrent, "concurrent", 0, "calls that it may have under way at once")
+	flags.IntVar(&l.Streams, "streams", 0, "streams that it may have open at once")
+	flags.StringVar(&l.Message, "max-message", "", "the longest message that it may send, such as 64KiB or 1MiB")
+	flags.IntVar(&l.Weight, "weight", 0, "its part of a busy server, beside the others' weights; 1 if left out")
 	flags.StringVar(&c.SPIFFE, "spiffe", "", "the SPIFFE id of its client certificate, such as spiffe://example.org/billing")
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of its client certificate")
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of its tokens, which is one of the file's issuers")
@@ -123,6 +131,9 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 				return errors.New("--authzed-api all stands for every method; leave the others out")
 			}
 			e.AuthzedAPI = file.Set{All: true}
+		}
+		if err := checkLimits(cmd, e.Limits); err != nil {
+			return err
 		}
 		made, err := newCredential(cmd, c, expires)
 		if err != nil {

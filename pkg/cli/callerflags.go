@@ -39,6 +39,31 @@ func noneIsAll(cmd *cobra.Command) (err error) {
 	return err
 }
 
+// limitFlags are the flags of `deputy caller add` by the limits that they set.
+var limitFlags = map[string]string{
+	"rate": "rate", "burst": "burst", "concurrent": "concurrent", "streams": "streams", "message": "max-message", "weight": "weight",
+}
+
+// checkLimits refuses limits that are none, in the words of the command line. A limit of 0 is refused where it is said.
+func checkLimits(cmd *cobra.Command, l file.Limits) error {
+	for _, name := range []string{"rate", "burst", "concurrent", "streams", "weight"} {
+		if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "0" {
+			return fmt.Errorf("--%s must be 1 or more; leave it out for the server's default", name)
+		}
+	}
+	limits := caller.Limits{Rate: l.Rate, Burst: l.Burst, Concurrent: l.Concurrent, Streams: l.Streams, Weight: l.Weight}
+	var err error
+	if l.Message != "" {
+		if limits.Message, err = file.ParseSize(l.Message); err != nil {
+			return fmt.Errorf("--max-message %w", err)
+		}
+	}
+	if key, err := limits.Check(); err != nil {
+		return errors.New("--" + limitFlags[key] + strings.TrimPrefix(err.Error(), key))
+	}
+	return nil
+}
+
 // bareMethods drops the services from names of methods of authzed.api.v1. What is no such method stays as it is.
 func bareMethods(names []string) []string {
 	bare := slices.Clone(names)

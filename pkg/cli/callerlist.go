@@ -38,7 +38,27 @@ type callerJSON struct {
 	IDPrefixes  any              `json:"id_prefixes"`
 	AuthzedAPI  any              `json:"authzed_api"`
 	Vouch       bool             `json:"vouch"`
+	Limits      limitsJSON       `json:"limits"`
 	Credentials []listCredential `json:"credentials"`
+}
+
+// limitsJSON is a caller's limits for programs, in the words of the file. What the file leaves out is left out.
+type limitsJSON struct {
+	Rate       int    `json:"rate,omitempty"`
+	Burst      int    `json:"burst,omitempty"`
+	Concurrent int    `json:"concurrent,omitempty"`
+	Streams    int    `json:"streams,omitempty"`
+	Message    string `json:"message,omitempty"`
+	Weight     int    `json:"weight,omitempty"`
+}
+
+// describeLimits returns limits for programs.
+func describeLimits(l caller.Limits) limitsJSON {
+	shown := limitsJSON{Rate: l.Rate, Burst: l.Burst, Concurrent: l.Concurrent, Streams: l.Streams, Weight: l.Weight}
+	if l.Message != 0 {
+		shown.Message = caller.SizeText(l.Message)
+	}
+	return shown
 }
 
 // listCredential is a credential for programs. The digest of a key is left out.
@@ -86,6 +106,7 @@ func describeCaller(c *caller.Caller, now time.Time) callerJSON {
 		Tenants: listOr(b.Tenants.All(), outsideIDs(b.Tenants.List())), Agents: listOr(b.Agents.All(), outsideIDs(b.Agents.List())),
 		Principals: listOr(b.Principals.All(), b.Principals.List()), Objects: listOr(b.Objects.All(), b.Objects.List()),
 		IDPrefixes: listOr(b.IDs.All(), b.IDs.List()), AuthzedAPI: listOr(c.SpiceDB.All(), c.SpiceDB.List()),
+		Limits: describeLimits(c.Limits),
 	}
 	for _, credential := range c.Credentials {
 		shown := listCredential{

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	"github.com/deputyauth/deputy/pkg/caller/file"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
@@ -46,6 +47,8 @@ type serverSettings struct {
 	cacheMiB int64
 	// headroomMiB is what daemon.KeepHeadroom takes, in MiB.
 	headroomMiB int64
+	// callerMessage is config.CallerLimits.Message with its unit.
+	callerMessage string
 	// logLevel and logFormat are as newLog takes them.
 	logLevel  string
 	logFormat string
@@ -117,6 +120,19 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 		"purge sessions and delegations that have been over for so long, such as 720h; 0 means that the server purges none: deputy purge does")
 	flags.IntVar(&s.config.MaxConnections, "max-connections", 0,
 		"how many connections may be open at once; 0 means 4096, or fewer where the process may not have that many files open besides the store's")
+	flags.DurationVar(&s.config.MaxConnectionAge, "max-connection-age", 0,
+		"how long a connection serves new calls before its client is told to make another one; 0 means 30m, or 10m where clients are asked for certificates")
+	flags.IntVar(&s.config.MaxActiveCalls, "max-active-calls", 0,
+		"how many calls are worked on at once, streams apart; the others wait for their turn, which goes round fairly among callers; "+
+			"0 means 64 for each processor on the engine embedded, and 128 at least, and 256 on the others")
+	l := &s.config.CallerLimits
+	flags.IntVar(&l.Rate, "caller-rate", 0,
+		"calls, and items of calls that have more than one, that a caller may make in a second whose limits do not say otherwise; 0 means no such limit")
+	flags.IntVar(&l.Burst, "caller-burst", 0, "how many of them at once; 0 means as many as --caller-rate")
+	flags.IntVar(&l.Concurrent, "caller-concurrent", 0, "calls that such a caller may have under way at once; 0 means 2500")
+	flags.IntVar(&l.Streams, "caller-streams", 0, "streams that such a caller may have open at once; 0 means 500")
+	flags.StringVar(&s.callerMessage, "caller-max-message", "",
+		"the longest message that such a caller may send, 1KiB to 4MiB, where its method takes longer ones; as the method says if left out")
 	flags.DurationVar(&s.config.MaxStreamTime, "max-stream-time", 0, "how long an export or backup may take, and an import at most 2m; 0 means 1h")
 	flags.DurationVar(&s.config.ShutdownDelay, "shutdown-delay", 0,
 		"how long the server still takes calls once it is told to stop and says that it is not ready; with a load balancer, the time until it notices")
@@ -194,6 +210,11 @@ func (s *serverSettings) readConfig(flags *pflag.FlagSet) error {
 		return fmt.Errorf("--cache-mib must be 0 to %d", 1<<20)
 	}
 	s.config.Engine.CacheBytes = s.cacheMiB << 20
+	if s.callerMessage != "" {
+		if s.config.CallerLimits.Message, err = file.ParseSize(s.callerMessage); err != nil {
+			return fmt.Errorf("--caller-max-message %w", err)
+		}
+	}
 	if s.headroomMiB < 0 || s.headroomMiB > 1<<20 {
 		return fmt.Errorf("--gc-headroom-mib must be 0 to %d", 1<<20)
 	}

@@ -119,10 +119,17 @@ type bearer struct {
 type sent struct{}
 
 // GetRequestMetadata implements credentials.PerRPCCredentials.
-func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+func (b bearer) GetRequestMetadata(ctx context.Context, uri ...string) (map[string]string, error) {
 	token, ok := ctx.Value(sent{}).(string)
 	if !ok {
-		return nil, errors.New("client: the call has no token")
+		if len(uri) == 0 || !strings.HasSuffix(uri[0], "/grpc.health.v1.Health") {
+			return nil, errors.New("client: the call has no token")
+		}
+		// gRPC itself asks for a server's health, where it balances: see WithBalancing.
+		var err error
+		if token, err = b.source.token(ctx, ""); err != nil {
+			return nil, fmt.Errorf("client: %w", err)
+		}
 	}
 	return map[string]string{"authorization": "Bearer " + token}, nil
 }
@@ -269,10 +276,25 @@ func timed(timeout time.Duration) grpc.UnaryClientInterceptor {
 	}
 }
 
-// retries is gRPC's service config: what is made again where the server is not there, or its engine does not answer. Each method here can be
+// serviceConfig is gRPC's service config: what is made again where the server is not there, its engine does not answer, or it has too much to
+// do. In the last case the server says when, by gRPC's pushback, or that the call is not to be made again at all. Each method here can be
 // made twice without harm: it only reads, or it only takes access away, and what was taken away is so the second time. Resuming is none,
-// because between the first time and the second somebody may have suspended again.
-const retries = `{
+// because between the first time and the second somebody may have suspended again. Where many calls fail, few are made again
+// (retryThrottling), so that retries do not keep a server down.
+func serviceConfig(balanced bool) string {
+	balancing := ""
+	if balanced {
+		balancing = balancingConfig
+	}
+	return "{" + balancing + retries
+}
+
+// balancingConfig spreads calls over the servers that say that they take calls.
+const balancingConfig = `
+	"loadBalancingConfig": [{"round_robin": {}}],
+	"healthCheckConfig": {"serviceName": "deputy.calls"},`
+
+const retries = `
 	"methodConfig": [{
 		"name": [
 			{"service": "deputy.v1.PermissionsService"},
@@ -293,7 +315,7 @@ const retries = `{
 		],
 		"retryPolicy": {
 			"maxAttempts": 3, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 4,
-			"retryableStatusCodes": ["UNAVAILABLE"]
+			"retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]
 		}
 	}],
 	"retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1}

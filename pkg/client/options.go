@@ -11,6 +11,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
+	_ "google.golang.org/grpc/health" // with which gRPC asks for the health of servers
+	"google.golang.org/grpc/keepalive"
 )
 
 const (
@@ -19,6 +21,9 @@ const (
 	maxAnswer = 32 << 20
 	// defaultTimeout is how long a call waits whose context has no deadline.
 	defaultTimeout = 10 * time.Second
+	// pingTime and pongTime are after how long of silence a server is asked whether it is there, while a call is under way, and how long it has to
+	// say so.
+	pingTime, pongTime = 30 * time.Second, 20 * time.Second
 	// workloadTime is how long Dial waits for the Workload API.
 	workloadTime = 10 * time.Second
 )
@@ -39,8 +44,10 @@ type settings struct {
 	pair    []string
 	spiffe  *spiffe
 	timeout time.Duration
-	more    []grpc.DialOption
-	closers []func() error
+	// balanced is WithBalancing, and once WithoutRetries.
+	balanced, once bool
+	more           []grpc.DialOption
+	closers        []func() error
 }
 
 // WithPresharedKey sends the key with every call.
@@ -130,6 +137,18 @@ func WithTimeout(d time.Duration) Option {
 	return func(s *settings) { s.timeout = d }
 }
 
+// WithBalancing spreads calls over all addresses that the name of the target resolves to, and sends none to a server that says by
+// grpc.health.v1 that it takes no calls: one whose engine does not answer, or that is about to stop. Without it, calls go to the first address
+// that answers. A server of a version without the health name deputy.calls is sent no calls.
+func WithBalancing() Option {
+	return func(s *settings) { s.balanced = true }
+}
+
+// WithoutRetries makes every call once, whatever comes of it.
+func WithoutRetries() Option {
+	return func(s *settings) { s.once = true }
+}
+
 // WithDialOptions passes options on to gRPC: interceptors, keepalive, a service config.
 func WithDialOptions(opts ...grpc.DialOption) Option {
 	return func(s *settings) { s.more = append(s.more, opts...) }
@@ -151,9 +170,13 @@ func (s *settings) dialOptions(local bool) ([]grpc.DialOption, error) {
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
-		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithDefaultServiceConfig(serviceConfig(s.balanced)),
 		grpc.WithDisableServiceConfig(), // else a record in DNS says what is made again
 		grpc.WithChainUnaryInterceptor(timed(s.timeout)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingTime, Timeout: pongTime}),
+	}
+	if s.once {
+		opts = append(opts, grpc.WithDisableRetry())
 	}
 	if len(s.tokens) > 1 {
 		return nil, errors.New("a call carries one credential: give one of WithPresharedKey, WithKeyFile and WithTokenSource")

@@ -1,6 +1,8 @@
 package client
 
 import (
+	"time"
+
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -20,6 +22,7 @@ const (
 	ReasonBusy                 Reason = authz.ReasonBusy
 	ReasonCallerChanged        Reason = authz.ReasonCallerChanged
 	ReasonCaveatParameterType  Reason = authz.ReasonCaveatParameter
+	ReasonConcurrencyLimit     Reason = authz.ReasonConcurrencyLimit
 	ReasonConflict             Reason = authz.ReasonConflict
 	ReasonCoreSchemaDiffers    Reason = authz.ReasonCoreSchema
 	ReasonDelegationNotFound   Reason = authz.ReasonDelegationNotFound
@@ -44,7 +47,9 @@ const (
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
 	ReasonNotTenantSafe        Reason = authz.ReasonNotTenantSafe
 	ReasonOutOfBounds          Reason = authz.ReasonOutOfBounds
+	ReasonOverloaded           Reason = authz.ReasonOverloaded
 	ReasonPrincipalNotFound    Reason = authz.ReasonPrincipalNotFound
+	ReasonRateLimited          Reason = authz.ReasonRateLimited
 	ReasonRecordNotFound       Reason = authz.ReasonRecordNotFound
 	ReasonRevisionUnavailable  Reason = authz.ReasonRevision
 	ReasonRoleRequired         Reason = authz.ReasonRoleRequired
@@ -69,6 +74,20 @@ func ReasonOf(err error) Reason { return Reason(infoOf(err).GetReason()) }
 
 // FieldOf returns the request's field that is at fault, in the notation of protobuf: "resource.object_id". It is empty where none is.
 func FieldOf(err error) string { return infoOf(err).GetMetadata()["field"] }
+
+// RetryAfter returns how long the server says to wait before a call that failed is made again (google.rpc.RetryInfo); 0 where it says nothing.
+func RetryAfter(err error) time.Duration {
+	st, ok := status.FromError(err)
+	if !ok {
+		return 0
+	}
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
+}
 
 // infoOf returns the ErrorInfo of an error, or nil.
 func infoOf(err error) *errdetails.ErrorInfo {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -97,6 +98,15 @@ type Config struct {
 	// MaxConnections is how many connections may be open at once; 0 means 4096, or fewer where the process may
 	// not have that many files open besides those that the store needs.
 	MaxConnections int
+	// MaxConnectionAge is how long a connection serves new calls before its client is told to make another one; 0 means 30 min. Calls that are
+	// under way then end in their own time.
+	MaxConnectionAge time.Duration
+	// MaxActiveCalls is how many calls with one answer are worked on at once; others wait for their turn, which goes round fairly among
+	// callers. 0 means 64 for each processor, 128 at least, on the engine embedded, and 256 on the others.
+	MaxActiveCalls int
+	// CallerLimits are the limits of callers that do not say otherwise. Without them a caller has no rate, up to 2,500 calls and 500 streams at
+	// once.
+	CallerLimits caller.Limits
 	// MaxStreamTime is how long an import, export or backup may take; 0 means an hour.
 	MaxStreamTime time.Duration
 	// ShutdownDelay is how long Serve goes on to take calls once it is told to stop, and says that it is not ready, so that load
@@ -105,6 +115,10 @@ type Config struct {
 	// ShutdownGrace is how long Serve waits for calls under way once it takes no new ones; 0 means
 	// 10 s. Serve and Close together take 5 s more at most.
 	ShutdownGrace time.Duration
+
+	// JudgeOver, where it is set, is given the graph that decisions are made over, and returns the one that they are made over instead: for
+	// tests, which slow decisions down. What is written, and what takes access away, goes past it.
+	JudgeOver func(graph authz.Graph) authz.Graph
 
 	// certificatesEvery is how often the files of TLS are compared with those in force; 0 means 5 s.
 	certificatesEvery time.Duration

@@ -30,6 +30,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
+	"github.com/deputyauth/deputy/pkg/rpc/admission"
 	"github.com/deputyauth/deputy/pkg/rpc/door"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
@@ -50,6 +51,11 @@ const callWorkers = 16
 // HealthEvaluator is the name under which grpc.health.v1 says how the native evaluator is: NOT_SERVING once it
 // has answered otherwise than SpiceDB. The server itself goes on, with the stricter of both answers.
 const HealthEvaluator = "deputy.evaluator"
+
+// HealthCalls is the name under which grpc.health.v1 says whether a client is to send its calls here: NOT_SERVING while the engine does not
+// answer, and once the server is about to stop. A server whose journal takes no records is SERVING here, because what takes access away goes
+// through: a client that balances its calls by their health must not hold back a brake.
+const HealthCalls = "deputy.calls"
 
 // healthEvery is how often the engine is asked whether it answers.
 const healthEvery = 5 * time.Second
@@ -170,6 +176,8 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		calls = rpc.NewFigures()
 		figures = append(figures, calls)
 	}
+	admits := admission.New(admission.Settings{Turns: cfg.turns(), Callers: cfg.CallerLimits})
+	figures = append(figures, admissionFigures(admits)...)
 	figures = append(figures, d.transport.collectors()...)
 	figures = append(figures, d.callers.collectors()...)
 	if d.metrics, err = cfg.listenMetrics(ctx, log, figures...); err != nil {
@@ -178,7 +186,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if d.metrics != nil {
 		opened = append(opened, d.metrics.listener)
 	}
-	d.gate = rpc.NewGate(&d.callers.Callers, calls, d.journal, log)
+	d.gate = rpc.NewGate(&d.callers.Callers, admits, calls, d.journal, log)
 	d.delegate = delegate.New(d.graph, cfg.TokenKey, cfg.MaxSessionTTL, time.Now)
 	gateway, err := d.door(d.gate.Receiver(), datastore) //nolint:contextcheck // every call through it brings its own
 	if err != nil {
@@ -200,7 +208,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
 	guarded := d.gate.Guard(d.server)
-	d.judge = judge.New(d.graph, cfg.GlobalTypes, time.Now)
+	judged := d.graph
+	if cfg.JudgeOver != nil {
+		judged = cfg.JudgeOver(judged)
+	}
+	d.judge = judge.New(judged, cfg.GlobalTypes, time.Now)
 	d.judge.Recorded(d.journal)
 	services := rpc.Config{
 		Judge:          d.judge,
@@ -337,7 +349,7 @@ func (c Config) complete() (Config, error) {
 	}{
 		{"--snapshot-max-age", c.SnapshotMaxAge}, {"--max-session-ttl", c.MaxSessionTTL}, {"--shutdown-grace", c.ShutdownGrace},
 		{"--shutdown-delay", c.ShutdownDelay}, {"--max-stream-time", c.MaxStreamTime}, {"--purge-after", c.PurgeAfter},
-		{"--retention", c.Engine.Retention},
+		{"--retention", c.Engine.Retention}, {"--max-connection-age", c.MaxConnectionAge},
 	} {
 		if one.value < 0 {
 			return c, fmt.Errorf("daemon: %s is %s, and must not be negative: set a duration such as 720h, or leave it out", one.flag, one.value)
@@ -345,6 +357,12 @@ func (c Config) complete() (Config, error) {
 	}
 	if c.MaxConnections < 0 {
 		return c, fmt.Errorf("daemon: the number of connections is %d, must be 1 or more, or 0 for as many as fit", c.MaxConnections)
+	}
+	if c.MaxActiveCalls < 0 {
+		return c, fmt.Errorf("daemon: --max-active-calls is %d, must be 1 or more, or 0 for the default", c.MaxActiveCalls)
+	}
+	if _, err := c.CallerLimits.Check(); err != nil {
+		return c, fmt.Errorf("daemon: the limits of callers that say none, --caller-rate and its neighbours: %w", err)
 	}
 	c.SnapshotMaxAge = orDefault(c.SnapshotMaxAge, defaultSnapshotMaxAge)
 	c.MaxSessionTTL = orDefault(c.MaxSessionTTL, defaultMaxSessionTTL)
@@ -484,6 +502,7 @@ func (d *Daemon) tellLocked() {
 		d.health.SetServingStatus(HealthJournal, stateOf(d.condition.journal.wrong == ""))
 	}
 	d.tellTLS()
+	d.health.SetServingStatus(HealthCalls, stateOf(d.condition.engineWell))
 	d.health.SetServingStatus("", state)
 	for name := range d.server.GetServiceInfo() {
 		d.health.SetServingStatus(name, state)

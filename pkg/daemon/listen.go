@@ -26,6 +26,9 @@ const (
 	// own time, and the client makes a new one with the certificate that it has by now: a certificate that expires under a connection ends
 	// its calls. Whoever renews certificates in the middle of their life, as SPIRE does, needs lives of at least twice this time.
 	certifiedTime = 10 * time.Minute
+	// connectionAge is how long any other connection serves new calls. So a client that keeps one finds servers that were added since, and
+	// leaves those that carry more than the others. gRPC spreads the time by a tenth, so that clients do not all come back at once.
+	connectionAge = 30 * time.Minute
 	// pingTime and pongTime are after how long of silence a client is asked whether it is there, and how long
 	// it has to say so.
 	pingTime, pongTime = time.Minute, 20 * time.Second
@@ -43,10 +46,13 @@ const (
 
 // limits are the server options that bound a connection.
 func (c Config) limits() []grpc.ServerOption {
-	alive := keepalive.ServerParameters{MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime}
-	if c.asksClients() {
+	alive := keepalive.ServerParameters{
+		MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime,
 		// Without an end to the calls that are under way then: streams have limits of their own.
-		alive.MaxConnectionAge = orDefault(c.certifiedTime, certifiedTime)
+		MaxConnectionAge: orDefault(c.MaxConnectionAge, connectionAge),
+	}
+	if c.asksClients() {
+		alive.MaxConnectionAge = min(alive.MaxConnectionAge, orDefault(c.certifiedTime, certifiedTime))
 	}
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeTime),

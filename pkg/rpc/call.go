@@ -5,6 +5,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/rpc/admission"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -18,6 +19,8 @@ type call struct {
 	basis caller.Basis
 	// recording is how the call is recorded; nil where it is not.
 	recording *Recording
+	// ticket is its admission; the zero ticket where it takes none.
+	ticket admission.Ticket
 }
 
 type callKey struct{}

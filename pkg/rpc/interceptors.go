@@ -17,6 +17,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/journal"
+	"github.com/deputyauth/deputy/pkg/rpc/admission"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 )
 
@@ -39,9 +40,10 @@ type Gate struct {
 	log      *zap.Logger
 	receiver *wire.Receiver
 	// methods are those of the services that were registered, by full name.
-	methods  map[string]*wire.Method
-	underWay underWay
-	figures  *Figures
+	methods map[string]*wire.Method
+	// admission admits calls, fairly.
+	admission *admission.Admission
+	figures   *Figures
 	// journal records every call; nil records none.
 	journal *journal.Journal
 	open    openStreams
@@ -54,9 +56,10 @@ type Gate struct {
 }
 
 // NewGate returns the gate of one server. figures and in, where calls are recorded, may be nil.
-func NewGate(callers *caller.Callers, figures *Figures, in *journal.Journal, log *zap.Logger) *Gate {
-	g := &Gate{callers: callers, figures: figures, journal: in, log: log, methods: map[string]*wire.Method{}, underWay: underWay{most: maxUnderWay}}
+func NewGate(callers *caller.Callers, admits *admission.Admission, figures *Figures, in *journal.Journal, log *zap.Logger) *Gate {
+	g := &Gate{callers: callers, admission: admits, figures: figures, journal: in, log: log, methods: map[string]*wire.Method{}}
 	g.receiver = wire.NewReceiver(g.came)
+	g.receiver.Admit(wire.Admits{Bytes: messageBytes, Turn: takeTurn})
 	g.receiver.Late(g.late)
 	return g
 }
@@ -86,15 +89,16 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			resp = nil
 		}
 	}()
-	ctx, err = g.identify(ctx, info.FullMethod) //nolint:contextcheck // it is made of the call's
+	call, err := g.identify(ctx, info.FullMethod)
+	ctx = call //nolint:contextcheck // it is made of the call's
 	if err != nil {
 		return nil, err
 	}
-	end, err := g.underWay.begin(ctx, info.FullMethod)
+	leave, err := g.enter(call)
 	if err != nil {
 		return nil, err
 	}
-	defer end()
+	defer leave()
 	return handler(ctx, req)
 }
 
@@ -108,11 +112,11 @@ func (g *Gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 	if ctx = known.call; err != nil {
 		return err
 	}
-	end, err := g.underWay.begin(ctx, info.FullMethod)
+	leave, err := g.enter(known.call)
 	if err != nil {
 		return err
 	}
-	defer end()
+	defer leave()
 	defer known.replace(nil, true)
 	defer g.open.add(known)()
 	if !known.call.basis.Holds(g.callers.Basis(ctx), rejudgeEvery) {
@@ -193,8 +197,14 @@ func (s *identified) replace(by *wire.Message, over bool) {
 // finish turns the outcome of a call into a status, records it, counts it and logs it: at debug, or at error where it is the
 // server's own fault. Nothing of the request is logged.
 func (g *Gate) finish(ctx context.Context, method string, start time.Time, panicked any, err error) (st error) {
-	defer func() { g.figures.end(caller.Of(ctx), st) }()
+	defer func() {
+		g.pushBack(ctx, st)
+		g.figures.end(caller.Of(ctx), st)
+	}()
 	recording := RecordingOf(ctx)
+	if g.shed(ctx, recording, method, err) {
+		recording = nil // it is recorded, or counted
+	}
 	if panicked == nil && err == nil {
 		err = recording.end(ctx, nil)
 	}

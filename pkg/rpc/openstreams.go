@@ -27,7 +27,7 @@ const (
 	rejudging = 16
 )
 
-// openStreams are the streams with a caller, which underWay bounds. The zero value is ready for use. It is safe for concurrent use.
+// openStreams are the streams with a caller, which the admission bounds. The zero value is ready for use. It is safe for concurrent use.
 type openStreams struct {
 	mu  sync.Mutex
 	all map[*identified]struct{}

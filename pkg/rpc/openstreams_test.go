@@ -13,6 +13,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/rpc/admission"
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
@@ -44,7 +45,7 @@ func TestStreamThatBeginsWhileTheBookIsReplaced(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			callers := caller.NewCallers(book("key", auditor, checker))
-			gate := NewGate(callers, nil, nil, zap.NewNop())
+			gate := NewGate(callers, admission.New(admission.Settings{}), nil, nil, zap.NewNop())
 			asked, replaced := 0, false
 			// The time is asked for by the basis of a call, and then once a book has been chosen.
 			callers.Now = func() time.Time {

@@ -21,7 +21,7 @@ func toStatus(ctx context.Context, err error) error {
 		return err
 	}
 	e := statuses.Visible(ctx, err)
-	return statuses.New(statuses.Code(e.Kind), e.Reason, e.Field, text(e)).Err()
+	return statuses.Retry(statuses.New(statuses.Code(e.Kind), e.Reason, e.Field, text(e)), e.RetryAfter).Err()
 }
 
 // toErrorStatus is toStatus for one item of a bulk call.

@@ -47,9 +47,13 @@ func (g *Gate) counts(c *call, err error) {
 	}
 }
 
-// Summarize records how many calls of nobody known there were since that was recorded last, if there were any. Where the journal does not take
+// Summarize records how many calls of nobody known there were since that was recorded last, if there were any, and refused calls that were only
+// counted so far. Where the journal does not take
 // the record they are counted in the next one. Errors: those of the journal.
 func (g *Gate) Summarize(ctx context.Context) error {
+	for _, shed := range g.admission.Unrecorded() {
+		g.recordShed(ctx, shed)
+	}
 	u := &g.uncounted
 	u.mu.Lock()
 	from, until := u.from, time.Now()

@@ -16,13 +16,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/rpc/admission"
 )
 
 // limited serves one method by a handler, under limits alone, and returns a stream to it.
 func limited(t *testing.T, limits StreamLimits, method string, handler func(grpc.ServerStream) error) grpc.ClientStream {
 	t.Helper()
 	service, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	gate := NewGate(caller.NewCallers(nil), nil, nil, zap.NewNop())
+	gate := NewGate(caller.NewCallers(nil), admission.New(admission.Settings{}), nil, nil, zap.NewNop())
 	// Of the gate, what becomes of a panic: messages are received by gRPC here.
 	finish := func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer func() { err = gate.finish(s.Context(), info.FullMethod, time.Now(), recover(), err) }()

@@ -5,10 +5,12 @@ package statuses
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 )
@@ -36,6 +38,27 @@ func New(code codes.Code, reason, field, message string) *status.Status {
 		return st
 	}
 	return detailed
+}
+
+// Retry adds to a status how long to wait before the same call makes sense again (google.rpc.RetryInfo); 0 adds nothing.
+func Retry(st *status.Status, after time.Duration) *status.Status {
+	if after <= 0 {
+		return st
+	}
+	if detailed, err := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
+		return detailed
+	}
+	return st
+}
+
+// RetryAfter returns how long a status says to wait; 0 where it says nothing.
+func RetryAfter(st *status.Status) time.Duration {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return info.GetRetryDelay().AsDuration()
+		}
+	}
+	return 0
 }
 
 // Bounded returns a message that is no longer than a status of Deputy's may have, its end cut off if need be.

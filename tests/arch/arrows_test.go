@@ -76,7 +76,12 @@ var arrows = map[string][]string{
 	// The file of callers: read, checked, edited.
 	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/smallfile"},
 
-	"pkg/rpc": {"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
+	"pkg/rpc": {
+		"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/admission", "pkg/rpc/wire",
+		"pkg/statuses",
+	},
+	// Which calls may begin, and whose turn it is.
+	"pkg/rpc/admission": {"pkg/authz", "pkg/caller"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
@@ -129,7 +134,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
+		"pkg/rpc", "pkg/rpc/admission", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
 	},
 

@@ -213,7 +213,7 @@ func CheckName(name string) error {
 
 func (d *decoder) caller(n *yaml.Node) error {
 	f, err := d.mapping(n, "a caller", []string{"name", "roles", "tenants", "credentials"},
-		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch")
+		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits")
 	if err != nil {
 		return err
 	}
@@ -247,6 +247,9 @@ func (d *decoder) caller(n *yaml.Node) error {
 			return err
 		}
 		c.SpiceDB = namesOf(methods, all)
+	}
+	if c.Limits, err = d.limits(f["limits"]); err != nil {
+		return err
 	}
 	list, err := d.elements(f["credentials"], "credentials", MaxCredentials)
 	if err != nil {
@@ -322,6 +325,36 @@ func (d *decoder) bounds(f fields) (*authz.Bounds, error) {
 	}
 	b.Vouch, err = d.flag(f["vouch"], "vouch")
 	return b, err
+}
+
+// limits reads how much of the server a caller may take. What is left out is left to the server.
+func (d *decoder) limits(n *yaml.Node) (l caller.Limits, err error) {
+	if n == nil {
+		return l, nil
+	}
+	f, err := d.mapping(n, "limits", nil, "rate", "burst", "concurrent", "streams", "message", "weight")
+	if err != nil {
+		return l, err
+	}
+	for _, one := range []struct {
+		key  string
+		to   *int
+		read func(n *yaml.Node, what string) (int, error)
+	}{
+		{"rate", &l.Rate, d.number}, {"burst", &l.Burst, d.number}, {"concurrent", &l.Concurrent, d.number}, {"streams", &l.Streams, d.number},
+		{"message", &l.Message, d.size}, {"weight", &l.Weight, d.number},
+	} {
+		if f[one.key] == nil {
+			continue
+		}
+		if *one.to, err = one.read(f[one.key], one.key); err != nil {
+			return l, err
+		}
+	}
+	if key, err := l.Check(); err != nil {
+		return l, d.problem(f[key], "%v", err)
+	}
+	return l, nil
 }
 
 // storedID returns how an id of a type is stored that a person wrote.

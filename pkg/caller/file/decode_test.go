@@ -41,6 +41,7 @@ callers:
     id_prefixes: [acme-, "é"]
     authzed_api: [CheckPermission, ReadRelationships]
     vouch: true
+    limits: {rate: 2000, burst: 4000, concurrent: 200, streams: 20, message: 1MiB, weight: 2}
     credentials:
       - {id: key-1, key: "sha256:` + digest1 + `", created: 2026-11-28T15:00:00Z, expires: "2027-11-28T15:00:00+01:00"}
       - {id: cert, spiffe: spiffe://example.org/billing}
@@ -86,6 +87,7 @@ func TestDecode(t *testing.T) {
 				Tenants: authz.NamesOf("acme", "=ac=20me=40x"), Agents: authz.NamesOf("triage-bot"), Principals: authz.NamesOf("user"),
 				Objects: authz.NamesOf("ticket", "crm/lead"), IDs: authz.PrefixesOf("acme-", "é"), Vouch: true,
 			},
+			Limits:  caller.Limits{Rate: 2000, Burst: 4000, Concurrent: 200, Streams: 20, Message: 1 << 20, Weight: 2},
 			SpiceDB: authz.NamesOf("CheckPermission", "ReadRelationships"),
 			Credentials: []caller.Credential{
 				{ID: "key-1", Key: sum, Created: at("2026-11-28T15:00:00Z"), Expires: at("2027-11-28T15:00:00+01:00")},
@@ -179,6 +181,9 @@ var corpus = []struct {
 	{text: one("agents: all")},
 	{text: one(`agents: [al, "a:b", "user:x"]`)},
 	{text: one("vouch: false")},
+	{text: one("limits: {}")},
+	{text: one("limits: {rate: 1, message: 64KiB}")},
+	{text: one("limits: {concurrent: 1000000, streams: 1, weight: 100}")},
 	{text: one("principals: [service, user]")},
 	{text: one("authzed_api: [WriteRelationships]")},
 	{text: credential(`id: k, key: "sha256:` + digest1 + `"`)},
@@ -257,6 +262,19 @@ var corpus = []struct {
 	{one("authzed_api: []"), refused, 6, "authzed_api is an empty list"},
 	{one("vouch: yes"), refused, 6, "vouch has to be true or false, not a text"},
 	{one("vouch: 1"), refused, 6, "vouch has to be true or false, not a number"},
+	{one("limits: []"), refused, 6, "limits has to be a mapping, not a list"},
+	{one("limits: {rates: 1}"), refused, 6, "did you mean rate?"},
+	{one("limits: {rate: 0}"), refused, 6, "rate has to be a whole number, 1 or more"},
+	{one("limits: {rate: -1}"), refused, 6, "rate has to be a whole number, 1 or more"},
+	{one("limits: {rate: 1.5}"), refused, 6, "rate has to be a whole number, 1 or more"},
+	{one(`limits: {rate: "2000"}`), refused, 6, "rate has to be a number, not a text"},
+	{one("limits: {rate: 0x10}"), refusedHere, 6, "rate has to be a whole number, 1 or more"},
+	{one("limits: {rate: 99999999}"), refused, 6, "rate has to be 1 to 10000000, not 99999999"},
+	{one("limits: {burst: 5}"), refused, 6, "there is no rate: set rate too"},
+	{one("limits: {weight: 101}"), refused, 6, "weight has to be 1 to 100, not 101"},
+	{one("limits: {message: 1048576}"), refused, 6, "message has to be a text, and YAML reads it as a number"},
+	{one("limits: {message: 1MB}"), refused, 6, `message has to be a size such as 64KiB or 1MiB, not "1MB"`},
+	{one("limits: {message: 5MiB}"), refusedHere, 6, "message has to be 1KiB to 4MiB, not 5MiB"},
 	{one("credentials: {}"), refused, 5, "credentials has to be a list, not a mapping"},
 	{one("credentials: [secret-of-16-bytes]"), refused, 5, "a credential has to be a mapping, not a text"},
 	{one("name: a") + "  - {name: a, roles: [checker], tenants: all, credentials: []}\n", refusedHere, 6, "two callers are named a"},

@@ -47,7 +47,18 @@ type Entry struct {
 	IDPrefixes  Set          `yaml:"id_prefixes,omitempty"`
 	AuthzedAPI  Set          `yaml:"authzed_api,omitempty"`
 	Vouch       bool         `yaml:"vouch,omitempty"`
+	Limits      Limits       `yaml:"limits,omitempty,flow"`
 	Credentials []Credential `yaml:"credentials"`
+}
+
+// Limits are a caller's limits as they are written to a file. The zero value of a field is left out. Message is a size, such as 1MiB.
+type Limits struct {
+	Rate       int    `yaml:"rate,omitempty"`
+	Burst      int    `yaml:"burst,omitempty"`
+	Concurrent int    `yaml:"concurrent,omitempty"`
+	Streams    int    `yaml:"streams,omitempty"`
+	Message    string `yaml:"message,omitempty"`
+	Weight     int    `yaml:"weight,omitempty"`
 }
 
 // Set is a list of names, or all of them.

@@ -290,6 +290,54 @@ func (r reader) flag(n *yaml.Node, what string) (bool, error) {
 	return strings.EqualFold(n.Value, "true"), nil
 }
 
+// number reads a whole number, 1 or more, in decimal digits.
+func (r reader) number(n *yaml.Node, what string) (int, error) {
+	if err := r.plain(n, what, "!!int", "!!float"); err != nil {
+		return 0, err
+	}
+	if !plainNumber.MatchString(n.Value) {
+		return 0, r.problem(n, "%s has to be a whole number, 1 or more, such as 2000", what)
+	}
+	value, err := strconv.Atoi(n.Value)
+	if err != nil {
+		return 0, r.problem(n, "%s has to be a whole number, 1 or more, such as 2000", what)
+	}
+	return value, nil
+}
+
+var plainNumber = regexp.MustCompile(`^[1-9][0-9]{0,9}$`)
+
+// size reads a number of bytes, with its unit.
+func (r reader) size(n *yaml.Node, what string) (int, error) {
+	text, err := r.text(n, what)
+	if err != nil {
+		return 0, err
+	}
+	bytes, err := ParseSize(text)
+	if err != nil {
+		return 0, r.problem(n, "%s %v", what, err)
+	}
+	return bytes, nil
+}
+
+// ParseSize reads a number of bytes, such as 64KiB or 1MiB. The error goes on after the words that name it.
+func ParseSize(text string) (int, error) {
+	parts := plainSize.FindStringSubmatch(text)
+	if parts == nil {
+		return 0, fmt.Errorf("has to be a size such as 64KiB or 1MiB, not %s", quoted(text))
+	}
+	value, err := strconv.Atoi(parts[1])
+	if err != nil {
+		return 0, fmt.Errorf("has to be a size such as 64KiB or 1MiB, not %s", quoted(text))
+	}
+	if parts[2] == "MiB" {
+		return value << 20, nil
+	}
+	return value << 10, nil
+}
+
+var plainSize = regexp.MustCompile(`^([1-9][0-9]{0,5})(KiB|MiB)$`)
+
 // names lists the names of what is there, sorted.
 func (f fields) names(among ...string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(f)), func(name string) bool { return !slices.Contains(among, name) })

@@ -91,6 +91,9 @@ func receiveFailure(err error) error {
 	case authz.Invalid:
 		return failure(codes.InvalidArgument, e.Reason, e.Field, e.Message)
 	case authz.Exhausted:
+		if e.RetryAfter > 0 {
+			return err // of its caller or the server, likewise
+		}
 		return failure(codes.ResourceExhausted, e.Reason, e.Field, e.Message)
 	case authz.Canceled:
 		return failure(codes.Canceled, e.Reason, "", e.Message)

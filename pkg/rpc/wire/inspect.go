@@ -46,22 +46,26 @@ func (f *Fault) Error() string {
 // items elements. In a google.protobuf.Value it refuses what cannot be written as JSON, because SpiceDB panics where it writes one into
 // an error: numbers that are not finite, and values without a kind. It makes nothing. Strings are not checked for UTF-8; decoding does that.
 func (t Type) Inspect(encoding []byte, items int) (decoded int, err error) {
-	return t.inspect(encoding, items, false)
+	decoded, _, err = t.inspect(encoding, items, false)
+	return decoded, err
 }
 
-// inspect is Inspect; tolerant passes over fields that a type does not have.
-func (t Type) inspect(encoding []byte, items int, tolerant bool) (decoded int, err error) {
+// inspect is Inspect; tolerant passes over fields that a type does not have. It also returns how many elements the lists of the outermost message
+// have together.
+func (t Type) inspect(encoding []byte, items int, tolerant bool) (decoded, elements int, err error) {
 	s := scan{items: items, tolerant: tolerant}
 	if fault := s.message(t.shape, encoding, 0); fault != nil {
-		return 0, fault
+		return 0, 0, fault
 	}
-	return s.bytes, nil
+	return s.bytes, s.outermost, nil
 }
 
 type scan struct {
 	items    int
 	tolerant bool
 	bytes    int
+	// outermost is how many elements the lists of the outermost message have.
+	outermost int
 }
 
 // message inspects one message, depth levels within the outermost.
@@ -118,6 +122,9 @@ func (s *scan) message(of *shape, b []byte, depth int) *Fault {
 			return &Fault{Number: int(number), Message: fmt.Sprintf("has the field with the number %d, %s, as wire type %d instead of %d",
 				number, f.name, wire, f.wire)}
 		}
+	}
+	if depth == 0 {
+		s.outermost = elements
 	}
 	return s.whole(of, b, needed, elements)
 }

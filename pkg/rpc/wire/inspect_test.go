@@ -145,11 +145,29 @@ func TestInspectTakesOddForms(t *testing.T) {
 // TestTolerantInspection passes over what a type does not have, and bounds it all the same.
 func TestTolerantInspection(t *testing.T) {
 	b := slices.Concat([]byte{0x93, 0x3f, 0x94, 0x3f}, enc(999, 'x'), append(tag(1, protowire.VarintType), 1))
-	if _, err := typeOf(&deputyv1.ObjectReference{}).inspect(b, 10, true); err != nil {
+	if _, _, err := typeOf(&deputyv1.ObjectReference{}).inspect(b, 10, true); err != nil {
 		t.Error(err)
 	}
-	if _, err := typeOf(&deputyv1.ObjectReference{}).inspect([]byte{0x93, 0x3f, 0x9c, 0x3f}, 10, true); err == nil {
+	if _, _, err := typeOf(&deputyv1.ObjectReference{}).inspect([]byte{0x93, 0x3f, 0x9c, 0x3f}, 10, true); err == nil {
 		t.Error("a group that ends as another's passed")
+	}
+}
+
+// TestInspectCountsItems: what a call has of items is what its outermost lists have, and not what is within those.
+func TestInspectCountsItems(t *testing.T) {
+	check := &deputyv1.CheckPermissionRequest{AgentId: "bot", Context: nested(3)}
+	item := &deputyv1.CheckBulkPermissionsRequestItem{AgentId: "bot", Context: nested(3)}
+	for name, test := range map[string]struct {
+		message proto.Message
+		want    int
+	}{
+		"one question":     {check, 0},
+		"three questions":  {&deputyv1.CheckBulkPermissionsRequest{Items: []*deputyv1.CheckBulkPermissionsRequestItem{item, item, item}}, 3},
+		"lists in an item": {&deputyv1.ExplainPermissionRequest{Check: check}, 0},
+	} {
+		if _, items, err := typeOf(test.message).inspect(encoded(t, test.message), 10, false); err != nil || items != test.want {
+			t.Errorf("%s: %d items, want %d (%v)", name, items, test.want, err)
+		}
 	}
 }
 

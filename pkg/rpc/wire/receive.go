@@ -61,6 +61,7 @@ type Receiver struct {
 	// arrival stands in for the constant, for tests.
 	arrival time.Duration
 	judge   func(ctx context.Context, method *Method) error
+	admits  Admits
 	late    func(ctx context.Context, st *status.Status) *status.Status
 }
 
@@ -72,6 +73,18 @@ func NewReceiver(judge func(ctx context.Context, method *Method) error) *Receive
 	}
 	return &Receiver{wire: newVolume(wireRoom), decoded: newVolume(decodedRoom), arrival: arrival, judge: judge}
 }
+
+// Admits is asked about the messages of callers, which have limits of their own. Both are needed.
+type Admits struct {
+	// Bytes is how long a message of the call's caller may be; 0 means as long as the method says.
+	Bytes func(ctx context.Context) int
+	// Turn waits until it is the call's turn to be worked on. It is asked once a message has come, with the number of elements that its lists
+	// have, and before anything of it is decoded: so a call that waits holds no more than its encoding. Its error is Receive's.
+	Turn func(ctx context.Context, elements int) error
+}
+
+// Admit has callers' messages be admitted. It is called before the first call.
+func (r *Receiver) Admit(by Admits) { r.admits = by }
 
 // Late has a function be told of the status with which a call is ended whose message does not come in time, before that leaves: what it returns
 // is what leaves. It is called before the first call.
@@ -154,6 +167,13 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 		return nil, broken(err)
 	}
 	length := int64(binary.BigEndian.Uint32(prefix[1:]))
+	if r.admits.Bytes != nil {
+		if most := r.admits.Bytes(ctx); most > 0 && most < method.Bytes {
+			own := *method
+			own.Bytes = most
+			method = &own
+		}
+	}
 	if length > int64(method.Bytes) {
 		return nil, tooLarge(fmt.Sprintf("the message has %d bytes", length), method.Bytes)
 	}
@@ -296,15 +316,20 @@ func (r *Receiver) unpack(ctx context.Context, m *Message, method *Method, unpac
 	return nil
 }
 
-// inspect inspects a message that has come, and takes the room that it will need once it is decoded.
+// inspect inspects a message that has come, waits for its turn, and takes the room that it will need once it is decoded.
 func (r *Receiver) inspect(ctx context.Context, m *Message, method *Method) error {
-	decoded, err := method.inspect(m.bytes, method.Items, method.Tolerant)
+	decoded, elements, err := method.inspect(m.bytes, method.Items, method.Tolerant)
 	if fault, ok := errors.AsType[*Fault](err); ok {
 		return fault.refusal()
 	}
 	if most := min(method.Decoded, smallDecoded+expansion*len(m.bytes)); decoded > most {
 		return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge,
 			"the message would take about %d bytes once it is decoded, more than %d for its length: send fewer items at once", decoded, most)
+	}
+	if r.admits.Turn != nil {
+		if err := r.admits.Turn(ctx, elements); err != nil {
+			return err
+		}
 	}
 	if decoded > smallDecoded {
 		m.decoded, err = r.decoded.take(ctx, copies*decoded+len(m.bytes))
@@ -321,5 +346,5 @@ func (f *Fault) refusal() *authz.Error {
 }
 
 func tooLarge(what string, most int) error {
-	return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "%s, more than the %d that this method takes", what, most)
+	return authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "%s, more than the %d that may be sent here", what, most)
 }

@@ -52,8 +52,10 @@ func (v *volume) take(ctx context.Context, bytes int) (giveBack func(), err erro
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy,
+			busy := authz.Errorf(authz.Exhausted, authz.ReasonBusy,
 				"too many large messages come in at once; send it again in a while, or send smaller ones")
+			busy.RetryAfter = time.Second
+			return nil, busy
 		}
 	}
 	return func() { v.room.Release(want) }, nil

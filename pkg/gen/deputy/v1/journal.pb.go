@@ -345,7 +345,8 @@ type Record struct {
 	Context *structpb.Struct `protobuf:"bytes,28,opt,name=context,proto3" json:"context,omitempty"`
 	// How many results were answered, or relationships written. For a brake or a purge: sessions and delegations together.
 	Results uint64 `protobuf:"varint,29,opt,name=results,proto3" json:"results,omitempty"`
-	// How many results failed.
+	// How many results failed. In a record of kind REFUSED with the code RESOURCE_EXHAUSTED: how many calls of the caller were refused likewise since
+	// the record before; the method and the reason are those of the last one.
 	Failed uint64 `protobuf:"varint,30,opt,name=failed,proto3" json:"failed,omitempty"`
 	// The sequence of the record of stage BEGUN that this record of stage ENDED belongs to. It is absent where that is written late, so that its
 	// sequence was not known yet, and in records of other stages.
