@@ -109,7 +109,7 @@ func TestThePastIsNotVerified(t *testing.T) {
 			t.Errorf("%+v, %v", answers, err)
 		}
 	}
-	if who, err := then.Subjects(t.Context(), group, "member", "person", nil, 0); err != nil || len(who) != 1 {
+	if who, err := then.Subjects(t.Context(), group, "member", "person", nil, 10); err != nil || len(who) != 1 {
 		t.Errorf("%v, %v", who, err)
 	}
 	reach := authz.Reachable{ResourceType: "group", Holders: []authz.Holder{{Permission: "member", Subject: bob}}}
