@@ -135,7 +135,7 @@ func TestLongLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return snap.Subjects(t.Context(), authz.Object{Type: "doc", ID: id}, "view", "person", nil)
+		return snap.Subjects(t.Context(), authz.Object{Type: "doc", ID: id}, "view", "person", nil, 10_000)
 	}
 	got, err := list("d")
 	if err != nil || len(got) != 101 {
