@@ -45,7 +45,7 @@ func (w *Walk) Explain(ctx context.Context, c Check, how Explaining) (Answer, *a
 	w.check([]Check{c}, answers)
 	a := answers[0]
 	m, sub, err := w.program.resolve(&c)
-	if err != nil || w.err != nil {
+	if err != nil || w.err != nil || tooMuch(a.Err) {
 		return a, nil
 	}
 	x := &explainer{

@@ -113,7 +113,7 @@ func TestThePastIsNotVerified(t *testing.T) {
 			t.Errorf("%+v, %v", answers, err)
 		}
 	}
-	if who, err := then.Subjects(t.Context(), group, "member", "person", nil); err != nil || len(who) != 1 {
+	if who, err := then.Subjects(t.Context(), group, "member", "person", nil, 10); err != nil || len(who) != 1 {
 		t.Errorf("%v, %v", who, err)
 	}
 	reach := authz.Reachable{ResourceType: "group", Holders: []authz.Holder{{Permission: "member", Subject: bob}}}
@@ -138,7 +138,7 @@ func TestLongLists(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return snap.Subjects(t.Context(), authz.Object{Type: "doc", ID: "d"}, "view", "person", nil)
+		return snap.Subjects(t.Context(), authz.Object{Type: "doc", ID: "d"}, "view", "person", nil, 1000)
 	}
 	got, err := list()
 	if err != nil || len(got) != 101 {
