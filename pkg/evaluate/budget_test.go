@@ -260,3 +260,123 @@ func BenchmarkManyGroups(b *testing.B) {
 		})
 	}
 }
+
+// tunnel is a crowd whose last group leads on to ann, through so many others.
+type tunnel struct {
+	crowd
+	last string
+	long int
+}
+
+func (d *tunnel) Subject(r *Row, limit int) ([]Row, bool, error) {
+	step := 0
+	if _, err := fmt.Sscanf(r.SubjectID, "t%d", &step); err != nil && r.SubjectID != d.last {
+		return d.crowd.Subject(r, limit)
+	}
+	if step == d.long {
+		return []Row{{Relation: "member", SubjectType: "user", SubjectID: "ann"}}, false, nil
+	}
+	return []Row{{Relation: "member", SubjectType: "group", SubjectID: fmt.Sprintf("t%d", step+1), SubjectRelation: "member"}}, false, nil
+}
+
+// TestAPathIsFoundAmongMany: an explanation goes through the relationships of an object a few times, however long the path is that it looks for.
+func TestAPathIsFoundAmongMany(t *testing.T) {
+	t.Parallel()
+	const groups, long = 10_000, 30
+	rows := &tunnel{last: name(groups - 1), long: long}
+	w := compile(t, crowded).Walk(rows)
+	defer w.Close()
+	a, why := w.Explain(t.Context(), crowdCheck(groups, "view", "ann"), Explaining{})
+	if a.Outcome != authz.Yes || why == nil || why.Cut {
+		t.Fatalf("%+v, %+v", a, why)
+	}
+	length := 0
+	for r := why.Reason; r != nil && len(r.Children) > 0; r = r.Children[0] {
+		length++
+	}
+	if length < long {
+		t.Errorf("the path has %d steps, want %d relationships at least", length, long)
+	}
+	if once := groups/page + 1; rows.pages > 5*once {
+		t.Errorf("%d pages are read, want at most 5 times the %d that there are", rows.pages, once)
+	}
+}
+
+// forked is a graph that is computed: every group is in each relation of very many groups, and so is ann.
+type forked struct {
+	Rows
+	groups int
+}
+
+func (f *forked) ResourceIDs(_, _, _, objectType, _, from string, limit int) ([]string, bool, error) {
+	if objectType != "group" {
+		return nil, false, nil
+	}
+	return (&formula{}).every(0, 1, f.groups, from, limit)
+}
+
+// forks is a schema in which many ways lead on from a group.
+func forks(t *testing.T) *Program {
+	t.Helper()
+	const relations = 30
+	subjects := "user"
+	for i := range relations {
+		subjects += fmt.Sprintf(" | group#in%02d", i)
+	}
+	text := "definition user {}\ndefinition group {\n"
+	for i := range relations {
+		text += fmt.Sprintf("relation in%02d: %s\n", i, subjects)
+	}
+	return compile(t, text+"}\ndefinition doc {\nrelation reader: group#in00\npermission view = reader\n}")
+}
+
+// TestOpenListsAreBounded: a lookup that meets too many lists that lead on takes all ids, and holds nothing of them.
+func TestOpenListsAreBounded(t *testing.T) {
+	p := forks(t)
+	c, err := p.Resources("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := c.sets[0]
+	spread, _ := set.spread.(*spreadObjects)
+	most := 0
+	for set.state == spreading {
+		if err := set.advance(t.Context(), &forked{groups: 50_000}, 1); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, len(spread.open))
+	}
+	if set.state != unbounded || most > maxReached+30*listMax || len(spread.open)+len(spread.seen)+len(set.front) > 0 {
+		t.Errorf("the lookup is in state %d, and held %d lists, want at most some %d; it keeps %d", set.state, most, maxReached, len(spread.open))
+	}
+}
+
+// TestLookupsTogetherNoteLittle: what lookups note that are left alone is bounded, and taken back when they are gone.
+func TestLookupsTogetherNoteLittle(t *testing.T) { // alone, because it looks at all lookups
+	p := compile(t, "definition user {}\ndefinition group {\nrelation member: user\n}\ndefinition doc {\nrelation reader: group#member\npermission view = reader\n}")
+	rows := &forked{groups: 20_000}
+	before := noted.Load()
+	var all []*Candidates
+	states := map[candidatesState]int{}
+	for range 200 {
+		c, err := p.Resources("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+		if err := c.sets[0].advance(t.Context(), rows, 1<<30); err != nil {
+			t.Fatal(err)
+		}
+		states[c.sets[0].state]++
+	}
+	if states[bounded] == 0 || states[unbounded] == 0 || noted.Load() > maxNoted {
+		t.Errorf("the lookups are in states %v, and note %d, want some bounded, some not, and at most %d", states, noted.Load(), maxNoted)
+	}
+	runtime.KeepAlive(all)
+	all = nil
+	for end := time.Now().Add(time.Minute); noted.Load() > before; runtime.GC() {
+		if time.Now().After(end) {
+			t.Fatalf("%d are noted of lookups that are gone", noted.Load()-before)
+		}
+	}
+}

@@ -84,6 +84,9 @@ type explainer struct {
 	paths  map[memberKey]*path
 	looked int
 	veiled bool
+	// held has the edges that are yes, and heldEdges counts them.
+	held      map[edgesKey][]*edge
+	heldEdges int
 	// later adds children to a reason once it is shown.
 	later map[*authz.Reason]func() []*authz.Reason
 	// hidden says of objects that were asked about whether they are hidden.
