@@ -3,7 +3,9 @@ package evaluate
 import (
 	"container/heap"
 	"context"
+	"runtime"
 	"slices"
+	"sync/atomic"
 )
 
 // The candidates of a lookup come from many lists of ids, each in order: the objects with a row that names the subject, or a group that it
@@ -19,7 +21,13 @@ const (
 	// one list at once.
 	readAhead        = 1 << 14
 	listMin, listMax = 4, 512
+	// smallNoted is how much a lookup notes in any case, and maxNoted how much all that note more do together: members of objects, lists, and ids
+	// that are read ahead. Where there is no room for more, a lookup takes all ids instead, or reads few ahead.
+	smallNoted, maxNoted = 1 << 11, 1 << 20
 )
+
+// noted is how much lookups note, but for those that note little.
+var noted atomic.Int64
 
 // list names a list of ids that rows can read, in order.
 type list struct {
@@ -102,6 +110,8 @@ type merged struct {
 	front cursors
 	begun bool
 	limit int
+	// sparing says to read few ids ahead.
+	sparing bool
 }
 
 // cursors implement heap.Interface.
@@ -153,6 +163,9 @@ func (m *merged) next(ctx context.Context, rows IDs, from string) (id string, ok
 // begin reads the beginning of each list.
 func (m *merged) begin(ctx context.Context, rows IDs, from string) (id string, ok bool, err error) {
 	m.begun, m.limit = true, min(max(readAhead/max(len(m.front), 1), listMin), listMax)
+	if m.sparing {
+		m.limit = listMin
+	}
 	all := m.front
 	m.front = m.front[:0]
 	for i, c := range all {
@@ -186,6 +199,34 @@ type candidates struct {
 	spread
 	merged
 	state candidatesState
+	// noted is what is counted of it among what all lookups note; nil as long as that is little.
+	noted *int64
+}
+
+// note counts what the lookup notes by now, and reports whether there is room for it. A lookup has no end, and some are left alone: so what was
+// counted is taken back with its memory.
+func (c *candidates) note(n int) bool {
+	if c.noted == nil {
+		if n <= smallNoted {
+			return true
+		}
+		c.noted = new(int64)
+		runtime.AddCleanup(c, func(n *int64) { noted.Add(-*n) }, c.noted)
+	}
+	more := int64(n) - *c.noted
+	if all := noted.Add(more); more > 0 && all > maxNoted {
+		noted.Add(-more)
+		return false
+	}
+	*c.noted = int64(n)
+	return true
+}
+
+// giveUp forgets what was noted, because it is too much.
+func (c *candidates) giveUp() {
+	c.state, c.merged = unbounded, merged{}
+	c.forget()
+	c.note(0)
 }
 
 // spread finds the lists that have candidates.
@@ -195,8 +236,10 @@ type spread interface {
 	step(rows Rows, m *merged) (work int, done bool, err error)
 	// all returns the lists of all ids that there are, whether anything leads to them or not, and as own the ids that these may lack.
 	all() (lists []list, own []string)
-	// reached is how many members of objects were noted.
+	// reached is how many members of objects were noted, or how many lists are open that lead on, whichever are more.
 	reached() int
+	// forget drops what was noted; nothing but all is asked afterwards.
+	forget()
 }
 
 type candidatesState uint8
@@ -220,8 +263,12 @@ func (c *candidates) advance(ctx context.Context, rows Rows, work int) error {
 			return err
 		case done:
 			c.state = bounded
-		case c.reached() > maxReached || len(c.front) > maxLists:
-			c.state = unbounded
+			if ahead := min(len(c.front)*listMax, readAhead); !c.note(len(c.front) + ahead) {
+				c.sparing = true
+				c.note(len(c.front))
+			}
+		case c.reached() > maxReached || len(c.front) > maxLists || !c.note(c.reached()+len(c.front)):
+			c.giveUp()
 		}
 		work -= max(n, 1)
 	}

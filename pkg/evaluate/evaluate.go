@@ -154,12 +154,23 @@ func (w *Walk) answer(checks []Check, answers []Answer) {
 			who |= 1 << rest[n].subject
 			n++
 		}
+		w.read = 0
 		v, _ := w.member(key.of, w.object(key.of.of, key.id), who, maxDepth)
+		if tooMuch(w.err) { // which is about this question alone
+			for _, a := range rest[:n] {
+				answers[a.question] = Answer{Outcome: authz.Failed, Err: w.err}
+			}
+			w.err, w.conditions = nil, 0
+			w.letGo()
+			rest = rest[n:]
+			continue
+		}
 		for _, a := range rest[:n] {
 			answers[a.question] = w.conclude(&v, a.subject, circumstances{program: w.program, given: checks[a.question].Context})
 		}
 		rest = rest[n:]
 	}
+	w.read = 0
 	if w.err != nil {
 		for i := range w.asked {
 			answers[w.asked[i].question] = Answer{Outcome: authz.Failed, Err: w.err}

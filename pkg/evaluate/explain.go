@@ -45,7 +45,7 @@ func (w *Walk) Explain(ctx context.Context, c Check, how Explaining) (Answer, *a
 	w.check([]Check{c}, answers)
 	a := answers[0]
 	m, sub, err := w.program.resolve(&c)
-	if err != nil || w.err != nil {
+	if err != nil || w.err != nil || tooMuch(a.Err) {
 		return a, nil
 	}
 	x := &explainer{
@@ -84,6 +84,9 @@ type explainer struct {
 	paths  map[memberKey]*path
 	looked int
 	veiled bool
+	// held has the edges that are yes, and heldEdges counts them.
+	held      map[edgesKey][]*edge
+	heldEdges int
 	// later adds children to a reason once it is shown.
 	later map[*authz.Reason]func() []*authz.Reason
 	// hidden says of objects that were asked about whether they are hidden.

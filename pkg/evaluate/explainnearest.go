@@ -81,6 +81,7 @@ func (x *explainer) nearest(openings []opening) (found [][]authz.Grant) {
 			continue
 		}
 		w := x.program.Walk(&granted{x.rows, o.grants})
+		w.lent = x.turns
 		answers, err := w.checkAll(x.ctx, []Check{x.check})
 		w.Close()
 		if err != nil {

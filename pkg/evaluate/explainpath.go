@@ -39,7 +39,7 @@ func (x *explainer) shortestPart(n *node, m *member, o *object, left int) *authz
 
 // noPath turns the reason of a member whose path would take too long to find into one that says that it is left out.
 func (x *explainer) noPath(r *authz.Reason) *authz.Reason {
-	if x.looked <= maxLooked && !x.failed() && x.Walk.err == nil && x.err == nil {
+	if x.looked <= maxLooked && x.heldEdges <= maxLooked && !x.failed() && x.Walk.err == nil && x.err == nil {
 		x.Walk.err = errNoPath
 	}
 	x.cut = true
@@ -145,7 +145,7 @@ func (x *explainer) pathOf(n *node, m *member, o *object, left, hops int, firm b
 	case schema.Computed:
 		return x.path(n.target, o, left-1, hops)
 	case schema.Arrow:
-		return x.pathBy(o, x.arrows(n, o, left), hops, firm)
+		return x.pathBy(o, edgesKey{n, memberKey{n.tupleset, o.id}, left}, x.arrows(n, o, left), hops, firm)
 	default:
 	}
 	r := operation(n, authz.Yes)
@@ -268,18 +268,49 @@ func (x *explainer) pathOfRelation(m *member, o *object, left, hops int, firm bo
 	if !m.usersets {
 		return nil
 	}
-	return x.pathBy(o, x.usersets(m, o, left), hops, firm)
+	return x.pathBy(o, edgesKey{nil, memberKey{m, o.id}, left}, x.usersets(m, o, left), hops, firm)
+}
+
+// edgesKey names edges: those of an arrow, or of a relation if arrow is nil, with so many dispatches left.
+type edgesKey struct {
+	arrow *node
+	memberKey
+	left int
 }
 
 // pathBy returns a path by one of several edges.
-func (x *explainer) pathBy(o *object, all edges, hops int, firm bool) (r *authz.Reason) {
-	if hops > 0 {
-		all(func(e *edge) bool {
-			r = x.pathVia(o, e, hops, firm)
-			return r == nil && x.looked <= maxLooked
-		})
+func (x *explainer) pathBy(o *object, key edgesKey, all edges, hops int, firm bool) *authz.Reason {
+	if hops == 0 {
+		return nil
 	}
-	return r
+	for _, e := range x.holding(key, all) {
+		if r := x.pathVia(o, e, hops, firm); r != nil || x.looked > maxLooked {
+			return r
+		}
+	}
+	return nil
+}
+
+// holding returns those of edges that are yes. A search comes here once for each number of hops, and there may be very many edges that are no: so it
+// goes through all of them once, and stops at as many as it has a use for.
+func (x *explainer) holding(key edgesKey, all edges) []*edge {
+	if found, ok := x.held[key]; ok {
+		return found
+	}
+	var found []*edge
+	all(func(e *edge) bool {
+		if e.out.Outcome != authz.Yes {
+			return !x.failed()
+		}
+		found = append(found, e)
+		x.heldEdges++
+		return x.heldEdges <= maxLooked
+	})
+	if x.held == nil {
+		x.held = map[edgesKey][]*edge{}
+	}
+	x.held[key] = found
+	return found
 }
 
 // pathVia returns a path by an edge.

@@ -81,7 +81,9 @@ type rest struct {
 	permission string
 }
 
-func (s *spreadSubjects) reached() int { return len(s.seen) }
+func (s *spreadSubjects) reached() int { return max(len(s.seen), len(s.open)) }
+
+func (s *spreadSubjects) forget() { s.seen, s.own, s.open = nil, nil, nil }
 
 // all implements spread. An object on the way may be the subject itself: then a row names it, with whatever relation, or it is the resource.
 func (s *spreadSubjects) all() (lists []list, own []string) {

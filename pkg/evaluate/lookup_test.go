@@ -82,7 +82,7 @@ func (f *formula) ObjectIDs(objectType, from string, limit int) ([]string, bool,
 	return f.every(0, 1, f.documents, from, limit)
 }
 
-func compile(t *testing.T, text string) *Program {
+func compile(t testing.TB, text string) *Program {
 	t.Helper()
 	c, err := compiler.Compile(compiler.InputSchema{Source: input.Source("schema"), SchemaString: text}, compiler.AllowUnprefixedObjectType())
 	if err != nil {

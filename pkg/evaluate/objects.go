@@ -12,7 +12,7 @@ const (
 	narrowObject   = 32
 	narrowRelation = 64
 	// page is how many rows of a wide relation are read at once.
-	page = 1024
+	page = 256
 	// skips is for how many objects, or relations, of a kind that showed a wide one the scan is not tried.
 	skips = 16
 )
@@ -88,6 +88,7 @@ func (w *Walk) object(t *objectType, id string) *object {
 	if o == nil {
 		o = w.newObject()
 		o.of, o.id = t, id
+		w.hold(1)
 		w.objects[key] = o
 	}
 	return o
@@ -119,6 +120,8 @@ func (w *Walk) readObject(o *object) {
 	if err != nil {
 		w.err = err
 	}
+	o.by = nil // so that the page that the row is of may go
+	w.holdRead(len(rows))
 	if o.rows, o.whole = rows, !more; more {
 		o.of.wide.sawWide()
 	}
@@ -155,6 +158,7 @@ func (w *Walk) relation(m *member, o *object) (rows []Row, wide bool) {
 			m.wide.sawWide()
 		}
 	}
+	w.holdRead(len(read.rows))
 	o.relations = append(o.relations, read)
 	return read.rows, read.wide
 }
@@ -165,6 +169,7 @@ func (w *Walk) each(m *member, o *object, usersets bool, fn func(*Row) bool) {
 	if wide && usersets && !w.failed() {
 		// Mostly there are many subjects and few usersets.
 		rows, wide, w.err = w.rows.Usersets(o.of.name, o.id, m.name, narrowRelation)
+		w.read += 1 + len(rows)
 	}
 	if !wide {
 		visit(rows, usersets, fn)
@@ -172,11 +177,18 @@ func (w *Walk) each(m *member, o *object, usersets bool, fn func(*Row) bool) {
 	}
 	var after *Row
 	for more := true; more && !w.failed(); {
-		if rows, more, w.err = w.rows.Page(o.of.name, o.id, m.name, usersets, after, page); w.err != nil || !visit(rows, usersets, fn) {
+		if rows, more, w.err = w.rows.Page(o.of.name, o.id, m.name, usersets, after, page); w.err != nil {
 			return
 		}
-		if len(rows) > 0 {
-			after = &rows[len(rows)-1]
+		w.beginPage(len(rows))
+		on := visit(rows, usersets, fn)
+		w.endPage(len(rows))
+		if !on {
+			return
+		}
+		if n := len(rows); n > 0 {
+			last := rows[n-1] // alone, so that the page may go
+			after = &last
 		}
 	}
 }

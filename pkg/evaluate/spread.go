@@ -22,7 +22,9 @@ type leading struct {
 	to *member
 }
 
-func (s *spreadObjects) reached() int { return len(s.seen) }
+func (s *spreadObjects) reached() int { return max(len(s.seen), len(s.open)) }
+
+func (s *spreadObjects) forget() { s.seen, s.own, s.open = nil, nil, nil }
 
 // all implements spread. Of the objects without rows only the subject itself can be reached.
 func (s *spreadObjects) all() (lists []list, own []string) {

@@ -3,6 +3,7 @@ package evaluate
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -29,6 +30,7 @@ type Walk struct {
 	objects map[objectKey]*object
 	round
 	spare
+	budget
 }
 
 // round is one traversal of the graph, for up to maxSubjects subjects. Nothing of it but err and ctx outlives it.
@@ -55,9 +57,8 @@ type spare struct {
 }
 
 const (
-	// maxObjects is how many objects a walk has read at most when a call ends; of more it forgets all, because it may be kept for
-	// as long as somebody holds the revision. It is also how many are spared.
-	maxObjects = 4096
+	// maxObjects is how many objects, and how many knowns, are spared.
+	maxObjects = smallWalk
 	// maxMap is how many objects a map has held that is used again: emptying it costs what it once held.
 	maxMap = 128
 )
@@ -83,7 +84,10 @@ func (w *Walk) Close() {
 }
 
 // begin begins a call.
-func (w *Walk) begin(ctx context.Context) { w.ctx = ctx }
+func (w *Walk) begin(ctx context.Context) {
+	w.unkeep()
+	w.ctx, w.most, w.read = ctx, smallWalk, 0
+}
 
 // rest ends a round, so that another one can begin at the same revision, with what was read.
 func (w *Walk) rest() {
@@ -95,17 +99,21 @@ func (w *Walk) rest() {
 		clear(o.known)
 		o.known = o.known[:0]
 	}
+	w.pages, w.conditions = 0, 0
 	clear(w.learned)
 	clear(w.asked)
 	clear(w.subjects)
 	w.round = round{ctx: w.ctx, err: w.err, learned: w.learned[:0], asked: w.asked[:0], subjects: w.subjects[:0]}
 }
 
-// end ends a call. Where it failed, what was read may be half of what is there.
+// end ends a call. Where it failed, what was read may be half of what is there. What is a lot is forgotten, because the walk may be kept for as
+// long as somebody holds the revision.
 func (w *Walk) end() {
 	w.rest()
-	if w.err != nil || len(w.objects) > maxObjects {
+	w.giveBack()
+	if !w.keep() {
 		w.forget()
+		w.spare = spare{}
 	}
 	w.ctx, w.err = nil, nil
 }
@@ -113,6 +121,7 @@ func (w *Walk) end() {
 // forget makes the walk a new one over the same rows.
 func (w *Walk) forget() {
 	w.rest()
+	w.unkeep()
 	for _, o := range w.objects {
 		if len(w.unread) == maxObjects {
 			break
@@ -212,6 +221,9 @@ func (w *Walk) failed() bool {
 	}
 	if w.steps++; w.steps%64 == 0 {
 		w.err = w.ctx.Err()
+		if w.turns > 0 {
+			runtime.Gosched() // so that a small walk that came meanwhile does not wait for large ones
+		}
 	}
 	return w.err != nil
 }
@@ -294,6 +306,7 @@ func (w *Walk) body(m *member, o *object, who set, left int) (v value, need int)
 				w.learned = append(w.learned, o)
 			}
 			o.known = append(o.known, memberKnown{m, k})
+			w.hold(1)
 		}
 	}
 	k.remember(&found, rest, n, left)
@@ -368,6 +381,7 @@ func (w *Walk) lookUp(m *member, id string, who set) (v value) {
 		if v.yes&(1<<s) != 0 || w.failed() {
 			return
 		}
+		w.read++
 		row, found, err := w.rows.Find(m.of.name, id, m.name, w.subjects[s].of.name, subjectRelation, subjectID)
 		switch {
 		case err != nil:
@@ -407,7 +421,7 @@ func (w *Walk) leading(m *member, o *object, who set, left int) (v value, need i
 			return true
 		}
 		found, n := w.member(next, w.subject(next.of, row), rest, left-1)
-		v.add(found.under(leaf(row)))
+		v.add(w.behind(row, &found))
 		need = max(need, n+1)
 		rest = who &^ v.yes
 		return rest != 0
@@ -440,6 +454,7 @@ func (w *Walk) node(n *node, m *member, o *object, who set, left int) (v value, 
 			} else {
 				v.subtract(found)
 			}
+			w.gather(&v)
 			need = max(need, k)
 		}
 	case schema.Computed:
@@ -478,7 +493,7 @@ func (w *Walk) arrow(n *node, o *object, who set, left int) (v value, need int) 
 	w.each(n.tupleset, o, false, func(row *Row) bool {
 		rest := who &^ v.yes
 		found, k := w.across(n, row, rest, left)
-		v.add(found.under(leaf(row)))
+		v.add(w.behind(row, &found))
 		need = max(need, k)
 		return who&^v.yes != 0
 	})
@@ -494,7 +509,8 @@ func (w *Walk) all(n *node, o *object, who set, left int) (v value, need int) {
 			v.yes, first = who, false
 		}
 		found, k := w.across(n, row, v.yes|v.unknown|v.maybe, left)
-		v.intersect(found.under(leaf(row)))
+		v.intersect(w.behind(row, &found))
+		w.gather(&v)
 		need = max(need, k)
 		return v.yes|v.unknown|v.maybe != 0
 	})

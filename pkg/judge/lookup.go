@@ -286,6 +286,9 @@ func engineFailed(err error) bool {
 	if err == nil {
 		return false
 	}
+	if e, ok := errors.AsType[*authz.Error](err); ok && e.Kind == authz.Exhausted && e.Reason == authz.ReasonTooLarge {
+		return false // the check of one object takes more than a check may: others are answered
+	}
 	switch authz.KindOf(err) {
 	case authz.Unavailable, authz.Canceled, authz.Deadline, authz.Exhausted, authz.OutOfRange:
 		return true

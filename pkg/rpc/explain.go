@@ -17,6 +17,11 @@ func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.Explain
 	case r.GetContext() != nil:
 		return nil, authz.FieldErrorf("context", "is for decision_id: a check has a context of its own")
 	}
+	end, err := p.explaining.begin(ctx, r.GetWithTrace())
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	d, stamp, err := p.decide(ctx, r.GetCheck(), true, r.GetWithTrace())
 	if err != nil {
 		return nil, err

@@ -51,6 +51,11 @@ func (p *permissions) explainPast(ctx context.Context, r *deputyv1.ExplainPermis
 	asked.ID = r.GetDecisionId()
 	caller := by(ctx)
 	caller.Trace = r.GetWithTrace()
+	end, err := p.explaining.begin(ctx, r.GetWithTrace())
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	again, err := p.Judge.Explain(ctx, caller, asked)
 	if authz.KindOf(err) == authz.OutOfRange {
 		return nil, past.gone(p.Judge.Retention(), err)

@@ -17,6 +17,7 @@ import (
 type permissions struct {
 	deputyv1.UnimplementedPermissionsServiceServer
 	border
+	explaining explaining
 }
 
 // question is what a check, an item of a bulk check and a look-up have in common.

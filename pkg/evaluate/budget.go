@@ -1,0 +1,216 @@
+package evaluate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
+)
+
+// The memory of one call, and of all calls together, is bounded whatever the graph looks like. A walk counts what it holds while it walks, in
+// units: an object, a row that was read, and all that is known of a member of an object are one each, of some 200 bytes.
+//
+//   - Up to smallWalk units it holds without asking, as nearly every walk does.
+//   - Beyond that it needs a turn, of which there are few, and beyond mediumWalk one of even fewer. It waits for a turn until its call ends or
+//     turnTime has passed; the second ends it with an error. The turn ends with the call.
+//   - At largeWalk it lets go of all that it has read and found out, and goes on. What it needs again it reads again.
+//   - What it cannot let go of are conditions, which may be the answer. Beyond maxConditions there is no answer.
+//   - For one question it reads at most maxRead rows, each read counted as one more. Beyond that there is no answer.
+//
+// No answer is an error, never a no: a part that takes away would make a yes of that.
+
+const (
+	smallWalk, mediumWalk, largeWalk = 1 << 10, 1 << 14, 1 << 16
+	// maxRead is how many reads and rows one question takes: as many rows as a call to SpiceDB may read.
+	maxRead = 2_000_000
+	// maxConditions is how many conditions one round gathers.
+	maxConditions = largeWalk / 2
+	// turnTime is how long a walk waits for its turn, unless its call ends sooner. It is less than a caller without a deadline waits.
+	turnTime = 10 * time.Second
+	// maxKept is how much all walks together keep between two calls, besides those that are small.
+	maxKept = 1 << 19
+)
+
+// kept is how much all walks keep between two calls.
+var kept atomic.Int64
+
+// turns are what large walks take.
+type turns struct {
+	taken chan struct{}
+	// most is how much a walk that has taken one may hold.
+	most int
+}
+
+// tiers are the turns that a walk takes one after the other, as it grows. Nobody waits for a turn of the first tier who has one of the second.
+var tiers = [...]turns{
+	{make(chan struct{}, 16*runtime.GOMAXPROCS(0)), mediumWalk},
+	{make(chan struct{}, 2*runtime.GOMAXPROCS(0)+2), largeWalk},
+}
+
+// budget is what a walk holds and has used.
+type budget struct {
+	// held is what can be let go of; pages are rows that are being gone through, and conditions those of answers.
+	held, pages, conditions int
+	// most is how much may be held before something has to be done, and read how much the question has read.
+	most, read int
+	// turns is how many tiers it has a turn of, and lent of how many the walk has one that this one works for.
+	turns, lent int
+	// kept is what is counted among what all walks keep.
+	kept int
+}
+
+// hold counts units that the walk holds from now on. It may let go of all others.
+func (w *Walk) hold(units int) {
+	if w.held += units; w.held+w.pages+w.conditions > w.most || w.read > maxRead {
+		w.grow()
+	}
+}
+
+// holdRead counts rows that one read has returned, and that the walk holds from now on.
+func (w *Walk) holdRead(rows int) {
+	w.read += 1 + rows
+	w.hold(rows)
+}
+
+// beginPage counts a page of rows that are gone through one by one, and endPage ends it.
+func (w *Walk) beginPage(rows int) {
+	w.pages += rows
+	w.read += 1 + rows
+	w.hold(0)
+}
+
+func (w *Walk) endPage(rows int) { w.pages -= rows }
+
+// gather counts the conditions of a value that was made.
+func (w *Walk) gather(v *value) {
+	if n := len(v.conditions); n > 0 {
+		w.conditions += n
+		w.hold(0)
+	}
+}
+
+// behind returns what a value is behind a row.
+func (w *Walk) behind(row *Row, v *value) value {
+	e := leaf(row)
+	if e != nil {
+		w.conditions += 1 + bits.OnesCount64(uint64(v.yes))
+	}
+	w.gather(v)
+	return v.under(e)
+}
+
+// grow finds room for what the walk holds, or ends it.
+func (w *Walk) grow() {
+	for w.err == nil {
+		switch {
+		case w.read > maxRead:
+			w.err = errReadTooMuch
+		case w.conditions > maxConditions:
+			w.err = errTooManyConditions
+		case w.held+w.pages+w.conditions <= w.most:
+			return
+		case w.turns < len(tiers):
+			w.takeTurn()
+		default:
+			w.letGo()
+			return
+		}
+	}
+}
+
+// takeTurn waits for a turn of the next tier.
+func (w *Walk) takeTurn() {
+	if t := &tiers[w.turns]; w.turns >= w.lent {
+		if w.err = t.take(w.ctx); w.err != nil {
+			return
+		}
+	}
+	w.most = tiers[w.turns].most
+	w.turns++
+}
+
+func (t *turns) take(ctx context.Context) error {
+	select {
+	case t.taken <- struct{}{}:
+		return nil
+	default:
+	}
+	patience := time.NewTimer(turnTime)
+	defer patience.Stop()
+	select {
+	case t.taken <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-patience.C:
+		return errNoTurn
+	}
+}
+
+// letGo forgets what was read and found out, but for what the walk is in the middle of.
+func (w *Walk) letGo() {
+	w.objects = map[objectKey]*object{}
+	w.learned = nil
+	w.knowns, w.unread = nil, nil
+	w.held = 0
+}
+
+// giveBack ends the turns of a call.
+func (w *Walk) giveBack() {
+	for ; w.turns > 0; w.turns-- {
+		if w.turns > w.lent {
+			<-tiers[w.turns-1].taken
+		}
+	}
+	w.lent = 0
+}
+
+// keep decides whether a walk keeps what it holds until its next call.
+func (w *Walk) keep() bool {
+	switch {
+	case w.err != nil || w.held > mediumWalk:
+		return false
+	case w.held <= smallWalk:
+		return true
+	case kept.Add(int64(w.held)) > maxKept:
+		kept.Add(-int64(w.held))
+		return false
+	}
+	w.kept = w.held
+	return true
+}
+
+// unkeep takes out of what all walks keep what this one does.
+func (w *Walk) unkeep() {
+	if w.kept > 0 {
+		kept.Add(-int64(w.kept))
+		w.kept = 0
+	}
+}
+
+// The errors of a walk that needs more than it may have.
+var (
+	errReadTooMuch = refused(authz.ReasonTooLarge, fmt.Sprintf(
+		"the check takes more than %d reads and relationships: look for relationships that lead in a circle, and for objects with very many of them", maxRead))
+	errTooManyConditions = refused(authz.ReasonTooLarge, fmt.Sprintf(
+		"the check meets more than %d conditions: give fewer relationships a caveat", maxConditions))
+	errNoTurn = refused(authz.ReasonBusy,
+		"the check needs much memory, and the server answers as many of those as it does at once: try again")
+)
+
+func refused(reason, message string) error {
+	return statuses.New(codes.ResourceExhausted, reason, "", message).Err()
+}
+
+// tooMuch reports whether an error is that one question takes more than it may.
+func tooMuch(err error) bool {
+	return errors.Is(err, errReadTooMuch) || errors.Is(err, errTooManyConditions)
+}
