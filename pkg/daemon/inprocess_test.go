@@ -193,7 +193,7 @@ func TestInProcessStreamsEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	watch := must(authzed.NewWatchServiceClient(conn).Watch(ctx, &authzed.WatchRequest{}))
 	update := touch("document:plan#reader@user:bob")
-	// Written until it is seen: a watch begins with what is written after it has begun.
+	// Written and deleted until it is seen: a watch begins with what changes after it has begun, and to write again what is there changes nothing.
 	seen := make(chan error, 1)
 	go func() {
 		for {
@@ -209,6 +209,11 @@ func TestInProcessStreamsEnd(t *testing.T) {
 	for done := false; !done; {
 		must(authzed.NewPermissionsServiceClient(conn).WriteRelationships(t.Context(),
 			&authzed.WriteRelationshipsRequest{Updates: []*authzed.RelationshipUpdate{update}}))
+		if update.Operation == authzed.RelationshipUpdate_OPERATION_TOUCH {
+			update.Operation = authzed.RelationshipUpdate_OPERATION_DELETE
+		} else {
+			update.Operation = authzed.RelationshipUpdate_OPERATION_TOUCH
+		}
 		select {
 		case err := <-seen:
 			if err != nil {
