@@ -373,7 +373,7 @@ func TestLookupsTogetherNoteLittle(t *testing.T) { // alone, because it looks at
 		t.Errorf("the lookups are in states %v, and note %d, want some bounded, some not, and at most %d", states, noted.Load(), maxNoted)
 	}
 	runtime.KeepAlive(all)
-	all = nil
+	clear(all)
 	for end := time.Now().Add(time.Minute); noted.Load() > before; runtime.GC() {
 		if time.Now().After(end) {
 			t.Fatalf("%d are noted of lookups that are gone", noted.Load()-before)

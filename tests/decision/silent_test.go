@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 )
 
 // TestDatabaseThatDoesNotAnswer: where PostgreSQL stops, each caller is told so in its time, in both APIs, and callers
-// who have left leave nothing behind that grows.
+// who have left leave nothing behind that grows. The callers that the server lets in are told that the database is not
+// available; the others are told that there is no place for them.
 func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 	postgres := harness.Postgres(t)
 	stall := harness.Between(t, &postgres)
@@ -29,6 +31,7 @@ func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 	defer stall.Release()
 	const callers = 400
 	var asked sync.WaitGroup
+	var unavailable, full atomic.Int32
 	for i := range callers {
 		asked.Go(func() {
 			// Two in a hundred set no deadline, which is 10 s.
@@ -51,9 +54,14 @@ func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 				})
 			}
 			took := time.Since(start)
-			// SpiceDB's own API answers a deadline with the deadline.
-			if code := statusOf(err); code != codes.Unavailable && (i%2 == 0 || code != codes.DeadlineExceeded) {
-				t.Errorf("caller %d: %v, want UNAVAILABLE", i, err)
+			switch code := statusOf(err); {
+			case code == codes.Unavailable:
+				unavailable.Add(1)
+			case code == codes.ResourceExhausted:
+				full.Add(1)
+			case code == codes.DeadlineExceeded && i%2 == 1: // SpiceDB's own API answers a deadline with the deadline.
+			default:
+				t.Errorf("caller %d: %v, want UNAVAILABLE or RESOURCE_EXHAUSTED", i, err)
 			}
 			if took > limit+limit/10 {
 				t.Errorf("caller %d had its answer after %s, with %s", i, took, limit)
@@ -61,6 +69,9 @@ func TestDatabaseThatDoesNotAnswer(t *testing.T) {
 		})
 	}
 	asked.Wait()
+	if unavailable.Load() == 0 {
+		t.Errorf("no caller was told that the database is not available, and %d that there is no place", full.Load())
+	}
 	// 256 questions may still wait for the database, and each is one goroutine.
 	bound := before + 256 + 64
 	for deadline := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > bound; <-time.After(10 * time.Millisecond) {
