@@ -31,7 +31,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/rpc/admission"
-	"github.com/deputyauth/deputy/pkg/rpc/door"
+	"github.com/deputyauth/deputy/pkg/door/spicedb"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
 )
@@ -203,7 +203,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		d.transport.onHealth = d.tellTLS
 		options = append(options, grpc.Creds(d.transport.credentials()))
 	}
-	options = append(options, grpc.ForceServerCodecV2(door.Codec()),
+	options = append(options, grpc.ForceServerCodecV2(spicedb.Codec()),
 		// A decision walks deep: the stack that it grew is used again by the next one on the same worker.
 		grpc.NumStreamWorkers(uint32(callWorkers*runtime.GOMAXPROCS(0)))) //nolint:gosec // small
 	d.server = grpc.NewServer(options...)
@@ -226,10 +226,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Journal:        records,
 	}
 	rpc.Register(guarded, services)
-	door.Register(d.server, gateway) // it receives by itself
-	d.local = d.gate.Local(door.Codec())
+	spicedb.Register(d.server, gateway) // it receives by itself
+	d.local = d.gate.Local(spicedb.Codec())
 	rpc.Register(d.local, services)
-	door.Register(d.local, gateway)
+	spicedb.Register(d.local, gateway)
 	d.program = d.As(caller.InProcess())
 	d.health.register(guarded)
 	reflection.Register(guarded)
@@ -239,12 +239,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 }
 
 // door builds the guarded authzed.api.v1.
-func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, error) {
+func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door, error) {
 	version := ""
 	if d.engine.InProcess() {
 		version = engine.SpiceDBVersion + "+deputy" // a build, which zed does not compare with SpiceDB's releases
 	}
-	return door.New(door.Config{
+	return spicedb.New(spicedb.Config{
 		Version:  version,
 		Upstream: d.engine.Conn(),
 		Receiver: receiver,
@@ -264,7 +264,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 		Answers:        d.answers(),
 		ComparesSchema: d.engine.InProcess(),
 		Rights:         rights,
-		Recording: func(ctx context.Context) door.Recording {
+		Recording: func(ctx context.Context) spicedb.Recording {
 			if r := rpc.RecordingOf(ctx); r != nil {
 				return r
 			}
@@ -275,9 +275,9 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*door.Door, er
 }
 
 // rights is what the caller of a call may do through authzed.api.v1.
-func rights(ctx context.Context) door.Rights {
+func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
-	return door.Rights{
+	return spicedb.Rights{
 		Name: c.Name, Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
 		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services(),

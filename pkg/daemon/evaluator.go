@@ -6,7 +6,7 @@ import (
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/deputyauth/deputy/pkg/rpc/door"
+	"github.com/deputyauth/deputy/pkg/door/spicedb"
 )
 
 // closer makes an io.Closer of what cannot fail to close.
@@ -16,11 +16,11 @@ type closer func()
 func (c closer) Close() error { c(); return nil }
 
 // answers are the methods of authzed.api.v1 that the native evaluator answers.
-func (d *Daemon) answers() map[string]door.Answer {
+func (d *Daemon) answers() map[string]spicedb.Answer {
 	if d.evaluator == nil {
 		return nil
 	}
-	return map[string]door.Answer{
+	return map[string]spicedb.Answer{
 		"PermissionsService/CheckPermission":      answer[v1.CheckPermissionRequest](d.evaluator.CheckPermission),
 		"PermissionsService/CheckBulkPermissions": answer[v1.CheckBulkPermissionsRequest](d.evaluator.CheckBulkPermissions),
 		"PermissionsService/ExpandPermissionTree": answer[v1.ExpandPermissionTreeRequest](d.evaluator.ExpandPermissionTree),
@@ -36,7 +36,7 @@ type message[M any] interface {
 }
 
 // answer makes a door's answer of a method with one answer.
-func answer[M any, P message[M], R proto.Message](method func(context.Context, P) (R, bool, error)) door.Answer {
+func answer[M any, P message[M], R proto.Message](method func(context.Context, P) (R, bool, error)) spicedb.Answer {
 	return streamed(func(ctx context.Context, req P, send func(R) error) (bool, error) {
 		resp, ok, err := method(ctx, req)
 		if !ok || err != nil {
@@ -47,7 +47,7 @@ func answer[M any, P message[M], R proto.Message](method func(context.Context, P
 }
 
 // streamed makes a door's answer of a method that streams its answer. What cannot be decoded is left to SpiceDB.
-func streamed[M any, P message[M], R proto.Message](method func(context.Context, P, func(R) error) (bool, error)) door.Answer {
+func streamed[M any, P message[M], R proto.Message](method func(context.Context, P, func(R) error) (bool, error)) spicedb.Answer {
 	return func(ctx context.Context, request []byte, send func([]byte) error) (bool, error) {
 		req := P(new(M))
 		if err := proto.Unmarshal(request, req); err != nil {

@@ -83,7 +83,7 @@ var arrows = map[string][]string{
 	// Which calls may begin, and whose turn it is.
 	"pkg/rpc/admission": {"pkg/authz", "pkg/caller"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
-	"pkg/rpc/door": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
+	"pkg/door/spicedb": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 
@@ -134,7 +134,7 @@ var arrows = map[string][]string{
 	// The one room that knows all the others.
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
-		"pkg/rpc", "pkg/rpc/admission", "pkg/rpc/door", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
+		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
 	},
 
@@ -159,11 +159,11 @@ var outside = map[string][]string{
 		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace", "pkg/notation",
 	},
 	"github.com/authzed/authzed-go/": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/rpc/door", "pkg/daemon", "pkg/cli",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/door/spicedb", "pkg/daemon", "pkg/cli",
 		"tests", "pkg/fixture/endpoint",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/rpc/door", "pkg/rpc/wire", "pkg/daemon",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/daemon",
 		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller",
 	},
 }
@@ -320,7 +320,7 @@ func TestArrowsBite(t *testing.T) {
 		{"pkg/judge", "google.golang.org/grpc/status", "Use the words and the ports"},
 		{"pkg/rpc", module + "pkg/engine", "Declare the interface"},
 		{"pkg/rpc", "github.com/authzed/spicedb/pkg/tuple", "Use the words and the ports"},
-		{"pkg/rpc/door", module + "pkg/rpc", "Declare the interface"},
+		{"pkg/door/spicedb", module + "pkg/rpc", "Declare the interface"},
 		{"pkg/client", module + "pkg/engine", "may import pkg/authz, pkg/gen"},
 		{"pkg/engine", module + "tests/pgtest", "Declare the interface"},
 		{"tests/oracle", module + "pkg/decide", "may import pkg/authz"},

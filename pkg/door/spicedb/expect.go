@@ -1,4 +1,4 @@
-package door
+package spicedb
 
 import (
 	"google.golang.org/grpc"

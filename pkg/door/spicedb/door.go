@@ -1,4 +1,4 @@
-// Package door serves authzed.api.v1 whole by passing calls on to the engine, so that every SpiceDB
+// Package spicedb serves authzed.api.v1 whole by passing calls on to the engine, so that every SpiceDB
 // client and tool works against Deputy.
 //
 // Nearly nothing here is written per method: one forwarder passes messages both ways, and the methods come from
@@ -11,7 +11,7 @@
 // (see split).
 //
 // The door does not authenticate: an interceptor before it does.
-package door
+package spicedb
 
 import (
 	"context"
