@@ -2,8 +2,6 @@ package spicedb
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -103,9 +101,8 @@ func askable(o authz.Object) bool { return named(o.Type) && authz.IsStoredID(o.I
 
 // absent returns an id that no object has, another one for each object. It cannot be guessed, so that nobody writes one.
 func (c *call) absent(o authz.Object) string {
-	mac := hmac.New(sha256.New, c.cfg.CursorKey)
-	mac.Write([]byte("absent\x00" + o.String()))
-	return hex.EncodeToString(mac.Sum(nil)[:sealBytes])
+	mac := c.seals.mac("absent", o.String())
+	return hex.EncodeToString(mac[:])
 }
 
 // freshness is where the objects of a request are looked up.

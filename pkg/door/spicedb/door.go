@@ -114,6 +114,7 @@ type Door struct {
 	cfg      Config
 	services []*grpc.ServiceDesc
 	noted    *indexNote
+	seals    *sealer
 }
 
 // New returns a Door. It fails where the config is incomplete.
@@ -125,7 +126,7 @@ func New(cfg Config) (*Door, error) {
 		cfg.CursorKey = make([]byte, sha256.Size)
 		_, _ = rand.Read(cfg.CursorKey) // never fails, see crypto/rand
 	}
-	d := &Door{cfg: cfg, noted: new(indexNote)}
+	d := &Door{cfg: cfg, noted: new(indexNote), seals: newSealer(cfg.CursorKey)}
 	protoregistry.GlobalFiles.RangeFilesByPackage(apiPackage, func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			d.services = append(d.services, d.describe(f, f.Services().Get(i)))

@@ -156,14 +156,14 @@ func withText(text string) []byte {
 
 func sealsCursor(c *call, encoded []byte) []byte {
 	if cursor := valueOf(encoded, textOf); len(cursor) > 0 {
-		return withText(seal(c.cfg.CursorKey, c.cursors(), string(cursor)))
+		return withText(c.seals.seal(c.cursors(), string(cursor)))
 	}
 	return encoded
 }
 
 func sealsToken(c *call, encoded []byte) []byte {
 	if token := valueOf(encoded, textOf); c.rights.Seals && len(token) > 0 {
-		return withText(sealToken(c.cfg.CursorKey, string(token), c.stamp))
+		return withText(c.seals.sealToken(string(token), c.stamp))
 	}
 	return encoded
 }
