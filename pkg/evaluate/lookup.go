@@ -58,7 +58,7 @@ func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor stri
 	}
 	found = make([]authz.Resource, len(ids))
 	for i, id := range ids {
-		found[i] = authz.Resource{ID: id, After: placed + after(id)}
+		found[i] = authz.Resource{ID: id, After: placed + id + afterID}
 	}
 	if more {
 		next = placed + c.Place()

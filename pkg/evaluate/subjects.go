@@ -44,12 +44,11 @@ type Listing struct {
 	Err      error
 }
 
-// SubjectsOfEach is Subjects for each of several resources, in their order. What is on the way of several is walked once for up to maxSubjects of
-// them.
+// SubjectsOfEach is Subjects for each of several resources, in their order: it puts the lists into as many zero ones. What is on the way of several is
+// walked once for up to maxSubjects of them.
 func (w *Walk) SubjectsOfEach(
-	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any,
-) []Listing {
-	all := make([]Listing, len(resources))
+	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any, all []Listing,
+) {
 	for from := 0; from < len(resources); from += maxSubjects {
 		part, into := resources[from:min(from+maxSubjects, len(resources))], all[from:]
 		done := len(part) > 1 && w.together(ctx, part, subjectType, given, into)
@@ -60,7 +59,6 @@ func (w *Walk) SubjectsOfEach(
 			}
 		}
 	}
-	return all
 }
 
 // together lists the subjects of several resources: it gathers who is named on the way of any of them, and checks each of those for each of them. It
@@ -74,16 +72,17 @@ func (w *Walk) together(
 	if err != nil || !complete {
 		return false
 	}
-	checks := make([]Check, 0, len(resources)*len(candidates))
+	w.checks = slices.Grow(w.checks[:0], len(resources)*len(candidates))
 	for _, resource := range resources {
-		checks = appendChecks(checks, resource, subjectType, candidates, given)
+		w.checks = appendChecks(w.checks, resource, subjectType, candidates, given)
 	}
-	answers := make([]Answer, len(checks))
-	w.check(checks, answers)
+	w.answers = slices.Grow(w.answers[:0], len(w.checks))[:len(w.checks)]
+	w.check(w.checks, w.answers)
 	for i := range resources {
 		into[i].Complete = true
-		into[i].Found, into[i].Err = listed(candidates, answers[i*len(candidates):][:len(candidates)])
+		into[i].Found, into[i].Err = listed(candidates, w.answers[i*len(candidates):][:len(candidates)])
 	}
+	w.emptyChecks()
 	return true
 }
 
@@ -118,7 +117,8 @@ func (w *Walk) candidates(subjectType string, resources ...tuple.ObjectAndRelati
 	if t == nil {
 		return nil, false, noType(subjectType)
 	}
-	c := &census{walk: w, of: t, seen: map[memberKey]bool{}}
+	c := &census{walk: w, of: t, seen: w.newVisited()}
+	defer w.spareVisited(c.seen)
 	for _, resource := range resources {
 		m, err := w.program.member(resource.ObjectType, resource.Relation)
 		if err != nil {

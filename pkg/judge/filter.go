@@ -88,15 +88,23 @@ type pairs struct {
 
 // grow makes room for pairs with so many objects, in place of those that there are. What points to them would point elsewhere if it came later.
 func (p *pairs) grow(objects int) {
-	conditions := 0
+	conditions, queries := 0, 0
 	for _, actor := range p.actors {
 		conditions += len(actor.conditions)
+		for i := range actor.conditions {
+			if ofObject(&actor.conditions[i]) {
+				queries++
+			}
+		}
 	}
 	p.pairs = slices.Grow(p.pairs[:0], objects*len(p.actors))
 	p.candidates = slices.Grow(p.candidates[:0], objects*len(p.actors))
 	p.conditions = slices.Grow(p.conditions[:0], objects*conditions)
-	p.queries = slices.Grow(p.queries[:0], objects*conditions)
+	p.queries = slices.Grow(p.queries[:0], objects*queries)
 }
+
+// ofObject reports whether a condition asks something of the object.
+func ofObject(c *decide.Condition) bool { return c.Query != nil && c.Side == authz.SideObject }
 
 // with returns a candidate for each actor with each object, by object. What depends on no object is settled as it is for the actor. They last until the
 // next page.
@@ -112,7 +120,7 @@ func (p *pairs) with(ids []string) []*candidate {
 			p.conditions = append(p.conditions, actor.conditions...)
 			t.conditions = p.conditions[first:]
 			for i := range t.conditions {
-				if one := &t.conditions[i]; one.Query != nil && one.Side == authz.SideObject {
+				if one := &t.conditions[i]; ofObject(one) {
 					p.queries = append(p.queries, *one.Query)
 					one.Query = &p.queries[len(p.queries)-1]
 					one.Query.Resource.ID = id
