@@ -49,7 +49,7 @@ func PlaceOf(cursor string) string { return strings.TrimPrefix(cursor, placed) }
 func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor string) (found []authz.Resource, next string, err error) {
 	place, ok := strings.CutPrefix(cursor, placed)
 	if !ok && cursor != "" {
-		return nil, "", authz.FieldErrorf("cursor", "is none of a lookup by this engine: start it again")
+		return nil, "", authz.ForeignCursor()
 	}
 	c.From(place)
 	ids, more, err := c.Next(ctx, rows, limit)

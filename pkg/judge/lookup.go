@@ -137,6 +137,8 @@ type lookup struct {
 	*call
 	limit int
 	found int
+	// counts says that an object must not be told twice, whatever the engine.
+	counts bool
 	// work counts what was decided, and until is when the call has taken long enough.
 	work  int
 	until time.Time
@@ -171,12 +173,13 @@ func (l *lookup) walk(ctx context.Context, t *candidate, one leaf, from Place, y
 		return nil, err
 	}
 	objects := &pairs{call: l.call, actors: actor}
+	began := from.Engine == "" && from.Skip == 0
 	seen := map[string]bool{}
 	for begun := false; ; begun = true {
 		if begun && l.spent() {
 			return &from, nil
 		}
-		page, next, err := l.reachable(ctx, t, &from)
+		page, next, err := l.reachable(ctx, t, &from, began)
 		if err != nil {
 			return nil, err
 		}
@@ -251,16 +254,17 @@ func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reac
 	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
 }
 
-// reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page. SpiceDB fails as a whole where
-// one object leads back to itself, or has a caveat that cannot be evaluated; then it is every object of the type, from the beginning,
-// and each is decided by itself.
-func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (page []authz.Resource, next string, err error) {
+// reachable returns a page of the objects that a candidate's subjects may reach, and the cursor of the next page. A lookup of SpiceDB fails as a whole
+// where one object leads back to itself, or has a caveat that cannot be evaluated. Then all objects of the type are gone through instead, from the
+// beginning, and each is decided by itself; began says that the walk began at the beginning of the candidate's objects, so that it knows all that
+// were told. Another walk may tell some a second time, as LookupResources may. A count must not count them twice, so there the error stands.
+func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place, began bool) (page []authz.Resource, next string, err error) {
 	snap := l.source.snap
 	if !at.Listed {
 		page, next, err = snap.Resources(ctx, authz.Reachable{
 			ResourceType: t.c.Resource.Type, Context: t.c.Context, Holders: holders(t.c, &t.facts),
 		}, lookupPage, at.Engine)
-		if err == nil || engineFailed(err) {
+		if err == nil || !mayBeOfOneObject(err) || l.counts && !began {
 			return page, next, err
 		}
 		*at = Place{Revision: at.Revision, Leaf: at.Leaf, Listed: true}
@@ -278,6 +282,19 @@ func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (page [
 		}
 	}
 	return page, next, nil
+}
+
+// mayBeOfOneObject reports whether one object may be the reason for the error of a lookup: without it, the others could be looked up.
+func mayBeOfOneObject(err error) bool {
+	if e, ok := errors.AsType[*authz.Error](err); ok && e.Field != "" {
+		return false // the request is wrong, as by a cursor of another engine
+	}
+	switch authz.KindOf(err) {
+	case authz.Precondition, authz.Invalid:
+		return true
+	default:
+		return false
+	}
 }
 
 // engineFailed reports whether an error says that the engine did not answer, or that the revision is gone, and nothing

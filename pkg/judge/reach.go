@@ -131,6 +131,7 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 		return ReachEnd{}, errNoGrants
 	}
 	r := &reach{lookup: newLookup(ctx, call, math.MaxInt), q: q, to: to}
+	r.counts = true
 	if r.kinds, err = call.kinds(q); err != nil {
 		return ReachEnd{}, err
 	}
