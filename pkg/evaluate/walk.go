@@ -56,7 +56,7 @@ type spare struct {
 	unread []*object
 	// many is what objects is once it is large; nil if that has to be made.
 	many map[objectKey]*object
-	// checks and answers are those of SubjectsOfEach, and visited is for its census.
+	// checks and answers are those of FewSubjectsOfEach, and visited is for its census.
 	checks  []Check
 	answers []Answer
 	visited map[memberKey]bool

@@ -440,7 +440,7 @@ func (s *snapshot) Subjects(
 	}
 	defer s.rest(w, at)
 	var answer evaluate.Listing
-	answer.Found, answer.Complete, answer.Err = w.Subjects(ctx, member(resource, permission), subjectType, given)
+	answer.Found, answer.Complete, answer.Err = w.FewSubjects(ctx, member(resource, permission), subjectType, given)
 	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer, limit)
 }
 
@@ -465,7 +465,7 @@ func (s *snapshot) SubjectsOfEach(
 		memory.resources = append(memory.resources, member(o, permission))
 	}
 	memory.listings = sized(memory.listings, len(resources))
-	w.SubjectsOfEach(ctx, memory.resources, subjectType, nil, memory.listings)
+	w.FewSubjectsOfEach(ctx, memory.resources, subjectType, nil, memory.listings)
 	out := make([]authz.SubjectsAnswer, len(resources))
 	for i, answer := range memory.listings {
 		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer, limit)
@@ -531,7 +531,7 @@ func (s *snapshot) list(
 		}
 		return nil
 	}
-	everybody, err := w.List(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
+	everybody, err := w.LookupSubjects(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
 	if err == nil && everybody.Outcome != authz.No {
 		err = note(evaluate.Found{ID: tuple.PublicWildcard, Answer: everybody.Answer})
 	}
