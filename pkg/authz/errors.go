@@ -77,6 +77,11 @@ func FieldErrorf(field, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Reason: ReasonInvalidField, Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
+// ForeignCursor is the error of a list or a lookup that is to go on at a cursor which another engine, or another evaluator, made.
+func ForeignCursor() *Error {
+	return FieldErrorf("cursor", "is of another engine or evaluator, whose places this one does not know: begin again without a cursor")
+}
+
 // NoAgent says that no agent is registered under an id.
 func NoAgent(id AgentID) *Error {
 	return Errorf(NotFound, ReasonAgentNotFound, "no agent is registered as %q", DecodeID(string(id)))

@@ -179,7 +179,12 @@ func (s *Schema) WrongCore() string {
 }
 
 // Distinct returns names sorted, each once. It changes none of the given ones.
-func Distinct(names []string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
+func Distinct(names []string) []string {
+	if len(names) == 0 {
+		return nil // as for nearly every answer
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
 
 // slips counts the slips between two words (the optimal string alignment distance).
 func slips(a, b string) int {

@@ -81,7 +81,7 @@ const maxFiltered = 10_000
 func readIDs(in io.Reader) (ids []string, err error) {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
-		id := strings.TrimSuffix(lines.Text(), "\r")
+		id := lines.Text() // without the line's end, be it LF or CRLF
 		if id == "" {
 			continue
 		}

@@ -41,6 +41,8 @@ const (
 	// the context does not fit a caveat.
 	reasonTooDeep   = "ERROR_REASON_MAXIMUM_DEPTH_EXCEEDED"
 	reasonParameter = "ERROR_REASON_CAVEAT_PARAMETER_TYPE_ERROR"
+	// reasonCursor is SpiceDB's of a cursor that it did not make, or made for another call.
+	reasonCursor = "ERROR_REASON_INVALID_CURSOR"
 )
 
 // What callers read where nothing is wrong with their call.
@@ -414,6 +416,9 @@ func Failure(op string, err error) error {
 	case reasonParameter:
 		out.Kind, out.Reason = authz.Invalid, authz.ReasonCaveatParameter
 		out.Message = misfit(st)
+	case reasonCursor:
+		foreign := authz.ForeignCursor()
+		out.Kind, out.Reason, out.Field, out.Message = foreign.Kind, foreign.Reason, foreign.Field, foreign.Message
 	case reasonExists:
 		out.Kind, out.Reason, out.Message = authz.Exists, authz.ReasonAlreadyExists, "a relationship of the write exists already"
 	}

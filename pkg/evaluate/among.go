@@ -8,8 +8,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Among calls yield with each of some candidates that its check does not refuse, in order. It ends with an error of yield.
-func (w *Walk) Among(ctx context.Context, c *Candidates, check func(id string) Check, yield func(Found) error) error {
+// ResourcesAmong calls yield with each candidate whose check is not a refusal, in order. An error of yield ends it.
+func (w *Walk) ResourcesAmong(ctx context.Context, c *Candidates, check func(id string) Check, yield func(Found) error) error {
 	return w.decide(ctx, c, check, func(found Found) error {
 		if found.Outcome == authz.No {
 			return nil
@@ -18,10 +18,10 @@ func (w *Walk) Among(ctx context.Context, c *Candidates, check func(id string) C
 	})
 }
 
-// ListAmong is List among candidates: those that Subjects returned for the same resource and kind. That of everybody else it cannot be said
-// whether they have the permission, because relationships lead in a circle, is left out where no relationship on the way has a wildcard: nothing
-// leads to them.
-func (w *Walk) ListAmong(
+// SubjectsAmong is LookupSubjects among candidates, which SubjectCandidates returned for the same resource and kind. Where relationships lead in a
+// circle, the check of a subject that no row names fails. That is no answer for everybody else if no relationship on the way has a wildcard, because
+// then nothing leads to them: it is left out.
+func (w *Walk) SubjectsAmong(
 	ctx context.Context, c *Candidates, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, yield func(Found) error,
 ) (everybody Wildcard, err error) {
 	target, sub, err := w.program.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
@@ -57,7 +57,8 @@ func (w *Walk) ListAmong(
 	return everybody, err
 }
 
-// AdmitsEverybody reports whether a wildcard of a kind of subjects may be on the way to a permission of an object, of which the schema has both.
+// AdmitsEverybody reports whether a wildcard of a kind of subjects may be on the way to a permission of an object. It is false where the schema does
+// not have one of the two.
 func (p *Program) AdmitsEverybody(resource tuple.ObjectAndRelation, of SubjectKind) bool {
 	target, sub, err := p.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
 	return err == nil && p.admitsAll(target, sub.of)

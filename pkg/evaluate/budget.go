@@ -21,8 +21,8 @@ import (
 //   - Up to smallWalk units it holds without asking, as nearly every walk does.
 //   - Beyond that it needs a turn, of which there are few, and beyond mediumWalk one of even fewer. It waits for a turn until its call ends or
 //     turnTime has passed; the second ends it with an error. The turn ends with the call.
-//   - At largeWalk it lets go of all that it has read and found out, and goes on. What it needs again it reads again.
-//   - What it cannot let go of are conditions, which may be the answer. Beyond maxConditions there is no answer.
+//   - At largeWalk it lets go of everything that it has read and found out, and goes on. It reads again whatever it needs again.
+//   - It cannot let go of conditions, because they may be the answer. Beyond maxConditions there is no answer.
 //   - For one question it reads at most maxRead rows, each read counted as one more. Beyond that there is no answer.
 //
 // No answer is an error, never a no: a part that takes away would make a yes of that.
@@ -49,7 +49,7 @@ type turns struct {
 	most int
 }
 
-// tiers are the turns that a walk takes one after the other, as it grows. Nobody waits for a turn of the first tier who has one of the second.
+// tiers are the turns that a walk takes one after the other, as it grows. A walk that has a turn of the second tier never waits for one of the first.
 var tiers = [...]turns{
 	{make(chan struct{}, 16*runtime.GOMAXPROCS(0)), mediumWalk},
 	{make(chan struct{}, 2*runtime.GOMAXPROCS(0)+2), largeWalk},
@@ -57,17 +57,17 @@ var tiers = [...]turns{
 
 // budget is what a walk holds and has used.
 type budget struct {
-	// held is what can be let go of; pages are rows that are being gone through, and conditions those of answers.
+	// held counts units that the walk can let go of, pages rows that it is going through, and conditions those of its answers.
 	held, pages, conditions int
-	// most is how much may be held before something has to be done, and read how much the question has read.
+	// most is how much the walk may hold before it has to grow, and read is how much the question has read.
 	most, read int
-	// turns is how many tiers it has a turn of, and lent of how many the walk has one that this one works for.
+	// turns is how many tiers the walk has a turn of. It works for another walk, which has turns of lent tiers; 0 if there is none.
 	turns, lent int
-	// kept is what is counted among what all walks keep.
+	// kept is the part of the walk's units that is counted in the variable kept.
 	kept int
 }
 
-// hold counts units that the walk holds from now on. It may let go of all others.
+// hold counts units that the walk holds from now on. To make room for them it may let go of all others.
 func (w *Walk) hold(units int) {
 	if w.held += units; w.held+w.pages+w.conditions > w.most || w.read > maxRead {
 		w.grow()
@@ -155,7 +155,7 @@ func (t *turns) take(ctx context.Context) error {
 	}
 }
 
-// letGo forgets what was read and found out, but for what the walk is in the middle of.
+// letGo forgets everything that was read and found out, except for the pages that the walk is going through.
 func (w *Walk) letGo() {
 	w.objects = map[objectKey]*object{}
 	w.learned = nil
@@ -188,7 +188,7 @@ func (w *Walk) keep() bool {
 	return true
 }
 
-// unkeep takes out of what all walks keep what this one does.
+// unkeep takes the walk's units out of those that all walks keep.
 func (w *Walk) unkeep() {
 	if w.kept > 0 {
 		kept.Add(-int64(w.kept))

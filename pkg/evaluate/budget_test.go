@@ -333,7 +333,7 @@ func forks(t *testing.T) *Program {
 // TestOpenListsAreBounded: a lookup that meets too many lists that lead on takes all ids, and holds nothing of them.
 func TestOpenListsAreBounded(t *testing.T) {
 	p := forks(t)
-	c, err := p.Resources("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
+	c, err := p.ResourceCandidates("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +359,7 @@ func TestLookupsTogetherNoteLittle(t *testing.T) { // alone, because it looks at
 	var all []*Candidates
 	states := map[candidatesState]int{}
 	for range 200 {
-		c, err := p.Resources("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
+		c, err := p.ResourceCandidates("doc", Holder{"view", tuple.ONR("user", "ann", tuple.Ellipsis)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -69,8 +69,11 @@ func (l *list) read(rows IDs, from string, limit int) (ids []string, more bool, 
 	return nil, false, nil
 }
 
-// after returns the place right behind an id: no id has so small a character.
-func after(id string) string { return id + "\x01" }
+// afterID makes the place right behind an id of it: no id has so small a character.
+const afterID = "\x01"
+
+// after returns the place right behind an id.
+func after(id string) string { return id + afterID }
 
 // cursor is a place in a list.
 type cursor struct {

@@ -103,15 +103,15 @@ func TestAChainOfObjects(t *testing.T) {
 				return tuple.ONR(c.objectType, name(length-1), relation)
 			}
 			lists := map[string]func() (*Candidates, error){
-				"subjects": func() (*Candidates, error) { return p.Subjects(last("near"), SubjectKind{Type: c.objectType}) },
+				"subjects": func() (*Candidates, error) { return p.SubjectCandidates(last("near"), SubjectKind{Type: c.objectType}) },
 			}
 			if c.subjectRelation == "" {
 				lists["resources"] = func() (*Candidates, error) {
-					return p.Resources(c.objectType, Holder{"near", tuple.ONR(c.objectType, name(0), tuple.Ellipsis)})
+					return p.ResourceCandidates(c.objectType, Holder{"near", tuple.ONR(c.objectType, name(0), tuple.Ellipsis)})
 				}
 			} else {
 				lists["usersets"] = func() (*Candidates, error) {
-					return p.Subjects(last(c.relation), SubjectKind{c.objectType, c.subjectRelation})
+					return p.SubjectCandidates(last(c.relation), SubjectKind{c.objectType, c.subjectRelation})
 				}
 			}
 			for what, list := range lists {
@@ -142,7 +142,7 @@ func TestManyGroupsOfADocument(t *testing.T) {
 			relation viewer: group#member
 		}`)
 	const groups = 5000
-	c, err := p.Subjects(tuple.ONR("document", "plan", "viewer"), SubjectKind{Type: "user"})
+	c, err := p.SubjectCandidates(tuple.ONR("document", "plan", "viewer"), SubjectKind{Type: "user"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestAHolderThatReachesTooMuchBoundsNothing(t *testing.T) {
 		}`)
 	ann := tuple.ONR("user", "ann", tuple.Ellipsis)
 	f := &formula{groups: maxReached + 1000, documents: maxReached + 1000, all: true}
-	c, err := p.Resources("document", Holder{"owner", ann}, Holder{"viewer", ann})
+	c, err := p.ResourceCandidates("document", Holder{"owner", ann}, Holder{"viewer", ann})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestFewIdsAreHeld(t *testing.T) {
 			relation viewer: group#member
 		}`)
 	f := &formula{groups: 2000, documents: 200_000}
-	c, err := p.Resources("document", Holder{"viewer", tuple.ONR("user", "ann", tuple.Ellipsis)})
+	c, err := p.ResourceCandidates("document", Holder{"viewer", tuple.ONR("user", "ann", tuple.Ellipsis)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +292,7 @@ func TestALookupEndsWithItsCaller(t *testing.T) {
 	} {
 		ctx, leave := context.WithCancel(t.Context())
 		rows := &leaving{Rows: test.rows, leave: leave, after: test.after}
-		c, err := p.Resources("document", Holder{test.permission, ann})
+		c, err := p.ResourceCandidates("document", Holder{test.permission, ann})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +328,7 @@ func TestALookupDecidesFewAtOnce(t *testing.T) {
 	w := p.Walk(rows)
 	defer w.Close()
 	found := 0
-	if err := w.Lookup(t.Context(), "document", Holder{"owner", tuple.ONR("user", "ann", tuple.Ellipsis)}, nil, "", func(f Found) error {
+	if err := w.LookupResources(t.Context(), "document", Holder{"owner", tuple.ONR("user", "ann", tuple.Ellipsis)}, nil, "", func(f Found) error {
 		if f.Outcome != authz.Yes || f.ID != name(found) {
 			return fmt.Errorf("%s is %v", f.ID, f.Outcome)
 		}

@@ -65,9 +65,23 @@ func (w *Walk) Check(ctx context.Context, checks []Check) []Answer {
 	return answers
 }
 
+// AppendAnswers is Check, and appends the answers to others.
+func (w *Walk) AppendAnswers(ctx context.Context, to []Answer, checks []Check) []Answer {
+	n := len(to)
+	to = slices.Grow(to, len(checks))[:n+len(checks)]
+	clear(to[n:])
+	_ = w.checkInto(ctx, checks, to[n:]) // as above
+	return to
+}
+
 // checkAll is Check, and returns what ended the whole call.
 func (w *Walk) checkAll(ctx context.Context, checks []Check) ([]Answer, error) {
 	answers := make([]Answer, len(checks))
+	return answers, w.checkInto(ctx, checks, answers)
+}
+
+// checkInto is checkAll with the answers in place of as many zero ones.
+func (w *Walk) checkInto(ctx context.Context, checks []Check, answers []Answer) (err error) {
 	w.begin(ctx)
 	defer w.end()
 	for done := 0; done < len(checks); {
@@ -76,7 +90,7 @@ func (w *Walk) checkAll(ctx context.Context, checks []Check) ([]Answer, error) {
 		}
 		done += w.check(checks[done:], answers[done:])
 	}
-	return answers, w.err
+	return w.err
 }
 
 // check answers checks until the walk has too many subjects, and returns how many.

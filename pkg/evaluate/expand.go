@@ -16,8 +16,8 @@ import (
 // maxTree is how many branches and leaves the tree of an expansion has at most: it is one message, and held as a whole.
 const maxTree = 100_000
 
-// Expand returns the tree of how a permission of an object is computed, as SpiceDB's shallow expansion has it: permissions are followed
-// down to relations, and of a relation the subjects that its rows name are listed, without their caveats. Children are in the order of
+// Expand returns the tree by which a permission of an object is computed, in the form of SpiceDB's shallow expansion: permissions are followed
+// down to relations, and a relation has the subjects that its rows name, without their caveats. Children are in the order of
 // the schema, and then of rows. Errors: FailedPrecondition for a name that the schema does not have and for a tree that is deeper than a check
 // may be, ResourceExhausted for one of more than 100,000 branches and leaves, and those of the rows and of ctx.
 func (p *Program) Expand(ctx context.Context, rows Rows, resource tuple.ObjectAndRelation) (*v1.PermissionRelationshipTree, error) {
@@ -29,7 +29,7 @@ func (p *Program) Expand(ctx context.Context, rows Rows, resource tuple.ObjectAn
 	return e.member(memberKey{m, resource.ObjectID}, maxDepth)
 }
 
-// expansion is one tree on its way.
+// expansion is the progress of one Expand.
 type expansion struct {
 	ctx     context.Context //nolint:containedctx // of one call
 	program *Program
@@ -89,7 +89,7 @@ func (e *expansion) each(of memberKey, fn func(*Row) error) error {
 		return err
 	}
 	if more {
-		rows = nil // then there are none, and they are read in pages
+		rows = nil // there are too many for one read: they are read in pages
 	}
 	for {
 		for i := range rows {

@@ -28,9 +28,9 @@ type SubjectKind struct {
 	Relation string
 }
 
-// Subjects returns the subjects of a kind that may have a permission on an object. Wildcards are not among them. Errors are
+// SubjectCandidates returns the subjects of a kind that may have a permission on an object. Wildcards are not among them. Errors are
 // those of Resolve.
-func (p *Program) Subjects(resource tuple.ObjectAndRelation, of SubjectKind) (*Candidates, error) {
+func (p *Program) SubjectCandidates(resource tuple.ObjectAndRelation, of SubjectKind) (*Candidates, error) {
 	target, sub, err := p.resolve(&Check{Resource: resource, Subject: of.subject(nobody)})
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ type spreadSubjects struct {
 	of       *objectType
 	relation string
 	start    memberKey
-	// thorough says that a wildcard may be on the way.
+	// thorough says that a wildcard may be on the way, so that parts which take away, and all operands of an intersection, have to be followed too.
 	thorough bool
 	begun    bool
 
@@ -204,20 +204,20 @@ type Wildcard struct {
 // maxExcept is how many exceptions a wildcard has at most.
 const maxExcept = 10_000
 
-// List calls yield, in order, with each subject of a kind that has the permission on the resource, conditionally or not, and with each whose
-// check fails. It begins behind an id; "" is before all. Then it returns the answer for all other subjects, with those exceptions that come
+// LookupSubjects calls yield, in order, with each subject of a kind that has the permission on the resource, conditionally or not, and with each
+// whose check fails. It begins behind an id; "" is before all. Then it returns the answer for all other subjects, with those exceptions that come
 // behind the id. An error of yield ends it, and so does FailedPrecondition where a wildcard has too many exceptions.
-func (w *Walk) List(
+func (w *Walk) LookupSubjects(
 	ctx context.Context, resource tuple.ObjectAndRelation, of SubjectKind, given map[string]any, after string, yield func(Found) error,
 ) (everybody Wildcard, err error) {
-	c, err := w.program.Subjects(resource, of)
+	c, err := w.program.SubjectCandidates(resource, of)
 	if err != nil {
 		return Wildcard{}, err
 	}
 	if after != "" {
 		c.After(after)
 	}
-	return w.ListAmong(ctx, c, resource, of, given, yield)
+	return w.SubjectsAmong(ctx, c, resource, of, given, yield)
 }
 
 // tooManyExceptions is the error of a list that would have to name more than maxExcept exceptions.

@@ -9,9 +9,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// Resources returns the objects of a type on which every holder may have its permission. There has to be at least one holder. Errors are
+// ResourceCandidates returns the objects of a type on which every holder may have its permission. There has to be at least one holder. Errors are
 // those of Resolve.
-func (p *Program) Resources(resourceType string, holders ...Holder) (*Candidates, error) {
+func (p *Program) ResourceCandidates(resourceType string, holders ...Holder) (*Candidates, error) {
 	found := &Candidates{}
 	for _, h := range holders {
 		target, sub, err := p.resolve(&Check{
@@ -30,13 +30,13 @@ func (p *Program) Resources(resourceType string, holders ...Holder) (*Candidates
 	return found, nil
 }
 
-// Reach is Resources in the words of authz.
+// Reach is ResourceCandidates in the words of authz.
 func (p *Program) Reach(r authz.Reachable) (*Candidates, error) {
 	holders := make([]Holder, len(r.Holders))
 	for i, h := range r.Holders {
 		holders[i] = Holder{h.Permission, CheckOf(authz.Query{Subject: h.Subject}).Subject}
 	}
-	return p.Resources(r.ResourceType, holders...)
+	return p.ResourceCandidates(r.ResourceType, holders...)
 }
 
 // placed is how the cursors of Page begin, so that a cursor of another engine is not taken for a place.
@@ -49,7 +49,7 @@ func PlaceOf(cursor string) string { return strings.TrimPrefix(cursor, placed) }
 func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor string) (found []authz.Resource, next string, err error) {
 	place, ok := strings.CutPrefix(cursor, placed)
 	if !ok && cursor != "" {
-		return nil, "", authz.FieldErrorf("cursor", "is none of a lookup by this engine: start it again")
+		return nil, "", authz.ForeignCursor()
 	}
 	c.From(place)
 	ids, more, err := c.Next(ctx, rows, limit)
@@ -58,7 +58,7 @@ func (c *Candidates) Page(ctx context.Context, rows Rows, limit int, cursor stri
 	}
 	found = make([]authz.Resource, len(ids))
 	for i, id := range ids {
-		found[i] = authz.Resource{ID: id, After: placed + after(id)}
+		found[i] = authz.Resource{ID: id, After: placed + id + afterID}
 	}
 	if more {
 		next = placed + c.Place()
@@ -84,18 +84,18 @@ const (
 	firstBatch, maxBatch = 8, 512
 )
 
-// Lookup calls yield, in order, with each object of a type on which the subject has the permission, conditionally or not, and with each whose
-// check fails. It begins behind an id; "" is before all. An error of yield ends it. It leaves out an object to which nothing leads from the
+// LookupResources calls yield, in order, with each object of a type on which the subject has the permission, conditionally or not, and with each
+// whose check fails. It begins behind an id; "" is before all. An error of yield ends it. It leaves out an object to which nothing leads from the
 // subject, even if a check of that object would be an error.
-func (w *Walk) Lookup(ctx context.Context, resourceType string, h Holder, given map[string]any, after string, yield func(Found) error) error {
-	c, err := w.program.Resources(resourceType, h)
+func (w *Walk) LookupResources(ctx context.Context, resourceType string, h Holder, given map[string]any, after string, yield func(Found) error) error {
+	c, err := w.program.ResourceCandidates(resourceType, h)
 	if err != nil {
 		return err
 	}
 	if after != "" {
 		c.After(after)
 	}
-	return w.Among(ctx, c, func(id string) Check {
+	return w.ResourcesAmong(ctx, c, func(id string) Check {
 		return Check{
 			Resource: tuple.ObjectAndRelation{ObjectType: resourceType, ObjectID: id, Relation: h.Permission}, Subject: h.Subject, Context: given,
 		}

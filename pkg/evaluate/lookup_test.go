@@ -124,7 +124,7 @@ func TestCandidatesAreBounded(t *testing.T) {
 		if f.ring { // what is reached leads on
 			permission = "view"
 		}
-		c, err := p.Resources("document", Holder{permission, ann})
+		c, err := p.ResourceCandidates("document", Holder{permission, ann})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestSeveralHolders(t *testing.T) {
 	ann := tuple.ONR("user", "ann", tuple.Ellipsis)
 	for _, holders := range [][]Holder{{{"view", ann}, {"own", ann}}, {{"own", ann}, {"view", ann}}} {
 		f.calls = 0
-		c, err := p.Resources("document", holders...)
+		c, err := p.ResourceCandidates("document", holders...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestHoldersJoin(t *testing.T) {
 		}`)
 	f := &formula{documents: 200_000, squads: 200, all: true}
 	ann := tuple.ONR("user", "ann", tuple.Ellipsis)
-	c, err := p.Resources("document", Holder{"owner", ann}, Holder{"signer", ann})
+	c, err := p.ResourceCandidates("document", Holder{"owner", ann}, Holder{"signer", ann})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,13 +266,13 @@ func TestExceptionsAreBounded(t *testing.T) {
 	w := p.Walk(&public{banned: maxExcept + 1})
 	defer w.Close()
 	listed := 0
-	_, err := w.List(t.Context(), tuple.ONR("document", "plan", "view"), SubjectKind{Type: "user"}, nil, "", func(Found) error { listed++; return nil })
+	_, err := w.LookupSubjects(t.Context(), tuple.ONR("document", "plan", "view"), SubjectKind{Type: "user"}, nil, "", func(Found) error { listed++; return nil })
 	if err == nil || listed > 0 {
 		t.Errorf("%d were listed, %v", listed, err)
 	}
 	w = p.Walk(&public{banned: 100})
 	defer w.Close()
-	all, err := w.List(t.Context(), tuple.ONR("document", "plan", "view"), SubjectKind{Type: "user"}, nil, "", func(Found) error { listed++; return nil })
+	all, err := w.LookupSubjects(t.Context(), tuple.ONR("document", "plan", "view"), SubjectKind{Type: "user"}, nil, "", func(Found) error { listed++; return nil })
 	if err != nil || listed > 0 || len(all.Except) != 100 || all.Outcome != authz.Yes {
 		t.Errorf("%d were listed, and %d excepted of %v, %v", listed, len(all.Except), all.Outcome, err)
 	}
@@ -347,7 +347,7 @@ func TestWaysAreBounded(t *testing.T) {
 	}
 	for name, everything := range map[string]bool{"per10": false, fmt.Sprintf("per%d", members-1): true} {
 		f := &formula{documents: 3}
-		c, err := p.Resources("document", Holder{name, tuple.ONR("user", "ann", tuple.Ellipsis)})
+		c, err := p.ResourceCandidates("document", Holder{name, tuple.ONR("user", "ann", tuple.Ellipsis)})
 		if err != nil {
 			t.Fatal(err)
 		}

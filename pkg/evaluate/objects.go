@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"maps"
 	"sync/atomic"
 )
 
@@ -89,6 +90,10 @@ func (w *Walk) object(t *objectType, id string) *object {
 		o = w.newObject()
 		o.of, o.id = t, id
 		w.hold(1)
+		if len(w.objects) == maxMap && w.many != nil {
+			maps.Copy(w.many, w.objects)
+			w.objects, w.many = w.many, nil
+		}
 		w.objects[key] = o
 	}
 	return o

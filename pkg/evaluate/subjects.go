@@ -10,17 +10,20 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 )
 
-// Who has a permission is found in two steps: all subjects of the type that are named anywhere on the way,
-// and then a check of each. That is exact as long as no wildcard is on the way, and cheap where few are
-// named, as with the tenants of an object.
+// The subjects with a permission are found in two steps: a census of all subjects of the type that relationships on the way name, and then a check of
+// each. That is exact as long as no wildcard is on the way, and cheap where few are named, as with the tenants of an object.
+//
+// spreadSubjects goes the same ways for LookupSubjects. It reads them in pages, however many there are, and holds nothing but where it has been. A
+// census reads through the walk instead, so that the checks, which need the same relationships, find them read: a decision takes one for its object's
+// tenant.
 
-// maxVisits is how many members of objects are visited for that.
+// maxVisits is how many members of objects a census visits.
 const maxVisits = 4096
 
-// Subjects returns all subjects of a type that have the permission on the resource, which names both. complete is false, and
-// nothing is returned, where a wildcard is on the way, or more than is walked. An error is that of a name which the schema does not
-// have, of ctx, of the rows, or of one subject's check.
-func (w *Walk) Subjects(
+// FewSubjects returns all subjects of a type that have the permission on the resource, which names both. complete is false, and nothing is returned,
+// where a wildcard is on the way, or where there is more than a census visits: then LookupSubjects finds them. Errors are those of a name that the
+// schema does not have, of ctx, of the rows, and of a subject's check.
+func (w *Walk) FewSubjects(
 	ctx context.Context, resource tuple.ObjectAndRelation, subjectType string, given map[string]any,
 ) (found []authz.SubjectAnswer, complete bool, err error) {
 	w.begin(ctx)
@@ -37,34 +40,32 @@ func (w *Walk) Subjects(
 	return found, err == nil, err
 }
 
-// Listing is what Subjects returns for one resource.
+// Listing is the result of FewSubjects for one resource.
 type Listing struct {
 	Found    []authz.SubjectAnswer
 	Complete bool
 	Err      error
 }
 
-// SubjectsOfEach is Subjects for each of several resources, in their order. What is on the way of several is walked once for up to maxSubjects of
-// them.
-func (w *Walk) SubjectsOfEach(
-	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any,
-) []Listing {
-	all := make([]Listing, len(resources))
+// FewSubjectsOfEach is FewSubjects for each of several resources, in their order. It puts its results into all, which has a zero Listing for each of
+// them. Relationships on the way from several resources are walked once for up to maxSubjects of them.
+func (w *Walk) FewSubjectsOfEach(
+	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any, all []Listing,
+) {
 	for from := 0; from < len(resources); from += maxSubjects {
 		part, into := resources[from:min(from+maxSubjects, len(resources))], all[from:]
 		done := len(part) > 1 && w.together(ctx, part, subjectType, given, into)
 		for i := range part {
-			// One that stands out, as by a wildcard, is listed alone, so that the others do not change what is said of it.
+			// A resource that cannot be listed with the others, as for a wildcard, is listed alone, so that its list does not depend on the others.
 			if !done || into[i].Err != nil {
-				into[i].Found, into[i].Complete, into[i].Err = w.Subjects(ctx, part[i], subjectType, given)
+				into[i].Found, into[i].Complete, into[i].Err = w.FewSubjects(ctx, part[i], subjectType, given)
 			}
 		}
 	}
-	return all
 }
 
-// together lists the subjects of several resources: it gathers who is named on the way of any of them, and checks each of those for each of them. It
-// returns false, and nothing, where they cannot be listed together; one that fails has an error.
+// together lists the subjects of several resources: it takes one census for all of them, and checks each subject for each resource. It returns false,
+// and no lists, where the resources cannot be listed together. A resource with a check that fails has an error.
 func (w *Walk) together(
 	ctx context.Context, resources []tuple.ObjectAndRelation, subjectType string, given map[string]any, into []Listing,
 ) bool {
@@ -74,16 +75,17 @@ func (w *Walk) together(
 	if err != nil || !complete {
 		return false
 	}
-	checks := make([]Check, 0, len(resources)*len(candidates))
+	w.checks = slices.Grow(w.checks[:0], len(resources)*len(candidates))
 	for _, resource := range resources {
-		checks = appendChecks(checks, resource, subjectType, candidates, given)
+		w.checks = appendChecks(w.checks, resource, subjectType, candidates, given)
 	}
-	answers := make([]Answer, len(checks))
-	w.check(checks, answers)
+	w.answers = slices.Grow(w.answers[:0], len(w.checks))[:len(w.checks)]
+	w.check(w.checks, w.answers)
 	for i := range resources {
 		into[i].Complete = true
-		into[i].Found, into[i].Err = listed(candidates, answers[i*len(candidates):][:len(candidates)])
+		into[i].Found, into[i].Err = listed(candidates, w.answers[i*len(candidates):][:len(candidates)])
 	}
+	w.emptyChecks()
 	return true
 }
 
@@ -111,14 +113,15 @@ func listed(candidates []string, answers []Answer) (found []authz.SubjectAnswer,
 	return found, nil
 }
 
-// candidates returns the ids of all subjects of a type that could have the permission on one of the resources; ok is false if there
+// candidates returns the ids of all subjects of a type that may have the permission on one of the resources. ok is false if there
 // may be others, or more than one walk has room for.
 func (w *Walk) candidates(subjectType string, resources ...tuple.ObjectAndRelation) (ids []string, ok bool, err error) {
 	t := w.program.types[subjectType]
 	if t == nil {
 		return nil, false, noType(subjectType)
 	}
-	c := &census{walk: w, of: t, seen: map[memberKey]bool{}}
+	c := &census{walk: w, of: t, seen: w.newVisited()}
+	defer w.spareVisited(c.seen)
 	for _, resource := range resources {
 		m, err := w.program.member(resource.ObjectType, resource.Relation)
 		if err != nil {
@@ -132,13 +135,13 @@ func (w *Walk) candidates(subjectType string, resources ...tuple.ObjectAndRelati
 	return c.ids, !c.incomplete, nil
 }
 
-// census gathers the subjects of a type that are named on the way.
+// census gathers the subjects of a type that relationships on the way name.
 type census struct {
 	walk *Walk
 	of   *objectType
 	seen map[memberKey]bool
 	ids  []string
-	// incomplete says that there is more: a wildcard, or what is too deep or too much to be walked.
+	// incomplete says that there may be other subjects: a wildcard is on the way, or the way is too deep or too long to be walked.
 	incomplete bool
 }
 
@@ -182,7 +185,7 @@ func (c *census) member(m *member, id string, left int) {
 	})
 }
 
-// node gathers from a part of a permission: what is taken away adds nobody.
+// node gathers from a part of a permission. The part that an exclusion takes away adds nobody.
 func (c *census) node(n *node, m *member, id string, left int) {
 	switch n.op {
 	case schema.Union, schema.Intersection:

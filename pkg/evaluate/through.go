@@ -18,8 +18,8 @@ const maxSets = 16
 // errSubjects is the error of checks that are not of one subject, which would be a mistake of the caller.
 var errSubjects = errors.New("evaluate: checks of several subjects are asked for together")
 
-// Through answers checks of one subject with one context, and says by which relationships: as many answers as checks, in order. The paths are those
-// of Explain, and what they have in common is looked for once.
+// Through answers checks of one subject with one context, and says by which relationships the subject has each permission: as many answers as checks,
+// in order. The paths are those of Explain. A part that several paths have in common is looked for once.
 func (w *Walk) Through(ctx context.Context, checks []Check, hidden func(authz.Object) (bool, error)) ([]authz.Through, error) {
 	if len(checks) == 0 {
 		return nil, nil
@@ -36,12 +36,13 @@ func (w *Walk) Through(ctx context.Context, checks []Check, hidden func(authz.Ob
 type through struct {
 	out    []authz.Through
 	hidden func(authz.Object) (bool, error)
-	// tried are, by a relationship that names the subject in a set, the checks that it is to be left out of.
+	// tried has, for each relationship that names the subject in a set, the checks that are answered again without it. order has the relationships in
+	// the order in which they were met.
 	tried map[row][]int
 	order []row
 }
 
-// row is a relationship of the subject.
+// row is a relationship that names the subject.
 type row struct{ objectType, id, relation string }
 
 // paths answers the checks and finds their grants, and the sets to be tried.
@@ -112,8 +113,9 @@ func grantOf(r *authz.Reason) *authz.Relationship {
 	return nil
 }
 
-// try notes the sets that are to be tried for a check. A set without which nothing holds is on every path, so that those on the one that was found will
-// do; but where leaving a relationship out can make something hold that is taken away, all sets that the subject is named in are tried.
+// try notes the sets that are to be tried for a check. A set without which the permission is lost is on every path, so that it is enough to try those
+// on the path that was found. But leaving a relationship out can also make a part hold that is taken away, as c in a - (b - c). Where that can
+// happen, all sets that name the subject are tried.
 func (t *through) try(check int, x *explainer, root *authz.Reason, m *member, named map[*member]*sets) {
 	var rows []row
 	add := func(r row) {
@@ -165,7 +167,7 @@ type sets struct {
 	cut  bool
 }
 
-// memberships returns the sets that the subject is named in and that a member can depend on otherwise than by a path.
+// memberships returns the sets that name the subject and that a member can depend on otherwise than by a path.
 func (x *explainer) memberships(m *member) *sets {
 	found := &sets{}
 	reached := x.program.schema.Reach(x.program.schema.Member(schema.Name{Type: m.of.name, Member: m.name})).Members
@@ -203,8 +205,8 @@ func (x *explainer) memberships(m *member) *sets {
 	return found
 }
 
-// paved reports whether leaving relationships out can make a member hold for nobody new: what it takes away never depends on what is taken away in
-// turn, and no arrow asks for all.
+// paved reports whether leaving relationships out never makes a member hold for somebody new: no part that it takes away has such a part itself, and
+// no arrow asks for all.
 func (p *Program) paved(m *schema.Member) bool {
 	if !m.IsPermission() {
 		return true
@@ -251,7 +253,7 @@ func (t *through) only(ctx context.Context, w *Walk, checks []Check) error {
 	return nil
 }
 
-// leavingOut are rows without one.
+// leavingOut are Rows without one row.
 type leavingOut struct {
 	Rows
 	of  row

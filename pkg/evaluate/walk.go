@@ -54,13 +54,20 @@ type round struct {
 type spare struct {
 	knowns []*known
 	unread []*object
+	// many is what objects is once it is large; nil if that has to be made.
+	many map[objectKey]*object
+	// checks and answers are those of FewSubjectsOfEach, and visited is for its census.
+	checks  []Check
+	answers []Answer
+	visited map[memberKey]bool
 }
 
 const (
 	// maxObjects is how many objects, and how many knowns, are spared.
 	maxObjects = smallWalk
-	// maxMap is how many objects a map has held that is used again: emptying it costs what it once held.
-	maxMap = 128
+	// maxMap is how many objects, or members of objects, a map has held that is used again: emptying it costs what it once held. maxMany is that for
+	// spare.many, and how many checks are spared.
+	maxMap, maxMany = 128, 1 << 11
 )
 
 // walks are walks that were closed.
@@ -130,10 +137,15 @@ func (w *Walk) forget() {
 		*o = object{known: o.known, relations: o.relations[:0]}
 		w.unread = append(w.unread, o)
 	}
-	if len(w.objects) > maxMap {
+	switch n := len(w.objects); {
+	case n > maxMany:
 		w.objects = map[objectKey]*object{}
+	case n > maxMap:
+		clear(w.objects)
+		w.many, w.objects = w.objects, map[objectKey]*object{}
+	default:
+		clear(w.objects)
 	}
-	clear(w.objects)
 	w.knowns = w.knowns[:min(len(w.knowns), maxObjects)]
 	*w = Walk{
 		program: w.program, rows: w.rows, objects: w.objects, spare: w.spare,
@@ -158,6 +170,32 @@ type known struct {
 	// unknown are subjects for which an error came up when as many were left, or fewer.
 	unknown   set
 	unknownAt [maxSubjects]uint8
+}
+
+// newVisited returns an empty map.
+func (s *spare) newVisited() map[memberKey]bool {
+	m := s.visited
+	if s.visited = nil; m == nil {
+		m = map[memberKey]bool{}
+	}
+	return m
+}
+
+// spareVisited spares a map that newVisited returned.
+func (s *spare) spareVisited(m map[memberKey]bool) {
+	if len(m) <= 4*maxMap {
+		clear(m)
+		s.visited = m
+	}
+}
+
+// emptyChecks empties checks and answers.
+func (s *spare) emptyChecks() {
+	if cap(s.checks) > maxMany {
+		s.checks, s.answers = nil, nil
+	}
+	clear(s.checks)
+	clear(s.answers)
 }
 
 // newKnown returns an empty known.

@@ -2,6 +2,7 @@ package judge
 
 import (
 	"context"
+	"slices"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
@@ -11,6 +12,30 @@ import (
 type unanswered struct {
 	of    *candidate
 	index int
+}
+
+// batchMemory is memory that a call uses for one batch of candidates after another, because a lookup has very many of them. It holds nothing that is needed
+// between two of them.
+type batchMemory struct {
+	possible   []*candidate
+	unanswered []unanswered
+	queries    []authz.Query
+	tenants    tenantMemory
+}
+
+// tenantMemory is the part of that for questions about the tenants of objects.
+type tenantMemory struct {
+	found []authz.SubjectsAnswer
+	// first is where each object was asked about first, at each revision. same has that for each question, and order has each such place once.
+	first       map[objectAt]int
+	same, order []int
+	objects     []authz.Object
+}
+
+// objectAt is an object at a revision.
+type objectAt struct {
+	revision authz.Revision
+	object   authz.Object
 }
 
 // condition is the condition itself.
@@ -23,23 +48,23 @@ func (u unanswered) condition() *decide.Condition { return &u.of.conditions[u.in
 // more than one that does not exist, and cannot fail in another way. To a confined caller nothing else of it is explained either.
 func (c *call) ask(ctx context.Context, candidates []*candidate) error {
 	if !c.explain {
-		possible := make([]*candidate, 0, len(candidates))
+		c.memory.possible = slices.Grow(c.memory.possible[:0], len(candidates))
 		for _, t := range candidates {
 			if !decide.Refused(t.conditions) {
-				possible = append(possible, t)
+				c.memory.possible = append(c.memory.possible, t)
 			}
 		}
-		candidates = possible
+		candidates = c.memory.possible
 	}
-	var tenants []unanswered
+	c.memory.unanswered = c.memory.unanswered[:0]
 	for _, t := range candidates {
 		for i := range t.conditions {
 			if query := t.conditions[i].Query; query != nil && query.Only && !t.hidden && t.snapshot(t.conditions[i].Where) != nil {
-				tenants = append(tenants, unanswered{t, i})
+				c.memory.unanswered = append(c.memory.unanswered, unanswered{t, i})
 			}
 		}
 	}
-	if err := c.askTenants(ctx, tenants); err != nil {
+	if err := c.askTenants(ctx, c.memory.unanswered); err != nil {
 		return err
 	}
 	return c.askRest(ctx, candidates)
@@ -57,7 +82,7 @@ func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 	}
 	// Frozen sessions each bring a snapshot of their own; the order of asking does not matter.
 	var others map[authz.Revision]*revision
-	own := make([]unanswered, 0, usual*len(candidates))
+	own := slices.Grow(c.memory.unanswered[:0], usual*len(candidates))
 	for _, t := range candidates {
 		foreign := t.hidden || (!c.explain || c.within.Confined()) && t.foreign()
 		for i := range t.conditions {
@@ -85,6 +110,7 @@ func (c *call) askRest(ctx context.Context, candidates []*candidate) error {
 			}
 		}
 	}
+	c.memory.unanswered = own
 	if err := c.check(ctx, c.source.snap, own); err != nil {
 		return err
 	}
@@ -112,12 +138,13 @@ func (c *call) check(ctx context.Context, snap authz.Snapshot, all []unanswered)
 		return nil
 	}
 	explaining := c.explaining(ctx)
-	queries := make([]authz.Query, len(all))
-	for i, u := range all {
-		queries[i] = *u.condition().Query
-		queries[i].Explain = explaining
+	c.memory.queries = slices.Grow(c.memory.queries[:0], len(all))
+	for _, u := range all {
+		query := *u.condition().Query
+		query.Explain = explaining
+		c.memory.queries = append(c.memory.queries, query)
 	}
-	answers, err := snap.Check(ctx, queries)
+	answers, err := snap.Check(ctx, c.memory.queries)
 	if err != nil {
 		return err
 	}
@@ -137,7 +164,7 @@ func (c *call) askTenants(ctx context.Context, all []unanswered) error {
 	if c.explain {
 		limit = explainedTenants
 	}
-	known, err := tenantsOf(ctx, all, limit)
+	known, err := c.memory.tenants.of(ctx, all, limit)
 	if err != nil {
 		return err
 	}
@@ -163,55 +190,70 @@ type crowded interface {
 	SubjectsOfEach(ctx context.Context, resources []authz.Object, permission, subjectType string, limit int) ([]authz.SubjectsAnswer, error)
 }
 
-// tenantsOf looks up the tenants that conditions ask for, at most limit, one answer for each. An error of the engine, and of no object, is its error.
-func tenantsOf(ctx context.Context, all []unanswered, limit int) ([]authz.SubjectsAnswer, error) {
-	at := func(u unanswered) (authz.Snapshot, authz.Object) {
-		return u.of.snapshot(u.condition().Where), u.condition().Query.Resource
+// of looks up the tenants that conditions ask for, at most limit, one answer for each; they last until the next batch. An error of the engine, and of
+// no object, is its error.
+func (b *tenantMemory) of(ctx context.Context, all []unanswered, limit int) ([]authz.SubjectsAnswer, error) {
+	at := func(i int) (authz.Snapshot, authz.Object) {
+		return all[i].of.snapshot(all[i].condition().Where), all[i].condition().Query.Resource
 	}
-	found := make([]authz.SubjectsAnswer, len(all))
+	b.found = slices.Grow(b.found[:0], len(all))[:len(all)]
+	clear(b.found)
 	switch len(all) { // a decision has no use for what follows
 	case 0:
-		return found, nil
+		return nil, nil
 	case 1:
-		snap, resource := at(all[0])
-		found[0].Subjects, found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil, limit)
-		return found, fatal(found[0].Err)
+		snap, resource := at(0)
+		b.found[0].Subjects, b.found[0].Err = snap.Subjects(ctx, resource, authz.TenantMember, authz.TypeTenant, nil, limit)
+		return b.found, fatal(b.found[0].Err)
 	}
-	type place struct {
-		revision authz.Revision
-		resource authz.Object
-	}
-	first := make(map[place]int, len(all)) // where each was asked for first
-	asked := map[authz.Snapshot][]int{}
-	for i, u := range all {
-		snap, resource := at(u)
-		key := place{snap.Revision(), resource}
-		if _, there := first[key]; !there {
-			first[key] = i
-			asked[snap] = append(asked[snap], i)
+	b.sort(len(all), at)
+	for rest := b.order; len(rest) > 0; {
+		snap, _ := at(rest[0])
+		b.objects = b.objects[:0]
+		n := 0
+		for k, i := range rest { // those at this revision come first from here on
+			if other, object := at(i); other == snap {
+				b.objects = append(b.objects, object)
+				rest[n], rest[k] = rest[k], rest[n]
+				n++
+			}
 		}
-	}
-	for snap, places := range asked {
-		resources := make([]authz.Object, len(places))
-		for k, i := range places {
-			_, resources[k] = at(all[i])
-		}
-		answers, err := tenantsAt(ctx, snap, resources, limit)
+		answers, err := tenantsAt(ctx, snap, b.objects, limit)
 		if err != nil {
 			return nil, err
 		}
-		for k, i := range places {
-			found[i] = answers[k]
+		for k, i := range rest[:n] {
+			b.found[i] = answers[k]
 		}
+		rest = rest[n:]
 	}
-	for i, u := range all {
-		snap, resource := at(u)
-		found[i] = found[first[place{snap.Revision(), resource}]]
-		if err := fatal(found[i].Err); err != nil {
+	for i, first := range b.same {
+		b.found[i] = b.found[first]
+		if err := fatal(b.found[i].Err); err != nil {
 			return nil, err
 		}
 	}
-	return found, nil
+	return b.found, nil
+}
+
+// sort finds which of n questions are about the same object at the same revision.
+func (b *tenantMemory) sort(n int, at func(i int) (authz.Snapshot, authz.Object)) {
+	if b.first == nil {
+		b.first = make(map[objectAt]int, n)
+	}
+	clear(b.first)
+	b.same, b.order = slices.Grow(b.same[:0], n), slices.Grow(b.order[:0], n)
+	for i := range n {
+		snap, object := at(i)
+		key := objectAt{snap.Revision(), object}
+		first, there := b.first[key]
+		if !there {
+			first = i
+			b.first[key] = i
+			b.order = append(b.order, i)
+		}
+		b.same = append(b.same, first)
+	}
 }
 
 // tenantsAt looks up the tenants of each of several objects at a revision, at most limit of each.

@@ -24,10 +24,10 @@ type Filtered struct {
 const filterPage = 500
 
 // Filter answers c for each of the objects of c.Resource.Type with the ids, whatever c.Resource.ID is: as many answers as ids, in order, all at one
-// revision, and each what Decide answers to the same case with that object. What is wrong with the case, whatever the object, is the error of the
-// call, and so is an engine that does not answer. It records nothing.
+// revision. Each is the answer of Decide to the same case with that object. An error that does not depend on the object ends the call, and so does an
+// engine that does not answer. Filter records nothing.
 //
-// The facts behind the decision are read once, and what depends on no object is judged once.
+// The facts behind the decision are read once, and conditions that depend on no object are judged once.
 func (j *Judge) Filter(
 	ctx context.Context, within *authz.Bounds, c authz.Case, ids []string, f authz.Freshness,
 ) ([]Filtered, authz.Revision, error) {
@@ -70,13 +70,13 @@ func (j *Judge) Filter(
 // askOfActors settles the conditions of candidates that depend on no object.
 func (c *call) askOfActors(ctx context.Context, actors []*candidate) error {
 	for _, t := range actors {
-		t.hidden = true // there is no object yet to ask anything of
+		t.hidden = true // there is no object yet to ask about
 	}
 	return c.ask(ctx, actors)
 }
 
-// pairs makes candidates: each of a few actors with each of a page of objects. It uses the same memory for one page after another, because most of
-// what a filter or a lookup would allocate is these.
+// pairs makes candidates: each of a few actors with each of a page of objects. It uses the same memory for one page after another, because a filter
+// or a lookup would otherwise allocate little else.
 type pairs struct {
 	call       *call
 	actors     []*candidate
@@ -86,20 +86,29 @@ type pairs struct {
 	queries    []authz.Query
 }
 
-// grow makes room for pairs with so many objects, in place of those that there are. What points to them would point elsewhere if it came later.
+// grow makes room for pairs with so many objects, in place of those that there are. It has to come before them, because candidates point into that
+// room.
 func (p *pairs) grow(objects int) {
-	conditions := 0
+	conditions, queries := 0, 0
 	for _, actor := range p.actors {
 		conditions += len(actor.conditions)
+		for i := range actor.conditions {
+			if ofObject(&actor.conditions[i]) {
+				queries++
+			}
+		}
 	}
 	p.pairs = slices.Grow(p.pairs[:0], objects*len(p.actors))
 	p.candidates = slices.Grow(p.candidates[:0], objects*len(p.actors))
 	p.conditions = slices.Grow(p.conditions[:0], objects*conditions)
-	p.queries = slices.Grow(p.queries[:0], objects*conditions)
+	p.queries = slices.Grow(p.queries[:0], objects*queries)
 }
 
-// with returns a candidate for each actor with each object, by object. What depends on no object is settled as it is for the actor. They last until the
-// next page.
+// ofObject reports whether a condition asks something of the object.
+func ofObject(c *decide.Condition) bool { return c.Query != nil && c.Side == authz.SideObject }
+
+// with returns a candidate for each actor with each object, by object. Conditions that depend on no object are settled as they are for the actor. The
+// candidates last until the next page.
 func (p *pairs) with(ids []string) []*candidate {
 	p.grow(len(ids))
 	for _, id := range ids {
@@ -112,7 +121,7 @@ func (p *pairs) with(ids []string) []*candidate {
 			p.conditions = append(p.conditions, actor.conditions...)
 			t.conditions = p.conditions[first:]
 			for i := range t.conditions {
-				if one := &t.conditions[i]; one.Query != nil && one.Side == authz.SideObject {
+				if one := &t.conditions[i]; ofObject(one) {
 					p.queries = append(p.queries, *one.Query)
 					one.Query = &p.queries[len(p.queries)-1]
 					one.Query.Resource.ID = id

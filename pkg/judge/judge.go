@@ -194,7 +194,8 @@ type call struct {
 	// head is set where the snapshot is an exact one that has to stand at the head revision too.
 	head *source
 	// past says that a decision of the past is judged again.
-	past bool
+	past   bool
+	memory batchMemory
 }
 
 // open pins the call's revision and refuses while the core schema is not Deputy's.

@@ -27,8 +27,8 @@ type Place struct {
 	Revision authz.Revision `json:"r"`
 	// Leaf is the delegation that was being looked at.
 	Leaf authz.DelegationID `json:"l,omitempty"`
-	// Listed tells that the objects of the type are gone through, because the engine could not look up what is reached
-	// (LookupResources), and Last is the last one that was, before the page.
+	// Listed tells that all objects of the type are gone through, because the engine's lookup failed (LookupResources), and Last is the last object
+	// before the page.
 	Listed bool   `json:"t,omitempty"`
 	Last   string `json:"i,omitempty"`
 	// Engine is the engine's cursor: behind the last object that was decided, or at the start of the page that was being looked at
@@ -57,7 +57,7 @@ type End struct {
 	Next *Place
 }
 
-// Reached is one object that an acting party reaches, or of which that is not known.
+// Reached is one object that an acting party reaches, or for which it is not known whether it does.
 type Reached struct {
 	Resource       authz.Object
 	Permissionship authz.Permissionship
@@ -70,10 +70,10 @@ type Reached struct {
 }
 
 // Resources calls yield for up to limit objects of c.Resource.Type that the case's acting party
-// reaches with c.Permission: for each of its delegations alone, in the order of ids. c.Resource.ID is
-// ignored, and so may c.Principal and c.Tenant be left out with a session. A place other than the zero
-// one pins the lookup's revision; what does not depend on an object then has to hold at the head
-// revision too. An object that cannot be decided is yielded with its error, and the lookup goes on; an engine that
+// reaches with c.Permission: for each of its delegations alone, in the order of their ids. c.Resource.ID is
+// ignored, and c.Principal and c.Tenant may be left out with a session. A place other than the zero
+// one pins the lookup's revision; conditions that depend on no object then have to hold at the head
+// revision too. An object that cannot be decided is yielded with its error, and the lookup goes on. An engine that
 // does not answer ends it, and so does an error of yield.
 func (j *Judge) Resources(
 	ctx context.Context, within *authz.Bounds, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reached) error,
@@ -137,7 +137,9 @@ type lookup struct {
 	*call
 	limit int
 	found int
-	// work counts what was decided, and until is when the call has taken long enough.
+	// counts says that an object must not be told twice, whatever the engine.
+	counts bool
+	// work counts candidates that were decided, and until is when the call has taken long enough.
 	work  int
 	until time.Time
 }
@@ -171,12 +173,13 @@ func (l *lookup) walk(ctx context.Context, t *candidate, one leaf, from Place, y
 		return nil, err
 	}
 	objects := &pairs{call: l.call, actors: actor}
+	began := from.Engine == "" && from.Skip == 0
 	seen := map[string]bool{}
 	for begun := false; ; begun = true {
 		if begun && l.spent() {
 			return &from, nil
 		}
-		page, next, err := l.reachable(ctx, t, &from)
+		page, next, err := l.reachable(ctx, t, &from, began)
 		if err != nil {
 			return nil, err
 		}
@@ -251,16 +254,17 @@ func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reac
 	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
 }
 
-// reachable returns a page of what a candidate's subjects may reach, and the cursor of the next page. SpiceDB fails as a whole where
-// one object leads back to itself, or has a caveat that cannot be evaluated; then it is every object of the type, from the beginning,
-// and each is decided by itself.
-func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (page []authz.Resource, next string, err error) {
+// reachable returns a page of the objects that a candidate's subjects may reach, and the cursor of the next page. A lookup of SpiceDB fails as a whole
+// where one object leads back to itself, or has a caveat that cannot be evaluated. Then all objects of the type are gone through instead, from the
+// beginning, and each is decided by itself; began says that the walk began at the beginning of the candidate's objects, so that it knows all that
+// were told. Another walk may tell some a second time, as LookupResources may. A count must not count them twice, so there the error stands.
+func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place, began bool) (page []authz.Resource, next string, err error) {
 	snap := l.source.snap
 	if !at.Listed {
 		page, next, err = snap.Resources(ctx, authz.Reachable{
 			ResourceType: t.c.Resource.Type, Context: t.c.Context, Holders: holders(t.c, &t.facts),
 		}, lookupPage, at.Engine)
-		if err == nil || engineFailed(err) {
+		if err == nil || !mayBeOfOneObject(err) || l.counts && !began {
 			return page, next, err
 		}
 		*at = Place{Revision: at.Revision, Leaf: at.Leaf, Listed: true}
@@ -280,6 +284,19 @@ func (l *lookup) reachable(ctx context.Context, t *candidate, at *Place) (page [
 	return page, next, nil
 }
 
+// mayBeOfOneObject reports whether one object may be the reason for the error of a lookup: without it, the others could be looked up.
+func mayBeOfOneObject(err error) bool {
+	if e, ok := errors.AsType[*authz.Error](err); ok && e.Field != "" {
+		return false // the request is wrong, as by a cursor of another engine
+	}
+	switch authz.KindOf(err) {
+	case authz.Precondition, authz.Invalid:
+		return true
+	default:
+		return false
+	}
+}
+
 // engineFailed reports whether an error says that the engine did not answer, or that the revision is gone, and nothing
 // about one object.
 func engineFailed(err error) bool {
@@ -297,9 +314,8 @@ func engineFailed(err error) bool {
 	}
 }
 
-// holders are all who need a permission on the object: the delegations with a scope, the principal, the agents, and the tenant, which has
-// to be the object's. The one that probably reaches least is first, the last delegation with a scope, for engines that look at no
-// other.
+// holders returns the subjects that need a permission on the object: the delegations with a scope, the principal, the agents, and the tenant, which
+// has to be the object's. The one that probably reaches least comes first, the last delegation with a scope, because some engines look at no other.
 func holders(c authz.Case, f *decide.Facts) []authz.Holder {
 	var all []authz.Holder
 	add := func(permission string, o authz.Object) {
@@ -322,7 +338,7 @@ func holders(c authz.Case, f *decide.Facts) []authz.Holder {
 	return all
 }
 
-// Reacher is one agent that reaches an object for a principal, or of which that is not known.
+// Reacher is one agent that reaches an object for a principal, or for which it is not known whether it does.
 type Reacher struct {
 	Candidate authz.Candidate
 	// NeedsSession tells that the agent has to start a session first.
@@ -335,7 +351,7 @@ type Reacher struct {
 // permission: every live delegation in the object's tenant, leaves of sessions aside, for every
 // principal it covers, as if its agent had started a session. c.Agent, c.Session and c.Delegation are
 // ignored; c.Principal narrows. A pair that cannot be decided is yielded with its error, and the lookup goes on. An
-// object whose tenants cannot be computed is in none, and reached by nobody.
+// object whose tenants cannot be computed is in none, and nobody reaches it.
 func (j *Judge) Agents(
 	ctx context.Context, within *authz.Bounds, c authz.Case, f authz.Freshness, from Place, limit int, yield func(Reacher) error,
 ) (End, error) {
@@ -457,7 +473,7 @@ func (l *lookup) delegations(ctx context.Context, c authz.Case, rels []authz.Rel
 	return l.decide(ctx, c, waiting, place, yield)
 }
 
-// stop decides what waits, and stops before a place.
+// stop decides the pairs that wait, and stops before a place.
 func (l *lookup) stop(ctx context.Context, c authz.Case, waiting []pair, at Place, place *Place, yield func(Reacher) error) (bool, error) {
 	if stopped, err := l.decide(ctx, c, waiting, place, yield); stopped || err != nil {
 		return stopped, err
@@ -508,7 +524,7 @@ func (l *lookup) decide(ctx context.Context, c authz.Case, pairs []pair, place *
 	return false, nil
 }
 
-// prefetch reads what the facts of pairs need of their principals, in one go, in place of what was read for other principals.
+// prefetch reads the facts about the principals of pairs with one call, in place of those that were read for other principals.
 func (l *lookup) prefetch(ctx context.Context, pairs []pair) error {
 	for _, s := range []*source{l.source, l.head} {
 		if s == nil {
@@ -552,8 +568,8 @@ func (l *lookup) reacher(ctx context.Context, c authz.Case, d *facts.Delegation,
 	return t, nil
 }
 
-// members returns whom a delegation covers, as far as the case asks for them, of a set a page at a time: what there is from a place on, and where
-// the next page begins, if there may be more.
+// members returns the principals that a delegation covers and the case asks for, a page at a time: those from a place on, and where the next page
+// begins, if there may be more.
 func (l *lookup) members(
 	ctx context.Context, c authz.Case, d *facts.Delegation, at Members,
 ) (page []member, next Members, more bool, err error) {
@@ -575,7 +591,7 @@ func (l *lookup) members(
 	if err != nil {
 		return nil, next, false, err
 	}
-	// A principal that is no member any more, because that has expired, is not on the page; as for delegations.
+	// A principal whose membership has expired meanwhile is on the page no more. Then all of the page is gone through again, as for delegations.
 	last := slices.IndexFunc(rels, func(r authz.Relationship) bool { return r.Subject.ID == at.Last })
 	for i := last + 1; i < len(rels); i++ {
 		if p, ok := authz.NewPrincipal(rels[i].Subject.Object); ok {

@@ -53,15 +53,15 @@ type Party struct {
 	RefusedBy authz.Gate
 }
 
-// ReachedObject is an object that a party reaches, or of which that is not known.
+// ReachedObject is an object that a party reaches, or for which it is not known whether it does.
 type ReachedObject struct {
 	Resource       authz.Object
 	Permission     string
 	Permissionship authz.Permissionship
 	Missing        []string
-	// Err is what a check of the object comes to; it is not reached then.
+	// Err is set where a check of the object is an error; it is not reached then.
 	Err error
-	// Grants are where they were asked for: of each holder one.
+	// Grants has one grant of each holder, where grants were asked for.
 	Grants []ReachGrant
 }
 
@@ -70,21 +70,21 @@ type ReachCount struct {
 	Type, Permission         string
 	Has, Conditional, Failed uint64
 
-	// What follows is there where grants were asked for. Grants are at most MaxReachGrants kinds, of each holder as many objects as are reached, together with
-	// Others, whose grants are of other kinds or not known.
+	// The fields from here on are set where grants were asked for. Grants has at most MaxReachGrants kinds. Others counts the objects whose grants are
+	// of other kinds or not known: with them, the objects of each holder are as many as are reached.
 	Grants []ReachGrants
 	Others uint64
-	// Only are the sets without which objects would not be reached, the one with most first, and at most MaxReachSets. OnlyCut says that there may
-	// be others.
+	// Only has the sets without which objects would not be reached, at most MaxReachSets, the one with the most objects first. OnlyCut says that there
+	// may be others.
 	Only    []ReachSet
 	OnlyCut bool
-	// Standing, Wildcard and SingleSet are what a reviewer should look at: grants to agents that have no end, or to delegations that have none
-	// either; grants to all of a type; and what is reached through one set alone.
+	// Standing, Wildcard and SingleSet tell a reviewer where to look: at grants without an end to agents, or to delegations without an end; at grants to
+	// all of a type; and at objects that are reached through one set alone.
 	Standing, Wildcard, SingleSet bool
 }
 
-// ReachTo is told a reach, in the order of calls: a party, then by type and permission the objects and their count, then the next party. Its
-// errors end the reach.
+// ReachTo takes a reach, in this order: a party, then for each type and permission the objects and their count, then the next party. An error of one
+// of its functions ends the reach.
 type ReachTo struct {
 	Party  func(*Party) error
 	Object func(*ReachedObject) error
@@ -93,7 +93,7 @@ type ReachTo struct {
 
 // ReachPlace is where a reach stopped. The zero ReachPlace is its beginning.
 type ReachPlace struct {
-	// Revision pins the reach. Past says that it was asked for, and is not what was the head when the reach began.
+	// Revision pins the reach. Past says that the caller named it, so that it may not have been the head when the reach began.
 	Revision authz.Revision `json:"r"`
 	Past     bool           `json:"x,omitempty"`
 	// Page is the engine's cursor at the start of the page of delegations.
@@ -117,9 +117,10 @@ type ReachEnd struct {
 	Next *ReachPlace
 }
 
-// Reach tells what an agent, a delegation or a session reaches, for each principal: all that Decide allows at the revision and the moment, of an
-// agent or a delegation as if the agent had started a session. It is evidence, also of the past, and no answer to act on: nothing is judged at the head
-// revision besides. It records nothing. Errors: NotFound for an agent, a delegation or a session that does not exist for the caller.
+// Reach tells the objects that an agent, a delegation or a session reaches, for each principal: all that Decide allows at the revision and the
+// moment. An agent or a delegation is judged as if the agent had started a session. A reach is evidence, also of the past, and no answer to act on,
+// because nothing is judged at the head revision besides. It records nothing. Errors: NotFound for an agent, a delegation or a session that does not
+// exist for the caller.
 //
 // A reach stops when it has taken much work; then it goes on from its place. The counts of the parts add up.
 func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, from ReachPlace, to ReachTo) (ReachEnd, error) {
@@ -131,6 +132,7 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 		return ReachEnd{}, errNoGrants
 	}
 	r := &reach{lookup: newLookup(ctx, call, math.MaxInt), q: q, to: to}
+	r.counts = true
 	if r.kinds, err = call.kinds(q); err != nil {
 		return ReachEnd{}, err
 	}
@@ -180,8 +182,8 @@ func (j *Judge) openReach(ctx context.Context, within *authz.Bounds, q *ReachQue
 // reachKind is a type with a permission.
 type reachKind struct{ objectType, permission string }
 
-// kinds are the types with the permissions that a reach is about: by the names of the types, and as the schema orders permissions. Errors: Invalid
-// for what does not exist for the caller, and what Decide answers to a case of such a type whatever the object.
+// kinds returns the types with the permissions that a reach is about, in the order of the types' names and of the schema's permissions. Errors:
+// Invalid for a name that does not exist for the caller, and the errors of Decide for a case of such a type that depend on no object.
 func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 	types := q.Types
 	if len(types) == 0 {
@@ -227,7 +229,7 @@ func (c *call) kinds(q *ReachQuery) ([]reachKind, error) {
 	return kinds, nil
 }
 
-// decidesOn reports whether there are decisions about objects of a type. Where every check of them is an error, nothing is reached.
+// decidesOn reports whether there are decisions about objects of a type: not where every check of them is an error.
 func (c *call) decidesOn(t *authz.Type) bool {
 	return (t.TenantSafe() || c.global[t.Name]) && t.UnsafeShape == "" && t.Stray == "" && !c.hidesType(t.Name) && !authz.IsCore(t.Name)
 }
@@ -456,7 +458,7 @@ func (r *reach) party(ctx context.Context, c authz.Case, l leaf, place *ReachPla
 	return false, nil
 }
 
-// open reads the facts of a party, and judges what depends on no object.
+// open reads the facts of a party, and judges the conditions that depend on no object.
 func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Party, error) {
 	f, err := r.source.facts(ctx, c, l)
 	if err != nil {
@@ -469,7 +471,7 @@ func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Pa
 	}
 	if r.within.Confined() {
 		explained := *r.call
-		explained.explain = true // the gate says as much as an explanation
+		explained.explain = true // because RefusedBy names a gate, as an explanation does
 		if err := explained.conceal(ctx, &t.facts); err != nil {
 			return nil, nil, err
 		}
@@ -506,7 +508,7 @@ func (r *reach) open(ctx context.Context, c authz.Case, l leaf) (*candidate, *Pa
 	return t, told, nil
 }
 
-// kind tells what a party reaches of a type with a permission, from a place on, and reports whether it stopped there.
+// kind tells the objects of a type that a party reaches with a permission, from a place on, and reports whether it stopped.
 func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at *Place) (stopped bool, err error) {
 	r.work++
 	again := *t

@@ -22,16 +22,16 @@ const MaxReachGrants = 1000
 // MaxReachSets is how many sets a count tells.
 const MaxReachSets = 100
 
-// ReachGrant says by which relationship somebody whom a decision depends on has the permission on an object.
+// ReachGrant says by which relationship one of the subjects that a decision depends on has the permission on an object.
 type ReachGrant struct {
 	// Holder is the principal, an agent of the chain, or a delegation whose scope it is.
 	Holder       authz.Object
 	Relationship authz.Relationship
-	// OnlyThrough is a set that the holder is named in and without which the object would not be reached; zero where there is none.
+	// OnlyThrough is a set that names the holder and without which the object would not be reached; zero where there is none.
 	OnlyThrough authz.Subject
 }
 
-// ReachGrants are grants of one kind to one holder.
+// ReachGrants counts grants of one kind to one holder.
 type ReachGrants struct {
 	Holder authz.Object
 	// Type and Relation are those of the relationships, and Subject is their subject: all of a type where its id is "*".
@@ -50,8 +50,8 @@ type ReachSet struct {
 
 // granting is a Snapshot that can say by which relationships a subject has a permission. It is safe for concurrent use.
 type granting interface {
-	// Through answers queries of one subject with one context: as many answers as queries, in order. What hidden reports does not exist for the
-	// caller; nil hides nothing.
+	// Through answers queries of one subject with one context: as many answers as queries, in order. An object that hidden reports does not exist for
+	// the caller; nil hides nothing.
 	Through(ctx context.Context, queries []authz.Query, hidden func(authz.Object) (bool, error)) ([]authz.Through, error)
 }
 
@@ -68,17 +68,18 @@ type throughSet struct {
 	set    authz.Subject
 }
 
-// tally counts the grants of a count. It has few kinds and sets, however many there are.
+// tally counts the grants behind a ReachCount. It holds a bounded number of kinds and sets, however many there are.
 type tally struct {
 	kinds  map[grantKind]*ReachGrants
 	sets   map[throughSet]uint64
 	others uint64
 	cut    bool
-	// standing says that a grant to an agent has no end, or one to a delegation that has none itself, and wildcard that there is one to all of a type.
+	// standing says that a grant to an agent has no end, or a grant to a delegation that has none itself. wildcard says that a grant is to all of a
+	// type.
 	standing, wildcard bool
 }
 
-// add counts what was found of one object for a holder. ends says that the holder itself ends, whatever its grants do.
+// add counts the grant of one object to a holder. ends says that the holder itself ends, whether or not its grants do.
 func (t *tally) add(holder authz.Object, ends bool, found *authz.Through) {
 	t.cut = t.cut || found.Cut
 	for _, set := range found.Only {
@@ -118,7 +119,7 @@ func (t *tally) add(holder authz.Object, ends bool, found *authz.Through) {
 	}
 }
 
-// into puts what was counted into a count.
+// into puts the grants and sets into a count.
 func (t *tally) into(c *ReachCount) {
 	for _, of := range t.kinds {
 		c.Grants = append(c.Grants, *of)
@@ -138,14 +139,14 @@ func (t *tally) into(c *ReachCount) {
 	c.Others, c.Standing, c.Wildcard, c.SingleSet = t.others, t.standing, t.wildcard, len(c.Only) > 0
 }
 
-// grantHolder is somebody whom a decision depends on.
+// grantHolder is a subject that a decision depends on.
 type grantHolder struct {
 	authz.Object
 	// ends says that it ends by itself.
 	ends bool
 }
 
-// grantHolders are the principal, and as far as they exist for the caller the agents of the chain and the delegations with a scope.
+// grantHolders returns the principal, and of the chain the agents and the delegations with a scope that exist for the caller.
 func (r *reach) grantHolders(f *decide.Facts) []grantHolder {
 	all := []grantHolder{{Object: f.Principal.Object}}
 	for _, d := range f.Chain {
@@ -162,7 +163,7 @@ func (r *reach) grantHolders(f *decide.Facts) []grantHolder {
 	return all
 }
 
-// grants finds through which grants objects are reached that are reached, and counts them.
+// grants finds the grants through which objects are reached, and counts them.
 func (r *reach) grants(ctx context.Context, t *candidate, objects []*ReachedObject, into *tally) error {
 	snap, ok := r.source.snap.(granting)
 	if !ok {

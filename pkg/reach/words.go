@@ -51,7 +51,7 @@ func FlagMeaning(f deputy.ReachFlag) string {
 	case deputy.ReachFlag_REACH_FLAG_WILDCARD:
 		return "a grant to everybody of a type, such as user:*, is among the grants: check that everybody is meant"
 	case deputy.ReachFlag_REACH_FLAG_SINGLE_SET:
-		return "objects are reached only because of one membership: whoever edits that set decides about them"
+		return "objects are reached only because of one membership: the people who edit that set decide about them"
 	default:
 		return "the server flags something that this version does not know: look at it with a newer version"
 	}

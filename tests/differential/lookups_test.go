@@ -218,11 +218,11 @@ func (l *lookups) resources(ctx context.Context, q question) error {
 			return evaluate.Wildcard{}, err
 		}
 		defer at.Close()
-		return evaluate.Wildcard{}, at.Lookup(ctx, q.resource.ObjectType, holder, q.context, after, yield)
+		return evaluate.Wildcard{}, at.LookupResources(ctx, q.resource.ObjectType, holder, q.context, after, yield)
 	}
 	inMemory := func(after string, yield func(evaluate.Found) error) (evaluate.Wildcard, error) {
 		return evaluate.Wildcard{}, l.memory.Walk(func(w *evaluate.Walk) error {
-			return w.Lookup(ctx, q.resource.ObjectType, holder, q.context, after, yield)
+			return w.LookupResources(ctx, q.resource.ObjectType, holder, q.context, after, yield)
 		})
 	}
 	l.count.resources++
@@ -251,11 +251,11 @@ func (l *lookups) subjects(ctx context.Context, q question) error {
 			return evaluate.Wildcard{}, err
 		}
 		defer at.Close()
-		return at.List(ctx, q.resource, kind, q.context, after, yield)
+		return at.LookupSubjects(ctx, q.resource, kind, q.context, after, yield)
 	}
 	inMemory := func(after string, yield func(evaluate.Found) error) (all evaluate.Wildcard, err error) {
 		err = l.memory.Walk(func(w *evaluate.Walk) error {
-			all, err = w.List(ctx, q.resource, kind, q.context, after, yield)
+			all, err = w.LookupSubjects(ctx, q.resource, kind, q.context, after, yield)
 			return err
 		})
 		return all, err

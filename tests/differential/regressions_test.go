@@ -309,7 +309,7 @@ func history(t *testing.T, others []string) {
 	}
 	var editions []*edition
 	// held are snapshots that stay open while the rest is written.
-	var held []*kept.Snapshot
+	var held []*kept.Pinned
 	for i, step := range steps {
 		var e *edition
 		var err error

@@ -82,7 +82,7 @@ func lookUp(t *testing.T, f file, graph *world.Graph, answers map[triple]evaluat
 		into := map[string]evaluate.Answer{}
 		if err := graph.Walk(func(w *evaluate.Walk) error {
 			holder := evaluate.Holder{Permission: one.resource.Relation, Subject: one.subject}
-			return w.Lookup(t.Context(), one.resource.ObjectType, holder, nil, "", func(f evaluate.Found) error { into[f.ID] = f.Answer; return nil })
+			return w.LookupResources(t.Context(), one.resource.ObjectType, holder, nil, "", func(f evaluate.Found) error { into[f.ID] = f.Answer; return nil })
 		}); err != nil {
 			t.Fatalf("%s: %s: %v", f.name, one, err)
 		}
@@ -105,7 +105,7 @@ func lookUp(t *testing.T, f file, graph *world.Graph, answers map[triple]evaluat
 			kind.Relation = ""
 		}
 		if err := graph.Walk(func(w *evaluate.Walk) (err error) {
-			everybody[one], err = w.List(t.Context(), one.resource, kind, nil, "", func(f evaluate.Found) error { into[f.ID] = f.Answer; return nil })
+			everybody[one], err = w.LookupSubjects(t.Context(), one.resource, kind, nil, "", func(f evaluate.Found) error { into[f.ID] = f.Answer; return nil })
 			return err
 		}); err != nil {
 			t.Fatalf("%s: %s: %v", f.name, one, err)

@@ -20,15 +20,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
-// SpiceDB's defaults for what a request may be.
+// SpiceDB's default limits of a request.
 const (
 	maxContext   = 4096 // bytes of caveat context
 	maxObjectID  = 1024
 	maxBulkItems = 1000
 )
 
-// CheckPermission answers authzed.api.v1's method of that name. ok is false for what is left to SpiceDB: a
-// request for a trace, and whatever SpiceDB refuses, which it says better itself.
+// CheckPermission answers authzed.api.v1's method of that name. ok is false for a request that is left to SpiceDB: one for a trace, and one that
+// SpiceDB refuses, so that the error is SpiceDB's own.
 func (g *Graph) CheckPermission(ctx context.Context, req *v1.CheckPermissionRequest) (resp *v1.CheckPermissionResponse, ok bool, err error) {
 	if req.GetWithTracing() || wantsTrace(ctx) || !plain(req.GetResource(), req.GetSubject(), req.GetContext()) {
 		return nil, false, nil
@@ -101,12 +101,12 @@ func wantsTrace(ctx context.Context) bool {
 	return len(metadata.ValueFromIncomingContext(ctx, traceKey)) > 0
 }
 
-// plain reports whether nothing about a check is such that SpiceDB would refuse it before it looks.
+// plain reports whether SpiceDB takes the ids and the context of a check, which it looks at before anything else.
 func plain(resource *v1.ObjectReference, subject *v1.SubjectReference, given *structpb.Struct) bool {
 	return isID(resource.GetObjectId()) && isID(subject.GetObject().GetObjectId()) && (given == nil || proto.Size(given) <= maxContext)
 }
 
-// isID reports whether SpiceDB takes an id for that of one object.
+// isID reports whether SpiceDB accepts a text as the id of one object.
 func isID(id string) bool {
 	if id == "" || len(id) > maxObjectID {
 		return false
@@ -137,7 +137,7 @@ func checkOf(resource *v1.ObjectReference, permission string, subject *v1.Subjec
 }
 
 // pin opens the revision that a request asks for. ok is false where that cannot be read.
-func (g *Graph) pin(ctx context.Context, c *v1.Consistency) (at *Snapshot, token *v1.ZedToken, ok bool) {
+func (g *Graph) pin(ctx context.Context, c *v1.Consistency) (at *Pinned, token *v1.ZedToken, ok bool) {
 	revision, ok := g.evaluator.revision(ctx, c)
 	if !ok {
 		return nil, nil, false
@@ -184,7 +184,7 @@ func (e *Evaluator) revision(ctx context.Context, c *v1.Consistency) (at store.R
 	return max(at, atLeast), ok
 }
 
-// permissionshipOf puts an answer that is no failure into SpiceDB's words.
+// permissionshipOf puts an answer into SpiceDB's words. It must not be a failure.
 func permissionshipOf(a evaluate.Answer) (v1.CheckPermissionResponse_Permissionship, *v1.PartialCaveatInfo) {
 	switch a.Outcome {
 	case authz.Yes:
@@ -196,7 +196,7 @@ func permissionshipOf(a evaluate.Answer) (v1.CheckPermissionResponse_Permissions
 	}
 }
 
-// statusOf returns an error's status. What has none is internal, and its words stay here.
+// statusOf returns the status of an error. An error without one is internal, and its text is not passed on.
 func statusOf(err error) *status.Status {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):

@@ -132,7 +132,7 @@ func TestDoubtfulLookupTakesAll(t *testing.T) {
 		}
 		defer at.Close()
 		check := checkOf(&v1.ObjectReference{ObjectType: "document", ObjectId: "any"}, "view", ofUser().GetSubject(), nil)
-		c, err := at.program.Resources("document", evaluate.Holder{Permission: "view", Subject: check.Subject})
+		c, err := at.program.ResourceCandidates("document", evaluate.Holder{Permission: "view", Subject: check.Subject})
 		if err != nil {
 			t.Fatal(err)
 		}

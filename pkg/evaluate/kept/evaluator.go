@@ -22,8 +22,8 @@ type Evaluator struct {
 // New returns an evaluator of a store. The store stays its owner's.
 func New(s *store.Store) *Evaluator { return &Evaluator{store: s} }
 
-// Snapshot answers checks at one revision, and has to be closed. It is not safe for concurrent use.
-type Snapshot struct {
+// Pinned answers checks at one revision, which stays readable until it is closed. It is not safe for concurrent use.
+type Pinned struct {
 	program *evaluate.Program
 	*store.Snapshot
 }
@@ -31,7 +31,7 @@ type Snapshot struct {
 var _ evaluate.Rows = (*store.Snapshot)(nil)
 
 // At pins a revision. Errors: those of store.Store.Snapshot, and a schema that cannot be evaluated.
-func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
+func (e *Evaluator) At(at store.Revision) (*Pinned, error) {
 	s, err := e.store.Snapshot(at)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (e *Evaluator) At(at store.Revision) (*Snapshot, error) {
 		s.Close()
 		return nil, err
 	}
-	return &Snapshot{p, s}, nil
+	return &Pinned{p, s}, nil
 }
 
 // programAt returns the program of the schema at a revision, which is pinned.
@@ -60,36 +60,36 @@ func (e *Evaluator) programAt(at store.Revision) (*evaluate.Program, error) {
 }
 
 // Check answers checks; see evaluate.Program.Check.
-func (s *Snapshot) Check(ctx context.Context, checks []evaluate.Check) []evaluate.Answer {
+func (s *Pinned) Check(ctx context.Context, checks []evaluate.Check) []evaluate.Answer {
 	return s.program.Check(ctx, s.Snapshot, checks)
 }
 
-// Lookup lists what a subject has a permission on; see evaluate.Walk.Lookup.
-func (s *Snapshot) Lookup(
+// LookupResources lists the objects on which a subject has a permission; see evaluate.Walk.LookupResources.
+func (s *Pinned) LookupResources(
 	ctx context.Context, resourceType string, h evaluate.Holder, given map[string]any, after string, yield func(evaluate.Found) error,
 ) error {
 	w := s.program.Walk(s.Snapshot)
 	defer w.Close()
-	return w.Lookup(ctx, resourceType, h, given, after, yield)
+	return w.LookupResources(ctx, resourceType, h, given, after, yield)
 }
 
-// List lists who has a permission on an object; see evaluate.Walk.List.
-func (s *Snapshot) List(
+// LookupSubjects lists the subjects that have a permission on an object; see evaluate.Walk.LookupSubjects.
+func (s *Pinned) LookupSubjects(
 	ctx context.Context, resource tuple.ObjectAndRelation, of evaluate.SubjectKind, given map[string]any, after string,
 	yield func(evaluate.Found) error,
 ) (evaluate.Wildcard, error) {
 	w := s.program.Walk(s.Snapshot)
 	defer w.Close()
-	return w.List(ctx, resource, of, given, after, yield)
+	return w.LookupSubjects(ctx, resource, of, given, after, yield)
 }
 
-// Expand returns the tree of how a permission is computed; see evaluate.Program.Expand.
-func (s *Snapshot) Expand(ctx context.Context, resource tuple.ObjectAndRelation) (*v1.PermissionRelationshipTree, error) {
+// Expand returns the tree by which a permission is computed; see evaluate.Program.Expand.
+func (s *Pinned) Expand(ctx context.Context, resource tuple.ObjectAndRelation) (*v1.PermissionRelationshipTree, error) {
 	return s.program.Expand(ctx, s.Snapshot, resource)
 }
 
 // Explain answers a check and says why; see evaluate.Walk.Explain.
-func (s *Snapshot) Explain(ctx context.Context, c evaluate.Check, how evaluate.Explaining) (evaluate.Answer, *authz.Explanation) {
+func (s *Pinned) Explain(ctx context.Context, c evaluate.Check, how evaluate.Explaining) (evaluate.Answer, *authz.Explanation) {
 	w := s.program.Walk(s.Snapshot)
 	defer w.Close()
 	return w.Explain(ctx, c, how)

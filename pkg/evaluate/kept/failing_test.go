@@ -124,15 +124,15 @@ func TestAStoreThatFailsIsNoAnswer(t *testing.T) {
 	ann := tuple.ONR("person", "ann", tuple.Ellipsis)
 	for name, ask := range map[string]func(*evaluate.Walk) ([]string, error){
 		"resources": func(walk *evaluate.Walk) (ids []string, err error) {
-			err = walk.Lookup(t.Context(), "doc", evaluate.Holder{Permission: "view", Subject: ann}, nil, "", found(&ids))
+			err = walk.LookupResources(t.Context(), "doc", evaluate.Holder{Permission: "view", Subject: ann}, nil, "", found(&ids))
 			return ids, err
 		},
 		"subjects": func(walk *evaluate.Walk) (ids []string, err error) {
-			_, err = walk.List(t.Context(), tuple.ONR("doc", "wide", "view"), evaluate.SubjectKind{Type: "person"}, nil, "", found(&ids))
+			_, err = walk.LookupSubjects(t.Context(), tuple.ONR("doc", "wide", "view"), evaluate.SubjectKind{Type: "person"}, nil, "", found(&ids))
 			return ids, err
 		},
 		"all subjects": func(walk *evaluate.Walk) (ids []string, err error) {
-			all, complete, err := walk.Subjects(t.Context(), tuple.ONR("doc", "few", "view"), "person", nil)
+			all, complete, err := walk.FewSubjects(t.Context(), tuple.ONR("doc", "few", "view"), "person", nil)
 			if complete {
 				ids = []string{fmt.Sprint(all)}
 			}

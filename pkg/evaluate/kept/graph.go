@@ -281,24 +281,27 @@ func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
 
 // Check answers each query; see authz.Snapshot. Of the engine no more is asked than its traces, where those are wanted.
 func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
-	checks := make([]evaluate.Check, len(queries))
+	memory := newMemory()
+	defer memory.giveBack()
+	memory.checks = sized(memory.checks, len(queries))
+	checks := memory.checks
 	explained := false
-	for i, q := range queries {
-		checks[i] = evaluate.CheckOf(q)
-		explained = explained || q.Explain != nil
+	for i := range queries {
+		checks[i] = evaluate.CheckOf(queries[i])
+		explained = explained || queries[i].Explain != nil
 	}
 	w, at, err := s.walk()
 	if err != nil {
 		return nil, s.graph.failure("evaluate.Check", err)
 	}
 	defer s.rest(w, at)
-	var found []evaluate.Answer
 	answers := make([]authz.Answer, len(queries))
 	if explained {
-		found = s.explain(ctx, w, queries, checks, answers)
+		memory.answers = s.explain(ctx, w, queries, checks, answers)
 	} else {
-		found = w.Check(ctx, checks)
+		memory.answers = w.AppendAnswers(ctx, memory.answers, checks)
 	}
+	found := memory.answers
 	// Of a moment of the past SpiceDB says something else.
 	if s.moment.IsZero() {
 		s.graph.verify(ctx, at, s.token, checks, found)
@@ -437,7 +440,7 @@ func (s *snapshot) Subjects(
 	}
 	defer s.rest(w, at)
 	var answer evaluate.Listing
-	answer.Found, answer.Complete, answer.Err = w.Subjects(ctx, member(resource, permission), subjectType, given)
+	answer.Found, answer.Complete, answer.Err = w.FewSubjects(ctx, member(resource, permission), subjectType, given)
 	return s.listed(ctx, w, listing{resource, permission, subjectType, given, nil}, answer, limit)
 }
 
@@ -456,12 +459,15 @@ func (s *snapshot) SubjectsOfEach(
 		return nil, s.graph.failure("evaluate.Subjects", err)
 	}
 	defer s.rest(w, at)
-	of := make([]tuple.ObjectAndRelation, len(resources))
-	for i, o := range resources {
-		of[i] = member(o, permission)
+	memory := newMemory()
+	defer memory.giveBack()
+	for _, o := range resources {
+		memory.resources = append(memory.resources, member(o, permission))
 	}
+	memory.listings = sized(memory.listings, len(resources))
+	w.FewSubjectsOfEach(ctx, memory.resources, subjectType, nil, memory.listings)
 	out := make([]authz.SubjectsAnswer, len(resources))
-	for i, answer := range w.SubjectsOfEach(ctx, of, subjectType, nil) {
+	for i, answer := range memory.listings {
 		out[i].Subjects, out[i].Err = s.listed(ctx, w, listing{resources[i], permission, subjectType, nil, nil}, answer, limit)
 	}
 	return out, nil
@@ -490,9 +496,10 @@ func (s *snapshot) listed(
 		return nil, err
 	}
 	if answer.Complete {
-		some = answered{at: s.at, token: s.token, listing: &asked}
+		s.graph.verifier.sampleList(s.at, s.token, asked)
+	} else {
+		s.graph.verifier.sample(some)
 	}
-	s.graph.verifier.sample(some)
 	return answer.Found[:min(limit, len(answer.Found))], nil
 }
 
@@ -524,7 +531,7 @@ func (s *snapshot) list(
 		}
 		return nil
 	}
-	everybody, err := w.List(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
+	everybody, err := w.LookupSubjects(ctx, of, evaluate.SubjectKind{Type: subjectType}, given, "", note)
 	if err == nil && everybody.Outcome != authz.No {
 		err = note(evaluate.Found{ID: tuple.PublicWildcard, Answer: everybody.Answer})
 	}

@@ -18,10 +18,10 @@ import (
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
-// The lookups of authzed.api.v1. They list what a check says yes to, or conditionally, each once and in the order of ids, where SpiceDB's
-// differ from its own checks. An object or a subject whose check is an error ends a list with that error, after all others.
+// The lookups of authzed.api.v1. They list the objects, or subjects, for which a check answers yes or conditionally, each once and in the order of
+// ids; SpiceDB's lookups differ from its own checks in places. Where a check fails, the list ends with its error, after all results.
 
-// errLimit ends a lookup that has sent as many as the request wants.
+// errLimit ends a lookup that has sent as many results as the request asks for.
 var errLimit = errors.New("limit")
 
 // maxLookupLimit is the highest limit that SpiceDB takes.
@@ -61,7 +61,7 @@ func (g *Graph) LookupResources(
 	anything := &v1.ObjectReference{ObjectType: req.GetResourceObjectType(), ObjectId: "any"}
 	check := checkOf(anything, req.GetPermission(), req.GetSubject(), req.GetContext())
 	holder := evaluate.Holder{Permission: check.Resource.Relation, Subject: check.Subject}
-	candidates, err := at.program.Resources(check.Resource.ObjectType, holder)
+	candidates, err := at.program.ResourceCandidates(check.Resource.ObjectType, holder)
 	if err != nil {
 		return false, nil // SpiceDB says what the schema does not have
 	}
@@ -78,7 +78,7 @@ func (g *Graph) LookupResources(
 	l.narrow(candidates, after)
 	w := at.program.Walk(at.Snapshot)
 	defer w.Close()
-	err = w.Among(ctx, candidates, l.of, func(f evaluate.Found) error {
+	err = w.ResourcesAmong(ctx, candidates, l.of, func(f evaluate.Found) error {
 		return l.each(f, func(a evaluate.Answer) error {
 			next, err := cursor.EncodeFromDispatchCursorSections(
 				[]string{lookupCursor, f.ID}, call, at.Revision(), datalayer.NoSchemaHashInLegacyMode, nil)
@@ -98,7 +98,7 @@ func (g *Graph) LookupResources(
 // lookupCursor tells a cursor of these lookups from one of SpiceDB's.
 const lookupCursor = "after"
 
-// hashOf returns what a cursor is for: the request but for its cursor, limit and consistency.
+// hashOf returns a hash of a request without its cursor, limit and consistency: a cursor is good for requests with the same hash.
 func hashOf(req *v1.LookupResourcesRequest) string {
 	encoded, _ := proto.MarshalOptions{Deterministic: true}.Marshal(&v1.LookupResourcesRequest{ // it was decoded from as much
 		ResourceObjectType: req.GetResourceObjectType(), Permission: req.GetPermission(), Subject: req.GetSubject(), Context: req.GetContext(),
@@ -107,7 +107,7 @@ func hashOf(req *v1.LookupResourcesRequest) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// pinned returns the consistency of a cursor's revision, which is that of the whole lookup.
+// pinned returns a consistency that asks for a cursor's revision, which is the revision of the whole lookup.
 func (g *Graph) pinned(ctx context.Context, c *v1.Cursor) (*v1.Consistency, bool) {
 	decoded, err := cursor.Decode(c)
 	if err != nil {
@@ -128,7 +128,7 @@ func (g *Graph) pinned(ctx context.Context, c *v1.Cursor) (*v1.Consistency, bool
 	return &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: token}}}, true
 }
 
-// LookupSubjects answers authzed.api.v1's method of that name; ok is as for CheckPermission. A wildcard comes last, with all whom it does
+// LookupSubjects answers authzed.api.v1's method of that name; ok is as for CheckPermission. A wildcard comes last, with all subjects that it does
 // not hold for.
 func (g *Graph) LookupSubjects(
 	ctx context.Context, req *v1.LookupSubjectsRequest, send func(*v1.LookupSubjectsResponse) error,
@@ -138,7 +138,7 @@ func (g *Graph) LookupSubjects(
 		OptionalRelation: req.GetOptionalSubjectRelation(),
 	}
 	if req.GetOptionalConcreteLimit() > 0 || req.GetOptionalCursor() != nil || !plain(req.GetResource(), anybody, req.GetContext()) {
-		return false, nil // SpiceDB says what it does not do
+		return false, nil // SpiceDB refuses it
 	}
 	ctx, leave, err := g.lookups.take(ctx)
 	if err != nil {
@@ -155,7 +155,7 @@ func (g *Graph) LookupSubjects(
 	if kind.Relation == tuple.Ellipsis {
 		kind.Relation = ""
 	}
-	candidates, err := at.program.Subjects(check.Resource, kind)
+	candidates, err := at.program.SubjectCandidates(check.Resource, kind)
 	if err != nil {
 		return false, nil // SpiceDB says what the schema does not have
 	}
@@ -176,7 +176,7 @@ func (g *Graph) LookupSubjects(
 	w := at.program.Walk(at.Snapshot)
 	defer w.Close()
 	answer := func(f evaluate.Found, except []evaluate.Found) error { return send(subjectResponse(token, f, except)) }
-	everybody, err := w.ListAmong(ctx, candidates, check.Resource, kind, check.Context, func(f evaluate.Found) error {
+	everybody, err := w.SubjectsAmong(ctx, candidates, check.Resource, kind, check.Context, func(f evaluate.Found) error {
 		return l.each(f, func(a evaluate.Answer) error { return answer(evaluate.Found{ID: f.ID, Answer: a}, nil) })
 	})
 	l.sampleRest(err)
@@ -221,7 +221,7 @@ func resolved(f evaluate.Found) *v1.ResolvedSubject {
 	return &v1.ResolvedSubject{SubjectObjectId: f.ID, Permissionship: permissionship, PartialCaveatInfo: missing}
 }
 
-// lookupOf puts an answer that is no failure into the words of SpiceDB's lookups.
+// lookupOf puts an answer into the words of SpiceDB's lookups. It must not be a failure.
 func lookupOf(a evaluate.Answer) (v1.LookupPermissionship, *v1.PartialCaveatInfo) {
 	switch a.Outcome {
 	case authz.Yes:
@@ -237,17 +237,17 @@ func lookupOf(a evaluate.Answer) (v1.LookupPermissionship, *v1.PartialCaveatInfo
 type lookup struct {
 	ctx   context.Context //nolint:containedctx // of one call
 	graph *Graph
-	at    *Snapshot
+	at    *Pinned
 	token authz.Revision
-	// doubtful says that the permission is distrusted, and compared that something of what is answered is to be looked at.
+	// doubtful says that the permission is distrusted, and compared that verification takes part: each result is given to it.
 	doubtful, compared bool
 	// of is the check of an id.
 	of func(id string) evaluate.Check
-	// ids are, from one on, those that the lookup could have found; nil where what it leaves out is not verified.
+	// ids reads, from one on, the ids that the lookup could have found; nil where those that it leaves out are not verified.
 	ids func(from string) ([]string, error)
-	// part is what was found since some of what was left out was last given to verification.
+	// part is the part of the lookup since ids that it left out were last given to verification.
 	part span
-	// watched are subjects that the answer may not name where it has a wildcard, and that verification is to know of; see watch.
+	// watched are subjects that are given to verification if the answer has a wildcard and does not name them; see watch.
 	watched map[string]bool
 	// limit is how many are sent; 0 is no limit.
 	limit, sent int
@@ -256,7 +256,7 @@ type lookup struct {
 }
 
 // begin begins a lookup after an id, "" for all, of the permission that a check is about.
-func (g *Graph) begin(ctx context.Context, at *Snapshot, token *v1.ZedToken, check evaluate.Check, limit int, after string) *lookup {
+func (g *Graph) begin(ctx context.Context, at *Pinned, token *v1.ZedToken, check evaluate.Check, limit int, after string) *lookup {
 	doubtful := g.verifier.distrusts(permissionName{check.Resource.ObjectType, check.Resource.Relation})
 	return &lookup{
 		ctx: ctx, graph: g, at: at, token: authz.Revision{Token: token.GetToken()}, limit: limit,
@@ -264,7 +264,7 @@ func (g *Graph) begin(ctx context.Context, at *Snapshot, token *v1.ZedToken, che
 	}
 }
 
-// narrow has candidates begin after an id. Where the permission is distrusted, everything is one.
+// narrow makes candidates begin after an id. Where the permission is distrusted, all ids are candidates.
 func (l *lookup) narrow(c *evaluate.Candidates, after string) {
 	if l.doubtful {
 		c.TakeAll()
@@ -274,7 +274,7 @@ func (l *lookup) narrow(c *evaluate.Candidates, after string) {
 	}
 }
 
-// each sends a result, unless a stricter answer holds for it. Some of them are verified.
+// each sends a result, unless a stricter answer holds. A share of the results is verified.
 func (l *lookup) each(f evaluate.Found, send func(evaluate.Answer) error) error {
 	a := f.Answer
 	if l.compared {
@@ -307,14 +307,14 @@ func (l *lookup) each(f evaluate.Found, send func(evaluate.Answer) error) error 
 	return nil
 }
 
-// compare returns the stricter answer where that holds, and has some verified.
+// compare returns the answer that holds, the stricter one where the permission is distrusted, and gives a share of them to verification.
 func (l *lookup) compare(c evaluate.Check, a evaluate.Answer) evaluate.Answer {
 	checks, answers := []evaluate.Check{c}, []evaluate.Answer{a}
 	l.graph.verify(l.ctx, l.at.Snapshot, l.token, checks, answers)
 	return answers[0]
 }
 
-// watch watches a few subjects, for verification: what a lookup with a wildcard says of those that it does not name is what the wildcard gives.
+// watch chooses a few subjects for verification. A lookup with a wildcard says of every subject that it does not name that the wildcard holds for it.
 func (l *lookup) watch() {
 	read := l.ids
 	l.ids = nil
@@ -336,8 +336,8 @@ func (l *lookup) watch() {
 	delete(l.watched, tuple.PublicWildcard)
 }
 
-// everybody is what a wildcard gives, after verification: as a check of somebody whom nothing names, of those who are named and excluded, and
-// of those who are watched.
+// everybody returns the answer that a wildcard gives, and gives it to verification: as the check of a subject that nothing names, of the subjects
+// that are excluded, and of those that are watched.
 func (l *lookup) everybody(w evaluate.Wildcard) evaluate.Answer {
 	if !l.compared {
 		return w.Answer
@@ -358,7 +358,7 @@ func (l *lookup) everybody(w evaluate.Wildcard) evaluate.Answer {
 	return l.compare(l.of(rand.Text()), w.Answer)
 }
 
-// sampleLeftOut gives some of what was left out of the part to verification, and begins the next one.
+// sampleLeftOut gives some of the ids that the part left out to verification, and begins the next part.
 func (l *lookup) sampleLeftOut() {
 	if l.ids != nil && l.graph.verifier.draws() {
 		l.graph.verifier.sampleLeftOut(answered{at: l.at.Revision(), token: l.token}, l.part, l.ids, func(id string) []evaluate.Check {
@@ -389,7 +389,7 @@ func (l *lookup) sampleRest(err error) {
 	}
 }
 
-// sending is an error of whoever is sent to.
+// sending is an error of sending a result: the caller's, and not the lookup's.
 type sending struct{ error }
 
 // end returns what a lookup ends with.

@@ -34,7 +34,7 @@ func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor s
 		text, ok := strings.CutPrefix(cursor, listedAt)
 		last, err := tuple.Parse(text)
 		if !ok || err != nil {
-			return nil, "", authz.FieldErrorf("cursor", "is none of a list by this engine: start the list again")
+			return nil, "", authz.ForeignCursor()
 		}
 		after = &last
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate"
 )
 
-// Through answers queries of one subject with one context, and says by which relationships; see evaluate.Walk.Through. What hidden reports does not exist
-// for the caller; nil hides nothing.
+// Through answers queries of one subject with one context, and says by which relationships the subject has each permission; see
+// evaluate.Walk.Through. An object that hidden reports does not exist for the caller; nil hides nothing.
 func (s *snapshot) Through(ctx context.Context, queries []authz.Query, hidden func(authz.Object) (bool, error)) ([]authz.Through, error) {
 	checks := make([]evaluate.Check, len(queries))
 	for i, q := range queries {

@@ -142,6 +142,14 @@ func (v *verifier) sample(a answered) {
 	}
 }
 
+// sampleList is sample for a list. It takes no memory for one that is not in the sample.
+func (v *verifier) sampleList(at store.Revision, token authz.Revision, l listing) {
+	if v.draws() {
+		drawn := l
+		v.enqueue(answered{at: at, token: token, listing: &drawn}.own())
+	}
+}
+
 // draws reports whether something that was answered is in the sample.
 func (v *verifier) draws() bool {
 	return v.share > 0 && (v.share >= 1 || rand.Float64() < v.share) //nolint:gosec // a sample, no secret
