@@ -160,7 +160,7 @@ func (l *lookup) leaf(ctx context.Context, c authz.Case, one leaf, from Place, y
 	if err != nil {
 		return nil, err
 	}
-	if decide.Refused(t.conditions) {
+	if !hasFacts(l.within, &t.facts) || decide.Refused(t.conditions) {
 		return nil, nil //nolint:nilnil // nothing is reached, and nothing is left
 	}
 	return l.walk(ctx, t, one, from, yield)

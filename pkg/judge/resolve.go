@@ -147,7 +147,7 @@ func (r *reader) ofAgent(ctx context.Context, within *authz.Bounds, c authz.Case
 		if err != nil {
 			return nil, err
 		}
-		if !d.Live() || d.Agent != c.Agent || d.Tenant != c.Tenant {
+		if !d.Live() || d.Agent != c.Agent || d.Tenant != c.Tenant || !d.Within(within) {
 			continue
 		}
 		// A set may cover the principal or not: one that does not is no candidate, so that sets do not

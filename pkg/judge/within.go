@@ -58,17 +58,19 @@ func admitKept(within *authz.Bounds, c authz.Case, kept []decide.Facts) ([]decid
 	return present(within, kept), nil
 }
 
-// present leaves out the facts of what does not exist for the caller. The delegation's own facts decide, not what a session says of it.
+// present leaves out the facts of what does not exist for the caller.
 func present(within *authz.Bounds, found []decide.Facts) []decide.Facts {
-	there := func(f *decide.Facts) bool {
-		return hasLeaf(within, f.Principal, f.Tenant) && (!f.Leaf().Known || f.Leaf().Within(within))
-	}
 	for i := range found {
-		if !there(&found[i]) {
-			return slices.DeleteFunc(slices.Clone(found), func(f decide.Facts) bool { return !there(&f) })
+		if !hasFacts(within, &found[i]) {
+			return slices.DeleteFunc(slices.Clone(found), func(f decide.Facts) bool { return !hasFacts(within, &f) })
 		}
 	}
 	return found
+}
+
+// hasFacts reports whether what facts are of exists for the caller. The delegation's own facts decide, not what a session says of it.
+func hasFacts(within *authz.Bounds, f *decide.Facts) bool {
+	return hasLeaf(within, f.Principal, f.Tenant) && (!f.Leaf().Known || f.Leaf().Within(within))
 }
 
 // hides reports whether an object does not exist for the caller whatever the graph holds of it, so that nothing is asked of it. Objects of a

@@ -429,6 +429,11 @@ func TestSetsWithinBounds(t *testing.T) {
 				decision, err := deputyv1.NewPermissionsServiceClient(conn).CheckPermission(c.Context(), check)
 				c.ok(err)
 				told("CheckPermission", decision.GetPermissionship() == deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION)
+				one, err := next(deputyv1.NewPermissionsServiceClient(conn).LookupResources(c.Context(), &deputyv1.LookupResourcesRequest{
+					AgentId: "own", OnBehalfOf: harness.Ref(who[set]), TenantId: "acme", ResourceObjectType: "document", Permission: "view",
+				}))
+				c.ok(err)
+				told("LookupResources", one.GetResource() != nil)
 				check.Via = &deputyv1.CheckPermissionRequest_DelegationId{DelegationId: id}
 				_, err = deputyv1.NewPermissionsServiceClient(conn).CheckPermission(c.Context(), check)
 				if strings.Contains(types, "user") {

@@ -364,3 +364,128 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 }
+
+// TestRefusedKeepsNothing: a caller that goes on calling over its rate has no more places for that: neither its own nor the server's.
+func TestRefusedKeepsNothing(t *testing.T) {
+	t.Parallel()
+	a := New(Settings{Places: 40})
+	c := checker("one", caller.Limits{Rate: 1, Burst: 2, Concurrent: 5})
+	in, _ := fill(t, a, c, checks)
+	for range 100 {
+		if err := a.Enter(&Ticket{}, c, checks); err == nil {
+			t.Fatal("it is over its rate, and let through")
+		}
+	}
+	if a.UnderWay() != len(in) {
+		t.Errorf("%d calls are under way, want the %d that were let through", a.UnderWay(), len(in))
+	}
+	for _, one := range in {
+		one.Leave()
+	}
+	if own := a.account(c).calls.Load(); own != 0 {
+		t.Errorf("the caller has %d calls under way after all have ended", own)
+	}
+}
+
+// TestStreamsTakeNoTurns: while all turns are taken and calls wait, a stream begins at once, and what takes as long as it takes: they would keep a turn
+// from all others for as long as they last.
+func TestStreamsTakeNoTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Settings{Turns: 2})
+		end := time.Now().Add(2 * time.Second)
+		var wg sync.WaitGroup
+		for range 30 { // as many as are served in more than calls wait
+			wg.Go(func() {
+				for time.Now().Before(end) {
+					ticket := &Ticket{}
+					if a.Enter(ticket, checker("one", caller.Limits{}), checks) != nil {
+						pass(10 * time.Millisecond)
+						continue
+					}
+					if ticket.Take(t.Context(), 1) == nil {
+						pass(50 * time.Millisecond)
+					}
+					ticket.Leave()
+				}
+			})
+		}
+		pass(time.Second)
+		synctest.Wait()
+		if a.Waiting() == 0 {
+			t.Fatal("no call waits")
+		}
+		for _, class := range []Class{stream, {Long: true}} {
+			came, ticket := time.Now(), &Ticket{}
+			if err := errors.Join(a.Enter(ticket, checker("one", caller.Limits{}), class), ticket.Take(t.Context(), 100)); err != nil || time.Since(came) != 0 {
+				t.Errorf("%+v: %v after %v", class, err, time.Since(came))
+			}
+			if ticket.state.Load() == turned {
+				t.Errorf("%+v has a turn", class)
+			}
+			ticket.Leave()
+		}
+		wg.Wait()
+	})
+}
+
+// TestItemsCountInTurns: a caller that has had a turn for a call of many items waits while others, whose calls have one, have theirs.
+func TestItemsCountInTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Settings{Turns: 2})
+		var before [2]Ticket
+		for i := range before {
+			if err := errors.Join(a.Enter(&before[i], checker(string(rune('x'+i)), caller.Limits{}), checks), before[i].Take(t.Context(), 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var order []string
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		ask := func(name string, items int) {
+			wg.Go(func() {
+				ticket := &Ticket{}
+				if err := errors.Join(a.Enter(ticket, checker(name, caller.Limits{}), checks), ticket.Take(t.Context(), items)); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				order = append(order, name)
+				mu.Unlock()
+				ticket.Leave()
+			})
+			synctest.Wait()
+		}
+		for range 2 {
+			ask("large", 50)
+		}
+		for range 3 {
+			ask("small", 1)
+		}
+		before[0].Leave()
+		wg.Wait()
+		before[1].Leave()
+		if last := order[len(order)-1]; last != "large" {
+			t.Errorf("turns were had by %v, want the second call of 50 items last", order)
+		}
+	})
+}
+
+// TestTheProgramHasNoRate: what a program asks of the server that it holds has no rate, whatever callers have that say nothing; and how long a caller's messages
+// may be is what its limits say.
+func TestTheProgramHasNoRate(t *testing.T) {
+	t.Parallel()
+	a := New(Settings{Places: 400, Callers: caller.Limits{Rate: 1, Burst: 1, Concurrent: 50, Message: 1000}})
+	if in, refused := fill(t, a, caller.InProcess(), checks); len(in) != 50 || refused.Reason != authz.ReasonConcurrencyLimit {
+		t.Errorf("the program has %d calls and then %s, want 50", len(in), refused.Reason)
+	}
+	for _, one := range []struct{ says, want int }{{0, 1000}, {10, 10}} {
+		ticket := &Ticket{}
+		if err := a.Enter(ticket, checker(string(rune('a'+one.says)), caller.Limits{Message: one.says}), checks); err != nil {
+			t.Fatal(err)
+		}
+		if got := ticket.MessageBytes(); got != one.want {
+			t.Errorf("a caller whose limit is %d may send %d bytes, want %d", one.says, got, one.want)
+		}
+	}
+}
