@@ -376,7 +376,12 @@ type Record struct {
 	// The head revision at which the actor was judged besides, for a call at an exact snapshot: SpiceDB's ZedToken.
 	Head string `protobuf:"bytes,43,opt,name=head,proto3" json:"head,omitempty"`
 	// Whether the call only asked what it would do: a brake or a purge with dry_run changes nothing.
-	DryRun        bool `protobuf:"varint,44,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,44,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The issuer of the token by which a person consented to a delegation.
+	ConsentIssuer string `protobuf:"bytes,51,opt,name=consent_issuer,json=consentIssuer,proto3" json:"consent_issuer,omitempty"`
+	// What the graph remembers that token by: the first 16 bytes of a SHA-256 digest of its issuer and its id (iss and jti). The token itself is
+	// recorded nowhere.
+	ConsentDigest []byte `protobuf:"bytes,52,opt,name=consent_digest,json=consentDigest,proto3" json:"consent_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -717,6 +722,20 @@ func (x *Record) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *Record) GetConsentIssuer() string {
+	if x != nil {
+		return x.ConsentIssuer
+	}
+	return ""
+}
+
+func (x *Record) GetConsentDigest() []byte {
+	if x != nil {
+		return x.ConsentDigest
+	}
+	return nil
 }
 
 // PersonalRecord holds what of a record is a person's, where people's ids are sealed.
@@ -1650,7 +1669,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\v\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\f\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1702,7 +1721,9 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\abounded\x18) \x01(\bR\abounded\x129\n" +
 	"\facting_under\x18* \x01(\x0e2\x16.deputy.v1.ActingUnderR\vactingUnder\x12\x12\n" +
 	"\x04head\x18+ \x01(\tR\x04head\x12\x17\n" +
-	"\adry_run\x18, \x01(\bR\x06dryRunB\b\n" +
+	"\adry_run\x18, \x01(\bR\x06dryRun\x12%\n" +
+	"\x0econsent_issuer\x183 \x01(\tR\rconsentIssuer\x12%\n" +
+	"\x0econsent_digest\x184 \x01(\fR\rconsentDigestB\b\n" +
 	"\x06_begun\"\x9a\x02\n" +
 	"\x0ePersonalRecord\x12!\n" +
 	"\fprincipal_id\x18\x01 \x01(\tR\vprincipalId\x12\x1f\n" +

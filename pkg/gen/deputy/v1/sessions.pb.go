@@ -924,21 +924,20 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"H\n" +
 	"\x12EndSessionResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd6\x03\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd8\x03\n" +
 	"\x0fSessionsService\x12Z\n" +
 	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x02 \x02\x12V\n" +
+	"\x01\x02 \x02\x12W\n" +
 	"\n" +
-	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\v\x92\xa0\x19\a\n" +
-	"\x03\x02\x06\a \x01\x12\\\n" +
+	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\f\x92\xa0\x19\b\n" +
+	"\x04\x02\x06\a\t \x01\x12\\\n" +
 	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\"\v\x92\xa0\x19\a\n" +
 	"\x03\x02\x06\a \x01\x12Z\n" +
 	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x02 \x02\x12U\n" +
+	"\x01\x02 \x02\x12V\n" +
 	"\n" +
-	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\n" +
-	"\x92\xa0\x19\x06\n" +
-	"\x02\x02\x06 \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\t \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_sessions_proto_rawDescOnce sync.Once
