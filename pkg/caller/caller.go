@@ -24,6 +24,8 @@ type Caller struct {
 	SpiceDB authz.Names
 	// Limits say how much of the server it may take.
 	Limits Limits
+	// ActorToken says how it sends agents' tokens.
+	ActorToken ActorToken
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
 
@@ -111,7 +113,8 @@ func (c *Caller) May(m *Method) error {
 
 // Covers reports whether it is the caller of the same name, and may do all that was could do.
 func (c *Caller) Covers(was *Caller) bool {
-	return c.Known() && was.Known() && c.Name == was.Name && c.Roles.covers(was.Roles) && was.Bounds.Within(c.Bounds) && was.SpiceDB.Within(c.SpiceDB)
+	return c.Known() && was.Known() && c.Name == was.Name && c.Roles.covers(was.Roles) && was.Bounds.Within(c.Bounds) && was.SpiceDB.Within(c.SpiceDB) &&
+		c.ActorToken.covers(was.ActorToken)
 }
 
 func (c *Caller) roles() string {

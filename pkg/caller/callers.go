@@ -61,6 +61,8 @@ type Identity struct {
 type Book struct {
 	// Callers in the order in which they were given.
 	Callers []*Caller
+	// Acting says how agents prove that they act. It is set before the book is in force.
+	Acting Acting
 
 	keys     map[[sha256.Size]byte]entry
 	spiffe   map[string]entry

@@ -15,6 +15,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/file"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 )
@@ -92,6 +93,10 @@ func (c Config) openCallers(ctx context.Context, log *zap.Logger, health *openHe
 type told struct {
 	callers []*caller.Caller
 	issuers []token.Issuer
+	// actors say how tokens of the issuers name agents; agents act with a token only, and so do those whose ids begin with prefixes.
+	actors   []actor.Issuer
+	agents   authz.Names
+	prefixes authz.Prefixes
 	// state is the state of the file: a digest of its text, or why there is none.
 	state string
 }
@@ -116,7 +121,9 @@ func (c Config) readCallers() (told, error) {
 
 // tell returns what the configuration says with a text of its file, if it has one.
 func (c Config) tell(text []byte, state string) (told, error) {
-	is := told{slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), c.Issuers, state}
+	is := told{
+		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), issuers: c.Issuers, actors: c.Actors, state: state,
+	}
 	if c.CallersPath == "" {
 		return is, nil
 	}
@@ -132,6 +139,7 @@ func (c Config) tell(text []byte, state string) (told, error) {
 		return is, err
 	}
 	is.callers, is.issuers = slices.Concat(is.callers, content.Callers), slices.Concat(is.issuers, content.Issuers)
+	is.actors, is.agents, is.prefixes = slices.Concat(is.actors, content.Actors), content.Agents, content.Prefixes
 	return is, nil
 }
 
@@ -157,7 +165,7 @@ func (c *callers) put(ctx context.Context, is told) error {
 	if err != nil {
 		return c.aboutFile(err)
 	}
-	book, err := caller.NewBook(is.callers, tokens)
+	book, err := is.book(tokens)
 	if err != nil {
 		if tokens != was {
 			tokens.Close()
@@ -177,6 +185,19 @@ func (c *callers) put(ctx context.Context, is told) error {
 		was.Close()
 	}
 	return nil
+}
+
+// book returns the book of what the configuration says.
+func (is told) book(tokens *token.Verifier) (*caller.Book, error) {
+	book, err := caller.NewBook(is.callers, tokens)
+	if err != nil {
+		return nil, err
+	}
+	book.Acting = caller.Acting{Agents: is.agents, Prefixes: is.prefixes}
+	if len(is.actors) > 0 {
+		book.Acting.Tokens, err = actor.New(tokens, is.actors)
+	}
+	return book, err
 }
 
 // aboutFile says that an error is about the file, where there is one.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/smallfile"
 )
@@ -42,8 +43,12 @@ const (
 type Content struct {
 	// Callers are in the order of the file.
 	Callers []*caller.Caller
-	// Issuers are those whose tokens are accepted.
+	// Issuers are those whose tokens are accepted, and Actors how those among them name agents whose tokens do.
 	Issuers []token.Issuer
+	Actors  []actor.Issuer
+	// Agents act with a token only, by stored id, and Prefixes are those whose ids begin so, as callers know them.
+	Agents   authz.Names
+	Prefixes authz.Prefixes
 
 	file  string
 	lines map[*caller.Caller]lines
@@ -79,7 +84,7 @@ func Decode(name string, text []byte) (*Content, error) {
 	}
 	d := &decoder{
 		reader: reader{name}, content: &Content{file: name, lines: map[*caller.Caller]lines{}},
-		names: map[string]bool{}, issuers: map[string]bool{}, holders: map[string]string{}, methods: caller.SpiceDBMethods(),
+		names: map[string]bool{}, issuers: map[string]bool{}, noCallers: map[string]bool{}, holders: map[string]string{}, methods: caller.SpiceDBMethods(),
 	}
 	if err := d.file(document.Content[0]); err != nil {
 		return nil, err
@@ -118,13 +123,19 @@ type decoder struct {
 	content *Content
 	names   map[string]bool
 	issuers map[string]bool
+	// noCallers are the issuers whose tokens prove nobody's calls.
+	noCallers map[string]bool
+	// mapped are the templates that were read.
+	mapped []actor.Mapped
+	// unnamed are the actors of an issuer at which this server has no name.
+	unnamed *yaml.Node
 	// holders are the callers' names by their credentials.
 	holders map[string]string
 	methods []string
 }
 
 func (d *decoder) file(n *yaml.Node) error {
-	top, err := d.mapping(n, "the file", []string{"callers"}, "issuers")
+	top, err := d.mapping(n, "the file", []string{"callers"}, "issuers", "agents")
 	if err != nil {
 		return err
 	}
@@ -139,6 +150,9 @@ func (d *decoder) file(n *yaml.Node) error {
 			}
 		}
 	}
+	if err := d.agents(top["agents"]); err != nil {
+		return err
+	}
 	list, err := d.elements(top["callers"], "callers", MaxCallers)
 	if err != nil {
 		return err
@@ -148,15 +162,19 @@ func (d *decoder) file(n *yaml.Node) error {
 			return err
 		}
 	}
+	if d.unnamed != nil && !slices.ContainsFunc(d.content.Callers, func(c *caller.Caller) bool { return len(c.ActorToken.Audiences) > 0 }) {
+		return d.problem(d.unnamed, "actors has no audiences, and no caller has actor_audiences, so that no agent's token would be accepted: "+
+			"write the names that this server has at the issuer")
+	}
 	return nil
 }
 
 func (d *decoder) issuer(n *yaml.Node) error {
-	f, err := d.mapping(n, "an issuer", []string{"issuer", "audiences", "algorithms"}, "types", "jwks_url", "jwks_file", "leeway", "stale")
+	f, err := d.mapping(n, "an issuer", []string{"issuer", "algorithms"}, "audiences", "types", "jwks_url", "jwks_file", "leeway", "stale", "actors")
 	if err != nil {
 		return err
 	}
-	var i token.Issuer
+	i := token.Issuer{OtherPurposes: f["actors"] != nil}
 	for key, to := range map[string]*string{"issuer": &i.Issuer, "jwks_url": &i.JWKSURL, "jwks_file": &i.JWKSFile} {
 		if f[key] != nil {
 			if *to, err = d.text(f[key], key); err != nil {
@@ -187,12 +205,12 @@ func (d *decoder) issuer(n *yaml.Node) error {
 	if d.issuers[i.Issuer] {
 		return d.problem(f["issuer"], "the issuer %s is there twice; leave one of them out", quoted(i.Issuer))
 	}
-	d.issuers[i.Issuer] = true
+	d.issuers[i.Issuer], d.noCallers[i.Issuer] = true, len(i.Audiences) == 0
 	if i.JWKSFile != "" && !filepath.IsAbs(i.JWKSFile) {
 		i.JWKSFile = filepath.Join(filepath.Dir(d.reader.file), i.JWKSFile)
 	}
 	d.content.Issuers = append(d.content.Issuers, i)
-	return nil
+	return d.actors(f["actors"], i.Issuer)
 }
 
 // word is what names of callers and ids of credentials are: they stand in logs, and in the labels of figures.
@@ -213,7 +231,7 @@ func CheckName(name string) error {
 
 func (d *decoder) caller(n *yaml.Node) error {
 	f, err := d.mapping(n, "a caller", []string{"name", "roles", "tenants", "credentials"},
-		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits")
+		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits", "actor_token", "actor_audiences")
 	if err != nil {
 		return err
 	}
@@ -249,6 +267,9 @@ func (d *decoder) caller(n *yaml.Node) error {
 		c.SpiceDB = namesOf(methods, all)
 	}
 	if c.Limits, err = d.limits(f["limits"]); err != nil {
+		return err
+	}
+	if c.ActorToken, err = d.actorToken(f); err != nil {
 		return err
 	}
 	list, err := d.elements(f["credentials"], "credentials", MaxCredentials)
@@ -519,6 +540,9 @@ func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
 			}
 		}
 		return "", "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
+	}
+	if d.noCallers[from] {
+		return "", "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; add the names that this server has there", quoted(from))
 	}
 	name, err := d.text(subject, "subject")
 	if err == nil && len(name) > maxSubject {
