@@ -255,7 +255,7 @@ type CreateDelegationRequest struct {
 	// The person's own token by which the person consents to this delegation: up to 8 KiB. A caller that may not vouch needs one, unless there is a
 	// parent. It is good for one delegation, which is no more than the token says, and ends with it. Principal, tenant and granted_by may be
 	// left out then.
-	ConsentToken  string `protobuf:"bytes,12,opt,name=consent_token,json=consentToken,proto3" json:"consent_token,omitempty"`
+	ConsentToken  string `protobuf:"bytes,21,opt,name=consent_token,json=consentToken,proto3" json:"consent_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,7 +849,7 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12'\n" +
 	"\x0fidempotency_key\x18\n" +
 	" \x01(\tR\x0eidempotencyKey\x12#\n" +
-	"\rconsent_token\x18\f \x01(\tR\fconsentToken\"\x85\x01\n" +
+	"\rconsent_token\x18\x15 \x01(\tR\fconsentToken\"\x85\x01\n" +
 	"\x18CreateDelegationResponse\x125\n" +
 	"\n" +
 	"delegation\x18\x01 \x01(\v2\x15.deputy.v1.DelegationR\n" +
