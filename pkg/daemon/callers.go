@@ -17,6 +17,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/file"
+	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
@@ -97,6 +98,8 @@ type told struct {
 	actors   []actor.Issuer
 	agents   authz.Names
 	prefixes authz.Prefixes
+	// people say how tokens of the issuers name people, and how people consent by them.
+	people []person.Issuer
 	// state is the state of the file: a digest of its text, or why there is none.
 	state string
 }
@@ -122,7 +125,7 @@ func (c Config) readCallers() (told, error) {
 // tell returns what the configuration says with a text of its file, if it has one.
 func (c Config) tell(text []byte, state string) (told, error) {
 	is := told{
-		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), issuers: c.Issuers, actors: c.Actors, state: state,
+		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), issuers: c.Issuers, actors: c.Actors, people: c.People, state: state,
 	}
 	if c.CallersPath == "" {
 		return is, nil
@@ -139,6 +142,7 @@ func (c Config) tell(text []byte, state string) (told, error) {
 		return is, err
 	}
 	is.callers, is.issuers = slices.Concat(is.callers, content.Callers), slices.Concat(is.issuers, content.Issuers)
+	is.people = slices.Concat(is.people, content.People)
 	is.actors, is.agents, is.prefixes = slices.Concat(is.actors, content.Actors), content.Agents, content.Prefixes
 	return is, nil
 }
@@ -195,9 +199,16 @@ func (is told) book(tokens *token.Verifier) (*caller.Book, error) {
 	}
 	book.Acting = caller.Acting{Agents: is.agents, Prefixes: is.prefixes}
 	if len(is.actors) > 0 {
-		book.Acting.Tokens, err = actor.New(tokens, is.actors)
+		if book.Acting.Tokens, err = actor.New(tokens, is.actors); err != nil {
+			return nil, err
+		}
 	}
-	return book, err
+	if len(is.people) > 0 {
+		if book.People, err = person.New(tokens, is.issuers, is.people); err != nil {
+			return nil, err
+		}
+	}
+	return book, book.CheckPeople()
 }
 
 // aboutFile says that an error is about the file, where there is one.

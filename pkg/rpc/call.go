@@ -57,7 +57,7 @@ func (g *Gate) judge(c *call) error {
 	case !is.Known():
 		g.counts(c, nil)
 	case c.recording == nil:
-		c.recording = g.recording(c, is.Name)
+		c.recording = g.recording(c, is)
 	default:
 		c.recording.account.By(is.Name)
 	}

@@ -22,6 +22,8 @@ type Config struct {
 	Judge *judge.Judge
 	// Delegate is nobody's: each call takes it for its caller.
 	Delegate *delegate.Delegate
+	// Callers are those in force.
+	Callers *caller.Callers
 	Sealer   *Sealer
 	Log      *zap.Logger
 	// Figures counts decisions; nil counts none.
