@@ -208,6 +208,16 @@ func (is told) book(tokens *token.Verifier) (*caller.Book, error) {
 			return nil, err
 		}
 	}
+	var templates []actor.Mapped
+	for _, one := range is.actors {
+		templates = append(templates, one.Templates()...)
+	}
+	for _, one := range is.people {
+		templates = append(templates, one.Templates()...)
+	}
+	if err := actor.Conflict(templates); err != nil {
+		return nil, err
+	}
 	return book, book.CheckPeople()
 }
 

@@ -24,8 +24,8 @@ type Config struct {
 	Delegate *delegate.Delegate
 	// Callers are those in force.
 	Callers *caller.Callers
-	Sealer   *Sealer
-	Log      *zap.Logger
+	Sealer  *Sealer
+	Log     *zap.Logger
 	// Figures counts decisions; nil counts none.
 	Figures *Figures
 	// Now is the clock that tokens are stamped with.

@@ -88,8 +88,8 @@ func (d *decoder) all(issuer, people *yaml.Node) (string, bool, error) {
 		return "", false, err
 	}
 	text, err := d.text(people, "people")
-	if err == nil && text != "all" {
-		err = d.problem(people, "people is %s; it can be all, or be left out", quoted(text))
+	if err == nil && text != AllPeople {
+		err = d.problem(people, "people is %s; it can be %s, or be left out", quoted(text), AllPeople)
 	}
 	return from, true, err
 }
