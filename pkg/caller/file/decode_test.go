@@ -332,7 +332,7 @@ var corpus = slices.Concat([]corpusCase{
 		issuer(`issuer: "https://i.example", audiences: [a], algorithms: [ES256]}` + "\n" + `  - {issuer: "https://i.example", audiences: [b], algorithms: [ES256]`),
 		refusedHere, 3, "is there twice",
 	},
-}, actorsCorpus)
+}, actorsCorpus, peopleCorpus)
 
 // TestCorpus: the decoder accepts and refuses what the corpus says, and the JSON schema says the same of all that a JSON schema can say.
 func TestCorpus(t *testing.T) {
