@@ -22,6 +22,9 @@ func (s *delegations) CreateDelegation(ctx context.Context, r *deputyv1.CreateDe
 	if err != nil {
 		return nil, err
 	}
+	if err := s.passesOn(ctx, spec.Parent); err != nil {
+		return nil, err
+	}
 	d, rev, err := s.delegate(ctx).Create(ctx, spec)
 	if err != nil {
 		return nil, err

@@ -48,6 +48,8 @@ type Recording struct {
 	request proto.Message
 	// sum is of the encoded messages of a call that writes.
 	sum hash.Hash
+	// proof is of the token that the call came with; nil where it came with none.
+	proof *authz.ActorToken
 	// items are the records of the items of an answer; none where the answer is one.
 	items []*journal.Record
 	// made is what the one answer names; nil where it names nothing.
@@ -162,6 +164,16 @@ func (r *Recording) asks(m any) {
 	}
 	about, given := aboutOf(request)
 	r.Asks(request, about, given)
+}
+
+// proven notes what the token of the call's agent proved.
+func (r *Recording) proven(p proof) {
+	if r == nil || p.actor == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.proof = p.evidence()
 }
 
 // Asks notes what a message of the caller's asks, once it is decoded: what it names, and its caveat context. Of a caller that streams the first
@@ -387,6 +399,7 @@ func (r *Recording) record() *journal.Record {
 	record, _ := proto.Clone(r.about).(*journal.Record)
 	record.Kind = r.kind
 	record.Evaluator = cmp.Or(record.GetEvaluator(), r.evaluator)
+	record.ActorToken = journal.ActorTokenOf(r.proof)
 	return record
 }
 
