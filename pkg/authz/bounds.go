@@ -27,6 +27,9 @@ func NamesOf(names ...string) Names {
 // All reports whether every name is held.
 func (n Names) All() bool { return n.all }
 
+// None reports whether no name is held.
+func (n Names) None() bool { return !n.all && len(n.some) == 0 }
+
 // Has reports whether a name is held.
 func (n Names) Has(name string) bool {
 	if n.all {
@@ -68,6 +71,9 @@ func PrefixesOf(prefixes ...string) Prefixes {
 
 // All reports whether every id is matched.
 func (p Prefixes) All() bool { return p.all }
+
+// None reports whether no id is matched.
+func (p Prefixes) None() bool { return !p.all && len(p.some) == 0 }
 
 // Match reports whether a stored id, decoded, begins with one of the prefixes.
 func (p Prefixes) Match(stored string) bool {

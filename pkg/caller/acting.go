@@ -60,5 +60,5 @@ func (a Acting) Requires(agent authz.AgentID) bool {
 
 // Asks reports whether there is an agent that acts with a token only.
 func (a Acting) Asks() bool {
-	return a.Agents.All() || a.Prefixes.All() || len(a.Agents.List()) > 0 || len(a.Prefixes.List()) > 0
+	return !a.Agents.None() || !a.Prefixes.None()
 }

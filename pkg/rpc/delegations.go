@@ -23,6 +23,9 @@ func (s *delegations) CreateDelegation(ctx context.Context, r *deputyv1.CreateDe
 	if err != nil {
 		return nil, err
 	}
+	if err := s.passesOn(ctx, spec.Parent); err != nil {
+		return nil, err
+	}
 	if spec.Consent, err = s.consent(ctx, r.GetConsentToken()); err != nil {
 		return nil, err
 	}

@@ -50,6 +50,8 @@ type Recording struct {
 	request proto.Message
 	// sum is of the encoded messages of a call that writes.
 	sum hash.Hash
+	// proof is of the token that the call came with; nil where it came with none.
+	proof *authz.ActorToken
 	// person is the one who calls, where the caller stands for people.
 	person authz.Principal
 	// consentIssuer and consentDigest are of the token by which a person consents; empty where the call came with none.
@@ -187,6 +189,16 @@ func (r *Recording) consented(issuer string, token facts.Consent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.consentIssuer, r.consentDigest = issuer, digest
+}
+
+// proven notes what the token of the call's agent proved.
+func (r *Recording) proven(p proof) {
+	if r == nil || p.actor == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.proof = p.evidence()
 }
 
 // Asks notes what a message of the caller's asks, once it is decoded: what it names, and its caveat context. Of a caller that streams the first
@@ -412,6 +424,7 @@ func (r *Recording) record() *journal.Record {
 	record, _ := proto.Clone(r.about).(*journal.Record)
 	record.Kind = r.kind
 	record.Evaluator = cmp.Or(record.GetEvaluator(), r.evaluator)
+	record.ActorToken = journal.ActorTokenOf(r.proof)
 	record.ConsentIssuer, record.ConsentDigest = r.consentIssuer, r.consentDigest
 	if record.GetPrincipalType() == "" && !r.person.IsZero() {
 		record.PrincipalType, record.PrincipalId = r.person.Type, authz.DecodeID(r.person.ID)

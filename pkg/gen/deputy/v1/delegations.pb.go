@@ -252,6 +252,9 @@ type CreateDelegationRequest struct {
 	// Makes a retry of the same request return the same delegation: up to 128 bytes, chosen by the
 	// caller.
 	IdempotencyKey string `protobuf:"bytes,10,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// The token of the agent that asks: see CheckPermissionRequest. With a parent that is the parent's agent, which grants; else the one that is to
+	// act. It has to agree with the principal and the tenant. It is no consent: a delegation without a parent is the principal's to grant.
+	ActorToken string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	// The person's own token by which the person consents to this delegation: up to 8 KiB. A caller that may not vouch needs one, unless there is a
 	// parent. It is good for one delegation, which is no more than the token says, and ends with it. Principal, tenant and granted_by may be
 	// left out then.
@@ -356,6 +359,13 @@ func (x *CreateDelegationRequest) GetTtl() *durationpb.Duration {
 func (x *CreateDelegationRequest) GetIdempotencyKey() string {
 	if x != nil {
 		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *CreateDelegationRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
 	}
 	return ""
 }
@@ -835,7 +845,7 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x129\n" +
 	"\n" +
-	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xe0\x03\n" +
+	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x81\x04\n" +
 	"\x17CreateDelegationRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x129\n" +
 	"\tprincipal\x18\x02 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\tprincipal\x12\x1b\n" +
@@ -848,7 +858,9 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\fallow_direct\x18\b \x01(\bR\vallowDirect\x12+\n" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12'\n" +
 	"\x0fidempotency_key\x18\n" +
-	" \x01(\tR\x0eidempotencyKey\x12#\n" +
+	" \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorToken\x12#\n" +
 	"\rconsent_token\x18\x15 \x01(\tR\fconsentToken\"\x85\x01\n" +
 	"\x18CreateDelegationResponse\x125\n" +
 	"\n" +

@@ -275,8 +275,11 @@ type StartSessionRequest struct {
 	Frozen bool `protobuf:"varint,4,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// Makes a retry of the same request return the same session: up to 128 bytes, chosen by the caller.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The agent's own token: see CheckPermissionRequest. Where it names a principal and a tenant, the session acts for that principal only, in that
+	// tenant. The session may last longer than the token.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartSessionRequest) Reset() {
@@ -340,6 +343,13 @@ func (x *StartSessionRequest) GetFrozen() bool {
 func (x *StartSessionRequest) GetIdempotencyKey() string {
 	if x != nil {
 		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *StartSessionRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
 	}
 	return ""
 }
@@ -883,13 +893,15 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\n" +
 	"principals\x18\x02 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\n" +
 	"principals\x12+\n" +
-	"\x05scope\x18\x03 \x03(\v2\x15.deputy.v1.ScopeGrantR\x05scope\"\xd2\x01\n" +
+	"\x05scope\x18\x03 \x03(\v2\x15.deputy.v1.ScopeGrantR\x05scope\"\xf3\x01\n" +
 	"\x13StartSessionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x122\n" +
 	"\atargets\x18\x02 \x03(\v2\x18.deputy.v1.SessionTargetR\atargets\x12+\n" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"x\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorToken\"x\n" +
 	"\x14StartSessionResponse\x12,\n" +
 	"\asession\x18\x01 \x01(\v2\x12.deputy.v1.SessionR\asession\x122\n" +
 	"\n" +
