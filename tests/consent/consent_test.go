@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"encoding/json"
 	"maps"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func TestNoConsent(t *testing.T) {
 		"all is well":                       {},
 		"who may act for the person":        {says: claim("may_act", map[string]any{"sub": "triage-bot"})},
 		"on behalf of the person":           {says: claim("act", map[string]any{"sub": "triage-bot"}), reason: invalid},
-		"on behalf of the person, by null":  {says: claim("act", nil), asks: nil},
+		"on behalf of the person, by null":  {says: claim("act", json.RawMessage("null")), reason: invalid},
 		"the agent's own, by client":        {says: claim("client_id", "alice"), reason: invalid},
 		"the agent's own, by azp":           {says: claim("azp", "alice"), reason: invalid},
 		"the agent's own, by its profile":   {says: claim("sub_profile", "ai_agent"), reason: invalid},

@@ -31,6 +31,8 @@ const (
 	audience = "https://deputy.example.com/consent"
 	deskKey  = "the-key-of-the-desk"
 	otherKey = "the-key-of-another-desk"
+	// auditorKey is of a caller that reads the journal.
+	auditorKey = "the-key-of-the-auditor"
 )
 
 const domain = `
@@ -84,6 +86,10 @@ func config(t testing.TB, issuer *harness.Issuer, on engine.Config) daemon.Confi
 			{
 				Name: "people", Roles: caller.RolesOf(deputyv1.Role_ROLE_SELF), Bounds: all,
 				Credentials: []caller.Credential{{ID: "people", Issuer: known.Issuer, People: true}},
+			},
+			{
+				Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(),
+				Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(auditorKey))}},
 			},
 		},
 	}
