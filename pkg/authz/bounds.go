@@ -27,6 +27,9 @@ func NamesOf(names ...string) Names {
 // All reports whether every name is held.
 func (n Names) All() bool { return n.all }
 
+// None reports whether no name is held.
+func (n Names) None() bool { return !n.all && len(n.some) == 0 }
+
 // Has reports whether a name is held.
 func (n Names) Has(name string) bool {
 	if n.all {
@@ -69,6 +72,9 @@ func PrefixesOf(prefixes ...string) Prefixes {
 // All reports whether every id is matched.
 func (p Prefixes) All() bool { return p.all }
 
+// None reports whether no id is matched.
+func (p Prefixes) None() bool { return !p.all && len(p.some) == 0 }
+
 // Match reports whether a stored id, decoded, begins with one of the prefixes.
 func (p Prefixes) Match(stored string) bool {
 	if p.all {
@@ -103,6 +109,9 @@ type Bounds struct {
 	Agents Names
 	// Principals are the types of the principals that agents may act for: "user", "service".
 	Principals Names
+	// Person is the one principal that agents may act for, of a type in Principals; zero where there is no such bound. Then what is for a set of
+	// principals lies outside, because it is others', too.
+	Person Principal
 	// Objects are the types of domain objects, and IDs the beginnings of their ids.
 	Objects Names
 	IDs     Prefixes
@@ -120,8 +129,11 @@ func (b *Bounds) Confined() bool { return b == nil || !b.Tenants.All() }
 
 // AllActors reports whether every agent exists for the caller, in every tenant, for every principal.
 func (b *Bounds) AllActors() bool {
-	return b != nil && b.Tenants.All() && b.Agents.All() && b.Principals.All()
+	return b != nil && b.Tenants.All() && b.Agents.All() && b.AllPrincipals()
 }
+
+// AllPrincipals reports whether every principal exists for the caller, as far as it itself goes.
+func (b *Bounds) AllPrincipals() bool { return b != nil && b.Principals.All() && b.Person.IsZero() }
 
 // Everything reports whether nothing lies outside. Vouch admits no part of the graph.
 func (b *Bounds) Everything() bool { return b.AllActors() && b.Objects.All() && b.IDs.All() }
@@ -132,8 +144,25 @@ func (b *Bounds) HasTenant(id TenantID) bool { return b != nil && b.Tenants.Has(
 // HasAgent reports whether the agents within can include this one. For a confined caller it has to act in a tenant within besides.
 func (b *Bounds) HasAgent(id AgentID) bool { return b != nil && b.Agents.Has(string(id)) }
 
-// HasPrincipal reports whether agents may act for a principal as far as its type goes.
-func (b *Bounds) HasPrincipal(p Principal) bool { return b != nil && b.Principals.Has(p.Type) }
+// HasPrincipal reports whether agents may act for a principal as far as its type goes, or for this one, where there is no other.
+func (b *Bounds) HasPrincipal(p Principal) bool {
+	return b != nil && b.Principals.Has(p.Type) && (b.Person.IsZero() || b.Person == p)
+}
+
+// HasPrincipals reports whether agents may act for each principal of the types.
+func (b *Bounds) HasPrincipals(types ...string) bool {
+	return b != nil && b.Person.IsZero() && !slices.ContainsFunc(types, func(t string) bool { return !b.Principals.Has(t) })
+}
+
+// Of returns the bounds for one principal: what they admit that is this principal's.
+func (b *Bounds) Of(person Principal) *Bounds {
+	if b == nil || person.IsZero() || !b.HasPrincipal(person) {
+		return &Bounds{}
+	}
+	of := *b
+	of.Person = person
+	return &of
+}
 
 // HasType reports whether a type of domain objects lies within.
 func (b *Bounds) HasType(objectType string) bool { return b != nil && b.Objects.Has(objectType) }
@@ -151,5 +180,5 @@ func (b *Bounds) Within(of *Bounds) bool {
 		return false
 	}
 	return b.Tenants.Within(of.Tenants) && b.Agents.Within(of.Agents) && b.Principals.Within(of.Principals) &&
-		b.Objects.Within(of.Objects) && b.IDs.Within(of.IDs) && (of.Vouch || !b.Vouch)
+		(of.Person.IsZero() || of.Person == b.Person) && b.Objects.Within(of.Objects) && b.IDs.Within(of.IDs) && (of.Vouch || !b.Vouch)
 }

@@ -190,6 +190,8 @@ type Case struct {
 	Permission string
 	// Context is caveat context: JSON values.
 	Context map[string]any
+	// ActorToken is what is recorded of the token of the agent that acts; nil where it came without. It has no part in the decision.
+	ActorToken *ActorToken
 }
 
 // Decision is the answer to a Case. The zero value refuses.

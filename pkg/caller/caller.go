@@ -24,6 +24,8 @@ type Caller struct {
 	SpiceDB authz.Names
 	// Limits say how much of the server it may take.
 	Limits Limits
+	// ActorToken says how it sends agents' tokens.
+	ActorToken ActorToken
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
 
@@ -31,7 +33,7 @@ type Caller struct {
 	preshared bool
 }
 
-// Credential is one way in which a caller proves who it is. Exactly one of Key, SPIFFE, DNS and Subject is set.
+// Credential is one way in which a caller proves who it is. Exactly one of Key, SPIFFE, DNS, Subject and People is set.
 type Credential struct {
 	// ID names the credential among those of its caller, for people and logs. It is no secret.
 	ID string
@@ -43,6 +45,8 @@ type Credential struct {
 	DNS string
 	// Issuer and Subject are a token's iss and sub.
 	Issuer, Subject string
+	// People stands for all people whose own tokens are of the Issuer, as far as those are no other caller's. Only a caller that is Personal has it.
+	People bool
 	// Created is when it was made, for people; zero where that is not known.
 	Created time.Time
 	// Expires is when it proves nothing any more; zero means never.
@@ -78,6 +82,16 @@ func (c *Caller) Services() bool { return c.Known() && c.preshared && c.Name == 
 // Organizes reports whether the caller may write what decides a tenant, or what agents and delegations reach.
 func (c *Caller) Organizes() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ORGANIZER) }
 
+// Personal reports whether the caller stands for people, each of whom calls for himself or herself alone: its one role is self.
+func (c *Caller) Personal() bool { return c.Known() && c.Roles == selfRoles }
+
+// For returns what a caller that is Personal is while one person calls: what exists for it is that person's.
+func (c *Caller) For(person authz.Principal) *Caller {
+	of := *c
+	of.Bounds = c.Bounds.Of(person)
+	return &of
+}
+
 // May returns nil where the caller may call a method, as far as its roles and what the method asks of its bounds go. Errors: Unauthenticated
 // for nobody, Denied with what is missing otherwise; it says nothing of the graph.
 func (c *Caller) May(m *Method) error {
@@ -89,6 +103,8 @@ func (c *Caller) May(m *Method) error {
 			"token, or a client certificate")
 	case m == nil:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens this method")
+	case c.Personal() && (c.Bounds == nil || c.Bounds.Person.IsZero()):
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "the caller %s is for people, by tokens of their own, and it is not known which person calls", c.Name)
 	case m.AnyRole:
 	case m.Roles == 0:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())
@@ -111,7 +127,8 @@ func (c *Caller) May(m *Method) error {
 
 // Covers reports whether it is the caller of the same name, and may do all that was could do.
 func (c *Caller) Covers(was *Caller) bool {
-	return c.Known() && was.Known() && c.Name == was.Name && c.Roles.covers(was.Roles) && was.Bounds.Within(c.Bounds) && was.SpiceDB.Within(c.SpiceDB)
+	return c.Known() && was.Known() && c.Name == was.Name && c.Roles.covers(was.Roles) && was.Bounds.Within(c.Bounds) && was.SpiceDB.Within(c.SpiceDB) &&
+		c.ActorToken.covers(was.ActorToken)
 }
 
 func (c *Caller) roles() string {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,12 +62,18 @@ type Identity struct {
 type Book struct {
 	// Callers in the order in which they were given.
 	Callers []*Caller
+	// Acting says how agents prove that they act. It is set before the book is in force.
+	Acting Acting
+	// People knows people by their own tokens; nil where no issuer's say whose they are. It is set before the book is in force.
+	People People
 
 	keys     map[[sha256.Size]byte]entry
 	spiffe   map[string]entry
 	dns      map[string]entry
 	subjects map[subject]entry
-	tokens   Verifier
+	// people are the callers that stand for all people of an issuer.
+	people map[string]entry
+	tokens Verifier
 }
 
 // entry is a credential with whose it is.
@@ -83,6 +90,7 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 	b := &Book{
 		Callers: callers, tokens: tokens,
 		keys: map[[sha256.Size]byte]entry{}, spiffe: map[string]entry{}, dns: map[string]entry{}, subjects: map[subject]entry{},
+		people: map[string]entry{},
 	}
 	names := map[string]bool{}
 	for _, c := range callers {
@@ -95,6 +103,9 @@ func NewBook(callers []*Caller, tokens Verifier) (*Book, error) {
 			return nil, fmt.Errorf("no caller can be named %q: the server has one of that name itself; choose another name", c.Name)
 		case names[c.Name]:
 			return nil, fmt.Errorf("two callers are named %q", c.Name)
+		}
+		if err := c.checkPersonal(); err != nil {
+			return nil, err
 		}
 		names[c.Name] = true
 		for _, one := range c.Credentials {
@@ -124,9 +135,32 @@ func (b *Book) add(c *Caller, one Credential) error {
 		return put(b.dns, one.DNS, e, one.ID)
 	case one.Issuer != "" && one.Subject != "":
 		return put(b.subjects, subject{one.Issuer, one.Subject}, e, one.ID)
+	case one.Issuer != "" && one.People:
+		return put(b.people, one.Issuer, e, one.ID)
 	default:
 		return fmt.Errorf("the credential %q of %s names nothing that proves anything", one.ID, c.Name)
 	}
+}
+
+// checkPersonal refuses the role self where a call would not say which person calls, and beside what is not one person's.
+func (c *Caller) checkPersonal() error {
+	switch {
+	case c.Roles&selfRoles == 0:
+		if slices.ContainsFunc(c.Credentials, func(one Credential) bool { return one.People }) {
+			return fmt.Errorf("the caller %s has a credential for all people of an issuer, which takes the role self", c.Name)
+		}
+		return nil
+	case !c.Personal():
+		return fmt.Errorf("the caller %s has the role self with others: a person calls for itself alone, so give the other roles to another caller", c.Name)
+	case c.Bounds != nil && c.Bounds.Vouch:
+		return fmt.Errorf("the caller %s has the role self and may vouch: a person vouches for nobody, and consents by a token", c.Name)
+	}
+	for _, one := range c.Credentials {
+		if one.Issuer == "" {
+			return fmt.Errorf("the credential %q of %s is no token's: the role self is for people, who call with tokens of their own", one.ID, c.Name)
+		}
+	}
+	return nil
 }
 
 func put[K comparable](to map[K]entry, key K, e entry, id string) error {
@@ -134,6 +168,19 @@ func put[K comparable](to map[K]entry, key K, e entry, id string) error {
 		return fmt.Errorf("the credential %q of %s is one of %s already: a credential proves one caller", id, e.caller.Name, was.caller.Name)
 	}
 	to[key] = e
+	return nil
+}
+
+// CheckPeople refuses a caller that is Personal with tokens of an issuer that does not say which person a token is of.
+func (b *Book) CheckPeople() error {
+	for _, c := range b.Callers {
+		for _, one := range c.Credentials {
+			if c.Personal() && (b.People == nil || !b.People.Knows(one.Issuer)) {
+				return fmt.Errorf("the credential %q of %s is of the issuer %q, which does not say which person a token is of, and the role self is for people",
+					one.ID, c.Name, one.Issuer)
+			}
+		}
+	}
 	return nil
 }
 
@@ -148,6 +195,8 @@ func (b *Book) Holder(one Credential) *Caller {
 		return b.spiffe[one.SPIFFE].caller
 	case one.DNS != "":
 		return b.dns[one.DNS].caller
+	case one.People:
+		return b.people[one.Issuer].caller
 	default:
 		return b.subjects[subject{one.Issuer, one.Subject}].caller
 	}
@@ -219,11 +268,25 @@ func (b *Book) bearer(ctx context.Context, token string, now time.Time) (*Caller
 		return nil, err
 	}
 	// That it is valid, and what it says, its sender knows: it is told which of it is no caller here.
-	c, err := b.subjects[subject{said.Issuer, said.Subject}].at(now)
+	of, known := b.subjects[subject{said.Issuer, said.Subject}]
+	if !known {
+		of = b.people[said.Issuer]
+	}
+	c, err := of.at(now)
 	if err != nil {
 		return nil, nobodys("the token is valid, and its subject %.200q at the issuer %.200q is no caller of this server", said.Subject, said.Issuer)
 	}
-	return c, nil
+	if !c.Personal() {
+		return c, nil
+	}
+	if b.People == nil {
+		return nil, unknown()
+	}
+	person, err := b.People.Person(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	return c.For(person), nil
 }
 
 // certificate finds the caller of a client certificate, by its SPIFFE id, else by its DNS names, which have to be one caller's.

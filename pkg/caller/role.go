@@ -106,3 +106,6 @@ var (
 	serviceRoles = RolesOf(deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_DELEGATOR, deputyv1.Role_ROLE_WRITER)
 	adminRoles   = RolesOf(deputyv1.Role_ROLE_ADMIN)
 )
+
+// selfRoles is the one role of a caller that is Personal.
+var selfRoles = RolesOf(deputyv1.Role_ROLE_SELF)

@@ -51,7 +51,7 @@ func newCallerAdd(f *callersFile) *cobra.Command {
 		e                                                  file.Entry
 		c                                                  file.Credential
 		tenants, agents, types, objects, prefixes, methods []string
-		allTenants                                         bool
+		allTenants, people                                 bool
 		expires                                            time.Duration
 		out                                                keyOut
 	)
@@ -93,6 +93,7 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 	flags.StringVar(&c.DNS, "dns", "", "the DNS name of its client certificate")
 	flags.StringVar(&c.Issuer, "issuer", "", "the issuer of its tokens, which is one of the file's issuers")
 	flags.StringVar(&c.Subject, "subject", "", "the subject of its tokens")
+	flags.BoolVar(&people, "people", false, "with --issuer and --role self: the caller is each person whose token is of that issuer")
 	flags.DurationVar(&expires, "expires", 0, "how long the credential is good, such as 2160h; without an end if left out")
 	flags.StringVar(&out.path, "out", "", "new file for the key, which its owner alone can read, instead of standard output")
 	complete := func(name string, words []string) {
@@ -135,6 +136,9 @@ to be named; the others are all if they are left out. No method of authzed.api.v
 		if err := checkLimits(cmd, e.Limits); err != nil {
 			return err
 		}
+		if people {
+			c.People = file.AllPeople
+		}
 		made, err := newCredential(cmd, c, expires)
 		if err != nil {
 			return err
@@ -175,7 +179,7 @@ type madeCredential struct {
 // newCredential completes a credential that the command line describes. Where it describes none, it is a new key.
 func newCredential(cmd *cobra.Command, c file.Credential, lasts time.Duration) (made madeCredential, err error) {
 	kinds := 0
-	for _, given := range []bool{c.SPIFFE != "", c.DNS != "", c.Issuer != "" || c.Subject != ""} {
+	for _, given := range []bool{c.SPIFFE != "", c.DNS != "", c.Issuer != "" || c.Subject != "" || c.People != ""} {
 		if given {
 			kinds++
 		}
@@ -183,7 +187,9 @@ func newCredential(cmd *cobra.Command, c file.Credential, lasts time.Duration) (
 	switch {
 	case kinds > 1:
 		return made, errors.New("give one of --spiffe, --dns, and --issuer with --subject; more credentials are added with deputy caller rotate")
-	case (c.Issuer == "") != (c.Subject == ""):
+	case c.People != "" && (c.Issuer == "" || c.Subject != ""):
+		return made, errors.New("--people stands for all people whose tokens are of one issuer: give --issuer with it, and no --subject")
+	case c.People == "" && (c.Issuer == "") != (c.Subject == ""):
 		return made, errors.New("--issuer and --subject are given together: a token is known by both")
 	case lasts < 0 || cmd.Flags().Changed("expires") && lasts == 0:
 		return made, errors.New("--expires must say how long the credential is good, such as 2160h")

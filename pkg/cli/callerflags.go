@@ -146,11 +146,12 @@ func useless(c *caller.Caller) (lines []string) {
 // does not. It is empty where there is one.
 func uselessRole(c *caller.Caller, role caller.Role) string {
 	alone := &caller.Caller{Name: c.Name, Roles: caller.RolesOf(role), Bounds: c.Bounds, SpiceDB: authz.AllNames()}
+	alone = anyone(alone)
 	var within []string
 	var refused error
 	for _, full := range slices.Sorted(maps.Keys(caller.Methods())) {
 		m := caller.MethodOf(full)
-		if !alone.Roles.Any(m.Roles) || role != deputyv1.Role_ROLE_AUDITOR && caller.RolesOf(deputyv1.Role_ROLE_AUDITOR).Any(m.Roles) {
+		if !alone.Roles.Any(m.Roles) || role != deputyv1.Role_ROLE_AUDITOR && role != deputyv1.Role_ROLE_SELF && caller.RolesOf(deputyv1.Role_ROLE_AUDITOR).Any(m.Roles) {
 			continue
 		}
 		switch err := alone.May(m); {

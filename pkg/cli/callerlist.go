@@ -119,6 +119,8 @@ func describeCaller(c *caller.Caller, now time.Time) callerJSON {
 			shown.Kind, shown.Proof = "dns", credential.DNS
 		case credential.Key != [sha256.Size]byte{}:
 			shown.Kind = "key"
+		case credential.People:
+			shown.Kind, shown.Proof = "token", "all people of "+credential.Issuer
 		default:
 			shown.Kind, shown.Proof = "token", credential.Subject+" of "+credential.Issuer
 		}
@@ -234,7 +236,7 @@ func whyNot(c *caller.Caller, m *caller.Method, tenant string, now time.Time) (s
 	if !slices.ContainsFunc(c.Credentials, func(one caller.Credential) bool { return !one.Expired(now) }) && !m.Open {
 		return c.Name + " has no credential that is in force; add one with: deputy caller rotate " + c.Name, nil
 	}
-	if err := c.May(m); err != nil {
+	if err := anyone(c).May(m); err != nil {
 		return err.Error(), nil //nolint:nilerr // it is the answer
 	}
 	if tenant == "" {
@@ -249,6 +251,14 @@ func whyNot(c *caller.Caller, m *caller.Method, tenant string, now time.Time) (s
 			authz.Words(outsideIDs(c.Bounds.Tenants.List()))), nil
 	}
 	return "", nil
+}
+
+// anyone is the caller while somebody calls, where it stands for people: each may call what another may.
+func anyone(c *caller.Caller) *caller.Caller {
+	if !c.Personal() {
+		return c
+	}
+	return c.For(authz.Principal{Object: authz.Object{Type: authz.TypeUser, ID: "anyone"}})
 }
 
 // callerNamed finds a caller.

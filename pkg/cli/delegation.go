@@ -3,12 +3,15 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // idempotencyUsage is the help of every --idempotency-key flag.
@@ -25,7 +28,7 @@ func newDelegation(p *program) *cobra.Command {
 // newDelegationCreate builds `deputy delegation create`. Who may grant what is the server's to judge;
 // the time to live has no default here, because a delegation that nobody gave an end is a mistake.
 func newDelegationCreate(c *connection) *cobra.Command {
-	var agent, principal, tenant, grantedBy, parent, idempotencyKey string
+	var agent, principal, tenant, grantedBy, parent, idempotencyKey, consent string
 	var scope []string
 	var unscoped, allowDirect bool
 	var lasts time.Duration
@@ -36,10 +39,12 @@ func newDelegationCreate(c *connection) *cobra.Command {
 
 It reaches only what each --scope names, or with --unscoped all that the agent and the principal both
 reach; with neither it reaches nothing. With --parent it is a part of another delegation, and never
-more than that one.`,
+more than that one. With --consent-token-file it is no more than the person has agreed to by the token,
+which is used up.`,
 		Example: `  deputy delegation create --agent triage-bot --principal user:alice --tenant acme --unscoped --ttl 8h
   deputy delegation create --agent triage-bot --principal tenant:acme#member --tenant acme \
-    --granted-by user:dana --scope folder:inbox#reader --ttl 720h`,
+    --granted-by user:dana --scope folder:inbox#reader --ttl 720h
+  deputy delegation create --agent triage-bot --unscoped --consent-token-file consent.jwt`,
 		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
@@ -52,10 +57,11 @@ more than that one.`,
 	flags.StringArrayVar(&scope, "scope", nil, "reach only this grant, TYPE:ID#RELATION; may be repeated")
 	flags.BoolVar(&unscoped, "unscoped", false, "reach all that the agent reaches")
 	flags.BoolVar(&allowDirect, "allow-direct", false, "let the agent act without a session")
-	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required")
+	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required, but with --consent-token-file, whose token's end it can be")
+	flags.StringVar(&consent, "consent-token-file", "", "file with the person's own token by which the person consents; --principal and --tenant may be left out then")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
-		if lasts <= 0 {
+		if lasts < 0 || lasts == 0 && consent == "" {
 			return errors.New("--ttl must say how long the delegation holds, such as 8h")
 		}
 		request := &deputy.CreateDelegationRequest{
@@ -64,6 +70,9 @@ more than that one.`,
 			Unscoped:           unscoped, AllowDirect: allowDirect, Ttl: ttl(lasts), IdempotencyKey: idempotencyKey,
 		}
 		var err error
+		if request.ConsentToken, err = readToken("consent-token-file", consent); err != nil {
+			return err
+		}
 		if principal != "" {
 			if request.Principal, err = parsePrincipal(principal); err != nil {
 				return err
@@ -87,6 +96,25 @@ more than that one.`,
 		return c.print(answer, func(w io.Writer) { describeDelegation(w, answer.GetDelegation()) })
 	})
 	return cmd
+}
+
+// maxTokenBytes is the length of a file with a token, which a server takes up to 8 KiB of.
+const maxTokenBytes = 16 << 10
+
+// readToken reads the file with a token that a flag names; nothing where it names none. Errors show nothing of it.
+func readToken(flag, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	text, err := smallfile.Read(path, maxTokenBytes)
+	if err != nil {
+		return "", fmt.Errorf("--%s: %w", flag, err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("--%s: %s is empty", flag, path)
+	}
+	return token, nil
 }
 
 // newDelegationGet builds `deputy delegation get`.

@@ -18,7 +18,7 @@ type DelegationSpec struct {
 	// Tenant is the tenant's id. With a Parent it may be left out, and is the parent's.
 	Tenant string
 	// GrantedBy is the id of the user who grants: the principal itself, where it is left out; an owner of the service; or, for a set, an
-	// admin of the tenant. With a Parent its agent grants. The caller vouches for it.
+	// admin of the tenant. With a Parent its agent grants. The caller vouches for it, unless there is a ConsentToken.
 	GrantedBy string
 	// Parent is the id of the delegation that this one is to be a part of, or empty.
 	Parent string
@@ -27,8 +27,11 @@ type DelegationSpec struct {
 	Unscoped bool
 	// AllowDirect lets the agent act without a session.
 	AllowDirect bool
-	// TTL is how long it holds. It may be left out with a Parent, and is never longer than that one's.
+	// TTL is how long it holds. It may be left out with a Parent or a ConsentToken, and is never longer than that one's.
 	TTL time.Duration
+	// ConsentToken is the person's own token by which the person consents to the delegation, which is no more than the token says and uses it up. A
+	// caller that may not vouch needs one, unless there is a Parent. Principal and Tenant may be left out then.
+	ConsentToken string
 	// IdempotencyKey makes a retry of the same request return the same delegation: up to 128 bytes, this caller's own.
 	IdempotencyKey string
 }
@@ -46,7 +49,7 @@ func (c *Client) CreateDelegation(ctx context.Context, spec DelegationSpec) (*de
 	request := &deputyv1.CreateDelegationRequest{
 		AgentId: spec.Agent, Principal: spec.Principal.subject(), TenantId: spec.Tenant, ParentDelegationId: spec.Parent,
 		Scope: scope(spec.Scope), Unscoped: spec.Unscoped, AllowDirect: spec.AllowDirect, Ttl: duration(spec.TTL),
-		IdempotencyKey: spec.IdempotencyKey,
+		IdempotencyKey: spec.IdempotencyKey, ConsentToken: spec.ConsentToken,
 	}
 	if spec.GrantedBy != "" {
 		request.GrantedBy = &deputyv1.ObjectReference{ObjectType: "user", ObjectId: spec.GrantedBy}

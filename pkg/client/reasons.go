@@ -24,6 +24,8 @@ const (
 	ReasonCaveatParameterType  Reason = authz.ReasonCaveatParameter
 	ReasonConcurrencyLimit     Reason = authz.ReasonConcurrencyLimit
 	ReasonConflict             Reason = authz.ReasonConflict
+	ReasonConsentTokenInvalid  Reason = authz.ReasonConsentToken
+	ReasonConsentTokenUsed     Reason = authz.ReasonConsentUsed
 	ReasonCoreSchemaDiffers    Reason = authz.ReasonCoreSchema
 	ReasonDelegationNotFound   Reason = authz.ReasonDelegationNotFound
 	ReasonDiskFull             Reason = authz.ReasonDiskFull
@@ -44,6 +46,7 @@ const (
 	ReasonErased               Reason = authz.ReasonErased
 	ReasonNoStore              Reason = authz.ReasonNoStore
 	ReasonNotActive            Reason = authz.ReasonNotActive
+	ReasonNotConsented         Reason = authz.ReasonNotConsented
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
 	ReasonNotTenantSafe        Reason = authz.ReasonNotTenantSafe
 	ReasonOutOfBounds          Reason = authz.ReasonOutOfBounds

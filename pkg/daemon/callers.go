@@ -15,7 +15,9 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/file"
+	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
@@ -92,6 +94,12 @@ func (c Config) openCallers(ctx context.Context, log *zap.Logger, health *openHe
 type told struct {
 	callers []*caller.Caller
 	issuers []token.Issuer
+	// actors say how tokens of the issuers name agents; agents act with a token only, and so do those whose ids begin with prefixes.
+	actors   []actor.Issuer
+	agents   authz.Names
+	prefixes authz.Prefixes
+	// people say how tokens of the issuers name people, and how people consent by them.
+	people []person.Issuer
 	// state is the state of the file: a digest of its text, or why there is none.
 	state string
 }
@@ -116,7 +124,9 @@ func (c Config) readCallers() (told, error) {
 
 // tell returns what the configuration says with a text of its file, if it has one.
 func (c Config) tell(text []byte, state string) (told, error) {
-	is := told{slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), c.Issuers, state}
+	is := told{
+		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), issuers: c.Issuers, actors: c.Actors, people: c.People, state: state,
+	}
 	if c.CallersPath == "" {
 		return is, nil
 	}
@@ -132,6 +142,8 @@ func (c Config) tell(text []byte, state string) (told, error) {
 		return is, err
 	}
 	is.callers, is.issuers = slices.Concat(is.callers, content.Callers), slices.Concat(is.issuers, content.Issuers)
+	is.people = slices.Concat(is.people, content.People)
+	is.actors, is.agents, is.prefixes = slices.Concat(is.actors, content.Actors), content.Agents, content.Prefixes
 	return is, nil
 }
 
@@ -157,7 +169,7 @@ func (c *callers) put(ctx context.Context, is told) error {
 	if err != nil {
 		return c.aboutFile(err)
 	}
-	book, err := caller.NewBook(is.callers, tokens)
+	book, err := is.book(tokens)
 	if err != nil {
 		if tokens != was {
 			tokens.Close()
@@ -177,6 +189,36 @@ func (c *callers) put(ctx context.Context, is told) error {
 		was.Close()
 	}
 	return nil
+}
+
+// book returns the book of what the configuration says.
+func (is told) book(tokens *token.Verifier) (*caller.Book, error) {
+	book, err := caller.NewBook(is.callers, tokens)
+	if err != nil {
+		return nil, err
+	}
+	book.Acting = caller.Acting{Agents: is.agents, Prefixes: is.prefixes}
+	if len(is.actors) > 0 {
+		if book.Acting.Tokens, err = actor.New(tokens, is.actors); err != nil {
+			return nil, err
+		}
+	}
+	if len(is.people) > 0 {
+		if book.People, err = person.New(tokens, is.issuers, is.people); err != nil {
+			return nil, err
+		}
+	}
+	var templates []actor.Mapped
+	for _, one := range is.actors {
+		templates = append(templates, one.Templates()...)
+	}
+	for _, one := range is.people {
+		templates = append(templates, one.Templates()...)
+	}
+	if err := actor.Conflict(templates); err != nil {
+		return nil, err
+	}
+	return book, book.CheckPeople()
 }
 
 // aboutFile says that an error is about the file, where there is one.

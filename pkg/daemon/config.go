@@ -13,6 +13,8 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
+	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/engine"
 )
@@ -49,6 +51,10 @@ type Config struct {
 	CallersPath string
 	// Issuers are those whose tokens prove Callers, likewise.
 	Issuers []token.Issuer
+	// Actors say how tokens of Issuers name agents, likewise: such tokens prove that an agent acts.
+	Actors []actor.Issuer
+	// People say how tokens of Issuers name people, likewise, and how people consent by them.
+	People []person.Issuer
 	// TLSCertPath and TLSKeyPath are PEM files; both or neither. All files of TLS are read again when they change.
 	TLSCertPath string
 	TLSKeyPath  string
@@ -194,7 +200,7 @@ func (c Config) checkNoListener() error {
 		{"Addr", c.Addr != ""}, {"PresharedKeys", len(c.PresharedKeys) > 0}, {"AdminPresharedKeys", len(c.AdminPresharedKeys) > 0},
 		{"Callers", len(c.Callers) > 0}, {"CallersPath", c.CallersPath != ""},
 		{"TLSCertPath", c.TLSCertPath != ""}, {"TLSKeyPath", c.TLSKeyPath != ""}, {"TLSClientCAPath", c.TLSClientCAPath != ""},
-		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
+		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0}, {"Actors", len(c.Actors) > 0}, {"People", len(c.People) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
 		{"TLSClientAuth", c.TLSClientAuth != ""}, {"SPIFFETrustDomains", len(c.SPIFFETrustDomains) > 0}, {"Insecure", c.Insecure},
 	} {
 		if one.set {

@@ -217,6 +217,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	services := rpc.Config{
 		Judge:          d.judge,
 		Delegate:       d.delegate,
+		Callers:        &d.callers.Callers,
 		Sealer:         sealer,
 		Log:            log,
 		Figures:        calls,

@@ -24,23 +24,37 @@ type Spec struct {
 	TTL time.Duration
 	// Key is the idempotency key, or empty.
 	Key string
+	// Consent is what the person has agreed to by a token; nil without one. Only with it a caller may leave out what it names, and a caller
+	// that does not vouch create a delegation without a parent.
+	Consent *Consent
 }
 
 // Create writes a delegation. Errors: Invalid for what the request gets wrong by itself, Precondition
 // where the graph does not entitle the grantor or something is not active, NotFound for an unknown
-// agent or parent, Exists where the idempotency key was used for another request, Denied for a delegation without a parent where the
-// caller's bounds do not let it vouch.
+// agent or parent, Exists where the idempotency key was used for another request, or the token of the consent for another delegation, Denied for
+// a delegation without a parent and without a consent where the caller's bounds do not let it vouch, and for more than a consent agrees to.
 func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.Revision, error) {
 	none := func(err error) (facts.Delegation, authz.Revision, error) {
 		return facts.Delegation{}, authz.Revision{}, err
 	}
-	if s.Parent == "" && !d.within.Vouch {
-		return none(outOfBounds("a delegation without a parent is created on its caller's word that the principal grants it, "+
-			"and the bounds of the caller %s do not let it vouch: name a parent_delegation_id to pass on a part of a delegation", d.caller))
+	if s.Parent == "" && s.Consent == nil && !d.within.Vouch {
+		return none(outOfBounds("a delegation without a parent is created on its caller's word that the principal grants it, and the bounds of "+
+			"the caller %s do not let it vouch: send the consent_token of the person who grants it, or name a parent_delegation_id to pass on a "+
+			"part of a delegation", d.caller))
 	}
 	v, err := d.look(ctx)
 	if err != nil {
 		return none(err)
+	}
+	if s.Consent != nil {
+		s.Consent.complete(&s)
+		// A retry comes later than the first try, and asks for no more.
+		if got, err := d.before(ctx, v, s); err != nil || got.Known {
+			return got, v.snap.Revision(), err
+		}
+		if err := s.Consent.covers(&s, v.now); err != nil {
+			return none(err)
+		}
 	}
 	if err := s.check(ctx, v); err != nil {
 		return none(err)
@@ -51,8 +65,11 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		Unscoped: s.Unscoped, AllowDirect: s.AllowDirect,
 		Life: facts.Life{Known: true, Active: true},
 	}
-	if s.TTL > 0 {
-		out.Until = v.now.Add(s.TTL).Truncate(time.Microsecond) // as every engine stores it
+	switch { // truncated as every engine stores it
+	case s.TTL > 0:
+		out.Until = v.now.Add(s.TTL).Truncate(time.Microsecond)
+	case s.Consent != nil:
+		out.Until = s.Consent.until(v.now).Truncate(time.Microsecond)
 	}
 	var must []authz.MustHold
 	if s.Parent == "" {
@@ -74,9 +91,13 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 		must = append(must, facts.MustBeUnused(out.ID.Object()))
 	}
 	out.Issued = facts.Issued{At: v.now, Until: out.Until, KeyDigest: d.keyDigest(s.Key, s.request())}
-	rev, err := d.write(ctx, v, out.Write(s.Scope), must)
-	if authz.KindOf(err) == authz.Exists && s.Key != "" {
-		return d.created(ctx, out)
+	updates := out.Write(s.Scope)
+	if s.Consent != nil {
+		updates = append(updates, s.Consent.Token.Use())
+	}
+	rev, err := d.write(ctx, v, updates, must)
+	if authz.KindOf(err) == authz.Exists && (s.Key != "" || s.Consent != nil) {
+		return d.created(ctx, s)
 	}
 	if err != nil {
 		return none(err)
@@ -84,23 +105,41 @@ func (d *Delegate) Create(ctx context.Context, s Spec) (facts.Delegation, authz.
 	return out, rev, nil
 }
 
-// created returns what an earlier try with the same idempotency key wrote, if it is what is asked for.
-func (d *Delegate) created(ctx context.Context, want facts.Delegation) (facts.Delegation, authz.Revision, error) {
+// before returns what an earlier try with the same idempotency key wrote, if it is what is asked for; else a delegation that is not known.
+func (d *Delegate) before(ctx context.Context, v *view, s Spec) (facts.Delegation, error) {
+	if s.Key == "" {
+		return facts.Delegation{}, nil
+	}
+	got, err := v.delegation(ctx, authz.DelegationID(d.mint(authz.TypeDelegation, s.Key, 0)))
+	switch {
+	case authz.KindOf(err) == authz.NotFound, err == nil && got.Issued.KeyDigest != d.keyDigest(s.Key, s.request()):
+		return facts.Delegation{}, nil // also for what lies outside the bounds that the caller has now
+	default:
+		return got, err
+	}
+}
+
+// created returns what an earlier try with the same idempotency key wrote, or one beside this one, if it is what is asked for. Else the key was
+// used for another request, or the token of the consent for another delegation.
+func (d *Delegate) created(ctx context.Context, s Spec) (facts.Delegation, authz.Revision, error) {
+	none := func(err error) (facts.Delegation, authz.Revision, error) {
+		return facts.Delegation{}, authz.Revision{}, err
+	}
 	v, err := d.look(ctx)
 	if err != nil {
-		return facts.Delegation{}, authz.Revision{}, err
+		return none(err)
 	}
-	got, err := v.delegation(ctx, want.ID)
-	switch {
-	case authz.KindOf(err) == authz.NotFound:
-		return facts.Delegation{}, authz.Revision{}, keyReused() // for what lies outside the bounds that the caller has now
-	case err != nil:
-		return facts.Delegation{}, authz.Revision{}, err
+	if got, err := d.before(ctx, v, s); err != nil || got.Known {
+		return got, v.snap.Revision(), err
 	}
-	if got.Issued.KeyDigest != want.Issued.KeyDigest {
-		return facts.Delegation{}, authz.Revision{}, keyReused()
+	if s.Consent != nil {
+		if used, err := v.used(ctx, s.Consent.Token); err != nil {
+			return none(err)
+		} else if used {
+			return none(consentUsed())
+		}
 	}
-	return got, v.snap.Revision(), nil
+	return none(keyReused())
 }
 
 func keyReused() error {
@@ -122,7 +161,7 @@ func (s *Spec) check(ctx context.Context, v *view) error {
 		return err
 	}
 	switch {
-	case s.TTL < 0, s.TTL == 0 && s.Parent == "":
+	case s.TTL < 0, s.TTL == 0 && s.Parent == "" && s.Consent == nil:
 		return authz.FieldErrorf("ttl", "must be positive")
 	case s.TTL > MaxTTL:
 		return authz.FieldErrorf("ttl", "is longer than %s", MaxTTL)

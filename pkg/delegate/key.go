@@ -113,6 +113,9 @@ func (s *Spec) request() request {
 	r.flag("unscoped", s.Unscoped)
 	r.flag("allow_direct", s.AllowDirect)
 	r.ttl(s.TTL)
+	if s.Consent != nil {
+		r.add("consent", string(s.Consent.Token))
+	}
 	return r
 }
 

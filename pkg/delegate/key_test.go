@@ -15,7 +15,7 @@ func filled() (Spec, Start, []authz.Object) {
 	scope := []facts.Grant{{Resource: plan, Relation: "reader"}, {Resource: plan, Relation: "writer"}}
 	spec := Spec{
 		Agent: "bot", Principal: authz.Subject{Object: authz.Object{Type: "tenant", ID: "acme"}, Relation: "member"}, Tenant: "acme", GrantedBy: alice,
-		Parent: "d1", Scope: scope, Unscoped: true, AllowDirect: true, TTL: time.Hour, Key: "k",
+		Parent: "d1", Scope: scope, Unscoped: true, AllowDirect: true, TTL: time.Hour, Key: "k", Consent: &Consent{Token: "0123"},
 	}
 	start := Start{
 		Agent: "bot", Targets: []Target{{Delegation: "d1", Principals: []authz.Principal{{Object: alice}}, Scope: scope}, {Delegation: "d2"}},
@@ -30,8 +30,11 @@ func TestKeyDigestStays(t *testing.T) {
 	t.Parallel()
 	d := New(nil, []byte("a key"), time.Hour, time.Now)
 	spec, start, owners := filled()
+	older := spec
+	older.Consent = nil // which older versions did not know
 	for name, c := range map[string]struct{ got, want string }{
-		"delegation":       {d.keyDigest("k", spec.request()), "4f3fdccaca8438c8195bca0abda8afea"},
+		"delegation":       {d.keyDigest("k", older.request()), "4f3fdccaca8438c8195bca0abda8afea"},
+		"with a consent":   {d.keyDigest("k", spec.request()), "36a2bcaab76dd06502f25c1ef3ffab97"},
 		"plain delegation": {d.keyDigest("k", (&Spec{Agent: "bot", Tenant: "acme", TTL: time.Minute}).request()), "7b97e2c66a962e85f86152f32b89f660"},
 		"session":          {d.keyDigest("k", start.request()), "e71de9351c686c84e58f642c9082150d"},
 		"plain session":    {d.keyDigest("k", (&Start{Agent: "bot", Targets: []Target{{Delegation: "d1"}}}).request()), "8b16de0046f8ede32867de039eb2e67a"},

@@ -23,6 +23,8 @@ type Target struct {
 type Start struct {
 	Agent   authz.AgentID
 	Targets []Target
+	// Tenant is the tenant that all targets have to be in; empty lets them be in any.
+	Tenant authz.TenantID
 	// TTL is how long it lasts without renewal; 0 means DefaultSessionTTL.
 	TTL    time.Duration
 	Frozen bool
@@ -220,6 +222,9 @@ func (d *Delegate) target(ctx context.Context, v *view, p *sessionPlan, s Start,
 	switch {
 	case parent.Session != "":
 		return authz.FieldErrorf(field("delegation_id"), "is a session's leaf: name what it was minted from")
+	case s.Tenant != "" && parent.Tenant != s.Tenant:
+		return authz.FieldErrorf(field("delegation_id"), "is in the tenant %q, and the session is to act in %q only",
+			authz.DecodeID(string(parent.Tenant)), authz.DecodeID(string(s.Tenant)))
 	case len(chain)+1 > facts.MaxDepth:
 		return authz.Errorf(authz.Precondition, authz.ReasonTooDeep, "a chain has at most %d delegations, the session's leaf included", facts.MaxDepth)
 	}

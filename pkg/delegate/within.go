@@ -157,7 +157,7 @@ func (v *view) shown(ctx context.Context, d facts.Delegation) (facts.Delegation,
 // orphan makes delegations that exist for the caller parts of nothing, where they are parts of one that does not. A part is in its parent's
 // tenant, and who granted it is its parent's agent: so only a parent for a set is looked for, whose other types may lie outside.
 func (v *view) orphan(ctx context.Context, parts []facts.Delegation) error {
-	if v.within.Principals.All() {
+	if v.within.AllPrincipals() {
 		return nil
 	}
 	var filters []authz.Filter

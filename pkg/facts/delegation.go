@@ -45,12 +45,12 @@ func (d *Delegation) Within(b *authz.Bounds) bool {
 // it can hold do, since an agent may act for any of them: a tenant's admins are users, and its members users and services.
 func HasParty(b *authz.Bounds, party authz.Subject) bool {
 	switch {
-	case b == nil:
-		return false
 	case party.Type != authz.TypeTenant:
-		return b.Principals.Has(party.Type)
+		return party.Relation == "" && b.HasPrincipal(authz.Principal{Object: party.Object})
+	case party.Relation == RelationAdmin:
+		return b.HasPrincipals(authz.TypeUser)
 	default:
-		return b.Principals.Has(authz.TypeUser) && (party.Relation == RelationAdmin || b.Principals.Has(authz.TypeService))
+		return b.HasPrincipals(authz.TypeUser, authz.TypeService)
 	}
 }
 

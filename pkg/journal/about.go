@@ -15,7 +15,20 @@ func About(c *authz.Case) *Record {
 		AgentId: authz.DecodeID(string(c.Agent)), SessionId: string(c.Session), DelegationId: string(c.Delegation),
 		PrincipalType: c.Principal.Type, PrincipalId: authz.DecodeID(c.Principal.ID), TenantId: authz.DecodeID(string(c.Tenant)),
 		ResourceType: c.Resource.Type, ResourceId: authz.DecodeID(c.Resource.ID), Permission: c.Permission,
+		ActorToken: ActorTokenOf(c.ActorToken),
 	}
+}
+
+// ActorTokenOf is what a record holds of an agent's token; nil for none.
+func ActorTokenOf(e *authz.ActorToken) *deputyv1.ActorToken {
+	if e == nil {
+		return nil
+	}
+	out := &deputyv1.ActorToken{Issuer: e.Issuer, Digest: e.Digest[:], TokenId: e.ID, Transaction: e.Transaction}
+	for _, prior := range e.Prior {
+		out.PriorActors = append(out.PriorActors, &deputyv1.PriorActor{Issuer: prior.Issuer, Subject: prior.Subject})
+	}
+	return out
 }
 
 // Answered is the record of a case that is answered by a decision, or by an error; explained tells that it lets nobody act. Of the caveat

@@ -23,7 +23,8 @@ import (
 // else nobody, which is a key of the tenant's own, so that it is erased with the tenant. Sealed are
 //   - the principal's id, and the object's, if their types are personal;
 //   - a subject of a personal type;
-//   - reasons that people gave, open fields of caveat contexts, and relationships.
+//   - reasons that people gave, open fields of caveat contexts, and relationships;
+//   - the earlier actors of an agent's token, which an issuer names in its own way: whether one is a user here is not known.
 //
 // Where one of these names another user, it is sealed with that user's key too: it is gone when either key is. The digests of the context and of
 // the request are replaced by digests of them under the key, because ids can be guessed and tried.
@@ -104,6 +105,9 @@ func (p *Personal) take(r *Record) (whose persons.Person, of personal) {
 	v.GivenReason, r.GivenReason = r.GetGivenReason(), ""
 	v.Context, r.Context = r.GetContext(), nil
 	v.Relationships, r.Relationships = r.GetRelationships(), nil
+	if len(r.GetActorToken().GetPriorActors()) > 0 {
+		v.PriorActors, r.ActorToken.PriorActors = r.GetActorToken().GetPriorActors(), nil
+	}
 	return whose, of
 }
 
@@ -171,6 +175,7 @@ func (p *Personal) seal(r *Record) error {
 			PrincipalId: r.GetPrincipalId(), ResourceId: r.GetResourceId(), Subject: r.GetSubject(), GivenReason: r.GetGivenReason(), Context: r.GetContext(),
 			Relationships: r.GetRelationships(),
 		}
+		prior := r.GetActorToken().GetPriorActors()
 		whose, of := p.take(r)
 		if proto.Size(of.values) == 0 && (whose.ID == "" || len(r.GetContextHash()) == 0 && len(r.GetRequestHash()) == 0) {
 			return nil
@@ -187,6 +192,9 @@ func (p *Personal) seal(r *Record) error {
 		if err != nil || len(sealed) > longPersonal {
 			r.PrincipalId, r.ResourceId, r.Subject = original.GetPrincipalId(), original.GetResourceId(), original.GetSubject()
 			r.GivenReason, r.Context, r.Relationships = original.GetGivenReason(), original.GetContext(), original.GetRelationships()
+			if len(prior) > 0 {
+				r.ActorToken.PriorActors = prior
+			}
 			if err == nil && shorten(r) {
 				continue
 			}
@@ -388,6 +396,9 @@ func putBack(r *Record, v *deputyv1.PersonalRecord) {
 		r.Context = v.GetContext()
 	}
 	r.Relationships = append(r.Relationships, v.GetRelationships()...)
+	if r.GetActorToken() != nil {
+		r.ActorToken.PriorActors = append(r.ActorToken.PriorActors, v.GetPriorActors()...)
+	}
 }
 
 // ErrErased is why a digest cannot be compared: the key that it was made with was destroyed.

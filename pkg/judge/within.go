@@ -89,7 +89,7 @@ func (r *reader) exists(ctx context.Context, within *authz.Bounds, o authz.Objec
 	case o.Type == authz.TypeTenant:
 		return within.HasTenant(authz.TenantID(o.ID)), nil
 	case o.Type == authz.TypeAgent && !within.HasAgent(authz.AgentID(o.ID)),
-		o.Type != authz.TypeAgent && !within.Principals.Has(o.Type):
+		o.Type != authz.TypeAgent && !within.HasPrincipal(authz.Principal{Object: o}):
 		return false, nil
 	default:
 		return r.placed(ctx, within, o)

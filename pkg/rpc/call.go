@@ -19,6 +19,10 @@ type call struct {
 	basis caller.Basis
 	// recording is how the call is recorded; nil where it is not.
 	recording *Recording
+	// proof is what the token of its agent proved, and items those of a bulk check's items. acting says whose tokens are needed.
+	proof  proof
+	items  []proof
+	acting caller.Acting
 	// ticket is its admission; the zero ticket where it takes none.
 	ticket admission.Ticket
 }
@@ -57,7 +61,7 @@ func (g *Gate) judge(c *call) error {
 	case !is.Known():
 		g.counts(c, nil)
 	case c.recording == nil:
-		c.recording = g.recording(c, is.Name)
+		c.recording = g.recording(c, is)
 	default:
 		c.recording.account.By(is.Name)
 	}

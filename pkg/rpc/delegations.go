@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/delegate"
 	"github.com/deputyauth/deputy/pkg/facts"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -20,6 +21,12 @@ type delegations struct {
 func (s *delegations) CreateDelegation(ctx context.Context, r *deputyv1.CreateDelegationRequest) (*deputyv1.CreateDelegationResponse, error) {
 	spec, err := delegationSpec(r)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.passesOn(ctx, spec.Parent); err != nil {
+		return nil, err
+	}
+	if spec.Consent, err = s.consent(ctx, r.GetConsentToken()); err != nil {
 		return nil, err
 	}
 	d, rev, err := s.delegate(ctx).Create(ctx, spec)
@@ -56,7 +63,7 @@ func delegationSpec(r *deputyv1.CreateDelegationRequest) (delegate.Spec, error) 
 	if out.Scope, err = grants("scope", r.GetScope()); err != nil {
 		return out, err
 	}
-	if r.GetTtl() == nil && out.Parent == "" {
+	if r.GetTtl() == nil && out.Parent == "" && r.GetConsentToken() == "" {
 		return out, authz.FieldErrorf("ttl", "is required")
 	}
 	out.TTL, err = ttl("ttl", r.GetTtl())
@@ -78,7 +85,7 @@ func (s *delegations) GetDelegation(ctx context.Context, r *deputyv1.GetDelegati
 
 // ListDelegations lists delegations.
 func (s *delegations) ListDelegations(ctx context.Context, r *deputyv1.ListDelegationsRequest) (*deputyv1.ListDelegationsResponse, error) {
-	choice, err := delegationChoice(r)
+	choice, err := delegationChoice(r, !caller.Of(ctx).Personal())
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +107,8 @@ func (s *delegations) ListDelegations(ctx context.Context, r *deputyv1.ListDeleg
 	return out, err
 }
 
-// delegationChoice reads which delegations to list: by the narrowest index that is named.
-func delegationChoice(r *deputyv1.ListDelegationsRequest) (delegate.Choice, error) {
+// delegationChoice reads which delegations to list: by the narrowest index that is named. One has to be named, unless only one person's are listed.
+func delegationChoice(r *deputyv1.ListDelegationsRequest, named bool) (delegate.Choice, error) {
 	out := delegate.Choice{Inactive: r.GetIncludeInactive(), Leaves: r.GetIncludeLeaves()}
 	agent, err := optionalID("agent_id", r.GetAgentId())
 	if err != nil {
@@ -131,7 +138,7 @@ func delegationChoice(r *deputyv1.ListDelegationsRequest) (delegate.Choice, erro
 		out.By.Object = out.Agent.Object()
 	case tenant != "":
 		out.By.Object = out.Tenant.Object()
-	default:
+	case named:
 		return out, authz.FieldErrorf("agent_id", "is required, or principal, tenant_id or parent_delegation_id")
 	}
 	return out, nil

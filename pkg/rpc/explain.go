@@ -26,7 +26,7 @@ func (p *permissions) ExplainPermission(ctx context.Context, r *deputyv1.Explain
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), Reasons: d.Reasons}
+	out := &deputyv1.ExplainPermissionResponse{Decision: p.decision(d, p.Sealer.token(d.CheckedAt, stamp), provenBy(ctx)), Reasons: d.Reasons}
 	out.Candidates = candidates(d)
 	return out, nil
 }

@@ -280,7 +280,11 @@ func digest(ctx context.Context, m proto.Message, parts ...string) ([16]byte, er
 		return [16]byte{}, fmt.Errorf("cannot encode a request: %w", err)
 	}
 	h := sha256.New()
-	for _, part := range append([]string{caller.Of(ctx).Name, string(m.ProtoReflect().Descriptor().FullName()), string(b)}, parts...) {
+	is := caller.Of(ctx)
+	if is.Personal() && is.Bounds != nil {
+		parts = append([]string{"person", is.Bounds.Person.String()}, parts...)
+	}
+	for _, part := range append([]string{is.Name, string(m.ProtoReflect().Descriptor().FullName()), string(b)}, parts...) {
 		_, _ = fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return [16]byte(h.Sum(nil)[:16]), nil

@@ -140,9 +140,14 @@ func (g *Gate) receive(ctx context.Context, method string, into any) (*wire.Mess
 }
 
 // hurry bounds the time of a unary method, from when its message has come. One that writes is recorded first.
-func (*Gate) hurry(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+func (g *Gate) hurry(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	recording := RecordingOf(ctx)
+	err := g.proves(ctx, req)
 	recording.asks(req)
+	recording.proven(provenBy(ctx))
+	if err != nil {
+		return nil, err
+	}
 	if unhurried[info.FullMethod] {
 		if err := recording.Begin(ctx); err != nil {
 			return nil, err

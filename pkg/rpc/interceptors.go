@@ -162,7 +162,12 @@ func (s *identified) RecvMsg(m any) (err error) {
 	if err != nil {
 		return err
 	}
+	err = s.gate.proves(s.call, m)
 	s.call.recording.asks(m)
+	s.call.recording.proven(s.call.proof)
+	if err != nil {
+		return err
+	}
 	return s.call.recording.Begin(s.call)
 }
 

@@ -223,8 +223,11 @@ func admits(b *authz.Bounds, r *journal.Record) bool {
 			}
 		}
 	}
-	if !b.Principals.All() && !b.Principals.Has(r.GetPrincipalType()) {
-		return false
+	if !b.AllPrincipals() {
+		id, err := authz.EncodeID(r.GetPrincipalId())
+		if !b.Principals.Has(r.GetPrincipalType()) || !b.Person.IsZero() && (err != nil || b.Person.Object != authz.Object{Type: r.GetPrincipalType(), ID: id}) {
+			return false
+		}
 	}
 	if b.Objects.All() && b.IDs.All() {
 		return true

@@ -137,7 +137,7 @@ func (p *permissions) CheckPermission(ctx context.Context, r *deputyv1.CheckPerm
 	if err != nil {
 		return nil, err
 	}
-	return p.decision(d, p.Sealer.token(d.CheckedAt, stamp)), nil
+	return p.decision(d, p.Sealer.token(d.CheckedAt, stamp), provenBy(ctx)), nil
 }
 
 // decide decides one case, with or without reasons, and these with or without traces.
@@ -152,6 +152,7 @@ func (p *permissions) decide(
 	if err != nil {
 		return nil, stamp, err
 	}
+	c.ActorToken = provenBy(ctx).evidence()
 	caller := by(ctx)
 	caller.Trace = trace
 	results, _, err := p.Judge.Decide(ctx, caller, judge.Questions(c), f, explain)
@@ -175,9 +176,14 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	}
 	pairs := make([]*deputyv1.CheckBulkPermissionsPair, len(r.GetItems()))
 	asked := make([]judge.Question, len(pairs))
+	proofs := itemProofs(ctx, len(pairs))
 	for i, item := range r.GetItems() {
 		pairs[i] = &deputyv1.CheckBulkPermissionsPair{Request: item}
 		asked[i].Case, asked[i].Err = itemCase(item)
+		asked[i].ActorToken = proofs[i].evidence()
+		if proofs[i].err != nil {
+			asked[i].Err = proofs[i].err
+		}
 	}
 	results, at, err := p.Judge.Decide(ctx, by(ctx), asked, f, false)
 	if err != nil {
@@ -193,7 +199,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 			pair.Response = &deputyv1.CheckBulkPermissionsPair_Error{Error: toErrorStatus(ctx, result.Err)}
 			continue
 		}
-		pair.Response = &deputyv1.CheckBulkPermissionsPair_Item{Item: p.decision(&result.Decision, token)}
+		pair.Response = &deputyv1.CheckBulkPermissionsPair_Item{Item: p.decision(&result.Decision, token, proofs[i])}
 	}
 	return &deputyv1.CheckBulkPermissionsResponse{CheckedAt: token, Pairs: pairs}, nil
 }
@@ -211,8 +217,8 @@ func itemCase(item *deputyv1.CheckBulkPermissionsRequestItem) (authz.Case, error
 }
 
 // decision shows a decision to the service that checks, with the token of its revision. A refusal says on which side it lies, and
-// nothing else: absent, foreign and forbidden objects look the same.
-func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken) *deputyv1.CheckPermissionResponse {
+// nothing else: absent, foreign and forbidden objects look the same. It holds no longer than the token that proved who acts.
+func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken, proven proof) *deputyv1.CheckPermissionResponse {
 	out := &deputyv1.CheckPermissionResponse{
 		Permissionship: permissionship(d.Permissionship),
 		CheckedAt:      at,
@@ -233,7 +239,7 @@ func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken) *deputyv1.Che
 	}
 	out.MissingContext = d.Missing
 	if d.Permissionship == authz.HasPermission {
-		out.ValidUntil = timeProto(d.ValidUntil)
+		out.ValidUntil = timeProto(proven.until(d.ValidUntil))
 	}
 	return out
 }
@@ -342,8 +348,12 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	if err != nil {
 		return err
 	}
+	proven := provenBy(stream.Context())
 	done, err := p.Judge.Resources(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
 		if err := l.young(); err != nil {
+			return err
+		}
+		if err := proven.lasts(p.Now()); err != nil {
 			return err
 		}
 		if found.Err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"hash"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/facts"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/statuses"
@@ -48,6 +50,13 @@ type Recording struct {
 	request proto.Message
 	// sum is of the encoded messages of a call that writes.
 	sum hash.Hash
+	// proof is of the token that the call came with; nil where it came with none.
+	proof *authz.ActorToken
+	// person is the one who calls, where the caller stands for people.
+	person authz.Principal
+	// consentIssuer and consentDigest are of the token by which a person consents; empty where the call came with none.
+	consentIssuer string
+	consentDigest []byte
 	// items are the records of the items of an answer; none where the answer is one.
 	items []*journal.Record
 	// made is what the one answer names; nil where it names nothing.
@@ -79,7 +88,7 @@ var manners = sync.OnceValue(func() map[string]manner {
 })
 
 // recording opens the recording of a call whose caller is known.
-func (g *Gate) recording(c *call, by string) *Recording {
+func (g *Gate) recording(c *call, is *caller.Caller) *Recording {
 	if g.journal == nil {
 		return nil
 	}
@@ -88,7 +97,11 @@ func (g *Gate) recording(c *call, by string) *Recording {
 		return nil
 	}
 	name := cut(strings.ToValidUTF8(strings.TrimPrefix(c.method, "/"), "\uFFFD"), maxRecordedMethod) // of one that there is not a caller chooses it
-	return &Recording{gate: g, account: g.journal.Account(by, name), manner: how}
+	r := &Recording{gate: g, account: g.journal.Account(is.Name, name), manner: how}
+	if is.Personal() && is.Bounds != nil {
+		r.person = is.Bounds.Person
+	}
+	return r
 }
 
 // RecordingOf returns how a call is recorded; nil where it is not.
@@ -162,6 +175,30 @@ func (r *Recording) asks(m any) {
 	}
 	about, given := aboutOf(request)
 	r.Asks(request, about, given)
+}
+
+// consented notes the token by which a person consents to what the call asks.
+func (r *Recording) consented(issuer string, token facts.Consent) {
+	if r == nil {
+		return
+	}
+	digest, err := hex.DecodeString(string(token))
+	if err != nil {
+		digest = []byte(token) // it is hexadecimal
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.consentIssuer, r.consentDigest = issuer, digest
+}
+
+// proven notes what the token of the call's agent proved.
+func (r *Recording) proven(p proof) {
+	if r == nil || p.actor == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.proof = p.evidence()
 }
 
 // Asks notes what a message of the caller's asks, once it is decoded: what it names, and its caveat context. Of a caller that streams the first
@@ -387,6 +424,11 @@ func (r *Recording) record() *journal.Record {
 	record, _ := proto.Clone(r.about).(*journal.Record)
 	record.Kind = r.kind
 	record.Evaluator = cmp.Or(record.GetEvaluator(), r.evaluator)
+	record.ActorToken = journal.ActorTokenOf(r.proof)
+	record.ConsentIssuer, record.ConsentDigest = r.consentIssuer, r.consentDigest
+	if record.GetPrincipalType() == "" && !r.person.IsZero() {
+		record.PrincipalType, record.PrincipalId = r.person.Type, authz.DecodeID(r.person.ID)
+	}
 	return record
 }
 

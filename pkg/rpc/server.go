@@ -22,8 +22,10 @@ type Config struct {
 	Judge *judge.Judge
 	// Delegate is nobody's: each call takes it for its caller.
 	Delegate *delegate.Delegate
-	Sealer   *Sealer
-	Log      *zap.Logger
+	// Callers are those in force.
+	Callers *caller.Callers
+	Sealer  *Sealer
+	Log     *zap.Logger
 	// Figures counts decisions; nil counts none.
 	Figures *Figures
 	// Now is the clock that tokens are stamped with.

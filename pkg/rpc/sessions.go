@@ -22,6 +22,9 @@ func (s *sessions) StartSession(ctx context.Context, r *deputyv1.StartSessionReq
 	if err != nil {
 		return nil, err
 	}
+	if proven := provenBy(ctx); proven.actor != nil {
+		start.Tenant = proven.actor.Tenant
+	}
 	running, rev, err := s.delegate(ctx).StartSession(ctx, start)
 	if err != nil {
 		return nil, err

@@ -70,11 +70,17 @@ var arrows = map[string][]string{
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
 	"pkg/caller/token": {"pkg/authz", "pkg/caller", "pkg/smallfile"},
+	// The tokens with which agents prove that they act, and the ids that are made of their claims.
+	"pkg/caller/actor": {"pkg/authz", "pkg/caller", "pkg/caller/token"},
+	// People's own tokens: whose they are, and what people consent to by them.
+	"pkg/caller/person": {"pkg/authz", "pkg/caller", "pkg/caller/actor", "pkg/caller/token"},
 	// Which client certificates are believed now, and what they say.
 	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	// The file of callers: read, checked, edited.
-	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/smallfile"},
+	"pkg/caller/file": {
+		"pkg/authz", "pkg/caller", "pkg/caller/actor", "pkg/caller/person", "pkg/caller/token", "pkg/gen", "pkg/smallfile",
+	},
 
 	"pkg/rpc": {
 		"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/admission", "pkg/rpc/wire",
@@ -135,7 +141,7 @@ var arrows = map[string][]string{
 	"pkg/daemon": {
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
-		"pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
+		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
 	},
 
 	"pkg/gen": {},

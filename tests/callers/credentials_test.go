@@ -1,11 +1,14 @@
 package callers_test
 
 import (
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
+	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -30,7 +33,16 @@ func (p *proofs) server(t testing.TB, cfg daemon.Config) daemon.Config {
 	t.Helper()
 	dir := t.TempDir()
 	cfg.Issuers = []token.Issuer{p.issuer.Known(t, dir)}
+	principal, err := actor.ParseTemplate(actor.Principal, "user:{"+personClaim+"}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.People = []person.Issuer{{Issuer: cfg.Issuers[0].Issuer, Principal: principal}}
 	for _, c := range cfg.Callers {
+		if isPerson(c.Name) {
+			c.Credentials = []caller.Credential{p.issuer.Credential(c.Name)}
+			continue
+		}
 		c.Credentials = append(c.Credentials, caller.Credential{ID: "svid", SPIFFE: spiffeOf(c.Name)}, p.issuer.Credential(c.Name))
 	}
 	return harness.TLS(t, dir, p.authority, true, cfg)
@@ -42,6 +54,9 @@ func (p *proofs) dial(t testing.TB, addr, kind, name string) *grpc.ClientConn {
 	switch {
 	case name == "":
 		return harness.DialTLS(t, addr, "", p.authority)
+	case isPerson(name):
+		own := p.issuer.Sign(t, token.DefaultType, p.issuer.Claims(name, map[string]any{personClaim: "alice-acme"}))
+		return harness.DialTLS(t, addr, own, p.authority)
 	case kind == "certificate":
 		return harness.DialTLS(t, addr, "", p.authority, p.authority.Issue(t, harness.ForURI(spiffeOf(name))))
 	case kind == "JWT":
@@ -53,3 +68,8 @@ func (p *proofs) dial(t testing.TB, addr, kind, name string) *grpc.ClientConn {
 
 func keyOf(name string) string    { return "the-key-of-" + name }
 func spiffeOf(name string) string { return "spiffe://example.org/" + name }
+
+// personClaim is the claim of a token that says which person's own it is. Its subject is the caller's name, as of all tokens here.
+const personClaim = "person"
+
+func isPerson(name string) bool { return strings.HasPrefix(name, self+"-") }

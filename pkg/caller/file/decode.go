@@ -19,6 +19,8 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
+	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/smallfile"
 )
@@ -42,8 +44,14 @@ const (
 type Content struct {
 	// Callers are in the order of the file.
 	Callers []*caller.Caller
-	// Issuers are those whose tokens are accepted.
+	// Issuers are those whose tokens are accepted, and Actors how those among them name agents whose tokens do.
 	Issuers []token.Issuer
+	Actors  []actor.Issuer
+	// People say how tokens of issuers name people, and how people consent by them.
+	People []person.Issuer
+	// Agents act with a token only, by stored id, and Prefixes are those whose ids begin so, as callers know them.
+	Agents   authz.Names
+	Prefixes authz.Prefixes
 
 	file  string
 	lines map[*caller.Caller]lines
@@ -79,7 +87,7 @@ func Decode(name string, text []byte) (*Content, error) {
 	}
 	d := &decoder{
 		reader: reader{name}, content: &Content{file: name, lines: map[*caller.Caller]lines{}},
-		names: map[string]bool{}, issuers: map[string]bool{}, holders: map[string]string{}, methods: caller.SpiceDBMethods(),
+		names: map[string]bool{}, issuers: map[string]bool{}, noCallers: map[string]bool{}, holders: map[string]string{}, methods: caller.SpiceDBMethods(),
 	}
 	if err := d.file(document.Content[0]); err != nil {
 		return nil, err
@@ -118,13 +126,19 @@ type decoder struct {
 	content *Content
 	names   map[string]bool
 	issuers map[string]bool
+	// noCallers are the issuers whose tokens prove nobody's calls.
+	noCallers map[string]bool
+	// mapped are the templates that were read.
+	mapped []actor.Mapped
+	// unnamed are the actors of an issuer at which this server has no name.
+	unnamed *yaml.Node
 	// holders are the callers' names by their credentials.
 	holders map[string]string
 	methods []string
 }
 
 func (d *decoder) file(n *yaml.Node) error {
-	top, err := d.mapping(n, "the file", []string{"callers"}, "issuers")
+	top, err := d.mapping(n, "the file", []string{"callers"}, "issuers", "agents")
 	if err != nil {
 		return err
 	}
@@ -139,6 +153,9 @@ func (d *decoder) file(n *yaml.Node) error {
 			}
 		}
 	}
+	if err := d.agents(top["agents"]); err != nil {
+		return err
+	}
 	list, err := d.elements(top["callers"], "callers", MaxCallers)
 	if err != nil {
 		return err
@@ -148,15 +165,19 @@ func (d *decoder) file(n *yaml.Node) error {
 			return err
 		}
 	}
+	if d.unnamed != nil && !slices.ContainsFunc(d.content.Callers, func(c *caller.Caller) bool { return len(c.ActorToken.Audiences) > 0 }) {
+		return d.problem(d.unnamed, "actors has no audiences, and no caller has actor_audiences, so that no agent's token would be accepted: "+
+			"write the names that this server has at the issuer")
+	}
 	return nil
 }
 
 func (d *decoder) issuer(n *yaml.Node) error {
-	f, err := d.mapping(n, "an issuer", []string{"issuer", "audiences", "algorithms"}, "types", "jwks_url", "jwks_file", "leeway", "stale")
+	f, err := d.mapping(n, "an issuer", []string{"issuer", "algorithms"}, "audiences", "types", "jwks_url", "jwks_file", "leeway", "stale", "actors", "people")
 	if err != nil {
 		return err
 	}
-	var i token.Issuer
+	i := token.Issuer{OtherPurposes: f["actors"] != nil || f["people"] != nil}
 	for key, to := range map[string]*string{"issuer": &i.Issuer, "jwks_url": &i.JWKSURL, "jwks_file": &i.JWKSFile} {
 		if f[key] != nil {
 			if *to, err = d.text(f[key], key); err != nil {
@@ -187,12 +208,15 @@ func (d *decoder) issuer(n *yaml.Node) error {
 	if d.issuers[i.Issuer] {
 		return d.problem(f["issuer"], "the issuer %s is there twice; leave one of them out", quoted(i.Issuer))
 	}
-	d.issuers[i.Issuer] = true
+	d.issuers[i.Issuer], d.noCallers[i.Issuer] = true, len(i.Audiences) == 0
 	if i.JWKSFile != "" && !filepath.IsAbs(i.JWKSFile) {
 		i.JWKSFile = filepath.Join(filepath.Dir(d.reader.file), i.JWKSFile)
 	}
 	d.content.Issuers = append(d.content.Issuers, i)
-	return nil
+	if err := d.actors(f["actors"], i.Issuer); err != nil {
+		return err
+	}
+	return d.people(f["people"], i.Issuer)
 }
 
 // word is what names of callers and ids of credentials are: they stand in logs, and in the labels of figures.
@@ -213,7 +237,7 @@ func CheckName(name string) error {
 
 func (d *decoder) caller(n *yaml.Node) error {
 	f, err := d.mapping(n, "a caller", []string{"name", "roles", "tenants", "credentials"},
-		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits")
+		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits", "actor_token", "actor_audiences")
 	if err != nil {
 		return err
 	}
@@ -251,6 +275,9 @@ func (d *decoder) caller(n *yaml.Node) error {
 	if c.Limits, err = d.limits(f["limits"]); err != nil {
 		return err
 	}
+	if c.ActorToken, err = d.actorToken(f); err != nil {
+		return err
+	}
 	list, err := d.elements(f["credentials"], "credentials", MaxCredentials)
 	if err != nil {
 		return err
@@ -268,6 +295,9 @@ func (d *decoder) caller(n *yaml.Node) error {
 		ids[credential.ID] = true
 		c.Credentials = append(c.Credentials, credential)
 		at.credentials = append(at.credentials, one.Line)
+	}
+	if err := d.personal(f, c); err != nil {
+		return err
 	}
 	d.content.lines[c] = at
 	d.content.Callers = append(d.content.Callers, c)
@@ -404,7 +434,7 @@ func checkPrefix(prefix string) error {
 }
 
 // proofs are the ways in which a credential proves something.
-var proofs = []string{"key", "spiffe", "dns", "issuer", "subject"}
+var proofs = []string{"key", "spiffe", "dns", "issuer", "subject", "people"}
 
 func (d *decoder) credential(n *yaml.Node, of string) (c caller.Credential, err error) {
 	f, err := d.mapping(n, "a credential", []string{"id"}, slices.Concat(proofs, []string{"created", "expires"})...)
@@ -426,8 +456,10 @@ func (d *decoder) credential(n *yaml.Node, of string) (c caller.Credential, err 
 		c.DNS, err = d.dns(f["dns"])
 	case len(has) == 2 && has[0] == "issuer" && has[1] == "subject":
 		c.Issuer, c.Subject, err = d.subject(f["issuer"], f["subject"])
+	case len(has) == 2 && has[0] == "issuer" && has[1] == "people":
+		c.Issuer, c.People, err = d.all(f["issuer"], f["people"])
 	default:
-		err = d.problem(n, "the credential %s has %s; it needs exactly one of key, spiffe, dns, and issuer with subject", c.ID, orNothing(has))
+		err = d.problem(n, "the credential %s has %s; it needs exactly one of key, spiffe, dns, and issuer with subject or people", c.ID, orNothing(has))
 	}
 	if err != nil {
 		return c, err
@@ -438,7 +470,7 @@ func (d *decoder) credential(n *yaml.Node, of string) (c caller.Credential, err 
 	if c.Expires, err = d.moment(f["expires"], "expires"); err != nil {
 		return c, err
 	}
-	proof := fmt.Sprintf("%x %q %q %q %q", c.Key, c.SPIFFE, c.DNS, c.Issuer, c.Subject)
+	proof := fmt.Sprintf("%x %q %q %q %q %v", c.Key, c.SPIFFE, c.DNS, c.Issuer, c.Subject, c.People)
 	if by, found := d.holders[proof]; found {
 		return c, d.problem(n, "%s; leave it out in one place", taken(of, c.ID, by))
 	}
@@ -503,9 +535,22 @@ func (d *decoder) dns(n *yaml.Node) (string, error) {
 const maxSubject = 1024
 
 func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
-	from, err := d.text(issuer, "issuer")
+	from, err := d.from(issuer)
 	if err != nil {
 		return "", "", err
+	}
+	name, err := d.text(subject, "subject")
+	if err == nil && len(name) > maxSubject {
+		err = d.problem(subject, "subject is longer than %d bytes", maxSubject)
+	}
+	return from, name, err
+}
+
+// from reads the issuer of a credential.
+func (d *decoder) from(issuer *yaml.Node) (string, error) {
+	from, err := d.text(issuer, "issuer")
+	if err != nil {
+		return "", err
 	}
 	if !d.issuers[from] {
 		there := "there are none"
@@ -518,11 +563,10 @@ func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
 				there += one.Issuer
 			}
 		}
-		return "", "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
+		return "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
 	}
-	name, err := d.text(subject, "subject")
-	if err == nil && len(name) > maxSubject {
-		err = d.problem(subject, "subject is longer than %d bytes", maxSubject)
+	if d.noCallers[from] {
+		return "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; add the names that this server has there", quoted(from))
 	}
-	return from, name, err
+	return from, nil
 }

@@ -8,6 +8,15 @@
 //	    jwks_url: https://login.example.com/keys # or jwks_file: PATH, from the file's own folder on; left out: asked of the issuer
 //	    leeway: 30s                              # by how much clocks may differ; left out: 30s
 //	    stale: 1h                                # how long the last keys are used while the issuer gives none; left out: 1h
+//	    people:                                  # how its tokens name people, by tokens of their own; left out: they do not
+//	      principal: "user:idp/{sub}"            # a template of claims, which makes a user
+//	      tenant: "idp/{org_id}"                 # in which alone a person can consent; left out: in any
+//	      consent:                               # how people consent to delegations; left out: not by tokens
+//	        audiences: [deputy]                  # as above
+//	        types: [at+jwt]                      # as above
+//	        scope: deputy:delegate               # what a scope begins with by which a token consents; this, details, or both
+//	        details: deputy_delegation           # the type of authorization_details by which a token consents
+//	        clients: [consent-app]               # the clients that people consent with; left out: any
 //	callers:
 //	  - name: billing                            # letters, digits, ".", "_" and "-"; unique; not "service" and not "admin"
 //	    roles: [checker]                         # one or more
@@ -27,7 +36,7 @@
 //	        spiffe: spiffe://example.org/billing # or dns: billing.internal, of a client certificate
 //	      - id: token
 //	        issuer: https://login.example.com    # one of the issuers above
-//	        subject: billing-service             # the tokens' sub
+//	        subject: billing-service             # the tokens' sub; or people: all, with the role self, for all people of the issuer
 //
 // Ids of tenants and agents, and the beginnings of ids, are as people write them, and not as they are stored. callers.schema.json says the
 // same to editors. The file holds no secret, but anyone who can write it can let anybody in.

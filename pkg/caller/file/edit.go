@@ -81,14 +81,19 @@ func (s Set) MarshalYAML() (any, error) {
 	return list, err
 }
 
+// AllPeople is what people says in a credential that stands for all people whose tokens are of an issuer.
+const AllPeople = "all"
+
 // Credential is a credential as it is written to a file. The zero value of a field is left out.
 type Credential struct {
-	ID      string    `yaml:"id"`
-	Key     string    `yaml:"key,omitempty"`
-	SPIFFE  string    `yaml:"spiffe,omitempty"`
-	DNS     string    `yaml:"dns,omitempty"`
-	Issuer  string    `yaml:"issuer,omitempty"`
-	Subject string    `yaml:"subject,omitempty"`
+	ID      string `yaml:"id"`
+	Key     string `yaml:"key,omitempty"`
+	SPIFFE  string `yaml:"spiffe,omitempty"`
+	DNS     string `yaml:"dns,omitempty"`
+	Issuer  string `yaml:"issuer,omitempty"`
+	Subject string `yaml:"subject,omitempty"`
+	// People is AllPeople for a credential that stands for all people whose tokens are of the issuer.
+	People  string    `yaml:"people,omitempty"`
 	Created time.Time `yaml:"created,omitempty"`
 	Expires time.Time `yaml:"expires,omitempty"`
 }

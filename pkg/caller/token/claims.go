@@ -14,11 +14,10 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 )
 
-// verified is what a token says whose signature has been verified.
-type verified struct {
-	said caller.Token
-	// from is when the token begins, zero where it does not say.
-	from time.Time
+// proof is what a token whose signature has been verified is good for.
+type proof struct {
+	// from is when the token begins, zero where it does not say, and until when it ends, both with leeway where there is any.
+	from, until time.Time
 	// source has the key that it was signed with, by id and as it was.
 	source *source
 	key    *key
@@ -26,16 +25,23 @@ type verified struct {
 	certificate *[sha256.Size]byte
 }
 
+// verified is what a token says that proves who calls.
+type verified struct {
+	proof
+
+	said caller.Token
+}
+
 // claims reads what a token says, which its issuer signed, and refuses a token that is not for this server, or says what cannot be verified
-// here. Whether it is valid now is for verified.now to say.
+// here. Whether it is valid now is for proof.now to say.
 func (i Issuer) claims(t unverified) (v verified, err error) {
 	v.said.Issuer = i.Issuer
 	if v.said.Subject, err = text(t.members, "sub"); err != nil {
 		return v, refuse(`has no usable "sub": it %w`, err)
 	}
-	audiences, err := texts(t.members, "aud")
+	audiences, err := audiencesOf(t)
 	if err != nil {
-		return v, refuse(`has no usable "aud": it %w`, err)
+		return v, err
 	}
 	if !slices.ContainsFunc(audiences, func(one string) bool { return slices.Contains(i.Audiences, one) }) {
 		return v, refuse(`is not for this server: its "aud" has none of %q`, i.Audiences)
@@ -43,55 +49,80 @@ func (i Issuer) claims(t unverified) (v verified, err error) {
 	if _, has := t.members["act"]; has {
 		return v, refuse(`has an "act": it says that another party acts for its subject, and so does not prove that the subject calls`)
 	}
+	ends, err := v.read(t, i.Leeway)
+	v.until = ends.Add(i.Leeway)
+	v.said.Expires = v.until
+	return v, err
+}
+
+// audiencesOf reads whom a token is for.
+func audiencesOf(t unverified) ([]string, error) {
+	audiences, err := texts(t.members, "aud")
+	if err != nil {
+		return nil, refuse(`has no usable "aud": it %w`, err)
+	}
+	return audiences, nil
+}
+
+// read reads when a token is valid, and the certificate that it is bound to. It returns when it ends.
+func (p *proof) read(t unverified, leeway time.Duration) (ends time.Time, err error) {
 	ends, has, err := moment(t.members, "exp")
 	if err == nil && !has {
 		err = errors.New("is missing")
 	}
 	if err != nil {
-		return v, refuse(`has no usable "exp": it %w`, err)
+		return ends, refuse(`has no usable "exp": it %w`, err)
 	}
-	v.said.Expires = ends.Add(i.Leeway)
 	for _, name := range []string{"nbf", "iat"} {
 		begins, has, err := moment(t.members, name)
 		if err != nil {
-			return v, refuse("has no usable %q: it %w", name, err)
+			return ends, refuse("has no usable %q: it %w", name, err)
 		}
-		if has && begins.Add(-i.Leeway).After(v.from) {
-			v.from = begins.Add(-i.Leeway)
+		if has && begins.Add(-leeway).After(p.from) {
+			p.from = begins.Add(-leeway)
 		}
 	}
 	if raw, has := t.members["cnf"]; has {
-		if v.certificate, err = confirmation(raw); err != nil {
-			return v, err
+		if p.certificate, err = confirmation(raw); err != nil {
+			return ends, err
 		}
 	}
-	return v, nil
+	return ends, nil
 }
 
-// now refuses a token that is not valid at a time, leeway included.
-func (v *verified) now(at time.Time, leeway time.Duration) error {
+// now refuses a token that is not valid at a time. before and after are the leeway that its beginning and its end have, for what it says.
+func (p *proof) now(at time.Time, before, after time.Duration) error {
 	switch {
-	case !at.Before(v.said.Expires):
-		return refuse("expired at %s", v.said.Expires.Add(-leeway).UTC().Format(time.RFC3339))
-	case at.Before(v.from):
-		return refuse("is valid from %s on only", v.from.Add(leeway).UTC().Format(time.RFC3339))
+	case !at.Before(p.until):
+		return refuse("expired at %s", p.until.Add(-after).UTC().Format(time.RFC3339))
+	case at.Before(p.from):
+		return refuse("is valid from %s on only", p.from.Add(before).UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// sentBy returns what the token says to the call that brings it, which is refused if the token is bound to another client certificate than the
-// call's. The TLS handshake has proven that the client has the certificate's key, whoever signed the certificate.
-func (v *verified) sentBy(ctx context.Context) (caller.Token, error) {
-	if v.certificate != nil {
-		presented := caller.ProofOf(ctx).Certificate
-		if presented == nil {
-			return caller.Token{}, refuse("is bound to a client certificate, and the call comes without one")
-		}
-		if presented.Digest() != *v.certificate {
-			return caller.Token{}, refuse("is bound to another client certificate than the call's")
-		}
+// told returns what the token says to the call that brings it.
+func (v *verified) told(ctx context.Context) (caller.Token, error) {
+	if err := v.sentBy(ctx); err != nil {
+		return caller.Token{}, err
 	}
 	return v.said, nil
+}
+
+// sentBy refuses a call that brings the token, if the token is bound to another client certificate than the call's. The TLS handshake has proven
+// that the client has the certificate's key, whoever signed the certificate.
+func (p *proof) sentBy(ctx context.Context) error {
+	if p.certificate == nil {
+		return nil
+	}
+	presented := caller.ProofOf(ctx).Certificate
+	if presented == nil {
+		return refuse("is bound to a client certificate, and the call comes without one")
+	}
+	if presented.Digest() != *p.certificate {
+		return refuse("is bound to another client certificate than the call's")
+	}
+	return nil
 }
 
 // confirmation reads a "cnf" (RFC 7800): the digest of a client certificate (RFC 8705, section 3.1). Any other proof of possession cannot be
@@ -161,5 +192,7 @@ func moment(members map[string]json.RawMessage, name string) (time.Time, bool, e
 
 // refuse returns what the caller is told of a token that proves nothing. The words go on after "the token", and never show it.
 func refuse(format string, args ...any) *authz.Error {
-	return authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, "the token %v", fmt.Errorf(format, args...))
+	return authz.Errorf(authz.Unauthenticated, authz.ReasonUnauthenticated, refusalPrefix+"%v", fmt.Errorf(format, args...))
 }
+
+const refusalPrefix = "the token "

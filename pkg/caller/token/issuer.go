@@ -15,7 +15,8 @@ import (
 type Issuer struct {
 	// Issuer is the "iss" of its tokens, compared as it stands.
 	Issuer string `json:"issuer" yaml:"issuer"`
-	// Audiences are the names that this server has at the issuer: one of them has to be in a token's "aud".
+	// Audiences are the names that this server has at the issuer: one of them has to be in a token's "aud". They are of tokens that prove who calls:
+	// there can be none where OtherPurposes is set.
 	Audiences []string `json:"audiences" yaml:"audiences"`
 	// Algorithms are those that its tokens may be signed with: some of Algorithms.
 	Algorithms []string `json:"algorithms" yaml:"algorithms"`
@@ -31,6 +32,8 @@ type Issuer struct {
 	// Stale is for how long the last keys are used while the issuer gives none, MinStale to MaxStale; 0 means DefaultStale.
 	Stale time.Duration `json:"stale,omitempty" yaml:"stale,omitempty"`
 
+	// OtherPurposes says that tokens of the issuer are read for something else than who calls: see Reader.
+	OtherPurposes bool `json:"-" yaml:"-"`
 	// LoopbackHTTP lets keys come over plain HTTP from this machine. It is for tests, and no setting.
 	LoopbackHTTP bool `json:"-" yaml:"-"`
 }
@@ -76,7 +79,7 @@ func (i Issuer) Check() error {
 		return bad("issuer", `is missing: write the "iss" that the issuer's tokens have, such as https://login.example.com`)
 	case len(i.Issuer) > maxText:
 		return bad("issuer", "has %d bytes; it can have %d", len(i.Issuer), maxText)
-	case len(i.Audiences) == 0:
+	case len(i.Audiences) == 0 && !i.OtherPurposes:
 		return bad("audiences", `is missing: write the names, one or more, that this server has at the issuer. A token is accepted only if its "aud" has one of `+
 			"them, so that no token for another service is accepted here")
 	case len(i.Audiences) > maxNames || len(i.Types) > maxNames:

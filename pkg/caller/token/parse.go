@@ -78,13 +78,13 @@ func parse(raw string) (unverified, error) {
 	return t, nil
 }
 
-// admits refuses what tokens of the issuer do not look like.
-func (i Issuer) admits(t unverified) error {
+// admits refuses what tokens of the issuer do not look like that may have these types.
+func (i Issuer) admits(t unverified, types []string) error {
 	if !slices.Contains(i.Algorithms, t.algorithm) {
 		return refuse("is signed with the algorithm %.20q, and %s's may be signed with %s", t.algorithm, i.Issuer, strings.Join(i.Algorithms, ", "))
 	}
-	if !slices.ContainsFunc(i.Types, func(typ string) bool { return mediaType(typ) == mediaType(t.typ) }) {
-		return refuse("is of the type %.100q, and %s's may be %s", t.typ, i.Issuer, strings.Join(i.Types, ", "))
+	if !slices.ContainsFunc(types, func(typ string) bool { return mediaType(typ) == mediaType(t.typ) }) {
+		return refuse("is of the type %.100q, and %s's may be %s", t.typ, i.Issuer, strings.Join(types, ", "))
 	}
 	return nil
 }

@@ -489,7 +489,7 @@ func TestFetch(t *testing.T) {
 
 // The tokens that are kept are bounded, and the one that is used stays.
 func TestCacheIsBounded(t *testing.T) {
-	var c cache
+	var c cache[verified]
 	digest := func(i uint64) (d [sha256.Size]byte) {
 		binary.BigEndian.PutUint64(d[:], i)
 		return d

@@ -36,7 +36,7 @@ type Options struct {
 type Verifier struct {
 	options Options
 	sources map[string]*source
-	before  cache
+	before  cache[verified]
 	turns   turns
 	closing sync.Once
 }
@@ -108,51 +108,66 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (caller.Token, error)
 	digest := sha256.Sum256([]byte(raw))
 	now := v.options.Now()
 	if known := v.before.get(digest); known != nil && known.current(now) {
-		return known.sentBy(ctx)
+		return known.told(ctx)
 	}
-	t, err := parse(raw)
+	signed, from, k, err := v.signed(ctx, raw, nil)
 	if err != nil {
 		return caller.Token{}, err
 	}
-	from := v.sources[t.issuer]
-	if from == nil {
-		return caller.Token{}, refuse(`has an "iss" that is none of this server's issuers`)
-	}
-	if err := from.issuer.admits(t); err != nil {
-		return caller.Token{}, err
-	}
-	k, err := from.key(ctx, t.kid)
-	if err != nil {
-		return caller.Token{}, err
-	}
-	if !k.fits(t.algorithm) {
-		return caller.Token{}, refuse("is signed with the algorithm %q, which the issuer's key %.100q is not for", t.algorithm, t.kid)
-	}
-	if err := v.turns.do(ctx, func() error { return t.signedBy(k) }); err != nil {
-		return caller.Token{}, err
-	}
-	found, err := from.issuer.claims(t)
+	found, err := from.issuer.claims(signed)
 	if err != nil {
 		return caller.Token{}, err
 	}
 	found.source, found.key = from, k
-	if err := found.now(v.options.Now(), from.issuer.Leeway); err != nil {
+	if err := found.now(v.options.Now(), from.issuer.Leeway, from.issuer.Leeway); err != nil {
 		return caller.Token{}, err
 	}
 	v.before.put(digest, &found)
-	return found.sentBy(ctx)
+	return found.told(ctx)
+}
+
+// signed reads a token and verifies its issuer, its type and its signature; nothing else of it. types are the "typ" that an issuer's tokens may have,
+// none for an issuer whose tokens are not accepted; nil stands for those that prove who calls.
+func (v *Verifier) signed(ctx context.Context, raw string, types map[string][]string) (unverified, *source, *key, error) {
+	fail := func(err error) (unverified, *source, *key, error) { return unverified{}, nil, nil, err }
+	t, err := parse(raw)
+	if err != nil {
+		return fail(err)
+	}
+	from := v.sources[t.issuer]
+	if from == nil || types != nil && len(types[t.issuer]) == 0 {
+		return fail(refuse(`has an "iss" that is none of this server's issuers`))
+	}
+	accepted := from.issuer.Types
+	if types != nil {
+		accepted = types[t.issuer]
+	}
+	if err := from.issuer.admits(t, accepted); err != nil {
+		return fail(err)
+	}
+	k, err := from.key(ctx, t.kid)
+	if err != nil {
+		return fail(err)
+	}
+	if !k.fits(t.algorithm) {
+		return fail(refuse("is signed with the algorithm %q, which the issuer's key %.100q is not for", t.algorithm, t.kid))
+	}
+	if err := v.turns.do(ctx, func() error { return t.signedBy(k) }); err != nil {
+		return fail(err)
+	}
+	return t, from, k, nil
 }
 
 // current reports whether the token is valid still, and its key still is among its issuer's.
-func (v *verified) current(now time.Time) bool {
-	k := v.source.current(now).keys[v.key.id]
-	return k != nil && k.digest == v.key.digest && v.now(now, 0) == nil
+func (p *proof) current(now time.Time) bool {
+	k := p.source.current(now).keys[p.key.id]
+	return k != nil && k.digest == p.key.digest && p.now(now, 0, 0) == nil
 }
 
 func (i Issuer) equal(other Issuer) bool {
 	return i.Issuer == other.Issuer && slices.Equal(i.Audiences, other.Audiences) && slices.Equal(i.Algorithms, other.Algorithms) &&
 		slices.Equal(i.Types, other.Types) && i.JWKSURL == other.JWKSURL && i.JWKSFile == other.JWKSFile && i.Leeway == other.Leeway &&
-		i.Stale == other.Stale && i.LoopbackHTTP == other.LoopbackHTTP
+		i.Stale == other.Stale && i.LoopbackHTTP == other.LoopbackHTTP && i.OtherPurposes == other.OtherPurposes
 }
 
 // cacheHalf is half of how many tokens a cache has at most.
@@ -160,12 +175,12 @@ const cacheHalf = 5000
 
 // cache has the tokens that were verified last, by digest. When its younger half is full, it becomes the older one, and what was not asked for
 // since it was is forgotten.
-type cache struct {
+type cache[T any] struct {
 	mu         sync.Mutex
-	young, old map[[sha256.Size]byte]*verified
+	young, old map[[sha256.Size]byte]*T
 }
 
-func (c *cache) get(digest [sha256.Size]byte) *verified {
+func (c *cache[T]) get(digest [sha256.Size]byte) *T {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.young[digest]
@@ -177,15 +192,15 @@ func (c *cache) get(digest [sha256.Size]byte) *verified {
 	return v
 }
 
-func (c *cache) put(digest [sha256.Size]byte, v *verified) {
+func (c *cache[T]) put(digest [sha256.Size]byte, v *T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.putLocked(digest, v)
 }
 
-func (c *cache) putLocked(digest [sha256.Size]byte, v *verified) {
+func (c *cache[T]) putLocked(digest [sha256.Size]byte, v *T) {
 	if c.young == nil || len(c.young) >= cacheHalf {
-		c.young, c.old = map[[sha256.Size]byte]*verified{}, c.young
+		c.young, c.old = map[[sha256.Size]byte]*T{}, c.young
 	}
 	c.young[digest] = v
 }

@@ -282,9 +282,9 @@ func covers(b *authz.Bounds, objectType string) bool {
 	case authz.TypeAgent:
 		return b.Agents.All()
 	case authz.TypeUser, authz.TypeService:
-		return b.Principals.Has(objectType)
+		return b.HasPrincipals(objectType)
 	case authz.TypeDelegation, authz.TypeSession:
-		return b.Agents.All() && b.Principals.All()
+		return b.Agents.All() && b.AllPrincipals()
 	default:
 		return b.HasType(objectType) && b.IDs.All()
 	}
@@ -353,7 +353,7 @@ func (c *call) confinePreconditions(ctx context.Context, preconditions []*v1.Pre
 // listsAll reports whether the caller is bound to tenants only.
 func (c *call) listsAll() bool {
 	b := c.rights.Bounds
-	return b.Agents.All() && b.Principals.All() && b.Objects.All() && b.IDs.All()
+	return b.Agents.All() && b.AllPrincipals() && b.Objects.All() && b.IDs.All()
 }
 
 // begins reports whether a filter names the beginning of the ids of a type of the domain, within.

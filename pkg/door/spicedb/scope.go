@@ -102,10 +102,10 @@ func (s *scope) byBounds(o authz.Object) (decided, exists bool) {
 		within := s.bounds.HasAgent(authz.AgentID(o.ID))
 		return !confined || !within, within
 	case authz.TypeUser, authz.TypeService:
-		within := s.bounds.Principals.Has(o.Type)
+		within := s.bounds.HasPrincipal(authz.Principal{Object: o})
 		return !confined || !within, within
 	case authz.TypeDelegation, authz.TypeSession:
-		all := s.bounds.Agents.All() && s.bounds.Principals.All()
+		all := s.bounds.Agents.All() && s.bounds.AllPrincipals()
 		return !confined && all, !confined && all
 	default:
 		within := s.bounds.HasObject(o)

@@ -235,7 +235,7 @@ type CreateDelegationRequest struct {
 	TenantId string `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// Who grants: the user itself; an owner of the service; for a set, a direct admin of the tenant;
 	// with a parent, the parent's agent. It may be left out where the principal is a user, and with a
-	// parent. The caller vouches for it.
+	// parent. The caller vouches for it, unless there is a consent_token.
 	GrantedBy *ObjectReference `protobuf:"bytes,4,opt,name=granted_by,json=grantedBy,proto3" json:"granted_by,omitempty"`
 	// The delegation that this one is to be a part of.
 	ParentDelegationId string `protobuf:"bytes,5,opt,name=parent_delegation_id,json=parentDelegationId,proto3" json:"parent_delegation_id,omitempty"`
@@ -247,13 +247,20 @@ type CreateDelegationRequest struct {
 	// to a session.
 	AllowDirect bool `protobuf:"varint,8,opt,name=allow_direct,json=allowDirect,proto3" json:"allow_direct,omitempty"`
 	// How long it holds. With a parent it never goes beyond that one's end, or the end of one above it,
-	// and may be left out: until then. Without a parent it is required.
+	// and may be left out: until then. With a consent_token likewise. Without either it is required.
 	Ttl *durationpb.Duration `protobuf:"bytes,9,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Makes a retry of the same request return the same delegation: up to 128 bytes, chosen by the
 	// caller.
 	IdempotencyKey string `protobuf:"bytes,10,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The token of the agent that asks: see CheckPermissionRequest. With a parent that is the parent's agent, which grants; else the one that is to
+	// act. It has to agree with the principal and the tenant. It is no consent: a delegation without a parent is the principal's to grant.
+	ActorToken string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	// The person's own token by which the person consents to this delegation: up to 8 KiB. A caller that may not vouch needs one, unless there is a
+	// parent. It is good for one delegation, which is no more than the token says, and ends with it. Principal, tenant and granted_by may be
+	// left out then.
+	ConsentToken  string `protobuf:"bytes,21,opt,name=consent_token,json=consentToken,proto3" json:"consent_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateDelegationRequest) Reset() {
@@ -352,6 +359,20 @@ func (x *CreateDelegationRequest) GetTtl() *durationpb.Duration {
 func (x *CreateDelegationRequest) GetIdempotencyKey() string {
 	if x != nil {
 		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *CreateDelegationRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
+}
+
+func (x *CreateDelegationRequest) GetConsentToken() string {
+	if x != nil {
+		return x.ConsentToken
 	}
 	return ""
 }
@@ -513,7 +534,7 @@ func (x *GetDelegationResponse) GetReadAt() *ZedToken {
 }
 
 // ListDelegationsRequest asks for delegations. Exactly one of agent_id, principal, tenant_id and
-// parent_delegation_id chooses the index; the others narrow further.
+// parent_delegation_id chooses the index; the others narrow further. A person (the role self) may leave out all.
 type ListDelegationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only those of this agent.
@@ -824,7 +845,7 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x129\n" +
 	"\n" +
-	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\xbb\x03\n" +
+	"created_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"\x81\x04\n" +
 	"\x17CreateDelegationRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x129\n" +
 	"\tprincipal\x18\x02 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\tprincipal\x12\x1b\n" +
@@ -837,7 +858,10 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\fallow_direct\x18\b \x01(\bR\vallowDirect\x12+\n" +
 	"\x03ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12'\n" +
 	"\x0fidempotency_key\x18\n" +
-	" \x01(\tR\x0eidempotencyKey\"\x85\x01\n" +
+	" \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorToken\x12#\n" +
+	"\rconsent_token\x18\x15 \x01(\tR\fconsentToken\"\x85\x01\n" +
 	"\x18CreateDelegationResponse\x125\n" +
 	"\n" +
 	"delegation\x18\x01 \x01(\v2\x15.deputy.v1.DelegationR\n" +
@@ -870,17 +894,16 @@ const file_deputy_v1_delegations_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
 	"\x18RevokeDelegationResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xad\x03\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xb0\x03\n" +
 	"\x12DelegationsService\x12f\n" +
 	"\x10CreateDelegation\x12\".deputy.v1.CreateDelegationRequest\x1a#.deputy.v1.CreateDelegationResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x02 \x02\x12_\n" +
-	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\"\v\x92\xa0\x19\a\n" +
-	"\x03\x02\x06\a \x01\x12e\n" +
-	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\"\v\x92\xa0\x19\a\n" +
-	"\x03\x02\x06\a \x01\x12g\n" +
-	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponse\"\n" +
-	"\x92\xa0\x19\x06\n" +
-	"\x02\x02\x06 \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x01\x02 \x02\x12`\n" +
+	"\rGetDelegation\x12\x1f.deputy.v1.GetDelegationRequest\x1a .deputy.v1.GetDelegationResponse\"\f\x92\xa0\x19\b\n" +
+	"\x04\x02\x06\a\t \x01\x12f\n" +
+	"\x0fListDelegations\x12!.deputy.v1.ListDelegationsRequest\x1a\".deputy.v1.ListDelegationsResponse\"\f\x92\xa0\x19\b\n" +
+	"\x04\x02\x06\a\t \x01\x12h\n" +
+	"\x10RevokeDelegation\x12\".deputy.v1.RevokeDelegationRequest\x1a#.deputy.v1.RevokeDelegationResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\t \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_delegations_proto_rawDescOnce sync.Once

@@ -35,7 +35,7 @@ type DelegationsServiceClient interface {
 	CreateDelegation(ctx context.Context, in *CreateDelegationRequest, opts ...grpc.CallOption) (*CreateDelegationResponse, error)
 	// GetDelegation reads one delegation.
 	GetDelegation(ctx context.Context, in *GetDelegationRequest, opts ...grpc.CallOption) (*GetDelegationResponse, error)
-	// ListDelegations lists delegations by agent, principal, tenant or parent.
+	// ListDelegations lists delegations by agent, principal, tenant or parent. A person (the role self) is told of the person's own.
 	ListDelegations(ctx context.Context, in *ListDelegationsRequest, opts ...grpc.CallOption) (*ListDelegationsResponse, error)
 	// RevokeDelegation ends a delegation and all that was passed on from it. Revoking a revoked one
 	// succeeds.
@@ -100,7 +100,7 @@ type DelegationsServiceServer interface {
 	CreateDelegation(context.Context, *CreateDelegationRequest) (*CreateDelegationResponse, error)
 	// GetDelegation reads one delegation.
 	GetDelegation(context.Context, *GetDelegationRequest) (*GetDelegationResponse, error)
-	// ListDelegations lists delegations by agent, principal, tenant or parent.
+	// ListDelegations lists delegations by agent, principal, tenant or parent. A person (the role self) is told of the person's own.
 	ListDelegations(context.Context, *ListDelegationsRequest) (*ListDelegationsResponse, error)
 	// RevokeDelegation ends a delegation and all that was passed on from it. Revoking a revoked one
 	// succeeds.

@@ -376,7 +376,14 @@ type Record struct {
 	// The head revision at which the actor was judged besides, for a call at an exact snapshot: SpiceDB's ZedToken.
 	Head string `protobuf:"bytes,43,opt,name=head,proto3" json:"head,omitempty"`
 	// Whether the call only asked what it would do: a brake or a purge with dry_run changes nothing.
-	DryRun        bool `protobuf:"varint,44,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,44,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The verified token of the agent that acts, where the call came with one.
+	ActorToken *ActorToken `protobuf:"bytes,45,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	// The issuer of the token by which a person consented to a delegation.
+	ConsentIssuer string `protobuf:"bytes,51,opt,name=consent_issuer,json=consentIssuer,proto3" json:"consent_issuer,omitempty"`
+	// What the graph remembers that token by: the first 16 bytes of a SHA-256 digest of its issuer and its id (iss and jti). The token itself is
+	// recorded nowhere.
+	ConsentDigest []byte `protobuf:"bytes,52,opt,name=consent_digest,json=consentDigest,proto3" json:"consent_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -719,6 +726,164 @@ func (x *Record) GetDryRun() bool {
 	return false
 }
 
+func (x *Record) GetActorToken() *ActorToken {
+	if x != nil {
+		return x.ActorToken
+	}
+	return nil
+}
+
+func (x *Record) GetConsentIssuer() string {
+	if x != nil {
+		return x.ConsentIssuer
+	}
+	return ""
+}
+
+func (x *Record) GetConsentDigest() []byte {
+	if x != nil {
+		return x.ConsentDigest
+	}
+	return nil
+}
+
+// ActorToken is what is recorded of the verified token of an agent: evidence of who acted. The token itself is not recorded.
+type ActorToken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token's "iss".
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The SHA-256 digest of the token.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The token's "jti". Of this and of the texts below the first 256 bytes are recorded.
+	TokenId string `protobuf:"bytes,3,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The token's "txn", which the records of one transaction have in common.
+	Transaction string `protobuf:"bytes,4,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// The actors before the one that acts, the last one first: nobody's rights came from them. They can be sealed (see Record.personal).
+	PriorActors   []*PriorActor `protobuf:"bytes,5,rep,name=prior_actors,json=priorActors,proto3" json:"prior_actors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActorToken) Reset() {
+	*x = ActorToken{}
+	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActorToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActorToken) ProtoMessage() {}
+
+func (x *ActorToken) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActorToken.ProtoReflect.Descriptor instead.
+func (*ActorToken) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ActorToken) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *ActorToken) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ActorToken) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *ActorToken) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *ActorToken) GetPriorActors() []*PriorActor {
+	if x != nil {
+		return x.PriorActors
+	}
+	return nil
+}
+
+// PriorActor is an actor in whose name another one acts, as a token names it.
+type PriorActor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its "iss". Empty where the token does not say it.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Its "sub".
+	Subject       string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PriorActor) Reset() {
+	*x = PriorActor{}
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PriorActor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PriorActor) ProtoMessage() {}
+
+func (x *PriorActor) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PriorActor.ProtoReflect.Descriptor instead.
+func (*PriorActor) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PriorActor) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *PriorActor) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
 // PersonalRecord holds what of a record is a person's, where people's ids are sealed.
 type PersonalRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -735,14 +900,16 @@ type PersonalRecord struct {
 	// Record.relationships.
 	Relationships []string `protobuf:"bytes,6,rep,name=relationships,proto3" json:"relationships,omitempty"`
 	// What of it is other users', sealed with their keys too.
-	Others        []*OtherPerson `protobuf:"bytes,7,rep,name=others,proto3" json:"others,omitempty"`
+	Others []*OtherPerson `protobuf:"bytes,7,rep,name=others,proto3" json:"others,omitempty"`
+	// ActorToken.prior_actors, which can be persons.
+	PriorActors   []*PriorActor `protobuf:"bytes,8,rep,name=prior_actors,json=priorActors,proto3" json:"prior_actors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PersonalRecord) Reset() {
 	*x = PersonalRecord{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +921,7 @@ func (x *PersonalRecord) String() string {
 func (*PersonalRecord) ProtoMessage() {}
 
 func (x *PersonalRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +934,7 @@ func (x *PersonalRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonalRecord.ProtoReflect.Descriptor instead.
 func (*PersonalRecord) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PersonalRecord) GetPrincipalId() string {
@@ -819,6 +986,13 @@ func (x *PersonalRecord) GetOthers() []*OtherPerson {
 	return nil
 }
 
+func (x *PersonalRecord) GetPriorActors() []*PriorActor {
+	if x != nil {
+		return x.PriorActors
+	}
+	return nil
+}
+
 // OtherPerson holds what of a record names a user other than the one whose key seals the record.
 type OtherPerson struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -832,7 +1006,7 @@ type OtherPerson struct {
 
 func (x *OtherPerson) Reset() {
 	*x = OtherPerson{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1018,7 @@ func (x *OtherPerson) String() string {
 func (*OtherPerson) ProtoMessage() {}
 
 func (x *OtherPerson) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1031,7 @@ func (x *OtherPerson) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OtherPerson.ProtoReflect.Descriptor instead.
 func (*OtherPerson) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OtherPerson) GetKey() []byte {
@@ -893,7 +1067,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1079,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1092,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Summary) GetFrom() *timestamppb.Timestamp {
@@ -999,7 +1173,7 @@ type QueryRecordsRequest struct {
 
 func (x *QueryRecordsRequest) Reset() {
 	*x = QueryRecordsRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1185,7 @@ func (x *QueryRecordsRequest) String() string {
 func (*QueryRecordsRequest) ProtoMessage() {}
 
 func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1198,7 @@ func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsRequest.ProtoReflect.Descriptor instead.
 func (*QueryRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *QueryRecordsRequest) GetAgentId() string {
@@ -1162,7 +1336,7 @@ type QueryRecordsResponse struct {
 
 func (x *QueryRecordsResponse) Reset() {
 	*x = QueryRecordsResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1348,7 @@ func (x *QueryRecordsResponse) String() string {
 func (*QueryRecordsResponse) ProtoMessage() {}
 
 func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1361,7 @@ func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsResponse.ProtoReflect.Descriptor instead.
 func (*QueryRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *QueryRecordsResponse) GetResult() isQueryRecordsResponse_Result {
@@ -1248,7 +1422,7 @@ type FoundRecord struct {
 
 func (x *FoundRecord) Reset() {
 	*x = FoundRecord{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1434,7 @@ func (x *FoundRecord) String() string {
 func (*FoundRecord) ProtoMessage() {}
 
 func (x *FoundRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1447,7 @@ func (x *FoundRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundRecord.ProtoReflect.Descriptor instead.
 func (*FoundRecord) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FoundRecord) GetRecord() *Record {
@@ -1310,7 +1484,7 @@ type QueryEnd struct {
 
 func (x *QueryEnd) Reset() {
 	*x = QueryEnd{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1496,7 @@ func (x *QueryEnd) String() string {
 func (*QueryEnd) ProtoMessage() {}
 
 func (x *QueryEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1509,7 @@ func (x *QueryEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryEnd.ProtoReflect.Descriptor instead.
 func (*QueryEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QueryEnd) GetComplete() bool {
@@ -1363,7 +1537,7 @@ type GetRecordRequest struct {
 
 func (x *GetRecordRequest) Reset() {
 	*x = GetRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1549,7 @@ func (x *GetRecordRequest) String() string {
 func (*GetRecordRequest) ProtoMessage() {}
 
 func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1562,7 @@ func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetRecordRequest) GetDecisionId() string {
@@ -1409,7 +1583,7 @@ type GetRecordResponse struct {
 
 func (x *GetRecordResponse) Reset() {
 	*x = GetRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1595,7 @@ func (x *GetRecordResponse) String() string {
 func (*GetRecordResponse) ProtoMessage() {}
 
 func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1608,7 @@ func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRecordResponse) GetRecord() *FoundRecord {
@@ -1453,7 +1627,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1639,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1652,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 // GetCheckpointResponse is the newest checkpoint.
@@ -1496,7 +1670,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1682,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1695,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -1556,7 +1730,7 @@ type ProveRecordRequest struct {
 
 func (x *ProveRecordRequest) Reset() {
 	*x = ProveRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1742,7 @@ func (x *ProveRecordRequest) String() string {
 func (*ProveRecordRequest) ProtoMessage() {}
 
 func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1755,7 @@ func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
 func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProveRecordRequest) GetDecisionId() string {
@@ -1604,7 +1778,7 @@ type ProveRecordResponse struct {
 
 func (x *ProveRecordResponse) Reset() {
 	*x = ProveRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[13]
+	mi := &file_deputy_v1_journal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1790,7 @@ func (x *ProveRecordResponse) String() string {
 func (*ProveRecordResponse) ProtoMessage() {}
 
 func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[13]
+	mi := &file_deputy_v1_journal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1803,7 @@ func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
 func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProveRecordResponse) GetProof() string {
@@ -1650,7 +1824,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb9\v\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\f\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1702,8 +1876,23 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\abounded\x18) \x01(\bR\abounded\x129\n" +
 	"\facting_under\x18* \x01(\x0e2\x16.deputy.v1.ActingUnderR\vactingUnder\x12\x12\n" +
 	"\x04head\x18+ \x01(\tR\x04head\x12\x17\n" +
-	"\adry_run\x18, \x01(\bR\x06dryRunB\b\n" +
-	"\x06_begun\"\x9a\x02\n" +
+	"\adry_run\x18, \x01(\bR\x06dryRun\x126\n" +
+	"\vactor_token\x18- \x01(\v2\x15.deputy.v1.ActorTokenR\n" +
+	"actorToken\x12%\n" +
+	"\x0econsent_issuer\x183 \x01(\tR\rconsentIssuer\x12%\n" +
+	"\x0econsent_digest\x184 \x01(\fR\rconsentDigestB\b\n" +
+	"\x06_begun\"\xb3\x01\n" +
+	"\n" +
+	"ActorToken\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x19\n" +
+	"\btoken_id\x18\x03 \x01(\tR\atokenId\x12 \n" +
+	"\vtransaction\x18\x04 \x01(\tR\vtransaction\x128\n" +
+	"\fprior_actors\x18\x05 \x03(\v2\x15.deputy.v1.PriorActorR\vpriorActors\">\n" +
+	"\n" +
+	"PriorActor\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"\xd4\x02\n" +
 	"\x0ePersonalRecord\x12!\n" +
 	"\fprincipal_id\x18\x01 \x01(\tR\vprincipalId\x12\x1f\n" +
 	"\vresource_id\x18\x02 \x01(\tR\n" +
@@ -1712,7 +1901,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\fgiven_reason\x18\x04 \x01(\tR\vgivenReason\x121\n" +
 	"\acontext\x18\x05 \x01(\v2\x17.google.protobuf.StructR\acontext\x12$\n" +
 	"\rrelationships\x18\x06 \x03(\tR\rrelationships\x12.\n" +
-	"\x06others\x18\a \x03(\v2\x16.deputy.v1.OtherPersonR\x06others\"7\n" +
+	"\x06others\x18\a \x03(\v2\x16.deputy.v1.OtherPersonR\x06others\x128\n" +
+	"\fprior_actors\x18\b \x03(\v2\x15.deputy.v1.PriorActorR\vpriorActors\"7\n" +
 	"\vOtherPerson\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"\xf8\x01\n" +
@@ -1827,72 +2017,77 @@ func file_deputy_v1_journal_proto_rawDescGZIP() []byte {
 }
 
 var file_deputy_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_deputy_v1_journal_proto_goTypes = []any{
 	(RecordKind)(0),               // 0: deputy.v1.RecordKind
 	(RecordStage)(0),              // 1: deputy.v1.RecordStage
 	(Evaluator)(0),                // 2: deputy.v1.Evaluator
 	(ActingUnder)(0),              // 3: deputy.v1.ActingUnder
 	(*Record)(nil),                // 4: deputy.v1.Record
-	(*PersonalRecord)(nil),        // 5: deputy.v1.PersonalRecord
-	(*OtherPerson)(nil),           // 6: deputy.v1.OtherPerson
-	(*Summary)(nil),               // 7: deputy.v1.Summary
-	(*QueryRecordsRequest)(nil),   // 8: deputy.v1.QueryRecordsRequest
-	(*QueryRecordsResponse)(nil),  // 9: deputy.v1.QueryRecordsResponse
-	(*FoundRecord)(nil),           // 10: deputy.v1.FoundRecord
-	(*QueryEnd)(nil),              // 11: deputy.v1.QueryEnd
-	(*GetRecordRequest)(nil),      // 12: deputy.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),     // 13: deputy.v1.GetRecordResponse
-	(*GetCheckpointRequest)(nil),  // 14: deputy.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 15: deputy.v1.GetCheckpointResponse
-	(*ProveRecordRequest)(nil),    // 16: deputy.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),   // 17: deputy.v1.ProveRecordResponse
-	(Permissionship)(0),           // 18: deputy.v1.Permissionship
-	(Gate)(0),                     // 19: deputy.v1.Gate
-	(*structpb.Struct)(nil),       // 20: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*ObjectReference)(nil),       // 22: deputy.v1.ObjectReference
-	(*Cursor)(nil),                // 23: deputy.v1.Cursor
+	(*ActorToken)(nil),            // 5: deputy.v1.ActorToken
+	(*PriorActor)(nil),            // 6: deputy.v1.PriorActor
+	(*PersonalRecord)(nil),        // 7: deputy.v1.PersonalRecord
+	(*OtherPerson)(nil),           // 8: deputy.v1.OtherPerson
+	(*Summary)(nil),               // 9: deputy.v1.Summary
+	(*QueryRecordsRequest)(nil),   // 10: deputy.v1.QueryRecordsRequest
+	(*QueryRecordsResponse)(nil),  // 11: deputy.v1.QueryRecordsResponse
+	(*FoundRecord)(nil),           // 12: deputy.v1.FoundRecord
+	(*QueryEnd)(nil),              // 13: deputy.v1.QueryEnd
+	(*GetRecordRequest)(nil),      // 14: deputy.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),     // 15: deputy.v1.GetRecordResponse
+	(*GetCheckpointRequest)(nil),  // 16: deputy.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 17: deputy.v1.GetCheckpointResponse
+	(*ProveRecordRequest)(nil),    // 18: deputy.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),   // 19: deputy.v1.ProveRecordResponse
+	(Permissionship)(0),           // 20: deputy.v1.Permissionship
+	(Gate)(0),                     // 21: deputy.v1.Gate
+	(*structpb.Struct)(nil),       // 22: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*ObjectReference)(nil),       // 24: deputy.v1.ObjectReference
+	(*Cursor)(nil),                // 25: deputy.v1.Cursor
 }
 var file_deputy_v1_journal_proto_depIdxs = []int32{
 	0,  // 0: deputy.v1.Record.kind:type_name -> deputy.v1.RecordKind
 	1,  // 1: deputy.v1.Record.stage:type_name -> deputy.v1.RecordStage
-	18, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
-	19, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
+	20, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
+	21, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
 	2,  // 4: deputy.v1.Record.evaluator:type_name -> deputy.v1.Evaluator
-	20, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
-	7,  // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
+	22, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
+	9,  // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
 	3,  // 7: deputy.v1.Record.acting_under:type_name -> deputy.v1.ActingUnder
-	20, // 8: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
-	6,  // 9: deputy.v1.PersonalRecord.others:type_name -> deputy.v1.OtherPerson
-	21, // 10: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
-	21, // 11: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
-	22, // 12: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
-	22, // 13: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
-	18, // 14: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
-	19, // 15: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
-	21, // 16: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
-	21, // 17: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 18: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
-	23, // 19: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
-	10, // 20: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
-	11, // 21: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
-	4,  // 22: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
-	23, // 23: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
-	10, // 24: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
-	8,  // 25: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
-	12, // 26: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
-	14, // 27: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
-	16, // 28: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
-	9,  // 29: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
-	13, // 30: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
-	15, // 31: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
-	17, // 32: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
-	29, // [29:33] is the sub-list for method output_type
-	25, // [25:29] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	5,  // 8: deputy.v1.Record.actor_token:type_name -> deputy.v1.ActorToken
+	6,  // 9: deputy.v1.ActorToken.prior_actors:type_name -> deputy.v1.PriorActor
+	22, // 10: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
+	8,  // 11: deputy.v1.PersonalRecord.others:type_name -> deputy.v1.OtherPerson
+	6,  // 12: deputy.v1.PersonalRecord.prior_actors:type_name -> deputy.v1.PriorActor
+	23, // 13: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
+	23, // 14: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
+	24, // 15: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
+	24, // 16: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
+	20, // 17: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
+	21, // 18: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
+	23, // 19: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
+	23, // 20: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 21: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
+	25, // 22: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
+	12, // 23: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
+	13, // 24: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
+	4,  // 25: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
+	25, // 26: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
+	12, // 27: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
+	10, // 28: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
+	14, // 29: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
+	16, // 30: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
+	18, // 31: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
+	11, // 32: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
+	15, // 33: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
+	17, // 34: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
+	19, // 35: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
+	32, // [32:36] is the sub-list for method output_type
+	28, // [28:32] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_journal_proto_init() }
@@ -1903,7 +2098,7 @@ func file_deputy_v1_journal_proto_init() {
 	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	file_deputy_v1_journal_proto_msgTypes[0].OneofWrappers = []any{}
-	file_deputy_v1_journal_proto_msgTypes[5].OneofWrappers = []any{
+	file_deputy_v1_journal_proto_msgTypes[7].OneofWrappers = []any{
 		(*QueryRecordsResponse_Record)(nil),
 		(*QueryRecordsResponse_End)(nil),
 	}
@@ -1913,7 +2108,7 @@ func file_deputy_v1_journal_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_journal_proto_rawDesc), len(file_deputy_v1_journal_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -170,7 +170,7 @@ func (ReasonKind) EnumDescriptor() ([]byte, []int) {
 // this object?
 type CheckPermissionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The agent that acts: its id, without the type.
+	// The agent that acts: its id, without the type. It may be left out with an actor_token.
 	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
 	// What the agent acts under. Neither: the agent's delegations that allow acting directly are
 	// looked up, each is weighed alone, and on_behalf_of and tenant_id are required.
@@ -194,7 +194,10 @@ type CheckPermissionRequest struct {
 	// The revision to answer at. Left out: the head revision.
 	Consistency *Consistency `protobuf:"bytes,9,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	// The checked_at of an earlier answer in this session: a lower bound beside the consistency.
-	SessionToken  *ZedToken `protobuf:"bytes,10,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	SessionToken *ZedToken `protobuf:"bytes,10,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// The agent's own token: a JSON Web Token, of an issuer that the server knows, which proves that the agent acts, and for whom. The names that it
+	// gives may be left out above; one that is there and differs is refused (ACTOR_TOKEN_MISMATCH). It gives no rights. At most 8 KiB.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +311,13 @@ func (x *CheckPermissionRequest) GetSessionToken() *ZedToken {
 		return x.SessionToken
 	}
 	return nil
+}
+
+func (x *CheckPermissionRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
 }
 
 type isCheckPermissionRequest_Via interface {
@@ -465,7 +475,9 @@ type CheckBulkPermissionsRequest struct {
 	// The revision to answer at. Left out: the head revision.
 	Consistency *Consistency `protobuf:"bytes,2,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	// A lower bound beside the consistency.
-	SessionToken  *ZedToken `protobuf:"bytes,3,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	SessionToken *ZedToken `protobuf:"bytes,3,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
+	// The agent's own token, as in CheckPermissionRequest, for all items that have none of their own. At most 100 different tokens in one call.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -521,6 +533,13 @@ func (x *CheckBulkPermissionsRequest) GetSessionToken() *ZedToken {
 	return nil
 }
 
+func (x *CheckBulkPermissionsRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
+}
+
 // CheckBulkPermissionsRequestItem is one question; its fields are those of CheckPermissionRequest.
 type CheckBulkPermissionsRequestItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -542,7 +561,9 @@ type CheckBulkPermissionsRequestItem struct {
 	// A permission or relation of the object's type.
 	Permission string `protobuf:"bytes,7,opt,name=permission,proto3" json:"permission,omitempty"`
 	// Context for caveats.
-	Context       *structpb.Struct `protobuf:"bytes,8,opt,name=context,proto3" json:"context,omitempty"`
+	Context *structpb.Struct `protobuf:"bytes,8,opt,name=context,proto3" json:"context,omitempty"`
+	// The agent's own token, as in CheckPermissionRequest. The answer repeats the question without it.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -644,6 +665,13 @@ func (x *CheckBulkPermissionsRequestItem) GetContext() *structpb.Struct {
 	return nil
 }
 
+func (x *CheckBulkPermissionsRequestItem) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
+}
+
 type isCheckBulkPermissionsRequestItem_Via interface {
 	isCheckBulkPermissionsRequestItem_Via()
 }
@@ -720,7 +748,7 @@ func (x *CheckBulkPermissionsResponse) GetPairs() []*CheckBulkPermissionsPair {
 // CheckBulkPermissionsPair is one question with its answer.
 type CheckBulkPermissionsPair struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The question as it was asked.
+	// The question as it was asked, without its actor_token, and with the names that this says.
 	Request *CheckBulkPermissionsRequestItem `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	// The answer, or what was wrong with the question.
 	//
@@ -2167,8 +2195,10 @@ type FilterResourcesRequest struct {
 	SessionToken *ZedToken `protobuf:"bytes,11,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	// Leaves out the objects whose answer depends on context that was not given.
 	OmitConditional bool `protobuf:"varint,12,opt,name=omit_conditional,json=omitConditional,proto3" json:"omit_conditional,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The agent's own token, as in CheckPermissionRequest.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FilterResourcesRequest) Reset() {
@@ -2294,6 +2324,13 @@ func (x *FilterResourcesRequest) GetOmitConditional() bool {
 		return x.OmitConditional
 	}
 	return false
+}
+
+func (x *FilterResourcesRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
 }
 
 type isFilterResourcesRequest_Via interface {
@@ -2541,7 +2578,9 @@ type LookupResourcesRequest struct {
 	// Where an earlier lookup stopped. It pins the revision of that lookup; session, delegation,
 	// registration, suspension and access to the tenant are judged at the head revision too. It is good
 	// for as long as a snapshot is (30 s after the lookup began, unless configured), then OUT_OF_RANGE.
-	Cursor        *Cursor `protobuf:"bytes,12,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor *Cursor `protobuf:"bytes,12,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// The agent's own token, as in CheckPermissionRequest. The stream ends with the token.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2669,6 +2708,13 @@ func (x *LookupResourcesRequest) GetCursor() *Cursor {
 		return x.Cursor
 	}
 	return nil
+}
+
+func (x *LookupResourcesRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
 }
 
 type isLookupResourcesRequest_Via interface {
@@ -3449,7 +3495,7 @@ var File_deputy_v1_permissions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x03\n" +
+	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n" +
 	"\x16CheckPermissionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3465,7 +3511,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\acontext\x18\b \x01(\v2\x17.google.protobuf.StructR\acontext\x128\n" +
 	"\vconsistency\x18\t \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
 	"\rsession_token\x18\n" +
-	" \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionTokenB\x05\n" +
+	" \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorTokenB\x05\n" +
 	"\x03via\"\xe9\x03\n" +
 	"\x17CheckPermissionResponse\x12A\n" +
 	"\x0epermissionship\x18\x01 \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x123\n" +
@@ -3483,11 +3531,13 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"agentChain\x12#\n" +
 	"\rdelegation_id\x18\t \x01(\tR\fdelegationId\x12'\n" +
 	"\x0fmissing_context\x18\n" +
-	" \x03(\tR\x0emissingContext\"\xd3\x01\n" +
+	" \x03(\tR\x0emissingContext\"\xf4\x01\n" +
 	"\x1bCheckBulkPermissionsRequest\x12@\n" +
 	"\x05items\x18\x01 \x03(\v2*.deputy.v1.CheckBulkPermissionsRequestItemR\x05items\x128\n" +
 	"\vconsistency\x18\x02 \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
-	"\rsession_token\x18\x03 \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\"\xf1\x02\n" +
+	"\rsession_token\x18\x03 \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorToken\"\x92\x03\n" +
 	"\x1fCheckBulkPermissionsRequestItem\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3500,7 +3550,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
 	"permission\x18\a \x01(\tR\n" +
 	"permission\x121\n" +
-	"\acontext\x18\b \x01(\v2\x17.google.protobuf.StructR\acontextB\x05\n" +
+	"\acontext\x18\b \x01(\v2\x17.google.protobuf.StructR\acontext\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorTokenB\x05\n" +
 	"\x03via\"\x8d\x01\n" +
 	"\x1cCheckBulkPermissionsResponse\x122\n" +
 	"\n" +
@@ -3628,7 +3680,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\v2\x1b.deputy.v1.SubjectReferenceR\asubject\x12,\n" +
 	"\aoutcome\x18\x05 \x01(\x0e2\x12.deputy.v1.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06caveat\x18\x06 \x01(\tR\x06caveat\x121\n" +
-	"\bchildren\x18\a \x03(\v2\x15.deputy.v1.CheckTraceR\bchildren\"\xb1\x04\n" +
+	"\bchildren\x18\a \x03(\v2\x15.deputy.v1.CheckTraceR\bchildren\"\xd2\x04\n" +
 	"\x16FilterResourcesRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3646,7 +3698,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\vconsistency\x18\n" +
 	" \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
 	"\rsession_token\x18\v \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12)\n" +
-	"\x10omit_conditional\x18\f \x01(\bR\x0fomitConditionalB\x05\n" +
+	"\x10omit_conditional\x18\f \x01(\bR\x0fomitConditional\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorTokenB\x05\n" +
 	"\x03via\"\xa1\x02\n" +
 	"\x17FilterResourcesResponse\x122\n" +
 	"\n" +
@@ -3661,7 +3715,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x0fmissing_context\x18\x02 \x03(\tR\x0emissingContext\"Y\n" +
 	"\fFailedObject\x12\x1b\n" +
 	"\tobject_id\x18\x01 \x01(\tR\bobjectId\x12,\n" +
-	"\x05error\x18\x02 \x01(\v2\x16.deputy.v1.ErrorStatusR\x05error\"\x97\x04\n" +
+	"\x05error\x18\x02 \x01(\v2\x16.deputy.v1.ErrorStatusR\x05error\"\xb8\x04\n" +
 	"\x16LookupResourcesRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3679,7 +3733,9 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\rsession_token\x18\n" +
 	" \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x14\n" +
 	"\x05limit\x18\v \x01(\rR\x05limit\x12)\n" +
-	"\x06cursor\x18\f \x01(\v2\x11.deputy.v1.CursorR\x06cursorB\x05\n" +
+	"\x06cursor\x18\f \x01(\v2\x11.deputy.v1.CursorR\x06cursor\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorTokenB\x05\n" +
 	"\x03via\"\xbc\x01\n" +
 	"\x17LookupResourcesResponse\x128\n" +
 	"\bresource\x18\x01 \x01(\v2\x1a.deputy.v1.ReachedResourceH\x00R\bresource\x12(\n" +

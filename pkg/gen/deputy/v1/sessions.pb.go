@@ -275,8 +275,11 @@ type StartSessionRequest struct {
 	Frozen bool `protobuf:"varint,4,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// Makes a retry of the same request return the same session: up to 128 bytes, chosen by the caller.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The agent's own token: see CheckPermissionRequest. Where it names a principal and a tenant, the session acts for that principal only, in that
+	// tenant. The session may last longer than the token.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartSessionRequest) Reset() {
@@ -340,6 +343,13 @@ func (x *StartSessionRequest) GetFrozen() bool {
 func (x *StartSessionRequest) GetIdempotencyKey() string {
 	if x != nil {
 		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *StartSessionRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
 	}
 	return ""
 }
@@ -883,13 +893,15 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\n" +
 	"principals\x18\x02 \x03(\v2\x1a.deputy.v1.ObjectReferenceR\n" +
 	"principals\x12+\n" +
-	"\x05scope\x18\x03 \x03(\v2\x15.deputy.v1.ScopeGrantR\x05scope\"\xd2\x01\n" +
+	"\x05scope\x18\x03 \x03(\v2\x15.deputy.v1.ScopeGrantR\x05scope\"\xf3\x01\n" +
 	"\x13StartSessionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x122\n" +
 	"\atargets\x18\x02 \x03(\v2\x18.deputy.v1.SessionTargetR\atargets\x12+\n" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x16\n" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\"x\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorToken\"x\n" +
 	"\x14StartSessionResponse\x12,\n" +
 	"\asession\x18\x01 \x01(\v2\x12.deputy.v1.SessionR\asession\x122\n" +
 	"\n" +
@@ -924,21 +936,20 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"H\n" +
 	"\x12EndSessionResponse\x122\n" +
 	"\n" +
-	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd6\x03\n" +
+	"written_at\x18\x01 \x01(\v2\x13.deputy.v1.ZedTokenR\twrittenAt2\xd8\x03\n" +
 	"\x0fSessionsService\x12Z\n" +
 	"\fStartSession\x12\x1e.deputy.v1.StartSessionRequest\x1a\x1f.deputy.v1.StartSessionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x02 \x02\x12V\n" +
+	"\x01\x02 \x02\x12W\n" +
 	"\n" +
-	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\v\x92\xa0\x19\a\n" +
-	"\x03\x02\x06\a \x01\x12\\\n" +
+	"GetSession\x12\x1c.deputy.v1.GetSessionRequest\x1a\x1d.deputy.v1.GetSessionResponse\"\f\x92\xa0\x19\b\n" +
+	"\x04\x02\x06\a\t \x01\x12\\\n" +
 	"\fListSessions\x12\x1e.deputy.v1.ListSessionsRequest\x1a\x1f.deputy.v1.ListSessionsResponse\"\v\x92\xa0\x19\a\n" +
 	"\x03\x02\x06\a \x01\x12Z\n" +
 	"\fRenewSession\x12\x1e.deputy.v1.RenewSessionRequest\x1a\x1f.deputy.v1.RenewSessionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x02 \x02\x12U\n" +
+	"\x01\x02 \x02\x12V\n" +
 	"\n" +
-	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\n" +
-	"\x92\xa0\x19\x06\n" +
-	"\x02\x02\x06 \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"EndSession\x12\x1c.deputy.v1.EndSessionRequest\x1a\x1d.deputy.v1.EndSessionResponse\"\v\x92\xa0\x19\a\n" +
+	"\x03\x02\x06\t \x03B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_sessions_proto_rawDescOnce sync.Once
