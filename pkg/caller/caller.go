@@ -24,6 +24,8 @@ type Caller struct {
 	SpiceDB authz.Names
 	// Limits say how much of the server it may take.
 	Limits Limits
+	// Signals are the security events that it may transmit; nil means none.
+	Signals *Signals
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
 

@@ -74,7 +74,9 @@ var arrows = map[string][]string{
 	"pkg/caller/certificate": {"pkg/authz", "pkg/caller"},
 
 	// The file of callers: read, checked, edited.
-	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/smallfile"},
+	"pkg/caller/file": {"pkg/authz", "pkg/caller", "pkg/caller/token", "pkg/gen", "pkg/smallfile"},
+	// What security events ask for, and which of them were received.
+	"pkg/signal": {"pkg/authz", "pkg/caller"},
 
 	"pkg/rpc": {
 		"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/admission", "pkg/rpc/wire",

@@ -20,6 +20,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/token"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
@@ -213,7 +214,7 @@ func CheckName(name string) error {
 
 func (d *decoder) caller(n *yaml.Node) error {
 	f, err := d.mapping(n, "a caller", []string{"name", "roles", "tenants", "credentials"},
-		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits")
+		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits", "signals")
 	if err != nil {
 		return err
 	}
@@ -250,6 +251,16 @@ func (d *decoder) caller(n *yaml.Node) error {
 	}
 	if c.Limits, err = d.limits(f["limits"]); err != nil {
 		return err
+	}
+	if c.Signals, err = d.signals(f["signals"]); err != nil {
+		return err
+	}
+	switch transmits := c.Roles&caller.RolesOf(deputyv1.Role_ROLE_TRANSMITTER) != 0; {
+	case transmits && c.Signals == nil:
+		return d.problem(f["roles"], "a transmitter needs signals, which says whose security events it may send, and whom they can be about; "+
+			"write that into the file")
+	case !transmits && c.Signals != nil:
+		return d.problem(f["signals"], "signals is for callers with the role transmitter: add the role, or leave signals out")
 	}
 	list, err := d.elements(f["credentials"], "credentials", MaxCredentials)
 	if err != nil {
@@ -499,6 +510,24 @@ func (d *decoder) dns(n *yaml.Node) (string, error) {
 	return text, nil
 }
 
+// knownIssuer refuses an issuer that is none of the file's.
+func (d *decoder) knownIssuer(at *yaml.Node, name string) error {
+	if d.issuers[name] {
+		return nil
+	}
+	there := "there are none"
+	if len(d.content.Issuers) > 0 {
+		there = "they are "
+		for i, one := range d.content.Issuers {
+			if i > 0 {
+				there += ", "
+			}
+			there += one.Issuer
+		}
+	}
+	return d.problem(at, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(name), there)
+}
+
 // maxSubject is the length of a token's subject.
 const maxSubject = 1024
 
@@ -507,18 +536,8 @@ func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
 	if err != nil {
 		return "", "", err
 	}
-	if !d.issuers[from] {
-		there := "there are none"
-		if len(d.content.Issuers) > 0 {
-			there = "they are "
-			for i, one := range d.content.Issuers {
-				if i > 0 {
-					there += ", "
-				}
-				there += one.Issuer
-			}
-		}
-		return "", "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
+	if err := d.knownIssuer(issuer, from); err != nil {
+		return "", "", err
 	}
 	name, err := d.text(subject, "subject")
 	if err == nil && len(name) > maxSubject {

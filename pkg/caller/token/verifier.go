@@ -41,7 +41,10 @@ type Verifier struct {
 	closing sync.Once
 }
 
-var _ caller.Verifier = (*Verifier)(nil)
+var (
+	_ caller.Verifier      = (*Verifier)(nil)
+	_ caller.EventVerifier = (*Verifier)(nil)
+)
 
 // Open returns a verifier of the issuers' tokens, of none where there are no issuers. It reads the files with keys, so that one that is wrong is
 // found, and begins to ask for the keys at URLs, without waiting: until they are there, Verify waits for them. Errors name the issuer and,
@@ -110,7 +113,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (caller.Token, error)
 	if known := v.before.get(digest); known != nil && known.current(now) {
 		return known.sentBy(ctx)
 	}
-	t, err := parse(raw)
+	t, err := parse(raw, maxToken)
 	if err != nil {
 		return caller.Token{}, err
 	}

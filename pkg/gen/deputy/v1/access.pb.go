@@ -44,6 +44,8 @@ const (
 	Role_ROLE_AUDITOR Role = 7
 	// Everything that the roles above may do, but to read the journal, and everything else.
 	Role_ROLE_ADMIN Role = 8
+	// Sends security events (Shared Signals), which only take access away, within what its entry says of signals. An admin does not have it.
+	Role_ROLE_TRANSMITTER Role = 9
 )
 
 // Enum value maps for Role.
@@ -58,6 +60,7 @@ var (
 		6: "ROLE_RESPONDER",
 		7: "ROLE_AUDITOR",
 		8: "ROLE_ADMIN",
+		9: "ROLE_TRANSMITTER",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED":  0,
@@ -69,6 +72,7 @@ var (
 		"ROLE_RESPONDER":    6,
 		"ROLE_AUDITOR":      7,
 		"ROLE_ADMIN":        8,
+		"ROLE_TRANSMITTER":  9,
 	}
 )
 
@@ -266,7 +270,7 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\vall_tenants\x18\x02 \x01(\bR\n" +
 	"allTenants\x12#\n" +
 	"\rwithout_admin\x18\x03 \x01(\bR\fwithoutAdmin\x12)\n" +
-	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xb4\x01\n" +
+	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xca\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_CHECKER\x10\x01\x12\x12\n" +
@@ -277,7 +281,8 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\x0eROLE_RESPONDER\x10\x06\x12\x10\n" +
 	"\fROLE_AUDITOR\x10\a\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\b*~\n" +
+	"ROLE_ADMIN\x10\b\x12\x14\n" +
+	"\x10ROLE_TRANSMITTER\x10\t*~\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_READS\x10\x01\x12\x11\n" +
