@@ -190,7 +190,9 @@ func happened(payload json.RawMessage) time.Time {
 }
 
 // invalid refuses a token for what it says.
-func invalid(format string, args ...any) error { return refuse(authz.ReasonSignalInvalid, format, args...) }
+func invalid(format string, args ...any) error {
+	return refuse(authz.ReasonSignalInvalid, format, args...)
+}
 
 func refuse(reason, format string, args ...any) error {
 	return authz.Errorf(authz.Invalid, reason, "the security event token "+format, args...)
