@@ -72,6 +72,10 @@ func (d *Door) Server() *http.Server {
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	if err := authz.Safely("signals.ServeHTTP", func() error { return d.take(w, r) }); err != nil {
+		if r.ProtoMajor == 1 {
+			// Else the server would read what is left of the body before it answers.
+			w.Header().Set("Connection", "close")
+		}
 		answer(w, err)
 		return
 	}
