@@ -12,7 +12,7 @@ import (
 // error ends it.
 func (c *Client) SignalsThatWait(ctx context.Context) iter.Seq2[*deputyv1.Signal, error] {
 	return func(yield func(*deputyv1.Signal, error) bool) {
-		request := &deputyv1.ListSignalsRequest{Limit: listPage}
+		request := &deputyv1.ListSignalsRequest{Limit: maxPage}
 		for {
 			answer, err := c.Signals.ListSignals(ctx, request)
 			if err != nil {
