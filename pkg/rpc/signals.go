@@ -135,7 +135,7 @@ func (s *signals) take(ctx context.Context, ledger *signal.Ledger, by *caller.Ca
 // beyond.
 func narrowed(b *authz.Bounds, e *signal.Entry) *authz.Bounds {
 	within := *b
-	o, tenant := e.Reading.Target, e.Reading.Tenant
+	tenant := e.Reading.Tenant
 	switch {
 	case tenant != "":
 		e.Tenants = []string{string(tenant)}
@@ -144,8 +144,7 @@ func narrowed(b *authz.Bounds, e *signal.Entry) *authz.Bounds {
 	case b.Confined():
 		e.Tenants = b.Tenants.List()
 	}
-	e.Beyond = e.Beyond || o.Type == authz.TypeAgent && !b.HasAgent(authz.AgentID(o.ID)) ||
-		authz.ActsForPrincipal(o.Type) && !b.Principals.Has(o.Type)
+	e.Beyond = e.Beyond || !signal.HasTarget(b, e.Reading.Target)
 	if e.Beyond && e.Reading.Waits == "" {
 		e.Reading.Waits = "it reaches beyond the bounds of its transmitter"
 	}

@@ -59,12 +59,8 @@ func (e *Entry) Open() bool { return e.State == Begun || e.State == Waiting }
 
 // In reports whether it exists for a caller with the bounds: its target and all tenants in which it takes effect lie within.
 func (e *Entry) In(b *authz.Bounds) bool {
-	switch o := e.Reading.Target; {
-	case b == nil:
-		return false
-	case o.Type == authz.TypeAgent && !b.HasAgent(authz.AgentID(o.ID)):
-		return false
-	case authz.ActsForPrincipal(o.Type) && !b.Principals.Has(o.Type):
+	switch {
+	case b == nil || !HasTarget(b, e.Reading.Target):
 		return false
 	case !b.Confined():
 		return true
@@ -72,6 +68,15 @@ func (e *Entry) In(b *authz.Bounds) bool {
 		return false
 	}
 	return !slices.ContainsFunc(e.Tenants, func(one string) bool { return !b.Tenants.Has(one) })
+}
+
+// HasTarget reports whether bounds include what a signal is about, as far as agents and types of principals go.
+func HasTarget(b *authz.Bounds, target authz.Object) bool {
+	if target.Type == authz.TypeAgent {
+		return b.HasAgent(authz.AgentID(target.ID))
+	}
+	p, is := authz.NewPrincipal(target)
+	return !is || b.HasPrincipal(p)
 }
 
 // ID is the name of a signal: a digest of the issuer and the "jti", which are one signal's alone.
@@ -133,6 +138,10 @@ func OpenLedger(cfg Config) (*Ledger, error) {
 		return nil, fmt.Errorf("the signals in %s cannot be opened: %w", cfg.Dir, err)
 	}
 	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return fail(err)
+	}
+	// The directory itself may have been made just now: without its parent it would be gone after a power cut.
+	if err := syncDir(cfg.FS, cfg.FS.PathDir(cfg.Dir)); err != nil {
 		return fail(err)
 	}
 	lock, err := cfg.FS.Lock(cfg.FS.PathJoin(cfg.Dir, "LOCK"))

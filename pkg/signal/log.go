@@ -169,15 +169,15 @@ func (f *logFile) rewrite(all iter.Seq[*Entry]) (err error) {
 	if was != nil {
 		_ = was.Close() // all of it was synced, or replaced
 	}
-	if err := f.syncDir(); err != nil {
+	if err := syncDir(f.fs, f.dir); err != nil {
 		return err
 	}
 	f.failed = false
 	return nil
 }
 
-func (f *logFile) syncDir() error {
-	dir, err := f.fs.OpenDir(f.dir)
+func syncDir(fs vfs.FS, name string) error {
+	dir, err := fs.OpenDir(name)
 	if err != nil {
 		return err
 	}
