@@ -72,8 +72,8 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
 
 .PHONY: fuzz-codecs
-fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, and their file, FUZZTIME (1m) each
-	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/token ./pkg/caller/file; do \
+fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, and signals, FUZZTIME (1m) each
+	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/token ./pkg/caller/file ./pkg/signal; do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \

@@ -176,4 +176,11 @@ const (
 	ReasonConcurrencyLimit    = "CONCURRENCY_LIMIT"
 	ReasonOverloaded          = "OVERLOADED"
 	ReasonMethodNotServed     = "METHOD_NOT_SERVED"
+	ReasonNoSignals           = "NO_SIGNALS"
+	ReasonSignalInvalid       = "SIGNAL_INVALID"
+	ReasonSignalKey           = "SIGNAL_KEY"
+	ReasonSignalIssuer        = "SIGNAL_ISSUER"
+	ReasonSignalAudience      = "SIGNAL_AUDIENCE"
+	ReasonSignalNotFound      = "SIGNAL_NOT_FOUND"
+	ReasonSignalsUnavailable  = "SIGNALS_UNAVAILABLE"
 )

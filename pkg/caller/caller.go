@@ -26,6 +26,8 @@ type Caller struct {
 	Limits Limits
 	// ActorToken says how it sends agents' tokens.
 	ActorToken ActorToken
+	// Signals are the security events that it may transmit; nil means none.
+	Signals *Signals
 	// Credentials prove that a call is this caller's, each by itself.
 	Credentials []Credential
 

@@ -25,6 +25,13 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (Token, error)
 }
 
+// EventVerifier verifies security event tokens. It is safe for concurrent use.
+type EventVerifier interface {
+	// VerifyEvents returns what a token of an issuer says, once its signature is found to be valid. Errors: Invalid with what is wrong with the
+	// token, which does not show it, under a reason that begins with SIGNAL; Unavailable where the issuer's keys cannot be had.
+	VerifyEvents(ctx context.Context, issuer, token string) (EventToken, error)
+}
+
 // Token is what a verified token says.
 type Token struct {
 	// Issuer and Subject are its iss and sub.
@@ -320,6 +327,14 @@ func (b *Book) certificate(presented Certificate, now time.Time) (*Caller, error
 	default:
 		return nil, nobodys("the client certificate is valid, and none of its DNS names, %s, is a caller of this server", shown(says.DNS))
 	}
+}
+
+// VerifyEvents returns what a security event token of an issuer says. Errors: those of EventVerifier.
+func (b *Book) VerifyEvents(ctx context.Context, issuer, token string) (EventToken, error) {
+	if verifier, ok := b.tokens.(EventVerifier); ok {
+		return verifier.VerifyEvents(ctx, issuer, token)
+	}
+	return EventToken{}, authz.Errorf(authz.Invalid, authz.ReasonSignalIssuer, "the server knows no keys of the issuer %.200q", issuer)
 }
 
 func (e entry) at(now time.Time) (*Caller, error) {

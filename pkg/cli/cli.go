@@ -158,7 +158,7 @@ beats the default.
 	)
 	root.AddCommand(
 		newCheck(p), newExplain(p), newFilter(p), newLookup(p), newReach(p),
-		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p),
+		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p), newSignal(p),
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
 		newServe(p), newCaller(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),

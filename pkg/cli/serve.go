@@ -81,6 +81,11 @@ Each setting is a flag, a variable in the environment and a key of the same name
 		if _, err := fmt.Fprintf(p.Out, "deputy listens on %s\n", d.Addr()); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
+		if addr := d.SignalsAddr(); addr != nil {
+			if _, err := fmt.Fprintf(p.Out, "deputy takes signals at %s/signals\n", addr); err != nil {
+				return fmt.Errorf("writing: %w", err)
+			}
+		}
 		if settings.dev.on {
 			if err := settings.dev.tell(p.Out, d.Addr(), settings.config.Engine.Dir); err != nil {
 				return err

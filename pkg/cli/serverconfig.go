@@ -112,6 +112,11 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
 	flags.StringVar(&j.WitnessKey, "journal-witness-key", "", "the key that verifies its signatures, in the notation of C2SP signed-note")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
+	flags.StringVar(&s.config.SignalsAddr, "signals-listen", "",
+		"host and port where security events (Shared Signals, RFC 8935) are taken over HTTP, at /signals, with the TLS of --addr; nowhere if left out")
+	flags.StringVar(&s.config.SignalsDir, "signals-dir", "",
+		"directory that keeps which of them were received; made if it is not there; signals in --data-dir if left out; "+
+			"engines without a data directory need it")
 	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot, or a lookup that is continued, may be; 0 means 30s")
@@ -267,6 +272,9 @@ func (s *serverSettings) summary(flags *pflag.FlagSet, d *daemon.Daemon) []zap.F
 	fields := []zap.Field{zap.String("version", versionText()), zap.String("engine", s.config.Engine.Kind), zap.Stringer("addr", d.Addr())}
 	if addr := d.MetricsAddr(); addr != nil {
 		fields = append(fields, zap.Stringer("metrics_addr", addr))
+	}
+	if addr := d.SignalsAddr(); addr != nil {
+		fields = append(fields, zap.Stringer("signals_addr", addr))
 	}
 	differ := map[string]string{}
 	flags.VisitAll(func(f *pflag.Flag) {

@@ -309,6 +309,8 @@ const retries = `
 			{"service": "deputy.v1.AgentsService", "method": "SuspendAgent"},
 			{"service": "deputy.v1.PrincipalsService", "method": "Suspend"},
 			{"service": "deputy.v1.BrakeService"},
+			{"service": "deputy.v1.SignalsService", "method": "ReceiveSignal"},
+			{"service": "deputy.v1.SignalsService", "method": "ListSignals"},
 			{"service": "deputy.v1.AdoptionService", "method": "ReviewAdoption"},
 			{"service": "deputy.v1.StoreService", "method": "GetStatistics"},
 			{"service": "deputy.v1.JournalService"}

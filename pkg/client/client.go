@@ -67,6 +67,8 @@ type Client struct {
 	Principals deputyv1.PrincipalsServiceClient
 	// Brakes stops what goes wrong, in one call.
 	Brakes deputyv1.BrakeServiceClient
+	// Signals lists the security events that wait for a person, applies and drops them.
+	Signals deputyv1.SignalsServiceClient
 	// Adoption reviews what a graph names without being active, and makes it active.
 	Adoption deputyv1.AdoptionServiceClient
 	// Store looks after the store of the engine embedded.
@@ -129,6 +131,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Agents:      deputyv1.NewAgentsServiceClient(conn),
 		Principals:  deputyv1.NewPrincipalsServiceClient(conn),
 		Brakes:      deputyv1.NewBrakeServiceClient(conn),
+		Signals:     deputyv1.NewSignalsServiceClient(conn),
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
 		Journal:     deputyv1.NewJournalServiceClient(conn),

@@ -31,6 +31,7 @@ const (
 	ReasonDiskFull             Reason = authz.ReasonDiskFull
 	ReasonEngineRefused        Reason = authz.ReasonEngineRefused
 	ReasonEngineUnavailable    Reason = authz.ReasonEngineUnavailable
+	ReasonErased               Reason = authz.ReasonErased
 	ReasonExpiredRelationships Reason = authz.ReasonExpiredRows
 	ReasonIdempotencyKeyReused Reason = authz.ReasonIdempotencyConflict
 	ReasonInternal             Reason = "INTERNAL"
@@ -42,9 +43,9 @@ const (
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
 	ReasonNoCheckpoint         Reason = authz.ReasonNoCheckpoint
 	ReasonNoJournal            Reason = authz.ReasonNoJournal
-	ReasonNotADecision         Reason = authz.ReasonNotADecision
-	ReasonErased               Reason = authz.ReasonErased
+	ReasonNoSignals            Reason = authz.ReasonNoSignals
 	ReasonNoStore              Reason = authz.ReasonNoStore
+	ReasonNotADecision         Reason = authz.ReasonNotADecision
 	ReasonNotActive            Reason = authz.ReasonNotActive
 	ReasonNotConsented         Reason = authz.ReasonNotConsented
 	ReasonNotEntitled          Reason = authz.ReasonNotEntitled
@@ -59,6 +60,12 @@ const (
 	ReasonSchemaInUse          Reason = authz.ReasonSchemaInUse
 	ReasonSchemaMoved          Reason = authz.ReasonSchemaMoved
 	ReasonSessionNotFound      Reason = authz.ReasonSessionNotFound
+	ReasonSignalAudience       Reason = authz.ReasonSignalAudience
+	ReasonSignalInvalid        Reason = authz.ReasonSignalInvalid
+	ReasonSignalIssuer         Reason = authz.ReasonSignalIssuer
+	ReasonSignalKey            Reason = authz.ReasonSignalKey
+	ReasonSignalNotFound       Reason = authz.ReasonSignalNotFound
+	ReasonSignalsUnavailable   Reason = authz.ReasonSignalsUnavailable
 	ReasonSnapshotTooOld       Reason = authz.ReasonSnapshotTooOld
 	ReasonStopping             Reason = "STOPPING"
 	ReasonStreamStalled        Reason = "STREAM_STALLED"

@@ -90,6 +90,12 @@ type Config struct {
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs InsecureMetrics or Insecure.
 	MetricsAddr string
+	// SignalsAddr is the host and port where security events (RFC 8935) are taken, over HTTP at /signals, with the TLS of Addr; empty means
+	// nowhere. Without TLS anything but a loopback address needs Insecure.
+	SignalsAddr string
+	// SignalsDir is the directory where it is kept which signals were received, which is made if it is not there; empty means signals in the data
+	// directory of the engine embedded. The other engines need it with SignalsAddr.
+	SignalsDir string
 	// InsecureMetrics lets other machines read the metrics, which hold no secrets.
 	InsecureMetrics bool
 	// GlobalTypes lists object types that belong to no tenant, on which decisions skip the object's
@@ -132,8 +138,8 @@ type Config struct {
 	certifiedTime time.Duration
 	// files is where the store's files are; nil means the operating system's. A test has a disk of its own.
 	files vfs.FS
-	// journalFiles is where the journal's are, likewise.
-	journalFiles vfs.FS
+	// journalFiles is where the journal's are, likewise, and signalsFiles the signals'.
+	journalFiles, signalsFiles vfs.FS
 	// journalEvery is how often the journal is asked how it is; 0 means journalEvery.
 	journalEvery time.Duration
 	// callersEvery is how often the file of callers is read; 0 means callersEvery. A test does not wait.
@@ -202,6 +208,7 @@ func (c Config) checkNoListener() error {
 		{"TLSCertPath", c.TLSCertPath != ""}, {"TLSKeyPath", c.TLSKeyPath != ""}, {"TLSClientCAPath", c.TLSClientCAPath != ""},
 		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0}, {"Actors", len(c.Actors) > 0}, {"People", len(c.People) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
 		{"TLSClientAuth", c.TLSClientAuth != ""}, {"SPIFFETrustDomains", len(c.SPIFFETrustDomains) > 0}, {"Insecure", c.Insecure},
+		{"SignalsAddr", c.SignalsAddr != ""},
 	} {
 		if one.set {
 			return fmt.Errorf("%s is set, and nobody can connect to a server with NoListener: leave one of them out", one.name)

@@ -34,6 +34,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/rpc/admission"
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
+	"github.com/deputyauth/deputy/pkg/signal"
 )
 
 // Defaults for what Config leaves out.
@@ -81,6 +82,9 @@ type Daemon struct {
 	program *InProcess
 	health  *openHealth
 	metrics *metricsServer
+	// signals takes security events, and ledger keeps which; nil without.
+	signals *signalsServer
+	ledger  *signal.Ledger
 	callers *callers
 	gate    *rpc.Gate
 
@@ -149,6 +153,13 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		if records, err = d.journal.Reader(d.journal.Persons()); err != nil {
 			return fail(err)
 		}
+	}
+	if d.ledger, err = cfg.openLedger(); err != nil {
+		return fail(err)
+	}
+	if d.ledger != nil {
+		opened = append(opened, d.ledger)
+		figures = append(figures, signalFigures(d.ledger)...)
 	}
 	sealer, err := rpc.NewSealer(cfg.TokenKey, datastore)
 	if err != nil {
@@ -225,6 +236,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
 		Journal:        records,
+		Signals:        d.ledger,
+		Events: func(ctx context.Context, issuer, token string) (caller.EventToken, error) {
+			return d.callers.Book().VerifyEvents(ctx, issuer, token)
+		},
 	}
 	rpc.Register(guarded, services)
 	spicedb.Register(d.server, gateway) // it receives by itself
@@ -234,6 +249,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.program = d.As(caller.InProcess())
 	d.health.register(guarded)
 	reflection.Register(guarded)
+	if d.signals, err = d.listenSignals(ctx); err != nil {
+		return fail(err)
+	}
 	d.warnPersonalTypes(ctx)
 	d.tellHealth(true) // the engine has just answered
 	return d, nil
@@ -344,6 +362,9 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
+	if c, err = c.checkSignals(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
+	}
 	for _, one := range []struct {
 		flag  string
 		value time.Duration
@@ -408,6 +429,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
 	go d.metrics.serve()
+	go d.signals.serve()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -40,7 +41,15 @@ func (d *Daemon) drain() {
 	d.listener.drain()
 	drained := make(chan struct{})
 	go func() {
+		until, cancel := context.WithTimeout(context.Background(), d.cfg.ShutdownGrace)
+		defer cancel()
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			d.signals.drain(until)
+		}()
 		d.server.GracefulStop()
+		<-stopped
 		close(drained)
 	}()
 	if ended(drained, d.cfg.ShutdownGrace) {
@@ -67,6 +76,7 @@ func (d *Daemon) close() error {
 	d.health.Shutdown()
 	return closeBy(d.stopBy(), d.log, []closing{
 		// Calls that do not end do so, mostly, once there is no engine to wait for.
+		{"signals under way", cutTime, d.signals.close},
 		{"calls under way", cutTime, func() error {
 			d.listener.cut()
 			d.server.Stop()
@@ -78,6 +88,12 @@ func (d *Daemon) close() error {
 		{"the evaluator", hardEnd, func() error {
 			if d.evaluator != nil {
 				d.evaluator.Close()
+			}
+			return nil
+		}},
+		{"the signals", cutTime, func() error {
+			if d.ledger != nil {
+				return d.ledger.Close()
 			}
 			return nil
 		}},

@@ -25,6 +25,9 @@ type Braked struct {
 	Sessions, Delegations int
 	// Next is where to go on; nil where everything was ended and revoked.
 	Next *Place
+
+	// written is the last revision that a sweep wrote.
+	written authz.Revision
 }
 
 // Brake stops an agent, a user, a service, a tenant, a session or a delegation: the first write stops everything. Of an agent, a principal or a
@@ -61,6 +64,41 @@ func (d *Delegate) Brake(ctx context.Context, o authz.Object, from Place) (Brake
 	return out, nil
 }
 
+// EndAll is Brake without its first write: what was begun under an agent, a user, a service or a tenant ends, and that may begin anew. What begins
+// meanwhile does not end. Of a session or a delegation it is Brake. A brake stops everything at once; this ends it page by page. Errors: those of
+// Brake.
+func (d *Delegate) EndAll(ctx context.Context, o authz.Object, from Place) (Braked, error) {
+	if o.Type == authz.TypeSession || o.Type == authz.TypeDelegation {
+		return d.Brake(ctx, o, from)
+	}
+	out := Braked{Named: true, At: from.Revision}
+	if from.Revision.IsZero() {
+		v, err := d.head(ctx)
+		if err != nil {
+			return Braked{}, err
+		}
+		exists, err := v.exists(ctx, o)
+		if err != nil {
+			return Braked{}, err
+		}
+		if !exists {
+			return Braked{}, authz.NoPrincipal(o)
+		}
+		out.At = v.snap.Revision()
+		from.Revision = out.At
+	}
+	began := from
+	var err error
+	if out.Next, err = d.sweep(ctx, o, from, &out); err != nil && *out.Next == began {
+		return Braked{}, err
+	}
+	if !out.written.IsZero() {
+		out.At = out.written
+		return out, settle(ctx, d.graph.ClockOffset())
+	}
+	return out, nil
+}
+
 // sweeps selects what a sweep goes through, one after the other.
 func sweeps(o authz.Object) []authz.Filter {
 	switch o.Type {
@@ -92,9 +130,11 @@ func (d *Delegate) sweep(ctx context.Context, o authz.Object, from Place, out *B
 			return &from, err
 		}
 		for some := range slices.Chunk(by.updates, MaxUpdates) {
-			if _, err := d.writeStop(ctx, some); err != nil {
+			at, err := d.writeStop(ctx, some)
+			if err != nil {
 				return &from, err
 			}
+			out.written = at
 		}
 		out.Sessions, out.Delegations = out.Sessions+by.sessions, out.Delegations+by.delegations
 		from.Engine = next

@@ -67,6 +67,9 @@ func aboutOf(request proto.Message) (*journal.Record, *structpb.Struct) {
 	name(&r.ResourceType, request, "resource_object_type")
 	name(&r.GivenReason, request, "reason")
 	name(&r.AboutDecision, request, "decision_id")
+	if about, ok := request.(interface{ GetSignalId() string }); ok && r.GetGivenReason() != "" {
+		r.GivenReason += " (signal " + about.GetSignalId() + ")"
+	}
 	if dry, ok := request.(interface{ GetDryRun() bool }); ok {
 		r.DryRun = dry.GetDryRun()
 	}
@@ -111,6 +114,10 @@ func madeOf(answer proto.Message) *journal.Record {
 	var agent deputyv1.Agent
 	var delegation deputyv1.Delegation
 	var session deputyv1.Session
+	var signal deputyv1.Signal
+	if received, ok := answer.(*deputyv1.ReceiveSignalResponse); ok {
+		return receivedRecord(received)
+	}
 	switch {
 	case one(&agent, answer, "agent"):
 		return &journal.Record{AgentId: agent.GetAgentId()}
@@ -131,6 +138,9 @@ func madeOf(answer proto.Message) *journal.Record {
 				r.TenantId = ""
 			}
 		}
+		return r
+	case one(&signal, answer, "signal"):
+		r, _ := aboutOf(&signal)
 		return r
 	default:
 		return nil
@@ -185,6 +195,10 @@ func answered(m proto.Message) (results, failed uint64, token string) {
 	case *deputyv1.ReadReachResponse: // its counts count the objects; a party is none
 		count := m.GetCount()
 		return count.GetHas() + count.GetConditional(), count.GetFailed(), m.GetEnd().GetLookedUpAt().GetToken()
+	case *deputyv1.ReceiveSignalResponse:
+		return m.GetSessionsEnded() + m.GetDelegationsRevoked(), 0, m.GetWrittenAt().GetToken()
+	case *deputyv1.ApplySignalResponse:
+		return m.GetSessionsEnded() + m.GetDelegationsRevoked(), 0, m.GetWrittenAt().GetToken()
 	case *deputyv1.PurgeResponse:
 		return m.GetSessions() + m.GetDelegations(), 0, m.GetReadAt().GetToken()
 	}

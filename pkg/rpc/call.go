@@ -44,6 +44,19 @@ func (g *Gate) identify(ctx context.Context, method string) (*call, error) {
 	return c, g.judge(c) //nolint:contextcheck // it is the call's context
 }
 
+// Whose returns whose a call of a method is that begins over another door, and counts those of nobody known as its own. Whether that caller may call
+// the method is for the call itself to find out. Errors: those of caller.Callers.Identify.
+func (g *Gate) Whose(ctx context.Context, method string) (*caller.Caller, error) {
+	c := &call{method: method}
+	c.Context = ctx
+	is, err := g.callers.Identify(c) //nolint:contextcheck // it is the call's context
+	if err != nil {
+		g.tellStranger(method, err)
+		g.counts(c, err)
+	}
+	return is, err
+}
+
 // judge finds out whose a call is, and whether that caller may call the method, by what is in force now.
 func (g *Gate) judge(c *call) error {
 	m := caller.MethodOf(c.method)

@@ -128,6 +128,8 @@ var kinds = map[string]deputyv1.RecordKind{
 	"/deputy.v1.PermissionsService/FilterResources":      deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.ReachService/ReadReach":                  deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.BrakeService/Brake":                      deputyv1.RecordKind_RECORD_KIND_BRAKE,
+	"/deputy.v1.SignalsService/ReceiveSignal":            deputyv1.RecordKind_RECORD_KIND_BRAKE,
+	"/deputy.v1.SignalsService/ApplySignal":              deputyv1.RecordKind_RECORD_KIND_BRAKE,
 	"/authzed.api.v1.PermissionsService/LookupResources": deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/authzed.api.v1.PermissionsService/LookupSubjects":  deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/authzed.api.v1.SchemaService/WriteSchema":          deputyv1.RecordKind_RECORD_KIND_SCHEMA,

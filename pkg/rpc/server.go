@@ -15,6 +15,7 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
+	"github.com/deputyauth/deputy/pkg/signal"
 )
 
 // Config is what the services stand on.
@@ -34,6 +35,9 @@ type Config struct {
 	Store Keeper
 	// Journal reads the records; nil means that there are none.
 	Journal *journal.Reader
+	// Signals keeps the signals that were received; nil means that the server takes none. Events verifies their tokens.
+	Signals *signal.Ledger
+	Events  func(ctx context.Context, issuer, token string) (caller.EventToken, error)
 	// SnapshotMaxAge is how old an exact snapshot, or a lookup that is continued, may be.
 	SnapshotMaxAge time.Duration
 }
@@ -55,6 +59,7 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterJournalServiceServer(s, &journals{border: b})
 	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})
 	deputyv1.RegisterReachServiceServer(s, &reaches{border: b})
+	deputyv1.RegisterSignalsServiceServer(s, &signals{border: b})
 }
 
 // border is what all services share.

@@ -81,15 +81,19 @@ var arrows = map[string][]string{
 	"pkg/caller/file": {
 		"pkg/authz", "pkg/caller", "pkg/caller/actor", "pkg/caller/person", "pkg/caller/token", "pkg/gen", "pkg/smallfile",
 	},
+	// What security events ask for, and which of them were received.
+	"pkg/signal": {"pkg/authz", "pkg/caller"},
 
 	"pkg/rpc": {
 		"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/admission", "pkg/rpc/wire",
-		"pkg/statuses",
+		"pkg/signal", "pkg/statuses",
 	},
 	// Which calls may begin, and whose turn it is.
 	"pkg/rpc/admission": {"pkg/authz", "pkg/caller"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/door/spicedb": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
+	// Security events over HTTP (RFC 8935). Who sends them, and what becomes of them, is handed to it.
+	"pkg/door/signals": {"pkg/authz"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 
@@ -142,6 +146,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
+		"pkg/door/signals", "pkg/signal",
 	},
 
 	"pkg/gen": {},

@@ -12,6 +12,7 @@ import (
 //	$helper: an agent in that tenant to which the agent can pass something on
 //	$actor, $person, $in: who acts, for whom, and in which tenant; of acme where the document is in none
 //	$delegation, $session: of the agent; an id that nothing has, where the agent is in no tenant
+//	$event: a security event that waits, of a user in that tenant; $waiting: the id of one
 //	$n: a number that no other call has
 type call struct {
 	method string
@@ -145,6 +146,11 @@ var calls = []call{
 		spends: "delegation",
 	},
 
+	{method: "deputy.v1.SignalsService/ReceiveSignal", request: `{"token":"$event"}`},
+	{method: "deputy.v1.SignalsService/ListSignals", request: `{}`},
+	{method: "deputy.v1.SignalsService/ApplySignal", request: `{"signal_id":"$waiting","reason":"the table"}`},
+	{method: "deputy.v1.SignalsService/DropSignal", request: `{"signal_id":"$waiting","reason":"the table"}`},
+
 	{method: "deputy.v1.AdoptionService/ReviewAdoption", request: `{"objects":[{"object_type":"user","object_id":"$user"}]}`},
 	{
 		method:  "deputy.v1.AdoptionService/ConfirmAdoption",
@@ -263,6 +269,12 @@ func (w *world) fill(text, in, agent string) string {
 			return id
 		}
 		return strings.Repeat("0", 32)
+	}
+	if strings.Contains(text, "$event") {
+		text = strings.ReplaceAll(text, "$event", w.event("carol-"+in, in))
+	}
+	if strings.Contains(text, "$waiting") {
+		text = strings.ReplaceAll(text, "$waiting", w.waiting(in))
 	}
 	return strings.NewReplacer(
 		"$agent", agent+"-"+in, "$helper", helper+"-"+in, "$user", "alice-"+in, "$doc", "plan-"+in, "$folder", "inbox-"+in, "$archive", "archive-"+in, "$tenant", id,

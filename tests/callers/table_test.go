@@ -36,7 +36,7 @@ import (
 var rewrite = flag.Bool("rewrite", false, "write what the server answers into the table")
 
 // roles are the columns, besides those of nobody and of a caller without a role.
-var roles = []string{"checker", "delegator", "writer", "organizer", "schema-admin", "responder", "auditor", "admin", self}
+var roles = []string{"checker", "delegator", "writer", "organizer", "schema-admin", "responder", "auditor", "admin", self, "transmitter"}
 
 // self is the column of people, who prove with tokens of their own alone who they are: alice of acme.
 const self = "self"
@@ -84,6 +84,9 @@ func configured(t testing.TB) []*caller.Caller {
 					t.Fatal(err)
 				}
 				c.Roles = caller.RolesOf(role)
+				if column == "transmitter" {
+					c.Signals = transmits()
+				}
 			}
 			if column == self {
 				c.Credentials, c.Bounds.Vouch = nil, false
@@ -111,7 +114,11 @@ var places = []place{
 // knows no ways of proof: how a caller proves who it is makes no difference.
 func TestTable(t *testing.T) {
 	by := newProofs(t)
-	w := newWorld(t, by.server(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t)}))
+	cfg := by.server(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t), SignalsDir: t.TempDir()})
+	provider := newProvider(t)
+	cfg.Issuers = append(cfg.Issuers, provider.known(t))
+	w := newWorld(t, cfg)
+	w.provider, w.transmitter = provider, by.dial(t, w.Addr().String(), kinds[0], nameOf("transmitter", false))
 	w.once("authzed.api.v1.ExperimentalService/ExperimentalRegisterRelationshipCounter",
 		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`)
 	for _, kind := range kinds {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -50,6 +51,9 @@ type world struct {
 	// delegations and sessions by agent.
 	delegations, sessions map[string]string
 	n                     int
+	// provider signs security events, and transmitter sends them; nil where no call is about them.
+	provider    *provider
+	transmitter *grpc.ClientConn
 }
 
 func newWorld(t *testing.T, cfg daemon.Config) *world {

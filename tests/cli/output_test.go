@@ -78,6 +78,7 @@ var asked = []struct{ command, args string }{
 	{"adopt", ""},
 	{"schema plan", "$DESK/supportdesk.zed"},
 	{"reach", "triage-bot --schema $DESK/supportdesk.zed"},
+	{"signal list", ""},
 	{"agent register", "new-bot --owner alice"},
 	{"agent get", "triage-bot"},
 	{"agent list", ""},
@@ -131,12 +132,12 @@ var asked = []struct{ command, args string }{
 }
 
 // elsewhere are commands whose output other tests look at, because they take more than a server.
-var elsewhere = []string{"migrate", "migrate repair"}
+var elsewhere = []string{"migrate", "migrate repair", "signal apply", "signal drop"}
 
 // TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
 func TestJSON(t *testing.T) {
 	embedded := harness.Embedded(t)
-	s := harness.Start(t, daemon.Config{Engine: embedded})
+	s := harness.Start(t, daemon.Config{Engine: embedded, SignalsDir: t.TempDir()})
 	env := commandLine{"DEPUTY_ENDPOINT": s.Daemon.Addr().String(), "DEPUTY_KEY": harness.AdminKey}
 	desk, err := filepath.Abs("../../schema/supportdesk")
 	if err != nil {

@@ -328,6 +328,8 @@ func results(request proto.Message, messages []proto.Message) (n, failed uint64)
 			failed += uint64(len(m.GetFailed()))
 		case *deputyv1.ReviewAdoptionResponse:
 			n += count(m.GetCandidate() != nil)
+		case *deputyv1.ListSignalsResponse:
+			n += uint64(len(m.GetSignals()))
 		case *deputyv1.ListSessionsResponse:
 			n += uint64(len(m.GetSessions()))
 		case *deputyv1.ListDelegationsResponse:

@@ -55,7 +55,7 @@ func newWorld(t *testing.T, cfg daemon.Config) *world {
 // newWorldOn is newWorld with an engine that is set up in some way.
 func newWorldOn(t *testing.T, cfg daemon.Config, set func(*engine.Config)) *world {
 	t.Helper()
-	cfg.Engine = harness.Embedded(t)
+	cfg.Engine, cfg.SignalsDir = harness.Embedded(t), t.TempDir()
 	set(&cfg.Engine)
 	w := &world{Server: harness.Start(t, cfg), t: t, ledger: &ledger{t: t, dir: daemon.JournalDir(cfg.Engine.Dir)}}
 	w.WriteSchema(t, schema.Core+domain)
@@ -201,6 +201,7 @@ var good = map[string][]string{
 		`{"principal":$alice,"reason":"her laptop is lost"}`, `{"tenant_id":"acme","reason":"it is attacked"}`,
 		`{"session_id":"$session","reason":"it runs away"}`, `{"delegation_id":"$delegation","reason":"it was a mistake"}`,
 	},
+	"deputy.v1.SignalsService/ListSignals":     {`{}`},
 	"deputy.v1.RetentionService/Purge":         {`{"older_than":"0s","dry_run":true}`, `{"older_than":"0s"}`},
 	"deputy.v1.AdoptionService/ReviewAdoption": {`{"objects":[$alice]}`},
 	"deputy.v1.StoreService/GetStatistics":     {`{}`},
@@ -266,6 +267,12 @@ var bad = map[string][]string{
 		`{"agent_id":"bot"}`, `{"reason":"no target"}`, `{"session_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`,
 		`{"agent_id":"bot","reason":"two\nlines"}`, `{"agent_id":"bot","reason":"it is late","cursor":{"token":"made up"}}`,
 	},
+	"deputy.v1.SignalsService/ReceiveSignal": {`{"token":"no token"}`},
+	"deputy.v1.SignalsService/ListSignals":   {`{"limit":5000}`, `{"cursor":{"token":"made up"}}`},
+	"deputy.v1.SignalsService/ApplySignal": {
+		`{"signal_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`, `{"signal_id":"x","reason":"this is none"}`,
+	},
+	"deputy.v1.SignalsService/DropSignal":                    {`{"signal_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`},
 	"deputy.v1.RetentionService/Purge":                       {`{"older_than":"-1s"}`, `{"older_than":"0s","cursor":{"token":"made up"}}`},
 	"deputy.v1.SessionsService/EndSession":                   {`{"session_id":"` + strings.Repeat("0", 32) + `"}`},
 	"deputy.v1.AgentsService/RegisterAgent":                  {`{"agent_id":"bot","owner_ids":["carol"]}`},
@@ -302,6 +309,9 @@ func (w *world) resume() {
 // shownElsewhere are methods that write, of which no good request is made here.
 var shownElsewhere = map[string]string{
 	"deputy.v1.AdoptionService/ConfirmAdoption": "tests/decision adopts; here it is refused",
+	"deputy.v1.SignalsService/ReceiveSignal":    "tests/signals has a transmitter; here nobody is one",
+	"deputy.v1.SignalsService/ApplySignal":      "tests/signals has signals that wait",
+	"deputy.v1.SignalsService/DropSignal":       "tests/signals has signals that wait",
 	"deputy.v1.RetentionService/Purge":          "pkg/delegate purges; here nothing is old enough",
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
@@ -237,7 +238,7 @@ func CheckName(name string) error {
 
 func (d *decoder) caller(n *yaml.Node) error {
 	f, err := d.mapping(n, "a caller", []string{"name", "roles", "tenants", "credentials"},
-		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits", "actor_token", "actor_audiences")
+		"agents", "principals", "objects", "id_prefixes", "authzed_api", "vouch", "limits", "actor_token", "actor_audiences", "signals")
 	if err != nil {
 		return err
 	}
@@ -277,6 +278,16 @@ func (d *decoder) caller(n *yaml.Node) error {
 	}
 	if c.ActorToken, err = d.actorToken(f); err != nil {
 		return err
+	}
+	if c.Signals, err = d.signals(f["signals"]); err != nil {
+		return err
+	}
+	switch transmits := c.Roles&caller.RolesOf(deputyv1.Role_ROLE_TRANSMITTER) != 0; {
+	case transmits && c.Signals == nil:
+		return d.problem(f["roles"], "a transmitter needs signals, which says whose security events it may send, and whom they can be about; "+
+			"write that into the file")
+	case !transmits && c.Signals != nil:
+		return d.problem(f["signals"], "signals is for callers with the role transmitter: add the role, or leave signals out")
 	}
 	list, err := d.elements(f["credentials"], "credentials", MaxCredentials)
 	if err != nil {
@@ -531,6 +542,24 @@ func (d *decoder) dns(n *yaml.Node) (string, error) {
 	return text, nil
 }
 
+// knownIssuer refuses an issuer that is none of the file's.
+func (d *decoder) knownIssuer(at *yaml.Node, name string) error {
+	if d.issuers[name] {
+		return nil
+	}
+	there := "there are none"
+	if len(d.content.Issuers) > 0 {
+		there = "they are "
+		for i, one := range d.content.Issuers {
+			if i > 0 {
+				there += ", "
+			}
+			there += one.Issuer
+		}
+	}
+	return d.problem(at, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(name), there)
+}
+
 // maxSubject is the length of a token's subject.
 const maxSubject = 1024
 
@@ -552,18 +581,8 @@ func (d *decoder) from(issuer *yaml.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !d.issuers[from] {
-		there := "there are none"
-		if len(d.content.Issuers) > 0 {
-			there = "they are "
-			for i, one := range d.content.Issuers {
-				if i > 0 {
-					there += ", "
-				}
-				there += one.Issuer
-			}
-		}
-		return "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
+	if err := d.knownIssuer(issuer, from); err != nil {
+		return "", err
 	}
 	if d.noCallers[from] {
 		return "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; add the names that this server has there", quoted(from))

@@ -33,11 +33,11 @@ type unverified struct {
 // (RFC 8725, section 3.10), and those that change what the signature is of. Parameters that are not known are not looked at.
 var forbidden = []string{"jwk", "jku", "x5c", "x5u", "crit", "b64", "zip", "enc"}
 
-// parse reads a token in JWS Compact Serialization (RFC 7515, section 7.1).
-func parse(raw string) (unverified, error) {
+// parse reads a token in JWS Compact Serialization (RFC 7515, section 7.1), of so many bytes at most.
+func parse(raw string, most int) (unverified, error) {
 	t := unverified{raw: raw}
-	if len(raw) > maxToken {
-		return t, refuse("has %d bytes; it can have %d", len(raw), maxToken)
+	if len(raw) > most {
+		return t, refuse("has %d bytes; it can have %d", len(raw), most)
 	}
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 {

@@ -41,7 +41,10 @@ type Verifier struct {
 	closing sync.Once
 }
 
-var _ caller.Verifier = (*Verifier)(nil)
+var (
+	_ caller.Verifier      = (*Verifier)(nil)
+	_ caller.EventVerifier = (*Verifier)(nil)
+)
 
 // Open returns a verifier of the issuers' tokens, of none where there are no issuers. It reads the files with keys, so that one that is wrong is
 // found, and begins to ask for the keys at URLs, without waiting: until they are there, Verify waits for them. Errors name the issuer and,
@@ -130,7 +133,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (caller.Token, error)
 // none for an issuer whose tokens are not accepted; nil stands for those that prove who calls.
 func (v *Verifier) signed(ctx context.Context, raw string, types map[string][]string) (unverified, *source, *key, error) {
 	fail := func(err error) (unverified, *source, *key, error) { return unverified{}, nil, nil, err }
-	t, err := parse(raw)
+	t, err := parse(raw, maxToken)
 	if err != nil {
 		return fail(err)
 	}

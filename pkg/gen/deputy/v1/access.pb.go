@@ -46,21 +46,24 @@ const (
 	Role_ROLE_ADMIN Role = 8
 	// For people, by tokens of their own: reads and ends what agents may do for the person that calls, and nothing else.
 	Role_ROLE_SELF Role = 9
+	// Sends security events (Shared Signals), which only take access away, within what its entry says of signals. An admin does not have it.
+	Role_ROLE_TRANSMITTER Role = 10
 )
 
 // Enum value maps for Role.
 var (
 	Role_name = map[int32]string{
-		0: "ROLE_UNSPECIFIED",
-		1: "ROLE_CHECKER",
-		2: "ROLE_DELEGATOR",
-		3: "ROLE_WRITER",
-		4: "ROLE_ORGANIZER",
-		5: "ROLE_SCHEMA_ADMIN",
-		6: "ROLE_RESPONDER",
-		7: "ROLE_AUDITOR",
-		8: "ROLE_ADMIN",
-		9: "ROLE_SELF",
+		0:  "ROLE_UNSPECIFIED",
+		1:  "ROLE_CHECKER",
+		2:  "ROLE_DELEGATOR",
+		3:  "ROLE_WRITER",
+		4:  "ROLE_ORGANIZER",
+		5:  "ROLE_SCHEMA_ADMIN",
+		6:  "ROLE_RESPONDER",
+		7:  "ROLE_AUDITOR",
+		8:  "ROLE_ADMIN",
+		9:  "ROLE_SELF",
+		10: "ROLE_TRANSMITTER",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED":  0,
@@ -73,6 +76,7 @@ var (
 		"ROLE_AUDITOR":      7,
 		"ROLE_ADMIN":        8,
 		"ROLE_SELF":         9,
+		"ROLE_TRANSMITTER":  10,
 	}
 )
 
@@ -270,7 +274,7 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\vall_tenants\x18\x02 \x01(\bR\n" +
 	"allTenants\x12#\n" +
 	"\rwithout_admin\x18\x03 \x01(\bR\fwithoutAdmin\x12)\n" +
-	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xc3\x01\n" +
+	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xd9\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_CHECKER\x10\x01\x12\x12\n" +
@@ -282,7 +286,9 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\fROLE_AUDITOR\x10\a\x12\x0e\n" +
 	"\n" +
 	"ROLE_ADMIN\x10\b\x12\r\n" +
-	"\tROLE_SELF\x10\t*~\n" +
+	"\tROLE_SELF\x10\t\x12\x14\n" +
+	"\x10ROLE_TRANSMITTER\x10\n" +
+	"*~\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_READS\x10\x01\x12\x11\n" +
