@@ -591,9 +591,7 @@ func (l *lookup) members(
 	if err != nil {
 		return nil, next, false, err
 	}
-	// A principal whose membership has expired meanwhile is on the page no more. Then all of the page is gone through again, as for delegations.
-	last := slices.IndexFunc(rels, func(r authz.Relationship) bool { return r.Subject.ID == at.Last })
-	for i := last + 1; i < len(rels); i++ {
+	for i := behindMember(rels, at.Last); i < len(rels); i++ {
 		if p, ok := authz.NewPrincipal(rels[i].Subject.Object); ok {
 			page = append(page, member{p, rels[i : i+1 : i+1]})
 		}
@@ -606,4 +604,24 @@ func (l *lookup) members(
 	default:
 		return page, next, false, nil
 	}
+}
+
+// behindMember returns where a page of members goes on behind the one with an id, "" being before all. If it is not there, because its membership has
+// expired since, that is where it would be, so that no other member is told twice. On a page that is not in the order of ids it is the beginning, so
+// that none is missed.
+func behindMember(page []authz.Relationship, id string) int {
+	byID, before := true, 0
+	for i := range page {
+		switch other := page[i].Subject.ID; {
+		case other == id:
+			return i + 1
+		case other < id:
+			before++
+		}
+		byID = byID && (i == 0 || page[i-1].Subject.ID <= page[i].Subject.ID)
+	}
+	if !byID {
+		return 0
+	}
+	return before
 }
