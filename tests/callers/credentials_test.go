@@ -8,7 +8,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/actor"
-	"github.com/deputyauth/deputy/pkg/caller/person"
+	people "github.com/deputyauth/deputy/pkg/caller/person"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -37,7 +37,7 @@ func (p *proofs) server(t testing.TB, cfg daemon.Config) daemon.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.People = []person.Issuer{{Issuer: cfg.Issuers[0].Issuer, Principal: principal}}
+	cfg.People = []people.Issuer{{Issuer: cfg.Issuers[0].Issuer, Principal: principal}}
 	for _, c := range cfg.Callers {
 		if isPerson(c.Name) {
 			c.Credentials = []caller.Credential{p.issuer.Credential(c.Name)}
