@@ -25,7 +25,7 @@ func newDelegation(p *program) *cobra.Command {
 // newDelegationCreate builds `deputy delegation create`. Who may grant what is the server's to judge;
 // the time to live has no default here, because a delegation that nobody gave an end is a mistake.
 func newDelegationCreate(c *connection) *cobra.Command {
-	var agent, principal, tenant, grantedBy, parent, idempotencyKey string
+	var agent, principal, tenant, grantedBy, parent, idempotencyKey, actorTokenFile string
 	var scope []string
 	var unscoped, allowDirect bool
 	var lasts time.Duration
@@ -54,6 +54,7 @@ more than that one.`,
 	flags.BoolVar(&allowDirect, "allow-direct", false, "let the agent act without a session")
 	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
+	flags.StringVar(&actorTokenFile, "actor-token-file", "", actorTokenUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
 		if lasts <= 0 {
 			return errors.New("--ttl must say how long the delegation holds, such as 8h")
@@ -75,6 +76,9 @@ more than that one.`,
 			}
 		}
 		if request.Scope, err = parseScope(scope); err != nil {
+			return err
+		}
+		if request.ActorToken, err = readActorToken(actorTokenFile); err != nil {
 			return err
 		}
 		answer, err := s.delegations.CreateDelegation(ctx, request)
