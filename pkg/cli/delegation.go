@@ -28,7 +28,7 @@ func newDelegation(p *program) *cobra.Command {
 // newDelegationCreate builds `deputy delegation create`. Who may grant what is the server's to judge;
 // the time to live has no default here, because a delegation that nobody gave an end is a mistake.
 func newDelegationCreate(c *connection) *cobra.Command {
-	var agent, principal, tenant, grantedBy, parent, idempotencyKey, consent string
+	var agent, principal, tenant, grantedBy, parent, idempotencyKey, consent, actorTokenFile string
 	var scope []string
 	var unscoped, allowDirect bool
 	var lasts time.Duration
@@ -60,6 +60,7 @@ which is used up.`,
 	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required, but with --consent-token-file, whose token's end it can be")
 	flags.StringVar(&consent, "consent-token-file", "", "file with the person's own token by which the person consents; --principal and --tenant may be left out then")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
+	flags.StringVar(&actorTokenFile, "actor-token-file", "", actorTokenUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
 		if lasts < 0 || lasts == 0 && consent == "" {
 			return errors.New("--ttl must say how long the delegation holds, such as 8h")
@@ -84,6 +85,9 @@ which is used up.`,
 			}
 		}
 		if request.Scope, err = parseScope(scope); err != nil {
+			return err
+		}
+		if request.ActorToken, err = readActorToken(actorTokenFile); err != nil {
 			return err
 		}
 		answer, err := s.delegations.CreateDelegation(ctx, request)

@@ -49,6 +49,7 @@ not printed. They are named on standard error.` + questionUsage,
 			AgentId: check.GetAgentId(), OnBehalfOf: check.GetOnBehalfOf(), TenantId: check.GetTenantId(),
 			ResourceObjectType: args[1], ResourceObjectIds: ids, Permission: args[2],
 			Context: check.GetContext(), Consistency: check.GetConsistency(), SessionToken: check.GetSessionToken(),
+			ActorToken: check.GetActorToken(),
 		}
 		switch via := check.GetVia().(type) {
 		case *deputy.CheckPermissionRequest_SessionId:

@@ -58,6 +58,7 @@ With -o json each line is one message of the stream; the last one says whether t
 			Context:            check.GetContext(),
 			Consistency:        check.GetConsistency(),
 			SessionToken:       check.GetSessionToken(),
+			ActorToken:         check.GetActorToken(),
 		}
 		switch via := check.GetVia().(type) {
 		case *deputy.CheckPermissionRequest_SessionId:

@@ -2,10 +2,13 @@ package cli
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // question holds the flags of the commands that ask for a decision: check, explain and lookup
@@ -24,6 +27,8 @@ type question struct {
 	consistency string
 	// sessionToken is the checked_at of an earlier answer, or empty.
 	sessionToken string
+	// actorTokenFile is a file with the agent's own token, or empty.
+	actorTokenFile string
 }
 
 // register adds the flags.
@@ -36,7 +41,30 @@ func (q *question) register(cmd *cobra.Command) {
 	flags.StringVar(&q.context, "context", "", "caveat context: a JSON object, or @FILE with one")
 	flags.StringVar(&q.consistency, "consistency", "", consistencies)
 	flags.StringVar(&q.sessionToken, "session-token", "", "the token of an earlier answer: nothing older is asked")
+	flags.StringVar(&q.actorTokenFile, "actor-token-file", "", actorTokenUsage)
 }
+
+// actorTokenUsage is the usage of --actor-token-file.
+const actorTokenUsage = "file with the agent's own token (JWT), which proves that it acts, and for whom"
+
+// readActorToken reads the agent's token from a file; none where path is empty. A token is never an argument, which all users of a machine can see.
+func readActorToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	text, err := smallfile.Read(path, maxActorToken)
+	if err != nil {
+		return "", fmt.Errorf("--actor-token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" {
+		return "", fmt.Errorf("--actor-token-file: %s is empty; write the agent's token into it", path)
+	}
+	return token, nil
+}
+
+// maxActorToken is how long the file of a token may be, in bytes: the server takes tokens of half that.
+const maxActorToken = 16 << 10
 
 // questionUsage ends the help of the commands that ask for a decision.
 const questionUsage = `
@@ -78,5 +106,6 @@ func (q *question) request(args []string) (*deputy.CheckPermissionRequest, error
 	if r.Consistency, err = parseConsistency(q.consistency); err != nil {
 		return nil, err
 	}
-	return r, nil
+	r.ActorToken, err = readActorToken(q.actorTokenFile)
+	return r, err
 }

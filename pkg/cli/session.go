@@ -27,7 +27,7 @@ func newSessionStart(c *connection) *cobra.Command {
 	var targets, scope []string
 	var lasts time.Duration
 	var frozen bool
-	var idempotencyKey string
+	var idempotencyKey, actorTokenFile string
 	cmd := &cobra.Command{
 		Use:   "start --agent AGENT --target DELEGATION[,PRINCIPAL…]",
 		Short: "Start a run of an agent that acts under delegations",
@@ -44,6 +44,7 @@ for; they may be left out where the delegation is for one user or service.`,
 	flags.DurationVar(&lasts, "ttl", 0, "how long it lasts without renewal; the server's default is 1h")
 	flags.BoolVar(&frozen, "frozen", false, "freeze the rights now: what is granted later does not count, what is taken away does")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
+	flags.StringVar(&actorTokenFile, "actor-token-file", "", actorTokenUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {
 		if lasts < 0 {
 			return errors.New("--ttl must be positive")
@@ -62,6 +63,9 @@ for; they may be left out where the delegation is for one user or service.`,
 			}
 			target.Scope = grants
 			request.Targets = append(request.Targets, target)
+		}
+		if request.ActorToken, err = readActorToken(actorTokenFile); err != nil {
+			return err
 		}
 		answer, err := s.sessions.StartSession(ctx, request)
 		if err != nil {

@@ -34,6 +34,8 @@ type DelegationSpec struct {
 	ConsentToken string
 	// IdempotencyKey makes a retry of the same request return the same delegation: up to 128 bytes, this caller's own.
 	IdempotencyKey string
+	// ActorToken is the token of the agent that asks, as in a Question; empty for none. With a Parent that is the parent's agent.
+	ActorToken string
 }
 
 // Grant is one thing that a scope reaches: a relation to an object, which admits delegations.
@@ -49,7 +51,7 @@ func (c *Client) CreateDelegation(ctx context.Context, spec DelegationSpec) (*de
 	request := &deputyv1.CreateDelegationRequest{
 		AgentId: spec.Agent, Principal: spec.Principal.subject(), TenantId: spec.Tenant, ParentDelegationId: spec.Parent,
 		Scope: scope(spec.Scope), Unscoped: spec.Unscoped, AllowDirect: spec.AllowDirect, Ttl: duration(spec.TTL),
-		IdempotencyKey: spec.IdempotencyKey, ConsentToken: spec.ConsentToken,
+		IdempotencyKey: spec.IdempotencyKey, ConsentToken: spec.ConsentToken, ActorToken: spec.ActorToken,
 	}
 	if spec.GrantedBy != "" {
 		request.GrantedBy = &deputyv1.ObjectReference{ObjectType: "user", ObjectId: spec.GrantedBy}

@@ -17,6 +17,8 @@ type FilterQuery struct {
 	Type, Permission string
 	// Context is context for caveats.
 	Context Context
+	// ActorToken is the agent's own token, as in a Question.
+	ActorToken string
 }
 
 // Filtered are the objects of a filter on which an agent may act. The zero Filtered allows none.
@@ -80,7 +82,7 @@ func (s *Session) filter(ctx context.Context, q FilterQuery, ids []string, at *d
 func (c *Client) filter(ctx context.Context, q FilterQuery, ids []string, at *deputyv1.Consistency, token *deputyv1.ZedToken) (Filtered, error) {
 	request := &deputyv1.FilterResourcesRequest{
 		AgentId: q.Agent, TenantId: q.Tenant, ResourceObjectType: q.Type, ResourceObjectIds: ids, Permission: q.Permission,
-		Consistency: at, SessionToken: token,
+		Consistency: at, SessionToken: token, ActorToken: q.ActorToken,
 	}
 	switch {
 	case q.Session != "" && q.Delegation != "":

@@ -19,6 +19,8 @@ type ResourceQuery struct {
 	Type, Permission string
 	// Context is context for caveats.
 	Context Context
+	// ActorToken is the agent's own token, as in a Question. It has to be good until the last page.
+	ActorToken string
 	// Conditional lists also what is reached only with more context, see Reached.Missing.
 	Conditional bool
 	Page
@@ -41,6 +43,7 @@ func (c *Client) LookupResources(q ResourceQuery) *List[Reached] {
 	open := func(ctx context.Context, limit uint32, from *deputyv1.Cursor) (grpc.ServerStreamingClient[deputyv1.LookupResourcesResponse], error) {
 		request := &deputyv1.LookupResourcesRequest{
 			AgentId: q.Agent, TenantId: q.Tenant, ResourceObjectType: q.Type, Permission: q.Permission, Limit: limit, Cursor: from,
+			ActorToken: q.ActorToken,
 		}
 		switch {
 		case q.Session != "" && q.Delegation != "":

@@ -119,6 +119,8 @@ type Question struct {
 	Permission string
 	// Context is context for caveats.
 	Context Context
+	// ActorToken is the agent's own token, which proves that it acts, and for whom; empty for none. What it says may be left out above.
+	ActorToken string
 }
 
 // errTwoWays refuses what names a session and a delegation.
@@ -127,7 +129,7 @@ var errTwoWays = errors.New("client: an agent acts in a session or under a deleg
 // request is the question as it goes over the wire.
 func (q Question) request() (*deputyv1.CheckPermissionRequest, error) {
 	r := &deputyv1.CheckPermissionRequest{
-		AgentId: q.Agent, TenantId: q.Tenant, Resource: q.Resource.proto(), Permission: q.Permission,
+		AgentId: q.Agent, TenantId: q.Tenant, Resource: q.Resource.proto(), Permission: q.Permission, ActorToken: q.ActorToken,
 	}
 	switch {
 	case q.Session != "" && q.Delegation != "":
@@ -153,7 +155,7 @@ func (q Question) item() (*deputyv1.CheckBulkPermissionsRequestItem, error) {
 	}
 	item := &deputyv1.CheckBulkPermissionsRequestItem{
 		AgentId: r.GetAgentId(), OnBehalfOf: r.GetOnBehalfOf(), TenantId: r.GetTenantId(), Resource: r.GetResource(),
-		Permission: r.GetPermission(), Context: r.GetContext(),
+		Permission: r.GetPermission(), Context: r.GetContext(), ActorToken: r.GetActorToken(),
 	}
 	switch via := r.GetVia().(type) {
 	case *deputyv1.CheckPermissionRequest_SessionId:

@@ -17,6 +17,9 @@ type Reason string
 
 // The reasons.
 const (
+	ReasonActorTokenInvalid    Reason = authz.ReasonActorTokenInvalid
+	ReasonActorTokenMismatch   Reason = authz.ReasonActorTokenMismatch
+	ReasonActorTokenRequired   Reason = authz.ReasonActorTokenRequired
 	ReasonAgentNotFound        Reason = authz.ReasonAgentNotFound
 	ReasonAlreadyExists        Reason = authz.ReasonAlreadyExists
 	ReasonBusy                 Reason = authz.ReasonBusy

@@ -38,6 +38,8 @@ type SessionSpec struct {
 	Frozen bool
 	// IdempotencyKey makes a retry of the same request return the same session: up to 128 bytes, this caller's own.
 	IdempotencyKey string
+	// ActorToken is the agent's own token, as in a Question; empty for none. The session acts for the token's principal only.
+	ActorToken string
 }
 
 // Target is one thing that a session acts for.
@@ -54,6 +56,7 @@ type Target struct {
 func (c *Client) StartSession(ctx context.Context, spec SessionSpec) (*Session, error) {
 	request := &deputyv1.StartSessionRequest{
 		AgentId: spec.Agent, Ttl: duration(spec.TTL), Frozen: spec.Frozen, IdempotencyKey: spec.IdempotencyKey,
+		ActorToken: spec.ActorToken,
 	}
 	for _, t := range spec.Targets {
 		target := &deputyv1.SessionTarget{DelegationId: t.Delegation, Scope: scope(t.Scope)}

@@ -12,6 +12,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
@@ -60,11 +61,36 @@ func (*Issuer) Credential(subject string) caller.Credential {
 // Token is a token of a subject's that is valid for an hour.
 func (i *Issuer) Token(t testing.TB, subject string) string {
 	t.Helper()
+	return i.sign(t, map[string]any{"sub": subject, "client_id": subject})
+}
+
+// ActorToken is a token that is valid for an hour, in which an agent acts for a subject.
+func (i *Issuer) ActorToken(t testing.TB, agent, subject string) string {
+	t.Helper()
+	return i.sign(t, map[string]any{"sub": subject, "act": map[string]any{"sub": agent}})
+}
+
+// Actors say how the tokens of ActorToken name agents.
+func (*Issuer) Actors(t testing.TB) actor.Issuer {
+	t.Helper()
+	agent, err := actor.ParseTemplate(actor.Agent, "{act.sub}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	principal, err := actor.ParseTemplate(actor.Principal, "user:{sub}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return actor.Issuer{Issuer: issuerName, Audiences: []string{audience}, Agent: agent, Principal: principal}
+}
+
+// sign signs claims, and what all tokens say.
+func (i *Issuer) sign(t testing.TB, claims map[string]any) string {
+	t.Helper()
 	now := time.Now()
-	said, err := json.Marshal(map[string]any{
-		"iss": issuerName, "sub": subject, "aud": audience, "client_id": subject, "jti": fmt.Sprint(now.UnixNano()),
-		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(),
-	})
+	claims["iss"], claims["aud"], claims["jti"] = issuerName, audience, fmt.Sprint(now.UnixNano())
+	claims["iat"], claims["exp"] = now.Unix(), now.Add(time.Hour).Unix()
+	said, err := json.Marshal(claims)
 	if err != nil {
 		t.Fatal(err)
 	}

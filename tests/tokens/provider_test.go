@@ -4,6 +4,7 @@ package tokens
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"os/exec"
@@ -32,7 +33,7 @@ import (
 type provider struct{ issuer string }
 
 // startProvider builds the provider and runs it until the test ends.
-func startProvider(t *testing.T) provider {
+func startProvider(t testing.TB) provider {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "provider")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".")
@@ -64,7 +65,7 @@ func startProvider(t *testing.T) provider {
 }
 
 // token asks for a token as a client that has a subject and an audience.
-func (p provider) token(t *testing.T, client string) string {
+func (p provider) token(t testing.TB, client string) string {
 	t.Helper()
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {client}, "client_secret": {"secret"}}
 	resp, err := http.PostForm(p.issuer+"/oauth/token", form)
@@ -77,6 +78,36 @@ func (p provider) token(t *testing.T, client string) string {
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&said); err != nil || said.Token == "" {
 		t.Fatalf("the provider answers with the status %d, %v", resp.StatusCode, err)
+	}
+	return said.Token
+}
+
+// actorToken exchanges a person's token for one in which the agent acts for the person, at an audience.
+func (p provider) actorToken(t testing.TB, subjectToken, agent, audience, org string) string {
+	t.Helper()
+	form := url.Values{
+		"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"},
+		"subject_token": {subjectToken}, "subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		"actor_token": {p.token(t, agent+"@idp")}, "actor_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
+		"audience": {audience}, "scope": {"org:" + org},
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.issuer+"/oauth/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.SetBasicAuth(url.QueryEscape(agent+"@idp"), "secret")
+	resp, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, _ := io.ReadAll(resp.Body)
+	var said struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.Unmarshal(text, &said); err != nil || said.Token == "" {
+		t.Fatalf("the provider answers with the status %d, %s", resp.StatusCode, text)
 	}
 	return said.Token
 }
@@ -149,8 +180,9 @@ func TestProvider(t *testing.T) {
 	}
 }
 
-// furnish writes a graph in which bot, in a session for Alice, may view plan and not payroll, and returns the session.
-func furnish(t testing.TB, s *harness.Server) string {
+// furnish writes a graph in which bot, in a session for Alice, may view plan and not payroll, and returns the session. raw is a token of bot's, if it
+// needs one.
+func furnish(t testing.TB, s *harness.Server, raw ...string) string {
 	t.Helper()
 	s.WriteSchema(t, schema.Core+`
 		definition document {
@@ -163,10 +195,12 @@ func furnish(t testing.TB, s *harness.Server) string {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{AgentId: "bot", OwnerIds: []string{"carol"}}); err != nil {
-		t.Fatal(err)
+	for _, agent := range []string{"bot", "helper"} {
+		if _, err := s.Agents().RegisterAgent(t.Context(), &deputyv1.RegisterAgentRequest{AgentId: agent, OwnerIds: []string{"carol"}}); err != nil {
+			t.Fatal(err)
+		}
 	}
-	s.Touch(t, "tenant:acme#member@user:alice", "tenant:acme#agent@agent:bot",
+	s.Touch(t, "tenant:acme#member@user:alice", "tenant:acme#admin@user:dana", "tenant:acme#agent@agent:helper", "tenant:acme#agent@agent:bot",
 		"document:plan#tenant@tenant:acme", "document:plan#reader@user:alice", "document:plan#reader@agent:bot",
 		"document:payroll#tenant@tenant:acme", "document:payroll#reader@user:alice")
 	created, err := s.Delegations().CreateDelegation(t.Context(), &deputyv1.CreateDelegationRequest{
@@ -177,7 +211,7 @@ func furnish(t testing.TB, s *harness.Server) string {
 		t.Fatal(err)
 	}
 	started, err := s.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
-		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: created.GetDelegation().GetDelegationId()}},
+		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: created.GetDelegation().GetDelegationId()}}, ActorToken: strings.Join(raw, ""),
 	})
 	if err != nil {
 		t.Fatal(err)

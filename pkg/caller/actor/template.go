@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
 // Kind is what a template makes ids of.
@@ -189,9 +188,15 @@ func (t Template) names(claim string) bool {
 	return slices.ContainsFunc(t.fields, func(f field) bool { return f.claim == claim })
 }
 
+// Texts are the claims of a token, or of an actor in it, as *token.Claims has them.
+type Texts interface {
+	// Text returns a claim that is a text and not empty. The error goes on after the words that name the claim.
+	Text(name string) (string, error)
+}
+
 // Render makes the id, as callers know it, of the claims of a token and of its actor, which is nil where the token has none. It refuses a token
 // that lacks a claim, or whose claims make no id. The error goes on after the words that name the token.
-func (t Template) Render(claims, actor *token.Claims) (string, error) {
+func (t Template) Render(claims, actor Texts) (string, error) {
 	var id strings.Builder
 	id.WriteString(t.first)
 	for _, f := range t.fields {

@@ -169,7 +169,11 @@ func TenantOf(t Template, claims, acting *token.Claims) (authz.TenantID, string,
 
 // encoded returns the stored id that a template makes, and the id as callers know it.
 func encoded(t Template, claims, acting *token.Claims) (id, name string, err error) {
-	if name, err = t.Render(claims, acting); err != nil {
+	var actor Texts
+	if acting != nil {
+		actor = acting
+	}
+	if name, err = t.Render(claims, actor); err != nil {
 		return "", "", token.Refused("%w", err)
 	}
 	if id, err = authz.EncodeID(name); err != nil {

@@ -6,6 +6,13 @@
 //	    algorithms: [RS256]
 //	    types: [at+jwt]                          # their typ; left out: at+jwt
 //	    jwks_url: https://login.example.com/keys # or jwks_file: PATH, from the file's own folder on; left out: asked of the issuer
+//	    actors:                                  # how its tokens name agents; left out: they name none (see pkg/caller/actor)
+//	      audiences: [deputy]                    # one of which is in their aud, or one of the caller's actor_audiences
+//	      types: [at+jwt]                        # their typ; left out: at+jwt
+//	      agent: "idp/{act.sub}"                 # how an agent's id is made of claims
+//	      principal: "user:idp/{sub}"            # the same for the principal, with its type; may be left out
+//	      tenant: "{org_id}"                     # the same for the tenant; may be left out
+//	      max_depth: 4                           # how many actors a token may name; left out: 4
 //	    leeway: 30s                              # by how much clocks may differ; left out: 30s
 //	    stale: 1h                                # how long the last keys are used while the issuer gives none; left out: 1h
 //	    people:                                  # how its tokens name people, by tokens of their own; left out: they do not
@@ -17,6 +24,9 @@
 //	        scope: deputy:delegate               # what a scope begins with by which a token consents; this, details, or both
 //	        details: deputy_delegation           # the type of authorization_details by which a token consents
 //	        clients: [consent-app]               # the clients that people consent with; left out: any
+//	agents:                                      # those that act with a token of theirs only; left out: none has to
+//	  - id: triage-bot                           # or prefix: idp/
+//	    actor_token: required
 //	callers:
 //	  - name: billing                            # letters, digits, ".", "_" and "-"; unique; not "service" and not "admin"
 //	    roles: [checker]                         # one or more
@@ -27,6 +37,8 @@
 //	    id_prefixes: [acme-]                     # how the ids of objects begin; as agents
 //	    authzed_api: [CheckPermission]           # methods of authzed.api.v1; a list, or all; left out: none
 //	    vouch: false                             # whether it creates delegations in a person's name on its word alone; left out: false
+//	    actor_token: required                    # whether it names agents only with their tokens; left out: it may name them without
+//	    actor_audiences: [gateway]               # names of its own, in the aud of tokens that were made for it; left out: none
 //	    credentials:                             # each proves by itself that a call is this caller's
 //	      - id: key-1                            # unique in the caller
 //	        key: sha256:8c7dd922ad47494f…        # the SHA-256 digest of a preshared key, in 64 hex digits

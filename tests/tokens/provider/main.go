@@ -2,9 +2,12 @@
 // themselves (OAuth 2.0 client credentials). It is a module of its own, and runs as a process of its own, because Deputy has no use for
 // what it brings along.
 //
-// It prints its issuer in a line, and ends when its standard input does. The id of a client is what it is, "billing@deputy" being a client
-// whose tokens have the subject "billing" and the audience "deputy"; every secret is "secret". POST /rotate has it sign with a new key, and
-// publish that one alone.
+// It prints its address in a line, which is its issuer too, unless it is told another one with -issuer. It ends when its standard input does. The id of
+// a client is what it is, "billing@deputy" being a client whose tokens have the subject "billing" and the audience "deputy"; every secret is "secret".
+// POST /rotate has it sign with a new key, and publish that one alone.
+//
+// A client exchanges tokens (RFC 8693): the subject's token for one of the subject's in which the actor acts. The scope "org:acme" has it say in which
+// organization ("org_id"). Whoever acted in the subject's token before is an earlier actor in the new one.
 package main
 
 import (
@@ -12,6 +15,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -45,7 +49,10 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	issuer := "http://" + listener.Addr().String()
+	address := "http://" + listener.Addr().String()
+	named := flag.String("issuer", address, "the issuer that its tokens name")
+	flag.Parse()
+	issuer := *named
 	clients := &clients{Storage: storage.NewStorage(storage.NewUserStore(issuer))}
 	if err := clients.rotate(); err != nil {
 		return err
@@ -57,7 +64,7 @@ func serve() error {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
-	fmt.Println(issuer) //nolint:forbidigo // what it is asked for
+	fmt.Println(address) //nolint:forbidigo // what it is asked for
 	return (&http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}).Serve(listener)
 }
 
@@ -104,6 +111,45 @@ func (c *clients) ClientCredentials(ctx context.Context, id, secret string) (op.
 func (c *clients) ClientCredentialsTokenRequest(_ context.Context, id string, scopes []string) (op.TokenRequest, error) { //nolint:unparam // the signature is an interface's
 	subject, audience, _ := strings.Cut(id, "@")
 	return &oidc.JWTTokenRequest{Subject: subject, Audience: []string{audience}, Scopes: scopes}, nil
+}
+
+// AuthorizeClientIDSecret is op.Storage's.
+func (*clients) AuthorizeClientIDSecret(_ context.Context, _, secret string) error {
+	if secret != "secret" {
+		return errors.New("a wrong secret")
+	}
+	return nil
+}
+
+// GetClientByClientID is op.Storage's.
+func (c *clients) GetClientByClientID(ctx context.Context, id string) (op.Client, error) {
+	one, err := c.Storage.ClientCredentials(ctx, "sid1", "verysecret") // the example's
+	return client{one, id}, err
+}
+
+// ValidateTokenExchangeRequest is op.TokenExchangeStorage's: everybody may act for everybody here.
+func (*clients) ValidateTokenExchangeRequest(_ context.Context, request op.TokenExchangeRequest) error {
+	if request.GetExchangeActor() == "" {
+		return errors.New("no actor")
+	}
+	request.SetRequestedTokenType(oidc.AccessTokenType)
+	request.SetCurrentScopes(request.GetScopes())
+	return nil
+}
+
+// GetPrivateClaimsFromTokenExchangeRequest is op.TokenExchangeStorage's.
+func (*clients) GetPrivateClaimsFromTokenExchangeRequest(_ context.Context, request op.TokenExchangeRequest) (map[string]any, error) {
+	act := map[string]any{"sub": request.GetExchangeActor()}
+	if prior, has := request.GetExchangeSubjectTokenClaims()["act"]; has {
+		act["act"] = prior
+	}
+	claims := map[string]any{"act": act}
+	for _, scope := range request.GetScopes() {
+		if org, found := strings.CutPrefix(scope, "org:"); found {
+			claims["org_id"] = org
+		}
+	}
+	return claims, nil
 }
 
 // client gets JSON Web Tokens.
