@@ -152,7 +152,7 @@ func TestSignals(t *testing.T) {
 		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "document:{id}"}}`:              `the type "document"`,
 		`, signals: {issuer: "https://idp", audiences: [x], subjects: {User: "user:{id}"}}`:                  "no member of a subject",
 		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, kinds: [login]}`:  "no event that can take access away",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, max_subjects: 0}`: "1 to 10000",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, max_subjects: 10001}`: "1 to 10000",
 		`, signals: {issuer: "https://idp", audiences: [], subjects: {user: "user:{id}"}}`:                   "audiences",
 	} {
 		if _, err := read(signals); err == nil || !strings.Contains(err.Error(), words) {
