@@ -126,6 +126,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
+		{"signals-listen", "127.0.0.1:9"}, {"signals-dir", "s"},
 		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
 		{"journal-answer-unrecorded", "true"}, {"journal-retention", "1h"}, {"journal-quota-mib", "300"}, {"journal-caller-share", "0.1"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
 		{"journal-erasable", "true"}, {"journal-personal-types", "ticket"},
@@ -164,9 +165,9 @@ func TestEveryFieldHasASetting(t *testing.T) {
 					"daemon.Config.CallerLimits.Weight",                                          // weights are beside others': one for all says nothing
 					"daemon.Config.JudgeOver",                                                    // a test's
 					"daemon.Config.Callers", "daemon.Config.Issuers", "daemon.Config.NoListener", // for servers that are opened in code
-					"daemon.Config.Engine.KeyMark",                                                                                                                                                    // the daemon computes it of the token key
-					"daemon.Config.Engine.Log",                                                                                                                                                        // the daemon's own
-					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles", "daemon.Config.journalEvery": // a test's
+					"daemon.Config.Engine.KeyMark",                                                                                                                                                                                  // the daemon computes it of the token key
+					"daemon.Config.Engine.Log",                                                                                                                                                                                      // the daemon's own
+					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles", "daemon.Config.signalsFiles", "daemon.Config.journalEvery": // a test's
 					continue
 				case "daemon.Config.Insecure": // the variable is the clients'
 					if way.name == "environment" {

@@ -41,17 +41,17 @@ const (
 // Reading is what a token asks for.
 type Reading struct {
 	// Events are the names of its events, sorted: "session-revoked". One that is not known is named by its URI.
-	Events []string
+	Events []string `json:"events,omitempty"`
 	// Act is what is asked for. Without one the other fields are empty.
-	Act Act
+	Act Act `json:"act,omitzero"`
 	// Target is the user, service, agent, tenant or session that it is about.
-	Target authz.Object
+	Target authz.Object `json:"target,omitzero"`
 	// Tenant is the tenant in which it is about the target; empty means in all that exist for the transmitter.
-	Tenant authz.TenantID
+	Tenant authz.TenantID `json:"tenant,omitempty"`
 	// Waits is why it waits for a person; empty where it does not.
-	Waits string
+	Waits string `json:"waits,omitempty"`
 	// Happened is when the event happened, as far as that is said.
-	Happened time.Time
+	Happened time.Time `json:"happened,omitzero"`
 }
 
 // Read returns what a verified token asks for, by what its transmitter may send. Errors: Invalid, with a reason that begins with SIGNAL, for

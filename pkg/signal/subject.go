@@ -107,7 +107,7 @@ func identifier(name string, raw json.RawMessage, issuer string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	field := ""
+	var field string
 	switch format := word(raw, "format"); format {
 	case "iss_sub":
 		field = "sub"

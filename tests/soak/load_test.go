@@ -50,6 +50,7 @@ const patience = 30 * time.Second
 // load is what is done to a server. It is safe for concurrent use.
 type load struct {
 	service, admin *grpc.ClientConn
+	provider       *provider
 
 	mu sync.Mutex
 	// done counts calls by what they were.
@@ -113,7 +114,7 @@ func (l *load) prepare(ctx context.Context) error {
 	if _, err := v1.NewSchemaServiceClient(l.admin).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: schema.Core + domain}); err != nil {
 		return err
 	}
-	for _, kind := range []string{"runner", "granter", "stopper", "toggler"} {
+	for _, kind := range []string{"runner", "granter", "stopper", "toggler", "signaled"} {
 		for lane := range lanes {
 			name := fmt.Sprintf("%s%d", kind, lane)
 			req := &deputyv1.RegisterAgentRequest{AgentId: name, OwnerIds: []string{"root"}}
@@ -142,6 +143,7 @@ func (l *load) run(ctx context.Context) {
 		all.Go(func() { l.sessions(ctx, fmt.Sprintf("runner%d", lane)) })
 		all.Go(func() { l.delegations(ctx, fmt.Sprintf("granter%d", lane)) })
 		all.Go(func() { l.suspensions(ctx, fmt.Sprintf("stopper%d", lane)) })
+		all.Go(func() { l.signals(ctx, fmt.Sprintf("signaled%d", lane)) })
 		all.Go(func() { l.rows(ctx, fmt.Sprintf("toggler%d", lane)) })
 		all.Go(func() { l.imports(ctx, lane) })
 		all.Go(func() { l.watch(ctx) })

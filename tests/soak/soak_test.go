@@ -132,6 +132,7 @@ func TestSoak(t *testing.T) {
 	retention := min(time.Minute, max(5*time.Second, duration/30))
 	dir := t.TempDir()
 	data, journal := filepath.Join(dir, "data"), filepath.Join(dir, "journal")
+	provider, callers := newProvider(t, dir)
 	server, err := process.Start(process.Config{
 		Dir: dir, Log: filepath.Join(dir, "serve.log"),
 		Env: map[string]string{"DEPUTY_PRESHARED_KEY": harness.ServiceKey, "DEPUTY_ADMIN_PRESHARED_KEY": harness.AdminKey},
@@ -141,6 +142,7 @@ func TestSoak(t *testing.T) {
 			"--addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--data-dir", data, "--retention", retention.String(), "--cache-mib", "16", "--gc-headroom-mib", "32",
 			"--journal-dir", journal, "--journal-retention", retention.String(),
 			"--snapshot-max-age", min(retention, 30*time.Second).String(),
+			"--callers", callers, "--signals-listen", provider.addr, "--signals-dir", filepath.Join(dir, "signals"),
 		},
 		Profiles: os.Getenv(profilesVariable),
 	})
@@ -148,7 +150,7 @@ func TestSoak(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = server.Kill() }()
-	l := &load{done: map[string]int{}}
+	l := &load{done: map[string]int{}, provider: provider}
 	if l.service, err = harness.Connect(server.Addr, harness.ServiceKey); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +233,8 @@ var kinds = []string{
 	"lookup agents", "SpiceDB's lookup resources", "SpiceDB's lookup subjects", "check under a delegation", "check by agent alone",
 	"check under a revoked delegation", "check by agent alone, revoked", "check of a suspended agent", "check of a resumed agent",
 	"check without the row", "check with the row", "read at an older revision", "import", "export", "delete an import", "write schema",
-	"watched revisions", "purge",
+	"watched revisions", "purge", "signal", "signal that changes nothing", "signal that is sent again", "check after a signal",
+	"check after a signal that was sent again",
 }
 
 // table prints what a run came to.

@@ -120,6 +120,51 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// TestSignals: what a transmitter may send is read, and what is left out of it has its default.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	read := func(signals string) (*caller.Signals, error) {
+		got, err := file.Decode("f", []byte("issuers:\n- {issuer: \"https://idp\", audiences: [d], algorithms: [ES256]}\ncallers:\n"+
+			"- {name: a, roles: [transmitter], tenants: [acme], credentials: []"+signals+"}\n"))
+		if err != nil {
+			return nil, err
+		}
+		return got.Callers[0].Signals, nil
+	}
+	got, err := read(`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}", tenant: "tenant:okta-{id}"}}`)
+	want := &caller.Signals{
+		Issuer: "https://idp", Audiences: []string{"x"}, Kinds: authz.AllNames(), MaxSubjects: caller.DefaultMaxSubjects,
+		Subjects: map[string]caller.SubjectName{"user": {Type: "user"}, "tenant": {Type: "tenant", Prefix: "okta-"}},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
+	got, err = read(`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, kinds: [session-revoked], max_subjects: 7}`)
+	if err != nil || got.Kinds.All() || !got.Kinds.Has("session-revoked") || got.MaxSubjects != 7 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for signals, words := range map[string]string{
+		``: "needs signals",
+		`, signals: {issuer: "https://other", audiences: [x], subjects: {user: "user:{id}"}}`:                "none of the file's issuers",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {}}`:                                   "1 to 16 members",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: alice}}`:                        "such as user:{id}",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}-x"}}`:                "such as user:{id}",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "document:{id}"}}`:              `the type "document"`,
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {User: "user:{id}"}}`:                  "no member of a subject",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, kinds: [login]}`:  "no event that can take access away",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, max_subjects: 10001}`: "1 to 10000",
+		`, signals: {issuer: "https://idp", audiences: [], subjects: {user: "user:{id}"}}`:                   "audiences",
+	} {
+		if _, err := read(signals); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v; want %q", signals, err, words)
+		}
+	}
+	if _, err := file.Decode("f", []byte("issuers:\n- {issuer: \"https://idp\", audiences: [d], algorithms: [ES256]}\ncallers:\n- {name: a, roles: [admin], "+
+		"tenants: all, credentials: [], signals: {issuer: \"https://idp\", audiences: [x], subjects: {user: \"user:{id}\"}}}\n")); err == nil {
+		t.Error("a caller that is no transmitter has signals")
+	}
+}
+
 // TestLeftOut: what a caller leaves out of its bounds is everything, and what it leaves out of its rights is nothing.
 func TestLeftOut(t *testing.T) {
 	t.Parallel()
