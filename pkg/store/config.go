@@ -19,6 +19,11 @@ type Config struct {
 	Quantization time.Duration
 	// CacheBytes is the size of the cache for blocks of the database; 0 means 256 MiB.
 	CacheBytes int64
+	// PackedBytes is about how much memory what was read may take, packed, beside what is kept as it was read; 0 means 64 MiB.
+	PackedBytes int64
+	// ReadAhead has the store's relationships read once after it was opened, in the background, as far as there is room for them in
+	// memory.
+	ReadAhead bool
 	// OpenFiles is how many of the database's files are kept open; 0 means 4096.
 	OpenFiles int
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
@@ -57,6 +62,7 @@ func (c Config) complete() Config {
 	set(&c.Retention, 24*time.Hour)
 	set(&c.CollectEvery, min(c.Retention/10, 10*time.Minute))
 	set(&c.CacheBytes, 256<<20)
+	set(&c.PackedBytes, 64<<20)
 	set(&c.OpenFiles, 4096)
 	set(&c.MemTableBytes, 64<<20)
 	set(&c.TransactionBytes, 256<<20)

@@ -38,6 +38,10 @@ var (
 	descCache         = desc("block_cache_bytes", "What the block cache holds.")
 	descCacheHits     = desc("block_cache_hits_total", "Blocks that were found in the cache.")
 	descCacheMisses   = desc("block_cache_misses_total", "Blocks that were read from files.")
+	descKept          = desc("kept_bytes", "What objects that are read again and again take, about.")
+	descPacked        = desc("packed_bytes", "What other objects take that were read, packed.")
+	descReads         = desc("object_reads_total", "Times that an object was not found in memory, and was read from the database.")
+	descAhead         = desc("read_ahead_over", "1 if the reading of the store after its start is over.")
 	descCompactions   = desc("compactions_total", "Compactions.")
 	descDebt          = desc("compaction_debt_bytes", "What is to be compacted, about.")
 	descFlushes       = desc("flushes_total", "Memtables that were sorted into files.")
@@ -87,6 +91,17 @@ func (c collectorOf) Collect(ch chan<- prometheus.Metric) {
 	gauge(descCache, float64(m.BlockCache.Size))
 	counter(descCacheHits, float64(m.BlockCache.Hits))
 	counter(descCacheMisses, float64(m.BlockCache.Misses))
+	keptBytes, packedBytes, reads := s.objects.figures()
+	gauge(descKept, float64(keptBytes))
+	gauge(descPacked, float64(packedBytes))
+	counter(descReads, float64(reads))
+	if s.config.ReadAhead {
+		over := 0.0
+		if s.aheadOver.Load() {
+			over = 1
+		}
+		gauge(descAhead, over)
+	}
 	counter(descCompactions, float64(m.Compact.Count))
 	gauge(descDebt, float64(m.Compact.EstimatedDebt))
 	counter(descFlushes, float64(m.Flush.Count))
