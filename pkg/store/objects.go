@@ -22,7 +22,7 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept, with the values of caveats; a test may have less. A quarter of a full shard is
+	// keptBytes is about how much is kept, with the values of caveats, unless the configuration says otherwise. A quarter of a full shard is
 	// thrown away, at random. From where a shard is half full on, what is asked for once is not kept, see door. What takes
 	// more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20

@@ -63,7 +63,7 @@ func readObjects(t *testing.T, s *Store, want map[string][]string) {
 // TestPacked: what has no room as it is is packed, and not read again; what is written is thrown away, and nothing else.
 func TestPacked(t *testing.T) {
 	t.Parallel()
-	s := opened(t, Config{kept: 1})
+	s := opened(t, Config{KeptBytes: 1})
 	want := fillObjects(t, s, 3000)
 	readObjects(t, s, want)
 	read := readsOf(s)
@@ -93,7 +93,7 @@ func TestPacked(t *testing.T) {
 func TestPackedIsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 1 << 20
-	s := opened(t, Config{kept: 1, PackedBytes: limit})
+	s := opened(t, Config{KeptBytes: 1, PackedBytes: limit})
 	want := fillObjects(t, s, 30_000)
 	often := map[string][]string{}
 	for i := range 100 {
@@ -134,7 +134,7 @@ func TestPackedIsBounded(t *testing.T) {
 // TestManyNames: relations beyond those that are numbered are read as before.
 func TestManyNames(t *testing.T) {
 	t.Parallel()
-	s := opened(t, Config{kept: 1})
+	s := opened(t, Config{KeptBytes: 1})
 	var n names
 	for i := range maxNames {
 		if number, ok := n.of(&Row{Relation: fmt.Sprint("r", i), SubjectType: "user"}); !ok || number != uint32(i) {

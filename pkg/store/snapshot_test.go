@@ -73,11 +73,11 @@ func TestSnapshot(t *testing.T) {
 }
 
 // howMuchIsKept are sizes with which objects are kept as they are, some of them packed, or all of them.
-var howMuchIsKept = map[string]int{"kept": 0, "some packed": objectShards << 12, "packed": 1}
+var howMuchIsKept = map[string]int64{"kept": 0, "some packed": objectShards << 12, "packed": 1}
 
-func testSnapshot(t *testing.T, kept int) {
+func testSnapshot(t *testing.T, kept int64) {
 	clock := newTestClock()
-	config := small(Config{Now: clock.Now, Retention: 100 * time.Hour, kept: kept})
+	config := small(Config{Now: clock.Now, Retention: 100 * time.Hour, KeptBytes: kept})
 	s := must(Open("store", config))(t)
 	defer func() {
 		if err := s.Close(); err != nil {
@@ -261,8 +261,8 @@ func TestObjectsKeepUp(t *testing.T) {
 	}
 }
 
-func testObjectsKeepUp(t *testing.T, kept int) {
-	s := opened(t, Config{kept: kept})
+func testObjectsKeepUp(t *testing.T, kept int64) {
+	s := opened(t, Config{KeptBytes: kept})
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
 	read := func(at Revision) (rows []Row, err error) {
@@ -407,8 +407,8 @@ func TestSubjectFromBefore(t *testing.T) {
 	}
 }
 
-func testSubjectFromBefore(t *testing.T, kept int) {
-	s := opened(t, Config{kept: kept})
+func testSubjectFromBefore(t *testing.T, kept int64) {
+	s := opened(t, Config{KeptBytes: kept})
 	before := writesOf(t, s, touch("document:a#folder@folder:x"), touch("folder:x#viewer@user:ann"))
 	subject := func(at Revision, want ...string) {
 		t.Helper()

@@ -132,7 +132,7 @@ func open(dir string, config Config) (_ *Store, err error) {
 	}
 	s.flushing.now = time.Now
 	s.leases.closed = map[pin]int{}
-	s.objects.seed, s.objects.limit = maphash.MakeSeed(), config.kept/objectShards
+	s.objects.seed, s.objects.limit = maphash.MakeSeed(), int(config.KeptBytes/objectShards)
 	for i := range s.objects.shards {
 		s.objects.shards[i].packed.limit = packedLimit(config.PackedBytes)
 	}
