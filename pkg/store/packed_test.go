@@ -246,3 +246,21 @@ func TestReadAheadEnds(t *testing.T) {
 		t.Errorf("with room for about 5,000 relationships %d were read", state.rows)
 	}
 }
+
+// TestReadAheadOfWhatWasWritten: rows that were read ahead before a write to their object are not packed after it, and those that were
+// packed before it are thrown away.
+func TestReadAheadOfWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{KeptBytes: 1})
+	before := writesOf(t, s, touch("document:a#reader@user:ann"))
+	rows := []Row{{Relation: "reader", SubjectType: "user", SubjectID: "ann"}}
+	key := appendComponents([]byte{kindForward}, "document", "a")
+	s.objects.putAhead(key, kept{rows: rows, from: before})
+	readObjects(t, s, map[string][]string{"a": {"document:a#reader@user:ann"}})
+	if reads := readsOf(s); reads != 0 {
+		t.Fatalf("what was read ahead was read %d times", reads)
+	}
+	writesOf(t, s, remove("document:a#reader@user:ann"))
+	s.objects.putAhead(key, kept{rows: rows, from: before})
+	readObjects(t, s, map[string][]string{"a": {}})
+}
