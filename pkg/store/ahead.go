@@ -13,9 +13,9 @@ import (
 // into what is packed. It stops where both are full.
 
 const (
-	// aheadSlice is for how long it reads at a time, and aheadPause how many times as long it rests then, so that calls find a
-	// processor and the disk, and no revision is held for long.
-	aheadSlice, aheadPause = 5 * time.Millisecond, 3
+	// aheadSlice is for how long it reads at a time. Then it rests for as long, so that calls find a processor and the disk, and no
+	// revision is held for long.
+	aheadSlice = 5 * time.Millisecond
 	// aheadRows is how many rows of an object are few. Evaluation asks for all rows of an object with a limit like this one.
 	aheadRows = 32
 )
@@ -54,7 +54,7 @@ func (s *Store) readAhead(ctx context.Context) {
 				zap.Duration("in", time.Since(begin)))
 			return
 		}
-		rest.Reset(aheadPause * time.Since(slice))
+		rest.Reset(time.Since(slice))
 	}
 }
 
