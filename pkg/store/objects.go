@@ -22,9 +22,9 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept, with the values of caveats, unless the configuration says otherwise. A quarter of a full shard is
-	// thrown away, at random. From where a shard is half full on, what is asked for once is not kept, see door. What takes
-	// more than a quarter of a shard is never kept.
+	// keptBytes is about how much is kept, with the values of caveats, unless the configuration says otherwise. A quarter of
+	// a full shard is packed instead, at random. From where a shard is half full on, what is asked for once is packed too, see
+	// door and packed.go. What takes more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
 	rowBytes, entryBytes = 152, 384
