@@ -71,13 +71,14 @@ func startAhead(t *testing.T, data string) deputy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
+	begin, again := time.Now(), time.NewTicker(50*time.Millisecond)
+	defer again.Stop()
 	d := dialDeputy(t, start(t, served{Kind: "deputy", Dir: data, Metrics: metrics}))
 	for !strings.Contains(figuresAt(t, metrics), "\ndeputy_store_read_ahead_over 1\n") {
 		if time.Since(begin) > 5*time.Minute {
 			t.Fatal("the server does not end reading its store ahead")
 		}
-		time.Sleep(50 * time.Millisecond)
+		<-again.C
 	}
 	add(t, "reading it ahead in the background after a start", time.Since(begin).Seconds(), "s")
 	return d
