@@ -155,7 +155,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	e := &s.config.Engine
 	choiceVar(flags, &e.Kind, "engine", "", engine.Kinds[0], "where the graph is: "+strings.Join(engine.Kinds, ", "), engine.Kinds...)
 	flags.StringVar(&e.Dir, "data-dir", "", "directory that the engine embedded keeps everything in; made if it is not there")
-	flags.Int64Var(&s.cacheMiB, "cache-mib", 0, "size of its cache, in MiB; 0 means 256")
+	flags.Int64Var(&s.cacheMiB, "cache-mib", 0,
+		"size of its cache of blocks, in MiB, which grows as files are read; 0 means an eighth of the memory that the server may have, and at least 128")
 	flags.StringVar(&s.config.Evaluator, "evaluator", "",
 		"what answers checks and lookups: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,

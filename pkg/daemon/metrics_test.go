@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +42,7 @@ func serving(t *testing.T, cfg Config) *Daemon {
 func TestMetrics(t *testing.T) {
 	for kind, want := range map[string][]string{
 		engine.Embedded: {
+			"deputy_store_block_cache_limit_bytes " + strconv.FormatFloat(float64(cacheFor(memory())), 'g', -1, 64) + "\n",
 			"deputy_store_commits_total", "deputy_store_block_cache_hits_total", "deputy_store_compactions_total",
 			"deputy_store_wal_sync_seconds_count", `deputy_store_level_bytes{level="6"}`, "deputy_store_failed 0", "go_goroutines",
 			"deputy_evaluator_verified_total", "deputy_evaluator_tolerated_total", "deputy_evaluator_differences_total",

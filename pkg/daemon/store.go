@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,8 +60,11 @@ func (c Config) openStore(files int, log *zap.Logger) (*store.Store, error) {
 	if err := MakeDataDir(c.Engine.Dir); err != nil {
 		return nil, err
 	}
+	memory := memory()
 	return store.Open(StoreDir(c.Engine.Dir), store.Config{
-		Retention: c.Engine.Retention, CacheBytes: c.Engine.CacheBytes, OpenFiles: files, Log: log, Narrows: facts.IsTombstone, FS: c.files,
+		Retention: c.Engine.Retention, CacheBytes: cmp.Or(c.Engine.CacheBytes, cacheFor(memory)),
+		KeptBytes: keptFor(memory), PackedBytes: packedFor(memory), ReadAhead: true,
+		OpenFiles: files, Log: log, Narrows: facts.IsTombstone, FS: c.files,
 	})
 }
 

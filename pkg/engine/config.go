@@ -43,7 +43,7 @@ type Config struct {
 	Kind string
 	// Dir is the directory of Embedded's store, for who opens that; see Over.
 	Dir string
-	// CacheBytes is the size of the cache of Embedded's store; 0 means 256 MiB.
+	// CacheBytes is the size of the cache of Embedded's store; 0 leaves it to who opens that, see Over.
 	CacheBytes int64
 	// URI is the database's connection string, for the in-process engines with a database. It may name
 	// several servers of a PostgreSQL cluster: connections are made to the primary alone.

@@ -19,6 +19,13 @@ type Config struct {
 	Quantization time.Duration
 	// CacheBytes is the size of the cache for blocks of the database; 0 means 256 MiB.
 	CacheBytes int64
+	// KeptBytes is about how much memory what is read again and again may take, as it was read; 0 means 192 MiB.
+	KeptBytes int64
+	// PackedBytes is about how much memory what was read may take, packed, beside what is kept as it was read; 0 means 64 MiB.
+	PackedBytes int64
+	// ReadAhead has the store's relationships read once after it was opened, in the background, as far as there is room for them in
+	// memory.
+	ReadAhead bool
 	// OpenFiles is how many of the database's files are kept open; 0 means 4096.
 	OpenFiles int
 	// MemTableBytes is how much is written before it is sorted into files; 0 means 64 MiB.
@@ -46,8 +53,6 @@ type Config struct {
 
 	// patience and firstPause are trouble.go's; 0 means 30 s and 5 ms. Tests have less.
 	patience, firstPause time.Duration
-	// kept is how many bytes of objects are kept; 0 means keptBytes.
-	kept int
 	// longVoid is how many rows a void takes; 0 means longVoid.
 	longVoid int
 }
@@ -57,13 +62,14 @@ func (c Config) complete() Config {
 	set(&c.Retention, 24*time.Hour)
 	set(&c.CollectEvery, min(c.Retention/10, 10*time.Minute))
 	set(&c.CacheBytes, 256<<20)
+	set(&c.PackedBytes, 64<<20)
 	set(&c.OpenFiles, 4096)
 	set(&c.MemTableBytes, 64<<20)
 	set(&c.TransactionBytes, 256<<20)
 	set(&c.DiskReserve, 256<<20)
 	set(&c.WatchBuffer, 1024)
 	set(&c.WatchPatience, time.Second)
-	set(&c.kept, keptBytes)
+	set(&c.KeptBytes, keptBytes)
 	set(&c.longVoid, longVoid)
 	set(&c.patience, defaultPatience)
 	set(&c.firstPause, defaultFirstPause)

@@ -49,7 +49,7 @@ func TestKeptMemory(t *testing.T) {
 		"too large":        {objects: 60, rels: []string{`#reader@user:a[cav:{"list":[` + strings.Repeat(numbers+",", 15) + `1]}]`}, none: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := opened(t, Config{kept: limit})
+			s := opened(t, Config{KeptBytes: limit})
 			var updates []tuple.RelationshipUpdate
 			for i := range c.objects {
 				for _, rel := range c.rels {

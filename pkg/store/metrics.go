@@ -36,8 +36,13 @@ var (
 	descWAL           = desc("wal_bytes", "What of that is the write-ahead log.")
 	descMemTable      = desc("memtable_bytes", "What was written and is not sorted into files.")
 	descCache         = desc("block_cache_bytes", "What the block cache holds.")
+	descCacheLimit    = desc("block_cache_limit_bytes", "What the block cache may hold, together with the memtables.")
 	descCacheHits     = desc("block_cache_hits_total", "Blocks that were found in the cache.")
 	descCacheMisses   = desc("block_cache_misses_total", "Blocks that were read from files.")
+	descKept          = desc("kept_bytes", "What objects that are read again and again take, about.")
+	descPacked        = desc("packed_bytes", "What other objects take that were read, packed.")
+	descReads         = desc("object_reads_total", "Times that an object was not found in memory, and was read from the database.")
+	descAhead         = desc("read_ahead_over", "1 if the reading of the store after its start is over.")
 	descCompactions   = desc("compactions_total", "Compactions.")
 	descDebt          = desc("compaction_debt_bytes", "What is to be compacted, about.")
 	descFlushes       = desc("flushes_total", "Memtables that were sorted into files.")
@@ -85,8 +90,20 @@ func (c collectorOf) Collect(ch chan<- prometheus.Metric) {
 	gauge(descWAL, float64(m.WAL.PhysicalSize))
 	gauge(descMemTable, float64(m.MemTable.Size))
 	gauge(descCache, float64(m.BlockCache.Size))
+	gauge(descCacheLimit, float64(s.config.CacheBytes))
 	counter(descCacheHits, float64(m.BlockCache.Hits))
 	counter(descCacheMisses, float64(m.BlockCache.Misses))
+	keptBytes, packedBytes, reads := s.objects.figures()
+	gauge(descKept, float64(keptBytes))
+	gauge(descPacked, float64(packedBytes))
+	counter(descReads, float64(reads))
+	if s.config.ReadAhead {
+		over := 0.0
+		if s.aheadOver.Load() {
+			over = 1
+		}
+		gauge(descAhead, over)
+	}
 	counter(descCompactions, float64(m.Compact.Count))
 	gauge(descDebt, float64(m.Compact.EstimatedDebt))
 	counter(descFlushes, float64(m.Flush.Count))

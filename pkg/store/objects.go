@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"math/bits"
 	"sync"
@@ -21,9 +22,9 @@ import (
 
 const (
 	objectShards = 256
-	// keptBytes is about how much is kept, with the values of caveats; a test may have less. A quarter of a full shard is
-	// thrown away, at random. From where a shard is half full on, what is asked for once is not kept, see door. What takes
-	// more than a quarter of a shard is never kept.
+	// keptBytes is about how much is kept, with the values of caveats, unless the configuration says otherwise. A quarter of
+	// a full shard is packed instead, at random. From where a shard is half full on, what is asked for once is packed too, see
+	// door and packed.go. What takes more than a quarter of a shard is never kept.
 	keptBytes = 192 << 20
 	// rowBytes and entryBytes are about what a row and an entry take beside their text.
 	rowBytes, entryBytes = 152, 384
@@ -35,6 +36,8 @@ type objects struct {
 	// limit is how many bytes each shard keeps.
 	limit  int
 	shards [objectShards]objectShard
+	// names are what packed answers name by a number.
+	names names
 	// written is what stamps are compared with, see stamp.go.
 	written [stampSlots]atomic.Uint64
 }
@@ -46,7 +49,10 @@ type objectShard struct {
 	size    int
 	entries map[string]kept
 	door    door
-	_       [64]byte // not in a line of the processor's cache with the next one
+	packed  packed
+	// reads is how many answers were read from the database.
+	reads uint64
+	_     [64]byte // not in a line of the processor's cache with the next one
 }
 
 // link leads from a row to the rows of its subject, as long as those are kept. It is safe for concurrent use.
@@ -109,17 +115,76 @@ type kept struct {
 	size int
 }
 
+// figures returns about how many bytes take what is kept and what is packed, and how many answers were read from the database.
+func (o *objects) figures() (kept, packed int, reads uint64) {
+	for i := range o.shards {
+		s := &o.shards[i]
+		s.mu.RLock()
+		kept += s.size
+		packed += s.packed.new.size() + s.packed.old.size()
+		reads += s.reads
+		s.mu.RUnlock()
+	}
+	return kept, packed, reads
+}
+
 // shard returns the shard of an object: its forward key up to its id.
 func (o *objects) shard(object []byte) *objectShard {
 	return &o.shards[maphash.Bytes(o.seed, object)%objectShards]
 }
 
 // get returns what is kept under a key of an object, if it serves the revision.
-func (s *objectShard) get(key []byte, at Revision) (kept, bool) {
+func (o *objects) get(s *objectShard, key []byte, at Revision) (kept, bool) {
+	k, ok, wasPacked := o.look(s, key)
+	if !ok || k.from > at {
+		return kept{}, false
+	}
+	if wasPacked {
+		o.again(s, key, &k)
+	}
+	return k, true
+}
+
+// look returns what is kept under a key, and whether it is packed.
+func (o *objects) look(s *objectShard, key []byte) (k kept, ok, wasPacked bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	k, ok := s.entries[string(key)]
-	return k, ok && k.from <= at
+	if k, ok = s.entries[string(key)]; ok {
+		return k, true, false
+	}
+	if s.packed.limit == 0 {
+		return kept{}, false, false
+	}
+	if found, _ := s.packed.find(key, maphash.Bytes(o.seed, key)); found != nil {
+		return unpack(found, &o.names), true, true
+	}
+	return kept{}, false, false
+}
+
+// again keeps what was packed and is asked for again, if it is still packed: otherwise it may have been written since.
+func (o *objects) again(s *objectShard, key []byte, k *kept) {
+	hash := maphash.Bytes(o.seed, key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found, old := s.packed.find(key, hash)
+	if found == nil {
+		return
+	}
+	if from, _ := binary.Uvarint(found); Revision(from) != k.from {
+		return
+	}
+	if _, ok := s.entries[string(key)]; ok {
+		return
+	}
+	k.link = &link{from: k.from}
+	if o.keep(s, key, hash, k) {
+		s.packed.drop(hash)
+		return
+	}
+	k.link = nil
+	if old {
+		s.packed.add(key, hash, k, &o.names)
+	}
 }
 
 // serves reports whether the answer to a question with one limit answers it with another (0 is none), and
@@ -144,12 +209,30 @@ func (o *objects) begin(head Revision) {
 	}
 }
 
-// put keeps what was read, unless it takes more room than a few others may, or room is short.
+// put keeps what was read, packed where room is short.
 func (o *objects) put(s *objectShard, key []byte, k kept) {
+	hash := maphash.Bytes(o.seed, key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+	if k.from < s.written {
+		return
+	}
+	if o.keep(s, key, hash, &k) || !s.packed.add(key, hash, &k, &o.names) {
+		return
+	}
+	if e, ok := s.entries[string(key)]; ok {
+		s.remove(string(key), e) // it did not answer the question, and would be found first
+	}
+}
+
+// keep keeps an answer as it is, unless it takes more room than a few others may, or room is short. The caller has the lock, under
+// which the answer is true.
+func (o *objects) keep(s *objectShard, key []byte, hash uint64, k *kept) bool {
 	k.size = entryBytes + len(key)
 	for i := range k.rows {
 		if k.size > o.limit/4 {
-			return
+			return false
 		}
 		r := &k.rows[i]
 		k.size += rowBytes + len(r.Relation) + len(r.SubjectType) + len(r.SubjectRelation) + len(r.SubjectID)
@@ -157,40 +240,42 @@ func (o *objects) put(s *objectShard, key []byte, k kept) {
 			k.size += textBytes(r.Caveat) + valueBytes(r.Context)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k.from < s.written || k.size > o.limit/4 {
-		return
+	if k.size > o.limit/4 {
+		return false
 	}
 	if s.entries == nil {
 		s.entries = map[string]kept{}
 	}
-	if s.size > o.limit/2 && !s.door.opens(maphash.Bytes(o.seed, key)) {
-		return
+	if s.size > o.limit/2 && !s.door.opens(hash) {
+		return false
 	}
-	s.shrink(o.limit, k.size)
-	s.drop(key)
+	o.shrink(s, k.size)
+	s.drop(key, hash)
 	s.size += k.size
 	links := make([]atomic.Pointer[link], len(k.rows))
 	for i := range k.rows {
 		k.rows[i].Link = &links[i]
 	}
-	s.entries[string(key)] = k
+	s.entries[string(key)] = *k
 	if k.link != nil {
 		k.link.to.Store(&linked{k.rows, k.expires})
 	}
+	return true
 }
 
-// shrink throws away a quarter of what is kept, if there is no room for so many bytes more. The caller has the lock.
-func (s *objectShard) shrink(limit, more int) {
-	if s.size+more <= limit {
+// shrink packs a quarter of what is kept, if there is no room for so many bytes more. The caller has the lock.
+func (o *objects) shrink(s *objectShard, more int) {
+	if s.size+more <= o.limit {
 		return
 	}
 	for old, e := range s.entries {
-		if s.size <= limit/4*3 {
+		if s.size <= o.limit/4*3 {
 			break
 		}
 		s.remove(old, e)
+		if s.packed.limit > 0 {
+			s.packed.add([]byte(old), maphash.String(o.seed, old), &e, &o.names)
+		}
 	}
 }
 
@@ -255,26 +340,28 @@ func (o *objects) forget(key string, at Revision, buf []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.written = max(s.written, at)
-	if len(s.entries) == 0 {
+	if len(s.entries) == 0 && s.packed.empty() {
 		return buf
 	}
-	s.drop(buf)
+	drop := func() { s.drop(buf, maphash.Bytes(o.seed, buf)) }
+	drop()
 	buf = append(append(buf, keptSubjectType...), key[c.relation+1:c.subjectType]...)
-	s.drop(buf)
+	drop()
 	buf = append(buf[:0], key[:c.relation+1]...)
-	s.drop(buf)
+	drop()
 	buf = append(buf, keptUsersets...)
-	s.drop(buf)
+	drop()
 	buf = append(buf[:0], key...)
-	s.drop(buf)
+	drop()
 	return buf
 }
 
-// drop throws away what is kept under a key. The caller has the lock.
-func (s *objectShard) drop(key []byte) {
+// drop throws away what is kept under a key, by its hash too. The caller has the lock.
+func (s *objectShard) drop(key []byte, hash uint64) {
 	if e, ok := s.entries[string(key)]; ok {
 		s.remove(string(key), e)
 	}
+	s.packed.drop(hash)
 }
 
 // remove throws away an entry, and ends its link. The caller has the lock.

@@ -13,7 +13,7 @@ func TestDoor(t *testing.T) {
 	o := &objects{seed: maphash.MakeSeed(), limit: keptBytes / objectShards}
 	s := &o.shards[0]
 	ask := func(key string) (found bool) {
-		if _, found = s.get([]byte(key), 1); !found {
+		if _, found = o.get(s, []byte(key), 1); !found {
 			o.put(s, []byte(key), kept{from: 1, rows: []Row{{Relation: "viewer", SubjectType: "user", SubjectID: key}}})
 		}
 		return found

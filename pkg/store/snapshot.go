@@ -214,7 +214,7 @@ func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (k 
 	}
 	shard := sn.store.objects.shard(sn.key[:object])
 	sn.key = append(sn.key, suffix...)
-	if k, ok := shard.get(sn.key, sn.at); ok {
+	if k, ok := sn.store.objects.get(shard, sn.key, sn.at); ok {
 		if more, ok := k.serves(which.limit); ok && more {
 			return kept{}, true, nil
 		} else if ok {
@@ -412,7 +412,7 @@ func (sn *Snapshot) Find(objectType, id, relation, subjectType, subjectRelation,
 	n := sn.object(objectType, id)
 	sn.key = appendComponents(sn.key, relation, subjectType, subjectRelation, subjectID)
 	shard := sn.store.objects.shard(sn.key[:n])
-	if k, ok := shard.get(sn.key, sn.at); ok {
+	if k, ok := sn.store.objects.get(shard, sn.key, sn.at); ok {
 		return first(sn.live(k).rows)
 	}
 	it, err := sn.open(&sn.points)

@@ -64,8 +64,20 @@ func readTexts(t *testing.T, s *Store, at Revision, f datastore.RelationshipsFil
 // at the head and at older revisions, between writes, deletions and steps of the clock past expirations.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
+	for name, kept := range howMuchIsKept {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testSnapshot(t, kept)
+		})
+	}
+}
+
+// howMuchIsKept are sizes with which objects are kept as they are, some of them packed, or all of them.
+var howMuchIsKept = map[string]int64{"kept": 0, "some packed": objectShards << 12, "packed": 1}
+
+func testSnapshot(t *testing.T, kept int64) {
 	clock := newTestClock()
-	config := small(Config{Now: clock.Now, Retention: 100 * time.Hour})
+	config := small(Config{Now: clock.Now, Retention: 100 * time.Hour, KeptBytes: kept})
 	s := must(Open("store", config))(t)
 	defer func() {
 		if err := s.Close(); err != nil {
@@ -241,7 +253,16 @@ func compareSnapshot(t *testing.T, s *Store, at Revision, objectType, id, relati
 // keep what they read.
 func TestObjectsKeepUp(t *testing.T) {
 	t.Parallel()
-	s := opened(t, Config{})
+	for name, kept := range howMuchIsKept {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testObjectsKeepUp(t, kept)
+		})
+	}
+}
+
+func testObjectsKeepUp(t *testing.T, kept int64) {
+	s := opened(t, Config{KeptBytes: kept})
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
 	read := func(at Revision) (rows []Row, err error) {
@@ -378,7 +399,16 @@ func TestSchemaVersion(t *testing.T) {
 // there later.
 func TestSubjectFromBefore(t *testing.T) {
 	t.Parallel()
-	s := opened(t, Config{})
+	for name, kept := range howMuchIsKept {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testSubjectFromBefore(t, kept)
+		})
+	}
+}
+
+func testSubjectFromBefore(t *testing.T, kept int64) {
+	s := opened(t, Config{KeptBytes: kept})
 	before := writesOf(t, s, touch("document:a#folder@folder:x"), touch("folder:x#viewer@user:ann"))
 	subject := func(at Revision, want ...string) {
 		t.Helper()

@@ -68,6 +68,8 @@ type Store struct {
 	closed  atomic.Bool
 	closing chan struct{}
 
+	// aheadOver says that the reading after the start is over.
+	aheadOver atomic.Bool
 	collector collector
 	history   history
 	schemas   schemas
@@ -130,7 +132,10 @@ func open(dir string, config Config) (_ *Store, err error) {
 	}
 	s.flushing.now = time.Now
 	s.leases.closed = map[pin]int{}
-	s.objects.seed, s.objects.limit = maphash.MakeSeed(), config.kept/objectShards
+	s.objects.seed, s.objects.limit = maphash.MakeSeed(), int(config.KeptBytes/objectShards)
+	for i := range s.objects.shards {
+		s.objects.shards[i].packed.limit = packedLimit(config.PackedBytes)
+	}
 	s.voids.long = config.longVoid
 	s.history.flushed = make(chan struct{}, 1)
 	s.files = &files{
@@ -377,6 +382,9 @@ func (s *Store) start() {
 	s.refreshHead(ctx) // before anybody can take the old one
 	s.background.Go(func() { s.maintain(ctx) })
 	s.background.Go(func() { s.attestFlushes(ctx) })
+	if s.config.ReadAhead {
+		s.background.Go(func() { s.readAhead(ctx); s.aheadOver.Store(true) })
+	}
 }
 
 // Close ends all that reads and writes, with errors, and closes the files. It waits for reads under way

@@ -42,6 +42,8 @@ type served struct {
 	Journal string `json:",omitempty"`
 	// Evaluator is Deputy's; empty means as it is shipped.
 	Evaluator string `json:",omitempty"`
+	// Metrics is where Deputy's figures are; empty means nowhere.
+	Metrics string `json:",omitempty"`
 	// Datastore and URI are SpiceDB's.
 	Datastore string `json:",omitempty"`
 	URI       string `json:",omitempty"`
@@ -132,6 +134,7 @@ func serveDeputy(life context.Context, s served) error {
 	d, err := daemon.Open(life, daemon.Config{
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: cmp.Or(s.Evaluator, daemon.EvaluatorNative), Journal: journalOf(s.Journal),
+		MetricsAddr: s.Metrics,
 	}, log)
 	if err != nil {
 		return err
@@ -151,14 +154,11 @@ func serveSpiceDB(life context.Context, s served) error {
 	cfg.DatastoreConfig.Engine, cfg.DatastoreConfig.URI = s.Datastore, s.URI
 	cfg.MetricsAPI.HTTPEnabled = false
 	// It does not tell which port the system picked, so one that was free a moment ago is named.
-	free, err := (&net.ListenConfig{}).Listen(life, "tcp", "127.0.0.1:0")
+	free, err := freeAddr(life)
 	if err != nil {
 		return err
 	}
-	cfg.GRPCServer.Address = free.Addr().String()
-	if err := free.Close(); err != nil {
-		return err
-	}
+	cfg.GRPCServer.Address = free
 	srv, err := cfg.Complete(life)
 	if err != nil {
 		return err
@@ -168,6 +168,15 @@ func serveSpiceDB(life context.Context, s served) error {
 		return err
 	}
 	return nil
+}
+
+// freeAddr returns an address that was free a moment ago.
+func freeAddr(ctx context.Context) (string, error) {
+	free, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return free.Addr().String(), free.Close()
 }
 
 // bareDecisions and bareChecks answer without looking: the limit for anything that is asked over gRPC.
