@@ -22,6 +22,8 @@ type source struct {
 
 	mu    sync.Mutex
 	lists map[authz.Filter]*list
+	// until is when the first of the relationships expires that were read, or that what was kept comes from; zero where none does.
+	until time.Time
 }
 
 // list is what matches a filter.
@@ -64,6 +66,11 @@ func (s *source) read(ctx context.Context, f authz.Filter) ([]authz.Relationship
 		}
 		l.rels = lists[0]
 	})
+	if until := facts.SpanFrom(s.now).Until(l.rels).End(); !until.IsZero() {
+		s.mu.Lock()
+		s.until = earliest(s.until, until)
+		s.mu.Unlock()
+	}
 	return l.rels, l.err
 }
 

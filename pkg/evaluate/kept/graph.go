@@ -163,6 +163,17 @@ type snapshot struct {
 	resting *evaluate.Walk
 	// lookup is one that may go on.
 	lookup *begun
+	// until is when the first row expires of those that were read so far, zero where none does, and unbounded that this is not known.
+	until     time.Time
+	unbounded bool
+}
+
+// Until returns the moment up to which Check, Subjects and SubjectsOfEach would answer at this revision what they have answered so far; zero where
+// that has no end. known is false where this is not known. Read is left out: its relationships say themselves when they expire.
+func (s *snapshot) Until() (until time.Time, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until, !s.unbounded && s.moment.IsZero()
 }
 
 // Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who
@@ -206,6 +217,9 @@ func (s *snapshot) open() (*store.Snapshot, error) {
 func (s *snapshot) done(at *store.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if at := at.Until(); s.until.IsZero() || !at.IsZero() && at.Before(s.until) {
+		s.until = at
+	}
 	if s.held > 0 && s.idle == nil {
 		s.idle = at
 		return
@@ -508,6 +522,9 @@ func (s *snapshot) list(
 	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any, limit int,
 ) (found []authz.SubjectAnswer, some answered, err error) {
 	some = answered{at: s.at, token: s.token}
+	s.mu.Lock()
+	s.unbounded = true // lists read ids, which do not say when their rows expire
+	s.mu.Unlock()
 	note := func(f evaluate.Found) error {
 		if f.Outcome == authz.Failed {
 			return f.Err
