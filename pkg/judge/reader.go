@@ -22,7 +22,8 @@ type source struct {
 
 	mu    sync.Mutex
 	lists map[authz.Filter]*list
-	// until is when the first of the relationships expires that were read, or that what was kept comes from; zero where none does.
+	// until is when the first of the relationships expires that the facts come from which were kept; zero where none does. The snapshot
+	// itself knows that of those that were read.
 	until time.Time
 }
 
@@ -66,11 +67,6 @@ func (s *source) read(ctx context.Context, f authz.Filter) ([]authz.Relationship
 		}
 		l.rels = lists[0]
 	})
-	if until := facts.SpanFrom(s.now).Until(l.rels).End(); !until.IsZero() {
-		s.mu.Lock()
-		s.until = earliest(s.until, until)
-		s.mu.Unlock()
-	}
 	return l.rels, l.err
 }
 
