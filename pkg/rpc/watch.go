@@ -156,15 +156,14 @@ func between(field string, d *durationpb.Duration, least, most time.Duration) (t
 
 // permit makes the first decision.
 func (p *permissions) permit(ctx context.Context, c authz.Case, f authz.Freshness) (*judge.Permit, error) {
-	until := &bounded{Context: ctx, until: time.Now().Add(engineTimeout)}
+	until := waiting(ctx)
 	defer until.end()
 	return p.Judge.Permit(until, by(ctx), c, f) //nolint:contextcheck // bounded embeds the call's
 }
 
 // ended records the decision by which a permit ended, and then tells it.
 func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPermissionResponse], permit *judge.Permit) error {
-	ctx := stream.Context()
-	until := &bounded{Context: ctx, until: time.Now().Add(engineTimeout)}
+	until := waiting(stream.Context())
 	defer until.end()
 	d, err := permit.End(until) //nolint:contextcheck // bounded embeds the call's
 	if err != nil {
