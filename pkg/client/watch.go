@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
@@ -71,7 +72,7 @@ func while(ctx context.Context, watch func(ctx context.Context, begun func(Decis
 	begun, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		end(watch(permitted, func(Decision) { close(begun) }))
+		end(authz.Safely("client.WhilePermitted", func() error { return watch(permitted, func(Decision) { close(begun) }) }))
 	}()
 	select {
 	case <-begun:
@@ -94,7 +95,7 @@ func (c *Client) watch(ctx context.Context, request *deputyv1.WatchPermissionReq
 	for {
 		before := held
 		err := c.watchOnce(ctx, request, limit, func(first Decision) {
-			if held.IsZero() && begun != nil && first.response != nil {
+			if held.IsZero() && begun != nil && first.Allowed() {
 				begun(first)
 			}
 			held = time.Now()
