@@ -148,6 +148,9 @@ var methods = []asked{
 	{name: "deputy ExplainPermission", call: func(ctx context.Context, s *scene) error {
 		return dropped(s.Audit().ExplainPermission(ctx, &deputyv1.ExplainPermissionRequest{Check: s.question(nil)}))
 	}},
+	{name: "deputy WatchPermission", endless: true, call: func(ctx context.Context, s *scene) error {
+		return drained(s.Permissions().WatchPermission(ctx, &deputyv1.WatchPermissionRequest{Check: s.question(nil)}))
+	}},
 	{name: "deputy LookupResources", call: func(ctx context.Context, s *scene) error {
 		return drained(s.Permissions().LookupResources(ctx, &deputyv1.LookupResourcesRequest{
 			AgentId: "bot", Via: &deputyv1.LookupResourcesRequest_SessionId{SessionId: s.session}, ResourceObjectType: "document", Permission: "view",

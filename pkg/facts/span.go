@@ -29,3 +29,11 @@ func (s Span) Until(rels []authz.Relationship) Span {
 
 // Holds reports whether a moment is in the span.
 func (s Span) Holds(now time.Time) bool { return !now.Before(s.since) && now.Before(s.until) }
+
+// End returns the moment at which the span ends; zero where it has no end.
+func (s Span) End() time.Time {
+	if s.until.Equal(never) {
+		return time.Time{}
+	}
+	return s.until
+}

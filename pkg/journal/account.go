@@ -36,6 +36,16 @@ func (j *Journal) Account(caller, method string) *Account {
 	return &Account{journal: j, caller: caller, method: method, began: j.cfg.Now()}
 }
 
+// Again opens the account of another decision of the same call, which begins now.
+func (a *Account) Again() *Account {
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.journal.Account(a.caller, a.method)
+}
+
 // By says whose call it is found to be later on. What is recorded already stays as it is.
 func (a *Account) By(caller string) {
 	if a == nil {

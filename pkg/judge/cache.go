@@ -94,7 +94,7 @@ func (c *cache) shard(who actor) *cacheShard {
 }
 
 // get returns what is kept for an actor, if it is valid at a snapshot and a moment; nil if not.
-func (c *cache) get(who actor, at stamper, now time.Time) []decide.Facts {
+func (c *cache) get(who actor, at stamper, now time.Time) *entry {
 	s := c.shard(who)
 	s.mu.RLock()
 	e := s.entries[who]
@@ -102,7 +102,7 @@ func (c *cache) get(who actor, at stamper, now time.Time) []decide.Facts {
 	if e == nil || !e.during.Holds(now) || !at.Current(e.stamp) {
 		return nil
 	}
-	return e.candidates
+	return e
 }
 
 // put keeps an entry for an actor, unless it is too large, or one of a newer revision is there: who decides at old revisions
@@ -199,7 +199,14 @@ func (s *source) kept(who actor) []decide.Facts {
 	if s.stamps == nil {
 		return nil
 	}
-	return s.cache.get(who, s.stamps, s.now)
+	e := s.cache.get(who, s.stamps, s.now)
+	if e == nil {
+		return nil
+	}
+	s.mu.Lock()
+	s.until = earliest(s.until, e.during.End())
+	s.mu.Unlock()
+	return e.candidates
 }
 
 // keep keeps what a reader has read of an actor's candidates.

@@ -269,7 +269,7 @@ func TestOlderRevisions(t *testing.T) {
 	for _, revision := range []uint64{7, 5, 7, 9, 8} {
 		c.put(who, at(revision))
 	}
-	kept := c.get(who, &rows{at: 9}, begin)
+	kept := c.get(who, &rows{at: 9}, begin).candidates
 	if len(kept) != 1 || kept[0].Tenant != "9" {
 		t.Errorf("what is kept is of %v", kept)
 	}

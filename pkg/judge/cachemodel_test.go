@@ -62,7 +62,13 @@ type governed struct {
 
 func newGoverned(t *testing.T) *governed {
 	t.Helper()
-	s, err := store.Open("store", store.Config{FS: vfs.NewMem(), CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1})
+	return newGovernedBy(t, time.Now)
+}
+
+// newGovernedBy is newGoverned by a clock.
+func newGovernedBy(t *testing.T, now func() time.Time) *governed {
+	t.Helper()
+	s, err := store.Open("store", store.Config{FS: vfs.NewMem(), CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,14 +89,15 @@ func newGoverned(t *testing.T) *governed {
 definition document {
 	relation tenant: tenant
 	relation reader: user | agent | service
-	permission view = reader
+	relation lent: user with expiration | agent with expiration | service with expiration
+	permission view = reader + lent
 }
 `}); err != nil {
 		t.Fatal(err)
 	}
 	g := &governed{
 		observed:  &observed{Graph: graph},
-		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, time.Now).For("service", authz.Unbounded()), cases: map[string][]authz.Case{},
+		delegates: delegate.New(graph, []byte("a key for tests of 32 bytes ...."), 24*time.Hour, now).For("service", authz.Unbounded()), cases: map[string][]authz.Case{},
 	}
 	object := func(text string) authz.Object { return rel(text, "", "").Resource }
 	for _, agent := range []authz.AgentID{"bot", "aide"} {

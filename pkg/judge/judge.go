@@ -76,6 +76,8 @@ func Questions(cases ...authz.Case) []Question {
 type Result struct {
 	Decision authz.Decision
 	Err      error
+	// frozen says that a frozen session was among what was weighed, so that revisions of the past were read too.
+	frozen bool
 }
 
 // Decide answers every question at one revision, and records the answers before it returns: as many results as questions, in order. An error is
@@ -280,7 +282,8 @@ func (c *call) conclude(candidates []*candidate) Result {
 	if c.journal == nil { // else it is the record's
 		d.ID = newID()
 	}
-	return Result{Decision: d}
+	frozen := slices.ContainsFunc(candidates, func(t *candidate) bool { return len(t.baselines) > 0 })
+	return Result{Decision: d, frozen: frozen}
 }
 
 // newID returns 128 random bits in hexadecimal.

@@ -22,6 +22,9 @@ type source struct {
 
 	mu    sync.Mutex
 	lists map[authz.Filter]*list
+	// until is when the first of the relationships expires that the facts come from which were kept; zero where none does. The snapshot
+	// itself knows that of those that were read.
+	until time.Time
 }
 
 // list is what matches a filter.

@@ -55,8 +55,10 @@ func cut(text string, most int) string {
 
 // aboutOf is a record of what a request of deputy.v1 names, by the names of its fields, with its caveat context.
 func aboutOf(request proto.Message) (*journal.Record, *structpb.Struct) {
-	if explain, ok := request.(*deputyv1.ExplainPermissionRequest); ok && explain.GetCheck() != nil {
-		return aboutOf(explain.GetCheck())
+	if about, ok := request.(interface {
+		GetCheck() *deputyv1.CheckPermissionRequest
+	}); ok && about.GetCheck() != nil {
+		return aboutOf(about.GetCheck())
 	}
 	r := &journal.Record{}
 	name(&r.AgentId, request, "agent_id")

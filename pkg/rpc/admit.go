@@ -35,6 +35,7 @@ var classes = sync.OnceValue(func() map[string]admission.Class {
 		all[full] = admission.Class{
 			Narrows: m.Effect == deputyv1.Effect_EFFECT_NARROWS || full == deletes,
 			Streams: !isUnary(full),
+			Begins:  full == watchPermission,
 			Long:    unhurried[full],
 		}
 	}
@@ -67,6 +68,13 @@ func takeTurn(ctx context.Context, items int) error {
 		return c.ticket.Take(ctx, items)
 	}
 	return nil
+}
+
+// rest gives back the turn of a call that goes on without one.
+func rest(ctx context.Context) {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		c.ticket.Rest()
+	}
 }
 
 // shed reports whether a call was refused because of how much its caller, or all, ask. Such refusals are recorded together, once a second for

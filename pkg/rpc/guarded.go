@@ -154,15 +154,20 @@ func (g *Gate) hurry(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		}
 		return handler(ctx, req)
 	}
-	budget := engineTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		remaining := time.Until(deadline)
-		budget = remaining - leaveTime(remaining)
-	}
-	until := &bounded{Context: ctx, until: time.Now().Add(budget)}
+	until := waiting(ctx)
 	defer until.end()
 	if err := recording.Begin(until); err != nil { //nolint:contextcheck // it is made of the call's
 		return nil, err
 	}
 	return handler(until, req) //nolint:contextcheck // it is made of the call's
+}
+
+// waiting is the context of one answer, which waits for the engine as long as the caller's time allows. It is to be ended.
+func waiting(ctx context.Context) *bounded {
+	budget := engineTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		remaining := time.Until(deadline)
+		budget = remaining - leaveTime(remaining)
+	}
+	return &bounded{Context: ctx, until: time.Now().Add(budget)}
 }

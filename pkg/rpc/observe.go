@@ -35,6 +35,9 @@ type Figures struct {
 	answers   *prometheus.CounterVec
 	// disagreements counts decisions that are judged again and are not as they were recorded.
 	disagreements prometheus.Counter
+	// watches are the permits that are watched, and renewals counts how often they were decided again.
+	watches  prometheus.Gauge
+	renewals prometheus.Counter
 
 	// callers has the counters of the names that have a series of their own. The map is replaced, with mu held, and never changed.
 	callers atomic.Pointer[map[string]prometheus.Counter]
@@ -66,6 +69,12 @@ func NewFigures() *Figures {
 		disagreements: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "deputy_decisions_disagreeing_total",
 			Help: "Decisions that, judged again at the revision of their record, came to something else, which nothing known explains.",
+		}),
+		watches: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "deputy_watched_permissions", Help: "Permissions that are watched.",
+		}),
+		renewals: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "deputy_watched_decisions_total", Help: "Decisions that were made again for a watch. Only those that end one are recorded.",
 		}),
 		refused: map[authz.Gate]prometheus.Counter{},
 	}
@@ -114,7 +123,7 @@ func (f *Figures) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (f *Figures) all() []prometheus.Collector {
-	return []prometheus.Collector{f.methods, f.inFlight, f.calls, f.refusals, f.answers, f.disagreements}
+	return []prometheus.Collector{f.methods, f.inFlight, f.calls, f.refusals, f.answers, f.disagreements, f.watches, f.renewals}
 }
 
 // options are the server options that time calls. They stand before the gate's own, so that they see the status that it answers with.
@@ -146,6 +155,19 @@ func isUnary(method string) bool {
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
 	m, ok := found.(protoreflect.MethodDescriptor)
 	return err == nil && ok && !m.IsStreamingClient() && !m.IsStreamingServer()
+}
+
+// watched counts permits that are watched, or are not any more, and renewed what was decided again for them.
+func (f *Figures) watched(more int) {
+	if f != nil {
+		f.watches.Add(float64(more))
+	}
+}
+
+func (f *Figures) renewed(decided int) {
+	if f != nil {
+		f.renewals.Add(float64(decided))
+	}
 }
 
 // disagreed counts a decision that was judged again and is not as it was recorded.

@@ -18,6 +18,7 @@ type permissions struct {
 	deputyv1.UnimplementedPermissionsServiceServer
 	border
 	explaining explaining
+	watches    *watches
 }
 
 // question is what a check, an item of a bulk check and a look-up have in common.

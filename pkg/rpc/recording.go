@@ -30,7 +30,8 @@ import (
 //	reads, one answer     WHOLE before the answer leaves
 //	reads, a stream       BEGUN before the first message leaves, ENDED before the status does; WHOLE where no message has left
 //	writes, narrows       BEGUN before the engine is asked, ENDED before the answer leaves; WHOLE where the engine is not asked
-//	decides               WHOLE for each decision, by the judge, or by the door with its answers; WHOLE for a call that failed as a whole
+//	decides               WHOLE for each decision, by the judge, or by the door with its answers; WHOLE for a call that failed as a whole,
+//	                      or broke off after its first decision
 //	none                  nothing
 //
 // Where the journal takes no records, the call is answered UNAVAILABLE instead. Only what narrows goes through, and is recorded later. A caller
@@ -320,6 +321,11 @@ func (r *Recording) sends(ctx context.Context, m any) error {
 			return err
 		}
 		r.sent = true
+		return nil
+	case r.effect == deputyv1.Effect_EFFECT_DECIDES:
+		if !r.account.Says(0) {
+			return authz.Errorf(authz.Internal, "INTERNAL", "a decision leaves that is not recorded")
+		}
 		return nil
 	case !r.account.Begun():
 		return r.account.Begin(until, journal.Refuse, r.record()) //nolint:contextcheck // bounded embeds the call's

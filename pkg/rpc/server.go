@@ -48,7 +48,9 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	if at, ok := s.(interface{ seals(by *Sealer) }); ok {
 		at.seals(cfg.Sealer)
 	}
-	deputyv1.RegisterPermissionsServiceServer(s, &permissions{border: b, explaining: newExplaining()})
+	deputyv1.RegisterPermissionsServiceServer(s, &permissions{
+		border: b, explaining: newExplaining(), watches: newWatches(cfg.Judge, cfg.Figures),
+	})
 	deputyv1.RegisterSessionsServiceServer(s, &sessions{border: b})
 	deputyv1.RegisterDelegationsServiceServer(s, &delegations{border: b})
 	deputyv1.RegisterAgentsServiceServer(s, &agents{border: b})

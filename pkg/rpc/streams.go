@@ -50,6 +50,7 @@ var endless = map[string]bool{
 	"/authzed.api.v1.WatchService/Watch":     true,
 	"/grpc.health.v1.Health/Watch":           false,
 	"/deputy.v1.JournalService/QueryRecords": true, // with follow; without, it bounds itself
+	watchPermission:                          true,
 }
 
 // StreamLimits bounds the time of streams. How long one message may take to come is pkg/rpc/wire's.

@@ -21,6 +21,8 @@ type Snapshot struct {
 	at    Revision
 	now   time.Time
 	pin   pin
+	// until is what Until says.
+	until time.Time
 	// scans walks ranges, points looks up whole keys; each is opened when it is first needed.
 	scans, points *iterator
 
@@ -94,6 +96,10 @@ func (sn *Snapshot) Revision() Revision { return sn.at }
 
 // Now is the moment at which relationships have expired or not.
 func (sn *Snapshot) Now() time.Time { return sn.now }
+
+// Until is when the first of the rows expires that Object, Subject, OfSubjectType, Relation, Usersets, Page and Find have returned or looked
+// through so far; zero where none of them does. Until then they return the same, at this revision.
+func (sn *Snapshot) Until() time.Time { return sn.until }
 
 // Close ends the snapshot, once; nothing may be asked of it afterwards. What went wrong was said by the read
 // that it belongs to.
@@ -198,6 +204,7 @@ func (sn *Snapshot) Page(objectType, id, relation string, usersets bool, after *
 		sn.key[len(sn.key)-1]++
 	}
 	more, err = sn.scan(n, prefix, selection{limit: limit, usersets: usersets, live: true})
+	sn.note(sn.found)
 	return slices.Clone(sn.found), more, err
 }
 
@@ -241,11 +248,21 @@ func (sn *Snapshot) live(k kept) kept {
 	if !k.expires {
 		return k
 	}
+	sn.note(k.rows)
 	gone := func(r Row) bool { return expired(&r, sn.now) }
 	if slices.ContainsFunc(k.rows, gone) {
 		k.rows, k.link = slices.DeleteFunc(slices.Clone(k.rows), gone), nil
 	}
 	return k
+}
+
+// note notes when rows expire, for Until.
+func (sn *Snapshot) note(rows []Row) {
+	for i := range rows {
+		if at := rows[i].ExpiresAt; at.After(sn.now) && (sn.until.IsZero() || at.Before(sn.until)) {
+			sn.until = at
+		}
+	}
 }
 
 // selection says which rows of a range a scan returns.

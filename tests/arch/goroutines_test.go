@@ -29,6 +29,7 @@ var bareGoroutines = map[string]string{
 	"pkg/engine/stray.go: join":                  "look.run recovers",
 	"pkg/evaluate/kept/verify.go: newVerifier":   "verifier.run recovers each verification",
 	"pkg/rpc/openstreams.go: RejudgeStreams":     "rejudge recovers",
+	"pkg/rpc/watch.go: add":                      "renew recovers each renewal",
 	"pkg/rpc/streams.go: run":                    "what a worker runs recovers: a stream's panic is handed to its call",
 }
 

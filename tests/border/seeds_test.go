@@ -54,6 +54,8 @@ func (d *draw) seed(m method) proto.Message {
 			{AgentId: agent, Via: &deputyv1.CheckBulkPermissionsRequestItem_SessionId{SessionId: session}, Resource: resource, Permission: "view"},
 			{AgentId: agent, Via: &deputyv1.CheckBulkPermissionsRequestItem_DelegationId{DelegationId: delegation}, Resource: resource, Permission: "edit"},
 		}}
+	case "deputy.v1.WatchPermissionRequest":
+		return &deputyv1.WatchPermissionRequest{Check: check, Interval: durationpb.New(time.Duration(250+d.IntN(2000)) * time.Millisecond)}
 	case "deputy.v1.ExplainPermissionRequest":
 		return &deputyv1.ExplainPermissionRequest{Check: check}
 	case "deputy.v1.LookupResourcesRequest":

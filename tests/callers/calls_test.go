@@ -58,6 +58,7 @@ var calls = []call{
 		request: `{"agent_id":"$agent","session_id":"$session","resource":{"object_type":"document","object_id":"$doc"},"permission":"view"}`,
 	},
 	{method: "deputy.v1.PermissionsService/CheckBulkPermissions", request: `{"items":[{` + check + `}]}`},
+	{method: "deputy.v1.PermissionsService/WatchPermission", request: `{"check":{` + check + `}}`},
 	{method: "deputy.v1.PermissionsService/ExplainPermission", request: `{"check":{` + check + `}}`},
 	{
 		method: "deputy.v1.PermissionsService/LookupResources", shows: `"$doc"`,

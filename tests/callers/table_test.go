@@ -361,7 +361,7 @@ func (w *world) invoke(conn *grpc.ClientConn, method, request string) (string, e
 			return answers.String(), err
 		}
 		answers.WriteString(text(answer))
-		if name == "Watch" {
+		if strings.HasPrefix(name, "Watch") {
 			return answers.String(), nil
 		}
 	}

@@ -95,6 +95,7 @@ var asked = []struct{ command, args string }{
 	{"session renew", "$S"},
 	{"check", "triage-bot ticket:acme-1042 view --session $S"},
 	{"check", "triage-bot ticket:none view --session $S"},
+	{"check", "triage-bot ticket:none view --session $S --watch"},
 	{"explain", "triage-bot ticket:acme-1042 view --session $S"},
 	{"filter", "triage-bot ticket view acme-1042 none --session $S"},
 	{"lookup resources", "triage-bot ticket view --session $S"},

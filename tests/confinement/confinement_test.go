@@ -29,7 +29,7 @@ import (
 
 // weights says how often a method is asked, 1 where it says nothing.
 var weights = map[string]int{
-	"CheckPermission": 12, "CheckBulkPermissions": 4, "ExplainPermission": 8, "LookupResources": 6, "LookupAgents": 6, "FilterResources": 6, "ReadReach": 6,
+	"CheckPermission": 12, "WatchPermission": 6, "CheckBulkPermissions": 4, "ExplainPermission": 8, "LookupResources": 6, "LookupAgents": 6, "FilterResources": 6, "ReadReach": 6,
 	"CreateDelegation": 10, "GetDelegation": 6, "ListDelegations": 8, "RevokeDelegation": 2,
 	"StartSession": 8, "GetSession": 6, "ListSessions": 6, "RenewSession": 4, "EndSession": 2,
 	"GetAgent": 4, "ListAgents": 4, "Brake": 2, "SuspendAgent": 1, "ResumeAgent": 3, "Suspend": 1, "Resume": 3,

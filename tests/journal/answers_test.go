@@ -210,6 +210,8 @@ func pairsOf(a *answer) []*deputyv1.Record {
 	switch m := a.messages[0].(type) {
 	case *deputyv1.CheckPermissionResponse:
 		return []*deputyv1.Record{decided(m)}
+	case *deputyv1.WatchPermissionResponse:
+		return []*deputyv1.Record{decided(m.GetDecision())}
 	case *deputyv1.ExplainPermissionResponse:
 		return []*deputyv1.Record{decided(m.GetDecision())}
 	case *deputyv1.CheckBulkPermissionsResponse:

@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -167,6 +169,11 @@ var good = map[string][]string{
 		`{"items":[{$acting,"resource":$plan,"permission":"view"},{$acting,"resource":$daily,"permission":"view"},` +
 			`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"},{}]}`,
 		`{"items":[{}]}`,
+	},
+	// A watch of what is refused ends by itself; TestWatchIsRecorded has one that does not.
+	"deputy.v1.PermissionsService/WatchPermission": {
+		`{"check":{$acting,"resource":$daily,"permission":"view"}}`,
+		`{"check":{$acting,"resource":{"object_type":"document","object_id":"none"},"permission":"view"},"interval":"60s"}`,
 	},
 	"deputy.v1.PermissionsService/ExplainPermission": {`{"check":{$acting,"resource":$plan,"permission":"view"}}`},
 	"deputy.v1.PermissionsService/LookupResources":   {`{$acting,"resource_object_type":"document","permission":"view"}`},
@@ -460,4 +467,88 @@ func TestEffectsAreTrue(t *testing.T) {
 func (w *world) change() {
 	w.n++
 	w.Touch(w.t, fmt.Sprintf("document:watched-%d#reader@user:alice", w.n))
+}
+
+// TestWatchIsRecorded: a watch has a record of its first decision, and one of the decision by which it ended, which names the first, both written
+// before they are told. Decisions in between have none. Where the client leaves, that is recorded too.
+func TestWatchIsRecorded(t *testing.T) {
+	w := newWorld(t, daemon.Config{Callers: auditors()})
+	w.settle()
+	const method = "deputy.v1.PermissionsService/WatchPermission"
+	request := &deputyv1.WatchPermissionRequest{}
+	if err := protojson.Unmarshal([]byte(w.fill(`{"check":{$acting,"resource":$plan,"permission":"view"},"interval":"0.25s","heartbeat":"1s"}`)), request); err != nil {
+		t.Fatal(err)
+	}
+	begin := func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.WatchPermissionResponse], string) {
+		t.Helper()
+		w.ledger.fresh()
+		stream, err := w.Permissions().WatchPermission(ctx, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := stream.Recv()
+		if err != nil || first.GetDecision().GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
+			t.Fatal(first, err)
+		}
+		id := first.GetDecision().GetDecisionId()
+		records := w.ledger.fresh()
+		if len(records) != 1 || records[0].GetMethod() != method || records[0].GetStage() != deputyv1.RecordStage_RECORD_STAGE_WHOLE {
+			t.Fatalf("once the watch had begun there were the records %v", records)
+		}
+		return stream, id
+	}
+	stream, first := begin(t.Context())
+	for range 3 { // each stands for decisions that are not recorded
+		w.change()
+		if got, err := stream.Recv(); err != nil || got.GetHolds() == nil {
+			t.Fatal(got, err)
+		}
+	}
+	for _, r := range w.ledger.fresh() {
+		if r.GetMethod() == method {
+			t.Errorf("while the permission holds there is a record: %v", r)
+		}
+	}
+	w.Delete(t, "document:plan#reader@user:alice")
+	var ended *deputyv1.CheckPermissionResponse
+	for ended == nil {
+		got, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = got.GetEnded()
+	}
+	var records []*deputyv1.Record
+	for _, r := range w.ledger.fresh() {
+		if r.GetMethod() == method {
+			records = append(records, r)
+		}
+	}
+	if len(records) != 1 || records[0].GetAboutDecision() != first || records[0].GetAnswer() != ended.GetPermissionship() ||
+		records[0].GetKind() != deputyv1.RecordKind_RECORD_KIND_DECISION || records[0].GetRefusedBy() == 0 || records[0].GetLatency() > int64(time.Minute) {
+		t.Fatalf("the end has the records %v", records)
+	}
+	found, err := deputyv1.NewJournalServiceClient(harness.Dial(t, w.Addr().String(), "the-key-of-auditor")).GetRecord(t.Context(), &deputyv1.GetRecordRequest{DecisionId: ended.GetDecisionId()})
+	if err != nil || found.GetRecord().GetRecord().GetAboutDecision() != first {
+		t.Errorf("by the id of the end, %v, %v", found, err)
+	}
+
+	w.Touch(t, "document:plan#reader@user:alice")
+	ctx, cancel := context.WithCancel(t.Context())
+	stream, _ = begin(ctx)
+	cancel()
+	if _, err := stream.Recv(); status.Code(err) != codes.Canceled {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(30 * time.Second); ; {
+		left := slices.ContainsFunc(w.ledger.fresh(), func(r *deputyv1.Record) bool {
+			return r.GetMethod() == method && codes.Code(r.GetCode()) == codes.Canceled && r.GetResourceId() == "plan"
+		})
+		if left {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatal("that the client left is not recorded")
+		}
+	}
 }

@@ -163,6 +163,24 @@ type snapshot struct {
 	resting *evaluate.Walk
 	// lookup is one that may go on.
 	lookup *begun
+	// until is when the first row expires of those that were read so far, zero where none does, and unbounded that this is not known.
+	until     time.Time
+	unbounded bool
+}
+
+// Until returns the moment up to which everything that was asked of the snapshot so far would be answered the same at this revision; zero where that
+// has no end. known is false where this is not known.
+func (s *snapshot) Until() (until time.Time, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.until, !s.unbounded && s.moment.IsZero()
+}
+
+// unbound notes that it is not known up to which moment something is answered the same.
+func (s *snapshot) unbound() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unbounded = true
 }
 
 // Hold keeps open what the snapshot opens to read, and the revision with it, until as many calls of Release. It is for who
@@ -206,6 +224,9 @@ func (s *snapshot) open() (*store.Snapshot, error) {
 func (s *snapshot) done(at *store.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if at := at.Until(); s.until.IsZero() || !at.IsZero() && at.Before(s.until) {
+		s.until = at
+	}
 	if s.held > 0 && s.idle == nil {
 		s.idle = at
 		return
@@ -326,6 +347,7 @@ func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.An
 func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
 	for _, f := range filters {
 		if f.Resource.Type == "" || f.Resource.ID == "" {
+			s.unbound()
 			inner, err := s.engine(ctx)
 			if err != nil {
 				return nil, err
@@ -515,6 +537,7 @@ func (s *snapshot) list(
 	ctx context.Context, w *evaluate.Walk, of tuple.ObjectAndRelation, subjectType string, given map[string]any, limit int,
 ) (found []authz.SubjectAnswer, some answered, err error) {
 	some = answered{at: s.at, token: s.token}
+	s.unbound() // lists read ids, which do not say when their rows expire
 	note := func(f evaluate.Found) error {
 		if f.Outcome == authz.Failed {
 			return f.Err

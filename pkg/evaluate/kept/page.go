@@ -19,6 +19,7 @@ const listedAt = "row "
 // Page returns a page of the relationships that match the filter, in the order of the store's keys; see authz.Snapshot. A cursor is the relationship
 // that it stands behind, so that a page neither repeats nor misses one that is there, also where that one has expired meanwhile.
 func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor string) ([]authz.Relationship, string, error) {
+	s.unbound()
 	if known, err := s.knows(ctx, f); err != nil {
 		return nil, "", err
 	} else if !known {

@@ -37,6 +37,7 @@ func (s *snapshot) take(of authz.Reachable, cursor string) *begun {
 
 // Resources returns a page of the objects that all holders may reach, in the order of ids; see authz.Snapshot.
 func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) ([]authz.Resource, string, error) {
+	s.unbound()
 	found, next, err := s.resources(ctx, r, limit, cursor)
 	if _, ours := errors.AsType[*authz.Error](err); err != nil && !ours {
 		err = s.graph.failure("evaluate.Resources", err)

@@ -47,11 +47,16 @@ const (
 type Class struct {
 	// Narrows says that the call only takes access away.
 	Narrows bool
-	// Streams says that it has more than one message or answer.
+	// Streams says that it has more than one message or answer. Such a call lasts, and has no turn unless it Begins.
 	Streams bool
+	// Begins says of a stream that work comes before its first answer, as in a call with one answer: it has a turn for that, until it rests.
+	Begins bool
 	// Long says that it takes as long as it takes, so that it has no turn.
 	Long bool
 }
+
+// turns reports whether the call is worked on in a turn.
+func (c Class) turns() bool { return !c.Long && (!c.Streams || c.Begins) }
 
 // Admission admits the calls of one server. It is safe for concurrent use.
 type Admission struct {
@@ -165,13 +170,14 @@ type Ticket struct {
 	account   *account
 	limits    *limits
 	class     Class
-	// state is none, turned (it has a turn) or left.
+	// state is none, turned (it has a turn), rested (it has given the turn back and goes on) or left.
 	state atomic.Int32
 }
 
 const (
 	none int32 = iota
 	turned
+	rested
 	left
 )
 
@@ -214,7 +220,7 @@ func (a *Admission) Enter(t *Ticket, c *caller.Caller, class Class) error {
 // early refuses a call that would wait too long for its turn, before its message is received: a server that has too much to do has no time for
 // messages that nobody will look at.
 func (t *Ticket) early() error {
-	if t.class.Streams || t.class.Long {
+	if !t.class.turns() {
 		return nil
 	}
 	of, q := t.lane()
@@ -302,10 +308,10 @@ func (t *Ticket) MessageBytes() int {
 }
 
 // Take waits for the call's turn, once its message has come. items is how many items it has, 0 and 1 being a call that has none. Errors:
-// Exhausted, with the time after which to try again; ctx's. It does nothing for streams, for calls that have a turn, and for those that were not
+// Exhausted, with the time after which to try again; ctx's. It does nothing for calls that have no turns, for those that have one, and for those that were not
 // entered.
 func (t *Ticket) Take(ctx context.Context, items int) error {
-	if t.admission == nil || t.class.Streams || t.class.Long || t.state.Load() != none {
+	if t.admission == nil || !t.class.turns() || t.state.Load() != none {
 		return nil
 	}
 	if err := t.chargeMore(items - 1); err != nil {
@@ -326,6 +332,14 @@ func (t *Ticket) lane() (*turns, *queue) {
 		return t.admission.narrowing, &t.account.narrowingQueue
 	}
 	return t.admission.ordinary, &t.account.ordinaryQueue
+}
+
+// Rest gives back the turn of a stream that Begins, once its first answer is there. Its place it keeps until it is left.
+func (t *Ticket) Rest() {
+	if t.state.CompareAndSwap(turned, rested) {
+		of, q := t.lane()
+		of.give(q)
+	}
 }
 
 // Leave gives back what the call has, once.

@@ -367,7 +367,7 @@ type Record struct {
 	Summary *Summary `protobuf:"bytes,38,opt,name=summary,proto3" json:"summary,omitempty"`
 	// A text of the server's own, in a record of kind NOTE: "the journal begins".
 	Note string `protobuf:"bytes,39,opt,name=note,proto3" json:"note,omitempty"`
-	// The decision that an explanation is about.
+	// The decision that an explanation is about. In the record of a decision that ended a watch: the one that it began with.
 	AboutDecision string `protobuf:"bytes,40,opt,name=about_decision,json=aboutDecision,proto3" json:"about_decision,omitempty"`
 	// Whether the decision was made within bounds of the caller's, so that part of the graph did not exist for it.
 	Bounded bool `protobuf:"varint,41,opt,name=bounded,proto3" json:"bounded,omitempty"`

@@ -9,6 +9,7 @@ package deputyv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -467,6 +468,223 @@ func (x *CheckPermissionResponse) GetMissingContext() []string {
 	return nil
 }
 
+// WatchPermissionRequest asks whether an agent may act, and to be told when that ends.
+type WatchPermissionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The question. A watch is decided at the head revision, so consistency is to be left out. The context for
+	// caveats stays as it is given here.
+	Check *CheckPermissionRequest `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	// How soon after a change the permission is decided again, at the latest: 250 ms to 1 min. Left out: 1 s.
+	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	// How often the server says that the permission holds, 1 s to 1 h, so that a client notices a connection that
+	// is dead without an end. Left out: never.
+	Heartbeat     *durationpb.Duration `protobuf:"bytes,3,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPermissionRequest) Reset() {
+	*x = WatchPermissionRequest{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPermissionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPermissionRequest) ProtoMessage() {}
+
+func (x *WatchPermissionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPermissionRequest.ProtoReflect.Descriptor instead.
+func (*WatchPermissionRequest) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchPermissionRequest) GetCheck() *CheckPermissionRequest {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *WatchPermissionRequest) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *WatchPermissionRequest) GetHeartbeat() *durationpb.Duration {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return nil
+}
+
+// WatchPermissionResponse is one message of a watch. One that says none of what a client knows changes nothing.
+type WatchPermissionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What this message says.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*WatchPermissionResponse_Decision
+	//	*WatchPermissionResponse_Ended
+	//	*WatchPermissionResponse_Holds
+	Result        isWatchPermissionResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchPermissionResponse) Reset() {
+	*x = WatchPermissionResponse{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchPermissionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchPermissionResponse) ProtoMessage() {}
+
+func (x *WatchPermissionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchPermissionResponse.ProtoReflect.Descriptor instead.
+func (*WatchPermissionResponse) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *WatchPermissionResponse) GetResult() isWatchPermissionResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *WatchPermissionResponse) GetDecision() *CheckPermissionResponse {
+	if x != nil {
+		if x, ok := x.Result.(*WatchPermissionResponse_Decision); ok {
+			return x.Decision
+		}
+	}
+	return nil
+}
+
+func (x *WatchPermissionResponse) GetEnded() *CheckPermissionResponse {
+	if x != nil {
+		if x, ok := x.Result.(*WatchPermissionResponse_Ended); ok {
+			return x.Ended
+		}
+	}
+	return nil
+}
+
+func (x *WatchPermissionResponse) GetHolds() *PermissionHolds {
+	if x != nil {
+		if x, ok := x.Result.(*WatchPermissionResponse_Holds); ok {
+			return x.Holds
+		}
+	}
+	return nil
+}
+
+type isWatchPermissionResponse_Result interface {
+	isWatchPermissionResponse_Result()
+}
+
+type WatchPermissionResponse_Decision struct {
+	// The first message: what CheckPermission answers. Unless it is HAS_PERMISSION, it is the last one too.
+	Decision *CheckPermissionResponse `protobuf:"bytes,1,opt,name=decision,proto3,oneof"`
+}
+
+type WatchPermissionResponse_Ended struct {
+	// The last message: the permission has ended, and this is the decision by which it did. It is NO_PERMISSION, or
+	// CONDITIONAL_PERMISSION where the permission depends on context by now that was not given.
+	Ended *CheckPermissionResponse `protobuf:"bytes,2,opt,name=ended,proto3,oneof"`
+}
+
+type WatchPermissionResponse_Holds struct {
+	// The permission holds.
+	Holds *PermissionHolds `protobuf:"bytes,3,opt,name=holds,proto3,oneof"`
+}
+
+func (*WatchPermissionResponse_Decision) isWatchPermissionResponse_Result() {}
+
+func (*WatchPermissionResponse_Ended) isWatchPermissionResponse_Result() {}
+
+func (*WatchPermissionResponse_Holds) isWatchPermissionResponse_Result() {}
+
+// PermissionHolds says that a permission still holds.
+type PermissionHolds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in CheckPermissionResponse: it may have moved, because a session was renewed.
+	ValidUntil    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PermissionHolds) Reset() {
+	*x = PermissionHolds{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PermissionHolds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PermissionHolds) ProtoMessage() {}
+
+func (x *PermissionHolds) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PermissionHolds.ProtoReflect.Descriptor instead.
+func (*PermissionHolds) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PermissionHolds) GetValidUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidUntil
+	}
+	return nil
+}
+
 // CheckBulkPermissionsRequest asks several questions at one revision.
 type CheckBulkPermissionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -484,7 +702,7 @@ type CheckBulkPermissionsRequest struct {
 
 func (x *CheckBulkPermissionsRequest) Reset() {
 	*x = CheckBulkPermissionsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[2]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +714,7 @@ func (x *CheckBulkPermissionsRequest) String() string {
 func (*CheckBulkPermissionsRequest) ProtoMessage() {}
 
 func (x *CheckBulkPermissionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[2]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +727,7 @@ func (x *CheckBulkPermissionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBulkPermissionsRequest.ProtoReflect.Descriptor instead.
 func (*CheckBulkPermissionsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CheckBulkPermissionsRequest) GetItems() []*CheckBulkPermissionsRequestItem {
@@ -570,7 +788,7 @@ type CheckBulkPermissionsRequestItem struct {
 
 func (x *CheckBulkPermissionsRequestItem) Reset() {
 	*x = CheckBulkPermissionsRequestItem{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[3]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +800,7 @@ func (x *CheckBulkPermissionsRequestItem) String() string {
 func (*CheckBulkPermissionsRequestItem) ProtoMessage() {}
 
 func (x *CheckBulkPermissionsRequestItem) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[3]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +813,7 @@ func (x *CheckBulkPermissionsRequestItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBulkPermissionsRequestItem.ProtoReflect.Descriptor instead.
 func (*CheckBulkPermissionsRequestItem) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CheckBulkPermissionsRequestItem) GetAgentId() string {
@@ -703,7 +921,7 @@ type CheckBulkPermissionsResponse struct {
 
 func (x *CheckBulkPermissionsResponse) Reset() {
 	*x = CheckBulkPermissionsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[4]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +933,7 @@ func (x *CheckBulkPermissionsResponse) String() string {
 func (*CheckBulkPermissionsResponse) ProtoMessage() {}
 
 func (x *CheckBulkPermissionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[4]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +946,7 @@ func (x *CheckBulkPermissionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBulkPermissionsResponse.ProtoReflect.Descriptor instead.
 func (*CheckBulkPermissionsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{4}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CheckBulkPermissionsResponse) GetCheckedAt() *ZedToken {
@@ -763,7 +981,7 @@ type CheckBulkPermissionsPair struct {
 
 func (x *CheckBulkPermissionsPair) Reset() {
 	*x = CheckBulkPermissionsPair{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[5]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +993,7 @@ func (x *CheckBulkPermissionsPair) String() string {
 func (*CheckBulkPermissionsPair) ProtoMessage() {}
 
 func (x *CheckBulkPermissionsPair) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[5]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1006,7 @@ func (x *CheckBulkPermissionsPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckBulkPermissionsPair.ProtoReflect.Descriptor instead.
 func (*CheckBulkPermissionsPair) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{5}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CheckBulkPermissionsPair) GetRequest() *CheckBulkPermissionsRequestItem {
@@ -861,7 +1079,7 @@ type ExplainPermissionRequest struct {
 
 func (x *ExplainPermissionRequest) Reset() {
 	*x = ExplainPermissionRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[6]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1091,7 @@ func (x *ExplainPermissionRequest) String() string {
 func (*ExplainPermissionRequest) ProtoMessage() {}
 
 func (x *ExplainPermissionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[6]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1104,7 @@ func (x *ExplainPermissionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPermissionRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPermissionRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{6}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExplainPermissionRequest) GetCheck() *CheckPermissionRequest {
@@ -937,7 +1155,7 @@ type ExplainPermissionResponse struct {
 
 func (x *ExplainPermissionResponse) Reset() {
 	*x = ExplainPermissionResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[7]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1167,7 @@ func (x *ExplainPermissionResponse) String() string {
 func (*ExplainPermissionResponse) ProtoMessage() {}
 
 func (x *ExplainPermissionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[7]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1180,7 @@ func (x *ExplainPermissionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPermissionResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPermissionResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{7}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExplainPermissionResponse) GetDecision() *CheckPermissionResponse {
@@ -1027,7 +1245,7 @@ type PastDecision struct {
 
 func (x *PastDecision) Reset() {
 	*x = PastDecision{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1257,7 @@ func (x *PastDecision) String() string {
 func (*PastDecision) ProtoMessage() {}
 
 func (x *PastDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[8]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1270,7 @@ func (x *PastDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PastDecision.ProtoReflect.Descriptor instead.
 func (*PastDecision) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PastDecision) GetRecord() *Record {
@@ -1158,7 +1376,7 @@ type ConditionChange struct {
 
 func (x *ConditionChange) Reset() {
 	*x = ConditionChange{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1388,7 @@ func (x *ConditionChange) String() string {
 func (*ConditionChange) ProtoMessage() {}
 
 func (x *ConditionChange) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1401,7 @@ func (x *ConditionChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionChange.ProtoReflect.Descriptor instead.
 func (*ConditionChange) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConditionChange) GetGate() Gate {
@@ -1242,7 +1460,7 @@ type CandidateExplanation struct {
 
 func (x *CandidateExplanation) Reset() {
 	*x = CandidateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1472,7 @@ func (x *CandidateExplanation) String() string {
 func (*CandidateExplanation) ProtoMessage() {}
 
 func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1485,7 @@ func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CandidateExplanation.ProtoReflect.Descriptor instead.
 func (*CandidateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CandidateExplanation) GetDelegationChain() []string {
@@ -1327,7 +1545,7 @@ type GateExplanation struct {
 
 func (x *GateExplanation) Reset() {
 	*x = GateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1557,7 @@ func (x *GateExplanation) String() string {
 func (*GateExplanation) ProtoMessage() {}
 
 func (x *GateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1570,7 @@ func (x *GateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplanation.ProtoReflect.Descriptor instead.
 func (*GateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GateExplanation) GetGate() Gate {
@@ -1400,7 +1618,7 @@ type ConditionExplanation struct {
 
 func (x *ConditionExplanation) Reset() {
 	*x = ConditionExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1630,7 @@ func (x *ConditionExplanation) String() string {
 func (*ConditionExplanation) ProtoMessage() {}
 
 func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1643,7 @@ func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionExplanation.ProtoReflect.Descriptor instead.
 func (*ConditionExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConditionExplanation) GetCondition() string {
@@ -1498,7 +1716,7 @@ type CheckExplanation struct {
 
 func (x *CheckExplanation) Reset() {
 	*x = CheckExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1728,7 @@ func (x *CheckExplanation) String() string {
 func (*CheckExplanation) ProtoMessage() {}
 
 func (x *CheckExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1741,7 @@ func (x *CheckExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckExplanation.ProtoReflect.Descriptor instead.
 func (*CheckExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CheckExplanation) GetOutcome() Outcome {
@@ -1572,7 +1790,7 @@ type MissingGrants struct {
 
 func (x *MissingGrants) Reset() {
 	*x = MissingGrants{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1802,7 @@ func (x *MissingGrants) String() string {
 func (*MissingGrants) ProtoMessage() {}
 
 func (x *MissingGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1815,7 @@ func (x *MissingGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingGrants.ProtoReflect.Descriptor instead.
 func (*MissingGrants) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MissingGrants) GetGrants() []*MissingGrant {
@@ -1626,7 +1844,7 @@ type MissingGrant struct {
 
 func (x *MissingGrant) Reset() {
 	*x = MissingGrant{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1856,7 @@ func (x *MissingGrant) String() string {
 func (*MissingGrant) ProtoMessage() {}
 
 func (x *MissingGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1869,7 @@ func (x *MissingGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingGrant.ProtoReflect.Descriptor instead.
 func (*MissingGrant) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MissingGrant) GetResource() *ObjectReference {
@@ -1725,7 +1943,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1955,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1968,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reason) GetKind() ReasonKind {
@@ -1863,7 +2081,7 @@ type Relationship struct {
 
 func (x *Relationship) Reset() {
 	*x = Relationship{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2093,7 @@ func (x *Relationship) String() string {
 func (*Relationship) ProtoMessage() {}
 
 func (x *Relationship) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2106,7 @@ func (x *Relationship) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relationship.ProtoReflect.Descriptor instead.
 func (*Relationship) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Relationship) GetResource() *ObjectReference {
@@ -1943,7 +2161,7 @@ type CaveatReason struct {
 
 func (x *CaveatReason) Reset() {
 	*x = CaveatReason{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2173,7 @@ func (x *CaveatReason) String() string {
 func (*CaveatReason) ProtoMessage() {}
 
 func (x *CaveatReason) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2186,7 @@ func (x *CaveatReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaveatReason.ProtoReflect.Descriptor instead.
 func (*CaveatReason) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CaveatReason) GetName() string {
@@ -2014,7 +2232,7 @@ type CaveatValue struct {
 
 func (x *CaveatValue) Reset() {
 	*x = CaveatValue{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2244,7 @@ func (x *CaveatValue) String() string {
 func (*CaveatValue) ProtoMessage() {}
 
 func (x *CaveatValue) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2257,7 @@ func (x *CaveatValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaveatValue.ProtoReflect.Descriptor instead.
 func (*CaveatValue) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CaveatValue) GetName() string {
@@ -2087,7 +2305,7 @@ type CheckTrace struct {
 
 func (x *CheckTrace) Reset() {
 	*x = CheckTrace{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2317,7 @@ func (x *CheckTrace) String() string {
 func (*CheckTrace) ProtoMessage() {}
 
 func (x *CheckTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2330,7 @@ func (x *CheckTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrace.ProtoReflect.Descriptor instead.
 func (*CheckTrace) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckTrace) GetResource() *ObjectReference {
@@ -2203,7 +2421,7 @@ type FilterResourcesRequest struct {
 
 func (x *FilterResourcesRequest) Reset() {
 	*x = FilterResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2433,7 @@ func (x *FilterResourcesRequest) String() string {
 func (*FilterResourcesRequest) ProtoMessage() {}
 
 func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2446,7 @@ func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesRequest.ProtoReflect.Descriptor instead.
 func (*FilterResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FilterResourcesRequest) GetAgentId() string {
@@ -2373,7 +2591,7 @@ type FilterResourcesResponse struct {
 
 func (x *FilterResourcesResponse) Reset() {
 	*x = FilterResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2603,7 @@ func (x *FilterResourcesResponse) String() string {
 func (*FilterResourcesResponse) ProtoMessage() {}
 
 func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2616,7 @@ func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesResponse.ProtoReflect.Descriptor instead.
 func (*FilterResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FilterResourcesResponse) GetCheckedAt() *ZedToken {
@@ -2449,7 +2667,7 @@ type ConditionalObject struct {
 
 func (x *ConditionalObject) Reset() {
 	*x = ConditionalObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2679,7 @@ func (x *ConditionalObject) String() string {
 func (*ConditionalObject) ProtoMessage() {}
 
 func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2692,7 @@ func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionalObject.ProtoReflect.Descriptor instead.
 func (*ConditionalObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConditionalObject) GetObjectId() string {
@@ -2504,7 +2722,7 @@ type FailedObject struct {
 
 func (x *FailedObject) Reset() {
 	*x = FailedObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2734,7 @@ func (x *FailedObject) String() string {
 func (*FailedObject) ProtoMessage() {}
 
 func (x *FailedObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2747,7 @@ func (x *FailedObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedObject.ProtoReflect.Descriptor instead.
 func (*FailedObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FailedObject) GetObjectId() string {
@@ -2587,7 +2805,7 @@ type LookupResourcesRequest struct {
 
 func (x *LookupResourcesRequest) Reset() {
 	*x = LookupResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2817,7 @@ func (x *LookupResourcesRequest) String() string {
 func (*LookupResourcesRequest) ProtoMessage() {}
 
 func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2830,7 @@ func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesRequest.ProtoReflect.Descriptor instead.
 func (*LookupResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LookupResourcesRequest) GetAgentId() string {
@@ -2753,7 +2971,7 @@ type LookupResourcesResponse struct {
 
 func (x *LookupResourcesResponse) Reset() {
 	*x = LookupResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +2983,7 @@ func (x *LookupResourcesResponse) String() string {
 func (*LookupResourcesResponse) ProtoMessage() {}
 
 func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +2996,7 @@ func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesResponse.ProtoReflect.Descriptor instead.
 func (*LookupResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LookupResourcesResponse) GetResult() isLookupResourcesResponse_Result {
@@ -2859,7 +3077,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3089,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3102,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{27}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *FailedResource) GetResource() *ObjectReference {
@@ -2943,7 +3161,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3173,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3186,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{28}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -3033,7 +3251,7 @@ type LookupEnd struct {
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3045,7 +3263,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3058,7 +3276,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{29}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -3119,7 +3337,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3131,7 +3349,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3144,7 +3362,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{30}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -3213,7 +3431,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3225,7 +3443,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3238,7 +3456,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{31}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -3319,7 +3537,7 @@ type FailedAgent struct {
 
 func (x *FailedAgent) Reset() {
 	*x = FailedAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3549,7 @@ func (x *FailedAgent) String() string {
 func (*FailedAgent) ProtoMessage() {}
 
 func (x *FailedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3562,7 @@ func (x *FailedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
 func (*FailedAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{32}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FailedAgent) GetAgentId() string {
@@ -3407,7 +3625,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3637,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3650,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{33}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -3495,7 +3713,7 @@ var File_deputy_v1_permissions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n" +
+	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n" +
 	"\x16CheckPermissionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3531,7 +3749,19 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"agentChain\x12#\n" +
 	"\rdelegation_id\x18\t \x01(\tR\fdelegationId\x12'\n" +
 	"\x0fmissing_context\x18\n" +
-	" \x03(\tR\x0emissingContext\"\xf4\x01\n" +
+	" \x03(\tR\x0emissingContext\"\xc1\x01\n" +
+	"\x16WatchPermissionRequest\x127\n" +
+	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\x125\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x127\n" +
+	"\theartbeat\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\"\xd5\x01\n" +
+	"\x17WatchPermissionResponse\x12@\n" +
+	"\bdecision\x18\x01 \x01(\v2\".deputy.v1.CheckPermissionResponseH\x00R\bdecision\x12:\n" +
+	"\x05ended\x18\x02 \x01(\v2\".deputy.v1.CheckPermissionResponseH\x00R\x05ended\x122\n" +
+	"\x05holds\x18\x03 \x01(\v2\x1a.deputy.v1.PermissionHoldsH\x00R\x05holdsB\b\n" +
+	"\x06result\"N\n" +
+	"\x0fPermissionHolds\x12;\n" +
+	"\vvalid_until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"validUntil\"\xf4\x01\n" +
 	"\x1bCheckBulkPermissionsRequest\x12@\n" +
 	"\x05items\x18\x01 \x03(\v2*.deputy.v1.CheckBulkPermissionsRequestItemR\x05items\x128\n" +
 	"\vconsistency\x18\x02 \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
@@ -3812,10 +4042,12 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x11REASON_KIND_DEPTH\x10\b\x12\x16\n" +
 	"\x12REASON_KIND_HIDDEN\x10\t\x12\x13\n" +
 	"\x0fREASON_KIND_CUT\x10\n" +
-	"2\x83\x05\n" +
+	"2\xea\x05\n" +
 	"\x12PermissionsService\x12c\n" +
 	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
-	"\x01\x01 \x04\x12r\n" +
+	"\x01\x01 \x04\x12e\n" +
+	"\x0fWatchPermission\x12!.deputy.v1.WatchPermissionRequest\x1a\".deputy.v1.WatchPermissionResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x01 \x040\x01\x12r\n" +
 	"\x14CheckBulkPermissions\x12&.deputy.v1.CheckBulkPermissionsRequest\x1a'.deputy.v1.CheckBulkPermissionsResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x04\x12i\n" +
 	"\x11ExplainPermission\x12#.deputy.v1.ExplainPermissionRequest\x1a$.deputy.v1.ExplainPermissionResponse\"\t\x92\xa0\x19\x05\n" +
@@ -3841,181 +4073,194 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 }
 
 var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_deputy_v1_permissions_proto_goTypes = []any{
 	(Agreement)(0),                          // 0: deputy.v1.Agreement
 	(ReasonKind)(0),                         // 1: deputy.v1.ReasonKind
 	(*CheckPermissionRequest)(nil),          // 2: deputy.v1.CheckPermissionRequest
 	(*CheckPermissionResponse)(nil),         // 3: deputy.v1.CheckPermissionResponse
-	(*CheckBulkPermissionsRequest)(nil),     // 4: deputy.v1.CheckBulkPermissionsRequest
-	(*CheckBulkPermissionsRequestItem)(nil), // 5: deputy.v1.CheckBulkPermissionsRequestItem
-	(*CheckBulkPermissionsResponse)(nil),    // 6: deputy.v1.CheckBulkPermissionsResponse
-	(*CheckBulkPermissionsPair)(nil),        // 7: deputy.v1.CheckBulkPermissionsPair
-	(*ExplainPermissionRequest)(nil),        // 8: deputy.v1.ExplainPermissionRequest
-	(*ExplainPermissionResponse)(nil),       // 9: deputy.v1.ExplainPermissionResponse
-	(*PastDecision)(nil),                    // 10: deputy.v1.PastDecision
-	(*ConditionChange)(nil),                 // 11: deputy.v1.ConditionChange
-	(*CandidateExplanation)(nil),            // 12: deputy.v1.CandidateExplanation
-	(*GateExplanation)(nil),                 // 13: deputy.v1.GateExplanation
-	(*ConditionExplanation)(nil),            // 14: deputy.v1.ConditionExplanation
-	(*CheckExplanation)(nil),                // 15: deputy.v1.CheckExplanation
-	(*MissingGrants)(nil),                   // 16: deputy.v1.MissingGrants
-	(*MissingGrant)(nil),                    // 17: deputy.v1.MissingGrant
-	(*Reason)(nil),                          // 18: deputy.v1.Reason
-	(*Relationship)(nil),                    // 19: deputy.v1.Relationship
-	(*CaveatReason)(nil),                    // 20: deputy.v1.CaveatReason
-	(*CaveatValue)(nil),                     // 21: deputy.v1.CaveatValue
-	(*CheckTrace)(nil),                      // 22: deputy.v1.CheckTrace
-	(*FilterResourcesRequest)(nil),          // 23: deputy.v1.FilterResourcesRequest
-	(*FilterResourcesResponse)(nil),         // 24: deputy.v1.FilterResourcesResponse
-	(*ConditionalObject)(nil),               // 25: deputy.v1.ConditionalObject
-	(*FailedObject)(nil),                    // 26: deputy.v1.FailedObject
-	(*LookupResourcesRequest)(nil),          // 27: deputy.v1.LookupResourcesRequest
-	(*LookupResourcesResponse)(nil),         // 28: deputy.v1.LookupResourcesResponse
-	(*FailedResource)(nil),                  // 29: deputy.v1.FailedResource
-	(*ReachedResource)(nil),                 // 30: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 31: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 32: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 33: deputy.v1.LookupAgentsResponse
-	(*FailedAgent)(nil),                     // 34: deputy.v1.FailedAgent
-	(*ReachingAgent)(nil),                   // 35: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 36: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 37: google.protobuf.Struct
-	(*Consistency)(nil),                     // 38: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 39: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 40: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 41: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 42: google.protobuf.Timestamp
-	(*ErrorStatus)(nil),                     // 43: deputy.v1.ErrorStatus
-	(*Record)(nil),                          // 44: deputy.v1.Record
-	(Gate)(0),                               // 45: deputy.v1.Gate
-	(Outcome)(0),                            // 46: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 47: deputy.v1.SubjectReference
-	(*structpb.Value)(nil),                  // 48: google.protobuf.Value
-	(*Cursor)(nil),                          // 49: deputy.v1.Cursor
+	(*WatchPermissionRequest)(nil),          // 4: deputy.v1.WatchPermissionRequest
+	(*WatchPermissionResponse)(nil),         // 5: deputy.v1.WatchPermissionResponse
+	(*PermissionHolds)(nil),                 // 6: deputy.v1.PermissionHolds
+	(*CheckBulkPermissionsRequest)(nil),     // 7: deputy.v1.CheckBulkPermissionsRequest
+	(*CheckBulkPermissionsRequestItem)(nil), // 8: deputy.v1.CheckBulkPermissionsRequestItem
+	(*CheckBulkPermissionsResponse)(nil),    // 9: deputy.v1.CheckBulkPermissionsResponse
+	(*CheckBulkPermissionsPair)(nil),        // 10: deputy.v1.CheckBulkPermissionsPair
+	(*ExplainPermissionRequest)(nil),        // 11: deputy.v1.ExplainPermissionRequest
+	(*ExplainPermissionResponse)(nil),       // 12: deputy.v1.ExplainPermissionResponse
+	(*PastDecision)(nil),                    // 13: deputy.v1.PastDecision
+	(*ConditionChange)(nil),                 // 14: deputy.v1.ConditionChange
+	(*CandidateExplanation)(nil),            // 15: deputy.v1.CandidateExplanation
+	(*GateExplanation)(nil),                 // 16: deputy.v1.GateExplanation
+	(*ConditionExplanation)(nil),            // 17: deputy.v1.ConditionExplanation
+	(*CheckExplanation)(nil),                // 18: deputy.v1.CheckExplanation
+	(*MissingGrants)(nil),                   // 19: deputy.v1.MissingGrants
+	(*MissingGrant)(nil),                    // 20: deputy.v1.MissingGrant
+	(*Reason)(nil),                          // 21: deputy.v1.Reason
+	(*Relationship)(nil),                    // 22: deputy.v1.Relationship
+	(*CaveatReason)(nil),                    // 23: deputy.v1.CaveatReason
+	(*CaveatValue)(nil),                     // 24: deputy.v1.CaveatValue
+	(*CheckTrace)(nil),                      // 25: deputy.v1.CheckTrace
+	(*FilterResourcesRequest)(nil),          // 26: deputy.v1.FilterResourcesRequest
+	(*FilterResourcesResponse)(nil),         // 27: deputy.v1.FilterResourcesResponse
+	(*ConditionalObject)(nil),               // 28: deputy.v1.ConditionalObject
+	(*FailedObject)(nil),                    // 29: deputy.v1.FailedObject
+	(*LookupResourcesRequest)(nil),          // 30: deputy.v1.LookupResourcesRequest
+	(*LookupResourcesResponse)(nil),         // 31: deputy.v1.LookupResourcesResponse
+	(*FailedResource)(nil),                  // 32: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 33: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 34: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 35: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 36: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 37: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 38: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 39: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 40: google.protobuf.Struct
+	(*Consistency)(nil),                     // 41: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 42: deputy.v1.ZedToken
+	(Permissionship)(0),                     // 43: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 44: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 45: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 46: google.protobuf.Duration
+	(*ErrorStatus)(nil),                     // 47: deputy.v1.ErrorStatus
+	(*Record)(nil),                          // 48: deputy.v1.Record
+	(Gate)(0),                               // 49: deputy.v1.Gate
+	(Outcome)(0),                            // 50: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 51: deputy.v1.SubjectReference
+	(*structpb.Value)(nil),                  // 52: google.protobuf.Value
+	(*Cursor)(nil),                          // 53: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	36,  // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	36,  // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	37,  // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	38,  // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	39,  // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	40,  // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	41,  // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	39,  // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	42,  // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	36,  // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
-	5,   // 10: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	38,  // 11: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	39,  // 12: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	36,  // 13: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	36,  // 14: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	37,  // 15: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	39,  // 16: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
-	7,   // 17: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
-	5,   // 18: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	3,   // 19: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	43,  // 20: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
-	2,   // 21: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	37,  // 22: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
-	3,   // 23: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	12,  // 24: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	10,  // 25: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
-	44,  // 26: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
-	0,   // 27: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
-	3,   // 28: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
-	12,  // 29: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
-	11,  // 30: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	43,  // 31: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
-	43,  // 32: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
-	45,  // 33: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	46,  // 34: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	46,  // 35: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	36,  // 36: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	40,  // 37: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	13,  // 38: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	45,  // 39: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	46,  // 40: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	14,  // 41: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	46,  // 42: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	22,  // 43: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	15,  // 44: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
-	46,  // 45: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
-	18,  // 46: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
-	16,  // 47: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
-	17,  // 48: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
-	36,  // 49: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
-	47,  // 50: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
-	1,   // 51: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
-	46,  // 52: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
-	36,  // 53: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
-	19,  // 54: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
-	20,  // 55: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
-	18,  // 56: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
-	36,  // 57: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
-	47,  // 58: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
-	42,  // 59: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
-	46,  // 60: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
-	21,  // 61: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
-	48,  // 62: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
-	36,  // 63: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	47,  // 64: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	46,  // 65: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	22,  // 66: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	36,  // 67: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	37,  // 68: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
-	38,  // 69: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	39,  // 70: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	39,  // 71: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
-	25,  // 72: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
-	26,  // 73: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
-	41,  // 74: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	43,  // 75: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
-	36,  // 76: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	37,  // 77: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	38,  // 78: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	39,  // 79: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	49,  // 80: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	30,  // 81: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	31,  // 82: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	29,  // 83: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	36,  // 84: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	43,  // 85: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	36,  // 86: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	36,  // 87: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	40,  // 88: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	36,  // 89: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	39,  // 90: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	49,  // 91: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	36,  // 92: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	36,  // 93: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	37,  // 94: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	38,  // 95: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	49,  // 96: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	35,  // 97: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	31,  // 98: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	34,  // 99: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	36,  // 100: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	43,  // 101: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	36,  // 102: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	40,  // 103: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	2,   // 104: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	4,   // 105: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	8,   // 106: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	27,  // 107: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	23,  // 108: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
-	32,  // 109: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	3,   // 110: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	6,   // 111: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	9,   // 112: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	28,  // 113: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	24,  // 114: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
-	33,  // 115: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	110, // [110:116] is the sub-list for method output_type
-	104, // [104:110] is the sub-list for method input_type
-	104, // [104:104] is the sub-list for extension type_name
-	104, // [104:104] is the sub-list for extension extendee
-	0,   // [0:104] is the sub-list for field type_name
+	39,  // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	39,  // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	40,  // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	41,  // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	42,  // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	43,  // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	44,  // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	42,  // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	45,  // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	39,  // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	2,   // 10: deputy.v1.WatchPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	46,  // 11: deputy.v1.WatchPermissionRequest.interval:type_name -> google.protobuf.Duration
+	46,  // 12: deputy.v1.WatchPermissionRequest.heartbeat:type_name -> google.protobuf.Duration
+	3,   // 13: deputy.v1.WatchPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	3,   // 14: deputy.v1.WatchPermissionResponse.ended:type_name -> deputy.v1.CheckPermissionResponse
+	6,   // 15: deputy.v1.WatchPermissionResponse.holds:type_name -> deputy.v1.PermissionHolds
+	45,  // 16: deputy.v1.PermissionHolds.valid_until:type_name -> google.protobuf.Timestamp
+	8,   // 17: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	41,  // 18: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	42,  // 19: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	39,  // 20: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	39,  // 21: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	40,  // 22: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	42,  // 23: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	10,  // 24: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
+	8,   // 25: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	3,   // 26: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
+	47,  // 27: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	2,   // 28: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	40,  // 29: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	3,   // 30: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	15,  // 31: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
+	13,  // 32: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
+	48,  // 33: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	0,   // 34: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
+	3,   // 35: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
+	15,  // 36: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
+	14,  // 37: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
+	47,  // 38: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	47,  // 39: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	49,  // 40: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	50,  // 41: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	50,  // 42: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	39,  // 43: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	43,  // 44: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	16,  // 45: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	49,  // 46: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	50,  // 47: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	17,  // 48: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	50,  // 49: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	25,  // 50: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	18,  // 51: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
+	50,  // 52: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
+	21,  // 53: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
+	19,  // 54: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
+	20,  // 55: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
+	39,  // 56: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
+	51,  // 57: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
+	1,   // 58: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
+	50,  // 59: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
+	39,  // 60: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
+	22,  // 61: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
+	23,  // 62: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
+	21,  // 63: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
+	39,  // 64: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
+	51,  // 65: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
+	45,  // 66: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
+	50,  // 67: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
+	24,  // 68: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
+	52,  // 69: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
+	39,  // 70: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	51,  // 71: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	50,  // 72: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	25,  // 73: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	39,  // 74: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	40,  // 75: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
+	41,  // 76: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	42,  // 77: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	42,  // 78: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
+	28,  // 79: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
+	29,  // 80: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
+	44,  // 81: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	47,  // 82: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
+	39,  // 83: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	40,  // 84: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	41,  // 85: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	42,  // 86: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	53,  // 87: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	33,  // 88: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	34,  // 89: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	32,  // 90: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	39,  // 91: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	47,  // 92: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	39,  // 93: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	39,  // 94: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	43,  // 95: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	39,  // 96: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	42,  // 97: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	53,  // 98: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	39,  // 99: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	39,  // 100: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	40,  // 101: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	41,  // 102: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	53,  // 103: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	38,  // 104: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	34,  // 105: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	37,  // 106: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	39,  // 107: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	47,  // 108: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	39,  // 109: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	43,  // 110: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	2,   // 111: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	4,   // 112: deputy.v1.PermissionsService.WatchPermission:input_type -> deputy.v1.WatchPermissionRequest
+	7,   // 113: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	11,  // 114: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	30,  // 115: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	26,  // 116: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
+	35,  // 117: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	3,   // 118: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,   // 119: deputy.v1.PermissionsService.WatchPermission:output_type -> deputy.v1.WatchPermissionResponse
+	9,   // 120: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	12,  // 121: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	31,  // 122: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	27,  // 123: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
+	36,  // 124: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	118, // [118:125] is the sub-list for method output_type
+	111, // [111:118] is the sub-list for method input_type
+	111, // [111:111] is the sub-list for extension type_name
+	111, // [111:111] is the sub-list for extension extendee
+	0,   // [0:111] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -4031,27 +4276,32 @@ func file_deputy_v1_permissions_proto_init() {
 		(*CheckPermissionRequest_DelegationId)(nil),
 	}
 	file_deputy_v1_permissions_proto_msgTypes[3].OneofWrappers = []any{
+		(*WatchPermissionResponse_Decision)(nil),
+		(*WatchPermissionResponse_Ended)(nil),
+		(*WatchPermissionResponse_Holds)(nil),
+	}
+	file_deputy_v1_permissions_proto_msgTypes[6].OneofWrappers = []any{
 		(*CheckBulkPermissionsRequestItem_SessionId)(nil),
 		(*CheckBulkPermissionsRequestItem_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[5].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[8].OneofWrappers = []any{
 		(*CheckBulkPermissionsPair_Item)(nil),
 		(*CheckBulkPermissionsPair_Error)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[21].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[24].OneofWrappers = []any{
 		(*FilterResourcesRequest_SessionId)(nil),
 		(*FilterResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[25].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[28].OneofWrappers = []any{
 		(*LookupResourcesRequest_SessionId)(nil),
 		(*LookupResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[26].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[29].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
 		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[31].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[34].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
 		(*LookupAgentsResponse_Failed)(nil),
@@ -4062,7 +4312,7 @@ func file_deputy_v1_permissions_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

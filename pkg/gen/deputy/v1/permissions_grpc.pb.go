@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	PermissionsService_CheckPermission_FullMethodName      = "/deputy.v1.PermissionsService/CheckPermission"
+	PermissionsService_WatchPermission_FullMethodName      = "/deputy.v1.PermissionsService/WatchPermission"
 	PermissionsService_CheckBulkPermissions_FullMethodName = "/deputy.v1.PermissionsService/CheckBulkPermissions"
 	PermissionsService_ExplainPermission_FullMethodName    = "/deputy.v1.PermissionsService/ExplainPermission"
 	PermissionsService_LookupResources_FullMethodName      = "/deputy.v1.PermissionsService/LookupResources"
@@ -35,6 +36,10 @@ const (
 type PermissionsServiceClient interface {
 	// CheckPermission decides whether an agent may act. A refusal is an answer, not an error.
 	CheckPermission(ctx context.Context, in *CheckPermissionRequest, opts ...grpc.CallOption) (*CheckPermissionResponse, error)
+	// WatchPermission decides as CheckPermission does, and then tells when the permission ends: because it was
+	// revoked, because it expired, because somebody or something was suspended, or for any other reason for which
+	// CheckPermission would refuse. A stream that ends in any other way is no permission either: ask anew.
+	WatchPermission(ctx context.Context, in *WatchPermissionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPermissionResponse], error)
 	// CheckBulkPermissions decides several cases at one revision. There are as many pairs as items, in
 	// order; an item that is wrong fails by itself.
 	CheckBulkPermissions(ctx context.Context, in *CheckBulkPermissionsRequest, opts ...grpc.CallOption) (*CheckBulkPermissionsResponse, error)
@@ -73,6 +78,25 @@ func (c *permissionsServiceClient) CheckPermission(ctx context.Context, in *Chec
 	return out, nil
 }
 
+func (c *permissionsServiceClient) WatchPermission(ctx context.Context, in *WatchPermissionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPermissionResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[0], PermissionsService_WatchPermission_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchPermissionRequest, WatchPermissionResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PermissionsService_WatchPermissionClient = grpc.ServerStreamingClient[WatchPermissionResponse]
+
 func (c *permissionsServiceClient) CheckBulkPermissions(ctx context.Context, in *CheckBulkPermissionsRequest, opts ...grpc.CallOption) (*CheckBulkPermissionsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CheckBulkPermissionsResponse)
@@ -95,7 +119,7 @@ func (c *permissionsServiceClient) ExplainPermission(ctx context.Context, in *Ex
 
 func (c *permissionsServiceClient) LookupResources(ctx context.Context, in *LookupResourcesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupResourcesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[0], PermissionsService_LookupResources_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[1], PermissionsService_LookupResources_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +148,7 @@ func (c *permissionsServiceClient) FilterResources(ctx context.Context, in *Filt
 
 func (c *permissionsServiceClient) LookupAgents(ctx context.Context, in *LookupAgentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupAgentsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[1], PermissionsService_LookupAgents_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[2], PermissionsService_LookupAgents_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +173,10 @@ type PermissionsService_LookupAgentsClient = grpc.ServerStreamingClient[LookupAg
 type PermissionsServiceServer interface {
 	// CheckPermission decides whether an agent may act. A refusal is an answer, not an error.
 	CheckPermission(context.Context, *CheckPermissionRequest) (*CheckPermissionResponse, error)
+	// WatchPermission decides as CheckPermission does, and then tells when the permission ends: because it was
+	// revoked, because it expired, because somebody or something was suspended, or for any other reason for which
+	// CheckPermission would refuse. A stream that ends in any other way is no permission either: ask anew.
+	WatchPermission(*WatchPermissionRequest, grpc.ServerStreamingServer[WatchPermissionResponse]) error
 	// CheckBulkPermissions decides several cases at one revision. There are as many pairs as items, in
 	// order; an item that is wrong fails by itself.
 	CheckBulkPermissions(context.Context, *CheckBulkPermissionsRequest) (*CheckBulkPermissionsResponse, error)
@@ -179,6 +207,9 @@ type UnimplementedPermissionsServiceServer struct{}
 
 func (UnimplementedPermissionsServiceServer) CheckPermission(context.Context, *CheckPermissionRequest) (*CheckPermissionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckPermission not implemented")
+}
+func (UnimplementedPermissionsServiceServer) WatchPermission(*WatchPermissionRequest, grpc.ServerStreamingServer[WatchPermissionResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchPermission not implemented")
 }
 func (UnimplementedPermissionsServiceServer) CheckBulkPermissions(context.Context, *CheckBulkPermissionsRequest) (*CheckBulkPermissionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckBulkPermissions not implemented")
@@ -233,6 +264,17 @@ func _PermissionsService_CheckPermission_Handler(srv interface{}, ctx context.Co
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _PermissionsService_WatchPermission_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchPermissionRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PermissionsServiceServer).WatchPermission(m, &grpc.GenericServerStream[WatchPermissionRequest, WatchPermissionResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PermissionsService_WatchPermissionServer = grpc.ServerStreamingServer[WatchPermissionResponse]
 
 func _PermissionsService_CheckBulkPermissions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CheckBulkPermissionsRequest)
@@ -335,6 +377,11 @@ var PermissionsService_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchPermission",
+			Handler:       _PermissionsService_WatchPermission_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "LookupResources",
 			Handler:       _PermissionsService_LookupResources_Handler,
