@@ -108,6 +108,11 @@ func (g *Gate) proves(ctx context.Context, request any) error {
 			p, _ := actingOf(check)
 			c.proof.actor, err = v.question(p, false)
 		}
+	case *deputyv1.WatchPermissionRequest:
+		if check := r.GetCheck(); check != nil {
+			p, _ := actingOf(check)
+			c.proof.actor, err = v.question(p, true)
+		}
 	case *deputyv1.StartSessionRequest:
 		c.proof.actor, err = v.session(r)
 	case *deputyv1.CreateDelegationRequest:

@@ -79,6 +79,8 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 	if err != nil {
 		return err
 	}
+	proven := provenBy(ctx)
+	c.ActorToken = proven.evidence()
 	began := time.Now()
 	if w.permit, err = p.permit(ctx, c, f); err != nil {
 		return err
@@ -86,7 +88,7 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 	rest(ctx)
 	d := w.permit.Decision()
 	p.Figures.decided(&d, nil)
-	first := &deputyv1.WatchPermissionResponse_Decision{Decision: p.decision(&d, p.Sealer.token(d.CheckedAt, stamp))}
+	first := &deputyv1.WatchPermissionResponse_Decision{Decision: p.decision(&d, p.Sealer.token(d.CheckedAt, stamp), proven)}
 	if !w.permit.Holds() {
 		return stream.Send(&deputyv1.WatchPermissionResponse{Result: first})
 	}
@@ -102,17 +104,26 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 		defer ticker.Stop()
 		beat = ticker.C
 	}
+	var tokenEnds <-chan time.Time
+	if proven.actor != nil {
+		timer := time.NewTimer(time.Until(proven.actor.Ends))
+		defer timer.Stop()
+		tokenEnds = timer.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-tokenEnds:
+			// The agent has to prove again that it runs.
+			return proven.lasts(proven.actor.Ends)
 		case err := <-w.over:
 			if err != nil {
 				return err
 			}
-			return p.ended(stream, w.permit)
+			return p.ended(stream, w.permit, proven)
 		case <-beat:
-			holds, err := w.holds()
+			holds, err := w.holds(proven)
 			if err != nil {
 				return err
 			}
@@ -162,7 +173,7 @@ func (p *permissions) permit(ctx context.Context, c authz.Case, f authz.Freshnes
 }
 
 // ended records the decision by which a permit ended, and then tells it.
-func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPermissionResponse], permit *judge.Permit) error {
+func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPermissionResponse], permit *judge.Permit, proven proof) error {
 	until := waiting(stream.Context())
 	defer until.end()
 	d, err := permit.End(until) //nolint:contextcheck // bounded embeds the call's
@@ -171,18 +182,22 @@ func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPerm
 	}
 	p.Figures.decided(&d, nil)
 	return stream.Send(&deputyv1.WatchPermissionResponse{
-		Result: &deputyv1.WatchPermissionResponse_Ended{Ended: p.decision(&d, p.Sealer.token(d.CheckedAt, p.Now()))},
+		Result: &deputyv1.WatchPermissionResponse_Ended{Ended: p.decision(&d, p.Sealer.token(d.CheckedAt, p.Now()), proven)},
 	})
 }
 
 // holds is the message that says so. It is an error once nobody has found out for longer than a watch may go on.
-func (w *watch) holds() (*deputyv1.WatchPermissionResponse_Holds, error) {
+func (w *watch) holds(proven proof) (*deputyv1.WatchPermissionResponse_Holds, error) {
 	if since := time.Since(time.Unix(0, w.affirmed.Load())); since > w.interval+unsureTime+renewTime {
 		return nil, authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "whether the permission holds has not been found out for %s", since.Round(time.Second))
 	}
-	out := &deputyv1.PermissionHolds{}
+	var until time.Time
 	if at := w.expires.Load(); at != 0 {
-		out.ValidUntil = timeProto(time.Unix(0, at))
+		until = time.Unix(0, at)
+	}
+	out := &deputyv1.PermissionHolds{}
+	if until = proven.until(until); !until.IsZero() {
+		out.ValidUntil = timeProto(until)
 	}
 	return &deputyv1.WatchPermissionResponse_Holds{Holds: out}, nil
 }
