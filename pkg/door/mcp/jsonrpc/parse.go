@@ -32,7 +32,7 @@ func FromClient() Rules {
 // FromServer are the rules for what comes from a server. Its data is its own: a map in it may have the names a and A, and a number any
 // digits. Names that the protocol knows are at depth 1 and 2.
 func FromServer() Rules {
-	return Rules{Bytes: 32 << 20, Depth: 128, Values: 1_000_000, FoldDepth: 2}
+	return Rules{Bytes: 16 << 20, Depth: 128, Values: 1_000_000, FoldDepth: 2}
 }
 
 // The codes of JSON-RPC errors.

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,12 +24,18 @@ func (a Ask) String() string { return a.Permission + " " + a.Type + ":" + a.ID }
 // says nothing about the graph, or about the server.
 type Refusal struct { //nolint:errname // as in pkg/fixture
 	Message string
+	// Detail is for the log: what was found about the file system, which the message does not say.
+	Detail string
 }
+
+// NotAllowed is what a call is told that Deputy refuses, or whose path leads where it must not. Both are told the same, because where a link
+// leads, and what is there, is nothing that a refusal should say.
+const NotAllowed = "The agent may not do this, for the person that it acts for, with the objects that the call names."
 
 // Error returns the message.
 func (r *Refusal) Error() string { return r.Message }
 
-func refuse(format string, args ...any) error { return &Refusal{fmt.Sprintf(format, args...)} }
+func refuse(format string, args ...any) error { return &Refusal{Message: fmt.Sprintf(format, args...)} }
 
 // Call is what a call comes to.
 type Call struct {
@@ -275,6 +282,9 @@ func (c *check) one(call *Call, parts []path) error {
 	}
 	if c.Canonical != nil {
 		resolved, err := c.Canonical.resolve(id)
+		if found, ok := errors.AsType[*lookedUp](err); ok {
+			return &Refusal{NotAllowed, fmt.Sprintf("the argument %s %v", parts[0], found)}
+		}
 		if err != nil {
 			return refuse("The argument %s %v.", parts[0], err)
 		}

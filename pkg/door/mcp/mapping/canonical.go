@@ -98,24 +98,17 @@ func (c *Canonical) resolve(text string) (resolved, error) {
 		at = c.real + "/" + text
 	}
 	if c.Shared {
-		lexical, err := physical(filepath.Clean(at))
-		if err != nil {
-			return resolved{}, err
-		}
-		if at, err = physical(at); err != nil {
-			return resolved{}, err
-		}
-		if at != lexical {
-			return resolved{}, errors.New("goes up with .. behind a symbolic link, which programs read in different ways")
+		var err error
+		if at, err = c.lookUp(at); err != nil {
+			return resolved{}, &lookedUp{err}
 		}
 	} else if at != filepath.Clean(at) || strings.Contains("/"+text+"/", "/../") || strings.Contains("/"+text+"/", "/./") {
 		return resolved{}, errors.New("is not in its canonical form; write it without .., ., // and a / at its end")
 	}
-	below, err := filepath.Rel(c.real, at)
-	if err != nil || below == ".." || strings.HasPrefix(below, "../") {
-		return resolved{}, errors.New("lies outside the server's folder")
+	id, err := c.below(at)
+	if err != nil {
+		return resolved{}, err
 	}
-	id := filepath.ToSlash(below)
 	if c.Parent {
 		if id == "." {
 			return resolved{}, errors.New("is the server's folder itself")
@@ -126,6 +119,34 @@ func (c *Canonical) resolve(text string) (resolved, error) {
 		id = strings.Join(parts[:c.Depth], "/")
 	}
 	return resolved{at, id}, nil
+}
+
+// below returns a path relative to the root.
+func (c *Canonical) below(at string) (string, error) {
+	below, err := filepath.Rel(c.real, at)
+	if err != nil || below == ".." || strings.HasPrefix(below, "../") {
+		return "", errors.New("lies outside the server's folder")
+	}
+	return filepath.ToSlash(below), nil
+}
+
+// lookedUp is an error that says something of the file system.
+type lookedUp struct{ error }
+
+// lookUp resolves an absolute path on the file system.
+func (c *Canonical) lookUp(at string) (string, error) {
+	lexical, err := physical(filepath.Clean(at))
+	if err != nil {
+		return "", err
+	}
+	if at, err = physical(at); err != nil {
+		return "", err
+	}
+	if at != lexical {
+		return "", errors.New("goes up with .. behind a symbolic link, which programs read in different ways")
+	}
+	_, err = c.below(at)
+	return at, err
 }
 
 // physical resolves an absolute path from its beginning, as a system does that opens it. What is not there yet ends it: behind it nothing

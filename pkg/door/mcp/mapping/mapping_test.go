@@ -314,8 +314,18 @@ tools: {read: {checks: [{permission: read, type: file, id: path, canonical: {roo
 	} {
 		call, err := file(test.extra).CallTool("read", jsonrpc.ObjectOf(jsonrpc.Member{Name: "path", Value: jsonrpc.Text(test.path)}))
 		if err != nil {
-			if test.sent != "" || !strings.Contains(err.Error(), test.id) {
+			refusal, ok := errors.AsType[*mapping.Refusal](err)
+			if test.sent != "" || !ok || !strings.Contains(refusal.Message+refusal.Detail, test.id) {
 				t.Errorf("%q%s: %v, want %s", test.path, test.extra, err, test.id)
+			}
+			// What was found on the file system is for the log alone.
+			if ok && refusal.Detail != "" && refusal.Message != mapping.NotAllowed {
+				t.Errorf("%q%s: the agent is told %s", test.path, test.extra, refusal.Message)
+			}
+			for _, found := range []string{"link", "outside", "not there"} {
+				if strings.Contains(test.extra, "shared") && strings.Contains(refusal.Message, found) {
+					t.Errorf("%q%s: the agent is told %s", test.path, test.extra, refusal.Message)
+				}
 			}
 			continue
 		}
