@@ -40,6 +40,8 @@ require (
 
 require github.com/go-json-experiment/json v1.27.2
 
+require github.com/modelcontextprotocol/go-sdk v1.8.0 // indirect
+
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260709200747-435963d16310.1 // indirect
 	buf.build/gen/go/gogo/protobuf/protocolbuffers/go v1.36.12-20240617172848-e1dbca2775a7.1 // indirect
