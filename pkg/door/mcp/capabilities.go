@@ -28,7 +28,9 @@ func (g *Guard) narrowed(m *jsonrpc.Message) jsonrpc.Value {
 	return params
 }
 
-func (g *Guard) clientCan(can jsonrpc.Value) jsonrpc.Value { return g.allowed(can, "elicitation", "roots", "sampling") }
+func (g *Guard) clientCan(can jsonrpc.Value) jsonrpc.Value {
+	return g.allowed(can, "elicitation", "roots", "sampling")
+}
 
 // allowed keeps the capabilities that are named and that the file of mappings allows.
 func (g *Guard) allowed(can jsonrpc.Value, names ...string) jsonrpc.Value {

@@ -200,10 +200,14 @@ func (g *Guard) fromClient(ctx context.Context, line []byte, rules jsonrpc.Rules
 }
 
 // toClient sends a message to the agent. An error ends the guard.
-func (g *Guard) toClient(ctx context.Context, m *jsonrpc.Message) error { return send(ctx, g.client, m, "agent") }
+func (g *Guard) toClient(ctx context.Context, m *jsonrpc.Message) error {
+	return send(ctx, g.client, m, "agent")
+}
 
 // toServer sends a message to the server. An error ends the guard.
-func (g *Guard) toServer(ctx context.Context, m *jsonrpc.Message) error { return send(ctx, g.server, m, "server") }
+func (g *Guard) toServer(ctx context.Context, m *jsonrpc.Message) error {
+	return send(ctx, g.server, m, "server")
+}
 
 func send(ctx context.Context, to *lineWriter, m *jsonrpc.Message, side string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, stuck, errStuck)

@@ -64,21 +64,26 @@ func (p *Process) Stop() {
 	_ = p.cmd.Wait() // how it ended is nobody's concern any more
 }
 
-// Tools asks the server for all its tools, as an agent does that begins.
+// Tools asks the server for all its tools.
 func (p *Process) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
+	return ReadTools(ctx, p.out, p.in)
+}
+
+// ReadTools asks a server for all its tools, as an agent does that begins. It closes from where ctx is over before.
+func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc.Value, error) {
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		_ = p.out.Close() // ends a read
+		_ = from.Close() // ends a read
 	})
 	defer func() {
 		if !stop() {
 			<-done
 		}
 	}()
-	lines, last := newLineReader(p.out, jsonrpc.FromServer().Bytes), int64(0)
+	lines, last := newLineReader(from, jsonrpc.FromServer().Bytes), int64(0)
 	tell := func(m *jsonrpc.Message) error {
-		_, err := p.in.Write(append(m.Append(nil), '\n'))
+		_, err := to.Write(append(m.Append(nil), '\n'))
 		return err
 	}
 	ask := func(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
