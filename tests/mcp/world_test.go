@@ -35,6 +35,8 @@ definition file {
 	relation tenant: tenant
 	relation reader: user | agent
 	relation writer: user | agent
+	relation lister: user | agent
+	permission list = lister
 	permission read = reader + writer
 	permission write = writer
 }`

@@ -53,6 +53,8 @@ type Guard struct {
 	last             int64
 	// asked are the server's requests that the agent has not answered yet.
 	asked map[jsonrpc.ID]bool
+	// answering are the requests whose answers are made or sent.
+	answering sync.WaitGroup
 
 	tools tools
 }
@@ -150,6 +152,18 @@ func (g *Guard) abandon(ctx context.Context) {
 		if g.client.send(ctx, jsonrpc.Fail(f.id, jsonrpc.CodeInternal, "The server has ended.")) != nil {
 			return
 		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = authz.Safely("mcp.wait", func() error {
+			g.answering.Wait()
+			return nil
+		})
+	}()
+	select { // those that were being answered have their answers
+	case <-done:
+	case <-ctx.Done():
 	}
 }
 

@@ -80,14 +80,17 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 			return err
 		}
 	}
+	g.answering.Add(1)
 	go func() {
-		defer g.end(f)
+		defer g.answering.Done()
 		var result jsonrpc.Value
 		err := authz.Safely("mcp.request", func() (err error) {
 			result, err = g.come(f, row, m)
 			return err
 		})
-		if f.ctx.Err() != nil && errors.Is(context.Cause(f.ctx), errCanceled) {
+		canceled := errors.Is(context.Cause(f.ctx), errCanceled)
+		g.end(f) // the agent may use the id again once it has the answer
+		if canceled {
 			return
 		}
 		if err := g.toClient(ctx, g.answerTo(m, &result, err)); err != nil {
