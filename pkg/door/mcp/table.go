@@ -129,6 +129,7 @@ var Methods = []Method{
 	{Name: "notifications/elicitation/complete", From: Server, Notification: true, Old: true, Does: Passes, Feature: "elicitation"},
 	{Name: "notifications/subscriptions/acknowledged", From: Server, Notification: true, New: true, Does: Passes},
 	{Name: "notifications/tasks/status", From: Server, Notification: true, Old: true, How: "As for tasks/get."},
+	{Name: "notifications/tasks", From: Server, Notification: true, New: true, How: "As for tasks/get."},
 }
 
 // lookUp finds the row of a message. The zero row, which refuses, is that of a method that is not there.
