@@ -3,6 +3,7 @@ package mcp_test
 import (
 	"context"
 	"io"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/tests/harness"
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
@@ -46,17 +48,43 @@ type world struct {
 	admin *client.Client
 	// alice and bob are what questions have in common.
 	alice, bob client.Question
+	// addr is where it listens, and close closes it before the test ends.
+	addr  string
+	close func()
 }
 
 // open opens a world with relationships. "X for alice" is the relation X for alice and the bot, of an object of acme's.
 func open(t *testing.T, grants ...string) *world {
 	t.Helper()
-	d, err := daemon.Open(t.Context(), daemon.Config{Engine: engine.Config{Kind: engine.Embedded, Dir: t.TempDir(), CacheBytes: 8 << 20}, NoListener: true}, zap.NewNop())
+	return openAt(t, filepath.Join(t.TempDir(), "data"), grants...)
+}
+
+// openAt is open with a data directory.
+func openAt(t *testing.T, dir string, grants ...string) *world {
+	t.Helper()
+	d, err := daemon.Open(t.Context(), daemon.Config{
+		Addr: "127.0.0.1:0", AdminPresharedKeys: []string{harness.AdminKey}, PresharedKeys: []string{harness.ServiceKey},
+		Engine: engine.Config{Kind: engine.Embedded, Dir: dir, CacheBytes: 8 << 20},
+	}, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = d.Close() })
-	w := &world{admin: d.InProcess().Client()}
+	life, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		_ = d.Serve(life)
+	}()
+	w := &world{addr: d.Addr().String(), close: sync.OnceFunc(func() {
+		stop()
+		<-stopped
+		_ = d.Close()
+	})}
+	t.Cleanup(w.close)
+	if w.admin, err = client.Dial(w.addr, client.WithInsecure(), client.WithPresharedKey(harness.AdminKey)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.admin.Close() })
 	must := func(_ any, err error) {
 		t.Helper()
 		if err != nil {
