@@ -10,6 +10,7 @@ PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOLANGCI_LINT_VERSION := v2.15.0
 GRPCURL_VERSION := v1.9.4
+MCP_FILES_VERSION := 2026.8.31
 
 BIN := $(CURDIR)/.bin
 BUF := $(BIN)/buf-$(BUF_VERSION)
@@ -72,8 +73,8 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
 
 .PHONY: fuzz-codecs
-fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, and signals, FUZZTIME (1m) each
-	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/token ./pkg/caller/file ./pkg/signal; do \
+fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and the guard's parser, FUZZTIME (1m) each
+	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc; do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \
@@ -163,6 +164,11 @@ endef
 # Pages show calls with it, and tests/docs makes them.
 $(GRPCURL):
 	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,$(GRPCURL_VERSION),grpcurl)
+
+# A server that the guard's tests stand in front of. It needs npm and Node.js; without it those tests are skipped.
+.PHONY: mcp-servers
+mcp-servers: ## Install the MCP servers of the guard's tests into .bin, with npm
+	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

@@ -161,7 +161,7 @@ beats the default.
 		newAgent(p), newPrincipal(p), newAdopt(p), newDelegation(p), newSession(p), newBrake(p), newSignal(p),
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
-		newServe(p), newCaller(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
+		newServe(p), newCaller(p), newMCP(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
 		newStore(p), newPurge(p), newBackup(p), newRestore(p),
 		newVersion(p), newOptions(p),
 	)

@@ -94,6 +94,12 @@ var arrows = map[string][]string{
 	"pkg/door/spicedb": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// Security events over HTTP (RFC 8935). Who sends them, and what becomes of them, is handed to it.
 	"pkg/door/signals": {"pkg/authz"},
+	// The guard in front of an MCP server.
+	"pkg/door/mcp": {"pkg/authz", "pkg/client", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
+	// JSON-RPC messages, read so that every parser agrees on them.
+	"pkg/door/mcp/jsonrpc": {},
+	// The objects in the arguments and the answers of tools.
+	"pkg/door/mcp/mapping": {"pkg/authz", "pkg/door/mcp/jsonrpc", "pkg/smallfile"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
 
@@ -139,7 +145,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
 		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
-		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach",
+		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach", "pkg/door/mcp", "pkg/door/mcp/mapping",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {

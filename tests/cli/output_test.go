@@ -51,6 +51,7 @@ func (env commandLine) commands(t *testing.T, path ...string) (all []string) {
 // noJSON are the commands that have no flag -o: what they print is a text of its own, or nothing.
 var noJSON = []string{
 	"completion bash", "completion zsh", "completion fish", "completion powershell", "options", "schema fmt", "serve", "caller schema",
+	"mcp guard",
 }
 
 // asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
@@ -134,6 +135,7 @@ var asked = []struct{ command, args string }{
 
 // elsewhere are commands whose output other tests look at, because they take more than a server.
 var elsewhere = []string{"migrate", "migrate repair", "signal apply", "signal drop"}
+var elsewhere = []string{"migrate", "migrate repair", "mcp approve"}
 
 // TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
 func TestJSON(t *testing.T) {

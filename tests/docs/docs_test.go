@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/deputyauth/deputy/pkg/cli"
+	"github.com/deputyauth/deputy/pkg/door/mcp"
 	"github.com/deputyauth/deputy/pkg/schema/lint"
 )
 
@@ -102,6 +103,10 @@ func TestSchemaListsTheRules(t *testing.T) {
 	shows(t, "../../docs/schema.md", "rules", table.String())
 	shows(t, "../../docs/schema.md", "explanation", "```console\n$ deputy schema lint --explain tenant-not-all\n"+
 		run(t, "schema", "lint", "--explain", "tenant-not-all")+"```\n")
+}
+
+func TestMCPListsTheMethods(t *testing.T) {
+	shows(t, "../../docs/mcp.md", "methods", mcp.Table())
 }
 
 // TestPagesQuoteExamples: the Go code on the pages is what tests run.

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/deputyauth/deputy/pkg/door/mcp"
+)
+
+// newMCPApprove builds `deputy mcp approve`.
+func newMCPApprove(p *program) *cobra.Command {
+	var files guardFiles
+	var timeout time.Duration
+	var output string
+	cmd := &cobra.Command{
+		Use:   "approve -- SERVER [ARGUMENT…]",
+		Short: "Approve the tools that a server has now",
+		Long: `Start an MCP server, read the definitions of its tools, and write their names and hashes to the lock file. The guard lets no call
+through while the server's tools are others: a new description can tell an agent's model anything. What has changed since the last time is
+printed; look at it before you commit the file.`,
+		Example: `  deputy mcp approve --config guard.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/files`,
+		Args:    cobra.MinimumNArgs(1),
+	}
+	files.register(cmd)
+	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the server")
+	outputVar(cmd.Flags(), &output, "json")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		m, before, err := files.open()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+		defer cancel()
+		server, err := mcp.Start(ctx, args, p.Err)
+		if err != nil {
+			return err
+		}
+		defer server.Stop()
+		tools, err := server.Tools(ctx)
+		if err != nil {
+			return fmt.Errorf("the server's tools cannot be read: %w", err)
+		}
+		now, err := mcp.PinsOf(m.Server(), tools)
+		if err != nil {
+			return err
+		}
+		if before == nil {
+			before = &mcp.Pins{}
+		}
+		changes := before.Changes(now)
+		if err := os.WriteFile(files.lockFile(), now.Append(nil), 0o600); err != nil { //nolint:gosec // the flag names it
+			return err
+		}
+		return printApproved(p.Out, output, files.lockFile(), len(now.Tools), changes)
+	}
+	return cmd
+}
+
+// printApproved prints what was approved.
+func printApproved(out io.Writer, output, file string, tools int, changes []string) error {
+	if output == "json" {
+		return json.NewEncoder(out).Encode(map[string]any{"file": file, "tools": tools, "changes": append([]string{}, changes...)})
+	}
+	return writeTable(out, func(w io.Writer) {
+		for _, change := range changes {
+			what, name, _ := strings.Cut(change, " ")
+			row(w, what, name)
+		}
+		row(w, fmt.Sprintf("%d tools are approved in %s", tools, file))
+	})
+}

@@ -1,0 +1,90 @@
+package mcp
+
+import (
+	"slices"
+
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+)
+
+// versions are the versions of the protocol whose methods the table has.
+var versions = []string{"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"}
+
+// clientCapabilities is where each request of the wire 2026-07-28 says what the agent can do.
+const clientCapabilities = "io.modelcontextprotocol/clientCapabilities"
+
+// narrowed returns the params of a request as they are sent on: without what the agent can do and the server may not ask it for.
+func (g *Guard) narrowed(m *jsonrpc.Message) jsonrpc.Value {
+	params := m.Params
+	if m.Method == "initialize" {
+		if can, found := params.Get("capabilities"); found {
+			params = params.With("capabilities", g.clientCan(can))
+		}
+	}
+	if meta, found := params.Get("_meta"); found {
+		if can, found := meta.Get(clientCapabilities); found {
+			params = params.With("_meta", meta.With(clientCapabilities, g.clientCan(can)))
+		}
+	}
+	return params
+}
+
+func (g *Guard) clientCan(can jsonrpc.Value) jsonrpc.Value {
+	return g.allowed(can, "elicitation", "roots", "sampling")
+}
+
+// allowed keeps the capabilities that are named and that the file of mappings allows.
+func (g *Guard) allowed(can jsonrpc.Value, names ...string) jsonrpc.Value {
+	kept := []jsonrpc.Member{}
+	for _, member := range can.Members() {
+		if slices.Contains(names, member.Name) && g.cfg.Map.Allows(member.Name) {
+			kept = append(kept, member)
+		}
+	}
+	return jsonrpc.ObjectOf(kept...)
+}
+
+// serverCan returns what a server can do, as the agent is told.
+func (g *Guard) serverCan(can jsonrpc.Value) jsonrpc.Value {
+	kept := []jsonrpc.Member{}
+	for _, member := range can.Members() {
+		switch name := member.Name; {
+		case slices.Contains([]string{"tools", "resources", "prompts"}, name),
+			name == "logging" && g.cfg.Map.Allows("logging"),
+			name == "completions" && g.cfg.Map.Allows("completion"):
+			kept = append(kept, member)
+		}
+	}
+	return jsonrpc.ObjectOf(kept...)
+}
+
+// initialized judges the server's answer to initialize.
+func (g *Guard) initialized(result jsonrpc.Value) (jsonrpc.Value, error) {
+	version, _ := result.At("protocolVersion").Text()
+	if !slices.Contains(versions, version) {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInternal, "The server speaks a version of the protocol that the guard does not know."}
+	}
+	return result.With("capabilities", g.serverCan(result.At("capabilities"))), nil
+}
+
+// discovered judges the server's answer to server/discover.
+func (g *Guard) discovered(result jsonrpc.Value) (jsonrpc.Value, error) {
+	known := []jsonrpc.Value{}
+	for _, one := range result.At("supportedVersions").Elements() {
+		if version, ok := one.Text(); ok && slices.Contains(versions, version) {
+			known = append(known, one)
+		}
+	}
+	result = result.With("supportedVersions", jsonrpc.List(known)).With("capabilities", g.serverCan(result.At("capabilities")))
+	return private(result), nil
+}
+
+// private keeps an answer that was made for one agent from being kept for another, and from being kept when it is no longer allowed.
+func private(result jsonrpc.Value) jsonrpc.Value {
+	if _, found := result.Get("cacheScope"); found {
+		result = result.With("cacheScope", jsonrpc.Text("private"))
+	}
+	if _, found := result.Get("ttlMs"); found {
+		result = result.With("ttlMs", jsonrpc.Whole(0))
+	}
+	return result
+}

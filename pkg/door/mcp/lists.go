@@ -1,0 +1,223 @@
+package mcp
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
+)
+
+const (
+	// maxPages is how many pages the server's list of tools may have.
+	maxPages = 100
+	// lookAgain is after which time the tools are compared anew with those that were approved, although the server says nothing of a change.
+	lookAgain = time.Minute
+)
+
+// tools is when the server's tools were those that were approved.
+type tools struct {
+	mu sync.Mutex
+	at time.Time
+	// change counts the server's notifications of a change.
+	change int
+}
+
+// changed forgets the comparison.
+func (t *tools) changed() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.change, t.at = t.change+1, time.Time{}
+}
+
+// pinned returns an error unless the server's tools are those that were approved.
+func (g *Guard) pinned(f *flight, m *jsonrpc.Message) error {
+	g.tools.mu.Lock()
+	fresh := time.Since(g.tools.at) < lookAgain
+	g.tools.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	_, _, err := g.fetchTools(f, m)
+	return err
+}
+
+// fetchTools asks the server for all its tools, and compares them with those that were approved. meta is that of the first page.
+func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+	g.tools.mu.Lock()
+	change := g.tools.change
+	g.tools.mu.Unlock()
+	params := jsonrpc.ObjectOf()
+	if meta, found := g.narrowed(m).Get("_meta"); found {
+		params = params.With("_meta", meta.Without("progressToken"))
+	}
+	all, first, err = pagesOf(params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
+		if err := g.sendOn(f, "tools/list", params); err != nil {
+			return jsonrpc.Value{}, err
+		}
+		return g.await(f)
+	})
+	if err != nil {
+		return nil, first, err
+	}
+	if err := g.cfg.Pins.Check(all); err != nil {
+		g.tools.changed()
+		return nil, first, fmt.Errorf("%w: %w", errUnpinned, err)
+	}
+	g.tools.mu.Lock()
+	defer g.tools.mu.Unlock()
+	if g.tools.change == change {
+		g.tools.at = time.Now()
+	}
+	return all, first, nil
+}
+
+// pagesOf asks for all pages of the list of tools.
+func pagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+	for page := range maxPages {
+		result, err := ask(params)
+		if err != nil {
+			return nil, first, err
+		}
+		if page == 0 {
+			first = result
+		}
+		list := result.At("tools")
+		if list.Kind() != jsonrpc.Array {
+			return nil, first, errors.New("the server's list of tools is no list")
+		}
+		if all = append(all, list.Elements()...); len(all) > mapping.MaxAsks {
+			return nil, first, fmt.Errorf("the server has more than %d tools", mapping.MaxAsks)
+		}
+		next, more := result.Get("nextCursor")
+		if !more || next.Kind() == jsonrpc.Null {
+			return all, first, nil
+		}
+		params = params.With("cursor", next)
+	}
+	return nil, first, fmt.Errorf("the server's list of tools has more than %d pages", maxPages)
+}
+
+// listTools answers with the tools that the agent may see, in the server's order.
+func (g *Guard) listTools(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	if _, found := m.Params.Get("cursor"); found {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "The list has one page: there is no such cursor."}
+	}
+	all, first, err := g.fetchTools(f, m)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	kept, err := g.keep(f, all, func(one jsonrpc.Value) ([]mapping.Ask, bool) {
+		name, _ := one.At("name").Text()
+		return g.cfg.Map.ListTool(name)
+	})
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return private(first.Without("nextCursor").With("tools", jsonrpc.List(kept))), nil
+}
+
+// keep keeps the elements of a list about which all questions are answered with yes, in one question to Deputy.
+func (g *Guard) keep(f *flight, list []jsonrpc.Value, asks func(one jsonrpc.Value) ([]mapping.Ask, bool)) ([]jsonrpc.Value, error) {
+	each := make([][]mapping.Ask, len(list))
+	var all []mapping.Ask
+	seen := map[mapping.Ask]bool{}
+	for i, one := range list {
+		these, _ := asks(one)
+		each[i] = these
+		for _, a := range these {
+			if !seen[a] {
+				all, seen[a] = append(all, a), true
+			}
+		}
+	}
+	allowed, err := g.ask(f.ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	kept := []jsonrpc.Value{}
+	for i, one := range list {
+		if len(each[i]) > 0 && holds(allowed, each[i]) {
+			kept = append(kept, one)
+		}
+	}
+	return kept, nil
+}
+
+// listResources filters a page of resources.
+func (g *Guard) listResources(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	result, err := g.relay(f, m)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return g.keepURIs(f, result, "resources", "")
+}
+
+// keepURIs keeps of a list the elements whose URIs may be read. asked was decided already.
+func (g *Guard) keepURIs(f *flight, result jsonrpc.Value, name, asked string) (jsonrpc.Value, error) {
+	var kept []jsonrpc.Value
+	foreign := []jsonrpc.Value{}
+	list := result.At(name)
+	if list.Kind() != jsonrpc.Array {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInternal, "The server's answer has no list of " + name + "."}
+	}
+	uri := func(one jsonrpc.Value) string {
+		text, _ := one.At("uri").Text()
+		return text
+	}
+	for _, one := range list.Elements() {
+		if asked == "" || uri(one) != asked {
+			foreign = append(foreign, one)
+		}
+	}
+	allowed, err := g.keep(f, foreign, func(one jsonrpc.Value) ([]mapping.Ask, bool) {
+		asks, err := g.cfg.Map.ReadResource(uri(one))
+		return asks, err == nil
+	})
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	may := map[string]bool{}
+	for _, one := range allowed {
+		may[uri(one)] = true
+	}
+	for _, one := range list.Elements() {
+		if may[uri(one)] || asked != "" && uri(one) == asked {
+			kept = append(kept, one)
+		}
+	}
+	return private(result.With(name, jsonrpc.List(kept))), nil
+}
+
+// listTemplates keeps the templates that the file of mappings names.
+func (g *Guard) listTemplates(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	result, err := g.relay(f, m)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	kept := []jsonrpc.Value{}
+	for _, one := range result.At("resourceTemplates").Elements() {
+		if template, ok := one.At("uriTemplate").Text(); ok && g.cfg.Map.Template(template) {
+			kept = append(kept, one)
+		}
+	}
+	return private(result.With("resourceTemplates", jsonrpc.List(kept))), nil
+}
+
+// listPrompts filters a page of prompts.
+func (g *Guard) listPrompts(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	result, err := g.relay(f, m)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	kept, err := g.keep(f, result.At("prompts").Elements(), func(one jsonrpc.Value) ([]mapping.Ask, bool) {
+		name, _ := one.At("name").Text()
+		return g.cfg.Map.ListPrompt(name)
+	})
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return private(result.With("prompts", jsonrpc.List(kept))), nil
+}

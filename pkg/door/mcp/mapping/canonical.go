@@ -1,0 +1,183 @@
+package mapping
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// Canonical says that an argument is the path of a file. The object's id is the path below Root, with / between its elements; Root itself is
+// ".".
+//
+// With Shared the guard looks the path up: symbolic links and .. are resolved as the server's system does it, and the server is sent the path
+// that they lead to. So what it opens is what was judged, unless an element of that path is replaced by a link between the decision and the
+// opening: a race that remains, and that only somebody can win who may write to folders on the way. Hard links are files of their own.
+// Without Shared the guard cannot know where links lead. It refuses every path that is not written in its canonical form, and links on the
+// server's side are the server's to refuse.
+type Canonical struct {
+	// Root is the folder that the paths lie in, absolute. Relative paths are relative to it.
+	Root string `yaml:"root"`
+	// Shared says that the guard sees the same files as the server, under the same paths.
+	Shared bool `yaml:"shared"`
+	// Depth is how many elements of the path make the id: 1 for the folder below Root that the path lies in. 0 is all of them.
+	Depth int `yaml:"depth"`
+	// Parent asks about the folder that the path lies in: for files that are still to be made.
+	Parent bool `yaml:"parent"`
+
+	// real is Root without links.
+	real string
+}
+
+// prepare checks what is written.
+func (c *Canonical) prepare() error {
+	switch {
+	case !filepath.IsAbs(c.Root) || filepath.Clean(c.Root) != c.Root:
+		return fmt.Errorf("root is %q; it has to be an absolute path, without .. or a / at its end", c.Root)
+	case c.Depth < 0:
+		return fmt.Errorf("depth is %d; it has to be 1 or more, or left out", c.Depth)
+	}
+	c.real = c.Root
+	if !c.Shared {
+		return nil
+	}
+	var err error
+	if c.real, err = filepath.EvalSymlinks(c.Root); err != nil {
+		return fmt.Errorf("root %s is not there: with shared the guard has to see the server's files", c.Root)
+	}
+	if foldsCase(c.real) {
+		return fmt.Errorf("root %s lies on a file system that takes upper and lower case for the same, and ids do not", c.Root)
+	}
+	return nil
+}
+
+// foldsCase reports whether a folder is found also in the other case.
+func foldsCase(folder string) bool {
+	other := strings.Map(func(r rune) rune {
+		if unicode.IsUpper(r) {
+			return unicode.ToLower(r)
+		}
+		return unicode.ToUpper(r)
+	}, filepath.Base(folder))
+	if other == filepath.Base(folder) {
+		return false
+	}
+	one, err := os.Stat(folder)
+	if err != nil {
+		return true
+	}
+	two, err := os.Stat(filepath.Join(filepath.Dir(folder), other))
+	return err == nil && os.SameFile(one, two)
+}
+
+// resolved is where a path leads.
+type resolved struct {
+	// path is absolute, and id the object's.
+	path, id string
+}
+
+// resolve returns where a path leads. The error goes on after the words that name the path.
+func (c *Canonical) resolve(text string) (resolved, error) {
+	switch {
+	case text == "":
+		return resolved{}, errors.New("is empty")
+	case strings.ContainsAny(text, "\\\x00"):
+		return resolved{}, errors.New("has a backslash, which is a separator for some systems")
+	case strings.HasPrefix(text, "~"):
+		return resolved{}, errors.New("begins with ~, which some programs take for a home folder")
+	case !norm.NFC.IsNormalString(text):
+		return resolved{}, errors.New("is not in Unicode's form NFC, and some systems take it for another name")
+	}
+	at := text
+	if !filepath.IsAbs(at) {
+		at = c.real + "/" + text
+	}
+	if c.Shared {
+		var err error
+		if at, err = c.lookUp(at); err != nil {
+			return resolved{}, &lookedUp{err}
+		}
+	} else if at != filepath.Clean(at) || strings.Contains("/"+text+"/", "/../") || strings.Contains("/"+text+"/", "/./") {
+		return resolved{}, errors.New("is not in its canonical form; write it without .., ., // and a / at its end")
+	}
+	id, err := c.below(at)
+	if err != nil {
+		return resolved{}, err
+	}
+	if c.Parent {
+		if id == "." {
+			return resolved{}, errors.New("is the server's folder itself")
+		}
+		id = filepath.Dir(id)
+	}
+	if parts := strings.Split(id, "/"); c.Depth > 0 && len(parts) > c.Depth {
+		id = strings.Join(parts[:c.Depth], "/")
+	}
+	return resolved{at, id}, nil
+}
+
+// below returns a path relative to the root.
+func (c *Canonical) below(at string) (string, error) {
+	below, err := filepath.Rel(c.real, at)
+	if err != nil || below == ".." || strings.HasPrefix(below, "../") {
+		return "", errors.New("lies outside the server's folder")
+	}
+	return filepath.ToSlash(below), nil
+}
+
+// lookedUp is an error that says something of the file system.
+type lookedUp struct{ error }
+
+// lookUp resolves an absolute path on the file system.
+func (c *Canonical) lookUp(at string) (string, error) {
+	lexical, err := physical(filepath.Clean(at))
+	if err != nil {
+		return "", err
+	}
+	if at, err = physical(at); err != nil {
+		return "", err
+	}
+	if at != lexical {
+		return "", errors.New("goes up with .. behind a symbolic link, which programs read in different ways")
+	}
+	_, err = c.below(at)
+	return at, err
+}
+
+// physical resolves an absolute path from its beginning, as a system does that opens it. What is not there yet ends it: behind it nothing
+// goes up.
+func physical(at string) (string, error) {
+	cur, gone := "/", false
+	for name := range strings.SplitSeq(at, "/") {
+		switch {
+		case name == "" || name == ".":
+			continue
+		case name == ".." && gone:
+			return "", errors.New("goes up with .. from a folder that is not there")
+		case name == "..":
+			cur = filepath.Dir(cur)
+			continue
+		}
+		cur = filepath.Join(cur, name)
+		if gone {
+			continue
+		}
+		about, err := os.Lstat(cur)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			gone = true
+		case err != nil:
+			return "", errors.New("cannot be looked up")
+		case about.Mode()&fs.ModeSymlink != 0:
+			if cur, err = filepath.EvalSymlinks(cur); err != nil {
+				return "", errors.New("leads through a symbolic link to nowhere")
+			}
+		}
+	}
+	return cur, nil
+}

@@ -1,0 +1,516 @@
+package mcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
+)
+
+// failure is an error that the agent is told, as an error of JSON-RPC.
+type failure struct { //nolint:errname // it is an answer
+	code    int
+	message string
+}
+
+func (f *failure) Error() string { return f.message }
+
+// refused is a refusal that the agent's model is told: of a tool call as a result, of anything else as an error.
+type refused struct { //nolint:errname // it is an answer
+	message string
+}
+
+func (r *refused) Error() string { return r.message }
+
+// What refusals are told.
+const (
+	noTool     = "There is no such tool, or the agent may not call it for the person that it acts for."
+	noPrompt   = "There is no such prompt, or the agent may not get it for the person that it acts for."
+	noResource = "There is no such resource, or the agent may not read it for the person that it acts for."
+	noAnswer   = "Nothing is allowed, because no decision could be made. Try again later."
+)
+
+// admits refuses a request or a notification that the table does not let through.
+func (g *Guard) admits(row Method, m *jsonrpc.Message) error {
+	if row.Does == Refuses || row.Feature != "" && !g.cfg.Map.Allows(row.Feature) {
+		return &failure{jsonrpc.CodeNoMethod, "The guard does not let this method through."}
+	}
+	for _, member := range m.Params.Members() {
+		if member.Name == "_meta" || slices.Contains(row.Params, member.Name) {
+			if slices.Contains(again, member.Name) && !g.asksForInput() {
+				return &failure{jsonrpc.CodeInvalidParams, "params has " + member.Name + ", and the server may ask this agent for nothing."}
+			}
+			continue
+		}
+		return &failure{jsonrpc.CodeInvalidParams, fmt.Sprintf("params has a member that the guard does not let through; it can have %s.",
+			strings.Join(append([]string{"_meta"}, row.Params...), ", "))}
+	}
+	if meta, found := m.Params.Get("_meta"); found && meta.Kind() != jsonrpc.Object {
+		return &failure{jsonrpc.CodeInvalidParams, "_meta has to be an object."}
+	}
+	return nil
+}
+
+// asksForInput reports whether there is anything that the server may ask the agent for.
+func (g *Guard) asksForInput() bool {
+	return g.cfg.Map.Allows("elicitation") || g.cfg.Map.Allows("roots") || g.cfg.Map.Allows("sampling")
+}
+
+// request begins what a request comes to. An error ends the guard.
+func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
+	row := lookUp(Client, m.Method, false)
+	if err := g.admits(row, m); err != nil {
+		g.cfg.Log.Info("refused a request of the agent", zap.String("method", m.Method), zap.Error(err))
+		return g.toClient(ctx, g.answerTo(m, nil, err))
+	}
+	f, err := g.begin(ctx, m)
+	if err != nil {
+		return g.toClient(ctx, g.answerTo(m, nil, err))
+	}
+	if row.Does == Passes { // in the order in which they came
+		if err := g.sendOn(f, m.Method, g.narrowed(m)); err != nil {
+			g.end(f)
+			return err
+		}
+	}
+	g.answering.Add(1)
+	go func() {
+		defer g.answering.Done()
+		var result jsonrpc.Value
+		err := authz.Safely("mcp.request", func() (err error) {
+			result, err = g.come(f, row, m)
+			return err
+		})
+		canceled := errors.Is(context.Cause(f.ctx), errCanceled)
+		g.end(f) // the agent may use the id again once it has the answer
+		if canceled {
+			return
+		}
+		if err := g.toClient(ctx, g.answerTo(m, &result, err)); err != nil {
+			g.cfg.Log.Warn("an answer could not be sent", zap.Error(err))
+		}
+	}()
+	return nil
+}
+
+// come waits for what a request comes to.
+func (g *Guard) come(f *flight, row Method, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	switch m.Method {
+	case "tools/list":
+		return g.listTools(f, m)
+	case "tools/call":
+		return g.callTool(f, m)
+	case "resources/list":
+		return g.listResources(f, m)
+	case "resources/templates/list":
+		return g.listTemplates(f, m)
+	case "prompts/list":
+		return g.listPrompts(f, m)
+	case "resources/read", "resources/subscribe":
+		return g.resource(f, m)
+	case "prompts/get":
+		return g.getPrompt(f, m)
+	case "completion/complete":
+		return g.complete(f, m)
+	case "subscriptions/listen":
+		return g.listen(f, m)
+	}
+	if row.Does != Passes {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeNoMethod, "The guard does not let this method through."}
+	}
+	result, err := g.await(f)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	switch m.Method {
+	case "initialize":
+		return g.initialized(result)
+	case "server/discover":
+		return g.discovered(result)
+	}
+	return result, nil
+}
+
+// answerTo makes the answer to a request of what it came to.
+func (g *Guard) answerTo(m *jsonrpc.Message, result *jsonrpc.Value, err error) *jsonrpc.Message {
+	if err == nil && result != nil {
+		return &jsonrpc.Message{ID: m.ID, Result: *result}
+	}
+	if told, ok := errors.AsType[*serverFailure](err); ok {
+		return &jsonrpc.Message{ID: m.ID, Failure: told.failure}
+	}
+	if r, ok := errors.AsType[*refused](err); ok {
+		g.cfg.Log.Info("refused a request of the agent", zap.String("method", m.Method), zap.String("why", r.message))
+		if m.Method != "tools/call" {
+			return jsonrpc.Fail(m.ID, jsonrpc.CodeInvalidParams, r.message)
+		}
+		return &jsonrpc.Message{ID: m.ID, Result: refusedResult(m, r.message)}
+	}
+	if f, ok := errors.AsType[*failure](err); ok {
+		return jsonrpc.Fail(m.ID, f.code, f.message)
+	}
+	text := "The guard failed."
+	switch {
+	case errors.Is(err, errSlow):
+		text = "The server did not answer in time."
+	case errors.Is(err, errUnpinned):
+		text = "The server's tools are not those that were approved. An operator has to look at them: deputy mcp approve."
+	}
+	g.cfg.Log.Warn("a request failed", zap.String("method", m.Method), zap.Error(err))
+	return jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, text)
+}
+
+// refusedResult is a refusal as the result of a tool, so that the model reads it.
+func refusedResult(m *jsonrpc.Message, message string) jsonrpc.Value {
+	text := jsonrpc.ObjectOf(jsonrpc.Member{Name: "type", Value: jsonrpc.Text("text")}, jsonrpc.Member{Name: "text", Value: jsonrpc.Text("Refused: " + message)})
+	result := jsonrpc.ObjectOf(
+		jsonrpc.Member{Name: "content", Value: jsonrpc.List([]jsonrpc.Value{text})}, jsonrpc.Member{Name: "isError", Value: jsonrpc.Truth(true)})
+	if isNew(m) {
+		result = result.With("resultType", jsonrpc.Text("complete"))
+	}
+	return result
+}
+
+// isNew reports whether a request is of the wire 2026-07-28, each of whose requests says its version.
+func isNew(m *jsonrpc.Message) bool {
+	_, found := m.Params.At("_meta").Get("io.modelcontextprotocol/protocolVersion")
+	return found
+}
+
+// begin notes that a request is in flight.
+func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
+	f := &flight{id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
+	f.ctx, f.cancel = context.WithCancelCause(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.flights[m.ID] != nil:
+		return nil, &failure{jsonrpc.CodeInvalidRequest, "The id is that of a request that has no answer yet."}
+	case len(g.flights) >= maxInFlight:
+		return nil, &failure{jsonrpc.CodeInternal, fmt.Sprintf("%d requests have no answer yet. Wait for one.", maxInFlight)}
+	}
+	g.flights[m.ID] = f
+	return f, nil
+}
+
+// end forgets a request.
+func (g *Guard) end(f *flight) {
+	f.cancel(nil)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.flights, f.id)
+	delete(g.waiting, f.sent)
+}
+
+// sendOn sends a request to the server, under an id of the guard's. An error ends the guard, or the request is over.
+func (g *Guard) sendOn(f *flight, method string, params jsonrpc.Value) error {
+	g.mu.Lock()
+	if err := context.Cause(f.ctx); err != nil {
+		g.mu.Unlock()
+		return err
+	}
+	delete(g.waiting, f.sent)
+	g.last++
+	f.sent, _ = jsonrpc.IDOf(jsonrpc.Whole(g.last))
+	g.waiting[f.sent] = f
+	g.mu.Unlock()
+	return g.toServer(f.ctx, &jsonrpc.Message{ID: f.sent, Method: method, Params: params})
+}
+
+// serverFailure is an error of the server's, which the agent gets as it is.
+type serverFailure struct{ failure jsonrpc.Value } //nolint:errname // it is an answer
+
+func (*serverFailure) Error() string { return "the server answered with an error" }
+
+// await waits for the server's answer.
+func (g *Guard) await(f *flight) (jsonrpc.Value, error) { return g.awaitFor(f, false) }
+
+// awaitFor waits for the server's answer, where it is endless as long as it takes.
+func (g *Guard) awaitFor(f *flight, endless bool) (jsonrpc.Value, error) {
+	ctx := f.ctx
+	if !endless {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, g.cfg.Timeout, errSlow)
+		defer cancel()
+	}
+	select {
+	case m := <-f.answer:
+		if m.Failure.Kind() == jsonrpc.Object {
+			return jsonrpc.Value{}, &serverFailure{m.Failure}
+		}
+		return m.Result, nil
+	case <-ctx.Done():
+	}
+	err := context.Cause(ctx)
+	if errors.Is(err, errSlow) {
+		params := jsonrpc.ObjectOf(jsonrpc.Member{Name: "requestId", Value: f.sent.Value()}, jsonrpc.Member{Name: "reason", Value: jsonrpc.Text(err.Error())})
+		if err := g.toServer(f.ctx, &jsonrpc.Message{Method: "notifications/cancelled", Params: params}); err != nil {
+			return jsonrpc.Value{}, err
+		}
+	}
+	return jsonrpc.Value{}, err
+}
+
+// relay sends a request on and waits for its answer.
+func (g *Guard) relay(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	if err := g.sendOn(f, m.Method, g.narrowed(m)); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return g.await(f)
+}
+
+// decide returns an error unless all questions are answered with yes.
+func (g *Guard) decide(ctx context.Context, asks []mapping.Ask, told string) error {
+	allowed, err := g.all(ctx, asks)
+	switch {
+	case err != nil:
+		g.cfg.Log.Warn("no decision", zap.Error(err))
+		return &refused{noAnswer}
+	case !allowed:
+		return &refused{told}
+	}
+	return nil
+}
+
+// toldAs is a refusal of the mapping's as the agent is told.
+func (g *Guard) toldAs(err error) error {
+	if r, ok := errors.AsType[*mapping.Refusal](err); ok {
+		if r.Detail != "" {
+			g.cfg.Log.Info("a path leads where it must not", zap.String("why", r.Detail))
+		}
+		return &refused{r.Message}
+	}
+	return err
+}
+
+// callTool decides a call, and filters its answer.
+func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	name, ok := m.Params.At("name").Text()
+	if !ok {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "name has to be a text."}
+	}
+	// What may not even be seen is told nothing about its arguments.
+	seen, mapped := g.cfg.Map.ListTool(name)
+	call, wrong := g.cfg.Map.CallTool(name, m.Params.At("arguments"))
+	switch {
+	case !mapped:
+		return jsonrpc.Value{}, &refused{noTool}
+	case wrong != nil:
+		if err := g.decide(f.ctx, seen, noTool); err != nil {
+			return jsonrpc.Value{}, err
+		}
+		return jsonrpc.Value{}, g.toldAs(wrong)
+	}
+	allowed, err := g.ask(f.ctx, call.Asks)
+	switch {
+	case err != nil:
+		g.cfg.Log.Warn("no decision", zap.Error(err))
+		return jsonrpc.Value{}, &refused{noAnswer}
+	case !holds(allowed, seen):
+		return jsonrpc.Value{}, &refused{noTool}
+	case !holds(allowed, call.Asks):
+		return jsonrpc.Value{}, &refused{mapping.NotAllowed}
+	}
+	if err := g.pinned(f, m); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	sent := *m
+	if _, found := m.Params.Get("arguments"); found {
+		sent.Params = m.Params.With("arguments", call.Arguments)
+	}
+	result, err := g.relay(f, &sent)
+	if err != nil {
+		return jsonrpc.Value{}, g.filteredFailure(name, err)
+	}
+	return g.called(f, name, call.Arguments, result)
+}
+
+// filteredFailure leaves out the words of an error of a tool whose answers are filtered.
+func (g *Guard) filteredFailure(name string, err error) error {
+	if _, ok := errors.AsType[*serverFailure](err); ok && g.cfg.Map.Filters(name) {
+		return &failure{jsonrpc.CodeInternal, "The tool failed. Its message is not passed on, because its answers are filtered."}
+	}
+	return err
+}
+
+// called judges the answer of a tool.
+func (g *Guard) called(f *flight, name string, arguments, result jsonrpc.Value) (jsonrpc.Value, error) {
+	if asked, err := g.input(result); asked || err != nil {
+		return result, err
+	}
+	if !g.cfg.Map.Filters(name) {
+		return result, nil
+	}
+	output, err := g.cfg.Map.FilterResult(name, arguments, result)
+	if err != nil {
+		return jsonrpc.Value{}, g.toldAs(err)
+	}
+	allowed, err := g.ask(f.ctx, output.Asks)
+	if err != nil {
+		g.cfg.Log.Warn("no decision", zap.Error(err))
+		return jsonrpc.Value{}, &refused{noAnswer}
+	}
+	return output.Keep(allowed), nil
+}
+
+// input judges a result that asks for input, and refuses results of kinds that the guard does not know. asked says that it is one.
+func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
+	if _, task := result.Get("task"); task {
+		return false, &refused{"The server began a task, which the guard does not let through."}
+	}
+	kind, found := result.Get("resultType")
+	text, ok := kind.Text()
+	switch {
+	case !found || ok && text == "complete":
+		return false, nil
+	case !ok || text != "input_required":
+		return false, &refused{"The server's answer is of a kind that the guard does not let through."}
+	case !g.asksForInput():
+		return false, &refused{"The server asks for input, which the guard does not let through."}
+	}
+	for _, request := range result.At("inputRequests").Members() {
+		method, _ := request.Value.At("method").Text()
+		row := lookUp(Server, method, false)
+		if row.Does != Passes || !row.New || !g.cfg.Map.Allows(row.Feature) {
+			return false, &refused{"The server asks for input of a kind that the guard does not let through."}
+		}
+	}
+	return true, nil
+}
+
+// getPrompt decides a prompt.
+func (g *Guard) getPrompt(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	name, ok := m.Params.At("name").Text()
+	if !ok {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "name has to be a text."}
+	}
+	seen, mapped := g.cfg.Map.ListPrompt(name)
+	if !mapped {
+		return jsonrpc.Value{}, &refused{noPrompt}
+	}
+	call, wrong := g.cfg.Map.GetPrompt(name, m.Params.At("arguments"))
+	if wrong != nil {
+		if err := g.decide(f.ctx, seen, noPrompt); err != nil {
+			return jsonrpc.Value{}, err
+		}
+		return jsonrpc.Value{}, g.toldAs(wrong)
+	}
+	if err := g.decide(f.ctx, call.Asks, noPrompt); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	sent := *m
+	if _, found := m.Params.Get("arguments"); found {
+		sent.Params = m.Params.With("arguments", call.Arguments)
+	}
+	result, err := g.relay(f, &sent)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	_, err = g.input(result)
+	return result, err
+}
+
+// resource decides a resource that is read or subscribed to.
+func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	uri, ok := m.Params.At("uri").Text()
+	if !ok {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "uri has to be a text."}
+	}
+	asks, err := g.cfg.Map.ReadResource(uri)
+	if err != nil {
+		return jsonrpc.Value{}, &refused{noResource}
+	}
+	if err := g.decide(f.ctx, asks, noResource); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	result, err := g.relay(f, m)
+	if err != nil || m.Method != "resources/read" {
+		return result, err
+	}
+	if asked, err := g.input(result); asked || err != nil {
+		return result, err
+	}
+	// A server may answer with other resources than the one that it was asked for.
+	return g.keepURIs(f, result, "contents", uri)
+}
+
+// complete decides a completion.
+func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	kind, _ := m.Params.At("ref", "type").Text()
+	name, ok := m.Params.At("ref", "name").Text()
+	asks, mapped := g.cfg.Map.ListPrompt(name)
+	if kind != "ref/prompt" || !ok || !mapped {
+		return jsonrpc.Value{}, &refused{noPrompt}
+	}
+	if err := g.decide(f.ctx, asks, noPrompt); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return g.relay(f, m)
+}
+
+// listen decides a subscription.
+func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
+	var asks []mapping.Ask
+	wanted := m.Params.At("notifications", "resourceSubscriptions")
+	for _, one := range wanted.Elements() {
+		uri, _ := one.Text()
+		these, err := g.cfg.Map.ReadResource(uri)
+		if err != nil {
+			return jsonrpc.Value{}, &refused{noResource}
+		}
+		asks = append(asks, these...)
+	}
+	if wanted.Kind() != jsonrpc.Null && wanted.Kind() != jsonrpc.Array {
+		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "resourceSubscriptions has to be a list."}
+	}
+	if len(asks) > 0 {
+		if err := g.decide(f.ctx, asks, noResource); err != nil {
+			return jsonrpc.Value{}, err
+		}
+	}
+	if err := g.sendOn(f, m.Method, g.narrowed(m)); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	result, err := g.awaitFor(f, true)
+	return inClientsWords(f, result), err
+}
+
+// told judges a notification of the agent's. An error ends the guard.
+func (g *Guard) told(ctx context.Context, m *jsonrpc.Message) error {
+	row := lookUp(Client, m.Method, true)
+	if err := g.admits(row, m); err != nil {
+		g.cfg.Log.Info("dropped a notification of the agent", zap.String("method", m.Method), zap.Error(err))
+		return nil
+	}
+	switch m.Method {
+	case "notifications/cancelled":
+		id, ok := jsonrpc.IDOf(m.Params.At("requestId"))
+		g.mu.Lock()
+		f := g.flights[id]
+		var sent jsonrpc.ID
+		if f != nil {
+			sent = f.sent
+			f.cancel(errCanceled)
+		}
+		g.mu.Unlock()
+		if !ok || sent.IsZero() {
+			return nil // the server knows nothing of it
+		}
+		return g.toServer(ctx, &jsonrpc.Message{Method: m.Method, Params: m.Params.With("requestId", sent.Value())})
+	case "notifications/progress":
+		g.mu.Lock()
+		asked := len(g.asked)
+		g.mu.Unlock()
+		if asked == 0 {
+			return nil
+		}
+	}
+	return g.toServer(ctx, m)
+}

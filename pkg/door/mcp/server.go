@@ -1,0 +1,183 @@
+package mcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+)
+
+// subscriptionID is where the server names the request by which a subscription began.
+const subscriptionID = "io.modelcontextprotocol/subscriptionId"
+
+// readServer reads what the server sends. It always returns an error: without the server there is no guard.
+func (g *Guard) readServer(ctx context.Context, from io.Reader) error {
+	rules := jsonrpc.FromServer()
+	for lines := newLineReader(from, rules.Bytes); ; {
+		line, err := lines.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return errServerEnded
+		case errors.Is(err, errTooLong):
+			return fmt.Errorf("the server sent a message of more than %d bytes", rules.Bytes)
+		case err != nil:
+			return fmt.Errorf("%w: %w", errServerEnded, err)
+		case len(line) > 0:
+			err = g.fromServer(ctx, line, rules)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// fromServer judges one message of the server's. An error ends the guard.
+func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules) error {
+	m, err := jsonrpc.Parse(line, rules)
+	switch problem, wrong := errors.AsType[*jsonrpc.Problem](err); {
+	case wrong:
+		g.cfg.Log.Warn("dropped a message of the server", zap.String("why", problem.Message))
+		if !problem.ID.IsZero() && !problem.Request {
+			g.answered(jsonrpc.Fail(problem.ID, jsonrpc.CodeInternal, "The guard does not let the server's answer through: "+problem.Message+"."))
+		}
+		return nil
+	case err != nil:
+		return err
+	case m.IsAnswer():
+		g.answered(m)
+		return nil
+	case m.IsRequest():
+		return g.askedByServer(ctx, m)
+	default:
+		return g.toldByServer(ctx, m)
+	}
+}
+
+// answered hands an answer to the request that waits for it.
+func (g *Guard) answered(m *jsonrpc.Message) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.waiting[m.ID]
+	if f == nil || m.ID.IsZero() {
+		g.cfg.Log.Info("dropped an answer of the server to a request that there is not, or no longer")
+		return
+	}
+	delete(g.waiting, m.ID)
+	f.answer <- m // it has room for one, and a request is in waiting only until its answer
+}
+
+// askedByServer judges a request of the server's.
+func (g *Guard) askedByServer(ctx context.Context, m *jsonrpc.Message) error {
+	row := lookUp(Server, m.Method, false)
+	if row.Does != Passes || row.Feature != "" && !g.cfg.Map.Allows(row.Feature) {
+		g.cfg.Log.Info("refused a request of the server", zap.String("method", m.Method))
+		return g.toServer(ctx, jsonrpc.Fail(m.ID, jsonrpc.CodeNoMethod, "The guard does not let this method through."))
+	}
+	g.mu.Lock()
+	full := len(g.asked) >= maxInFlight || g.asked[m.ID]
+	if !full {
+		g.asked[m.ID] = true
+	}
+	g.mu.Unlock()
+	if full {
+		return g.toServer(ctx, jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, "Too many requests have no answer yet, or one with this id has none."))
+	}
+	return g.toClient(ctx, m)
+}
+
+// toldByServer judges a notification of the server's.
+func (g *Guard) toldByServer(ctx context.Context, m *jsonrpc.Message) error {
+	row := lookUp(Server, m.Method, true)
+	if row.Does == Refuses || row.Feature != "" && !g.cfg.Map.Allows(row.Feature) {
+		g.cfg.Log.Info("dropped a notification of the server", zap.String("method", m.Method))
+		return nil
+	}
+	if id, ok := jsonrpc.IDOf(m.Params.At("_meta", subscriptionID)); ok {
+		g.mu.Lock()
+		f := g.waiting[id]
+		g.mu.Unlock()
+		if f == nil {
+			return nil
+		}
+		m.Params = inClientsWords(f, m.Params)
+	}
+	switch m.Method {
+	case "notifications/tools/list_changed":
+		g.tools.changed()
+	case "notifications/progress":
+		if !g.awaits(m.Params.At("progressToken")) {
+			return nil
+		}
+	case "notifications/cancelled":
+		return g.canceledByServer(ctx, m)
+	case "notifications/resources/updated":
+		return g.updated(ctx, m)
+	}
+	return g.toClient(ctx, m)
+}
+
+// inClientsWords calls the request by which a subscription began what the agent calls it.
+func inClientsWords(f *flight, in jsonrpc.Value) jsonrpc.Value {
+	meta := in.At("_meta")
+	if _, found := meta.Get(subscriptionID); !found {
+		return in
+	}
+	return in.With("_meta", meta.With(subscriptionID, f.id.Value()))
+}
+
+// awaits reports whether a request is in flight that has the token.
+func (g *Guard) awaits(token jsonrpc.Value) bool {
+	id, ok := jsonrpc.IDOf(token)
+	if !ok {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, f := range g.flights {
+		if other, ok := jsonrpc.IDOf(f.token); ok && other == id {
+			return true
+		}
+	}
+	return false
+}
+
+// canceledByServer passes on that the server wants no answer to a request of its own, or ends one of the agent's.
+func (g *Guard) canceledByServer(ctx context.Context, m *jsonrpc.Message) error {
+	id, ok := jsonrpc.IDOf(m.Params.At("requestId"))
+	if !ok {
+		return nil
+	}
+	g.mu.Lock()
+	asked, f := g.asked[id], g.waiting[id]
+	delete(g.asked, id)
+	g.mu.Unlock()
+	switch {
+	case asked:
+		return g.toClient(ctx, m)
+	case f != nil:
+		f.cancel(errCanceled)
+		m.Params = m.Params.With("requestId", f.id.Value())
+		return g.toClient(ctx, m)
+	}
+	return nil
+}
+
+// updated decides whether the agent is told of a change. It decides beside the server's other messages, bounded as requests are.
+func (g *Guard) updated(ctx context.Context, m *jsonrpc.Message) error {
+	uri, _ := m.Params.At("uri").Text()
+	asks, err := g.cfg.Map.ReadResource(uri)
+	if err != nil {
+		return nil //nolint:nilerr // what may not be read is not told
+	}
+	return authz.Safely("mcp.updated", func() error {
+		if allowed, err := g.all(ctx, asks); err != nil || !allowed {
+			return nil //nolint:nilerr // the same
+		}
+		return g.toClient(ctx, m)
+	})
+}
