@@ -42,7 +42,7 @@ func TestWatches(t *testing.T) {
 	const interval = time.Second
 	limits := caller.Limits{Streams: *watched}
 	cfg := daemon.Config{
-		Engine: harness.Embedded(t),
+		Engine:        harness.Embedded(t),
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 		Callers: []*caller.Caller{called("one", limits, checker), called("two", limits, checker), called("three", limits, checker), called("greedy", limits, checker)},
 	}
@@ -232,4 +232,3 @@ func TestWatches(t *testing.T) {
 		w.must(os.WriteFile(page, []byte(head+from+b.String()+to+tail), 0o644))
 	}
 }
-

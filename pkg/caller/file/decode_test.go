@@ -145,15 +145,15 @@ func TestSignals(t *testing.T) {
 	}
 	for signals, words := range map[string]string{
 		``: "needs signals",
-		`, signals: {issuer: "https://other", audiences: [x], subjects: {user: "user:{id}"}}`:                "none of the file's issuers",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {}}`:                                   "1 to 16 members",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: alice}}`:                        "such as user:{id}",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}-x"}}`:                "such as user:{id}",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "document:{id}"}}`:              `the type "document"`,
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {User: "user:{id}"}}`:                  "no member of a subject",
-		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, kinds: [login]}`:  "no event that can take access away",
+		`, signals: {issuer: "https://other", audiences: [x], subjects: {user: "user:{id}"}}`:                    "none of the file's issuers",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {}}`:                                       "1 to 16 members",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: alice}}`:                            "such as user:{id}",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}-x"}}`:                    "such as user:{id}",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "document:{id}"}}`:                  `the type "document"`,
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {User: "user:{id}"}}`:                      "no member of a subject",
+		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, kinds: [login]}`:      "no event that can take access away",
 		`, signals: {issuer: "https://idp", audiences: [x], subjects: {user: "user:{id}"}, max_subjects: 10001}`: "1 to 10000",
-		`, signals: {issuer: "https://idp", audiences: [], subjects: {user: "user:{id}"}}`:                   "audiences",
+		`, signals: {issuer: "https://idp", audiences: [], subjects: {user: "user:{id}"}}`:                       "audiences",
 	} {
 		if _, err := read(signals); err == nil || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v; want %q", signals, err, words)
