@@ -105,7 +105,7 @@ func TestWhilePermittedFailsClosed(t *testing.T) {
 		"a break, and then refused":               {[]func(watched) error{broken(codes.Unavailable), func(s watched) error { return s.Send(decides(no)) }}, true, time.Second, true, 2},
 		"a break that is no reason to ask anew":   {[]func(watched) error{broken(codes.Unauthenticated)}, true, time.Second, false, 1},
 		"a break, and another stream that allows": {[]func(watched) error{broken(codes.Unavailable), broken(codes.Unavailable), stay}, true, 0, false, 3},
-		"silence":                                 {[]func(watched) error{stay, hang}, true, 13 * time.Second, false, 2},
+		"silence": {[]func(watched) error{stay, hang}, true, 13 * time.Second, false, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

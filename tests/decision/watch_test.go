@@ -181,7 +181,9 @@ func TestWatchEnds(t *testing.T) {
 			{
 				"the schema changes",
 				func() check { return plan(under(direct())) },
-				func() { s.WriteSchema(t, schema.Core+strings.Replace(domain, "permission view = reader + by_day", "permission view = by_day", 1)) },
+				func() {
+					s.WriteSchema(t, schema.Core+strings.Replace(domain, "permission view = reader + by_day", "permission view = by_day", 1))
+				},
 				func() { s.WriteSchema(t, schema.Core+domain) }, byObject,
 			},
 			{
