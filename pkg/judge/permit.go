@@ -38,9 +38,6 @@ type Permit struct {
 // a permit could outlive a cause that nobody has thought of, such as an answer of SpiceDB's that is found to be stricter.
 const restlessly = 30 * time.Second
 
-// renewing is how many permits are decided at once by Renew.
-const renewing = 64
-
 // Permit decides a case at the head and records the decision, as Decide does. It is a Permit also where the decision refuses; see Holds.
 // Errors: those of Decide, and of the case.
 func (j *Judge) Permit(ctx context.Context, by By, one authz.Case, f authz.Freshness) (*Permit, error) {
@@ -91,22 +88,18 @@ func (j *Judge) Renew(ctx context.Context, permits []*Permit) (decided int) {
 		return 0
 	}
 	schema, failed := coreSchema(ctx, head)
-	for within, all := range due {
-		for len(all) > 0 {
-			part := all[:min(renewing, len(all))]
-			all = all[len(part):]
-			decided += len(part)
-			c := &call{Judge: j, within: within, source: j.source(head, now), schema: schema}
-			if within == nil {
-				c.within = &authz.Bounds{}
-			}
-			err := failed
-			if err == nil {
-				err = c.renew(ctx, part)
-			}
-			if err != nil {
-				c.fail(part, err)
-			}
+	for within, part := range due {
+		decided += len(part)
+		c := &call{Judge: j, within: within, source: j.source(head, now), schema: schema}
+		if within == nil {
+			c.within = &authz.Bounds{}
+		}
+		err := failed
+		if err == nil {
+			err = c.renew(ctx, part)
+		}
+		if err != nil {
+			c.fail(part, err)
 		}
 	}
 	return decided

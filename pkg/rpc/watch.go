@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,10 @@ const (
 	leastHeartbeat, mostHeartbeat                = time.Second, time.Hour
 	// lookEvery is how often a round looks for watches whose interval is over.
 	lookEvery = 50 * time.Millisecond
-	// renewTime is how long a round may wait for the engine.
+	// together is how many watches are renewed at once, in one decision about all of them, and besides is how many such decisions of one round are
+	// made at a time. While the server has more to do than it can, that is the rounds' part of it.
+	together, besides = 64, 4
+	// renewTime is how long one such decision may take.
 	renewTime = 2 * time.Second
 	// unsureTime is for how long beyond its interval a watch goes on although nobody can tell whether the permit holds. Then it ends.
 	unsureTime = 2 * time.Second
@@ -257,9 +261,16 @@ func (w *watches) goRound(caller string, of *round) {
 		if !more {
 			return
 		}
-		if len(due) > 0 {
-			w.renew(of, due)
+		var renewed sync.WaitGroup
+		free := make(chan struct{}, besides)
+		for part := range slices.Chunk(due, together) {
+			free <- struct{}{}
+			renewed.Go(func() {
+				defer func() { <-free }()
+				w.renew(of, part)
+			})
 		}
+		renewed.Wait()
 		next.Reset(wait)
 	}
 }

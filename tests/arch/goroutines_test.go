@@ -30,6 +30,7 @@ var bareGoroutines = map[string]string{
 	"pkg/evaluate/kept/verify.go: newVerifier":   "verifier.run recovers each verification",
 	"pkg/rpc/openstreams.go: RejudgeStreams":     "rejudge recovers",
 	"pkg/rpc/watch.go: add":                      "renew recovers each renewal",
+	"pkg/rpc/watch.go: goRound":                  "renew recovers",
 	"pkg/rpc/streams.go: run":                    "what a worker runs recovers: a stream's panic is handed to its call",
 }
 
