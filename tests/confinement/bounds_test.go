@@ -243,7 +243,7 @@ func (w *boundWorld) act(t *testing.T) {
 		for range 16 {
 			side := w.pick("in", "out")
 			g := grant{tenant: x, agent: w.pick(x, "both") + "-" + side + "-bot"}
-			granter := ""
+			var granter string
 			switch w.IntN(6) {
 			case 0:
 				g.principal, granter = "service:"+x+w.pick("-s1", "-s2"), "user:"+x+"-u1"
