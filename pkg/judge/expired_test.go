@@ -40,14 +40,14 @@ func TestMemberThatExpiresAtAPlace(t *testing.T) {
 	for i := range 6 {
 		touch(t, graph, reaching(authz.Object{Type: authz.TypeUser, ID: fmt.Sprintf("u%d", i)})...)
 	}
-	engine := &fading{Graph: graph.Graph.(*kept.Graph).Graph} //nolint:forcetypeassert,errcheck // it is what largeCrowd makes
+	engine := &fading{Graph: graph.Graph.(*kept.Graph).Graph} //nolint:errcheck // it is what largeCrowd makes
 	j := New(engine, nil, time.Now)
 	q := &ReachQuery{Agent: "bot", Types: []string{"document"}, Permissions: []string{"view"}, Moment: time.Now()}
 	read := func(from ReachPlace, told map[string]int) *ReachPlace {
 		principal := ""
 		end, err := j.Reach(t.Context(), authz.Unbounded(), q, from, ReachTo{
 			Party: func(p *Party) error { principal = p.Principal.ID; return nil },
-			Count: func(c *ReachCount) error { told[principal] += int(c.Has); return nil }, //nolint:gosec // few
+			Count: func(c *ReachCount) error { told[principal] += int(c.Has); return nil },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestBehindMember(t *testing.T) {
 		{"a c e", "c", 2}, {"a c e", "d", 2}, {"a c e", "f", 3}, {"a c e", "", 0}, {"", "a", 0}, {"c a e", "a", 2}, {"c a e", "d", 0},
 	} {
 		var page []authz.Relationship
-		for _, id := range strings.Fields(test.page) {
+		for id := range strings.FieldsSeq(test.page) {
 			page = append(page, rel("tenant:acme", "member", "user:"+id))
 		}
 		if at := behindMember(page, test.id); at != test.at {

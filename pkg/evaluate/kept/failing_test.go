@@ -167,7 +167,7 @@ func TestAStoreThatFailsIsNoAnswer(t *testing.T) {
 				t.Errorf("%s: the read %d fails, and it tells %v, not %v", name, reads+1, answer, whole)
 			}
 		}
-		if reads < 3 {
+		if reads < 2 { // how many depends on which objects were found to be wide before
 			t.Errorf("%s takes %d reads", name, reads)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate"
 )
 
-// memory is what one call puts into the words of the evaluator. It is used again by another call, because a lookup asks about very many objects, a batch of them
-// at a time.
+// memory holds the questions of one call in the words of the evaluator, and their answers. Another call uses it again, because a lookup asks about very
+// many objects, a batch of them at a time.
 type memory struct {
 	checks    []evaluate.Check
 	answers   []evaluate.Answer

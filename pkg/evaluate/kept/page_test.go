@@ -161,7 +161,7 @@ func TestPageRefuses(t *testing.T) {
 	}
 	for _, cursor := range []string{"nonsense", listedAt, listedAt + "nonsense"} {
 		_, _, err := snap.Page(t.Context(), authz.Filter{Resource: authz.Object{Type: "tenant"}}, 10, cursor)
-		if authz.KindOf(err) != authz.Invalid || !strings.Contains(err.Error(), "start the list again") {
+		if authz.KindOf(err) != authz.Invalid || !strings.Contains(err.Error(), "begin again without a cursor") {
 			t.Errorf("the cursor %q: %v", cursor, err)
 		}
 	}
