@@ -144,6 +144,14 @@ func (l StreamLimits) of(method string) time.Duration {
 	}
 }
 
+// after is what a client does whose stream was ended, although it does not end by itself.
+func (StreamLimits) after(method string) string {
+	if method == watchPermission {
+		return "ask anew whether the permission holds"
+	}
+	return "go on from the last token"
+}
+
 // intercept runs the handler beside itself: one that waits for its client has to be left for the call to end, and
 // the call's end is what then ends the handler.
 func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -190,10 +198,10 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 				return status.FromContextError(ctx.Err()).Err()
 			}
 		case <-stopping:
-			return streamEnd(codes.Unavailable, "STOPPING", "the server stops; go on elsewhere from the last token")
+			return streamEnd(codes.Unavailable, "STOPPING", "the server stops; "+l.after(info.FullMethod))
 		case <-over.C:
 			if isEndless {
-				return streamEnd(codes.Unavailable, "STREAM_TIME", fmt.Sprintf("this stream has lasted %s, the longest that it may; go on from the last token", limit))
+				return streamEnd(codes.Unavailable, "STREAM_TIME", fmt.Sprintf("this stream has lasted %s, the longest that it may; %s", limit, l.after(info.FullMethod)))
 			}
 			return streamEnd(codes.DeadlineExceeded, "STREAM_TIME", fmt.Sprintf("this call has lasted %s, the longest that it may", limit))
 		case <-look.C:

@@ -86,7 +86,7 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 	proven := provenBy(ctx)
 	c.ActorToken = proven.evidence()
 	began := time.Now()
-	if w.permit, err = p.permit(ctx, c, f); err != nil {
+	if w.permit, err = p.permit(ctx, c, f); err != nil { //nolint:contextcheck // it is the call's
 		return err
 	}
 	rest(ctx)
@@ -173,7 +173,7 @@ func between(field string, d *durationpb.Duration, least, most time.Duration) (t
 func (p *permissions) permit(ctx context.Context, c authz.Case, f authz.Freshness) (*judge.Permit, error) {
 	until := waiting(ctx)
 	defer until.end()
-	return p.Judge.Permit(until, by(ctx), c, f) //nolint:contextcheck // bounded embeds the call's
+	return p.Judge.Permit(until, by(ctx), c, f)
 }
 
 // ended records the decision by which a permit ended, and then tells it.
@@ -193,7 +193,8 @@ func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPerm
 // holds is the message that says so. It is an error once nobody has found out for longer than a watch may go on.
 func (w *watch) holds(proven proof) (*deputyv1.WatchPermissionResponse_Holds, error) {
 	if since := time.Since(time.Unix(0, w.affirmed.Load())); since > w.interval+unsureTime+renewTime {
-		return nil, authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "whether the permission holds has not been found out for %s", since.Round(time.Second))
+		return nil, authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable,
+			"whether the permission holds has not been found out for %s; ask anew", since.Round(time.Second))
 	}
 	var until time.Time
 	if at := w.expires.Load(); at != 0 {
