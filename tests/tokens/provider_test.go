@@ -86,7 +86,7 @@ func (p provider) token(t testing.TB, client string) string {
 func (p provider) actorToken(t testing.TB, subjectToken, agent, audience, org string) string {
 	t.Helper()
 	form := url.Values{
-		"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"},
+		"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
 		"subject_token": {subjectToken}, "subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
 		"actor_token": {p.token(t, agent+"@idp")}, "actor_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
 		"audience": {audience}, "scope": {"org:" + org},

@@ -542,7 +542,8 @@ func (d *decoder) subject(issuer, subject *yaml.Node) (string, string, error) {
 		return "", "", d.problem(issuer, "issuer %s is none of the file's issuers; %s. Add it under issuers", quoted(from), there)
 	}
 	if d.noCallers[from] {
-		return "", "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; add the names that this server has there", quoted(from))
+		return "", "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; "+
+			"add the names that this server has there", quoted(from))
 	}
 	name, err := d.text(subject, "subject")
 	if err == nil && len(name) > maxSubject {
