@@ -97,7 +97,7 @@ func (g *Gate) proves(ctx context.Context, request any) error {
 	if book := g.callers.Book(); book != nil {
 		acting = book.Acting
 	}
-	v := &prover{ctx: ctx, by: caller.Of(c), acting: acting}
+	v := &prover{ctx: ctx, by: caller.Of(ctx), acting: acting}
 	c.acting = acting
 	var err error
 	switch r := request.(type) {
@@ -334,7 +334,7 @@ func (v *prover) delegation(r *deputyv1.CreateDelegationRequest) (*caller.Actor,
 		return nil, err
 	}
 	if !actor.Principal.IsZero() {
-		if r.Principal == nil {
+		if r.GetPrincipal() == nil {
 			r.Principal = &deputyv1.SubjectReference{}
 		}
 		if set := r.GetPrincipal().GetOptionalRelation(); set != "" {

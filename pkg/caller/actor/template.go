@@ -89,23 +89,23 @@ func ParseTemplate(kind Kind, text string) (Template, error) {
 		f.then, rest, more = strings.Cut(rest, "{")
 		t.fields = append(t.fields, f)
 	}
-	return t, t.check()
+	return t.checked()
 }
 
-// check refuses a template that could make one id of different claims, or none at all.
-func (t *Template) check() error {
+// checked returns the template with what its values must not have. It refuses one that could make one id of different claims, or none at all.
+func (t Template) checked() (Template, error) {
 	if strings.ContainsRune(t.first, '}') || slices.ContainsFunc(t.fields, func(f field) bool { return strings.ContainsRune(f.then, '}') }) {
-		return fmt.Errorf("is %q, in which a } closes nothing", t.text)
+		return t, fmt.Errorf("is %q, in which a } closes nothing", t.text)
 	}
 	if len(t.fields) > maxFields {
-		return fmt.Errorf("names %d claims; it can name %d", len(t.fields), maxFields)
+		return t, fmt.Errorf("names %d claims; it can name %d", len(t.fields), maxFields)
 	}
 	if len(t.fields) == 0 && t.kind != Tenant {
-		return fmt.Errorf("is %q, which names no claim, so that all tokens of the issuer would be one %s's: write one such as {sub}", t.text, t.kind)
+		return t, fmt.Errorf("is %q, which names no claim, so that all tokens of the issuer would be one %s's: write one such as {sub}", t.text, t.kind)
 	}
 	for i, f := range t.fields[:max(0, len(t.fields)-1)] {
 		if f.then == "" || !separates(f.then[0]) {
-			return fmt.Errorf("is %q, in which nothing separates {%s} from {%s}, so that different claims could make one id: put a text between them that "+
+			return t, fmt.Errorf("is %q, in which nothing separates {%s} from {%s}, so that different claims could make one id: put a text between them that "+
 				"begins with one of %s", t.text, f.claim, t.fields[i+1].claim, separators)
 		}
 		t.reserved += f.then[:1]
@@ -113,17 +113,19 @@ func (t *Template) check() error {
 	if t.reserved != "" {
 		t.reserved += "%"
 	}
-	literal := t.first
+	var sample strings.Builder
+	sample.WriteString(t.first)
 	for _, f := range t.fields {
-		literal += "a" + f.then // as with any value
+		sample.WriteString("a" + f.then) // as with any value
 	}
+	literal := sample.String()
 	if strings.HasPrefix(literal, "=") {
-		return fmt.Errorf(`is %q; no id of a template begins with "=", which begins the names of ids as they are stored`, t.text)
+		return t, fmt.Errorf(`is %q; no id of a template begins with "=", which begins the names of ids as they are stored`, t.text)
 	}
 	if _, err := authz.EncodeID(literal); err != nil {
-		return fmt.Errorf("is %q, whose ids cannot be used: an id %w", t.text, err)
+		return t, fmt.Errorf("is %q, whose ids cannot be used: an id %w", t.text, err)
 	}
-	return nil
+	return t, nil
 }
 
 // separators are the marks that texts between claims begin with: those that stand in no escape.

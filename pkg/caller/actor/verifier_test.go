@@ -229,7 +229,10 @@ func TestRefused(t *testing.T) {
 		"too long":          {sign(nil, with(c, "x", strings.Repeat("a", 9000))), "it can have 8192"},
 		"a wrong jti":       {sign(nil, with(c, "jti", 7)), `has no usable "jti"`},
 	} {
-		t.Run(name, func(t *testing.T) { refuses(t, v, one.raw, nil, one.says) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refuses(t, v, one.raw, nil, one.says)
+		})
 	}
 	changed := []byte(sign(nil, c))
 	changed[len(changed)-10] ^= 1

@@ -585,7 +585,8 @@ func (d *decoder) from(issuer *yaml.Node) (string, error) {
 		return "", err
 	}
 	if d.noCallers[from] {
-		return "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; add the names that this server has there", quoted(from))
+		return "", d.problem(issuer, "issuer %s has no audiences, so that no token of it proves who calls; "+
+			"add the names that this server has there", quoted(from))
 	}
 	return from, nil
 }

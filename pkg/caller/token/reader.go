@@ -104,7 +104,7 @@ func (r *Reader[T]) Read(ctx context.Context, raw string) (is T, err error) {
 		return none, err
 	}
 	leeway := from.issuer.Leeway
-	if claims.Ends, err = found.proof.read(t, leeway); err != nil {
+	if claims.Ends, err = found.read(t, leeway); err != nil {
 		return none, err
 	}
 	found.until = claims.Ends
