@@ -89,7 +89,7 @@ func TestLookupThatFailsOnTheWay(t *testing.T) {
 	graph, _ := largeCrowd(t)
 	const n = lookupPage + 60 // and the one that is there
 	documents(t, graph, n-1)
-	j := New(deepAfter{graph.Graph.(*kept.Graph).Graph}, nil, time.Now) //nolint:errcheck // it is what largeCrowd makes
+	j := New(deepAfter{graph.Graph.(*kept.Graph).Graph}, nil, time.Now)
 	found, next, err := documentsOf(t, j, Place{}, 2*n)
 	slices.Sort(found)
 	if err != nil || next != nil || len(found) != n || len(slices.Compact(found)) != n {

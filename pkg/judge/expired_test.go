@@ -40,7 +40,7 @@ func TestMemberThatExpiresAtAPlace(t *testing.T) {
 	for i := range 6 {
 		touch(t, graph, reaching(authz.Object{Type: authz.TypeUser, ID: fmt.Sprintf("u%d", i)})...)
 	}
-	engine := &fading{Graph: graph.Graph.(*kept.Graph).Graph} //nolint:errcheck // it is what largeCrowd makes
+	engine := &fading{Graph: graph.Graph.(*kept.Graph).Graph}
 	j := New(engine, nil, time.Now)
 	q := &ReachQuery{Agent: "bot", Types: []string{"document"}, Permissions: []string{"view"}, Moment: time.Now()}
 	read := func(from ReachPlace, told map[string]int) *ReachPlace {
