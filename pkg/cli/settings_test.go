@@ -162,8 +162,8 @@ func TestEveryFieldHasASetting(t *testing.T) {
 			for _, field := range zeroFields(reflect.ValueOf(s.config), "daemon.Config") {
 				switch field {
 				case "daemon.Config.Journal.InTheClear", // said by the same flag as Erasable
-					"daemon.Config.CallerLimits.Weight",                                          // weights are beside others': one for all says nothing
-					"daemon.Config.JudgeOver",                                                    // a test's
+					"daemon.Config.CallerLimits.Weight",                                                                                          // weights are beside others': one for all says nothing
+					"daemon.Config.JudgeOver",                                                                                                    // a test's
 					"daemon.Config.Callers", "daemon.Config.Issuers", "daemon.Config.Actors", "daemon.Config.People", "daemon.Config.NoListener", // for servers that are opened in code
 					"daemon.Config.Engine.KeyMark",                                                                                                                                                                                  // the daemon computes it of the token key
 					"daemon.Config.Engine.Log",                                                                                                                                                                                      // the daemon's own
