@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -251,30 +252,57 @@ func TestLookupsTakeTurns(t *testing.T) {
 	w := newWorld(t, open, "document:plan#viewer@user:alice")
 	g := verified(t, w)
 	g.lookups = newTurns("lookups", 1)
-	began, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	go func() {
-		_, err := g.LookupResources(context.Background(), ofUser(), func(*v1.LookupResourcesResponse) error {
-			close(began)
-			<-goOn
-			return nil
-		})
-		ended <- err
-	}()
-	<-began
+	_, taken, err := g.lookups.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	if ok, err := g.LookupSubjects(ctx, ofPlan(), nil); !ok || status.Code(err) != codes.Canceled {
 		t.Errorf("who has left does not wait: %v, %v", ok, err)
 	}
 	ok, err := g.LookupSubjects(t.Context(), ofPlan(), nil)
-	if !ok || status.Code(err) != codes.ResourceExhausted || statuses.Info(status.Convert(err)).GetReason() != authz.ReasonBusy {
+	if !ok || status.Code(err) != codes.ResourceExhausted || statuses.Info(status.Convert(err)).GetReason() != authz.ReasonBusy ||
+		statuses.RetryAfter(status.Convert(err)) == 0 {
 		t.Errorf("another lookup does not wait: %v, %v", ok, err)
 	}
-	close(goOn)
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	taken.leave()
 	if who, err := g.viewers(t); err != nil || !slices.Equal(who, []string{"alice"}) {
 		t.Errorf("afterwards: %v, %v", who, err)
+	}
+}
+
+// TestSlowClientsKeepNoTurns: lookups whose clients do not read do not keep others from looking up.
+func TestSlowClientsKeepNoTurns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, open, "document:plan#viewer@user:alice")
+	g := verified(t, w)
+	g.lookups = newTurns("lookups", 1)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var slow errgroup.Group
+	wait := func() error {
+		began <- struct{}{}
+		<-goOn
+		return nil
+	}
+	slow.Go(func() error {
+		_, err := g.LookupResources(context.Background(), ofUser(), func(*v1.LookupResourcesResponse) error { return wait() })
+		return err
+	})
+	<-began
+	slow.Go(func() error {
+		_, err := g.LookupSubjects(context.Background(), ofPlan(), func(*v1.LookupSubjectsResponse) error { return wait() })
+		return err
+	})
+	<-began
+	if who, err := g.viewers(t); err != nil || !slices.Equal(who, []string{"alice"}) {
+		t.Errorf("beside lookups that are not read: %v, %v", who, err)
+	}
+	close(goOn)
+	if err := slow.Wait(); err != nil {
+		t.Error(err)
+	}
+	if len(g.lookups.taken) != 0 {
+		t.Errorf("%d turns are taken after all has ended", len(g.lookups.taken))
 	}
 }

@@ -24,11 +24,11 @@ func (g *Graph) ExpandPermissionTree(
 	if !isID(of.GetObjectId()) || g.verifier.distrusts(permissionName{of.GetObjectType(), req.GetPermission()}) {
 		return nil, false, nil
 	}
-	ctx, leave, err := g.trees.take(ctx)
+	ctx, turn, err := g.trees.take(ctx)
 	if err != nil {
 		return nil, true, err
 	}
-	defer leave()
+	defer turn.leave()
 	at, token, ok := g.pin(ctx, req.GetConsistency())
 	if !ok {
 		return nil, false, nil

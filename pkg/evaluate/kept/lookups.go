@@ -48,11 +48,11 @@ func (g *Graph) LookupResources(
 			return false, nil
 		}
 	}
-	ctx, leave, err := g.lookups.take(ctx)
+	ctx, turn, err := g.lookups.take(ctx)
 	if err != nil {
 		return true, err
 	}
-	defer leave()
+	defer turn.leave()
 	at, token, ok := g.pin(ctx, consistency)
 	if !ok {
 		return false, nil
@@ -86,9 +86,10 @@ func (g *Graph) LookupResources(
 				return err
 			}
 			permissionship, missing := lookupOf(a)
-			return send(&v1.LookupResourcesResponse{
+			found := &v1.LookupResourcesResponse{
 				LookedUpAt: token, ResourceObjectId: f.ID, Permissionship: permissionship, PartialCaveatInfo: missing, AfterResultCursor: next,
-			})
+			}
+			return turn.without(ctx, func() error { return send(found) })
 		})
 	})
 	l.sampleRest(err)
@@ -140,11 +141,11 @@ func (g *Graph) LookupSubjects(
 	if req.GetOptionalConcreteLimit() > 0 || req.GetOptionalCursor() != nil || !plain(req.GetResource(), anybody, req.GetContext()) {
 		return false, nil // SpiceDB refuses it
 	}
-	ctx, leave, err := g.lookups.take(ctx)
+	ctx, turn, err := g.lookups.take(ctx)
 	if err != nil {
 		return true, err
 	}
-	defer leave()
+	defer turn.leave()
 	at, token, ok := g.pin(ctx, req.GetConsistency())
 	if !ok {
 		return false, nil
@@ -175,7 +176,9 @@ func (g *Graph) LookupSubjects(
 	l.narrow(candidates, "")
 	w := at.program.Walk(at.Snapshot)
 	defer w.Close()
-	answer := func(f evaluate.Found, except []evaluate.Found) error { return send(subjectResponse(token, f, except)) }
+	answer := func(f evaluate.Found, except []evaluate.Found) error {
+		return turn.without(ctx, func() error { return send(subjectResponse(token, f, except)) })
+	}
 	everybody, err := w.SubjectsAmong(ctx, candidates, check.Resource, kind, check.Context, func(f evaluate.Found) error {
 		return l.each(f, func(a evaluate.Answer) error { return answer(evaluate.Found{ID: f.ID, Answer: a}, nil) })
 	})
