@@ -131,5 +131,6 @@ func (s *Start) request() request {
 	}
 	r.ttl(s.TTL)
 	r.flag("frozen", s.Frozen)
+	r.add("tenant", string(s.Tenant))
 	return r
 }

@@ -19,7 +19,7 @@ func filled() (Spec, Start, []authz.Object) {
 	}
 	start := Start{
 		Agent: "bot", Targets: []Target{{Delegation: "d1", Principals: []authz.Principal{{Object: alice}}, Scope: scope}, {Delegation: "d2"}},
-		TTL: time.Hour, Frozen: true, Key: "k",
+		TTL: time.Hour, Frozen: true, Tenant: "acme", Key: "k",
 	}
 	return spec, start, []authz.Object{alice, {Type: "user", ID: "bob"}}
 }
@@ -32,11 +32,14 @@ func TestKeyDigestStays(t *testing.T) {
 	spec, start, owners := filled()
 	older := spec
 	older.Consent = nil // which older versions did not know
+	olderStart := start
+	olderStart.Tenant = "" // nor this
 	for name, c := range map[string]struct{ got, want string }{
 		"delegation":       {d.keyDigest("k", older.request()), "4f3fdccaca8438c8195bca0abda8afea"},
 		"with a consent":   {d.keyDigest("k", spec.request()), "36a2bcaab76dd06502f25c1ef3ffab97"},
 		"plain delegation": {d.keyDigest("k", (&Spec{Agent: "bot", Tenant: "acme", TTL: time.Minute}).request()), "7b97e2c66a962e85f86152f32b89f660"},
-		"session":          {d.keyDigest("k", start.request()), "e71de9351c686c84e58f642c9082150d"},
+		"session":          {d.keyDigest("k", olderStart.request()), "e71de9351c686c84e58f642c9082150d"},
+		"in one tenant":    {d.keyDigest("k", start.request()), "1e001dec74a5e105cf7591a03dd024e5"},
 		"plain session":    {d.keyDigest("k", (&Start{Agent: "bot", Targets: []Target{{Delegation: "d1"}}}).request()), "8b16de0046f8ede32867de039eb2e67a"},
 		"agent":            {d.keyDigest("k", registration(owners)), "d7a9bb7c0656e811c036c42219035c23"},
 		"without a key":    {d.keyDigest("", registration(owners)), ""},
