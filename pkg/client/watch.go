@@ -23,13 +23,15 @@ const (
 	watchAgain = 100 * time.Millisecond
 )
 
-// WatchPermission asks a question, and waits until the permission ends. It always returns an error: a *Refused once the answer is not yes any more, or
-// was not in the first place; ctx's; or what keeps the server from saying that the permission holds. Whichever it is, do not act any more.
+// WatchPermission asks a question, and waits until the permission ends. It always returns an error: a *Refused once the answer is not yes any
+// more, or was not in the first place; ctx's; or what keeps the server from saying that the permission holds. Whichever it is, do not act any
+// more.
 //
 // begun is called once, with the first answer, if that allows; nil calls nothing.
 //
-// A server tells the end within a second of what caused it. One that stops, or ends the stream for its age, is asked anew, and so is another one where
-// the connection breaks. If nobody says yes within 2 s, the permission counts as ended. A connection that is dead without a word is noticed after 10 s.
+// A server tells the end within about a second of what caused it. Where a stream breaks off, because the server stops or for any such reason,
+// the question is asked anew. If nobody says yes within 2 s, the permission counts as ended. A connection that is dead without a word is noticed
+// after 10 s.
 func (c *Client) WatchPermission(ctx context.Context, q Question, begun func(Decision)) error {
 	request, err := q.request()
 	if err != nil {
@@ -38,8 +40,8 @@ func (c *Client) WatchPermission(ctx context.Context, q Question, begun func(Dec
 	return c.watch(ctx, &deputyv1.WatchPermissionRequest{Check: request, Heartbeat: durationpb.New(watchBeat)}, begun)
 }
 
-// WhilePermitted asks a question and returns a context for the work that the answer permits: it ends when the permission does, or when nobody can say any
-// more that it holds. context.Cause says why, see WatchPermission. stop ends the watch and the context, and has to be called. With an error,
+// WhilePermitted asks a question and returns a context for the work that the answer permits: it ends when the permission does, or when nobody
+// can say any more that it holds. context.Cause says why, see WatchPermission. stop ends the watch and the context, and has to be called. With an error,
 // that of Guard, nothing is permitted and there is no context.
 //
 //	work, stop, err := session.WhilePermitted(ctx, question)
@@ -72,7 +74,10 @@ func while(ctx context.Context, watch func(ctx context.Context, begun func(Decis
 	begun, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		end(authz.Safely("client.WhilePermitted", func() error { return watch(permitted, func(Decision) { close(begun) }) }))
+		var err error
+		defer func() { end(err) }()
+		defer authz.Recover("client.WhilePermitted", &err)
+		err = watch(permitted, func(Decision) { close(begun) })
 	}()
 	select {
 	case <-begun:
@@ -124,8 +129,8 @@ func (c *Client) watch(ctx context.Context, request *deputyv1.WatchPermissionReq
 // errSilent is that a server which watches a permission has said nothing for too long.
 var errSilent = status.Error(codes.Unavailable, "client: the server does not say any more that the permission holds")
 
-// watchOnce watches over one stream, until a moment at first unless that is zero. holds is called for the first answer and whenever the server says that
-// the permission holds, then with the zero Decision.
+// watchOnce watches over one stream, until a moment at first unless that is zero. holds is called for the first answer, and whenever the server
+// says that the permission holds, then with the zero Decision.
 func (c *Client) watchOnce(ctx context.Context, request *deputyv1.WatchPermissionRequest, limit time.Time, holds func(Decision)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -201,7 +201,8 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 			return streamEnd(codes.Unavailable, "STOPPING", "the server stops; "+l.after(info.FullMethod))
 		case <-over.C:
 			if isEndless {
-				return streamEnd(codes.Unavailable, "STREAM_TIME", fmt.Sprintf("this stream has lasted %s, the longest that it may; %s", limit, l.after(info.FullMethod)))
+				return streamEnd(codes.Unavailable, "STREAM_TIME",
+					fmt.Sprintf("this stream has lasted %s, the longest that it may; %s", limit, l.after(info.FullMethod)))
 			}
 			return streamEnd(codes.DeadlineExceeded, "STREAM_TIME", fmt.Sprintf("this call has lasted %s, the longest that it may", limit))
 		case <-look.C:

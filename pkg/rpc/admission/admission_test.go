@@ -488,4 +488,41 @@ func TestTheProgramHasNoRate(t *testing.T) {
 			t.Errorf("a caller whose limit is %d may send %d bytes, want %d", one.says, got, one.want)
 		}
 	}
+// TestRest: a stream that begins like a call has a turn for that, waits for it behind its caller's calls, and gives it back while it goes on. Another
+// stream has none.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := New(Settings{Turns: 1})
+		c := checker("one", caller.Limits{})
+		begins := Class{Streams: true, Begins: true}
+		var first, second, last, plain Ticket
+		if err := errors.Join(a.Enter(&first, c, begins), a.Enter(&second, c, begins), a.Enter(&last, c, checks), a.Enter(&plain, c, stream)); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(first.Take(t.Context(), 1), plain.Take(t.Context(), 1)); err != nil {
+			t.Fatal(err)
+		}
+		took := make(chan error, 1)
+		go func() { took <- second.Take(t.Context(), 1) }()
+		synctest.Wait()
+		if a.Waiting() != 1 {
+			t.Fatalf("%d wait while one begins, want 1", a.Waiting())
+		}
+		first.Rest()
+		first.Rest() // twice is once
+		if err := <-took; err != nil {
+			t.Fatal(err)
+		}
+		second.Rest()
+		if err := last.Take(t.Context(), 1); err != nil {
+			t.Fatalf("a call beside two streams that rest: %v", err)
+		}
+		for _, ticket := range []*Ticket{&first, &second, &last, &plain} {
+			ticket.Leave()
+		}
+		if a.ordinary.running.Load() != 0 || a.UnderWay() != 0 || a.account(c).streams.Load() != 0 {
+			t.Errorf("afterwards %d turns are taken, %d calls are under way", a.ordinary.running.Load(), a.UnderWay())
+		}
+	})
 }
