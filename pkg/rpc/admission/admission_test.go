@@ -488,6 +488,8 @@ func TestTheProgramHasNoRate(t *testing.T) {
 			t.Errorf("a caller whose limit is %d may send %d bytes, want %d", one.says, got, one.want)
 		}
 	}
+}
+
 // TestRest: a stream that begins like a call has a turn for that, waits for it behind its caller's calls, and gives it back while it goes on. Another
 // stream has none.
 func TestRest(t *testing.T) {
