@@ -167,9 +167,9 @@ const (
 	ReasonCallerChanged       = "CALLER_CHANGED"
 	ReasonIdempotencyConflict = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooLarge            = "TOO_LARGE"
-	ReasonActorTokenInvalid   = "ACTOR_TOKEN_INVALID"
-	ReasonActorTokenMismatch  = "ACTOR_TOKEN_MISMATCH"
-	ReasonActorTokenRequired  = "ACTOR_TOKEN_REQUIRED"
+	ReasonActorTokenInvalid   = "ACTOR_TOKEN_INVALID"  //nolint:gosec // no secret
+	ReasonActorTokenMismatch  = "ACTOR_TOKEN_MISMATCH" //nolint:gosec // no secret
+	ReasonActorTokenRequired  = "ACTOR_TOKEN_REQUIRED" //nolint:gosec // no secret
 	ReasonIssuerUnavailable   = "ISSUER_UNAVAILABLE"
 	ReasonBusy                = "BUSY"
 	ReasonRateLimited         = "RATE_LIMITED"

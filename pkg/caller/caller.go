@@ -106,7 +106,8 @@ func (c *Caller) May(m *Method) error {
 	case m == nil:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens this method")
 	case c.Personal() && (c.Bounds == nil || c.Bounds.Person.IsZero()):
-		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "the caller %s is for people, by tokens of their own, and it is not known which person calls", c.Name)
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds,
+			"the caller %s is for people, by tokens of their own, and it is not known which person calls", c.Name)
 	case m.AnyRole:
 	case m.Roles == 0:
 		return authz.Errorf(authz.Denied, authz.ReasonRoleRequired, "no role opens %s", m.Name())

@@ -46,7 +46,7 @@ func (f *callersFile) named(cmd *cobra.Command, args []string) error {
 }
 
 // newCallerAdd builds `deputy caller add`.
-func newCallerAdd(f *callersFile) *cobra.Command {
+func newCallerAdd(f *callersFile) *cobra.Command { //nolint:gocognit // one flag after the other
 	var (
 		e                                                  file.Entry
 		c                                                  file.Credential

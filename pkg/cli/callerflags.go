@@ -151,7 +151,8 @@ func uselessRole(c *caller.Caller, role caller.Role) string {
 	var refused error
 	for _, full := range slices.Sorted(maps.Keys(caller.Methods())) {
 		m := caller.MethodOf(full)
-		if !alone.Roles.Any(m.Roles) || role != deputyv1.Role_ROLE_AUDITOR && role != deputyv1.Role_ROLE_SELF && caller.RolesOf(deputyv1.Role_ROLE_AUDITOR).Any(m.Roles) {
+		if !alone.Roles.Any(m.Roles) || role != deputyv1.Role_ROLE_AUDITOR && role != deputyv1.Role_ROLE_SELF &&
+			caller.RolesOf(deputyv1.Role_ROLE_AUDITOR).Any(m.Roles) {
 			continue
 		}
 		switch err := alone.May(m); {

@@ -58,7 +58,8 @@ which is used up.`,
 	flags.BoolVar(&unscoped, "unscoped", false, "reach all that the agent reaches")
 	flags.BoolVar(&allowDirect, "allow-direct", false, "let the agent act without a session")
 	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required, but with --consent-token-file, whose token's end it can be")
-	flags.StringVar(&consent, "consent-token-file", "", "file with the person's own token by which the person consents; --principal and --tenant may be left out then")
+	flags.StringVar(&consent, "consent-token-file", "",
+		"file with the person's own token by which the person consents; --principal and --tenant may be left out then")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
 	flags.StringVar(&actorTokenFile, "actor-token-file", "", actorTokenUsage)
 	cmd.RunE = c.run(func(ctx context.Context, s *server, _ []string) error {

@@ -55,7 +55,7 @@ printed; look at it before you commit the file.`,
 			before = &mcp.Pins{}
 		}
 		changes := before.Changes(now)
-		if err := os.WriteFile(files.lockFile(), now.Append(nil), 0o600); err != nil { //nolint:gosec // the flag names it
+		if err := os.WriteFile(files.lockFile(), now.Append(nil), 0o600); err != nil {
 			return err
 		}
 		return printApproved(p.Out, output, files.lockFile(), len(now.Tools), changes)

@@ -18,7 +18,7 @@ import (
 
 // newServe builds `deputy serve`. The line that says where it listens is printed once the port is open, so a program
 // that waits for the line can connect. Nothing else goes to standard output, except with --dev the lines to copy.
-func newServe(p *program) *cobra.Command {
+func newServe(p *program) *cobra.Command { //nolint:gocognit // one step after the other
 	settings := &serverSettings{}
 	cmd := &cobra.Command{
 		Use:   "serve",

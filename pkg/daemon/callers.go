@@ -125,7 +125,8 @@ func (c Config) readCallers() (told, error) {
 // tell returns what the configuration says with a text of its file, if it has one.
 func (c Config) tell(text []byte, state string) (told, error) {
 	is := told{
-		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers), issuers: c.Issuers, actors: c.Actors, people: c.People, state: state,
+		callers: slices.Concat(caller.Preshared(c.PresharedKeys, c.AdminPresharedKeys), c.Callers),
+		issuers: c.Issuers, actors: c.Actors, people: c.People, state: state,
 	}
 	if c.CallersPath == "" {
 		return is, nil

@@ -206,7 +206,8 @@ func (c Config) checkNoListener() error {
 		{"Addr", c.Addr != ""}, {"PresharedKeys", len(c.PresharedKeys) > 0}, {"AdminPresharedKeys", len(c.AdminPresharedKeys) > 0},
 		{"Callers", len(c.Callers) > 0}, {"CallersPath", c.CallersPath != ""},
 		{"TLSCertPath", c.TLSCertPath != ""}, {"TLSKeyPath", c.TLSKeyPath != ""}, {"TLSClientCAPath", c.TLSClientCAPath != ""},
-		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0}, {"Actors", len(c.Actors) > 0}, {"People", len(c.People) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
+		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0},
+		{"Actors", len(c.Actors) > 0}, {"People", len(c.People) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
 		{"TLSClientAuth", c.TLSClientAuth != ""}, {"SPIFFETrustDomains", len(c.SPIFFETrustDomains) > 0}, {"Insecure", c.Insecure},
 		{"SignalsAddr", c.SignalsAddr != ""},
 	} {

@@ -463,7 +463,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	case <-delay.C:
 	}
 	d.health.Shutdown()
-	d.drain()
+	d.drain() //nolint:contextcheck // what is under way has time of its own
 	return nil
 }
 

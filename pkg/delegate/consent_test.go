@@ -1,6 +1,7 @@
 package delegate_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -92,8 +93,8 @@ func TestConsentBinds(t *testing.T) {
 }
 
 func reasonOf(err error) string {
-	e, ok := err.(*authz.Error)
-	if !ok {
+	var e *authz.Error
+	if !errors.As(err, &e) {
 		return ""
 	}
 	return e.Reason

@@ -52,7 +52,7 @@ func (g *Gate) Whose(ctx context.Context, method string) (*caller.Caller, error)
 	is, err := g.callers.Identify(c) //nolint:contextcheck // it is the call's context
 	if err != nil {
 		g.tellStranger(method, err)
-		g.counts(c, err)
+		g.counts(c, err) //nolint:contextcheck // c is the context
 	}
 	return is, err
 }

@@ -50,7 +50,7 @@ func (s *Store) readAhead(ctx context.Context) {
 			return
 		}
 		if done {
-			s.config.Log.Info("the store was read ahead", zap.String("directory", s.dir), zap.Uint64("relationships", state.rows),
+			s.config.Log.Debug("the store was read ahead", zap.String("directory", s.dir), zap.Uint64("relationships", state.rows),
 				zap.Duration("in", time.Since(begin)))
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -197,10 +198,10 @@ func (n *names) of(r *Row) (number uint32, ok bool) {
 		return 0, false
 	}
 	// Cloned, so that it does not hold the text of a whole object.
-	next.names = append(next.names[:len(next.names):len(next.names)], of.clone())
+	next.names = append(slices.Clip(next.names), of.clone())
 	next.numbers = make(map[name]uint32, len(next.names))
 	for i, of := range next.names {
-		next.numbers[of] = uint32(i) //nolint:gosec // there are few
+		next.numbers[of] = uint32(i)
 	}
 	n.known.Store(&next)
 	return uint32(len(next.names) - 1), true //nolint:gosec // there are few

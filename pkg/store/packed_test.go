@@ -60,7 +60,7 @@ func readObjects(t *testing.T, s *Store, want map[string][]string) {
 	}
 }
 
-// TestPacked: what has no room as it is is packed, and not read again; what is written is thrown away, and nothing else.
+// TestPacked: what finds no room is packed, and not read again; what is written is thrown away, and nothing else.
 func TestPacked(t *testing.T) {
 	t.Parallel()
 	s := opened(t, Config{KeptBytes: 1})

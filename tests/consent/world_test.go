@@ -2,6 +2,7 @@ package consent
 
 import (
 	"crypto/sha256"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -124,9 +125,7 @@ func (w *world) fill(t testing.TB) {
 // or set instead.
 func (w *world) says(details map[string]any) map[string]any {
 	one := map[string]any{"type": "deputy_delegation", "agent": "triage-bot", "tenant": "acme"}
-	for name, value := range details {
-		one[name] = value
-	}
+	maps.Copy(one, details)
 	return w.issuer.Claims("alice", map[string]any{"aud": audience, "authorization_details": []any{one}})
 }
 

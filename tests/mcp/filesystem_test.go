@@ -152,8 +152,8 @@ tools:
 		t.Error("the agent wrote into Bob's folder")
 	}
 	got := g.call(t, "search_files", map[string]any{"path": root, "pattern": "**/*.txt"})
-	for _, path := range strings.Fields(got) {
-		if real, err := filepath.EvalSymlinks(path); err != nil || !strings.HasPrefix(real, root+"/alice/") {
+	for path := range strings.FieldsSeq(got) {
+		if target, err := filepath.EvalSymlinks(path); err != nil || !strings.HasPrefix(target, root+"/alice/") {
 			t.Errorf("the search shows %s", path)
 		}
 	}

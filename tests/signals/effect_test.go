@@ -35,7 +35,7 @@ func matches(one, text string) bool {
 	if session && !strings.HasSuffix(one, " in a session") {
 		return false
 	}
-	for _, word := range strings.Fields(strings.TrimSuffix(text, " in a session")) {
+	for word := range strings.FieldsSeq(strings.TrimSuffix(text, " in a session")) {
 		if !slices.Contains(in, word) {
 			return false
 		}

@@ -15,7 +15,7 @@ import (
 )
 
 // failure is an error that the agent is told, as an error of JSON-RPC.
-type failure struct { //nolint:errname // it is an answer
+type failure struct {
 	code    int
 	message string
 }
@@ -23,7 +23,7 @@ type failure struct { //nolint:errname // it is an answer
 func (f *failure) Error() string { return f.message }
 
 // refused is a refusal that the agent's model is told: of a tool call as a result, of anything else as an error.
-type refused struct { //nolint:errname // it is an answer
+type refused struct {
 	message string
 }
 
@@ -80,9 +80,7 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 			return err
 		}
 	}
-	g.answering.Add(1)
-	go func() {
-		defer g.answering.Done()
+	g.answering.Go(func() { //nolint:contextcheck // the request's context is f's
 		var result jsonrpc.Value
 		err := authz.Safely("mcp.request", func() (err error) {
 			result, err = g.come(f, row, m)
@@ -96,7 +94,7 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 		if err := g.toClient(ctx, g.answerTo(m, &result, err)); err != nil {
 			g.cfg.Log.Warn("an answer could not be sent", zap.Error(err))
 		}
-	}()
+	})
 	return nil
 }
 

@@ -72,9 +72,9 @@ func Run(args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(got.Status, http.StatusText(got.Status))
+	fmt.Fprintln(os.Stdout, got.Status, http.StatusText(got.Status))
 	if got.Description != "" {
-		fmt.Println(got.Err+":", got.Description)
+		fmt.Fprintln(os.Stdout, got.Err+":", got.Description)
 	}
 	return nil
 }

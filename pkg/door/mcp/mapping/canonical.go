@@ -131,7 +131,7 @@ func (c *Canonical) below(at string) (string, error) {
 }
 
 // lookedUp is an error that says something of the file system.
-type lookedUp struct{ error }
+type lookedUp struct{ error } //nolint:errname // it wraps any
 
 // lookUp resolves an absolute path on the file system.
 func (c *Canonical) lookUp(at string) (string, error) {
