@@ -84,7 +84,7 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 		return err
 	}
 	began := time.Now()
-	if w.permit, err = p.permit(ctx, c, f); err != nil { //nolint:contextcheck // it is the call's
+	if w.permit, err = p.permit(ctx, c, f); err != nil {
 		return err
 	}
 	rest(ctx)
@@ -162,14 +162,14 @@ func between(field string, d *durationpb.Duration, least, most time.Duration) (t
 func (p *permissions) permit(ctx context.Context, c authz.Case, f authz.Freshness) (*judge.Permit, error) {
 	until := waiting(ctx)
 	defer until.end()
-	return p.Judge.Permit(until, by(ctx), c, f)
+	return p.Judge.Permit(until, by(ctx), c, f) //nolint:contextcheck // bounded embeds the call's
 }
 
 // ended records the decision by which a permit ended, and then tells it.
 func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPermissionResponse], permit *judge.Permit) error {
 	until := waiting(stream.Context())
 	defer until.end()
-	d, err := permit.End(until) //nolint:contextcheck // bounded embeds the call's
+	d, err := permit.End(until)
 	if err != nil {
 		return err
 	}
