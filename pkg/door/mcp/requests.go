@@ -80,13 +80,13 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 			return err
 		}
 	}
-	g.answering.Go(func() { //nolint:contextcheck // the request's context is f's
+	g.answering.Go(func() {
 		var result jsonrpc.Value
-		err := authz.Safely("mcp.request", func() (err error) {
+		err := authz.Safely("mcp.request", func() (err error) { //nolint:contextcheck // the request's context is f's
 			result, err = g.come(f, row, m)
 			return err
 		})
-		canceled := errors.Is(context.Cause(f.ctx), errCanceled)
+		canceled := errors.Is(context.Cause(f.ctx), errCanceled) //nolint:contextcheck // as above
 		g.end(f) // the agent may use the id again once it has the answer
 		if canceled {
 			return
