@@ -87,7 +87,7 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 			return err
 		})
 		canceled := errors.Is(context.Cause(f.ctx), errCanceled) //nolint:contextcheck // as above
-		g.end(f) // the agent may use the id again once it has the answer
+		g.end(f)                                                 // the agent may use the id again once it has the answer
 		if canceled {
 			return
 		}
