@@ -108,6 +108,7 @@ var chartSets = []string{
 	"addr", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
 	"insecure-metrics", "journal", "journal-dir", "journal-key-dir", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
 	"remote-preshared-key-file", "spiffe-trust-domain",
+	"signals-dir", "signals-listen", // the chart has no port for them
 	"spiffe-workload-api", // its socket has to be mounted, which the chart does not do
 	"tls-cert", "tls-client-auth", "tls-client-ca", "tls-key", "token-key-file",
 }
