@@ -59,7 +59,7 @@ func (s *signals) ReceiveSignal(ctx context.Context, r *deputyv1.ReceiveSignalRe
 		return nil, err
 	}
 	e := signal.Entry{
-		ID: signal.ID(t.Issuer, t.ID), Digest: t.Digest, Transmitter: by.Name, Issuer: t.Issuer, Issued: t.Issued, Received: s.Now(),
+		ID: signal.ID(by.Name, t.Issuer, t.ID), Digest: t.Digest, Transmitter: by.Name, Issuer: t.Issuer, Issued: t.Issued, Received: s.Now(),
 		Reading: reading,
 	}
 	if reading.Act == signal.Nothing {
