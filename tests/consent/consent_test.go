@@ -89,15 +89,36 @@ func TestNoConsent(t *testing.T) {
 		asks   func(*deputyv1.CreateDelegationRequest)
 		reason string
 	}{
-		"all is well":                       {},
-		"who may act for the person":        {says: claim("may_act", map[string]any{"sub": "triage-bot"})},
-		"on behalf of the person":           {says: claim("act", map[string]any{"sub": "triage-bot"}), reason: invalid},
-		"on behalf of the person, by null":  {says: claim("act", json.RawMessage("null")), reason: invalid},
-		"the agent's own, by client":        {says: claim("client_id", "alice"), reason: invalid},
-		"the agent's own, by azp":           {says: claim("azp", "alice"), reason: invalid},
-		"the agent's own, by its profile":   {says: claim("sub_profile", "ai_agent"), reason: invalid},
-		"an application's":                  {says: claim("idtyp", "app"), reason: invalid},
-		"by client credentials":             {says: claim("gty", "client-credentials"), reason: invalid},
+		"all is well":                      {},
+		"who may act for the person":       {says: claim("may_act", map[string]any{"sub": "triage-bot"})},
+		"on behalf of the person":          {says: claim("act", map[string]any{"sub": "triage-bot"}), reason: invalid},
+		"on behalf of the person, by null": {says: claim("act", json.RawMessage("null")), reason: invalid},
+		"the agent's own, by client":       {says: claim("client_id", "alice"), reason: invalid},
+		"the agent's own, by azp":          {says: claim("azp", "alice"), reason: invalid},
+		"the agent's own, by its profile":  {says: claim("sub_profile", "ai_agent"), reason: invalid},
+		"an application's":                 {says: claim("idtyp", "app"), reason: invalid},
+		"by client credentials":            {says: claim("gty", "client-credentials"), reason: invalid},
+		"an application, by a list":        {says: claim("idtyp", []string{"user"}), reason: invalid},
+		"by client_credentials":            {says: claim("gty", "client_credentials"), reason: invalid},
+		"a person's, by all that says it": {says: func(c map[string]any) {
+			c["idtyp"], c["gty"], c["sub_profile"] = "user", "password", "user"
+		}},
+		"an agent's, among what says otherwise": {says: func(c map[string]any) {
+			c["idtyp"], c["gty"], c["sub_profile"] = "user", "password", "service"
+		}, reason: invalid},
+		"the client is its subject, by appid": {says: claim("appid", "alice"), reason: invalid},
+		"two consents in its details": {says: func(c map[string]any) {
+			one := maps.Clone(c["authorization_details"].([]any)[0].(map[string]any))
+			c["authorization_details"] = append(c["authorization_details"].([]any), one)
+		}, reason: invalid},
+		"two consents in its scopes": {says: func(c map[string]any) {
+			delete(c, "authorization_details")
+			c["scope"] = "deputy:delegate:triage-bot:acme deputy:delegate:triage-bot:acme:direct"
+		}, reason: invalid},
+		"two consents, in scope and scp": {says: func(c map[string]any) {
+			delete(c, "authorization_details")
+			c["scope"], c["scp"] = "deputy:delegate:triage-bot:acme", []string{"deputy:delegate:other-bot:acme"}
+		}, reason: invalid},
 		"another client":                    {says: claim("client_id", "agent-runtime"), reason: invalid},
 		"another client's azp":              {says: claim("azp", "agent-runtime"), reason: invalid},
 		"no client":                         {says: claim("client_id", nil), reason: invalid},
