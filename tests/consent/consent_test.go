@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -216,6 +217,31 @@ func TestNoConsent(t *testing.T) {
 		}
 		if _, err := desk.CreateDelegation(t.Context(), r); err != nil {
 			t.Errorf("%s: the token was used up though it was refused: %v", name, err)
+		}
+	}
+}
+
+// TestConsentOfATenant: where an issuer's tokens say of which tenant a person is, the person consents in that tenant alone.
+func TestConsentOfATenant(t *testing.T) {
+	issuer := harness.NewIssuer(t)
+	cfg := config(t, issuer, harness.Embedded(t))
+	var err error
+	if cfg.People[0].Tenant, err = actor.ParseTemplate(actor.Tenant, "{org_id}"); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{harness.Start(t, cfg), issuer}
+	w.fill(t)
+	for name, c := range map[string]struct {
+		org    any
+		reason string
+	}{"of acme": {"acme", ""}, "of globex": {"globex", "CONSENT_TOKEN_INVALID"}, "of two": {[]string{"acme", "globex"}, "CONSENT_TOKEN_INVALID"}, "of none": {nil, "CONSENT_TOKEN_INVALID"}} {
+		claims := w.says(nil)
+		if claims["org_id"] = c.org; c.org == nil {
+			delete(claims, "org_id")
+		}
+		_, err := w.dial(t, deskKey).CreateDelegation(t.Context(), asks(issuer.Sign(t, token.DefaultType, claims)))
+		if _, reason := outcome(err); reason != c.reason {
+			t.Errorf("a person %s consents in acme: %v", name, err)
 		}
 	}
 }
