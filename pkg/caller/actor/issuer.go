@@ -57,7 +57,7 @@ func (i Issuer) complete() Issuer {
 	return i
 }
 
-// Mapped is a template of an issuer, for whatever its tokens are read.
+// Mapped is a template of an issuer, of its agents' tokens or of its people's.
 type Mapped struct {
 	Issuer   string
 	Template Template
@@ -82,7 +82,7 @@ func Conflict(all []Mapped) error {
 				continue
 			}
 			return fmt.Errorf("the issuers %s and %s could make one id: the %s of the one is %q, and of the other %q. Begin each with a text of its own that does "+
-				"not begin the other, such as %s/", other.Issuer, one.Issuer, one.Template.kind, other.Template, one.Template, "acme")
+				"not begin the other, such as acme/", other.Issuer, one.Issuer, one.Template.kind, other.Template, one.Template)
 		}
 	}
 	return nil

@@ -47,7 +47,7 @@ func (d *decoder) people(n *yaml.Node, issuer string) error {
 	return nil
 }
 
-// consent reads how people consent, and returns what stands there besides.
+// consent reads how people consent, and returns the keys that it was read from.
 func (d *decoder) consent(n *yaml.Node) (fields, *person.Consent, error) {
 	f, err := d.mapping(n, "consent", []string{"audiences"}, "types", "scope", "details", "clients")
 	if err != nil {
