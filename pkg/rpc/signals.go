@@ -37,8 +37,8 @@ func (s *signals) kept() (*signal.Ledger, error) {
 
 // ReceiveSignal takes a security event token, and does what it asks for.
 //
-// The order makes it durable: first it is kept what the token asks for, then that is done, then it is kept that it is done, and then comes the answer. A
-// transmitter that was not answered sends the token again, and the work goes on. One that was answered has it take effect once.
+// The order makes it durable: first it is kept what the token asks for, then that is done, then it is kept that it is done, and then comes the answer.
+// A transmitter that was not answered sends the token again, and the work goes on. One that was answered has it take effect once.
 func (s *signals) ReceiveSignal(ctx context.Context, r *deputyv1.ReceiveSignalRequest) (*deputyv1.ReceiveSignalResponse, error) {
 	by := caller.Of(ctx)
 	ledger, err := s.kept()
