@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // saying is a verifier for which every token but the one "a.wrong.one" says the same.
@@ -161,6 +162,81 @@ func TestNewBookRefuses(t *testing.T) {
 			if book.Holder(c) != one || (*Book)(nil).Holder(c) != nil {
 				t.Errorf("%s of %s is %v's", c.ID, one.Name, book.Holder(c))
 			}
+		}
+	}
+}
+
+// knowing knows the people of one issuer: alice, by any of their tokens.
+type knowing string
+
+// Person is People's.
+func (knowing) Person(context.Context, string) (authz.Principal, error) {
+	return authz.Principal{Object: authz.Object{Type: authz.TypeUser, ID: "alice"}}, nil
+}
+
+// Consent is People's.
+func (knowing) Consent(context.Context, string) (*Consent, error) { return nil, errors.ErrUnsupported }
+
+// Knows is People's.
+func (k knowing) Knows(issuer string) bool { return issuer == string(k) }
+
+// TestPersonal: a caller that stands for people has that role alone, no vouch and only tokens, of issuers that say whose they are. A call of its is
+// the person's, for whom others do not exist, and nobody's where nobody says which person calls.
+func TestPersonal(t *testing.T) {
+	t.Parallel()
+	const issuer = "https://login.example.com"
+	everybody := Credential{ID: "p", Issuer: issuer, People: true}
+	with := func(change func(*Caller), credentials ...Credential) *Caller {
+		c := named("people", credentials...)
+		c.Roles, c.Bounds = selfRoles, authz.Unbounded()
+		c.Bounds.Vouch = false
+		if change != nil {
+			change(c)
+		}
+		return c
+	}
+	for name, c := range map[string]struct {
+		caller *Caller
+		want   string
+	}{
+		"people without the role": {with(func(c *Caller) { c.Roles = RolesOf(deputyv1.Role_ROLE_CHECKER) }, everybody), "takes the role self"},
+		"another role besides":    {with(func(c *Caller) { c.Roles |= RolesOf(deputyv1.Role_ROLE_CHECKER) }, everybody), "has the role self with others"},
+		"it may vouch":            {with(func(c *Caller) { c.Bounds.Vouch = true }, everybody), "may vouch"},
+		"a key":                   {with(nil, everybody, keyed("k", "x")), `"k" of people is no token's`},
+		"a certificate":           {with(nil, Credential{ID: "s", SPIFFE: "spiffe://e.org/x"}), `"s" of people is no token's`},
+	} {
+		if b, err := NewBook([]*Caller{c.caller}, nil); b != nil || err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %v, want it refused with %s", name, b, err, c.want)
+		}
+	}
+	b, err := NewBook([]*Caller{with(nil, everybody)}, saying{Issuer: issuer, Subject: "any"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func() (*Caller, error) {
+		return b.Identify(t.Context(), Proof{Bearer: "a.b.c", Bearers: 1}, time.Now())
+	}
+	if c, err := call(); c != nil || authz.KindOf(err) != authz.Unauthenticated {
+		t.Errorf("where nobody knows people, a call is %v's, %v", c, err)
+	}
+	if err := b.CheckPeople(); err == nil || !strings.Contains(err.Error(), "does not say which person") {
+		t.Errorf("where nobody knows people: %v", err)
+	}
+	b.People = knowing("https://other.example.com")
+	if err := b.CheckPeople(); err == nil || !strings.Contains(err.Error(), issuer) {
+		t.Errorf("where another issuer's people are known: %v", err)
+	}
+	b.People = knowing(issuer)
+	if err := b.CheckPeople(); err != nil {
+		t.Error(err)
+	}
+	c, err := call()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for who, exists := range map[string]bool{"alice": true, "bob": false} {
+		if p := (authz.Principal{Object: authz.Object{Type: authz.TypeUser, ID: who}}); c.Bounds.HasPrincipal(p) != exists {
+			t.Errorf("for alice %s exists: %v", who, !exists)
 		}
 	}
 }

@@ -3,15 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
-	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // idempotencyUsage is the help of every --idempotency-key flag.
@@ -57,7 +54,7 @@ which is used up.`,
 	flags.StringArrayVar(&scope, "scope", nil, "reach only this grant, TYPE:ID#RELATION; may be repeated")
 	flags.BoolVar(&unscoped, "unscoped", false, "reach all that the agent reaches")
 	flags.BoolVar(&allowDirect, "allow-direct", false, "let the agent act without a session")
-	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; required, but with --consent-token-file, whose token's end it can be")
+	flags.DurationVar(&lasts, "ttl", 0, "how long it holds, such as 8h; with --consent-token-file until the token ends if left out")
 	flags.StringVar(&consent, "consent-token-file", "",
 		"file with the person's own token by which the person consents; --principal and --tenant may be left out then")
 	flags.StringVar(&idempotencyKey, "idempotency-key", "", idempotencyUsage)
@@ -72,7 +69,7 @@ which is used up.`,
 			Unscoped:           unscoped, AllowDirect: allowDirect, Ttl: ttl(lasts), IdempotencyKey: idempotencyKey,
 		}
 		var err error
-		if request.ConsentToken, err = readToken("consent-token-file", consent); err != nil {
+		if request.ConsentToken, err = readToken("consent-token-file", "person", consent); err != nil {
 			return err
 		}
 		if principal != "" {
@@ -88,7 +85,7 @@ which is used up.`,
 		if request.Scope, err = parseScope(scope); err != nil {
 			return err
 		}
-		if request.ActorToken, err = readActorToken(actorTokenFile); err != nil {
+		if request.ActorToken, err = readToken("actor-token-file", "agent", actorTokenFile); err != nil {
 			return err
 		}
 		answer, err := s.delegations.CreateDelegation(ctx, request)
@@ -101,25 +98,6 @@ which is used up.`,
 		return c.print(answer, func(w io.Writer) { describeDelegation(w, answer.GetDelegation()) })
 	})
 	return cmd
-}
-
-// maxTokenBytes is the length of a file with a token, which a server takes up to 8 KiB of.
-const maxTokenBytes = 16 << 10
-
-// readToken reads the file with a token that a flag names; nothing where it names none. Errors show nothing of it.
-func readToken(flag, path string) (string, error) {
-	if path == "" {
-		return "", nil
-	}
-	text, err := smallfile.Read(path, maxTokenBytes)
-	if err != nil {
-		return "", fmt.Errorf("--%s: %w", flag, err)
-	}
-	token := strings.TrimSpace(string(text))
-	if token == "" {
-		return "", fmt.Errorf("--%s: %s is empty", flag, path)
-	}
-	return token, nil
 }
 
 // newDelegationGet builds `deputy delegation get`.

@@ -127,6 +127,7 @@ func wantsJSON(args []string, env LookupEnv) bool {
 // fieldFlags are the fields whose flag or argument is not called as they are.
 var fieldFlags = map[string]string{
 	"actor_token":          "actor_token_file",
+	"consent_token":        "consent_token_file",
 	"resource_object_type": "type", "parent_delegation_id": "parent", "targets": "target", "objects": "name",
 	"resource_object_types": "type", "permissions": "permission",
 }

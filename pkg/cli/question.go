@@ -47,24 +47,25 @@ func (q *question) register(cmd *cobra.Command) {
 // actorTokenUsage is the usage of --actor-token-file.
 const actorTokenUsage = "file with the agent's own token (JWT), which proves that it acts, and for whom"
 
-// readActorToken reads the agent's token from a file; none where path is empty. A token is never an argument, which all users of a machine can see.
-func readActorToken(path string) (string, error) {
+// readToken reads a token from the file that a flag names; none where path is empty. Of whom the token is an error says, and shows nothing of it. A
+// token is never an argument, which all users of a machine can see.
+func readToken(flag, of, path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	text, err := smallfile.Read(path, maxActorToken)
+	text, err := smallfile.Read(path, maxTokenFile)
 	if err != nil {
-		return "", fmt.Errorf("--actor-token-file: %w", err)
+		return "", fmt.Errorf("--%s: %w", flag, err)
 	}
 	token := strings.TrimSpace(string(text))
 	if token == "" {
-		return "", fmt.Errorf("--actor-token-file: %s is empty; write the agent's token into it", path)
+		return "", fmt.Errorf("--%s: %s is empty; write the %s's token into it", flag, path, of)
 	}
 	return token, nil
 }
 
-// maxActorToken is how long the file of a token may be, in bytes: the server takes tokens of half that.
-const maxActorToken = 16 << 10
+// maxTokenFile is how long the file of a token may be, in bytes: the server takes tokens of half that.
+const maxTokenFile = 16 << 10
 
 // questionUsage ends the help of the commands that ask for a decision.
 const questionUsage = `
@@ -106,6 +107,6 @@ func (q *question) request(args []string) (*deputy.CheckPermissionRequest, error
 	if r.Consistency, err = parseConsistency(q.consistency); err != nil {
 		return nil, err
 	}
-	r.ActorToken, err = readActorToken(q.actorTokenFile)
+	r.ActorToken, err = readToken("actor-token-file", "agent", q.actorTokenFile)
 	return r, err
 }

@@ -115,7 +115,7 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.SignalsAddr, "signals-listen", "",
 		"host and port where security events (Shared Signals, RFC 8935) are taken over HTTP, at /signals, with the TLS of --addr; nowhere if left out")
 	flags.StringVar(&s.config.SignalsDir, "signals-dir", "",
-		"directory that keeps which of them were received; made if it is not there; signals in --data-dir if left out; "+
+		"directory that keeps which security events were received; made if it is not there; signals in --data-dir if left out; "+
 			"engines without a data directory need it")
 	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")

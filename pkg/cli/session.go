@@ -64,7 +64,7 @@ for; they may be left out where the delegation is for one user or service.`,
 			target.Scope = grants
 			request.Targets = append(request.Targets, target)
 		}
-		if request.ActorToken, err = readActorToken(actorTokenFile); err != nil {
+		if request.ActorToken, err = readToken("actor-token-file", "agent", actorTokenFile); err != nil {
 			return err
 		}
 		answer, err := s.sessions.StartSession(ctx, request)

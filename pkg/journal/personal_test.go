@@ -82,6 +82,9 @@ func kept(r *Record) *Record {
 	r = proto.CloneOf(r)
 	r.PrincipalId, r.ResourceId, r.Subject, r.GivenReason, r.Context, r.Relationships = "", "", "", "", nil, nil
 	r.ContextHash, r.RequestHash, r.Personal, r.PersonalKey, r.Sequence = nil, nil, nil, nil, 0
+	if r.GetActorToken() != nil {
+		r.ActorToken.PriorActors = nil
+	}
 	return r
 }
 
@@ -113,6 +116,16 @@ func sealedCases(t testing.TB) map[string]struct {
 				Context: fields(t, map[string]any{"purpose": "taxes"}), ContextHash: []byte("0123456789abcdef"),
 			},
 			words{"alice@example.com": {"alice@example.com"}, "ticket-of-alice": {"alice@example.com"}, "taxes": {"alice@example.com"}},
+		},
+		"a decision by an agent's token": {
+			&Record{
+				Kind: deputyv1.RecordKind_RECORD_KIND_DECISION, Time: 5, AgentId: "bot", TenantId: "acme", PrincipalType: "user", PrincipalId: "alice-2",
+				ActorToken: &deputyv1.ActorToken{
+					Issuer: "https://idp.example.com", Digest: bytes.Repeat([]byte{7}, 32), TokenId: "token-1",
+					PriorActors: []*deputyv1.PriorActor{{Issuer: "https://hr.example.com", Subject: "carol-2"}, {Subject: "planner"}},
+				},
+			},
+			words{"alice-2": {"alice-2"}, "https://hr.example.com": {"alice-2"}, "carol-2": {"alice-2"}, "planner": {"alice-2"}},
 		},
 		"a suspension": {
 			&Record{

@@ -37,8 +37,8 @@ func (s *signals) kept() (*signal.Ledger, error) {
 
 // ReceiveSignal takes a security event token, and does what it asks for.
 //
-// The order is what makes it durable: that it was received, what it asks for, that this is done, and then the answer. So whoever was
-// not answered sends the token again, and it goes on; whoever was has it take effect once.
+// The order makes it durable: first it is kept what the token asks for, then that is done, then it is kept that it is done, and then comes the answer.
+// A transmitter that was not answered sends the token again, and the work goes on. One that was answered has it take effect once.
 func (s *signals) ReceiveSignal(ctx context.Context, r *deputyv1.ReceiveSignalRequest) (*deputyv1.ReceiveSignalResponse, error) {
 	by := caller.Of(ctx)
 	ledger, err := s.kept()
@@ -59,7 +59,7 @@ func (s *signals) ReceiveSignal(ctx context.Context, r *deputyv1.ReceiveSignalRe
 		return nil, err
 	}
 	e := signal.Entry{
-		ID: signal.ID(t.Issuer, t.ID), Digest: t.Digest, Transmitter: by.Name, Issuer: t.Issuer, Issued: t.Issued, Received: s.Now(),
+		ID: signal.ID(by.Name, t.Issuer, t.ID), Digest: t.Digest, Transmitter: by.Name, Issuer: t.Issuer, Issued: t.Issued, Received: s.Now(),
 		Reading: reading,
 	}
 	if reading.Act == signal.Nothing {

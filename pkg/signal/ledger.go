@@ -79,9 +79,10 @@ func HasTarget(b *authz.Bounds, target authz.Object) bool {
 	return !is || b.HasPrincipal(p)
 }
 
-// ID is the name of a signal: a digest of the issuer and the "jti", which are one signal's alone.
-func ID(issuer, jti string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%s", len(issuer), issuer, jti))
+// ID is the name of a signal: a digest of its transmitter, and of the issuer and the "jti", which are one token's alone. The transmitter counts,
+// because one that may do less with a token must not use it up for another.
+func ID(transmitter, issuer, jti string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%s%d:%s%s", len(transmitter), transmitter, len(issuer), issuer, jti))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -31,7 +31,7 @@ func openLedger(t *testing.T, fs vfs.FS, now *time.Time) *Ledger {
 func entry(n int, state State) Entry {
 	name := fmt.Sprint(n)
 	return Entry{
-		ID: ID("iss", name), Digest: sha256.Sum256([]byte(name)), Transmitter: "idp", Issuer: "iss", State: state,
+		ID: ID("idp", "iss", name), Digest: sha256.Sum256([]byte(name)), Transmitter: "idp", Issuer: "iss", State: state,
 		Issued: noon, Received: noon.Add(time.Duration(n) * time.Second),
 		Reading: Reading{Act: Brake, Target: authz.Object{Type: "user", ID: "u" + name}}, Tenants: []string{"acme"},
 	}
@@ -49,7 +49,7 @@ func put(t *testing.T, l *Ledger, entries ...Entry) {
 // states are those of the entries with the numbers.
 func states(l *Ledger, most int) (all []State) {
 	for n := range most {
-		e, _ := l.Get(ID("iss", fmt.Sprint(n)))
+		e, _ := l.Get(ID("idp", "iss", fmt.Sprint(n)))
 		all = append(all, e.State)
 	}
 	return all

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/token"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
@@ -89,15 +90,36 @@ func TestNoConsent(t *testing.T) {
 		asks   func(*deputyv1.CreateDelegationRequest)
 		reason string
 	}{
-		"all is well":                       {},
-		"who may act for the person":        {says: claim("may_act", map[string]any{"sub": "triage-bot"})},
-		"on behalf of the person":           {says: claim("act", map[string]any{"sub": "triage-bot"}), reason: invalid},
-		"on behalf of the person, by null":  {says: claim("act", json.RawMessage("null")), reason: invalid},
-		"the agent's own, by client":        {says: claim("client_id", "alice"), reason: invalid},
-		"the agent's own, by azp":           {says: claim("azp", "alice"), reason: invalid},
-		"the agent's own, by its profile":   {says: claim("sub_profile", "ai_agent"), reason: invalid},
-		"an application's":                  {says: claim("idtyp", "app"), reason: invalid},
-		"by client credentials":             {says: claim("gty", "client-credentials"), reason: invalid},
+		"all is well":                      {},
+		"who may act for the person":       {says: claim("may_act", map[string]any{"sub": "triage-bot"})},
+		"on behalf of the person":          {says: claim("act", map[string]any{"sub": "triage-bot"}), reason: invalid},
+		"on behalf of the person, by null": {says: claim("act", json.RawMessage("null")), reason: invalid},
+		"the agent's own, by client":       {says: claim("client_id", "alice"), reason: invalid},
+		"the agent's own, by azp":          {says: claim("azp", "alice"), reason: invalid},
+		"the agent's own, by its profile":  {says: claim("sub_profile", "ai_agent"), reason: invalid},
+		"an application's":                 {says: claim("idtyp", "app"), reason: invalid},
+		"by client credentials":            {says: claim("gty", "client-credentials"), reason: invalid},
+		"an application, by a list":        {says: claim("idtyp", []string{"user"}), reason: invalid},
+		"by client_credentials":            {says: claim("gty", "client_credentials"), reason: invalid},
+		"a person's, by all that says it": {says: func(c map[string]any) {
+			c["idtyp"], c["gty"], c["sub_profile"] = "user", "password", "user"
+		}},
+		"an agent's, among what says otherwise": {says: func(c map[string]any) {
+			c["idtyp"], c["gty"], c["sub_profile"] = "user", "password", "service"
+		}, reason: invalid},
+		"the client is its subject, by appid": {says: claim("appid", "alice"), reason: invalid},
+		"two consents in its details": {says: func(c map[string]any) {
+			one := maps.Clone(c["authorization_details"].([]any)[0].(map[string]any))
+			c["authorization_details"] = append(c["authorization_details"].([]any), one)
+		}, reason: invalid},
+		"two consents in its scopes": {says: func(c map[string]any) {
+			delete(c, "authorization_details")
+			c["scope"] = "deputy:delegate:triage-bot:acme deputy:delegate:triage-bot:acme:direct"
+		}, reason: invalid},
+		"two consents, in scope and scp": {says: func(c map[string]any) {
+			delete(c, "authorization_details")
+			c["scope"], c["scp"] = "deputy:delegate:triage-bot:acme", []string{"deputy:delegate:other-bot:acme"}
+		}, reason: invalid},
 		"another client":                    {says: claim("client_id", "agent-runtime"), reason: invalid},
 		"another client's azp":              {says: claim("azp", "agent-runtime"), reason: invalid},
 		"no client":                         {says: claim("client_id", nil), reason: invalid},
@@ -195,6 +217,31 @@ func TestNoConsent(t *testing.T) {
 		}
 		if _, err := desk.CreateDelegation(t.Context(), r); err != nil {
 			t.Errorf("%s: the token was used up though it was refused: %v", name, err)
+		}
+	}
+}
+
+// TestConsentOfATenant: where an issuer's tokens say of which tenant a person is, the person consents in that tenant alone.
+func TestConsentOfATenant(t *testing.T) {
+	issuer := harness.NewIssuer(t)
+	cfg := config(t, issuer, harness.Embedded(t))
+	var err error
+	if cfg.People[0].Tenant, err = actor.ParseTemplate(actor.Tenant, "{org_id}"); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{harness.Start(t, cfg), issuer}
+	w.fill(t)
+	for name, c := range map[string]struct {
+		org    any
+		reason string
+	}{"of acme": {"acme", ""}, "of globex": {"globex", "CONSENT_TOKEN_INVALID"}, "of two": {[]string{"acme", "globex"}, "CONSENT_TOKEN_INVALID"}, "of none": {nil, "CONSENT_TOKEN_INVALID"}} {
+		claims := w.says(nil)
+		if claims["org_id"] = c.org; c.org == nil {
+			delete(claims, "org_id")
+		}
+		_, err := w.dial(t, deskKey).CreateDelegation(t.Context(), asks(issuer.Sign(t, token.DefaultType, claims)))
+		if _, reason := outcome(err); reason != c.reason {
+			t.Errorf("a person %s consents in acme: %v", name, err)
 		}
 	}
 }

@@ -175,3 +175,35 @@ func TestOnce(t *testing.T) {
 		t.Errorf("another token of the same name took effect:\n%q\nwant\n%q", got, want)
 	}
 }
+
+// TestOnceEach: a token that came from one transmitter takes effect again from another of the same issuer, which may do more with it. Else whoever
+// transmits less could keep a signal from taking effect, by sending it first.
+func TestOnceEach(t *testing.T) {
+	for name, first := range map[string]string{"one for which the subject does not exist": acmeKey, "one whose signals of the kind wait": sessionsKey} {
+		t.Run(name, func(t *testing.T) {
+			w := open(t, overMemory(t))
+			token := w.sign(event("account-disabled", user("erin"), nil))
+			if got := w.push(first, token); got.Status != http.StatusAccepted {
+				t.Fatalf("%+v", got)
+			}
+			if got := w.stands(); !slices.Equal(got, everything) {
+				t.Fatalf("after the first transmitter:\n%q", got)
+			}
+			for range 2 {
+				if got := w.push(wideKey, token); got.Status != http.StatusAccepted {
+					t.Fatalf("%+v", got)
+				}
+				if got, want := w.stands(), without("erin"); !slices.Equal(got, want) {
+					t.Errorf("after the second one:\n%q\nwant\n%q", got, want)
+				}
+			}
+			w.resume("user:erin")
+			if got := w.push(wideKey, token); got.Status != http.StatusAccepted {
+				t.Fatalf("%+v", got)
+			}
+			if got, want := w.stands(), without("erin in a session"); !slices.Equal(got, want) {
+				t.Errorf("a replay took effect:\n%q\nwant\n%q", got, want)
+			}
+		})
+	}
+}

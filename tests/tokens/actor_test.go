@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -230,6 +231,36 @@ func TestActorTokenEverywhere(t *testing.T) {
 		}
 		_, err = ask("nonsense", item("", "plan"))
 		is(t, err, codes.PermissionDenied, invalid, "actor_token")
+		// To verify tokens takes long, so that one call can carry a hundred: here one for all, and 99 of items.
+		var many []*deputyv1.CheckBulkPermissionsRequestItem
+		for i := range 99 {
+			many = append(many, item(fmt.Sprint("nonsense ", i), "plan"), item(fmt.Sprint("nonsense ", i), "plan"), item("", "plan"))
+		}
+		answer, err = ask(raw, many...)
+		if err != nil || answer.GetPairs()[0].GetError().GetReason() != invalid || answer.GetPairs()[296].GetItem() == nil {
+			t.Errorf("a hundred tokens: %v, %v", answer, err)
+		}
+		_, err = ask(raw, append(many, item("nonsense 99", "plan"))...)
+		is(t, err, codes.InvalidArgument, authz.ReasonInvalidField, "items")
+	})
+	t.Run("watch", func(t *testing.T) {
+		ask := func(raw string) (*deputyv1.WatchPermissionResponse, error) {
+			ctx, end := context.WithCancel(t.Context())
+			defer end()
+			stream, err := permissions.WatchPermission(ctx, &deputyv1.WatchPermissionRequest{Check: &deputyv1.CheckPermissionRequest{
+				ActorToken: raw, Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: w.session}, Resource: plan, Permission: "view",
+			}})
+			if err != nil {
+				return nil, err
+			}
+			return stream.Recv()
+		}
+		d, err := ask(raw)
+		if ends := time.Until(d.GetDecision().GetValidUntil().AsTime()); err != nil || ends > 6*time.Minute || ends < time.Minute {
+			t.Errorf("%v, %v: it is valid for %s; want the token's 5 m", d, err, ends)
+		}
+		_, err = ask("")
+		is(t, err, codes.PermissionDenied, required, "actor_token")
 	})
 	t.Run("filter", func(t *testing.T) {
 		ask := func(raw string) (*deputyv1.FilterResourcesResponse, error) {

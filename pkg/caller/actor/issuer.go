@@ -3,7 +3,6 @@ package actor
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/deputyauth/deputy/pkg/caller/token"
@@ -30,12 +29,6 @@ const (
 	MaxDepth     = 8
 )
 
-// notActors are types of tokens that name no actor, with what they are.
-var notActors = map[string]string{
-	"secevent+jwt": "says that something has happened", "logout+jwt": "ends a login", "dpop+jwt": "proves that a client has a key",
-	"oauth-id-jag+jwt": "is for an authorization server, which makes a token of it",
-}
-
 // Check refuses what agents cannot be known by. Errors are *token.IssuerError.
 func (i Issuer) Check() error {
 	bad := func(key, format string, args ...any) error {
@@ -46,29 +39,12 @@ func (i Issuer) Check() error {
 		return bad("agent", "is missing: write which claim names the agent, such as {act.sub}")
 	case i.MaxDepth < 0 || i.MaxDepth > MaxDepth:
 		return bad("max_depth", "is %d; it can be 1 to %d", i.MaxDepth, MaxDepth)
-	case len(i.Audiences) > maxNames || len(i.Types) > maxNames:
-		return bad("audiences", "has %d names and types %d; they can have %d each", len(i.Audiences), len(i.Types), maxNames)
 	}
-	for _, name := range i.Types {
-		typ := strings.TrimPrefix(strings.ToLower(name), "application/")
-		if what, found := notActors[typ]; found {
-			return bad("types", "has %q: such a token %s, and does not prove that an agent acts", name, what)
-		}
-		if typ == "" || len(name) > maxText {
-			return bad("types", "has a name that is empty or too long; write %q for a token that says no more than that it is one", token.PlainType)
-		}
+	if err := token.CheckNames("audiences", i.Audiences); err != nil {
+		return err
 	}
-	if slices.ContainsFunc(i.Audiences, func(name string) bool { return name == "" || len(name) > maxText }) {
-		return bad("audiences", "has a name that is empty or has more than %d bytes", maxText)
-	}
-	return nil
+	return token.CheckTypes(i.Types, "does not prove that an agent acts")
 }
-
-// maxText is how long names can be, in bytes, and maxNames how many there can be.
-const (
-	maxText  = 1024
-	maxNames = 16
-)
 
 // complete returns the issuer with what it leaves out.
 func (i Issuer) complete() Issuer {
@@ -81,7 +57,7 @@ func (i Issuer) complete() Issuer {
 	return i
 }
 
-// Mapped is a template of an issuer, for whatever its tokens are read.
+// Mapped is a template of an issuer, of its agents' tokens or of its people's.
 type Mapped struct {
 	Issuer   string
 	Template Template
@@ -106,7 +82,7 @@ func Conflict(all []Mapped) error {
 				continue
 			}
 			return fmt.Errorf("the issuers %s and %s could make one id: the %s of the one is %q, and of the other %q. Begin each with a text of its own that does "+
-				"not begin the other, such as %s/", other.Issuer, one.Issuer, one.Template.kind, other.Template, one.Template, "acme")
+				"not begin the other, such as acme/", other.Issuer, one.Issuer, one.Template.kind, other.Template, one.Template)
 		}
 	}
 	return nil

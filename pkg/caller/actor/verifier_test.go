@@ -267,7 +267,7 @@ func TestAudience(t *testing.T) {
 	refuses(t, v, raw, nil, "is not for this server")
 }
 
-// TestEnds: a token that was verified before ends at its end, to the second, and so does one whose key is taken away.
+// TestEnds: a token that was verified before ends at its end, to the second.
 func TestEnds(t *testing.T) {
 	t.Parallel()
 	c := &clock{noon}

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -10,7 +9,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/actor"
-	"github.com/deputyauth/deputy/pkg/caller/token"
 )
 
 // MaxAgents is how many agents can be bound to act with a token.
@@ -50,11 +48,7 @@ func (d *decoder) actors(n *yaml.Node, issuer string) error {
 		}
 	}
 	if err := i.Check(); err != nil {
-		at := n
-		if wrong, ok := errors.AsType[*token.IssuerError](err); ok && f[wrong.Key] != nil {
-			at = f[wrong.Key]
-		}
-		return d.problem(at, "%v", err)
+		return d.atKey(n, err, f)
 	}
 	if len(i.Audiences) == 0 {
 		d.unnamed = n

@@ -200,11 +200,7 @@ func (d *decoder) issuer(n *yaml.Node) error {
 		return err
 	}
 	if err := i.Check(); err != nil {
-		at := n
-		if wrong, ok := errors.AsType[*token.IssuerError](err); ok && f[wrong.Key] != nil {
-			at = f[wrong.Key]
-		}
-		return d.problem(at, "%v", err)
+		return d.atKey(n, err, f)
 	}
 	if d.issuers[i.Issuer] {
 		return d.problem(f["issuer"], "the issuer %s is there twice; leave one of them out", quoted(i.Issuer))
@@ -218,6 +214,18 @@ func (d *decoder) issuer(n *yaml.Node) error {
 		return err
 	}
 	return d.people(f["people"], i.Issuer)
+}
+
+// atKey returns what is wrong with an issuer, where its key stands: in the last of the mappings that has the key, and at n where none has.
+func (d *decoder) atKey(n *yaml.Node, err error, in ...fields) error {
+	if wrong, ok := errors.AsType[*token.IssuerError](err); ok {
+		for _, f := range in {
+			if f[wrong.Key] != nil {
+				n = f[wrong.Key]
+			}
+		}
+	}
+	return d.problem(n, "%v", err)
 }
 
 // word is what names of callers and ids of credentials are: they stand in logs, and in the labels of figures.

@@ -39,6 +39,12 @@
 //	    vouch: false                             # whether it creates delegations in a person's name on its word alone; left out: false
 //	    actor_token: required                    # whether it names agents only with their tokens; left out: it may name them without
 //	    actor_audiences: [gateway]               # names of its own, in the aud of tokens that were made for it; left out: none
+//	    signals:                                 # with the role transmitter, which security events it may send; left out: none
+//	      issuer: https://login.example.com      # whose they are: one of the issuers above
+//	      audiences: [deputy-signals]            # one of which is in their aud
+//	      subjects: {user: "user:{id}"}          # what the members of a subject name
+//	      kinds: [account-disabled]              # those that take effect at once; left out: all
+//	      max_subjects: 100                      # how much one about a whole tenant may stop; left out: 100
 //	    credentials:                             # each proves by itself that a call is this caller's
 //	      - id: key-1                            # unique in the caller
 //	        key: sha256:8c7dd922ad47494f…        # the SHA-256 digest of a preshared key, in 64 hex digits

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"errors"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
@@ -10,7 +9,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/actor"
 	"github.com/deputyauth/deputy/pkg/caller/person"
-	"github.com/deputyauth/deputy/pkg/caller/token"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
@@ -30,22 +28,14 @@ func (d *decoder) people(n *yaml.Node, issuer string) error {
 	if err := d.template(f["tenant"], actor.Tenant, &i.Tenant, issuer); err != nil {
 		return err
 	}
-	at := f
+	var inner fields
 	if f["consent"] != nil {
-		if at, i.Consent, err = d.consent(f["consent"]); err != nil {
+		if inner, i.Consent, err = d.consent(f["consent"]); err != nil {
 			return err
 		}
 	}
 	if err := i.Check(); err != nil {
-		where := n
-		if wrong, ok := errors.AsType[*token.IssuerError](err); ok {
-			for _, fields := range []fields{f, at} {
-				if fields[wrong.Key] != nil {
-					where = fields[wrong.Key]
-				}
-			}
-		}
-		return d.problem(where, "%v", err)
+		return d.atKey(n, err, f, inner)
 	}
 	if i.Consent != nil && len(i.Consent.Clients) == 0 && slices.ContainsFunc(d.content.Actors, func(a actor.Issuer) bool {
 		return a.Issuer == issuer && !a.Agent.OfActor()
@@ -57,7 +47,7 @@ func (d *decoder) people(n *yaml.Node, issuer string) error {
 	return nil
 }
 
-// consent reads how people consent, and returns what stands there besides.
+// consent reads how people consent, and returns the keys that it was read from.
 func (d *decoder) consent(n *yaml.Node) (fields, *person.Consent, error) {
 	f, err := d.mapping(n, "consent", []string{"audiences"}, "types", "scope", "details", "clients")
 	if err != nil {

@@ -22,18 +22,6 @@ type Issuer struct {
 	Consent *Consent
 }
 
-// notConsents are types of tokens that are no person's own, with what they are.
-var notConsents = map[string]string{
-	"txntoken+jwt": "is for one transaction within the issuer's domain", "secevent+jwt": "says that something has happened", "logout+jwt": "ends a login",
-	"dpop+jwt": "proves that a client has a key", "oauth-id-jag+jwt": "is for an authorization server, which makes a token of it",
-}
-
-// What an Issuer has at most: see token.Issuer.
-const (
-	maxText  = 1024
-	maxNames = 16
-)
-
 // Check refuses what people cannot be known by, or cannot consent by. Errors are *token.IssuerError.
 func (i Issuer) Check() error {
 	bad := func(key, format string, args ...any) error {
@@ -60,18 +48,22 @@ func (i Issuer) Check() error {
 	case strings.ContainsFunc(c.Scope, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) || strings.HasSuffix(c.Scope, ":"):
 		return bad("scope", "is %q; write what a scope begins with, without the colon after it and without blanks, such as deputy:delegate", c.Scope)
 	}
-	for key, names := range map[string][]string{"audiences": c.Audiences, "types": c.Types, "clients": c.Clients} {
-		if len(names) > maxNames || slices.ContainsFunc(names, func(name string) bool { return name == "" || len(name) > maxText }) {
-			return bad(key, "has more than %d names, or one that is empty or has more than %d bytes", maxNames, maxText)
+	for key, names := range map[string][]string{"audiences": c.Audiences, "clients": c.Clients} {
+		if err := token.CheckNames(key, names); err != nil {
+			return err
 		}
 	}
-	for _, name := range c.Types {
-		if what, found := notConsents[strings.TrimPrefix(strings.ToLower(name), "application/")]; found {
-			return bad("types", "has %q: such a token %s, and nobody consents by it", name, what)
-		}
+	const words = "nobody consents by it"
+	if slices.ContainsFunc(c.Types, func(name string) bool {
+		return strings.TrimPrefix(strings.ToLower(name), "application/") == transaction
+	}) {
+		return bad("types", "has %q: such a token is for one transaction within the issuer's domain, and %s", transaction, words)
 	}
-	return nil
+	return token.CheckTypes(c.Types, words)
 }
+
+// transaction is the type of a token that agents can act with, and by which nobody consents.
+const transaction = "txntoken+jwt"
 
 // Templates lists the issuer's templates.
 func (i Issuer) Templates() []actor.Mapped {

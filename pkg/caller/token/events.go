@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -30,28 +31,15 @@ func (v *Verifier) VerifyEvents(ctx context.Context, issuer, raw string) (caller
 	if t.issuer != issuer || from == nil {
 		return caller.EventToken{}, event(refuse(`has an "iss" that is not its transmitter's, which is %.200q`, issuer), authz.ReasonSignalIssuer)
 	}
-	of := from.issuer
-	of.Types = []string{eventType}
 	if mediaType(t.typ) != eventType {
 		return caller.EventToken{}, event(refuse("is of the type %.100q, and a security event token is of the type %q", t.typ, eventType),
 			authz.ReasonSignalInvalid)
 	}
-	if err := of.admits(t, of.Types); err != nil {
-		return caller.EventToken{}, event(err, authz.ReasonSignalKey)
-	}
-	k, err := from.key(ctx, t.kid)
-	if err != nil {
-		return caller.EventToken{}, event(err, authz.ReasonSignalKey)
-	}
-	if !k.fits(t.algorithm) {
-		return caller.EventToken{}, event(refuse("is signed with the algorithm %q, which the issuer's key %.100q is not for", t.algorithm, t.kid),
-			authz.ReasonSignalKey)
-	}
-	if err := v.turns.do(ctx, func() error { return t.signedBy(k) }); err != nil {
+	if _, err := v.proven(ctx, t, from, []string{eventType}); err != nil {
 		return caller.EventToken{}, event(err, authz.ReasonSignalKey)
 	}
 	said, err := events(t)
-	said.Leeway = of.Leeway
+	said.Leeway = from.issuer.Leeway
 	return said, event(err, authz.ReasonSignalInvalid)
 }
 
@@ -97,11 +85,9 @@ func events(t unverified) (said caller.EventToken, err error) {
 // event makes a refusal one of a security event token: the call's own credential may be as good as can be. Others, which are not the token's
 // fault, stay.
 func event(err error, reason string) error {
-	if err == nil || authz.KindOf(err) != authz.Unauthenticated {
+	e, ok := errors.AsType[*authz.Error](err)
+	if !ok || e.Kind != authz.Unauthenticated {
 		return err
 	}
-	is := *err.(*authz.Error) //nolint:forcetypeassert,errcheck,errorlint // it is what refuse returns
-	is.Kind, is.Reason = authz.Invalid, reason
-	is.Message = "the security event token" + strings.TrimPrefix(is.Message, "the token")
-	return &is
+	return &authz.Error{Kind: authz.Invalid, Reason: reason, Message: "the security event token " + Words(e.Message), Err: e.Err}
 }

@@ -82,10 +82,6 @@ func (i Issuer) Check() error {
 	case len(i.Audiences) == 0 && !i.OtherPurposes:
 		return bad("audiences", `is missing: write the names, one or more, that this server has at the issuer. A token is accepted only if its "aud" has one of `+
 			"them, so that no token for another service is accepted here")
-	case len(i.Audiences) > maxNames || len(i.Types) > maxNames:
-		return bad("audiences", "has %d names and types %d; they can have %d each", len(i.Audiences), len(i.Types), maxNames)
-	case slices.ContainsFunc(i.Audiences, func(name string) bool { return name == "" || len(name) > maxText }):
-		return bad("audiences", "has a name that is empty or has more than %d bytes", maxText)
 	case len(i.Algorithms) == 0:
 		return bad("algorithms", "is missing: write those that the issuer signs with, some of %s", strings.Join(Algorithms, ", "))
 	case i.JWKSURL != "" && i.JWKSFile != "":
@@ -107,10 +103,11 @@ func (i Issuer) Check() error {
 			return bad("algorithms", "has %q; the algorithms are %s", name, strings.Join(Algorithms, ", "))
 		}
 	}
-	for _, name := range i.Types {
-		if mediaType(name) == "" || len(name) > maxText {
-			return bad("types", "has a name that is empty or too long; write %q for a token that says no more than that it is one", PlainType)
-		}
+	if err := CheckNames("audiences", i.Audiences); err != nil {
+		return err
+	}
+	if err := CheckTypes(i.Types, "does not prove who calls"); err != nil {
+		return err
 	}
 	switch {
 	case i.JWKSURL != "":
@@ -120,6 +117,42 @@ func (i Issuer) Check() error {
 	case i.JWKSFile == "":
 		if u, err := i.address(i.Issuer); err != nil || u.RawQuery != "" || u.Fragment != "" {
 			return bad("jwks_url", "is missing, and so is jwks_file: set one of them, because the issuer cannot be asked where its keys are unless it is an https URL")
+		}
+	}
+	return nil
+}
+
+// CheckNames refuses a list that has too many names, or one that no token has. Errors are *IssuerError about the key.
+func CheckNames(key string, names []string) error {
+	if len(names) > maxNames {
+		return &IssuerError{Key: key, Message: fmt.Sprintf("has %d names; it can have %d", len(names), maxNames)}
+	}
+	if slices.ContainsFunc(names, func(name string) bool { return name == "" || len(name) > maxText }) {
+		return &IssuerError{Key: key, Message: fmt.Sprintf("has a name that is empty or has more than %d bytes", maxText)}
+	}
+	return nil
+}
+
+// notIdentities are types of tokens that do not say who somebody is, with what they are.
+var notIdentities = map[string]string{
+	eventType: "says that something has happened", "logout+jwt": "ends a login", "dpop+jwt": "proves that a client has a key",
+	"oauth-id-jag+jwt": "is for an authorization server, which makes a token of it",
+}
+
+// CheckTypes refuses types ("typ") by which no token says who somebody is. The words go on after "such a token …, and", and say what it is not good
+// for. Errors are *IssuerError about the key "types".
+func CheckTypes(types []string, words string) error {
+	if err := CheckNames("types", types); err != nil {
+		return err
+	}
+	for _, name := range types {
+		switch what := notIdentities[mediaType(name)]; {
+		case what != "":
+			return &IssuerError{Key: "types", Message: fmt.Sprintf("has %q: such a token %s, and %s", name, what, words)}
+		case mediaType(name) == "":
+			return &IssuerError{
+				Key: "types", Message: fmt.Sprintf("has %q, whose name is empty; write %q for a token that says no more than that it is one", name, PlainType),
+			}
 		}
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Claims are what a token says whose signature has been verified, to whoever reads tokens for something else than who calls. They are immutable.
+// Claims are what a token says whose signature has been verified, where it is read for something else than who calls. They are immutable.
 type Claims struct {
-	// Issuer is its "iss", and Audiences are whom its issuer made it for: whoever reads it judges them.
+	// Issuer is its "iss", and Audiences its "aud", which the Reader's own function has to judge.
 	Issuer    string
 	Audiences []string
 	// Ends is when it ends, without leeway.

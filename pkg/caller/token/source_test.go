@@ -84,6 +84,41 @@ func TestRotation(t *testing.T) {
 	})
 }
 
+// What is read of a token for another purpose is kept no longer than its key is its issuer's, and is read of the types and issuers of that purpose alone.
+func TestReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{text: jwks(es256)}
+		v := opened(t, p, login)
+		defer v.Close()
+		reader := func(types map[string][]string) *Reader[string] {
+			return NewReader(v, types, func(c *Claims) (string, error) { return c.Text("sub") })
+		}
+		r := reader(map[string][]string{login.Issuer: {DefaultType}})
+		raw := lasting(es256)
+		reads := func(r *Reader[string], want string) {
+			t.Helper()
+			is, err := r.Read(t.Context(), raw)
+			switch {
+			case want == "" && (err != nil || is != claimsAt(time.Now())["sub"]):
+				t.Errorf("it reads %q, %v", is, err)
+			case want != "" && (is != "" || authz.KindOf(err) != authz.Unauthenticated || !strings.Contains(err.Error(), want)):
+				t.Errorf("it reads %q, %v; want it refused: %s", is, err, want)
+			}
+		}
+		reads(r, "")
+		reads(r, "")
+		p.publish(jwks(rs256))
+		pass(refreshEvery)
+		reads(r, `the key "es", which is none of`)
+		p.publish(jwks(es256))
+		pass(refreshEvery)
+		reads(r, "")
+		reads(reader(map[string][]string{login.Issuer: {"txntoken+jwt"}}), "is of the type")
+		reads(reader(map[string][]string{"https://another.example.com": {DefaultType}}), "none of this server's issuers")
+		reads(reader(nil), "none of this server's issuers")
+	})
+}
+
 // Tokens that name keys that nobody knows have the issuer asked at most once in a while, however many there are, and leave nothing behind.
 func TestUnknownKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -145,20 +145,26 @@ func (v *Verifier) signed(ctx context.Context, raw string, types map[string][]st
 	if types != nil {
 		accepted = types[t.issuer]
 	}
-	if err := from.issuer.admits(t, accepted); err != nil {
-		return fail(err)
-	}
-	k, err := from.key(ctx, t.kid)
+	k, err := v.proven(ctx, t, from, accepted)
 	if err != nil {
 		return fail(err)
 	}
-	if !k.fits(t.algorithm) {
-		return fail(refuse("is signed with the algorithm %q, which the issuer's key %.100q is not for", t.algorithm, t.kid))
-	}
-	if err := v.turns.do(ctx, func() error { return t.signedBy(k) }); err != nil {
-		return fail(err)
-	}
 	return t, from, k, nil
+}
+
+// proven verifies that a token is of one of the types, and is signed with a key of the issuer. It returns the key.
+func (v *Verifier) proven(ctx context.Context, t unverified, from *source, types []string) (*key, error) {
+	if err := from.issuer.admits(t, types); err != nil {
+		return nil, err
+	}
+	k, err := from.key(ctx, t.kid)
+	if err != nil {
+		return nil, err
+	}
+	if !k.fits(t.algorithm) {
+		return nil, refuse("is signed with the algorithm %q, which the issuer's key %.100q is not for", t.algorithm, t.kid)
+	}
+	return k, v.turns.do(ctx, func() error { return t.signedBy(k) })
 }
 
 // current reports whether the token is valid still, and its key still is among its issuer's.

@@ -143,7 +143,7 @@ func (SignalState) EnumDescriptor() ([]byte, []int) {
 // Signal is a security event, as Deputy understands it.
 type Signal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its id here: a digest of the token's "iss" and "jti".
+	// Its id here: a digest of its transmitter, and of the token's "iss" and "jti".
 	SignalId string `protobuf:"bytes,1,opt,name=signal_id,json=signalId,proto3" json:"signal_id,omitempty"`
 	// The caller that sent it.
 	Transmitter string `protobuf:"bytes,2,opt,name=transmitter,proto3" json:"transmitter,omitempty"`
