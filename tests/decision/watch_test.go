@@ -307,7 +307,9 @@ func TestWatchWithoutAnAnswer(t *testing.T) {
 	}}))
 	c := under(w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})).view("document:plan")
 	told := w.watch(c)
-	untold, err := w.Permissions().WatchPermission(t.Context(), &deputyv1.WatchPermissionRequest{
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	untold, err := w.Permissions().WatchPermission(ctx, &deputyv1.WatchPermissionRequest{
 		Check: c.CheckPermissionRequest, Interval: durationpb.New(watchEvery),
 	})
 	w.ok(err)
