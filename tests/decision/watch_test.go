@@ -317,7 +317,11 @@ func TestWatchWithoutAnAnswer(t *testing.T) {
 	w.ok(err)
 	refuses.now.Store(true)
 	for range cap(refuses.refused) {
-		<-refuses.refused
+		select {
+		case <-refuses.refused:
+		case <-ctx.Done():
+			t.Fatal("while the engine gives no answer, the watches are not renewed")
+		}
 	}
 	refuses.now.Store(false)
 	for range 3 {
