@@ -383,11 +383,9 @@ func (j *Judge) Agents(
 		}
 		in = tenant.Object()
 	}
-	filter := facts.ListFilter(authz.Subject{Object: in}, false)
-	if rels, err := call.source.reader().read(ctx, facts.IndexFilter()); err != nil {
+	filter, err := call.source.reader().listing(ctx, in)
+	if err != nil {
 		return End{}, err
-	} else if facts.Indexed(rels) {
-		filter = facts.LiveFilter(authz.Subject{Object: in}, false)
 	}
 	l := newLookup(ctx, call, limit)
 	place := Place{Revision: snap.Revision(), Leaf: from.Leaf, Engine: from.Engine, Members: from.Members}

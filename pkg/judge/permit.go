@@ -34,9 +34,9 @@ type Permit struct {
 	until time.Time
 }
 
-// restlessly is after how much time a permit is decided again of which nothing seems to have changed. Nothing depends on it: it bounds how long
-// a permit could outlive a cause that nobody has thought of, such as an answer of SpiceDB's that is found to be stricter.
-const restlessly = 30 * time.Second
+// decideAgainAfter is the time after which a permit is decided again although nothing that it rests on seems to have changed. No promise depends on it: it
+// bounds how long a permit could outlive a cause that Renew does not know, such as an answer of SpiceDB's that is found to be stricter.
+const decideAgainAfter = 30 * time.Second
 
 // Permit decides a case at the head and records the decision, as Decide does. It is a Permit also where the decision refuses; see Holds.
 // Errors: those of Decide, and of the case.
@@ -165,7 +165,7 @@ func (c *call) until() time.Time {
 	}
 	c.source.mu.Lock()
 	defer c.source.mu.Unlock()
-	return earliest(earliest(until, c.source.until), c.source.now.Add(restlessly))
+	return earliest(earliest(until, c.source.until), c.source.now.Add(decideAgainAfter))
 }
 
 // passing reports whether an error says nothing about a permit, because deciding it has failed for now.

@@ -178,8 +178,8 @@ func TestPermitIsNotDecidedForNothing(t *testing.T) {
 					t.Errorf("for %s, %+v: decided again %d times", kind, c, again)
 				}
 			}
-			if now = now.Add(restlessly); j.Renew(t.Context(), []*Permit{p}) != 1 {
-				t.Errorf("for %s, %+v: not decided again after %v", kind, c, restlessly)
+			if now = now.Add(decideAgainAfter); j.Renew(t.Context(), []*Permit{p}) != 1 {
+				t.Errorf("for %s, %+v: not decided again after %v", kind, c, decideAgainAfter)
 			}
 		}
 	}

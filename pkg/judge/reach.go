@@ -128,10 +128,13 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 	if err != nil {
 		return ReachEnd{}, err
 	}
-	if _, ok := call.source.snap.(granting); q.Grants && !ok {
-		return ReachEnd{}, errNoGrants
-	}
 	r := &reach{lookup: newLookup(ctx, call, math.MaxInt), q: q, to: to}
+	if q.Grants {
+		var ok bool
+		if r.granting, ok = call.source.snap.(granting); !ok {
+			return ReachEnd{}, errNoGrants
+		}
+	}
 	r.counts = true
 	if r.kinds, err = call.kinds(q); err != nil {
 		return ReachEnd{}, err
@@ -240,6 +243,8 @@ type reach struct {
 	q     *ReachQuery
 	to    ReachTo
 	kinds []reachKind
+	// granting is nil where no grants are asked for.
+	granting granting
 }
 
 // all tells every party from a place on, and reports whether it stopped there.
@@ -316,14 +321,13 @@ func (r *reach) ofAgent(ctx context.Context, c authz.Case, place *ReachPlace) (s
 	if ok, err := admit(r.within, c, nil, nil); !ok {
 		return false, err
 	}
-	agent := authz.Subject{Object: c.Agent.Object()}
-	filter := facts.ListFilter(agent, false)
-	// Engines that know no other moment than the clock's leave out what was listed then and has expired since.
-	_, heeds := r.source.snap.(authz.Momentary)
-	if rels, err := r.source.reader().read(ctx, facts.IndexFilter()); err != nil {
+	filter, err := r.source.reader().listing(ctx, c.Agent.Object())
+	if err != nil {
 		return false, err
-	} else if facts.Indexed(rels) && (heeds || !place.Past) {
-		filter = facts.LiveFilter(agent, false)
+	}
+	if _, heeds := r.source.snap.(authz.Momentary); place.Past && !heeds {
+		// Engines that know no other moment than the clock's leave out what was listed as live then and has expired since.
+		filter = facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
 	}
 	for {
 		rels, next, err := r.source.snap.Page(ctx, filter, lookupPage, place.Page)
@@ -516,20 +520,19 @@ func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at 
 	again.c.Resource, again.c.Permission = authz.Object{Type: k.objectType}, k.permission
 	again.plan()
 	count := &ReachCount{Type: k.objectType, Permission: k.permission}
-	var found tally
+	var grants tally
 	var waiting []*ReachedObject
 	flush := func() error {
-		if r.q.Grants {
-			if err := r.grants(ctx, &again, waiting, &found); err != nil {
+		if r.granting != nil {
+			if err := r.grants(ctx, &again, waiting, &grants); err != nil {
 				return err
 			}
 		}
-		for _, o := range waiting {
-			if r.to.Object == nil {
-				break
-			}
-			if err := r.to.Object(o); err != nil {
-				return err
+		if r.to.Object != nil {
+			for _, o := range waiting {
+				if err := r.to.Object(o); err != nil {
+					return err
+				}
 			}
 		}
 		waiting = waiting[:0]
@@ -544,13 +547,13 @@ func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at 
 		default:
 			count.Has++
 		}
-		if r.to.Object == nil && !r.q.Grants {
+		if r.to.Object == nil && r.granting == nil {
 			return nil
 		}
 		waiting = append(waiting, &ReachedObject{
 			Resource: found.Resource, Permission: k.permission, Permissionship: found.Permissionship, Missing: found.Missing, Err: found.Err,
 		})
-		if r.q.Grants && len(waiting) < reachBatch {
+		if r.granting != nil && len(waiting) < reachBatch {
 			return nil
 		}
 		return flush()
@@ -561,7 +564,8 @@ func (r *reach) kind(ctx context.Context, t *candidate, l leaf, k reachKind, at 
 	if err != nil {
 		return false, err
 	}
-	if found.into(count); next == nil {
+	grants.into(count)
+	if next == nil {
 		return false, r.to.Count(count)
 	}
 	*at = *next

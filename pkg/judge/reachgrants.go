@@ -165,10 +165,6 @@ func (r *reach) grantHolders(f *decide.Facts) []grantHolder {
 
 // grants finds the grants through which objects are reached, and counts them.
 func (r *reach) grants(ctx context.Context, t *candidate, objects []*ReachedObject, into *tally) error {
-	snap, ok := r.source.snap.(granting)
-	if !ok {
-		return errNoGrants
-	}
 	var hidden func(authz.Object) (bool, error)
 	if !r.within.Everything() {
 		hidden = func(o authz.Object) (bool, error) {
@@ -184,7 +180,7 @@ func (r *reach) grants(ctx context.Context, t *candidate, objects []*ReachedObje
 				Resource: o.Resource, Permission: t.c.Permission, Subject: authz.Subject{Object: holder.Object}, Context: t.c.Context,
 			}
 		}
-		found, err := snap.Through(ctx, queries, hidden)
+		found, err := r.granting.Through(ctx, queries, hidden)
 		if err != nil {
 			return err
 		}

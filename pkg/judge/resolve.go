@@ -164,6 +164,18 @@ func (r *reader) ofAgent(ctx context.Context, within *authz.Bounds, c authz.Case
 	return out, nil
 }
 
+// listing returns the filter by which the delegations of an agent, or in a tenant, are listed: the live ones alone, where the graph lists them.
+func (r *reader) listing(ctx context.Context, of authz.Object) (authz.Filter, error) {
+	rels, err := r.read(ctx, facts.IndexFilter())
+	if err != nil {
+		return authz.Filter{}, err
+	}
+	if facts.Indexed(rels) {
+		return facts.LiveFilter(authz.Subject{Object: of}, false), nil
+	}
+	return facts.ListFilter(authz.Subject{Object: of}, false), nil
+}
+
 // direct returns, by id, the delegations that let the agent, and perhaps others, act directly for the principal: found by
 // the principal and the tenant's sets, or where those have very many by the agent.
 func (r *reader) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID, error) {
@@ -190,16 +202,13 @@ func (r *reader) direct(ctx context.Context, c authz.Case) ([]authz.DelegationID
 	ids = slices.Compact(ids)
 	switch {
 	case crowded:
-		rels, err := r.read(ctx, facts.IndexFilter())
+		byAgent, err := r.listing(ctx, c.Agent.Object())
 		if err != nil {
 			return nil, err
 		}
-		byAgent := facts.ListFilter(authz.Subject{Object: c.Agent.Object()}, false)
-		if facts.Indexed(rels) {
-			byAgent = facts.LiveFilter(authz.Subject{Object: c.Agent.Object()}, false)
-		}
 		byAgent.Limit = maxMarks + 1
-		if rels, err = r.read(ctx, byAgent); err != nil {
+		rels, err := r.read(ctx, byAgent)
+		if err != nil {
 			return nil, err
 		}
 		if len(rels) > maxMarks {

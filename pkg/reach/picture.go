@@ -20,7 +20,7 @@ const (
 	shownSets       = 3
 )
 
-// The columns of the picture, left and width: who acts, for whom, through which grants, to how much of what.
+// The columns of the picture, left and width: who acts, for whom, through which grants, how many objects.
 const (
 	pictureWidth = 900
 	margin       = 20.0
@@ -48,7 +48,7 @@ text{fill:#e6edf3}.mute,.head{fill:#9198a1}.page{fill:#0d1117}.card{fill:#151b23
 .flag{fill:#2b2408;stroke:#d29922}.flagged{fill:#f2cc60}.mark{fill:#d29922}.strokes{stroke:#d29922}}
 `
 
-// WritePicture writes a reach as an SVG of 900 pixels' width: who acts, for whom, through which grants, to how much of what. of names whose reach
+// WritePicture writes a reach as an SVG of 900 pixels' width: who acts, for whom, through which grants, how many objects. of names whose reach
 // it is: "agent:triage-bot". The same sum is always the same bytes. All that the picture says is in its description too, as text.
 func WritePicture(out io.Writer, of string, s *Sum) error {
 	p := &picture{sum: s}
@@ -84,7 +84,7 @@ func (p *picture) draw(of string) float64 {
 	for _, head := range []struct {
 		x    float64
 		text string
-	}{{x1, "WHO ACTS"}, {x2, "FOR WHOM"}, {x3, "THROUGH WHICH GRANTS"}, {x4, "TO HOW MUCH OF WHAT"}} {
+	}{{x1, "WHO ACTS"}, {x2, "FOR WHOM"}, {x3, "THROUGH WHICH GRANTS"}, {x4, "HOW MANY OBJECTS"}} {
 		p.text("head", 11, head.x, 96, w3, head.text)
 	}
 	p.line("rule", margin, 104, pictureWidth-margin, 104)

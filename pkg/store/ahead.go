@@ -119,9 +119,7 @@ func (o *objects) putAhead(key []byte, k kept) (full bool) {
 	if _, ok := s.entries[string(key)]; ok || k.from < s.written {
 		return false
 	}
-	for i := range k.rows {
-		k.expires = k.expires || !k.rows[i].ExpiresAt.IsZero()
-	}
+	k.expires = anyExpires(k.rows)
 	s.packed.add(key, maphash.Bytes(o.seed, key), &k, &o.names)
 	return false
 }

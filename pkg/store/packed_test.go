@@ -89,12 +89,79 @@ func TestPacked(t *testing.T) {
 	}
 }
 
+// TestWhatPackingWouldLoseIsNotPacked: however often it is read, and though it was read ahead, an object with a caveat, one that expires, and one with
+// more rows than were asked for say the same as at first.
+func TestWhatPackingWouldLoseIsNotPacked(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{KeptBytes: 1})
+	soon := time.Now().Add(time.Hour).Truncate(time.Second).UTC()
+	writesOf(t, s, touch(`document:limited#reader@user:ann[at_most:{"amount":5}]`), expiring("document:lent#reader@user:ann", soon))
+	var wide []tuple.RelationshipUpdate
+	for i := range 33 {
+		wide = append(wide, touch(fmt.Sprintf("document:wide#reader@user:u%d", i)))
+	}
+	writesOf(t, s, wide...)
+	state := aheadState{key: []byte{kindForward}}
+	for done := false; !done; {
+		done = must(s.readSlice(&state))(t)
+	}
+	sn := must(s.Snapshot(headOf(t, s)))(t)
+	defer sn.Close()
+	for range 3 {
+		for id, want := range map[string]string{
+			"limited": "document:limited#reader@user:ann[at_most map[amount:5]]",
+			"lent":    "document:lent#reader@user:ann until " + soon.Format(time.RFC3339),
+		} {
+			rows, more, err := sn.Object("document", id, 32)
+			if err != nil || more {
+				t.Fatal(id, more, err)
+			}
+			same(t, id, rowTexts("document", id, rows), []string{want})
+		}
+		if rows, more, err := sn.Object("document", "wide", 32); err != nil || !more {
+			t.Errorf("of 33 rows, with a limit of 32, there are %d, more: %v, %v", len(rows), more, err)
+		}
+	}
+}
+
+// TestWritesReachBothGenerations: what is written is thrown away, whichever generation it is packed in.
+func TestWritesReachBothGenerations(t *testing.T) {
+	t.Parallel()
+	s := opened(t, Config{KeptBytes: 1, PackedBytes: 512 << 10})
+	want := fillObjects(t, s, 5000)
+	readObjects(t, s, want)
+	recent, old := 0, 0
+	for i := range s.objects.shards {
+		recent += len(s.objects.shards[i].packed.new.index)
+		old += len(s.objects.shards[i].packed.old.index)
+	}
+	if recent < 1000 || old < 1000 {
+		t.Fatalf("%d objects are in the new generation and %d in the old one", recent, old)
+	}
+	var updates []tuple.RelationshipUpdate
+	for id := range want {
+		rel := "document:" + id + "#reader@user:new"
+		want[id] = append(want[id], rel)
+		slices.Sort(want[id])
+		if updates = append(updates, touch(rel)); len(updates) == 500 {
+			writesOf(t, s, updates...)
+			updates = nil
+		}
+	}
+	readObjects(t, s, want)
+}
+
 // TestPackedIsBounded: however much is read, what is packed takes no more than it may; what is asked for now and then stays.
 func TestPackedIsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 1 << 20
 	s := opened(t, Config{KeptBytes: 1, PackedBytes: limit})
 	want := fillObjects(t, s, 30_000)
+	var wide []tuple.RelationshipUpdate
+	for i := range 500 { // more than a generation of its shard can have
+		wide = append(wide, touch(fmt.Sprintf("document:wide#reader@user:u%d", i)))
+	}
+	writesOf(t, s, wide...)
 	often := map[string][]string{}
 	for i := range 100 {
 		id := fmt.Sprint("d", i)
@@ -121,13 +188,14 @@ func TestPackedIsBounded(t *testing.T) {
 	if missed > 150 {
 		t.Errorf("100 objects that were asked for 15 times were read %d times", missed)
 	}
-	bytes := 0
+	if rows, _, err := sn.Object("document", "wide", 0); err != nil || len(rows) != 500 {
+		t.Fatal(len(rows), err)
+	}
 	for i := range s.objects.shards {
 		p := &s.objects.shards[i].packed
-		bytes += cap(p.new.bytes) + cap(p.old.bytes)
-	}
-	if bytes > limit {
-		t.Errorf("what is packed holds %d bytes", bytes)
+		if bytes := cap(p.new.bytes) + cap(p.old.bytes); bytes > limit/objectShards {
+			t.Errorf("what is packed of a shard holds %d bytes", bytes)
+		}
 	}
 }
 
@@ -163,7 +231,7 @@ func TestReadAhead(t *testing.T) {
 	config := small(Config{})
 	s := must(Open("store", config))(t)
 	want := fillObjects(t, s, 5000)
-	for i := range 100 { // wide, expiring and with caveats
+	for i := range 100 { // expired
 		id := fmt.Sprint("d", 10_000+i)
 		want[id] = []string{}
 		writesOf(t, s, expiring("document:"+id+"#reader@user:ann", time.Now().Add(-time.Hour)))

@@ -235,12 +235,17 @@ func (sn *Snapshot) kept(object, prefix int, suffix string, which selection) (k 
 	k = kept{more: more, limit: which.limit, from: sn.at}
 	if !more {
 		k.rows = slices.Clone(sn.found)
-		k.expires = slices.ContainsFunc(k.rows, func(r Row) bool { return !r.ExpiresAt.IsZero() })
+		k.expires = anyExpires(k.rows)
 		k.link = &link{from: sn.at}
 	}
 	sn.key = append(sn.key[:prefix], suffix...)
 	sn.store.objects.put(shard, sn.key, k)
 	return sn.live(k), more, nil
+}
+
+// anyExpires reports whether some of the rows expire.
+func anyExpires(rows []Row) bool {
+	return slices.ContainsFunc(rows, func(r Row) bool { return !r.ExpiresAt.IsZero() })
 }
 
 // live returns what is kept without the rows that have expired, and then without a link, which leads to all of them.

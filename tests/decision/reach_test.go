@@ -11,7 +11,9 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -256,4 +258,53 @@ func TestReachWithinBounds(t *testing.T) {
 		bound("of-notes", bounded(func(b *authz.Bounds) { b.Objects = authz.NamesOf("note") }), asAuditor),
 		bound("of-plans", bounded(func(b *authz.Bounds) { b.IDs = authz.PrefixesOf("plan") }), asAuditor),
 	)
+}
+
+// TestReachTellsWhereToLook: a count says where one of the grants to the agent has no end, where one is to everybody, and where the object is reached
+// through one set alone, and says none of it elsewhere.
+func TestReachTellsWhereToLook(t *testing.T) {
+	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	w := newWorld(t, s)
+	s.WriteSchema(t, schema.Core+domain+`
+		definition box {
+			relation tenant: tenant
+			relation reader: user | user:* | agent | agent with expiration | delegation | tenant#member
+			permission view = reader
+		}`)
+	s.Touch(t, "box:b#tenant@tenant:acme")
+	whole := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
+	scoped := w.delegate(&deputyv1.CreateDelegationRequest{Scope: []*deputyv1.ScopeGrant{{Resource: harness.Ref("box:b"), Relation: "reader"}}})
+	const alice, everybody, members, bot = "box:b#reader@user:alice", "box:b#reader@user:*", "box:b#reader@tenant:acme#member", "box:b#reader@agent:bot"
+	const lent = bot + "[expiration:2999-01-01T00:00:00Z]"
+	client := deputyv1.NewReachServiceClient(harness.Dial(t, s.Addr().String(), harness.AdminKey))
+	for _, test := range []struct {
+		name    string
+		under   *deputyv1.Delegation
+		granted []string
+		want    []deputyv1.ReachFlag
+	}{
+		{"a grant to the agent without an end", whole, []string{alice, bot}, []deputyv1.ReachFlag{deputyv1.ReachFlag_REACH_FLAG_STANDING}},
+		{"a grant to the agent with an end", whole, []string{alice, lent}, nil},
+		{"a scope of a delegation that ends", scoped, []string{alice, lent}, nil},
+		{"a grant to everybody", whole, []string{everybody, lent}, []deputyv1.ReachFlag{deputyv1.ReachFlag_REACH_FLAG_WILDCARD}},
+		{"one set", whole, []string{members, lent}, []deputyv1.ReachFlag{deputyv1.ReachFlag_REACH_FLAG_SINGLE_SET}},
+		{"a set beside a grant", whole, []string{members, alice, lent}, nil},
+	} {
+		s.Touch(t, test.granted...)
+		request := ofDelegation(test.under.GetDelegationId())
+		request.WithGrants, request.ResourceObjectTypes = true, []string{"box"}
+		stream, err := client.ReadReach(t.Context(), request)
+		w.ok(err)
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			w.ok(err)
+			if c := m.GetCount(); c != nil && (c.GetHas() != 1 || !slices.Equal(c.GetFlags(), test.want)) {
+				t.Errorf("%s: %v; want one object, and %v", test.name, c, test.want)
+			}
+		}
+		s.Delete(t, test.granted...)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
@@ -274,6 +276,77 @@ func TestWatchGoesOn(t *testing.T) {
 			t.Errorf("the watch ended %v before the session", time.Until(end))
 		}
 	})
+}
+
+// refusing is a graph that gives no answer now and then, and tells of each that it does not give.
+type refusing struct {
+	authz.Graph
+	now     atomic.Bool
+	refused chan struct{}
+}
+
+func (r *refusing) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if !r.now.Load() {
+		return r.Graph.Snapshot(ctx, f)
+	}
+	select {
+	case r.refused <- struct{}{}:
+	default:
+	}
+	return nil, context.DeadlineExceeded
+}
+
+// TestWatchWithoutAnAnswer: where the engine gives no answer for a moment, a watch goes on; where it gives none for longer, the watch ends with a status.
+func TestWatchWithoutAnAnswer(t *testing.T) {
+	remote := harness.Remote(t)
+	wire := harness.Between(t, &remote)
+	refuses := &refusing{refused: make(chan struct{}, 3)}
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: remote, JudgeOver: func(graph authz.Graph) authz.Graph {
+		refuses.Graph = graph
+		return refuses
+	}}))
+	c := under(w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})).view("document:plan")
+	told := w.watch(c)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	untold, err := w.Permissions().WatchPermission(ctx, &deputyv1.WatchPermissionRequest{
+		Check: c.CheckPermissionRequest, Interval: durationpb.New(watchEvery),
+	})
+	w.ok(err)
+	_, err = untold.Recv()
+	w.ok(err)
+	refuses.now.Store(true)
+	for range cap(refuses.refused) {
+		select {
+		case <-refuses.refused:
+		case <-ctx.Done():
+			t.Fatal("while the engine gives no answer, the watches are not renewed")
+		}
+	}
+	refuses.now.Store(false)
+	for range 3 {
+		if ended := told.next(); ended != nil {
+			t.Fatalf("the engine did not answer for a moment, and the watch ended by %v", ended)
+		}
+	}
+	wire.Hold()
+	began := time.Now()
+	got, err := untold.Recv()
+	if took := time.Since(began); got != nil || took > watchEvery+6*time.Second {
+		t.Errorf("%v, %v after the engine's last answer", got, took)
+	}
+	w.fails(err, codes.Unavailable, "ENGINE_UNAVAILABLE", "")
+	for {
+		if got, err = told.stream.Recv(); err != nil {
+			break
+		}
+		if got.GetHolds() == nil || time.Since(began) > watchEvery+6*time.Second {
+			t.Fatalf("%v, %v after the engine's last answer", got, time.Since(began))
+		}
+	}
+	w.fails(err, codes.Unavailable, "ENGINE_UNAVAILABLE", "")
+	wire.Release()
+	w.allow(c)
 }
 
 // TestWatchRefused: what is refused, or is only allowed with more context, is told once, and nothing is watched. What is wrong with the request is

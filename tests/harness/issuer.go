@@ -3,11 +3,9 @@ package harness
 import (
 	"crypto/ecdsa"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -20,21 +18,12 @@ import (
 const issuerName, audience = "https://login.example.com", "https://deputy.example.com"
 
 // Issuer issues tokens to callers, and has its keys in a file. It is safe for concurrent use.
-type Issuer struct {
-	key    *ecdsa.PrivateKey
-	signer jose.Signer
-}
+type Issuer struct{ key *ecdsa.PrivateKey }
 
 // NewIssuer makes an issuer.
 func NewIssuer(t testing.TB) *Issuer {
 	t.Helper()
-	i := &Issuer{key: newKey(t)}
-	key := jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: i.key, KeyID: "one"}}
-	var err error
-	if i.signer, err = jose.NewSigner(key, (&jose.SignerOptions{}).WithType(token.DefaultType)); err != nil {
-		t.Fatal(err)
-	}
-	return i
+	return &Issuer{newKey(t)}
 }
 
 // Known is the issuer as a server knows it, with a file of its keys in a directory.
@@ -61,13 +50,13 @@ func (*Issuer) Credential(subject string) caller.Credential {
 // Token is a token of a subject's that is valid for an hour.
 func (i *Issuer) Token(t testing.TB, subject string) string {
 	t.Helper()
-	return i.sign(t, map[string]any{"sub": subject, "client_id": subject})
+	return i.Sign(t, token.DefaultType, i.Claims(subject, map[string]any{"client_id": subject}))
 }
 
 // ActorToken is a token that is valid for an hour, in which an agent acts for a subject.
 func (i *Issuer) ActorToken(t testing.TB, agent, subject string) string {
 	t.Helper()
-	return i.sign(t, map[string]any{"sub": subject, "act": map[string]any{"sub": agent}})
+	return i.Sign(t, token.DefaultType, i.Claims(subject, map[string]any{"act": map[string]any{"sub": agent}}))
 }
 
 // Actors say how the tokens of ActorToken name agents.
@@ -82,25 +71,4 @@ func (*Issuer) Actors(t testing.TB) actor.Issuer {
 		t.Fatal(err)
 	}
 	return actor.Issuer{Issuer: issuerName, Audiences: []string{audience}, Agent: agent, Principal: principal}
-}
-
-// sign signs claims, and what all tokens say.
-func (i *Issuer) sign(t testing.TB, claims map[string]any) string {
-	t.Helper()
-	now := time.Now()
-	claims["iss"], claims["aud"], claims["jti"] = issuerName, audience, fmt.Sprint(now.UnixNano())
-	claims["iat"], claims["exp"] = now.Unix(), now.Add(time.Hour).Unix()
-	said, err := json.Marshal(claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := i.signer.Sign(said)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := signed.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return raw
 }

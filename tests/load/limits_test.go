@@ -30,7 +30,11 @@ const (
 	checker   = deputyv1.Role_ROLE_CHECKER
 	responder = deputyv1.Role_ROLE_RESPONDER
 	auditor   = deputyv1.Role_ROLE_AUDITOR
+	writer    = deputyv1.Role_ROLE_WRITER
 )
+
+// lent are relationships that nothing depends on.
+var lent = &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "lent", OptionalRelation: "reader", OptionalSubjectFilter: &v1.SubjectFilter{SubjectType: "user"}}
 
 // pushback is when gRPC's clients are told to call again.
 const pushback = "grpc-retry-pushback-ms"
@@ -63,7 +67,7 @@ func refused(t *testing.T, what string, reason client.Reason, call func(opts ...
 func TestRateIsKept(t *testing.T) {
 	t.Parallel()
 	limits := caller.Limits{Rate: 2, Burst: 1}
-	w := served(t, called("desk", limits, checker, responder), called("bulk", caller.Limits{Rate: 10}, checker))
+	w := served(t, called("desk", limits, checker, responder, writer), called("bulk", caller.Limits{Rate: 10}, checker))
 	conn := w.asks("desk")
 	asks := deputyv1.NewPermissionsServiceClient(conn)
 	ask := func(opts ...grpc.CallOption) error {
@@ -78,6 +82,8 @@ func TestRateIsKept(t *testing.T) {
 		}
 		for range 5 { // its rate is its own
 			_, err := deputyv1.NewAgentsServiceClient(conn).SuspendAgent(t.Context(), &deputyv1.SuspendAgentRequest{AgentId: "stray"})
+			w.must(err)
+			_, err = v1.NewPermissionsServiceClient(conn).DeleteRelationships(t.Context(), &v1.DeleteRelationshipsRequest{RelationshipFilter: lent})
 			w.must(err)
 		}
 		<-time.After(after)
@@ -279,9 +285,10 @@ func TestBrakesGoThroughAtTheLimit(t *testing.T) {
 	w := open(t, daemon.Config{
 		Engine: harness.Embedded(t), JudgeOver: gated(20), MaxActiveCalls: 2,
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
-		Callers: []*caller.Caller{called("desk", caller.Limits{Rate: 1000, Concurrent: 10}, checker, responder)},
+		Callers: []*caller.Caller{called("desk", caller.Limits{Rate: 1000, Concurrent: 10}, checker, responder, writer)},
 	})
 	asks, brakes := deputyv1.NewPermissionsServiceClient(w.asks("desk")), deputyv1.NewAgentsServiceClient(w.asks("desk"))
+	deletes := v1.NewPermissionsServiceClient(w.asks("desk"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	limited := make(chan struct{}, 1)
@@ -301,6 +308,12 @@ func TestBrakesGoThroughAtTheLimit(t *testing.T) {
 	for range 10 {
 		_, err := brakes.SuspendAgent(ctx, &deputyv1.SuspendAgentRequest{AgentId: "stray"})
 		w.must(err)
+		w.Touch(t, "document:lent#reader@user:alice")
+		deleted, err := deletes.DeleteRelationships(ctx, &v1.DeleteRelationshipsRequest{RelationshipFilter: lent})
+		w.must(err)
+		if n := deleted.GetRelationshipsDeletedCount(); n != 1 {
+			t.Errorf("%d relationships were deleted", n)
+		}
 	}
 	cancel()
 	wg.Wait()

@@ -26,7 +26,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ReachService says what an agent, a delegation or a session can touch: how much of what, for whom, in which tenant, and through which
+// ReachService says which objects an agent, a delegation or a session can touch, and how many: for whom, in which tenant, and through which
 // grants. It is for auditors and admins, and no answer to act on.
 type ReachServiceClient interface {
 	// ReadReach streams a reach: a party, then what it reaches by type and permission, then the next party, at one revision. A stream stops when
@@ -65,7 +65,7 @@ type ReachService_ReadReachClient = grpc.ServerStreamingClient[ReadReachResponse
 // All implementations must embed UnimplementedReachServiceServer
 // for forward compatibility.
 //
-// ReachService says what an agent, a delegation or a session can touch: how much of what, for whom, in which tenant, and through which
+// ReachService says which objects an agent, a delegation or a session can touch, and how many: for whom, in which tenant, and through which
 // grants. It is for auditors and admins, and no answer to act on.
 type ReachServiceServer interface {
 	// ReadReach streams a reach: a party, then what it reaches by type and permission, then the next party, at one revision. A stream stops when
