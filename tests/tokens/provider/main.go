@@ -146,6 +146,9 @@ func (*clients) GetPrivateClaimsFromTokenExchangeRequest(_ context.Context, requ
 	claims := map[string]any{"act": act}
 	for _, scope := range request.GetScopes() {
 		if org, found := strings.CutPrefix(scope, "org:"); found {
+			if org == "" {
+				return nil, errors.New("the scope org: names no organization")
+			}
 			claims["org_id"] = org
 		}
 	}
