@@ -56,12 +56,13 @@ func provenBy(ctx context.Context) proof {
 	return proof{}
 }
 
-// itemProofs are what the tokens of a bulk check's items proved, one for each of so many.
-func itemProofs(ctx context.Context, items int) []proof {
+// itemProofs returns what the tokens of a bulk check's items proved, one for each of so many. It is an error where the gate did not read as many: then
+// nothing says that an item needs no token.
+func itemProofs(ctx context.Context, items int) ([]proof, error) {
 	if c, ok := ctx.Value(callKey{}).(*call); ok && len(c.items) == items {
-		return c.items
+		return c.items, nil
 	}
-	return make([]proof, items)
+	return nil, authz.Errorf(authz.Internal, "INTERNAL", "the tokens of the items were not read at the gate")
 }
 
 // actingFields are the fields of a question that say who acts.

@@ -177,7 +177,10 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	}
 	pairs := make([]*deputyv1.CheckBulkPermissionsPair, len(r.GetItems()))
 	asked := make([]judge.Question, len(pairs))
-	proofs := itemProofs(ctx, len(pairs))
+	proofs, err := itemProofs(ctx, len(pairs))
+	if err != nil {
+		return nil, err
+	}
 	for i, item := range r.GetItems() {
 		pairs[i] = &deputyv1.CheckBulkPermissionsPair{Request: item}
 		asked[i].Case, asked[i].Err = itemCase(item)
