@@ -26,7 +26,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
-	"github.com/deputyauth/deputy/pkg/statuses"
 	"github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -508,7 +507,7 @@ func crowd(n int) []string {
 	return rows
 }
 
-// TestClientsThatStopReading: lookups whose clients leave in the middle, or read no further, end, and make place for others.
+// TestClientsThatStopReading: lookups whose clients read no further keep no place from others, and end when those leave.
 func TestClientsThatStopReading(t *testing.T) {
 	l := newLibrary(t, daemon.Config{}, crowd(5000)...)
 	leaving, leave := context.WithCancel(t.Context())
@@ -526,9 +525,8 @@ func TestClientsThatStopReading(t *testing.T) {
 		}
 		streams = append(streams, stream)
 	}
-	_, _, err := l.reached(l.client, reaches("paper", "view", "bob"))
-	if status.Code(err) != codes.ResourceExhausted || statuses.Info(status.Convert(err)).GetReason() != authz.ReasonBusy {
-		t.Errorf("a lookup beside %d that are not read: %v, want that the server is busy", busy, err)
+	if ids, _, err := l.reached(l.client, reaches("paper", "view", "ann")); err != nil || len(ids) != 5000 {
+		t.Errorf("a lookup beside %d that are not read: %d, %v", busy, len(ids), err)
 	}
 	if check, err := l.client.CheckPermission(t.Context(), asked(crowd(1)[0])); err != nil || check.GetPermissionship() != plainYes {
 		t.Errorf("a check beside them: %v, %v", check, err)

@@ -51,15 +51,15 @@ definition document {
 }
 `
 
-// auditorKey is the key of a caller that may read the journal, which an admin may not.
-const auditorKey = "key-of-the-auditor"
+// besideKey is the key of a caller that may do what an admin may not: read the journal, and send security events.
+const besideKey = "key-of-the-caller-beside"
 
 // start starts a server with the domain and a document that alice can view.
 func start(t *testing.T) *harness.Server {
 	t.Helper()
 	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Memory}, Callers: []*caller.Caller{{
-		Name: "auditor", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(),
-		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(auditorKey))}},
+		Name: "beside", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR, deputyv1.Role_ROLE_TRANSMITTER), Bounds: authz.Unbounded(),
+		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(besideKey))}},
 	}}})
 	s.WriteSchema(t, schema.Core+domain)
 	s.Touch(t, "folder:f#tenant@tenant:acme", "document:plan#folder@folder:f", "document:plan#reader@user:alice", "document:plan#allowed@user:alice",
@@ -156,12 +156,12 @@ func stringField(m method) protowire.Number {
 // asked.
 func TestUnknownFieldsAreNamed(t *testing.T) {
 	s := start(t)
-	auditor := harness.Dial(t, s.Daemon.Addr().String(), auditorKey)
+	beside := harness.Dial(t, s.Daemon.Addr().String(), besideKey)
 	unknown := append(protowire.AppendTag(nil, 77, protowire.VarintType), 1)
 	for _, m := range methods(t) {
 		conn := s.Admin
 		if caller.MethodOf(m.path).WithoutAdmin {
-			conn = auditor
+			conn = beside
 		}
 		err := send(t, conn, m, unknown)
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(status.Convert(err).Message(), "the number 77") {
