@@ -336,6 +336,6 @@ func (c *connection) unnamed(is bool, name string) {
 func (c *connection) adoptHint() {
 	if c.output != "json" {
 		_, _ = io.WriteString(c.program.Err,
-			"Agents, users, services and tenants that were imported without their mark \"active\" are not active: see deputy adopt.\n")
+			"Agents, users, services and tenants without the mark \"active\" in the import are not active: deputy adopt lists them.\n")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
@@ -142,9 +144,6 @@ func newDelegationList(c *connection) *cobra.Command {
 			ParentDelegationId: bareID("delegation", parent),
 			IncludeInactive:    inactive, IncludeLeaves: leaves,
 		}
-		if agent == "" && principal == "" && tenant == "" && parent == "" {
-			return errors.New("--agent, --principal, --tenant or --parent is required")
-		}
 		if principal != "" {
 			var err error
 			if request.Principal, err = parsePrincipal(principal); err != nil {
@@ -155,6 +154,9 @@ func newDelegationList(c *connection) *cobra.Command {
 			request.Limit, request.Cursor = limit, at
 			return s.delegations.ListDelegations(ctx, request)
 		}, func(r *deputy.ListDelegationsResponse) *[]*deputy.Delegation { return &r.Delegations })
+		if everything := agent == "" && principal == "" && tenant == "" && parent == ""; everything && status.Code(err) == codes.InvalidArgument {
+			return errors.New("--agent, --principal, --tenant or --parent is required") // a person's own token needs none of them
+		}
 		if err != nil {
 			return err
 		}

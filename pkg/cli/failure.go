@@ -171,6 +171,9 @@ func flagOf(cmd *cobra.Command, field string) string {
 	if head == "on_behalf_of" && cmd.Flags().Lookup("for") != nil {
 		head = "for"
 	}
+	if diff := cmd.Flags().Lookup("diff"); head == "consistency" && diff != nil && diff.Changed && !cmd.Flags().Changed("consistency") {
+		head = "diff"
+	}
 	head = strings.ReplaceAll(head, "_", "-")
 	short := strings.TrimSuffix(strings.TrimSuffix(head, "-ids"), "-id")
 	said := ""

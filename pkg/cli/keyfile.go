@@ -70,7 +70,8 @@ func oneKey(name string, given *secrets, path string) (string, error) {
 	case 1:
 		return keys[0], nil
 	default:
-		return "", fmt.Errorf("--%s and --%s-file: give one key", name, name)
+		variable := envName(name)
+		return "", fmt.Errorf("--%s and --%s-file: give one key, and unset $%s or $%s if the environment has both", name, name, variable, variable+"_FILE")
 	}
 }
 

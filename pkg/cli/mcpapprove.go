@@ -20,13 +20,13 @@ func newMCPApprove(p *program) *cobra.Command {
 	var timeout time.Duration
 	var output string
 	cmd := &cobra.Command{
-		Use:   "approve -- SERVER [ARGUMENT…]",
+		Use:   "approve [flags] -- SERVER [ARGUMENT…]",
 		Short: "Approve the tools that a server has now",
 		Long: `Start an MCP server, read the definitions of its tools, and write their names and hashes to the lock file. The guard lets no call
 through while the server's tools are others: a new description can tell an agent's model anything. What has changed since the last time is
 printed; look at it before you commit the file.`,
 		Example: `  deputy mcp approve --config guard.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/files`,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needsServer,
 	}
 	files.register(cmd)
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the server")

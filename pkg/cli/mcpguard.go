@@ -19,7 +19,7 @@ import (
 func newMCPGuard(p *program) *cobra.Command {
 	g := &guardCommand{program: p, connection: &connection{program: p}}
 	cmd := &cobra.Command{
-		Use:   "guard -- SERVER [ARGUMENT…]",
+		Use:   "guard [flags] -- SERVER [ARGUMENT…]",
 		Short: "Run an MCP server behind the guard, on standard input and output",
 		Long: `Start an MCP server as a process and relay between it and the agent on standard input and output. An agent's configuration names this
 command in the place of the server's own.
@@ -31,7 +31,7 @@ The guard stands where the agent's client starts the server. Whoever may start t
 around it: run the server, and keep its files and its keys, under an account that the agent has no access to. The server gets none of the
 variables DEPUTY_….`,
 		Example: `  deputy mcp guard --config guard.yaml --agent bot --session 5f0c… -- npx -y @modelcontextprotocol/server-filesystem /srv/files`,
-		Args:    cobra.MinimumNArgs(1),
+		Args:    needsServer,
 	}
 	g.files.register(cmd)
 	flags := cmd.Flags()

@@ -49,6 +49,12 @@ func TestDescribe(t *testing.T) {
 func TestFieldsAreFlags(t *testing.T) {
 	create, check := &cobra.Command{Use: "create --agent AGENT"}, &cobra.Command{Use: "check AGENT RESOURCE PERMISSION [FILE...]"}
 	lookup := &cobra.Command{Use: "resources AGENT TYPE PERMISSION"}
+	differ := &cobra.Command{Use: "reach ACTOR"}
+	differ.Flags().String("consistency", "", "")
+	differ.Flags().String("diff", "", "")
+	if err := differ.Flags().Set("diff", "abc"); err != nil {
+		t.Fatal(err)
+	}
 	for cmd, flags := range map[*cobra.Command][]string{
 		create: {"agent", "principal", "owner", "parent", "scope", "target", "granted-by"}, check: {"context", "session", "on-behalf-of", "tenant", "consistency"},
 	} {
@@ -67,6 +73,7 @@ func TestFieldsAreFlags(t *testing.T) {
 		{check, "tenant_id", "is required: the session acts in several", "--tenant is required: the session acts in several"},
 		{check, "session_id", "is malformed", "--session is malformed"},
 		{check, "consistency.at_exact_snapshot", "is too old", "--consistency is too old"},
+		{differ, "consistency.at_exact_snapshot", "is too old", "--diff is too old"},
 		{check, "context.amount", "is a text", "amount in --context is a text"},
 		{lookup, "resource.object_type", "is unknown", "TYPE is unknown"},
 		{lookup, "resource_object_type", "is required", "TYPE is required"},

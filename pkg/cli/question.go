@@ -71,7 +71,8 @@ const maxTokenFile = 16 << 10
 const questionUsage = `
 
 Name a --session or a --delegation. With neither, the agent's own delegations that allow acting
-directly are looked up; then --on-behalf-of and --tenant are required.`
+directly are looked up; then --on-behalf-of and --tenant are required, unless an --actor-token-file
+names them.`
 
 // request builds the request for AGENT RESOURCE PERMISSION. Its errors name the flag or argument. What
 // is left out is left out of the request: which of it is required depends on the rest, and the server

@@ -106,7 +106,9 @@ func (t *reachTable) finish() error {
 	}
 	all = slices.DeleteFunc(all, func(c *deputy.ReachCount) bool { return c.GetHas()+c.GetConditional()+c.GetFailed() == 0 })
 	return writeTable(t.out, func(w io.Writer) {
-		row(w, "")
+		if len(all) > 0 || !t.list { // the list has left a line blank
+			row(w, "")
+		}
 		if len(all) == 0 {
 			row(w, "  It reaches nothing.")
 			return
@@ -218,9 +220,9 @@ func (t *reachTable) end(w io.Writer) {
 	}
 	if s.Parties > 1 {
 		row(w, "")
-		text := fmt.Sprintf("In all %d parties. What is reached for two of them counts twice:", s.Parties)
+		text := fmt.Sprintf("All %d parties together. An object that several of them reach counts once for each:", s.Parties)
 		if s.Refused > 0 {
-			text = fmt.Sprintf("In all %d parties, of which %d are refused. What is reached for two of them counts twice:", s.Parties, s.Refused)
+			text = fmt.Sprintf("All %d parties together, of which %d are refused. An object that several of them reach counts once for each:", s.Parties, s.Refused)
 		}
 		row(w, text)
 		row(w, "")

@@ -125,7 +125,9 @@ func wanted(f *pflag.Flag) string {
 // one is in brackets, and one that may be repeated ends in dots.
 func argumentNames(cmd *cobra.Command) []string {
 	words := strings.Fields(cmd.Use)[1:]
-	if i := slices.IndexFunc(words, func(word string) bool { return strings.HasPrefix(strings.TrimPrefix(word, "["), "-") }); i >= 0 {
+	if i := slices.IndexFunc(words, func(word string) bool {
+		return word == "[flags]" || strings.HasPrefix(strings.TrimPrefix(word, "["), "-")
+	}); i >= 0 {
 		words = words[:i]
 	}
 	return words

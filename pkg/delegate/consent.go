@@ -58,9 +58,9 @@ func (c *Consent) covers(s *Spec, now time.Time) error {
 	person := authz.Subject{Object: c.Person}
 	switch {
 	case s.Principal != person:
-		return notConsented("principal", "is not %s, whose token the consent_token is", authz.Show(c.Person))
+		return notConsented("principal", "is not %s, the person of the consent_token", authz.Show(c.Person))
 	case s.GrantedBy != c.Person:
-		return notConsented("granted_by", "is not %s, whose token the consent_token is", authz.Show(c.Person))
+		return notConsented("granted_by", "is not %s, the person of the consent_token", authz.Show(c.Person))
 	case s.Agent != c.Agent:
 		return notConsented("agent_id", "is not %s, which the consent_token names", authz.Show(c.Agent.Object()))
 	case s.Tenant != c.Tenant:

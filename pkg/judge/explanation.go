@@ -41,6 +41,9 @@ func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition
 	}
 	var names []string
 	for _, t := range tenants {
+		if t.ID != query.Subject.ID { // then no grant of the tenant makes it the only one
+			condition.Explanation = alone(condition.Explanation)
+		}
 		name := authz.Show(authz.Object{Type: authz.TypeTenant, ID: t.ID})
 		if t.Conditional {
 			name += " under a condition"
@@ -56,6 +59,16 @@ func (c *call) explainTenant(ctx context.Context, snap authz.Snapshot, condition
 		condition.Detail = "it is in " + strings.Join(names[:explainedTenants-1], ", ") + " and others"
 	}
 	return nil
+}
+
+// alone returns an explanation without the grants that would make its check a yes.
+func alone(e *authz.Explanation) *authz.Explanation {
+	if e == nil {
+		return nil
+	}
+	without := *e
+	without.Nearest = nil
+	return &without
 }
 
 // translate makes reasons of the traces of engines that have nothing else, and drops traces that were not asked for.

@@ -44,7 +44,7 @@ func (r *reader) reasons(ctx context.Context, within *authz.Bounds, c authz.Case
 	if err != nil {
 		return nil, err
 	}
-	reasons = append(reasons, inactive(c.Agent.Object(), life, "deputy agent register registers it")...)
+	reasons = append(reasons, inactive(c.Agent.Object(), life, "deputy agent register registers it, with --adopt if relationships name it")...)
 	for _, o := range []authz.Object{c.Principal.Object, c.Tenant.Object()} {
 		if o.ID == "" {
 			continue

@@ -2,7 +2,6 @@ package reach
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -53,7 +52,11 @@ func Compare(before, after Stream, yield func(*Change) error) error {
 	defer b.stop()
 	defer a.stop()
 	for {
-		if err := errors.Join(b.begin(), a.begin()); err != nil {
+		// What is wrong with both, such as the caller's role, is told once.
+		if err := b.begin(); err != nil {
+			return err
+		}
+		if err := a.begin(); err != nil {
 			return err
 		}
 		d := &differences{parties: map[string]int{}, objects: map[objectKey]*deputy.ReachObject{}}

@@ -84,7 +84,7 @@ func (p *picture) draw(of string) float64 {
 	for _, head := range []struct {
 		x    float64
 		text string
-	}{{x1, "WHO ACTS"}, {x2, "FOR WHOM"}, {x3, "THROUGH WHICH GRANTS"}, {x4, "HOW MANY OBJECTS"}} {
+	}{{x1, "WHO ACTS"}, {x2, "FOR WHOM"}, {x3, "THROUGH WHICH GRANTS"}, {x4, "HOW MANY RIGHTS"}} {
 		p.text("head", 11, head.x, 96, w3, head.text)
 	}
 	p.line("rule", margin, 104, pictureWidth-margin, 104)

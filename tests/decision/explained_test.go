@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/deputyauth/deputy/pkg/daemon"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -43,4 +44,40 @@ func TestEveryCheckIsExplained(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNearestTenant: of an object in no tenant the explanation names the relationship that puts it into the tenant, and then the condition
+// holds. Of an object in another tenant it names none, because no relationship makes the tenant the only one.
+func TestNearestTenant(t *testing.T) {
+	w := newWorld(t, harness.Start(t, daemon.Config{Engine: harness.Embedded(t)}))
+	run := w.start(target(w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})))
+	condition := func(document string) *deputyv1.ConditionExplanation {
+		t.Helper()
+		c := inSession(run).actingFor("user:alice").in("acme").view(document)
+		got, err := w.Audit().ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: c.CheckPermissionRequest})
+		w.ok(err)
+		for _, gate := range got.GetCandidates()[0].GetGates() {
+			for _, one := range gate.GetConditions() {
+				if one.GetCondition() == document+"#tenant is tenant:acme and no other" {
+					return one
+				}
+			}
+		}
+		t.Fatalf("%s: there is no such condition in %v", document, got)
+		return nil
+	}
+	if foreign := condition("document:foreign"); foreign.GetOutcome() != deputyv1.Outcome_OUTCOME_NO || len(foreign.GetExplanation().GetNearest()) != 0 {
+		t.Errorf("an object of globex: %v", foreign)
+	}
+	nowhere := condition("document:nowhere")
+	if nowhere.GetOutcome() != deputyv1.Outcome_OUTCOME_NO || len(nowhere.GetExplanation().GetNearest()) != 1 {
+		t.Fatalf("an object in no tenant: %v", nowhere)
+	}
+	for _, g := range nowhere.GetExplanation().GetNearest()[0].GetGrants() {
+		w.Touch(t, g.GetResource().GetObjectType()+":"+g.GetResource().GetObjectId()+"#"+g.GetRelation()+"@"+
+			g.GetSubject().GetObject().GetObjectType()+":"+g.GetSubject().GetObject().GetObjectId())
+	}
+	if nowhere = condition("document:nowhere"); nowhere.GetOutcome() != deputyv1.Outcome_OUTCOME_YES {
+		t.Errorf("after the grants that the explanation named: %v", nowhere)
+	}
 }

@@ -134,7 +134,7 @@ func own(claims *token.Claims) error {
 		return err
 	}
 	if slices.Contains(clients, subject) {
-		return token.Refused("is of a client itself, which is its subject, and no person's")
+		return token.Refused("is of a client itself: its subject is the client, and not a person")
 	}
 	for claim, persons := range kinds {
 		if !claims.Has(claim) {
