@@ -219,3 +219,24 @@ func TestHostileServer(t *testing.T) {
 		t.Errorf("the guard ended with %v", err)
 	}
 }
+
+// TestResultThatAsksForInput: a result that asks for input brings nothing along of what the guard filters in other results.
+func TestResultThatAsksForInput(t *testing.T) {
+	t.Parallel()
+	r := between(t, "allow: [elicitation]")
+	const asks = `"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{"message":"who?"}}},"requestState":"s"`
+	for _, call := range []string{
+		`"method":"tools/call","params":{"name":"search","arguments":{"word":"x"}}`, `"method":"resources/read","params":{"uri":"file:///a.txt"}`,
+	} {
+		say(t, r.toGuard, `{"jsonrpc":"2.0","id":"q",`+call+`}`)
+		if got := r.atServer(t); strings.Contains(got, "tools/list") { // the tools are compared first
+			say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
+			r.atServer(t)
+		}
+		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"_meta":{"m":"hidden"},"content":[{"type":"text","text":"hidden"}],`+
+			`"structuredContent":{"s":"hidden"},"contents":[{"uri":"other:///b","text":"hidden"}],`+asks+`}}`)
+		if got, want := hear(t, r.toAgent), `{"jsonrpc":"2.0","id":"q","result":{`+asks+`}}`; got != want {
+			t.Errorf("%s: the agent got %s, want %s", call, got, want)
+		}
+	}
+}
