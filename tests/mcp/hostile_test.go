@@ -240,3 +240,27 @@ func TestResultThatAsksForInput(t *testing.T) {
 		}
 	}
 }
+
+// TestProgressOfAFilteredTool: what a tool says while it works passes its filter by no more than what it answers, also where another call has the token.
+func TestProgressOfAFilteredTool(t *testing.T) {
+	t.Parallel()
+	r := between(t, "")
+	const token = `"_meta":{"progressToken":"p"}`
+	progress := func(want string) {
+		t.Helper()
+		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1,"message":"reading b.txt"}}`)
+		if got := hear(t, r.toAgent); got != `{"jsonrpc":"2.0","method":"notifications/progress","params":{`+want+`}}` {
+			t.Errorf("the agent got %s, want %s", got, want)
+		}
+	}
+	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read","arguments":{"path":"a"},`+token+`}}`)
+	r.atServer(t) // the tools are compared first
+	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
+	r.atServer(t)
+	progress(`"progressToken":"p","progress":1,"message":"reading b.txt"`)
+	say(t, r.toGuard, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"search","arguments":{"word":"x"},`+token+`}}`)
+	r.atServer(t)
+	for range 20 {
+		progress(`"progressToken":"p","progress":1`)
+	}
+}

@@ -186,6 +186,9 @@ func isNew(m *jsonrpc.Message) bool {
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
 	f := &flight{id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
+	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
+		f.filtered = g.cfg.Map.Filters(name)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {

@@ -91,9 +91,11 @@ func (m *Map) ReadResource(uri string) ([]Ask, error) {
 	// Servers decode and normalise URIs in their own ways. What has more than one reading is refused. Browsers' parser, which Node.js has too, leaves
 	// out tabs and ends of lines before it looks for steps, and blanks at the ends; and a step can end where the query or the fragment begins.
 	steps := strings.FieldsFunc(uri, func(r rune) bool { return strings.ContainsRune("/:?#", r) })
-	if strings.ContainsAny(uri, `%\`) || strings.ContainsFunc(uri, blank) || slices.Contains(steps, ".") || slices.Contains(steps, "..") {
-		return nil, refuse("The URI has an escape, a backslash, a blank, a control character or a step such as .., which servers read in different ways. " +
-			"Write it without.")
+	unseen := func(r rune) bool { return r != ' ' && blank(r) }
+	if strings.ContainsAny(uri, `%\`) || strings.ContainsFunc(uri, unseen) || strings.Trim(uri, " ") != uri ||
+		slices.Contains(steps, ".") || slices.Contains(steps, "..") {
+		return nil, refuse("The URI has an escape, a backslash, a control character, a blank at an end or a step such as .., which servers read in " +
+			"different ways. Write it without.")
 	}
 	if !norm.NFC.IsNormalString(uri) {
 		return nil, refuse("The URI is not in Unicode's form NFC, and some systems take it for another one.")

@@ -178,6 +178,7 @@ func TestResources(t *testing.T) {
 		"desk://box/a/..#7":              "The URI has an escape",
 		"desk://box/a/.. ":               "The URI has an escape",
 		"desk://box/a/.\u200b./b":        "The URI has an escape",
+		"desk://box/a/b c":               "view box:a",
 		"desk:..x":                       "There is no resource",
 		"desk://queue/1a/e\u0301x":       "NFC",
 		"desk://queue/1a/...x/b..x/..bx": "view queue:queue/a%2F...x%2Fb..x%2F..b",
