@@ -94,12 +94,8 @@ func (g *Gate) proves(ctx context.Context, request any) error {
 	if !ok {
 		return authz.Errorf(authz.Internal, "INTERNAL", "a message is received past the gate")
 	}
-	acting := caller.Acting{}
-	if book := g.callers.Book(); book != nil {
-		acting = book.Acting
-	}
-	v := &prover{ctx: ctx, by: caller.Of(ctx), acting: acting}
-	c.acting = acting
+	v := &prover{ctx: ctx, by: caller.Of(ctx), acting: g.acting()}
+	c.acting = v.acting
 	var err error
 	switch r := request.(type) {
 	case *deputyv1.CheckBulkPermissionsRequest:
@@ -112,7 +108,10 @@ func (g *Gate) proves(ctx context.Context, request any) error {
 	case *deputyv1.WatchPermissionRequest:
 		if check := r.GetCheck(); check != nil {
 			p, _ := actingOf(check)
-			c.proof.actor, err = v.question(p, true)
+			raw := *p.token
+			if c.proof.actor, err = v.question(p, true); err == nil {
+				c.acts.Store(&acts{agent: *p.agent, raw: raw, actor: c.proof.actor})
+			}
 		}
 	case *deputyv1.StartSessionRequest:
 		c.proof.actor, err = v.session(r)
@@ -124,6 +123,36 @@ func (g *Gate) proves(ctx context.Context, request any) error {
 		}
 	}
 	return err
+}
+
+// acting says how agents prove that they act now.
+func (g *Gate) acting() caller.Acting {
+	if book := g.callers.Book(); book != nil {
+		return book.Acting
+	}
+	return caller.Acting{}
+}
+
+// acts is the agent for which a watch was begun, with the token that proved it, "" for none. It is immutable.
+type acts struct {
+	agent, raw string
+	actor      *caller.Actor
+}
+
+// goOn refuses to go on where the watch could not be begun any more: without a token, because the agent or the caller has been bound to one since, and
+// with one, because its issuer has withdrawn the key, or the file of callers says something else of the issuer.
+func (a *acts) goOn(v *prover) error {
+	if a.raw == "" {
+		return v.missing(a.agent)
+	}
+	is, err := v.verify(a.raw)
+	if err != nil {
+		return err
+	}
+	if is.AgentName != a.actor.AgentName || is.Principal != a.actor.Principal || is.Tenant != a.actor.Tenant {
+		return mismatch("actor_token", "names another agent, principal or tenant now than when the watch began: call again")
+	}
+	return nil
 }
 
 // prover verifies the tokens of one message.

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -23,6 +24,8 @@ type call struct {
 	proof  proof
 	items  []proof
 	acting caller.Acting
+	// acts is whose agent a stream acts for, and by which token; nil where that is not judged again.
+	acts atomic.Pointer[acts]
 	// ticket is its admission; the zero ticket where it takes none.
 	ticket admission.Ticket
 }

@@ -19,6 +19,8 @@ import (
 //	is refused                                             ends with the status that the new call gets
 //	is another caller's, or its caller may do less         ends with UNAVAILABLE, and its client calls again
 //	may do as much, or more                                goes on, with what it began with
+//
+// The agent of a stream that lets one act is judged again likewise, by the token that the stream began with.
 const (
 	rejudgeEvery = time.Second
 	// rejudgeTime is how long it may take to find out whose one stream is: a token's issuer may have to be asked.
@@ -123,6 +125,9 @@ func (g *Gate) goesOn(c *call) error {
 	}
 	if !is.Covers(was) {
 		return authz.Errorf(authz.Unavailable, authz.ReasonCallerChanged, "what the caller %s may do has changed; call again", was.Name)
+	}
+	if a := c.acts.Load(); a != nil {
+		return a.goOn(&prover{ctx: ctx, by: is, acting: g.acting()})
 	}
 	return nil
 }

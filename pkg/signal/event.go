@@ -68,6 +68,8 @@ func Read(t caller.EventToken, by *caller.Signals, now time.Time) (Reading, erro
 	}
 	out := Reading{Happened: t.Happened}
 	var latest time.Time
+	// atOnce is the most that is asked for without waiting.
+	var atOnce Act
 	for uri, payload := range t.Events {
 		name := eventName(uri)
 		out.Events = append(out.Events, name)
@@ -79,7 +81,10 @@ func Read(t caller.EventToken, by *caller.Signals, now time.Time) (Reading, erro
 			waits = "its transmitter may not have " + name + " take effect at once"
 		}
 		out.Act = max(out.Act, one)
-		if out.Waits == "" {
+		switch {
+		case waits == "":
+			atOnce = max(atOnce, one)
+		case out.Waits == "":
 			out.Waits = waits
 		}
 		if at := happened(payload); at.After(latest) {
@@ -89,6 +94,9 @@ func Read(t caller.EventToken, by *caller.Signals, now time.Time) (Reading, erro
 	slices.Sort(out.Events)
 	if out.Act == Nothing {
 		return Reading{Events: out.Events}, nil
+	}
+	if atOnce == out.Act {
+		out.Waits = "" // what would wait takes away no more
 	}
 	switch {
 	case !latest.IsZero():

@@ -206,8 +206,8 @@ func (l *Ledger) Get(id string) (e Entry, found bool) {
 	return Entry{}, false
 }
 
-// Put keeps a signal, or what has become of it, durably: it is on the disk once Put returns. Errors: Exhausted where too many are kept, which
-// never is so for one that is kept already; Unavailable where it cannot be written: then what was kept before stands.
+// Put keeps a signal, or what has become of it, durably: it is on the disk once Put returns. Errors: Exhausted where too many are kept, which for
+// one that is kept already is so only where it comes to wait; Unavailable where it cannot be written: then what was kept before stands.
 func (l *Ledger) Put(e Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -217,11 +217,8 @@ func (l *Ledger) Put(e Entry) error {
 	if now := l.cfg.Now(); now.Sub(l.forgot) > time.Hour {
 		l.forgetLocked()
 	}
-	was := l.entries[e.ID]
-	if was == nil {
-		if err := l.roomLocked(&e); err != nil {
-			return err
-		}
+	if err := l.roomLocked(l.entries[e.ID], &e); err != nil {
+		return err
 	}
 	if !e.Open() {
 		e = Entry{ID: e.ID, Digest: e.Digest, Transmitter: e.Transmitter, Issued: e.Issued, State: e.State}
@@ -239,16 +236,22 @@ func (l *Ledger) Put(e Entry) error {
 	return nil
 }
 
-// roomLocked refuses a signal for which there is no room.
-func (l *Ledger) roomLocked(e *Entry) error {
+// roomLocked refuses a signal for which there is no room. was is what is kept of it, nil before: then it counts among those that are open.
+func (l *Ledger) roomLocked(was, e *Entry) error {
 	full := func(format string, args ...any) error {
 		err := authz.Errorf(authz.Exhausted, authz.ReasonSignalsUnavailable, format, args...)
 		err.RetryAfter = time.Minute
 		return err
 	}
+	others := l.waits[e.Transmitter]
+	if was != nil && was.Open() {
+		others--
+	}
 	switch {
-	case e.State == Waiting && l.waits[e.Transmitter] >= maxWaiting:
+	case e.State == Waiting && (was == nil || was.State != Waiting) && others >= maxWaiting:
 		return full("%d signals of %s wait for a person: no more can wait until some are applied or dropped", maxWaiting, e.Transmitter)
+	case was != nil:
+		return nil
 	case l.of[e.Transmitter] >= maxOfTransmitter, len(l.entries) >= maxEntries:
 		return full("too many signals were received within %s: no more are taken until some are older", MaxAge)
 	}

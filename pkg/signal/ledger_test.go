@@ -222,6 +222,14 @@ func TestLedgerRoom(t *testing.T) {
 	if _, open := l.Counts(); open != maxWaiting+1 {
 		t.Errorf("%d are open", open)
 	}
+	// One that was begun, and then could not be applied as a whole, waits like any other.
+	begun := entry(maxWaiting+3, Begun)
+	put(t, l, begun)
+	begun.State = Waiting
+	if err := l.Put(begun); authz.KindOf(err) != authz.Exhausted {
+		t.Errorf("one more comes to wait: %v", err)
+	}
+	put(t, l, entry(1, Dropped), begun, begun)
 }
 
 // TestLedgerBounds: a signal exists for whom its target and all of its tenants do.

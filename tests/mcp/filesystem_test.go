@@ -52,6 +52,7 @@ func TestFileServer(t *testing.T) {
 	}
 	for path, to := range map[string]string{
 		"/alice/link.txt": "../bob/b.txt", "/alice/bobs": "../bob", "/alice/out": outside, "/alice/self.txt": "a.txt",
+		"/alice/u\u0308": "../bob", // "ü" in two characters: the file server finds it under the one
 	} {
 		if err := os.Symlink(to, root+path); err != nil {
 			t.Fatal(err)
@@ -123,6 +124,7 @@ tools:
 		root + "/alice/bobs/b.txt":               notAllowed,
 		root + "/alice/bobs/../alice/a.txt":      notAllowed,
 		root + "/alice/out/o.txt":                notAllowed,
+		root + "/alice/\u00fc/b.txt":             notAllowed,
 		root + "/ALICE/a.txt":                    notAllowed,
 		outside + "/o.txt":                       notAllowed,
 		"/etc/passwd":                            notAllowed,
@@ -146,6 +148,9 @@ tools:
 		t.Error(got)
 	}
 	if got := g.call(t, "write_file", map[string]any{"path": "alice/new.txt", "content": "x"}); !strings.Contains(got, "Successfully") {
+		t.Error(got)
+	}
+	if got := g.call(t, "write_file", map[string]any{"path": root + "/alice/\u00fc/new.txt", "content": "x"}); got != notAllowed {
 		t.Error(got)
 	}
 	if _, err := os.Stat(root + "/bob/new.txt"); err == nil {

@@ -219,3 +219,48 @@ func TestHostileServer(t *testing.T) {
 		t.Errorf("the guard ended with %v", err)
 	}
 }
+
+// TestResultThatAsksForInput: a result that asks for input brings nothing along of what the guard filters in other results.
+func TestResultThatAsksForInput(t *testing.T) {
+	t.Parallel()
+	r := between(t, "allow: [elicitation]")
+	const asks = `"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{"message":"who?"}}},"requestState":"s"`
+	for _, call := range []string{
+		`"method":"tools/call","params":{"name":"search","arguments":{"word":"x"}}`, `"method":"resources/read","params":{"uri":"file:///a.txt"}`,
+	} {
+		say(t, r.toGuard, `{"jsonrpc":"2.0","id":"q",`+call+`}`)
+		if got := r.atServer(t); strings.Contains(got, "tools/list") { // the tools are compared first
+			say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
+			r.atServer(t)
+		}
+		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"_meta":{"m":"hidden"},"content":[{"type":"text","text":"hidden"}],`+
+			`"structuredContent":{"s":"hidden"},"contents":[{"uri":"other:///b","text":"hidden"}],`+asks+`}}`)
+		if got, want := hear(t, r.toAgent), `{"jsonrpc":"2.0","id":"q","result":{`+asks+`}}`; got != want {
+			t.Errorf("%s: the agent got %s, want %s", call, got, want)
+		}
+	}
+}
+
+// TestProgressOfAFilteredTool: what a tool says while it works passes its filter by no more than what it answers, also where another call has the token.
+func TestProgressOfAFilteredTool(t *testing.T) {
+	t.Parallel()
+	r := between(t, "")
+	const token = `"_meta":{"progressToken":"p"}`
+	progress := func(want string) {
+		t.Helper()
+		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1,"message":"reading b.txt"}}`)
+		if got := hear(t, r.toAgent); got != `{"jsonrpc":"2.0","method":"notifications/progress","params":{`+want+`}}` {
+			t.Errorf("the agent got %s, want %s", got, want)
+		}
+	}
+	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read","arguments":{"path":"a"},`+token+`}}`)
+	r.atServer(t) // the tools are compared first
+	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
+	r.atServer(t)
+	progress(`"progressToken":"p","progress":1,"message":"reading b.txt"`)
+	say(t, r.toGuard, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"search","arguments":{"word":"x"},`+token+`}}`)
+	r.atServer(t)
+	for range 20 {
+		progress(`"progressToken":"p","progress":1`)
+	}
+}

@@ -2,6 +2,9 @@ package tokens
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -76,5 +79,89 @@ func TestWatchEndsWithItsToken(t *testing.T) {
 		if until := m.GetHolds().GetValidUntil(); until != nil && time.Now().After(ends.Add(time.Second)) {
 			break
 		}
+	}
+}
+
+// TestWatchThatCouldNotBeginAnyMore: a watch ends once the same question would be refused because of the agent's token, or for want of one. Others go on.
+func TestWatchThatCouldNotBeginAnyMore(t *testing.T) {
+	t.Parallel()
+	const (
+		actors = `, actors: {audiences: ["https://deputy.example.com"], agent: "{act.sub}", principal: "user:{sub}"}`
+		bound  = "agents: [{id: bot, actor_token: required}]"
+	)
+	for name, test := range map[string]struct {
+		// after is what the callers file says from then on: of the issuer, and of agents.
+		after, agents string
+		rotates       bool
+		// with and without are the reasons for which the watch with a token ends, and the one without; "" goes on.
+		with, without string
+	}{
+		"the agent is bound to its token": {after: actors, agents: bound, without: required},
+		"the issuer names no agents":      {with: invalid},
+		"the server has another name":     {after: `, actors: {audiences: [other], agent: "{act.sub}", principal: "user:{sub}"}`, with: invalid},
+		"the agent has another name":      {after: `, actors: {audiences: ["https://deputy.example.com"], agent: "x/{act.sub}", principal: "user:{sub}"}`, with: mismatch},
+		"the key is withdrawn":            {after: actors, rotates: true, with: invalid},
+		"another agent is bound":          {after: actors, agents: "agents: [{id: helper, actor_token: required}]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			issuer, file := harness.NewIssuer(t), filepath.Join(dir, "callers.yaml")
+			issuer.Known(t, dir)
+			write := func(of, agents string) {
+				t.Helper()
+				text := fmt.Sprintf("issuers: [{issuer: https://login.example.com, audiences: [callers], algorithms: [ES256], jwks_file: jwks.json%s}]\n%s\ncallers: []\n",
+					of, agents)
+				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(actors, "")
+			s := harness.Start(t, daemon.Config{
+				Engine: engine.Config{Kind: engine.Memory}, CallersPath: file,
+				PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
+			})
+			session := furnish(t, s)
+			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+			defer cancel()
+			watch := func(raw string) grpc.ServerStreamingClient[deputyv1.WatchPermissionResponse] {
+				stream, err := s.Permissions().WatchPermission(ctx, &deputyv1.WatchPermissionRequest{
+					Check: &deputyv1.CheckPermissionRequest{
+						AgentId: "bot", ActorToken: raw, Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: session},
+						Resource: harness.Ref("document:plan"), Permission: "view",
+					},
+					Heartbeat: durationpb.New(time.Second),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if first, err := stream.Recv(); err != nil || first.GetDecision().GetPermissionship() != deputyv1.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
+					t.Fatal(first, err)
+				}
+				return stream
+			}
+			with, without := watch(issuer.ActorToken(t, "bot", "alice")), watch("")
+			write(test.after, test.agents)
+			if err := s.Reload(); err != nil {
+				t.Fatal(err)
+			}
+			if test.rotates {
+				harness.NewIssuer(t).Known(t, dir)
+			}
+			for _, one := range []struct {
+				stream grpc.ServerStreamingClient[deputyv1.WatchPermissionResponse]
+				ends   string
+			}{{with, test.with}, {without, test.without}} {
+				var err error
+				for beats := 0; err == nil && (one.ends != "" && beats < 20 || beats < 3); beats++ {
+					_, err = one.stream.Recv()
+				}
+				if one.ends == "" && err != nil || one.ends != "" && err == nil {
+					t.Errorf("%v, want the reason %q", err, one.ends)
+				} else if one.ends != "" {
+					is(t, err, codes.PermissionDenied, one.ends, "actor_token")
+				}
+			}
+		})
 	}
 }

@@ -188,6 +188,9 @@ func text(members map[string]json.RawMessage, name string) (string, error) {
 		return "", errors.New("is not a string")
 	case s == "":
 		return "", errors.New("is empty")
+	case strings.ContainsRune(s, utf8.RuneError):
+		// It is also what half a surrogate pair is read as, whichever half: two texts would be one.
+		return "", errors.New("has U+FFFD, which stands for what is no character")
 	case len(s) > maxText:
 		return "", fmt.Errorf("has %d bytes; it can have %d", len(s), maxText)
 	}

@@ -191,6 +191,8 @@ func TestRefused(t *testing.T) {
 		},
 		"payload is an array":         {es256.sign(usualHeader, `[]`), "its payload is not a JSON object"},
 		"payload is null":             {es256.sign(usualHeader, `null`), "its payload is not a JSON object"},
+		"half a surrogate pair":       {es256.sign(usualHeader, strings.Replace(usualClaims, "billing", `billing\ud800`, 1)), `no usable "sub": it has U+FFFD`},
+		"the other half":              {es256.sign(usualHeader, strings.Replace(usualClaims, "billing", `billing\udfff`, 1)), `no usable "sub": it has U+FFFD`},
 		"payload is empty":            {es256.sign(usualHeader, ``), "its payload is not JSON"},
 		"payload with something else": {es256.sign(usualHeader, usualClaims+`{}`), "its payload is not JSON"},
 		"payload is not UTF-8":        {es256.sign(usualHeader, usualClaims[:len(usualClaims)-1]+",\"x\":\"\xff\"}"), "its payload is not JSON"},

@@ -64,6 +64,8 @@ type flight struct {
 	// id is the agent's, and sent the one that the server got; zero before that.
 	id, sent jsonrpc.ID
 	token    jsonrpc.Value
+	// filtered says that it calls a tool whose answers are filtered.
+	filtered bool
 	// answer gets one message.
 	answer chan *jsonrpc.Message
 	ctx    context.Context //nolint:containedctx // a request has its context, which a message of its own cancels

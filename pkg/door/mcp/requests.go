@@ -186,6 +186,9 @@ func isNew(m *jsonrpc.Message) bool {
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
 	f := &flight{id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
+	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
+		f.filtered = g.cfg.Map.Filters(name)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -341,7 +344,7 @@ func (g *Guard) filteredFailure(name string, err error) error {
 // called judges the answer of a tool.
 func (g *Guard) called(f *flight, name string, arguments, result jsonrpc.Value) (jsonrpc.Value, error) {
 	if asked, err := g.input(result); asked || err != nil {
-		return result, err
+		return asking(result), err
 	}
 	if !g.cfg.Map.Filters(name) {
 		return result, nil
@@ -381,6 +384,17 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// asking is a result that asks for input, without anything that would be filtered in one that does not.
+func asking(result jsonrpc.Value) jsonrpc.Value {
+	kept := []jsonrpc.Member{}
+	for _, member := range result.Members() {
+		if slices.Contains([]string{"resultType", "inputRequests", "requestState"}, member.Name) {
+			kept = append(kept, member)
+		}
+	}
+	return jsonrpc.ObjectOf(kept...)
 }
 
 // getPrompt decides a prompt.
@@ -433,7 +447,7 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return result, err
 	}
 	if asked, err := g.input(result); asked || err != nil {
-		return result, err
+		return asking(result), err
 	}
 	// A server may answer with other resources than the one that it was asked for.
 	return g.keepURIs(f, result, "contents", uri)

@@ -110,8 +110,11 @@ func (g *Guard) toldByServer(ctx context.Context, m *jsonrpc.Message) error {
 	case "notifications/tools/list_changed":
 		g.tools.changed()
 	case "notifications/progress":
-		if !g.awaits(m.Params.At("progressToken")) {
+		switch awaited, filtered := g.awaits(m.Params.At("progressToken")); {
+		case !awaited:
 			return nil
+		case filtered: // the message may name what the answer must not
+			m.Params = m.Params.Without("message")
 		}
 	case "notifications/cancelled":
 		return g.canceledByServer(ctx, m)
@@ -130,20 +133,20 @@ func inClientsWords(f *flight, in jsonrpc.Value) jsonrpc.Value {
 	return in.With("_meta", meta.With(subscriptionID, f.id.Value()))
 }
 
-// awaits reports whether a request is in flight that has the token.
-func (g *Guard) awaits(token jsonrpc.Value) bool {
+// awaits reports whether a request is in flight that has the token, and whether one of those calls a tool whose answers are filtered.
+func (g *Guard) awaits(token jsonrpc.Value) (awaited, filtered bool) {
 	id, ok := jsonrpc.IDOf(token)
 	if !ok {
-		return false
+		return false, false
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, f := range g.flights {
 		if other, ok := jsonrpc.IDOf(f.token); ok && other == id {
-			return true
+			awaited, filtered = true, filtered || f.filtered
 		}
 	}
-	return false
+	return awaited, filtered
 }
 
 // canceledByServer passes on that the server wants no answer to a request of its own, or ends one of the agent's.

@@ -118,7 +118,7 @@ var Methods = []Method{
 
 	{Name: "notifications/cancelled", From: Server, Notification: true, Old: true, New: true, Does: Passes},
 	{Name: "notifications/progress", From: Server, Notification: true, Old: true, New: true, Does: Passes,
-		How: "For a request of the agent's that is in flight and has the token."},
+		How: "For a request of the agent's that is in flight and has the token. Where the answer is filtered, without its message."},
 	{Name: "notifications/message", From: Server, Notification: true, Old: true, New: true, Does: Passes, Feature: "logging",
 		How: "Its data is not filtered."},
 	{Name: "notifications/resources/updated", From: Server, Notification: true, Old: true, New: true, Does: Decides, How: "As for reading."},

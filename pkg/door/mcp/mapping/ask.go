@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
@@ -86,11 +88,17 @@ func (m *Map) GetPrompt(name string, arguments jsonrpc.Value) (*Call, error) {
 
 // ReadResource returns the questions about a URI. Errors are *Refusal.
 func (m *Map) ReadResource(uri string) ([]Ask, error) {
-	// Servers decode and normalise URIs in their own ways. What has more than one reading is refused.
-	for _, word := range []string{"%", `\`, "/../", "/./"} {
-		if strings.Contains(uri, word) || strings.HasSuffix(uri, "/..") || strings.HasSuffix(uri, "/.") {
-			return nil, refuse("The URI has an escape, a backslash or a step such as .., which servers read in different ways. Write it without.")
-		}
+	// Servers decode and normalise URIs in their own ways. What has more than one reading is refused. Browsers' parser, which Node.js has too, leaves
+	// out tabs and ends of lines before it looks for steps, and blanks at the ends; and a step can end where the query or the fragment begins.
+	steps := strings.FieldsFunc(uri, func(r rune) bool { return strings.ContainsRune("/:?#", r) })
+	unseen := func(r rune) bool { return r != ' ' && blank(r) }
+	if strings.ContainsAny(uri, `%\`) || strings.ContainsFunc(uri, unseen) || strings.Trim(uri, " ") != uri ||
+		slices.Contains(steps, ".") || slices.Contains(steps, "..") {
+		return nil, refuse("The URI has an escape, a backslash, a control character, a blank at an end or a step such as .., which servers read in " +
+			"different ways. Write it without.")
+	}
+	if !norm.NFC.IsNormalString(uri) {
+		return nil, refuse("The URI is not in Unicode's form NFC, and some systems take it for another one.")
 	}
 	var found *resource
 	for _, r := range m.resources {

@@ -3,6 +3,7 @@ package mapping
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -90,6 +91,8 @@ func (c *Canonical) resolve(text string) (resolved, error) {
 		return resolved{}, errors.New("has a backslash, which is a separator for some systems")
 	case strings.HasPrefix(text, "~"):
 		return resolved{}, errors.New("begins with ~, which some programs take for a home folder")
+	case strings.TrimFunc(text, func(r rune) bool { return blank(r) || r == '"' || r == '\'' }) != text:
+		return resolved{}, errors.New("begins or ends with a blank or a quotation mark, which some programs leave out")
 	case !norm.NFC.IsNormalString(text):
 		return resolved{}, errors.New("is not in Unicode's form NFC, and some systems take it for another name")
 	}
@@ -170,6 +173,9 @@ func physical(at string) (string, error) {
 		about, err := os.Lstat(cur)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
+			if hasEquivalent(filepath.Dir(cur), name) {
+				return "", errors.New("is there in another form of Unicode, under which some programs find it")
+			}
 			gone = true
 		case err != nil:
 			return "", errors.New("cannot be looked up")
@@ -180,4 +186,30 @@ func physical(at string) (string, error) {
 		}
 	}
 	return cur, nil
+}
+
+// hasEquivalent reports whether a folder has, or may have, a name that is another one and the same text to Unicode. A server that does not find a
+// name may open that instead, and it can be a link.
+func hasEquivalent(folder, name string) bool {
+	dir, err := os.Open(folder) //nolint:gosec // its names are compared, and nothing of it is shown
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer func() { _ = dir.Close() }() // nothing was written
+	for {
+		entries, err := dir.ReadDir(256)
+		for _, one := range entries {
+			if norm.NFC.String(one.Name()) == name {
+				return true
+			}
+		}
+		if err != nil {
+			return !errors.Is(err, io.EOF)
+		}
+	}
+}
+
+// blank reports whether a character is one that programs leave out, or do not show.
+func blank(r rune) bool {
+	return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
 }
