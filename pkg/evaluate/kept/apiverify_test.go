@@ -360,7 +360,7 @@ func TestSlowClientsKeepNoTurns(t *testing.T) {
 	if err := slow.Wait(); err != nil {
 		t.Error(err)
 	}
-	if len(g.lookups.taken) != 0 {
-		t.Errorf("%d turns are taken after all has ended", len(g.lookups.taken))
+	if n := g.lookups.All() - g.lookups.Free(); n != 0 {
+		t.Errorf("%d turns are taken after all has ended", n)
 	}
 }
