@@ -31,7 +31,7 @@ func isBusy(t *testing.T, what string, err error) {
 // TestOneCallerHoldsNotAll: however many calls one caller makes, there is a turn for another one at once, for sets of every size.
 func TestOneCallerHoldsNotAll(t *testing.T) {
 	t.Parallel()
-	for most := int64(0); most <= 40; most++ {
+	for most := range int64(41) {
 		s := turns.New("lookups", most)
 		var has []*turns.Turn
 		var err error
@@ -217,7 +217,7 @@ func TestModel(t *testing.T) {
 		most := rapid.Int64Range(1, 9).Draw(r, "most")
 		large := rapid.Bool().Draw(r, "large")
 		steps := rapid.IntRange(1, 60).Draw(r, "steps")
-		synctest.Test(t, func(t *testing.T) {
+		synctest.Test(t, func(*testing.T) {
 			s := turns.New("lookups", most)
 			o := &office{most: most, all: s.All(), placed: map[string]int{}}
 			come := func() {

@@ -2,12 +2,15 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -20,17 +23,13 @@ import (
 )
 
 // stalled is a graph on which nothing that one caller asks for comes to an end, until its call does.
-type stalled struct {
-	authz.Graph
-	begun *atomic.Int64
-}
+type stalled struct{ authz.Graph }
 
 // Snapshot is authz.Graph's.
 func (g *stalled) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	if authz.CallerOf(ctx) != "greedy" {
 		return g.Graph.Snapshot(ctx, f)
 	}
-	g.begun.Add(1)
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
@@ -38,13 +37,11 @@ func (g *stalled) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapsh
 // TestOneCallerHoldsNotAll: one caller makes 200 calls of a kind of which the server does few at once, and none of them ends. A call of another caller
 // is answered, and sooner than those that wait are refused. pkg/evaluate, pkg/evaluate/kept, pkg/engine and pkg/delegate have the same for what they do
 // few of.
-func TestOneCallerHoldsNotAll(t *testing.T) {
-	t.Parallel()
+func TestOneCallerHoldsNotAll(t *testing.T) { // one kind after the other, because they share the greedy caller's turns
 	const greedy, bound = 200, 3 * time.Second
-	var begun atomic.Int64
 	w := open(t, daemon.Config{
 		Engine: harness.Embedded(t), PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
-		JudgeOver: func(graph authz.Graph) authz.Graph { return &stalled{graph, &begun} },
+		JudgeOver: func(graph authz.Graph) authz.Graph { return &stalled{graph} },
 		Callers: []*caller.Caller{
 			called("greedy", caller.Limits{}, checker, auditor), called("modest", caller.Limits{}, checker, auditor),
 		},
@@ -94,10 +91,54 @@ func TestOneCallerHoldsNotAll(t *testing.T) {
 			if took := time.Since(began); err != nil || took > bound {
 				t.Errorf("beside %d calls of another caller: %v after %v, want an answer within %v", greedy, err, took, bound)
 			} else {
-				t.Log(fmt.Sprintf("%d calls of another caller are there, %d of them began and %d were refused; the answer took %v", greedy, begun.Load(), refused.Load(), took))
+				t.Logf("%d calls of another caller are there, and %d were refused; the answer took %v", greedy, refused.Load(), took)
 			}
 			cancel()
 			calls.Wait()
 		})
+	}
+}
+
+// TestStreamsPay: a caller with a rate reads no faster than that, however much one stream has, and a short stream costs what a call does.
+func TestStreamsPay(t *testing.T) {
+	t.Parallel()
+	limits := caller.Limits{Rate: 10, Burst: 10}
+	w := served(t, called("desk", limits, checker, auditor, writer), called("short", limits, checker, auditor, writer),
+		called("shop", caller.Limits{}, checker, auditor, writer))
+	const documents = 2_000
+	for from := 0; from < documents; from += 500 {
+		var rows []string
+		for i := range 500 {
+			rows = append(rows, fmt.Sprintf("document:d%d#reader@user:bob", from+i))
+		}
+		w.Touch(t, rows...)
+	}
+	read := func(name, id string) (n int, took time.Duration) {
+		t.Helper()
+		began := time.Now()
+		stream, err := v1.NewPermissionsServiceClient(w.asks(name)).ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{
+			Consistency:        &v1.Consistency{Requirement: &v1.Consistency_FullyConsistent{FullyConsistent: true}},
+			RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: id, OptionalRelation: "reader"},
+		})
+		w.must(err)
+		for {
+			if _, err = stream.Recv(); errors.Is(err, io.EOF) {
+				return n, time.Since(began)
+			}
+			w.must(err)
+			n++
+		}
+	}
+	// At least an object each: 20 of the rate or more, of which the burst has 10.
+	if n, took := read("desk", ""); n < documents || took < 900*time.Millisecond {
+		t.Errorf("at 10 a second, and 100 objects for one, a caller read %d relationships in %v", n, took)
+	}
+	if n, took := read("shop", ""); n < documents {
+		t.Errorf("a caller without a rate read %d relationships in %v", n, took)
+	}
+	for range 9 {
+		if n, _ := read("short", "plan"); n != 2 {
+			t.Errorf("the plan has %d readers", n)
+		}
 	}
 }
