@@ -174,7 +174,7 @@ func TestSharesAreFair(t *testing.T) {
 func TestAFullShareIsKept(t *testing.T) {
 	t.Parallel()
 	customers := []customer{{weight: 4, cost: 1, outstanding: 19}, {weight: 1, cost: 50, outstanding: 24}, {weight: 3, cost: 1, outstanding: 37}}
-	for range 6 {
+	for range 20 {
 		synctest.Test(t, func(t *testing.T) {
 			const lasts = 4 * time.Second
 			all := simulate(newTurns(4, time.Hour, time.Now), time.Millisecond, lasts, customers)
