@@ -200,15 +200,20 @@ func (h *Held) Hold(c *Caller) { h.caller.Store(c) }
 
 // Value is context.Context's.
 func (h *Held) Value(key any) any {
-	if key == (contextKey{}) {
+	switch key {
+	case contextKey{}:
 		return h.caller.Load()
+	case authz.CallerKey{}:
+		if c := h.caller.Load(); c != nil {
+			return c.Name
+		}
 	}
 	return h.Context.Value(key)
 }
 
 // With returns a context that carries the caller of a call.
 func With(ctx context.Context, c *Caller) context.Context {
-	return context.WithValue(ctx, contextKey{}, c)
+	return authz.WithCaller(context.WithValue(ctx, contextKey{}, c), c.Name)
 }
 
 // Of returns the caller of a call, nobody where the context carries none. It is never nil.

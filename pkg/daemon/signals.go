@@ -153,7 +153,7 @@ func (d *Daemon) SignalsAddr() net.Addr {
 const receives = "/deputy.v1.SignalsService/ReceiveSignal"
 
 // sender finds out whose a request is, by the same proofs as those of calls.
-func (d *Daemon) sender(r *http.Request) (signals.Sender, error) {
+func (d *Daemon) sender(r *http.Request) (string, signals.Sender, error) {
 	from := &peer.Peer{Addr: &net.UnixAddr{Name: r.RemoteAddr}}
 	if d.transport != nil && d.cfg.asksClients() && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		from.AuthInfo = securedConn{client: certificate.NewPresented(&d.transport.trust, r.TLS.PeerCertificates)}
@@ -161,7 +161,7 @@ func (d *Daemon) sender(r *http.Request) (signals.Sender, error) {
 	ctx := peer.NewContext(metadata.NewIncomingContext(r.Context(), metadata.MD{"authorization": r.Header.Values("Authorization")}), from)
 	is, err := d.gate.Whose(ctx, receives)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	send := func(ctx context.Context, token string) error {
 		_, err := deputyv1.NewSignalsServiceClient(d.local.As(is)).ReceiveSignal(ctx, &deputyv1.ReceiveSignalRequest{Token: token})
@@ -169,12 +169,12 @@ func (d *Daemon) sender(r *http.Request) (signals.Sender, error) {
 	}
 	if is.May(caller.MethodOf(receives)) != nil {
 		// The gate refuses it, and records that. Nothing of its body is read.
-		return nil, send(r.Context(), "")
+		return "", nil, send(r.Context(), "")
 	}
 	if ours, ok := r.Context().Value(connKey{}).(*conn); ok {
 		ours.keep(standingOf(caller.With(ctx, is)))
 	}
-	return send, nil
+	return is.Name, send, nil
 }
 
 // said is what a status says, as an error.

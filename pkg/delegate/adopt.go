@@ -23,7 +23,7 @@ const (
 	MaxAdoptions = 20
 	// MaxReviewed is the most objects that a review is asked for by name.
 	MaxReviewed = 100
-	// maxReviews is how many reviews are under way at most; each was seen to take 55 MB of a large graph.
+	// maxReviews is how many reviews one caller has under way at most, beside one of another caller; each was seen to take 55 MB of a large graph.
 	maxReviews = 4
 	// maxNamed is the most agents, users, services and tenants that a review of the whole graph keeps in memory.
 	maxNamed = 200_000
@@ -96,12 +96,11 @@ func (d *Delegate) Review(
 	if err := d.wholly(); err != nil {
 		return authz.Revision{}, nil, err
 	}
-	select {
-	case d.reviews <- struct{}{}:
-		defer func() { <-d.reviews }()
-	default:
-		return authz.Revision{}, nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "%d reviews are under way, and no more at a time; try again", maxReviews)
+	turn, err := d.reviews.Take(ctx, 1, 0)
+	if err != nil {
+		return authz.Revision{}, nil, err
 	}
+	defer turn.Give()
 	v, err := d.at(ctx, Place{Revision: from.Revision})
 	if err != nil {
 		return authz.Revision{}, nil, err

@@ -120,6 +120,13 @@ func TestReviewsAreFewAtOnce(t *testing.T) {
 	}
 	var nest func(depth int) error
 	nest = func(depth int) error {
+		if depth == 4 {
+			if _, _, err := d.Review(authz.WithCaller(t.Context(), "another"), nil, delegate.ReviewPlace{}, 10, func(delegate.Candidate) error {
+				return nil
+			}); err != nil {
+				t.Errorf("a review of another caller, while one has as many as it can have: %v", err)
+			}
+		}
 		if depth == 10 {
 			t.Error("ten reviews are under way")
 			return nil

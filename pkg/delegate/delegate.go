@@ -12,6 +12,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/facts"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // Limits.
@@ -52,8 +53,8 @@ type Delegate struct {
 	sweepReads int
 	// maxNamed and maxHeld bound a review.
 	maxNamed, maxHeld int
-	// reviews has room for the reviews that are under way.
-	reviews chan struct{}
+	// reviews are the turns of reviews.
+	reviews *turns.Set
 }
 
 // New returns a Delegate over the graph, for nobody: nothing exists for it until For names a caller. key derives ids from idempotency keys;
@@ -62,7 +63,7 @@ func New(graph authz.Graph, key []byte, maxSessionTTL time.Duration, now func() 
 	return &Delegate{
 		first: true, within: &authz.Bounds{},
 		graph: graph, key: key, maxSessionTTL: maxSessionTTL, now: now,
-		listReads: listReads, sweepReads: sweepReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: make(chan struct{}, maxReviews),
+		listReads: listReads, sweepReads: sweepReads, maxNamed: maxNamed, maxHeld: maxHeld, reviews: turns.New("reviews", maxReviews),
 	}
 }
 

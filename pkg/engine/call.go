@@ -22,6 +22,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/statuses"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // bounds are what SpiceDB's server in this process may do. SpiceDB itself has no such bounds: two relationships that
@@ -42,9 +43,9 @@ type bounds struct {
 	ways, branches, caveats, steps int64
 	// held is how many ways all permissions of a lookup may hold together, and links how many places a survey follows.
 	held, links int64
-	// lookups is how many lookups of resources callers have under way at once; subjects, trees and traces the same for
-	// lookups of subjects, trees and calls with a trace; and own for lookups that decisions are made of. turn is how long
-	// another one waits for its turn.
+	// lookups is how many lookups of resources one caller has under way at once; subjects, trees and traces the same for
+	// lookups of subjects, trees and calls with a trace; and own for lookups that decisions are made of. There are some
+	// more, see pkg/turns. turn is how long another one waits for its turn.
 	lookups, subjects, trees, traces, own int
 	turn                                  time.Duration
 	// imports is how many relationships one import may write, and importBytes their size. An import is one transaction:
@@ -55,8 +56,8 @@ type bounds struct {
 	// answer is how long a database may take to answer a question, or to go on with an answer. It is less than a call
 	// without a deadline waits for the engine, so that there is time left to say so.
 	answer time.Duration
-	// questions is how many questions to a database are under way at once. It is well above the connections of a pool,
-	// which are what questions wait for while the database answers.
+	// questions is how many questions to a database one caller has under way at once, with some more for the others. It is
+	// well above the connections of a pool, which are what questions wait for while the database answers.
 	questions int
 	// stop is how long the engine waits, when it is closed, for SpiceDB and the datastore to end.
 	stop time.Duration
@@ -166,24 +167,17 @@ type gate struct {
 	log    *zap.Logger
 	// own is the value of ownHeader that only this process knows.
 	own string
-	// Each has an element for each call under way that takes it.
-	lookups, subjects, trees, traces, decisions turns
+	// Of each kind of call so many are under way at once, shared between callers.
+	lookups, subjects, trees, traces, decisions *turns.Set
 	lapsed
 }
-
-// turns are what calls of one kind take, so that so many are under way at once.
-type turns struct {
-	of    string
-	taken chan struct{}
-}
-
-func newTurns(of string, n int) turns { return turns{of, make(chan struct{}, n)} }
 
 func newGate(b *bounds, log *zap.Logger) *gate {
 	return &gate{
 		bounds: b, log: log, own: rand.Text(),
-		lookups: newTurns("lookups of resources", b.lookups), subjects: newTurns("lookups of subjects", b.subjects),
-		trees: newTurns("trees", b.trees), traces: newTurns("checks with a trace", b.traces), decisions: newTurns("lookups and traces for decisions", b.own),
+		lookups: turns.New("lookups of resources", int64(b.lookups)), subjects: turns.New("lookups of subjects", int64(b.subjects)),
+		trees: turns.New("trees", int64(b.trees)), traces: turns.New("checks with a trace", int64(b.traces)),
+		decisions: turns.New("lookups and traces for decisions", int64(b.own)),
 	}
 }
 
@@ -199,8 +193,31 @@ func (e *Engine) ownCall(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, ownHeader, e.own)
 }
 
-// turns returns which turns a call takes; those without a channel if it takes none.
-func (g *gate) turns(ctx context.Context, method string, traced bool) turns {
+// callerHeader says for whom a call is made, behind the value that only this process knows: calls that come through the door bring metadata of their
+// callers'.
+const callerHeader = "deputy-caller-bin"
+
+// naming has a call say for whom it is made, where SpiceDB runs in this process.
+func naming(ctx context.Context, own string) context.Context {
+	name := authz.CallerOf(ctx)
+	if own == "" || name == "" {
+		return ctx
+	}
+	return metadata.AppendToOutgoingContext(ctx, callerHeader, own+name)
+}
+
+// caller returns for whom a call is made; "" where nobody says.
+func (g *gate) caller(ctx context.Context) string {
+	for _, value := range metadata.ValueFromIncomingContext(ctx, callerHeader) {
+		if name, ours := strings.CutPrefix(value, g.own); ours {
+			return name
+		}
+	}
+	return ""
+}
+
+// turns returns which turns a call takes; nil if it takes none.
+func (g *gate) turns(ctx context.Context, method string, traced bool) *turns.Set {
 	switch {
 	case traced && g.isOwn(ctx):
 		return g.decisions
@@ -209,7 +226,7 @@ func (g *gate) turns(ctx context.Context, method string, traced bool) turns {
 	case method == expandTree:
 		return g.trees
 	case !strings.Contains(method, "/Lookup"):
-		return turns{}
+		return nil
 	case method != lookupSubjects:
 		return g.lookups
 	case g.isOwn(ctx):
@@ -351,31 +368,27 @@ func (g *gate) enter(ctx context.Context, method string, request any) (_ context
 	case method == lookupSubjects:
 		record.mostRows = g.bounds.subjectRows
 	}
-	ctx = context.WithValue(ctx, callKey{}, record)
+	ctx = authz.WithCaller(context.WithValue(ctx, callKey{}, record), g.caller(ctx))
 	limit := g.bounds.limit(method)
 	if limit == 0 {
 		return ctx, func() {}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	of := g.turns(ctx, method, traced)
-	if of.taken == nil {
+	if of == nil {
 		return ctx, cancel, nil
 	}
-	turn := time.NewTimer(g.bounds.turn)
-	defer turn.Stop()
-	select {
-	case of.taken <- struct{}{}:
-		// The handler of a lookup returns when its walk has ended, also where the caller has left: until then the turn is
-		// taken. Of checks and trees SpiceDB may leave goroutines behind, which end at their next read.
-		return ctx, func() { cancel(); <-of.taken }, nil
-	case <-ctx.Done():
-		err = status.FromContextError(ctx.Err()).Err()
-	case <-turn.C:
-		err = refusal(codes.ResourceExhausted, authz.ReasonBusy,
-			fmt.Sprintf("%d %s are under way, which is as many as the server makes at once: try again", cap(of.taken), of.of))
+	turn, err := of.Take(ctx, 1, g.bounds.turn)
+	if err != nil {
+		if ended := ctx.Err(); ended != nil {
+			err = status.FromContextError(ended).Err()
+		}
+		cancel()
+		return nil, nil, statuses.Raised(err)
 	}
-	cancel()
-	return nil, nil, err
+	// The handler of a lookup returns when its walk has ended, also where the caller has left: until then the turn is
+	// taken. Of checks and trees SpiceDB may leave goroutines behind, which end at their next read.
+	return ctx, func() { cancel(); turn.Give() }, nil
 }
 
 // recovered turns a panic of a call into its status.

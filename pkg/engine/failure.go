@@ -188,7 +188,9 @@ func (e statusError) Unwrap() error { return e.cause }
 // connection, and by callers of authzed.api.v1. Statuses that are about the call pass as they are.
 type teller struct {
 	// remote says that SpiceDB runs elsewhere: then its calls get an end too, which the gate gives them here.
-	remote     bool
+	remote bool
+	// own is the gate's, which is told by it for whom a call is made; "" where SpiceDB runs elsewhere.
+	own        string
 	bounds     *bounds
 	log        *zap.Logger
 	complaints authz.Seldom
@@ -201,6 +203,7 @@ func (t *teller) options() []grpc.DialOption {
 
 // limited returns the context that a call to SpiceDB is made with.
 func (t *teller) limited(ctx context.Context, method string) (context.Context, context.CancelFunc) {
+	ctx = naming(ctx, t.own)
 	limit := t.bounds.limit(method)
 	if !t.remote || limit == 0 {
 		return context.WithCancel(ctx)
@@ -400,7 +403,7 @@ func Failure(op string, err error) error {
 	}
 	info := statuses.Info(st)
 	if info.GetDomain() == authz.ErrorDomain && (code == codes.Unavailable || code == codes.ResourceExhausted || code == codes.Aborted) {
-		out.Reason, out.Message = info.GetReason(), st.Message()
+		out.Reason, out.Message, out.RetryAfter = info.GetReason(), st.Message(), statuses.RetryAfter(st)
 	}
 	switch info.GetReason() {
 	case reasonUnknownDefinition:

@@ -224,7 +224,7 @@ func serve(ctx context.Context, ds *bounded) (*Engine, error) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- authz.Safely("engine.Run", func() error { return srv.Run(life) }) }()
-	tells := &teller{bounds: ds.bounds, log: ds.log}
+	tells := &teller{bounds: ds.bounds, log: ds.log, own: entrance.own}
 	conn, err := srv.NewClient(append(tells.options(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),

@@ -8,6 +8,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // batchRows is how many rows a read is at most ahead of its reader.
@@ -22,11 +23,11 @@ const batchRows = 256
 // one waits for its turn, and gives up in time too.
 type patience struct {
 	limit time.Duration
-	turns chan struct{}
+	turns *turns.Set
 }
 
 func newPatience(limit time.Duration, questions int) *patience {
-	return &patience{limit: limit, turns: make(chan struct{}, questions)}
+	return &patience{limit: limit, turns: turns.New("questions to the database", int64(questions))}
 }
 
 // errSilent is the status of a call to which the database did not answer.
@@ -40,19 +41,6 @@ func whyEnded(caller context.Context) error {
 	return errSilent()
 }
 
-// take waits for a turn.
-func (p *patience) take(ctx context.Context) bool {
-	select {
-	case p.turns <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// give gives a turn back.
-func (p *patience) give() { <-p.turns }
-
 // outcome is what an answer came to.
 type outcome[T any] struct {
 	value T
@@ -65,12 +53,13 @@ func wait[T any](caller context.Context, p *patience, do func(context.Context) (
 	var none T
 	ctx, cancel := context.WithTimeout(caller, p.limit)
 	defer cancel()
-	if !p.take(ctx) {
+	turn, err := p.turns.Take(ctx, 1, p.limit)
+	if err != nil {
 		return none, whyEnded(caller)
 	}
 	answer := make(chan outcome[T], 1)
 	go func() {
-		defer p.give()
+		defer turn.Give()
 		var out outcome[T]
 		defer func() { answer <- out }()
 		defer authz.Recover("engine.wait", &out.err)
@@ -99,18 +88,14 @@ func (p *patience) steps(
 		defer cancel()
 		limit := time.NewTimer(p.limit)
 		defer limit.Stop()
-		select {
-		case p.turns <- struct{}{}:
-		case <-ctx.Done():
+		turn, err := p.turns.Take(ctx, 1, p.limit)
+		if err != nil {
 			yield(tuple.Relationship{}, whyEnded(caller))
-			return
-		case <-limit.C:
-			yield(tuple.Relationship{}, errSilent())
 			return
 		}
 		batches := make(chan []step)
 		go func() {
-			defer p.give()
+			defer turn.Give()
 			defer close(batches)
 			if err := authz.Safely("engine.steps", func() error { return readAhead(ctx, open, batches) }); err != nil {
 				select {

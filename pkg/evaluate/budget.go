@@ -1,7 +1,6 @@
 package evaluate
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/statuses"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // The memory of one call, and of all calls together, is bounded whatever the graph looks like. A walk counts what it holds while it walks, in
@@ -20,7 +20,7 @@ import (
 //
 //   - Up to smallWalk units it holds without asking, as nearly every walk does.
 //   - Beyond that it needs a turn, of which there are few, and beyond mediumWalk one of even fewer. It waits for a turn until its call ends or
-//     turnTime has passed; the second ends it with an error. The turn ends with the call.
+//     turnTime has passed; the second ends it with an error. The turn ends with the call. Turns are shared between callers (pkg/turns).
 //   - At largeWalk it lets go of everything that it has read and found out, and goes on. It reads again whatever it needs again.
 //   - It cannot let go of conditions, because they may be the answer. Beyond maxConditions there is no answer.
 //   - For one question it reads at most maxRead rows, each read counted as one more. Beyond that there is no answer.
@@ -42,17 +42,17 @@ const (
 // kept is how much all walks keep between two calls.
 var kept atomic.Int64
 
-// turns are what large walks take.
-type turns struct {
-	taken chan struct{}
+// tier is what large walks take turns of.
+type tier struct {
+	turns *turns.Set
 	// most is how much a walk that has taken one may hold.
 	most int
 }
 
-// tiers are the turns that a walk takes one after the other, as it grows. A walk that has a turn of the second tier never waits for one of the first.
-var tiers = [...]turns{
-	{make(chan struct{}, 16*runtime.GOMAXPROCS(0)), mediumWalk},
-	{make(chan struct{}, 2*runtime.GOMAXPROCS(0)+2), largeWalk},
+// tiers are what a walk takes turns of, one after the other, as it grows. A walk that has a turn of the second tier never waits for one of the first.
+var tiers = [...]tier{
+	{turns.New("checks that need much memory", int64(16*runtime.GOMAXPROCS(0))), mediumWalk},
+	{turns.New("checks that need very much memory", int64(2*runtime.GOMAXPROCS(0)+2)), largeWalk},
 }
 
 // budget is what a walk holds and has used.
@@ -61,8 +61,10 @@ type budget struct {
 	held, pages, conditions int
 	// most is how much the walk may hold before it has to grow, and read is how much the question has read.
 	most, read int
-	// turns is how many tiers the walk has a turn of. It works for another walk, which has turns of lent tiers; 0 if there is none.
+	// turns is how many tiers the walk has a turn of, and taken are those that are its own. It works for another walk, which has turns of lent
+	// tiers; 0 if there is none.
 	turns, lent int
+	taken       [len(tiers)]*turns.Turn
 	// kept is the part of the walk's units that is counted in the variable kept.
 	kept int
 }
@@ -128,31 +130,15 @@ func (w *Walk) grow() {
 
 // takeTurn waits for a turn of the next tier.
 func (w *Walk) takeTurn() {
-	if t := &tiers[w.turns]; w.turns >= w.lent {
-		if w.err = t.take(w.ctx); w.err != nil {
+	if w.turns >= w.lent {
+		var err error
+		if w.taken[w.turns], err = tiers[w.turns].turns.Take(w.ctx, 1, turnTime); err != nil {
+			w.err = statuses.Raised(err)
 			return
 		}
 	}
 	w.most = tiers[w.turns].most
 	w.turns++
-}
-
-func (t *turns) take(ctx context.Context) error {
-	select {
-	case t.taken <- struct{}{}:
-		return nil
-	default:
-	}
-	patience := time.NewTimer(turnTime)
-	defer patience.Stop()
-	select {
-	case t.taken <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-patience.C:
-		return errNoTurn
-	}
 }
 
 // letGo forgets everything that was read and found out, except for the pages that the walk is going through.
@@ -165,12 +151,11 @@ func (w *Walk) letGo() {
 
 // giveBack ends the turns of a call.
 func (w *Walk) giveBack() {
-	for ; w.turns > 0; w.turns-- {
-		if w.turns > w.lent {
-			<-tiers[w.turns-1].taken
-		}
+	for i, one := range w.taken {
+		one.Give()
+		w.taken[i] = nil
 	}
-	w.lent = 0
+	w.turns, w.lent = 0, 0
 }
 
 // keep decides whether a walk keeps what it holds until its next call.
@@ -202,8 +187,6 @@ var (
 		"the check takes more than %d reads and relationships: look for relationships that lead in a circle, and for objects with very many of them", maxRead))
 	errTooManyConditions = refused(authz.ReasonTooLarge, fmt.Sprintf(
 		"the check meets more than %d conditions: give fewer relationships a caveat", maxConditions))
-	errNoTurn = refused(authz.ReasonBusy,
-		"the check needs much memory, and the server answers as many of those as it does at once: try again")
 )
 
 func refused(reason, message string) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/statuses"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // crowd is a graph that is computed: each object of type "doc" has groups in all of its relations, as many as its id says, and each group has one
@@ -183,10 +184,18 @@ func TestLargeWalksTakeTurns(t *testing.T) { // alone, because it takes all turn
 	check := func(ctx context.Context, groups int) Answer {
 		return p.Check(ctx, &crowd{}, []Check{crowdCheck(groups, "view", "nobody")})[0]
 	}
-	for i := range tiers {
-		for range cap(tiers[i].taken) {
-			tiers[i].taken <- struct{}{}
+	take := func(i int) (all []*turns.Turn) {
+		for range tiers[i].turns.Most() {
+			one, err := tiers[i].turns.Take(t.Context(), 1, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, one)
 		}
+		return all
+	}
+	for i := range tiers {
+		taken := take(i)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		held := smallWalk
 		if i > 0 {
@@ -201,15 +210,19 @@ func TestLargeWalksTakeTurns(t *testing.T) { // alone, because it takes all turn
 		}
 		answered := make(chan Answer)
 		go func() { answered <- check(t.Context(), held) }()
-		for range cap(tiers[i].taken) {
-			<-tiers[i].taken
+		another := authz.WithCaller(t.Context(), "another")
+		if a := check(another, held); a.Outcome != authz.No {
+			t.Errorf("while one caller has all that it can have of tier %d, a large walk of another is %v (%v)", i, a.Outcome, a.Err)
+		}
+		for _, one := range taken {
+			one.Give()
 		}
 		if a := <-answered; a.Outcome != authz.No {
 			t.Errorf("once it has a turn of tier %d, a large walk is %v (%v)", i, a.Outcome, a.Err)
 		}
 	}
 	for i := range tiers {
-		if n := len(tiers[i].taken); n != 0 {
+		if n := tiers[i].turns.All() - tiers[i].turns.Free(); n != 0 {
 			t.Errorf("%d turns of tier %d are not given back", n, i)
 		}
 	}

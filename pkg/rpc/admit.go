@@ -77,6 +77,14 @@ func rest(ctx context.Context) {
 	}
 }
 
+// delivered charges a stream for objects that it has delivered.
+func delivered(ctx context.Context, objects int, waits bool) error {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		return c.ticket.Delivered(ctx, objects, waits)
+	}
+	return nil
+}
+
 // shed reports whether a call was refused because of how much its caller, or all, ask. Such refusals are recorded together, once a second for
 // each caller: they come in storms, and one record for each would fill the journal with what was not looked at.
 func (g *Gate) shed(ctx context.Context, recording *Recording, method string, err error) bool {

@@ -39,6 +39,13 @@ func TestExplanationsTakeTurns(t *testing.T) {
 			ends = append(ends, begin(t.Context(), false))
 		}
 		busy(false)
+		for _, traced := range []bool{true, false} {
+			end, err := e.begin(authz.WithCaller(t.Context(), "another"), traced)
+			if err != nil {
+				t.Fatalf("an explanation of another caller, with a trace %t: %v", traced, err)
+			}
+			end()
+		}
 		gone, leave := context.WithCancel(t.Context())
 		leave()
 		if _, err := e.begin(gone, false); !errors.Is(err, context.Canceled) {
@@ -51,7 +58,7 @@ func TestExplanationsTakeTurns(t *testing.T) {
 			end()
 		}
 		(<-waiting)()
-		if n := len(e.all) + len(e.traced); n != 0 {
+		if n := e.all.All() - e.all.Free() + e.traced.All() - e.traced.Free(); n != 0 {
 			t.Errorf("%d turns are not given back", n)
 		}
 	})

@@ -5,7 +5,6 @@ import (
 
 	"google.golang.org/grpc/status"
 
-	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
@@ -20,20 +19,11 @@ func toStatus(ctx context.Context, err error) error {
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
-	e := statuses.Visible(ctx, err)
-	return statuses.Retry(statuses.New(statuses.Code(e.Kind), e.Reason, e.Field, text(e)), e.RetryAfter).Err()
+	return statuses.Of(statuses.Visible(ctx, err)).Err()
 }
 
 // toErrorStatus is toStatus for one item of a bulk call.
 func toErrorStatus(ctx context.Context, err error) *deputyv1.ErrorStatus {
 	e := statuses.Visible(ctx, err)
-	return &deputyv1.ErrorStatus{Code: int32(statuses.Code(e.Kind)), Message: text(e), Reason: e.Reason, Field: e.Field} //nolint:gosec // codes are small
-}
-
-// text is the message that callers see: without operation and cause.
-func text(e *authz.Error) string {
-	if e.Field == "" {
-		return e.Message
-	}
-	return e.Field + " " + e.Message
+	return &deputyv1.ErrorStatus{Code: int32(statuses.Code(e.Kind)), Message: statuses.Text(e), Reason: e.Reason, Field: e.Field} //nolint:gosec // codes are small
 }

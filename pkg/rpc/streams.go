@@ -166,7 +166,7 @@ func (l StreamLimits) intercept(srv any, stream grpc.ServerStream, info *grpc.St
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	watched := &watchedStream{ServerStream: stream, ctx: ctx, began: time.Now()}
+	watched := &watchedStream{ServerStream: stream, ctx: ctx, began: time.Now(), waits: !isEndless}
 	done := make(chan outcome, 1)
 	l.workers.run(func() {
 		var how outcome
@@ -227,6 +227,8 @@ type watchedStream struct {
 	began time.Time
 	// waiting is the stream's age, in nanoseconds, when the waiting began; 0 while the handler does not wait.
 	waiting atomic.Int64
+	// waits says that it goes no faster than its caller's rate. What a stream tells that does not end by itself is not to come late.
+	waits bool
 }
 
 // Context is grpc.ServerStream's.
@@ -248,11 +250,27 @@ func (w *watchedStream) Await() (came func()) {
 
 // SendMsg is grpc.ServerStream's.
 func (w *watchedStream) SendMsg(m any) error {
+	objects := objectsIn(m) // before it is gone
 	since := w.age()
 	w.waiting.Store(since)
 	err := w.ServerStream.SendMsg(m)
 	w.waiting.CompareAndSwap(since, 0)
-	return err
+	if err != nil {
+		return err
+	}
+	return delivered(w.ctx, objects, w.waits)
+}
+
+// objectBytes is how many bytes of an answer whose objects are not counted are one object.
+const objectBytes = 128
+
+// objectsIn is how many objects a message of a stream is charged as. Those of this server's own services have one. Of the door's, which may have
+// thousands of relationships, only the length is known.
+func objectsIn(m any) int {
+	if passed, ok := m.(interface{ Len() int }); ok {
+		return 1 + passed.Len()/objectBytes
+	}
+	return 1
 }
 
 // age is how long the stream lasts, in nanoseconds and more than 0.

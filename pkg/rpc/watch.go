@@ -64,6 +64,8 @@ type watch struct {
 	// then, and to the stream afterwards.
 	over   chan error
 	permit *judge.Permit
+	// decided charges the caller for decisions of its round.
+	decided func(n int)
 	// affirmed is when the permit was last known to hold, and expires when it ends by itself; 0 where it does not. Both are in nanoseconds since 1970.
 	affirmed, expires atomic.Int64
 	// retry is before when nothing is tried again.
@@ -96,6 +98,7 @@ func (p *permissions) WatchPermission(r *deputyv1.WatchPermissionRequest, stream
 	if !w.permit.Holds() {
 		return stream.Send(&deputyv1.WatchPermissionResponse{Result: first})
 	}
+	w.decided = func(n int) { _ = delivered(ctx, n, false) }
 	// It goes round before the client has taken the first message, which may take long.
 	leave := p.watches.add(caller.Of(ctx).Name, w, began)
 	defer leave()
@@ -268,7 +271,7 @@ func (w *watches) goRound(caller string, of *round) {
 			free <- struct{}{}
 			renewed.Go(func() {
 				defer func() { <-free }()
-				w.renew(of, part)
+				w.renew(caller, of, part)
 			})
 		}
 		renewed.Wait()
@@ -299,9 +302,9 @@ func (w *watches) due(caller string, of *round, now time.Time) (due []*watch, wa
 	return due, wait, true
 }
 
-// renew finds out which permits still hold, and ends the watches of those that do not.
-func (w *watches) renew(of *round, due []*watch) {
-	ctx, cancel := context.WithTimeout(context.Background(), renewTime)
+// renew finds out which permits of a caller still hold, and ends the watches of those that do not.
+func (w *watches) renew(caller string, of *round, due []*watch) {
+	ctx, cancel := context.WithTimeout(authz.WithCaller(context.Background(), caller), renewTime)
 	defer cancel()
 	permits := make([]*judge.Permit, len(due))
 	for i, one := range due {
@@ -309,7 +312,9 @@ func (w *watches) renew(of *round, due []*watch) {
 	}
 	began := time.Now()
 	failed := authz.Safely("rpc.watches", func() error {
-		w.figures.renewed(w.judge.Renew(ctx, permits))
+		n := w.judge.Renew(ctx, permits)
+		w.figures.renewed(n)
+		due[0].decided(n)
 		return nil
 	})
 	var over []*watch

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 )
@@ -27,6 +28,27 @@ var codeOf = map[authz.Kind]codes.Code{
 	authz.Exhausted:       codes.ResourceExhausted,
 	authz.Canceled:        codes.Canceled,
 	authz.Deadline:        codes.DeadlineExceeded,
+}
+
+// Of returns the status of an error: its kind as a code, its reason, its field and the time after which to try again.
+func Of(e *authz.Error) *status.Status {
+	return Retry(New(Code(e.Kind), e.Reason, e.Field, Text(e)), e.RetryAfter)
+}
+
+// Raised returns an error with the status that it has as one of pkg/authz; any other as it is.
+func Raised(err error) error {
+	if e, ok := errors.AsType[*authz.Error](err); ok {
+		return Of(e).Err()
+	}
+	return err
+}
+
+// Text is the message of an error that callers see: without operation and cause.
+func Text(e *authz.Error) string {
+	if e.Field == "" {
+		return e.Message
+	}
+	return e.Field + " " + e.Message
 }
 
 // late is the message where an engine does not answer within the caller's time.

@@ -21,6 +21,8 @@ var arrows = map[string][]string{
 	"pkg/smallfile": {},
 	// The gRPC statuses that Deputy answers with.
 	"pkg/statuses": {"pkg/authz"},
+	// Shares out, between callers, what a server does few of at a time.
+	"pkg/turns": {"pkg/authz"},
 	// The shapes of the core relationships, read and written as values.
 	"pkg/facts": {"pkg/authz"},
 	// The rule: pure.
@@ -40,7 +42,7 @@ var arrows = map[string][]string{
 	// A key for each person and tenant, which is destroyed to erase the person from the journal.
 	"pkg/journal/persons": {},
 	// The lifecycle of agents, principals, delegations and sessions.
-	"pkg/delegate": {"pkg/authz", "pkg/facts"},
+	"pkg/delegate": {"pkg/authz", "pkg/facts", "pkg/turns"},
 
 	// The one model of a schema: what relations admit, what permissions are computed from, what follows from it for all
 	// relationships. Everybody who reads a definition stands on it, because it refuses what it does not know.
@@ -58,13 +60,13 @@ var arrows = map[string][]string{
 	// Relationships as text, in SpiceDB's notation.
 	"pkg/notation": {"pkg/authz"},
 	// The ports over SpiceDB.
-	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard", "pkg/statuses"},
+	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard", "pkg/statuses", "pkg/turns"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {"pkg/authz", "pkg/statuses"},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
-	"pkg/evaluate": {"pkg/authz", "pkg/schema", "pkg/statuses"},
+	"pkg/evaluate": {"pkg/authz", "pkg/schema", "pkg/statuses", "pkg/turns"},
 	// The graph over the store, and the verification of what is answered there.
-	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses"},
+	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses", "pkg/turns"},
 
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
@@ -86,14 +88,14 @@ var arrows = map[string][]string{
 
 	"pkg/rpc": {
 		"pkg/authz", "pkg/caller", "pkg/facts", "pkg/journal", "pkg/judge", "pkg/delegate", "pkg/gen", "pkg/rpc/admission", "pkg/rpc/wire",
-		"pkg/signal", "pkg/statuses",
+		"pkg/signal", "pkg/statuses", "pkg/turns",
 	},
 	// Which calls may begin, and whose turn it is.
 	"pkg/rpc/admission": {"pkg/authz", "pkg/caller"},
 	// The guarded authzed.api.v1. What it has to know of the schema is handed to it.
 	"pkg/door/spicedb": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// Security events over HTTP (RFC 8935). Who sends them, and what becomes of them, is handed to it.
-	"pkg/door/signals": {"pkg/authz"},
+	"pkg/door/signals": {"pkg/authz", "pkg/turns"},
 	// The guard in front of an MCP server.
 	"pkg/door/mcp": {"pkg/authz", "pkg/client", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
 	// JSON-RPC messages, read so that every parser agrees on them.
@@ -101,7 +103,7 @@ var arrows = map[string][]string{
 	// The objects in the arguments and the answers of tools.
 	"pkg/door/mcp/mapping": {"pkg/authz", "pkg/door/mcp/jsonrpc", "pkg/smallfile"},
 	// How messages come in: bounded, looked at, decoded.
-	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses"},
+	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses", "pkg/turns"},
 
 	// Fixtures of a schema: the file, its actors, its cases, and what those exercise. They delegate, start sessions and decide as a
 	// server does.

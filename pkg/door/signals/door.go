@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // Path is where tokens are taken.
@@ -24,7 +25,7 @@ const Path = "/signals"
 const (
 	// MaxBody is how many bytes a request's body can have. A token has fewer.
 	MaxBody = 64 << 10
-	// maxWorking is how many requests are read, and worked on, at once.
+	// maxWorking is how many requests of one caller are read, and worked on, at once; there are some more for the others.
 	maxWorking = 64
 	// maxHeaders is the size of a request's headers, in bytes.
 	maxHeaders = 16 << 10
@@ -41,18 +42,19 @@ const (
 // Sender takes the tokens of one caller. What it returns has a kind, and a reason that says what is wrong with the token.
 type Sender func(ctx context.Context, token string) error
 
-// Identify returns the sender whose proof a request brings, before its body is read. Errors: Unauthenticated, Denied, Unavailable.
-type Identify func(r *http.Request) (Sender, error)
+// Identify returns the sender whose proof a request brings, with the name of its caller, before its body is read. Errors: Unauthenticated, Denied,
+// Unavailable.
+type Identify func(r *http.Request) (caller string, takes Sender, err error)
 
 // Door answers requests. It is safe for concurrent use.
 type Door struct {
 	identify Identify
-	working  chan struct{}
+	working  *turns.Set
 }
 
 // New returns the door.
 func New(identify Identify) *Door {
-	return &Door{identify: identify, working: make(chan struct{}, maxWorking)}
+	return &Door{identify: identify, working: turns.New("tokens", maxWorking)}
 }
 
 // Server returns an HTTP server of the door, within its limits.
@@ -91,7 +93,7 @@ func (d *Door) take(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", http.MethodPost)
 		return &wrong{http.StatusMethodNotAllowed, "a security event token is sent with POST"}
 	}
-	sender, err := d.identify(r)
+	caller, sender, err := d.identify(r)
 	if err != nil {
 		return err
 	}
@@ -104,12 +106,11 @@ func (d *Door) take(w http.ResponseWriter, r *http.Request) error {
 	if r.ContentLength > MaxBody {
 		return tooLarge()
 	}
-	select {
-	case d.working <- struct{}{}:
-		defer func() { <-d.working }()
-	default:
+	turn, err := d.working.Take(authz.WithCaller(r.Context(), caller), 1, 0)
+	if err != nil {
 		return authz.Errorf(authz.Unavailable, authz.ReasonBusy, "too many tokens are being taken; send it again")
 	}
+	defer turn.Give()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {

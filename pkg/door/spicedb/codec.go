@@ -16,6 +16,9 @@ type frame struct {
 	received *wire.Message
 }
 
+// Len is how many bytes it has.
+func (f *frame) Len() int { return f.data.Len() }
+
 // free may be called twice, and on nil.
 func (f *frame) free() {
 	if f != nil {

@@ -3,8 +3,11 @@ package kept
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/statuses"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // open is a schema of documents that a wildcard may open.
@@ -251,8 +255,8 @@ func TestLookupsTakeTurns(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, open, "document:plan#viewer@user:alice")
 	g := verified(t, w)
-	g.lookups = newTurns("lookups", 1)
-	_, taken, err := g.lookups.take(t.Context())
+	g.lookups = turns.New("lookups", 1)
+	_, taken, err := take(t.Context(), g.lookups)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,12 +276,67 @@ func TestLookupsTakeTurns(t *testing.T) {
 	}
 }
 
+// TestOneCallerHoldsNotAll: while one caller has 200 lookups, or trees, under way or waiting, another caller's are answered, and at once.
+func TestOneCallerHoldsNotAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, open, "document:plan#viewer@user:alice")
+	g := verified(t, w)
+	modest := authz.WithCaller(t.Context(), "modest")
+	for name, one := range map[string]struct {
+		of   *turns.Set
+		call func() error
+	}{
+		"LookupSubjects": {g.lookups, func() error {
+			_, err := g.LookupSubjects(modest, ofPlan(), func(*v1.LookupSubjectsResponse) error { return nil })
+			return err
+		}},
+		"LookupResources": {g.lookups, func() error {
+			_, err := g.LookupResources(modest, ofUser(), func(*v1.LookupResourcesResponse) error { return nil })
+			return err
+		}},
+		"ExpandPermissionTree": {g.trees, func() error {
+			_, _, err := g.ExpandPermissionTree(modest, &v1.ExpandPermissionTreeRequest{Resource: ofPlan().GetResource(), Permission: "view"})
+			return err
+		}},
+	} {
+		greedy, stop := context.WithCancel(authz.WithCaller(t.Context(), "greedy"))
+		var calls sync.WaitGroup
+		var has atomic.Int64
+		for range 200 {
+			calls.Go(func() {
+				_, turn, err := take(greedy, one.of)
+				if err != nil {
+					return
+				}
+				has.Add(1)
+				<-greedy.Done()
+				turn.leave()
+			})
+		}
+		for has.Load() < one.of.Most() {
+			runtime.Gosched()
+		}
+		began := time.Now()
+		if err := one.call(); err != nil {
+			t.Errorf("%s beside 200 calls of another caller: %v", name, err)
+		}
+		if took := time.Since(began); took > turnTime/2 {
+			t.Errorf("%s beside 200 calls of another caller took %v", name, took)
+		}
+		stop()
+		calls.Wait()
+		if free := one.of.Free(); free != one.of.All() {
+			t.Errorf("%s: %d turns of %d are free afterwards", name, free, one.of.All())
+		}
+	}
+}
+
 // TestSlowClientsKeepNoTurns: lookups whose clients do not read do not keep others from looking up.
 func TestSlowClientsKeepNoTurns(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, open, "document:plan#viewer@user:alice")
 	g := verified(t, w)
-	g.lookups = newTurns("lookups", 1)
+	g.lookups = turns.New("lookups", 1)
 	began, goOn := make(chan struct{}), make(chan struct{})
 	var slow errgroup.Group
 	wait := func() {
@@ -301,7 +360,7 @@ func TestSlowClientsKeepNoTurns(t *testing.T) {
 	if err := slow.Wait(); err != nil {
 		t.Error(err)
 	}
-	if len(g.lookups.taken) != 0 {
-		t.Errorf("%d turns are taken after all has ended", len(g.lookups.taken))
+	if n := g.lookups.All() - g.lookups.Free(); n != 0 {
+		t.Errorf("%d turns are taken after all has ended", n)
 	}
 }

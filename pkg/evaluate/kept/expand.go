@@ -24,7 +24,7 @@ func (g *Graph) ExpandPermissionTree(
 	if !isID(of.GetObjectId()) || g.verifier.distrusts(permissionName{of.GetObjectType(), req.GetPermission()}) {
 		return nil, false, nil
 	}
-	ctx, turn, err := g.trees.take(ctx)
+	ctx, turn, err := take(ctx, g.trees)
 	if err != nil {
 		return nil, true, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // Graph is an engine whose checks and small reads are answered straight from its store. It implements
@@ -33,7 +34,7 @@ type Graph struct {
 	// expand asks SpiceDB for a tree; nil where it cannot be asked.
 	expand func(context.Context, *authzedv1.ExpandPermissionTreeRequest) (*authzedv1.ExpandPermissionTreeResponse, error)
 	// lookups and trees are what the methods of authzed.api.v1 take.
-	lookups, trees turns
+	lookups, trees *turns.Set
 
 	schemas versions[*authz.Schema]
 	// named is the revision whose token was asked for last: mostly the head's.
@@ -79,7 +80,7 @@ type Config struct {
 func Open(c Config) *Graph {
 	g := &Graph{
 		Graph: c.Engine, evaluator: New(c.Store), failure: c.Failure,
-		lookups: newTurns("lookups", maxLookups), trees: newTurns("trees", maxTrees),
+		lookups: turns.New("lookups", maxLookups), trees: turns.New("trees", maxTrees),
 	}
 	if c.API != nil {
 		api := authzedv1.NewPermissionsServiceClient(c.API)

@@ -48,7 +48,7 @@ func (g *Graph) LookupResources(
 			return false, nil
 		}
 	}
-	ctx, turn, err := g.lookups.take(ctx)
+	ctx, turn, err := take(ctx, g.lookups)
 	if err != nil {
 		return true, err
 	}
@@ -141,7 +141,7 @@ func (g *Graph) LookupSubjects(
 	if req.GetOptionalConcreteLimit() > 0 || req.GetOptionalCursor() != nil || !plain(req.GetResource(), anybody, req.GetContext()) {
 		return false, nil // SpiceDB refuses it
 	}
-	ctx, turn, err := g.lookups.take(ctx)
+	ctx, turn, err := take(ctx, g.lookups)
 	if err != nil {
 		return true, err
 	}

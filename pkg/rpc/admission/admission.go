@@ -172,6 +172,8 @@ type Ticket struct {
 	class     Class
 	// state is none, turned (it has a turn), rested (it has given the turn back and goes on) or left.
 	state atomic.Int32
+	// delivered counts what a stream has delivered or had decided.
+	delivered atomic.Int64
 }
 
 const (
@@ -291,6 +293,51 @@ func (t *Ticket) chargeMore(cost int) error {
 		cost -= n
 	}
 	return nil
+}
+
+// objectsPerToken is how many objects of a stream cost one of the rate. The first so many are what the stream cost when it was entered.
+const objectsPerToken = 100
+
+// Delivered charges a stream for objects that it has delivered, or that were decided again for it: one of the caller's rate for each hundred. Where
+// that is more than the caller has left, a stream that waits does so until nothing is owed, and so all streams of one caller together go no faster
+// than its rate. One that does not wait is not charged while something is owed. Errors: ctx's.
+func (t *Ticket) Delivered(ctx context.Context, objects int, waits bool) error {
+	if t.limits == nil || t.limits.rate == nil || t.class.Narrows || !t.class.Streams || objects <= 0 {
+		return nil
+	}
+	all := t.delivered.Add(int64(objects))
+	cost := int((all-1)/objectsPerToken - max(all-int64(objects)-1, 0)/objectsPerToken)
+	if cost == 0 {
+		return nil
+	}
+	if !waits {
+		_ = t.chargeMore(cost)
+		return nil
+	}
+	limiter := t.limits.rate
+	for t.chargeMore(cost) != nil {
+		if err := t.owesNothing(ctx, limiter); err != nil {
+			return err
+		}
+	}
+	return t.owesNothing(ctx, limiter)
+}
+
+// owesNothing waits until the caller owes nothing of its rate.
+func (t *Ticket) owesNothing(ctx context.Context, limiter *rate.Limiter) error {
+	for {
+		has := limiter.TokensAt(t.admission.now())
+		if has >= 0 {
+			return nil
+		}
+		over := time.NewTimer(time.Duration(-has/float64(limiter.Limit())*float64(time.Second)) + time.Millisecond)
+		select {
+		case <-over.C:
+		case <-ctx.Done():
+			over.Stop()
+			return ctx.Err()
+		}
+	}
 }
 
 // limited refuses a call of a caller that has used up its rate.

@@ -345,6 +345,86 @@ func TestManyCallers(t *testing.T) {
 	}
 }
 
+// TestStreamsPayForWhatTheyDeliver: a stream costs one of the rate for each hundred objects. A short one costs what it did when it began, and one that
+// lasts goes no faster than its caller's rate, together with the others of that caller.
+func TestStreamsPayForWhatTheyDeliver(t *testing.T) {
+	t.Parallel()
+	begin := func(t *testing.T, l caller.Limits, streams int) (all []*Ticket, c *caller.Caller, a *Admission) {
+		t.Helper()
+		a, c = New(Settings{}), checker("one", l)
+		for range streams {
+			ticket := &Ticket{}
+			if err := a.Enter(ticket, c, stream); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, ticket)
+		}
+		return all, c, a
+	}
+	deliver := func(t *testing.T, ticket *Ticket, objects, each int, waits bool) {
+		t.Helper()
+		for range objects / each {
+			if err := ticket.Delivered(t.Context(), each, waits); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}
+	tenth := caller.Limits{Rate: 10, Burst: 10}
+	for _, each := range []int{1, 20} {
+		synctest.Test(t, func(t *testing.T) {
+			streams, c, a := begin(t, tenth, 1)
+			began := time.Now()
+			deliver(t, streams[0], 100, each, true)
+			in, _ := fill(t, a, c, checks)
+			if len(in) != 9 || time.Since(began) != 0 {
+				t.Errorf("after a stream of 100 objects, %d calls of 9 are within the rate, after %v", len(in), time.Since(began))
+			}
+		})
+		synctest.Test(t, func(t *testing.T) {
+			streams, _, _ := begin(t, tenth, 2)
+			began := time.Now()
+			var both sync.WaitGroup
+			for _, one := range streams {
+				both.Go(func() { deliver(t, one, 5_100, each, true) })
+			}
+			both.Wait()
+			// Each costs 1 and 50, of which the burst has 10.
+			if took := time.Since(began); took < 9*time.Second || took > 9500*time.Millisecond {
+				t.Errorf("two streams of 5,100 objects took %v at 10 a second and 10 at once, want 9.2 s", took)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		streams, c, a := begin(t, tenth, 1)
+		began := time.Now()
+		deliver(t, streams[0], 1_000_000, 50, false)
+		if time.Since(began) != 0 {
+			t.Errorf("a stream that does not wait took %v", time.Since(began))
+		}
+		in, refused := fill(t, a, c, checks)
+		if len(in) != 0 || refused.Reason != authz.ReasonRateLimited || refused.RetryAfter > time.Second {
+			t.Errorf("afterwards %d calls pass, and then %v, to try again after %v", len(in), refused, refused.RetryAfter)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		streams, _, _ := begin(t, caller.Limits{Rate: 1, Burst: 1}, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := streams[0].Delivered(ctx, 10_000, true); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a stream whose time is over: %v", err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		streams, _, _ := begin(t, caller.Limits{}, 1)
+		began := time.Now()
+		deliver(t, streams[0], 1_000_000, 50, true)
+		if time.Since(began) != 0 {
+			t.Errorf("without a rate a stream took %v", time.Since(began))
+		}
+	})
+}
+
 // BenchmarkCall is what a call pays where nothing is short: with and without a rate, by callers of their own and by one.
 func BenchmarkCall(b *testing.B) {
 	for name, limits := range map[string]caller.Limits{"no rate": {}, "a rate": {Rate: caller.MaxRate}} {

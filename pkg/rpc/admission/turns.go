@@ -139,17 +139,27 @@ func raise(n *atomic.Int64, most int64) bool {
 	}
 }
 
-// give gives a turn back.
+// give gives a turn back. Where calls wait, the turn becomes free and its caller is placed in one step: if the turn were free first, another call
+// that is given back at that moment would hand it to somebody else, and a caller that has all of its share would lose it to one whose turn it is not.
 func (t *turns) give(q *queue) {
-	q.running.Add(-1)
-	t.running.Add(-1)
 	if t.waiting.Load() == 0 {
-		return // whoever begins to wait now looks for free turns afterwards
+		t.freed(q)
+		if t.waiting.Load() == 0 {
+			return // whoever begins to wait now looks for free turns afterwards
+		}
+		t.mu.Lock()
+	} else {
+		t.mu.Lock()
+		t.freed(q)
 	}
-	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.placeLocked(q) // it may have had all of its share
 	t.serveLocked()
+}
+
+func (t *turns) freed(q *queue) {
+	q.running.Add(-1)
+	t.running.Add(-1)
 }
 
 // addLocked puts a call at the end of its caller's queue.

@@ -169,6 +169,24 @@ func TestSharesAreFair(t *testing.T) {
 	})
 }
 
+// TestAFullShareIsKept: a caller that has all of its share, and is not to give any of it up, keeps it although large calls of another one wait: also
+// where turns are given back at the same moment.
+func TestAFullShareIsKept(t *testing.T) {
+	t.Parallel()
+	customers := []customer{{weight: 4, cost: 1, outstanding: 19}, {weight: 1, cost: 50, outstanding: 24}, {weight: 3, cost: 1, outstanding: 37}}
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			const lasts = 4 * time.Second
+			all := simulate(newTurns(4, time.Hour, time.Now), time.Millisecond, lasts, customers)
+			for i, want := range fair(4000, 2000, customers) {
+				if got := float64(all[i].cost) / lasts.Seconds(); math.Abs(got-want) > 0.05*want+50 {
+					t.Errorf("customer %d got %.0f/s, and its share is %.0f/s", i, got, want)
+				}
+			}
+		})
+	}
+}
+
 // TestOverload: of ten times as much as the server can do, it does as much as it can, lets nobody wait for longer than it lets calls wait, and
 // callers that ask for less than their share are neither refused nor kept waiting.
 func TestOverload(t *testing.T) {
