@@ -211,9 +211,13 @@ func (h *Held) Value(key any) any {
 	return h.Context.Value(key)
 }
 
-// With returns a context that carries the caller of a call.
+// With returns a context that carries the caller of a call; with nil it carries none.
 func With(ctx context.Context, c *Caller) context.Context {
-	return authz.WithCaller(context.WithValue(ctx, contextKey{}, c), c.Name)
+	name := ""
+	if c != nil {
+		name = c.Name
+	}
+	return authz.WithCaller(context.WithValue(ctx, contextKey{}, c), name)
 }
 
 // Of returns the caller of a call, nobody where the context carries none. It is never nil.
