@@ -109,7 +109,7 @@ const (
 	// The server's own: that it started, stopped, or could not record.
 	RecordKind_RECORD_KIND_NOTE RecordKind = 11
 	// A call of a tool that the caller refused by itself, without a decision.
-	RecordKind_RECORD_KIND_TOOL_REFUSAL RecordKind = 12
+	RecordKind_RECORD_KIND_UNASKED RecordKind = 12
 )
 
 // Enum value maps for RecordKind.
@@ -127,22 +127,22 @@ var (
 		9:  "RECORD_KIND_REFUSED",
 		10: "RECORD_KIND_SUMMARY",
 		11: "RECORD_KIND_NOTE",
-		12: "RECORD_KIND_TOOL_REFUSAL",
+		12: "RECORD_KIND_UNASKED",
 	}
 	RecordKind_value = map[string]int32{
-		"RECORD_KIND_UNSPECIFIED":  0,
-		"RECORD_KIND_DECISION":     1,
-		"RECORD_KIND_EXPLANATION":  2,
-		"RECORD_KIND_LOOKUP":       3,
-		"RECORD_KIND_READ":         4,
-		"RECORD_KIND_LIFECYCLE":    5,
-		"RECORD_KIND_SCHEMA":       6,
-		"RECORD_KIND_WRITE":        7,
-		"RECORD_KIND_BRAKE":        8,
-		"RECORD_KIND_REFUSED":      9,
-		"RECORD_KIND_SUMMARY":      10,
-		"RECORD_KIND_NOTE":         11,
-		"RECORD_KIND_TOOL_REFUSAL": 12,
+		"RECORD_KIND_UNSPECIFIED": 0,
+		"RECORD_KIND_DECISION":    1,
+		"RECORD_KIND_EXPLANATION": 2,
+		"RECORD_KIND_LOOKUP":      3,
+		"RECORD_KIND_READ":        4,
+		"RECORD_KIND_LIFECYCLE":   5,
+		"RECORD_KIND_SCHEMA":      6,
+		"RECORD_KIND_WRITE":       7,
+		"RECORD_KIND_BRAKE":       8,
+		"RECORD_KIND_REFUSED":     9,
+		"RECORD_KIND_SUMMARY":     10,
+		"RECORD_KIND_NOTE":        11,
+		"RECORD_KIND_UNASKED":     12,
 	}
 )
 
@@ -447,7 +447,7 @@ type Record struct {
 	ConsentDigest []byte `protobuf:"bytes,52,opt,name=consent_digest,json=consentDigest,proto3" json:"consent_digest,omitempty"`
 	// The call of a tool for which a decision was asked, or which the caller refused, as the caller told it.
 	ToolCall *ToolCall `protobuf:"bytes,53,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
-	// Why the caller refused that call by itself, in a record of kind TOOL_REFUSAL.
+	// Why the caller refused that call by itself, in a record of kind UNASKED.
 	ToolRefusal   ToolRefusal `protobuf:"varint,54,opt,name=tool_refusal,json=toolRefusal,proto3,enum=deputy.v1.ToolRefusal" json:"tool_refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2140,7 +2140,7 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x18TOOL_REFUSAL_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TOOL_REFUSAL_UNMAPPED\x10\x01\x12\x1a\n" +
 	"\x16TOOL_REFUSAL_ARGUMENTS\x10\x02\x12\x1d\n" +
-	"\x19TOOL_REFUSAL_NOT_APPROVED\x10\x03*\xd5\x02\n" +
+	"\x19TOOL_REFUSAL_NOT_APPROVED\x10\x03*\xd0\x02\n" +
 	"\n" +
 	"RecordKind\x12\x1b\n" +
 	"\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -2155,8 +2155,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x13RECORD_KIND_REFUSED\x10\t\x12\x17\n" +
 	"\x13RECORD_KIND_SUMMARY\x10\n" +
 	"\x12\x14\n" +
-	"\x10RECORD_KIND_NOTE\x10\v\x12\x1c\n" +
-	"\x18RECORD_KIND_TOOL_REFUSAL\x10\f*s\n" +
+	"\x10RECORD_KIND_NOTE\x10\v\x12\x17\n" +
+	"\x13RECORD_KIND_UNASKED\x10\f*s\n" +
 	"\vRecordStage\x12\x1c\n" +
 	"\x18RECORD_STAGE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RECORD_STAGE_WHOLE\x10\x01\x12\x16\n" +
