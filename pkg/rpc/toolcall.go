@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 )
@@ -54,9 +55,11 @@ func askedTool(c *deputyv1.ToolCall) error {
 	return nil
 }
 
-// RecordToolRefusal records what the request says: that is the whole of it, and the gate does it as for every call.
-func (p *permissions) RecordToolRefusal(_ context.Context, r *deputyv1.RecordToolRefusalRequest) (*deputyv1.RecordToolRefusalResponse, error) {
-	if _, err := id("agent_id", r.GetAgentId()); err != nil {
+// RecordToolRefusal records what the request says: that is the whole of it, and the gate does it as for every call. Nothing is looked up, so that what
+// lies outside the caller's bounds is refused by its name.
+func (p *permissions) RecordToolRefusal(ctx context.Context, r *deputyv1.RecordToolRefusalRequest) (*deputyv1.RecordToolRefusalResponse, error) {
+	agent, err := id("agent_id", r.GetAgentId())
+	if err != nil {
 		return nil, err
 	}
 	switch via := r.GetVia().(type) {
@@ -69,10 +72,12 @@ func (p *permissions) RecordToolRefusal(_ context.Context, r *deputyv1.RecordToo
 			return nil, err
 		}
 	}
-	if _, err := principal("on_behalf_of", r.GetOnBehalfOf()); err != nil {
+	whom, err := principal("on_behalf_of", r.GetOnBehalfOf())
+	if err != nil {
 		return nil, err
 	}
-	if _, err := optionalID("tenant_id", r.GetTenantId()); err != nil {
+	tenant, err := optionalID("tenant_id", r.GetTenantId())
+	if err != nil {
 		return nil, err
 	}
 	called, err := toolCall("tool_call", r.GetToolCall())
@@ -84,6 +89,18 @@ func (p *permissions) RecordToolRefusal(_ context.Context, r *deputyv1.RecordToo
 	}
 	if _, known := deputyv1.ToolRefusal_name[int32(r.GetRefusal())]; !known || r.GetRefusal() == 0 {
 		return nil, authz.FieldErrorf("refusal", "is required, and has to be known to this server")
+	}
+	b := caller.Of(ctx).Bounds
+	for _, one := range []struct {
+		field   string
+		outside bool
+	}{
+		{"agent_id", !b.HasAgent(authz.AgentID(agent))}, {"tenant_id", tenant != "" && !b.HasTenant(authz.TenantID(tenant))},
+		{"on_behalf_of", !whom.IsZero() && !b.HasPrincipal(whom)},
+	} {
+		if one.outside {
+			return nil, &authz.Error{Kind: authz.Denied, Reason: authz.ReasonOutOfBounds, Field: one.field, Message: "lies outside the bounds of the caller"}
+		}
 	}
 	return &deputyv1.RecordToolRefusalResponse{}, nil
 }

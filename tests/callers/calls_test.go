@@ -72,7 +72,7 @@ var calls = []call{
 	},
 	{
 		method:  "deputy.v1.PermissionsService/RecordToolRefusal",
-		request: `{"agent_id":"$agent","tool_call":{"server":"files","method":"tools/call","name":"delete"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
+		request: `{"agent_id":"$actor","tenant_id":"$in","tool_call":{"server":"files","method":"tools/call","name":"delete"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
 	},
 	{
 		method: "deputy.v1.PermissionsService/LookupAgents", shows: `"$agent"`,

@@ -120,7 +120,7 @@ func TestPathTricks(t *testing.T) {
 			if strings.Contains(got, "Bob's") || strings.Contains(got, "root:") {
 				t.Errorf("%.80q: the agent reads %s", way, got)
 			}
-			if listed := g.call(t, "list_directory", map[string]any{"path": way}); strings.Contains(listed, "b.txt") || strings.Contains(listed, "[DIR] bob") {
+			if listed := g.call(t, "list_directory", map[string]any{"path": way}); strings.Contains(listed, "[FILE] b.txt") || strings.Contains(listed, "[DIR] bob") {
 				t.Errorf("%.80q: the agent sees %s", way, listed)
 			}
 		}

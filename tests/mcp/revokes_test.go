@@ -46,16 +46,17 @@ func (r *right) change(w *world, t *testing.T) {
 	r.mu.Unlock()
 }
 
-// changes takes rights away and gives them back, one after the other.
-func changes(w *world, t *testing.T, done <-chan struct{}, rights []*right) {
+// changes takes rights away and gives them back, one after the other, with so many calls in between.
+func changes(w *world, t *testing.T, done <-chan struct{}, ended <-chan struct{}, between int, rights []*right) {
 	for n := 0; ; n++ {
-		select {
-		case <-done:
-			return
-		default:
-			rights[n%len(rights)].change(w, t)
-			rights[n%len(rights)].change(w, t)
+		for range between {
+			select {
+			case <-ended:
+			case <-done:
+				return
+			}
 		}
+		rights[n/2%len(rights)].change(w, t)
 	}
 }
 
@@ -83,13 +84,21 @@ func TestCallsUnderRevokes(t *testing.T) {
 	var left, wrong, allowed, refused, certain atomic.Int64
 	left.Store(int64(calls))
 	var all, changing sync.WaitGroup
-	done := make(chan struct{})
+	// The channels get an element where a call has ended and they have room.
+	done, everyEnding := make(chan struct{}), make(chan struct{}, 1)
+	tell := func(to chan<- struct{}) {
+		select {
+		case to <- struct{}{}:
+		default:
+		}
+	}
 	var connected []*guarded
 	for i := range guards {
 		g := through(t, files(), mcp.Config{Map: decode(t, filesMap), Pins: pins, Ask: mcp.AskerOf(w.admin, w.alice)}, newClient(nil), nil)
 		connected = append(connected, g)
 		file := fmt.Sprintf("file:%d.txt#reader@", i)
 		rights := append([]*right{{text: file + "user:alice", there: true}, {text: file + "agent:bot", there: true}}, tool...)
+		ended := make(chan struct{}, 1)
 		for range workers {
 			all.Go(func() {
 				for left.Add(-1) >= 0 {
@@ -100,6 +109,8 @@ func TestCallsUnderRevokes(t *testing.T) {
 						may = may && there
 					}
 					got := g.call(t, "read", map[string]any{"path": fmt.Sprintf("%d.txt", i)})
+					tell(ended)
+					tell(everyEnding)
 					// A right that was known to be missing, and that nobody has begun to give back, refuses, whatever the others do.
 					steady, missing := true, false
 					for j, r := range rights {
@@ -127,9 +138,9 @@ func TestCallsUnderRevokes(t *testing.T) {
 				}
 			})
 		}
-		changing.Go(func() { changes(w, t, done, rights[:2]) })
+		changing.Go(func() { changes(w, t, done, ended, 4, rights[:2]) })
 	}
-	changing.Go(func() { changes(w, t, done, tool) })
+	changing.Go(func() { changes(w, t, done, everyEnding, 40, tool) })
 	all.Wait()
 	close(done)
 	changing.Wait()
