@@ -54,13 +54,19 @@ func (r *raw) Refused(_ context.Context, call mcp.Call, why mcp.Refusal) error {
 // between starts a guard that allows everything that the mapping asks.
 func between(t *testing.T, extra string) *raw {
 	t.Helper()
+	return betweenFor(t, extra, 0)
+}
+
+// betweenFor is between with a time for the server's answers.
+func betweenFor(t *testing.T, extra string, timeout time.Duration) *raw {
+	t.Helper()
 	fromClient, clientOut := io.Pipe()
 	clientIn, toClient := io.Pipe()
 	serverIn, toServer := io.Pipe()
 	fromServer, serverOut := io.Pipe()
 	r := &raw{toGuard: clientOut, server: serverOut, ended: make(chan error, 1), toAgent: linesOf(clientIn), toServer: linesOf(serverIn)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	guard := mcp.New(mcp.Config{Map: decode(t, filesMap+extra), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r})
+	guard := mcp.New(mcp.Config{Map: decode(t, filesMap+extra), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r, Timeout: timeout})
 	go func() {
 		r.ended <- guard.Serve(ctx, mcp.Streams{FromClient: fromClient, ToClient: toClient, FromServer: fromServer, ToServer: toServer})
 		_ = toClient.Close()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/cli"
 	"github.com/deputyauth/deputy/tests/harness"
+	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // A test that kills processes runs this program again, as what childVariable says, which keeps notes in the directory that notesVariable names.
@@ -78,7 +79,7 @@ func runs(pid string) bool {
 func TestGuardKilled(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
-		t.Skip("processes are looked up in /proc, which this system has not")
+		pgtest.Skip(t, "processes are looked up in /proc, which this system has not")
 	}
 	notes := t.TempDir()
 	config := filepath.Join(t.TempDir(), "guard.yaml")
