@@ -270,7 +270,10 @@ func (g *Guard) relay(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 // refuse has it recorded that the guard refuses a call by itself, and returns what the agent is told: why, or that nothing is answered without a
 // record.
 func (g *Guard) refuse(f *flight, why Refusal, told error) error {
-	if err := g.cfg.Ask.Refused(f.ctx, f.call, why); err != nil {
+	// An agent that takes its request back is recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), stuck)
+	defer cancel()
+	if err := g.cfg.Ask.Refused(ctx, f.call, why); err != nil {
 		g.cfg.Log.Warn("a refusal is not recorded", zap.Error(err))
 		return &refused{noAnswer}
 	}
