@@ -11,6 +11,7 @@ PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
 GOLANGCI_LINT_VERSION := v2.15.0
 GRPCURL_VERSION := v1.9.4
 MCP_FILES_VERSION := 2026.8.31
+MCP_EVERYTHING_VERSION := 2026.8.31
 
 BIN := $(CURDIR)/.bin
 BUF := $(BIN)/buf-$(BUF_VERSION)
@@ -73,8 +74,8 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
 
 .PHONY: fuzz-codecs
-fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and the guard's parser, FUZZTIME (1m) each
-	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc; do \
+fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and what the guard parses and sends on, FUZZTIME (1m) each
+	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc ./tests/mcp; do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \
@@ -91,11 +92,12 @@ fuzz-api: ## Fuzz everything that deputy serve lets in for FUZZTIME (1m): no dea
 # Not in CI. It passes where the last third's maxima are at most 1.1 times the middle third's.
 SOAKTIME ?= 30m
 .PHONY: soak
-soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, and fail and bend a journal everywhere
+soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, fail and bend a journal everywhere, and revoke under the guard
 	@DEPUTY_SOAK_TIME=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/soak | grep -v -e '^=== '
 	@DEPUTY_CRASH_ROUNDS=$${DEPUTY_CRASH_ROUNDS:-200} go test -count=1 -timeout=60m -v -run '^TestJournalKill$$' ./tests/crash | grep -v -e '^=== '
 	@DEPUTY_JOURNAL_EVERY=1 go test -count=1 -timeout=60m ./pkg/journal
 	@DEPUTY_JOURNAL_LONG=1 go test -count=1 -timeout=60m ./tests/journal
+	@DEPUTY_MCP_CALLS=10000 DEPUTY_DIFFERENTIAL_LINES=200000 go test -count=1 -timeout=60m -v -run '^(TestCallsUnderRevokes|TestDifferentials)$$' ./tests/mcp | grep -v -e '^=== '
 
 .PHONY: bench
 bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one
@@ -168,7 +170,8 @@ $(GRPCURL):
 # A server that the guard's tests stand in front of. It needs npm and Node.js; without it those tests are skipped.
 .PHONY: mcp-servers
 mcp-servers: ## Install the MCP servers of the guard's tests into .bin, with npm
-	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION)
+	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION) \
+		@modelcontextprotocol/server-everything@$(MCP_EVERYTHING_VERSION)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

@@ -192,6 +192,8 @@ type Case struct {
 	Context map[string]any
 	// ActorToken is what is recorded of the token of the agent that acts; nil where it came without. It has no part in the decision.
 	ActorToken *ActorToken
+	// ToolCall is the call of a tool for which the question is asked; nil for none. It is recorded, and has no part in the decision.
+	ToolCall *ToolCall
 }
 
 // Decision is the answer to a Case. The zero value refuses.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/door/mcp"
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/notation"
 )
 
@@ -25,6 +28,7 @@ import (
 type recordFilter struct {
 	agent, principal, tenant, resource, permission, caller string
 	answer, refusedBy, session, delegation                 string
+	tool, arguments                                        string
 	kinds                                                  []string
 	from, until                                            string
 }
@@ -41,6 +45,8 @@ func (f *recordFilter) register(flags *pflag.FlagSet) {
 	choiceVar(flags, &f.refusedBy, "refused-by", "", "", "only decisions that this gate refused", gateNames()...)
 	flags.StringVar(&f.session, "session", "", "only records with this session")
 	flags.StringVar(&f.delegation, "delegation", "", "only records with this delegation")
+	flags.StringVar(&f.tool, "tool", "", "only records of calls of this tool or prompt, which the guard of an MCP server asked about")
+	flags.StringVar(&f.arguments, "arguments", "", "only records of calls with these arguments, as JSON, or with this digest")
 	flags.StringSliceVar(&f.kinds, "kind", nil, "only records of these kinds: "+either(kindNames()))
 	flags.StringVar(&f.from, "from", "", "only calls that began at this time or later: 2026-03-01T12:00:00Z, or 90m for as long ago")
 	flags.StringVar(&f.until, "until", "", "only calls that began before this time, likewise")
@@ -66,7 +72,7 @@ func names(of map[int32]string, prefix string) []string {
 
 // set reports whether any flag narrows.
 func (f *recordFilter) set() bool {
-	return len(f.kinds) > 0 || f.agent+f.principal+f.tenant+f.resource+f.permission+f.caller+f.answer+f.refusedBy+f.session+f.delegation+f.from+f.until != ""
+	return len(f.kinds) > 0 || f.agent+f.principal+f.tenant+f.resource+f.permission+f.caller+f.answer+f.refusedBy+f.session+f.delegation+f.from+f.until+f.tool+f.arguments != ""
 }
 
 // request returns the query that the flags say.
@@ -86,6 +92,9 @@ func (f *recordFilter) request() (*deputy.QueryRecordsRequest, error) {
 		q.Kinds = append(q.Kinds, deputy.RecordKind(n+1)) //nolint:gosec // small
 	}
 	var err error
+	if q.ToolCall, err = f.toolCall(); err != nil {
+		return nil, err
+	}
 	if q.AgentId = bareID(authz.TypeAgent, f.agent); strings.Contains(q.GetAgentId(), "#") {
 		return nil, fmt.Errorf("--agent must be the id of an agent, such as triage-bot, not %q", f.agent)
 	}
@@ -119,6 +128,28 @@ func (f *recordFilter) request() (*deputy.QueryRecordsRequest, error) {
 		}
 	}
 	return q, nil
+}
+
+// toolCall is the call of a tool that the flags say; nil for none.
+func (f *recordFilter) toolCall() (*deputy.ToolCall, error) {
+	if f.tool == "" && f.arguments == "" {
+		return nil, nil //nolint:nilnil // none
+	}
+	asked := &deputy.ToolCall{Name: f.tool}
+	if digest, err := hex.DecodeString(f.arguments); err == nil {
+		if len(digest) != 0 && len(digest) != journal.ArgumentsDigest {
+			return nil, fmt.Errorf("--arguments is a digest of %d bytes; that of a record has %d", len(digest), journal.ArgumentsDigest)
+		}
+		asked.ArgumentsHash = digest
+		return asked, nil
+	}
+	sum, err := mcp.ArgumentsHash([]byte(f.arguments))
+	if err != nil {
+		return nil, fmt.Errorf(`--arguments must be the arguments of a call as a JSON object, such as {"path":"notes/a.txt"}, or the digest that a record has, not %q`,
+			f.arguments)
+	}
+	asked.ArgumentsHash = sum[:]
+	return asked, nil
 }
 
 // maxRecords is the most that the server streams in one call; a longer query is asked in pieces.
@@ -400,7 +431,12 @@ func recordAsks(f *deputy.FoundRecord) string {
 	r := f.GetRecord()
 	method := r.GetMethod()[strings.LastIndexByte(r.GetMethod(), '/')+1:]
 	resource := recordObject(f, r.GetResourceType(), r.GetResourceId())
+	called := strings.TrimSpace(r.GetToolCall().GetMethod() + " " + r.GetToolCall().GetName())
 	switch {
+	case r.GetToolRefusal() != 0:
+		return called
+	case r.GetPermission() != "" && called != "":
+		return strings.TrimSpace(r.GetPermission()+" "+resource) + ", for " + called
 	case r.GetPermission() != "":
 		return strings.TrimSpace(r.GetPermission() + " " + resource)
 	case r.GetKind() == deputy.RecordKind_RECORD_KIND_NOTE:
@@ -413,6 +449,9 @@ func recordAsks(f *deputy.FoundRecord) string {
 	return strings.TrimSpace(method + " " + resource)
 }
 
+// toolRefusal is why a caller refused a call of a tool by itself.
+func toolRefusal(r *deputy.Record) string { return short(r.GetToolRefusal().String(), "TOOL_REFUSAL_") }
+
 // recordAnswer is how a call was answered. What an explanation came to is marked, because it let nobody act.
 func recordAnswer(r *deputy.Record) string {
 	answer := permissionship(r.GetAnswer())
@@ -420,6 +459,8 @@ func recordAnswer(r *deputy.Record) string {
 		answer += " (" + gateName(r.GetRefusedBy()) + ")"
 	}
 	switch {
+	case r.GetToolRefusal() != 0 && r.GetCode() == 0:
+		return "not asked (" + toolRefusal(r) + ")"
 	case r.GetCode() != 0:
 		if r.GetReason() != "" {
 			return r.GetReason()

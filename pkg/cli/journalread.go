@@ -181,6 +181,7 @@ func keptQuery(q *deputy.QueryRecordsRequest) *journal.Query {
 		PrincipalType: q.GetPrincipal().GetObjectType(), PrincipalID: q.GetPrincipal().GetObjectId(),
 		ResourceType: q.GetResource().GetObjectType(), ResourceID: q.GetResource().GetObjectId(),
 	}
+	out.Tool = q.GetToolCall()
 	if q.GetFrom() != nil {
 		out.From = q.GetFrom().AsTime()
 	}

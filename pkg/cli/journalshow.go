@@ -89,6 +89,13 @@ func recordFields(w io.Writer, f *deputy.FoundRecord, checkpoint string) {
 	if r.GetRefusedBy() != 0 {
 		field(w, "refused by", gateName(r.GetRefusedBy()))
 	}
+	field(w, "server", r.GetToolCall().GetServer())
+	field(w, "called", r.GetToolCall().GetMethod())
+	field(w, "tool", r.GetToolCall().GetName())
+	field(w, "arguments digest", hex.EncodeToString(r.GetToolCall().GetArgumentsHash()))
+	if r.GetToolRefusal() != 0 {
+		field(w, "not asked", toolRefusal(r))
+	}
 	field(w, "missing context", strings.Join(r.GetMissingContext(), ", "))
 	if r.GetCode() != 0 {
 		field(w, "code", codeName(codes.Code(r.GetCode()))) //nolint:gosec // as gRPC has codes

@@ -121,14 +121,14 @@ func (g *guardCommand) base() (goclient.Question, error) {
 }
 
 // checker connects to Deputy, or opens it in this process.
-func (g *guardCommand) checker(cmd *cobra.Command, log *zap.Logger) (_ goclient.Checker, closing func(), err error) {
+func (g *guardCommand) checker(cmd *cobra.Command, log *zap.Logger) (_ mcp.Decider, closing func(), err error) {
 	if g.dataDir == "" {
 		g.connection.insecureUnsaid = !cmd.Flags().Changed("insecure")
 		s, err := g.connection.dial()
 		if err != nil {
 			return nil, nil, err
 		}
-		return timedChecker{s.client, g.connection.timeout}, func() { _ = s.Close() }, nil
+		return timedDecider{s.client, g.connection.timeout}, func() { _ = s.Close() }, nil
 	}
 	for _, name := range []string{"endpoint", "key", "key-file"} {
 		if cmd.Flags().Changed(name) {
@@ -150,19 +150,26 @@ func (g *guardCommand) checker(cmd *cobra.Command, log *zap.Logger) (_ goclient.
 			log.Warn("closing", zap.Error(err))
 		}
 	}
-	return timedChecker{d.InProcess().Client(), g.connection.timeout}, closing, nil
+	return timedDecider{d.InProcess().Client(), g.connection.timeout}, closing, nil
 }
 
-// timedChecker gives each question a time.
-type timedChecker struct {
-	goclient.Checker
+// timedDecider gives each question a time.
+type timedDecider struct {
+	mcp.Decider
 
 	timeout time.Duration
 }
 
-// CheckBulk implements goclient.Checker.
-func (t timedChecker) CheckBulk(ctx context.Context, questions ...goclient.Question) ([]goclient.Answer, error) {
+// CheckBulk implements mcp.Decider.
+func (t timedDecider) CheckBulk(ctx context.Context, questions ...goclient.Question) ([]goclient.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
-	return t.Checker.CheckBulk(ctx, questions...)
+	return t.Decider.CheckBulk(ctx, questions...)
+}
+
+// RecordToolRefusal implements mcp.Decider.
+func (t timedDecider) RecordToolRefusal(ctx context.Context, q goclient.Question, why goclient.ToolRefusal) error {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Decider.RecordToolRefusal(ctx, q, why)
 }

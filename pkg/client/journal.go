@@ -31,6 +31,8 @@ type RecordQuery struct {
 	RefusedBy deputyv1.Gate
 	// Kinds are the kinds of records; none means all.
 	Kinds []deputyv1.RecordKind
+	// Tool is the call of a tool; those of its fields that are set narrow.
+	Tool ToolCall
 	// From and Until bound when calls began: at From or later, and before Until. Zero is no bound.
 	From, Until time.Time
 	// NewestFirst has the newest come first.
@@ -42,7 +44,7 @@ type RecordQuery struct {
 func (q RecordQuery) request() (*deputyv1.QueryRecordsRequest, error) {
 	r := &deputyv1.QueryRecordsRequest{
 		AgentId: q.Agent, TenantId: q.Tenant, Permission: q.Permission, Caller: q.Caller, SessionId: q.Session, DelegationId: q.Delegation,
-		Answer: q.Answer, RefusedBy: q.RefusedBy, Kinds: q.Kinds, NewestFirst: q.NewestFirst,
+		Answer: q.Answer, RefusedBy: q.RefusedBy, Kinds: q.Kinds, NewestFirst: q.NewestFirst, ToolCall: q.Tool.proto(),
 	}
 	var err error
 	if r.Principal, err = q.Principal.one(); err != nil {

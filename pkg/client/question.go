@@ -121,6 +121,9 @@ type Question struct {
 	Context Context
 	// ActorToken is the agent's own token, which proves that it acts, and for whom; empty for none. What it says may be left out above.
 	ActorToken string
+	// ToolCall is the call of a tool for which the question is asked; zero for none. It is recorded, and has no part in the decision. The questions of a
+	// bulk check are asked for the same one.
+	ToolCall ToolCall
 }
 
 // errTwoWays refuses what names a session and a delegation.
@@ -130,6 +133,7 @@ var errTwoWays = errors.New("client: an agent acts in a session or under a deleg
 func (q Question) request() (*deputyv1.CheckPermissionRequest, error) {
 	r := &deputyv1.CheckPermissionRequest{
 		AgentId: q.Agent, TenantId: q.Tenant, Resource: q.Resource.proto(), Permission: q.Permission, ActorToken: q.ActorToken,
+		ToolCall: q.ToolCall.proto(),
 	}
 	switch {
 	case q.Session != "" && q.Delegation != "":
@@ -214,7 +218,11 @@ func (c *Client) check(ctx context.Context, q Question, at *deputyv1.Consistency
 func (c *Client) checkBulk(
 	ctx context.Context, questions []Question, at *deputyv1.Consistency, token *deputyv1.ZedToken,
 ) ([]Answer, *deputyv1.ZedToken, error) {
-	request := &deputyv1.CheckBulkPermissionsRequest{Consistency: at, SessionToken: token}
+	called, err := toolCallOf(questions)
+	if err != nil {
+		return nil, nil, err
+	}
+	request := &deputyv1.CheckBulkPermissionsRequest{Consistency: at, SessionToken: token, ToolCall: called}
 	for i, q := range questions {
 		item, err := q.item()
 		if err != nil {

@@ -40,6 +40,9 @@ func (j *Journal) Answered(ctx context.Context, c *authz.Case, d *authz.Decision
 		r.Kind = deputyv1.RecordKind_RECORD_KIND_EXPLANATION
 	}
 	r.ActingUnder = actingUnder(c)
+	if of := c.ToolCall; of != nil {
+		r.ToolCall = j.ToolCall(&deputyv1.ToolCall{Server: of.Server, Method: of.Method, Name: of.Name, ArgumentsHash: of.Arguments})
+	}
 	var open map[string]any
 	if r.ContextHash, open = j.Context(c.Context); len(open) > 0 {
 		r.Context, _ = structpb.NewStruct(open) // it came as one

@@ -37,6 +37,7 @@ func (j *Journal) Reader(persons Persons) (*Reader, error) {
 		index: opened, log: j.cfg.Log, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		reader: &Reader{
 			fs: j.fs, dir: j.cfg.Dir, origin: j.origin, tag: Tag(j.origin), live: j, ids: j.ids, macs: j.macs, index: opened, persons: persons,
+			arguments: j.arguments,
 		},
 	}
 	if err := x.reader.survey(); err != nil {

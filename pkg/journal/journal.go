@@ -99,8 +99,10 @@ type Journal struct {
 	ids      *IDs
 	// contexts is the key of the digests of contexts, and macs that of the MACs of frames.
 	contexts, macs []byte
-	sealer         *sealer
-	lock           io.Closer
+	// arguments is the key of the digests of tools' arguments.
+	arguments []byte
+	sealer    *sealer
+	lock      io.Closer
 	// stop ends what keeps the journal up, which closes stopped.
 	stop, stopped chan struct{}
 	closing       sync.Once

@@ -20,7 +20,8 @@ import (
 
 // Keys are the keys of a journal. They lie in a directory of their own, apart from the journal and from the data:
 //
-//	secret.key   32 bytes, from which the ids of decisions, the digests of contexts and the MACs of segments are derived: the same on every node
+//	secret.key   32 bytes, from which the ids of decisions, the digests of contexts and of tools' arguments, and the MACs of segments are derived: the
+//	             same on every node
 //	signing.key  the key that signs checkpoints, a line in the notation of golang.org/x/mod/sumdb/note
 //
 // persons.keys, where ids of people are sealed, lies beside them.
@@ -78,7 +79,7 @@ func OpenKeys(dir string, create bool) (*Keys, error) {
 	return &Keys{secret: secret, seed: seed}, nil
 }
 
-// Secret is what the ids of decisions, the digests of contexts and the MACs of segments are derived from.
+// Secret is what the ids of decisions, the digests of contexts and of tools' arguments, and the MACs of segments are derived from.
 func (k *Keys) Secret() []byte { return k.secret }
 
 // Signer signs checkpoints of the journal with an origin, which is also the name of the key. verifier is the key that verifies them, in the

@@ -43,6 +43,9 @@ func Open(cfg Config) (*Journal, error) {
 	if j.contexts, err = derive(cfg.Secret, "the digests of contexts"); err != nil {
 		return nil, err
 	}
+	if j.arguments, err = argumentsKey(cfg.Secret); err != nil {
+		return nil, err
+	}
 	if err := makeDir(j.fs, j.segments); err != nil {
 		return nil, fmt.Errorf("journal: cannot make the directory: %w", err)
 	}

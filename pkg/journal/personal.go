@@ -26,8 +26,8 @@ import (
 //   - reasons that people gave, open fields of caveat contexts, and relationships;
 //   - the earlier actors of an agent's token, which an issuer names in its own way: whether one is a user here is not known.
 //
-// Where one of these names another user, it is sealed with that user's key too: it is gone when either key is. The digests of the context and of
-// the request are replaced by digests of them under the key, because ids can be guessed and tried.
+// Where one of these names another user, it is sealed with that user's key too: it is gone when either key is. The digests of the context,
+// of the request and of a tool's arguments are replaced by digests of them under the key, because ids can be guessed and tried.
 //
 // Ids of agents, tenants, sessions and delegations, names of callers, and ids of services unless their type is named, are not a person's and stay
 // as they are.
@@ -68,6 +68,7 @@ func (j *Journal) sealRecords(duty Duty, records []*Record) error {
 			j.cfg.Log.Error("the journal could not seal what is a person's, and left it out of a record", zap.Error(err))
 			_, _ = p.take(r)
 			r.ContextHash, r.RequestHash, r.Note = nil, nil, noPersonal
+			sealArguments(r, nil)
 		default:
 			return err
 		}
@@ -177,12 +178,14 @@ func (p *Personal) seal(r *Record) error {
 		}
 		prior := r.GetActorToken().GetPriorActors()
 		whose, of := p.take(r)
-		if proto.Size(of.values) == 0 && (whose.ID == "" || len(r.GetContextHash()) == 0 && len(r.GetRequestHash()) == 0) {
+		if proto.Size(of.values) == 0 && (whose.ID == "" || len(r.GetContextHash()) == 0 && len(r.GetRequestHash()) == 0 &&
+			len(r.GetToolCall().GetArgumentsHash()) == 0) {
 			return nil
 		}
 		keys, err := p.keysOf(whose, &of, r.GetKind() != deputyv1.RecordKind_RECORD_KIND_READ)
 		if errors.Is(err, persons.ErrErased) {
 			r.ContextHash, r.RequestHash, r.Note = nil, nil, noKey
+			sealArguments(r, nil)
 			return nil
 		}
 		var sealed []byte
@@ -207,6 +210,7 @@ func (p *Personal) seal(r *Record) error {
 		tag := key.Tag()
 		r.Personal, r.PersonalKey = sealed, tag[:]
 		r.ContextHash, r.RequestHash = underKey(key, "context", r.GetContextHash()), underKey(key, "request", r.GetRequestHash())
+		sealArguments(r, func(purpose string, digest []byte) []byte { return underKey(key, purpose, digest) })
 		return nil
 	}
 }
@@ -423,6 +427,18 @@ func (r *Reader) SameContext(record *Record, given map[string]any) (bool, error)
 		digest = underKey(key, "context", digest)
 	}
 	return hmac.Equal(digest, record.GetContextHash()), nil
+}
+
+// Under is Persons'.
+func (p *Personal) Under(tag []byte, purpose string, digest []byte) []byte {
+	if len(tag) != len(persons.Tag{}) {
+		return nil
+	}
+	key, err := p.keys.Key(persons.Tag(tag))
+	if err != nil {
+		return nil
+	}
+	return underKey(key, purpose, digest)
 }
 
 // term stands in the index for a principal or an object that is sealed in records. It is made with the key of the user that it is, and else with that of

@@ -25,6 +25,9 @@ type Query struct {
 	RefusedBy                  deputyv1.Gate
 	// Kinds are the kinds of records; none means all.
 	Kinds []deputyv1.RecordKind
+	// Tool is the call of a tool that a record names, by those of its fields that are set; nil asks for none. Its digest is either a SHA-256 digest of
+	// the arguments, which is found with the journal's secret only, or that of a record.
+	Tool *deputyv1.ToolCall
 	// From and Until bound when calls began: at From or later, and before Until. Zero is no bound.
 	From, Until time.Time
 	// Within are the tenants and the agents to which those are bound who ask; nil is no bound. They spare reading, and Admits decides.
@@ -58,6 +61,8 @@ type query struct {
 	asked bool
 	may   index.Bundles
 
+	// digest is that of a tool's arguments, as records have it; nil where it is asked for as it is.
+	digest []byte
 	seen   index.Seen
 	record Record
 	until  time.Time
@@ -71,7 +76,10 @@ func (r *Reader) Query(ctx context.Context, q *Query, at Place, found func(Found
 	if err != nil {
 		return nil, err
 	}
-	run := r.run(q)
+	run, err := r.run(q)
+	if err != nil {
+		return nil, err
+	}
 	if q.Newest {
 		if at != nil {
 			end = min(end, *at)
@@ -95,7 +103,10 @@ func (r *Reader) Follow(ctx context.Context, q *Query, at Place, found func(Foun
 	if at != nil {
 		from = max(r.First(), *at)
 	}
-	run := r.run(q)
+	run, err := r.run(q)
+	if err != nil {
+		return nil, err
+	}
 	for {
 		end, err := r.End()
 		if err != nil {
@@ -114,8 +125,11 @@ func (r *Reader) Follow(ctx context.Context, q *Query, at Place, found func(Foun
 }
 
 // run prepares a query.
-func (r *Reader) run(q *Query) *query {
+func (r *Reader) run(q *Query) (*query, error) {
 	run := &query{Query: q, walk: r.walk()}
+	if err := run.asksTool(); err != nil {
+		return nil, err
+	}
 	run.backward = q.Newest
 	if q.Budget > 0 {
 		run.until = time.Now().Add(q.Budget)
@@ -126,7 +140,7 @@ func (r *Reader) run(q *Query) *query {
 		value string
 	}{
 		{index.Agent, q.Agent}, {index.Tenant, q.Tenant}, {index.Permission, q.Permission}, {index.Caller, q.Caller},
-		{index.Session, q.Session}, {index.Delegation, q.Delegation},
+		{index.Session, q.Session}, {index.Delegation, q.Delegation}, {index.Tool, q.Tool.GetName()},
 	} {
 		if one.value != "" {
 			narrow(index.Of(one.field, one.value))
@@ -171,7 +185,7 @@ func (r *Reader) run(q *Query) *query {
 		}
 	}
 	run.terms.From, run.terms.Until = nanoseconds(q.From), nanoseconds(q.Until)
-	return run
+	return run, nil
 }
 
 // nanoseconds is a bound as records have times; 0 is none.
@@ -279,7 +293,7 @@ func (q *query) judge(encoded []byte, found func(Found) (bool, error)) (more boo
 	if err != nil {
 		return false, err
 	}
-	if !q.matches(&q.record) || q.Admits != nil && !q.Admits(&q.record) {
+	if !q.matches(&q.record) || !q.matchesTool(&q.record) || q.Admits != nil && !q.Admits(&q.record) {
 		return true, nil
 	}
 	return found(Found{&q.record, erased})

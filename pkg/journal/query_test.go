@@ -26,12 +26,15 @@ func drawRecord(random *rand.Rand) *Record {
 		return fmt.Sprint(kind, "-", int(float64(of)*random.Float64()*random.Float64()))
 	}
 	r := &Record{
-		Time: 1_700_000_000_000_000_000 + random.Int64N(1_000_000_000), Kind: deputyv1.RecordKind(1 + random.IntN(11)),
+		Time: 1_700_000_000_000_000_000 + random.Int64N(1_000_000_000), Kind: deputyv1.RecordKind(1 + random.IntN(12)),
 		Stage: deputyv1.RecordStage_RECORD_STAGE_WHOLE, Caller: id("caller", 3), AgentId: id("agent", 40),
 		PrincipalType: []string{"user", "service"}[random.IntN(2)], PrincipalId: id("someone", 60), TenantId: id("tenant", 5),
 		ResourceType: "document", ResourceId: id("document", 500), Permission: id("permission", 4), SessionId: id("session", 80),
 		DelegationId: id("delegation", 80), Answer: deputyv1.Permissionship(random.IntN(4)), RefusedBy: deputyv1.Gate(random.IntN(8)),
 		Revision: "GhUKEzE3MDAwMDAwMDAwMDAwMDAwMDA=",
+	}
+	if random.IntN(3) > 0 {
+		r.ToolCall = &deputyv1.ToolCall{Server: "files", Method: "tools/call", Name: id("tool", 20), ArgumentsHash: []byte(fmt.Sprintf("%016d", random.IntN(9)))}
 	}
 	for range random.IntN(3) {
 		r.AgentChain = append(r.AgentChain, id("agent", 40))
@@ -91,8 +94,22 @@ func drawQuery(random *rand.Rand, about *Record) (*Query, func(*Record) bool) {
 			}
 		},
 		func() func(*Record) bool {
-			q.Kinds = []deputyv1.RecordKind{about.GetKind(), deputyv1.RecordKind(1 + random.IntN(11))}
+			q.Kinds = []deputyv1.RecordKind{about.GetKind(), deputyv1.RecordKind(1 + random.IntN(12))}
 			return func(r *Record) bool { return r.GetKind() == q.Kinds[0] || r.GetKind() == q.Kinds[1] }
+		},
+		func() func(*Record) bool {
+			if about.GetToolCall() == nil {
+				return func(*Record) bool { return true }
+			}
+			q.Tool = &deputyv1.ToolCall{Name: about.GetToolCall().GetName()}
+			if random.IntN(2) == 0 {
+				q.Tool.ArgumentsHash = about.GetToolCall().GetArgumentsHash()
+			}
+			return func(r *Record) bool {
+				c := r.GetToolCall()
+				return c != nil && (q.Tool.GetName() == "" || c.GetName() == q.Tool.GetName()) &&
+					(q.Tool.GetArgumentsHash() == nil || string(c.GetArgumentsHash()) == string(q.Tool.GetArgumentsHash()))
+			}
 		},
 		func() func(*Record) bool {
 			q.From = time.Unix(0, about.GetTime()-random.Int64N(100_000_000))

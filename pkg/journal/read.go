@@ -36,6 +36,8 @@ type Persons interface {
 	// Asked returns the terms by which the index finds records in which a principal, or an object, is sealed. An empty tenant stands for all. known
 	// is false where any record may be one.
 	Asked(field index.Field, kind, id, tenant string) (terms []index.Term, known bool)
+	// Under returns the digest that a record which is sealed with a key has in place of another one; nil where that key is not there.
+	Under(key []byte, purpose string, digest []byte) []byte
 }
 
 // Reader reads the records of a journal: beside the process that writes them, or of a copy of its directory. With the journal's secret it checks
@@ -50,9 +52,11 @@ type Reader struct {
 	// ids are those of its decisions; nil where the secret is not known.
 	ids *IDs
 	// macs is the key of the MACs of frames; nil where the secret is not known.
-	macs    []byte
-	index   *index.Index
-	persons Persons
+	macs []byte
+	// arguments is the key of the digests of tools' arguments; nil where the secret is not known.
+	arguments []byte
+	index     *index.Index
+	persons   Persons
 
 	mu sync.Mutex
 	// first is the first bundle that there is, and bundles the one after the last.
@@ -94,6 +98,9 @@ func OpenReader(cfg ReaderConfig) (*Reader, error) {
 			return nil, err
 		}
 		if r.macs, err = macKey(cfg.Secret, origin); err != nil {
+			return nil, err
+		}
+		if r.arguments, err = argumentsKey(cfg.Secret); err != nil {
 			return nil, err
 		}
 	}

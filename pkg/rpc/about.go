@@ -43,6 +43,9 @@ func boundNames(r *journal.Record, most int) {
 	} {
 		*name = cut(*name, most)
 	}
+	if c := r.GetToolCall(); c != nil {
+		c.Server, c.Method, c.Name = cut(c.GetServer(), maxToolWord), cut(c.GetMethod(), maxToolWord), cut(c.GetName(), maxToolName)
+	}
 }
 
 // cut returns the beginning of a text that is too long, marked as such.
@@ -71,6 +74,14 @@ func aboutOf(request proto.Message) (*journal.Record, *structpb.Struct) {
 	name(&r.AboutDecision, request, "decision_id")
 	if about, ok := request.(interface{ GetSignalId() string }); ok && r.GetGivenReason() != "" {
 		r.GivenReason += " (signal " + about.GetSignalId() + ")"
+	}
+	if about, ok := request.(interface{ GetToolCall() *deputyv1.ToolCall }); ok {
+		r.ToolCall = about.GetToolCall()
+	}
+	if about, ok := request.(interface {
+		GetRefusal() deputyv1.ToolRefusal
+	}); ok {
+		r.ToolRefusal = about.GetRefusal()
 	}
 	if dry, ok := request.(interface{ GetDryRun() bool }); ok {
 		r.DryRun = dry.GetDryRun()

@@ -80,6 +80,8 @@ func actingOf(m any) (actingFields, bool) {
 		return actingFields{&r.ActorToken, &r.AgentId, &r.TenantId, &r.OnBehalfOf}, true
 	case *deputyv1.FilterResourcesRequest:
 		return actingFields{&r.ActorToken, &r.AgentId, &r.TenantId, &r.OnBehalfOf}, true
+	case *deputyv1.RecordToolRefusalRequest:
+		return actingFields{&r.ActorToken, &r.AgentId, &r.TenantId, &r.OnBehalfOf}, true
 	case *deputyv1.LookupResourcesRequest:
 		return actingFields{&r.ActorToken, &r.AgentId, &r.TenantId, &r.OnBehalfOf}, true
 	default:

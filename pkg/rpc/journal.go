@@ -164,6 +164,11 @@ func queryOf(r *deputyv1.QueryRecordsRequest) (*journal.Query, error) {
 			return nil, authz.FieldErrorf("kinds", "has one that is not known to this server")
 		}
 	}
+	if q.Tool = r.GetToolCall(); q.Tool != nil {
+		if err := askedTool(q.Tool); err != nil {
+			return nil, err
+		}
+	}
 	if r.GetFollow() && q.Newest {
 		return nil, authz.FieldErrorf("newest_first", "is not to be combined with follow")
 	}

@@ -78,6 +78,9 @@ func caseOf(r *deputyv1.CheckPermissionRequest) (authz.Case, error) {
 	if err != nil {
 		return c, err
 	}
+	if c.ToolCall, err = toolCall("tool_call", r.GetToolCall()); err != nil {
+		return c, err
+	}
 	c.Resource, err = object("resource", r.GetResource())
 	return c, err
 }
@@ -171,6 +174,10 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	if n := len(r.GetItems()); n == 0 || n > maxBulkItems {
 		return nil, authz.FieldErrorf("items", "must hold 1 to %d questions, not %d", maxBulkItems, n)
 	}
+	called, err := toolCall("tool_call", r.GetToolCall())
+	if err != nil {
+		return nil, err
+	}
 	f, stamp, err := p.freshness(r.GetConsistency(), r.GetSessionToken())
 	if err != nil {
 		return nil, err
@@ -184,7 +191,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	for i, item := range r.GetItems() {
 		pairs[i] = &deputyv1.CheckBulkPermissionsPair{Request: item}
 		asked[i].Case, asked[i].Err = itemCase(item)
-		asked[i].ActorToken = proofs[i].evidence()
+		asked[i].ActorToken, asked[i].ToolCall = proofs[i].evidence(), called
 		if proofs[i].err != nil {
 			asked[i].Err = proofs[i].err
 		}

@@ -127,6 +127,7 @@ var kinds = map[string]deputyv1.RecordKind{
 	"/deputy.v1.PermissionsService/LookupResources":      deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.PermissionsService/LookupAgents":         deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.PermissionsService/FilterResources":      deputyv1.RecordKind_RECORD_KIND_LOOKUP,
+	"/deputy.v1.PermissionsService/RecordToolRefusal":    deputyv1.RecordKind_RECORD_KIND_UNASKED,
 	"/deputy.v1.ReachService/ReadReach":                  deputyv1.RecordKind_RECORD_KIND_LOOKUP,
 	"/deputy.v1.BrakeService/Brake":                      deputyv1.RecordKind_RECORD_KIND_BRAKE,
 	"/deputy.v1.SignalsService/ReceiveSignal":            deputyv1.RecordKind_RECORD_KIND_BRAKE,
@@ -481,6 +482,7 @@ func (r *Recording) bounded(about *journal.Record, given *structpb.Struct) *jour
 			about.Context, _ = structpb.NewStruct(open) // it came as one
 		}
 	}
+	about.ToolCall = r.gate.journal.ToolCall(about.GetToolCall())
 	bound(about)
 	return about
 }

@@ -71,6 +71,10 @@ var calls = []call{
 			`"resource_object_type":"document","resource_object_ids":["none","$doc"],"permission":"view"}`,
 	},
 	{
+		method:  "deputy.v1.PermissionsService/RecordToolRefusal",
+		request: `{"agent_id":"$actor","tenant_id":"$in","tool_call":{"server":"files","method":"tools/call","name":"delete"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
+	},
+	{
 		method: "deputy.v1.PermissionsService/LookupAgents", shows: `"$agent"`,
 		request: `{"resource":{"object_type":"document","object_id":"$doc"},"permission":"view"}`,
 	},

@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -139,6 +140,11 @@ func (a *answer) judge(records []*deputyv1.Record) (problems []string) {
 			wrong("a record has the time %d and the latency %d", r.GetTime(), r.GetLatency())
 		}
 	}
+	for _, r := range records {
+		if problem := toolOf(a.request, a.err == nil, r); problem != "" {
+			wrong("%s", problem)
+		}
+	}
 	begun := slices.IndexFunc(records, func(r *deputyv1.Record) bool { return r.GetStage() == deputyv1.RecordStage_RECORD_STAGE_BEGUN })
 	ends := records
 	if begun >= 0 {
@@ -194,6 +200,34 @@ func (a *answer) judge(records []*deputyv1.Record) (problems []string) {
 		wrong("whether it began apart is %t", begun >= 0)
 	}
 	return problems
+}
+
+// toolOf compares the call of a tool that a request names with the one in a record of it.
+func toolOf(request proto.Message, answered bool, r *deputyv1.Record) (problem string) {
+	var asked *deputyv1.ToolCall
+	if of, ok := request.(interface{ GetToolCall() *deputyv1.ToolCall }); ok && !strings.HasSuffix(r.GetMethod(), "QueryRecords") {
+		asked = of.GetToolCall()
+	}
+	got := r.GetToolCall()
+	digest := got.GetArgumentsHash()
+	switch {
+	case (got == nil) != (asked == nil) && answered:
+		return fmt.Sprintf("the record has the call %v, and the request %v", got, asked)
+	case len(got.GetServer()) > 131 || len(got.GetMethod()) > 131 || len(got.GetName()) > 259 || len(digest) > 16:
+		return "the record holds more of a call than it may"
+	case len(digest) > 0 && bytes.Contains(asked.GetArgumentsHash(), digest):
+		return "the record holds the digest of the arguments as it was sent, so that they can be guessed"
+	case !answered:
+		return ""
+	case got.GetServer() != asked.GetServer() || got.GetMethod() != asked.GetMethod() || got.GetName() != asked.GetName() ||
+		len(digest) > 0 != (len(asked.GetArgumentsHash()) > 0):
+		return fmt.Sprintf("the record has the call %v, and the request %v", got, asked)
+	}
+	if of, ok := request.(*deputyv1.RecordToolRefusalRequest); ok &&
+		(r.GetToolRefusal() != of.GetRefusal() || r.GetKind() != deputyv1.RecordKind_RECORD_KIND_UNASKED || r.GetAgentId() != of.GetAgentId()) {
+		return fmt.Sprintf("the record is %v, and the request %v", r, of)
+	}
+	return ""
 }
 
 func descriptorStreams(method string) bool {

@@ -158,17 +158,22 @@ const (
 	spiceWrong = `{"resource":{"object_type":"missing","object_id":"x"},"permission":"view","subject":{"object":$alice}}`
 )
 
+// plainDigest is a digest of arguments, as a caller sends it.
+const plainDigest = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
 // good are requests that are answered, by method: of each method that there is at least one.
 var good = map[string][]string{
 	"deputy.v1.PermissionsService/CheckPermission": {
 		`{$acting,"resource":$plan,"permission":"view"}`, `{$acting,"resource":$daily,"permission":"view"}`,
 		`{"agent_id":"bot","session_id":"$session","resource":$plan,"permission":"view"}`,
+		`{$acting,"resource":$plan,"permission":"view","tool_call":{"server":"files","method":"tools/call","name":"read","arguments_hash":"` + plainDigest + `"}}`,
 		`{$acting,"resource":{"object_type":"document","object_id":"none"},"permission":"view","context":{"hour":9}}`,
 	},
 	"deputy.v1.PermissionsService/CheckBulkPermissions": {
 		`{"items":[{$acting,"resource":$plan,"permission":"view"},{$acting,"resource":$daily,"permission":"view"},` +
 			`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"},{}]}`,
 		`{"items":[{}]}`,
+		`{"items":[{$acting,"resource":$plan,"permission":"view"},{}],"tool_call":{"server":"files","method":"resources/read"}}`,
 	},
 	// A watch of what is refused ends by itself; TestWatchIsRecorded has one that does not.
 	"deputy.v1.PermissionsService/WatchPermission": {
@@ -180,6 +185,11 @@ var good = map[string][]string{
 	"deputy.v1.PermissionsService/FilterResources": {
 		`{$acting,"resource_object_type":"document","resource_object_ids":["plan","daily","none","*","plan"],"permission":"view"}`,
 		`{$acting,"resource_object_type":"document","resource_object_ids":["plan","daily"],"permission":"view","omit_conditional":true}`,
+	},
+	"deputy.v1.PermissionsService/RecordToolRefusal": {
+		`{$acting,"tool_call":{"server":"files","method":"tools/call","name":"delete"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
+		`{"agent_id":"bot","session_id":"$session","tool_call":{"server":"files","method":"tools/call","name":"read","arguments_hash":"` + plainDigest +
+			`"},"refusal":"TOOL_REFUSAL_ARGUMENTS"}`,
 	},
 	"deputy.v1.PermissionsService/LookupAgents": {`{"resource":$plan,"permission":"view"}`},
 	"deputy.v1.ReachService/ReadReach": {
@@ -269,6 +279,18 @@ var bad = map[string][]string{
 		`{"agent_id":"bot","session_id":"` + strings.Repeat("0", 32) + `","resource":$plan,"permission":"view"}`,
 		`{$acting,"resource":{"object_type":"missing","object_id":"x"},"permission":"view"}`,
 		`{"agent_id":"` + strings.Repeat("x", 20_000) + `"}`,
+	},
+	"deputy.v1.PermissionsService/CheckBulkPermissions": {
+		`{"items":[{}],"tool_call":{}}`, `{"items":[{}],"tool_call":{"server":"files","method":"` + strings.Repeat("x", 129) + `"}}`,
+		`{"items":[{}],"tool_call":{"server":"two\nlines","method":"tools/call"}}`,
+		`{"items":[{}],"tool_call":{"server":"files","method":"tools/call","name":"` + strings.Repeat("x", 20_000) + `","arguments_hash":"` +
+			strings.Repeat("A", 40_000) + `"}}`,
+	},
+	"deputy.v1.PermissionsService/RecordToolRefusal": {
+		`{$acting,"refusal":"TOOL_REFUSAL_UNMAPPED"}`, `{$acting,"tool_call":{"server":"files","method":"tools/call"}}`,
+		`{$acting,"tool_call":{"server":"files","method":"tools/call"},"refusal":77}`,
+		`{"tool_call":{"server":"files","method":"tools/call"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
+		`{$acting,"tool_call":{"server":"files","method":"tools/call","arguments_hash":"AAAA"},"refusal":"TOOL_REFUSAL_UNMAPPED"}`,
 	},
 	"deputy.v1.BrakeService/Brake": {
 		`{"agent_id":"bot"}`, `{"reason":"no target"}`, `{"session_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`,

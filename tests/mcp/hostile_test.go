@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,25 +23,50 @@ type raw struct {
 	last   string
 	server io.WriteCloser
 	ended  chan error
+	// refuses has every question answered with no.
+	refuses atomic.Bool
+
+	mu sync.Mutex
+	// asked are the questions, and unasked the calls that the guard refused by itself, in words.
+	asked, unasked []string
+}
+
+// Ask implements mcp.Asker.
+func (r *raw) Ask(_ context.Context, call mcp.Call, asks []mapping.Ask) ([]bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	answers := make([]bool, len(asks))
+	for i, a := range asks {
+		answers[i] = !r.refuses.Load()
+		r.asked = append(r.asked, call.Method+" "+call.Name+": "+a.String())
+	}
+	return answers, nil
+}
+
+// Refused implements mcp.Asker.
+func (r *raw) Refused(_ context.Context, call mcp.Call, why mcp.Refusal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unasked = append(r.unasked, call.Method+" "+call.Name+": "+why.String())
+	return nil
 }
 
 // between starts a guard that allows everything that the mapping asks.
 func between(t *testing.T, extra string) *raw {
 	t.Helper()
-	all := func(_ context.Context, asks []mapping.Ask) ([]bool, error) {
-		yes := make([]bool, len(asks))
-		for i := range yes {
-			yes[i] = true
-		}
-		return yes, nil
-	}
+	return betweenFor(t, extra, 0)
+}
+
+// betweenFor is between with a time for the server's answers.
+func betweenFor(t *testing.T, extra string, timeout time.Duration) *raw {
+	t.Helper()
 	fromClient, clientOut := io.Pipe()
 	clientIn, toClient := io.Pipe()
 	serverIn, toServer := io.Pipe()
 	fromServer, serverOut := io.Pipe()
 	r := &raw{toGuard: clientOut, server: serverOut, ended: make(chan error, 1), toAgent: linesOf(clientIn), toServer: linesOf(serverIn)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	guard := mcp.New(mcp.Config{Map: decode(t, filesMap+extra), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: all})
+	guard := mcp.New(mcp.Config{Map: decode(t, filesMap+extra), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r, Timeout: timeout})
 	go func() {
 		r.ended <- guard.Serve(ctx, mcp.Streams{FromClient: fromClient, ToClient: toClient, FromServer: fromServer, ToServer: toServer})
 		_ = toClient.Close()

@@ -24,7 +24,10 @@ import (
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	asChild()
+	pgtest.Main(m)
+}
 
 // domain is what the servers of these tests are about.
 const domain = `

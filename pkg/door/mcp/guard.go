@@ -15,9 +15,14 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 )
 
-// Asker decides questions about one agent that acts for one principal: as many answers as questions, in their order, at one revision. With an
-// error nothing is allowed. It is given 1 to mapping.MaxAsks questions. It is safe for concurrent use.
-type Asker func(ctx context.Context, asks []mapping.Ask) ([]bool, error)
+// Asker decides about one agent that acts for one principal. It is safe for concurrent use.
+type Asker interface {
+	// Ask decides the questions that a call comes to, and records them with the call: as many answers as questions, in their order, at one revision.
+	// With an error nothing is allowed. It is given 1 to mapping.MaxAsks questions.
+	Ask(ctx context.Context, call Call, asks []mapping.Ask) ([]bool, error)
+	// Refused records that the guard refuses a call by itself.
+	Refused(ctx context.Context, call Call, why Refusal) error
+}
 
 // Config is what a Guard is made of.
 type Config struct {
@@ -61,6 +66,8 @@ type Guard struct {
 
 // flight is a request on its way.
 type flight struct {
+	// call is what is judged of it. It belongs to the goroutine that answers the request.
+	call Call
 	// id is the agent's, and sent the one that the server got; zero before that.
 	id, sent jsonrpc.ID
 	token    jsonrpc.Value
@@ -234,8 +241,8 @@ func send(ctx context.Context, to *lineWriter, m *jsonrpc.Message, side string) 
 	return nil
 }
 
-// ask decides. With an error nothing is allowed.
-func (g *Guard) ask(ctx context.Context, asks []mapping.Ask) (map[mapping.Ask]bool, error) {
+// ask decides about a call. With an error nothing is allowed.
+func (g *Guard) ask(ctx context.Context, call Call, asks []mapping.Ask) (map[mapping.Ask]bool, error) {
 	allowed := map[mapping.Ask]bool{}
 	if len(asks) == 0 {
 		return allowed, nil
@@ -243,7 +250,7 @@ func (g *Guard) ask(ctx context.Context, asks []mapping.Ask) (map[mapping.Ask]bo
 	if len(asks) > mapping.MaxAsks {
 		return nil, fmt.Errorf("%d questions, more than %d", len(asks), mapping.MaxAsks)
 	}
-	answers, err := g.cfg.Ask(ctx, asks)
+	answers, err := g.cfg.Ask.Ask(ctx, call, asks)
 	if err != nil {
 		return nil, err
 	}
@@ -257,8 +264,8 @@ func (g *Guard) ask(ctx context.Context, asks []mapping.Ask) (map[mapping.Ask]bo
 }
 
 // all reports whether all questions are answered with yes. None are not.
-func (g *Guard) all(ctx context.Context, asks []mapping.Ask) (bool, error) {
-	allowed, err := g.ask(ctx, asks)
+func (g *Guard) all(ctx context.Context, call Call, asks []mapping.Ask) (bool, error) {
+	allowed, err := g.ask(ctx, call, asks)
 	if err != nil || len(asks) == 0 {
 		return false, err
 	}

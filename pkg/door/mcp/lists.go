@@ -133,7 +133,7 @@ func (g *Guard) keep(f *flight, list []jsonrpc.Value, asks func(one jsonrpc.Valu
 			}
 		}
 	}
-	allowed, err := g.ask(f.ctx, all)
+	allowed, err := g.ask(f.ctx, f.call, all)
 	if err != nil {
 		return nil, err
 	}

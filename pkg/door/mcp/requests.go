@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 )
@@ -83,7 +84,9 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 	g.answering.Go(func() {
 		var result jsonrpc.Value
 		err := authz.Safely("mcp.request", func() (err error) { //nolint:contextcheck // the request's context is f's
-			result, err = g.come(f, row, m)
+			if result, err = g.come(f, row, m); errors.Is(err, errUnpinned) {
+				err = g.refuse(f, client.ToolNotApproved, err)
+			}
 			return err
 		})
 		canceled := errors.Is(context.Cause(f.ctx), errCanceled) //nolint:contextcheck // as above
@@ -184,7 +187,7 @@ func isNew(m *jsonrpc.Message) bool {
 
 // begin notes that a request is in flight.
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
-	f := &flight{id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
+	f := &flight{call: Call{Server: g.cfg.Map.Server(), Method: m.Method}, id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
 		f.filtered = g.cfg.Map.Filters(name)
@@ -267,9 +270,22 @@ func (g *Guard) relay(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	return g.await(f)
 }
 
-// decide returns an error unless all questions are answered with yes.
-func (g *Guard) decide(ctx context.Context, asks []mapping.Ask, told string) error {
-	allowed, err := g.all(ctx, asks)
+// refuse has it recorded that the guard refuses a call by itself, and returns what the agent is told: why, or that nothing is answered without a
+// record.
+func (g *Guard) refuse(f *flight, why Refusal, told error) error {
+	// An agent that takes its request back is recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), stuck)
+	defer cancel()
+	if err := g.cfg.Ask.Refused(ctx, f.call, why); err != nil {
+		g.cfg.Log.Warn("a refusal is not recorded", zap.Error(err))
+		return &refused{noAnswer}
+	}
+	return told
+}
+
+// decide returns an error unless all questions about the call are answered with yes.
+func (g *Guard) decide(f *flight, asks []mapping.Ask, told string) error {
+	allowed, err := g.all(f.ctx, f.call, asks)
 	switch {
 	case err != nil:
 		g.cfg.Log.Warn("no decision", zap.Error(err))
@@ -291,25 +307,36 @@ func (g *Guard) toldAs(err error) error {
 	return err
 }
 
+// wrong is what the agent is told of a call whose arguments are wrong. What may not even be seen is told nothing about its arguments.
+func (g *Guard) wrong(f *flight, wrong error, seen []mapping.Ask, unseen string) error {
+	if err := g.decide(f, seen, unseen); err != nil {
+		return err
+	}
+	return g.toldAs(wrong)
+}
+
+// uriOnly are the arguments of what names a resource and nothing else.
+func uriOnly(uri string) jsonrpc.Value {
+	return jsonrpc.ObjectOf(jsonrpc.Member{Name: "uri", Value: jsonrpc.Text(uri)})
+}
+
 // callTool decides a call, and filters its answer.
 func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	name, ok := m.Params.At("name").Text()
 	if !ok {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "name has to be a text."}
 	}
-	// What may not even be seen is told nothing about its arguments.
+	f.call.Name, f.call.Arguments = name, m.Params.At("arguments")
 	seen, mapped := g.cfg.Map.ListTool(name)
 	call, wrong := g.cfg.Map.CallTool(name, m.Params.At("arguments"))
 	switch {
 	case !mapped:
-		return jsonrpc.Value{}, &refused{noTool}
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noTool})
 	case wrong != nil:
-		if err := g.decide(f.ctx, seen, noTool); err != nil {
-			return jsonrpc.Value{}, err
-		}
-		return jsonrpc.Value{}, g.toldAs(wrong)
+		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noTool))
 	}
-	allowed, err := g.ask(f.ctx, call.Asks)
+	f.call.Arguments = call.Arguments
+	allowed, err := g.ask(f.ctx, f.call, call.Asks)
 	switch {
 	case err != nil:
 		g.cfg.Log.Warn("no decision", zap.Error(err))
@@ -353,7 +380,7 @@ func (g *Guard) called(f *flight, name string, arguments, result jsonrpc.Value) 
 	if err != nil {
 		return jsonrpc.Value{}, g.toldAs(err)
 	}
-	allowed, err := g.ask(f.ctx, output.Asks)
+	allowed, err := g.ask(f.ctx, f.call, output.Asks)
 	if err != nil {
 		g.cfg.Log.Warn("no decision", zap.Error(err))
 		return jsonrpc.Value{}, &refused{noAnswer}
@@ -403,18 +430,17 @@ func (g *Guard) getPrompt(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) 
 	if !ok {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "name has to be a text."}
 	}
+	f.call.Name, f.call.Arguments = name, m.Params.At("arguments")
 	seen, mapped := g.cfg.Map.ListPrompt(name)
 	if !mapped {
-		return jsonrpc.Value{}, &refused{noPrompt}
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noPrompt})
 	}
 	call, wrong := g.cfg.Map.GetPrompt(name, m.Params.At("arguments"))
 	if wrong != nil {
-		if err := g.decide(f.ctx, seen, noPrompt); err != nil {
-			return jsonrpc.Value{}, err
-		}
-		return jsonrpc.Value{}, g.toldAs(wrong)
+		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noPrompt))
 	}
-	if err := g.decide(f.ctx, call.Asks, noPrompt); err != nil {
+	f.call.Arguments = call.Arguments
+	if err := g.decide(f, call.Asks, noPrompt); err != nil {
 		return jsonrpc.Value{}, err
 	}
 	sent := *m
@@ -435,11 +461,12 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if !ok {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "uri has to be a text."}
 	}
+	f.call.Arguments = uriOnly(uri)
 	asks, err := g.cfg.Map.ReadResource(uri)
 	if err != nil {
-		return jsonrpc.Value{}, &refused{noResource}
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noResource})
 	}
-	if err := g.decide(f.ctx, asks, noResource); err != nil {
+	if err := g.decide(f, asks, noResource); err != nil {
 		return jsonrpc.Value{}, err
 	}
 	result, err := g.relay(f, m)
@@ -457,11 +484,12 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	kind, _ := m.Params.At("ref", "type").Text()
 	name, ok := m.Params.At("ref", "name").Text()
+	f.call.Name, f.call.Arguments = name, m.Params.Without("_meta")
 	asks, mapped := g.cfg.Map.ListPrompt(name)
 	if kind != "ref/prompt" || !ok || !mapped {
-		return jsonrpc.Value{}, &refused{noPrompt}
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noPrompt})
 	}
-	if err := g.decide(f.ctx, asks, noPrompt); err != nil {
+	if err := g.decide(f, asks, noPrompt); err != nil {
 		return jsonrpc.Value{}, err
 	}
 	return g.relay(f, m)
@@ -471,11 +499,12 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	var asks []mapping.Ask
 	wanted := m.Params.At("notifications", "resourceSubscriptions")
+	f.call.Arguments = m.Params.Without("_meta")
 	for _, one := range wanted.Elements() {
 		uri, _ := one.Text()
 		these, err := g.cfg.Map.ReadResource(uri)
 		if err != nil {
-			return jsonrpc.Value{}, &refused{noResource}
+			return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noResource})
 		}
 		asks = append(asks, these...)
 	}
@@ -483,7 +512,7 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "resourceSubscriptions has to be a list."}
 	}
 	if len(asks) > 0 {
-		if err := g.decide(f.ctx, asks, noResource); err != nil {
+		if err := g.decide(f, asks, noResource); err != nil {
 			return jsonrpc.Value{}, err
 		}
 	}

@@ -178,7 +178,8 @@ func (g *Guard) updated(ctx context.Context, m *jsonrpc.Message) error {
 		return nil //nolint:nilerr // what may not be read is not told
 	}
 	return authz.Safely("mcp.updated", func() error {
-		if allowed, err := g.all(ctx, asks); err != nil || !allowed {
+		call := Call{Server: g.cfg.Map.Server(), Method: m.Method, Arguments: uriOnly(uri)}
+		if allowed, err := g.all(ctx, call, asks); err != nil || !allowed {
 			return nil //nolint:nilerr // the same
 		}
 		return g.toClient(ctx, m)

@@ -28,6 +28,8 @@ const (
 	Session
 	Delegation
 	Kind
+	// Tool is the name in a record's call of a tool.
+	Tool
 )
 
 // Of returns the term of a field that is a text.
@@ -69,7 +71,11 @@ const (
 	fieldAnswer        = 18
 	fieldGate          = 19
 	fieldPersonal      = 36
+	fieldToolCall      = 53
 )
+
+// fieldToolName is a field of deputy.v1.ToolCall.
+const fieldToolName = 3
 
 // texts are the fields that are a term by themselves, and numbers the same of those that are numbers.
 var (
@@ -158,7 +164,30 @@ func (s *Seen) text(number protowire.Number, value []byte, of *objects) {
 		of.resourceID = value
 	case number == fieldPersonal:
 		s.Sealed = len(value) > 0
+	case number == fieldToolCall:
+		if name := inner(value, fieldToolName); len(name) > 0 {
+			s.Terms = append(s.Terms, term(Tool, nil, name))
+		}
 	}
+}
+
+// inner returns a text of an encoded message; nil where there is none.
+func inner(message []byte, field protowire.Number) (text []byte) {
+	for b := message; len(b) > 0; {
+		number, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return text
+		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(number, kind, b); n < 0 {
+			return text
+		}
+		if number == field && kind == protowire.BytesType {
+			text, _ = protowire.ConsumeBytes(b)
+		}
+		b = b[n:]
+	}
+	return text
 }
 
 // Query says which records are looked for. The zero Query looks for all.

@@ -23,6 +23,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ToolRefusal is why a caller refused a call of a tool by itself.
+type ToolRefusal int32
+
+const (
+	// Not known.
+	ToolRefusal_TOOL_REFUSAL_UNSPECIFIED ToolRefusal = 0
+	// Nothing says which objects the tool, the prompt or the resource is about.
+	ToolRefusal_TOOL_REFUSAL_UNMAPPED ToolRefusal = 1
+	// An argument is missing, is of the wrong kind, leads where it must not, or nothing says what it may be.
+	ToolRefusal_TOOL_REFUSAL_ARGUMENTS ToolRefusal = 2
+	// The tools of the server are not those that were approved.
+	ToolRefusal_TOOL_REFUSAL_NOT_APPROVED ToolRefusal = 3
+)
+
+// Enum value maps for ToolRefusal.
+var (
+	ToolRefusal_name = map[int32]string{
+		0: "TOOL_REFUSAL_UNSPECIFIED",
+		1: "TOOL_REFUSAL_UNMAPPED",
+		2: "TOOL_REFUSAL_ARGUMENTS",
+		3: "TOOL_REFUSAL_NOT_APPROVED",
+	}
+	ToolRefusal_value = map[string]int32{
+		"TOOL_REFUSAL_UNSPECIFIED":  0,
+		"TOOL_REFUSAL_UNMAPPED":     1,
+		"TOOL_REFUSAL_ARGUMENTS":    2,
+		"TOOL_REFUSAL_NOT_APPROVED": 3,
+	}
+)
+
+func (x ToolRefusal) Enum() *ToolRefusal {
+	p := new(ToolRefusal)
+	*p = x
+	return p
+}
+
+func (x ToolRefusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ToolRefusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_deputy_v1_journal_proto_enumTypes[0].Descriptor()
+}
+
+func (ToolRefusal) Type() protoreflect.EnumType {
+	return &file_deputy_v1_journal_proto_enumTypes[0]
+}
+
+func (x ToolRefusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ToolRefusal.Descriptor instead.
+func (ToolRefusal) EnumDescriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{0}
+}
+
 // RecordKind is what a record is about.
 type RecordKind int32
 
@@ -51,6 +108,8 @@ const (
 	RecordKind_RECORD_KIND_SUMMARY RecordKind = 10
 	// The server's own: that it started, stopped, or could not record.
 	RecordKind_RECORD_KIND_NOTE RecordKind = 11
+	// A call of a tool that the caller refused by itself, without a decision.
+	RecordKind_RECORD_KIND_UNASKED RecordKind = 12
 )
 
 // Enum value maps for RecordKind.
@@ -68,6 +127,7 @@ var (
 		9:  "RECORD_KIND_REFUSED",
 		10: "RECORD_KIND_SUMMARY",
 		11: "RECORD_KIND_NOTE",
+		12: "RECORD_KIND_UNASKED",
 	}
 	RecordKind_value = map[string]int32{
 		"RECORD_KIND_UNSPECIFIED": 0,
@@ -82,6 +142,7 @@ var (
 		"RECORD_KIND_REFUSED":     9,
 		"RECORD_KIND_SUMMARY":     10,
 		"RECORD_KIND_NOTE":        11,
+		"RECORD_KIND_UNASKED":     12,
 	}
 )
 
@@ -96,11 +157,11 @@ func (x RecordKind) String() string {
 }
 
 func (RecordKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_deputy_v1_journal_proto_enumTypes[0].Descriptor()
+	return file_deputy_v1_journal_proto_enumTypes[1].Descriptor()
 }
 
 func (RecordKind) Type() protoreflect.EnumType {
-	return &file_deputy_v1_journal_proto_enumTypes[0]
+	return &file_deputy_v1_journal_proto_enumTypes[1]
 }
 
 func (x RecordKind) Number() protoreflect.EnumNumber {
@@ -109,7 +170,7 @@ func (x RecordKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecordKind.Descriptor instead.
 func (RecordKind) EnumDescriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{0}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
 }
 
 // RecordStage says whether a record is the only one of what it is about.
@@ -153,11 +214,11 @@ func (x RecordStage) String() string {
 }
 
 func (RecordStage) Descriptor() protoreflect.EnumDescriptor {
-	return file_deputy_v1_journal_proto_enumTypes[1].Descriptor()
+	return file_deputy_v1_journal_proto_enumTypes[2].Descriptor()
 }
 
 func (RecordStage) Type() protoreflect.EnumType {
-	return &file_deputy_v1_journal_proto_enumTypes[1]
+	return &file_deputy_v1_journal_proto_enumTypes[2]
 }
 
 func (x RecordStage) Number() protoreflect.EnumNumber {
@@ -166,7 +227,7 @@ func (x RecordStage) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecordStage.Descriptor instead.
 func (RecordStage) EnumDescriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
 }
 
 // Evaluator is what evaluated the checks of a decision.
@@ -206,11 +267,11 @@ func (x Evaluator) String() string {
 }
 
 func (Evaluator) Descriptor() protoreflect.EnumDescriptor {
-	return file_deputy_v1_journal_proto_enumTypes[2].Descriptor()
+	return file_deputy_v1_journal_proto_enumTypes[3].Descriptor()
 }
 
 func (Evaluator) Type() protoreflect.EnumType {
-	return &file_deputy_v1_journal_proto_enumTypes[2]
+	return &file_deputy_v1_journal_proto_enumTypes[3]
 }
 
 func (x Evaluator) Number() protoreflect.EnumNumber {
@@ -219,7 +280,7 @@ func (x Evaluator) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Evaluator.Descriptor instead.
 func (Evaluator) EnumDescriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
 }
 
 // ActingUnder is how a call names what the agent acts under.
@@ -263,11 +324,11 @@ func (x ActingUnder) String() string {
 }
 
 func (ActingUnder) Descriptor() protoreflect.EnumDescriptor {
-	return file_deputy_v1_journal_proto_enumTypes[3].Descriptor()
+	return file_deputy_v1_journal_proto_enumTypes[4].Descriptor()
 }
 
 func (ActingUnder) Type() protoreflect.EnumType {
-	return &file_deputy_v1_journal_proto_enumTypes[3]
+	return &file_deputy_v1_journal_proto_enumTypes[4]
 }
 
 func (x ActingUnder) Number() protoreflect.EnumNumber {
@@ -276,7 +337,7 @@ func (x ActingUnder) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActingUnder.Descriptor instead.
 func (ActingUnder) EnumDescriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
 }
 
 // Record is one record of the journal. Its encoding, as it was first written, is a leaf of the journal's Merkle tree: what a newer server
@@ -384,6 +445,10 @@ type Record struct {
 	// What the graph remembers that token by: the first 16 bytes of a SHA-256 digest of its issuer and its id (iss and jti). The token itself is
 	// recorded nowhere.
 	ConsentDigest []byte `protobuf:"bytes,52,opt,name=consent_digest,json=consentDigest,proto3" json:"consent_digest,omitempty"`
+	// The call of a tool for which a decision was asked, or which the caller refused, as the caller told it.
+	ToolCall *ToolCall `protobuf:"bytes,53,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
+	// Why the caller refused that call by itself, in a record of kind UNASKED.
+	ToolRefusal   ToolRefusal `protobuf:"varint,54,opt,name=tool_refusal,json=toolRefusal,proto3,enum=deputy.v1.ToolRefusal" json:"tool_refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -747,6 +812,95 @@ func (x *Record) GetConsentDigest() []byte {
 	return nil
 }
 
+func (x *Record) GetToolCall() *ToolCall {
+	if x != nil {
+		return x.ToolCall
+	}
+	return nil
+}
+
+func (x *Record) GetToolRefusal() ToolRefusal {
+	if x != nil {
+		return x.ToolRefusal
+	}
+	return ToolRefusal_TOOL_REFUSAL_UNSPECIFIED
+}
+
+// ToolCall is a call of a tool, or of what else a server offers to agents, such as an MCP server. What it says is its caller's word: Deputy sees
+// the call itself as little as what comes of it.
+type ToolCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the server, 1 to 128 bytes.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// The method that was called, 1 to 128 bytes: "tools/call".
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// The name of the tool or the prompt, at most 256 bytes. Empty where the method names neither.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// A digest of the arguments, empty where there are none. In a request it is their SHA-256 digest, 32 bytes. A record has a keyed digest of
+	// that, 16 bytes, from which nobody without the journal's secret can guess the arguments: the same arguments have the same digest in one journal.
+	ArgumentsHash []byte `protobuf:"bytes,4,opt,name=arguments_hash,json=argumentsHash,proto3" json:"arguments_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ToolCall) Reset() {
+	*x = ToolCall{}
+	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ToolCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ToolCall) ProtoMessage() {}
+
+func (x *ToolCall) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ToolCall.ProtoReflect.Descriptor instead.
+func (*ToolCall) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ToolCall) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *ToolCall) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ToolCall) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ToolCall) GetArgumentsHash() []byte {
+	if x != nil {
+		return x.ArgumentsHash
+	}
+	return nil
+}
+
 // ActorToken is what is recorded of the verified token of an agent: evidence of who acted. The token itself is not recorded.
 type ActorToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -766,7 +920,7 @@ type ActorToken struct {
 
 func (x *ActorToken) Reset() {
 	*x = ActorToken{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +932,7 @@ func (x *ActorToken) String() string {
 func (*ActorToken) ProtoMessage() {}
 
 func (x *ActorToken) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[1]
+	mi := &file_deputy_v1_journal_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +945,7 @@ func (x *ActorToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActorToken.ProtoReflect.Descriptor instead.
 func (*ActorToken) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{1}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ActorToken) GetIssuer() string {
@@ -842,7 +996,7 @@ type PriorActor struct {
 
 func (x *PriorActor) Reset() {
 	*x = PriorActor{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1008,7 @@ func (x *PriorActor) String() string {
 func (*PriorActor) ProtoMessage() {}
 
 func (x *PriorActor) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[2]
+	mi := &file_deputy_v1_journal_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1021,7 @@ func (x *PriorActor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PriorActor.ProtoReflect.Descriptor instead.
 func (*PriorActor) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PriorActor) GetIssuer() string {
@@ -909,7 +1063,7 @@ type PersonalRecord struct {
 
 func (x *PersonalRecord) Reset() {
 	*x = PersonalRecord{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1075,7 @@ func (x *PersonalRecord) String() string {
 func (*PersonalRecord) ProtoMessage() {}
 
 func (x *PersonalRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[3]
+	mi := &file_deputy_v1_journal_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1088,7 @@ func (x *PersonalRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersonalRecord.ProtoReflect.Descriptor instead.
 func (*PersonalRecord) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PersonalRecord) GetPrincipalId() string {
@@ -1006,7 +1160,7 @@ type OtherPerson struct {
 
 func (x *OtherPerson) Reset() {
 	*x = OtherPerson{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1172,7 @@ func (x *OtherPerson) String() string {
 func (*OtherPerson) ProtoMessage() {}
 
 func (x *OtherPerson) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[4]
+	mi := &file_deputy_v1_journal_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1185,7 @@ func (x *OtherPerson) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OtherPerson.ProtoReflect.Descriptor instead.
 func (*OtherPerson) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{4}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *OtherPerson) GetKey() []byte {
@@ -1067,7 +1221,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1233,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[5]
+	mi := &file_deputy_v1_journal_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1246,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{5}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Summary) GetFrom() *timestamppb.Timestamp {
@@ -1166,14 +1320,16 @@ type QueryRecordsRequest struct {
 	// Where an earlier query stopped.
 	Cursor *Cursor `protobuf:"bytes,16,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// Whether the stream goes on with records as they are written.
-	Follow        bool `protobuf:"varint,17,opt,name=follow,proto3" json:"follow,omitempty"`
+	Follow bool `protobuf:"varint,17,opt,name=follow,proto3" json:"follow,omitempty"`
+	// The call of a tool; the fields that are set narrow. Its arguments_hash is either that of a request, or that of a record.
+	ToolCall      *ToolCall `protobuf:"bytes,18,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *QueryRecordsRequest) Reset() {
 	*x = QueryRecordsRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1341,7 @@ func (x *QueryRecordsRequest) String() string {
 func (*QueryRecordsRequest) ProtoMessage() {}
 
 func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[6]
+	mi := &file_deputy_v1_journal_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1354,7 @@ func (x *QueryRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsRequest.ProtoReflect.Descriptor instead.
 func (*QueryRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{6}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *QueryRecordsRequest) GetAgentId() string {
@@ -1320,6 +1476,13 @@ func (x *QueryRecordsRequest) GetFollow() bool {
 	return false
 }
 
+func (x *QueryRecordsRequest) GetToolCall() *ToolCall {
+	if x != nil {
+		return x.ToolCall
+	}
+	return nil
+}
+
 // QueryRecordsResponse is one record, or the end of the query.
 type QueryRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1336,7 +1499,7 @@ type QueryRecordsResponse struct {
 
 func (x *QueryRecordsResponse) Reset() {
 	*x = QueryRecordsResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1511,7 @@ func (x *QueryRecordsResponse) String() string {
 func (*QueryRecordsResponse) ProtoMessage() {}
 
 func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[7]
+	mi := &file_deputy_v1_journal_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1524,7 @@ func (x *QueryRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryRecordsResponse.ProtoReflect.Descriptor instead.
 func (*QueryRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{7}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *QueryRecordsResponse) GetResult() isQueryRecordsResponse_Result {
@@ -1422,7 +1585,7 @@ type FoundRecord struct {
 
 func (x *FoundRecord) Reset() {
 	*x = FoundRecord{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1597,7 @@ func (x *FoundRecord) String() string {
 func (*FoundRecord) ProtoMessage() {}
 
 func (x *FoundRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[8]
+	mi := &file_deputy_v1_journal_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1610,7 @@ func (x *FoundRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundRecord.ProtoReflect.Descriptor instead.
 func (*FoundRecord) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FoundRecord) GetRecord() *Record {
@@ -1484,7 +1647,7 @@ type QueryEnd struct {
 
 func (x *QueryEnd) Reset() {
 	*x = QueryEnd{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1659,7 @@ func (x *QueryEnd) String() string {
 func (*QueryEnd) ProtoMessage() {}
 
 func (x *QueryEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[9]
+	mi := &file_deputy_v1_journal_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1672,7 @@ func (x *QueryEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QueryEnd.ProtoReflect.Descriptor instead.
 func (*QueryEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *QueryEnd) GetComplete() bool {
@@ -1537,7 +1700,7 @@ type GetRecordRequest struct {
 
 func (x *GetRecordRequest) Reset() {
 	*x = GetRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1712,7 @@ func (x *GetRecordRequest) String() string {
 func (*GetRecordRequest) ProtoMessage() {}
 
 func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[10]
+	mi := &file_deputy_v1_journal_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1725,7 @@ func (x *GetRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRecordRequest) GetDecisionId() string {
@@ -1583,7 +1746,7 @@ type GetRecordResponse struct {
 
 func (x *GetRecordResponse) Reset() {
 	*x = GetRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1758,7 @@ func (x *GetRecordResponse) String() string {
 func (*GetRecordResponse) ProtoMessage() {}
 
 func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[11]
+	mi := &file_deputy_v1_journal_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1771,7 @@ func (x *GetRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRecordResponse) GetRecord() *FoundRecord {
@@ -1627,7 +1790,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +1802,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[12]
+	mi := &file_deputy_v1_journal_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +1815,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{13}
 }
 
 // GetCheckpointResponse is the newest checkpoint.
@@ -1670,7 +1833,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[13]
+	mi := &file_deputy_v1_journal_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1845,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[13]
+	mi := &file_deputy_v1_journal_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1858,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -1730,7 +1893,7 @@ type ProveRecordRequest struct {
 
 func (x *ProveRecordRequest) Reset() {
 	*x = ProveRecordRequest{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[14]
+	mi := &file_deputy_v1_journal_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1905,7 @@ func (x *ProveRecordRequest) String() string {
 func (*ProveRecordRequest) ProtoMessage() {}
 
 func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[14]
+	mi := &file_deputy_v1_journal_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1918,7 @@ func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
 func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProveRecordRequest) GetDecisionId() string {
@@ -1778,7 +1941,7 @@ type ProveRecordResponse struct {
 
 func (x *ProveRecordResponse) Reset() {
 	*x = ProveRecordResponse{}
-	mi := &file_deputy_v1_journal_proto_msgTypes[15]
+	mi := &file_deputy_v1_journal_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1953,7 @@ func (x *ProveRecordResponse) String() string {
 func (*ProveRecordResponse) ProtoMessage() {}
 
 func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_journal_proto_msgTypes[15]
+	mi := &file_deputy_v1_journal_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1966,7 @@ func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
 func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_journal_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProveRecordResponse) GetProof() string {
@@ -1824,7 +1987,7 @@ var File_deputy_v1_journal_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\n" +
-	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\f\n" +
+	"\x17deputy/v1/journal.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\r\n" +
 	"\x06Record\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x06R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x10R\x04time\x12)\n" +
@@ -1880,8 +2043,15 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\vactor_token\x18- \x01(\v2\x15.deputy.v1.ActorTokenR\n" +
 	"actorToken\x12%\n" +
 	"\x0econsent_issuer\x183 \x01(\tR\rconsentIssuer\x12%\n" +
-	"\x0econsent_digest\x184 \x01(\fR\rconsentDigestB\b\n" +
-	"\x06_begun\"\xb3\x01\n" +
+	"\x0econsent_digest\x184 \x01(\fR\rconsentDigest\x120\n" +
+	"\ttool_call\x185 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCall\x129\n" +
+	"\ftool_refusal\x186 \x01(\x0e2\x16.deputy.v1.ToolRefusalR\vtoolRefusalB\b\n" +
+	"\x06_begun\"u\n" +
+	"\bToolCall\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12%\n" +
+	"\x0earguments_hash\x18\x04 \x01(\fR\rargumentsHash\"\xb3\x01\n" +
 	"\n" +
 	"ActorToken\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x16\n" +
@@ -1911,7 +2081,7 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12-\n" +
 	"\x12without_credential\x18\x03 \x01(\x04R\x11withoutCredential\x12-\n" +
 	"\x12invalid_credential\x18\x04 \x01(\x04R\x11invalidCredential\x12-\n" +
-	"\x12unknown_credential\x18\x05 \x01(\x04R\x11unknownCredential\"\xa9\x05\n" +
+	"\x12unknown_credential\x18\x05 \x01(\x04R\x11unknownCredential\"\xdb\x05\n" +
 	"\x13QueryRecordsRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x128\n" +
 	"\tprincipal\x18\x02 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\tprincipal\x12\x1b\n" +
@@ -1934,7 +2104,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x05limit\x18\x0e \x01(\rR\x05limit\x12!\n" +
 	"\fnewest_first\x18\x0f \x01(\bR\vnewestFirst\x12)\n" +
 	"\x06cursor\x18\x10 \x01(\v2\x11.deputy.v1.CursorR\x06cursor\x12\x16\n" +
-	"\x06follow\x18\x11 \x01(\bR\x06follow\"{\n" +
+	"\x06follow\x18\x11 \x01(\bR\x06follow\x120\n" +
+	"\ttool_call\x18\x12 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCall\"{\n" +
 	"\x14QueryRecordsResponse\x120\n" +
 	"\x06record\x18\x01 \x01(\v2\x16.deputy.v1.FoundRecordH\x00R\x06record\x12'\n" +
 	"\x03end\x18\x02 \x01(\v2\x13.deputy.v1.QueryEndH\x00R\x03endB\b\n" +
@@ -1964,7 +2135,12 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"decisionId\"?\n" +
 	"\x13ProveRecordResponse\x12\x14\n" +
 	"\x05proof\x18\x01 \x01(\tR\x05proof\x12\x12\n" +
-	"\x04leaf\x18\x02 \x01(\fR\x04leaf*\xb7\x02\n" +
+	"\x04leaf\x18\x02 \x01(\fR\x04leaf*\x81\x01\n" +
+	"\vToolRefusal\x12\x1c\n" +
+	"\x18TOOL_REFUSAL_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15TOOL_REFUSAL_UNMAPPED\x10\x01\x12\x1a\n" +
+	"\x16TOOL_REFUSAL_ARGUMENTS\x10\x02\x12\x1d\n" +
+	"\x19TOOL_REFUSAL_NOT_APPROVED\x10\x03*\xd0\x02\n" +
 	"\n" +
 	"RecordKind\x12\x1b\n" +
 	"\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -1979,7 +2155,8 @@ const file_deputy_v1_journal_proto_rawDesc = "" +
 	"\x13RECORD_KIND_REFUSED\x10\t\x12\x17\n" +
 	"\x13RECORD_KIND_SUMMARY\x10\n" +
 	"\x12\x14\n" +
-	"\x10RECORD_KIND_NOTE\x10\v*s\n" +
+	"\x10RECORD_KIND_NOTE\x10\v\x12\x17\n" +
+	"\x13RECORD_KIND_UNASKED\x10\f*s\n" +
 	"\vRecordStage\x12\x1c\n" +
 	"\x18RECORD_STAGE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12RECORD_STAGE_WHOLE\x10\x01\x12\x16\n" +
@@ -2016,78 +2193,83 @@ func file_deputy_v1_journal_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_journal_proto_rawDescData
 }
 
-var file_deputy_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_deputy_v1_journal_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_deputy_v1_journal_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_deputy_v1_journal_proto_goTypes = []any{
-	(RecordKind)(0),               // 0: deputy.v1.RecordKind
-	(RecordStage)(0),              // 1: deputy.v1.RecordStage
-	(Evaluator)(0),                // 2: deputy.v1.Evaluator
-	(ActingUnder)(0),              // 3: deputy.v1.ActingUnder
-	(*Record)(nil),                // 4: deputy.v1.Record
-	(*ActorToken)(nil),            // 5: deputy.v1.ActorToken
-	(*PriorActor)(nil),            // 6: deputy.v1.PriorActor
-	(*PersonalRecord)(nil),        // 7: deputy.v1.PersonalRecord
-	(*OtherPerson)(nil),           // 8: deputy.v1.OtherPerson
-	(*Summary)(nil),               // 9: deputy.v1.Summary
-	(*QueryRecordsRequest)(nil),   // 10: deputy.v1.QueryRecordsRequest
-	(*QueryRecordsResponse)(nil),  // 11: deputy.v1.QueryRecordsResponse
-	(*FoundRecord)(nil),           // 12: deputy.v1.FoundRecord
-	(*QueryEnd)(nil),              // 13: deputy.v1.QueryEnd
-	(*GetRecordRequest)(nil),      // 14: deputy.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),     // 15: deputy.v1.GetRecordResponse
-	(*GetCheckpointRequest)(nil),  // 16: deputy.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 17: deputy.v1.GetCheckpointResponse
-	(*ProveRecordRequest)(nil),    // 18: deputy.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),   // 19: deputy.v1.ProveRecordResponse
-	(Permissionship)(0),           // 20: deputy.v1.Permissionship
-	(Gate)(0),                     // 21: deputy.v1.Gate
-	(*structpb.Struct)(nil),       // 22: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*ObjectReference)(nil),       // 24: deputy.v1.ObjectReference
-	(*Cursor)(nil),                // 25: deputy.v1.Cursor
+	(ToolRefusal)(0),              // 0: deputy.v1.ToolRefusal
+	(RecordKind)(0),               // 1: deputy.v1.RecordKind
+	(RecordStage)(0),              // 2: deputy.v1.RecordStage
+	(Evaluator)(0),                // 3: deputy.v1.Evaluator
+	(ActingUnder)(0),              // 4: deputy.v1.ActingUnder
+	(*Record)(nil),                // 5: deputy.v1.Record
+	(*ToolCall)(nil),              // 6: deputy.v1.ToolCall
+	(*ActorToken)(nil),            // 7: deputy.v1.ActorToken
+	(*PriorActor)(nil),            // 8: deputy.v1.PriorActor
+	(*PersonalRecord)(nil),        // 9: deputy.v1.PersonalRecord
+	(*OtherPerson)(nil),           // 10: deputy.v1.OtherPerson
+	(*Summary)(nil),               // 11: deputy.v1.Summary
+	(*QueryRecordsRequest)(nil),   // 12: deputy.v1.QueryRecordsRequest
+	(*QueryRecordsResponse)(nil),  // 13: deputy.v1.QueryRecordsResponse
+	(*FoundRecord)(nil),           // 14: deputy.v1.FoundRecord
+	(*QueryEnd)(nil),              // 15: deputy.v1.QueryEnd
+	(*GetRecordRequest)(nil),      // 16: deputy.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),     // 17: deputy.v1.GetRecordResponse
+	(*GetCheckpointRequest)(nil),  // 18: deputy.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 19: deputy.v1.GetCheckpointResponse
+	(*ProveRecordRequest)(nil),    // 20: deputy.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),   // 21: deputy.v1.ProveRecordResponse
+	(Permissionship)(0),           // 22: deputy.v1.Permissionship
+	(Gate)(0),                     // 23: deputy.v1.Gate
+	(*structpb.Struct)(nil),       // 24: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*ObjectReference)(nil),       // 26: deputy.v1.ObjectReference
+	(*Cursor)(nil),                // 27: deputy.v1.Cursor
 }
 var file_deputy_v1_journal_proto_depIdxs = []int32{
-	0,  // 0: deputy.v1.Record.kind:type_name -> deputy.v1.RecordKind
-	1,  // 1: deputy.v1.Record.stage:type_name -> deputy.v1.RecordStage
-	20, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
-	21, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
-	2,  // 4: deputy.v1.Record.evaluator:type_name -> deputy.v1.Evaluator
-	22, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
-	9,  // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
-	3,  // 7: deputy.v1.Record.acting_under:type_name -> deputy.v1.ActingUnder
-	5,  // 8: deputy.v1.Record.actor_token:type_name -> deputy.v1.ActorToken
-	6,  // 9: deputy.v1.ActorToken.prior_actors:type_name -> deputy.v1.PriorActor
-	22, // 10: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
-	8,  // 11: deputy.v1.PersonalRecord.others:type_name -> deputy.v1.OtherPerson
-	6,  // 12: deputy.v1.PersonalRecord.prior_actors:type_name -> deputy.v1.PriorActor
-	23, // 13: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
-	23, // 14: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
-	24, // 15: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
-	24, // 16: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
-	20, // 17: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
-	21, // 18: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
-	23, // 19: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
-	23, // 20: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 21: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
-	25, // 22: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
-	12, // 23: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
-	13, // 24: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
-	4,  // 25: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
-	25, // 26: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
-	12, // 27: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
-	10, // 28: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
-	14, // 29: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
-	16, // 30: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
-	18, // 31: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
-	11, // 32: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
-	15, // 33: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
-	17, // 34: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
-	19, // 35: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
-	32, // [32:36] is the sub-list for method output_type
-	28, // [28:32] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	1,  // 0: deputy.v1.Record.kind:type_name -> deputy.v1.RecordKind
+	2,  // 1: deputy.v1.Record.stage:type_name -> deputy.v1.RecordStage
+	22, // 2: deputy.v1.Record.answer:type_name -> deputy.v1.Permissionship
+	23, // 3: deputy.v1.Record.refused_by:type_name -> deputy.v1.Gate
+	3,  // 4: deputy.v1.Record.evaluator:type_name -> deputy.v1.Evaluator
+	24, // 5: deputy.v1.Record.context:type_name -> google.protobuf.Struct
+	11, // 6: deputy.v1.Record.summary:type_name -> deputy.v1.Summary
+	4,  // 7: deputy.v1.Record.acting_under:type_name -> deputy.v1.ActingUnder
+	7,  // 8: deputy.v1.Record.actor_token:type_name -> deputy.v1.ActorToken
+	6,  // 9: deputy.v1.Record.tool_call:type_name -> deputy.v1.ToolCall
+	0,  // 10: deputy.v1.Record.tool_refusal:type_name -> deputy.v1.ToolRefusal
+	8,  // 11: deputy.v1.ActorToken.prior_actors:type_name -> deputy.v1.PriorActor
+	24, // 12: deputy.v1.PersonalRecord.context:type_name -> google.protobuf.Struct
+	10, // 13: deputy.v1.PersonalRecord.others:type_name -> deputy.v1.OtherPerson
+	8,  // 14: deputy.v1.PersonalRecord.prior_actors:type_name -> deputy.v1.PriorActor
+	25, // 15: deputy.v1.Summary.from:type_name -> google.protobuf.Timestamp
+	25, // 16: deputy.v1.Summary.until:type_name -> google.protobuf.Timestamp
+	26, // 17: deputy.v1.QueryRecordsRequest.principal:type_name -> deputy.v1.ObjectReference
+	26, // 18: deputy.v1.QueryRecordsRequest.resource:type_name -> deputy.v1.ObjectReference
+	22, // 19: deputy.v1.QueryRecordsRequest.answer:type_name -> deputy.v1.Permissionship
+	23, // 20: deputy.v1.QueryRecordsRequest.refused_by:type_name -> deputy.v1.Gate
+	25, // 21: deputy.v1.QueryRecordsRequest.from:type_name -> google.protobuf.Timestamp
+	25, // 22: deputy.v1.QueryRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 23: deputy.v1.QueryRecordsRequest.kinds:type_name -> deputy.v1.RecordKind
+	27, // 24: deputy.v1.QueryRecordsRequest.cursor:type_name -> deputy.v1.Cursor
+	6,  // 25: deputy.v1.QueryRecordsRequest.tool_call:type_name -> deputy.v1.ToolCall
+	14, // 26: deputy.v1.QueryRecordsResponse.record:type_name -> deputy.v1.FoundRecord
+	15, // 27: deputy.v1.QueryRecordsResponse.end:type_name -> deputy.v1.QueryEnd
+	5,  // 28: deputy.v1.FoundRecord.record:type_name -> deputy.v1.Record
+	27, // 29: deputy.v1.QueryEnd.next:type_name -> deputy.v1.Cursor
+	14, // 30: deputy.v1.GetRecordResponse.record:type_name -> deputy.v1.FoundRecord
+	12, // 31: deputy.v1.JournalService.QueryRecords:input_type -> deputy.v1.QueryRecordsRequest
+	16, // 32: deputy.v1.JournalService.GetRecord:input_type -> deputy.v1.GetRecordRequest
+	18, // 33: deputy.v1.JournalService.GetCheckpoint:input_type -> deputy.v1.GetCheckpointRequest
+	20, // 34: deputy.v1.JournalService.ProveRecord:input_type -> deputy.v1.ProveRecordRequest
+	13, // 35: deputy.v1.JournalService.QueryRecords:output_type -> deputy.v1.QueryRecordsResponse
+	17, // 36: deputy.v1.JournalService.GetRecord:output_type -> deputy.v1.GetRecordResponse
+	19, // 37: deputy.v1.JournalService.GetCheckpoint:output_type -> deputy.v1.GetCheckpointResponse
+	21, // 38: deputy.v1.JournalService.ProveRecord:output_type -> deputy.v1.ProveRecordResponse
+	35, // [35:39] is the sub-list for method output_type
+	31, // [31:35] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_journal_proto_init() }
@@ -2098,7 +2280,7 @@ func file_deputy_v1_journal_proto_init() {
 	file_deputy_v1_access_proto_init()
 	file_deputy_v1_core_proto_init()
 	file_deputy_v1_journal_proto_msgTypes[0].OneofWrappers = []any{}
-	file_deputy_v1_journal_proto_msgTypes[7].OneofWrappers = []any{
+	file_deputy_v1_journal_proto_msgTypes[8].OneofWrappers = []any{
 		(*QueryRecordsResponse_Record)(nil),
 		(*QueryRecordsResponse_End)(nil),
 	}
@@ -2107,8 +2289,8 @@ func file_deputy_v1_journal_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_journal_proto_rawDesc), len(file_deputy_v1_journal_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   16,
+			NumEnums:      5,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -198,7 +198,9 @@ type CheckPermissionRequest struct {
 	SessionToken *ZedToken `protobuf:"bytes,10,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	// The agent's own token: a JSON Web Token, of an issuer that the server knows, which proves that the agent acts, and for whom. The names that it
 	// gives may be left out above; one that is there and differs is refused (ACTOR_TOKEN_MISMATCH). It gives no rights. At most 8 KiB.
-	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	ActorToken string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	// The call of a tool for which the question is asked. It is recorded with the decision, and has no part in it.
+	ToolCall      *ToolCall `protobuf:"bytes,21,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -319,6 +321,13 @@ func (x *CheckPermissionRequest) GetActorToken() string {
 		return x.ActorToken
 	}
 	return ""
+}
+
+func (x *CheckPermissionRequest) GetToolCall() *ToolCall {
+	if x != nil {
+		return x.ToolCall
+	}
+	return nil
 }
 
 type isCheckPermissionRequest_Via interface {
@@ -695,7 +704,9 @@ type CheckBulkPermissionsRequest struct {
 	// A lower bound beside the consistency.
 	SessionToken *ZedToken `protobuf:"bytes,3,opt,name=session_token,json=sessionToken,proto3" json:"session_token,omitempty"`
 	// The agent's own token, as in CheckPermissionRequest, for all items that have none of their own. At most 100 different tokens in one call.
-	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	ActorToken string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	// The call of a tool for which all items are asked, as in CheckPermissionRequest.
+	ToolCall      *ToolCall `protobuf:"bytes,21,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -756,6 +767,13 @@ func (x *CheckBulkPermissionsRequest) GetActorToken() string {
 		return x.ActorToken
 	}
 	return ""
+}
+
+func (x *CheckBulkPermissionsRequest) GetToolCall() *ToolCall {
+	if x != nil {
+		return x.ToolCall
+	}
+	return nil
 }
 
 // CheckBulkPermissionsRequestItem is one question; its fields are those of CheckPermissionRequest.
@@ -1059,6 +1077,184 @@ func (*CheckBulkPermissionsPair_Item) isCheckBulkPermissionsPair_Response() {}
 
 func (*CheckBulkPermissionsPair_Error) isCheckBulkPermissionsPair_Response() {}
 
+// RecordToolRefusalRequest says which call of a tool the caller has refused. The fields that say who acts are those of CheckPermissionRequest.
+type RecordToolRefusalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The agent that called the tool.
+	AgentId string `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// What the agent acts under.
+	//
+	// Types that are valid to be assigned to Via:
+	//
+	//	*RecordToolRefusalRequest_SessionId
+	//	*RecordToolRefusalRequest_DelegationId
+	Via isRecordToolRefusalRequest_Via `protobuf_oneof:"via"`
+	// The principal on whose behalf the agent acts.
+	OnBehalfOf *ObjectReference `protobuf:"bytes,4,opt,name=on_behalf_of,json=onBehalfOf,proto3" json:"on_behalf_of,omitempty"`
+	// The tenant.
+	TenantId string `protobuf:"bytes,5,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The call; required.
+	ToolCall *ToolCall `protobuf:"bytes,6,opt,name=tool_call,json=toolCall,proto3" json:"tool_call,omitempty"`
+	// Why the caller refused it; required.
+	Refusal ToolRefusal `protobuf:"varint,7,opt,name=refusal,proto3,enum=deputy.v1.ToolRefusal" json:"refusal,omitempty"`
+	// The agent's own token, as in CheckPermissionRequest.
+	ActorToken    string `protobuf:"bytes,20,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordToolRefusalRequest) Reset() {
+	*x = RecordToolRefusalRequest{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordToolRefusalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordToolRefusalRequest) ProtoMessage() {}
+
+func (x *RecordToolRefusalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordToolRefusalRequest.ProtoReflect.Descriptor instead.
+func (*RecordToolRefusalRequest) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RecordToolRefusalRequest) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *RecordToolRefusalRequest) GetVia() isRecordToolRefusalRequest_Via {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *RecordToolRefusalRequest) GetSessionId() string {
+	if x != nil {
+		if x, ok := x.Via.(*RecordToolRefusalRequest_SessionId); ok {
+			return x.SessionId
+		}
+	}
+	return ""
+}
+
+func (x *RecordToolRefusalRequest) GetDelegationId() string {
+	if x != nil {
+		if x, ok := x.Via.(*RecordToolRefusalRequest_DelegationId); ok {
+			return x.DelegationId
+		}
+	}
+	return ""
+}
+
+func (x *RecordToolRefusalRequest) GetOnBehalfOf() *ObjectReference {
+	if x != nil {
+		return x.OnBehalfOf
+	}
+	return nil
+}
+
+func (x *RecordToolRefusalRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *RecordToolRefusalRequest) GetToolCall() *ToolCall {
+	if x != nil {
+		return x.ToolCall
+	}
+	return nil
+}
+
+func (x *RecordToolRefusalRequest) GetRefusal() ToolRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return ToolRefusal_TOOL_REFUSAL_UNSPECIFIED
+}
+
+func (x *RecordToolRefusalRequest) GetActorToken() string {
+	if x != nil {
+		return x.ActorToken
+	}
+	return ""
+}
+
+type isRecordToolRefusalRequest_Via interface {
+	isRecordToolRefusalRequest_Via()
+}
+
+type RecordToolRefusalRequest_SessionId struct {
+	// The session.
+	SessionId string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3,oneof"`
+}
+
+type RecordToolRefusalRequest_DelegationId struct {
+	// A delegation that was created with allow_direct.
+	DelegationId string `protobuf:"bytes,3,opt,name=delegation_id,json=delegationId,proto3,oneof"`
+}
+
+func (*RecordToolRefusalRequest_SessionId) isRecordToolRefusalRequest_Via() {}
+
+func (*RecordToolRefusalRequest_DelegationId) isRecordToolRefusalRequest_Via() {}
+
+// RecordToolRefusalResponse says that the refusal is recorded.
+type RecordToolRefusalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordToolRefusalResponse) Reset() {
+	*x = RecordToolRefusalResponse{}
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordToolRefusalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordToolRefusalResponse) ProtoMessage() {}
+
+func (x *RecordToolRefusalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordToolRefusalResponse.ProtoReflect.Descriptor instead.
+func (*RecordToolRefusalResponse) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
+}
+
 // ExplainPermissionRequest asks for a decision with its reasons: for one that is made now, or for one of the past. One of check and decision_id
 // is required.
 type ExplainPermissionRequest struct {
@@ -1079,7 +1275,7 @@ type ExplainPermissionRequest struct {
 
 func (x *ExplainPermissionRequest) Reset() {
 	*x = ExplainPermissionRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1287,7 @@ func (x *ExplainPermissionRequest) String() string {
 func (*ExplainPermissionRequest) ProtoMessage() {}
 
 func (x *ExplainPermissionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[9]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1300,7 @@ func (x *ExplainPermissionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPermissionRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPermissionRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExplainPermissionRequest) GetCheck() *CheckPermissionRequest {
@@ -1155,7 +1351,7 @@ type ExplainPermissionResponse struct {
 
 func (x *ExplainPermissionResponse) Reset() {
 	*x = ExplainPermissionResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1363,7 @@ func (x *ExplainPermissionResponse) String() string {
 func (*ExplainPermissionResponse) ProtoMessage() {}
 
 func (x *ExplainPermissionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[10]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1376,7 @@ func (x *ExplainPermissionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPermissionResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPermissionResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{10}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExplainPermissionResponse) GetDecision() *CheckPermissionResponse {
@@ -1245,7 +1441,7 @@ type PastDecision struct {
 
 func (x *PastDecision) Reset() {
 	*x = PastDecision{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1453,7 @@ func (x *PastDecision) String() string {
 func (*PastDecision) ProtoMessage() {}
 
 func (x *PastDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[11]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1466,7 @@ func (x *PastDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PastDecision.ProtoReflect.Descriptor instead.
 func (*PastDecision) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{11}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PastDecision) GetRecord() *Record {
@@ -1376,7 +1572,7 @@ type ConditionChange struct {
 
 func (x *ConditionChange) Reset() {
 	*x = ConditionChange{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1584,7 @@ func (x *ConditionChange) String() string {
 func (*ConditionChange) ProtoMessage() {}
 
 func (x *ConditionChange) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[12]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1597,7 @@ func (x *ConditionChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionChange.ProtoReflect.Descriptor instead.
 func (*ConditionChange) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{12}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConditionChange) GetGate() Gate {
@@ -1460,7 +1656,7 @@ type CandidateExplanation struct {
 
 func (x *CandidateExplanation) Reset() {
 	*x = CandidateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1668,7 @@ func (x *CandidateExplanation) String() string {
 func (*CandidateExplanation) ProtoMessage() {}
 
 func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[13]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1681,7 @@ func (x *CandidateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CandidateExplanation.ProtoReflect.Descriptor instead.
 func (*CandidateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{13}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CandidateExplanation) GetDelegationChain() []string {
@@ -1545,7 +1741,7 @@ type GateExplanation struct {
 
 func (x *GateExplanation) Reset() {
 	*x = GateExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1753,7 @@ func (x *GateExplanation) String() string {
 func (*GateExplanation) ProtoMessage() {}
 
 func (x *GateExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[14]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1766,7 @@ func (x *GateExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplanation.ProtoReflect.Descriptor instead.
 func (*GateExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{14}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GateExplanation) GetGate() Gate {
@@ -1618,7 +1814,7 @@ type ConditionExplanation struct {
 
 func (x *ConditionExplanation) Reset() {
 	*x = ConditionExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1826,7 @@ func (x *ConditionExplanation) String() string {
 func (*ConditionExplanation) ProtoMessage() {}
 
 func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[15]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1839,7 @@ func (x *ConditionExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionExplanation.ProtoReflect.Descriptor instead.
 func (*ConditionExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{15}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConditionExplanation) GetCondition() string {
@@ -1716,7 +1912,7 @@ type CheckExplanation struct {
 
 func (x *CheckExplanation) Reset() {
 	*x = CheckExplanation{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1924,7 @@ func (x *CheckExplanation) String() string {
 func (*CheckExplanation) ProtoMessage() {}
 
 func (x *CheckExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[16]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1937,7 @@ func (x *CheckExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckExplanation.ProtoReflect.Descriptor instead.
 func (*CheckExplanation) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{16}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CheckExplanation) GetOutcome() Outcome {
@@ -1790,7 +1986,7 @@ type MissingGrants struct {
 
 func (x *MissingGrants) Reset() {
 	*x = MissingGrants{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1998,7 @@ func (x *MissingGrants) String() string {
 func (*MissingGrants) ProtoMessage() {}
 
 func (x *MissingGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[17]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2011,7 @@ func (x *MissingGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingGrants.ProtoReflect.Descriptor instead.
 func (*MissingGrants) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{17}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MissingGrants) GetGrants() []*MissingGrant {
@@ -1844,7 +2040,7 @@ type MissingGrant struct {
 
 func (x *MissingGrant) Reset() {
 	*x = MissingGrant{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2052,7 @@ func (x *MissingGrant) String() string {
 func (*MissingGrant) ProtoMessage() {}
 
 func (x *MissingGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[18]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2065,7 @@ func (x *MissingGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingGrant.ProtoReflect.Descriptor instead.
 func (*MissingGrant) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{18}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MissingGrant) GetResource() *ObjectReference {
@@ -1943,7 +2139,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2151,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[19]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2164,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{19}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Reason) GetKind() ReasonKind {
@@ -2081,7 +2277,7 @@ type Relationship struct {
 
 func (x *Relationship) Reset() {
 	*x = Relationship{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2289,7 @@ func (x *Relationship) String() string {
 func (*Relationship) ProtoMessage() {}
 
 func (x *Relationship) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[20]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2302,7 @@ func (x *Relationship) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relationship.ProtoReflect.Descriptor instead.
 func (*Relationship) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{20}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Relationship) GetResource() *ObjectReference {
@@ -2161,7 +2357,7 @@ type CaveatReason struct {
 
 func (x *CaveatReason) Reset() {
 	*x = CaveatReason{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2369,7 @@ func (x *CaveatReason) String() string {
 func (*CaveatReason) ProtoMessage() {}
 
 func (x *CaveatReason) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[21]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2382,7 @@ func (x *CaveatReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaveatReason.ProtoReflect.Descriptor instead.
 func (*CaveatReason) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{21}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CaveatReason) GetName() string {
@@ -2232,7 +2428,7 @@ type CaveatValue struct {
 
 func (x *CaveatValue) Reset() {
 	*x = CaveatValue{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2440,7 @@ func (x *CaveatValue) String() string {
 func (*CaveatValue) ProtoMessage() {}
 
 func (x *CaveatValue) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[22]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2453,7 @@ func (x *CaveatValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CaveatValue.ProtoReflect.Descriptor instead.
 func (*CaveatValue) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{22}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CaveatValue) GetName() string {
@@ -2305,7 +2501,7 @@ type CheckTrace struct {
 
 func (x *CheckTrace) Reset() {
 	*x = CheckTrace{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2317,7 +2513,7 @@ func (x *CheckTrace) String() string {
 func (*CheckTrace) ProtoMessage() {}
 
 func (x *CheckTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[23]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2330,7 +2526,7 @@ func (x *CheckTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckTrace.ProtoReflect.Descriptor instead.
 func (*CheckTrace) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{23}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CheckTrace) GetResource() *ObjectReference {
@@ -2421,7 +2617,7 @@ type FilterResourcesRequest struct {
 
 func (x *FilterResourcesRequest) Reset() {
 	*x = FilterResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2433,7 +2629,7 @@ func (x *FilterResourcesRequest) String() string {
 func (*FilterResourcesRequest) ProtoMessage() {}
 
 func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[24]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2446,7 +2642,7 @@ func (x *FilterResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesRequest.ProtoReflect.Descriptor instead.
 func (*FilterResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{24}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FilterResourcesRequest) GetAgentId() string {
@@ -2591,7 +2787,7 @@ type FilterResourcesResponse struct {
 
 func (x *FilterResourcesResponse) Reset() {
 	*x = FilterResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2799,7 @@ func (x *FilterResourcesResponse) String() string {
 func (*FilterResourcesResponse) ProtoMessage() {}
 
 func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[25]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2812,7 @@ func (x *FilterResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterResourcesResponse.ProtoReflect.Descriptor instead.
 func (*FilterResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{25}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FilterResourcesResponse) GetCheckedAt() *ZedToken {
@@ -2667,7 +2863,7 @@ type ConditionalObject struct {
 
 func (x *ConditionalObject) Reset() {
 	*x = ConditionalObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2875,7 @@ func (x *ConditionalObject) String() string {
 func (*ConditionalObject) ProtoMessage() {}
 
 func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[26]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2888,7 @@ func (x *ConditionalObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConditionalObject.ProtoReflect.Descriptor instead.
 func (*ConditionalObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{26}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConditionalObject) GetObjectId() string {
@@ -2722,7 +2918,7 @@ type FailedObject struct {
 
 func (x *FailedObject) Reset() {
 	*x = FailedObject{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2930,7 @@ func (x *FailedObject) String() string {
 func (*FailedObject) ProtoMessage() {}
 
 func (x *FailedObject) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[27]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2943,7 @@ func (x *FailedObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedObject.ProtoReflect.Descriptor instead.
 func (*FailedObject) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{27}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FailedObject) GetObjectId() string {
@@ -2805,7 +3001,7 @@ type LookupResourcesRequest struct {
 
 func (x *LookupResourcesRequest) Reset() {
 	*x = LookupResourcesRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +3013,7 @@ func (x *LookupResourcesRequest) String() string {
 func (*LookupResourcesRequest) ProtoMessage() {}
 
 func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[28]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +3026,7 @@ func (x *LookupResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesRequest.ProtoReflect.Descriptor instead.
 func (*LookupResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{28}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LookupResourcesRequest) GetAgentId() string {
@@ -2971,7 +3167,7 @@ type LookupResourcesResponse struct {
 
 func (x *LookupResourcesResponse) Reset() {
 	*x = LookupResourcesResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +3179,7 @@ func (x *LookupResourcesResponse) String() string {
 func (*LookupResourcesResponse) ProtoMessage() {}
 
 func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[29]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +3192,7 @@ func (x *LookupResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResourcesResponse.ProtoReflect.Descriptor instead.
 func (*LookupResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{29}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LookupResourcesResponse) GetResult() isLookupResourcesResponse_Result {
@@ -3077,7 +3273,7 @@ type FailedResource struct {
 
 func (x *FailedResource) Reset() {
 	*x = FailedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3285,7 @@ func (x *FailedResource) String() string {
 func (*FailedResource) ProtoMessage() {}
 
 func (x *FailedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[30]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3298,7 @@ func (x *FailedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedResource.ProtoReflect.Descriptor instead.
 func (*FailedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{30}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FailedResource) GetResource() *ObjectReference {
@@ -3161,7 +3357,7 @@ type ReachedResource struct {
 
 func (x *ReachedResource) Reset() {
 	*x = ReachedResource{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3369,7 @@ func (x *ReachedResource) String() string {
 func (*ReachedResource) ProtoMessage() {}
 
 func (x *ReachedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[31]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3382,7 @@ func (x *ReachedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachedResource.ProtoReflect.Descriptor instead.
 func (*ReachedResource) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{31}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReachedResource) GetResource() *ObjectReference {
@@ -3251,7 +3447,7 @@ type LookupEnd struct {
 
 func (x *LookupEnd) Reset() {
 	*x = LookupEnd{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3459,7 @@ func (x *LookupEnd) String() string {
 func (*LookupEnd) ProtoMessage() {}
 
 func (x *LookupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[32]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3472,7 @@ func (x *LookupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupEnd.ProtoReflect.Descriptor instead.
 func (*LookupEnd) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{32}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LookupEnd) GetLookedUpAt() *ZedToken {
@@ -3337,7 +3533,7 @@ type LookupAgentsRequest struct {
 
 func (x *LookupAgentsRequest) Reset() {
 	*x = LookupAgentsRequest{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3545,7 @@ func (x *LookupAgentsRequest) String() string {
 func (*LookupAgentsRequest) ProtoMessage() {}
 
 func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[33]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3558,7 @@ func (x *LookupAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsRequest.ProtoReflect.Descriptor instead.
 func (*LookupAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{33}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LookupAgentsRequest) GetResource() *ObjectReference {
@@ -3431,7 +3627,7 @@ type LookupAgentsResponse struct {
 
 func (x *LookupAgentsResponse) Reset() {
 	*x = LookupAgentsResponse{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3639,7 @@ func (x *LookupAgentsResponse) String() string {
 func (*LookupAgentsResponse) ProtoMessage() {}
 
 func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[34]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3652,7 @@ func (x *LookupAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupAgentsResponse.ProtoReflect.Descriptor instead.
 func (*LookupAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{34}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LookupAgentsResponse) GetResult() isLookupAgentsResponse_Result {
@@ -3537,7 +3733,7 @@ type FailedAgent struct {
 
 func (x *FailedAgent) Reset() {
 	*x = FailedAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3549,7 +3745,7 @@ func (x *FailedAgent) String() string {
 func (*FailedAgent) ProtoMessage() {}
 
 func (x *FailedAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[35]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3562,7 +3758,7 @@ func (x *FailedAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedAgent.ProtoReflect.Descriptor instead.
 func (*FailedAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{35}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FailedAgent) GetAgentId() string {
@@ -3625,7 +3821,7 @@ type ReachingAgent struct {
 
 func (x *ReachingAgent) Reset() {
 	*x = ReachingAgent{}
-	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3637,7 +3833,7 @@ func (x *ReachingAgent) String() string {
 func (*ReachingAgent) ProtoMessage() {}
 
 func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_permissions_proto_msgTypes[36]
+	mi := &file_deputy_v1_permissions_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3650,7 +3846,7 @@ func (x *ReachingAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachingAgent.ProtoReflect.Descriptor instead.
 func (*ReachingAgent) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{36}
+	return file_deputy_v1_permissions_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReachingAgent) GetAgentId() string {
@@ -3713,7 +3909,7 @@ var File_deputy_v1_permissions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n" +
+	"\x1bdeputy/v1/permissions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x17deputy/v1/journal.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x04\n" +
 	"\x16CheckPermissionRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3731,7 +3927,8 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\rsession_token\x18\n" +
 	" \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x1f\n" +
 	"\vactor_token\x18\x14 \x01(\tR\n" +
-	"actorTokenB\x05\n" +
+	"actorToken\x120\n" +
+	"\ttool_call\x18\x15 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCallB\x05\n" +
 	"\x03via\"\xe9\x03\n" +
 	"\x17CheckPermissionResponse\x12A\n" +
 	"\x0epermissionship\x18\x01 \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x123\n" +
@@ -3761,13 +3958,14 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x06result\"N\n" +
 	"\x0fPermissionHolds\x12;\n" +
 	"\vvalid_until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"validUntil\"\xf4\x01\n" +
+	"validUntil\"\xa6\x02\n" +
 	"\x1bCheckBulkPermissionsRequest\x12@\n" +
 	"\x05items\x18\x01 \x03(\v2*.deputy.v1.CheckBulkPermissionsRequestItemR\x05items\x128\n" +
 	"\vconsistency\x18\x02 \x01(\v2\x16.deputy.v1.ConsistencyR\vconsistency\x128\n" +
 	"\rsession_token\x18\x03 \x01(\v2\x13.deputy.v1.ZedTokenR\fsessionToken\x12\x1f\n" +
 	"\vactor_token\x18\x14 \x01(\tR\n" +
-	"actorToken\"\x92\x03\n" +
+	"actorToken\x120\n" +
+	"\ttool_call\x18\x15 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCall\"\x92\x03\n" +
 	"\x1fCheckBulkPermissionsRequestItem\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
 	"\n" +
@@ -3793,7 +3991,21 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x04item\x18\x02 \x01(\v2\".deputy.v1.CheckPermissionResponseH\x00R\x04item\x12.\n" +
 	"\x05error\x18\x03 \x01(\v2\x16.deputy.v1.ErrorStatusH\x00R\x05errorB\n" +
 	"\n" +
-	"\bresponse\"\xc6\x01\n" +
+	"\bresponse\"\xe4\x02\n" +
+	"\x18RecordToolRefusalRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1f\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tH\x00R\tsessionId\x12%\n" +
+	"\rdelegation_id\x18\x03 \x01(\tH\x00R\fdelegationId\x12<\n" +
+	"\fon_behalf_of\x18\x04 \x01(\v2\x1a.deputy.v1.ObjectReferenceR\n" +
+	"onBehalfOf\x12\x1b\n" +
+	"\ttenant_id\x18\x05 \x01(\tR\btenantId\x120\n" +
+	"\ttool_call\x18\x06 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCall\x120\n" +
+	"\arefusal\x18\a \x01(\x0e2\x16.deputy.v1.ToolRefusalR\arefusal\x12\x1f\n" +
+	"\vactor_token\x18\x14 \x01(\tR\n" +
+	"actorTokenB\x05\n" +
+	"\x03via\"\x1b\n" +
+	"\x19RecordToolRefusalResponse\"\xc6\x01\n" +
 	"\x18ExplainPermissionRequest\x127\n" +
 	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\x12\x1f\n" +
 	"\vdecision_id\x18\x02 \x01(\tR\n" +
@@ -4042,7 +4254,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x11REASON_KIND_DEPTH\x10\b\x12\x16\n" +
 	"\x12REASON_KIND_HIDDEN\x10\t\x12\x13\n" +
 	"\x0fREASON_KIND_CUT\x10\n" +
-	"2\xea\x05\n" +
+	"2\xd5\x06\n" +
 	"\x12PermissionsService\x12c\n" +
 	"\x0fCheckPermission\x12!.deputy.v1.CheckPermissionRequest\x1a\".deputy.v1.CheckPermissionResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x04\x12e\n" +
@@ -4056,6 +4268,8 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\x92\xa0\x19\x06\n" +
 	"\x02\x01\a \x010\x01\x12c\n" +
 	"\x0fFilterResources\x12!.deputy.v1.FilterResourcesRequest\x1a\".deputy.v1.FilterResourcesResponse\"\t\x92\xa0\x19\x05\n" +
+	"\x01\x01 \x01\x12i\n" +
+	"\x11RecordToolRefusal\x12#.deputy.v1.RecordToolRefusalRequest\x1a$.deputy.v1.RecordToolRefusalResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\x01 \x01\x12\\\n" +
 	"\fLookupAgents\x12\x1e.deputy.v1.LookupAgentsRequest\x1a\x1f.deputy.v1.LookupAgentsResponse\"\t\x92\xa0\x19\x05\n" +
 	"\x01\a \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
@@ -4073,7 +4287,7 @@ func file_deputy_v1_permissions_proto_rawDescGZIP() []byte {
 }
 
 var file_deputy_v1_permissions_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_deputy_v1_permissions_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_deputy_v1_permissions_proto_goTypes = []any{
 	(Agreement)(0),                          // 0: deputy.v1.Agreement
 	(ReasonKind)(0),                         // 1: deputy.v1.ReasonKind
@@ -4086,181 +4300,192 @@ var file_deputy_v1_permissions_proto_goTypes = []any{
 	(*CheckBulkPermissionsRequestItem)(nil), // 8: deputy.v1.CheckBulkPermissionsRequestItem
 	(*CheckBulkPermissionsResponse)(nil),    // 9: deputy.v1.CheckBulkPermissionsResponse
 	(*CheckBulkPermissionsPair)(nil),        // 10: deputy.v1.CheckBulkPermissionsPair
-	(*ExplainPermissionRequest)(nil),        // 11: deputy.v1.ExplainPermissionRequest
-	(*ExplainPermissionResponse)(nil),       // 12: deputy.v1.ExplainPermissionResponse
-	(*PastDecision)(nil),                    // 13: deputy.v1.PastDecision
-	(*ConditionChange)(nil),                 // 14: deputy.v1.ConditionChange
-	(*CandidateExplanation)(nil),            // 15: deputy.v1.CandidateExplanation
-	(*GateExplanation)(nil),                 // 16: deputy.v1.GateExplanation
-	(*ConditionExplanation)(nil),            // 17: deputy.v1.ConditionExplanation
-	(*CheckExplanation)(nil),                // 18: deputy.v1.CheckExplanation
-	(*MissingGrants)(nil),                   // 19: deputy.v1.MissingGrants
-	(*MissingGrant)(nil),                    // 20: deputy.v1.MissingGrant
-	(*Reason)(nil),                          // 21: deputy.v1.Reason
-	(*Relationship)(nil),                    // 22: deputy.v1.Relationship
-	(*CaveatReason)(nil),                    // 23: deputy.v1.CaveatReason
-	(*CaveatValue)(nil),                     // 24: deputy.v1.CaveatValue
-	(*CheckTrace)(nil),                      // 25: deputy.v1.CheckTrace
-	(*FilterResourcesRequest)(nil),          // 26: deputy.v1.FilterResourcesRequest
-	(*FilterResourcesResponse)(nil),         // 27: deputy.v1.FilterResourcesResponse
-	(*ConditionalObject)(nil),               // 28: deputy.v1.ConditionalObject
-	(*FailedObject)(nil),                    // 29: deputy.v1.FailedObject
-	(*LookupResourcesRequest)(nil),          // 30: deputy.v1.LookupResourcesRequest
-	(*LookupResourcesResponse)(nil),         // 31: deputy.v1.LookupResourcesResponse
-	(*FailedResource)(nil),                  // 32: deputy.v1.FailedResource
-	(*ReachedResource)(nil),                 // 33: deputy.v1.ReachedResource
-	(*LookupEnd)(nil),                       // 34: deputy.v1.LookupEnd
-	(*LookupAgentsRequest)(nil),             // 35: deputy.v1.LookupAgentsRequest
-	(*LookupAgentsResponse)(nil),            // 36: deputy.v1.LookupAgentsResponse
-	(*FailedAgent)(nil),                     // 37: deputy.v1.FailedAgent
-	(*ReachingAgent)(nil),                   // 38: deputy.v1.ReachingAgent
-	(*ObjectReference)(nil),                 // 39: deputy.v1.ObjectReference
-	(*structpb.Struct)(nil),                 // 40: google.protobuf.Struct
-	(*Consistency)(nil),                     // 41: deputy.v1.Consistency
-	(*ZedToken)(nil),                        // 42: deputy.v1.ZedToken
-	(Permissionship)(0),                     // 43: deputy.v1.Permissionship
-	(RefusedBy)(0),                          // 44: deputy.v1.RefusedBy
-	(*timestamppb.Timestamp)(nil),           // 45: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),             // 46: google.protobuf.Duration
-	(*ErrorStatus)(nil),                     // 47: deputy.v1.ErrorStatus
-	(*Record)(nil),                          // 48: deputy.v1.Record
-	(Gate)(0),                               // 49: deputy.v1.Gate
-	(Outcome)(0),                            // 50: deputy.v1.Outcome
-	(*SubjectReference)(nil),                // 51: deputy.v1.SubjectReference
-	(*structpb.Value)(nil),                  // 52: google.protobuf.Value
-	(*Cursor)(nil),                          // 53: deputy.v1.Cursor
+	(*RecordToolRefusalRequest)(nil),        // 11: deputy.v1.RecordToolRefusalRequest
+	(*RecordToolRefusalResponse)(nil),       // 12: deputy.v1.RecordToolRefusalResponse
+	(*ExplainPermissionRequest)(nil),        // 13: deputy.v1.ExplainPermissionRequest
+	(*ExplainPermissionResponse)(nil),       // 14: deputy.v1.ExplainPermissionResponse
+	(*PastDecision)(nil),                    // 15: deputy.v1.PastDecision
+	(*ConditionChange)(nil),                 // 16: deputy.v1.ConditionChange
+	(*CandidateExplanation)(nil),            // 17: deputy.v1.CandidateExplanation
+	(*GateExplanation)(nil),                 // 18: deputy.v1.GateExplanation
+	(*ConditionExplanation)(nil),            // 19: deputy.v1.ConditionExplanation
+	(*CheckExplanation)(nil),                // 20: deputy.v1.CheckExplanation
+	(*MissingGrants)(nil),                   // 21: deputy.v1.MissingGrants
+	(*MissingGrant)(nil),                    // 22: deputy.v1.MissingGrant
+	(*Reason)(nil),                          // 23: deputy.v1.Reason
+	(*Relationship)(nil),                    // 24: deputy.v1.Relationship
+	(*CaveatReason)(nil),                    // 25: deputy.v1.CaveatReason
+	(*CaveatValue)(nil),                     // 26: deputy.v1.CaveatValue
+	(*CheckTrace)(nil),                      // 27: deputy.v1.CheckTrace
+	(*FilterResourcesRequest)(nil),          // 28: deputy.v1.FilterResourcesRequest
+	(*FilterResourcesResponse)(nil),         // 29: deputy.v1.FilterResourcesResponse
+	(*ConditionalObject)(nil),               // 30: deputy.v1.ConditionalObject
+	(*FailedObject)(nil),                    // 31: deputy.v1.FailedObject
+	(*LookupResourcesRequest)(nil),          // 32: deputy.v1.LookupResourcesRequest
+	(*LookupResourcesResponse)(nil),         // 33: deputy.v1.LookupResourcesResponse
+	(*FailedResource)(nil),                  // 34: deputy.v1.FailedResource
+	(*ReachedResource)(nil),                 // 35: deputy.v1.ReachedResource
+	(*LookupEnd)(nil),                       // 36: deputy.v1.LookupEnd
+	(*LookupAgentsRequest)(nil),             // 37: deputy.v1.LookupAgentsRequest
+	(*LookupAgentsResponse)(nil),            // 38: deputy.v1.LookupAgentsResponse
+	(*FailedAgent)(nil),                     // 39: deputy.v1.FailedAgent
+	(*ReachingAgent)(nil),                   // 40: deputy.v1.ReachingAgent
+	(*ObjectReference)(nil),                 // 41: deputy.v1.ObjectReference
+	(*structpb.Struct)(nil),                 // 42: google.protobuf.Struct
+	(*Consistency)(nil),                     // 43: deputy.v1.Consistency
+	(*ZedToken)(nil),                        // 44: deputy.v1.ZedToken
+	(*ToolCall)(nil),                        // 45: deputy.v1.ToolCall
+	(Permissionship)(0),                     // 46: deputy.v1.Permissionship
+	(RefusedBy)(0),                          // 47: deputy.v1.RefusedBy
+	(*timestamppb.Timestamp)(nil),           // 48: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),             // 49: google.protobuf.Duration
+	(*ErrorStatus)(nil),                     // 50: deputy.v1.ErrorStatus
+	(ToolRefusal)(0),                        // 51: deputy.v1.ToolRefusal
+	(*Record)(nil),                          // 52: deputy.v1.Record
+	(Gate)(0),                               // 53: deputy.v1.Gate
+	(Outcome)(0),                            // 54: deputy.v1.Outcome
+	(*SubjectReference)(nil),                // 55: deputy.v1.SubjectReference
+	(*structpb.Value)(nil),                  // 56: google.protobuf.Value
+	(*Cursor)(nil),                          // 57: deputy.v1.Cursor
 }
 var file_deputy_v1_permissions_proto_depIdxs = []int32{
-	39,  // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	39,  // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
-	40,  // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
-	41,  // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
-	42,  // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
-	43,  // 5: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
-	44,  // 6: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	42,  // 7: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
-	45,  // 8: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
-	39,  // 9: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
-	2,   // 10: deputy.v1.WatchPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	46,  // 11: deputy.v1.WatchPermissionRequest.interval:type_name -> google.protobuf.Duration
-	46,  // 12: deputy.v1.WatchPermissionRequest.heartbeat:type_name -> google.protobuf.Duration
-	3,   // 13: deputy.v1.WatchPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	3,   // 14: deputy.v1.WatchPermissionResponse.ended:type_name -> deputy.v1.CheckPermissionResponse
-	6,   // 15: deputy.v1.WatchPermissionResponse.holds:type_name -> deputy.v1.PermissionHolds
-	45,  // 16: deputy.v1.PermissionHolds.valid_until:type_name -> google.protobuf.Timestamp
-	8,   // 17: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	41,  // 18: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	42,  // 19: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	39,  // 20: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	39,  // 21: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	40,  // 22: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	42,  // 23: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
-	10,  // 24: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
-	8,   // 25: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	3,   // 26: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	47,  // 27: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
-	2,   // 28: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	40,  // 29: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
-	3,   // 30: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	15,  // 31: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	13,  // 32: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
-	48,  // 33: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
-	0,   // 34: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
-	3,   // 35: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
-	15,  // 36: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
-	14,  // 37: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	47,  // 38: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
-	47,  // 39: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
-	49,  // 40: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	50,  // 41: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	50,  // 42: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	39,  // 43: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	43,  // 44: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	16,  // 45: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	49,  // 46: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	50,  // 47: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	17,  // 48: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	50,  // 49: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	25,  // 50: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	18,  // 51: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
-	50,  // 52: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
-	21,  // 53: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
-	19,  // 54: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
-	20,  // 55: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
-	39,  // 56: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
-	51,  // 57: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
-	1,   // 58: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
-	50,  // 59: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
-	39,  // 60: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
-	22,  // 61: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
-	23,  // 62: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
-	21,  // 63: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
-	39,  // 64: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
-	51,  // 65: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
-	45,  // 66: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
-	50,  // 67: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
-	24,  // 68: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
-	52,  // 69: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
-	39,  // 70: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	51,  // 71: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	50,  // 72: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	25,  // 73: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	39,  // 74: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	40,  // 75: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
-	41,  // 76: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	42,  // 77: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	42,  // 78: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
-	28,  // 79: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
-	29,  // 80: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
-	44,  // 81: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	47,  // 82: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
-	39,  // 83: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	40,  // 84: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	41,  // 85: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	42,  // 86: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	53,  // 87: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	33,  // 88: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	34,  // 89: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	32,  // 90: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	39,  // 91: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	47,  // 92: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	39,  // 93: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	39,  // 94: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	43,  // 95: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	39,  // 96: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	42,  // 97: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	53,  // 98: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	39,  // 99: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	39,  // 100: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	40,  // 101: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	41,  // 102: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	53,  // 103: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	38,  // 104: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	34,  // 105: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	37,  // 106: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	39,  // 107: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	47,  // 108: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	39,  // 109: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	43,  // 110: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	2,   // 111: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	4,   // 112: deputy.v1.PermissionsService.WatchPermission:input_type -> deputy.v1.WatchPermissionRequest
-	7,   // 113: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	11,  // 114: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	30,  // 115: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	26,  // 116: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
-	35,  // 117: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	3,   // 118: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	5,   // 119: deputy.v1.PermissionsService.WatchPermission:output_type -> deputy.v1.WatchPermissionResponse
-	9,   // 120: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	12,  // 121: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	31,  // 122: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	27,  // 123: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
-	36,  // 124: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	118, // [118:125] is the sub-list for method output_type
-	111, // [111:118] is the sub-list for method input_type
-	111, // [111:111] is the sub-list for extension type_name
-	111, // [111:111] is the sub-list for extension extendee
-	0,   // [0:111] is the sub-list for field type_name
+	41,  // 0: deputy.v1.CheckPermissionRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	41,  // 1: deputy.v1.CheckPermissionRequest.resource:type_name -> deputy.v1.ObjectReference
+	42,  // 2: deputy.v1.CheckPermissionRequest.context:type_name -> google.protobuf.Struct
+	43,  // 3: deputy.v1.CheckPermissionRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 4: deputy.v1.CheckPermissionRequest.session_token:type_name -> deputy.v1.ZedToken
+	45,  // 5: deputy.v1.CheckPermissionRequest.tool_call:type_name -> deputy.v1.ToolCall
+	46,  // 6: deputy.v1.CheckPermissionResponse.permissionship:type_name -> deputy.v1.Permissionship
+	47,  // 7: deputy.v1.CheckPermissionResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	44,  // 8: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
+	48,  // 9: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
+	41,  // 10: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
+	2,   // 11: deputy.v1.WatchPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	49,  // 12: deputy.v1.WatchPermissionRequest.interval:type_name -> google.protobuf.Duration
+	49,  // 13: deputy.v1.WatchPermissionRequest.heartbeat:type_name -> google.protobuf.Duration
+	3,   // 14: deputy.v1.WatchPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	3,   // 15: deputy.v1.WatchPermissionResponse.ended:type_name -> deputy.v1.CheckPermissionResponse
+	6,   // 16: deputy.v1.WatchPermissionResponse.holds:type_name -> deputy.v1.PermissionHolds
+	48,  // 17: deputy.v1.PermissionHolds.valid_until:type_name -> google.protobuf.Timestamp
+	8,   // 18: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	43,  // 19: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 20: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	45,  // 21: deputy.v1.CheckBulkPermissionsRequest.tool_call:type_name -> deputy.v1.ToolCall
+	41,  // 22: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	41,  // 23: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	42,  // 24: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	44,  // 25: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	10,  // 26: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
+	8,   // 27: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	3,   // 28: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
+	50,  // 29: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 30: deputy.v1.RecordToolRefusalRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	45,  // 31: deputy.v1.RecordToolRefusalRequest.tool_call:type_name -> deputy.v1.ToolCall
+	51,  // 32: deputy.v1.RecordToolRefusalRequest.refusal:type_name -> deputy.v1.ToolRefusal
+	2,   // 33: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	42,  // 34: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	3,   // 35: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	17,  // 36: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
+	15,  // 37: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
+	52,  // 38: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	0,   // 39: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
+	3,   // 40: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
+	17,  // 41: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
+	16,  // 42: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
+	50,  // 43: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	50,  // 44: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	53,  // 45: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	54,  // 46: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	54,  // 47: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	41,  // 48: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	46,  // 49: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	18,  // 50: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	53,  // 51: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	54,  // 52: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	19,  // 53: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	54,  // 54: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	27,  // 55: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	20,  // 56: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
+	54,  // 57: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
+	23,  // 58: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
+	21,  // 59: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
+	22,  // 60: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
+	41,  // 61: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 62: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
+	1,   // 63: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
+	54,  // 64: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
+	41,  // 65: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
+	24,  // 66: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
+	25,  // 67: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
+	23,  // 68: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
+	41,  // 69: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 70: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
+	48,  // 71: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
+	54,  // 72: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
+	26,  // 73: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
+	56,  // 74: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
+	41,  // 75: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 76: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	54,  // 77: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	27,  // 78: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	41,  // 79: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 80: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
+	43,  // 81: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 82: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	44,  // 83: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
+	30,  // 84: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
+	31,  // 85: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
+	47,  // 86: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	50,  // 87: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 88: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 89: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	43,  // 90: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 91: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	57,  // 92: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	35,  // 93: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	36,  // 94: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	34,  // 95: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	41,  // 96: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	50,  // 97: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 98: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	41,  // 99: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	46,  // 100: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	41,  // 101: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	44,  // 102: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	57,  // 103: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	41,  // 104: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	41,  // 105: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 106: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	43,  // 107: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	57,  // 108: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	40,  // 109: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	36,  // 110: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	39,  // 111: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	41,  // 112: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	50,  // 113: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 114: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	46,  // 115: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	2,   // 116: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	4,   // 117: deputy.v1.PermissionsService.WatchPermission:input_type -> deputy.v1.WatchPermissionRequest
+	7,   // 118: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	13,  // 119: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	32,  // 120: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	28,  // 121: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
+	11,  // 122: deputy.v1.PermissionsService.RecordToolRefusal:input_type -> deputy.v1.RecordToolRefusalRequest
+	37,  // 123: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	3,   // 124: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,   // 125: deputy.v1.PermissionsService.WatchPermission:output_type -> deputy.v1.WatchPermissionResponse
+	9,   // 126: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	14,  // 127: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	33,  // 128: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	29,  // 129: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
+	12,  // 130: deputy.v1.PermissionsService.RecordToolRefusal:output_type -> deputy.v1.RecordToolRefusalResponse
+	38,  // 131: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	124, // [124:132] is the sub-list for method output_type
+	116, // [116:124] is the sub-list for method input_type
+	116, // [116:116] is the sub-list for extension type_name
+	116, // [116:116] is the sub-list for extension extendee
+	0,   // [0:116] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
@@ -4288,20 +4513,24 @@ func file_deputy_v1_permissions_proto_init() {
 		(*CheckBulkPermissionsPair_Item)(nil),
 		(*CheckBulkPermissionsPair_Error)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[24].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[9].OneofWrappers = []any{
+		(*RecordToolRefusalRequest_SessionId)(nil),
+		(*RecordToolRefusalRequest_DelegationId)(nil),
+	}
+	file_deputy_v1_permissions_proto_msgTypes[26].OneofWrappers = []any{
 		(*FilterResourcesRequest_SessionId)(nil),
 		(*FilterResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[28].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[30].OneofWrappers = []any{
 		(*LookupResourcesRequest_SessionId)(nil),
 		(*LookupResourcesRequest_DelegationId)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[29].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[31].OneofWrappers = []any{
 		(*LookupResourcesResponse_Resource)(nil),
 		(*LookupResourcesResponse_End)(nil),
 		(*LookupResourcesResponse_Failed)(nil),
 	}
-	file_deputy_v1_permissions_proto_msgTypes[34].OneofWrappers = []any{
+	file_deputy_v1_permissions_proto_msgTypes[36].OneofWrappers = []any{
 		(*LookupAgentsResponse_Agent)(nil),
 		(*LookupAgentsResponse_End)(nil),
 		(*LookupAgentsResponse_Failed)(nil),
@@ -4312,7 +4541,7 @@ func file_deputy_v1_permissions_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_permissions_proto_rawDesc), len(file_deputy_v1_permissions_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

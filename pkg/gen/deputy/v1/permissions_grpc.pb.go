@@ -25,6 +25,7 @@ const (
 	PermissionsService_ExplainPermission_FullMethodName    = "/deputy.v1.PermissionsService/ExplainPermission"
 	PermissionsService_LookupResources_FullMethodName      = "/deputy.v1.PermissionsService/LookupResources"
 	PermissionsService_FilterResources_FullMethodName      = "/deputy.v1.PermissionsService/FilterResources"
+	PermissionsService_RecordToolRefusal_FullMethodName    = "/deputy.v1.PermissionsService/RecordToolRefusal"
 	PermissionsService_LookupAgents_FullMethodName         = "/deputy.v1.PermissionsService/LookupAgents"
 )
 
@@ -54,6 +55,9 @@ type PermissionsServiceClient interface {
 	// retrieval, where a search finds candidates first. It answers at one revision, and for each object
 	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
 	FilterResources(ctx context.Context, in *FilterResourcesRequest, opts ...grpc.CallOption) (*FilterResourcesResponse, error)
+	// RecordToolRefusal records that the caller has refused a call of a tool by itself, without a decision: because nothing says which objects
+	// the tool is about, or its arguments are wrong. It allows nothing.
+	RecordToolRefusal(ctx context.Context, in *RecordToolRefusalRequest, opts ...grpc.CallOption) (*RecordToolRefusalResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
 	// delegation has expired between them, and miss none.
@@ -146,6 +150,16 @@ func (c *permissionsServiceClient) FilterResources(ctx context.Context, in *Filt
 	return out, nil
 }
 
+func (c *permissionsServiceClient) RecordToolRefusal(ctx context.Context, in *RecordToolRefusalRequest, opts ...grpc.CallOption) (*RecordToolRefusalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecordToolRefusalResponse)
+	err := c.cc.Invoke(ctx, PermissionsService_RecordToolRefusal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *permissionsServiceClient) LookupAgents(ctx context.Context, in *LookupAgentsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LookupAgentsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &PermissionsService_ServiceDesc.Streams[2], PermissionsService_LookupAgents_FullMethodName, cOpts...)
@@ -191,6 +205,9 @@ type PermissionsServiceServer interface {
 	// retrieval, where a search finds candidates first. It answers at one revision, and for each object
 	// as CheckPermission does. The objects that it refuses, and those that are not there, are left out.
 	FilterResources(context.Context, *FilterResourcesRequest) (*FilterResourcesResponse, error)
+	// RecordToolRefusal records that the caller has refused a call of a tool by itself, without a decision: because nothing says which objects
+	// the tool is about, or its arguments are wrong. It allows nothing.
+	RecordToolRefusal(context.Context, *RecordToolRefusalRequest) (*RecordToolRefusalResponse, error)
 	// LookupAgents streams the agents that reach an object, with the principals they reach it for. It
 	// is for auditors and admins. Streams that a cursor joins may repeat a result where a membership or a
 	// delegation has expired between them, and miss none.
@@ -222,6 +239,9 @@ func (UnimplementedPermissionsServiceServer) LookupResources(*LookupResourcesReq
 }
 func (UnimplementedPermissionsServiceServer) FilterResources(context.Context, *FilterResourcesRequest) (*FilterResourcesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FilterResources not implemented")
+}
+func (UnimplementedPermissionsServiceServer) RecordToolRefusal(context.Context, *RecordToolRefusalRequest) (*RecordToolRefusalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecordToolRefusal not implemented")
 }
 func (UnimplementedPermissionsServiceServer) LookupAgents(*LookupAgentsRequest, grpc.ServerStreamingServer[LookupAgentsResponse]) error {
 	return status.Error(codes.Unimplemented, "method LookupAgents not implemented")
@@ -341,6 +361,24 @@ func _PermissionsService_FilterResources_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PermissionsService_RecordToolRefusal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecordToolRefusalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PermissionsServiceServer).RecordToolRefusal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PermissionsService_RecordToolRefusal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PermissionsServiceServer).RecordToolRefusal(ctx, req.(*RecordToolRefusalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PermissionsService_LookupAgents_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LookupAgentsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -374,6 +412,10 @@ var PermissionsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FilterResources",
 			Handler:    _PermissionsService_FilterResources_Handler,
+		},
+		{
+			MethodName: "RecordToolRefusal",
+			Handler:    _PermissionsService_RecordToolRefusal_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
