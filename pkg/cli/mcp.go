@@ -22,14 +22,6 @@ which objects.`
 	return cmd
 }
 
-// needsServer asks for the command that starts the MCP server.
-func needsServer(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return fmt.Errorf("missing SERVER, the command that starts the MCP server; usage: %s", cmd.UseLine())
-	}
-	return nil
-}
-
 // guardFiles holds the flags that name the guard's files.
 type guardFiles struct {
 	config, lock string

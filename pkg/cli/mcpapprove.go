@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,23 +13,27 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
 // newMCPApprove builds `deputy mcp approve`.
 func newMCPApprove(p *program) *cobra.Command {
 	var files guardFiles
+	var upstream upstreamFlags
 	var timeout time.Duration
 	var output string
 	cmd := &cobra.Command{
-		Use:   "approve [flags] -- SERVER [ARGUMENT…]",
+		Use:   "approve [flags] {-- SERVER [ARGUMENT…] | --upstream URL}",
 		Short: "Approve the tools that a server has now",
-		Long: `Start an MCP server, read the definitions of its tools, and write their names and hashes to the lock file. The guard lets no call
-through while the server's tools are others: a new description can tell an agent's model anything. What has changed since the last time is
-printed; look at it before you commit the file.`,
-		Example: `  deputy mcp approve --config guard.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/files`,
-		Args:    needsServer,
+		Long: `Start an MCP server, or ask the one at --upstream, read the definitions of its tools, and write their names and hashes to the lock
+file. The guard lets no call through while the server's tools are others: a new description can tell an agent's model anything. What has changed
+since the last time is printed; look at it before you commit the file.`,
+		Example: `  deputy mcp approve --config guard.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/files
+  deputy mcp approve --config guard.yaml --upstream http://127.0.0.1:3000/mcp`,
+		Args: cobra.ArbitraryArgs,
 	}
 	files.register(cmd)
+	upstream.register(cmd.Flags())
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the server")
 	outputVar(cmd.Flags(), &output, "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -38,14 +43,9 @@ printed; look at it before you commit the file.`,
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
-		server, err := mcp.Start(ctx, args, p.Err)
+		tools, err := serverTools(ctx, p, &upstream, args)
 		if err != nil {
 			return err
-		}
-		defer server.Stop()
-		tools, err := server.Tools(ctx)
-		if err != nil {
-			return fmt.Errorf("the server's tools cannot be read: %w", err)
 		}
 		now, err := mcp.PinsOf(m.Server(), tools)
 		if err != nil {
@@ -61,6 +61,35 @@ printed; look at it before you commit the file.`,
 		return printApproved(p.Out, output, files.lockFile(), len(now.Tools), changes)
 	}
 	return cmd
+}
+
+// serverTools reads the tools of a server that is started, or is there over HTTP.
+func serverTools(ctx context.Context, p *program, at *upstreamFlags, command []string) ([]jsonrpc.Value, error) {
+	var tools []jsonrpc.Value
+	switch {
+	case at.url != "" && len(command) > 0:
+		return nil, errors.New("--upstream is an MCP server that runs already: leave out the command after --")
+	case at.url != "":
+		server, err := at.open()
+		if err != nil {
+			return nil, err
+		}
+		if tools, err = server.Tools(ctx); err != nil {
+			return nil, fmt.Errorf("the server's tools cannot be read: %w", err)
+		}
+	case len(command) == 0:
+		return nil, errors.New("there is no MCP server: write its command after --, or its URL with --upstream")
+	default:
+		server, err := mcp.Start(ctx, command, p.Err)
+		if err != nil {
+			return nil, err
+		}
+		defer server.Stop()
+		if tools, err = server.Tools(ctx); err != nil {
+			return nil, fmt.Errorf("the server's tools cannot be read: %w", err)
+		}
+	}
+	return tools, nil
 }
 
 // printApproved prints what was approved.

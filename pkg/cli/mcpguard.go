@@ -19,21 +19,28 @@ import (
 func newMCPGuard(p *program) *cobra.Command {
 	g := &guardCommand{program: p, connection: &connection{program: p}}
 	cmd := &cobra.Command{
-		Use:   "guard [flags] -- SERVER [ARGUMENT…]",
-		Short: "Run an MCP server behind the guard, on standard input and output",
+		Use:   "guard [flags] {-- SERVER [ARGUMENT…] | --listen ADDR --upstream URL --resource URL --issuers FILE}",
+		Short: "Run an MCP server behind the guard, or stand in front of one over HTTP",
 		Long: `Start an MCP server as a process and relay between it and the agent on standard input and output. An agent's configuration names this
-command in the place of the server's own.
+command in the place of the server's own. The agent is --agent, in a --session or under a --delegation, as for "deputy check".
 
-The agent is --agent, in a --session or under a --delegation, as for "deputy check". Deputy is asked at --endpoint, or with --data-dir in
-this process: then no other may serve that directory at the same time.
+Or, with --upstream, listen for agents over HTTP and relay between them and an MCP server there. Then each request brings a token, by which the
+guard knows which agent acts, for whom and where. The token has to be for --resource, and of one of the --issuers. The MCP server never gets it: it gets
+the guard's own, from --upstream-token-file.
+
+Deputy is asked at --endpoint, or with --data-dir in this process: then no other may serve that directory at the same time. At --endpoint it gets
+the agent's token too, and verifies it.
 
 The guard stands where the agent's client starts the server. Whoever may start the server itself, or reach its files in another way, goes
 around it: run the server, and keep its files and its keys, under an account that the agent has no access to. The server gets none of the
 variables DEPUTY_….`,
-		Example: `  deputy mcp guard --config guard.yaml --agent bot --session 5f0c… -- npx -y @modelcontextprotocol/server-filesystem /srv/files`,
-		Args:    needsServer,
+		Example: `  deputy mcp guard --config guard.yaml --agent bot --session 5f0c… -- npx -y @modelcontextprotocol/server-filesystem /srv/files
+  deputy mcp guard --config guard.yaml --listen 127.0.0.1:8700 --upstream http://127.0.0.1:3000/mcp \
+    --resource https://mcp.example.com/files --issuers issuers.yaml`,
+		Args: cobra.ArbitraryArgs,
 	}
 	g.files.register(cmd)
+	g.proxy.register(cmd.Flags())
 	flags := cmd.Flags()
 	flags.StringVar(&g.agent, "agent", "", "the agent that calls")
 	flags.StringVar(&g.question.session, "session", "", "the session that it acts in")
@@ -52,6 +59,7 @@ type guardCommand struct {
 	program     *program
 	connection  *connection
 	files       guardFiles
+	proxy       proxyFlags
 	agent       string
 	question    question
 	dataDir     string
@@ -59,9 +67,15 @@ type guardCommand struct {
 }
 
 func (g *guardCommand) run(cmd *cobra.Command, args []string) error {
-	base, err := g.base()
+	overHTTP, err := g.proxy.check(cmd, args)
 	if err != nil {
 		return err
+	}
+	var base goclient.Question
+	if !overHTTP {
+		if base, err = g.base(); err != nil {
+			return err
+		}
 	}
 	m, pins, err := g.files.open()
 	switch {
@@ -82,13 +96,17 @@ func (g *guardCommand) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	defer closing()
+	cfg := mcp.Config{Map: m, Pins: pins, Timeout: g.callTimeout, Log: log}
+	if overHTTP {
+		return g.proxy.serve(cmd.Context(), cfg, checker, g.dataDir == "")
+	}
+	cfg.Ask = mcp.AskerOf(checker, base)
 	server, err := mcp.Start(cmd.Context(), args, g.program.Err)
 	if err != nil {
 		return err
 	}
 	defer server.Stop()
-	guard := mcp.New(mcp.Config{Map: m, Pins: pins, Ask: mcp.AskerOf(checker, base), Timeout: g.callTimeout, Log: log})
-	return server.Serve(cmd.Context(), guard, g.program.In, g.program.Out)
+	return server.Serve(cmd.Context(), mcp.New(cfg), g.program.In, g.program.Out)
 }
 
 // base is what all questions have in common.

@@ -98,6 +98,8 @@ var arrows = map[string][]string{
 	"pkg/door/signals": {"pkg/authz", "pkg/turns"},
 	// The guard in front of an MCP server.
 	"pkg/door/mcp": {"pkg/authz", "pkg/client", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
+	// The guard over HTTP. Whose a token is, and what an agent may do, is handed to it.
+	"pkg/door/mcp/proxy": {"pkg/authz", "pkg/door/mcp", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
 	// JSON-RPC messages, read so that every parser agrees on them.
 	"pkg/door/mcp/jsonrpc": {},
 	// The objects in the arguments and the answers of tools.
@@ -148,6 +150,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
 		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
 		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach", "pkg/door/mcp", "pkg/door/mcp/mapping",
+		"pkg/door/mcp/proxy", "pkg/door/mcp/jsonrpc", "pkg/caller/token", "pkg/caller/actor",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {

@@ -65,10 +65,18 @@ func open(t *testing.T, grants ...string) *world {
 // openAt is open with a data directory.
 func openAt(t *testing.T, dir string, grants ...string) *world {
 	t.Helper()
-	d, err := daemon.Open(t.Context(), daemon.Config{
+	return openWith(t, dir, func(*daemon.Config) {}, grants...)
+}
+
+// openWith is openAt with a configuration that is changed.
+func openWith(t *testing.T, dir string, change func(*daemon.Config), grants ...string) *world {
+	t.Helper()
+	cfg := daemon.Config{
 		Addr: "127.0.0.1:0", AdminPresharedKeys: []string{harness.AdminKey}, PresharedKeys: []string{harness.ServiceKey},
 		Engine: engine.Config{Kind: engine.Embedded, Dir: dir, CacheBytes: 8 << 20},
-	}, zap.NewNop())
+	}
+	change(&cfg)
+	d, err := daemon.Open(t.Context(), cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +199,7 @@ func (r *recorder) count(method string) (n int) {
 }
 
 // pinned approves the tools of a server.
-func pinned(t *testing.T, server *sdk.Server) *mcp.Pins {
+func pinned(t testing.TB, server *sdk.Server) *mcp.Pins {
 	t.Helper()
 	serverIn, toServer := io.Pipe()
 	fromServer, serverOut := io.Pipe()
@@ -268,7 +276,7 @@ func (g *guarded) tools(t *testing.T) string {
 	return strings.Join(names, " ")
 }
 
-func decode(t *testing.T, text string) *mapping.Map {
+func decode(t testing.TB, text string) *mapping.Map {
 	t.Helper()
 	m, err := mapping.Decode("guard.yaml", []byte(text))
 	if err != nil {

@@ -31,6 +31,11 @@ type Config struct {
 	Ask Asker
 	// Pins are the tools that were approved.
 	Pins *Pins
+	// Tools is what is known of the server's tools. Guards of one server can share it; nil is one of the guard's own.
+	Tools *Tools
+	// Mirrored returns the values of the header that a call came with for an argument (see Mirror), by the header's name without MirrorPrefix. nil
+	// says that the transport has no headers.
+	Mirrored func(name string) []string
 	// Timeout is how long the server may take for an answer; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Log gets what was refused, without arguments. nil is none.
@@ -46,10 +51,26 @@ const (
 	maxInFlight = 64
 )
 
+// End is one of the two sides between which a guard stands: it takes what the guard sends there. It is safe for concurrent use.
+type End interface {
+	// Send hands a message over, and bounds how long that may take. ctx is that of the message in the course of which this one is sent, with all
+	// that it carries, so that an end can find the way back. Where the message is a request to the server, ctx lasts as long as its answer
+	// is waited for. An error ends a guard that serves lines; ErrNobody says that nobody is there to take the message, and does not.
+	Send(ctx context.Context, m *jsonrpc.Message) error
+}
+
+// Dropper is an End at the agent that is told that a request gets no answer, because it was cancelled. ctx is that with which the request came.
+type Dropper interface {
+	Dropped(ctx context.Context)
+}
+
+// ErrNobody is the error of an End that cannot take a message, because nobody waits for messages of its kind.
+var ErrNobody = errors.New("nobody is there to take the message")
+
 // Guard relays the messages between one agent and one server. The agent, and whom it acts for, are the same for all of them.
 type Guard struct {
 	cfg            Config
-	client, server *lineWriter
+	client, server End
 
 	mu sync.Mutex
 	// flights are the agent's requests that have no answer yet, by their own ids, and waiting those that were sent on, and the guard's own, by
@@ -61,7 +82,7 @@ type Guard struct {
 	// answering are the requests whose answers are made or sent.
 	answering sync.WaitGroup
 
-	tools tools
+	tools *Tools
 }
 
 // flight is a request on its way.
@@ -80,8 +101,8 @@ type flight struct {
 }
 
 var (
-	// errCanceled ends a request that the agent, or the server, has cancelled: no answer is expected.
-	errCanceled = errors.New("the request was cancelled")
+	// ErrCanceled ends a request that the agent, or the server, has cancelled: no answer is expected. It is the cause of its context's end.
+	ErrCanceled = errors.New("the request was cancelled")
 	// errSlow ends a request that took too long.
 	errSlow = errors.New("the server did not answer in time")
 	// errStuck ends a guard whose other side does not read.
@@ -90,16 +111,22 @@ var (
 	errServerEnded = errors.New("the server has ended")
 )
 
-// New returns a guard.
-func New(cfg Config) *Guard {
+// New returns a guard that stands between two streams of lines: see Serve.
+func New(cfg Config) *Guard { return Between(cfg, newLineWriter(), newLineWriter()) }
+
+// Between returns a guard that stands between two ends. What they send is handed to FromClient and FromServer.
+func Between(cfg Config, client, server End) *Guard {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
+	if cfg.Tools == nil {
+		cfg.Tools = &Tools{}
+	}
 	return &Guard{
-		cfg: cfg, client: newLineWriter(), server: newLineWriter(),
+		cfg: cfg, client: client, server: server, tools: cfg.Tools,
 		flights: map[jsonrpc.ID]*flight{}, waiting: map[jsonrpc.ID]*flight{}, asked: map[jsonrpc.ID]bool{},
 	}
 }
@@ -112,18 +139,23 @@ type Streams struct {
 	ToServer   io.Writer
 }
 
-// Serve relays until the agent's lines end (nil), the server's do, a side does not read, or ctx is over. It is called once. A reader that
-// blocks is left blocking: the caller closes the streams afterwards.
+// Serve relays until the agent's lines end (nil), the server's do, a side does not read, or ctx is over. It is called once, of a guard that New
+// returned. A reader that blocks is left blocking: the caller closes the streams afterwards.
 func (g *Guard) Serve(ctx context.Context, s Streams) error {
+	client, ofClient := g.client.(*lineWriter)
+	server, ofServer := g.server.(*lineWriter)
+	if !ofClient || !ofServer {
+		return errors.New("a guard between two ends serves no lines")
+	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	ended := make(chan error, 4)
 	go func() {
-		ended <- authz.Safely("mcp.write", func() error { return g.client.write(ctx, s.ToClient) })
+		ended <- authz.Safely("mcp.write", func() error { return client.write(ctx, s.ToClient) })
 	}()
 	go func() {
 		ended <- authz.Safely("mcp.write", func() error {
-			if err := g.server.write(ctx, s.ToServer); err != nil {
+			if err := server.write(ctx, s.ToServer); err != nil {
 				return fmt.Errorf("%w: %w", errServerEnded, err)
 			}
 			return nil
@@ -157,8 +189,8 @@ func (g *Guard) abandon(ctx context.Context) {
 	}
 	g.mu.Unlock()
 	for _, f := range left {
-		f.cancel(errCanceled)
-		if g.client.send(ctx, jsonrpc.Fail(f.id, jsonrpc.CodeInternal, "The server has ended.")) != nil {
+		f.cancel(ErrCanceled)
+		if g.client.Send(ctx, jsonrpc.Fail(f.id, jsonrpc.CodeInternal, "The server has ended.")) != nil {
 			return
 		}
 	}
@@ -179,12 +211,12 @@ func (g *Guard) abandon(ctx context.Context) {
 // readClient reads what the agent sends, until its end.
 func (g *Guard) readClient(ctx context.Context, from io.Reader) error {
 	rules := jsonrpc.FromClient()
-	for lines := newLineReader(from, rules.Bytes); ; {
-		line, err := lines.next()
+	for lines := NewLineReader(from, rules.Bytes); ; {
+		line, err := lines.Next()
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil
-		case errors.Is(err, errTooLong):
+		case errors.Is(err, ErrTooLong):
 			err = g.toClient(ctx, jsonrpc.Fail(jsonrpc.ID{}, jsonrpc.CodeInvalidRequest, fmt.Sprintf("The message has more than %d bytes.", rules.Bytes)))
 		case err != nil:
 			return fmt.Errorf("the agent's messages cannot be read: %w", err)
@@ -206,6 +238,14 @@ func (g *Guard) fromClient(ctx context.Context, line []byte, rules jsonrpc.Rules
 		return g.toClient(ctx, jsonrpc.Fail(problem.ID, problem.Code, "The guard refuses the message: "+problem.Message+"."))
 	case err != nil:
 		return err
+	}
+	return g.FromClient(ctx, m)
+}
+
+// FromClient judges one message of the agent's that jsonrpc.FromClient accepts. What a request comes to is found beside: ctx has to last until
+// its answer was sent, and a request is over with it. An error ends a guard that serves lines.
+func (g *Guard) FromClient(ctx context.Context, m *jsonrpc.Message) error {
+	switch {
 	case m.IsRequest():
 		return g.request(ctx, m)
 	case m.IsNotification():
@@ -232,10 +272,8 @@ func (g *Guard) toServer(ctx context.Context, m *jsonrpc.Message) error {
 	return send(ctx, g.server, m, "server")
 }
 
-func send(ctx context.Context, to *lineWriter, m *jsonrpc.Message, side string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, stuck, errStuck)
-	defer cancel()
-	if err := to.send(ctx, m); err != nil {
+func send(ctx context.Context, to End, m *jsonrpc.Message, side string) error {
+	if err := to.Send(ctx, m); err != nil {
 		return fmt.Errorf("to the %s: %w", side, err)
 	}
 	return nil

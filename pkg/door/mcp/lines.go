@@ -9,21 +9,26 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
-// errTooLong is the error of a line that is longer than its bound. The lines behind it can be read.
-var errTooLong = errors.New("a line is too long")
+// ErrTooLong is the error of a line that is longer than its bound. The lines behind it can be read.
+var ErrTooLong = errors.New("a line is too long")
 
-// lineReader reads lines.
-type lineReader struct {
+// readAhead is how much is read at once.
+const readAhead = 8 << 10
+
+// LineReader reads lines.
+type LineReader struct {
 	from *bufio.Reader
 	most int
 }
 
-func newLineReader(from io.Reader, most int) *lineReader {
-	return &lineReader{bufio.NewReaderSize(from, 64<<10), most}
+// NewLineReader returns a reader of lines that have most bytes or fewer.
+func NewLineReader(from io.Reader, most int) *LineReader {
+	return &LineReader{bufio.NewReaderSize(from, readAhead), most}
 }
 
-// next returns the next line without its end. It keeps no more than most bytes of one. The last line needs no end.
-func (l *lineReader) next() ([]byte, error) {
+// Next returns the next line without its end. It keeps no more than most bytes of one: a longer one is ErrTooLong, and the lines behind it can be
+// read. The last line needs no end.
+func (l *LineReader) Next() ([]byte, error) {
 	var line []byte
 	long := false
 	for {
@@ -37,7 +42,7 @@ func (l *lineReader) next() ([]byte, error) {
 		case err != nil && (len(line) == 0 && !long || !errors.Is(err, io.EOF)):
 			return nil, err
 		case long:
-			return nil, errTooLong
+			return nil, ErrTooLong
 		}
 		if n := len(line); n > 0 && line[n-1] == '\n' {
 			line = line[:n-1]
@@ -59,8 +64,10 @@ type line struct {
 
 func newLineWriter() *lineWriter { return &lineWriter{make(chan line)} }
 
-// send returns once a message was written, or when ctx is over: then it may still be written, as a whole.
-func (w *lineWriter) send(ctx context.Context, m *jsonrpc.Message) error {
+// Send is End's. It returns once a message was written, or when ctx or the time of a message is over: then it may still be written, as a whole.
+func (w *lineWriter) Send(ctx context.Context, m *jsonrpc.Message) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stuck, errStuck)
+	defer cancel()
 	one := line{append(m.Append(nil), '\n'), make(chan struct{})}
 	select {
 	case w.lines <- one:

@@ -17,16 +17,42 @@ const (
 	lookAgain = time.Minute
 )
 
-// tools is when the server's tools were those that were approved.
-type tools struct {
+// Tools is what is known of a server's tools. The zero Tools knows nothing. It is safe for concurrent use.
+type Tools struct {
 	mu sync.Mutex
+	// at is when they were those that were approved.
 	at time.Time
 	// change counts the server's notifications of a change.
 	change int
+	// mirrors are the arguments that headers mirror, by the tools' names.
+	mirrors map[string][]Mirror
+}
+
+// Mirrors returns the arguments of a tool that headers mirror, as the server said when its tools were compared the last time.
+func (t *Tools) Mirrors(name string) []Mirror {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mirrors[name]
+}
+
+// approved notes that the tools are those that were approved, unless they have changed since.
+func (t *Tools) approved(all []jsonrpc.Value, change int) {
+	mirrors := map[string][]Mirror{}
+	for _, one := range all {
+		if of := mirrorsOf(one); len(of) > 0 {
+			name, _ := one.At("name").Text()
+			mirrors[name] = of
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.change == change {
+		t.at, t.mirrors = time.Now(), mirrors
+	}
 }
 
 // changed forgets the comparison.
-func (t *tools) changed() {
+func (t *Tools) changed() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.change, t.at = t.change+1, time.Time{}
@@ -53,7 +79,7 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	if meta, found := g.narrowed(m).Get("_meta"); found {
 		params = params.With("_meta", meta.Without("progressToken"))
 	}
-	all, first, err = pagesOf(params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
+	all, first, err = PagesOf(params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
 		if err := g.sendOn(f, "tools/list", params); err != nil {
 			return jsonrpc.Value{}, err
 		}
@@ -66,16 +92,12 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 		g.tools.changed()
 		return nil, first, fmt.Errorf("%w: %w", errUnpinned, err)
 	}
-	g.tools.mu.Lock()
-	defer g.tools.mu.Unlock()
-	if g.tools.change == change {
-		g.tools.at = time.Now()
-	}
+	g.tools.approved(all, change)
 	return all, first, nil
 }
 
-// pagesOf asks for all pages of the list of tools.
-func pagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+// PagesOf asks for all pages of a server's list of tools, of which first is the first. ask returns the result of tools/list.
+func PagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
 	for page := range maxPages {
 		result, err := ask(params)
 		if err != nil {

@@ -81,7 +81,7 @@ func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc
 			<-done
 		}
 	}()
-	lines, last := newLineReader(from, jsonrpc.FromServer().Bytes), int64(0)
+	lines, last := NewLineReader(from, jsonrpc.FromServer().Bytes), int64(0)
 	tell := func(m *jsonrpc.Message) error {
 		_, err := to.Write(append(m.Append(nil), '\n'))
 		return err
@@ -93,7 +93,7 @@ func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc
 			return jsonrpc.Value{}, err
 		}
 		for range 10_000 { // what comes besides
-			text, err := lines.next()
+			text, err := lines.Next()
 			if err != nil {
 				return jsonrpc.Value{}, errors.Join(err, ctx.Err())
 			}
@@ -114,6 +114,11 @@ func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc
 		}
 		return jsonrpc.Value{}, fmt.Errorf("the server does not answer %s", method)
 	}
+	return ToolsOf(ask, tell)
+}
+
+// ToolsOf asks a server for all its tools, as an agent does that begins. ask returns the result of a request, and tell sends a notification.
+func ToolsOf(ask func(method string, params jsonrpc.Value) (jsonrpc.Value, error), tell func(m *jsonrpc.Message) error) ([]jsonrpc.Value, error) {
 	text := func(name, value string) jsonrpc.Member { return jsonrpc.Member{Name: name, Value: jsonrpc.Text(value)} }
 	_, err := ask("initialize", jsonrpc.ObjectOf(
 		text("protocolVersion", "2025-11-25"), jsonrpc.Member{Name: "capabilities", Value: jsonrpc.ObjectOf()},
@@ -124,6 +129,6 @@ func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc
 	if err := tell(&jsonrpc.Message{Method: "notifications/initialized"}); err != nil {
 		return nil, err
 	}
-	all, _, err := pagesOf(jsonrpc.ObjectOf(), func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
+	all, _, err := PagesOf(jsonrpc.ObjectOf(), func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
 	return all, err
 }

@@ -89,9 +89,12 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 			}
 			return err
 		})
-		canceled := errors.Is(context.Cause(f.ctx), errCanceled) //nolint:contextcheck // as above
+		canceled := errors.Is(context.Cause(f.ctx), ErrCanceled) //nolint:contextcheck // as above
 		g.end(f)                                                 // the agent may use the id again once it has the answer
 		if canceled {
+			if d, ok := g.client.(Dropper); ok {
+				d.Dropped(ctx)
+			}
 			return
 		}
 		if err := g.toClient(ctx, g.answerTo(m, &result, err)); err != nil {
@@ -349,6 +352,9 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if err := g.pinned(f, m); err != nil {
 		return jsonrpc.Value{}, err
 	}
+	if err := g.agrees(name, m.Params.At("arguments")); err != nil {
+		return jsonrpc.Value{}, err
+	}
 	sent := *m
 	if _, found := m.Params.Get("arguments"); found {
 		sent.Params = m.Params.With("arguments", call.Arguments)
@@ -538,7 +544,7 @@ func (g *Guard) told(ctx context.Context, m *jsonrpc.Message) error {
 		var sent jsonrpc.ID
 		if f != nil {
 			sent = f.sent
-			f.cancel(errCanceled)
+			f.cancel(ErrCanceled)
 		}
 		g.mu.Unlock()
 		if !ok || sent.IsZero() {

@@ -18,17 +18,17 @@ const subscriptionID = "io.modelcontextprotocol/subscriptionId"
 // readServer reads what the server sends. It always returns an error: without the server there is no guard.
 func (g *Guard) readServer(ctx context.Context, from io.Reader) error {
 	rules := jsonrpc.FromServer()
-	for lines := newLineReader(from, rules.Bytes); ; {
-		line, err := lines.next()
+	for lines := NewLineReader(from, rules.Bytes); ; {
+		line, err := lines.Next()
 		switch {
 		case errors.Is(err, io.EOF):
 			return errServerEnded
-		case errors.Is(err, errTooLong):
+		case errors.Is(err, ErrTooLong):
 			return fmt.Errorf("the server sent a message of more than %d bytes", rules.Bytes)
 		case err != nil:
 			return fmt.Errorf("%w: %w", errServerEnded, err)
 		case len(line) > 0:
-			err = g.fromServer(ctx, line, rules)
+			err = g.fromServer(ctx, line, rules, func(jsonrpc.ID) bool { return true })
 		}
 		if err != nil {
 			return err
@@ -36,18 +36,27 @@ func (g *Guard) readServer(ctx context.Context, from io.Reader) error {
 	}
 }
 
-// fromServer judges one message of the server's. An error ends the guard.
-func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules) error {
+// FromServer judges one message that the server sends in answer to one request, or of its own accord where request is the zero ID: there it
+// answers nothing. ctx is that with which the request was sent.
+func (g *Guard) FromServer(ctx context.Context, text []byte, request jsonrpc.ID) error {
+	return g.fromServer(ctx, text, jsonrpc.FromServer(), func(id jsonrpc.ID) bool { return id == request && !id.IsZero() })
+}
+
+// fromServer judges one message of the server's. answers says which requests it may answer. An error ends a guard that serves lines.
+func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules, answers func(jsonrpc.ID) bool) error {
 	m, err := jsonrpc.Parse(line, rules)
 	switch problem, wrong := errors.AsType[*jsonrpc.Problem](err); {
 	case wrong:
 		g.cfg.Log.Warn("dropped a message of the server", zap.String("why", problem.Message))
-		if !problem.ID.IsZero() && !problem.Request {
+		if !problem.ID.IsZero() && !problem.Request && answers(problem.ID) {
 			g.answered(jsonrpc.Fail(problem.ID, jsonrpc.CodeInternal, "The guard does not let the server's answer through: "+problem.Message+"."))
 		}
 		return nil
 	case err != nil:
 		return err
+	case m.IsAnswer() && !answers(m.ID):
+		g.cfg.Log.Warn("dropped an answer of the server that came in the place of another one")
+		return nil
 	case m.IsAnswer():
 		g.answered(m)
 		return nil
@@ -71,6 +80,13 @@ func (g *Guard) answered(m *jsonrpc.Message) {
 	f.answer <- m // it has room for one, and a request is in waiting only until its answer
 }
 
+// Awaits reports whether a request that was sent to the server has no answer yet.
+func (g *Guard) Awaits(request jsonrpc.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting[request] != nil
+}
+
 // askedByServer judges a request of the server's.
 func (g *Guard) askedByServer(ctx context.Context, m *jsonrpc.Message) error {
 	row := lookUp(Server, m.Method, false)
@@ -87,7 +103,14 @@ func (g *Guard) askedByServer(ctx context.Context, m *jsonrpc.Message) error {
 	if full {
 		return g.toServer(ctx, jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, "Too many requests have no answer yet, or one with this id has none."))
 	}
-	return g.toClient(ctx, m)
+	err := g.toClient(ctx, m)
+	if !errors.Is(err, ErrNobody) {
+		return err
+	}
+	g.mu.Lock()
+	delete(g.asked, m.ID)
+	g.mu.Unlock()
+	return g.toServer(ctx, jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, "The agent takes no requests now."))
 }
 
 // toldByServer judges a notification of the server's.
@@ -163,7 +186,7 @@ func (g *Guard) canceledByServer(ctx context.Context, m *jsonrpc.Message) error 
 	case asked:
 		return g.toClient(ctx, m)
 	case f != nil:
-		f.cancel(errCanceled)
+		f.cancel(ErrCanceled)
 		m.Params = m.Params.With("requestId", f.id.Value())
 		return g.toClient(ctx, m)
 	}
