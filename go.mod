@@ -42,6 +42,11 @@ require (
 require github.com/go-json-experiment/json v1.27.2
 
 require (
+	connectrpc.com/connect/v2 v2.0.2 // indirect
+	github.com/getkin/kin-openapi v0.153.0 // indirect
+)
+
+require (
 	github.com/google/jsonschema-go v0.4.3 // indirect
 	github.com/modelcontextprotocol/go-sdk v1.8.0
 	github.com/segmentio/asm v1.1.3 // indirect
