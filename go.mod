@@ -3,6 +3,9 @@ module github.com/deputyauth/deputy
 go 1.26.6
 
 require (
+	connectrpc.com/connect/v2 v2.0.2
+	github.com/getkin/kin-openapi v0.153.0
+	github.com/rs/cors v1.11.1
 	github.com/KimMachineGun/automemlimit v0.7.5
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/authzed/authzed-go v1.10.0
@@ -40,11 +43,6 @@ require (
 )
 
 require github.com/go-json-experiment/json v1.27.2
-
-require (
-	connectrpc.com/connect/v2 v2.0.2 // indirect
-	github.com/getkin/kin-openapi v0.153.0 // indirect
-)
 
 require (
 	github.com/google/jsonschema-go v0.4.3 // indirect
@@ -205,7 +203,6 @@ require (
 	github.com/prometheus/procfs v0.20.1 // indirect
 	github.com/puzpuzpuz/xsync/v4 v4.2.0 // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
-	github.com/rs/cors v1.11.1 // indirect
 	github.com/rs/xid v1.6.0 // indirect
 	github.com/rs/zerolog v1.34.0 // indirect
 	github.com/sagikazarmark/locafero v0.12.0 // indirect

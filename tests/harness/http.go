@@ -40,7 +40,7 @@ func DialHTTP(t testing.TB, addr, key, protocol string, secured *tls.Config) *HT
 	if !ok {
 		t.Fatalf("the harness speaks no %s", protocol)
 	}
-	transport, url := &http.Transport{TLSClientConfig: secured, ForceAttemptHTTP2: secured != nil}, "http://"+addr
+	transport, url := &http.Transport{TLSClientConfig: secured, ForceAttemptHTTP2: secured != nil, MaxIdleConnsPerHost: 256}, "http://"+addr
 	if secured != nil {
 		url = "https://" + addr
 	} else if protocol == "gRPC" {

@@ -195,3 +195,35 @@ func scalar(r *rand.Rand, f protoreflect.FieldDescriptor) protoreflect.Value {
 		panic("the test draws no " + f.Kind().String())
 	}
 }
+
+// FuzzInspectJSON: what the scan lets pass and the decoder takes is within the limits of protobuf's encoding, and takes no more than was counted;
+// and the scan refuses nothing that the decoder takes, but for its limits.
+func FuzzInspectJSON(f *testing.F) {
+	for _, seed := range []string{
+		`{"agentId":"bot","resource":{"objectType":"document","objectId":"plan"},"context":{"a":[1,{"b":null}]}}`, `{"items":[{},{"context":{}}]}`,
+		`{"kinds":[1,"RECORD_KIND_READ"],"from":"2026-11-24T05:19:56Z","limit":"7"}`, `{"context":null,"agent_id":null}`, `{"a":`, `[]`, `{"items":[null]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	kinds := []proto.Message{&deputyv1.CheckPermissionRequest{}, &deputyv1.CheckBulkPermissionsRequest{}, &deputyv1.QueryRecordsRequest{}, &deputyv1.StartSessionRequest{}}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, kind := range kinds {
+			of := typeOf(kind)
+			decoded, elements, refused := of.inspectJSON(text, 1000, false)
+			m := kind.ProtoReflect().New().Interface()
+			if err := (&Message{bytes: text, json: true}).Decode(m); err != nil {
+				continue
+			}
+			if refused != nil {
+				if !strings.Contains(refused.Error(), "nested deeper") && !strings.Contains(refused.Error(), "elements") {
+					t.Errorf("%s is refused, and the decoder takes it: %v", text, refused)
+				}
+				continue
+			}
+			takes, has, err := of.inspect(encoded(t, m), 1000, false)
+			if err != nil || takes > decoded || has != elements {
+				t.Errorf("%s takes %d and has %d elements, and %d and %d were counted: %v", text, takes, has, decoded, elements, err)
+			}
+		}
+	})
+}
