@@ -83,8 +83,8 @@ type Daemon struct {
 	health  *openHealth
 	metrics *metricsServer
 	// http is the door over HTTP, and ledger keeps the security events that come in there; nil without.
-	http   *httpServer
-	ledger *signal.Ledger
+	http    *httpServer
+	ledger  *signal.Ledger
 	callers *callers
 	gate    *rpc.Gate
 

@@ -49,7 +49,9 @@ type Carried struct {
 
 // Carried returns a server for doors. The chain is that of gRPC's server, and the services are to be registered at a Guarded server of the gate
 // too, because there the gate comes to know them.
-func (g *Gate) Carried(through Chain) *Carried { return &Carried{handlers: g.handlers(), through: through} }
+func (g *Gate) Carried(through Chain) *Carried {
+	return &Carried{handlers: g.handlers(), through: through}
+}
 
 // Limit returns how many bytes a message of a method may have; that of a method that there is not is small.
 func (c *Carried) Limit(method string) int {
@@ -102,12 +104,13 @@ type carriedCall struct {
 	// receiving and sending are held while something waits for the client. over says that nothing may wait any more; both guard it.
 	receiving, sending sync.Mutex
 	over               bool
-	// message is the one that is being received, and held gives back the room that it took.
+	// message is the one that is being received.
 	message []byte
-	held    func()
 
 	mu      sync.Mutex
 	trailer metadata.MD
+	// held gives back the room that a message took, until it is handed over; nil without.
+	held func()
 	// barred is the status that the call is ended with before its handler has ended.
 	barred *status.Status
 }
@@ -142,9 +145,8 @@ func (c *carriedCall) finish() {
 		defer one.waits.Unlock()
 	}
 	c.over = true
-	if c.held != nil {
-		c.held()
-		c.held = nil
+	if giveBack := c.Held(); giveBack != nil {
+		giveBack()
 	}
 }
 
@@ -194,7 +196,9 @@ func (c *carriedCall) send(m any) error {
 func (c *carriedCall) Method() string { return c.method }
 
 // SetHeader is grpc.ServerTransportStream's. No service that is carried has a header of its own.
-func (*carriedCall) SetHeader(metadata.MD) error { return flaw("a header is set, which this door does not send") }
+func (*carriedCall) SetHeader(metadata.MD) error {
+	return flaw("a header is set, which this door does not send")
+}
 
 // SendHeader is grpc.ServerTransportStream's.
 func (*carriedCall) SendHeader(md metadata.MD) error {
@@ -239,15 +243,24 @@ func (c *carriedCall) ReadMessageHeader(header []byte) error {
 }
 
 // room takes room for a message, once.
-func (c *carriedCall) room(bytes int) (err error) {
-	if c.held == nil {
-		c.held, err = c.carried.gate.receiver.Room(c.ctx, bytes)
+func (c *carriedCall) room(bytes int) error {
+	giveBack, err := c.carried.gate.receiver.Room(c.ctx, bytes)
+	if err != nil {
+		return err
 	}
-	return err
+	if was := c.Held(); was != nil {
+		was() // a door that asks twice
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = giveBack
+	return nil
 }
 
 // Held hands over the room that the message took.
 func (c *carriedCall) Held() (giveBack func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	giveBack, c.held = c.held, nil
 	return giveBack
 }

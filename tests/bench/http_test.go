@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
+	from "google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -22,7 +22,9 @@ import (
 )
 
 // bareCalls are calls that come in through the door over HTTP and are answered by nobody: a message is received and another one sent.
-type bareCalls struct{ answer *deputyv1.CheckPermissionResponse }
+type bareCalls struct {
+	answer *deputyv1.CheckPermissionResponse
+}
 
 // Serve is http.Calls'.
 func (b bareCalls) Serve(_ context.Context, _ string, by rpc.Carrier) (metadata.MD, error) {
@@ -79,7 +81,7 @@ func bareDoor(t *testing.T, calls http.Calls) string {
 	t.Helper()
 	door, err := http.New(http.Config{
 		Calls: calls, Services: []protoreflect.ServiceDescriptor{deputyv1.File_deputy_v1_permissions_proto.Services().ByName("PermissionsService")},
-		Peer: func(*nethttp.Request) *peer.Peer { return &peer.Peer{} }, Old: func(*nethttp.Request) bool { return false },
+		Peer: func(*nethttp.Request) *from.Peer { return &from.Peer{} }, Old: func(*nethttp.Request) bool { return false },
 		Ready: func(context.Context) bool { return true },
 	})
 	must(t, err)

@@ -116,11 +116,10 @@ type body struct {
 	limit int
 	room  func() error
 	// free is how much may be read before room is asked for, once it is asked.
-	free  int64
-	asked bool
-	read  int64
-	isOpen,
-	ended bool
+	free          int64
+	asked         bool
+	read          int64
+	isOpen, ended bool
 }
 
 // errNotOpen is a read of a body before its caller is known, which connect-go does not do.

@@ -25,13 +25,14 @@ func (d *Door) call(ctx context.Context, spec connect.Spec, stream connect.Serve
 	if !ok || !known {
 		return connect.NewError(connect.CodeInternal, "internal error")
 	}
+	method := out.request.URL.Path
 	c := &carried{
 		stream: stream, out: out, json: strings.HasPrefix(info.Codec, connect.CodecNameJSON), streams: spec.StreamType != connect.StreamTypeUnary,
-		packed: info.RequestEncoding != connect.CompressionNameIdentity && info.RequestEncoding != "", limit: d.cfg.Calls.Limit(spec.Procedure),
+		packed: info.RequestEncoding != connect.CompressionNameIdentity && info.RequestEncoding != "", limit: d.cfg.Calls.Limit(method),
 	}
 	// Who calls is all that services learn of a request's headers.
 	ctx = metadata.NewIncomingContext(peer.NewContext(ctx, d.cfg.Peer(out.request)), metadata.MD{"authorization": out.request.Header.Values("Authorization")})
-	trailer, err := d.cfg.Calls.Serve(ctx, spec.Procedure, c)
+	trailer, err := d.cfg.Calls.Serve(ctx, method, c)
 	if info.Protocol != connect.ProtocolNameConnect {
 		for name, values := range trailer {
 			for _, value := range values {

@@ -34,10 +34,14 @@ func take(src io.Reader, into any) error {
 type protobuf struct{ *connectproto.BinaryCodec }
 
 // UnmarshalRead is connect.Codec's.
-func (protobuf) UnmarshalRead(_ context.Context, src io.Reader, into any) error { return take(src, into) }
+func (protobuf) UnmarshalRead(_ context.Context, src io.Reader, into any) error {
+	return take(src, into)
+}
 
 // jsonText writes answers as JSON, and leaves requests as they are.
 type jsonText struct{ *connectproto.JSONCodec }
 
 // UnmarshalRead is connect.Codec's.
-func (jsonText) UnmarshalRead(_ context.Context, src io.Reader, into any) error { return take(src, into) }
+func (jsonText) UnmarshalRead(_ context.Context, src io.Reader, into any) error {
+	return take(src, into)
+}

@@ -77,7 +77,7 @@ type Config struct {
 
 // CheckOrigin refuses what is no origin of a page.
 func CheckOrigin(origin string) error {
-	if err := nethttp.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil {
+	if err := nethttp.NewCrossOriginProtection().AddTrustedOrigin(origin); err != nil || strings.Contains(origin, "*") {
 		return fmt.Errorf("%.200q is no origin, such as https://console.example.com: a scheme, a host, and a port where that is not the scheme's", origin)
 	}
 	return nil
@@ -112,7 +112,11 @@ func New(cfg Config) (*Door, error) {
 		d.origins = cors.New(corsOptions(cfg.Origins))
 	}
 	server := connect.NewServer()
-	server.SetUnknownHandler(d.call)
+	// The handler of connect-go's own for methods that it does not know answers some protocols past the door, so that those calls would leave no trace.
+	server.Register(
+		connect.Method{Spec: connect.Spec{StreamType: connect.StreamTypeUnary, Procedure: unknownCall}, Handler: d.call},
+		connect.Method{Spec: connect.Spec{StreamType: connect.StreamTypeServer, Procedure: unknownStream}, Handler: d.call},
+	)
 	for _, service := range cfg.Services {
 		path := "/" + string(service.FullName()) + "/"
 		d.services = append(d.services, path)
@@ -201,12 +205,29 @@ func (d *Door) route(w *answer, r *nethttp.Request) {
 	case slices.ContainsFunc(d.services, func(service string) bool { return strings.HasPrefix(path, service) }):
 		if d.isCall(w, r) {
 			r, _ = w.track(r)
-			d.calls.ServeHTTP(w, r)
+			d.calls.ServeHTTP(w, d.known(r))
 		}
 	default:
 		refuse(w, nethttp.StatusNotFound, connect.CodeNotFound,
 			"there is nothing at this path; a method is called with POST at /deputy.v1.SERVICE/METHOD, and "+OpenAPIPath+" describes all of them")
 	}
+}
+
+// The procedures as which connect-go has calls of methods that there are not.
+const unknownCall, unknownStream = "/unknown/call", "/unknown/stream"
+
+// known returns a request that connect-go finds a procedure for. What method it is of, the door remembers.
+func (d *Door) known(r *nethttp.Request) *nethttp.Request {
+	if _, known := d.streams[r.URL.Path]; known {
+		return r
+	}
+	at := *r.URL
+	if at.Path, at.RawPath = unknownCall, ""; strings.HasPrefix(r.Header.Get("Content-Type"), "application/connect+") {
+		at.Path = unknownStream
+	}
+	r = r.WithContext(r.Context())
+	r.URL = &at
+	return r
 }
 
 // reads reports whether a request only reads, and refuses it if not.

@@ -342,7 +342,9 @@ func (s *jsonScan) pass(depth int) *Fault {
 func (f *field) in(fault *Fault) *Fault { return fault.under(f.name) }
 
 // at adds to a fault's path the element that it was found in.
-func (f *field) at(fault *Fault, index int) *Fault { return fault.under(fmt.Sprintf("%s[%d]", f.name, index)) }
+func (f *field) at(fault *Fault, index int) *Fault {
+	return fault.under(fmt.Sprintf("%s[%d]", f.name, index))
+}
 
 // under adds a step to a fault's path, from the outermost message on.
 func (f *Fault) under(step string) *Fault {

@@ -94,7 +94,9 @@ func (r *Receiver) Late(tell func(ctx context.Context, st *status.Status) *statu
 
 // Room waits for room for bytes of an encoding that is longer than smallBytes, of a door that reads messages itself and reads no further before.
 // Errors: Exhausted, ctx's.
-func (r *Receiver) Room(ctx context.Context, bytes int) (giveBack func(), err error) { return r.wire.take(ctx, bytes) }
+func (r *Receiver) Room(ctx context.Context, bytes int) (giveBack func(), err error) {
+	return r.wire.take(ctx, bytes)
+}
 
 // Message is a received message that was inspected. It holds its room until it is freed.
 type Message struct {
