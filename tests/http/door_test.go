@@ -233,8 +233,9 @@ func TestSameRecords(t *testing.T) {
 		_ = conn.Invoke(ctx, "/deputy.v1.AgentsService/Guess", &deputyv1.GetAgentRequest{}, &deputyv1.GetAgentResponse{})
 	}
 	// What is another in each call: ids, times, places in the journal, digests of what has another id.
+	audits := harness.Dial(t, w.Addr().String(), auditorKey)
 	records := func() (all []*deputyv1.Record) {
-		s, err := deputyv1.NewJournalServiceClient(w.Admin).QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
+		s, err := deputyv1.NewJournalServiceClient(audits).QueryRecords(t.Context(), &deputyv1.QueryRecordsRequest{})
 		w.must(err)
 		for {
 			m, err := s.Recv()

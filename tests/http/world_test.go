@@ -33,6 +33,8 @@ const (
 	bulkPath  = "/deputy.v1.PermissionsService/CheckBulkPermissions"
 )
 
+const auditorKey = "the-key-of-the-auditor"
+
 // world is a server with one agent that may view one document for one user.
 type world struct {
 	*harness.Server
@@ -45,6 +47,10 @@ func open(t *testing.T, change ...func(*daemon.Config)) *world {
 	cfg := daemon.Config{
 		Engine: harness.Embedded(t), HTTPAddr: "127.0.0.1:0", PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 	}
+	cfg.Callers = []*caller.Caller{{
+		Name: "audits", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR), Bounds: authz.Unbounded(),
+		Credentials: []caller.Credential{{ID: "key", Key: digest(auditorKey)}},
+	}}
 	for _, one := range change {
 		one(&cfg)
 	}

@@ -299,6 +299,9 @@ func broken(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call ends in the middle of a message")
 	}
+	if _, ok := errors.AsType[*authz.Error](err); ok {
+		return err // a door's, which says itself what is wrong
+	}
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
