@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +13,39 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/dynamicpb"
+	"google.golang.org/protobuf/types/pluginpb"
 )
+
+// source embeds the document.
+const source = `// Package openapi is the OpenAPI document about the contract, which the server serves.
+package openapi
+
+import _ "embed" // has the document
+
+// Document is the document, as JSON. It is not to be changed.
+//
+//go:embed openapi.json
+var Document []byte
+`
+
+// generate writes the document, and what embeds it.
+func generate(plugin *protogen.Plugin) error {
+	plugin.SupportedFeatures = uint64(pluginpb.CodeGeneratorResponse_FEATURE_PROTO3_OPTIONAL)
+	document, err := newDocument(plugin.Files)
+	if err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(document, "", " ")
+	if err != nil {
+		return fmt.Errorf("writing the document: %w", err)
+	}
+	for name, content := range map[string]string{"openapi/openapi.json": string(text) + "\n", "openapi/openapi.go": source} {
+		if _, err := plugin.NewGeneratedFile(name, "").Write([]byte(content)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // object is an object of JSON, whose keys are written sorted.
 type object = map[string]any
