@@ -252,17 +252,17 @@ func TestSameRecords(t *testing.T) {
 	text := func(all []*deputyv1.Record) (lines []string) {
 		for _, r := range all {
 			r, _ := proto.Clone(r).(*deputyv1.Record)
-			r.Sequence, r.Time, r.Begun, r.RequestHash, r.Revision = 0, 0, nil, nil, ""
-			lines = append(lines, strings.NewReplacer("made-1", "made", "made-2", "made").Replace(fmt.Sprint(r)))
+			r.Sequence, r.Time, r.Latency, r.Begun, r.RequestHash, r.Revision = 0, 0, 0, nil, nil, ""
+			lines = append(lines, strings.NewReplacer("made-1", "made", "made-2", "made", "made-3", "made").Replace(fmt.Sprint(r)))
 		}
 		return lines
 	}
 	before := len(records())
 	calls(w.Admin, "made-1")
 	direct := records()[before:]
-	for _, protocol := range []string{"Connect JSON", "gRPC-Web"} {
+	for agent, protocol := range map[string]string{"made-2": "Connect JSON", "made-3": "gRPC-Web"} {
 		before = len(records())
-		calls(harness.DialHTTP(t, w.HTTPAddr().String(), harness.AdminKey, protocol, nil), "made-2")
+		calls(harness.DialHTTP(t, w.HTTPAddr().String(), harness.AdminKey, protocol, nil), agent)
 		got := records()[before:]
 		if want, got := text(direct), text(got); len(want) < 8 || !slices.Equal(want, got) {
 			t.Errorf("%s:\n%s\nover gRPC\n%s", protocol, strings.Join(got, "\n"), strings.Join(want, "\n"))
