@@ -92,7 +92,7 @@ func TestOpenAPIIsTrue(t *testing.T) {
 	for _, call := range []struct{ method, body string }{
 		{"PermissionsService/CheckPermission", check}, {"PermissionsService/ExplainPermission", `{"check":` + check + "}"},
 		{"PermissionsService/CheckBulkPermissions", `{"items":[` + check + "," + strings.Replace(check, "view", "none", 1) + "]}"},
-		{"AgentsService/ListAgents", "{}"}, {"DelegationsService/ListDelegations", `{"agentId":"bot"}`}, 
+		{"AgentsService/ListAgents", "{}"}, {"DelegationsService/ListDelegations", `{"agentId":"bot"}`},
 		{"StoreService/GetStatistics", "{}"}, {"AgentsService/SuspendAgent", `{"agentId":"bot","reason":"the test"}`},
 	} {
 		path := "/deputy.v1." + call.method
