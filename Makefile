@@ -77,7 +77,7 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 
 .PHONY: fuzz-codecs
 fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and what the guard parses and sends on, FUZZTIME (1m) each
-	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc ./tests/mcp; do \
+	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc ./pkg/rpc/wire ./tests/mcp; do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \

@@ -17,14 +17,14 @@ import (
 )
 
 // newServe builds `deputy serve`. The line that says where it listens is printed once the port is open, so a program
-// that waits for the line can connect. Nothing else goes to standard output, except where signals are taken, and with --dev the lines to copy.
+// that waits for the line can connect. Nothing else goes to standard output, except where it answers over HTTP, and with --dev the lines to copy.
 func newServe(p *program) *cobra.Command { //nolint:gocognit // one step after the other
 	settings := &serverSettings{}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server",
 		Long: `Run the server until SIGINT or SIGTERM, then let calls under way finish. It prints one line with its
-address once it listens, and with --signals-listen a second one; logs go to standard error. With --callers or TLS, SIGHUP has it read its
+address once it listens, and with --http-listen a second one; logs go to standard error. With --callers or TLS, SIGHUP has it read its
 files again at once.
 
 With --dev one command starts a server to try Deputy out: it generates an admin key and prints it, writes the
@@ -81,8 +81,8 @@ Each setting is a flag, a variable in the environment and a key of the same name
 		if _, err := fmt.Fprintf(p.Out, "deputy listens on %s\n", d.Addr()); err != nil {
 			return fmt.Errorf("writing: %w", err)
 		}
-		if addr := d.SignalsAddr(); addr != nil {
-			if _, err := fmt.Fprintf(p.Out, "deputy takes signals at %s/signals\n", addr); err != nil {
+		if addr := d.HTTPAddr(); addr != nil {
+			if _, err := fmt.Fprintf(p.Out, "deputy listens for HTTP on %s\n", addr); err != nil {
 				return fmt.Errorf("writing: %w", err)
 			}
 		}

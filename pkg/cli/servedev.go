@@ -35,11 +35,14 @@ type devServer struct {
 // reachable from other machines, because the key is printed and the connections are plaintext.
 func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 	host, _, err := net.SplitHostPort(s.config.Addr)
+	overHTTP, _, httpErr := net.SplitHostPort(s.config.HTTPAddr)
 	switch {
 	case s.config.Insecure:
 		return errors.New("--dev listens on this machine only: leave out --insecure, or --dev")
 	case err == nil && !isLoopback(host):
 		return fmt.Errorf("--dev listens on this machine only: give --addr a loopback address such as %s, not %q", defaultAddr, s.config.Addr)
+	case s.config.HTTPAddr != "" && httpErr == nil && !isLoopback(overHTTP):
+		return fmt.Errorf("--dev listens on this machine only: give --http-listen a loopback address such as %s, not %q", defaultHTTPAddr, s.config.HTTPAddr)
 	case s.config.TLSCertPath != "" || s.config.TLSKeyPath != "" || s.config.SPIFFEWorkloadAPI != "":
 		return errors.New("--dev serves without TLS: leave out --tls-cert, --tls-key and --spiffe-workload-api, or --dev")
 	case s.config.Engine.Kind != engine.Embedded:

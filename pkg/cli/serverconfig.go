@@ -19,6 +19,9 @@ import (
 // defaultAddr is where serve listens: SpiceDB's port, on this machine only.
 const defaultAddr = "127.0.0.1:50051"
 
+// defaultHTTPAddr is where it could listen for HTTP, as an example in messages.
+const defaultHTTPAddr = "127.0.0.1:50061"
+
 // serverSettings is everything that can be set about a server, as flags. daemon.Config says what each
 // means; a test asserts that no field of it is forgotten here.
 //
@@ -112,11 +115,14 @@ func (s *serverSettings) registerServer(flags *pflag.FlagSet) {
 	flags.StringVar(&j.Witness, "journal-witness", "", "URL of a witness (C2SP tlog-witness) that cosigns the journal's checkpoints; none if left out")
 	flags.StringVar(&j.WitnessKey, "journal-witness-key", "", "the key that verifies its signatures, in the notation of C2SP signed-note")
 	flags.StringVar(&s.config.MetricsAddr, "metrics-addr", "", "host and port where Prometheus finds figures, at /metrics; nowhere if left out")
-	flags.StringVar(&s.config.SignalsAddr, "signals-listen", "",
-		"host and port where security events (Shared Signals, RFC 8935) are taken over HTTP, at /signals, with the TLS of --addr; nowhere if left out")
+	flags.StringVar(&s.config.HTTPAddr, "http-listen", "",
+		"host and port where calls are answered over HTTP, as Connect, gRPC-Web and JSON, and security events (Shared Signals, RFC 8935) taken, at /signals, "+
+			"with the TLS of --addr; nowhere if left out")
+	flags.StringSliceVar(&s.config.HTTPOrigins, "http-origin", nil,
+		"origin whose pages may call there from a browser, such as https://console.example.com (repeatable); none if left out")
 	flags.StringVar(&s.config.SignalsDir, "signals-dir", "",
 		"directory that keeps which security events were received; made if it is not there; signals in --data-dir if left out; "+
-			"engines without a data directory need it")
+			"engines without a data directory take no security events without it")
 	flags.BoolVar(&s.config.InsecureMetrics, "insecure-metrics", false, "let other machines read the metrics, which hold no secrets")
 	flags.StringSliceVar(&s.config.GlobalTypes, "global-types", nil, "object types that belong to no tenant")
 	flags.DurationVar(&s.config.SnapshotMaxAge, "snapshot-max-age", 0, "how old an exact snapshot, or a lookup that is continued, may be; 0 means 30s")
@@ -274,8 +280,8 @@ func (s *serverSettings) summary(flags *pflag.FlagSet, d *daemon.Daemon) []zap.F
 	if addr := d.MetricsAddr(); addr != nil {
 		fields = append(fields, zap.Stringer("metrics_addr", addr))
 	}
-	if addr := d.SignalsAddr(); addr != nil {
-		fields = append(fields, zap.Stringer("signals_addr", addr))
+	if addr := d.HTTPAddr(); addr != nil {
+		fields = append(fields, zap.Stringer("http_addr", addr))
 	}
 	differ := map[string]string{}
 	flags.VisitAll(func(f *pflag.Flag) {

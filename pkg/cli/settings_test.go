@@ -126,7 +126,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"datastore-conn-uri", "postgres://x"}, {"remote-endpoint", "h:1"}, {"remote-preshared-key", "r"},
 		{"remote-insecure", "true"}, {"remote-trust-schema", "true"}, {"remote-ca", "ca.pem"}, {"retention", "4m"}, {"clock-offset", "1s"},
 		{"data-dir", "d"}, {"cache-mib", "1"}, {"evaluator", "spicedb"}, {"verify-sample", "0.5"}, {"metrics-addr", "127.0.0.1:8"},
-		{"signals-listen", "127.0.0.1:9"}, {"signals-dir", "s"},
+		{"http-listen", "127.0.0.1:9"}, {"http-origin", "https://a.example"}, {"signals-dir", "s"},
 		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
 		{"journal-answer-unrecorded", "true"}, {"journal-retention", "1h"}, {"journal-quota-mib", "300"}, {"journal-caller-share", "0.1"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
 		{"journal-erasable", "true"}, {"journal-personal-types", "ticket"},

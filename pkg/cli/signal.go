@@ -15,7 +15,7 @@ import (
 // newSignal builds `deputy signal`.
 func newSignal(p *program) *cobra.Command {
 	cmd := group(groupGovern, "signal", "List, apply and drop security events that wait for a person (responders)")
-	cmd.Long = `Identity providers send security events (Shared Signals, CAEP and RISC) to --signals-listen, and most take effect at once.
+	cmd.Long = `Identity providers send security events (Shared Signals, CAEP and RISC) to --http-listen, and most take effect at once.
 An event that reaches beyond what its transmitter may do, or is too old, waits until a person applies or drops it.
 Each server has its own list: ask the one that received it.`
 	c := client(p, cmd)

@@ -90,11 +90,13 @@ type Config struct {
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means
 	// nowhere. Anything but a loopback address needs InsecureMetrics or Insecure.
 	MetricsAddr string
-	// SignalsAddr is the host and port where security events (RFC 8935) are taken, over HTTP at /signals, with the TLS of Addr; empty means
-	// nowhere. Without TLS anything but a loopback address needs Insecure.
-	SignalsAddr string
+	// HTTPAddr is the host and port where calls of deputy.v1 are answered over HTTP, as Connect, gRPC-Web and JSON, and where security events (RFC
+	// 8935) are taken at /signals, with the TLS of Addr; empty means nowhere. Without TLS anything but a loopback address needs Insecure.
+	HTTPAddr string
+	// HTTPOrigins are the origins whose pages may call there from a browser, such as https://console.example.com; empty means none.
+	HTTPOrigins []string
 	// SignalsDir is the directory where it is kept which signals were received, which is made if it is not there; empty means signals in the data
-	// directory of the engine embedded. The other engines need it with SignalsAddr.
+	// directory of the engine embedded. On the other engines a server without it takes no security events.
 	SignalsDir string
 	// InsecureMetrics lets other machines read the metrics, which hold no secrets.
 	InsecureMetrics bool
@@ -209,7 +211,7 @@ func (c Config) checkNoListener() error {
 		{"SPIFFEWorkloadAPI", c.SPIFFEWorkloadAPI != ""}, {"Issuers", len(c.Issuers) > 0},
 		{"Actors", len(c.Actors) > 0}, {"People", len(c.People) > 0}, {"TLSMinVersion", c.TLSMinVersion != ""},
 		{"TLSClientAuth", c.TLSClientAuth != ""}, {"SPIFFETrustDomains", len(c.SPIFFETrustDomains) > 0}, {"Insecure", c.Insecure},
-		{"SignalsAddr", c.SignalsAddr != ""},
+		{"HTTPAddr", c.HTTPAddr != ""},
 	} {
 		if one.set {
 			return fmt.Errorf("%s is set, and nobody can connect to a server with NoListener: leave one of them out", one.name)

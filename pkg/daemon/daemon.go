@@ -82,8 +82,8 @@ type Daemon struct {
 	program *InProcess
 	health  *openHealth
 	metrics *metricsServer
-	// signals takes security events, and ledger keeps which; nil without.
-	signals *signalsServer
+	// http is the door over HTTP, and ledger keeps the security events that come in there; nil without.
+	http    *httpServer
 	ledger  *signal.Ledger
 	callers *callers
 	gate    *rpc.Gate
@@ -179,9 +179,18 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(fmt.Errorf("cannot listen: %w", err))
 	}
+	connections, overHTTP := cfg.httpConnections(connections)
 	d.listener = newListener(port, connections)
 	opened = append(opened, d.listener)
-	figures = append(figures, d.listener.collectors()...)
+	figures = append(figures, d.listener.collectors("deputy_connections", "Connections")...)
+	httpPort, err := cfg.listenHTTP(ctx, overHTTP)
+	if err != nil {
+		return fail(err)
+	}
+	if httpPort != nil {
+		opened = append(opened, httpPort)
+		figures = append(figures, httpPort.collectors("deputy_http_connections", "Connections over HTTP")...)
+	}
 	var calls *rpc.Figures
 	if cfg.MetricsAddr != "" { // where nobody looks, nothing is counted
 		calls = rpc.NewFigures()
@@ -206,10 +215,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err := d.noteStart(); err != nil { //nolint:contextcheck // the note belongs to no call
 		return fail(err)
 	}
-	options := d.gate.Options() //nolint:contextcheck // every call brings its own
-	options = append(options, rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}.Options()...)
-	options = append(options, keeping()...) //nolint:contextcheck // every call brings its own
-	options = append(options, cfg.limits()...)
+	// The one way of every call from outside, by gRPC or through another door.
+	chain := d.gate.Chain(rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}).And(keeping())
+	options := append(d.gate.Options(chain), cfg.limits()...) //nolint:contextcheck // every call brings its own
 	if d.transport != nil {
 		d.transport.onHealth = d.tellTLS
 		options = append(options, grpc.Creds(d.transport.credentials()))
@@ -241,15 +249,15 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 			return d.callers.Book().VerifyEvents(ctx, issuer, token)
 		},
 	}
-	rpc.Register(guarded, services)
-	spicedb.Register(d.server, gateway) // it receives by itself
 	d.local = d.gate.Local(spicedb.Codec())
-	rpc.Register(d.local, services)
+	carried := d.gate.Carried(chain)
+	d.gate.Register(services, guarded, d.local, carried)
+	spicedb.Register(d.server, gateway) // it receives by itself
 	spicedb.Register(d.local, gateway)
 	d.program = d.As(caller.InProcess())
 	d.health.register(guarded)
 	reflection.Register(guarded)
-	if d.signals, err = d.listenSignals(ctx); err != nil {
+	if d.http, err = d.openHTTP(httpPort, carried); err != nil {
 		return fail(err)
 	}
 	d.warnPersonalTypes(ctx)
@@ -362,7 +370,7 @@ func (c Config) complete() (Config, error) {
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c, err = c.checkSignals(); err != nil {
+	if c, err = c.checkHTTP(); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
 	for _, one := range []struct {
@@ -429,7 +437,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
 	go d.metrics.serve()
-	go d.signals.serve()
+	go d.http.serve()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.watchEngine(watch)

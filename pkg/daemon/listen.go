@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/rpc"
 )
 
 // What a connection may take. A stranger is a peer that has not proven who it is.
@@ -49,10 +51,7 @@ func (c Config) limits() []grpc.ServerOption {
 	alive := keepalive.ServerParameters{
 		MaxConnectionIdle: idleTime, Time: pingTime, Timeout: pongTime,
 		// Without an end to the calls that are under way then: streams have limits of their own.
-		MaxConnectionAge: orDefault(c.MaxConnectionAge, connectionAge),
-	}
-	if c.asksClients() {
-		alive.MaxConnectionAge = min(alive.MaxConnectionAge, orDefault(c.certifiedTime, certifiedTime))
+		MaxConnectionAge: c.connectionAge(),
 	}
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeTime),
@@ -64,6 +63,15 @@ func (c Config) limits() []grpc.ServerOption {
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.ReadBufferSize(8 << 10),
 	}
+}
+
+// connectionAge is how long a connection serves new calls.
+func (c Config) connectionAge() time.Duration {
+	age := orDefault(c.MaxConnectionAge, connectionAge)
+	if c.asksClients() {
+		age = min(age, orDefault(c.certifiedTime, certifiedTime))
+	}
+	return age
 }
 
 // listener bounds the connections that are open at once, so that they leave the descriptors that the store needs.
@@ -262,7 +270,7 @@ func (l *listener) closeIf(end func(*conn) bool) {
 
 // keeping are the interceptors that keep the connections of known callers. They stand behind those
 // that find out.
-func keeping() []grpc.ServerOption {
+func keeping() rpc.Chain {
 	keep := func(ctx context.Context) {
 		as := standingOf(ctx)
 		if as == aStranger {
@@ -274,20 +282,24 @@ func keeping() []grpc.ServerOption {
 			}
 		}
 	}
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			keep(ctx)
-			return handler(ctx, req)
-		}),
-		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			keep(stream.Context())
-			return handler(srv, stream)
-		}),
+	return rpc.Chain{
+		Unary: []grpc.UnaryServerInterceptor{
+			func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+				keep(ctx)
+				return handler(ctx, req)
+			},
+		},
+		Stream: []grpc.StreamServerInterceptor{
+			func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+				keep(stream.Context())
+				return handler(srv, stream)
+			},
+		},
 	}
 }
 
-// collectors are the listener's figures.
-func (l *listener) collectors() []prometheus.Collector {
+// collectors are the listener's figures, whose names begin with one, and whose help with what connections they are.
+func (l *listener) collectors(name, what string) []prometheus.Collector {
 	open := func() float64 {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -295,16 +307,16 @@ func (l *listener) collectors() []prometheus.Collector {
 	}
 	return []prometheus.Collector{
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "deputy_connections", Help: "Connections that are open.",
+			Name: name, Help: what + " that are open.",
 		}, open),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "deputy_connections_limit", Help: "How many connections may be open at once.",
+			Name: name + "_limit", Help: "How many " + strings.ToLower(what[:1]) + what[1:] + " may be open at once.",
 		}, func() float64 { return float64(l.max) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "deputy_connections_evicted_total", Help: "Connections without a key that gave way to the next one, at the limit.",
+			Name: name + "_evicted_total", Help: what + " without a key that gave way to the next one, at the limit.",
 		}, func() float64 { return float64(l.evicted.Load()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "deputy_connections_refused_total", Help: "Connections that were closed at once, because callers with a key hold all places.",
+			Name: name + "_refused_total", Help: what + " that were closed at once, because callers with a key hold all places.",
 		}, func() float64 { return float64(l.refused.Load()) }),
 	}
 }

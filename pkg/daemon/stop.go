@@ -46,7 +46,7 @@ func (d *Daemon) drain() {
 		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
-			d.signals.drain(until)
+			d.http.drain(until)
 		}()
 		d.server.GracefulStop()
 		<-stopped
@@ -76,7 +76,7 @@ func (d *Daemon) close() error {
 	d.health.Shutdown()
 	return closeBy(d.stopBy(), d.log, []closing{
 		// Calls that do not end do so, mostly, once there is no engine to wait for.
-		{"signals under way", cutTime, d.signals.close},
+		{"calls under way over HTTP", cutTime, d.http.close},
 		{"calls under way", cutTime, func() error {
 			d.listener.cut()
 			d.server.Stop()

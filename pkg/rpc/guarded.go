@@ -58,8 +58,6 @@ func (s *Guarded) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	s.Server.RegisterService(&guarded, impl)
 }
 
-func (s *Guarded) seals(by *Sealer) { s.gate.sealer = by }
-
 // know prepares a method to be received.
 func (g *Gate) know(service, name string) {
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))

@@ -49,36 +49,40 @@ func (g *Gate) who(ctx context.Context) (*caller.Caller, error) {
 //
 // Services are registered before the first call. It is safe for concurrent use then.
 type Local struct {
-	gate  *Gate
+	handlers
 	codec encoding.CodecV2
+}
+
+// handlers are those of services that no gRPC server calls, by the full names of their methods.
+type handlers struct {
+	gate  *Gate
 	unary map[string]grpc.MethodHandler
 	// streams are those of the door too, whose unary methods are streams to the server.
 	streams map[string]grpc.StreamHandler
 	servers map[string]any
 }
 
+func (g *Gate) handlers() handlers {
+	return handlers{gate: g, unary: map[string]grpc.MethodHandler{}, streams: map[string]grpc.StreamHandler{}, servers: map[string]any{}}
+}
+
 // Local returns a server for this process, whose codec is that of the door. The services of deputy.v1 are to be registered at a Guarded
 // server of the gate too, whoever serves it, because there the gate comes to know them.
 func (g *Gate) Local(codec encoding.CodecV2) *Local {
-	return &Local{
-		gate: g, codec: codec,
-		unary: map[string]grpc.MethodHandler{}, streams: map[string]grpc.StreamHandler{}, servers: map[string]any{},
-	}
+	return &Local{handlers: g.handlers(), codec: codec}
 }
 
 // RegisterService is grpc.ServiceRegistrar's.
-func (l *Local) RegisterService(desc *grpc.ServiceDesc, impl any) {
+func (h handlers) RegisterService(desc *grpc.ServiceDesc, impl any) {
 	for _, m := range desc.Methods {
 		full := "/" + desc.ServiceName + "/" + m.MethodName
-		l.unary[full], l.servers[full] = l.gate.later(full, m.Handler), impl
+		h.unary[full], h.servers[full] = h.gate.later(full, m.Handler), impl
 	}
 	for _, s := range desc.Streams {
 		full := "/" + desc.ServiceName + "/" + s.StreamName
-		l.streams[full], l.servers[full] = s.Handler, impl
+		h.streams[full], h.servers[full] = s.Handler, impl
 	}
 }
-
-func (l *Local) seals(by *Sealer) { l.gate.sealer = by }
 
 // As returns the connection of a caller, whose roles and bounds hold as for one over a network. It needs not be closed.
 func (l *Local) As(c *caller.Caller) grpc.ClientConnInterface { return localConn{l, c} }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,16 +65,55 @@ func NewGate(callers *caller.Callers, admits *admission.Admission, figures *Figu
 	return g
 }
 
-// Options returns the server options with which every call passes through the gate.
-func (g *Gate) Options() []grpc.ServerOption {
-	return append(g.figures.options(),
-		grpc.ChainUnaryInterceptor(g.unary), grpc.ChainStreamInterceptor(g.stream), grpc.MaxRecvMsgSize(MaxReceived),
+// Chain is what calls pass through on their way to a handler, in order, whichever way they come in.
+type Chain struct {
+	Unary  []grpc.UnaryServerInterceptor
+	Stream []grpc.StreamServerInterceptor
+}
+
+// And returns the chain with another one behind it.
+func (c Chain) And(then Chain) Chain {
+	return Chain{Unary: slices.Concat(c.Unary, then.Unary), Stream: slices.Concat(c.Stream, then.Stream)}
+}
+
+// unary is the chain as one interceptor.
+func (c Chain) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	for _, one := range slices.Backward(c.Unary) {
+		next := handler
+		handler = func(ctx context.Context, req any) (any, error) { return one(ctx, req, info, next) }
+	}
+	return handler(ctx, req)
+}
+
+// stream is the chain as one interceptor.
+func (c Chain) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	for _, one := range slices.Backward(c.Stream) {
+		next := handler
+		handler = func(srv any, stream grpc.ServerStream) error { return one(srv, stream, info, next) }
+	}
+	return handler(srv, stream)
+}
+
+// Chain is what every call has to pass through. What belongs to a server's connections comes behind it.
+func (g *Gate) Chain(limits StreamLimits) Chain {
+	return g.figures.chain().
+		And(Chain{Unary: []grpc.UnaryServerInterceptor{g.unary}, Stream: []grpc.StreamServerInterceptor{g.stream}}).
+		And(limits.chain())
+}
+
+// Options returns the server options with which every call of gRPC passes through a chain, which begins with the gate's.
+func (*Gate) Options(through Chain) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(through.Unary...), grpc.ChainStreamInterceptor(through.Stream...), grpc.MaxRecvMsgSize(MaxReceived),
 		// Without a handler gRPC answers calls of methods that it does not know past all interceptors, so that they would leave no trace.
-		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-			method, _ := grpc.MethodFromServerStream(stream)
-			return unserved(method)
-		}),
-	)
+		grpc.UnknownServiceHandler(unknown),
+	}
+}
+
+// unknown is the handler of methods that there are not.
+func unknown(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	return unserved(method)
 }
 
 // Receiver receives the messages of services that do not have them decoded by the gate: the door's.

@@ -126,15 +126,15 @@ func (f *Figures) all() []prometheus.Collector {
 	return []prometheus.Collector{f.methods, f.inFlight, f.calls, f.refusals, f.answers, f.disagreements, f.watches, f.renewals}
 }
 
-// options are the server options that time calls. They stand before the gate's own, so that they see the status that it answers with.
-func (f *Figures) options() []grpc.ServerOption {
+// chain times calls. It stands before the gate's own, so that it sees the status that the gate answers with.
+func (f *Figures) chain() Chain {
 	if f == nil {
-		return nil
+		return Chain{}
 	}
 	unary, stream := f.methods.UnaryServerInterceptor(), f.methods.StreamServerInterceptor()
-	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(unary),
-		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return Chain{
+		Unary: []grpc.UnaryServerInterceptor{unary},
+		Stream: []grpc.StreamServerInterceptor{func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			if caller.MethodOf(info.FullMethod) == nil {
 				return handler(srv, ss) // a caller chooses its name
 			}
@@ -145,7 +145,7 @@ func (f *Figures) options() []grpc.ServerOption {
 			_, err := unary(ss.Context(), nil, &grpc.UnaryServerInfo{Server: srv, FullMethod: info.FullMethod},
 				func(context.Context, any) (any, error) { return nil, handler(srv, ss) })
 			return err
-		}),
+		}},
 	}
 }
 

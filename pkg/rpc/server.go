@@ -42,12 +42,12 @@ type Config struct {
 	SnapshotMaxAge time.Duration
 }
 
-// Register adds the services of deputy.v1 to a Guarded server.
-func Register(s grpc.ServiceRegistrar, cfg Config) {
+// Register adds the services of deputy.v1 to servers of one gate, of which one is Guarded. All of them have the same services, so that what a
+// service keeps, such as how much it works on at once, is kept for all ways in together.
+func (g *Gate) Register(cfg Config, at ...grpc.ServiceRegistrar) {
 	b := border{cfg}
-	if at, ok := s.(interface{ seals(by *Sealer) }); ok {
-		at.seals(cfg.Sealer)
-	}
+	g.sealer = cfg.Sealer
+	s := servers(at)
 	deputyv1.RegisterPermissionsServiceServer(s, &permissions{
 		border: b, explaining: newExplaining(), watches: newWatches(cfg.Judge, cfg.Figures),
 	})
@@ -62,6 +62,16 @@ func Register(s grpc.ServiceRegistrar, cfg Config) {
 	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})
 	deputyv1.RegisterReachServiceServer(s, &reaches{border: b})
 	deputyv1.RegisterSignalsServiceServer(s, &signals{border: b})
+}
+
+// servers are several that have the same services.
+type servers []grpc.ServiceRegistrar
+
+// RegisterService is grpc.ServiceRegistrar's.
+func (all servers) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	for _, one := range all {
+		one.RegisterService(desc, impl)
+	}
 }
 
 // border is what all services share.

@@ -30,7 +30,7 @@ type signals struct {
 func (s *signals) kept() (*signal.Ledger, error) {
 	if s.Signals == nil {
 		return nil, authz.Errorf(authz.Precondition, authz.ReasonNoSignals,
-			"this server takes no signals: set --signals-listen where they come in, and --signals-dir where it has no data directory")
+			"this server takes no signals: set --http-listen where they come in, and --signals-dir where it has no data directory")
 	}
 	return s.Signals, nil
 }

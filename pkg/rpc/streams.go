@@ -70,8 +70,13 @@ type StreamLimits struct {
 	workers workers
 }
 
-// Options returns the server options that keep streams to their limits. They have to stand behind Interceptors.
+// Options returns the server options that keep streams to their limits, for a server without a Gate.
 func (l StreamLimits) Options() []grpc.ServerOption {
+	return []grpc.ServerOption{grpc.ChainStreamInterceptor(l.chain().Stream...)}
+}
+
+// chain keeps streams to their limits. It has to stand behind the gate's own.
+func (l StreamLimits) chain() Chain {
 	for _, one := range []struct {
 		limit     *time.Duration
 		otherwise time.Duration
@@ -81,7 +86,7 @@ func (l StreamLimits) Options() []grpc.ServerOption {
 		}
 	}
 	l.workers = make(workers)
-	return []grpc.ServerOption{grpc.ChainStreamInterceptor(l.intercept)}
+	return Chain{Stream: []grpc.StreamServerInterceptor{l.intercept}}
 }
 
 // workers are goroutines that have run a handler and wait for the next one: a decision walks deep, and the stack

@@ -14,6 +14,8 @@ import (
 // Tests may import what they like: a room's example needs a running server.
 var arrows = map[string][]string{
 	"cmd/deputy": {"pkg/cli"},
+	// A plugin of buf: the OpenAPI document about the contract.
+	"cmd/protoc-gen-openapi": {},
 
 	// Words, and the ports of the engine. Everybody may use them; they use nobody.
 	"pkg/authz": {},
@@ -96,6 +98,8 @@ var arrows = map[string][]string{
 	"pkg/door/spicedb": {"pkg/authz", "pkg/facts", "pkg/gen", "pkg/rpc/wire", "pkg/statuses"},
 	// Security events over HTTP (RFC 8935). Who sends them, and what becomes of them, is handed to it.
 	"pkg/door/signals": {"pkg/authz", "pkg/turns"},
+	// deputy.v1 over HTTP. Calls are carried to the services, and who calls is handed to it.
+	"pkg/door/http": {"pkg/authz", "pkg/door/signals", "pkg/rpc", "pkg/statuses"},
 	// The guard in front of an MCP server.
 	"pkg/door/mcp": {"pkg/authz", "pkg/client", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
 	// The guard over HTTP. Whose a token is, and what an agent may do, is handed to it.
@@ -157,7 +161,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
-		"pkg/door/signals", "pkg/signal",
+		"pkg/door/http", "pkg/door/signals", "pkg/signal",
 	},
 
 	"pkg/gen": {},
@@ -185,7 +189,7 @@ var outside = map[string][]string{
 		"tests", "pkg/fixture/endpoint",
 	},
 	"google.golang.org/grpc": {
-		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/daemon",
+		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/door/spicedb", "pkg/door/http", "pkg/rpc/wire", "pkg/daemon",
 		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller",
 	},
 }

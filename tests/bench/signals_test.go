@@ -33,7 +33,7 @@ func TestSignals(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "jwks.json")
 	must(t, os.WriteFile(file, keys, 0o600))
 	cfg := daemon.Config{
-		Engine: harness.Embedded(t), SignalsAddr: "127.0.0.1:0",
+		Engine: harness.Embedded(t), HTTPAddr: "127.0.0.1:0",
 		Issuers: []token.Issuer{{Issuer: issuer, Audiences: []string{"calls"}, Algorithms: []string{"ES256"}, JWKSFile: file}},
 		Callers: []*caller.Caller{{
 			Name: "idp", Roles: caller.RolesOf(deputyv1.Role_ROLE_TRANSMITTER), Bounds: authz.Unbounded(),
@@ -55,7 +55,7 @@ func TestSignals(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		got, err := events.Push(client, "http://"+server.SignalsAddr().String()+"/signals", key, text)
+		got, err := events.Push(client, "http://"+server.HTTPAddr().String()+"/signals", key, text)
 		if err == nil && got.Status != http.StatusAccepted {
 			err = fmt.Errorf("%+v", got)
 		}

@@ -66,6 +66,24 @@ func (p *proofs) dial(t testing.TB, addr, kind, name string) *grpc.ClientConn {
 	}
 }
 
+// dialHTTP connects as a caller likewise, to the door over HTTP.
+func (p *proofs) dialHTTP(t testing.TB, addr, protocol, kind, name string) *harness.HTTPConn {
+	t.Helper()
+	key, config := "", harness.WithTLS(p.authority)
+	switch {
+	case name == "":
+	case isPerson(name):
+		key = p.issuer.Sign(t, token.DefaultType, p.issuer.Claims(name, map[string]any{personClaim: "alice-acme"}))
+	case kind == "certificate":
+		config = harness.WithTLS(p.authority, p.authority.Issue(t, harness.ForURI(spiffeOf(name))))
+	case kind == "JWT":
+		key = p.issuer.Token(t, name)
+	default:
+		key = keyOf(name)
+	}
+	return harness.DialHTTP(t, addr, key, protocol, config)
+}
+
 func keyOf(name string) string    { return "the-key-of-" + name }
 func spiffeOf(name string) string { return "spiffe://example.org/" + name }
 

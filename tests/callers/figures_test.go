@@ -169,7 +169,7 @@ func TestFiguresAreDocumented(t *testing.T) {
 	if err := os.WriteFile(file, []byte("callers: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := daemon.Config{Engine: harness.Embedded(t), MetricsAddr: "127.0.0.1:0", CallersPath: file, SignalsAddr: "127.0.0.1:0"}
+	cfg := daemon.Config{Engine: harness.Embedded(t), MetricsAddr: "127.0.0.1:0", CallersPath: file, HTTPAddr: "127.0.0.1:0"}
 	cfg.PresharedKeys, cfg.AdminPresharedKeys = []string{harness.ServiceKey}, []string{harness.AdminKey}
 	w := newWorld(t, newProofs(t).server(t, cfg))
 	if _, err := w.invoke(w.Nobody, "deputy.v1.AgentsService/ListAgents", "{}"); status.Code(err) != codes.Unauthenticated {

@@ -114,7 +114,7 @@ var places = []place{
 // knows no ways of proof: how a caller proves who it is makes no difference.
 func TestTable(t *testing.T) {
 	by := newProofs(t)
-	cfg := by.server(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t), SignalsDir: t.TempDir()})
+	cfg := by.server(t, daemon.Config{Engine: harness.Embedded(t), Callers: configured(t), SignalsDir: t.TempDir(), HTTPAddr: "127.0.0.1:0"})
 	provider := newProvider(t)
 	cfg.Issuers = append(cfg.Issuers, provider.known(t))
 	w := newWorld(t, cfg)
@@ -123,7 +123,7 @@ func TestTable(t *testing.T) {
 		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`)
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			table, short := w.table(func(name string) *grpc.ClientConn { return by.dial(t, w.Addr().String(), kind, name) })
+			table, short := w.table(func(name string) grpc.ClientConnInterface { return by.dial(t, w.Addr().String(), kind, name) })
 			if kind == kinds[0] {
 				t.Log("\n" + table)
 			}
@@ -131,12 +131,21 @@ func TestTable(t *testing.T) {
 			comparePage(t, "../../docs/callers.md", short)
 		})
 	}
+	// Over HTTP it is the same table, whichever protocol is spoken: all calls of deputy.v1 go there.
+	for protocol, kind := range map[string]string{"Connect JSON": "key", "gRPC-Web": "certificate", "Connect": "JWT"} {
+		t.Run(kind+" over "+protocol, func(t *testing.T) {
+			table, _ := w.table(func(name string) grpc.ClientConnInterface {
+				return harness.Beside{HTTP: by.dialHTTP(t, w.HTTPAddr().String(), protocol, kind, name), GRPC: by.dial(t, w.Addr().String(), kind, name)}
+			})
+			compare(t, "testdata/table.txt", table)
+		})
+	}
 }
 
 // table makes every call as every caller, and returns the whole table, and the short one for the page.
-func (w *world) table(dial func(name string) *grpc.ClientConn) (whole, short string) {
+func (w *world) table(dial func(name string) grpc.ClientConnInterface) (whole, short string) {
 	w.t.Helper()
-	connections := map[string]*grpc.ClientConn{}
+	connections := map[string]grpc.ClientConnInterface{}
 	for _, column := range columns {
 		for _, bounded := range []bool{true, false} {
 			name := nameOf(column, bounded)
@@ -168,7 +177,7 @@ func (w *world) once(method, request string) {
 }
 
 // cell makes a call and says in a word what it came to.
-func (w *world) cell(conn *grpc.ClientConn, c call, p place) string {
+func (w *world) cell(conn grpc.ClientConnInterface, c call, p place) string {
 	w.t.Helper()
 	w.n++
 	answers, err := w.invoke(conn, c.method, w.fill(c.request, p.in, p.agent))
@@ -319,7 +328,7 @@ func blocks(text string) map[string]string {
 }
 
 // invoke makes a call of any method, and returns all its answers as JSON. Of a stream without an end it is the first.
-func (w *world) invoke(conn *grpc.ClientConn, method, request string) (string, error) {
+func (w *world) invoke(conn grpc.ClientConnInterface, method, request string) (string, error) {
 	w.t.Helper()
 	service, name, _ := strings.Cut(method, "/")
 	found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service + "." + name))

@@ -330,6 +330,29 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestHTTP: with HTTP there is a port at the pod and at the service, for the peers that may reach the server; without there is none.
+func TestHTTP(t *testing.T) {
+	values := example(t, "embedded")
+	values["http"] = map[string]any{"enabled": true, "port": 8181, "origins": []any{"https://console.example.com"}}
+	values["networkPolicy"] = map[string]any{"enabled": true, "from": []any{map[string]any{"podSelector": map[string]any{}}}}
+	on, off := install(t, values), install(t, example(t, "embedded"))
+	if config := on.config.Data["deputy.yaml"]; !strings.Contains(config, `http-listen: ":8181"`) || !strings.Contains(config, "http-origin:\n  - https://console.example.com") {
+		t.Errorf("the server's configuration:\n%s", config)
+	}
+	if ports := on.pod().Containers[0].Ports; len(ports) != 2 || ports[1].Name != "http" || ports[1].ContainerPort != 8181 {
+		t.Errorf("the pod's ports: %v", ports)
+	}
+	if ports := on.service.Spec.Ports; len(ports) != 2 || ports[1].Port != 8181 || ports[1].TargetPort.StrVal != "http" {
+		t.Errorf("the service's ports: %v", ports)
+	}
+	if rules := on.policy.Spec.Ingress; len(rules) != 1 || len(rules[0].Ports) != 2 || rules[0].Ports[1].Port.StrVal != "http" {
+		t.Errorf("the policy's rules: %v", rules)
+	}
+	if strings.Contains(off.config.Data["deputy.yaml"], "http-") || len(off.pod().Containers[0].Ports) != 1 || len(off.service.Spec.Ports) != 1 {
+		t.Error("there is a port for HTTP that nobody asked for")
+	}
+}
+
 // TestMetrics: with metrics Prometheus has a port, at the pod and at the service, and a policy of its own; without there is neither.
 func TestMetrics(t *testing.T) {
 	values := example(t, "postgres")

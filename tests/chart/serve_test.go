@@ -105,10 +105,10 @@ func built(t *testing.T) string {
 
 // chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
 var chartSets = []string{
-	"addr", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
+	"addr", "http-listen", "http-origin", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
 	"insecure-metrics", "journal", "journal-dir", "journal-key-dir", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
 	"remote-preshared-key-file", "spiffe-trust-domain",
-	"signals-dir", "signals-listen", // the chart has no port for them
+	"signals-dir",         // signals are kept on the volume of embedded
 	"spiffe-workload-api", // its socket has to be mounted, which the chart does not do
 	"tls-cert", "tls-client-auth", "tls-client-ca", "tls-key", "token-key-file",
 }

@@ -38,7 +38,7 @@ func free(t *testing.T) string {
 // TestDoor: what is no push is refused, with the body unread of whom nobody knows.
 func TestDoor(t *testing.T) {
 	w := open(t, overMemory(t))
-	url := "http://" + w.SignalsAddr().String()
+	url := "http://" + w.HTTPAddr().String()
 	good := w.sign(event("account-disabled", user("alice"), nil))
 	packed := &bytes.Buffer{}
 	z := gzip.NewWriter(packed)
@@ -75,7 +75,7 @@ func TestDoor(t *testing.T) {
 		t.Errorf("what was refused changed something: %q", got)
 	}
 	t.Run("a stranger is answered without a body", func(t *testing.T) {
-		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.SignalsAddr().String())
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.HTTPAddr().String())
 		w.must(err)
 		defer func() { _ = conn.Close() }()
 		_, err = fmt.Fprintf(conn, "POST /signals HTTP/1.1\r\nHost: x\r\nContent-Type: application/secevent+jwt\r\nContent-Length: 1000\r\n\r\n")
@@ -93,7 +93,7 @@ func TestSlow(t *testing.T) {
 	w := open(t, overMemory(t))
 	var slow []net.Conn
 	for i := range 300 { // more than there are places
-		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.SignalsAddr().String())
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", w.HTTPAddr().String())
 		w.must(err)
 		defer func() { _ = conn.Close() }()
 		if i%2 == 0 {
@@ -132,7 +132,7 @@ func TestResets(t *testing.T) {
 	})
 	config := &tls.Config{RootCAs: harness.Pool(ca)}
 	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: config}}
-	url := "https://" + w.SignalsAddr().String() + "/signals"
+	url := "https://" + w.HTTPAddr().String() + "/signals"
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {

@@ -142,7 +142,7 @@ func TestOnce(t *testing.T) {
 	answers := make(chan events.Answer)
 	for range 8 {
 		go func() {
-			got, err := events.Push(http.DefaultClient, "http://"+w.SignalsAddr().String()+"/signals", wideKey, token)
+			got, err := events.Push(http.DefaultClient, "http://"+w.HTTPAddr().String()+"/signals", wideKey, token)
 			if err != nil {
 				t.Error(err)
 			}

@@ -34,7 +34,7 @@ func serve(t *testing.T, dir, callers string) *serving {
 	port := free(t)
 	server, err := process.Start(process.Config{
 		Log: filepath.Join(dir, "serve.log"), Env: map[string]string{"DEPUTY_ADMIN_PRESHARED_KEY": harness.AdminKey},
-		Args: []string{"--addr", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data"), "--callers", callers, "--signals-listen", port},
+		Args: []string{"--addr", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "data"), "--callers", callers, "--http-listen", port},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -125,7 +125,7 @@ func open(t *testing.T, change func(*daemon.Config)) *world {
 	t.Helper()
 	w := &world{t: t, signer: newSigner(t), rogue: newSigner(t)}
 	cfg := daemon.Config{
-		Engine: harness.Embedded(t), SignalsAddr: "127.0.0.1:0", Callers: callers(),
+		Engine: harness.Embedded(t), HTTPAddr: "127.0.0.1:0", Callers: callers(),
 		Issuers: []token.Issuer{known(t, issuer, w.signer), known(t, other, w.signer)},
 	}
 	if change != nil {
@@ -227,7 +227,7 @@ func (w *world) stands() (all []string) {
 // push sends a token.
 func (w *world) push(key, token string) events.Answer {
 	w.t.Helper()
-	got, err := events.Push(http.DefaultClient, "http://"+w.SignalsAddr().String()+"/signals", key, token)
+	got, err := events.Push(http.DefaultClient, "http://"+w.HTTPAddr().String()+"/signals", key, token)
 	w.must(err)
 	return got
 }

@@ -142,7 +142,7 @@ func TestSoak(t *testing.T) {
 			"--addr", "127.0.0.1:0", "--metrics-addr", "127.0.0.1:0", "--data-dir", data, "--retention", retention.String(), "--cache-mib", "16", "--gc-headroom-mib", "32",
 			"--journal-dir", journal, "--journal-retention", retention.String(),
 			"--snapshot-max-age", min(retention, 30*time.Second).String(),
-			"--callers", callers, "--signals-listen", provider.addr, "--signals-dir", filepath.Join(dir, "signals"),
+			"--callers", callers, "--http-listen", provider.addr, "--signals-dir", filepath.Join(dir, "signals"),
 		},
 		Profiles: os.Getenv(profilesVariable),
 	})

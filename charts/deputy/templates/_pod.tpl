@@ -38,6 +38,10 @@ spec:
         - name: metrics
           containerPort: {{ .Values.metrics.port }}
         {{- end }}
+        {{- if .Values.http.enabled }}
+        - name: http
+          containerPort: {{ .Values.http.port }}
+        {{- end }}
       securityContext: {{- include "deputy.containerSecurityContext" . | nindent 8 }}
       resources: {{- toYaml .Values.resources | nindent 8 }}
       {{- if .Values.tls.existingSecret }}

@@ -1,5 +1,6 @@
-// Package signals is the HTTP door for security events: push delivery of security event tokens (RFC 8935). It reads requests within limits, and
-// answers them. Who sends a token, and what becomes of it, is handed to it: it knows neither callers nor what an event means.
+// Package signals takes security events on the door over HTTP: push delivery of security event tokens (RFC 8935). It reads requests within limits,
+// and answers them. How long a request may take is its server's. Who sends a token, and what becomes of it, is handed to it: it knows neither callers
+// nor what an event means.
 package signals
 
 import (
@@ -8,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -27,16 +27,8 @@ const (
 	MaxBody = 64 << 10
 	// maxWorking is how many requests of one caller are read, and worked on, at once; there are some more for the others.
 	maxWorking = 64
-	// maxHeaders is the size of a request's headers, in bytes.
-	maxHeaders = 16 << 10
-	// maxStreams is how many requests an HTTP/2 connection may have under way. One that its client resets counts until its handler has ended.
-	maxStreams = 16
-	// headTime is how long headers may take, readTime a whole request, and answerTime a request with its answer.
-	headTime, readTime, answerTime = 5 * time.Second, 10 * time.Second, 25 * time.Second
 	// workTime is how long a token may be worked on.
 	workTime = 14 * time.Second
-	// idleTime is how long a connection may carry no request.
-	idleTime = time.Minute
 )
 
 // Sender takes the tokens of one caller. What it returns has a kind, and a reason that says what is wrong with the token.
@@ -55,19 +47,6 @@ type Door struct {
 // New returns the door.
 func New(identify Identify) *Door {
 	return &Door{identify: identify, working: turns.New("tokens", maxWorking)}
-}
-
-// Server returns an HTTP server of the door, within its limits.
-func (d *Door) Server() *http.Server {
-	return &http.Server{
-		Handler: d, MaxHeaderBytes: maxHeaders,
-		ReadHeaderTimeout: headTime, ReadTimeout: readTime, WriteTimeout: answerTime, IdleTimeout: idleTime,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 16 << 10,
-			MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: MaxBody, SendPingTimeout: idleTime, PingTimeout: headTime,
-		},
-		BaseContext: func(net.Listener) context.Context { return context.Background() },
-	}
 }
 
 // ServeHTTP takes a token, and answers once what becomes of it is durable.

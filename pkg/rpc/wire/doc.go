@@ -13,5 +13,9 @@
 //     and place, and what the decoded message would take is counted.
 //  4. Google's decoder (google.golang.org/protobuf) decodes.
 //
+// Doors that are no gRPC server bring messages here too, and take room before they read one (Receiver.Room). There a message may be JSON in
+// protobuf's mapping: then step 3 reads its words beside the same types, refuses by name what those do not have, and counts what the same message
+// would take in protobuf's encoding; and Google's decoder of JSON decodes it.
+//
 // What the first three let pass and the fourth decodes is what the services, and SpiceDB, get to see.
 package wire

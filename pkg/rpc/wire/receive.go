@@ -92,10 +92,18 @@ func (r *Receiver) Late(tell func(ctx context.Context, st *status.Status) *statu
 	r.late = tell
 }
 
+// Room waits for room for bytes of an encoding that is longer than smallBytes, of a door that reads messages itself and reads no further before.
+// Errors: Exhausted, ctx's.
+func (r *Receiver) Room(ctx context.Context, bytes int) (giveBack func(), err error) {
+	return r.wire.take(ctx, bytes)
+}
+
 // Message is a received message that was inspected. It holds its room until it is freed.
 type Message struct {
 	data  mem.BufferSlice
 	bytes []byte
+	// json says that it is written as JSON, and tolerant that fields are passed over which its type does not have.
+	json, tolerant bool
 	// wire and decoded give the room back; nil where there is none.
 	wire, decoded func()
 }
@@ -104,6 +112,9 @@ type Message struct {
 // Errors: Invalid.
 func (m *Message) Decode(into proto.Message) error {
 	defer m.freeWire()
+	if m.json {
+		return m.decodeJSON(into)
+	}
 	// Nesting was inspected, and this counts groups too, which were refused.
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: MaxDepth + 2}).Unmarshal(m.bytes, into); err != nil {
 		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the request is malformed: it is no protobuf message of its type, or a string is not UTF-8")
@@ -133,12 +144,20 @@ func (m *Message) Free() {
 }
 
 // source is gRPC's stream beneath a call, whose messages are read here and not by gRPC (see the package). The methods are
-// those with which gRPC itself reads, and ends a call.
+// those with which gRPC itself reads, and ends a call. A door that reads messages itself may be written too.
 type source interface {
 	ReadMessageHeader(header []byte) error
 	Read(n int) (mem.BufferSlice, error)
 	RecvCompress() string
 	WriteStatus(st *status.Status) error
+}
+
+// written is a source that says how its messages are written.
+type written interface {
+	// JSON reports whether they are JSON, in the mapping of protobuf, and not protobuf's own encoding.
+	JSON() bool
+	// Held hands over the room that was taken to read the message whose header was read last; nil where that was none.
+	Held() (giveBack func())
 }
 
 // Receive returns the next message of the call that ctx belongs to, inspected. It returns io.EOF after the last message of a
@@ -203,8 +222,12 @@ func (r *Receiver) Receive(ctx context.Context, method *Method) (*Message, error
 
 // read reads a message whose prefix was read, decompressed.
 func (r *Receiver) read(ctx context.Context, from source, method *Method, length int, unpack encoding.Compressor) (m *Message, err error) {
-	m = &Message{}
-	if length > smallBytes {
+	m = &Message{tolerant: method.Tolerant}
+	how, ok := from.(written)
+	if ok {
+		m.json, m.wire = how.JSON(), how.Held()
+	}
+	if length > smallBytes && m.wire == nil {
 		room := length
 		if unpack != nil {
 			room += method.Bytes
@@ -276,6 +299,9 @@ func broken(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the call ends in the middle of a message")
 	}
+	if _, ok := errors.AsType[*authz.Error](err); ok {
+		return err // a door's, which says itself what is wrong
+	}
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
@@ -318,7 +344,11 @@ func (r *Receiver) unpack(ctx context.Context, m *Message, method *Method, unpac
 
 // inspect inspects a message that has come, waits for its turn, and takes the room that it will need once it is decoded.
 func (r *Receiver) inspect(ctx context.Context, m *Message, method *Method) error {
-	decoded, elements, err := method.inspect(m.bytes, method.Items, method.Tolerant)
+	look := method.inspect
+	if m.json {
+		look = method.inspectJSON
+	}
+	decoded, elements, err := look(m.bytes, method.Items, method.Tolerant)
 	if fault, ok := errors.AsType[*Fault](err); ok {
 		return fault.refusal()
 	}

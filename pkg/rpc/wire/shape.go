@@ -16,6 +16,10 @@ type shape struct {
 	// low holds the fields by number where the numbers are small, which they nearly always are; high the rest.
 	low  []*field
 	high map[protowire.Number]*field
+	// names holds the fields by the names that they have in JSON: their own, and the contract's.
+	names map[string]*field
+	// kind says what JSON its type has instead of an object of its fields.
+	kind jsonKind
 	// value says that it is google.protobuf.Value.
 	value bool
 	// needs is the number of a field that has to be there: of a map's entry, a Value; 0 for most.
@@ -25,6 +29,10 @@ type shape struct {
 // field is one field of a message.
 type field struct {
 	name string
+	// json is its name in JSON.
+	json string
+	// mapped says that it is a map, whose message is an entry.
+	mapped bool
 	// wire is how the field, or one element of a list, is encoded.
 	wire protowire.Type
 	// packable says that a list's elements may come together as bytes; elem is then what each of them takes.
@@ -68,11 +76,13 @@ func (all shapes) of(d protoreflect.MessageDescriptor) *shape {
 	if s, ok := all[d.FullName()]; ok {
 		return s
 	}
-	s := &shape{bytes: goBytes(d), value: d.FullName() == valueType}
+	s := &shape{bytes: goBytes(d), value: d.FullName() == valueType, names: map[string]*field{}, kind: jsonKinds[d.FullName()]}
 	all[d.FullName()] = s // first: a type may contain itself
 	for i := range d.Fields().Len() {
 		fd := d.Fields().Get(i)
-		f := &field{name: string(fd.Name()), list: fd.IsList() || fd.IsMap(), wire: wireType(fd.Kind())}
+		f := &field{name: string(fd.Name()), list: fd.IsList() || fd.IsMap(), wire: wireType(fd.Kind()), mapped: fd.IsMap()}
+		s.names[fd.JSONName()], s.names[string(fd.Name())] = f, f
+		f.json = fd.JSONName()
 		if d.IsMapEntry() && fd.Message() != nil && fd.Message().FullName() == valueType {
 			s.needs = fd.Number()
 		}

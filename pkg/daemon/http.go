@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
+	nethttp "net/http"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -19,42 +21,55 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/caller/certificate"
+	"github.com/deputyauth/deputy/pkg/door/http"
 	"github.com/deputyauth/deputy/pkg/door/signals"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/gen/openapi"
+	"github.com/deputyauth/deputy/pkg/rpc"
 	"github.com/deputyauth/deputy/pkg/signal"
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// maxTransmitters is how many connections the listener for security events may have.
-const maxTransmitters = 256
-
 // SignalsDir returns where in a data directory the signals are that were received, unless they are kept elsewhere.
 func SignalsDir(dataDir string) string { return filepath.Join(dataDir, "signals") }
 
-// checkSignals fills in where signals are kept, and refuses what contradicts itself.
-func (c Config) checkSignals() (Config, error) {
-	if c.SignalsAddr == "" {
+// checkHTTP fills in where signals are kept, and refuses what contradicts itself.
+func (c Config) checkHTTP() (Config, error) {
+	if c.HTTPAddr == "" {
+		if len(c.HTTPOrigins) > 0 {
+			return c, errors.New("--http-origin is for pages that call over HTTP: set --http-listen too")
+		}
 		return c, nil
 	}
-	if c.SignalsDir == "" {
-		if c.Engine.Dir == "" {
-			return c, fmt.Errorf("--signals-listen is set, and the engine %s has no data directory that the signals could be kept in: name a directory "+
-				"for them with --signals-dir", c.Engine.Kind)
-		}
+	if c.SignalsDir == "" && c.Engine.Dir != "" {
 		c.SignalsDir = SignalsDir(c.Engine.Dir)
 	}
-	reachable, err := isReachable(c.SignalsAddr)
+	for _, one := range c.HTTPOrigins {
+		if err := http.CheckOrigin(one); err != nil {
+			return c, fmt.Errorf("--http-origin %w", err)
+		}
+	}
+	reachable, err := isReachable(c.HTTPAddr)
 	if err == nil && reachable && !c.secured() && !c.Insecure {
-		err = fmt.Errorf("--signals-listen %s can be reached from other machines, and without TLS the keys of transmitters can be read on the way: "+
-			"set --tls-cert and --tls-key, or --insecure where the network itself encrypts", c.SignalsAddr)
+		err = fmt.Errorf("--http-listen %s can be reached from other machines, and without TLS the keys of callers can be read on the way: "+
+			"set --tls-cert and --tls-key, or --insecure where the network itself encrypts", c.HTTPAddr)
 	}
 	return c, err
 }
 
-// signalsServer takes security events over HTTP. nil takes none.
-type signalsServer struct {
+// httpConnections is how many of a server's connections its door over HTTP may have: a quarter, and none without the door.
+func (c Config) httpConnections(all int) (grpc, overHTTP int) {
+	if c.HTTPAddr == "" {
+		return all, 0
+	}
+	overHTTP = max(all/4, 1)
+	return max(all-overHTTP, 1), overHTTP
+}
+
+// httpServer serves the door over HTTP. nil serves none.
+type httpServer struct {
 	listener *listener
-	server   *http.Server
+	server   *nethttp.Server
 	secured  bool
 	log      *zap.Logger
 }
@@ -67,27 +82,49 @@ func (c Config) openLedger() (*signal.Ledger, error) {
 	return signal.OpenLedger(signal.Config{Dir: c.SignalsDir, FS: c.signalsFiles})
 }
 
-// listenSignals opens the listener for security events. Without an address there is none.
-func (d *Daemon) listenSignals(ctx context.Context) (*signalsServer, error) {
-	if d.cfg.SignalsAddr == "" {
-		return nil, nil //nolint:nilnil // a server without signals
+// listenHTTP opens the port for the door over HTTP, on which nothing is answered yet. Without an address there is none.
+func (c Config) listenHTTP(ctx context.Context, connections int) (*listener, error) {
+	if c.HTTPAddr == "" {
+		return nil, nil //nolint:nilnil // a server without the door
 	}
-	raw, err := (&net.ListenConfig{}).Listen(ctx, "tcp", d.cfg.SignalsAddr)
+	raw, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.HTTPAddr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen for signals: %w", err)
+		return nil, fmt.Errorf("cannot listen for HTTP: %w", err)
 	}
-	errorLog, err := zap.NewStdLogAt(d.log.Named("signals"), zap.DebugLevel) // strangers choose how much there is
+	return newListener(raw, connections), nil
+}
+
+// openHTTP builds the door over HTTP, whose calls are carried to the services. Without a listener there is none.
+func (d *Daemon) openHTTP(port *listener, calls *rpc.Carried) (*httpServer, error) {
+	if port == nil {
+		return nil, nil //nolint:nilnil // a server without the door
+	}
+	errorLog, err := zap.NewStdLogAt(d.log.Named("http"), zap.DebugLevel) // strangers choose how much there is
 	if err != nil {
-		return nil, errors.Join(err, raw.Close())
+		return nil, err
 	}
-	s := &signalsServer{listener: newListener(raw, maxTransmitters), server: signals.New(d.sender).Server(), log: d.log}
+	cfg := http.Config{
+		Calls: calls, Services: calls.Services(), Peer: d.peerOf, Old: d.isOld, OpenAPI: openapi.Document, Origins: d.cfg.HTTPOrigins,
+		Ready: func(ctx context.Context) bool {
+			state, err := d.health.Check(ctx, &healthv1.HealthCheckRequest{Service: HealthCalls})
+			return err == nil && state.GetStatus() == healthv1.HealthCheckResponse_SERVING
+		},
+	}
+	if d.ledger != nil {
+		cfg.Signals = signals.New(d.sender)
+	}
+	door, err := http.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &httpServer{listener: port, server: door.Server(d.transport != nil), log: d.log}
 	s.server.ErrorLog = errorLog
 	s.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if secured, ok := c.(*tls.Conn); ok {
 			c = secured.NetConn()
 		}
 		if ours, ok := c.(*conn); ok {
-			return context.WithValue(ctx, connKey{}, ours)
+			return context.WithValue(ctx, connKey{}, &httpConn{ours, time.Now()})
 		}
 		return ctx
 	}
@@ -97,8 +134,32 @@ func (d *Daemon) listenSignals(ctx context.Context) (*signalsServer, error) {
 	return s, nil
 }
 
+// httpConn is the connection of a request, and since when there is it.
+type httpConn struct {
+	*conn
+	since time.Time
+}
+
 // connKey is under which a request's context has its connection.
 type connKey struct{}
+
+// isOld reports whether a connection has served for as long as one may: see Config.limits.
+func (d *Daemon) isOld(r *nethttp.Request) bool {
+	over, ok := r.Context().Value(connKey{}).(*httpConn)
+	return ok && time.Since(over.since) > d.cfg.connectionAge()
+}
+
+// peerOf is what is known of the connection that a request came over, as that of a call over gRPC.
+func (d *Daemon) peerOf(r *nethttp.Request) *peer.Peer {
+	from := &peer.Peer{Addr: &net.UnixAddr{Name: r.RemoteAddr}}
+	if over, ok := r.Context().Value(connKey{}).(*httpConn); ok {
+		from.Addr = over.RemoteAddr()
+	}
+	if d.transport != nil && d.cfg.asksClients() && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		from.AuthInfo = securedConn{client: certificate.NewPresented(&d.transport.trust, r.TLS.PeerCertificates)}
+	}
+	return from
+}
 
 // httpConfig is what an HTTP server makes connections with.
 func (t *transport) httpConfig() *tls.Config {
@@ -113,7 +174,7 @@ func (t *transport) httpConfig() *tls.Config {
 }
 
 // serve answers until close.
-func (s *signalsServer) serve() {
+func (s *httpServer) serve() {
 	if s == nil {
 		return
 	}
@@ -121,44 +182,43 @@ func (s *signalsServer) serve() {
 	if s.secured {
 		serve = func() error { return s.server.ServeTLS(s.listener, "", "") }
 	}
-	if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		s.log.Error("signals are not taken any more", zap.Error(err))
+	if err := serve(); err != nil && !errors.Is(err, nethttp.ErrServerClosed) {
+		s.log.Error("calls over HTTP are not answered any more", zap.Error(err))
 	}
 }
 
 // drain takes no more requests, and waits for those under way.
-func (s *signalsServer) drain(ctx context.Context) {
+func (s *httpServer) drain(ctx context.Context) {
 	if s != nil {
 		_ = s.server.Shutdown(ctx) // what has not ended by then is cut off by close
 	}
 }
 
 // close ends it. It is safe to call twice.
-func (s *signalsServer) close() error {
+func (s *httpServer) close() error {
 	if s == nil {
 		return nil
 	}
 	return errors.Join(s.server.Close(), s.listener.Close())
 }
 
-// SignalsAddr is where security events are taken; nil means nowhere.
-func (d *Daemon) SignalsAddr() net.Addr {
-	if d.signals == nil {
+// HTTPAddr is where calls over HTTP are answered, and security events taken; nil means nowhere.
+func (d *Daemon) HTTPAddr() net.Addr {
+	if d.http == nil {
 		return nil
 	}
-	return d.signals.listener.Addr()
+	return d.http.listener.Addr()
 }
+
+// TakesSignals reports whether security events are taken over HTTP.
+func (d *Daemon) TakesSignals() bool { return d.http != nil && d.ledger != nil }
 
 // receives is the method that a security event is a call of.
 const receives = "/deputy.v1.SignalsService/ReceiveSignal"
 
 // sender finds out whose a request is, by the same proofs as those of calls.
-func (d *Daemon) sender(r *http.Request) (string, signals.Sender, error) {
-	from := &peer.Peer{Addr: &net.UnixAddr{Name: r.RemoteAddr}}
-	if d.transport != nil && d.cfg.asksClients() && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		from.AuthInfo = securedConn{client: certificate.NewPresented(&d.transport.trust, r.TLS.PeerCertificates)}
-	}
-	ctx := peer.NewContext(metadata.NewIncomingContext(r.Context(), metadata.MD{"authorization": r.Header.Values("Authorization")}), from)
+func (d *Daemon) sender(r *nethttp.Request) (string, signals.Sender, error) {
+	ctx := peer.NewContext(metadata.NewIncomingContext(r.Context(), metadata.MD{"authorization": r.Header.Values("Authorization")}), d.peerOf(r))
 	is, err := d.gate.Whose(ctx, receives)
 	if err != nil {
 		return "", nil, err
@@ -171,8 +231,8 @@ func (d *Daemon) sender(r *http.Request) (string, signals.Sender, error) {
 		// The gate refuses it, and records that. Nothing of its body is read.
 		return "", nil, send(r.Context(), "")
 	}
-	if ours, ok := r.Context().Value(connKey{}).(*conn); ok {
-		ours.keep(standingOf(caller.With(ctx, is)))
+	if over, ok := r.Context().Value(connKey{}).(*httpConn); ok {
+		over.keep(standingOf(caller.With(ctx, is)))
 	}
 	return is.Name, send, nil
 }
