@@ -1,7 +1,6 @@
 package mcp
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -53,7 +52,7 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	if meta, found := g.narrowed(m).Get("_meta"); found {
 		params = params.With("_meta", meta.Without("progressToken"))
 	}
-	all, first, err = pagesOf(params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
+	all, first, err = pagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
 		if err := g.sendOn(f, "tools/list", params); err != nil {
 			return jsonrpc.Value{}, err
 		}
@@ -74,8 +73,8 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	return all, first, nil
 }
 
-// pagesOf asks for all pages of the list of tools.
-func pagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+// pagesOf asks for all pages of a list, which is the member name of each result.
+func pagesOf(name string, params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
 	for page := range maxPages {
 		result, err := ask(params)
 		if err != nil {
@@ -84,12 +83,12 @@ func pagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value
 		if page == 0 {
 			first = result
 		}
-		list := result.At("tools")
+		list := result.At(name)
 		if list.Kind() != jsonrpc.Array {
-			return nil, first, errors.New("the server's list of tools is no list")
+			return nil, first, fmt.Errorf("the server's list of %s is no list", name)
 		}
 		if all = append(all, list.Elements()...); len(all) > mapping.MaxAsks {
-			return nil, first, fmt.Errorf("the server has more than %d tools", mapping.MaxAsks)
+			return nil, first, fmt.Errorf("the server has more than %d %s", mapping.MaxAsks, name)
 		}
 		next, more := result.Get("nextCursor")
 		if !more || next.Kind() == jsonrpc.Null {
@@ -97,7 +96,7 @@ func pagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value
 		}
 		params = params.With("cursor", next)
 	}
-	return nil, first, fmt.Errorf("the server's list of tools has more than %d pages", maxPages)
+	return nil, first, fmt.Errorf("the server's list of %s has more than %d pages", name, maxPages)
 }
 
 // listTools answers with the tools that the agent may see, in the server's order.
