@@ -41,6 +41,16 @@ help: ## Print this
 demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused
 	@$(BIN)/deputy demo
 
+# See examples/files.
+MCP_FILES := $(BIN)/mcp/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js
+.PHONY: demo-mcp
+demo-mcp: build $(MCP_FILES) ## Put the guard before a real MCP file server, and have an agent ask for files (needs npm and Node.js)
+	@go build -o $(BIN)/agent ./examples/agent
+	@PATH="$(BIN):$$PATH" examples/files/demo.sh node $(MCP_FILES)
+
+$(MCP_FILES):
+	@$(MAKE) --no-print-directory mcp-servers >/dev/null
+
 .PHONY: build
 build: ## Build the deputy binary into .bin, without debug information
 	@mkdir -p $(BIN)
@@ -76,8 +86,8 @@ fuzz: ## Ask the evaluator, SpiceDB and a reference random questions for FUZZTIM
 	@DEPUTY_DIFFERENTIAL_TIME=$(FUZZTIME) go test -count=1 -timeout 0 -v -run '^TestDifferential$$' ./tests/differential | grep -v -e '^=== ' -e '^---'
 
 .PHONY: fuzz-codecs
-fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and what the guard parses and sends on, FUZZTIME (1m) each
-	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc ./pkg/rpc/wire ./tests/mcp; do \
+fuzz-codecs: ## Fuzz the codecs of pkg/store and pkg/journal, callers' tokens, their file, signals, and what the guard parses, sends on and proposes, FUZZTIME (1m) each
+	@for package in ./pkg/store ./pkg/journal ./pkg/journal/index ./pkg/journal/persons ./pkg/journal/tree ./pkg/caller/actor ./pkg/caller/token ./pkg/caller/file ./pkg/signal ./pkg/door/mcp/jsonrpc ./pkg/door/mcp/mapping/offer ./pkg/rpc/wire ./tests/mcp; do \
 		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
 			echo "$$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
 		done; \

@@ -18,7 +18,7 @@ func newMCP(p *program) *cobra.Command {
 	cmd.Long = `Guard an MCP server. The guard relays the messages between an agent and the server, hides the tools that the agent may not
 call, and has every call decided with the objects in its arguments, for the person that the agent acts for. A file says which arguments name
 which objects.`
-	cmd.AddCommand(newMCPGuard(p), newMCPApprove(p))
+	cmd.AddCommand(newMCPGuard(p), newMCPApprove(p), newMCPMap(p), newMCPLint(p), newMCPTest(p))
 	return cmd
 }
 

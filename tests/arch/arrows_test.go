@@ -108,6 +108,12 @@ var arrows = map[string][]string{
 	"pkg/door/mcp/jsonrpc": {},
 	// The objects in the arguments and the answers of tools.
 	"pkg/door/mcp/mapping": {"pkg/authz", "pkg/door/mcp/jsonrpc", "pkg/smallfile"},
+	// The lists of a server, and the file of mappings that is proposed for it.
+	"pkg/door/mcp/mapping/offer": {"pkg/authz", "pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
+	// Findings in a file of mappings.
+	"pkg/door/mcp/mapping/lint": {"pkg/door/mcp/mapping", "pkg/door/mcp/mapping/offer"},
+	// The cases of a file of mappings.
+	"pkg/door/mcp/mapping/cases": {"pkg/door/mcp/jsonrpc", "pkg/door/mcp/mapping"},
 	// How messages come in: bounded, looked at, decoded.
 	"pkg/rpc/wire": {"pkg/authz", "pkg/statuses", "pkg/turns"},
 
@@ -155,6 +161,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
 		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach", "pkg/door/mcp", "pkg/door/mcp/mapping",
 		"pkg/door/mcp/proxy", "pkg/door/mcp/jsonrpc", "pkg/caller/token", "pkg/caller/actor",
+		"pkg/door/mcp/mapping/cases", "pkg/door/mcp/mapping/lint", "pkg/door/mcp/mapping/offer",
 	},
 	// The one room that knows all the others.
 	"pkg/daemon": {
@@ -166,6 +173,9 @@ var arrows = map[string][]string{
 
 	"pkg/gen": {},
 	"schema":  {},
+
+	// Programs that a reader runs, and may copy: they know nothing of ours.
+	"examples": {},
 
 	// Black boxes may look at every room that they test. The oracle is what decisions are compared with:
 	// it would prove nothing if it shared their code.

@@ -55,8 +55,8 @@ var noJSON = []string{
 }
 
 // asked are command lines that succeed, or find something, in this order. $D is the delegation that was created last, $S the session
-// that was started last, $R the decision that was made last, $JOURNAL the server's journal and $KEYS its keys, $DESK the example, and $TMP a
-// folder.
+// that was started last, $R the decision that was made last, $JOURNAL the server's journal and $KEYS its keys, $DESK the example, $EXAMPLES
+// those of MCP servers, $LISTS what such a server lists, and $TMP a folder.
 var asked = []struct{ command, args string }{
 	{"version", ""},
 	{"init", "$TMP/project"},
@@ -131,6 +131,9 @@ var asked = []struct{ command, args string }{
 	{"caller revoke", "billing key-1 --callers $TMP/callers.yaml"},
 	{"restore", "$TMP/a.backup --data-dir $TMP/restored"},
 	{"journal keys", "$TMP/journal-keys"},
+	{"mcp map", "--tools $LISTS"},
+	{"mcp lint", "$EXAMPLES/tickets/guard.yaml --tools $LISTS --schema $EXAMPLES/tickets/tickets.zed"},
+	{"mcp test", "$EXAMPLES/tickets/guard.yaml $EXAMPLES/tickets/cases.yaml"},
 }
 
 // elsewhere are commands whose output other tests look at, because they take more than a server.
@@ -146,7 +149,9 @@ func TestJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(desk)) // for fixtures, which read nothing outside
+	examples, lists := filepath.Join(desk, "../../examples"), filepath.Join(desk, "../../pkg/door/mcp/mapping/offer/testdata/everything.json")
 	fill := map[string]string{
+		"$EXAMPLES": examples, "$LISTS": lists,
 		"$DESK": desk, "$TMP": t.TempDir(), "$JOURNAL": daemon.JournalDir(embedded.Dir), "$KEYS": daemon.KeyDir(embedded.Dir),
 	}
 	done := slices.Concat(noJSON, elsewhere)

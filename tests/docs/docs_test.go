@@ -14,6 +14,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/cli"
 	"github.com/deputyauth/deputy/pkg/door/mcp"
+	guardlint "github.com/deputyauth/deputy/pkg/door/mcp/mapping/lint"
 	"github.com/deputyauth/deputy/pkg/schema/lint"
 )
 
@@ -107,6 +108,15 @@ func TestSchemaListsTheRules(t *testing.T) {
 
 func TestMCPListsTheMethods(t *testing.T) {
 	shows(t, "../../docs/mcp.md", "methods", mcp.Table())
+}
+
+func TestMCPListsTheRules(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| code | severity | what is found |\n| --- | --- | --- |\n")
+	for _, r := range guardlint.Rules() {
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", r.Name, r.Severity, r.Summary)
+	}
+	shows(t, "../../docs/mcp.md", "codes", table.String())
 }
 
 // TestPagesQuoteExamples: the Go code on the pages is what tests run.

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) 
 func pages(t *testing.T) []string {
 	t.Helper()
 	var all []string
-	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../charts/*/*.md", "../../schema/*.md", "../../schema/*/*.md", "../*/*.md"} {
+	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../charts/*/*.md", "../../schema/*.md", "../../schema/*/*.md", "../../examples/*/*.md", "../*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -46,6 +46,30 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// mcpServers is what a block needs that starts the servers of `make mcp-servers`.
+const mcpServers = "make mcp-servers"
+
+// linkServers gives a clone the servers that are installed here, as though the reader had installed them there.
+func linkServers(folder string) error {
+	installed, err := filepath.Abs("../../.bin/mcp")
+	if err != nil {
+		return err
+	}
+	if _, err := exec.LookPath("node"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(installed, "node_modules/@modelcontextprotocol/server-filesystem/dist/index.js")); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(folder, ".bin"), 0o755); err != nil {
+		return err
+	}
+	if err := os.Symlink(installed, filepath.Join(folder, ".bin/mcp")); err != nil && !os.IsExist(err) {
+		return err
+	}
+	return nil
+}
+
 // run runs a page from its beginning to its end; what comes after a command that goes wrong would fail for its sake.
 func (p *page) run(t *testing.T) {
 	folder := clone(t)
@@ -66,7 +90,12 @@ func (p *page) run(t *testing.T) {
 	for i := range p.parts {
 		b := &p.parts[i]
 		kind, what, _ := strings.Cut(b.mark, " ")
-		if kind == "needs" {
+		if kind == "needs" && what == mcpServers {
+			if err := linkServers(folder); err != nil {
+				t.Run(what, func(t *testing.T) { pgtest.Skip(t, "the MCP file server is missing: run make mcp-servers") })
+				continue
+			}
+		} else if kind == "needs" {
 			if _, err := exec.LookPath(what); err != nil && what != "grpcurl" {
 				t.Run(what, func(t *testing.T) { pgtest.Skip(t, "needs "+what) })
 				continue

@@ -1,7 +1,6 @@
 package mcp
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -79,7 +78,7 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	if meta, found := g.narrowed(m).Get("_meta"); found {
 		params = params.With("_meta", meta.Without("progressToken"))
 	}
-	all, first, err = PagesOf(params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
+	all, first, err = PagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
 		if err := g.sendOn(f, "tools/list", params); err != nil {
 			return jsonrpc.Value{}, err
 		}
@@ -96,8 +95,10 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	return all, first, nil
 }
 
-// PagesOf asks for all pages of a server's list of tools, of which first is the first. ask returns the result of tools/list.
-func PagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error)) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+// PagesOf asks for all pages of a server's list, of which first is the first. The list is the member name of each result. ask returns a page's result.
+func PagesOf(
+	name string, params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value, error),
+) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
 	for page := range maxPages {
 		result, err := ask(params)
 		if err != nil {
@@ -106,12 +107,12 @@ func PagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value
 		if page == 0 {
 			first = result
 		}
-		list := result.At("tools")
+		list := result.At(name)
 		if list.Kind() != jsonrpc.Array {
-			return nil, first, errors.New("the server's list of tools is no list")
+			return nil, first, fmt.Errorf("the server's list of %s is no list", name)
 		}
 		if all = append(all, list.Elements()...); len(all) > mapping.MaxAsks {
-			return nil, first, fmt.Errorf("the server has more than %d tools", mapping.MaxAsks)
+			return nil, first, fmt.Errorf("the server has more than %d %s", mapping.MaxAsks, name)
 		}
 		next, more := result.Get("nextCursor")
 		if !more || next.Kind() == jsonrpc.Null {
@@ -119,7 +120,7 @@ func PagesOf(params jsonrpc.Value, ask func(params jsonrpc.Value) (jsonrpc.Value
 		}
 		params = params.With("cursor", next)
 	}
-	return nil, first, fmt.Errorf("the server's list of tools has more than %d pages", maxPages)
+	return nil, first, fmt.Errorf("the server's list of %s has more than %d pages", name, maxPages)
 }
 
 // listTools answers with the tools that the agent may see, in the server's order.

@@ -2,7 +2,6 @@ package mcp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -71,64 +70,7 @@ func (p *Process) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
 
 // ReadTools asks a server for all its tools, as an agent does that begins. It closes from where ctx is over before.
 func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc.Value, error) {
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(done)
-		_ = from.Close() // ends a read
-	})
-	defer func() {
-		if !stop() {
-			<-done
-		}
-	}()
-	lines, last := NewLineReader(from, jsonrpc.FromServer().Bytes), int64(0)
-	tell := func(m *jsonrpc.Message) error {
-		_, err := to.Write(append(m.Append(nil), '\n'))
-		return err
-	}
-	ask := func(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
-		last++
-		id, _ := jsonrpc.IDOf(jsonrpc.Whole(last))
-		if err := tell(&jsonrpc.Message{ID: id, Method: method, Params: params}); err != nil {
-			return jsonrpc.Value{}, err
-		}
-		for range 10_000 { // what comes besides
-			text, err := lines.Next()
-			if err != nil {
-				return jsonrpc.Value{}, errors.Join(err, ctx.Err())
-			}
-			m, err := jsonrpc.Parse(text, jsonrpc.FromServer())
-			switch {
-			case err != nil:
-				return jsonrpc.Value{}, fmt.Errorf("the server's answer to %s: %w", method, err)
-			case m.IsRequest():
-				if err := tell(jsonrpc.Fail(m.ID, jsonrpc.CodeNoMethod, "There is no agent.")); err != nil {
-					return jsonrpc.Value{}, err
-				}
-			case m.IsAnswer() && m.ID == id && m.Failure.Kind() == jsonrpc.Object:
-				text, _ := m.Failure.At("message").Text()
-				return jsonrpc.Value{}, fmt.Errorf("the server does not answer %s: %s", method, text)
-			case m.IsAnswer() && m.ID == id:
-				return m.Result, nil
-			}
-		}
-		return jsonrpc.Value{}, fmt.Errorf("the server does not answer %s", method)
-	}
-	return ToolsOf(ask, tell)
-}
-
-// ToolsOf asks a server for all its tools, as an agent does that begins. ask returns the result of a request, and tell sends a notification.
-func ToolsOf(ask func(method string, params jsonrpc.Value) (jsonrpc.Value, error), tell func(m *jsonrpc.Message) error) ([]jsonrpc.Value, error) {
-	text := func(name, value string) jsonrpc.Member { return jsonrpc.Member{Name: name, Value: jsonrpc.Text(value)} }
-	_, err := ask("initialize", jsonrpc.ObjectOf(
-		text("protocolVersion", "2025-11-25"), jsonrpc.Member{Name: "capabilities", Value: jsonrpc.ObjectOf()},
-		jsonrpc.Member{Name: "clientInfo", Value: jsonrpc.ObjectOf(text("name", "deputy"), text("version", "1"))}))
-	if err != nil {
-		return nil, err
-	}
-	if err := tell(&jsonrpc.Message{Method: "notifications/initialized"}); err != nil {
-		return nil, err
-	}
-	all, _, err := PagesOf(jsonrpc.ObjectOf(), func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
-	return all, err
+	t, over := newTalk(ctx, from, to)
+	defer over()
+	return ToolsOf(t.ask, t.tell)
 }

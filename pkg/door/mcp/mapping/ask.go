@@ -45,6 +45,8 @@ type Call struct {
 	Asks []Ask
 	// Arguments are those that are sent on: with every path that was resolved in the place of the path that was given.
 	Arguments jsonrpc.Value
+	// action is what the file says of the call.
+	action *action
 }
 
 // Server is the server's name.
@@ -88,6 +90,15 @@ func (m *Map) GetPrompt(name string, arguments jsonrpc.Value) (*Call, error) {
 
 // ReadResource returns the questions about a URI. Errors are *Refusal.
 func (m *Map) ReadResource(uri string) ([]Ask, error) {
+	call, err := m.CallResource(uri)
+	if err != nil {
+		return nil, err
+	}
+	return call.Asks, nil
+}
+
+// CallResource is CallTool for the reading of a URI, whose parts are its arguments.
+func (m *Map) CallResource(uri string) (*Call, error) {
 	// Servers decode and normalise URIs in their own ways. What has more than one reading is refused. Browsers' parser, which Node.js has too, leaves
 	// out tabs and ends of lines before it looks for steps, and blanks at the ends; and a step can end where the query or the fragment begins.
 	steps := strings.FieldsFunc(uri, func(r rune) bool { return strings.ContainsRune("/:?#", r) })
@@ -128,7 +139,7 @@ func (m *Map) ReadResource(uri string) ([]Ask, error) {
 	if call.Arguments.String() != arguments.String() {
 		return nil, refuse("The URI names a path that leads elsewhere. Write the path that it leads to.")
 	}
-	return call.Asks, nil
+	return call, nil
 }
 
 func (m *Map) listed(a *action, whole *Whole, name string) ([]Ask, bool) {
@@ -164,7 +175,7 @@ func (a *action) call(asks []Ask, arguments jsonrpc.Value) (*Call, error) {
 	if err := a.closed(nil, arguments); err != nil {
 		return nil, err
 	}
-	call := &Call{Asks: asks, Arguments: arguments}
+	call := &Call{Asks: asks, Arguments: arguments, action: a}
 	for _, c := range a.checks {
 		if err := c.ask(call, c.parts); err != nil {
 			return nil, err

@@ -20,10 +20,14 @@ type Map struct {
 	tools, prompts map[string]*action
 	resources      []*resource
 	templates      map[string]bool
+	// parts are those of the file that a call or an answer can use, in the order of the file's names.
+	parts []string
 }
 
 // action is a tool or a prompt, or the resources of one pattern.
 type action struct {
+	// at is the part of the file, such as "tools.read_file".
+	at      string
 	checks  []*check
 	ignore  []path
 	covered []path
@@ -64,14 +68,23 @@ func compile(name string, f File) (*Map, error) {
 		m.allow[feature] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Tools)) {
-		m.tools[name] = c.action("tools."+name, f.Tools[name], f.Tool != nil, "tool")
+		if a := c.action("tools."+name, f.Tools[name], f.Tool != nil, "tool"); !f.Tools[name].Undecided {
+			m.tools[name] = a
+			m.parts = append(m.parts, a.uses()...)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Prompts)) {
 		c.require(len(f.Prompts[name].Results) == 0, "prompts."+name, "has results, which only tools can have; leave them out")
-		m.prompts[name] = c.action("prompts."+name, f.Prompts[name], f.Prompt != nil, "prompt")
+		if a := c.action("prompts."+name, f.Prompts[name], f.Prompt != nil, "prompt"); !f.Prompts[name].Undecided {
+			m.prompts[name] = a
+			m.parts = append(m.parts, a.uses()...)
+		}
 	}
 	for i, one := range f.Resources {
-		m.resources = append(m.resources, c.resource(fmt.Sprintf("resources[%d]", i), one))
+		if r := c.resource(fmt.Sprintf("resources[%d]", i), one); !one.Undecided {
+			m.resources = append(m.resources, r)
+			m.parts = append(m.parts, r.uses()...)
+		}
 	}
 	for _, template := range f.Templates {
 		m.templates[template] = true
@@ -108,7 +121,7 @@ func (c *compiler) object(at, objectType, permission string) {
 }
 
 func (c *compiler) action(at string, of Action, whole bool, kind string) *action {
-	a := &action{}
+	a := &action{at: at}
 	always := whole
 	for i, one := range of.Checks {
 		a.checks = append(a.checks, c.check(fmt.Sprintf("%s.checks[%d]", at, i), one))
@@ -197,7 +210,7 @@ func (c *compiler) canonical(at string, of Canonical) *Canonical {
 }
 
 func (c *compiler) resource(at string, of Resource) *resource {
-	r := &resource{}
+	r := &resource{action: action{at: at}}
 	var err error
 	if r.match, err = regexp.Compile(`^(?:` + of.Match + `)$`); err != nil || of.Match == "" {
 		c.require(false, at+".match", "has to be a regular expression (RE2) for the whole URI")

@@ -61,6 +61,8 @@ type Action struct {
 	Ignore []string `yaml:"ignore"`
 	// Results are the parts of the answer that are let through, filtered. None: all of it, as it is. Only tools have some.
 	Results []Result `yaml:"results"`
+	// Undecided hides and refuses it, as though the file did not name it. `deputy mcp map` writes that where it does not know enough.
+	Undecided bool `yaml:"undecided"`
 }
 
 // Check is one permission on one object, or on as many as a list in the arguments names.
@@ -102,6 +104,8 @@ type Resource struct {
 	Checks []Check `yaml:"checks"`
 	// Ignore are the groups that no check is about.
 	Ignore []string `yaml:"ignore"`
+	// Undecided refuses them, as though the file did not have the pattern.
+	Undecided bool `yaml:"undecided"`
 }
 
 // Result is a part of a tool's answer that is filtered.
@@ -164,27 +168,36 @@ func Decode(name string, text []byte) (*Map, error) {
 	if len(text) > MaxBytes {
 		return nil, &Problem{File: name, Message: fmt.Sprintf("is longer than %d bytes", MaxBytes)}
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
 	var f File
-	if err := decoder.Decode(&f); errors.Is(err, io.EOF) {
-		return nil, &Problem{File: name, Message: "is empty; it needs version: 1, server and tools"}
-	} else if err != nil {
-		return nil, unreadable(name, err)
-	}
-	if err := decoder.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
-		return nil, &Problem{File: name, Message: `holds more than one YAML document; leave out the line "---" between them`}
+	if err := DecodeStrictly(name, text, &f, "it needs version: 1, server and tools", parts()...); err != nil {
+		return nil, err
 	}
 	return compile(name, f)
 }
 
+// DecodeStrictly reads a text that is one YAML document without unknown names. name is the file's name in errors, which are *Problem. needs
+// says what an empty file lacks, and parts are values of the types that the file is made of, whose names an error suggests.
+func DecodeStrictly(name string, text []byte, into any, needs string, parts ...any) error {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
+		return &Problem{File: name, Message: "is empty; " + needs}
+	} else if err != nil {
+		return unreadable(name, err, parts)
+	}
+	if err := decoder.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return &Problem{File: name, Message: `holds more than one YAML document; leave out the line "---" between them`}
+	}
+	return nil
+}
+
 var (
 	parserLine   = regexp.MustCompile(`line (\d+): `)
-	unknownField = regexp.MustCompile(`^field (\S+) not found in type mapping\.(\w+)$`)
+	unknownField = regexp.MustCompile(`^field (\S+) not found in type (\w+\.\w+)$`)
 )
 
 // unreadable says where a file is no file of mappings, in the words of the file.
-func unreadable(name string, err error) error {
+func unreadable(name string, err error, parts []any) error {
 	p := &Problem{File: name}
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok && len(wrong.Errors) > 0 {
@@ -195,7 +208,7 @@ func unreadable(name string, err error) error {
 		text = text[:at[0]] + text[at[1]:]
 	}
 	if field := unknownField.FindStringSubmatch(text); field != nil {
-		known := knownFields(field[2])
+		known := knownFields(field[2], parts)
 		text = fmt.Sprintf("there is no %s here; there are %s", strconv.Quote(field[1]), strings.Join(known, ", "))
 		if near := authz.Nearest(field[1], known); near != "" {
 			text = fmt.Sprintf("there is no %s here; did you mean %s?", strconv.Quote(field[1]), near)
@@ -205,10 +218,15 @@ func unreadable(name string, err error) error {
 	return p
 }
 
-// knownFields are the names in a part of the file.
-func knownFields(part string) (names []string) {
-	for _, one := range []any{File{}, Whole{}, Action{}, Check{}, Resource{}, Result{}, Canonical{}} {
-		if of := reflect.TypeOf(one); of.Name() == part {
+// parts are the types that a file of mappings is made of.
+func parts() []any {
+	return []any{File{}, Whole{}, Action{}, Check{}, Resource{}, Result{}, Canonical{}}
+}
+
+// knownFields are the names in a part of the file, of the type that has a name.
+func knownFields(part string, among []any) (names []string) {
+	for _, one := range among {
+		if of := reflect.TypeOf(one); of.String() == part {
 			for field := range of.Fields() {
 				names = append(names, field.Tag.Get("yaml"))
 			}

@@ -413,3 +413,39 @@ tools:
 		}
 	}
 }
+
+// TestUndecided: what is undecided is judged like the rest of a file, and is not there for agents.
+func TestUndecided(t *testing.T) {
+	t.Parallel()
+	file := func(undecided string) string {
+		return `
+version: 1
+server: desk
+tool: {type: mcp_tool, permission: call}
+prompt: {type: mcp_tool, permission: call}
+tools: {get: {checks: [{permission: view, type: ticket, id: id}]` + undecided + `}}
+prompts: {sum: {checks: [{permission: view, type: ticket, id: id}]` + undecided + `}}
+resources: [{match: 'desk:(?P<id>.+)', checks: [{permission: view, type: ticket, id: id}]` + undecided + `}]
+`
+	}
+	for undecided, want := range map[string]bool{"": true, ", undecided: false": true, ", undecided: true": false} {
+		m := decode(t, file(undecided))
+		_, tool := m.ListTool("get")
+		_, prompt := m.ListPrompt("sum")
+		id := value(t, `{"id":"7"}`)
+		_, called := m.CallTool("get", id)
+		_, got := m.GetPrompt("sum", id)
+		_, read := m.ReadResource("desk:7")
+		for what, is := range map[string]bool{
+			"the tool is listed": tool, "the prompt is listed": prompt, "the tool is called": called == nil, "the prompt is got": got == nil,
+			"the resource is read": read == nil, "parts can be used": len(m.Parts()) > 0, "tools": len(m.Tools()) > 0,
+		} {
+			if is != want {
+				t.Errorf("with %q: %s: %t", undecided, what, is)
+			}
+		}
+	}
+	if _, err := mapping.Decode("guard.yaml", []byte(strings.ReplaceAll(file(", undecided: true"), "type: ticket", "type: '?'"))); err == nil {
+		t.Error("what is undecided is not judged")
+	}
+}

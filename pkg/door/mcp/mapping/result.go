@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -56,6 +57,8 @@ func (c *compiler) result(at string, of Result) *result {
 type Output struct {
 	// Asks are the questions about what is in it, each once. There may be none.
 	Asks []Ask
+	// Used are the parts of the file, among Map.Parts, that found objects in it.
+	Used []string
 	// keep makes the answer with what is allowed.
 	keep func(allowed map[Ask]bool) jsonrpc.Value
 }
@@ -79,10 +82,13 @@ func (m *Map) FilterResult(tool string, arguments, answer jsonrpc.Value) (*Outpu
 	}
 	o := &Output{}
 	var parts []func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value
-	for _, r := range m.tools[tool].results {
+	for i, r := range m.tools[tool].results {
 		asks, keep, err := r.read(arguments, answer)
 		if err != nil {
 			return nil, err
+		}
+		if len(asks) > 0 {
+			o.Used = append(o.Used, fmt.Sprintf("%s.results[%d]", m.tools[tool].at, i))
 		}
 		o.Asks = append(o.Asks, asks...)
 		parts = append(parts, keep)

@@ -29,7 +29,7 @@ func (u *Upstream) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
 		jsonrpc.Member{Name: "io.modelcontextprotocol/clientInfo", Value: jsonrpc.ObjectOf(text("name", "deputy"), text("version", "1"))},
 		jsonrpc.Member{Name: "io.modelcontextprotocol/clientCapabilities", Value: jsonrpc.ObjectOf()})
 	stateless := &prober{upstream: u, header: http.Header{versionHeader: {newVersion}}}
-	tools, _, second := mcp.PagesOf(jsonrpc.ObjectOf(jsonrpc.Member{Name: "_meta", Value: meta}), func(params jsonrpc.Value) (jsonrpc.Value, error) {
+	tools, _, second := mcp.PagesOf("tools", jsonrpc.ObjectOf(jsonrpc.Member{Name: "_meta", Value: meta}), func(params jsonrpc.Value) (jsonrpc.Value, error) {
 		stateless.header.Set(methodHeader, "tools/list")
 		return stateless.ask(ctx, "tools/list", params)
 	})
