@@ -152,18 +152,7 @@ const farewells = 8
 func (s *sessions) sweep(ctx context.Context) {
 	var all sync.WaitGroup
 	for range farewells {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				_ = authz.Safely("mcp.farewell", func() error {
-					select {
-					case one := <-s.leaving:
-						return s.farewell(ctx, one) // a server that does not hear it has a time of its own after which sessions end
-					case <-ctx.Done():
-						return nil
-					}
-				})
-			}
-		})
+		all.Go(func() { _ = authz.Safely("mcp.farewells", func() error { return s.sayFarewells(ctx) }) })
 	}
 	ticker := time.NewTicker(max(s.proxy.cfg.Idle/8, 10*time.Millisecond))
 	defer ticker.Stop()
@@ -174,6 +163,19 @@ func (s *sessions) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			all.Wait()
 			return
+		}
+	}
+}
+
+// sayFarewells tells the server of sessions that have ended, one after the other.
+func (s *sessions) sayFarewells(ctx context.Context) error {
+	for {
+		select {
+		case one := <-s.leaving:
+			// A server that does not hear it has a time of its own after which sessions end.
+			_ = authz.Safely("mcp.farewell", func() error { return s.farewell(ctx, one) })
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
@@ -341,7 +343,7 @@ func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller) er
 	answer := newReply(w, func(*jsonrpc.Message) int { return http.StatusOK })
 	ctx = (&exchange{caller, answer}).in(ctx)
 	header, _ := found.headers()
-	from, err := s.proxy.cfg.Upstream.listen(ctx, header)
+	from, err := s.proxy.cfg.Upstream.listen(ctx, header) //nolint:contextcheck // the session's, which ends with the request
 	if err != nil {
 		return err
 	}
@@ -362,7 +364,7 @@ func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller) er
 			})
 		})
 	}()
-	answer.wait(ctx, caller.Ends, false)
+	answer.wait(ctx, caller.Ends, false) //nolint:contextcheck // as above
 	cancel()
 	<-ended
 	return nil
