@@ -119,7 +119,9 @@ func TestStreams(t *testing.T) {
 	for _, protocol := range slices.Sorted(maps.Keys(harness.Spoken)) {
 		t.Run(protocol, func(t *testing.T) {
 			client := deputyv1.NewPermissionsServiceClient(harness.DialHTTP(t, w.HTTPAddr().String(), harness.ServiceKey, protocol, nil))
-			s, err := client.LookupResources(t.Context(), &deputyv1.LookupResourcesRequest{
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			s, err := client.LookupResources(ctx, &deputyv1.LookupResourcesRequest{
 				AgentId: "bot", OnBehalfOf: harness.Ref("user:alice"), TenantId: "acme", ResourceObjectType: "document", Permission: "view",
 			})
 			w.must(err)
@@ -135,8 +137,6 @@ func TestStreams(t *testing.T) {
 			if len(got) != 2 || !strings.Contains(got[0], "plan") || !strings.Contains(got[1], "complete") {
 				t.Errorf("the lookup brings %q", got)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
 			watch, err := client.WatchPermission(ctx, &deputyv1.WatchPermissionRequest{Check: question()})
 			w.must(err)
 			first, err := watch.Recv()
