@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -224,7 +225,10 @@ func (s *jsonScan) one(f *field, first json.Token, depth int) *Fault {
 	case json.Delim:
 		return &Fault{Message: "has to be one value, not an object or an array"}
 	case string:
-		if f.wire == protowire.BytesType {
+		switch {
+		case f.binary:
+			s.bytes += base64.RawStdEncoding.DecodedLen(len(strings.TrimRight(word, "="))) + pointerBytes
+		case f.wire == protowire.BytesType:
 			s.bytes += len(word) + pointerBytes
 		}
 	}

@@ -41,6 +41,8 @@ type field struct {
 	elem     int
 	// finite says that it is a Value's number.
 	finite bool
+	// binary says that it holds bytes, which JSON has in base64.
+	binary bool
 	// message is the type of a message, nil for a scalar.
 	message *shape
 }
@@ -86,6 +88,7 @@ func (all shapes) of(d protoreflect.MessageDescriptor) *shape {
 		if d.IsMapEntry() && fd.Message() != nil && fd.Message().FullName() == valueType {
 			s.needs = fd.Number()
 		}
+		f.binary = fd.Kind() == protoreflect.BytesKind
 		f.finite = s.value && fd.Kind() == protoreflect.DoubleKind
 		if fd.Message() != nil {
 			f.message = all.of(fd.Message())
