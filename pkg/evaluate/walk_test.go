@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"testing"
 	"unsafe"
+
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // TestClosedWalkIsEmpty fills every field of a walk, and of all that it leads to, closes it, and looks for something that is left:
@@ -65,6 +67,12 @@ func fill(v reflect.Value, path string, depth int, filled map[string]bool) {
 		switch v.Type() {
 		case reflect.TypeFor[*objectType](), reflect.TypeFor[*member](), reflect.TypeFor[*Program](), reflect.TypeFor[*expression]():
 			v.Set(reflect.New(v.Type().Elem())) // not the walk's
+		case reflect.TypeFor[*turns.Turn]():
+			turn, err := turns.New("walks of a test", 1).Take(context.Background(), 1, 0)
+			if err != nil {
+				panic(err)
+			}
+			v.Set(reflect.ValueOf(turn))
 		default:
 			if v.IsNil() {
 				v.Set(reflect.New(v.Type().Elem()))
