@@ -72,7 +72,8 @@ func names(of map[int32]string, prefix string) []string {
 
 // set reports whether any flag narrows.
 func (f *recordFilter) set() bool {
-	return len(f.kinds) > 0 || f.agent+f.principal+f.tenant+f.resource+f.permission+f.caller+f.answer+f.refusedBy+f.session+f.delegation+f.from+f.until+f.tool+f.arguments != ""
+	return len(f.kinds) > 0 || f.agent+f.principal+f.tenant+f.resource+f.permission+f.caller+f.answer+f.refusedBy+f.session+f.delegation+
+		f.tool+f.arguments+f.from+f.until != ""
 }
 
 // request returns the query that the flags say.
@@ -145,8 +146,8 @@ func (f *recordFilter) toolCall() (*deputy.ToolCall, error) {
 	}
 	sum, err := mcp.ArgumentsHash([]byte(f.arguments))
 	if err != nil {
-		return nil, fmt.Errorf(`--arguments must be the arguments of a call as a JSON object, such as {"path":"notes/a.txt"}, or the digest that a record has, not %q`,
-			f.arguments)
+		return nil, fmt.Errorf(
+			`--arguments must be the arguments of a call as a JSON object, such as {"path":"notes/a.txt"}, or the digest that a record has, not %q`, f.arguments)
 	}
 	asked.ArgumentsHash = sum[:]
 	return asked, nil

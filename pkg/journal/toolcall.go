@@ -62,10 +62,10 @@ func (q *query) asksTool() error {
 	if len(asked) != sha256.Size {
 		return nil
 	}
-	if q.Reader.arguments == nil {
+	if q.arguments == nil {
 		return errNoArgumentsKey
 	}
-	q.digest = argumentsDigest(q.Reader.arguments, asked)
+	q.digest = argumentsDigest(q.arguments, asked)
 	return nil
 }
 

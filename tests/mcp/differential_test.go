@@ -188,7 +188,7 @@ func (r reader) words(v any) string {
 	}
 }
 
-// questions are what the reader would ask about the message that it sees; nil where it sees no call.
+// questions are what the reader would ask about the message that it sees; none where it sees no call.
 func (r reader) questions(line []byte) (asks map[mapping.Ask]bool, err error) {
 	message, err := tree(line)
 	if err != nil {
@@ -232,7 +232,7 @@ func (r reader) questions(line []byte) (asks map[mapping.Ask]bool, err error) {
 		}
 		file(path)
 	default:
-		return nil, nil
+		return asks, nil
 	}
 	object, _ := arguments.(members)
 	for _, m := range object {
@@ -520,7 +520,8 @@ func (o odd) number() string {
 }
 
 func (o odd) line() string {
-	method, name, arguments := "tools/call", o.pick("read", "read_many", "get", "summary", "other"), ""
+	method, name := "tools/call", o.pick("read", "read_many", "get", "summary", "other")
+	var arguments string
 	switch name {
 	case "read":
 		arguments = o.object([2]string{"path", o.path()}, [2]string{"note", o.value()})

@@ -101,7 +101,7 @@ func TestGuardKilled(t *testing.T) {
 	}
 
 	args := append([]string{"mcp", "guard", "--config", config, "--agent", "bot", "--session", w.alice.Session}, server...)
-	guard := exec.CommandContext(t.Context(), os.Args[0], args...) //nolint:gosec // it is this program
+	guard := exec.CommandContext(t.Context(), os.Args[0], args...)
 	guard.Env = append(os.Environ(), childVariable+"=guard")
 	for name, value := range deputyEnv {
 		guard.Env = append(guard.Env, name+"="+value)

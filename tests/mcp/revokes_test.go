@@ -31,7 +31,8 @@ func (r *right) known() (changes int, there bool) {
 }
 
 // change takes the right away, or gives it back.
-func (r *right) change(w *world, t *testing.T) {
+func (r *right) change(t *testing.T, w *world) {
+	t.Helper()
 	r.mu.Lock()
 	r.changes++
 	r.mu.Unlock()
@@ -47,7 +48,8 @@ func (r *right) change(w *world, t *testing.T) {
 }
 
 // changes takes rights away and gives them back, one after the other, with so many calls in between.
-func changes(w *world, t *testing.T, done <-chan struct{}, ended <-chan struct{}, between int, rights []*right) {
+func changes(t *testing.T, w *world, done <-chan struct{}, ended <-chan struct{}, between int, rights []*right) {
+	t.Helper()
 	for n := 0; ; n++ {
 		for range between {
 			select {
@@ -56,7 +58,7 @@ func changes(w *world, t *testing.T, done <-chan struct{}, ended <-chan struct{}
 				return
 			}
 		}
-		rights[n/2%len(rights)].change(w, t)
+		rights[n/2%len(rights)].change(t, w)
 	}
 }
 
@@ -138,9 +140,9 @@ func TestCallsUnderRevokes(t *testing.T) {
 				}
 			})
 		}
-		changing.Go(func() { changes(w, t, done, ended, 4, rights[:2]) })
+		changing.Go(func() { changes(t, w, done, ended, 4, rights[:2]) })
 	}
-	changing.Go(func() { changes(w, t, done, everyEnding, 40, tool) })
+	changing.Go(func() { changes(t, w, done, everyEnding, 40, tool) })
 	all.Wait()
 	close(done)
 	changing.Wait()

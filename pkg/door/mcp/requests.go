@@ -190,7 +190,8 @@ func isNew(m *jsonrpc.Message) bool {
 
 // begin notes that a request is in flight.
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
-	f := &flight{call: Call{Server: g.cfg.Map.Server(), Method: m.Method}, id: m.ID, token: m.Params.At("_meta", "progressToken"), answer: make(chan *jsonrpc.Message, 1)}
+	f := &flight{call: Call{Server: g.cfg.Map.Server(), Method: m.Method}, id: m.ID}
+	f.token, f.answer = m.Params.At("_meta", "progressToken"), make(chan *jsonrpc.Message, 1)
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
 		f.filtered = g.cfg.Map.Filters(name)
