@@ -206,6 +206,47 @@ func TestPages(t *testing.T) {
 	wants(t, r.answers(t, `{"tools":[],"_meta":{"page":2}}`), `"page":1`, "!nextCursor")
 }
 
+// TestJudgedPathIsSent: the server gets the path that was judged, which is the one that the journal's digest is of, and not the one that the agent gave.
+func TestJudgedPathIsSent(t *testing.T) {
+	t.Parallel()
+	root := folder(t, map[string]string{"alice/a.txt": "Alice's", "alice/link": "-> a.txt"})
+	check := "{checks: [{permission: read, type: file, id: path, canonical: {root: " + root + ", shared: true}}]}"
+	text := "version: 1\nserver: files\ntool: {type: mcp_tool, permission: call}\nprompt: {type: mcp_tool, permission: call}\n" +
+		"tools: {read: " + check + "}\nprompts: {summary: " + check + "}\n"
+	r := betweenMapped(t, text, 0)
+	r.asks(t, "1", "tools/list", "{}")
+	r.answers(t, `{"tools":[]}`)
+	judged := `{"path":"` + root + `/alice/a.txt"}`
+	for method, name := range map[string]string{"tools/call": "read", "prompts/get": "summary"} {
+		for _, path := range []string{"alice/link", root + "/alice/../alice/./link", "alice/a.txt"} {
+			wants(t, r.asks(t, "1", method, `{"name":"`+name+`","arguments":{"path":"`+path+`"}}`), `"arguments":`+judged)
+			r.answers(t, `{"content":[],"messages":[]}`)
+			r.mu.Lock()
+			if r.arguments != judged {
+				t.Errorf("%s: the arguments %s were judged", path, r.arguments)
+			}
+			r.mu.Unlock()
+		}
+	}
+}
+
+// TestUpdatesAreDecided: of a resource that may not be read the agent hears nothing.
+func TestUpdatesAreDecided(t *testing.T) {
+	t.Parallel()
+	r := between(t, "")
+	told := func(uri string) {
+		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"`+uri+`"}}`)
+	}
+	r.refuses.Store(true)
+	told("file:///refused")
+	told("other:///unmapped")
+	r.asks(t, "1", "ping", "{}")
+	wants(t, r.answers(t, "{}"), `"id":1`) // what came before is decided by then
+	r.refuses.Store(false)
+	told("file:///allowed")
+	wants(t, hear(t, r.toAgent), "file:///allowed")
+}
+
 // careless is a Deputy that answers too little.
 type careless struct{ mcp.Asker }
 

@@ -27,7 +27,8 @@ type raw struct {
 	refuses atomic.Bool
 
 	mu sync.Mutex
-	// asked are the questions, and unasked the calls that the guard refused by itself, in words.
+	// arguments are those of the call that was asked about last. asked are the questions, and unasked the calls that the guard refused by itself, in words.
+	arguments      string
 	asked, unasked []string
 }
 
@@ -35,6 +36,7 @@ type raw struct {
 func (r *raw) Ask(_ context.Context, call mcp.Call, asks []mapping.Ask) ([]bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.arguments = call.Arguments.String()
 	answers := make([]bool, len(asks))
 	for i, a := range asks {
 		answers[i] = !r.refuses.Load()
@@ -60,13 +62,19 @@ func between(t *testing.T, extra string) *raw {
 // betweenFor is between with a time for the server's answers.
 func betweenFor(t *testing.T, extra string, timeout time.Duration) *raw {
 	t.Helper()
+	return betweenMapped(t, filesMap+extra, timeout)
+}
+
+// betweenMapped is betweenFor with a file of mappings.
+func betweenMapped(t *testing.T, text string, timeout time.Duration) *raw {
+	t.Helper()
 	fromClient, clientOut := io.Pipe()
 	clientIn, toClient := io.Pipe()
 	serverIn, toServer := io.Pipe()
 	fromServer, serverOut := io.Pipe()
 	r := &raw{toGuard: clientOut, server: serverOut, ended: make(chan error, 1), toAgent: linesOf(clientIn), toServer: linesOf(serverIn)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	guard := mcp.New(mcp.Config{Map: decode(t, filesMap+extra), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r, Timeout: timeout})
+	guard := mcp.New(mcp.Config{Map: decode(t, text), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r, Timeout: timeout})
 	go func() {
 		r.ended <- guard.Serve(ctx, mcp.Streams{FromClient: fromClient, ToClient: toClient, FromServer: fromServer, ToServer: toServer})
 		_ = toClient.Close()
