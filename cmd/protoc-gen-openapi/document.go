@@ -51,10 +51,10 @@ func generate(plugin *protogen.Plugin) error {
 type object = map[string]any
 
 // about is what the document says of itself.
-const about = `The contract deputy.v1 over HTTP, as the server serves it with --http-listen. Every method is called with POST, and its request and its answer are JSON ` +
-	`in the mapping of Protocol Buffers. The rules are the Connect protocol's: methods with one answer are plain HTTP with application/json, and those that stream ` +
-	`are framed, each message behind five bytes, with application/connect+json. Any Connect or gRPC-Web client generated from the contract can call the same paths. ` +
-	`A request with a field that its message does not have is refused.`
+const about = `The contract deputy.v1 over HTTP, as the server serves it with --http-listen. Every method is called with POST, and its request and its ` +
+	`answer are JSON in the mapping of Protocol Buffers. The rules are the Connect protocol's: methods with one answer are plain HTTP with ` +
+	`application/json, and those that stream are framed, each message behind five bytes, with application/connect+json. Any Connect or gRPC-Web client ` +
+	`generated from the contract can call the same paths. A request with a field that its message does not have is refused.`
 
 // newDocument returns the document about the services of the files that are generated.
 func newDocument(files []*protogen.File) (object, error) {
@@ -116,8 +116,11 @@ var failure = object{
 			"type": "object", "required": []string{"type", "value"},
 			"description": "A message that says more, such as google.rpc.ErrorInfo with the reason, or google.rpc.RetryInfo with the time to wait.",
 			"properties": object{
-				"type":  object{"type": "string", "description": "The full name of the message's type."},
-				"value": object{"type": "string", "contentEncoding": "base64", "description": "The message in the encoding of Protocol Buffers, in base64 without padding."},
+				"type": object{"type": "string", "description": "The full name of the message's type."},
+				"value": object{
+					"type": "string", "contentEncoding": "base64",
+					"description": "The message in the encoding of Protocol Buffers, in base64 without padding.",
+				},
 				"debug": object{"description": "The same message as JSON, for people."},
 			},
 		}},

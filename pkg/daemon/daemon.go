@@ -131,11 +131,8 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	)
 	if graph != nil {
 		keeps, figures = keeper{graph}, []prometheus.Collector{graph.Collector()}
-		d.engine, err = engine.Over(ctx, cfg.Engine, graph)
-	} else {
-		d.engine, err = engine.Open(ctx, cfg.Engine)
 	}
-	if err != nil {
+	if d.engine, err = cfg.openEngine(ctx, graph); err != nil {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
@@ -216,8 +213,8 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	// The one way of every call from outside, by gRPC or through another door.
-	chain := d.gate.Chain(rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}).And(keeping())
-	options := append(d.gate.Options(chain), cfg.limits()...) //nolint:contextcheck // every call brings its own
+	chain := d.gate.Chain(rpc.StreamLimits{Bulk: cfg.MaxStreamTime, Stopping: d.health.stopping}).And(keeping()) //nolint:contextcheck // every call has its own
+	options := append(d.gate.Options(chain), cfg.limits()...)
 	if d.transport != nil {
 		d.transport.onHealth = d.tellTLS
 		options = append(options, grpc.Creds(d.transport.credentials()))

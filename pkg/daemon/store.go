@@ -108,3 +108,11 @@ func (k keeper) Backup(ctx context.Context, w io.Writer) error {
 	_, err := k.Store.Backup(ctx, w)
 	return err
 }
+
+// openEngine opens the engine, over the store where that is a store of Deputy's own. graph is nil for the other engines.
+func (c Config) openEngine(ctx context.Context, graph *store.Store) (*engine.Engine, error) {
+	if graph != nil {
+		return engine.Over(ctx, c.Engine, graph)
+	}
+	return engine.Open(ctx, c.Engine)
+}

@@ -56,7 +56,7 @@ func (g *Gate) Carried(through Chain) *Carried {
 // Limit returns how many bytes a message of a method may have; that of a method that there is not is small.
 func (c *Carried) Limit(method string) int {
 	if known, ok := c.gate.methods[method]; ok {
-		return known.Limit.Bytes
+		return known.Bytes
 	}
 	return wire.Small.Bytes
 }

@@ -118,7 +118,7 @@ func statusOf(err error) error {
 	if !ok {
 		return err
 	}
-	st := &spb.Status{Code: int32(is.Code()), Message: is.Message()} //nolint:gosec // codes are small
+	st := &spb.Status{Code: int32(is.Code()), Message: is.Message()}
 	for _, d := range is.Details() {
 		st.Details = append(st.Details, &anypb.Any{TypeUrl: "type.googleapis.com/" + d.Type, Value: d.Value})
 	}

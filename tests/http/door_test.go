@@ -164,7 +164,7 @@ func TestFrames(t *testing.T) {
 	message, err := proto.Marshal(question())
 	w.must(err)
 	frame := append([]byte{0, 0, 0, 0, 0}, message...)
-	binary.BigEndian.PutUint32(frame[1:], uint32(len(message))) //nolint:gosec // small
+	binary.BigEndian.PutUint32(frame[1:], uint32(len(message)))
 	got := w.send(http.MethodPost, checkPath, bytes.NewReader(frame),
 		"Content-Type", "application/grpc-web+proto", "X-Grpc-Web", "1", "Authorization", "Bearer "+harness.ServiceKey)
 	text := []byte(got.text)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,7 +135,7 @@ func (w *world) json(path, body string, headers ...string) answered {
 // stillAnswers fails unless a client that does everything right is answered yes.
 func (w *world) stillAnswers() {
 	w.t.Helper()
-	if got := w.json(checkPath, check); got.status != http.StatusOK || !bytes.Contains([]byte(got.text), []byte("PERMISSIONSHIP_HAS_PERMISSION")) {
+	if got := w.json(checkPath, check); got.status != http.StatusOK || !strings.Contains(got.text, "PERMISSIONSHIP_HAS_PERMISSION") {
 		w.t.Errorf("a right question is answered %d %s", got.status, got.text)
 	}
 }

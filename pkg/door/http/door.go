@@ -43,9 +43,12 @@ const (
 
 // The paths of what is no call.
 const (
+	// OpenAPIPath answers with the OpenAPI document.
 	OpenAPIPath = "/openapi.json"
-	// AlivePath answers 200 while the server runs, and ReadyPath while calls are to be sent to it, and else 503.
-	AlivePath, ReadyPath = "/healthz", "/readyz"
+	// AlivePath answers 200 while the server runs.
+	AlivePath = "/healthz"
+	// ReadyPath answers 200 while calls are to be sent to the server, and else 503.
+	ReadyPath = "/readyz"
 )
 
 // Calls answers the calls that come in: rpc.Carried.

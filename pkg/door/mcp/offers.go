@@ -68,7 +68,7 @@ func newTalk(ctx context.Context, from io.ReadCloser, to io.Writer) (*talk, func
 }
 
 // unanswered is the error of a server that does not answer a method.
-type unanswered struct{ method, message string } //nolint:errname // it says what it is
+type unanswered struct{ method, message string }
 
 // Error returns the message.
 func (n *unanswered) Error() string {

@@ -211,7 +211,7 @@ func (s *jsonScan) content(f *field, depth int) (elements int, fault *Fault) {
 		elements, fault = s.list(f, first, depth)
 	default:
 		fault = s.one(f, first, depth)
-		f.in(fault)
+		fault = f.in(fault)
 	}
 	return elements, fault
 }

@@ -184,11 +184,11 @@ func scalar(r *rand.Rand, f protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes([]byte("x"))
 	case protoreflect.Uint32Kind:
-		return protoreflect.ValueOfUint32(uint32(r.IntN(99) + 1)) //nolint:gosec // small
+		return protoreflect.ValueOfUint32(uint32(r.IntN(99) + 1))
 	case protoreflect.Uint64Kind:
-		return protoreflect.ValueOfUint64(uint64(r.IntN(99) + 1)) //nolint:gosec // small
+		return protoreflect.ValueOfUint64(uint64(r.IntN(99) + 1))
 	case protoreflect.Int32Kind:
-		return protoreflect.ValueOfInt32(int32(r.IntN(99) + 1)) //nolint:gosec // small
+		return protoreflect.ValueOfInt32(int32(r.IntN(99) + 1))
 	case protoreflect.Int64Kind:
 		return protoreflect.ValueOfInt64(int64(r.IntN(99) + 1))
 	default:
