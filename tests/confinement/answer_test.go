@@ -218,6 +218,8 @@ func tree(m protoreflect.Message) any {
 		case isTrace && f.IsList(): // SpiceDB asks a union's parts at once, and its trace has those that came in before the first yes
 		case name == "decision_id":
 			out[name] = "an id"
+		case name == "arguments_hash": // each server has a key of its own
+			out[name] = "a digest"
 		case f.IsMap():
 			inner := map[string]any{}
 			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -286,8 +287,16 @@ func (c *contest) ask(m method, name string, req proto.Message) string {
 // whole is what all pages hold together, in no order where it streams.
 func (c *contest) whole(m method, body []any) any {
 	if m.fromServer {
-		// Where each page ends is told by how many there are.
-		return unordered(slices.DeleteFunc(body, func(one any) bool { f, ok := one.(map[string]any); return ok && f["end"] != nil }))
+		// Where each page ends is told by how many there are. One that time has ended can go on in the middle of a party, which it repeats.
+		var party any
+		return unordered(slices.DeleteFunc(body, func(one any) bool {
+			f, _ := one.(map[string]any)
+			repeated := f["party"] != nil && reflect.DeepEqual(f["party"], party)
+			if f["party"] != nil {
+				party = f["party"]
+			}
+			return f["end"] != nil || repeated
+		}))
 	}
 	joined := map[string]any{}
 	for _, page := range body {
