@@ -315,7 +315,8 @@ func TestBrakePages(t *testing.T) {
 	w.ok(err)
 	would := w.wouldStop(brakeAgent("bot"))
 	// On a busy machine it ends before it has seen all, and says so.
-	if n := would.GetSessions(); n > runs-1 || would.GetComplete() != (n == runs-1) || would.GetDelegations() != 1 || len(would.GetFirstSessions()) != 20 {
+	n, of := would.GetSessions(), would.GetDelegations()
+	if n > runs-1 || of > 1 || would.GetComplete() && (n != runs-1 || of != 1) || len(would.GetFirstSessions()) != 20 {
 		t.Errorf("it would stop %d sessions and %d delegations, and shows %d", would.GetSessions(), would.GetDelegations(), len(would.GetFirstSessions()))
 	}
 	if by := w.braked(brakeAgent("bot")); by.GetSessionsEnded() != runs-1 || by.GetDelegationsRevoked() != 0 {
