@@ -57,7 +57,7 @@ func New(of string, most int64) *Set {
 	return &Set{of: of, most: most, apart: apart, free: most + apart, known: map[string]*share{}}
 }
 
-// Most is how many turns one caller can have, and All how many there are.
+// Most is how many turns one caller can have.
 func (s *Set) Most() int64 { return s.most }
 
 // All is how many turns there are.

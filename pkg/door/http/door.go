@@ -89,7 +89,7 @@ func CheckOrigin(origin string) error {
 // Door answers requests. It is safe for concurrent use.
 type Door struct {
 	cfg Config
-	// calls has the methods, and kinds whether each of them streams.
+	// calls has the methods, and streams whether each of them streams.
 	calls   *nethttp.ServeMux
 	streams map[string]bool
 	// services are the paths under which calls are.
