@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -37,6 +36,9 @@ since the last time is printed; look at it before you commit the file.`,
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the server")
 	outputVar(cmd.Flags(), &output, "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := upstream.oneServer(args); err != nil {
+			return err
+		}
 		m, before, err := files.open()
 		if err != nil {
 			return err
@@ -67,8 +69,6 @@ since the last time is printed; look at it before you commit the file.`,
 func serverTools(ctx context.Context, p *program, at *upstreamFlags, command []string) ([]jsonrpc.Value, error) {
 	var tools []jsonrpc.Value
 	switch {
-	case at.url != "" && len(command) > 0:
-		return nil, errors.New("--upstream is an MCP server that runs already: leave out the command after --")
 	case at.url != "":
 		server, err := at.open()
 		if err != nil {
@@ -77,8 +77,6 @@ func serverTools(ctx context.Context, p *program, at *upstreamFlags, command []s
 		if tools, err = server.Tools(ctx); err != nil {
 			return nil, fmt.Errorf("the server's tools cannot be read: %w", err)
 		}
-	case len(command) == 0:
-		return nil, errors.New("there is no MCP server: write its command after --, or its URL with --upstream")
 	default:
 		server, err := mcp.Start(ctx, command, p.Err)
 		if err != nil {

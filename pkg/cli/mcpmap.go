@@ -40,7 +40,7 @@ func (o *offers) read(ctx context.Context, server []string) (*offer.Offer, error
 		}
 		of, err := offer.Parse(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s %w", o.file, err)
+			return nil, fmt.Errorf("%s: %w", o.file, err)
 		}
 		return of, nil
 	case len(server) == 0:

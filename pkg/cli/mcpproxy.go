@@ -81,6 +81,17 @@ func (f *proxyFlags) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&f.idle, "session-idle", proxy.DefaultIdle, "after which time without a request a session ends")
 }
 
+// oneServer refuses a command line that names no MCP server, or two: a command after --, and --upstream.
+func (u *upstreamFlags) oneServer(command []string) error {
+	switch {
+	case u.url == "" && len(command) == 0:
+		return errors.New("there is no MCP server: write its command after --, or its URL with --upstream")
+	case u.url != "" && len(command) > 0:
+		return errors.New("--upstream is an MCP server that runs already: leave out the command after --")
+	}
+	return nil
+}
+
 // proxyOnly are the flags that mean nothing without --upstream, and stdioOnly those that mean nothing with it.
 var (
 	proxyOnly = []string{
@@ -102,16 +113,12 @@ func (f *proxyFlags) check(cmd *cobra.Command, args []string) (http bool, err er
 	}
 	http = f.upstream.url != ""
 	switch {
-	case http && len(args) > 0:
-		return http, errors.New("--upstream is an MCP server that runs already: leave out the command after --")
 	case http && changed(stdioOnly) != "":
 		return http, fmt.Errorf("--%s and --upstream exclude each other: over HTTP an agent's token says who acts", changed(stdioOnly))
 	case !http && changed(proxyOnly) != "":
 		return http, fmt.Errorf("--%s is for an MCP server over HTTP: name it with --upstream", changed(proxyOnly))
-	case !http && len(args) == 0:
-		return http, errors.New("there is no MCP server: write its command after --, or its URL with --upstream")
 	}
-	return http, nil
+	return http, f.upstream.oneServer(args)
 }
 
 // serve guards the server at --upstream until ctx is over. pass says whether Deputy can verify an agent's token itself.

@@ -49,7 +49,7 @@ func (c Config) checkHTTP() (Config, error) {
 			return c, fmt.Errorf("--http-origin %w", err)
 		}
 	}
-	reachable, err := isReachable(c.HTTPAddr)
+	reachable, err := isReachable("--http-listen", c.HTTPAddr)
 	if err == nil && reachable && !c.secured() && !c.Insecure {
 		err = fmt.Errorf("--http-listen %s can be reached from other machines, and without TLS the keys of callers can be read on the way: "+
 			"set --tls-cert and --tls-key, or --insecure where the network itself encrypts", c.HTTPAddr)

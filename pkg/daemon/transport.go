@@ -94,7 +94,7 @@ func (c Config) checkTransport() error {
 			return fmt.Errorf("--spiffe-workload-api %s: %w; an address looks like unix:///run/spire/agent.sock", c.SPIFFEWorkloadAPI, err)
 		}
 	}
-	reachable, err := isReachable(c.Addr)
+	reachable, err := isReachable("--addr", c.Addr)
 	if err == nil && reachable && !c.secured() && !c.Insecure {
 		err = fmt.Errorf("%s can be reached from other machines, and without TLS the keys of callers can be read on the way: "+
 			"set --tls-cert and --tls-key, or --insecure where the network itself encrypts", c.Addr)
@@ -102,7 +102,7 @@ func (c Config) checkTransport() error {
 	if err != nil || c.MetricsAddr == "" {
 		return err
 	}
-	reachable, err = isReachable(c.MetricsAddr)
+	reachable, err = isReachable("--metrics-addr", c.MetricsAddr)
 	if err == nil && reachable && !c.Insecure && !c.InsecureMetrics {
 		err = fmt.Errorf("%s can be reached from other machines, and metrics are served over HTTP without a key: "+
 			"set --insecure-metrics to allow that", c.MetricsAddr)
@@ -123,11 +123,11 @@ func (c Config) trustDomains() ([]spiffeid.TrustDomain, error) {
 	return domains, nil
 }
 
-// isReachable reports whether other machines can reach an address.
-func isReachable(addr string) (bool, error) {
+// isReachable reports whether other machines can reach an address, which is a flag's value.
+func isReachable(flag, addr string) (bool, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return true, fmt.Errorf("the address is not host:port: %w", err)
+		return true, fmt.Errorf("%s %.200q is no host and port, such as 127.0.0.1:50051", flag, addr)
 	}
 	ip := net.ParseIP(host)
 	return host != "localhost" && (ip == nil || !ip.IsLoopback()), nil

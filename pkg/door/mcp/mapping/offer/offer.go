@@ -69,13 +69,13 @@ func Parse(text []byte) (*Offer, error) {
 	rules.Bytes = MaxBytes
 	v, err := jsonrpc.ParseValue(text, rules)
 	if err != nil {
-		return nil, fmt.Errorf("is no list of tools: %w", err)
+		return nil, fmt.Errorf("this is no list of tools: %w", err)
 	}
 	if result, found := v.Get("result"); found {
 		v = result
 	}
 	if v.At("tools").Kind() != jsonrpc.Array {
-		return nil, errors.New(`is no list of tools: it has no list "tools"; save the result of the method tools/list in it`)
+		return nil, errors.New(`this is no list of tools: it has no list "tools"; save the result of the method tools/list in it`)
 	}
 	return Of(v)
 }
@@ -104,7 +104,7 @@ func Of(v jsonrpc.Value) (*Offer, error) {
 func actions(v jsonrpc.Value, list, kind string, read func(jsonrpc.Value, *Action) error) ([]Action, error) {
 	elements := v.At(list).Elements()
 	if len(elements) > maxListed {
-		return nil, fmt.Errorf("has %d %s, more than %d", len(elements), list, maxListed)
+		return nil, fmt.Errorf("it has %d %s, more than %d", len(elements), list, maxListed)
 	}
 	all := make([]Action, 0, len(elements))
 	seen := map[string]bool{}
@@ -114,7 +114,7 @@ func actions(v jsonrpc.Value, list, kind string, read func(jsonrpc.Value, *Actio
 		case !ok || name == "":
 			return nil, fmt.Errorf("%s[%d] has no name", list, i)
 		case seen[name]:
-			return nil, fmt.Errorf("has two %s with the name %s", list, quote(name))
+			return nil, fmt.Errorf("it has two %s with the name %s", list, quote(name))
 		}
 		if err := plain(name); err != nil {
 			return nil, fmt.Errorf("the name of %s[%d] %w", list, i, err)
@@ -279,7 +279,7 @@ func hasList(schema jsonrpc.Value, depth int) bool {
 func texts(v jsonrpc.Value, list, name string) ([]string, error) {
 	elements := v.At(list).Elements()
 	if len(elements) > maxListed {
-		return nil, fmt.Errorf("has %d %s, more than %d", len(elements), list, maxListed)
+		return nil, fmt.Errorf("it has %d %s, more than %d", len(elements), list, maxListed)
 	}
 	all := make([]string, 0, len(elements))
 	for i, one := range elements {
