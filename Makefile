@@ -69,8 +69,8 @@ test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	exit $$failed
 
 .PHONY: test-race
-test-race: ## Run the tests with the race detector
-	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race TIMEOUT=40m
+test-race: ## Run the tests with the race detector, those that try one point after the other with fewer points, on embedded and memory
+	@$(MAKE) --no-print-directory test GOTESTFLAGS='-race -short' TIMEOUT=40m
 
 .PHONY: conformance
 conformance: ## Run SpiceDB's public suites against pkg/store, and print how many of their subtests passed

@@ -90,6 +90,7 @@ func TestLookupThatFailsOnTheWay(t *testing.T) {
 	const n = lookupPage + 60 // and the one that is there
 	documents(t, graph, n-1)
 	j := New(deepAfter{graph.Graph.(*kept.Graph).Graph}, nil, time.Now)
+	j.lookupTime = time.Hour // on any machine one call goes through all of them
 	found, next, err := documentsOf(t, j, Place{}, 2*n)
 	slices.Sort(found)
 	if err != nil || next != nil || len(found) != n || len(slices.Compact(found)) != n {

@@ -41,7 +41,10 @@ var weights = map[string]int{
 // DEPUTY_CONFINEMENT_SEED draws the same requests again.
 func TestConfinement(t *testing.T) {
 	for name, requests := range map[string]int{"embedded": 10_000, "memory": 1_000, "postgres": 300} {
-		t.Run(name, func(t *testing.T) { run(t, harness.Engines()[name], requests) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, harness.Engines()[name], requests)
+		})
 	}
 }
 

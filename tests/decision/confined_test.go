@@ -67,6 +67,7 @@ func eachConfined(t *testing.T, run func(*confined), more ...*caller.Caller) {
 	}, more...)
 	for _, engine := range []string{"embedded", "memory", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
 			s := harness.Start(t, daemon.Config{
 				Engine: harness.Engines()[engine](t), Callers: callers,
 				PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},

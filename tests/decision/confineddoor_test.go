@@ -136,6 +136,7 @@ func eachBounded(t *testing.T, run func(*boundAtDoor)) {
 	engines := harness.Engines()
 	for _, name := range []string{"embedded", "memory", "postgres", "remote"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			run(newBounded(t, daemon.Config{Engine: engines[name](t)}))
 		})
 	}

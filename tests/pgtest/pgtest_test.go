@@ -84,7 +84,7 @@ func TestClusterEndsWithItsLastUser(t *testing.T) {
 	var h holder
 	var c *cluster
 	t.Run("user", func(t *testing.T) {
-		_, err := h.database(t)
+		_, err := h.database(t, nil)
 		if errors.Is(err, errNoServer) {
 			Skip(t, err.Error())
 		}
