@@ -23,8 +23,9 @@ PLUGINS := $(BIN)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION) $(BIN)/protoc-gen-go-gr
 # What is built and tested holds no path of the machine that built it. Both have the flag, so that SpiceDB is compiled once.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-# What the tests cover; narrow it with make test PKGS=./pkg/decide/...
+# What the tests cover; narrow it with make test PKGS=./pkg/decide/... RUN='^TestVerdict'
 PKGS ?= ./...
+RUN ?=
 # Where skipped tests are noted; see tests/pgtest.
 GRPCURL := $(BIN)/grpcurl-$(GRPCURL_VERSION)
 NOT_RUN := $(BIN)/not-run
@@ -61,7 +62,7 @@ TIMEOUT ?= 20m
 .PHONY: test
 test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	@mkdir -p $(BIN) && rm -f $(NOT_RUN)
-	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=$(TIMEOUT) $(GOTESTFLAGS) $(PKGS) || failed=1; \
+	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=$(TIMEOUT) -run='$(RUN)' $(GOTESTFLAGS) $(PKGS) || failed=1; \
 	if [ -s $(NOT_RUN) ]; then \
 		echo; echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; \
 		sort -t $$'\t' -k3,3 -k1,2 $(NOT_RUN) | awk -F '\t' '$$3 != why { why = $$3; print "  " why } { print "    " $$1 " " $$2 }'; \
@@ -69,7 +70,7 @@ test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	exit $$failed
 
 .PHONY: test-race
-test-race: ## Run the tests with the race detector, those that try one point after the other with fewer points, on embedded and memory
+test-race: ## Run the tests with the race detector, without those that are much work of one goroutine
 	@$(MAKE) --no-print-directory test GOTESTFLAGS='-race -short' TIMEOUT=40m
 
 .PHONY: conformance

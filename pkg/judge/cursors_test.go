@@ -86,6 +86,9 @@ func (s deepAfterSnapshot) Resources(ctx context.Context, r authz.Reachable, lim
 // TestLookupThatFailsOnTheWay: where an engine's lookup fails behind its first page, because of one object, all objects are gone through instead. In the
 // same call each of them is told once. A count that goes on in a later call ends with the error, because it would count some twice.
 func TestLookupThatFailsOnTheWay(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, _ := largeCrowd(t)
 	const n = lookupPage + 60 // and the one that is there
 	documents(t, graph, n-1)
