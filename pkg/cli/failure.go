@@ -57,6 +57,8 @@ func describe(cmd *cobra.Command, err error) failure {
 			message += ": " + checkProof(cmd)
 		case info.GetReason() == authz.ReasonJournalUnavailable:
 			message += ": " + mendJournal
+		case info.GetReason() == authz.ReasonRoleRequired:
+			message += "; use the key of a caller that has the role (deputy caller add makes one)"
 		}
 		prefix := f.Code + ": "
 		if f.Reason != "" {
