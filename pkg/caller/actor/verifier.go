@@ -89,6 +89,9 @@ func (v *Verifier) read(claims *token.Claims) (*said, error) {
 	}
 	is := &said{audiences: claims.Audiences}
 	is.actor.Ends = claims.Ends
+	if scopes, err := claims.Scopes(); err == nil { // with others nobody is refused who needs none
+		is.actor.Scopes = scopes
+	}
 	if is.actor.Agent, is.actor.AgentName, err = agentOf(issuer.Agent, claims, acting); err != nil {
 		return nil, err
 	}
