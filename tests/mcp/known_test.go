@@ -212,10 +212,12 @@ func TestKnownListIsTheSame(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		gap := func() string { return space.Draw(r, "space") }
 		var tools []string
+		mapped := false
 		for _, name := range rapid.Permutation([]string{"read", "write", "search", "secret", "ask"}).Draw(r, "names") {
 			if rapid.Bool().Draw(r, "left out") {
 				continue
 			}
+			mapped = mapped || name != "secret"
 			members := []string{`"name":` + gap() + `"` + name + `"`}
 			for _, key := range []string{"description", "inputSchema", "ſ", "_meta"} {
 				if rapid.Bool().Draw(r, key) {
@@ -248,7 +250,7 @@ func TestKnownListIsTheSame(t *testing.T) {
 				r.Fatalf("the agent gets %s, and at first %s", got, want)
 			}
 		}
-		if asked := who.may(); strings.Contains(want, "error") || len(tools) > 0 && asked == 0 {
+		if asked := who.may(); strings.Contains(want, "error") || mapped != (asked > 0) {
 			r.Fatalf("%d questions, and %s", asked, want)
 		}
 	})
