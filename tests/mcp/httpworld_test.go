@@ -96,7 +96,7 @@ func openWeb(t *testing.T, grants ...string) *webWorld {
 		}
 		return proxy.Caller{
 			Issuer: is.Evidence.Issuer, Agent: is.AgentName, Principal: is.Principal.Type + ":" + is.PrincipalName, Tenant: is.TenantName,
-			Scopes: is.Scopes, Ends: is.Ends,
+			Scopes: strings.Fields(is.Scope), Ends: is.Ends,
 		}, nil
 	}
 	return w

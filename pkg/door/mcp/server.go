@@ -39,7 +39,7 @@ func (g *Guard) readServer(ctx context.Context, from io.Reader) error {
 }
 
 // FromServer judges one message that the server sends in answer to one request, or of its own accord where request is the zero ID: there it
-// answers nothing. ctx is that with which the request was sent.
+// answers nothing. ctx is that with which the request was sent. The text is the caller's again when it returns.
 func (g *Guard) FromServer(ctx context.Context, text []byte, request jsonrpc.ID) error {
 	return g.fromServer(ctx, text, jsonrpc.FromServer(), func(id jsonrpc.ID) bool { return id == request && !id.IsZero() })
 }

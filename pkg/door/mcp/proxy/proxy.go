@@ -296,5 +296,5 @@ func (p *Proxy) post(w http.ResponseWriter, r *http.Request, caller Caller, use 
 
 // log is the guard's, about a caller.
 func (p *Proxy) log(c Caller) *zap.Logger {
-	return p.cfg.Guard.Log.With(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
+	return p.cfg.Guard.Log.WithLazy(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
 }
