@@ -251,7 +251,7 @@ func openIssuers(ctx context.Context, path, resource string, log *zap.Logger) (
 		if err != nil {
 			return proxy.Caller{}, err
 		}
-		c := proxy.Caller{Issuer: is.Evidence.Issuer, Agent: is.AgentName, Tenant: is.TenantName, Scopes: strings.Fields(is.Scope), Ends: is.Ends}
+		c := proxy.Caller{Issuer: is.Evidence.Issuer, Agent: is.AgentName, Tenant: is.TenantName, Scopes: strings.Split(is.Scope, " "), Ends: is.Ends}
 		if is.PrincipalName != "" {
 			c.Principal = is.Principal.Type + ":" + is.PrincipalName
 		}

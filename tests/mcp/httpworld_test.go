@@ -96,7 +96,7 @@ func openWeb(t *testing.T, grants ...string) *webWorld {
 		}
 		return proxy.Caller{
 			Issuer: is.Evidence.Issuer, Agent: is.AgentName, Principal: is.Principal.Type + ":" + is.PrincipalName, Tenant: is.TenantName,
-			Scopes: strings.Fields(is.Scope), Ends: is.Ends,
+			Scopes: strings.Split(is.Scope, " "), Ends: is.Ends,
 		}, nil
 	}
 	return w
