@@ -204,6 +204,29 @@ func TestKnownListIsDecidedAnew(t *testing.T) {
 	}
 }
 
+// TestSlowServerIsDecidedAnew: a decision that was made while a server took its time is not the one by which its list is shown.
+func TestSlowServerIsDecidedAnew(t *testing.T) {
+	t.Parallel()
+	const result = `{"tools":[{"name":"read"},{"name":"write"}]}`
+	who := &chosen{tools: []string{"read", "write"}}
+	l := newLister(t, result, nil, who)
+	for range 2 {
+		if got := toolsIn(t, l.ask(t, "tools/list")); got != "read write" {
+			t.Fatalf("the agent sees %s", got)
+		}
+	}
+	before := who.may("read", "write")
+	l.writes(func(id string) string {
+		eventually(t, "the list is decided ahead", func() bool { return who.may("read", "write") > before })
+		who.may("read")
+		<-time.After(1200 * time.Millisecond) // it is slow
+		return `{"jsonrpc":"2.0","id":` + id + `,"result":` + result + `}`
+	})
+	if got := toolsIn(t, l.ask(t, "tools/list")); got != "read" {
+		t.Errorf("of a slow server, the agent sees %s", got)
+	}
+}
+
 // TestKnownListIsTheSame: what an agent gets of a list that is known is what it gets of one that is not, whatever the server writes.
 func TestKnownListIsTheSame(t *testing.T) {
 	t.Parallel()

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"strconv"
 	"sync"
+	"time"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 )
@@ -24,6 +26,8 @@ type Known struct {
 	last []*toolList
 	// next is which of the last gives way to another one.
 	next int
+	// expected are the lists that the server is taken to give next, on the older wires and on the wire 2026-07-28; nil where nothing is expected.
+	expected [2]*toolList
 }
 
 // toolList is a whole list of tools that was approved. It is immutable.
@@ -78,6 +82,73 @@ func (l *toolList) shown(answers []Answer) jsonrpc.Value {
 		}
 	}
 	return l.result.With("tools", jsonrpc.List(kept))
+}
+
+// wire is the place of a wire among those for which something is expected.
+func wire(isNew bool) int {
+	if isNew {
+		return 1
+	}
+	return 0
+}
+
+// expects returns the list that the server is taken to give; nil where nothing is expected.
+func (k *Known) expects(isNew bool) *toolList {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.expected[wire(isNew)]
+}
+
+// gave notes which list the server gave, nil where it gave none that was approved, and which was expected. Where it gave another one than that, nothing is
+// expected the next time.
+func (k *Known) gave(isNew bool, list, expected *toolList) {
+	if expected == list {
+		return
+	}
+	if expected != nil || list == nil || list.before == nil {
+		list = nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.expected[wire(isNew)] = list
+}
+
+// ahead is a decision about the list that the server is taken to give. It is made for one request, while the server answers it.
+type ahead struct {
+	list *toolList
+	// at is when it was asked for, and done is closed once answers, or err, is there.
+	at      time.Time
+	done    chan struct{}
+	answers []Answer
+	err     error
+}
+
+// soon is how long a decision that was made ahead may wait for the server. After that it is made anew.
+const soon = time.Second
+
+// askAhead begins to decide about a list that is expected. With nil it returns nil.
+func (g *Guard) askAhead(f *flight, list *toolList) *ahead {
+	if list == nil {
+		return nil
+	}
+	a, ctx, call := &ahead{list: list, at: time.Now(), done: make(chan struct{})}, f.ctx, f.call
+	go func() {
+		defer close(a.done)
+		a.err = authz.Safely("mcp.ahead", func() (err error) {
+			a.answers, err = g.answers(ctx, call, list.asks, maxListAsks)
+			return err
+		})
+	}()
+	return a
+}
+
+// decided decides about the list that the server gave, unless that was done ahead.
+func (g *Guard) decided(f *flight, list *toolList, early *ahead) ([]Answer, error) {
+	if early != nil && early.list == list && time.Since(early.at) < soon {
+		<-early.done // its end is that of the request, at the latest
+		return early.answers, early.err
+	}
+	return g.answers(f.ctx, f.call, list.asks, maxListAsks)
 }
 
 // find returns the list that an answer of the server has, and which request it answers; nil where it is none that is known.

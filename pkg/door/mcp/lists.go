@@ -139,11 +139,14 @@ func (g *Guard) listTools(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) 
 	if _, found := m.Params.Get("cursor"); found {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "The list has one page: there is no such cursor."}
 	}
+	expected := g.cfg.Known.expects(isNew(m))
+	early := g.askAhead(f, expected)
 	list, err := g.fetchTools(f, m)
+	g.cfg.Known.gave(isNew(m), list, expected)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
-	answers, err := g.answers(f.ctx, f.call, list.asks, maxListAsks)
+	answers, err := g.decided(f, list, early)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
