@@ -268,7 +268,7 @@ func TestAroundID(t *testing.T) {
 	t.Parallel()
 	for text, has := range map[string]bool{
 		`{"jsonrpc":"2.0","id":1,"result":{"id":2}}`:                                    true,
-		" {\t\"result\" : {\"id\":[{\"id\":3}]} , \"id\" : 17 , \"jsonrpc\":\"2.0\" } ": true,
+		"{\t\"result\" : {\"id\":[{\"id\":3}]} , \"id\" : 17 , \"jsonrpc\":\"2.0\" }": true,
 		`{"result":{"a":"\"id\":4"},"\u0069d":"x","jsonrpc":"2.0"}`:                     true,
 		`{"jsonrpc":"2.0","method":"x","params":{"id":1}}`:                              false,
 		`[{"id":1}]`: false,

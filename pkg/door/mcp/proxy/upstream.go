@@ -221,7 +221,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch kind {
 	case jsonType:
-		text := buffers.Get().(*bytes.Buffer) //nolint:forcetypeassert // nothing else is in it
+		text, _ := buffers.Get().(*bytes.Buffer) // nothing else is in it
 		defer giveBack(text)
 		if err := readInto(text, response.Body, jsonrpc.FromServer().Bytes); err != nil {
 			return "", 0, err
