@@ -51,7 +51,7 @@ func asChild() {
 	case "stubborn":
 		signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		note("server", strconv.Itoa(os.Getpid()))
-		<-time.After(time.Hour) // it reads nothing, and so sees no end of its input
+		<-time.After(2 * time.Minute) // it reads nothing, and so sees no end of its input
 		os.Exit(0)
 	}
 }
@@ -100,6 +100,11 @@ func pidOf(t *testing.T, notes string) string {
 	if !runs(string(pid)) {
 		t.Fatal("the server does not run")
 	}
+	t.Cleanup(func() { // where the test fails, nothing is left behind
+		if number, err := strconv.Atoi(string(pid)); err == nil && runs(string(pid)) {
+			_ = syscall.Kill(number, syscall.SIGKILL)
+		}
+	})
 	return string(pid)
 }
 

@@ -267,10 +267,10 @@ func TestNode(t *testing.T) {
 func TestAroundID(t *testing.T) {
 	t.Parallel()
 	for text, has := range map[string]bool{
-		`{"jsonrpc":"2.0","id":1,"result":{"id":2}}`:                                    true,
+		`{"jsonrpc":"2.0","id":1,"result":{"id":2}}`:                                  true,
 		"{\t\"result\" : {\"id\":[{\"id\":3}]} , \"id\" : 17 , \"jsonrpc\":\"2.0\" }": true,
-		`{"result":{"a":"\"id\":4"},"\u0069d":"x","jsonrpc":"2.0"}`:                     true,
-		`{"jsonrpc":"2.0","method":"x","params":{"id":1}}`:                              false,
+		`{"result":{"a":"\"id\":4"},"\u0069d":"x","jsonrpc":"2.0"}`:                   true,
+		`{"jsonrpc":"2.0","method":"x","params":{"id":1}}`:                            false,
 		`[{"id":1}]`: false,
 	} {
 		before, behind, ok := jsonrpc.AroundID([]byte(text))
