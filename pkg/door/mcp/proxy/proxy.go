@@ -21,12 +21,14 @@ import (
 
 // Config is what a Proxy is made of.
 type Config struct {
-	// Guard is the guard's own configuration. Its Ask, Tools and Mirrored are the proxy's to fill in.
+	// Guard is the guard's own configuration. Its Ask, Tools, Known and Mirrored are the proxy's to fill in.
 	Guard mcp.Config
 	// Resource is the proxy's URL as agents know it, which their tokens are for (RFC 8707). Its path is the one that messages are sent to.
 	Resource *url.URL
 	// AuthorizationServers are the issuers whose tokens are accepted.
 	AuthorizationServers []string
+	// Scopes are those that every token has to have; none asks for none.
+	Scopes []string
 	// Verify says whose a token is. Errors: Denied and Unauthenticated where it proves nothing, Unavailable and Exhausted where that cannot be told.
 	Verify func(ctx context.Context, token string) (Caller, error)
 	// Ask decides for a caller.
@@ -77,6 +79,11 @@ func New(cfg Config) (*Proxy, error) {
 	if err := CheckResource(cfg.Resource); err != nil {
 		return nil, err
 	}
+	for _, one := range cfg.Scopes {
+		if err := CheckScope(one); err != nil {
+			return nil, err
+		}
+	}
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = DefaultMaxSessions
 	}
@@ -92,7 +99,7 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Guard.Log == nil {
 		cfg.Guard.Log = zap.NewNop()
 	}
-	cfg.Guard.Ask = askFor(cfg.Ask)
+	cfg.Guard.Ask, cfg.Guard.Known = askFor(cfg.Ask), &mcp.Known{}
 	p := &Proxy{
 		cfg: cfg, bounds: newBounds(), tools: &mcp.Tools{}, hosts: map[string]bool{strings.ToLower(cfg.Resource.Host): true},
 		origins: map[string]bool{cfg.Resource.Scheme + "://" + cfg.Resource.Host: true},
@@ -289,5 +296,5 @@ func (p *Proxy) post(w http.ResponseWriter, r *http.Request, caller Caller, use 
 
 // log is the guard's, about a caller.
 func (p *Proxy) log(c Caller) *zap.Logger {
-	return p.cfg.Guard.Log.With(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
+	return p.cfg.Guard.Log.WithLazy(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
 }
