@@ -63,7 +63,7 @@ func (c Call) told() client.ToolCall {
 // word makes a word of an agent's fit for the journal.
 func word(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) { // Cf has the marks that turn the direction of a text
 			return unicode.ReplacementChar
 		}
 		return r

@@ -12,7 +12,15 @@ var versions = []string{"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", 
 // clientCapabilities is where each request of the wire 2026-07-28 says what the agent can do.
 const clientCapabilities = "io.modelcontextprotocol/clientCapabilities"
 
-// narrowed returns the params of a request as they are sent on: without what the agent can do and the server may not ask it for.
+// metaMembers are the members of _meta that an agent's message may bring to the server: what the two wires define, and the context of a trace. Others are
+// left out, because nobody judges them, and a server could take one for an argument.
+var metaMembers = []string{
+	"progressToken", "io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientInfo", clientCapabilities, "io.modelcontextprotocol/logLevel",
+	"traceparent", "tracestate", "baggage",
+}
+
+// narrowed returns the params of a request as they are sent on: without what the agent can do and the server may not ask it for, and without members of
+// _meta that the guard does not know.
 func (g *Guard) narrowed(m *jsonrpc.Message) jsonrpc.Value {
 	params := m.Params
 	if m.Method == "initialize" {
@@ -21,9 +29,11 @@ func (g *Guard) narrowed(m *jsonrpc.Message) jsonrpc.Value {
 		}
 	}
 	if meta, found := params.Get("_meta"); found {
+		meta = only(meta, metaMembers...)
 		if can, found := meta.Get(clientCapabilities); found {
-			params = params.With("_meta", meta.With(clientCapabilities, g.clientCan(can)))
+			meta = meta.With(clientCapabilities, g.clientCan(can))
 		}
+		params = params.With("_meta", meta)
 	}
 	return params
 }

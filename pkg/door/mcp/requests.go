@@ -122,7 +122,7 @@ func (g *Guard) come(f *flight, row Method, m *jsonrpc.Message) (jsonrpc.Value, 
 		return g.listTemplates(f, m)
 	case "prompts/list":
 		return g.listPrompts(f, m)
-	case "resources/read", "resources/subscribe":
+	case "resources/read", "resources/subscribe", "resources/unsubscribe":
 		return g.resource(f, m)
 	case "prompts/get":
 		return g.getPrompt(f, m)
@@ -179,7 +179,7 @@ func (g *Guard) answerTo(m *jsonrpc.Message, result *jsonrpc.Value, err error) *
 
 // about is what the log says of a request: its method, and the tool or the prompt. It has no arguments, and no URI.
 func about(m *jsonrpc.Message) []zap.Field {
-	fields := []zap.Field{zap.String("method", m.Method)}
+	fields := []zap.Field{zap.String("method", word(m.Method, maxName))}
 	if name, ok := m.Params.At("name").Text(); ok {
 		fields = append(fields, zap.String("name", word(name, maxName)))
 	}
@@ -322,7 +322,7 @@ func (g *Guard) refuse(f *flight, why Refusal, told error) error {
 
 // about is what the log says of a request.
 func (f *flight) about() []zap.Field {
-	return []zap.Field{zap.String("method", f.call.Method), zap.String("name", word(f.call.Name, maxName))}
+	return []zap.Field{zap.String("method", word(f.call.Method, maxName)), zap.String("name", word(f.call.Name, maxName))}
 }
 
 // noDecision is a refusal because nobody decided.
@@ -393,8 +393,13 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if by, yes := answers.hold(call.Asks); !yes {
 		return jsonrpc.Value{}, refusal(mapping.NotAllowed, by)
 	}
-	if err := g.pinned(f, m); err != nil {
+	switch fetched, err := g.pinned(f, m); {
+	case err != nil:
 		return jsonrpc.Value{}, err
+	case fetched: // which may have taken long, and a right that was taken away meanwhile is gone
+		if err := g.decide(f, call.Asks, mapping.NotAllowed); err != nil {
+			return jsonrpc.Value{}, err
+		}
 	}
 	if err := g.agrees(name, m.Params.At("arguments")); err != nil {
 		return jsonrpc.Value{}, err
@@ -452,7 +457,11 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 	case !g.asksForInput():
 		return false, &refused{message: "The server asks for input, which the guard does not let through."}
 	}
-	for _, request := range result.At("inputRequests").Members() {
+	requests, found := result.Get("inputRequests")
+	if found && requests.Kind() != jsonrpc.Object {
+		return false, &refused{message: "The server asks for input in a way that the guard does not know."}
+	}
+	for _, request := range requests.Members() {
 		method, _ := request.Value.At("method").Text()
 		row := lookUp(Server, method, false)
 		if row.Does != Passes || !row.New || !g.cfg.Map.Allows(row.Feature) {
@@ -462,11 +471,25 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 	return true, nil
 }
 
-// asking is a result that asks for input, without anything that would be filtered in one that does not.
+// asking is a result that asks for input, without anything that would be filtered in one that does not. Each request is written anew of what was
+// judged of it, so that an agent finds no other method in it.
 func asking(result jsonrpc.Value) jsonrpc.Value {
+	var requests []jsonrpc.Member
+	for _, request := range result.At("inputRequests").Members() {
+		requests = append(requests, jsonrpc.Member{Name: request.Name, Value: only(request.Value, "method", "params")})
+	}
+	asked := only(result, "resultType", "inputRequests", "requestState")
+	if requests != nil {
+		asked = asked.With("inputRequests", jsonrpc.ObjectOf(requests...))
+	}
+	return asked
+}
+
+// only is an object with those of its members that have one of the names.
+func only(object jsonrpc.Value, names ...string) jsonrpc.Value {
 	kept := []jsonrpc.Member{}
-	for _, member := range result.Members() {
-		if slices.Contains([]string{"resultType", "inputRequests", "requestState"}, member.Name) {
+	for _, member := range object.Members() {
+		if slices.Contains(names, member.Name) {
 			kept = append(kept, member)
 		}
 	}
@@ -541,12 +564,23 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if err := g.decide(f, asks, noPrompt); err != nil {
 		return jsonrpc.Value{}, err
 	}
-	return g.relay(f, m)
+	sent := *m
+	sent.Params = m.Params.With("ref", only(m.Params.At("ref"), "type", "name")).With("argument", only(m.Params.At("argument"), "name", "value"))
+	return g.relay(f, &sent)
 }
+
+// listened are the kinds of notifications that an agent can subscribe to.
+var listened = []string{"toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions"}
 
 // listen decides a subscription.
 func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	var asks []mapping.Ask
+	for _, member := range m.Params.At("notifications").Members() {
+		if !slices.Contains(listened, member.Name) {
+			return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "notifications has a member that the guard does not let through; it can have " +
+				strings.Join(listened, ", ") + "."}
+		}
+	}
 	wanted := m.Params.At("notifications", "resourceSubscriptions")
 	f.call.Arguments = m.Params.Without("_meta")
 	for _, one := range wanted.Elements() {
@@ -576,7 +610,7 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 func (g *Guard) told(ctx context.Context, m *jsonrpc.Message) error {
 	row := lookUp(Client, m.Method, true)
 	if err := g.admits(row, m); err != nil {
-		g.cfg.Log.Info("dropped a notification of the agent", zap.String("method", m.Method), zap.Error(err))
+		g.cfg.Log.Info("dropped a notification of the agent", zap.String("method", word(m.Method, maxName)), zap.Error(err))
 		return nil
 	}
 	switch m.Method {

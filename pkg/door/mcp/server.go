@@ -113,7 +113,7 @@ func (g *Guard) Awaits(request jsonrpc.ID) bool {
 func (g *Guard) askedByServer(ctx context.Context, m *jsonrpc.Message) error {
 	row := lookUp(Server, m.Method, false)
 	if row.Does != Passes || row.Feature != "" && !g.cfg.Map.Allows(row.Feature) {
-		g.cfg.Log.Info("refused a request of the server", zap.String("method", m.Method))
+		g.cfg.Log.Info("refused a request of the server", zap.String("method", word(m.Method, maxName)))
 		return g.toServer(ctx, jsonrpc.Fail(m.ID, jsonrpc.CodeNoMethod, "The guard does not let this method through."))
 	}
 	g.mu.Lock()
@@ -139,7 +139,7 @@ func (g *Guard) askedByServer(ctx context.Context, m *jsonrpc.Message) error {
 func (g *Guard) toldByServer(ctx context.Context, m *jsonrpc.Message) error {
 	row := lookUp(Server, m.Method, true)
 	if row.Does == Refuses || row.Feature != "" && !g.cfg.Map.Allows(row.Feature) {
-		g.cfg.Log.Info("dropped a notification of the server", zap.String("method", m.Method))
+		g.cfg.Log.Info("dropped a notification of the server", zap.String("method", word(m.Method, maxName)))
 		return nil
 	}
 	if id, ok := jsonrpc.IDOf(m.Params.At("_meta", subscriptionID)); ok {

@@ -81,7 +81,7 @@ var Methods = []Method{
 	{Name: "resources/read", From: Client, Old: true, New: true, Does: Decides, Params: append([]string{"uri"}, again...),
 		How: "The URI, and each URI in the answer."},
 	{Name: "resources/subscribe", From: Client, Old: true, Does: Decides, Params: []string{"uri"}, How: "As for reading."},
-	{Name: "resources/unsubscribe", From: Client, Old: true, Does: Passes, Params: []string{"uri"}},
+	{Name: "resources/unsubscribe", From: Client, Old: true, Does: Decides, Params: []string{"uri"}, How: "As for reading."},
 	{Name: "prompts/list", From: Client, Old: true, New: true, Does: Filters, Params: []string{"cursor"}, How: "As for tools, page by page."},
 	{Name: "prompts/get", From: Client, Old: true, New: true, Does: Decides, Params: append([]string{"name", "arguments"}, again...),
 		How: "The prompt and every object in the arguments."},

@@ -37,6 +37,9 @@ func (p *Proxy) stateless(w http.ResponseWriter, r *http.Request, caller Caller,
 		ends = caller.Ends
 	}
 	answer.wait(r.Context(), ends, false)
+	// An agent that hangs up keeps its place among the requests under way until the work for it is over: else it could begin any number of them.
+	cancel(mcp.ErrCanceled)
+	<-answer.done
 	return nil
 }
 
