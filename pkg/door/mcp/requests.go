@@ -627,7 +627,7 @@ func (g *Guard) told(ctx context.Context, m *jsonrpc.Message) error {
 		if !ok || sent.IsZero() {
 			return nil // the server knows nothing of it
 		}
-		return g.toServer(ctx, &jsonrpc.Message{Method: m.Method, Params: m.Params.With("requestId", sent.Value())})
+		return g.toServer(ctx, &jsonrpc.Message{Method: m.Method, Params: g.narrowed(m).With("requestId", sent.Value())})
 	case "notifications/progress":
 		g.mu.Lock()
 		asked := len(g.asked)
@@ -636,5 +636,5 @@ func (g *Guard) told(ctx context.Context, m *jsonrpc.Message) error {
 			return nil
 		}
 	}
-	return g.toServer(ctx, m)
+	return g.toServer(ctx, &jsonrpc.Message{Method: m.Method, Params: g.narrowed(m)})
 }

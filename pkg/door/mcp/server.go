@@ -158,8 +158,8 @@ func (g *Guard) toldByServer(ctx context.Context, m *jsonrpc.Message) error {
 		switch awaited, filtered := g.awaits(m.Params.At("progressToken")); {
 		case !awaited:
 			return nil
-		case filtered: // the message may name what the answer must not
-			m.Params = m.Params.Without("message")
+		case filtered: // anything else may name what the answer must not
+			m.Params = only(m.Params, "progressToken", "progress", "total")
 		}
 	case "notifications/cancelled":
 		return g.canceledByServer(ctx, m)
