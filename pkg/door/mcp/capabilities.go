@@ -7,7 +7,10 @@ import (
 )
 
 // versions are the versions of the protocol whose methods the table has.
-var versions = []string{"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"}
+var versions = []string{"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", withoutSessions}
+
+// withoutSessions is the version that knows no initialize.
+const withoutSessions = "2026-07-28"
 
 // clientCapabilities is where each request of the wire 2026-07-28 says what the agent can do.
 const clientCapabilities = "io.modelcontextprotocol/clientCapabilities"
@@ -70,7 +73,7 @@ func (g *Guard) serverCan(can jsonrpc.Value) jsonrpc.Value {
 // initialized judges the server's answer to initialize.
 func (g *Guard) initialized(result jsonrpc.Value) (jsonrpc.Value, error) {
 	version, _ := result.At("protocolVersion").Text()
-	if !slices.Contains(versions, version) {
+	if !slices.Contains(versions, version) || version == withoutSessions {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInternal, "The server speaks a version of the protocol that the guard does not know."}
 	}
 	return result.With("capabilities", g.serverCan(result.At("capabilities"))), nil
