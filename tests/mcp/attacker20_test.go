@@ -3,12 +3,15 @@ package mcp_test
 // RED: every test in this file fails on purpose. Each shows a finding of the attacker's of 29 November; it is to go green with its mend.
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -418,5 +421,30 @@ func TestRedMeta(t *testing.T) {
 	}
 	if strings.Contains(got, "carol") || strings.Contains(got, "of somebody else") {
 		t.Errorf("the server got %s", got)
+	}
+}
+
+// TestRedUnknownBody: whoever is not known is told so at once, and nothing of the body is waited for.
+func TestRedUnknownBody(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	s := w.proxied(t, http.NotFoundHandler(), &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask = yes })
+	at, err := url.Parse(s.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, length := range []int{100, 60_000, 70_000} {
+		connection, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", at.Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = connection.Close() }()
+		begun := time.Now()
+		_, _ = fmt.Fprintf(connection, "POST /files HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", at.Host, length)
+		_ = connection.SetReadDeadline(begun.Add(40 * time.Second))
+		line, err := bufio.NewReader(connection).ReadString('\n')
+		if took := time.Since(begun); took > 2*time.Second || !strings.Contains(line, "401") {
+			t.Errorf("a body of %d bytes that does not come: %q after %s, %v", length, line, took.Round(time.Second), err)
+		}
 	}
 }
