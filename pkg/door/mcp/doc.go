@@ -7,6 +7,7 @@
 //	lists.go     lists, which show what may be called
 //	known.go     lists that the server gave before, and that need not be read again
 //	server.go    what the server asks and tells
+//	subscribed.go  the resources of which the agent wants to be told
 //	pins.go      the tools that were approved
 //	lines.go     messages as lines, bounded
 //	process.go   a server that is a process of its own

@@ -92,6 +92,8 @@ type Guard struct {
 	last             int64
 	// asked are the server's requests that the agent has not answered yet.
 	asked map[jsonrpc.ID]bool
+	// subscribed are the resources of which the agent wants to be told.
+	subscribed subscribed
 	// answering are the requests whose answers are made or sent.
 	answering sync.WaitGroup
 

@@ -541,15 +541,29 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if err := g.decide(f, asks, noResource); err != nil {
 		return jsonrpc.Value{}, err
 	}
+	switch m.Method {
+	case "resources/subscribe":
+		if err := g.subscribed.add(uri); err != nil {
+			return jsonrpc.Value{}, err
+		}
+		result, err := g.relay(f, m)
+		if err != nil {
+			g.subscribed.remove(uri)
+		}
+		return result, err
+	case "resources/unsubscribe":
+		g.subscribed.remove(uri)
+		return g.relay(f, m)
+	}
 	result, err := g.relay(f, m)
-	if err != nil || m.Method != "resources/read" {
+	if err != nil {
 		return result, err
 	}
 	if asked, err := g.input(result); asked || err != nil {
 		return asking(result), err
 	}
-	// A server may answer with other resources than the one that it was asked for.
-	return g.keepURIs(f, result, "contents", uri)
+	// A server may answer with other resources than the one that it was asked for, and with more than resources.
+	return g.keepURIs(f, only(result, "resultType", "contents", "cacheScope", "ttlMs"), "contents", uri)
 }
 
 // complete decides a completion.
@@ -575,6 +589,7 @@ var listened = []string{"toolsListChanged", "promptsListChanged", "resourcesList
 // listen decides a subscription.
 func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	var asks []mapping.Ask
+	var uris []string
 	for _, member := range m.Params.At("notifications").Members() {
 		if !slices.Contains(listened, member.Name) {
 			return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "notifications has a member that the guard does not let through; it can have " +
@@ -589,7 +604,7 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		if err != nil {
 			return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noResource})
 		}
-		asks = append(asks, these...)
+		asks, uris = append(asks, these...), append(uris, uri)
 	}
 	if wanted.Kind() != jsonrpc.Null && wanted.Kind() != jsonrpc.Array {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "resourceSubscriptions has to be a list."}
@@ -599,6 +614,10 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 			return jsonrpc.Value{}, err
 		}
 	}
+	if err := g.subscribed.add(uris...); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	defer g.subscribed.remove(uris...)
 	if err := g.sendOn(f, m.Method, g.narrowed(m)); err != nil {
 		return jsonrpc.Value{}, err
 	}

@@ -218,6 +218,9 @@ func (g *Guard) canceledByServer(ctx context.Context, m *jsonrpc.Message) error 
 // updated decides whether the agent is told of a change. It decides beside the server's other messages, bounded as requests are.
 func (g *Guard) updated(ctx context.Context, m *jsonrpc.Message) error {
 	uri, _ := m.Params.At("uri").Text()
+	if !g.subscribed.has(uri) {
+		return nil
+	}
 	asks, err := g.cfg.Map.ReadResource(uri)
 	if err != nil {
 		return nil //nolint:nilerr // what may not be read is not told

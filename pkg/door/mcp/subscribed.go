@@ -1,0 +1,61 @@
+package mcp
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+)
+
+// maxSubscribed is how many resources an agent can be subscribed to.
+const maxSubscribed = 1000
+
+// subscribed are the resources that an agent is subscribed to, each with how often. What a server tells of others comes to no decision, because it would
+// be the server that decides how many there are. The zero value has none. It is safe for concurrent use.
+type subscribed struct {
+	mu   sync.Mutex
+	uris map[string]int
+}
+
+// add notes subscriptions: all of them, or with an error none.
+func (s *subscribed) add(uris ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.uris)+len(uris) > maxSubscribed {
+		return &failure{jsonrpc.CodeInvalidRequest, fmt.Sprintf("An agent can be subscribed to %d resources. End a subscription first.", maxSubscribed)}
+	}
+	if s.uris == nil {
+		s.uris = map[string]int{}
+	}
+	for _, uri := range uris {
+		s.uris[uri]++
+	}
+	return nil
+}
+
+// remove notes that subscriptions have ended.
+func (s *subscribed) remove(uris ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, uri := range uris {
+		if s.uris[uri]--; s.uris[uri] <= 0 {
+			delete(s.uris, uri)
+		}
+	}
+}
+
+// has reports whether the agent is subscribed to a resource, or to one that it is a part of: a server may tell of parts, too.
+func (s *subscribed) has(uri string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.uris[uri] > 0 {
+		return true
+	}
+	for of := range s.uris {
+		if strings.HasPrefix(uri, strings.TrimSuffix(of, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
