@@ -39,7 +39,9 @@ func (s *subscribed) remove(uris ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, uri := range uris {
-		if s.uris[uri]--; s.uris[uri] <= 0 {
+		if s.uris[uri] > 1 {
+			s.uris[uri]--
+		} else {
 			delete(s.uris, uri)
 		}
 	}
