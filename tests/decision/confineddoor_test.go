@@ -311,6 +311,7 @@ func timeless(m protoreflect.Message) {
 // TestForeignIsAbsentAtTheDoor: what another tenant has, and what nobody has, get the same answer, in each message that a confined caller can send.
 // Only the names of the objects differ.
 func TestForeignIsAbsentAtTheDoor(t *testing.T) {
+	t.Parallel()
 	eachBounded(t, func(b *boundAtDoor) {
 		withTrace := func(text string) proto.Message {
 			r := asked(text)
