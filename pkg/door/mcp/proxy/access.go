@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/cors"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/door/mcp"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
@@ -114,6 +116,17 @@ func (p *Proxy) fromHere(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// pagesOf says what a browser is told about pages of some origins. Credentials that the browser adds by itself are never among it.
+func pagesOf(origins []string) cors.Options {
+	return cors.Options{
+		AllowedOrigins: origins,
+		AllowedMethods: []string{http.MethodPost, http.MethodGet, http.MethodDelete},
+		AllowedHeaders: []string{"*"}, // a tool can have arguments that headers mirror, of any name
+		ExposedHeaders: []string{sessionHeader, "Retry-After", "WWW-Authenticate"},
+		MaxAge:         7200,
+	}
 }
 
 // wellKnown is where a resource says whose tokens it takes (RFC 9728, section 3).

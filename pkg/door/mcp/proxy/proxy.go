@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/cors"
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -72,6 +73,8 @@ type Proxy struct {
 	sessions *sessions
 	hosts    map[string]bool
 	origins  map[string]bool
+	// pages answers browsers that ask whether a page of another origin may send requests; nil where none may.
+	pages *cors.Cors
 }
 
 // New returns a proxy.
@@ -106,6 +109,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	for _, one := range cfg.Origins {
 		p.origins[one] = true
+	}
+	if len(cfg.Origins) > 0 {
+		p.pages = cors.New(pagesOf(cfg.Origins))
 	}
 	p.sessions = newSessions(p)
 	return p, nil
@@ -224,6 +230,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTime))
 	if err := p.fromHere(r); err != nil {
 		return err
+	}
+	if p.pages != nil {
+		p.pages.HandlerFunc(w, r)
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			return nil // a browser asks for a page, without who sends the request that follows
+		}
 	}
 	if p.isMetadata(r.URL.Path) {
 		return p.metadata(w, r)
