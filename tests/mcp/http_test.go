@@ -780,3 +780,16 @@ func TestHTTPThousandSessions(t *testing.T) { //nolint:paralleltest // it measur
 		}
 	}
 }
+
+// TestAllowedPages: a page of an origin that is allowed can send a request through a browser, which asks first.
+func TestAllowedPages(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	const page = "https://chat.example.com"
+	s := w.proxied(t, http.NotFoundHandler(), &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask, c.Origins = yes, []string{page} })
+	got := s.send(t, http.MethodOptions, "", "", "Authorization: ", "Accept: ", "Origin: "+page, "Access-Control-Request-Method: POST",
+		"Access-Control-Request-Headers: authorization,content-type,mcp-protocol-version")
+	if got.status/100 != 2 || got.header.Get("Access-Control-Allow-Origin") != page {
+		t.Errorf("the browser's question is answered with %d and %v, so that no page can send anything", got.status, got.header)
+	}
+}
