@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
-	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
 // newMCPApprove builds `deputy mcp approve`.
@@ -45,11 +44,11 @@ since the last time is printed; look at it before you commit the file.`,
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
-		tools, err := serverTools(ctx, p, &upstream, args)
+		all, err := definitions(ctx, p, &upstream, args)
 		if err != nil {
 			return err
 		}
-		now, err := mcp.PinsOf(m.Server(), tools)
+		now, err := mcp.PinsOf(m.Server(), all)
 		if err != nil {
 			return err
 		}
@@ -65,29 +64,28 @@ since the last time is printed; look at it before you commit the file.`,
 	return cmd
 }
 
-// serverTools reads the tools of a server that is started, or is there over HTTP.
-func serverTools(ctx context.Context, p *program, at *upstreamFlags, command []string) ([]jsonrpc.Value, error) {
-	var tools []jsonrpc.Value
+// definitions reads the definitions of a server that is started, or is there over HTTP.
+func definitions(ctx context.Context, p *program, at *upstreamFlags, command []string) (all mcp.Definitions, err error) {
 	switch {
 	case at.url != "":
 		server, err := at.open()
 		if err != nil {
-			return nil, err
+			return all, err
 		}
-		if tools, err = server.Tools(ctx); err != nil {
-			return nil, fmt.Errorf("the server's tools cannot be read: %w", err)
+		if all, err = server.Definitions(ctx); err != nil {
+			return all, fmt.Errorf("the server's tools cannot be read: %w", err)
 		}
 	default:
 		server, err := mcp.Start(ctx, command, p.Err)
 		if err != nil {
-			return nil, err
+			return all, err
 		}
 		defer server.Stop()
-		if tools, err = server.Tools(ctx); err != nil {
-			return nil, fmt.Errorf("the server's tools cannot be read: %w", err)
+		if all, err = server.Definitions(ctx); err != nil {
+			return all, fmt.Errorf("the server's tools cannot be read: %w", err)
 		}
 	}
-	return tools, nil
+	return all, nil
 }
 
 // printApproved prints what was approved.

@@ -162,7 +162,7 @@ func guardURL(t *testing.T, upstream string, issuer *harness.Issuer, d deputy, r
 	must(err)
 	listed, err := jsonrpc.ParseValue([]byte(tools()), jsonrpc.FromServer())
 	must(err)
-	pins, err := mcp.PinsOf("bench", listed.At("tools").Elements())
+	pins, err := mcp.PinsOf("bench", mcp.Definitions{Tools: listed.At("tools").Elements()})
 	must(err)
 	known := issuer.Known(t, t.TempDir())
 	keys, err := token.Open(t.Context(), []token.Issuer{known}, token.Options{})

@@ -224,8 +224,8 @@ func (w *slowAsker) wait() {
 }
 
 // Ask implements mcp.Asker.
-func (w *slowAsker) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]bool, error) {
-	return make([]bool, len(asks)), nil
+func (w *slowAsker) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]mcp.Answer, error) {
+	return make([]mcp.Answer, len(asks)), nil
 }
 
 // Refused implements mcp.Asker.

@@ -110,11 +110,11 @@ func transparent(t *testing.T, server string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools, err := up.Tools(t.Context())
+	definitions, err := up.Definitions(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("all", tools)
+	pins, err := mcp.PinsOf("all", definitions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ prompts:
   test_input_required_result_prompt: {}
 tools:
 `)
-	for _, one := range tools {
+	for _, one := range definitions.Tools {
 		name, _ := one.At("name").Text()
 		var ignore []string
 		for _, argument := range one.At("inputSchema", "properties").Members() {

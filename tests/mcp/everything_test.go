@@ -18,12 +18,12 @@ func TestEverythingServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools, err := first.Tools(t.Context())
+	definitions, err := first.Definitions(t.Context())
 	first.Stop()
-	if err != nil || len(tools) < 5 {
-		t.Fatalf("%d tools, %v", len(tools), err)
+	if err != nil || len(definitions.Tools) < 5 {
+		t.Fatalf("%d tools, %v", len(definitions.Tools), err)
 	}
-	pins, err := mcp.PinsOf("everything", tools)
+	pins, err := mcp.PinsOf("everything", definitions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestEverythingServer(t *testing.T) {
 	if got := g.call(t, "echo", map[string]any{"message": "good morning"}); !strings.Contains(got, "good morning") || strings.HasPrefix(got, "isError") {
 		t.Error(got)
 	}
-	for _, one := range tools {
+	for _, one := range definitions.Tools {
 		name, _ := one.At("name").Text()
 		if got := g.call(t, name, nil); name != "echo" && got != noTool {
 			t.Errorf("%s: %s", name, got)

@@ -50,11 +50,11 @@ func TestFileServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Stop()
-	tools, err := server.Tools(t.Context())
+	definitions, err := server.Definitions(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("files", tools)
+	pins, err := mcp.PinsOf("files", definitions)
 	if err != nil {
 		t.Fatal(err)
 	}

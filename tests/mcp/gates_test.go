@@ -293,7 +293,7 @@ func TestPins(t *testing.T) {
 		return v
 	}
 	definition := `{"name":"read","description":"d","inputSchema":{"type":"object"},"outputSchema":{},"annotations":{"readOnlyHint":true},"_meta":{"x":1}}`
-	pins, err := mcp.PinsOf("files", []jsonrpc.Value{parse(definition)})
+	pins, err := mcp.PinsOf("files", mcp.Definitions{Tools: []jsonrpc.Value{parse(definition)}, Instructions: "Read first."})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,6 +309,9 @@ func TestPins(t *testing.T) {
 		if err := pins.Check(tools); err == nil {
 			t.Errorf("%s: it is what was approved", name)
 		}
+	}
+	if !pins.Instruct("Read first.") || pins.Instruct("Read first") || pins.Instruct("") || (&mcp.Pins{}).Instruct("") {
+		t.Error("other instructions are those that were approved")
 	}
 	text := pins.Append(nil)
 	if same, err := mcp.ParsePins(text, "files"); err != nil || len(same.Changes(pins)) > 0 {

@@ -52,7 +52,7 @@ func newLister(t rapid.TB, result string, known *mcp.Known, ask mcp.Asker) *list
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("files", v.At("tools").Elements())
+	pins, err := mcp.PinsOf("files", mcp.Definitions{Tools: v.At("tools").Elements()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,12 +21,12 @@ func guardedFiles(t *testing.T, w *world, root string) *guarded {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tools, err := first.Tools(t.Context())
+	definitions, err := first.Definitions(t.Context())
 	first.Stop()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("files", tools)
+	pins, err := mcp.PinsOf("files", definitions)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -206,11 +206,11 @@ func pinned(t testing.TB, server *sdk.Server) *mcp.Pins {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { _ = server.Run(ctx, &sdk.IOTransport{Reader: serverIn, Writer: serverOut}) }()
-	tools, err := mcp.ReadTools(ctx, fromServer, toServer)
+	definitions, err := mcp.ReadDefinitions(ctx, fromServer, toServer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("files", tools)
+	pins, err := mcp.PinsOf("files", definitions)
 	if err != nil {
 		t.Fatal(err)
 	}

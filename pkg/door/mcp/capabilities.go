@@ -76,7 +76,21 @@ func (g *Guard) initialized(result jsonrpc.Value) (jsonrpc.Value, error) {
 	if !slices.Contains(versions, version) || version == withoutSessions {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInternal, "The server speaks a version of the protocol that the guard does not know."}
 	}
-	return result.With("capabilities", g.serverCan(result.At("capabilities"))), nil
+	result = only(result, "protocolVersion", "capabilities", "serverInfo", "instructions")
+	return g.presented(result.With("capabilities", g.serverCan(result.At("capabilities")))), nil
+}
+
+// presented is what a server says of itself without what its operator did not approve: agents give the instructions to their models.
+func (g *Guard) presented(result jsonrpc.Value) jsonrpc.Value {
+	if about, found := result.Get("serverInfo"); found {
+		result = result.With("serverInfo", only(about, "name", "title", "version"))
+	}
+	text, found := result.Get("instructions")
+	if instructions, _ := text.Text(); found && !g.cfg.Pins.Instruct(instructions) {
+		g.cfg.Log.Warn("left out the server's instructions, because they are not those that were approved: run deputy mcp approve")
+		return result.Without("instructions")
+	}
+	return result
 }
 
 // discovered judges the server's answer to server/discover.
@@ -87,8 +101,9 @@ func (g *Guard) discovered(result jsonrpc.Value) (jsonrpc.Value, error) {
 			known = append(known, one)
 		}
 	}
+	result = only(result, "resultType", "supportedVersions", "capabilities", "serverInfo", "instructions", "cacheScope", "ttlMs")
 	result = result.With("supportedVersions", jsonrpc.List(known)).With("capabilities", g.serverCan(result.At("capabilities")))
-	return private(result), nil
+	return private(g.presented(result)), nil
 }
 
 // private keeps an answer that was made for one agent from being kept for another, and from being kept when it is no longer allowed.

@@ -47,6 +47,10 @@ type Config struct {
 	// Mirrored returns the values of the header that a call came with for an argument (see Mirror), by the header's name without MirrorPrefix. nil
 	// says that the transport has no headers.
 	Mirrored func(name string) []string
+	// Holder names the agent and whom it acts for, for guards that share a StateKey. What a server has one of them keep is of no use to another.
+	Holder string
+	// StateKey is the key by which the guard knows what a server had an agent keep (requestState) again. Empty is one of the guard's own.
+	StateKey []byte
 	// Timeout is how long the server may take for an answer; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Log gets what was refused: the tool, what refused it and the decision's id, without arguments. nil is none.
@@ -62,6 +66,8 @@ const (
 	maxInFlight = 64
 	// maxListAsks is how many questions a list of tools, prompts or resources may come to. They are asked at one revision, as many at once as Deputy takes.
 	maxListAsks = 10 * mapping.MaxAsks
+	// maxHeld is how much memory the server's answers may take until they have been sent, in bytes as jsonrpc.Weight reckons them.
+	maxHeld = 256 << 20
 )
 
 // End is one of the two sides between which a guard stands: it takes what the guard sends there. It is safe for concurrent use.
@@ -92,6 +98,8 @@ type Guard struct {
 	last             int64
 	// asked are the server's requests that the agent has not answered yet.
 	asked map[jsonrpc.ID]bool
+	// held is how much memory the server's answers take that have not been sent.
+	held int
 	// subscribed are the resources of which the agent wants to be told.
 	subscribed subscribed
 	// answering are the requests whose answers are made or sent.
@@ -111,6 +119,8 @@ type flight struct {
 	filtered bool
 	// listing says that the request that waits is for the first page of the tools, whose answer may be known. The guard's mu guards it.
 	listing bool
+	// held is the flight's part of what the guard holds. The guard's mu guards it.
+	held int
 	// answer gets one answer.
 	answer chan *answer
 	ctx    context.Context //nolint:containedctx // a request has its context, which a message of its own cancels
@@ -153,6 +163,9 @@ func Between(cfg Config, client, server End) *Guard {
 	}
 	if cfg.Known == nil {
 		cfg.Known = &Known{}
+	}
+	if len(cfg.StateKey) == 0 {
+		cfg.StateKey = NewStateKey()
 	}
 	return &Guard{
 		cfg: cfg, client: client, server: server, tools: cfg.Tools,

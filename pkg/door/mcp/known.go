@@ -124,7 +124,7 @@ type ahead struct {
 }
 
 // soon is how long a decision that was made ahead may wait for the server. After that it is made anew.
-const soon = time.Second
+const soon = 100 * time.Millisecond
 
 // askAhead begins to decide about a list that is expected. With nil it returns nil.
 func (g *Guard) askAhead(f *flight, list *toolList) *ahead {

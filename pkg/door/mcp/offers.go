@@ -125,11 +125,13 @@ func hello(ask func(method string, params jsonrpc.Value) (jsonrpc.Value, error),
 	return began, tell(&jsonrpc.Message{Method: "notifications/initialized"})
 }
 
-// ToolsOf asks a server for all its tools, as an agent does that begins. ask returns the result of a request, and tell sends a notification.
-func ToolsOf(ask func(method string, params jsonrpc.Value) (jsonrpc.Value, error), tell func(m *jsonrpc.Message) error) ([]jsonrpc.Value, error) {
-	if _, err := hello(ask, tell); err != nil {
-		return nil, err
+// DefinitionsOf asks a server for its definitions, as an agent does that begins. ask returns the result of a request, and tell sends a notification.
+func DefinitionsOf(ask func(method string, params jsonrpc.Value) (jsonrpc.Value, error), tell func(m *jsonrpc.Message) error) (all Definitions, err error) {
+	began, err := hello(ask, tell)
+	if err != nil {
+		return Definitions{}, err
 	}
-	all, _, err := PagesOf("tools", jsonrpc.ObjectOf(), func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
+	all.Instructions, _ = began.At("instructions").Text()
+	all.Tools, _, err = PagesOf("tools", jsonrpc.ObjectOf(), func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
 	return all, err
 }

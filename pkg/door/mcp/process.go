@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
-	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
 // leave is how long a server may take to end once its input has.
@@ -86,14 +85,14 @@ func (p *Process) Stop() {
 	close(p.over)
 }
 
-// Tools asks the server for all its tools.
-func (p *Process) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
-	return ReadTools(ctx, p.out, p.in)
+// Definitions asks the server for what an operator approves of it.
+func (p *Process) Definitions(ctx context.Context) (Definitions, error) {
+	return ReadDefinitions(ctx, p.out, p.in)
 }
 
-// ReadTools asks a server for all its tools, as an agent does that begins. It closes from where ctx is over before.
-func ReadTools(ctx context.Context, from io.ReadCloser, to io.Writer) ([]jsonrpc.Value, error) {
+// ReadDefinitions asks a server for its definitions, as an agent does that begins. It closes from where ctx is over before.
+func ReadDefinitions(ctx context.Context, from io.ReadCloser, to io.Writer) (Definitions, error) {
 	t, over := newTalk(ctx, from, to)
 	defer over()
-	return ToolsOf(t.ask, t.tell)
+	return DefinitionsOf(t.ask, t.tell)
 }

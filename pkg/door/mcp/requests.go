@@ -87,6 +87,7 @@ func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 		}
 	}
 	g.answering.Go(func() {
+		defer g.letGo(f)
 		var result jsonrpc.Value
 		err := authz.Safely("mcp.request", func() (err error) { //nolint:contextcheck // the request's context is f's
 			if result, err = g.come(f, row, m); errors.Is(err, errUnpinned) {
@@ -232,6 +233,13 @@ func (g *Guard) end(f *flight) {
 	delete(g.waiting, f.sent)
 }
 
+// letGo notes that nothing is left of the server's answers to a request.
+func (g *Guard) letGo(f *flight) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held, f.held = g.held-f.held, 0
+}
+
 // sendOn sends a request to the server, under an id of the guard's. An error ends the guard, or the request is over.
 func (g *Guard) sendOn(f *flight, method string, params jsonrpc.Value) error {
 	return g.sendFor(f, method, params, false)
@@ -298,7 +306,15 @@ func (g *Guard) answerOf(f *flight, endless bool) (*answer, error) {
 
 // relay sends a request on and waits for its answer.
 func (g *Guard) relay(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
-	if err := g.sendOn(f, m.Method, g.narrowed(m)); err != nil {
+	params := g.narrowed(m)
+	if state, found := params.Get("requestState"); found {
+		own, ok := g.opened(f, state)
+		if !ok {
+			return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "requestState is not the one that was given for this call. Make the call without it."}
+		}
+		params = params.With("requestState", own)
+	}
+	if err := g.sendOn(f, m.Method, params); err != nil {
 		return jsonrpc.Value{}, err
 	}
 	return g.await(f)
@@ -426,7 +442,7 @@ func (g *Guard) filteredFailure(name string, err error) error {
 // called judges the answer of a tool.
 func (g *Guard) called(f *flight, name string, arguments, result jsonrpc.Value) (jsonrpc.Value, error) {
 	if asked, err := g.input(result); asked || err != nil {
-		return asking(result), err
+		return g.asking(f, result), err
 	}
 	if !g.cfg.Map.Filters(name) {
 		return result, nil
@@ -458,7 +474,8 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 		return false, &refused{message: "The server asks for input, which the guard does not let through."}
 	}
 	requests, found := result.Get("inputRequests")
-	if found && requests.Kind() != jsonrpc.Object {
+	state, hasState := result.Get("requestState")
+	if found && requests.Kind() != jsonrpc.Object || hasState && state.Kind() != jsonrpc.String {
 		return false, &refused{message: "The server asks for input in a way that the guard does not know."}
 	}
 	for _, request := range requests.Members() {
@@ -472,8 +489,8 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 }
 
 // asking is a result that asks for input, without anything that would be filtered in one that does not. Each request is written anew of what was
-// judged of it, so that an agent finds no other method in it.
-func asking(result jsonrpc.Value) jsonrpc.Value {
+// judged of it, so that an agent finds no other method in it, and the state is of use for this call alone.
+func (g *Guard) asking(f *flight, result jsonrpc.Value) jsonrpc.Value {
 	var requests []jsonrpc.Member
 	for _, request := range result.At("inputRequests").Members() {
 		requests = append(requests, jsonrpc.Member{Name: request.Name, Value: only(request.Value, "method", "params")})
@@ -481,6 +498,9 @@ func asking(result jsonrpc.Value) jsonrpc.Value {
 	asked := only(result, "resultType", "inputRequests", "requestState")
 	if requests != nil {
 		asked = asked.With("inputRequests", jsonrpc.ObjectOf(requests...))
+	}
+	if state, found := asked.At("requestState").Text(); found {
+		asked = asked.With("requestState", g.sealed(f, state))
 	}
 	return asked
 }
@@ -523,8 +543,10 @@ func (g *Guard) getPrompt(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) 
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
-	_, err = g.input(result)
-	return result, err
+	if asked, err := g.input(result); asked || err != nil {
+		return g.asking(f, result), err
+	}
+	return result, nil
 }
 
 // resource decides a resource that is read or subscribed to.
@@ -560,7 +582,7 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return result, err
 	}
 	if asked, err := g.input(result); asked || err != nil {
-		return asking(result), err
+		return g.asking(f, result), err
 	}
 	// A server may answer with other resources than the one that it was asked for, and with more than resources.
 	return g.keepURIs(f, only(result, "resultType", "contents", "cacheScope", "ttlMs"), "contents", uri)
@@ -578,8 +600,21 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if err := g.decide(f, asks, noPrompt); err != nil {
 		return jsonrpc.Value{}, err
 	}
+	argument, _ := m.Params.At("argument", "name").Text()
+	if !g.cfg.Map.Ignores(name, argument) {
+		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, &refused{message: "Nothing is proposed for this argument, because it names an object, or is not mapped."})
+	}
 	sent := *m
 	sent.Params = m.Params.With("ref", only(m.Params.At("ref"), "type", "name")).With("argument", only(m.Params.At("argument"), "name", "value"))
+	if context, found := m.Params.Get("context"); found {
+		known := []jsonrpc.Member{}
+		for _, one := range context.At("arguments").Members() {
+			if g.cfg.Map.Ignores(name, one.Name) {
+				known = append(known, one)
+			}
+		}
+		sent.Params = sent.Params.With("context", jsonrpc.ObjectOf(jsonrpc.Member{Name: "arguments", Value: jsonrpc.ObjectOf(known...)}))
+	}
 	return g.relay(f, &sent)
 }
 

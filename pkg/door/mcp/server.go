@@ -83,6 +83,11 @@ func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	}
 	delete(g.waiting, m.ID)
 	one := &answer{Message: m}
+	if weight := jsonrpc.Weight(text); g.held+weight <= maxHeld {
+		g.held, f.held = g.held+weight, f.held+weight
+	} else {
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, "The server's answers that wait for the agent are too large for one more. Wait for one, and try again.")
+	}
 	if f.listing && len(text) <= maxKnownBytes {
 		one.text = bytes.Clone(text)
 	}

@@ -134,7 +134,7 @@ func AroundID(text []byte) (before, behind []byte, ok bool) {
 func refusal(v Value, wrong string) *Problem {
 	p := &Problem{Code: CodeInvalidRequest, Message: wrong}
 	ids, methods := 0, 0
-	for _, m := range v.members {
+	for _, m := range v.Members() {
 		switch Fold(m.Name) {
 		case Fold("id"):
 			ids++
@@ -161,7 +161,7 @@ func envelope(v Value) (m *Message, wrong string) {
 	}
 	m = &Message{}
 	has := map[string]Value{}
-	for _, member := range v.members {
+	for _, member := range v.Members() {
 		switch member.Name {
 		case "jsonrpc", "id", "method", "params", "result", "error":
 			has[member.Name] = member.Value

@@ -32,7 +32,18 @@ func FromClient() Rules {
 // FromServer are the rules for what comes from a server. Its data is its own: a map in it may have the names a and A, and a number any
 // digits. Names that the protocol knows are at depth 1 and 2.
 func FromServer() Rules {
-	return Rules{Bytes: 16 << 20, Depth: 128, Values: 1_000_000, FoldDepth: 2}
+	return Rules{Bytes: 16 << 20, Depth: 128, Values: 200_000, FoldDepth: 2}
+}
+
+// Weight returns about how many bytes of memory the text of a message, or a part of it, takes at most while the message is read, parsed and written
+// again. It counts what may begin a value, also in texts, without reading the message.
+func Weight(text []byte) int {
+	const perByte, perValue = 4, 100
+	n := perByte * len(text)
+	for _, mark := range []byte{',', '[', '{'} {
+		n += perValue * bytes.Count(text, []byte{mark})
+	}
+	return n
 }
 
 // The codes of JSON-RPC errors.
@@ -143,7 +154,7 @@ func (p *parser) value(depth int) (Value, error) {
 }
 
 func (p *parser) list(depth int) (Value, error) {
-	elements := []Value{}
+	var elements []Value
 	for p.decode.PeekKind() != ']' {
 		e, err := p.value(depth + 1)
 		if err != nil {
@@ -156,14 +167,17 @@ func (p *parser) list(depth int) (Value, error) {
 }
 
 func (p *parser) object(depth int) (Value, error) {
-	members := []Member{}
-	seen := map[string]string{}
+	var members []Member
+	var seen map[string]string
 	for p.decode.PeekKind() != '}' {
 		token, err := p.decode.ReadToken()
 		if err != nil {
 			return Value{}, err
 		}
 		name := token.String()
+		if seen == nil {
+			seen = map[string]string{}
+		}
 		p.name(name, depth, seen)
 		v, err := p.value(depth + 1)
 		if err != nil {

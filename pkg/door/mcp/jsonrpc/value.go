@@ -40,9 +40,16 @@ func (k Kind) String() string {
 
 // Value is a JSON value. The zero Value is null. A Value is immutable, and safe for concurrent use.
 type Value struct {
-	kind Kind
 	// text is a text, the digits of a number, or "true"; and the JSON of a packed value, which has no elements and no members.
-	text     string
+	text string
+	// inside is nil where the value has neither elements nor members. It is apart from the Value because most values have nothing inside, and a
+	// message may have very many of them.
+	inside *inside
+	kind   Kind
+}
+
+// inside is the content of a list or an object.
+type inside struct {
 	elements []Value
 	members  []Member
 }
@@ -63,10 +70,20 @@ func Truth(b bool) Value { return Value{kind: Bool, text: strconv.FormatBool(b)}
 func Whole(n int64) Value { return Value{kind: Number, text: strconv.FormatInt(n, 10)} }
 
 // List returns a list as a value. It keeps the slice.
-func List(elements []Value) Value { return Value{kind: Array, elements: elements} }
+func List(elements []Value) Value {
+	if len(elements) == 0 {
+		return Value{kind: Array}
+	}
+	return Value{kind: Array, inside: &inside{elements: elements}}
+}
 
 // ObjectOf returns an object as a value, in the order of its members, whose names are all different. It keeps the slice.
-func ObjectOf(members ...Member) Value { return Value{kind: Object, members: members} }
+func ObjectOf(members ...Member) Value {
+	if len(members) == 0 {
+		return Value{kind: Object}
+	}
+	return Value{kind: Object, inside: &inside{members: members}}
+}
 
 // Packed returns a list or an object as one that is only to be written: its JSON is made once, and takes less memory than the value does. Nothing is to
 // be looked up in it, for it seems empty. Any other value is returned as it is.
@@ -96,15 +113,25 @@ func (v Value) textOf(kind Kind) (string, bool) {
 	return v.text, true
 }
 
-// Elements returns the elements of a list, nil where the value is none. The slice is not to be changed.
-func (v Value) Elements() []Value { return v.elements }
+// Elements returns the elements of a list, nil where there are none. The slice is not to be changed.
+func (v Value) Elements() []Value {
+	if v.inside == nil {
+		return nil
+	}
+	return v.inside.elements
+}
 
-// Members returns the members of an object in their order, nil where the value is none. The slice is not to be changed.
-func (v Value) Members() []Member { return v.members }
+// Members returns the members of an object in their order, nil where there are none. The slice is not to be changed.
+func (v Value) Members() []Member {
+	if v.inside == nil {
+		return nil
+	}
+	return v.inside.members
+}
 
 // Get returns a member of an object: null and false where there is no such member, or the value is no object.
 func (v Value) Get(name string) (Value, bool) {
-	for _, m := range v.members {
+	for _, m := range v.Members() {
 		if m.Name == name {
 			return m.Value, true
 		}
@@ -122,7 +149,7 @@ func (v Value) At(names ...string) Value {
 
 // With returns the object with a member set, in its place or at the end. A value that is no object becomes one.
 func (v Value) With(name string, value Value) Value {
-	members := slices.Clone(v.members)
+	members := slices.Clone(v.Members())
 	for i := range members {
 		if members[i].Name == name {
 			members[i].Value = value
@@ -137,7 +164,7 @@ func (v Value) Without(name string) Value {
 	if _, found := v.Get(name); !found {
 		return v
 	}
-	return ObjectOf(slices.DeleteFunc(slices.Clone(v.members), func(m Member) bool { return m.Name == name })...)
+	return ObjectOf(slices.DeleteFunc(slices.Clone(v.Members()), func(m Member) bool { return m.Name == name })...)
 }
 
 // Any returns the value as package encoding/json would: nil, bool, float64, string, []any and map[string]any.
@@ -151,14 +178,14 @@ func (v Value) Any() any {
 	case String:
 		return v.text
 	case Array:
-		all := make([]any, len(v.elements))
-		for i, e := range v.elements {
+		all := make([]any, len(v.Elements()))
+		for i, e := range v.Elements() {
 			all[i] = e.Any()
 		}
 		return all
 	case Object:
-		all := make(map[string]any, len(v.members))
-		for _, m := range v.members {
+		all := make(map[string]any, len(v.Members()))
+		for _, m := range v.Members() {
 			all[m.Name] = m.Value.Any()
 		}
 		return all
@@ -173,7 +200,7 @@ func (v Value) Append(b []byte) []byte {
 	switch {
 	case packed:
 		return append(b, v.text...)
-	case v.kind == Array && len(v.elements) > 0:
+	case v.kind == Array && len(v.Elements()) > 0:
 		b = slices.Grow(b, v.room())
 	}
 	switch v.kind {
@@ -183,7 +210,7 @@ func (v Value) Append(b []byte) []byte {
 		return quote(b, v.text)
 	case Array:
 		b = append(b, '[')
-		for i, e := range v.elements {
+		for i, e := range v.Elements() {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -192,7 +219,7 @@ func (v Value) Append(b []byte) []byte {
 		return append(b, ']')
 	case Object:
 		b = append(b, '{')
-		for i, m := range v.members {
+		for i, m := range v.Members() {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -207,7 +234,7 @@ func (v Value) Append(b []byte) []byte {
 
 // room is how many bytes the elements of a list take that are packed.
 func (v Value) room() (n int) {
-	for _, e := range v.elements {
+	for _, e := range v.Elements() {
 		if e.kind == Array || e.kind == Object {
 			n += len(e.text) + 1
 		}

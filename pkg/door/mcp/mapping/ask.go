@@ -69,6 +69,12 @@ func (m *Map) ListTool(name string) ([]Ask, bool) { return m.listed(m.tools[name
 // ListPrompt is ListTool for a prompt.
 func (m *Map) ListPrompt(name string) ([]Ask, bool) { return m.listed(m.prompts[name], m.prompt, name) }
 
+// Ignores reports whether an argument of a prompt is one that nobody needs to judge, whatever its value is.
+func (m *Map) Ignores(prompt, argument string) bool {
+	a := m.prompts[prompt]
+	return a != nil && slices.ContainsFunc(a.ignore, func(p path) bool { return path{{name: argument}}.within(p) })
+}
+
 // CallTool returns what a call of a tool comes to. Arguments that are null are none. Errors are *Refusal.
 func (m *Map) CallTool(name string, arguments jsonrpc.Value) (*Call, error) {
 	a := m.tools[name]
@@ -302,9 +308,6 @@ func (c *check) one(call *Call, parts []path) error {
 	}
 	if c.Canonical != nil {
 		resolved, err := c.Canonical.resolve(id, &call.looks)
-		if errors.Is(err, errLooks) {
-			return refuse("The paths of the call take more look-ups than one call may. Make several calls.")
-		}
 		if found, ok := errors.AsType[*lookedUp](err); ok {
 			return &Refusal{NotAllowed, fmt.Sprintf("the argument %s %v", parts[0], found)}
 		}

@@ -84,7 +84,8 @@ const (
 	lookUpCost = 8
 )
 
-// errLooks is the error of paths that take more than maxLooks.
+// errLooks is the error of paths that take more than maxLooks. So few paths have that many elements that it says something of the folders: there is one
+// with very many entries.
 var errLooks = errors.New("takes more look-ups of files than one call may")
 
 // looks count what is looked up for one call, or for one answer.
@@ -126,9 +127,7 @@ func (c *Canonical) resolve(text string, looks *looks) (resolved, error) {
 	}
 	if c.Shared {
 		var err error
-		if at, err = c.lookUp(at, looks); errors.Is(err, errLooks) {
-			return resolved{}, err
-		} else if err != nil {
+		if at, err = c.lookUp(at, looks); err != nil {
 			return resolved{}, &lookedUp{err}
 		}
 	} else if at != filepath.Clean(at) || strings.Contains("/"+text+"/", "/../") || strings.Contains("/"+text+"/", "/./") {
@@ -161,6 +160,9 @@ func (c *Canonical) below(at string) (string, error) {
 
 // lookedUp is an error that says something of the file system.
 type lookedUp struct{ error } //nolint:errname // it wraps any
+
+// Unwrap returns what it says.
+func (e *lookedUp) Unwrap() error { return e.error }
 
 // lookUp resolves an absolute path on the file system.
 func (c *Canonical) lookUp(at string, looks *looks) (string, error) {

@@ -170,7 +170,7 @@ func (f *reading) resolve(in *Canonical, path string) (string, error) {
 	used := f.looks.used
 	where, err := in.resolve(path, &f.looks)
 	if errors.Is(err, errLooks) {
-		return "", refuse("The paths in the answer take more look-ups than one answer may. Ask for less.")
+		return "", &Refusal{"The answer cannot be filtered. Ask for less.", fmt.Sprintf("a path in the answer %v", err)}
 	}
 	if f.looks.used > used { // else it is found out at once
 		f.led[before] = where.id

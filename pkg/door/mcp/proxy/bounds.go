@@ -15,18 +15,21 @@ const (
 	// many of one person's.
 	small                    = 64 << 10
 	maxLarge, maxPersonLarge = 32, 4
+	// maxHeld is how much memory the server's answers may take until they have been sent, in bytes as jsonrpc.Weight reckons them, and maxPersonHeld how
+	// much those to one person's requests.
+	maxHeld, maxPersonHeld = 1 << 30, 256 << 20
 )
 
 // bounds are how much there may be at once. It is safe for concurrent use.
 type bounds struct {
 	mu sync.Mutex
-	// requests and large are those of all people.
-	requests, large int
-	people          map[person]*share
+	// requests, large and held are those of all people.
+	requests, large, held int
+	people                map[person]*share
 }
 
 // share is what one person has.
-type share struct{ requests, large, sessions int }
+type share struct{ requests, large, held, sessions int }
 
 func newBounds() *bounds { return &bounds{people: map[person]*share{}} }
 
@@ -35,6 +38,9 @@ type use struct {
 	bounds *bounds
 	of     person
 	large  bool
+	held   int
+	// left says that the request is answered.
+	left bool
 }
 
 func busy(who string) *wrong {
@@ -67,6 +73,7 @@ func (u *use) leave() {
 	if u.large {
 		b.large, s.large = b.large-1, s.large-1
 	}
+	b.held, s.held, u.left = b.held-u.held, s.held-u.held, true
 	b.forgetLocked(u.of)
 }
 
@@ -120,4 +127,51 @@ func (u *use) enlarge() error {
 	}
 	b.large, s.large, u.large = b.large+1, s.large+1, true
 	return nil
+}
+
+// hold counts memory that the server's answers take, until the request is answered. The nil use counts nothing.
+func (u *use) hold(bytes int) error {
+	if u == nil {
+		return nil
+	}
+	b := u.bounds
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if u.left {
+		return lies("The request is answered already.")
+	}
+	s := b.shareLocked(u.of)
+	if bytes > 0 && (b.held+bytes > maxHeld || s.held+bytes > maxPersonHeld) {
+		return lies("The server's answers that wait for their agents are too large for one more. Wait for one, and try again.")
+	}
+	b.held, s.held, u.held = b.held+bytes, s.held+bytes, u.held+bytes
+	return nil
+}
+
+// measured is what the server sends, whose memory counts as that of a request. It is not safe for concurrent use.
+type measured struct {
+	io.Reader
+
+	of *use
+	// counted is what counts already, and owed what was read since.
+	counted, owed int
+}
+
+// Read is io.Reader's. It fails where there is no room for more.
+func (m *measured) Read(b []byte) (int, error) {
+	n, err := m.Reader.Read(b)
+	if m.owed += jsonrpc.Weight(b[:n]); m.owed < small {
+		return n, err
+	}
+	if err := m.of.hold(m.owed); err != nil {
+		return 0, err
+	}
+	m.counted, m.owed = m.counted+m.owed, 0
+	return n, err
+}
+
+// passed notes that nothing is left of what was read.
+func (m *measured) passed() {
+	_ = m.of.hold(-m.counted) // there is always room for less
+	m.counted, m.owed = 0, 0
 }

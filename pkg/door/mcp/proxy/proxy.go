@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,7 +23,7 @@ import (
 
 // Config is what a Proxy is made of.
 type Config struct {
-	// Guard is the guard's own configuration. Its Ask, Tools, Known and Mirrored are the proxy's to fill in.
+	// Guard is the guard's own configuration. Its Ask, Tools, Known, Mirrored and Holder are the proxy's to fill in.
 	Guard mcp.Config
 	// Resource is the proxy's URL as agents know it, which their tokens are for (RFC 8707). Its path is the one that messages are sent to.
 	Resource *url.URL
@@ -101,6 +102,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if cfg.Guard.Log == nil {
 		cfg.Guard.Log = zap.NewNop()
+	}
+	if len(cfg.Guard.StateKey) == 0 {
+		cfg.Guard.StateKey = mcp.NewStateKey()
 	}
 	cfg.Guard.Ask, cfg.Guard.Known = askFor(cfg.Ask), &mcp.Known{}
 	p := &Proxy{
@@ -198,6 +202,7 @@ func bad(status int, format string, args ...any) *wrong {
 
 // ServeHTTP answers one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Body = &watched{ReadCloser: r.Body}
 	err := authz.Safely("mcp.proxy", func() error { return p.serve(w, r) }) //nolint:contextcheck // a session's context is its own
 	if err == nil {
 		return
@@ -207,7 +212,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.cfg.Guard.Log.Error("a request failed", zap.Error(err))
 		e = &wrong{status: http.StatusInternalServerError, code: jsonrpc.CodeInternal, says: "The guard failed."}
 	}
-	if r.ProtoMajor == 1 && (r.ContentLength < 0 || r.ContentLength > small) {
+	if body, ok := r.Body.(*watched); r.ProtoMajor == 1 && r.ContentLength != 0 && !(ok && body.ended) {
 		w.Header().Set("Connection", "close") // else the server would read what is left of the body before it answers
 	}
 	if e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests {
@@ -221,6 +226,20 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(e.status)
 	_, _ = w.Write(answer.Append(nil)) // whoever is gone does not read it
+}
+
+// watched is a body of which is known whether it was read to its end. It is not safe for concurrent use.
+type watched struct {
+	io.ReadCloser
+
+	ended bool
+}
+
+// Read is io.Reader's.
+func (b *watched) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.ended = b.ended || errors.Is(err, io.EOF)
+	return n, err
 }
 
 // serve judges a request from its outside inwards: nothing of its body is read before it is known who sends it.
@@ -256,7 +275,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	case http.MethodPost:
 		return p.post(w, r, caller, use)
 	case http.MethodGet:
-		return p.sessions.get(w, r, caller)
+		return p.sessions.get(w, r, caller, use)
 	case http.MethodDelete:
 		return p.sessions.delete(w, r, caller)
 	}
@@ -300,9 +319,9 @@ func (p *Proxy) post(w http.ResponseWriter, r *http.Request, caller Caller, use 
 	}
 	switch {
 	case isNew:
-		return p.stateless(w, r, caller, m)
+		return p.stateless(w, r, caller, use, m)
 	default:
-		return p.sessions.post(w, r, caller, m)
+		return p.sessions.post(w, r, caller, use, m)
 	}
 }
 

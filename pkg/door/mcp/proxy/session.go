@@ -59,7 +59,7 @@ func (s *sessions) begin(c Caller) (*session, error) {
 	one := &session{id: rand.Text(), of: c.person(), active: 1}
 	one.ctx, one.end = context.WithCancelCause(context.Background())
 	cfg := s.proxy.cfg.Guard
-	cfg.Log = s.proxy.log(c)
+	cfg.Log, cfg.Holder = s.proxy.log(c), one.of.String()
 	one.guard = mcp.Between(cfg, agent{asks: true}, &sessionEnd{s, one})
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,7 +234,7 @@ func (one *session) headers() (http.Header, bool) {
 }
 
 // post takes a message of the wire 2025-11-25.
-func (s *sessions) post(w http.ResponseWriter, r *http.Request, caller Caller, m *jsonrpc.Message) error {
+func (s *sessions) post(w http.ResponseWriter, r *http.Request, caller Caller, use *use, m *jsonrpc.Message) error {
 	id, err := only(r.Header, sessionHeader)
 	if err != nil {
 		return err
@@ -243,7 +243,7 @@ func (s *sessions) post(w http.ResponseWriter, r *http.Request, caller Caller, m
 		if id != "" {
 			return bad(http.StatusBadRequest, "A session begins once: leave %s out of initialize.", sessionHeader)
 		}
-		return s.initialize(w, r, caller, m)
+		return s.initialize(w, r, caller, use, m)
 	}
 	one, err := s.find(r, caller)
 	if err != nil {
@@ -254,9 +254,9 @@ func (s *sessions) post(w http.ResponseWriter, r *http.Request, caller Caller, m
 	}
 	defer one.leave()
 	if m.IsRequest() {
-		return one.answer(w, r, caller, m)
+		return one.answer(w, r, caller, use, m)
 	}
-	if err := one.guard.FromClient((&exchange{caller: caller}).in(one.ctx), m); err != nil {
+	if err := one.guard.FromClient((&exchange{caller: caller, use: use}).in(one.ctx), m); err != nil {
 		s.proxy.log(caller).Warn("the server does not take a message", zap.Error(err))
 		return &wrong{status: http.StatusBadGateway, code: jsonrpc.CodeInternal, says: "The server does not take the message."}
 	}
@@ -265,7 +265,7 @@ func (s *sessions) post(w http.ResponseWriter, r *http.Request, caller Caller, m
 }
 
 // answer answers a request. An agent that goes away has not cancelled it on this wire, so that it counts as under way until it ends.
-func (one *session) answer(w http.ResponseWriter, r *http.Request, caller Caller, m *jsonrpc.Message) error {
+func (one *session) answer(w http.ResponseWriter, r *http.Request, caller Caller, use *use, m *jsonrpc.Message) error {
 	answer := newReply(w, func(*jsonrpc.Message) int {
 		one.mu.Lock()
 		defer one.mu.Unlock()
@@ -274,7 +274,7 @@ func (one *session) answer(w http.ResponseWriter, r *http.Request, caller Caller
 		}
 		return http.StatusOK
 	})
-	ctx := (&exchange{caller, answer}).in(one.ctx)
+	ctx := (&exchange{caller, answer, use}).in(one.ctx)
 	if err := one.guard.FromClient(ctx, m); err != nil && !errors.Is(err, mcp.ErrNobody) { //nolint:contextcheck // the session's
 		return err
 	}
@@ -283,7 +283,7 @@ func (one *session) answer(w http.ResponseWriter, r *http.Request, caller Caller
 }
 
 // initialize begins a session. It is there once the server has agreed, and not at all where it does not.
-func (s *sessions) initialize(w http.ResponseWriter, r *http.Request, caller Caller, m *jsonrpc.Message) error {
+func (s *sessions) initialize(w http.ResponseWriter, r *http.Request, caller Caller, use *use, m *jsonrpc.Message) error {
 	begun, err := s.begin(caller)
 	if err != nil {
 		return err
@@ -302,7 +302,7 @@ func (s *sessions) initialize(w http.ResponseWriter, r *http.Request, caller Cal
 		begun.mu.Unlock()
 		w.Header().Set(sessionHeader, begun.id)
 	}
-	if err := begun.guard.FromClient((&exchange{caller, answer}).in(begun.ctx), m); err != nil { //nolint:contextcheck // the session's
+	if err := begun.guard.FromClient((&exchange{caller, answer, use}).in(begun.ctx), m); err != nil { //nolint:contextcheck // the session's
 		s.drop(begun, true)
 		return err
 	}
@@ -314,7 +314,7 @@ func (s *sessions) initialize(w http.ResponseWriter, r *http.Request, caller Cal
 }
 
 // get streams what the server says of its own accord, while the agent's token is good.
-func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller) error { //nolint:contextcheck // the session's, which ends with the request
+func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller, use *use) error { //nolint:contextcheck // the session's, which ends with the request
 	version, err := versionOf(r.Header, jsonrpc.ID{})
 	switch {
 	case err != nil:
@@ -341,7 +341,7 @@ func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller) er
 	defer context.AfterFunc(r.Context(), cancel)()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	answer := newReply(w, func(*jsonrpc.Message) int { return http.StatusOK })
-	ctx = (&exchange{caller, answer}).in(ctx)
+	ctx = (&exchange{caller, answer, use}).in(ctx)
 	header, _ := found.headers()
 	from, err := s.proxy.cfg.Upstream.listen(ctx, header) //nolint:contextcheck // the session's, which ends with the request
 	if err != nil {
@@ -356,10 +356,12 @@ func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller) er
 		defer close(ended)
 		defer cancel()
 		_ = authz.Safely("mcp.listen", func() error {
-			return events(from, func(e sse) error {
+			counted := &measured{Reader: from, of: use}
+			return events(counted, func(e sse) error {
 				if len(e.data) > 0 {
 					_ = found.guard.FromServer(ctx, e.data, jsonrpc.ID{}) // nothing that the server says ends its stream
 				}
+				counted.passed()
 				return ctx.Err()
 			})
 		})

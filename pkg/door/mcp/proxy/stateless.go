@@ -11,7 +11,7 @@ import (
 )
 
 // stateless takes a message of the wire 2026-07-28. It has a guard of its own, which shares nothing with others but what is known of the tools.
-func (p *Proxy) stateless(w http.ResponseWriter, r *http.Request, caller Caller, m *jsonrpc.Message) error {
+func (p *Proxy) stateless(w http.ResponseWriter, r *http.Request, caller Caller, use *use, m *jsonrpc.Message) error {
 	if m.IsNotification() {
 		// An agent cancels by closing the stream of the request, so that there is nothing on this wire that a notification could be about.
 		w.WriteHeader(http.StatusAccepted)
@@ -23,9 +23,9 @@ func (p *Proxy) stateless(w http.ResponseWriter, r *http.Request, caller Caller,
 	defer context.AfterFunc(r.Context(), func() { cancel(mcp.ErrCanceled) })()
 	answer := newReply(w, nil)
 	answer.status = func(m *jsonrpc.Message) int { return statelessStatus(m, int(answer.upstream.Load())) }
-	ctx = (&exchange{caller, answer}).in(ctx)
+	ctx = (&exchange{caller, answer, use}).in(ctx)
 	cfg := p.cfg.Guard
-	cfg.Tools, cfg.Log = p.tools, p.log(caller)
+	cfg.Tools, cfg.Log, cfg.Holder = p.tools, p.log(caller), caller.person().String()
 	cfg.Mirrored = func(name string) []string { return r.Header.Values(mcp.MirrorPrefix + name) }
 	end := &statelessEnd{upstream: p.cfg.Upstream, tools: p.tools}
 	end.guard = mcp.Between(cfg, agent{}, end)

@@ -10,11 +10,11 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
-// Tools asks the server for all its tools, as an agent does that begins: on the wire 2025-11-25, and where the server does not speak it, on the one
-// that follows it.
-func (u *Upstream) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
+// Definitions asks the server for what an operator approves of it, as an agent does that begins: on the wire 2025-11-25, and where the server does not
+// speak it, on the one that follows it.
+func (u *Upstream) Definitions(ctx context.Context) (mcp.Definitions, error) {
 	session := &prober{upstream: u, header: http.Header{}}
-	tools, err := mcp.ToolsOf(func(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
+	all, err := mcp.DefinitionsOf(func(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
 		return session.ask(ctx, method, params)
 	},
 		func(m *jsonrpc.Message) error { return u.tell(ctx, m, session.header) })
@@ -22,21 +22,27 @@ func (u *Upstream) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
 		_ = u.leave(ctx, session.header) // the server has a time of its own after which sessions end
 	}
 	if err == nil || ctx.Err() != nil {
-		return tools, err
+		return all, err
 	}
 	text := func(name, value string) jsonrpc.Member { return jsonrpc.Member{Name: name, Value: jsonrpc.Text(value)} }
 	meta := jsonrpc.ObjectOf(text(metaVersion, newVersion),
 		jsonrpc.Member{Name: "io.modelcontextprotocol/clientInfo", Value: jsonrpc.ObjectOf(text("name", "deputy"), text("version", "1"))},
 		jsonrpc.Member{Name: "io.modelcontextprotocol/clientCapabilities", Value: jsonrpc.ObjectOf()})
 	stateless := &prober{upstream: u, header: http.Header{versionHeader: {newVersion}}}
-	tools, _, second := mcp.PagesOf("tools", jsonrpc.ObjectOf(jsonrpc.Member{Name: "_meta", Value: meta}), func(params jsonrpc.Value) (jsonrpc.Value, error) {
-		stateless.header.Set(methodHeader, "tools/list")
-		return stateless.ask(ctx, "tools/list", params)
-	})
-	if second != nil {
-		return nil, errors.Join(err, second)
+	ask := func(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
+		stateless.header.Set(methodHeader, method)
+		return stateless.ask(ctx, method, params)
 	}
-	return tools, nil
+	params := jsonrpc.ObjectOf(jsonrpc.Member{Name: "_meta", Value: meta})
+	about, second := ask("server/discover", params)
+	if second == nil {
+		all.Instructions, _ = about.At("instructions").Text()
+		all.Tools, _, second = mcp.PagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
+	}
+	if second != nil {
+		return mcp.Definitions{}, errors.Join(err, second)
+	}
+	return all, nil
 }
 
 // prober asks a server, one request after the other, without an agent.

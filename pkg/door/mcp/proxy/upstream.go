@@ -219,11 +219,15 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 		return "", 0, c.refused(ctx, response)
 	}
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	from := &measured{Reader: response.Body}
+	if e, ok := exchangeOf(ctx); ok {
+		from.of = e.use
+	}
 	switch kind {
 	case jsonType:
 		text, _ := buffers.Get().(*bytes.Buffer) // nothing else is in it
 		defer giveBack(text)
-		if err := readInto(text, response.Body, jsonrpc.FromServer().Bytes); err != nil {
+		if err := readInto(text, from, jsonrpc.FromServer().Bytes); err != nil {
 			return "", 0, err
 		}
 		_ = c.to.FromServer(ctx, text.Bytes(), c.request.ID) // who is gone does not get it
@@ -236,7 +240,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 		return "", 0, lies("The server's answer is neither %s nor %s.", jsonType, streamType)
 	}
 	retry = pause
-	err = events(response.Body, func(e sse) error {
+	err = events(from, func(e sse) error {
 		if e.id != "" {
 			last = e.id
 		}
@@ -249,6 +253,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 		if !c.to.Awaits(c.request.ID) {
 			return io.EOF
 		}
+		from.passed()
 		return nil
 	})
 	if !c.to.Awaits(c.request.ID) {
@@ -325,7 +330,11 @@ func readAll(body io.Reader, most int) ([]byte, error) {
 
 // readInto is readAll into a buffer.
 func readInto(text *bytes.Buffer, body io.Reader, most int) error {
-	switch n, err := text.ReadFrom(io.LimitReader(body, int64(most)+1)); {
+	n, err := text.ReadFrom(io.LimitReader(body, int64(most)+1))
+	_, told := errors.AsType[*upstreamError](err)
+	switch {
+	case told:
+		return err
 	case err != nil:
 		return lies("The server's answer broke off.")
 	case n > int64(most):
