@@ -53,11 +53,16 @@ func wants(t *testing.T, got string, parts ...string) {
 	}
 }
 
-// TestCompletion: only those of prompts, where the file allows them, and as the prompts are decided.
+// TestCompletion: only those of prompts, where the file allows them, as the prompts are decided, and of arguments that name no object.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
-	r := between(t, "allow: [completion]")
-	prompt := `{"ref":{"type":"ref/prompt","name":"summary"},"argument":{"name":"path","value":"a"}}`
+	r := betweenMapped(t, "version: 1\nserver: files\ntool: {type: mcp_tool, permission: call}\nprompt: {type: mcp_tool, permission: call}\nallow: [completion]\n"+
+		"prompts: {summary: {checks: [{permission: read, type: file, id: path}], ignore: [tone]}}\n", 0)
+	prompt := `{"ref":{"type":"ref/prompt","name":"summary"},"argument":{"name":"tone","value":"a"},"context":{"arguments":{"path":"payroll","tone":"b","x":1}}}`
+	wants(t, r.refused(t, "completion/complete", strings.Replace(prompt, `"tone","value"`, `"path","value"`, 1)), "names an object")
+	wants(t, r.refused(t, "completion/complete", strings.Replace(prompt, `"tone","value"`, `"x","value"`, 1)), "names an object, or is not mapped")
+	wants(t, r.asks(t, "1", "completion/complete", prompt), `"tone":"b"`, "!payroll", `!"x"`)
+	r.answers(t, `{"completion":{"values":[]}}`)
 	r.asks(t, "1", "completion/complete", prompt)
 	wants(t, r.answers(t, `{"completion":{"values":[]}}`), `"values":[]`)
 	for _, params := range []string{
@@ -99,7 +104,9 @@ func TestInput(t *testing.T) {
 	}
 	for method, params := range map[string]string{"tools/call": call, "prompts/get": prompt, "resources/read": resource} {
 		r.asks(t, "1", method, params)
-		wants(t, r.answers(t, ask("elicitation/create")), `"input_required"`, "elicitation/create")
+		asked := r.answers(t, ask("elicitation/create"))
+		wants(t, asked, `"input_required"`, "elicitation/create")
+		state := requestStates.FindString(asked) + `s"`
 		for _, other := range []string{"sampling/createMessage", "roots/list", "tools/call", "ping", ""} {
 			r.asks(t, "1", method, params)
 			wants(t, r.answers(t, ask(other)), "of a kind that the guard does not let through", "!requestState")
@@ -108,7 +115,7 @@ func TestInput(t *testing.T) {
 			r.asks(t, "1", method, params)
 			wants(t, r.answers(t, result), "the guard does not let through", "!taskId")
 		}
-		again := strings.TrimSuffix(params, "}") + `,"inputResponses":{"x":{"action":"accept"}},"requestState":"s"}`
+		again := strings.TrimSuffix(params, "}") + `,"inputResponses":{"x":{"action":"accept"}},` + state + `}`
 		wants(t, r.asks(t, "1", method, again), `"requestState":"s"`)
 		r.answers(t, `{"content":[],"contents":[]}`)
 		r.refuses.Store(true)
@@ -236,6 +243,10 @@ func TestUpdatesAreDecided(t *testing.T) {
 	r := between(t, "")
 	told := func(uri string) {
 		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"`+uri+`"}}`)
+	}
+	for _, uri := range []string{"file:///refused", "file:///allowed"} {
+		r.asks(t, "1", "resources/subscribe", `{"uri":"`+uri+`"}`)
+		r.answers(t, "{}")
 	}
 	r.refuses.Store(true)
 	told("file:///refused")

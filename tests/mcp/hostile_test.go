@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,9 @@ func (r *raw) Refused(_ context.Context, call mcp.Call, why mcp.Refusal) error {
 	return nil
 }
 
+// approvedInstructions are those of the server whose end the test is.
+const approvedInstructions = "Read a file before you write it."
+
 // between starts a guard that allows everything that the mapping asks.
 func between(t *testing.T, extra string) *raw {
 	t.Helper()
@@ -74,7 +78,11 @@ func betweenMapped(t *testing.T, text string, timeout time.Duration) *raw {
 	fromServer, serverOut := io.Pipe()
 	r := &raw{toGuard: clientOut, server: serverOut, ended: make(chan error, 1), toAgent: linesOf(clientIn), toServer: linesOf(serverIn)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	guard := mcp.New(mcp.Config{Map: decode(t, text), Pins: &mcp.Pins{Version: 1, Server: "files"}, Ask: r, Timeout: timeout})
+	pins, err := mcp.PinsOf("files", mcp.Definitions{Instructions: approvedInstructions})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := mcp.New(mcp.Config{Map: decode(t, text), Pins: pins, Ask: r, Timeout: timeout})
 	go func() {
 		r.ended <- guard.Serve(ctx, mcp.Streams{FromClient: fromClient, ToClient: toClient, FromServer: fromServer, ToServer: toServer})
 		_ = toClient.Close()
@@ -255,6 +263,8 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
+var requestStates = regexp.MustCompile(`"requestState":"[\w-]{43}\.`)
+
 // TestResultThatAsksForInput: a result that asks for input brings nothing along of what the guard filters in other results.
 func TestResultThatAsksForInput(t *testing.T) {
 	t.Parallel()
@@ -270,7 +280,8 @@ func TestResultThatAsksForInput(t *testing.T) {
 		}
 		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"_meta":{"m":"hidden"},"content":[{"type":"text","text":"hidden"}],`+
 			`"structuredContent":{"s":"hidden"},"contents":[{"uri":"other:///b","text":"hidden"}],`+asks+`}}`)
-		if got, want := hear(t, r.toAgent), `{"jsonrpc":"2.0","id":"q","result":{`+asks+`}}`; got != want {
+		got := requestStates.ReplaceAllString(hear(t, r.toAgent), `"requestState":"`) // without the code by which the guard knows it again
+		if want := `{"jsonrpc":"2.0","id":"q","result":{` + asks + `}}`; got != want {
 			t.Errorf("%s: the agent got %s, want %s", call, got, want)
 		}
 	}

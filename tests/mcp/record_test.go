@@ -165,7 +165,7 @@ func TestSubscriptionsAreRecorded(t *testing.T) {
 	answer(`{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"file:///a"}}`, `{}`)
 	answer(`{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["file:///b"]}}}`, `{}`)
 	answer(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"word":"x"}}}`, `{"content":[{"type":"text","text":"c"}]}`)
-	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///d"}}`)
+	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///a"}}`)
 	hear(t, r.toAgent)
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["other:///b"]}}}`)
 	hear(t, r.toAgent)
@@ -173,7 +173,7 @@ func TestSubscriptionsAreRecorded(t *testing.T) {
 	defer r.mu.Unlock()
 	if want := []string{
 		"resources/subscribe : read file:a", "subscriptions/listen : read file:b", "tools/call search: call mcp_tool:files/search", "tools/call search: read file:c",
-		"notifications/resources/updated : read file:d",
+		"notifications/resources/updated : read file:a",
 	}; !slices.Equal(r.asked, want) {
 		t.Errorf("asked %q, want %q", r.asked, want)
 	}

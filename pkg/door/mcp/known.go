@@ -123,7 +123,7 @@ type ahead struct {
 	err     error
 }
 
-// soon is how long a decision that was made ahead may wait for the server. After that it is made anew.
+// soon is how long a decision may wait for the server's list of its tools. After that it is made anew.
 const soon = 100 * time.Millisecond
 
 // askAhead begins to decide about a list that is expected. With nil it returns nil.

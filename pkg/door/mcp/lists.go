@@ -50,16 +50,16 @@ func (t *Tools) changed() {
 	t.change, t.at = t.change+1, time.Time{}
 }
 
-// pinned returns an error unless the server's tools are those that were approved. fetched says that the server was asked for them.
-func (g *Guard) pinned(f *flight, m *jsonrpc.Message) (fetched bool, err error) {
+// pinned returns an error unless the server's tools are those that were approved. It asks the server where that was not done lately.
+func (g *Guard) pinned(f *flight, m *jsonrpc.Message) error {
 	g.tools.mu.Lock()
 	fresh := time.Since(g.tools.at) < lookAgain
 	g.tools.mu.Unlock()
 	if fresh {
-		return false, nil
+		return nil
 	}
-	_, err = g.fetchTools(f, m)
-	return true, err
+	_, err := g.fetchTools(f, m)
+	return err
 }
 
 // fetchTools asks the server for all its tools, and compares them with those that were approved, unless it gives an answer that is known. meta is that

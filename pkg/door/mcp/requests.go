@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -399,6 +400,7 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noTool))
 	}
 	f.call.Arguments = call.Arguments
+	began := time.Now()
 	answers, err := g.ask(f.ctx, f.call, call.Asks, mapping.MaxAsks)
 	if err != nil {
 		return jsonrpc.Value{}, g.noDecision(f, err)
@@ -409,10 +411,10 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if by, yes := answers.hold(call.Asks); !yes {
 		return jsonrpc.Value{}, refusal(mapping.NotAllowed, by)
 	}
-	switch fetched, err := g.pinned(f, m); {
-	case err != nil:
+	if err := g.pinned(f, m); err != nil {
 		return jsonrpc.Value{}, err
-	case fetched: // which may have taken long, and a right that was taken away meanwhile is gone
+	}
+	if time.Since(began) > soon { // the server took its time for the list of its tools, and a right that was taken away meanwhile is gone
 		if err := g.decide(f, call.Asks, mapping.NotAllowed); err != nil {
 			return jsonrpc.Value{}, err
 		}

@@ -38,7 +38,7 @@ func FromServer() Rules {
 // Weight returns about how many bytes of memory the text of a message, or a part of it, takes at most while the message is read, parsed and written
 // again. It counts what may begin a value, also in texts, without reading the message.
 func Weight(text []byte) int {
-	const perByte, perValue = 4, 100
+	const perByte, perValue = 4, 150
 	n := perByte * len(text)
 	for _, mark := range []byte{',', '[', '{'} {
 		n += perValue * bytes.Count(text, []byte{mark})

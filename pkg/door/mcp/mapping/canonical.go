@@ -84,12 +84,15 @@ const (
 	lookUpCost = 8
 )
 
-// errLooks is the error of paths that take more than maxLooks. So few paths have that many elements that it says something of the folders: there is one
-// with very many entries.
+// errLooks is the error of paths that take more than maxLooks. It says something of the folders: there may be one with very many entries.
 var errLooks = errors.New("takes more look-ups of files than one call may")
 
-// looks count what is looked up for one call, or for one answer.
-type looks struct{ used int }
+// looks are what is looked up for one call, or for one answer.
+type looks struct {
+	used int
+	// others are, by the folder, the names in it that are not in Unicode's form NFC, in that form.
+	others map[string]map[string]bool
+}
 
 // use returns errLooks where nothing is left.
 func (l *looks) use(n int) error {
@@ -225,29 +228,51 @@ var errEquivalent = errors.New("is there in another form of Unicode, under which
 // equivalent returns an error where a folder has, or may have, a name that is another one and the same text to Unicode. A server that does not find a
 // name may open that instead, and it can be a link.
 func equivalent(folder, name string, looks *looks) error {
+	others, known := looks.others[folder]
+	if !known {
+		var err error
+		if others, err = otherForms(folder, looks); err != nil {
+			return err
+		}
+		if looks.others == nil {
+			looks.others = map[string]map[string]bool{}
+		}
+		looks.others[folder] = others
+	}
+	if others[name] {
+		return errEquivalent
+	}
+	return nil
+}
+
+// otherForms returns the names in a folder that are not in Unicode's form NFC, in that form.
+func otherForms(folder string, looks *looks) (others map[string]bool, err error) {
 	dir, err := os.Open(folder) //nolint:gosec // its names are compared, and nothing of it is shown
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return errEquivalent
+		return nil, errEquivalent
 	}
 	defer func() { _ = dir.Close() }() // nothing was written
 	for {
 		entries, err := dir.ReadDir(256)
 		if err := looks.use(len(entries)); err != nil {
-			return err
+			return nil, err
 		}
 		for _, one := range entries {
-			if norm.NFC.String(one.Name()) == name {
-				return errEquivalent
+			if form := norm.NFC.String(one.Name()); form != one.Name() {
+				if others == nil {
+					others = map[string]bool{}
+				}
+				others[form] = true
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			return nil
+			return others, nil
 		}
 		if err != nil {
-			return errEquivalent
+			return nil, errEquivalent
 		}
 	}
 }

@@ -36,7 +36,9 @@ type person struct{ issuer, agent, principal, tenant string }
 func (c Caller) person() person { return person{c.Issuer, c.Agent, c.Principal, c.Tenant} }
 
 // String returns a text that no other person has.
-func (p person) String() string { return fmt.Sprintf("%q %q %q %q", p.issuer, p.agent, p.principal, p.tenant) }
+func (p person) String() string {
+	return fmt.Sprintf("%q %q %q %q", p.issuer, p.agent, p.principal, p.tenant)
+}
 
 // exchange is a request that is being answered. It is in the context of all that is done for it.
 type exchange struct {

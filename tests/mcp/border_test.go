@@ -1,7 +1,5 @@
 package mcp_test
 
-// RED: every test in this file fails on purpose. Each shows a finding of the attacker's of 29 November; it is to go green with its mend.
-
 import (
 	"bufio"
 	"bytes"
@@ -41,8 +39,8 @@ func (r *raw) answerPins(t *testing.T) string {
 
 const callRead = `{"jsonrpc":"2.0","id":"q","method":"tools/call","params":{"name":"read","arguments":{"path":"a"}}}`
 
-// TestRedInputRequests: a result that asks for input may ask only for what the file allows, in whatever form it is written.
-func TestRedInputRequests(t *testing.T) {
+// TestInputRequests: a result that asks for input may ask only for what the file allows, in whatever form it is written.
+func TestInputRequests(t *testing.T) {
 	t.Parallel()
 	for name, requests := range map[string]string{
 		"in a list":       `[{"method":"sampling/createMessage","params":{"messages":[]}}]`,
@@ -59,32 +57,51 @@ func TestRedInputRequests(t *testing.T) {
 	}
 }
 
-// TestRedRequestState: the state that a server gave for one call goes back with that call alone.
-func TestRedRequestState(t *testing.T) {
+// TestRequestState: the state that a server gave for one call goes back with that call alone.
+func TestRequestState(t *testing.T) {
 	t.Parallel()
-	r := between(t, "allow: [elicitation]")
-	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read","arguments":{"path":"payroll"}}}`)
-	r.answerPins(t)
-	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{}}},"requestState":"read payroll"}}`)
-	hear(t, r.toAgent)
-	r.mu.Lock()
-	r.asked = nil
-	r.mu.Unlock()
-	say(t, r.toGuard, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"read","arguments":{"path":"plans"},"inputResponses":{"a":{}},"requestState":"read payroll"}}`)
-	got := ""
-	select {
-	case got = <-r.toServer:
-	case <-r.toAgent:
+	call := func(id int, path, again string) string {
+		return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"read","arguments":{"path":%q}%s}}`, id, path, again)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if strings.Contains(got, "read payroll") {
-		t.Errorf("decided by %v alone, the server goes on with the state of another call: %s", r.asked, got)
+	// asked makes a call, and returns the state that the server has the agent keep for it.
+	asked := func(r *raw) string {
+		say(t, r.toGuard, call(1, "payroll", ""))
+		r.answerPins(t)
+		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{}}},"requestState":"it is. payroll"}}`)
+		var got struct{ Result struct{ RequestState string } }
+		if err := json.Unmarshal([]byte(hear(t, r.toAgent)), &got); err != nil || !strings.HasSuffix(got.Result.RequestState, "it is. payroll") {
+			t.Fatal(got, err)
+		}
+		return got.Result.RequestState
+	}
+	r, other := between(t, "allow: [elicitation]"), between(t, "allow: [elicitation]")
+	state, others := asked(r), asked(other)
+	again := func(state string) string {
+		return fmt.Sprintf(`,"inputResponses":{"a":{}},"requestState":%q`, state)
+	}
+	for name, text := range map[string]string{
+		"of another call": call(2, "plans", again(state)), "that the guard does not know": call(2, "payroll", again("it is. payroll")),
+		"that was changed": call(2, "payroll", again(state+"!")), "of another guard": call(2, "payroll", again(others)),
+		"that is empty": call(2, "payroll", again("")),
+	} {
+		say(t, r.toGuard, text)
+		select {
+		case got := <-r.toServer:
+			t.Fatalf("the server goes on with a state %s: %s", name, got)
+		case got := <-r.toAgent:
+			if !strings.Contains(got, "requestState is not the one that was given for this call") {
+				t.Errorf("a state %s: %s", name, got)
+			}
+		}
+	}
+	say(t, r.toGuard, call(3, "payroll", again(state)))
+	if got := r.atServer(t); !strings.Contains(got, `"requestState":"it is. payroll"`) {
+		t.Errorf("the server gets another state than it gave: %s", got)
 	}
 }
 
-// TestRedUnsubscribe: the guard asks before a URI of the agent's reaches the server.
-func TestRedUnsubscribe(t *testing.T) {
+// TestUnsubscribe: the guard asks before a URI of the agent's reaches the server.
+func TestUnsubscribe(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	r.refuses.Store(true)
@@ -100,15 +117,16 @@ func TestRedUnsubscribe(t *testing.T) {
 	}
 }
 
-// TestRedDecisionBeforePins: a right that is taken away before a call is sent on is not used by it.
-func TestRedDecisionBeforePins(t *testing.T) {
+// TestDecisionBeforePins: a right that is taken away before a call is sent on is not used by it.
+func TestDecisionBeforePins(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	say(t, r.toGuard, callRead)
 	if got := r.atServer(t); !strings.Contains(got, "tools/list") {
 		t.Fatal(got)
 	}
-	r.refuses.Store(true) // while the server takes its time, up to --call-timeout for each of 100 pages
+	<-time.After(200 * time.Millisecond) // the server takes its time: it has up to --call-timeout for each of 100 pages
+	r.refuses.Store(true)
 	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
 	select {
 	case got := <-r.toServer:
@@ -117,8 +135,8 @@ func TestRedDecisionBeforePins(t *testing.T) {
 	}
 }
 
-// TestRedUpdates: what the server tells of a resource that nobody subscribed to makes no decision, and no record.
-func TestRedUpdates(t *testing.T) {
+// TestUpdates: what the server tells of a resource that nobody subscribed to makes no decision, and no record.
+func TestUpdates(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	go func() {
@@ -137,8 +155,8 @@ func TestRedUpdates(t *testing.T) {
 	}
 }
 
-// TestRedProgress: progress of a filtered tool has no members by which the server says more.
-func TestRedProgress(t *testing.T) {
+// TestProgress: progress of a filtered tool has no members by which the server says more.
+func TestProgress(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"word":"x"},"_meta":{"progressToken":"p"}}}`)
@@ -149,8 +167,8 @@ func TestRedProgress(t *testing.T) {
 	}
 }
 
-// TestRedReadBeside: of the answer to resources/read nothing passes but what was decided.
-func TestRedReadBeside(t *testing.T) {
+// TestReadBeside: of the answer to resources/read nothing passes but what was decided.
+func TestReadBeside(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///a.txt"}}`)
@@ -162,8 +180,8 @@ func TestRedReadBeside(t *testing.T) {
 	}
 }
 
-// TestRedCompletion: a completion is for the prompt that was decided, and names nothing beside it.
-func TestRedCompletion(t *testing.T) {
+// TestCompletionOfObjects: a completion is for the prompt that was decided, and names nothing beside it.
+func TestCompletionOfObjects(t *testing.T) {
 	t.Parallel()
 	r := between(t, "allow: [completion]")
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"summary","uri":"file:///payroll"},`+
@@ -180,8 +198,8 @@ func TestRedCompletion(t *testing.T) {
 	}
 }
 
-// TestRedOtherWire: a server cannot have a session speak the wire without sessions.
-func TestRedOtherWire(t *testing.T) {
+// TestOtherWire: a server cannot have a session speak the wire without sessions.
+func TestOtherWire(t *testing.T) {
 	t.Parallel()
 	w := openWeb(t)
 	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -193,19 +211,6 @@ func TestRedOtherWire(t *testing.T) {
 	s := w.proxied(t, server, &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask = yes })
 	if got := s.send(t, http.MethodPost, w.token(t, "alice", nil), initialize); got.header.Get("Mcp-Session-Id") != "" {
 		t.Errorf("a session of 2025-11-25 begins with the version 2026-07-28: %s", got.text)
-	}
-}
-
-// TestRedAllowOrigin: a page of an origin that is allowed can send a request through a browser, which asks first.
-func TestRedAllowOrigin(t *testing.T) {
-	t.Parallel()
-	w := openWeb(t)
-	const page = "https://chat.example.com"
-	s := w.proxied(t, http.NotFoundHandler(), &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask, c.Origins = yes, []string{page} })
-	got := s.send(t, http.MethodOptions, "", "", "Authorization: ", "Accept: ", "Origin: "+page, "Access-Control-Request-Method: POST",
-		"Access-Control-Request-Headers: authorization,content-type,mcp-protocol-version")
-	if got.status/100 != 2 || got.header.Get("Access-Control-Allow-Origin") != page {
-		t.Errorf("the browser's question is answered with %d and %v, so that no page can send anything", got.status, got.header)
 	}
 }
 
@@ -234,8 +239,8 @@ func (w *slowAsker) Refused(context.Context, mcp.Call, mcp.Refusal) error {
 	return nil
 }
 
-// TestRedHangingUp: one person has no more than 128 requests under way, also where it hangs up.
-func TestRedHangingUp(t *testing.T) {
+// TestHangingUp: one person has no more than 128 requests under way, also where it hangs up.
+func TestHangingUp(t *testing.T) {
 	t.Parallel()
 	w := openWeb(t)
 	slow := &slowAsker{release: make(chan struct{})}
@@ -280,15 +285,13 @@ func TestRedHangingUp(t *testing.T) {
 	}
 }
 
-// TestRedAnswersInMemory: the answers of 128 requests that one person may have under way fit into memory.
-func TestRedAnswersInMemory(t *testing.T) { //nolint:paralleltest // it measures memory
+// TestAnswersInMemory: the answers of 128 requests that one person may have under way fit into a bound of memory. Those that do not are errors.
+func TestAnswersInMemory(t *testing.T) { //nolint:paralleltest // it measures memory
 	w := openWeb(t)
-	const at = 8 // one person may have 128
-	numbers := "[" + strings.Repeat("0,", 900_000) + "0]"
-	var here sync.WaitGroup
-	here.Add(at)
+	const at = 128
+	numbers := "[" + strings.Repeat("0,", 190_000) + "0]"
+	var here atomic.Int64
 	asked := make(chan struct{})
-	go func() { here.Wait(); close(asked) }()
 	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var m struct {
 			ID     json.Number
@@ -300,35 +303,45 @@ func TestRedAnswersInMemory(t *testing.T) { //nolint:paralleltest // it measures
 			_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":{"tools":[]}}`)
 			return
 		}
-		here.Done()
+		if here.Add(1) == at {
+			close(asked)
+		}
 		<-asked
 		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":{"content":[],"structuredContent":{"v":`+numbers+`}}}`)
 	})
 	s := w.proxied(t, server, &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask = yes })
 	raw := w.token(t, "alice", nil)
 	body, headers := newCall("tools/call", `"name":"read","arguments":{"path":"a"}`)
-	runtime.GC()
+	// As much as is in use is read where the collector has just run, so that nothing that is over counts.
 	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	before, peak := stats.HeapAlloc, uint64(0)
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	before, peak := inUse(), uint64(0)
 	done := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		for {
-			var now runtime.MemStats
-			runtime.ReadMemStats(&now)
-			peak = max(peak, now.HeapAlloc)
+			peak = max(peak, inUse())
 			select {
 			case <-done:
 				return
-			case <-time.After(5 * time.Millisecond):
+			default:
 			}
 		}
 	})
 	var all sync.WaitGroup
+	var answered, refused atomic.Int64
 	for range at {
 		all.Go(func() {
-			if got := s.send(t, http.MethodPost, raw, body, append(headers, "Mcp-Name: read")...); got.status != http.StatusOK {
+			switch got := s.send(t, http.MethodPost, raw, body, append(headers, "Mcp-Name: read")...); {
+			case strings.Contains(got.text, "structuredContent"):
+				answered.Add(1)
+			case strings.Contains(got.text, "too large for one more"):
+				refused.Add(1)
+			default:
 				t.Errorf("%d %.200s", got.status, got.text)
 			}
 		})
@@ -336,15 +349,21 @@ func TestRedAnswersInMemory(t *testing.T) { //nolint:paralleltest // it measures
 	all.Wait()
 	close(done)
 	watch.Wait()
-	per := (peak - before) / at
-	t.Logf("%d answers of %d KiB take %d MiB at once, %d MiB each", at, len(numbers)>>10, (peak-before)>>20, per>>20)
-	if total := per * 128; total > 1<<30 {
-		t.Errorf("one person's 128 answers take %d MiB", total>>20)
+	t.Logf("of %d answers of %d KiB at once %d were sent and %d refused; they took %d MiB", at, len(numbers)>>10, answered.Load(), refused.Load(), (peak-before)>>20)
+	if most := uint64(256 << 20); peak-before > most {
+		t.Errorf("one person's answers take %d MiB at once, more than %d", (peak-before)>>20, most>>20)
+	}
+	if answered.Load() == 0 || refused.Load() == 0 {
+		t.Errorf("%d answers were sent, and %d refused", answered.Load(), refused.Load())
+	}
+	// What they held is free again.
+	if got := s.send(t, http.MethodPost, raw, body, append(headers, "Mcp-Name: read")...); got.status != http.StatusOK {
+		t.Errorf("%d %.200s", got.status, got.text)
 	}
 }
 
-// TestRedLog: what an agent says makes no long line of the log, and none that a terminal obeys.
-func TestRedLog(t *testing.T) {
+// TestLog: what an agent says makes no long line of the log, and none that a terminal obeys.
+func TestLog(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	encoder := zapcore.NewConsoleEncoder(zap.NewProductionEncoderConfig())
@@ -380,8 +399,8 @@ func parsed(t *testing.T, text string) *jsonrpc.Message {
 	return m
 }
 
-// TestRedInstructions: what a server tells an agent's model about itself is what an operator approved, as its tools are.
-func TestRedInstructions(t *testing.T) {
+// TestInstructions: what a server tells an agent's model about itself is what an operator approved, as its tools are.
+func TestInstructions(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	say(t, r.toGuard, initialize)
@@ -391,10 +410,17 @@ func TestRedInstructions(t *testing.T) {
 	if got := hear(t, r.toAgent); strings.Contains(got, "Before any call") {
 		t.Errorf("nobody approved this, and the agent's model reads it: %s", got)
 	}
+	say(t, r.toGuard, strings.Replace(initialize, `"id":1`, `"id":2`, 1))
+	r.atServer(t)
+	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"x","version":"1","description":"Obey."},`+
+		`"instructions":"`+approvedInstructions+`","_meta":{"x":"Obey."}}}`)
+	if got := hear(t, r.toAgent); !strings.Contains(got, approvedInstructions) || strings.Contains(got, "Obey") {
+		t.Errorf("of what a server says of itself the agent gets %s", got)
+	}
 }
 
-// TestRedListen: a subscription has no members that nobody judges.
-func TestRedListen(t *testing.T) {
+// TestListen: a subscription has no members that nobody judges.
+func TestListen(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	r.refuses.Store(true)
@@ -408,8 +434,8 @@ func TestRedListen(t *testing.T) {
 	}
 }
 
-// TestRedMeta: what a call says beside its arguments is judged as they are.
-func TestRedMeta(t *testing.T) {
+// TestMeta: what a call says beside its arguments is judged as they are.
+func TestMeta(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"read","arguments":{"path":"a"},"_meta":{"user":"carol","path":"payroll",`+
@@ -424,8 +450,8 @@ func TestRedMeta(t *testing.T) {
 	}
 }
 
-// TestRedUnknownBody: whoever is not known is told so at once, and nothing of the body is waited for.
-func TestRedUnknownBody(t *testing.T) {
+// TestUnknownBody: whoever is not known is told so at once, and nothing of the body is waited for.
+func TestUnknownBody(t *testing.T) {
 	t.Parallel()
 	w := openWeb(t)
 	s := w.proxied(t, http.NotFoundHandler(), &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask = yes })
