@@ -75,14 +75,16 @@ func oneKey(name string, given *secrets, path string) (string, error) {
 	}
 }
 
-// tokenKey returns the key in a file, whose surrounding blanks do not count: at least 32 bytes. If
+// tokenKey returns the key in the file of --token-key-file.
+func tokenKey(path string) ([]byte, error) { return fileKey("--token-key-file", path) }
+
+// fileKey returns the key in the file of a flag, whose surrounding blanks do not count: at least 32 bytes; nil where no file is named. If
 // there is no such file it is made, readable by its owner alone, with 32 random bytes as hex digits.
 // Of several processes that make it at the same time all get the same key.
-func tokenKey(path string) ([]byte, error) {
+func fileKey(flag, path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	const flag = "--token-key-file"
 	text, err := readNamed(flag, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeTokenKey(path); err != nil {

@@ -61,11 +61,11 @@ func (u *upstreamFlags) open() (*proxy.Upstream, error) {
 
 // proxyFlags hold the flags of `deputy mcp guard` that are about HTTP.
 type proxyFlags struct {
-	upstream                                   upstreamFlags
-	listen, resource, issuers, tlsCert, tlsKey string
-	origins, scopes                            []string
-	maxSessions, maxPersonSessions             int
-	idle                                       time.Duration
+	upstream                                                 upstreamFlags
+	listen, resource, issuers, tlsCert, tlsKey, stateKeyFile string
+	origins, scopes                                          []string
+	maxSessions, maxPersonSessions                           int
+	idle                                                     time.Duration
 }
 
 func (f *proxyFlags) register(flags *pflag.FlagSet) {
@@ -75,6 +75,8 @@ func (f *proxyFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.issuers, "issuers", "", "file with the issuers of agents' tokens, as the server's --callers has them")
 	flags.StringVar(&f.tlsCert, "tls-cert", "", "PEM file with the guard's certificate; read again when it changes")
 	flags.StringVar(&f.tlsKey, "tls-key", "", "PEM file with its key")
+	flags.StringVar(&f.stateKeyFile, "state-key-file", "",
+		"file with the key by which several guards know each other's requestState again; made if it is not there")
 	flags.StringArrayVar(&f.scopes, "require-scope", nil, "scope that an agent's token has to have, such as mcp:files; may be repeated")
 	flags.StringArrayVar(&f.origins, "allow-origin", nil, "origin of web pages that may send requests, such as https://chat.example.com; may be repeated")
 	flags.IntVar(&f.maxSessions, "max-sessions", proxy.DefaultMaxSessions, "how many sessions there can be at once")
@@ -97,7 +99,7 @@ func (u *upstreamFlags) oneServer(command []string) error {
 var (
 	proxyOnly = []string{
 		"listen", "resource", "issuers", "tls-cert", "tls-key", "allow-origin", "require-scope", "max-sessions", "max-person-sessions", "session-idle",
-		"upstream-token-file", "plaintext",
+		"upstream-token-file", "plaintext", "state-key-file",
 	}
 	stdioOnly = []string{"agent", "session", "delegation", "on-behalf-of", "tenant"}
 )
@@ -154,6 +156,9 @@ func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Deci
 	if f.tlsCert == "" && !isLoopback(host) && !f.upstream.plaintext {
 		return fmt.Errorf("--listen %s lets other machines in without TLS: add --tls-cert and --tls-key, or --plaintext where something in front of "+
 			"the guard has TLS", f.listen)
+	}
+	if cfg.StateKey, err = fileKey("--state-key-file", f.stateKeyFile); err != nil {
+		return err
 	}
 	up, err := f.upstream.open()
 	if err != nil {

@@ -160,7 +160,7 @@ var arrows = map[string][]string{
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
 		"pkg/fixture/world", "pkg/schema", "pkg/caller", "pkg/caller/file", "pkg/client", "pkg/journal", "pkg/journal/export", "pkg/journal/persons",
 		"pkg/smallfile", "pkg/journal/tree", "pkg/journal/verify", "pkg/reach", "pkg/door/mcp", "pkg/door/mcp/mapping",
-		"pkg/door/mcp/proxy", "pkg/door/mcp/jsonrpc", "pkg/caller/token", "pkg/caller/actor",
+		"pkg/door/mcp/proxy", "pkg/caller/token", "pkg/caller/actor",
 		"pkg/door/mcp/mapping/cases", "pkg/door/mcp/mapping/lint", "pkg/door/mcp/mapping/offer",
 	},
 	// The one room that knows all the others.

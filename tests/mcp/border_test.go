@@ -27,14 +27,12 @@ import (
 )
 
 // answerPins answers the comparison of tools, if that is what the server was sent, and reads on.
-func (r *raw) answerPins(t *testing.T) string {
+func (r *raw) answerPins(t *testing.T) {
 	t.Helper()
-	got := r.atServer(t)
-	if strings.Contains(got, "tools/list") {
+	if strings.Contains(r.atServer(t), "tools/list") {
 		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"tools":[]}}`)
-		got = r.atServer(t)
+		r.atServer(t)
 	}
-	return got
 }
 
 const callRead = `{"jsonrpc":"2.0","id":"q","method":"tools/call","params":{"name":"read","arguments":{"path":"a"}}}`
@@ -100,6 +98,62 @@ func TestRequestState(t *testing.T) {
 	}
 }
 
+// TestStateOverHTTP: over HTTP a server's state is of no use to another person, and several guards with one key know each other's.
+func TestStateOverHTTP(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m struct {
+			ID     json.Number
+			Method string
+			Params struct{ RequestState string }
+		}
+		_ = json.NewDecoder(r.Body).Decode(&m)
+		result := `{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{}}},"requestState":"payroll"}`
+		switch {
+		case m.Method == "tools/list":
+			result = `{"tools":[]}`
+		case m.Params.RequestState != "":
+			result = `{"content":[{"type":"text","text":"goes on with ` + m.Params.RequestState + `"}]}`
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":`+result+`}`)
+	})
+	guard := func(key string) *web {
+		return w.proxied(t, server, &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) {
+			c.Ask, c.Guard.Map = yes, decode(t, filesMap+"allow: [elicitation]")
+			if key != "" {
+				c.Guard.StateKey = []byte(key)
+			}
+		})
+	}
+	const key = "a key of 32 bytes for two guards"
+	first, second, alone := guard(key), guard(key), guard("")
+	call := func(s *web, person, again string) string {
+		body, headers := newCall("tools/call", `"name":"read","arguments":{"path":"a"}`+again)
+		return s.send(t, http.MethodPost, w.token(t, person, nil), body, append(headers, "Mcp-Name: read")...).text
+	}
+	var got struct{ Result struct{ RequestState string } }
+	text := call(first, "alice", "")
+	if err := json.Unmarshal([]byte(text), &got); err != nil || got.Result.RequestState == "" {
+		t.Fatal(text, err)
+	}
+	again := fmt.Sprintf(`,"inputResponses":{"a":{}},"requestState":%q`, got.Result.RequestState)
+	for name, test := range map[string]struct {
+		at     *web
+		person string
+		good   bool
+	}{
+		"the same guard": {first, "alice", true}, "another one with the key": {second, "alice", true}, "one without it": {alone, "alice", false},
+		"another person": {first, "bob", false},
+	} {
+		text := call(test.at, test.person, again)
+		if good := strings.Contains(text, "goes on with payroll"); good != test.good || !good && !strings.Contains(text, "is not the one that was given for this call") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+}
+
 // TestUnsubscribe: the guard asks before a URI of the agent's reaches the server.
 func TestUnsubscribe(t *testing.T) {
 	t.Parallel()
@@ -140,7 +194,7 @@ func TestUpdates(t *testing.T) {
 	t.Parallel()
 	r := between(t, "")
 	go func() {
-		for range r.toAgent { //nolint:revive // it is read away
+		for range r.toAgent {
 		}
 	}()
 	const many = 500
@@ -269,9 +323,7 @@ func TestHangingUp(t *testing.T) {
 				_ = response.Body.Close()
 			}
 		})
-		for limit := time.Now().Add(10 * time.Second); slow.now.Load() < n && len(status) == 0 && time.Now().Before(limit); {
-			time.Sleep(time.Millisecond)
-		}
+		eventually(t, "the request is under way, or answered", func() bool { return slow.now.Load() >= n || len(status) > 0 })
 		hangUp()
 		all.Wait()
 		if len(status) > 0 {
@@ -359,6 +411,66 @@ func TestAnswersInMemory(t *testing.T) { //nolint:paralleltest // it measures me
 	// What they held is free again.
 	if got := s.send(t, http.MethodPost, raw, body, append(headers, "Mcp-Name: read")...); got.status != http.StatusOK {
 		t.Errorf("%d %.200s", got.status, got.text)
+	}
+}
+
+// slowReader is an agent that takes no message before it is released.
+type slowReader struct {
+	released chan struct{}
+	got      chan *jsonrpc.Message
+}
+
+// Send is mcp.End's.
+func (r *slowReader) Send(_ context.Context, m *jsonrpc.Message) error {
+	<-r.released
+	r.got <- m
+	return nil
+}
+
+// sentTo are the requests that a server was sent.
+type sentTo chan jsonrpc.ID
+
+// Send is mcp.End's.
+func (s sentTo) Send(_ context.Context, m *jsonrpc.Message) error {
+	s <- m.ID
+	return nil
+}
+
+// TestHeldAnswers: of the answers that wait for an agent that does not read, also over lines, no more are kept than fit into a bound.
+func TestHeldAnswers(t *testing.T) {
+	t.Parallel()
+	const at = 40
+	agent, server := &slowReader{make(chan struct{}), make(chan *jsonrpc.Message, 2*at)}, make(sentTo, 2*at)
+	guard := mcp.Between(mcp.Config{Map: decode(t, filesMap), Pins: &mcp.Pins{}, Ask: &raw{}}, agent, server)
+	numbers := "[" + strings.Repeat("0,", 100_000) + "0]"
+	round := func() (kept, refused int) {
+		for n := range at {
+			if err := guard.FromClient(t.Context(), parsed(t, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"ping"}`, n))); err != nil {
+				t.Fatal(err)
+			}
+			id := <-server
+			if err := guard.FromServer(t.Context(), []byte(`{"jsonrpc":"2.0","id":`+id.String()+`,"result":{"v":`+numbers+`}}`), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(agent.released)
+		for range at {
+			switch m := <-agent.got; {
+			case m.Failure.Kind() == jsonrpc.Null:
+				kept++
+			case strings.Contains(m.Failure.String(), "too large for one more"):
+				refused++
+			default:
+				t.Error(m.Failure.String())
+			}
+		}
+		return kept, refused
+	}
+	for n := range 2 { // what was held is free again
+		if kept, refused := round(); kept < 10 || refused < 10 {
+			t.Errorf("round %d: %d answers were kept, and %d refused", n+1, kept, refused)
+		}
+		agent.released = make(chan struct{})
 	}
 }
 

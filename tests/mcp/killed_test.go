@@ -133,7 +133,12 @@ func startGuard(t *testing.T, server string) *guardInProcess {
 		t.Fatal(err)
 	}
 	child := func(name string) []string {
-		return []string{"--", env, childVariable + "=" + name, notesVariable + "=" + g.notes, os.Args[0]}
+		name, launched := strings.CutPrefix(name, "launched ")
+		run := []string{env, childVariable + "=" + name, notesVariable + "=" + g.notes, os.Args[0]}
+		if launched { // by a program that waits for it, as npx does
+			run = append([]string{"sh", "-c", `"$@" & wait`, "launcher"}, run...)
+		}
+		return append([]string{"--"}, run...)
 	}
 	w := open(t, everyone("wait")...)
 	deputyEnv := map[string]string{"DEPUTY_ENDPOINT": w.addr, "DEPUTY_KEY": harness.ServiceKey}
@@ -197,7 +202,8 @@ func TestGuardKilled(t *testing.T) {
 	_ = session.Close()
 }
 
-// TestStubbornServer: a server that reads nothing and ignores signals does not outlive a guard that is killed (on Linux), or whose agent is gone.
+// TestStubbornServer: a server that reads nothing and ignores signals does not outlive a guard that is killed, or whose agent is gone, also where a
+// launcher started it.
 func TestStubbornServer(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*guardInProcess) error{
@@ -205,16 +211,18 @@ func TestStubbornServer(t *testing.T) {
 		"the guard is stopped": func(g *guardInProcess) error { return g.Process.Signal(syscall.SIGINT) },
 		"the agent is gone":    func(g *guardInProcess) error { return g.in.Close() },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			guard := startGuard(t, "stubborn")
-			pid := pidOf(t, guard.notes)
-			if err := end(guard); err != nil {
-				t.Fatal(err)
-			}
-			_ = guard.Wait()
-			eventually(t, "the server ends", func() bool { return !runs(pid) })
-		})
+		for _, server := range []string{"stubborn", "launched stubborn"} {
+			t.Run(name+", "+server, func(t *testing.T) {
+				t.Parallel()
+				guard := startGuard(t, server)
+				pid := pidOf(t, guard.notes)
+				if err := end(guard); err != nil {
+					t.Fatal(err)
+				}
+				_ = guard.Wait()
+				eventually(t, "the server ends", func() bool { return !runs(pid) })
+			})
+		}
 	}
 }
 

@@ -24,10 +24,13 @@ type Process struct {
 	out io.ReadCloser
 	// over is closed once the process has ended.
 	over chan struct{}
+	// release ends the watch over the process and those that it started.
+	release func()
 }
 
 // Start starts a server. It gets the environment but for the variables of Deputy's own, among which are keys. errs gets what it says on its
-// standard error. On Linux the server is killed where this process ends without Stop, however that ends.
+// standard error. On Unix the server, and the processes that it started and left in its group, are killed where this process ends without Stop, however
+// that ends.
 func Start(ctx context.Context, command []string, errs io.Writer) (*Process, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // whoever runs the guard names the server
 	cmd.Stderr = errs
@@ -47,10 +50,11 @@ func Start(ctx context.Context, command []string, errs io.Writer) (*Process, err
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{cmd, in, out, make(chan struct{})}
+	p := &Process{cmd: cmd, in: in, out: out, over: make(chan struct{})}
 	if err := p.start(); err != nil {
 		return nil, fmt.Errorf("the server %s cannot be started: %w", command[0], err)
 	}
+	p.release = watchGroup(cmd.Process) //nolint:contextcheck // it lasts as long as the group
 	return p, nil
 }
 
@@ -82,6 +86,7 @@ func (p *Process) Stop() {
 	defer late.Stop()
 	_ = p.cmd.Wait() // how it ended is nobody's concern any more
 	killGroup(p.cmd.Process)
+	p.release()
 	close(p.over)
 }
 

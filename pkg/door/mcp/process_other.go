@@ -13,6 +13,9 @@ func attributes() *syscall.SysProcAttr { return nil }
 // interruptGroup asks a process to end.
 func interruptGroup(p *os.Process) error { return p.Signal(os.Interrupt) }
 
+// watchGroup watches nothing.
+func watchGroup(*os.Process) (release func()) { return func() {} }
+
 // killGroup kills a process.
 func killGroup(p *os.Process) {
 	_ = p.Kill() // it may have ended

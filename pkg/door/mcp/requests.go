@@ -604,7 +604,8 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	}
 	argument, _ := m.Params.At("argument", "name").Text()
 	if !g.cfg.Map.Ignores(name, argument) {
-		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, &refused{message: "Nothing is proposed for this argument, because it names an object, or is not mapped."})
+		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments,
+			&refused{message: "Nothing is proposed for this argument, because it names an object, or is not mapped."})
 	}
 	sent := *m
 	sent.Params = m.Params.With("ref", only(m.Params.At("ref"), "type", "name")).With("argument", only(m.Params.At("argument"), "name", "value"))

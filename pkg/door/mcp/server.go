@@ -86,7 +86,8 @@ func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	if weight := jsonrpc.Weight(text); g.held+weight <= maxHeld {
 		g.held, f.held = g.held+weight, f.held+weight
 	} else {
-		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, "The server's answers that wait for the agent are too large for one more. Wait for one, and try again.")
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal,
+			"The server's answers that wait for the agent are too large for one more. Wait for one, and try again.")
 	}
 	if f.listing && len(text) <= maxKnownBytes {
 		one.text = bytes.Clone(text)

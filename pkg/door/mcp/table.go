@@ -67,7 +67,7 @@ var again = []string{"inputResponses", "requestState"}
 // Methods is the table. What is not in it is refused.
 var Methods = []Method{
 	{Name: "initialize", From: Client, Old: true, Does: Passes, Params: []string{"protocolVersion", "capabilities", "clientInfo"},
-		How: "Of both sides' capabilities those are left out that the guard does not relay."},
+		How: "Of both sides' capabilities those are left out that the guard does not relay, and instructions that were not approved."},
 	{Name: "server/discover", From: Client, New: true, Does: Passes, How: "As for initialize."},
 	{Name: "ping", From: Client, Old: true, Does: Passes},
 	{Name: "tools/list", From: Client, Old: true, New: true, Does: Filters, Params: []string{"cursor"},
@@ -86,7 +86,8 @@ var Methods = []Method{
 	{Name: "prompts/get", From: Client, Old: true, New: true, Does: Decides, Params: append([]string{"name", "arguments"}, again...),
 		How: "The prompt and every object in the arguments."},
 	{Name: "completion/complete", From: Client, Old: true, New: true, Does: Decides, Feature: "completion",
-		Params: []string{"ref", "argument", "context"}, How: "The prompt. What is proposed is not filtered. Those of resource templates are refused."},
+		Params: []string{"ref", "argument", "context"},
+		How:    "The prompt, for arguments under ignore alone. What is proposed is not filtered. Those of resource templates are refused."},
 	{Name: "logging/setLevel", From: Client, Old: true, Does: Passes, Feature: "logging", Params: []string{"level"}},
 	{Name: "subscriptions/listen", From: Client, New: true, Does: Decides, Params: []string{"notifications"},
 		How: "Each URI in resourceSubscriptions, at the start and again with each notification."},
@@ -118,10 +119,11 @@ var Methods = []Method{
 
 	{Name: "notifications/cancelled", From: Server, Notification: true, Old: true, New: true, Does: Passes},
 	{Name: "notifications/progress", From: Server, Notification: true, Old: true, New: true, Does: Passes,
-		How: "For a request of the agent's that is in flight and has the token. Where the answer is filtered, without its message."},
+		How: "For a request of the agent's that is in flight and has the token. Where the answer is filtered, figures alone."},
 	{Name: "notifications/message", From: Server, Notification: true, Old: true, New: true, Does: Passes, Feature: "logging",
 		How: "Its data is not filtered."},
-	{Name: "notifications/resources/updated", From: Server, Notification: true, Old: true, New: true, Does: Decides, How: "As for reading."},
+	{Name: "notifications/resources/updated", From: Server, Notification: true, Old: true, New: true, Does: Decides,
+		How: "As for reading, where the agent is subscribed to the resource."},
 	{Name: "notifications/resources/list_changed", From: Server, Notification: true, Old: true, New: true, Does: Passes},
 	{Name: "notifications/tools/list_changed", From: Server, Notification: true, Old: true, New: true, Does: Passes,
 		How: "The tools are compared anew with those that were approved."},

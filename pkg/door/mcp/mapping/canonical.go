@@ -245,11 +245,11 @@ func equivalent(folder, name string, looks *looks) error {
 	return nil
 }
 
-// otherForms returns the names in a folder that are not in Unicode's form NFC, in that form.
+// otherForms returns the names in a folder that are not in Unicode's form NFC, in that form. A folder that is not there has none.
 func otherForms(folder string, looks *looks) (others map[string]bool, err error) {
 	dir, err := os.Open(folder) //nolint:gosec // its names are compared, and nothing of it is shown
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return others, nil
 	}
 	if err != nil {
 		return nil, errEquivalent

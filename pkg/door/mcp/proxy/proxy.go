@@ -202,7 +202,8 @@ func bad(status int, format string, args ...any) *wrong {
 
 // ServeHTTP answers one request.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	r.Body = &watched{ReadCloser: r.Body}
+	body := &watched{ReadCloser: r.Body}
+	r.Body = body
 	err := authz.Safely("mcp.proxy", func() error { return p.serve(w, r) }) //nolint:contextcheck // a session's context is its own
 	if err == nil {
 		return
@@ -212,7 +213,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.cfg.Guard.Log.Error("a request failed", zap.Error(err))
 		e = &wrong{status: http.StatusInternalServerError, code: jsonrpc.CodeInternal, says: "The guard failed."}
 	}
-	if body, ok := r.Body.(*watched); r.ProtoMajor == 1 && r.ContentLength != 0 && !(ok && body.ended) {
+	if r.ProtoMajor == 1 && r.ContentLength != 0 && !body.ended {
 		w.Header().Set("Connection", "close") // else the server would read what is left of the body before it answers
 	}
 	if e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests {

@@ -314,7 +314,7 @@ func (s *sessions) initialize(w http.ResponseWriter, r *http.Request, caller Cal
 }
 
 // get streams what the server says of its own accord, while the agent's token is good.
-func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller, use *use) error { //nolint:contextcheck // the session's, which ends with the request
+func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller, use *use) error { //nolint:contextcheck // it ends with the request
 	version, err := versionOf(r.Header, jsonrpc.ID{})
 	switch {
 	case err != nil:
