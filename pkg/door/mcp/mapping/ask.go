@@ -69,6 +69,22 @@ func (m *Map) ListTool(name string) ([]Ask, bool) { return m.listed(m.tools[name
 // ListPrompt is ListTool for a prompt.
 func (m *Map) ListPrompt(name string) ([]Ask, bool) { return m.listed(m.prompts[name], m.prompt, name) }
 
+// Sample returns one of the questions that calls come to, for a guard that wants to know beforehand whether it gets answers. False: the file has none.
+func (m *Map) Sample() (Ask, bool) {
+	for _, name := range m.Tools() {
+		asks, _ := m.ListTool(name)
+		return asks[0], true
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.prompts)) {
+		asks, _ := m.ListPrompt(name)
+		return asks[0], true
+	}
+	for _, r := range m.resources {
+		return Ask{r.checks[0].Type, m.server, r.checks[0].Permission}, true // whether there is such an object makes no difference
+	}
+	return Ask{}, false
+}
+
 // CallTool returns what a call of a tool comes to. Arguments that are null are none. Errors are *Refusal.
 func (m *Map) CallTool(name string, arguments jsonrpc.Value) (*Call, error) {
 	a := m.tools[name]

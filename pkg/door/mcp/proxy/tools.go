@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -33,8 +32,11 @@ func (u *Upstream) Tools(ctx context.Context) ([]jsonrpc.Value, error) {
 		stateless.header.Set(methodHeader, "tools/list")
 		return stateless.ask(ctx, "tools/list", params)
 	})
-	if second != nil {
-		return nil, errors.Join(err, second)
+	switch {
+	case second != nil && second.Error() == err.Error():
+		return nil, err
+	case second != nil:
+		return nil, fmt.Errorf("%w; and on the wire %s: %w", err, newVersion, second)
 	}
 	return tools, nil
 }
