@@ -227,7 +227,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"version: 2\nserver: s":          "version: has to be 1",
 		head + "tolls: {}":               `guard.yaml:4: there is no "tolls" here; did you mean`,
 		head + "tools: {a: {check: []}}": `there is no "check" here; did you mean checks?`,
-		head + "tools: {a: {}, a: {}}":   `already defined`,
+		head + "tools: {a: {}, a: {}}":   `there is a second "a" here; the first is in line`,
 		head + "---\nx: 1":               "more than one YAML document",
 		head + "allow: [everything]":     `allow: has "everything"; it can have completion`,
 		"version: 1\nserver: s\ntools: {a: {checks: [{permission: read, type: file, id: p}]}}":                                              "tools.a: has no check that needs no argument",

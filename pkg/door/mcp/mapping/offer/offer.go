@@ -278,7 +278,7 @@ func hasList(schema jsonrpc.Value, depth int) bool {
 		}
 		switch kind := kindOf(m.Value.At("items")); kind {
 		case "string", "integer", "number", "boolean":
-			return NamesObject(m.Name, kind)
+			return NamesObject("", m.Name, kind)
 		default:
 			return true
 		}
