@@ -192,7 +192,7 @@ func (a *action) call(asks []Ask, arguments jsonrpc.Value) (*Call, error) {
 	if err := a.closed(nil, arguments); err != nil {
 		return nil, err
 	}
-	call := &Call{Asks: asks, Arguments: arguments, action: a}
+	call := &Call{Asks: asks, Arguments: arguments, action: a, looks: looks{most: a.looks}}
 	for _, c := range a.checks {
 		if err := c.ask(call, c.parts); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -87,12 +88,12 @@ const (
 // errLooks is the error of paths that take more than maxLooks.
 var errLooks = errors.New("takes more look-ups of files than one call may")
 
-// looks count what is looked up for one call, or for one answer.
-type looks struct{ used int }
+// looks count what is looked up for one call, or for one answer: at most most, or maxLooks where that is 0.
+type looks struct{ used, most int }
 
 // use returns errLooks where nothing is left.
 func (l *looks) use(n int) error {
-	if l.used += n; l.used > maxLooks {
+	if l.used += n; l.used > cmp.Or(l.most, maxLooks) {
 		return errLooks
 	}
 	return nil
@@ -164,11 +165,14 @@ type lookedUp struct{ error } //nolint:errname // it wraps any
 
 // lookUp resolves an absolute path on the file system.
 func (c *Canonical) lookUp(at string, looks *looks) (string, error) {
-	lexical, err := physical(filepath.Clean(at), looks)
+	clean := filepath.Clean(at)
+	lexical, err := physical(clean, looks)
 	if err != nil {
 		return "", err
 	}
-	if at, err = physical(at, looks); err != nil {
+	if at == clean {
+		at = lexical
+	} else if at, err = physical(at, looks); err != nil {
 		return "", err
 	}
 	if at != lexical {

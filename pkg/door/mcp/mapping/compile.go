@@ -32,6 +32,8 @@ type action struct {
 	ignore  []path
 	covered []path
 	results []*result
+	// looks is how much is looked up for one call or one answer; 0 is maxLooks. Tests alone set it.
+	looks int
 }
 
 type resource struct {
