@@ -57,6 +57,10 @@ func fillFromFile(flags *pflag.FlagSet, path string, known []string) error {
 		if err != nil {
 			return fmt.Errorf("config %s: %s %w", path, name, err)
 		}
+		if f.Annotations == nil {
+			f.Annotations = map[string][]string{}
+		}
+		f.Annotations[originAnnotation] = []string{name + " in " + path}
 	}
 	return nil
 }

@@ -51,6 +51,8 @@ type connection struct {
 	tls *tls.Config
 	// insecureUnsaid tells that nobody set --insecure, so that the endpoint decides.
 	insecureUnsaid bool
+	// flags are those that credentials has added to; nil before.
+	flags *pflag.FlagSet
 }
 
 // client adds the client flags to a command and all below it, and returns what they fill. The flags are
@@ -91,6 +93,7 @@ func isConnectionFlag(f *pflag.Flag) bool {
 
 // credentials adds the flags that say with which key and how securely a connection is made.
 func (c *connection) credentials(flags *pflag.FlagSet) {
+	c.flags = flags
 	flags.Var(&c.key, "key", "preshared key; better in the environment or a file, where ps does not show it")
 	flags.StringVar(&c.keyFile, "key-file", "", "file with the preshared key")
 	flags.BoolVar(&c.insecure, "insecure", false, "connect without TLS, as is done anyway on a loopback address without --ca or --cert")
@@ -191,16 +194,20 @@ func (c *connection) dial() (*server, error) {
 	}
 	switch {
 	case (c.cert == "") != (c.certKey == ""):
-		return nil, errors.New("--cert and --cert-key are given together: the client certificate and its private key")
+		given := "cert"
+		if c.cert == "" {
+			given = "cert-key"
+		}
+		return nil, fmt.Errorf("%s is given alone: --cert and --cert-key go together, the client certificate and its private key", origin(c.flags, given))
 	case key == "" && c.cert == "":
 		return nil, errors.New("--key is missing: set $DEPUTY_KEY, or name a file with --key-file, or a client certificate with --cert and --cert-key")
 	}
 	host, port, err := net.SplitHostPort(c.endpoint)
 	if err != nil {
-		return nil, fmt.Errorf("--endpoint must be host:port, not %q", c.endpoint)
+		return nil, fmt.Errorf("%s must be host:port, not %q", origin(c.flags, "endpoint"), c.endpoint)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return nil, fmt.Errorf("--endpoint must end in a port from 1 to 65535, such as %s, and not in %q", defaultEndpoint, port)
+		return nil, fmt.Errorf("%s must end in a port from 1 to 65535, such as %s, and not in %q", origin(c.flags, "endpoint"), defaultEndpoint, port)
 	}
 	// Said is said, either way: --insecure=false speaks TLS to this machine, too.
 	plain := c.insecure
@@ -211,9 +218,9 @@ func (c *connection) dial() (*server, error) {
 		grpc.WithUnaryInterceptor(c.explainUnary), grpc.WithStreamInterceptor(c.explainStream))}
 	switch {
 	case plain && c.ca != "":
-		return nil, errors.New("--insecure and --ca exclude each other")
+		return nil, fmt.Errorf("%s and %s exclude each other: an authority has a part in TLS alone", origin(c.flags, "insecure"), origin(c.flags, "ca"))
 	case plain && c.cert != "":
-		return nil, errors.New("--insecure and --cert exclude each other: a client certificate is shown by TLS")
+		return nil, fmt.Errorf("%s and %s exclude each other: a client certificate is shown by TLS", origin(c.flags, "insecure"), origin(c.flags, "cert"))
 	case plain:
 		opts = append(opts, goclient.WithInsecure())
 	default:
@@ -225,7 +232,7 @@ func (c *connection) dial() (*server, error) {
 	}
 	s, err := newServer(c.endpoint, key, opts...)
 	if err != nil {
-		return nil, fmt.Errorf("--endpoint: %w", err)
+		return nil, fmt.Errorf("%s: %w", origin(c.flags, "endpoint"), err)
 	}
 	return s, nil
 }
@@ -242,7 +249,7 @@ func (c *connection) secured(host string) ([]goclient.Option, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(c.cert, c.certKey)
 	if err != nil {
-		return nil, fmt.Errorf("--cert %s with --cert-key %s: %w", c.cert, c.certKey, err)
+		return nil, fmt.Errorf("%s %s with %s %s: %w", origin(c.flags, "cert"), c.cert, origin(c.flags, "cert-key"), c.certKey, err)
 	}
 	c.tls.Certificates = []tls.Certificate{pair}
 	opts := []goclient.Option{goclient.WithClientCertificate(c.cert, c.certKey)}
@@ -257,13 +264,13 @@ func (c *connection) trusted() (*x509.CertPool, error) {
 	if c.ca == "" {
 		return nil, nil //nolint:nilnil // crypto/tls takes nil for the system's
 	}
-	pem, err := readNamed("--ca", c.ca)
+	pem, err := readNamed(origin(c.flags, "ca"), c.ca)
 	if err != nil {
 		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--ca: %s holds no PEM certificate", c.ca)
+		return nil, fmt.Errorf("%s: %s holds no PEM certificate", origin(c.flags, "ca"), c.ca)
 	}
 	return pool, nil
 }

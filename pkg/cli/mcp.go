@@ -9,15 +9,13 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
-	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // newMCP builds `deputy mcp`.
 func newMCP(p *program) *cobra.Command {
 	cmd := group(groupServer, "mcp", "Guard an MCP server: have each call of its tools decided first")
-	cmd.Long = `Guard an MCP server. The guard relays the messages between an agent and the server, hides the tools that the agent may not
-call, and has every call decided with the objects in its arguments, for the person that the agent acts for. A file says which arguments name
-which objects.`
+	cmd.Long = `Guard an MCP server. The guard relays the messages between an agent and the server. It hides the tools that the agent may not call. It has
+Deputy decide every call, with the objects in its arguments, for the person that the agent acts for. A file says which arguments name which objects.`
 	cmd.AddCommand(newMCPGuard(p), newMCPApprove(p), newMCPMap(p), newMCPLint(p), newMCPTest(p))
 	return cmd
 }
@@ -29,7 +27,7 @@ type guardFiles struct {
 
 func (g *guardFiles) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.config, "config", "guard.yaml", "file that maps the server's tools to objects")
-	cmd.Flags().StringVar(&g.lock, "lock", "", "file with the tools that were approved; the name of --config with .lock added if left out")
+	cmd.Flags().StringVar(&g.lock, "lock", "", "file with the approved tools; if left out, the name of --config with .lock added")
 }
 
 func (g *guardFiles) lockFile() string {
@@ -47,7 +45,7 @@ func (g *guardFiles) open() (m *mapping.Map, pins *mcp.Pins, err error) {
 	if m, err = mapping.Open(g.config); err != nil {
 		return nil, nil, err
 	}
-	text, err := smallfile.Read(g.lockFile(), maxLock)
+	text, err := mapping.ReadFile(g.lockFile(), maxLock)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return m, nil, nil
@@ -55,7 +53,8 @@ func (g *guardFiles) open() (m *mapping.Map, pins *mcp.Pins, err error) {
 		return nil, nil, err
 	}
 	if pins, err = mcp.ParsePins(text, m.Server()); err != nil {
-		return nil, nil, fmt.Errorf("%s %w", g.lockFile(), err)
+		return nil, nil, fmt.Errorf("%s %w; name the right file with --lock, or remove this one, look at the server's tools, and approve them with: "+
+			"deputy mcp approve", g.lockFile(), err)
 	}
 	return m, pins, nil
 }

@@ -23,9 +23,9 @@ func newMCPApprove(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "approve [flags] {-- SERVER [ARGUMENT…] | --upstream URL}",
 		Short: "Approve the tools that a server has now",
-		Long: `Start an MCP server, or ask the one at --upstream, read the definitions of its tools, and write their names and hashes to the lock
-file. The guard lets no call through while the server's tools are others: a new description can tell an agent's model anything. What has changed
-since the last time is printed; look at it before you commit the file.`,
+		Long: `Start an MCP server, or ask the one at --upstream, read the definitions of its tools, and write their names and hashes to the lock file. The guard
+lets no call through while the server's tools differ from these: a new description can tell an agent's model anything. The command prints which tools have
+changed since the last time. Look at them before you commit the file.`,
 		Example: `  deputy mcp approve --config guard.yaml -- npx -y @modelcontextprotocol/server-filesystem /srv/files
   deputy mcp approve --config guard.yaml --upstream http://127.0.0.1:3000/mcp`,
 		Args: cobra.ArbitraryArgs,
@@ -96,7 +96,7 @@ func printApproved(out io.Writer, output, file string, tools int, changes []stri
 	return writeTable(out, func(w io.Writer) {
 		for _, change := range changes {
 			what, name, _ := strings.Cut(change, " ")
-			row(w, what, name)
+			row(w, what, mcp.ShownName(name))
 		}
 		row(w, fmt.Sprintf("%d tools are approved in %s", tools, file))
 	})

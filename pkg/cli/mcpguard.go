@@ -4,15 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/status"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	goclient "github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/door/mcp"
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 	"github.com/deputyauth/deputy/pkg/engine"
+	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // newMCPGuard builds `deputy mcp guard`.
@@ -24,16 +29,18 @@ func newMCPGuard(p *program) *cobra.Command {
 		Long: `Start an MCP server as a process and relay between it and the agent on standard input and output. An agent's configuration names this
 command in the place of the server's own. The agent is --agent, in a --session or under a --delegation, as for "deputy check".
 
-Or, with --upstream, listen for agents over HTTP and relay between them and an MCP server there. Then each request brings a token, by which the
-guard knows which agent acts, for whom and where. The token has to be for --resource, and of one of the --issuers. The MCP server never gets it: it gets
-the guard's own, from --upstream-token-file.
+Or, with --upstream, listen for agents over HTTP and relay between them and the MCP server at that URL. Then each request brings a token, which says
+which agent acts, for whom and where. One of the --issuers must have made the token, for --resource. The MCP server never gets it: the guard sends it
+the token in --upstream-token-file, if there is one.
 
-Deputy is asked at --endpoint, or with --data-dir in this process: then no other may serve that directory at the same time. At --endpoint it gets
-the agent's token too, and verifies it.
+The guard asks the Deputy server at --endpoint, and hands it the agents' tokens, which that server verifies too. With --data-dir the guard decides in
+its own process instead; then no server may serve that directory at the same time.
 
-The guard stands where the agent's client starts the server. Whoever may start the server itself, or reach its files in another way, goes
-around it: run the server, and keep its files and its keys, under an account that the agent has no access to. The server gets none of the
-variables DEPUTY_….`,
+The guard asks Deputy one question before it starts the server or listens, and ends with an error if the key, the agent or the session is wrong.
+
+The guard stands only where the agent's client starts the server. An agent that can start the server itself, or reach its files in another way,
+goes around the guard. So run the server, and keep its files and its keys, under an account that the agent cannot use. The guard passes none of
+the variables DEPUTY_… on to the server.`,
 		Example: `  deputy mcp guard --config guard.yaml --agent bot --session 5f0c… -- npx -y @modelcontextprotocol/server-filesystem /srv/files
   deputy mcp guard --config guard.yaml --listen 127.0.0.1:8700 --upstream http://127.0.0.1:3000/mcp \
     --resource https://mcp.example.com/files --issuers issuers.yaml`,
@@ -98,7 +105,15 @@ func (g *guardCommand) run(cmd *cobra.Command, args []string) error {
 	defer closing()
 	cfg := mcp.Config{Map: m, Pins: pins, Timeout: g.callTimeout, Log: log}
 	if overHTTP {
-		return g.proxy.serve(cmd.Context(), cfg, checker, g.dataDir == "")
+		return g.proxy.serve(cmd.Context(), cfg, checker, g.dataDir == "", func() error {
+			if g.dataDir != "" {
+				return nil
+			}
+			return g.askOnce(cmd.Context(), checker, m, base, true)
+		})
+	}
+	if err := g.askOnce(cmd.Context(), checker, m, base, false); err != nil {
+		return err
 	}
 	cfg.Ask = mcp.AskerOf(checker, base)
 	server, err := mcp.Start(cmd.Context(), args, g.program.Err)
@@ -107,6 +122,72 @@ func (g *guardCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	defer server.Stop()
 	return server.Serve(cmd.Context(), mcp.New(cfg), g.program.In, g.program.Out)
+}
+
+// askOnce asks Deputy a question before there is anything to guard, so that a wrong key, agent or session is an operator's error, and not a refusal of each
+// call. Over HTTP agents' tokens say who acts: there the question names nobody, and what counts is whether Deputy takes it.
+func (g *guardCommand) askOnce(ctx context.Context, decider mcp.Decider, m *mapping.Map, q goclient.Question, overHTTP bool) error {
+	sample, found := m.Sample()
+	if !found {
+		return nil // the file hides and refuses everything
+	}
+	q.Resource, q.Permission = goclient.Object(sample.Type, sample.ID), sample.Permission
+	answers, err := decider.CheckAll(ctx, q)
+	if err == nil && !overHTTP && len(answers) == 1 {
+		err = answers[0].Err
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("the guard asks Deputy a question before it begins, and gets no answer: %w%s", err, g.remedy(err))
+	case !overHTTP && len(answers) == 1 && answers[0].Response().GetRefusedBy() == deputy.RefusedBy_REFUSED_BY_ACTOR:
+		return g.cannotAct(sample)
+	}
+	return nil
+}
+
+// remedy says what to do about a question that has no answer, where the error does not.
+func (g *guardCommand) remedy(err error) string {
+	switch errorInfo(status.Convert(err)).GetReason() {
+	case authz.ReasonSessionNotFound:
+		return "; name in --session one that deputy session start has begun, or that deputy session list shows"
+	case authz.ReasonDelegationNotFound:
+		return "; name in --delegation one that deputy delegation list shows"
+	case authz.ReasonUnknownType, authz.ReasonUnknownPermission:
+		return fmt.Sprintf("; %s asks for it: write a schema that has it, or change the file (deputy mcp lint --schema compares them)", g.files.config)
+	}
+	return ""
+}
+
+// cannotAct says that the agent may do nothing at all, and how to find out why.
+func (g *guardCommand) cannotAct(sample mapping.Ask) error {
+	agent, of := bareID("agent", g.agent), &g.question
+	var how, because string
+	var named []string
+	switch {
+	case of.session != "":
+		how, named = "in --session "+of.session, []string{"--session", of.session}
+		because = "the session has ended, or is another agent's"
+	case of.delegation != "":
+		how, named = "under --delegation "+of.delegation, []string{"--delegation", of.delegation}
+		because = "the delegation has ended, is another agent's, or was created without --allow-direct"
+	default:
+		how = fmt.Sprintf("for --on-behalf-of %s in --tenant %s", of.onBehalfOf, of.tenant)
+		because = "it holds no delegation for them that was created with --allow-direct"
+	}
+	if of.onBehalfOf != "" {
+		named = append(named, "--on-behalf-of", of.onBehalfOf)
+	}
+	if of.tenant != "" {
+		named = append(named, "--tenant", of.tenant)
+	}
+	if of.session != "" || of.delegation != "" {
+		how += strings.Join(append([]string{""}, named[2:]...), " ")
+		if len(named) > 2 {
+			because += ", or is for somebody else"
+		}
+	}
+	return fmt.Errorf("--agent %s cannot act %s: %s; or the agent, the person or the tenant is not active. With an auditor's key, this says why: "+
+		"deputy explain %s %s:%s %s %s", agent, how, because, agent, sample.Type, sample.ID, sample.Permission, strings.Join(named, " "))
 }
 
 // base is what all questions have in common.
@@ -149,9 +230,13 @@ func (g *guardCommand) checker(cmd *cobra.Command, log *zap.Logger) (_ mcp.Decid
 		return timedDecider{s.client, g.connection.timeout}, func() { _ = s.Close() }, nil
 	}
 	for _, name := range []string{"endpoint", "key", "key-file"} {
-		if cmd.Flags().Changed(name) {
-			return nil, nil, fmt.Errorf("--data-dir and --%s exclude each other", name)
+		if !cmd.Flags().Changed(name) {
+			continue
 		}
+		if at := origin(cmd.Flags(), name); at != "--"+name {
+			return nil, nil, fmt.Errorf("--data-dir has the guard decide in its own process, and %s names a server to ask: unset %s, or leave out --data-dir", at, at)
+		}
+		return nil, nil, fmt.Errorf("--data-dir has the guard decide in its own process, and --%s is for a server to ask: leave out one of them", name)
 	}
 	key, err := tokenKey(daemon.TokenKeyFile(g.dataDir))
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 	guardlint "github.com/deputyauth/deputy/pkg/door/mcp/mapping/lint"
 	"github.com/deputyauth/deputy/pkg/schema/lint"
 	"github.com/deputyauth/deputy/pkg/schema/source"
@@ -21,11 +22,11 @@ func newMCPLint(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lint FILE [-- SERVER [ARGUMENT…]]",
 		Short: "Find calls and answers that a file of mappings leaves unchecked",
-		Long: `Check a file of mappings for calls and answers that nobody checks: tools whose answers nobody filters, ignored arguments that by their
-names are objects, patterns that match URIs of any kind, paths whose links only the server follows. With a server behind --, or its list
-in --tools, the file is compared with the server's tools; with --schema, with the types and permissions of a schema.
+		Long: `Check a file of mappings for calls and answers that the guard lets through unchecked: tools whose answers it does not filter, ignored arguments
+whose names say that they name objects, patterns that match URIs of any kind, paths whose links only the server follows. If you name the server behind --,
+or its list with --tools, the command compares the file with the server's tools. With --schema it compares the file with a schema's types and permissions.
 
-A finding is silenced by a comment at the part of the file that it is about, or at a part around it:
+To silence a finding, add a comment to the part of the file that it is about, or to a part around it:
 
   search_files: # lint:ignore RULE reason
 
@@ -34,7 +35,7 @@ The exit code is 1 if there are errors, and with --strict if there is any findin
 		Args:    cobra.MinimumNArgs(1),
 	}
 	from.register(cmd)
-	cmd.Flags().StringVar(&schemaFile, "schema", "", "file with the schema that the types and permissions are of")
+	cmd.Flags().StringVar(&schemaFile, "schema", "", "file with the schema that has the types and permissions")
 	cmd.Flags().BoolVar(&strict, "strict", false, "end with exit code 1 for warnings too")
 	outputVar(cmd.Flags(), &output, formatJSON, formatGitHub)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -43,7 +44,7 @@ The exit code is 1 if there are errors, and with --strict if there is any findin
 		} else if at == 0 {
 			return errors.New("FILE is missing: name the file of mappings before --")
 		}
-		mapped, err := readMapping(args[0])
+		mapped, err := mapping.OpenSource(args[0])
 		if err != nil {
 			return err
 		}

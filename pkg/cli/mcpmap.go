@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping/offer"
-	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // offers holds the flags that say where a server's lists come from.
@@ -24,7 +24,7 @@ type offers struct {
 }
 
 func (o *offers) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.file, "tools", "", "file with the result of the server's tools/list, as JSON, in the place of a server")
+	cmd.Flags().StringVar(&o.file, "tools", "", "JSON file with the result of the server's tools/list, to read instead of starting a server")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to wait for the server")
 }
 
@@ -32,15 +32,15 @@ func (o *offers) register(cmd *cobra.Command) {
 func (o *offers) read(ctx context.Context, server []string) (*offer.Offer, error) {
 	switch {
 	case o.file != "" && len(server) > 0:
-		return nil, errors.New("--tools and a server exclude each other: name the one that the lists come from")
+		return nil, errors.New("--tools and a server behind -- exclude each other: the tools are read from one of them")
 	case o.file != "":
-		text, err := smallfile.Read(o.file, offer.MaxBytes)
+		text, err := mapping.ReadFile(o.file, offer.MaxBytes)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--tools: %w", err)
 		}
 		of, err := offer.Parse(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", o.file, err)
+			return nil, fmt.Errorf("--tools: %s: %w", o.file, err)
 		}
 		return of, nil
 	case len(server) == 0:
@@ -70,29 +70,33 @@ func newMCPMap(p *program) *cobra.Command {
 	var options offer.Options
 	var out, output string
 	cmd := &cobra.Command{
-		Use:   "map [-- SERVER [ARGUMENT…]]",
+		Use:   "map [flags] {-- SERVER [ARGUMENT…] | --tools FILE}",
 		Short: "Propose a file of mappings from a server's own lists",
-		Long: `Start an MCP server, read its lists of tools, prompts and resources, and propose a file of mappings: a check for each argument that by its
-name and kind names an object, and a comment at each argument that has to be looked at. With --tools the list comes from a file.
+		Long: `Start an MCP server, read its lists of tools, prompts and resources, and propose a file of mappings. The proposal has a check for each argument whose
+name and kind say that it names an object, and a comment at each argument that you have to look at. With --tools the command reads the list from a file and
+starts no server.
 
-A tool about which anything is unsure is marked "undecided: true". The guard hides and refuses it until somebody has looked at its checks
-and takes that line away. The server is believed in nothing but the names and kinds of its arguments.`,
+Where the command is unsure about a tool, it marks the tool "undecided: true". The guard hides the tool and refuses its calls until you have looked at its
+checks and removed that line. The command relies only on the names and kinds of the server's arguments, and on nothing that the server says in words.`,
 		Example: `  deputy mcp map --root /srv/files -- npx -y @modelcontextprotocol/server-filesystem /srv/files > guard.yaml
   deputy mcp map --tools tools.json --server tickets --out guard.yaml`,
 	}
 	from.register(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&options.Server, "server", "", "the server's name in the file; the one that it gives itself if left out")
-	flags.StringVar(&options.Root, "root", "", "folder that the server's files lie in, which the guard sees too; without it tools with paths are undecided")
-	flags.StringVar(&out, "out", "", "new file for the proposal, instead of standard output")
+	flags.StringVar(&options.Server, "server", "", "the server's name in the file; if left out, the name that the server gives itself")
+	flags.StringVar(&options.Root, "root", "", "folder with the server's files, which the guard has to see too; without it, tools that take paths are undecided")
+	flags.StringVar(&out, "out", "", "new file for the proposal; if left out, it goes to standard output")
 	outputVar(flags, &output, "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if options.Server != "" && !mapping.IsServerName(options.Server) {
+			return fmt.Errorf("--server is %q, which is no name for a server: write %s", options.Server, mapping.NameRule)
+		}
 		of, err := from.read(cmd.Context(), args)
 		switch {
 		case err != nil:
 			return err
 		case of == nil:
-			return errors.New("nothing says which tools there are: name the server behind --, or a file with its list with --tools")
+			return errors.New("there is no list of tools: write the server's command behind --, or name a file with its list with --tools")
 		}
 		if options.Root != "" {
 			if options.Root, err = filepath.Abs(options.Root); err != nil {

@@ -124,8 +124,9 @@ func (f *proxyFlags) check(cmd *cobra.Command, args []string) (http bool, err er
 	return http, f.upstream.oneServer(args)
 }
 
-// serve guards the server at --upstream until ctx is over. pass says whether Deputy can verify an agent's token itself.
-func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Decider, pass bool) error {
+// serve guards the server at --upstream until ctx is over. pass says whether Deputy can verify an agent's token itself. before is called once all flags are
+// right, and its error is serve's.
+func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Decider, pass bool, before func() error) error {
 	resource, err := url.Parse(f.resource)
 	if err == nil {
 		err = proxy.CheckResource(resource)
@@ -183,6 +184,9 @@ func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Deci
 	}
 	p, err := proxy.New(door)
 	if err != nil {
+		return err
+	}
+	if err := before(); err != nil {
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)

@@ -14,7 +14,6 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping/cases"
 	"github.com/deputyauth/deputy/pkg/fixture"
 	"github.com/deputyauth/deputy/pkg/schema/source"
-	"github.com/deputyauth/deputy/pkg/smallfile"
 )
 
 // newMCPTest builds `deputy mcp test`.
@@ -23,10 +22,11 @@ func newMCPTest(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test FILE CASES",
 		Short: "Run cases of a file of mappings: the questions of calls, refusals, filtered answers",
-		Long: `Run cases of a file of mappings, without a server and without Deputy. Each case is a call: it says which questions the call asks, or with
-which message it is refused, and which part of an answer is left. With a fixture the questions are decided too, for an agent that acts for somebody.
+		Long: `Run cases of a file of mappings, without an MCP server and without a Deputy server. Each case is a call: it says which questions the guard asks
+for the call, or with which message it refuses it, and which part of an answer it lets through. If the cases name a fixture, the questions are decided
+too, for an agent that acts for a person.
 
-At the end stand the parts of the mapping that no case uses: tools, checks, ignored arguments and results.
+The command ends with a list of the parts of the mapping that no case uses: tools, checks, ignored arguments and results.
 
 The exit code is 0 if all is well, 1 if a case fails or the minimum of --min-coverage is missed, and 2 if a file could not be read.`,
 		Example: `  deputy mcp test guard.yaml cases.yaml
@@ -48,21 +48,12 @@ type mappingTest struct {
 	minimum share
 }
 
-// readMapping reads a file of mappings with the places of its parts.
-func readMapping(path string) (*mapping.Source, error) {
-	text, err := smallfile.Read(path, mapping.MaxBytes)
-	if err != nil {
-		return nil, err
-	}
-	return mapping.Read(path, text)
-}
-
 func (t *mappingTest) run(ctx context.Context, file, of string) error {
-	mapped, err := readMapping(file)
+	mapped, err := mapping.OpenSource(file)
 	if err != nil {
 		return err
 	}
-	text, err := smallfile.Read(of, cases.MaxBytes)
+	text, err := mapping.ReadFile(of, cases.MaxBytes)
 	if err != nil {
 		return err
 	}

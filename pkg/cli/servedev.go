@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -38,15 +37,22 @@ func (d *devServer) prepare(s *serverSettings, flags *pflag.FlagSet) error {
 	overHTTP, _, httpErr := net.SplitHostPort(s.config.HTTPAddr)
 	switch {
 	case s.config.Insecure:
-		return errors.New("--dev listens on this machine only: leave out --insecure, or --dev")
+		return fmt.Errorf("--dev listens on this machine only: leave out %s, or --dev", origin(flags, "insecure"))
 	case err == nil && !isLoopback(host):
-		return fmt.Errorf("--dev listens on this machine only: give --addr a loopback address such as %s, not %q", defaultAddr, s.config.Addr)
+		return fmt.Errorf("--dev listens on this machine only: give %s a loopback address such as %s, not %q", origin(flags, "addr"), defaultAddr, s.config.Addr)
 	case s.config.HTTPAddr != "" && httpErr == nil && !isLoopback(overHTTP):
-		return fmt.Errorf("--dev listens on this machine only: give --http-listen a loopback address such as %s, not %q", defaultHTTPAddr, s.config.HTTPAddr)
+		return fmt.Errorf("--dev listens on this machine only: give %s a loopback address such as %s, not %q",
+			origin(flags, "http-listen"), defaultHTTPAddr, s.config.HTTPAddr)
 	case s.config.TLSCertPath != "" || s.config.TLSKeyPath != "" || s.config.SPIFFEWorkloadAPI != "":
-		return errors.New("--dev serves without TLS: leave out --tls-cert, --tls-key and --spiffe-workload-api, or --dev")
+		var given []string
+		for _, name := range []string{"tls-cert", "tls-key", "spiffe-workload-api"} {
+			if f := flags.Lookup(name); f != nil && f.Changed {
+				given = append(given, origin(flags, name))
+			}
+		}
+		return fmt.Errorf("--dev serves without TLS: leave out %s, or --dev", every(given))
 	case s.config.Engine.Kind != engine.Embedded:
-		return fmt.Errorf("--dev uses the engine %s: leave out --engine, or --dev", engine.Embedded)
+		return fmt.Errorf("--dev uses the engine %s: leave out %s, or --dev", engine.Embedded, origin(flags, "engine"))
 	}
 	if len(s.adminKeys.values) == 0 && s.adminKeyFile == "" {
 		d.key = rand.Text()

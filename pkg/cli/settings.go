@@ -91,8 +91,20 @@ func fillFromEnv(flags *pflag.FlagSet, env LookupEnv) error {
 		if err := set(flags, f, []string{value}); err != nil {
 			failed = fmt.Errorf("%s %w", envName(f.Name), err)
 		}
+		f.Annotations[originAnnotation] = []string{"$" + envName(f.Name)}
 	})
 	return failed
+}
+
+// originAnnotation marks the flags that something else than the command line has set, with what that was.
+const originAnnotation = "deputy-origin"
+
+// origin names the setting that a flag's value comes from, for errors about it: "--ca", "$DEPUTY_CA", or "ca in deputy.yaml".
+func origin(flags *pflag.FlagSet, name string) string {
+	if f := flags.Lookup(name); f != nil && len(f.Annotations[originAnnotation]) == 1 {
+		return f.Annotations[originAnnotation][0]
+	}
+	return "--" + name
 }
 
 // saidSoFar returns which settings are set by now. A key and the file that it stands in are one

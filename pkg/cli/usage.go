@@ -35,7 +35,10 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 		}
 	}
 	hint := didYouMean(word, own)
+	ofType, _, _ := strings.Cut(word, ":")
 	switch {
+	case slices.Contains(own, typeCommands[ofType]) && ofType != word:
+		hint = fmt.Sprintf("; did you mean %s %s %s?", cmd.CommandPath(), typeCommands[ofType], word)
 	case len(alike) > 0:
 		hint = "; did you mean " + either(alike) + "?"
 	case len(below) > 0:
@@ -47,6 +50,11 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 		hint = "; see: " + cmd.CommandPath() + " --help"
 	}
 	return fmt.Errorf("unknown command %q for %q%s", word, cmd.CommandPath(), hint)
+}
+
+// typeCommands are the subcommands, of commands that have one for each kind of object, by the types of the objects.
+var typeCommands = map[string]string{
+	"agent": "agent", "user": "principal", "service": "principal", "tenant": "tenant", "session": "session", "delegation": "delegation",
 }
 
 // eachCommand calls do for a command and for all below it.

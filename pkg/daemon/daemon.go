@@ -388,8 +388,12 @@ func (c Config) complete() (Config, error) {
 	if c.MaxActiveCalls < 0 {
 		return c, fmt.Errorf("daemon: --max-active-calls is %d, must be 1 or more, or 0 for the default", c.MaxActiveCalls)
 	}
-	if _, err := c.CallerLimits.Check(); err != nil {
-		return c, fmt.Errorf("daemon: the limits of callers that say none, --caller-rate and its neighbours: %w", err)
+	if key, err := c.CallerLimits.Check(); err != nil {
+		flag := "--caller-" + key
+		if key == "message" {
+			flag = "--caller-max-message"
+		}
+		return c, fmt.Errorf("daemon: %s %s", flag, strings.TrimPrefix(err.Error(), key+" "))
 	}
 	c.SnapshotMaxAge = orDefault(c.SnapshotMaxAge, defaultSnapshotMaxAge)
 	c.MaxSessionTTL = orDefault(c.MaxSessionTTL, defaultMaxSessionTTL)

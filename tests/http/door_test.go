@@ -193,7 +193,7 @@ func TestJSON(t *testing.T) {
 		"a list":                 {"[" + check + "]", "the request has to be a JSON object"},
 		"two":                    {check + check, "the request has more than one JSON value"},
 		"a field twice":          {strings.Replace(check, `"agentId":"bot"`, `"agentId":"bot","agent_id":"other"`, 1), "duplicate field"},
-		"a number for a string":  {strings.Replace(check, `"bot"`, "7", 1), "invalid value for string"},
+		"a number for a string":  {strings.Replace(check, `"bot"`, "7", 1), "agentId is 7 at line 1:12, and has to be a string"},
 		"deep":                   {`{"context":{"a":` + strings.Repeat("[", 3000) + strings.Repeat("]", 3000) + "}}", "nested deeper than 100 levels"},
 	} {
 		if got := w.json(checkPath, test.body); got.status != http.StatusBadRequest || got.Code != "invalid_argument" ||

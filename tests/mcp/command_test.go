@@ -79,6 +79,18 @@ tools:
 		t.Errorf("approve, again, prints %s", out.String())
 	}
 	guards(t, "over gRPC", env, command("guard", guard...))
+	args := append([]string{"mcp", "guard", "--config", config}, guard...)
+	fromNobody, agent := io.Pipe() // an agent that says nothing
+	defer func() { _ = agent.Close() }()
+	for want, server := range map[string][]string{
+		`the command "false" has ended (exit status 1) without an answer; an MCP server reads`: {"false"},
+		`has ended (exit status 7) in the middle of the conversation`:                          {"sh", "-c", "echo; exit 7"},
+	} {
+		code, errs := deputy(t.Context(), fromNobody, io.Discard, env, append(append(args, "--"), server...)...)
+		if code != cli.ExitError || !strings.Contains(errs, want) {
+			t.Errorf("in front of %v the guard ends with %d, %s", server, code, errs)
+		}
+	}
 	w.close()
 	guards(t, "in process", nil, command("guard", append(guard, "--data-dir", dir)...))
 }

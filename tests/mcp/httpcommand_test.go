@@ -179,6 +179,8 @@ callers: []
 		"lets other machines in without TLS": append(guard, "--listen", "0.0.0.0:0"),
 		"is not secured by TLS":              append(guard, "--upstream", "http://files.internal/mcp"),
 		"is no scope":                        append(guard, "--require-scope", "read write"),
+		"gets no answer: UNAUTHENTICATED":    append(guard, "--key", "of-nobody"),
+		"gets no answer: UNAVAILABLE":        append(guard, "--endpoint", "127.0.0.1:1"),
 	} {
 		if code, errs := deputy(t.Context(), strings.NewReader(""), io.Discard, env, args...); code != cli.ExitError || !strings.Contains(errs, want) {
 			t.Errorf("exit code %d, %s; want %s", code, errs, want)

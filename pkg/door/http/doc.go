@@ -6,7 +6,8 @@
 // Framing is connect-go's. Everything that matters is not: the door decides nothing, authenticates nobody and records nothing. It hands a call to
 // rpc.Carried before a byte of its body is read, and that calls the handler that gRPC's server calls, through the interceptors that gRPC's server
 // has (rpc.Chain), with the message received by pkg/rpc/wire as gRPC's is: so the caller is known, admitted and judged before anything is read,
-// decompressed or decoded. A call gets here what it gets over gRPC, and leaves the same record.
+// decompressed or decoded. A call gets here what it gets over gRPC, and leaves the same record. What connect-go
+// or the door refuses for its headers alone is no call, and leaves none, as with gRPC's server.
 //
 // Two other ways were weighed. A connection in this process to the gRPC server, as gateways have it, would decode and encode each message once more,
 // and would have to vouch for who calls. Handlers registered straight at connect-go would need each interceptor a second time, written for

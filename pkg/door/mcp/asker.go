@@ -60,10 +60,13 @@ func (c Call) told() client.ToolCall {
 	return client.ToolCall{Server: word(c.Server, maxServer), Method: c.Method, Name: word(c.Name, maxName), Arguments: string(sum[:])}
 }
 
-// word makes a word of an agent's fit for the journal.
+// ShownName is the name of a tool as it is shown to people: cut where it is long, and without characters that nobody sees.
+func ShownName(name string) string { return word(name, maxName) }
+
+// word makes a word of an agent's or a server's fit for the journal, the log and a terminal: it has no character that nobody sees.
 func word(text string, most int) string {
 	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) { // Cf has the marks that turn the direction of a text
+		if !unicode.IsPrint(r) {
 			return unicode.ReplacementChar
 		}
 		return r

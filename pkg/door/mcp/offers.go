@@ -12,7 +12,8 @@ import (
 // Offers asks the server for all that it lists, as an agent does that begins: an object with serverInfo, and with tools, prompts, resources and
 // resourceTemplates as far as the server has them.
 func (p *Process) Offers(ctx context.Context) (jsonrpc.Value, error) {
-	return ReadOffers(ctx, p.out, p.in)
+	offers, err := ReadOffers(ctx, p.out, p.in)
+	return offers, p.explain(ctx, err)
 }
 
 // ReadOffers asks a server for all that it lists. It closes from where ctx is over before.
@@ -75,9 +76,38 @@ func (n *unanswered) Error() string {
 	return fmt.Sprintf("the server does not answer %s: %s", n.method, n.message)
 }
 
+// strangeAnswer is the error of a program that says something, and does not speak the protocol.
+type strangeAnswer struct {
+	method string
+	// line is what it says.
+	line string
+	// echoes says that it sends back what it gets.
+	echoes bool
+	// why is what is wrong with the line as a message.
+	why error
+}
+
+// Error goes on after words that name the program.
+func (s *strangeAnswer) Error() string {
+	if s.echoes {
+		return fmt.Sprintf("it sends %s back as it gets it", s.method)
+	}
+	return fmt.Sprintf("it answers %s with %.*q (%v)", s.method, maxShown, s.line, s.why)
+}
+
 func (t *talk) tell(m *jsonrpc.Message) error {
-	_, err := t.to.Write(append(m.Append(nil), '\n'))
-	return err
+	if _, err := t.to.Write(append(m.Append(nil), '\n')); err != nil {
+		return t.gone(err)
+	}
+	return nil
+}
+
+// gone is the error of a server with which there is no talking any more: the end of the time that there was, where that is why.
+func (t *talk) gone(err error) error {
+	if t.ctx.Err() != nil {
+		return t.ctx.Err()
+	}
+	return fmt.Errorf("%w: %w", errServerEnded, err)
 }
 
 // ask asks a question, and refuses what the server asks meanwhile.
@@ -89,13 +119,22 @@ func (t *talk) ask(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
 	}
 	for range 10_000 { // what comes besides
 		text, err := t.lines.Next()
-		if err != nil {
-			return jsonrpc.Value{}, errors.Join(err, t.ctx.Err())
+		switch {
+		case errors.Is(err, ErrTooLong):
+			return jsonrpc.Value{}, fmt.Errorf("the server's answer to %s has more than %d bytes", method, jsonrpc.FromServer().Bytes)
+		case err != nil:
+			return jsonrpc.Value{}, t.gone(err)
+		case len(text) == 0:
+			continue
 		}
 		m, err := jsonrpc.Parse(text, jsonrpc.FromServer())
 		switch {
+		case err != nil && t.last == 1:
+			return jsonrpc.Value{}, &strangeAnswer{method: method, line: string(text), why: err}
 		case err != nil:
 			return jsonrpc.Value{}, fmt.Errorf("the server's answer to %s: %w", method, err)
+		case m.IsRequest() && m.ID == id && m.Method == method:
+			return jsonrpc.Value{}, &strangeAnswer{method: method, echoes: true}
 		case m.IsRequest():
 			if err := t.tell(jsonrpc.Fail(m.ID, jsonrpc.CodeNoMethod, "There is no agent.")); err != nil {
 				return jsonrpc.Value{}, err

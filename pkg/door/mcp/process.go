@@ -2,12 +2,15 @@ package mcp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -21,11 +24,29 @@ const leave = 3 * time.Second
 type Process struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
-	out io.ReadCloser
+	out *output
+	// wait waits for the process to end, and may be called more than once.
+	wait func() error
 	// over is closed once the process has ended.
 	over chan struct{}
 	// release ends the watch over the process and those that it started.
 	release func()
+}
+
+// output is what a server writes. It notes that there is anything.
+type output struct {
+	io.ReadCloser
+
+	any atomic.Bool
+}
+
+// Read is io.Reader's.
+func (o *output) Read(p []byte) (int, error) {
+	n, err := o.ReadCloser.Read(p)
+	if n > 0 {
+		o.any.Store(true)
+	}
+	return n, err
 }
 
 // Start starts a server. It gets the environment but for the variables of Deputy's own, among which are keys. errs gets what it says on its
@@ -50,7 +71,7 @@ func Start(ctx context.Context, command []string, errs io.Writer) (*Process, err
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{cmd: cmd, in: in, out: out, over: make(chan struct{})}
+	p := &Process{cmd: cmd, in: in, out: &output{ReadCloser: out}, wait: sync.OnceValue(cmd.Wait), over: make(chan struct{})}
 	if err := p.start(); err != nil {
 		return nil, fmt.Errorf("the server %s cannot be started: %w", command[0], err)
 	}
@@ -75,7 +96,56 @@ func (p *Process) start() error {
 // Serve relays between the agent's lines and the server until one of them ends, and returns the error with which that was. The server is
 // left running: see Stop.
 func (p *Process) Serve(ctx context.Context, g *Guard, from io.Reader, to io.Writer) error {
-	return g.Serve(ctx, Streams{FromClient: from, ToClient: to, FromServer: p.out, ToServer: p.in})
+	return p.explain(ctx, g.Serve(ctx, Streams{FromClient: from, ToClient: to, FromServer: p.out, ToServer: p.in}))
+}
+
+// expected is what an MCP server does, for those who named another program.
+const expected = "an MCP server reads JSON-RPC messages from its standard input, answers each in a line on its standard output, and runs until its input ends"
+
+// maxShown is how many characters an error shows of a command, or of what it has said.
+const maxShown = 100
+
+// name is the command as errors name it.
+func (p *Process) name() string {
+	return fmt.Sprintf("%.*q", maxShown, strings.Join(p.cmd.Args, " "))
+}
+
+// explain says how a conversation with the process went wrong: that it has ended, and how, or that it is no MCP server.
+func (p *Process) explain(ctx context.Context, err error) error {
+	strange, isStrange := errors.AsType[*strangeAnswer](err)
+	switch {
+	case err == nil:
+		return nil
+	case isStrange:
+		return fmt.Errorf("the command %s is no MCP server: %w; %s", p.name(), strange, expected)
+	case errors.Is(err, errServerEnded) && ctx.Err() == nil:
+		return p.ended()
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the command %s %w; %s", p.name(), context.DeadlineExceeded, expected)
+	default:
+		return err
+	}
+}
+
+// ended says how a process ended that has closed its output, or does not read its input any more. It waits a moment for its end.
+func (p *Process) ended() error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = authz.Safely("mcp.ended", p.wait) // how it ended is in its state
+	}()
+	late := time.NewTimer(leave)
+	defer late.Stop()
+	how := "still runs, and has closed its output or reads nothing more,"
+	select {
+	case <-done:
+		how = "has ended (" + p.cmd.ProcessState.String() + ")"
+	case <-late.C:
+	}
+	if !p.out.any.Load() {
+		return fmt.Errorf("the command %s %s without an answer; %s", p.name(), how, expected)
+	}
+	return fmt.Errorf("the command %s %s in the middle of the conversation", p.name(), how)
 }
 
 // Stop ends the server, and the processes that it started and left in its group: first its input, and what does not end by that is killed. It is called
@@ -84,7 +154,7 @@ func (p *Process) Stop() {
 	_ = p.in.Close()
 	late := time.AfterFunc(leave, func() { killGroup(p.cmd.Process) })
 	defer late.Stop()
-	_ = p.cmd.Wait() // how it ended is nobody's concern any more
+	_ = p.wait() // how it ended is nobody's concern any more
 	killGroup(p.cmd.Process)
 	p.release()
 	close(p.over)
@@ -92,7 +162,8 @@ func (p *Process) Stop() {
 
 // Definitions asks the server for what an operator approves of it.
 func (p *Process) Definitions(ctx context.Context) (Definitions, error) {
-	return ReadDefinitions(ctx, p.out, p.in)
+	all, err := ReadDefinitions(ctx, p.out, p.in)
+	return all, p.explain(ctx, err)
 }
 
 // ReadDefinitions asks a server for its definitions, as an agent does that begins. It closes from where ctx is over before.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,8 +56,69 @@ func (m *Message) decodeJSON(into proto.Message) error {
 	}
 	// The decoder's words name the place and the wrong word. Their blanks are not always the same.
 	text := strings.TrimSpace(strings.TrimPrefix(strings.ReplaceAll(err.Error(), "\u00a0", " "), "proto:"))
-	return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the request is malformed JSON for its type: %s",
-		strings.TrimPrefix(text, "syntax error "))
+	text = strings.TrimPrefix(text, "syntax error ")
+	if wrong := wrongValue.FindStringSubmatch(text); wrong != nil {
+		at, kind, field, value := wrong[1], wrong[2], wrong[3], wrong[4]
+		wants := wantedJSON(kind)
+		if names := enumNames(into.ProtoReflect().Descriptor(), field, map[protoreflect.FullName]bool{}); kind == "enum" && len(names) > 0 {
+			wants = "one of " + strings.Join(names, ", ")
+		}
+		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "%s is %.80s at %s, and has to be %s", field, value, at, wants)
+	}
+	if wrong := wrongText.FindStringSubmatch(text); wrong != nil {
+		return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the request has %.80s at %s, and has to have %s there", wrong[3], wrong[1],
+			map[string]string{"Duration": `a duration such as "3600s"`, "Timestamp": `a time such as "2026-11-24T05:19:56Z"`}[wrong[2]])
+	}
+	return authz.Errorf(authz.Invalid, authz.ReasonInvalidField, "the request cannot be read as JSON of its type: %s", text)
+}
+
+var (
+	// wrongValue is what the decoder says of a value of another kind than its field's, and wrongText of a text that is no duration or time.
+	wrongValue = regexp.MustCompile(`^\((line \d+:\d+)\): invalid value for (\w+) field (\w+): (.*)$`)
+	wrongText  = regexp.MustCompile(`^\((line \d+:\d+)\): invalid google\.protobuf\.(Duration|Timestamp) value (.*)$`)
+)
+
+// enumNames are the names that a field takes, of a message or of one in it; none where there is no such field of an enum.
+func enumNames(of protoreflect.MessageDescriptor, field string, seen map[protoreflect.FullName]bool) (names []string) {
+	if seen[of.FullName()] {
+		return nil
+	}
+	seen[of.FullName()] = true
+	for i := range of.Fields().Len() {
+		fd := of.Fields().Get(i)
+		if enum := fd.Enum(); enum != nil && fd.JSONName() == field {
+			for k := range enum.Values().Len() {
+				names = append(names, string(enum.Values().Get(k).Name()))
+			}
+			return names
+		}
+		if inner := fd.Message(); inner != nil {
+			if names = enumNames(inner, field, seen); len(names) > 0 {
+				return names
+			}
+		}
+	}
+	return nil
+}
+
+// wantedJSON says what JSON a field of a kind has, as protobuf calls the kind.
+func wantedJSON(kind string) string {
+	switch kind {
+	case "string":
+		return "a string"
+	case "bytes":
+		return "a string in base64"
+	case "bool":
+		return "true or false"
+	case "enum":
+		return "a name that the API has for it"
+	case "float", "double":
+		return "a number"
+	case "uint32", "uint64", "fixed32", "fixed64":
+		return "a whole number from 0 on that fits into " + kind[len(kind)-2:] + " bits"
+	default:
+		return "a whole number that fits into " + kind[len(kind)-2:] + " bits"
+	}
 }
 
 // inspectJSON is inspect for a message that is written as JSON, and counts what inspect counts for the same message.

@@ -75,6 +75,22 @@ func (m *Map) Ignores(prompt, argument string) bool {
 	return a != nil && slices.ContainsFunc(a.ignore, func(p path) bool { return path{{name: argument}}.within(p) })
 }
 
+// Sample returns one of the questions that calls come to, for a guard that wants to know beforehand whether it gets answers. False: the file has none.
+func (m *Map) Sample() (Ask, bool) {
+	for _, name := range m.Tools() {
+		asks, _ := m.ListTool(name)
+		return asks[0], true
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.prompts)) {
+		asks, _ := m.ListPrompt(name)
+		return asks[0], true
+	}
+	for _, r := range m.resources {
+		return Ask{r.checks[0].Type, m.server, r.checks[0].Permission}, true // whether there is such an object makes no difference
+	}
+	return Ask{}, false
+}
+
 // CallTool returns what a call of a tool comes to. Arguments that are null are none. Errors are *Refusal.
 func (m *Map) CallTool(name string, arguments jsonrpc.Value) (*Call, error) {
 	a := m.tools[name]
@@ -182,7 +198,7 @@ func (a *action) call(asks []Ask, arguments jsonrpc.Value) (*Call, error) {
 	if err := a.closed(nil, arguments); err != nil {
 		return nil, err
 	}
-	call := &Call{Asks: asks, Arguments: arguments, action: a}
+	call := &Call{Asks: asks, Arguments: arguments, action: a, looks: looks{most: a.looks}}
 	for _, c := range a.checks {
 		if err := c.ask(call, c.parts); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -87,16 +88,16 @@ const (
 // errLooks is the error of paths that take more than maxLooks. It says something of the folders: there may be one with very many entries.
 var errLooks = errors.New("takes more look-ups of files than one call may")
 
-// looks are what is looked up for one call, or for one answer.
+// looks are what is looked up for one call, or for one answer: at most most, or maxLooks where that is 0.
 type looks struct {
-	used int
+	used, most int
 	// others are, by the folder, the names in it that are not in Unicode's form NFC, in that form.
 	others map[string]map[string]bool
 }
 
 // use returns errLooks where nothing is left.
 func (l *looks) use(n int) error {
-	if l.used += n; l.used > maxLooks {
+	if l.used += n; l.used > cmp.Or(l.most, maxLooks) {
 		return errLooks
 	}
 	return nil
@@ -169,11 +170,14 @@ func (e *lookedUp) Unwrap() error { return e.error }
 
 // lookUp resolves an absolute path on the file system.
 func (c *Canonical) lookUp(at string, looks *looks) (string, error) {
-	lexical, err := physical(filepath.Clean(at), looks)
+	clean := filepath.Clean(at)
+	lexical, err := physical(clean, looks)
 	if err != nil {
 		return "", err
 	}
-	if at, err = physical(at, looks); err != nil {
+	if at == clean {
+		at = lexical
+	} else if at, err = physical(at, looks); err != nil {
 		return "", err
 	}
 	if at != lexical {

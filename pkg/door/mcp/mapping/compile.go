@@ -32,6 +32,8 @@ type action struct {
 	ignore  []path
 	covered []path
 	results []*result
+	// looks is how much is looked up for one call or one answer; 0 is maxLooks. Tests alone set it.
+	looks int
 }
 
 type resource struct {
@@ -57,7 +59,7 @@ func compile(name string, f File) (*Map, error) {
 		tools: map[string]*action{}, prompts: map[string]*action{}, templates: map[string]bool{},
 	}
 	c.require(f.Version == 1, "version", "has to be 1, the version of the format")
-	c.require(serverName.MatchString(f.Server), "server", `has to be the server's name: 1 to 64 letters, digits, ".", "_" and "-"`)
+	c.require(serverName.MatchString(f.Server), "server", "has to be the server's name: "+NameRule)
 	for at, whole := range map[string]*Whole{"tool": f.Tool, "prompt": f.Prompt} {
 		if whole != nil {
 			c.object(at, whole.Type, whole.Permission)
@@ -94,6 +96,12 @@ func compile(name string, f File) (*Map, error) {
 	}
 	return m, nil
 }
+
+// IsServerName reports whether a file of mappings can give a server this name: see NameRule.
+func IsServerName(name string) bool { return serverName.MatchString(name) }
+
+// NameRule says what the name of a server has to be.
+const NameRule = `1 to 64 letters, digits, ".", "_" and "-", of which the first is a letter or a digit`
 
 var serverName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 

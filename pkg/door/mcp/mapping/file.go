@@ -137,7 +137,12 @@ type Problem struct { //nolint:errname // as in pkg/fixture
 	At string
 	// Message says what is wrong, and what to do.
 	Message string
+	// cause is why the file cannot be read, or nil.
+	cause error
 }
+
+// Unwrap returns why the file cannot be read, or nil.
+func (p *Problem) Unwrap() error { return p.cause }
 
 // Error returns the problem as one line.
 func (p *Problem) Error() string {
@@ -153,14 +158,23 @@ func (p *Problem) Error() string {
 
 // Open reads a file of mappings. Errors are *Problem.
 func Open(path string) (*Map, error) {
-	text, err := smallfile.Read(path, MaxBytes)
+	text, err := ReadFile(path, MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	return Decode(path, text)
+}
+
+// ReadFile returns the text of a file that has most bytes or fewer. Errors are *Problem.
+func ReadFile(path string, most int) ([]byte, error) {
+	text, err := smallfile.Read(path, most)
 	if err != nil {
 		if failed, ok := errors.AsType[*fs.PathError](err); ok {
 			err = failed.Err
 		}
-		return nil, &Problem{File: path, Message: "cannot be read: " + err.Error()}
+		return nil, &Problem{File: path, Message: "cannot be read: " + err.Error(), cause: err}
 	}
-	return Decode(path, text)
+	return text, nil
 }
 
 // Decode reads the text of a file of mappings. name is the file's name in errors, which are *Problem.
@@ -169,11 +183,14 @@ func Decode(name string, text []byte) (*Map, error) {
 		return nil, &Problem{File: name, Message: fmt.Sprintf("is longer than %d bytes", MaxBytes)}
 	}
 	var f File
-	if err := DecodeStrictly(name, text, &f, "it needs version: 1, server and tools", parts()...); err != nil {
+	if err := DecodeStrictly(name, text, &f, needs, parts()...); err != nil {
 		return nil, err
 	}
 	return compile(name, f)
 }
+
+// needs says what a file of mappings begins with.
+const needs = "a file of mappings needs version: 1, server and tools"
 
 // DecodeStrictly reads a text that is one YAML document without unknown names. name is the file's name in errors, which are *Problem. needs
 // says what an empty file lacks, and parts are values of the types that the file is made of, whose names an error suggests.
@@ -183,7 +200,7 @@ func DecodeStrictly(name string, text []byte, into any, needs string, parts ...a
 	if err := decoder.Decode(into); errors.Is(err, io.EOF) {
 		return &Problem{File: name, Message: "is empty; " + needs}
 	} else if err != nil {
-		return unreadable(name, err, parts)
+		return unreadable(name, err, needs, parts)
 	}
 	if err := decoder.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return &Problem{File: name, Message: `holds more than one YAML document; leave out the line "---" between them`}
@@ -194,10 +211,30 @@ func DecodeStrictly(name string, text []byte, into any, needs string, parts ...a
 var (
 	parserLine   = regexp.MustCompile(`line (\d+): `)
 	unknownField = regexp.MustCompile(`^field (\S+) not found in type (\w+\.\w+)$`)
+	wrongKind    = regexp.MustCompile("^cannot unmarshal !!(\\w+) (?:`(.*)` )?into (\\S+)$")
+	setTwice     = regexp.MustCompile(`^mapping key (".*") already defined at line (\d+)$`)
 )
 
+// kinds are the words for what YAML, and a Go type, call a value.
+var kinds = map[string]string{
+	"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "null": "nothing", "seq": "a list", "map": "a map", "timestamp": "a time",
+	"string": "a text", "int64": "a number", "float64": "a number",
+}
+
+// kindOf is the word for the kind of a value in YAML or of a Go type.
+func kindOf(name string) string {
+	switch word, known := kinds[name]; {
+	case known:
+		return word
+	case strings.HasPrefix(name, "[]"):
+		return "a list"
+	default:
+		return "a map, with a line NAME: VALUE for each of its parts" // a struct, or a map
+	}
+}
+
 // unreadable says where a file is no file of mappings, in the words of the file.
-func unreadable(name string, err error, parts []any) error {
+func unreadable(name string, err error, needs string, parts []any) error {
 	p := &Problem{File: name}
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok && len(wrong.Errors) > 0 {
@@ -212,6 +249,19 @@ func unreadable(name string, err error, parts []any) error {
 		text = fmt.Sprintf("there is no %s here; there are %s", strconv.Quote(field[1]), strings.Join(known, ", "))
 		if near := authz.Nearest(field[1], known); near != "" {
 			text = fmt.Sprintf("there is no %s here; did you mean %s?", strconv.Quote(field[1]), near)
+		}
+	}
+	if twice := setTwice.FindStringSubmatch(text); twice != nil {
+		text = fmt.Sprintf("there is a second %s here; the first is in line %s", twice[1], twice[2])
+	}
+	if kind := wrongKind.FindStringSubmatch(text); kind != nil {
+		there, wanted := kindOf(kind[1]), kindOf(kind[3])
+		if kind[2] != "" {
+			there += fmt.Sprintf(" (%.40q)", kind[2])
+		}
+		text = fmt.Sprintf("here is %s, and there has to be %s", there, wanted)
+		if p.Line <= 1 && needs != "" {
+			text += "; " + needs
 		}
 	}
 	p.Message = text

@@ -81,7 +81,7 @@ func (m *Map) FilterResult(tool string, arguments, answer jsonrpc.Value) (*Outpu
 		}}, nil
 	}
 	o := &Output{}
-	found := &reading{arguments: arguments, has: map[Ask]bool{}, led: map[named]string{}}
+	found := &reading{looks: looks{most: m.tools[tool].looks}, arguments: arguments, has: map[Ask]bool{}, led: map[named]string{}}
 	var parts []keeper
 	for i, r := range m.tools[tool].results {
 		before := found.objects

@@ -25,6 +25,15 @@ type Source struct {
 // place is where a part of a file is written.
 type place struct{ line, column int }
 
+// OpenSource reads a file of mappings, with the places of its parts. Errors are those of Open.
+func OpenSource(path string) (*Source, error) {
+	text, err := ReadFile(path, MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	return Read(path, text)
+}
+
 // Read reads the text of a file of mappings, with the places of its parts. Errors are those of Decode.
 func Read(name string, text []byte) (*Source, error) {
 	m, err := Decode(name, text)
@@ -37,7 +46,7 @@ func Read(name string, text []byte) (*Source, error) {
 	}
 	var root yaml.Node
 	if err := yaml.Unmarshal(text, &root); err != nil {
-		return nil, unreadable(name, err, nil)
+		return nil, unreadable(name, err, "", nil)
 	}
 	for _, document := range root.Content {
 		s.walk("", document)

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -39,8 +38,11 @@ func (u *Upstream) Definitions(ctx context.Context) (mcp.Definitions, error) {
 		all.Instructions, _ = about.At("instructions").Text()
 		all.Tools, _, second = mcp.PagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) { return ask("tools/list", params) })
 	}
-	if second != nil {
-		return mcp.Definitions{}, errors.Join(err, second)
+	switch {
+	case second != nil && second.Error() == err.Error():
+		return mcp.Definitions{}, err
+	case second != nil:
+		return mcp.Definitions{}, fmt.Errorf("%w; and on the wire %s: %w", err, newVersion, second)
 	}
 	return all, nil
 }

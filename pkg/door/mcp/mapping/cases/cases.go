@@ -99,7 +99,7 @@ func (v *Value) UnmarshalYAML(node *yaml.Node) error {
 // Read reads the text of a file of cases. name is the file's name in errors, which are *mapping.Problem.
 func Read(name string, text []byte) (*File, error) {
 	f := &File{Name: name}
-	if err := mapping.DecodeStrictly(name, text, f, "it needs version: 1 and cases", File{}, Case{}, Decision{}); err != nil {
+	if err := mapping.DecodeStrictly(name, text, f, "a file of cases needs version: 1 and cases", File{}, Case{}, Decision{}); err != nil {
 		return nil, err
 	}
 	f.place(text)

@@ -136,7 +136,7 @@ cases:
 func TestRead(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"": "cases.yaml: is empty; it needs version: 1 and cases",
+		"": "cases.yaml: is empty; a file of cases needs version: 1 and cases",
 		"version: 2\ncases: [{tool: a, asks: []}]": "cases.yaml: version has to be 1, the version of the format",
 		"version: 1": "cases.yaml: has no cases; add one",
 		"version: 1\ncases:\n- {tool: a, ask: []}":                                                 "cases.yaml:3: there is no \"ask\" here; did you mean asks?",

@@ -1,4 +1,4 @@
-// Package lint judges a file of mappings: it finds calls and answers that pass the guard although its author may not have meant that.
+// Package lint judges a file of mappings: it finds calls and answers that the guard lets through although the author may not have meant that.
 //
 // A finding is silenced by a comment at the part of the file that it is about, or at a part around it:
 //
@@ -39,18 +39,18 @@ type Rule struct {
 // Rules returns all rules, by their names.
 func Rules() []Rule {
 	return []Rule{
-		{"allows", Warning, "an entry of `allow`, each of which lets messages by that nobody filters"},
-		{"canonical-not-shared", Warning, "`canonical` without `shared`: where links lead is left to the server"},
-		{"ignored-object", Warning, "an ignored argument whose name looks as though it names an object"},
+		{"allows", Warning, "an entry of `allow`, each of which lets messages through that the guard does not filter"},
+		{"canonical-not-shared", Warning, "`canonical` without `shared`: the guard follows no links, and the server may follow one"},
+		{"ignored-object", Warning, "an ignored argument whose name says that it names an object"},
 		{"open-pattern", Warning, "a pattern of resources that begins with no fixed text, or `matches` in `cel` without ^ and $"},
-		{"undecided", Warning, "a tool, prompt or pattern that is undecided, so that it is hidden and refused"},
-		{"unfiltered-answer", Warning, "a tool without `results` whose answers name objects that its arguments do not"},
+		{"undecided", Warning, "a tool, prompt or pattern that is marked undecided, so that the guard hides and refuses it"},
+		{"unfiltered-answer", Warning, "a tool without `results` whose answers name objects that its arguments do not name"},
 		{"unknown-argument", Error, "an argument that the server's tool or prompt does not have"},
 		{"unknown-permission", Error, "a permission that the type does not have in the schema of `--schema`"},
 		{"unknown-tool", Warning, "a tool or prompt that the server does not have"},
 		{"unknown-type", Error, "a type that the schema of `--schema` does not have"},
-		{"unmapped-argument", Warning, "an argument of the server's that the file does not name, so that a call with it is refused"},
-		{"unmapped-tool", Warning, "tools or prompts of the server's that the file does not name, so that they are hidden"},
+		{"unmapped-argument", Warning, "an argument of the server's that the file does not name, so that the guard refuses each call with it"},
+		{"unmapped-tool", Warning, "tools or prompts of the server's that the file does not name, so that the guard hides and refuses them"},
 	}
 }
 
@@ -141,14 +141,14 @@ func (c *checker) kinds() []kind {
 // allows finds what passes besides calls.
 func (c *checker) allows() {
 	passes := map[string]string{
-		"completion":  "proposals for the arguments of prompts pass unfiltered, and can be names of objects",
-		"elicitation": "the server asks the person for input through the agent's program",
+		"completion":  "the values that the server proposes for the arguments of prompts reach the agent unfiltered, and can name objects",
+		"elicitation": "the server can ask the person for input, through the agent's program",
 		"logging":     "the server's log messages reach the agent unfiltered, and can name objects",
-		"roots":       "the agent tells the server which folders it may open, where the server takes roots for that",
-		"sampling":    "the server has the agent's model answer prompts of the server's own",
+		"roots":       "the agent can tell the server which folders to open, if the server uses roots for that",
+		"sampling":    "the server can have the agent's model answer the server's own prompts",
 	}
 	for i, feature := range c.source.File.Allow {
-		c.report("allows", fmt.Sprintf("allow[%d]", i), "", "%s is let by: %s", feature, passes[feature])
+		c.report("allows", fmt.Sprintf("allow[%d]", i), "", "the guard lets %s through: %s", feature, passes[feature])
 	}
 }
 
@@ -156,8 +156,8 @@ func (c *checker) allows() {
 func (c *checker) action(k kind, name string, a mapping.Action) {
 	at := k.group + "." + name
 	if a.Undecided {
-		c.report("undecided", at+".undecided", "decide what its checks are, and take the line away",
-			"the %s %s is undecided: it is hidden and refused", k.word, quoted(name))
+		c.report("undecided", at+".undecided", "look at its checks, and remove this line once they are right",
+			"the %s %s is marked undecided: the guard hides it and refuses its calls", k.word, quoted(name))
 	}
 	var offered *offer.Action
 	for i := range k.offered {
@@ -171,14 +171,14 @@ func (c *checker) action(k kind, name string, a mapping.Action) {
 		c.object(inner, r.Type, r.Permission)
 		c.canonical(inner, r.Canonical)
 	}
-	c.ignored(at, a.Ignore, offered)
+	c.ignored(at, name, a.Ignore, offered)
 	if k.word == "tool" && len(a.Results) == 0 {
 		c.answer(at, name, a, offered)
 	}
 	switch {
 	case c.options.Offer == nil:
 	case offered == nil:
-		c.report("unknown-tool", at, "take it out, or look at how the server writes the name", "the server has no %s %s", k.word, quoted(name))
+		c.report("unknown-tool", at, "remove it, or write its name as the server does", "the server has no %s %s", k.word, quoted(name))
 	default:
 		c.arguments(at, k.word, a, offered)
 	}
@@ -199,8 +199,8 @@ func (c *checker) checks(at string, checks []mapping.Check) {
 	}
 }
 
-// ignored finds ignored arguments that look like objects.
-func (c *checker) ignored(at string, names []string, offered *offer.Action) {
+// ignored finds ignored arguments of an action that look like objects.
+func (c *checker) ignored(at, action string, names []string, offered *offer.Action) {
 	for i, path := range names {
 		name := path[strings.LastIndex(path, ".")+1:]
 		kind := ""
@@ -211,8 +211,8 @@ func (c *checker) ignored(at string, names []string, offered *offer.Action) {
 				}
 			}
 		}
-		if offer.NamesObject(strings.TrimRight(name, "[]"), kind) {
-			c.report("ignored-object", fmt.Sprintf("%s.ignore[%d]", at, i), "add a check for it", "%s is ignored, and by its name it names an object", quoted(path))
+		if offer.NamesObject(action, strings.TrimRight(name, "[]"), kind) {
+			c.report("ignored-object", fmt.Sprintf("%s.ignore[%d]", at, i), "add a check for it", "the argument %s is ignored, although its name says that it names an object", quoted(path))
 		}
 	}
 }
@@ -223,14 +223,14 @@ func (c *checker) answer(at, name string, a mapping.Action, offered *offer.Actio
 	each := slices.ContainsFunc(a.Checks, func(one mapping.Check) bool {
 		return slices.ContainsFunc(one.ID, func(path string) bool { return strings.Contains(path, "[]") })
 	})
-	const suggestion = "add results"
+	const suggestion = "add results, by which the guard filters its answers"
 	switch {
 	case !pinned:
-		c.report("unfiltered-answer", at, suggestion, "no argument pins the object that %s is about, and nobody filters its answers", quoted(name))
+		c.report("unfiltered-answer", at, suggestion, "no check says which object a call of %s is about, and the guard does not filter its answers", quoted(name))
 	case offer.Lists(name):
-		c.report("unfiltered-answer", at, suggestion, "by its name the answers of %s name objects that its arguments do not, and nobody filters them", quoted(name))
+		c.report("unfiltered-answer", at, suggestion, "the name of %s says that it answers with objects that its arguments do not name, and the guard does not filter its answers", quoted(name))
 	case offered != nil && offered.Lists && !each:
-		c.report("unfiltered-answer", at, suggestion, "the answers of %s hold lists, and nobody filters them", quoted(name))
+		c.report("unfiltered-answer", at, suggestion, "the answers of %s hold lists, and the guard does not filter them", quoted(name))
 	}
 }
 
@@ -258,11 +258,11 @@ func (c *checker) arguments(at, word string, a mapping.Action, offered *offer.Ac
 		if slices.ContainsFunc(named, func(path string) bool { return mapping.Covers(path, one.Path) }) {
 			continue
 		}
-		refused := "a call with it is refused"
+		refused := "the guard refuses each call with it"
 		if one.Required {
-			refused = "every call is refused, because the server asks for it"
+			refused = "the guard refuses every call, because the server requires it"
 		}
-		c.report("unmapped-argument", at, "check it, or list it under ignore",
+		c.report("unmapped-argument", at, "add a check for it, or list it under ignore",
 			"the argument %s of %s is neither checked nor ignored: %s", quoted(one.Path), quoted(offered.Name), refused)
 	}
 }
@@ -281,17 +281,18 @@ func (c *checker) missing(k kind) {
 	}
 	if len(names) > 0 {
 		c.report("unmapped-tool", k.group, "deputy mcp map proposes a mapping",
-			"the server has %s that are hidden because the file does not name them: %s", k.group, strings.Join(names, ", "))
+			"the guard hides %s of the server that the file does not name: %s", k.group, strings.Join(names, ", "))
 	}
 }
 
 // resource finds what is wrong with a pattern of resources.
 func (c *checker) resource(at string, r mapping.Resource) {
 	if r.Undecided {
-		c.report("undecided", at+".undecided", "decide what its checks are, and take the line away", "the pattern is undecided: what it matches is refused")
+		c.report("undecided", at+".undecided", "look at its checks, and remove this line once they are right",
+			"the pattern is marked undecided: the guard refuses the resources that it matches")
 	}
 	c.checks(at, r.Checks)
-	c.ignored(at, r.Ignore, nil)
+	c.ignored(at, "", r.Ignore, nil)
 	if parsed, err := syntax.Parse(r.Match, syntax.Perl); err == nil && !fixed(parsed) {
 		c.report("open-pattern", at+".match", "begin it with the scheme: file:///", "the pattern begins with no fixed text, so that it matches URIs of any kind")
 	}
@@ -341,9 +342,9 @@ func (c *checker) object(at, objectType, permission string) {
 	members, found := c.options.Schema[objectType]
 	switch {
 	case !found:
-		c.report("unknown-type", at+".type", "", "the schema has no type %s: every call that asks about it is refused", objectType)
+		c.report("unknown-type", at+".type", "", "the schema has no type %s: the guard refuses every call that is about one", objectType)
 	case !slices.Contains(members, permission):
-		c.report("unknown-permission", at+".permission", "", "the type %s has no permission %s: every call that asks for it is refused", objectType, permission)
+		c.report("unknown-permission", at+".permission", "", "the type %s has no permission %s: the guard refuses every call that needs it", objectType, permission)
 	}
 }
 
@@ -351,7 +352,7 @@ func (c *checker) object(at, objectType, permission string) {
 func (c *checker) canonical(at string, of *mapping.Canonical) {
 	if of != nil && !of.Shared {
 		c.report("canonical-not-shared", at+".canonical", "run the guard where it sees the server's files, with shared: true",
-			"links below %s are followed by the server alone, and may lead out of what was judged", of.Root)
+			"the guard follows no links below %s, and the server may follow one to a file that nobody has judged", of.Root)
 	}
 }
 

@@ -78,13 +78,13 @@ func Parse(text []byte) (*Offer, error) {
 	rules.Bytes = MaxBytes
 	v, err := jsonrpc.ParseValue(text, rules)
 	if err != nil {
-		return nil, fmt.Errorf("this is no list of tools: %w", err)
+		return nil, fmt.Errorf("this is no list of tools: %w; save the result of the server's tools/list in it, as JSON", err)
 	}
 	if result, found := v.Get("result"); found {
 		v = result
 	}
 	if v.At("tools").Kind() != jsonrpc.Array {
-		return nil, errors.New(`this is no list of tools: it has no list "tools"; save the result of the method tools/list in it`)
+		return nil, errors.New(`this is no list of tools: it has no list "tools"; save the result of the server's tools/list in it, as JSON`)
 	}
 	return Of(v)
 }
@@ -278,7 +278,7 @@ func hasList(schema jsonrpc.Value, depth int) bool {
 		}
 		switch kind := kindOf(m.Value.At("items")); kind {
 		case "string", "integer", "number", "boolean":
-			return NamesObject(m.Name, kind)
+			return NamesObject("", m.Name, kind)
 		default:
 			return true
 		}

@@ -39,8 +39,8 @@ func Propose(o *Offer, options Options) (*Proposal, error) {
 	}
 	p := &Proposal{Tools: len(o.Tools), Prompts: len(o.Prompts)}
 	w.line(0, "# Proposed from the lists of the server, by the names and the kinds of the arguments alone. Read every line.")
-	w.line(0, "# A part that is undecided is hidden from agents and refused. Take the line away once its checks are the right ones.")
-	w.line(0, "# The types and permissions are guesses too: deputy mcp lint --schema compares them with a schema.")
+	w.line(0, "# The guard hides a part that is undecided, and refuses its calls. Remove that line once the checks are right.")
+	w.line(0, "# The types and permissions are guesses, too: deputy mcp lint --schema compares them with a schema.")
 	w.line(0, "version: 1")
 	w.line(0, "server: "+scalar(serverName(options.Server, o.Server)))
 	w.line(0, "tool: {type: mcp_tool, permission: call}")
@@ -122,13 +122,13 @@ func (w *writer) action(a *Action, tool bool) bool {
 	}
 	switch {
 	case !tool:
-		p.doubtf("answers of prompts are not filtered: look at what it puts into them")
+		p.doubtf("the guard does not filter the answers of prompts: look at what the server puts into this one")
 	case (!p.pinned || Lists(a.Name) || a.Lists && !p.each) && w.results(a, p):
-		p.doubtf("only the elements of its answers that results name are let through: is each the id of an object, and is anything missing?")
+		p.doubtf("the guard lets through only those elements of its answers that results name: is each the id of an object, and is anything missing?")
 	case !p.pinned:
-		p.doubtf("none of its arguments names the object that it is about, and its answers are not filtered: add results, or an object")
+		p.doubtf("no argument names the object that it is about, and the guard does not filter its answers: add results, or a check with object")
 	case Lists(a.Name):
-		p.doubtf("by its name its answers name objects that its arguments do not: add results")
+		p.doubtf("its name says that its answers name objects that its arguments do not name: add results")
 	case a.Lists && !p.each:
 		p.doubtf("its answers hold lists: add results where they name objects")
 	}
@@ -203,7 +203,7 @@ func (w *writer) element(a *Action, list Listed) (id Argument, object string, ok
 
 // names is what an argument of a tool names: how, and the type of the object, or "".
 func names(a *Action, one Argument) (m meaning, object string) {
-	m, object = means(one.Name, one.Kind, one.Enum)
+	m, object = meansIn(a.Name, one.Name, one.Kind, one.Enum)
 	if object = singular(object); m == anID && object == "" {
 		object = about(a.Name)
 	}
@@ -243,7 +243,7 @@ func (w *writer) repositories(a *Action, p *proposed, permission string) []strin
 
 // argument proposes a check for an argument, or lists it under ignore.
 func (w *writer) argument(a *Action, one Argument, p *proposed, permission string, within bool) {
-	m, object := means(one.Name, one.Kind, one.Enum)
+	m, object := meansIn(a.Name, one.Name, one.Kind, one.Enum)
 	shown := quote(one.Path)
 	ignore := func(comment string) { p.ignore = append(p.ignore, scalar(one.Path)+" # "+comment) }
 	switch {
@@ -277,6 +277,9 @@ func (w *writer) argument(a *Action, one Argument, p *proposed, permission strin
 			p.doubtf("%s names a %s, which is no type that a check can have: name one of your own", shown, printable(object))
 		}
 		object = "object"
+	}
+	if m == aPath && isEnd(a.Name, one.Name, one.Kind) {
+		p.doubtf("%s may be a folder: does the permission on it decide about all that is in it?", shown)
 	}
 	canonical := ""
 	switch m {

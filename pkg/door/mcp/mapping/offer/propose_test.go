@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -68,7 +69,7 @@ func TestRealServers(t *testing.T) {
 	if m.Server() != "secure-filesystem-server" {
 		t.Errorf("the server's name is %s", m.Server())
 	}
-	// Those that read or change one file that they are told. move_file has arguments whose names say nothing, and the others list.
+	// Those that read or change one file that they are told. move_file may move a whole folder, and the others list.
 	if got := visible(m); got != "create_directory edit_file get_file_info read_file read_media_file read_multiple_files read_text_file write_file" {
 		t.Errorf("agents could see %s in\n%s", got, text)
 	}
@@ -86,6 +87,16 @@ func TestRealServers(t *testing.T) {
 		if got := asked(t, m, call); got != want {
 			t.Errorf("%s: %s, want %s", call, got, want)
 		}
+	}
+	// Once somebody has decided about move_file, both of its paths are checked.
+	sure := regexp.MustCompile(`(?s)(\n  move_file:\n.*?)    undecided: true\n`).ReplaceAllString(text, "$1")
+	decided, err := mapping.Decode("decided", []byte(sure))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, sure)
+	}
+	const moved = "call mcp_tool:secure-filesystem-server/move_file, write file:a, write file:b"
+	if got := asked(t, decided, `move_file {"source":"a","destination":"b"}`); got != moved {
+		t.Errorf("move_file asks %s, want %s, in\n%s", got, moved, sure)
 	}
 	// Without a folder nothing is known of paths.
 	source, _ = propose(t, files, offer.Options{Server: "files"})
@@ -150,7 +161,7 @@ func TestProposals(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ name, tool, input, why string }{
-		{"no arguments", "get_env", object(``), "none of its arguments names the object"},
+		{"no arguments", "get_env", object(``), "no argument names the object"},
 		{"no schema", "get_ticket", `7`, "it has no schema of its arguments"},
 		{"a path", "read", object(`"path":{"type":"string"}`), `"path" is a path`},
 		{"a URI", "fetch", object(`"url":{"type":"string"}`), `"url" is a URI`},
@@ -223,7 +234,7 @@ func TestProposedResults(t *testing.T) {
 			}
 			continue
 		}
-		if !strings.Contains(proposed, "      - "+test.want+"\n") || len(results) != 1 || !strings.Contains(proposed, "only the elements of its answers that results name are let through") {
+		if !strings.Contains(proposed, "      - "+test.want+"\n") || len(results) != 1 || !strings.Contains(proposed, "the guard lets through only those elements of its answers that results name") {
 			t.Errorf("%s: %s is missing:\n%s", test.name, test.want, proposed)
 		}
 		if visible(source.Map) != "get_ticket read_file" {

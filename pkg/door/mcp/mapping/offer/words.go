@@ -130,9 +130,29 @@ func means(name, kind string, enum bool) (m meaning, object string) {
 	}
 }
 
-// NamesObject reports whether the name of an argument looks as though its values are objects. kind is as in Argument, or "".
-func NamesObject(name, kind string) bool {
-	m, _ := means(name, kind, false)
+// ends are words of arguments that say from where to where a tool moves something, and moving are words of such tools.
+var (
+	ends   = []string{"dest", "destination", "dst", "from", "source", "src", "target", "to"}
+	moving = []string{"copy", "cp", "link", "move", "mv", "rename", "symlink"}
+)
+
+// isEnd reports whether an argument of a tool says from where or to where the tool moves files: "source" and "destination" of move_file.
+func isEnd(tool, name, kind string) bool {
+	of, word := words(tool), words(name)
+	return (kind == "string" || kind == "") && len(word) > 0 && has(word[len(word)-1:], ends) && has(of, moving) && has(of, paths)
+}
+
+// meansIn is means for an argument of a tool, whose name can say more than that of the argument.
+func meansIn(tool, name, kind string, enum bool) (m meaning, object string) {
+	if isEnd(tool, name, kind) {
+		return aPath, "file"
+	}
+	return means(name, kind, enum)
+}
+
+// NamesObject reports whether the name of an argument of a tool looks as though its values are objects. kind is as in Argument, or "".
+func NamesObject(tool, name, kind string) bool {
+	m, _ := meansIn(tool, name, kind, false)
 	return m >= aPath
 }
 
