@@ -37,14 +37,14 @@ type Process struct {
 type output struct {
 	io.ReadCloser
 
-	any atomic.Bool
+	said atomic.Bool
 }
 
 // Read is io.Reader's.
 func (o *output) Read(p []byte) (int, error) {
 	n, err := o.ReadCloser.Read(p)
 	if n > 0 {
-		o.any.Store(true)
+		o.said.Store(true)
 	}
 	return n, err
 }
@@ -105,10 +105,8 @@ const expected = "an MCP server reads JSON-RPC messages from its standard input,
 // maxShown is how many characters an error shows of a command, or of what it has said.
 const maxShown = 100
 
-// name is the command as errors name it.
-func (p *Process) name() string {
-	return fmt.Sprintf("%.*q", maxShown, strings.Join(p.cmd.Args, " "))
-}
+// name is the command as errors name it: without its arguments, which may hold keys.
+func (p *Process) name() string { return fmt.Sprintf("%.*q", maxShown, p.cmd.Args[0]) }
 
 // explain says how a conversation with the process went wrong: that it has ended, and how, or that it is no MCP server.
 func (p *Process) explain(ctx context.Context, err error) error {
@@ -142,7 +140,7 @@ func (p *Process) ended() error {
 		how = "has ended (" + p.cmd.ProcessState.String() + ")"
 	case <-late.C:
 	}
-	if !p.out.any.Load() {
+	if !p.out.said.Load() {
 		return fmt.Errorf("the command %s %s without an answer; %s", p.name(), how, expected)
 	}
 	return fmt.Errorf("the command %s %s in the middle of the conversation", p.name(), how)

@@ -560,3 +560,21 @@ resources: [{match: 'desk:(?P<id>.+)', checks: [{permission: view, type: ticket,
 		t.Error("what is undecided is not judged")
 	}
 }
+
+// TestSample: a file has a question to begin with wherever calls come to one, and none where it hides everything.
+func TestSample(t *testing.T) {
+	t.Parallel()
+	const head = "version: 1\nserver: desk\ntool: {type: mcp_tool, permission: call}\nprompt: {type: mcp_prompt, permission: get}\n"
+	for text, want := range map[string]string{
+		"tools: {b: {}, a: {}}\nprompts: {p: {}}": "call mcp_tool:desk/a true",
+		"tools: {a: {undecided: true}, b: {}}":    "call mcp_tool:desk/b true",
+		"prompts: {p: {}}":                        "get mcp_prompt:desk/p true",
+		"resources: [{match: 'desk:(?P<id>.+)', checks: [{permission: view, type: ticket, id: id}]}]": "view ticket:desk true",
+		"tools: {a: {undecided: true}}": " : false",
+	} {
+		ask, found := decode(t, head+text).Sample()
+		if got := fmt.Sprint(ask, " ", found); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
