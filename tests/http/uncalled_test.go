@@ -65,7 +65,7 @@ func TestRecordsOfWhatIsNoCall(t *testing.T) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+checkPath, bytes.NewBufferString(body))
 		w.must(err)
 		r.Header.Set("Authorization", "Bearer "+harness.ServiceKey)
-		r.Header.Set("Te", "trailers")
+		r.Header.Set("TE", "trailers")
 		for name, value := range headers {
 			r.Header.Set(name, value)
 		}

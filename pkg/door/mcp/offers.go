@@ -76,8 +76,8 @@ func (n *unanswered) Error() string {
 	return fmt.Sprintf("the server does not answer %s: %s", n.method, n.message)
 }
 
-// strangeAnswer is the error of a program that says something, and does not speak the protocol.
-type strangeAnswer struct {
+// notServerError is the error of a program that says something, and does not speak the protocol.
+type notServerError struct {
 	method string
 	// line is what it says.
 	line string
@@ -88,7 +88,7 @@ type strangeAnswer struct {
 }
 
 // Error goes on after words that name the program.
-func (s *strangeAnswer) Error() string {
+func (s *notServerError) Error() string {
 	if s.echoes {
 		return fmt.Sprintf("it sends %s back as it gets it", s.method)
 	}
@@ -130,11 +130,11 @@ func (t *talk) ask(method string, params jsonrpc.Value) (jsonrpc.Value, error) {
 		m, err := jsonrpc.Parse(text, jsonrpc.FromServer())
 		switch {
 		case err != nil && t.last == 1:
-			return jsonrpc.Value{}, &strangeAnswer{method: method, line: string(text), why: err}
+			return jsonrpc.Value{}, &notServerError{method: method, line: string(text), why: err}
 		case err != nil:
 			return jsonrpc.Value{}, fmt.Errorf("the server's answer to %s: %w", method, err)
 		case m.IsRequest() && m.ID == id && m.Method == method:
-			return jsonrpc.Value{}, &strangeAnswer{method: method, echoes: true}
+			return jsonrpc.Value{}, &notServerError{method: method, echoes: true}
 		case m.IsRequest():
 			if err := t.tell(jsonrpc.Fail(m.ID, jsonrpc.CodeNoMethod, "There is no agent.")); err != nil {
 				return jsonrpc.Value{}, err

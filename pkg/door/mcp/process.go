@@ -110,12 +110,12 @@ func (p *Process) name() string { return fmt.Sprintf("%.*q", maxShown, p.cmd.Arg
 
 // explain says how a conversation with the process went wrong: that it has ended, and how, or that it is no MCP server.
 func (p *Process) explain(ctx context.Context, err error) error {
-	strange, isStrange := errors.AsType[*strangeAnswer](err)
+	stranger, isStranger := errors.AsType[*notServerError](err)
 	switch {
 	case err == nil:
 		return nil
-	case isStrange:
-		return fmt.Errorf("the command %s is no MCP server: %w; %s", p.name(), strange, expected)
+	case isStranger:
+		return fmt.Errorf("the command %s is no MCP server: %w; %s", p.name(), stranger, expected)
 	case errors.Is(err, errServerEnded) && ctx.Err() == nil:
 		return p.ended()
 	case errors.Is(err, context.DeadlineExceeded):

@@ -212,7 +212,8 @@ func (c *checker) ignored(at, action string, names []string, offered *offer.Acti
 			}
 		}
 		if offer.NamesObject(action, strings.TrimRight(name, "[]"), kind) {
-			c.report("ignored-object", fmt.Sprintf("%s.ignore[%d]", at, i), "add a check for it", "the argument %s is ignored, although its name says that it names an object", quoted(path))
+			c.report("ignored-object", fmt.Sprintf("%s.ignore[%d]", at, i), "add a check for it",
+				"the argument %s is ignored, although its name says that it names an object", quoted(path))
 		}
 	}
 }
@@ -228,7 +229,8 @@ func (c *checker) answer(at, name string, a mapping.Action, offered *offer.Actio
 	case !pinned:
 		c.report("unfiltered-answer", at, suggestion, "no check says which object a call of %s is about, and the guard does not filter its answers", quoted(name))
 	case offer.Lists(name):
-		c.report("unfiltered-answer", at, suggestion, "the name of %s says that it answers with objects that its arguments do not name, and the guard does not filter its answers", quoted(name))
+		c.report("unfiltered-answer", at, suggestion,
+			"the name of %s says that it answers with objects that its arguments do not name, and the guard does not filter its answers", quoted(name))
 	case offered != nil && offered.Lists && !each:
 		c.report("unfiltered-answer", at, suggestion, "the answers of %s hold lists, and the guard does not filter them", quoted(name))
 	}
