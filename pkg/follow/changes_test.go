@@ -192,7 +192,7 @@ func TestEveryKindOfChange(t *testing.T) {
 			}, []string{`document:b#viewer@user:alice[weekday:{"day":"monday"}]`, "document:c#viewer@user:alice"},
 		},
 		{"a new type and another caveat", func(t testing.TB) {
-			w.define(t, strings.Replace(schema, `day == "monday"`, `day == "sunday"`, 1)+"\ndefinition folder { relation owner: user }\n")
+			w.define(t, strings.Replace(schema, `day == "monday"`, `day == "sunday"`, 1)+"\ndefinition folder {\n relation owner: user\n}\n")
 			w.update(t, touch("folder:f#owner@user:alice"))
 		}, []string{
 			`document:b#viewer@user:alice[weekday:{"day":"monday"}]`, "document:c#viewer@user:alice", "folder:f#owner@user:alice",

@@ -193,7 +193,7 @@ func survives(t *testing.T, config follow.Config, a follow.Authority) (err error
 	case !errors.Is(err, follow.ErrNoCopy):
 		return err
 	}
-	reached, err := f.Follow(t.Context())
+	reached, err := f.Follow(context.Background())
 	if err != nil {
 		return err
 	}

@@ -61,13 +61,15 @@ func (s snapshot) shows(id uint64) bool {
 // covers reports whether every transaction that another snapshot shows is visible. A snapshot that a primary takes covers all that it
 // took before.
 func (s snapshot) covers(other snapshot) bool {
-	if s.xmax < other.xmax {
-		return false
-	}
 	for _, id := range s.running {
 		if other.shows(id) {
 			return false
 		}
 	}
-	return true
+	if other.xmax <= s.xmax {
+		return true
+	}
+	// What lies between the two has to be running for the other one, all of it.
+	at, _ := slices.BinarySearch(other.running, s.xmax)
+	return uint64(len(other.running)-at) == other.xmax-s.xmax //nolint:gosec // at is an index
 }
