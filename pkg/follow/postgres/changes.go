@@ -24,8 +24,8 @@ const (
 		WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)`
 )
 
-// byIndex has the planner use the indexes for changes also where it knows nothing of the table yet, or little changes in a large one.
-const byIndex = "enable_seqscan = off"
+// wholeTables is avoided: there are indexes for changes, also where the planner knows nothing of a table yet.
+const wholeTables = "enable_seqscan"
 
 // ChangesSince is follow.Authority's.
 func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limit int) (follow.Changes, error) {
@@ -54,7 +54,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	}
 	r.ask(gather(&c.Written, limit), `SELECT `+columns+` FROM relation_tuple`+writtenSince+` LIMIT $2`, from.State, limit+1)
 	r.ask(gather(&c.Deleted, limit), `SELECT `+columns+` FROM relation_tuple`+deletedSince+` LIMIT $2`, from.State, limit+1)
-	if err := a.read(ctx, byIndex, r); err != nil {
+	if err := a.read(ctx, wholeTables, r); err != nil {
 		return follow.Changes{}, err
 	}
 	c.To = g.position

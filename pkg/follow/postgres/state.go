@@ -33,7 +33,7 @@ func (s *state) Definitions(ctx context.Context) (follow.Definitions, error) {
 	r.ask(gatherTypes(&d.Types), `SELECT serialized_config FROM namespace_config`+shown, s.at.State)
 	r.ask(gatherCaveats(&d.Caveats), `SELECT definition FROM caveat`+shown, s.at.State)
 	r.ask(gatherCounters(&d.Counters), `SELECT name, serialized_filter FROM relationship_counter`+shown, s.at.State)
-	if err := s.authority.read(ctx, "", r); err != nil {
+	if err := s.authority.read(ctx, nothing, r); err != nil {
 		return follow.Definitions{}, err
 	}
 	return d, nil
@@ -42,8 +42,8 @@ func (s *state) Definitions(ctx context.Context) (follow.Definitions, error) {
 const (
 	// order is that of the primary key, which has the two transactions after it.
 	order = `namespace, object_id, relation, userset_namespace, userset_object_id, userset_relation`
-	// inOrder has the planner walk the primary key, and neither read the table nor sort it for every page.
-	inOrder = "enable_sort = off"
+	// sorting is avoided: the primary key is walked, and the table neither read nor sorted for every page.
+	sorting = "enable_sort"
 
 	firstPageQuery = `SELECT ` + columns + ` FROM relation_tuple` + shown + ` ORDER BY ` + order + ` LIMIT $2`
 	nextPageQuery  = `SELECT ` + columns + ` FROM relation_tuple` + shown + `
@@ -64,7 +64,7 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 		}
 		r.ask(gather(&page.Relationships, 0), nextPageQuery, s.at.State, limit, after[0], after[1], after[2], after[3], after[4], after[5])
 	}
-	if err := s.authority.read(ctx, inOrder, r); err != nil {
+	if err := s.authority.read(ctx, sorting, r); err != nil {
 		return follow.Page{}, err
 	}
 	if n := len(page.Relationships); n > 0 && n == limit {
@@ -115,7 +115,7 @@ func (s *state) Digests(ctx context.Context, moment time.Time) ([]follow.Digest,
 			return nil
 		})
 	}, digestsQuery, s.at.State, moment)
-	if err := s.authority.read(ctx, "", r); err != nil {
+	if err := s.authority.read(ctx, nothing, r); err != nil {
 		return nil, err
 	}
 	return digests, nil
@@ -127,7 +127,7 @@ func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) (
 	var found []tuple.Relationship
 	r := s.authority.guarded(&s.at, &g)
 	r.ask(gather(&found, 0), bucketQuery, s.at.State, moment, b.Type, b.Number)
-	if err := s.authority.read(ctx, "", r); err != nil {
+	if err := s.authority.read(ctx, nothing, r); err != nil {
 		return nil, err
 	}
 	return found, nil
