@@ -7,6 +7,7 @@ import (
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
@@ -48,20 +49,27 @@ func (f *Follower) load(ctx context.Context) error {
 		}
 	}
 	half := f.half
-	state := f.authority.At(half.at.position)
+	// While a page is written the next one is read.
+	read := func(next string) <-chan readPage { return f.read(ctx, half.at.position, next) }
+	var coming <-chan readPage
+	if half.mark.Loading != nil {
+		coming = read(half.mark.Loading.Next)
+	}
 	for half.mark.Loading != nil {
-		page, err := state.Page(ctx, half.mark.Loading.Next, f.config.PageSize)
-		if err != nil {
-			return err
+		r := <-coming
+		if r.err != nil {
+			return r.err
 		}
 		m := half.mark
-		loaded := m.Loading.Relationships + uint64(len(page.Relationships))
-		m.Loading = &loading{Next: page.Next, Relationships: loaded}
-		if page.Next == "" {
+		loaded := m.Loading.Relationships + uint64(len(r.page.Relationships))
+		m.Loading = &loading{Next: r.page.Next, Relationships: loaded}
+		if r.page.Next == "" {
 			m.Loading = nil
+		} else {
+			coming = read(r.page.Next)
 		}
 		if err := half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-			_, err := tx.BulkLoad(ctx, &source{rest: page.Relationships})
+			_, err := tx.BulkLoad(ctx, &source{rest: r.page.Relationships})
 			return err
 		}); err != nil {
 			return err
@@ -76,6 +84,26 @@ func (f *Follower) load(ctx context.Context) error {
 	f.half = nil
 	f.replace(half)
 	return nil
+}
+
+// readPage is a page, or why it could not be read.
+type readPage struct {
+	page Page
+	err  error
+}
+
+// read reads a page in the background.
+func (f *Follower) read(ctx context.Context, at Position, next string) <-chan readPage {
+	done := make(chan readPage, 1)
+	go func() {
+		var r readPage
+		r.err = authz.Safely("follow.Load", func() (err error) {
+			r.page, err = f.authority.At(at).Page(ctx, next, f.config.PageSize)
+			return err
+		})
+		done <- r
+	}()
+	return done
 }
 
 // begin begins a copy: its definitions, and a mark that says that no relationship is there yet.

@@ -71,7 +71,7 @@ var arrows = map[string][]string{
 	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses", "pkg/turns"},
 
 	// A copy of an authority, in a store of ours.
-	"pkg/follow": {"pkg/store"},
+	"pkg/follow": {"pkg/authz", "pkg/store"},
 	// SpiceDB's PostgreSQL datastore as an authority.
 	"pkg/follow/postgres": {"pkg/follow"},
 

@@ -84,11 +84,12 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 // Close closes the connections.
 func (a *Authority) Close() { a.pool.Close() }
 
-// guardQuery is the first statement of every transaction. It has no rows but one, on every server that has SpiceDB's tables.
+// guardQuery is the first statement of every transaction. It has one row, on every server that has SpiceDB's tables.
 //
 // A server in recovery writes no timeline and cannot be asked for it. The times are taken where they err to the safe side: what a
 // snapshot does not show commits after the transaction that takes the snapshot has begun, and the clock is read last.
-const guardQuery = `SELECT
+const (
+	guardColumns = `SELECT
 	(SELECT version_num FROM alembic_version),
 	pg_is_in_recovery(),
 	(SELECT system_identifier::text FROM pg_control_system()),
@@ -99,12 +100,27 @@ const guardQuery = `SELECT
 	now(),
 	clock_timestamp(),
 	newest.xid::text, newest.timestamp,
-	settled.xid::text, settled.timestamp
+	settled.xid::text, settled.timestamp`
+
+	guardTables = `
 FROM (SELECT 1) AS one
 LEFT JOIN (SELECT xid, timestamp FROM relation_tuple_transaction ORDER BY xid DESC LIMIT 1) AS newest ON true
 LEFT JOIN (
 	SELECT xid, timestamp FROM relation_tuple_transaction WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1
 ) AS settled ON true`
+
+	// headQuery asks nothing about a position.
+	headQuery = guardColumns + `, 0, 0` + guardTables
+
+	// sinceQuery asks how many of the two transactions that a position names are there, and how many there are that its snapshot ($1) does not
+	// show. SpiceDB's column of times has no zone; they are UTC.
+	sinceQuery = guardColumns + `,
+	(SELECT count(*) FROM relation_tuple_transaction WHERE
+		xid = $2::text::xid8 AND timestamp = $3::timestamptz AT TIME ZONE 'UTC' OR
+		xid = $4::text::xid8 AND timestamp = $5::timestamptz AT TIME ZONE 'UTC'),
+	(SELECT count(*) FROM relation_tuple_transaction
+		WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot))` + guardTables
+)
 
 // guard is what the first statement finds.
 type guard struct {
@@ -112,6 +128,8 @@ type guard struct {
 	shows    snapshot
 	// clock is the server's time, after its snapshot was taken.
 	clock time.Time
+	// known is how many there are of the transactions that a position names, since how many there are that it does not show.
+	known, since int
 }
 
 // scanGuard reads it, and refuses a server that is not followed.
@@ -121,7 +139,7 @@ func scanGuard(row pgx.Row) (g guard, err error) {
 	var newest, settled *string
 	var newestAt, settledAt *time.Time
 	if err := row.Scan(&migration, &recovering, &system, &timeline, &database, &datastore, &g.position.State, &g.position.At, &g.clock,
-		&newest, &newestAt, &settled, &settledAt); err != nil {
+		&newest, &newestAt, &settled, &settledAt, &g.known, &g.since); err != nil {
 		return g, refusal(err)
 	}
 	text := func(s *string) string {
@@ -178,13 +196,8 @@ func refusal(err error) error {
 	return fmt.Errorf("follow: the authority's database: %w", err)
 }
 
-// knownQuery counts which of two transactions are there. SpiceDB's column of times has no zone; they are UTC.
-const knownQuery = `SELECT count(*) FROM relation_tuple_transaction
-WHERE xid = $1::text::xid8 AND timestamp = $2::timestamptz AT TIME ZONE 'UTC' OR
-	xid = $3::text::xid8 AND timestamp = $4::timestamptz AT TIME ZONE 'UTC'`
-
-// check refuses a position that this server's history does not show, or that has left the window; known is how many of its transactions there are.
-func (a *Authority) check(g *guard, from *follow.Position, known int) error {
+// check refuses a position that this server's history does not show, or that has left the window.
+func (a *Authority) check(g *guard, from *follow.Position) error {
 	if from.Authority != g.position.Authority {
 		return fmt.Errorf("%w: it is of %q, and the server is %q", follow.ErrOther, from.Authority, g.position.Authority)
 	}
@@ -199,18 +212,18 @@ func (a *Authority) check(g *guard, from *follow.Position, known int) error {
 	if age := g.clock.Sub(from.At); age > a.window-a.window/10 {
 		return fmt.Errorf("%w: it is %s old, and the window is %s", follow.ErrMissed, age.Round(time.Second), a.window)
 	}
-	if known != len(from.Known) {
+	if g.known != len(from.Known) {
 		return fmt.Errorf("%w: the server does not have the transactions that it names any more: they were collected with a shorter window than "+
 			"the configured one (%s), or the server was put back to an older state", follow.ErrOther, a.window)
 	}
 	return nil
 }
 
-// knownArgs are knownQuery's parameters. A position may name less than two transactions; 0 is the id of none.
-func knownArgs(p *follow.Position) []any {
-	args := []any{"0", time.Time{}, "0", time.Time{}}
+// sinceArgs are sinceQuery's parameters. A position may name less than two transactions; 0 is the id of none.
+func sinceArgs(p *follow.Position) []any {
+	args := []any{p.State, "0", time.Time{}, "0", time.Time{}}
 	for i, t := range p.Known[:min(len(p.Known), 2)] {
-		args[2*i], args[2*i+1] = strconv.FormatUint(t.ID, 10), t.Began.UTC()
+		args[2*i+1], args[2*i+2] = strconv.FormatUint(t.ID, 10), t.Began.UTC()
 	}
 	return args
 }
@@ -273,29 +286,19 @@ func (a *Authority) read(ctx context.Context, avoid string, r reading) error {
 	})
 }
 
-// guarded begins a reading with the guard, and with the check of a position unless that is nil.
-func (a *Authority) guarded(from *follow.Position, g *guard) (r reading) {
+// guarded begins a reading at a position: with the guard, which checks it.
+func (a *Authority) guarded(at *follow.Position, g *guard) (r reading) {
 	r.ask(func(results pgx.BatchResults) (err error) {
-		*g, err = scanGuard(results.QueryRow())
-		return err
-	}, guardQuery)
-	if from != nil {
-		r.ask(func(results pgx.BatchResults) error {
-			var known int
-			if err := results.QueryRow().Scan(&known); err != nil {
-				return refusal(err)
-			}
-			return a.check(g, from, known)
-		}, knownQuery, knownArgs(from)...)
-	}
+		if *g, err = scanGuard(results.QueryRow()); err != nil {
+			return err
+		}
+		return a.check(g, at)
+	}, sinceQuery, sinceArgs(at)...)
 	return r
 }
 
-// Head is follow.Authority's.
+// Head is follow.Authority's. One statement has one snapshot.
 func (a *Authority) Head(ctx context.Context) (follow.Position, error) {
-	var g guard
-	if err := a.read(ctx, nothing, a.guarded(nil, &g)); err != nil {
-		return follow.Position{}, err
-	}
-	return g.position, nil
+	g, err := scanGuard(a.pool.QueryRow(ctx, headQuery))
+	return g.position, err
 }
