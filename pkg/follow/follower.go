@@ -65,7 +65,7 @@ func (c Config) complete() Config {
 }
 
 // files is where the copies are.
-func (c *Config) files() vfs.FS {
+func (c Config) files() vfs.FS {
 	if c.Store.FS != nil {
 		return c.Store.FS
 	}

@@ -128,7 +128,7 @@ func (f *Follower) begin(ctx context.Context) error {
 // make makes a store with definitions and no relationships.
 func (f *Follower) make(ctx context.Context, number int, at Position, definitions *Definitions) (*replica, error) {
 	dir := f.path(number)
-	opened, err := store.Open(dir, f.config.Store)
+	opened, err := store.Open(dir, f.config.Store) //nolint:contextcheck // what it starts ends with the store
 	if err != nil {
 		return nil, err
 	}

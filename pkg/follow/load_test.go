@@ -119,7 +119,7 @@ func TestKilled(t *testing.T) {
 	const documents = 60
 	w := writer(t, pgtest.Database(t))
 	fill(t, w, documents)
-	real := authority(t, w.uri, time.Hour)
+	direct := authority(t, w.uri, time.Hour)
 	churn(t, w, documents)
 	stride := every(t, 7)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -134,11 +134,11 @@ func TestKilled(t *testing.T) {
 		}
 		tried++
 		left := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng})
-		if err := survives(t, over(left), real); err != nil {
+		if err := survives(over(left), direct); err != nil {
 			t.Errorf("point %d, before %s: %v", seen, before, err)
 		}
 	}
-	a := &stepped{Authority: real, step: crash}
+	a := &stepped{Authority: direct, step: crash}
 	config := over(errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		switch op.Kind {
 		case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
@@ -159,7 +159,7 @@ func TestKilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			equal(t, real, reached)
+			equal(t, direct, reached)
 			reached.Release()
 		}
 	}
@@ -170,7 +170,7 @@ func TestKilled(t *testing.T) {
 }
 
 // survives opens what a crash has left.
-func survives(t *testing.T, config follow.Config, a follow.Authority) (err error) {
+func survives(config follow.Config, a follow.Authority) (err error) {
 	config.PageSize = 20
 	f, err := follow.Open(config, a)
 	if err != nil {

@@ -64,7 +64,7 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 	}
 	pool.MaxConns = 4
 	if config.Conns > 0 {
-		pool.MaxConns = int32(min(config.Conns, 1000)) //nolint:gosec // small
+		pool.MaxConns = int32(min(config.Conns, 1000))
 	}
 	// Each statement is planned for its own parameters, because the plan depends on how far the copy is; nothing stays prepared, so a pooler may
 	// lie between; and a batch of statements is one round trip.
@@ -258,7 +258,7 @@ const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', t
 // read runs a reading in one round trip. avoid names a way of planning that is off for it.
 func (a *Authority) read(ctx context.Context, avoid string, r reading) error {
 	var whole reading
-	whole.ask(ignore, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+	whole.ask(ignore, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")
 	whole.ask(ignore, settings, avoid)
 	whole = append(whole, r...)
 	whole.ask(ignore, "COMMIT")

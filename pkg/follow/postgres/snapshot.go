@@ -18,16 +18,16 @@ type snapshot struct {
 
 // parseSnapshot reads PostgreSQL's text of a pg_snapshot.
 func parseSnapshot(text string) (snapshot, error) {
-	wrong := func() (snapshot, error) { return snapshot{}, fmt.Errorf("%q is no pg_snapshot", text) }
+	wrong := fmt.Errorf("%q is no pg_snapshot", text)
 	parts := strings.Split(text, ":")
 	if len(parts) != 3 {
-		return wrong()
+		return snapshot{}, wrong
 	}
 	var s snapshot
 	for i, to := range []*uint64{&s.xmin, &s.xmax} {
 		n, err := strconv.ParseUint(parts[i], 10, 64)
 		if err != nil {
-			return wrong()
+			return snapshot{}, wrong
 		}
 		*to = n
 	}
@@ -35,13 +35,13 @@ func parseSnapshot(text string) (snapshot, error) {
 		for id := range strings.SplitSeq(parts[2], ",") {
 			n, err := strconv.ParseUint(id, 10, 64)
 			if err != nil || n < s.xmin || n >= s.xmax || len(s.running) > 0 && n <= s.running[len(s.running)-1] {
-				return wrong()
+				return snapshot{}, wrong
 			}
 			s.running = append(s.running, n)
 		}
 	}
 	if s.xmin == 0 || s.xmax < s.xmin {
-		return wrong()
+		return snapshot{}, wrong
 	}
 	return s, nil
 }
@@ -61,10 +61,8 @@ func (s snapshot) shows(id uint64) bool {
 // covers reports whether every transaction that another snapshot shows is visible. A snapshot that a primary takes covers all that it
 // took before.
 func (s snapshot) covers(other snapshot) bool {
-	for _, id := range s.running {
-		if other.shows(id) {
-			return false
-		}
+	if slices.ContainsFunc(s.running, other.shows) {
+		return false
 	}
 	if other.xmax <= s.xmax {
 		return true
