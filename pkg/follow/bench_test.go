@@ -2,8 +2,6 @@ package follow_test
 
 import (
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -14,7 +12,7 @@ import (
 )
 
 // large writes so many relationships in one transaction of the database's own, with what SpiceDB notes of one.
-func large(b *testing.B, uri string, n int) {
+func large(b testing.TB, uri string, n int) {
 	b.Helper()
 	execute(b, uri, fmt.Sprintf(`
 		INSERT INTO relation_tuple (namespace, object_id, relation, userset_namespace, userset_object_id, userset_relation, caveat_name)
@@ -23,18 +21,8 @@ func large(b *testing.B, uri string, n int) {
 		ANALYZE`, n))
 }
 
-// amount is how many relationships a benchmark has: DEPUTY_FOLLOW_LOAD, or 200,000.
-func amount(b *testing.B) int {
-	b.Helper()
-	n, err := strconv.Atoi(os.Getenv("DEPUTY_FOLLOW_LOAD"))
-	if err != nil {
-		return 200_000
-	}
-	return n
-}
-
 // onDisk is a configuration as a server's, for a copy on the disk.
-func onDisk(b *testing.B) follow.Config {
+func onDisk(b testing.TB) follow.Config {
 	b.Helper()
 	config := over(vfs.Default)
 	config.Dir = b.TempDir()
@@ -45,7 +33,7 @@ func onDisk(b *testing.B) follow.Config {
 // BenchmarkLoad loads a copy from a PostgreSQL on the same machine.
 func BenchmarkLoad(b *testing.B) {
 	w := writer(b, pgtest.Database(b))
-	n := amount(b)
+	n := number(b, "DEPUTY_FOLLOW_LOAD", 200_000)
 	large(b, w.uri, n)
 	a := authority(b, w.uri, time.Hour)
 	for b.Loop() {
@@ -60,7 +48,7 @@ func BenchmarkLoad(b *testing.B) {
 // BenchmarkPull takes the head where nothing has changed, beside a write of SpiceDB's, and the head alone.
 func BenchmarkPull(b *testing.B) {
 	w := writer(b, pgtest.Database(b))
-	large(b, w.uri, amount(b))
+	large(b, w.uri, number(b, "DEPUTY_FOLLOW_LOAD", 200_000))
 	a := authority(b, w.uri, time.Hour)
 	f := follower(b, onDisk(b), a)
 	if err := f.Load(b.Context()); err != nil {

@@ -75,6 +75,7 @@ func TestOverlappingTransactions(t *testing.T) {
 			}
 			defer reached.Release()
 			has := relationships(t, reached)
+			w.asSpiceDB(t, f)
 			for i := range 3 {
 				if got, want := slices.Contains(has, name(i)), i != order[0]; got != want {
 					t.Errorf("the copy has %s: %v, want %v", name(i), got, want)
@@ -231,6 +232,7 @@ func TestEveryKindOfChange(t *testing.T) {
 			if got := relationships(t, reached); !slices.Equal(got, step.want) {
 				t.Errorf("the copy has\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(step.want, "\n\t"))
 			}
+			w.asSpiceDB(t, f)
 			// What Compare says would be worth little if it took the copy's word for the definitions.
 			types, caveats, err := reached.Store.Definitions(reached.Local)
 			if err != nil {

@@ -13,8 +13,9 @@
 //
 // What else uses up transaction ids in the cluster does not count: writes to other databases, autoanalyze, SpiceDB's
 // own collection. It makes the snapshot of the head grow without end, so waiting until the newest applied transaction is as high as the
-// head's would be waiting for ever. The question that ends is: is there a row that was created or deleted by a transaction which the
-// copy's state does not show? An authority answers it together with the head, from one snapshot of its own (ChangesSince).
+// head's would be waiting for ever. The question that ends is: is there a transaction of SpiceDB's which the copy's state does not show?
+// Every one of them notes itself in SpiceDB's table of transactions, and an authority answers the question together with the head, from one
+// snapshot of its own (ChangesSince). Where there is none, that was all.
 //
 // # From one state to the next
 //

@@ -56,7 +56,12 @@ func (f *Follower) load(ctx context.Context) error {
 		coming = read(half.mark.Loading.Next)
 	}
 	for half.mark.Loading != nil {
-		r := <-coming
+		var r readPage
+		select {
+		case r = <-coming:
+		case <-ctx.Done():
+			r.err = ctx.Err()
+		}
 		if r.err != nil {
 			return r.err
 		}

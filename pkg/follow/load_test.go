@@ -65,22 +65,27 @@ func churn(t testing.TB, w *written, documents int) (stop func()) {
 	return stop
 }
 
-// TestLoadWhileWriting loads page by page while somebody writes, and then follows.
+// TestLoadWhileWriting loads page by page while somebody writes, and then follows. It runs in seconds; with DEPUTY_FOLLOW_LOAD there are so many
+// more relationships.
 func TestLoadWhileWriting(t *testing.T) {
 	const documents = 500
 	w := writer(t, pgtest.Database(t))
 	fill(t, w, documents)
+	config, pulls := inMemory(), 20
+	config.PageSize = 100
+	if more := number(t, "DEPUTY_FOLLOW_LOAD", 0); more > 0 {
+		large(t, w.uri, more)
+		config, pulls = onDisk(t), 3
+	}
 	a := authority(t, w.uri, time.Hour)
 	stop := churn(t, w, documents)
-	config := inMemory()
-	config.PageSize = 100
 	pages, loaded, complete := 0, uint64(0), false
 	config.Progress = func(p follow.Progress) { pages, loaded, complete = pages+1, p.Relationships, p.Complete }
 	f := follower(t, config, a)
 	if err := f.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if pages < 10 || loaded < documents || !complete {
+	if pages < 2 || loaded < documents || !complete {
 		t.Errorf("progress told of %d pages and %d relationships, complete: %v", pages, loaded, complete)
 	}
 	reached, err := f.Reached()
@@ -89,23 +94,24 @@ func TestLoadWhileWriting(t *testing.T) {
 	}
 	equal(t, a, reached)
 	reached.Release()
-	for range 20 {
+	for range pulls {
 		follows(t, f, a)
 	}
 	stop()
 	follows(t, f, a)
+	w.asSpiceDB(t, f)
 }
 
-// every returns which of the points of a sweep are tried: each stride-th one, or, where DEPUTY_FOLLOW_EVERY is set, each of that many.
-func every(t *testing.T, stride int) int {
+// number is an environment variable's, or otherwise.
+func number(t testing.TB, variable string, otherwise int) int {
 	t.Helper()
-	text := os.Getenv("DEPUTY_FOLLOW_EVERY")
+	text := os.Getenv(variable)
 	if text == "" {
-		return stride
+		return otherwise
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		t.Fatalf("DEPUTY_FOLLOW_EVERY is %q, want a number from 1 on", text)
+		t.Fatalf("%s is %q, want a number from 1 on", variable, text)
 	}
 	return n
 }
@@ -121,7 +127,7 @@ func TestKilled(t *testing.T) {
 	fill(t, w, documents)
 	direct := authority(t, w.uri, time.Hour)
 	churn(t, w, documents)
-	stride := every(t, 7)
+	stride := number(t, "DEPUTY_FOLLOW_EVERY", 7)
 	rng := rand.New(rand.NewPCG(3, 4))
 	mem := vfs.NewCrashableMem()
 	var points sync.Mutex

@@ -11,8 +11,9 @@
 //   - Collection deletes rows that were deleted before a transaction which is older than the window, relationships that expired
 //     before the window, and transactions as the rows.
 //
-// Every method is one transaction, REPEATABLE READ and READ ONLY, whose statements are sent together and see one snapshot of the cluster. The
-// first statement says who the server is, so nothing that comes after it is believed if that is not who it should be.
+// Every answer is from one snapshot of the cluster: of one statement, or of one transaction, REPEATABLE READ and READ ONLY, whose statements are sent
+// together. The first statement says who the server is, so nothing that comes after it is believed if that is not who it should be. The
+// role needs SELECT on SpiceDB's tables and nothing else.
 package postgres
 
 import (
