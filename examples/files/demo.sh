@@ -25,6 +25,7 @@ root=$(cd "$dir/files" && pwd -P)
 sed "s|/srv/files|$root|g" "$here/guard.yaml" >"$dir/guard.yaml"
 
 # Deputy, with the example's schema and relationships. Alice has let the bot act for her.
+: >"$dir/serve.txt" # it is read before the server has begun
 deputy serve --dev --addr 127.0.0.1:0 --data-dir "$dir/data" >"$dir/serve.txt" 2>"$dir/serve.log" &
 server=$!
 until grep -q '^deputy schema read' "$dir/serve.txt"; do

@@ -25,6 +25,8 @@ type Actor struct {
 	Tenant    authz.TenantID
 	// AgentName, PrincipalName and TenantName are their ids as callers know them.
 	AgentName, PrincipalName, TenantName string
+	// Scope has the scopes of the token, with blanks between them; empty where it has none, or nobody can tell which. They give no rights.
+	Scope string
 	// Ends is when the token ends.
 	Ends time.Time
 	// Evidence is what is recorded of the token.

@@ -21,8 +21,9 @@ func reasonVar(cmd *cobra.Command, reason *string) {
 // newBrake builds `deputy brake`.
 func newBrake(p *program) *cobra.Command {
 	cmd := group(groupGovern, "brake", "Stop an agent, a principal, a tenant, a session or a delegation, and all that runs under it (responders)")
-	cmd.Long = `Stop what goes wrong, in one call. Every check refuses from the first write on, on every node that shares the
-engine. Then what was begun under it ends, so that nothing goes on once it is resumed. --dry-run says what would stop, and
+	cmd.Long = `Stop an agent, a person or anything else that goes wrong, in one call. Every check refuses from the first write on,
+on every node that shares the engine. Then the sessions and delegations that were begun under it end, so that nothing goes on
+once it is resumed. --dry-run says what would stop, and
 changes nothing; its exit code is 0, whatever it finds.`
 	c := client(p, cmd)
 	for _, b := range brakes {
@@ -49,7 +50,7 @@ const undone = "This cannot be undone: "
 
 var brakes = []brake{
 	{
-		use: "agent AGENT", short: "Suspend an agent, end its sessions, and revoke what it passed on",
+		use: "agent AGENT", short: "Suspend an agent, end its sessions, and revoke the delegations that it passed on",
 		example: `  deputy brake agent triage-bot --reason "reads tickets that nobody asked it to read" --dry-run
   deputy brake agent triage-bot --reason "reads tickets that nobody asked it to read"`,
 		target: func(text string) (goclient.Brake, string, error) {

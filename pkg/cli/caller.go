@@ -64,8 +64,8 @@ file that --out names, which only its owner can read, or else to standard output
 this once, because the file of callers keeps only its SHA-256 digest. A caller that proves who it is with a client
 certificate (--spiffe or --dns) or with a token (--issuer and --subject) has no key, and nothing is printed.
 
-What lies outside of the caller's tenants, agents, types and ids does not exist for it. Of these only the tenants have
-to be named; the others are all if they are left out. No method of authzed.api.v1 is open unless --authzed-api names it.`,
+Objects outside of the caller's tenants, agents, types and ids do not exist for it. Of these four only the tenants have
+to be named. Any other one that is left out means all. No method of authzed.api.v1 is open unless --authzed-api names it.`,
 		Example: `  deputy caller add billing --role checker --tenant acme --agent triage-bot --out billing.key --callers callers.yaml
   deputy caller add runner --role delegator --tenant acme --spiffe spiffe://example.org/runner --callers callers.yaml
   deputy caller add ops --role responder --role auditor --all-tenants --expires 2160h --out ops.key --callers callers.yaml`,

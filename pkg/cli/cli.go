@@ -62,7 +62,8 @@ const (
 // exitCodes ends the program's help.
 const exitCodes = `Exit codes:
   0    the command is done; for check: the agent may act
-  1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check;
+  1    the answer is no: check, caller check; something was found: demo, test, schema lint, diff, plan and fmt --check,
+       mcp lint and test;
        something differs: reach --diff, reach --schema;
        a journal is not as it was written: journal verify, journal collect
   2    the command failed, and standard error says why; for check: there is no answer

@@ -43,7 +43,8 @@ type failure struct {
 // A field of the request is called what it is called in the command line of cmd. Without a cmd it keeps its name.
 func describe(cmd *cobra.Command, err error) failure {
 	var f failure
-	text := err.Error()
+	// A program that embeds Deputy reads the name of the package in front of its errors. To an operator it says nothing.
+	text := strings.TrimPrefix(err.Error(), "daemon: ")
 	f.Message, f.line = text, text
 	// A wrapped status keeps what was put around it, such as which line of a file it is about.
 	if wrapped, ok := errors.AsType[grpcError](err); ok {
@@ -56,6 +57,8 @@ func describe(cmd *cobra.Command, err error) failure {
 			message += ": " + checkProof(cmd)
 		case info.GetReason() == authz.ReasonJournalUnavailable:
 			message += ": " + mendJournal
+		case info.GetReason() == authz.ReasonRoleRequired:
+			message += "; use the key of a caller that has the role (deputy caller add makes one)"
 		}
 		prefix := f.Code + ": "
 		if f.Reason != "" {

@@ -37,7 +37,7 @@ func readSchemaFile(path string, stdin io.Reader) (*source.Schema, error) {
 	}
 	root, err := os.OpenRoot(filepath.Dir(path)) // of "-" too, that is "."
 	if err != nil {
-		return nil, fmt.Errorf("FILE: %w", err)
+		return nil, fmt.Errorf("the schema cannot be read: %w", err)
 	}
 	defer func() { _ = root.Close() }()
 	return source.Parse(schemaName(path), text, root.FS(), source.Options{Core: true})
@@ -52,7 +52,7 @@ func readSchemaText(path string, stdin io.Reader) (string, error) {
 	if path != "-" {
 		file, err := os.Open(path) //nolint:gosec // reading it is what was asked for
 		if err != nil {
-			return "", fmt.Errorf("FILE: %w", err)
+			return "", fmt.Errorf("the schema cannot be read: %w", err)
 		}
 		defer func() { _ = file.Close() }()
 		stdin = file

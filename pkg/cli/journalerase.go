@@ -28,15 +28,15 @@ func newJournalErase(p *program) *cobra.Command {
 		Short: "Erase a person from the journal by destroying the person's key",
 		Long: `Destroy the key of PERSON in a tenant, or in all. Everything that records of a server with --journal-erasable
 hold of that person is sealed with it: the id, the ids of the objects that the person acted on (of personal
-types), reasons, open fields of caveat contexts, relationships, and what the index has of them. None of it
+types), reasons, open fields of caveat contexts, relationships, and the entries of the index. None of it
 can be read afterwards, in no copy of the journal or of the data. The records stay, and all proofs hold.
 
 It is run where the directory of keys is, and beside a running server: it holds at once. Without --yes it
 only says how many keys there are. Nodes with key directories of their own are erased from one by one.
-tenant:ID is the key of what is no single user's in that tenant.
+tenant:ID is the key of data in that tenant that belong to no single user.
 
-Out of its reach: what was exported or logged before, copies and snapshots of the directory of keys
-itself, file systems and disks that keep what is overwritten, and the graph: its relationships still name
+Out of its reach: records that were exported or logged before, copies and snapshots of the directory of keys
+itself, file systems and disks that keep overwritten data, and the graph: its relationships still name
 the user until they are deleted. Records of calls without a tenant, such as suspensions and checks through
 authzed.api.v1, have keys of their own: only --all-tenants destroys those.`,
 		Example: `  deputy journal erase user:alice --all-tenants --key-dir /var/lib/deputy.keys --yes`,

@@ -31,9 +31,9 @@ only once it is complete, readable by its owner alone. A FILE that exists is rep
   jsonl  a record a line, with the id of its decision
   ocsf   an event a line: class API Activity (6003) of the Open Cybersecurity Schema Framework
   tiles  C2SP tlog-tiles up to the newest checkpoint, for a static web server; FILE is a directory then, which must
-         not be there yet, and --dir is needed. The records in it are readable by whoever it is served to.
+         not be there yet, and --dir is needed. Everybody to whom the directory is served can read the records.
 
-What was exported is out of reach of deputy journal erase.`,
+deputy journal erase does not reach records that were exported.`,
 		Example: `  deputy journal export --as ocsf --from 24h yesterday.jsonl
   deputy journal export --as tiles --dir /var/lib/deputy/journal public/journal`,
 		Args: cobra.ExactArgs(1),
@@ -129,7 +129,7 @@ func newJournalCollect(p *program) *cobra.Command {
 		Short: "Bring the journals of several nodes together, and verify them",
 		Long: `Copy the journals in the directories DIR below the directory --out, each under its own name, and verify each copy.
 DIR is a journal's directory, a data directory, or a directory with several journals below it. Servers may be writing them.
-Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in what is there now: so a node
+Collected again, a copy is brought up to date, and the checkpoint that it had has to be contained in the journal of now: so a node
 whose journal was set back is found. query and show read all of them with --dir, and verify verifies them again. The exit code is
 1 if one is not as it was written.`,
 		Example: `  deputy journal collect node-1/journal node-2/journal --out evidence --key node-1.key --key node-2.key

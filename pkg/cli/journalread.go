@@ -33,7 +33,7 @@ func (j *journalFrom) register(p *program, cmd *cobra.Command) {
 	cmd.Flags().StringVar(&j.dir, "dir", "",
 		"read the journal in this directory or data directory, or all those that deputy journal collect put there, and ask no server")
 	cmd.Flags().StringVar(&j.keyDir, "key-dir", "",
-		"with --dir, the journal's directory of keys, which finds decisions by their ids and opens what is sealed for persons")
+		"with --dir, the journal's directory of keys, which finds decisions by their ids and opens the data that are sealed for persons")
 }
 
 // run returns a cobra RunE that opens the journal and calls do. With long, only a timeout that was asked for counts.

@@ -171,18 +171,18 @@ func (g *guardCommand) checker(cmd *cobra.Command, log *zap.Logger) (_ mcp.Decid
 	return timedDecider{d.InProcess().Client(), g.connection.timeout}, closing, nil
 }
 
-// timedDecider gives each question a time.
+// timedDecider gives all that is asked together a time.
 type timedDecider struct {
 	mcp.Decider
 
 	timeout time.Duration
 }
 
-// CheckBulk implements mcp.Decider.
-func (t timedDecider) CheckBulk(ctx context.Context, questions ...goclient.Question) ([]goclient.Answer, error) {
+// CheckAll implements mcp.Decider.
+func (t timedDecider) CheckAll(ctx context.Context, questions ...goclient.Question) ([]goclient.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
-	return t.Decider.CheckBulk(ctx, questions...)
+	return t.Decider.CheckAll(ctx, questions...)
 }
 
 // RecordToolRefusal implements mcp.Decider.

@@ -63,7 +63,7 @@ func (u *upstreamFlags) open() (*proxy.Upstream, error) {
 type proxyFlags struct {
 	upstream                                   upstreamFlags
 	listen, resource, issuers, tlsCert, tlsKey string
-	origins                                    []string
+	origins, scopes                            []string
 	maxSessions, maxPersonSessions             int
 	idle                                       time.Duration
 }
@@ -75,6 +75,7 @@ func (f *proxyFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.issuers, "issuers", "", "file with the issuers of agents' tokens, as the server's --callers has them")
 	flags.StringVar(&f.tlsCert, "tls-cert", "", "PEM file with the guard's certificate; read again when it changes")
 	flags.StringVar(&f.tlsKey, "tls-key", "", "PEM file with its key")
+	flags.StringArrayVar(&f.scopes, "require-scope", nil, "scope that an agent's token has to have, such as mcp:files; may be repeated")
 	flags.StringArrayVar(&f.origins, "allow-origin", nil, "origin of web pages that may send requests, such as https://chat.example.com; may be repeated")
 	flags.IntVar(&f.maxSessions, "max-sessions", proxy.DefaultMaxSessions, "how many sessions there can be at once")
 	flags.IntVar(&f.maxPersonSessions, "max-person-sessions", proxy.DefaultMaxPersonSessions, "how many of them an agent can have for one person")
@@ -95,8 +96,8 @@ func (u *upstreamFlags) oneServer(command []string) error {
 // proxyOnly are the flags that mean nothing without --upstream, and stdioOnly those that mean nothing with it.
 var (
 	proxyOnly = []string{
-		"listen", "resource", "issuers", "tls-cert", "tls-key", "allow-origin", "max-sessions", "max-person-sessions", "session-idle", "upstream-token-file",
-		"plaintext",
+		"listen", "resource", "issuers", "tls-cert", "tls-key", "allow-origin", "require-scope", "max-sessions", "max-person-sessions", "session-idle",
+		"upstream-token-file", "plaintext",
 	}
 	stdioOnly = []string{"agent", "session", "delegation", "on-behalf-of", "tenant"}
 )
@@ -141,6 +142,11 @@ func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Deci
 	case f.maxSessions < 1 || f.maxPersonSessions < 1 || f.idle <= 0:
 		return errors.New("--max-sessions, --max-person-sessions and --session-idle must be positive")
 	}
+	for _, one := range f.scopes {
+		if err := proxy.CheckScope(one); err != nil {
+			return fmt.Errorf("--require-scope: %w", err)
+		}
+	}
 	host, _, err := net.SplitHostPort(f.listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
@@ -159,7 +165,7 @@ func (f *proxyFlags) serve(ctx context.Context, cfg mcp.Config, decider mcp.Deci
 	}
 	defer closing()
 	door := proxy.Config{
-		Guard: cfg, Resource: resource, AuthorizationServers: issuers, Verify: verify, Upstream: up, Origins: f.origins,
+		Guard: cfg, Resource: resource, AuthorizationServers: issuers, Scopes: f.scopes, Verify: verify, Upstream: up, Origins: f.origins,
 		MaxSessions: f.maxSessions, MaxPersonSessions: f.maxPersonSessions, Idle: f.idle,
 		Ask: func(c proxy.Caller) mcp.Asker { return mcp.AskerOf(decider, questionOf(c, pass)) },
 	}
@@ -245,7 +251,7 @@ func openIssuers(ctx context.Context, path, resource string, log *zap.Logger) (
 		if err != nil {
 			return proxy.Caller{}, err
 		}
-		c := proxy.Caller{Issuer: is.Evidence.Issuer, Agent: is.AgentName, Tenant: is.TenantName, Ends: is.Ends}
+		c := proxy.Caller{Issuer: is.Evidence.Issuer, Agent: is.AgentName, Tenant: is.TenantName, Scopes: strings.Split(is.Scope, " "), Ends: is.Ends}
 		if is.PrincipalName != "" {
 			c.Principal = is.Principal.Type + ":" + is.PrincipalName
 		}

@@ -18,8 +18,8 @@ func newMigrate(p *program) *cobra.Command {
 		Use:   "migrate [REVISION]",
 		Short: "Bring the database of an engine to SpiceDB's schema",
 		Long: `Bring the database of an engine to a revision of SpiceDB's own tables: to the newest one ("head") if
-none is named. Run it before the first start and after each upgrade. What is up to date stays as it
-is. The engines without a database of their own have nothing to migrate.`,
+none is named. Run it before the first start and after each upgrade. A database that is up to date
+stays as it is. The engines without a database of their own have nothing to migrate.`,
 		Example: `  deputy migrate --engine postgres --datastore-conn-uri postgres://deputy@db/deputy`,
 		GroupID: groupServer,
 		Args:    cobra.MaximumNArgs(1),

@@ -27,7 +27,7 @@ func newPurge(p *program) *cobra.Command {
 their leaves and their scopes. A tombstone of each stays, so that its id is not used again.
 
 A session counts from the time at which it was last due to expire, even if it was ended before. A delegation
-counts from its expiration, or from the first purge that saw that it, or what it stands on, was revoked or ended.
+counts from its expiration, or from the first purge that saw that it, or a delegation or session behind it, was revoked or ended.
 
 The server can do this by itself: see --purge-after of deputy serve. A purge that is interrupted is begun again.`,
 		Example: `  deputy purge --dry-run
@@ -36,7 +36,8 @@ The server can do this by itself: see --purge-after of deputy serve. A purge tha
 		Args:    cobra.NoArgs,
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&age, "older-than", defaultPurgeAge, "for how long what is deleted has been over; 0 means all that is over")
+	flags.DurationVar(&age, "older-than", defaultPurgeAge,
+		"for how long a session or delegation has to be over before it is deleted; 0 deletes all that are over")
 	flags.BoolVar(&dry, "dry-run", false, "say what would be deleted, and delete nothing")
 	c := client(p, cmd)
 	cmd.RunE = c.runLong(func(ctx context.Context, s *server, _ []string) error {

@@ -47,14 +47,14 @@ principal and the delegation may all three do, in the tenant. ACTOR is an agent 
 delegation (delegation:ID) or a session (session:ID). An agent is shown as if it had started a session. This is for
 reviews, and no answer to act on: ask check before an act.
 
-Shown are counts, the grants behind them, and flags for what a reviewer should look at. --list names the objects. --csv
+It shows counts, the grants behind them, and flags at the lines that a reviewer should look at. --list names the objects. --csv
 writes them into a file for a spreadsheet, and --svg draws a picture of the whole; "-" is standard output, in place of
 the text. With -o json each line is one message of the stream.
 
 --diff compares with the reach at another revision: the token is what "revision" of an earlier reach shows. --schema
 compares with the reach under a schema that is not written: all relationships are read from the server and judged in
-memory, and those that the schema does not admit count as deleted. Both list what is gained, lost and changed, party by
-party, and the exit code is 1 if anything is.`,
+memory, and those that the schema does not admit count as deleted. Both list the objects that were gained, lost or changed, party
+by party, and the exit code is 1 if there are any.`,
 		Example: `  deputy reach triage-bot
   deputy reach triage-bot --for user:alice --type document --list
   deputy reach agent:triage-bot --csv reach.csv --svg reach.svg

@@ -31,12 +31,12 @@ shapes that SpiceDB gets wrong, agents let in through somebody else's grant. FIL
 whose imports are read with it; "-" is standard input. Of Deputy's core types those that it does not define
 are added.
 
-A finding is silenced by a comment above what it is about, or above its definition:
+To silence a finding, write a comment above the line that it is about, or above its definition:
 
   // lint:ignore RULE reason
 
 The exit code is 1 if there are errors, and with --strict if there is any finding that is not silenced.
---explain RULE says what a rule is for, with an example; --explain all lists the rules.`,
+--explain RULE explains the purpose of a rule, with an example; --explain all lists the rules.`,
 		Example: `  deputy schema lint --global currency schema/supportdesk/supportdesk.zed
   deputy schema lint --explain tenant-not-all`,
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -166,7 +166,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 	flags.StringVar(&s.config.Evaluator, "evaluator", "",
 		"what answers checks and lookups: native, straight from the store, which is the default on the engine embedded, or spicedb, which the others have")
 	flags.Float64Var(&s.config.VerifySample, "verify-sample", 0,
-		"share, 0 to 1, of what the evaluator native answers that SpiceDB is asked too, afterwards")
+		"share, 0 to 1, of the evaluator native's answers that SpiceDB checks afterwards")
 	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri",
 		"the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,

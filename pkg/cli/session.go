@@ -104,7 +104,7 @@ func parseTarget(text string) (*deputy.SessionTarget, error) {
 func newSessionGet(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "get SESSION",
-		Short: "Show a session with what it acts for",
+		Short: "Show a session, and the principals and tenants that it acts for",
 		Args:  cobra.ExactArgs(1),
 		RunE: c.run(func(ctx context.Context, s *server, args []string) error {
 			answer, err := s.sessions.GetSession(ctx, &deputy.GetSessionRequest{SessionId: bareID("session", args[0])})

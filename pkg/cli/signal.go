@@ -50,7 +50,7 @@ func newSignalList(c *connection) *cobra.Command {
 func newSignalApply(c *connection) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "apply SIGNAL --reason TEXT", Short: "Do what a signal that waits asks for",
+		Use: "apply SIGNAL --reason TEXT", Short: "Apply a signal that waits",
 		Example: `  deputy signal apply 9b2e… --reason "acme's security team confirms it"`, Args: cobra.ExactArgs(1),
 	}
 	reasonVar(cmd, &reason)
@@ -77,7 +77,7 @@ func newSignalApply(c *connection) *cobra.Command {
 func newSignalDrop(c *connection) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "drop SIGNAL --reason TEXT", Short: "Take a signal from the list, and do nothing of what it asks for",
+		Use: "drop SIGNAL --reason TEXT", Short: "Take a signal from the list without applying it",
 		Example: `  deputy signal drop 9b2e… --reason "a drill"`, Args: cobra.ExactArgs(1),
 	}
 	reasonVar(cmd, &reason)

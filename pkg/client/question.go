@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -189,6 +190,27 @@ func (c *Client) Check(ctx context.Context, q Question) (Decision, error) {
 func (c *Client) CheckBulk(ctx context.Context, questions ...Question) ([]Answer, error) {
 	answers, _, err := c.checkBulk(ctx, questions, nil, nil)
 	return answers, err
+}
+
+// maxBulk is how many questions the server takes at once.
+const maxBulk = 1000
+
+// CheckAll is CheckBulk for any number of questions, which are asked in calls of 1,000. All are judged at one revision, the head's of the first call; and
+// that what the agent acts under is live, at the newest one of each call too. Where one of the calls fails there is no answer to any question.
+func (c *Client) CheckAll(ctx context.Context, questions ...Question) ([]Answer, error) {
+	all := make([]Answer, 0, len(questions))
+	var at *deputyv1.Consistency
+	for part := range slices.Chunk(questions, maxBulk) {
+		answers, token, err := c.checkBulk(ctx, part, at, nil)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, answers...); len(all) < len(questions) && token.GetToken() == "" {
+			return nil, errors.New("client: the server does not say at which revision it answers, so that more cannot be asked at the same one")
+		}
+		at = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: token}}
+	}
+	return all, nil
 }
 
 // Explain decides one question and says how every condition came out. It takes an auditor, and is no answer to act on.

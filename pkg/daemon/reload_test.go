@@ -327,10 +327,14 @@ func TestKubernetesSwap(t *testing.T) {
 	}
 }
 
-// TestRotationUnderLoad: 10,000 calls while the server's certificate, the clients' and the authorities change. None fails that was entitled
+// TestRotationUnderLoad: 10,000 calls, with -short 1,000, while the server's certificate, the clients' and the authorities change. None fails that was entitled
 // all the time, and none passes whose authority was taken out before it began.
 func TestRotationUnderLoad(t *testing.T) {
-	const calls, workers = 10_000, 8
+	const workers = 8
+	calls := int64(10_000)
+	if testing.Short() {
+		calls = 1000
+	}
 	m := startMutual(t, func(cfg *daemon.Config) { *cfg = cfg.LookingEvery(5 * time.Millisecond) })
 	stays, goes := m.authority, harness.NewAuthority(t, "goes and comes")
 	ca := filepath.Join(m.dir, "ca.crt")

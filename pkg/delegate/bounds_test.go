@@ -37,6 +37,9 @@ func (s *countedSnapshot) Read(ctx context.Context, filters ...authz.Filter) ([]
 // TestListsStopForTheirBudget: beside very many sessions, delegations and agents that are not listed, a page ends after a
 // bounded number of reads, with a place to go on from, and what is listed is found in the end.
 func TestListsStopForTheirBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	d, _, graph := office(t)
 	own, _, err := d.Create(t.Context(), delegate.Spec{
 		Agent: "bot", Principal: authz.Subject{Object: alice.Object}, Tenant: "acme", Unscoped: true, TTL: time.Hour,

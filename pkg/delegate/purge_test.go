@@ -140,6 +140,9 @@ func choices(parent authz.DelegationID) []delegate.Choice {
 
 // TestListsReadWhatIsLive: what lists of live sessions and delegations read does not depend on how many there are that are over.
 func TestListsReadWhatIsLive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	read := func(over int) (rows []int) {
 		d, _, graph := office(t)
 		index(t, d)
@@ -257,6 +260,9 @@ func TestOldGraphIsListed(t *testing.T) {
 // TestPagesEndAlike: where a confined caller's pages end does not depend on whether lists go by what is listed: that is so for all
 // tenants at once, and so others have a part in it.
 func TestPagesEndAlike(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	d, _, graph := office(t)
 	root := create(t, d, ofAlice)
 	for range 2 {
@@ -323,6 +329,9 @@ func unlist(t *testing.T, graph authz.Graph) {
 // TestPurgeModel: through random lives, of sessions and delegations that stand on each other, a model says what can be read
 // after each purge.
 func TestPurgeModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	seed := uint64(time.Now().UnixNano())
 	if given, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
 		seed = given

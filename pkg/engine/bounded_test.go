@@ -272,7 +272,7 @@ func TestCallReadsSoMuch(t *testing.T) {
 // A call has an end also where its caller sets none.
 func TestCallHasAnEnd(t *testing.T) {
 	limits := usual
-	limits.call = 50 * time.Millisecond
+	limits.call = time.Second // filling the engine takes less, and the lookup much more
 	for name, lookup := range lookups {
 		t.Run(name, func(t *testing.T) {
 			e := openOver(t, Config{Kind: Memory}, memory(t, nil), limits, ladder(22)...)
@@ -576,6 +576,9 @@ func (raw) Unmarshal(b []byte, v any) error { *v.(*[]byte) = b; return nil }
 
 // An import of more than one transaction should hold is refused, and nothing of it is written.
 func TestImportHasABound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	for what, limits := range map[string]bounds{
 		"relationships": {imports: 100, importBytes: 1 << 30, loads: 1 << 30, loadBytes: 1 << 30},
 		"bytes":         {imports: 1 << 30, importBytes: 2 << 20, loads: 1 << 30, loadBytes: 1 << 30},

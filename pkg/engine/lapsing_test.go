@@ -10,6 +10,9 @@ import (
 
 // What a stream leaves behind until SpiceDB's timer lets go of it is little.
 func TestStreamsLeaveLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	e := openOver(t, Config{Kind: Memory}, memory(t, nil), usual, "doc:0#editor@person:ann")
 	read := func() {
 		stream, err := v1.NewPermissionsServiceClient(e.Conn()).ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{

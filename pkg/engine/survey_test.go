@@ -162,6 +162,9 @@ func heapAbove(t *testing.T) (most func() uint64) {
 // A lookup whose answers have too many ways to them is refused before SpiceDB holds them all, however few rows
 // the graph has.
 func TestLookupsThatAreTooLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	circle := []string{"group:a0#member@group:a0#member", "group:a0#member@group:b0#member", "group:b0#member@group:a0#member",
 		"group:b0#member@group:b0#member", "group:b0#member@person:ann"}
 	for name, test := range map[string]struct {
@@ -223,6 +226,9 @@ func expandOf(ctx context.Context, e *Engine, resource, permission string) (int,
 
 // A tree that would have too many branches is refused before SpiceDB makes it, and an ordinary one is made.
 func TestTreesThatAreTooLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	for name, test := range map[string]struct {
 		relationships []string
 		refused       bool
@@ -293,6 +299,9 @@ func TestChecksWithATrace(t *testing.T) {
 
 // What is counted is what SpiceDB would stream: for random groups of groups, in which SpiceDB joins nothing, the bound is exact.
 func TestWaysAreCountedAsSpiceDBWalksThem(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(7, 11))
 	for round := range 40 {
 		var relationships []string
@@ -331,6 +340,9 @@ func TestWaysAreCountedAsSpiceDBWalksThem(t *testing.T) {
 
 // A caveat somewhere leaves what has none as it is: many people in folders that lie in each other are found.
 func TestCaveatsCountWhereTheyAre(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	relationships := append(many(6000, "group:g#member@person:pN"), `group:other#member@person:ann[odd:{"n":1}]`, "folder:f0#reader@group:other#member")
 	for i := range 40 {
 		relationships = append(relationships, fmt.Sprintf("folder:f%d#parent@folder:f%d", i, i+1), fmt.Sprintf("folder:f%d#reader@group:g#member", i))
@@ -390,6 +402,9 @@ func TestLargeLookupsOfManyCallers(t *testing.T) {
 
 // Exclusions of a wildcard that are as many as they may be, on many ways.
 func TestExclusionsOnManyWays(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	const boxes, banned = 130, 1400
 	e := openGroups(t, slices.Concat(many(boxes, "box:a#parent@box:mN"), many(boxes, "box:mN#parent@box:q"),
 		[]string{"box:q#reader@person:*"}, many(banned, "box:q#banned@person:pN"))...)

@@ -115,6 +115,9 @@ func isTooMuch(t *testing.T, what string, a Answer) {
 
 // TestACheckHoldsLittle: an object with very many groups is walked to its end, in memory that does not grow with them.
 func TestACheckHoldsLittle(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	p := compile(t, crowded)
 	const groups = 400_000
 	for user, want := range map[string]authz.Outcome{name(groups - 1): authz.Yes, "nobody": authz.No} {
@@ -131,6 +134,9 @@ func TestACheckHoldsLittle(t *testing.T) {
 // TestWhatIsTooMuchIsNoAnswer: a check that reads more than it may has no answer, also where it takes something away, and however that is nested. The
 // others of its call are answered.
 func TestWhatIsTooMuchIsNoAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	p := compile(t, crowded)
 	checks := []Check{crowdCheck(10, "view", name(9))}
@@ -230,6 +236,9 @@ func TestLargeWalksTakeTurns(t *testing.T) { // alone, because it takes all turn
 
 // TestWhatWalksKeepIsBounded: walks that are not closed keep little of what they read, however many there are.
 func TestWhatWalksKeepIsBounded(t *testing.T) { // alone, because it looks at all walks
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	p := compile(t, crowded)
 	if n := kept.Load(); n != 0 {
 		t.Fatalf("%d units are kept before it begins", n)
@@ -366,6 +375,9 @@ func TestOpenListsAreBounded(t *testing.T) {
 
 // TestLookupsTogetherNoteLittle: what lookups note that are left alone is bounded, and taken back when they are gone.
 func TestLookupsTogetherNoteLittle(t *testing.T) { // alone, because it looks at all lookups
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	p := compile(t, "definition user {}\ndefinition group {\nrelation member: user\n}\ndefinition doc {\nrelation reader: group#member\npermission view = reader\n}")
 	rows := &forked{groups: 20_000}
 	before := noted.Load()

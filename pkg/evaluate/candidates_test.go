@@ -84,6 +84,9 @@ func all(t *testing.T, c *Candidates, rows Rows) (ids []string) {
 // TestAChainOfObjects: the first and the last of a chain, which have no rows of the one or of the other kind, are candidates like those
 // between them, also where the chain is longer than is noted.
 func TestAChainOfObjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	p := compile(t, `use self
 		definition document {
@@ -179,6 +182,9 @@ func TestAHolderThatReachesTooMuchBoundsNothing(t *testing.T) {
 
 // TestFewIdsAreHeld: of many lists, a few ids each are read ahead.
 func TestFewIdsAreHeld(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	p := compile(t, `definition user {}
 		definition group {
@@ -222,6 +228,9 @@ func writtenSets(sets ...[]string) *Candidates {
 // TestSetsThatHardlyAgree: one call goes through so much of two sets that have nothing in common, and says where to go on; and the one id that
 // they do have in common is found wherever it is, also where a call, or a part of it, ends.
 func TestSetsThatHardlyAgree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	var even, odd []string
 	for i := 0; i < 2*maxWork; i += 2 {

@@ -102,6 +102,9 @@ func compile(t testing.TB, text string) *Program {
 // TestCandidatesAreBounded goes through the candidates of a lookup that finds a great many: all are found, in order and once, and hardly
 // anything is held meanwhile, whether what leads to them is few, or more than is noted.
 func TestCandidatesAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	p := compile(t, `definition user {}
 		definition group {
 			relation member: user
@@ -309,6 +312,9 @@ func (p *public) SubjectIDs(_, _, relation, _, _, from string, limit int) ([]str
 // TestWaysAreBounded: of a schema in which everything leads to everything a program keeps few ways. The lookups go through all objects then, and so
 // does any that comes when a program keeps as many as it may, whose ways are found anew.
 func TestWaysAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	var text strings.Builder
 	text.WriteString("definition user {}\ndefinition document {\n")
 	const members = 220

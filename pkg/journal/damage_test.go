@@ -148,6 +148,9 @@ func TestDamage(t *testing.T) {
 // TestTornTail cuts the last segment everywhere, and writes garbage behind: the whole records before are there, and the next one comes behind
 // them.
 func TestTornTail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	whole, segments := damaged(t)
 	last := segments[len(segments)-1]

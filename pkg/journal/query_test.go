@@ -175,6 +175,9 @@ func saveBundles(t *testing.T, fs vfs.FS, dir string) uint64 {
 // TestQuery: whatever is asked, forward and backward, on pages of any size, of bundles, of segments, with and without an index, is what a look
 // at every record by hand finds: each once, in order.
 func TestQuery(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(11, 12))
 	fs := vfs.NewMem()
 	cfg := testConfig(fs)

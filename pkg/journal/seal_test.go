@@ -121,6 +121,9 @@ func clone(from, to vfs.FS) error {
 // TestSealingFails: whichever operation of the disk fails while a journal is sealed, it is sealed when that is tried again, what was appended is
 // all there, and a crash at that point is no loss: the last checkpoint that was made known is one that the journal goes on from.
 func TestSealingFails(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	for operation := 0; ; operation++ {
 		mem := vfs.NewCrashableMem()

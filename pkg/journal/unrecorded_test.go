@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -82,10 +83,16 @@ func TestBegunIsTold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return found[len(found)-1]
+		for _, r := range slices.Backward(found) { // what is written late may be written behind the end
+			if r.GetCaller() == name && r.GetStage() == deputyv1.RecordStage_RECORD_STAGE_ENDED {
+				return r
+			}
+		}
+		t.Fatalf("%s has no end in %v", name, found)
+		return nil
 	}
 	first := ends("first", func(a *Account) error { return a.Begin(t.Context(), Refuse, &Record{}) })
-	if first.Begun == nil || first.GetBegun() != 0 || first.GetStage() != deputyv1.RecordStage_RECORD_STAGE_ENDED {
+	if first.Begun == nil || first.GetBegun() != 0 {
 		t.Errorf("the end of what record 0 began is %v", first)
 	}
 	late := ends("late", func(a *Account) error {
@@ -95,7 +102,7 @@ func TestBegunIsTold(t *testing.T) {
 		cancel()
 		return a.Begin(over, Keep, &Record{})
 	})
-	if late.Begun != nil || late.GetStage() != deputyv1.RecordStage_RECORD_STAGE_ENDED {
+	if late.Begun != nil {
 		t.Errorf("the end of what is written late is %v", late)
 	}
 }

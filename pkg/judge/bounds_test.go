@@ -157,6 +157,9 @@ func others(from, to int) []authz.Relationship {
 // TestByAgentAloneReadsAConstantNumber: a decision by agent alone finds its delegation among those of other agents, and
 // however many those are, it reads no more than a constant number of rows, and then says that it is too many.
 func TestByAgentAloneReadsAConstantNumber(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, _ := crowd(t)
 	j := New(graph, nil, time.Now)
 	alice, _ := authz.NewPrincipal(authz.Object{Type: authz.TypeUser, ID: "alice"})
@@ -195,6 +198,9 @@ func TestByAgentAloneReadsAConstantNumber(t *testing.T) {
 // TestLookupsStopForTheirBudget: a lookup whose candidates come to nothing stops when it has done enough, with a place
 // to go on from, and finds what there is in the end.
 func TestLookupsStopForTheirBudget(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, d := crowd(t)
 	j := New(graph, nil, time.Now)
 	j.lookupWork = 400

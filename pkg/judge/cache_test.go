@@ -330,6 +330,9 @@ func heapInUse() int {
 // TestCacheIsBounded: however many act, no more entries and bytes are kept than may be; and those bytes are what it takes,
 // measured and not added up as the cache does it. Not in parallel, since it is the process's memory.
 func TestCacheIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	for name, test := range map[string]struct {
 		owners, actors int
 		// padding is of each id.

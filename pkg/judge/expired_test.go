@@ -36,6 +36,9 @@ func (s fadingSnapshot) Page(ctx context.Context, f authz.Filter, limit int, cur
 // TestMemberThatExpiresAtAPlace: wherever a reach of a set's members is cut, and although the member at that place has expired when it goes on, no other
 // member is told twice or missed.
 func TestMemberThatExpiresAtAPlace(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, _ := largeCrowd(t)
 	for i := range 6 {
 		touch(t, graph, reaching(authz.Object{Type: authz.TypeUser, ID: fmt.Sprintf("u%d", i)})...)

@@ -27,8 +27,9 @@ type Judge struct {
 	now    func() time.Time
 	global map[string]bool
 	cache  *cache
-	// lookupWork is how many candidates one call of a lookup decides.
+	// lookupWork is how many candidates one call of a lookup decides, and lookupTime how long it goes on with that.
 	lookupWork int
+	lookupTime time.Duration
 	// journal records decisions before they are answered; nil records none.
 	journal *journal.Journal
 	digests digests
@@ -50,7 +51,7 @@ func (j *Judge) Recorded(in *journal.Journal) { j.journal = in }
 // New returns a judge over the graph. Objects of the global types belong to no tenant. now is the
 // clock that expirations are compared with.
 func New(graph authz.Graph, globalTypes []string, now func() time.Time) *Judge {
-	j := &Judge{graph: graph, now: now, global: map[string]bool{}, cache: newCache(), lookupWork: lookupWork}
+	j := &Judge{graph: graph, now: now, global: map[string]bool{}, cache: newCache(), lookupWork: lookupWork, lookupTime: lookupTime}
 	for _, t := range globalTypes {
 		j.global[t] = true
 	}

@@ -145,7 +145,7 @@ type lookup struct {
 }
 
 func newLookup(ctx context.Context, c *call, limit int) *lookup {
-	return &lookup{call: c, limit: limit, until: authz.Until(ctx, lookupTime)}
+	return &lookup{call: c, limit: limit, until: authz.Until(ctx, c.lookupTime)}
 }
 
 // spent reports whether the call has done enough. Something is always done before that.

@@ -62,6 +62,9 @@ func page(t *testing.T, j *Judge, from Place, limit int) (found []string, end En
 // TestAgentsOfALargeSetReadsFewRows: a lookup of one agent reads a page of a set with 50,000 principals, and not all of them; one that goes through many
 // of them holds few at a time.
 func TestAgentsOfALargeSetReadsFewRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, _ := largeCrowd(t)
 	j := New(graph, nil, time.Now)
 	rels := reaching(authz.Object{Type: authz.TypeUser, ID: "bob"})
@@ -105,6 +108,9 @@ func TestAgentsOfALargeSetReadsFewRows(t *testing.T) {
 // TestPagesOfAgentsAreOneList: whatever the limit is, and wherever the budget cuts it, a lookup that goes on from place to place finds what one page does,
 // in the same order, each of it once.
 func TestPagesOfAgentsAreOneList(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	graph, d := largeCrowd(t)
 	j := New(graph, nil, time.Now)
 	var rels []authz.Relationship

@@ -13,6 +13,9 @@ import (
 // TestReachTakesLittleMemory: an object of a reach takes few bytes, most of which the next one uses again. A collection during a reach counts as live
 // what was allocated since it began, so that a server with a large heap would need that much more.
 func TestReachTakesLittleMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	const n = 5000
 	graph, _ := largeCrowd(t)
 	documents(t, graph, n)

@@ -168,7 +168,7 @@ func TestWrittenIsRead(t *testing.T) {
 			t.Fatalf("%s was read as %v, written for %v", written, read, r)
 		}
 	})
-	if accepted < 5 || short == 0 {
+	if !testing.Short() && (accepted < 5 || short == 0) { // with -short few schemas are drawn
 		t.Errorf("%d schemas were accepted, %d with a short name of a caveat", accepted, short)
 	}
 }

@@ -270,6 +270,9 @@ func TestCollectionIsLinear(t *testing.T) {
 // TestCollectionOfADeletedRowCutByACrash: a row that was deleted does not come back, wherever a crash cuts off the
 // collection of its many versions.
 func TestCollectionOfADeletedRowCutByACrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	mem, clock := vfs.NewCrashableMem(), newTestClock()
 	config := small(Config{FS: mem, Retention: time.Hour, Now: clock.Now})

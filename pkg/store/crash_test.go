@@ -14,12 +14,15 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// everyPoint returns which of the points of a sweep are tried: each stride-th one, or, where
+// everyPoint returns which of the points of a sweep are tried: each stride-th one, with -short a tenth of those, or, where
 // DEPUTY_STORE_EVERY is set to a number, each of that many.
 func everyPoint(t *testing.T, stride int) int {
 	t.Helper()
 	text := os.Getenv("DEPUTY_STORE_EVERY")
 	if text == "" {
+		if testing.Short() {
+			return 10 * stride
+		}
 		return stride
 	}
 	n, err := strconv.Atoi(text)
@@ -43,12 +46,15 @@ func TestCrash(t *testing.T) {
 			t.Parallel()
 			o, mem := newOrdeal(), vfs.NewCrashableMem()
 			var crashes sync.Mutex
+			stride := everyPoint(t, 1)
 			points, files := 0, map[string]int{}
 			rng := rand.New(rand.NewPCG(uint64(kept), 17))
 			crash := func(what string) {
 				crashes.Lock()
 				defer crashes.Unlock()
-				points++
+				if points++; points%stride != 0 {
+					return
+				}
 				acknowledged := map[string]Revision{}
 				for _, d := range o.ledger() {
 					acknowledged[d.name] = d.at
@@ -89,7 +95,7 @@ func TestCrash(t *testing.T) {
 				return !t.Failed()
 			})
 			crash("nothing more")
-			t.Logf("%d crashes: %v", points, files)
+			t.Logf("%d crashes: %v", points/stride, files)
 			for _, kind := range []string{"log", "sst", "MANIFEST", "directory", "DEPUTY"} {
 				if files[kind] < 2 {
 					t.Errorf("%d crashes before a sync of a %s: the ordeal is too short", files[kind], kind)

@@ -130,6 +130,9 @@ func kill(t *testing.T) (*ordeal, image, []deed) {
 // a change in its last commit, look like a write that was torn by a crash (see history.go): there the newest
 // deeds may be missing, and those alone.
 func TestDamage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	o, files, known := kill(t)
 	if _, err := o.reopened(files.restore(t), known); err != nil {

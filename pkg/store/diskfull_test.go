@@ -60,6 +60,9 @@ func (f *smallDiskFile) Write(p []byte) (int, error) {
 // TestDiskNearlyFull writes until a store takes no more, which is before the disk is full; reads go on, and
 // writes too once there is room.
 func TestDiskNearlyFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	const mebibyte = 1 << 20
 	disk := &smallDisk{FS: vfs.NewMem()}

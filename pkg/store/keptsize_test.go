@@ -21,6 +21,9 @@ func heapInUse() int {
 // TestKeptMemory: what is kept takes as much memory as it may, whatever it is: it is measured, and not added up as
 // the store does it. Not in parallel, since it is the process's memory.
 func TestKeptMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	const limit = 8 << 20
 	numbers := strings.TrimSuffix(strings.Repeat("12345.5,", 200), ",")
 	texts := strings.TrimSuffix(strings.Repeat(`"0123456789",`, 130), ",")

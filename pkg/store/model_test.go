@@ -26,11 +26,14 @@ import (
 // Random operations change both, and then both are asked the same questions. Nothing of the store's code
 // is in the model, nor SpiceDB's RelationshipsFilter.Test.
 
-// tryModel holds a property to so many random histories, or as many as DEPUTY_RAPID_CHECKS or
+// tryModel holds a property to so many random histories, with -short to a tenth of them, or to as many as DEPUTY_RAPID_CHECKS or
 // -rapid.checks say. Where nobody chose, they are the same ones in every run, so that a change is to blame
 // for a failure, and not a draw.
 func tryModel(t *testing.T, checks int, property func(*rapid.T)) {
 	t.Helper()
+	if testing.Short() {
+		checks /= 10
+	}
 	set := map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.nofailfile": "true", "rapid.seed": "20261124"}
 	if chosen := os.Getenv("DEPUTY_RAPID_CHECKS"); chosen != "" {
 		set["rapid.checks"] = chosen

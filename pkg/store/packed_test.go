@@ -153,6 +153,9 @@ func TestWritesReachBothGenerations(t *testing.T) {
 
 // TestPackedIsBounded: however much is read, what is packed takes no more than it may; what is asked for now and then stays.
 func TestPackedIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	const limit = 1 << 20
 	s := opened(t, Config{KeptBytes: 1, PackedBytes: limit})

@@ -37,6 +37,8 @@ func TestRulesBite(t *testing.T) {
 		{skipsAreSaid, "a_test.go", "package a\nimport \"testing\"\nfunc f(tb testing.TB) { func() { tb.SkipNow() }() }\n", 1},
 		{skipsAreSaid, "a_test.go", "package a\nimport \"testing\"\nfunc TestA(t *testing.T) { check(func(t *rapid.T) { t.Skip(\"drawn twice\") }) }\n", 0},
 		{skipsAreSaid, "a_test.go", "package a\nimport \"testing\"\nfunc TestA(t *testing.T) { pgtest.Skip(t, \"no\") }\n", 0},
+		{skipsAreSaid, "a_test.go", "package a\nimport \"testing\"\nfunc TestA(t *testing.T) {\nif testing.Short() { t.Skip(\"no\") }\n}\n", 0},
+		{skipsAreSaid, "a_test.go", "package a\nimport \"testing\"\nfunc TestA(t *testing.T) {\nif a.Short() { t.Skip(\"no\") }\n}\n", 1},
 		{skipsAreSaid, "tests/pgtest/a.go", "package pgtest\nimport \"testing\"\nfunc Skip(t testing.TB) { t.Skip(\"no\") }\n", 0},
 		{theRuleIsPure, "pkg/decide/a.go", "package decide\nimport (\"context\"; \"os\")\n", 2},
 		{theRuleIsPure, "pkg/facts/a.go", "package facts\nimport \"time\"\nvar now = time.Now\n", 1},

@@ -265,7 +265,7 @@ func testsDoNotSleep(s *source) []string {
 }
 
 // skipsAreSaid finds calls of Skip, Skipf and SkipNow on a *testing.T, B, F or TB. rapid's Skip, which
-// throws a drawn value away, is not one of them.
+// throws a drawn value away, is not one of them, and neither is one within "if testing.Short()": who says -short asks for it.
 func skipsAreSaid(s *source) []string {
 	testing := s.localName("testing")
 	if testing == "" || strings.HasPrefix(s.path, "tests/pgtest/") {
@@ -284,6 +284,8 @@ func skipsAreSaid(s *source) []string {
 			case *ast.FuncLit:
 				walk(n.Body, withParameters(known, n.Type, testing))
 				return false
+			case *ast.IfStmt:
+				return !isCall(n.Cond, testing, "Short")
 			case *ast.SelectorExpr:
 				x, ok := n.X.(*ast.Ident)
 				if ok && known[x.Name] && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, n.Sel.Name) {
@@ -296,6 +298,20 @@ func skipsAreSaid(s *source) []string {
 	}
 	walk(s.file, nil)
 	return found
+}
+
+// isCall reports whether an expression is a call of a package's function, without arguments.
+func isCall(e ast.Expr, of, name string) bool {
+	call, ok := e.(*ast.CallExpr)
+	if !ok || len(call.Args) > 0 {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok || sel.Sel.Name != name {
+		return false
+	}
+	x, ok := sel.X.(*ast.Ident)
+	return ok && x.Name == of
 }
 
 // withParameters returns which names are of package testing's types within a function.

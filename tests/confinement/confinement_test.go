@@ -40,8 +40,12 @@ var weights = map[string]int{
 // TestConfinement asks two servers at random, of which one holds the two tenants and the other one the own tenant alone.
 // DEPUTY_CONFINEMENT_SEED draws the same requests again.
 func TestConfinement(t *testing.T) {
+	t.Parallel()
 	for name, requests := range map[string]int{"embedded": 10_000, "memory": 1_000, "postgres": 300} {
-		t.Run(name, func(t *testing.T) { run(t, harness.Engines()[name], requests) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, harness.Engines()[name], requests)
+		})
 	}
 }
 

@@ -24,6 +24,7 @@ const (
 
 // TestVouching: only a caller that may vouch creates a delegation without a parent; one that may not passes on parts.
 func TestVouching(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		root := &deputyv1.CreateDelegationRequest{AgentId: "own", Principal: subject("user:alice"), TenantId: "acme", Unscoped: true, Ttl: hour}
 		_, err := c.of(c.delegator).CreateDelegation(c.Context(), root)
@@ -40,6 +41,7 @@ func TestVouching(t *testing.T) {
 // TestSharedAreNotSuspended: who is bound to a tenant neither suspends nor resumes an agent or a principal that other tenants have too,
 // and reads what it can do instead; a right that another tenant took away does not count. Its own it suspends and resumes.
 func TestSharedAreNotSuspended(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		suspendAgent := func(id string) error {
 			_, err := c.of(c.responder).SuspendAgent(c.Context(), &deputyv1.SuspendAgentRequest{AgentId: id})
@@ -87,6 +89,7 @@ func TestSharedAreNotSuspended(t *testing.T) {
 // TestSessionBeyondBounds: of a session that acts in another tenant too, a confined caller sees its own part, renews nothing, and ends
 // just that part; the other goes on.
 func TestSessionBeyondBounds(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		own := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), Unscoped: true, Ttl: durationpb.New(20 * time.Minute)})
 		run := c.start(target(own), target(c.theirs))
@@ -139,6 +142,7 @@ func TestSessionBeyondBounds(t *testing.T) {
 // TestListsAreTheTenants: lists of a confined caller hold what is its tenant's, and say that they are complete by that alone, however
 // much of others comes behind; pages of one come to the same.
 func TestListsAreTheTenants(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		for range 5 {
 			d := c.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), TenantId: "globex", Unscoped: true})
@@ -208,6 +212,7 @@ func sorted(ids ...string) []string { slices.Sort(ids); return ids }
 // TestCursorsAreTheCallers: a cursor is opened for the caller that it was given to and nobody else, and cannot be read: where a list
 // stopped tells of what others have.
 func TestCursorsAreTheCallers(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		var foreign []string
 		for range 4 {
@@ -239,6 +244,7 @@ func TestCursorsAreTheCallers(t *testing.T) {
 // TestKeysAreTheCallers: an idempotency key is a caller's own: with the same one, two callers make two delegations and two sessions,
 // whatever they ask for, and neither reads that the key was used.
 func TestKeysAreTheCallers(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		create := &deputyv1.CreateDelegationRequest{
 			AgentId: "bot", Principal: subject("user:alice"), TenantId: "acme", Unscoped: true, Ttl: hour, IdempotencyKey: "k",
@@ -276,6 +282,7 @@ func TestKeysAreTheCallers(t *testing.T) {
 
 // TestOwnersOfOthersAreNotTold: of an agent's owners a confined caller reads those that are its tenant's.
 func TestOwnersOfOthersAreNotTold(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		for name, want := range map[string][]string{"delegator": {"carol"}, "nobody bound": {"carol", "mallory"}} {
 			conn := c.delegator
@@ -300,6 +307,7 @@ func TestOwnersOfOthersAreNotTold(t *testing.T) {
 
 // TestBoundsOnActors: bounds on agents and on the types of principals hold in every tenant.
 func TestBoundsOnActors(t *testing.T) {
+	t.Parallel()
 	ofSub := bound("of-sub", bounded(func(b *authz.Bounds) { b.Agents = authz.NamesOf("sub") }), asAdmin)
 	ofServices := bound("of-services", bounded(func(b *authz.Bounds) { b.Principals = authz.NamesOf("service") }), asAdmin)
 	eachConfined(t, func(c *confined) {
@@ -382,6 +390,7 @@ func TestBoundsOnActors(t *testing.T) {
 // TestSetsWithinBounds: a delegation for a set exists for a caller whose bounds have the types of all that the set can hold, and for no
 // other, to the lifecycle, to decisions and at SpiceDB's API alike. What was passed on from one that does not exist is a part of nothing.
 func TestSetsWithinBounds(t *testing.T) {
+	t.Parallel()
 	var callers []*caller.Caller
 	exists := map[string]string{"user": "admin", "service": "", "user service": "admin member"}
 	for types := range exists {
@@ -458,6 +467,7 @@ func TestSetsWithinBounds(t *testing.T) {
 
 // TestPrefixesOfScopes: an object whose id begins with none of a caller's prefixes is not there to be granted, whether it exists or not.
 func TestPrefixesOfScopes(t *testing.T) {
+	t.Parallel()
 	prefixed := bound("prefixed", bounded(func(b *authz.Bounds) { b.IDs = authz.PrefixesOf("pl") }), asDelegator)
 	eachConfined(t, func(c *confined) {
 		grant := func(id string) error {

@@ -342,6 +342,7 @@ func (w *world) resumeAgent(id string) {
 // TestConfinedBrake: what reaches into a tenant outside is not braked by a caller with bounds, and a dry run says so; of a session it stops the
 // caller's part, and nothing else.
 func TestConfinedBrake(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		brakes := deputyv1.NewBrakeServiceClient(c.responder)
 		before := c.everything()

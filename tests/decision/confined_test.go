@@ -67,6 +67,7 @@ func eachConfined(t *testing.T, run func(*confined), more ...*caller.Caller) {
 	}, more...)
 	for _, engine := range []string{"embedded", "memory", "postgres"} {
 		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
 			s := harness.Start(t, daemon.Config{
 				Engine: harness.Engines()[engine](t), Callers: callers,
 				PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
@@ -146,6 +147,7 @@ type call func(conn *grpc.ClientConn, about string) (proto.Message, error)
 // TestForeignIsAbsentToTheLifecycle: whatever a confined caller asks of the lifecycle about what is another tenant's, it is answered to
 // the byte as about what does not exist, and nothing is written. About what is its own tenant's it succeeds.
 func TestForeignIsAbsentToTheLifecycle(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		ctx := c.Context()
 		delegations, sessions := deputyv1.NewDelegationsServiceClient, deputyv1.NewSessionsServiceClient
@@ -396,6 +398,7 @@ func (c *confined) everything() []string {
 // TestTypesOutsideAreUnknown: a scope on a type that lies outside is answered as one on a type that the schema does not have, and the
 // message names neither.
 func TestTypesOutsideAreUnknown(t *testing.T) {
+	t.Parallel()
 	notes := bound("notes", bounded(func(b *authz.Bounds) { b.Objects = authz.NamesOf("note") }), asDelegator)
 	eachConfined(t, func(c *confined) {
 		ask := func(kind string) error {

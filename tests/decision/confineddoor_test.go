@@ -136,6 +136,7 @@ func eachBounded(t *testing.T, run func(*boundAtDoor)) {
 	engines := harness.Engines()
 	for _, name := range []string{"embedded", "memory", "postgres", "remote"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			run(newBounded(t, daemon.Config{Engine: engines[name](t)}))
 		})
 	}
@@ -310,6 +311,7 @@ func timeless(m protoreflect.Message) {
 // TestForeignIsAbsentAtTheDoor: what another tenant has, and what nobody has, get the same answer, in each message that a confined caller can send.
 // Only the names of the objects differ.
 func TestForeignIsAbsentAtTheDoor(t *testing.T) {
+	t.Parallel()
 	eachBounded(t, func(b *boundAtDoor) {
 		withTrace := func(text string) proto.Message {
 			r := asked(text)

@@ -65,6 +65,7 @@ func (b *boundAtDoor) rows(as string, r *v1.ReadRelationshipsRequest) ([]string,
 
 // TestConfinedCaller: a confined caller asks, reads and writes as before, of what exists for it.
 func TestConfinedCaller(t *testing.T) {
+	t.Parallel()
 	eachBounded(t, func(b *boundAtDoor) {
 		for check, want := range map[string]v1.CheckPermissionResponse_Permissionship{
 			"document:ours#view@user:alice":               plainYes,
@@ -306,6 +307,7 @@ func (b *boundAtDoor) many(as string) {
 
 // TestBoundsOfTypes: a caller that is bound to types, agents or ids, in all tenants, filters within them.
 func TestBoundsOfTypes(t *testing.T) {
+	t.Parallel()
 	eachBounded(t, func(b *boundAtDoor) {
 		for check, want := range map[string]v1.CheckPermissionResponse_Permissionship{
 			"document:theirs#view@user:alice":        plainYes,
@@ -537,6 +539,7 @@ func TestOrganizer(t *testing.T) {
 // TestSealedTokens: the tokens of callers are sealed, in each answer, and good in each request. Those of admins, and of the preshared keys'
 // service, are SpiceDB's.
 func TestSealedTokens(t *testing.T) {
+	t.Parallel()
 	eachBounded(t, func(b *boundAtDoor) {
 		raw, err := b.as(caller.AdminName).WriteRelationships(b.Context(), writing(touch, "document:ours#reader@user:alice"))
 		if err != nil {

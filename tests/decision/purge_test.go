@@ -215,6 +215,7 @@ func TestPurgedLinkIsExplained(t *testing.T) {
 // TestConfinedPurge: a caller that is bound to a tenant purges nothing, not even of its own tenant, and counts nothing: how much is over
 // in other tenants is theirs.
 func TestConfinedPurge(t *testing.T) {
+	t.Parallel()
 	eachConfined(t, func(c *confined) {
 		_, err := c.Sessions().EndSession(t.Context(), &deputyv1.EndSessionRequest{SessionId: c.run.GetSessionId()})
 		c.ok(err)

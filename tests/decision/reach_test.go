@@ -218,6 +218,7 @@ func TestReach(t *testing.T) {
 
 // TestReachWithinBounds: what lies outside a caller's bounds does not exist in a reach.
 func TestReachWithinBounds(t *testing.T) {
+	t.Parallel()
 	asAuditor := deputyv1.Role_ROLE_AUDITOR
 	eachConfined(t, func(c *confined) {
 		reach := func(name string) deputyv1.ReachServiceClient { return deputyv1.NewReachServiceClient(c.as(name)) }

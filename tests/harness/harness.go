@@ -63,11 +63,12 @@ func Engines() map[string]func(testing.TB) engine.Config {
 	}
 }
 
-// EachEngine runs the case on every engine.
+// EachEngine runs the case on every engine, on several of them at once.
 func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 	t.Helper()
 	for name, open := range Engines() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			run(t, Start(t, daemon.Config{Engine: open(t)}))
 		})
 	}
@@ -79,15 +80,33 @@ func Embedded(t testing.TB) engine.Config {
 	return engine.Config{Kind: engine.Embedded, Dir: t.TempDir(), CacheBytes: 8 << 20}
 }
 
-// Postgres is a fresh database of a private cluster, migrated.
+// notShort skips a test of an engine that SpiceDB's own code answers, where -short asks for fewer of them.
+func notShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("-short: SpiceDB's own engines are left out, but for memory")
+	}
+}
+
+// spicedbTables is a database with SpiceDB's tables. Each of its copies gets an id of its own, by which SpiceDB tells its tokens from others'.
+var spicedbTables = pgtest.Prepared{
+	Fill: func(uri string) error {
+		return engine.Migrate(context.Background(), engine.Config{Kind: engine.Postgres, URI: uri}, "head")
+	},
+	Differs: "UPDATE metadata SET unique_id = gen_random_uuid()",
+}
+
+// Postgres is a fresh database of a private cluster, migrated. With -short the test is skipped.
 func Postgres(t testing.TB) engine.Config {
 	t.Helper()
-	return migrated(t, engine.Config{Kind: engine.Postgres, URI: pgtest.Database(t)})
+	notShort(t)
+	return engine.Config{Kind: engine.Postgres, URI: pgtest.PreparedDatabase(t, &spicedbTables)}
 }
 
 // Cockroach is a fresh database of a private CockroachDB, migrated.
 func Cockroach(t testing.TB) engine.Config {
 	t.Helper()
+	notShort(t)
 	return migrated(t, engine.Config{Kind: engine.CockroachDB, URI: pgtest.Cockroach(t)})
 }
 
@@ -103,6 +122,7 @@ func migrated(t testing.TB, cfg engine.Config) engine.Config {
 // It listens on a Unix socket, because SpiceDB does not tell which port the system picked.
 func Remote(t testing.TB) engine.Config {
 	t.Helper()
+	notShort(t)
 	cfg, _ := RemoteOver(t, datastore.WithEngine(datastore.MemoryEngine))
 	return cfg
 }

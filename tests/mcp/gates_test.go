@@ -250,14 +250,14 @@ func TestUpdatesAreDecided(t *testing.T) {
 // careless is a Deputy that answers too little.
 type careless struct{ mcp.Asker }
 
-func (careless) Ask(context.Context, mcp.Call, []mapping.Ask) ([]bool, error) {
-	return []bool{true}, nil
+func (careless) Ask(context.Context, mcp.Call, []mapping.Ask) ([]mcp.Answer, error) {
+	return []mcp.Answer{{Allowed: true}}, nil
 }
 
 // failing is a Deputy that fails to judge one of the questions, and still says yes.
 type failing struct{ mcp.Decider }
 
-func (failing) CheckBulk(_ context.Context, questions ...client.Question) ([]client.Answer, error) {
+func (failing) CheckAll(_ context.Context, questions ...client.Question) ([]client.Answer, error) {
 	answers := make([]client.Answer, len(questions))
 	for i := range answers {
 		answers[i].Decision = client.Allow()

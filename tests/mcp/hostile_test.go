@@ -33,13 +33,13 @@ type raw struct {
 }
 
 // Ask implements mcp.Asker.
-func (r *raw) Ask(_ context.Context, call mcp.Call, asks []mapping.Ask) ([]bool, error) {
+func (r *raw) Ask(_ context.Context, call mcp.Call, asks []mapping.Ask) ([]mcp.Answer, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.arguments = call.Arguments.String()
-	answers := make([]bool, len(asks))
+	answers := make([]mcp.Answer, len(asks))
 	for i, a := range asks {
-		answers[i] = !r.refuses.Load()
+		answers[i].Allowed = !r.refuses.Load()
 		r.asked = append(r.asked, call.Method+" "+call.Name+": "+a.String())
 	}
 	return answers, nil

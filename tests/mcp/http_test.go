@@ -160,6 +160,70 @@ func TestHTTPTokens(t *testing.T) {
 	}
 }
 
+// TestHTTPScopes: a token needs every scope that the guard asks for. One that lacks a scope is refused before its message is read, and agents are told which
+// scopes there are.
+func TestHTTPScopes(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t, append(everyone("read"), "file:a.txt#reader for alice")...)
+	s := w.proxied(t, handler("2025-11-25", files()), pinned(t, files()), func(c *proxy.Config) { c.Scopes = []string{"mcp:files", "read"} })
+	const metadata = `resource_metadata="https://mcp.example.com/.well-known/oauth-protected-resource/files"`
+	const needed = `scope="mcp:files read"`
+	for name, test := range map[string]struct {
+		claims map[string]any
+		status int
+	}{
+		"both, as a text":         {map[string]any{"scope": "openid read mcp:files"}, http.StatusOK},
+		"both, as an array":       {map[string]any{"scope": []string{"mcp:files", "read"}}, http.StatusOK},
+		"both, in scp":            {map[string]any{"scp": []string{"mcp:files", "read"}}, http.StatusOK},
+		"one in each":             {map[string]any{"scp": "read", "scope": "mcp:files"}, http.StatusOK},
+		"none":                    {nil, http.StatusForbidden},
+		"one of them":             {map[string]any{"scope": "mcp:files"}, http.StatusForbidden},
+		"others that begin so":    {map[string]any{"scope": "mcp:files:all reader"}, http.StatusForbidden},
+		"in another case":         {map[string]any{"scope": "mcp:files Read"}, http.StatusForbidden},
+		"with a tab between them": {map[string]any{"scope": "mcp:files\tread"}, http.StatusForbidden},
+		"one text of both":        {map[string]any{"scope": []string{"mcp:files read"}}, http.StatusForbidden},
+		"no scopes at all":        {map[string]any{"scope": map[string]any{"mcp:files": true, "read": true}}, http.StatusForbidden},
+		"both, and it has ended":  {map[string]any{"scope": "mcp:files read", "exp": time.Now().Add(-time.Minute).Unix()}, http.StatusUnauthorized},
+		"none, and it has ended":  {map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}, http.StatusUnauthorized},
+	} {
+		before := s.got()
+		got := s.send(t, http.MethodPost, w.token(t, "alice", test.claims), initialize)
+		challenge := got.header.Get("WWW-Authenticate")
+		if got.status != test.status || (s.got() > before) != (got.status == http.StatusOK) {
+			t.Errorf("%s: %+v, want the status %d", name, got, test.status)
+		}
+		if test.status == http.StatusOK {
+			continue
+		}
+		wants(t, challenge, "Bearer ", metadata, needed)
+		if lacks := strings.Contains(challenge, `error="insufficient_scope"`); lacks != (test.status == http.StatusForbidden) {
+			t.Errorf("%s: the challenge is %s", name, challenge)
+		}
+	}
+	wants(t, s.send(t, http.MethodPost, "", initialize, "Authorization: ").header.Get("WWW-Authenticate"), metadata, needed, "!error")
+	wants(t, s.send(t, http.MethodGet, "", "", "Path: /.well-known/oauth-protected-resource/files", "Authorization: ").text, `"scopes_supported":["mcp:files","read"]`)
+
+	// A session that a token began that has them is not gone on with by one that does not.
+	good, poor := w.token(t, "alice", map[string]any{"scope": "mcp:files read"}), w.token(t, "alice", map[string]any{"scope": "read"})
+	id := s.begin(t, good)
+	call := `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"read","arguments":{"path":"a.txt"}}}`
+	if got := s.send(t, http.MethodPost, poor, call, "Mcp-Session-Id: "+id); got.status != http.StatusForbidden {
+		t.Errorf("%+v", got)
+	}
+	if got := s.send(t, http.MethodPost, good, call, "Mcp-Session-Id: "+id); got.status != http.StatusOK || !strings.Contains(got.text, "read a.txt") {
+		t.Errorf("%+v", got)
+	}
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		if got := s.send(t, method, poor, "", "Mcp-Session-Id: "+id); got.status != http.StatusForbidden {
+			t.Errorf("%s: %+v", method, got)
+		}
+	}
+	// Without scopes to ask for none is supported, and none is needed.
+	free := w.proxied(t, handler("2025-11-25", files()), pinned(t, files()), nil)
+	free.begin(t, poor)
+	wants(t, free.send(t, http.MethodGet, "", "", "Path: /.well-known/oauth-protected-resource", "Authorization: ").text, "!scopes_supported")
+}
+
 // TestHTTPSessions: a session is there for the agent and the person alone who began it.
 func TestHTTPSessions(t *testing.T) {
 	t.Parallel()
@@ -425,8 +489,8 @@ func yes(proxy.Caller) mcp.Asker { return allowing{} }
 type allowing struct{}
 
 // Ask implements mcp.Asker.
-func (allowing) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]bool, error) {
-	return slices.Repeat([]bool{true}, len(asks)), nil
+func (allowing) Ask(_ context.Context, _ mcp.Call, asks []mapping.Ask) ([]mcp.Answer, error) {
+	return slices.Repeat([]mcp.Answer{{Allowed: true}}, len(asks)), nil
 }
 
 // Refused implements mcp.Asker.
@@ -714,5 +778,18 @@ func TestHTTPThousandSessions(t *testing.T) { //nolint:paralleltest // it measur
 		default:
 			t.Fatalf("a session of many: %+v", got)
 		}
+	}
+}
+
+// TestAllowedPages: a page of an origin that is allowed can send a request through a browser, which asks first.
+func TestAllowedPages(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	const page = "https://chat.example.com"
+	s := w.proxied(t, http.NotFoundHandler(), &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask, c.Origins = yes, []string{page} })
+	got := s.send(t, http.MethodOptions, "", "", "Authorization: ", "Accept: ", "Origin: "+page, "Access-Control-Request-Method: POST",
+		"Access-Control-Request-Headers: authorization,content-type,mcp-protocol-version")
+	if got.status/100 != 2 || got.header.Get("Access-Control-Allow-Origin") != page {
+		t.Errorf("the browser's question is answered with %d and %v, so that no page can send anything", got.status, got.header)
 	}
 }

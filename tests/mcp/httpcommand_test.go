@@ -98,8 +98,8 @@ func (p provider) ask(t *testing.T, client string, form url.Values) string {
 	return said.Token
 }
 
-// token is one with which bot acts for a person, at an audience (RFC 8693).
-func (p provider) token(t *testing.T, person, audience string) string {
+// token is one with which bot acts for a person, at an audience (RFC 8693), with scopes.
+func (p provider) token(t *testing.T, person, audience string, scopes ...string) string {
 	t.Helper()
 	own := func(client string) string {
 		return p.ask(t, client, url.Values{"grant_type": {"client_credentials"}})
@@ -108,7 +108,7 @@ func (p provider) token(t *testing.T, person, audience string) string {
 	return p.ask(t, "bot@idp", url.Values{
 		"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
 		"subject_token": {own(person + "@idp")}, "subject_token_type": {access}, "actor_token": {own("bot@idp")}, "actor_token_type": {access},
-		"audience": {audience}, "scope": {"org:acme"},
+		"audience": {audience}, "scope": {strings.Join(append(scopes, "org:acme"), " ")},
 	})
 }
 
@@ -149,7 +149,9 @@ callers: []
 		upstream.Close()
 	})
 	env := map[string]string{"DEPUTY_ENDPOINT": w.addr, "DEPUTY_KEY": harness.ServiceKey}
-	guard := []string{"mcp", "guard", "--config", config, "--listen", "127.0.0.1:0", "--upstream", upstream.URL, "--resource", resource, "--issuers", issuers}
+	guard := []string{
+		"mcp", "guard", "--config", config, "--listen", "127.0.0.1:0", "--upstream", upstream.URL, "--resource", resource, "--issuers", issuers, "--require-scope", "mcp:files",
+	}
 	without := func(flag string) []string {
 		var rest []string
 		for i := 0; i < len(guard); i++ {
@@ -176,12 +178,14 @@ callers: []
 		"makes no tokens for this guard":     append(guard, "--resource", "https://other.example.com"),
 		"lets other machines in without TLS": append(guard, "--listen", "0.0.0.0:0"),
 		"is not secured by TLS":              append(guard, "--upstream", "http://files.internal/mcp"),
+		"is no scope":                        append(guard, "--require-scope", "read write"),
 	} {
 		if code, errs := deputy(t.Context(), strings.NewReader(""), io.Discard, env, args...); code != cli.ExitError || !strings.Contains(errs, want) {
 			t.Errorf("exit code %d, %s; want %s", code, errs, want)
 		}
 	}
-	forAlice, forBob, forOther := idp.token(t, "alice", resource), idp.token(t, "bob", resource), idp.token(t, "alice", "https://other.example.com")
+	forAlice, forBob := idp.token(t, "alice", resource, "mcp:files"), idp.token(t, "bob", resource, "mcp:files", "mcp:other")
+	forOther, unscoped := idp.token(t, "alice", "https://other.example.com", "mcp:files"), idp.token(t, "alice", resource, "mcp:other")
 	serves := func(t *testing.T, env map[string]string, args []string) {
 		t.Helper()
 		ctx, stop := context.WithCancel(t.Context())
@@ -225,6 +229,9 @@ callers: []
 		}
 		if _, err := connect(forOther); err == nil || !strings.Contains(err.Error(), "Unauthorized") {
 			t.Errorf("a token for something else: %v", err)
+		}
+		if _, err := connect(unscoped); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+			t.Errorf("a token without the scope: %v", err)
 		}
 		stop()
 		if code := <-ended; code != cli.ExitOK {

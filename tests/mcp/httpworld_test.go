@@ -95,7 +95,8 @@ func openWeb(t *testing.T, grants ...string) *webWorld {
 			return proxy.Caller{}, err
 		}
 		return proxy.Caller{
-			Issuer: is.Evidence.Issuer, Agent: is.AgentName, Principal: is.Principal.Type + ":" + is.PrincipalName, Tenant: is.TenantName, Ends: is.Ends,
+			Issuer: is.Evidence.Issuer, Agent: is.AgentName, Principal: is.Principal.Type + ":" + is.PrincipalName, Tenant: is.TenantName,
+			Scopes: strings.Split(is.Scope, " "), Ends: is.Ends,
 		}, nil
 	}
 	return w

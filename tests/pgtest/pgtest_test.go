@@ -84,7 +84,7 @@ func TestClusterEndsWithItsLastUser(t *testing.T) {
 	var h holder
 	var c *cluster
 	t.Run("user", func(t *testing.T) {
-		_, err := h.database(t)
+		_, err := h.database(t, nil)
 		if errors.Is(err, errNoServer) {
 			Skip(t, err.Error())
 		}
@@ -218,5 +218,32 @@ func TestRunWithoutAServerSaysSo(t *testing.T) {
 	}
 	if noted, err := os.ReadFile(file); err != nil || !strings.Contains(string(noted), "TestCockroach\t") {
 		t.Errorf("the file holds %q (%v)", noted, err)
+	}
+}
+
+// TestPreparedDatabase: each copy has what the prepared database was filled with, which happens once, and what no other copy may have.
+func TestPreparedDatabase(t *testing.T) {
+	t.Parallel()
+	filled := 0
+	as := &Prepared{
+		Fill: func(uri string) error {
+			filled++
+			conn, err := pgx.Connect(t.Context(), uri)
+			if err != nil {
+				return err
+			}
+			_, err = conn.Exec(t.Context(), "CREATE TABLE a AS SELECT 'same' AS shared, 'same' AS own")
+			return errors.Join(err, conn.Close(t.Context()))
+		},
+		Differs: "UPDATE a SET own = gen_random_uuid()",
+	}
+	shared, own := map[string]bool{}, map[string]bool{}
+	for range 3 {
+		uri := PreparedDatabase(t, as)
+		shared[query(t, uri, "SELECT shared FROM a")] = true
+		own[query(t, uri, "SELECT own FROM a")] = true
+	}
+	if filled != 1 || len(shared) != 1 || !shared["same"] || len(own) != 3 {
+		t.Errorf("it was filled %d times, and the copies have %v and %v", filled, shared, own)
 	}
 }

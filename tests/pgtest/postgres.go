@@ -40,7 +40,29 @@ var errNoServer = errors.New("no PostgreSQL server (initdb and postgres) on PATH
 // listens on a Unix socket in a directory that only this user and the server's can enter.
 func Database(t testing.TB) string {
 	t.Helper()
-	uri, err := shared.database(t)
+	return database(t, nil)
+}
+
+// Prepared is a database that is filled before others are copied from it.
+type Prepared struct {
+	// Fill fills it, once for each cluster.
+	Fill func(uri string) error
+	// Differs is a statement that each copy runs: it gives the copy what no other may have.
+	Differs string
+
+	// of is the cluster that has the database.
+	of *cluster
+}
+
+// PreparedDatabase is Database with a copy of a prepared database, which takes a fraction of the time that filling one does.
+func PreparedDatabase(t testing.TB, as *Prepared) string {
+	t.Helper()
+	return database(t, as)
+}
+
+func database(t testing.TB, as *Prepared) string {
+	t.Helper()
+	uri, err := shared.database(t, as)
 	switch {
 	case errors.Is(err, errNoServer):
 		Skip(t, err.Error())
@@ -87,8 +109,32 @@ func (h *holder) stopLocked() error {
 	return c.stop()
 }
 
+// template is the name of the prepared database of a cluster.
+const template = "prepared"
+
+// create creates a database, as a copy of a prepared one unless as is nil.
+func (c *cluster) create(ctx context.Context, name string, as *Prepared) error {
+	create := "CREATE DATABASE " + pgx.Identifier{name}.Sanitize()
+	if as == nil {
+		return c.exec(ctx, create)
+	}
+	if as.of != c {
+		if err := c.exec(ctx, "CREATE DATABASE "+template); err != nil {
+			return err
+		}
+		if err := as.Fill(c.uri(template)); err != nil {
+			return err
+		}
+		as.of = c
+	}
+	if err := c.exec(ctx, create+" TEMPLATE "+template); err != nil {
+		return err
+	}
+	return c.execIn(ctx, name, as.Differs)
+}
+
 // database creates a database for the test and drops it when the test ends.
-func (h *holder) database(t testing.TB) (string, error) {
+func (h *holder) database(t testing.TB, as *Prepared) (string, error) {
 	t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -103,7 +149,7 @@ func (h *holder) database(t testing.TB) (string, error) {
 	c := h.running
 	h.number++
 	name := databaseName(t.Name(), h.number)
-	if err := c.exec(t.Context(), "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()); err != nil {
+	if err := c.create(t.Context(), name, as); err != nil {
 		return "", err
 	}
 	h.users++

@@ -20,6 +20,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/daemon"
+	door "github.com/deputyauth/deputy/pkg/door/signals"
 	"github.com/deputyauth/deputy/tests/harness"
 	"github.com/deputyauth/deputy/tests/signals/events"
 )
@@ -35,6 +36,16 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// stalled is a body that goes on with nothing until the answer is there. A client that was still writing when the server closed the connection would
+// be told of the reset, and not of the answer.
+type stalled struct{ answered chan struct{} }
+
+// Read is io.Reader's.
+func (s stalled) Read([]byte) (int, error) {
+	<-s.answered
+	return 0, io.EOF
+}
+
 // TestDoor: what is no push is refused, with the body unread of whom nobody knows.
 func TestDoor(t *testing.T) {
 	w := open(t, overMemory(t))
@@ -44,6 +55,7 @@ func TestDoor(t *testing.T) {
 	z := gzip.NewWriter(packed)
 	_, err := io.WriteString(z, good)
 	w.must(errors.Join(err, z.Close()))
+	rest := stalled{make(chan struct{})}
 	for name, test := range map[string]struct {
 		method, path, kind, coding string
 		body                       io.Reader
@@ -54,15 +66,18 @@ func TestDoor(t *testing.T) {
 		"another type": {http.MethodPost, "/signals", "application/json", "", strings.NewReader(good), http.StatusUnsupportedMediaType},
 		"no type":      {http.MethodPost, "/signals", "", "", strings.NewReader(good), http.StatusUnsupportedMediaType},
 		"gzip":         {http.MethodPost, "/signals", "application/secevent+jwt", "gzip", packed, http.StatusUnsupportedMediaType},
-		"a long body":  {http.MethodPost, "/signals", "application/secevent+jwt", "", strings.NewReader(strings.Repeat("x", 1<<20)), http.StatusRequestEntityTooLarge},
+		"a long body":  {http.MethodPost, "/signals", "application/secevent+jwt", "", rest, http.StatusRequestEntityTooLarge},
 		"a long body in chunks": {
-			http.MethodPost, "/signals", "application/secevent+jwt", "", io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20))),
+			http.MethodPost, "/signals", "application/secevent+jwt", "", io.MultiReader(strings.NewReader(strings.Repeat("x", door.MaxBody+1)), rest),
 			http.StatusRequestEntityTooLarge,
 		},
 	} {
 		r, err := http.NewRequestWithContext(t.Context(), test.method, url+test.path, test.body)
 		w.must(err)
 		r.Header.Set("Content-Type", test.kind)
+		if name == "a long body" {
+			r.ContentLength = 1 << 20
+		}
 		if test.coding != "" {
 			r.Header.Set("Content-Encoding", test.coding)
 		}
@@ -71,6 +86,7 @@ func TestDoor(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %d", name, got, err, test.status)
 		}
 	}
+	close(rest.answered)
 	if got := w.stands(); !slices.Equal(got, everything) {
 		t.Errorf("what was refused changed something: %q", got)
 	}

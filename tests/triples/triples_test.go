@@ -39,7 +39,7 @@ func TestOfTheTest(t *testing.T) {
 // TestCrowded asks less of the same graphs with wide objects and relations. Each size makes the reading of an
 // object take another way: of its relations one by one, of a relation's subjects one by one, and in pages.
 func TestCrowded(t *testing.T) {
-	for _, c := range []struct{ size, questions int }{{20, 600}, {70, 600}, {1_100, 120}} {
+	for _, c := range []struct{ size, questions int }{{20, 300}, {70, 300}, {1_100, 60}} {
 		t.Run(strconv.Itoa(c.size), func(t *testing.T) {
 			each(t, files(t), func(t *testing.T, f file) tally {
 				return compare(t, f, daemon.EvaluatorNative, some(f.closer(), c.questions/len(f.contexts(t))), edit{updates: f.crowd(c.size)})

@@ -121,6 +121,9 @@ func drawValue(r *rand.Rand) string {
 // TestInjective: the claims can be read back from the id, so that no two lists of claims make one id; and what is read back from any text makes that
 // text again.
 func TestInjective(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200_000 {
@@ -157,6 +160,9 @@ func TestInjective(t *testing.T) {
 
 // TestOverlap: templates that are let through together make no id in common, whatever the claims; an oracle tries claims.
 func TestOverlap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))
 	apart, together := 0, 0

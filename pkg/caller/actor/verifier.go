@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -89,6 +90,9 @@ func (v *Verifier) read(claims *token.Claims) (*said, error) {
 	}
 	is := &said{audiences: claims.Audiences}
 	is.actor.Ends = claims.Ends
+	if scopes, err := claims.Scopes(); err == nil { // a token with another kind of scopes is refused where it needs one
+		is.actor.Scope = strings.Join(slices.DeleteFunc(scopes, func(one string) bool { return strings.Contains(one, " ") }), " ")
+	}
 	if is.actor.Agent, is.actor.AgentName, err = agentOf(issuer.Agent, claims, acting); err != nil {
 		return nil, err
 	}

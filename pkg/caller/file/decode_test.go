@@ -521,6 +521,9 @@ func TestSchemaNames(t *testing.T) {
 
 // TestBounds: what is too long, too many or too deep is refused at once.
 func TestBounds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	var many, credentials strings.Builder
 	many.WriteString("callers:\n")

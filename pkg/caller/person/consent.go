@@ -45,7 +45,7 @@ func (c *Consent) terms(claims members) (*caller.Consent, error) {
 		found = append(found, some...)
 	}
 	if c.Scope != "" {
-		scopes, err := scopesOf(claims)
+		scopes, err := claims.Scopes()
 		if err != nil {
 			return nil, err
 		}
@@ -88,6 +88,7 @@ func (c *Consent) forms() string {
 type members interface {
 	Has(name string) bool
 	Raw(name string) json.RawMessage
+	Scopes() ([]string, error)
 }
 
 // details are authorization details of our type. RFC 9396 gives "type" and "locations" their meaning, and leaves the rest to the type.
@@ -169,32 +170,6 @@ func (c *Consent) fromDetail(raw json.RawMessage) (*caller.Consent, error) {
 
 // known are the members of details.
 var known = []string{"type", "locations", "agent", "tenant", "scope", "unscoped", "allow_direct", "ttl"}
-
-// scopesOf lists the scopes of a token. "scope" is RFC 8693's, and some issuers write "scp"; both as one text with blanks, or as an array.
-func scopesOf(claims members) ([]string, error) {
-	var all []string
-	for _, claim := range []string{"scope", "scp"} {
-		if !claims.Has(claim) {
-			continue
-		}
-		raw := claims.Raw(claim)
-		var one string
-		var several []string
-		switch {
-		case json.Unmarshal(raw, &one) == nil:
-			several = strings.Split(one, " ")
-		case json.Unmarshal(raw, &several) == nil:
-		default:
-			return nil, fmt.Errorf("has a %q that is neither a text nor an array of texts", claim)
-		}
-		for _, scope := range several {
-			if scope != "" && !slices.Contains(all, scope) {
-				all = append(all, scope)
-			}
-		}
-	}
-	return all, nil
-}
 
 // parseScope reads what follows the beginning of a scope: ":AGENT:TENANT", and then ":unscoped", ":direct", ":ttl=SECONDS" and ":on=GRANT", in any
 // order. Each part is percent-encoded where it has a colon, a percent sign or what a scope cannot have. The error goes on after "which".

@@ -37,6 +37,33 @@ func (c *Claims) Text(name string) (string, error) { return text(c.members, name
 // be changed.
 func (c *Claims) Raw(name string) json.RawMessage { return c.members[name] }
 
+// Scopes lists the scopes of a token. "scope" is RFC 8693's, and some issuers write "scp"; both as one text with blanks, or as an array. The error
+// goes on after the words that name the token.
+func (c *Claims) Scopes() ([]string, error) {
+	var all []string
+	for _, claim := range []string{"scope", "scp"} {
+		if !c.Has(claim) {
+			continue
+		}
+		raw := c.Raw(claim)
+		var one string
+		var several []string
+		switch {
+		case json.Unmarshal(raw, &one) == nil:
+			several = strings.Split(one, " ")
+		case json.Unmarshal(raw, &several) == nil:
+		default:
+			return nil, fmt.Errorf("has a %q that is neither a text nor an array of texts", claim)
+		}
+		for _, scope := range several {
+			if scope != "" && !slices.Contains(all, scope) {
+				all = append(all, scope)
+			}
+		}
+	}
+	return all, nil
+}
+
 // Object returns the members of a claim that is an object. The error goes on after the words that name the claim.
 func (c *Claims) Object(name string) (*Claims, error) {
 	raw, has := c.members[name]

@@ -77,8 +77,8 @@ func word(text string, most int) string {
 
 // Decider is Deputy, as the guard asks it: a *client.Client is one.
 type Decider interface {
-	// CheckBulk decides questions at one revision: as many answers as questions, in their order.
-	CheckBulk(ctx context.Context, questions ...client.Question) ([]client.Answer, error)
+	// CheckAll decides questions at one revision: as many answers as questions, in their order. With an error none is answered.
+	CheckAll(ctx context.Context, questions ...client.Question) ([]client.Answer, error)
 	// RecordToolRefusal records that the guard refuses a call by itself.
 	RecordToolRefusal(ctx context.Context, q client.Question, why client.ToolRefusal) error
 }
@@ -95,25 +95,37 @@ type asker struct {
 }
 
 // Ask implements Asker.
-func (a asker) Ask(ctx context.Context, call Call, asks []mapping.Ask) ([]bool, error) {
+func (a asker) Ask(ctx context.Context, call Call, asks []mapping.Ask) ([]Answer, error) {
 	of := call.told()
 	questions := make([]client.Question, len(asks))
 	for i, one := range asks {
 		questions[i] = a.base
 		questions[i].Resource, questions[i].Permission, questions[i].ToolCall = client.Object(one.Type, one.ID), one.Permission, of
 	}
-	answers, err := a.decider.CheckBulk(ctx, questions...)
+	found, err := a.decider.CheckAll(ctx, questions...)
 	if err != nil {
 		return nil, err
 	}
-	allowed := make([]bool, len(answers))
-	for i, answer := range answers {
-		if answer.Err != nil {
-			return nil, fmt.Errorf("%s: %w", asks[i], answer.Err)
+	answers := make([]Answer, len(found))
+	for i, one := range found {
+		if one.Err != nil {
+			return nil, fmt.Errorf("question %d of %d: %w", i+1, len(found), one.Err)
 		}
-		allowed[i] = answer.Allowed()
+		answers[i] = answerOf(one)
 	}
-	return allowed, nil
+	return answers, nil
+}
+
+// answerOf is an answer of Deputy's.
+func answerOf(one client.Answer) Answer {
+	if one.Allowed() {
+		return Answer{Allowed: true}
+	}
+	by := strings.TrimPrefix(one.Response().GetRefusedBy().String(), "REFUSED_BY_")
+	if by == "UNSPECIFIED" { // it is conditional, or of a kind that this version does not know
+		by = strings.TrimPrefix(one.Response().GetPermissionship().String(), "PERMISSIONSHIP_")
+	}
+	return Answer{RefusedBy: strings.ToLower(by), Decision: one.Response().GetDecisionId()}
 }
 
 // Refused implements Asker.

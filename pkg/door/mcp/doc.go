@@ -5,6 +5,7 @@
 //	guard.go     one agent, one server: what comes from each side, and the requests in flight
 //	requests.go  what the agent asks, and what becomes of the server's answers
 //	lists.go     lists, which show what may be called
+//	known.go     lists that the server gave before, and that need not be read again
 //	server.go    what the server asks and tells
 //	pins.go      the tools that were approved
 //	lines.go     messages as lines, bounded

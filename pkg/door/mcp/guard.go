@@ -18,10 +18,19 @@ import (
 // Asker decides about one agent that acts for one principal. It is safe for concurrent use.
 type Asker interface {
 	// Ask decides the questions that a call comes to, and records them with the call: as many answers as questions, in their order, at one revision.
-	// With an error nothing is allowed. It is given 1 to mapping.MaxAsks questions.
-	Ask(ctx context.Context, call Call, asks []mapping.Ask) ([]bool, error)
+	// With an error nothing is allowed. It is given 1 to mapping.MaxAsks questions, or ten times as many about a list.
+	Ask(ctx context.Context, call Call, asks []mapping.Ask) ([]Answer, error)
 	// Refused records that the guard refuses a call by itself.
 	Refused(ctx context.Context, call Call, why Refusal) error
+}
+
+// Answer is what a question came to. The zero Answer refuses.
+type Answer struct {
+	// Allowed says yes.
+	Allowed bool
+	// RefusedBy is what refused, in a word of the journal's, and Decision the id by which the journal finds the decision. They are for the log, and empty
+	// where nothing is known.
+	RefusedBy, Decision string
 }
 
 // Config is what a Guard is made of.
@@ -33,12 +42,14 @@ type Config struct {
 	Pins *Pins
 	// Tools is what is known of the server's tools. Guards of one server can share it; nil is one of the guard's own.
 	Tools *Tools
+	// Known are the lists of tools that the server gave before. Guards of one server with the same Map and Pins can share it; nil is one of the guard's own.
+	Known *Known
 	// Mirrored returns the values of the header that a call came with for an argument (see Mirror), by the header's name without MirrorPrefix. nil
 	// says that the transport has no headers.
 	Mirrored func(name string) []string
 	// Timeout is how long the server may take for an answer; 0 is DefaultTimeout.
 	Timeout time.Duration
-	// Log gets what was refused, without arguments. nil is none.
+	// Log gets what was refused: the tool, what refused it and the decision's id, without arguments. nil is none.
 	Log *zap.Logger
 }
 
@@ -49,6 +60,8 @@ const (
 	stuck = 10 * time.Second
 	// maxInFlight is how many requests of one side may wait for an answer.
 	maxInFlight = 64
+	// maxListAsks is how many questions a list of tools, prompts or resources may come to. They are asked at one revision, as many at once as Deputy takes.
+	maxListAsks = 10 * mapping.MaxAsks
 )
 
 // End is one of the two sides between which a guard stands: it takes what the guard sends there. It is safe for concurrent use.
@@ -94,10 +107,21 @@ type flight struct {
 	token    jsonrpc.Value
 	// filtered says that it calls a tool whose answers are filtered.
 	filtered bool
-	// answer gets one message.
-	answer chan *jsonrpc.Message
+	// listing says that the request that waits is for the first page of the tools, whose answer may be known. The guard's mu guards it.
+	listing bool
+	// answer gets one answer.
+	answer chan *answer
 	ctx    context.Context //nolint:containedctx // a request has its context, which a message of its own cancels
 	cancel context.CancelCauseFunc
+}
+
+// answer is the server's answer to a request.
+type answer struct {
+	*jsonrpc.Message
+
+	// known is the list of tools in the answer where it is known; then there is no Message. Else text is the answer's, of a request that is listing.
+	known *toolList
+	text  []byte
 }
 
 var (
@@ -124,6 +148,9 @@ func Between(cfg Config, client, server End) *Guard {
 	}
 	if cfg.Tools == nil {
 		cfg.Tools = &Tools{}
+	}
+	if cfg.Known == nil {
+		cfg.Known = &Known{}
 	}
 	return &Guard{
 		cfg: cfg, client: client, server: server, tools: cfg.Tools,
@@ -279,14 +306,13 @@ func send(ctx context.Context, to End, m *jsonrpc.Message, side string) error {
 	return nil
 }
 
-// ask decides about a call. With an error nothing is allowed.
-func (g *Guard) ask(ctx context.Context, call Call, asks []mapping.Ask) (map[mapping.Ask]bool, error) {
-	allowed := map[mapping.Ask]bool{}
-	if len(asks) == 0 {
-		return allowed, nil
-	}
-	if len(asks) > mapping.MaxAsks {
-		return nil, fmt.Errorf("%d questions, more than %d", len(asks), mapping.MaxAsks)
+// answers decides about a call: as many answers as questions, of which there may be most. With an error nothing is allowed.
+func (g *Guard) answers(ctx context.Context, call Call, asks []mapping.Ask, most int) ([]Answer, error) {
+	switch {
+	case len(asks) == 0:
+		return nil, nil
+	case len(asks) > most:
+		return nil, fmt.Errorf("%d questions, more than %d", len(asks), most)
 	}
 	answers, err := g.cfg.Ask.Ask(ctx, call, asks)
 	if err != nil {
@@ -295,26 +321,40 @@ func (g *Guard) ask(ctx context.Context, call Call, asks []mapping.Ask) (map[map
 	if len(answers) != len(asks) {
 		return nil, fmt.Errorf("%d answers to %d questions", len(answers), len(asks))
 	}
+	return answers, nil
+}
+
+// answered are the answers to questions. What is not among them is refused.
+type answered map[mapping.Ask]Answer
+
+// ask decides about a call. With an error nothing is allowed.
+func (g *Guard) ask(ctx context.Context, call Call, asks []mapping.Ask, most int) (answered, error) {
+	answers, err := g.answers(ctx, call, asks, most)
+	if err != nil {
+		return nil, err
+	}
+	all := make(answered, len(asks))
 	for i, a := range asks {
-		allowed[a] = answers[i]
+		all[a] = answers[i]
 	}
-	return allowed, nil
+	return all, nil
 }
 
-// all reports whether all questions are answered with yes. None are not.
-func (g *Guard) all(ctx context.Context, call Call, asks []mapping.Ask) (bool, error) {
-	allowed, err := g.ask(ctx, call, asks)
-	if err != nil || len(asks) == 0 {
-		return false, err
-	}
-	return holds(allowed, asks), nil
-}
-
-func holds(allowed map[mapping.Ask]bool, asks []mapping.Ask) bool {
-	for _, a := range asks {
-		if !allowed[a] {
-			return false
+// hold reports whether all questions are answered with yes, and returns the first answer that is not. None are not.
+func (a answered) hold(asks []mapping.Ask) (refusal Answer, yes bool) {
+	for _, one := range asks {
+		if refusal := a[one]; !refusal.Allowed {
+			return refusal, false
 		}
 	}
-	return true
+	return Answer{}, len(asks) > 0
+}
+
+// allowed are the questions that are answered with yes.
+func (a answered) allowed() map[mapping.Ask]bool {
+	yes := make(map[mapping.Ask]bool, len(a))
+	for ask, answer := range a {
+		yes[ask] = answer.Allowed
+	}
+	return yes
 }

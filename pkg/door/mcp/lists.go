@@ -35,14 +35,7 @@ func (t *Tools) Mirrors(name string) []Mirror {
 }
 
 // approved notes that the tools are those that were approved, unless they have changed since.
-func (t *Tools) approved(all []jsonrpc.Value, change int) {
-	mirrors := map[string][]Mirror{}
-	for _, one := range all {
-		if of := mirrorsOf(one); len(of) > 0 {
-			name, _ := one.At("name").Text()
-			mirrors[name] = of
-		}
-	}
+func (t *Tools) approved(mirrors map[string][]Mirror, change int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.change == change {
@@ -65,12 +58,13 @@ func (g *Guard) pinned(f *flight, m *jsonrpc.Message) error {
 	if fresh {
 		return nil
 	}
-	_, _, err := g.fetchTools(f, m)
+	_, err := g.fetchTools(f, m)
 	return err
 }
 
-// fetchTools asks the server for all its tools, and compares them with those that were approved. meta is that of the first page.
-func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, first jsonrpc.Value, err error) {
+// fetchTools asks the server for all its tools, and compares them with those that were approved, unless it gives an answer that is known. meta is that
+// of the first page.
+func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (*toolList, error) {
 	g.tools.mu.Lock()
 	change := g.tools.change
 	g.tools.mu.Unlock()
@@ -78,21 +72,38 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (all []jsonrpc.Value, 
 	if meta, found := g.narrowed(m).Get("_meta"); found {
 		params = params.With("_meta", meta.Without("progressToken"))
 	}
-	all, first, err = PagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
-		if err := g.sendOn(f, "tools/list", params); err != nil {
+	var last *answer
+	pages := 0
+	all, first, err := PagesOf("tools", params, func(params jsonrpc.Value) (jsonrpc.Value, error) {
+		if err := g.sendFor(f, "tools/list", params, pages == 0); err != nil {
 			return jsonrpc.Value{}, err
 		}
-		return g.await(f)
+		pages++
+		var err error
+		if last, err = g.answerOf(f, false); err != nil {
+			return jsonrpc.Value{}, err
+		}
+		if last.known != nil {
+			return last.known.result, nil
+		}
+		return last.Result, nil
 	})
 	if err != nil {
-		return nil, first, err
+		return nil, err
 	}
-	if err := g.cfg.Pins.Check(all); err != nil {
-		g.tools.changed()
-		return nil, first, fmt.Errorf("%w: %w", errUnpinned, err)
+	list := last.known
+	if list == nil {
+		if err := g.cfg.Pins.Check(all); err != nil {
+			g.tools.changed()
+			return nil, fmt.Errorf("%w: %w", errUnpinned, err)
+		}
+		list = newToolList(g.cfg.Map, first.Without("nextCursor").With("tools", jsonrpc.List(all)))
+		if pages == 1 {
+			g.cfg.Known.add(list, last.text)
+		}
 	}
-	g.tools.approved(all, change)
-	return all, first, nil
+	g.tools.approved(list.mirrors, change)
+	return list, nil
 }
 
 // PagesOf asks for all pages of a server's list, of which first is the first. The list is the member name of each result. ask returns a page's result.
@@ -128,18 +139,18 @@ func (g *Guard) listTools(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) 
 	if _, found := m.Params.Get("cursor"); found {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "The list has one page: there is no such cursor."}
 	}
-	all, first, err := g.fetchTools(f, m)
+	expected := g.cfg.Known.expects(isNew(m))
+	early := g.askAhead(f, expected)
+	list, err := g.fetchTools(f, m)
+	g.cfg.Known.gave(isNew(m), list, expected)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
-	kept, err := g.keep(f, all, func(one jsonrpc.Value) ([]mapping.Ask, bool) {
-		name, _ := one.At("name").Text()
-		return g.cfg.Map.ListTool(name)
-	})
+	answers, err := g.decided(f, list, early)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
-	return private(first.Without("nextCursor").With("tools", jsonrpc.List(kept))), nil
+	return private(list.shown(answers)), nil
 }
 
 // keep keeps the elements of a list about which all questions are answered with yes, in one question to Deputy.
@@ -156,13 +167,13 @@ func (g *Guard) keep(f *flight, list []jsonrpc.Value, asks func(one jsonrpc.Valu
 			}
 		}
 	}
-	allowed, err := g.ask(f.ctx, f.call, all)
+	answers, err := g.ask(f.ctx, f.call, all, maxListAsks)
 	if err != nil {
 		return nil, err
 	}
 	kept := []jsonrpc.Value{}
 	for i, one := range list {
-		if len(each[i]) > 0 && holds(allowed, each[i]) {
+		if _, yes := answers.hold(each[i]); yes {
 			kept = append(kept, one)
 		}
 	}

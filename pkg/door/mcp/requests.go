@@ -26,9 +26,14 @@ func (f *failure) Error() string { return f.message }
 // refused is a refusal that the agent's model is told: of a tool call as a result, of anything else as an error.
 type refused struct {
 	message string
+	// by is the answer of Deputy's that refuses. Where the guard refuses by itself it has a word, and no decision.
+	by Answer
 }
 
 func (r *refused) Error() string { return r.message }
+
+// refusal is a refusal that is told so.
+func refusal(told string, by Answer) error { return &refused{told, by} }
 
 // What refusals are told.
 const (
@@ -68,7 +73,7 @@ func (g *Guard) asksForInput() bool {
 func (g *Guard) request(ctx context.Context, m *jsonrpc.Message) error {
 	row := lookUp(Client, m.Method, false)
 	if err := g.admits(row, m); err != nil {
-		g.cfg.Log.Info("refused a request of the agent", zap.String("method", m.Method), zap.Error(err))
+		g.cfg.Log.Info("refused a request of the agent", append(about(m), zap.Error(err))...)
 		return g.toClient(ctx, g.answerTo(m, nil, err))
 	}
 	f, err := g.begin(ctx, m)
@@ -151,7 +156,8 @@ func (g *Guard) answerTo(m *jsonrpc.Message, result *jsonrpc.Value, err error) *
 		return &jsonrpc.Message{ID: m.ID, Failure: told.failure}
 	}
 	if r, ok := errors.AsType[*refused](err); ok {
-		g.cfg.Log.Info("refused a request of the agent", zap.String("method", m.Method), zap.String("why", r.message))
+		g.cfg.Log.Info("refused a request of the agent", append(about(m), zap.String("why", r.message),
+			zap.String("refused_by", r.by.RefusedBy), zap.String("decision", r.by.Decision))...)
 		if m.Method != "tools/call" {
 			return jsonrpc.Fail(m.ID, jsonrpc.CodeInvalidParams, r.message)
 		}
@@ -167,8 +173,17 @@ func (g *Guard) answerTo(m *jsonrpc.Message, result *jsonrpc.Value, err error) *
 	case errors.Is(err, errUnpinned):
 		text = "The server's tools are not those that were approved. An operator has to look at them: deputy mcp approve."
 	}
-	g.cfg.Log.Warn("a request failed", zap.String("method", m.Method), zap.Error(err))
+	g.cfg.Log.Warn("a request failed", append(about(m), zap.Error(err))...)
 	return jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, text)
+}
+
+// about is what the log says of a request: its method, and the tool or the prompt. It has no arguments, and no URI.
+func about(m *jsonrpc.Message) []zap.Field {
+	fields := []zap.Field{zap.String("method", m.Method)}
+	if name, ok := m.Params.At("name").Text(); ok {
+		fields = append(fields, zap.String("name", word(name, maxName)))
+	}
+	return fields
 }
 
 // refusedResult is a refusal as the result of a tool, so that the model reads it.
@@ -191,7 +206,7 @@ func isNew(m *jsonrpc.Message) bool {
 // begin notes that a request is in flight.
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
 	f := &flight{call: Call{Server: g.cfg.Map.Server(), Method: m.Method}, id: m.ID}
-	f.token, f.answer = m.Params.At("_meta", "progressToken"), make(chan *jsonrpc.Message, 1)
+	f.token, f.answer = m.Params.At("_meta", "progressToken"), make(chan *answer, 1)
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
 		f.filtered = g.cfg.Map.Filters(name)
@@ -219,6 +234,11 @@ func (g *Guard) end(f *flight) {
 
 // sendOn sends a request to the server, under an id of the guard's. An error ends the guard, or the request is over.
 func (g *Guard) sendOn(f *flight, method string, params jsonrpc.Value) error {
+	return g.sendFor(f, method, params, false)
+}
+
+// sendFor is sendOn. listing says that the answer may be a list of tools that is known.
+func (g *Guard) sendFor(f *flight, method string, params jsonrpc.Value, listing bool) error {
 	g.mu.Lock()
 	if err := context.Cause(f.ctx); err != nil {
 		g.mu.Unlock()
@@ -227,6 +247,7 @@ func (g *Guard) sendOn(f *flight, method string, params jsonrpc.Value) error {
 	delete(g.waiting, f.sent)
 	g.last++
 	f.sent, _ = jsonrpc.IDOf(jsonrpc.Whole(g.last))
+	f.listing = listing
 	g.waiting[f.sent] = f
 	g.mu.Unlock()
 	return g.toServer(f.ctx, &jsonrpc.Message{ID: f.sent, Method: method, Params: params})
@@ -242,6 +263,15 @@ func (g *Guard) await(f *flight) (jsonrpc.Value, error) { return g.awaitFor(f, f
 
 // awaitFor waits for the server's answer, where it is endless as long as it takes.
 func (g *Guard) awaitFor(f *flight, endless bool) (jsonrpc.Value, error) {
+	one, err := g.answerOf(f, endless)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return one.Result, nil
+}
+
+// answerOf is awaitFor for an answer that may be a list of tools that is known. It has no Failure.
+func (g *Guard) answerOf(f *flight, endless bool) (*answer, error) {
 	ctx := f.ctx
 	if !endless {
 		var cancel context.CancelFunc
@@ -249,21 +279,21 @@ func (g *Guard) awaitFor(f *flight, endless bool) (jsonrpc.Value, error) {
 		defer cancel()
 	}
 	select {
-	case m := <-f.answer:
-		if m.Failure.Kind() == jsonrpc.Object {
-			return jsonrpc.Value{}, &serverFailure{m.Failure}
+	case one := <-f.answer:
+		if one.known == nil && one.Failure.Kind() == jsonrpc.Object {
+			return nil, &serverFailure{one.Failure}
 		}
-		return m.Result, nil
+		return one, nil
 	case <-ctx.Done():
 	}
 	err := context.Cause(ctx)
 	if errors.Is(err, errSlow) {
 		params := jsonrpc.ObjectOf(jsonrpc.Member{Name: "requestId", Value: f.sent.Value()}, jsonrpc.Member{Name: "reason", Value: jsonrpc.Text(err.Error())})
 		if err := g.toServer(f.ctx, &jsonrpc.Message{Method: "notifications/cancelled", Params: params}); err != nil {
-			return jsonrpc.Value{}, err
+			return nil, err
 		}
 	}
-	return jsonrpc.Value{}, err
+	return nil, err
 }
 
 // relay sends a request on and waits for its answer.
@@ -281,21 +311,34 @@ func (g *Guard) refuse(f *flight, why Refusal, told error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), stuck)
 	defer cancel()
 	if err := g.cfg.Ask.Refused(ctx, f.call, why); err != nil {
-		g.cfg.Log.Warn("a refusal is not recorded", zap.Error(err))
-		return &refused{noAnswer}
+		g.cfg.Log.Warn("a refusal is not recorded", append(f.about(), zap.Error(err))...)
+		return &refused{message: noAnswer}
+	}
+	if r, ok := errors.AsType[*refused](told); ok && r.by == (Answer{}) {
+		r.by.RefusedBy = strings.ToLower(strings.TrimPrefix(why.String(), "TOOL_REFUSAL_"))
 	}
 	return told
 }
 
+// about is what the log says of a request.
+func (f *flight) about() []zap.Field {
+	return []zap.Field{zap.String("method", f.call.Method), zap.String("name", word(f.call.Name, maxName))}
+}
+
+// noDecision is a refusal because nobody decided.
+func (g *Guard) noDecision(f *flight, err error) error {
+	g.cfg.Log.Warn("no decision", append(f.about(), zap.Error(err))...)
+	return &refused{message: noAnswer}
+}
+
 // decide returns an error unless all questions about the call are answered with yes.
 func (g *Guard) decide(f *flight, asks []mapping.Ask, told string) error {
-	allowed, err := g.all(f.ctx, f.call, asks)
-	switch {
-	case err != nil:
-		g.cfg.Log.Warn("no decision", zap.Error(err))
-		return &refused{noAnswer}
-	case !allowed:
-		return &refused{told}
+	answers, err := g.ask(f.ctx, f.call, asks, mapping.MaxAsks)
+	if err != nil {
+		return g.noDecision(f, err)
+	}
+	if by, yes := answers.hold(asks); !yes {
+		return refusal(told, by)
 	}
 	return nil
 }
@@ -306,7 +349,7 @@ func (g *Guard) toldAs(err error) error {
 		if r.Detail != "" {
 			g.cfg.Log.Info("a path leads where it must not", zap.String("why", r.Detail))
 		}
-		return &refused{r.Message}
+		return &refused{message: r.Message}
 	}
 	return err
 }
@@ -335,20 +378,20 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	call, wrong := g.cfg.Map.CallTool(name, m.Params.At("arguments"))
 	switch {
 	case !mapped:
-		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noTool})
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noTool})
 	case wrong != nil:
 		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noTool))
 	}
 	f.call.Arguments = call.Arguments
-	allowed, err := g.ask(f.ctx, f.call, call.Asks)
-	switch {
-	case err != nil:
-		g.cfg.Log.Warn("no decision", zap.Error(err))
-		return jsonrpc.Value{}, &refused{noAnswer}
-	case !holds(allowed, seen):
-		return jsonrpc.Value{}, &refused{noTool}
-	case !holds(allowed, call.Asks):
-		return jsonrpc.Value{}, &refused{mapping.NotAllowed}
+	answers, err := g.ask(f.ctx, f.call, call.Asks, mapping.MaxAsks)
+	if err != nil {
+		return jsonrpc.Value{}, g.noDecision(f, err)
+	}
+	if by, yes := answers.hold(seen); !yes {
+		return jsonrpc.Value{}, refusal(noTool, by)
+	}
+	if by, yes := answers.hold(call.Asks); !yes {
+		return jsonrpc.Value{}, refusal(mapping.NotAllowed, by)
 	}
 	if err := g.pinned(f, m); err != nil {
 		return jsonrpc.Value{}, err
@@ -387,18 +430,17 @@ func (g *Guard) called(f *flight, name string, arguments, result jsonrpc.Value) 
 	if err != nil {
 		return jsonrpc.Value{}, g.toldAs(err)
 	}
-	allowed, err := g.ask(f.ctx, f.call, output.Asks)
+	answers, err := g.ask(f.ctx, f.call, output.Asks, mapping.MaxAsks)
 	if err != nil {
-		g.cfg.Log.Warn("no decision", zap.Error(err))
-		return jsonrpc.Value{}, &refused{noAnswer}
+		return jsonrpc.Value{}, g.noDecision(f, err)
 	}
-	return output.Keep(allowed), nil
+	return output.Keep(answers.allowed()), nil
 }
 
 // input judges a result that asks for input, and refuses results of kinds that the guard does not know. asked says that it is one.
 func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 	if _, task := result.Get("task"); task {
-		return false, &refused{"The server began a task, which the guard does not let through."}
+		return false, &refused{message: "The server began a task, which the guard does not let through."}
 	}
 	kind, found := result.Get("resultType")
 	text, ok := kind.Text()
@@ -406,15 +448,15 @@ func (g *Guard) input(result jsonrpc.Value) (asked bool, err error) {
 	case !found || ok && text == "complete":
 		return false, nil
 	case !ok || text != "input_required":
-		return false, &refused{"The server's answer is of a kind that the guard does not let through."}
+		return false, &refused{message: "The server's answer is of a kind that the guard does not let through."}
 	case !g.asksForInput():
-		return false, &refused{"The server asks for input, which the guard does not let through."}
+		return false, &refused{message: "The server asks for input, which the guard does not let through."}
 	}
 	for _, request := range result.At("inputRequests").Members() {
 		method, _ := request.Value.At("method").Text()
 		row := lookUp(Server, method, false)
 		if row.Does != Passes || !row.New || !g.cfg.Map.Allows(row.Feature) {
-			return false, &refused{"The server asks for input of a kind that the guard does not let through."}
+			return false, &refused{message: "The server asks for input of a kind that the guard does not let through."}
 		}
 	}
 	return true, nil
@@ -440,7 +482,7 @@ func (g *Guard) getPrompt(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) 
 	f.call.Name, f.call.Arguments = name, m.Params.At("arguments")
 	seen, mapped := g.cfg.Map.ListPrompt(name)
 	if !mapped {
-		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noPrompt})
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noPrompt})
 	}
 	call, wrong := g.cfg.Map.GetPrompt(name, m.Params.At("arguments"))
 	if wrong != nil {
@@ -471,7 +513,7 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	f.call.Arguments = uriOnly(uri)
 	asks, err := g.cfg.Map.ReadResource(uri)
 	if err != nil {
-		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noResource})
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noResource})
 	}
 	if err := g.decide(f, asks, noResource); err != nil {
 		return jsonrpc.Value{}, err
@@ -494,7 +536,7 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	f.call.Name, f.call.Arguments = name, m.Params.Without("_meta")
 	asks, mapped := g.cfg.Map.ListPrompt(name)
 	if kind != "ref/prompt" || !ok || !mapped {
-		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noPrompt})
+		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noPrompt})
 	}
 	if err := g.decide(f, asks, noPrompt); err != nil {
 		return jsonrpc.Value{}, err
@@ -511,7 +553,7 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		uri, _ := one.Text()
 		these, err := g.cfg.Map.ReadResource(uri)
 		if err != nil {
-			return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{noResource})
+			return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noResource})
 		}
 		asks = append(asks, these...)
 	}

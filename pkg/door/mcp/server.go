@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
+	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 )
 
 // subscriptionID is where the server names the request by which a subscription began.
@@ -37,19 +39,22 @@ func (g *Guard) readServer(ctx context.Context, from io.Reader) error {
 }
 
 // FromServer judges one message that the server sends in answer to one request, or of its own accord where request is the zero ID: there it
-// answers nothing. ctx is that with which the request was sent.
+// answers nothing. ctx is that with which the request was sent. The text is the caller's again when it returns.
 func (g *Guard) FromServer(ctx context.Context, text []byte, request jsonrpc.ID) error {
 	return g.fromServer(ctx, text, jsonrpc.FromServer(), func(id jsonrpc.ID) bool { return id == request && !id.IsZero() })
 }
 
 // fromServer judges one message of the server's. answers says which requests it may answer. An error ends a guard that serves lines.
 func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules, answers func(jsonrpc.ID) bool) error {
+	if list, id := g.cfg.Known.find(line); list != nil && answers(id) && g.answeredWith(id, list) {
+		return nil
+	}
 	m, err := jsonrpc.Parse(line, rules)
 	switch problem, wrong := errors.AsType[*jsonrpc.Problem](err); {
 	case wrong:
 		g.cfg.Log.Warn("dropped a message of the server", zap.String("why", problem.Message))
 		if !problem.ID.IsZero() && !problem.Request && answers(problem.ID) {
-			g.answered(jsonrpc.Fail(problem.ID, jsonrpc.CodeInternal, "The guard does not let the server's answer through: "+problem.Message+"."))
+			g.answered(jsonrpc.Fail(problem.ID, jsonrpc.CodeInternal, "The guard does not let the server's answer through: "+problem.Message+"."), nil)
 		}
 		return nil
 	case err != nil:
@@ -58,7 +63,7 @@ func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules
 		g.cfg.Log.Warn("dropped an answer of the server that came in the place of another one")
 		return nil
 	case m.IsAnswer():
-		g.answered(m)
+		g.answered(m, line)
 		return nil
 	case m.IsRequest():
 		return g.askedByServer(ctx, m)
@@ -67,8 +72,8 @@ func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules
 	}
 }
 
-// answered hands an answer to the request that waits for it.
-func (g *Guard) answered(m *jsonrpc.Message) {
+// answered hands an answer to the request that waits for it. text is the answer's, and the caller's.
+func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f := g.waiting[m.ID]
@@ -77,7 +82,24 @@ func (g *Guard) answered(m *jsonrpc.Message) {
 		return
 	}
 	delete(g.waiting, m.ID)
-	f.answer <- m // it has room for one, and a request is in waiting only until its answer
+	one := &answer{Message: m}
+	if f.listing && len(text) <= maxKnownBytes {
+		one.text = bytes.Clone(text)
+	}
+	f.answer <- one // it has room for one, and a request is in waiting only until its answer
+}
+
+// answeredWith hands a known list to the request that waits for one; false where there is no such request.
+func (g *Guard) answeredWith(id jsonrpc.ID, list *toolList) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.waiting[id]
+	if f == nil || !f.listing {
+		return false
+	}
+	delete(g.waiting, id)
+	f.answer <- &answer{known: list} // as in answered
+	return true
 }
 
 // Awaits reports whether a request that was sent to the server has no answer yet.
@@ -202,8 +224,12 @@ func (g *Guard) updated(ctx context.Context, m *jsonrpc.Message) error {
 	}
 	return authz.Safely("mcp.updated", func() error {
 		call := Call{Server: g.cfg.Map.Server(), Method: m.Method, Arguments: uriOnly(uri)}
-		if allowed, err := g.all(ctx, call, asks); err != nil || !allowed {
+		answers, err := g.ask(ctx, call, asks, mapping.MaxAsks)
+		if err != nil {
 			return nil //nolint:nilerr // the same
+		}
+		if _, yes := answers.hold(asks); !yes {
+			return nil
 		}
 		return g.toClient(ctx, m)
 	})

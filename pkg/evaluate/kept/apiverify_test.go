@@ -252,6 +252,9 @@ func TestTreesAreBounded(t *testing.T) {
 
 // TestLookupsTakeTurns: so many lookups are under way at once, and another one waits until one of them has ended, or gives up.
 func TestLookupsTakeTurns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: lookups that are too large, again and again")
+	}
 	t.Parallel()
 	w := newWorld(t, open, "document:plan#viewer@user:alice")
 	g := verified(t, w)

@@ -281,6 +281,9 @@ member document:ring#view error
 
 // TestAnExplanationIsBounded: of what is wide a few are shown, and the rest is counted; what is long is cut, and a deep one ends.
 func TestAnExplanationIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	var rows []string
 	for i := range 300 {

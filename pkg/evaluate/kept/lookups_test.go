@@ -299,6 +299,9 @@ func TestLookupResourcesGoesOn(t *testing.T) {
 
 // TestLookupIsVerified has lookups leave out an object: SpiceDB finds that, and from then on all objects are candidates.
 func TestLookupIsVerified(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	w := newWorld(t, documents, "document:plan#viewer@user:alice document:other#viewer@user:bob")
 	g := verified(t, w)

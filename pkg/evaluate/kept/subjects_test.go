@@ -260,6 +260,9 @@ func TestSubjectsOfEach(t *testing.T) {
 
 // TestSubjectsUpToALimit: of many subjects as many are listed as are asked for, which costs the same however many there are.
 func TestSubjectsUpToALimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	w := newWorld(t, `definition tenant {}
 		definition document {
 			relation tenant: tenant | tenant:*

@@ -194,6 +194,9 @@ func open(t testing.TB, fs vfs.FS) *index.Index {
 
 // TestPassesOverNothing: whatever is asked, no bundle that has it is passed over, and few of the others are taken.
 func TestPassesOverNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(1, 2))
 	d := drawBundles(t, random, index.Wide+77)
 	fs := vfs.NewMem()
@@ -239,6 +242,9 @@ func sizeOf(t testing.TB, fs vfs.FS, name string) int64 {
 
 // TestNeverTooLarge: records without anything in common take no more room, and are found.
 func TestNeverTooLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	fs := vfs.NewMem()
 	x := open(t, fs)
 	d := &drawn{}
@@ -276,6 +282,9 @@ func TestNeverTooLarge(t *testing.T) {
 
 // TestRebuilt: whatever becomes of its files, the index passes over nothing, says what it lacks, and is as it was once it is told.
 func TestRebuilt(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(3, 4))
 	d := drawBundles(t, random, 2*index.Wide+50)
 	whole := vfs.NewMem()
@@ -324,6 +333,9 @@ func TestRebuilt(t *testing.T) {
 
 // TestDamageIsSeen: each changed byte of a group is noticed where it is read, and the group is built again.
 func TestDamageIsSeen(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(5, 6))
 	d := drawBundles(t, random, index.Wide)
 	fs := vfs.NewMem()
@@ -359,6 +371,9 @@ func TestDamageIsSeen(t *testing.T) {
 
 // TestPrune: what was deleted is not asked for, and the rest is found.
 func TestPrune(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	random := rand.New(rand.NewPCG(7, 8))
 	d := drawBundles(t, random, 2*index.Wide+50)
 	for _, first := range []uint64{10, index.Wide, index.Wide + 3, 2*index.Wide + 20} {

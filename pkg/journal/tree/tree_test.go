@@ -146,6 +146,9 @@ func check(t *testing.T, of *tree.Tree, want *reference, size uint64) {
 
 // TestPrune: without its first bundles a tree still has its roots, and proofs of what remains, also once it is opened again.
 func TestPrune(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	const size = 256*256 + 256*40 + 9
 	for _, minimum := range []uint64{256, 256 * 200, 256 * 256, 256*256 + 256*3} {
@@ -194,6 +197,9 @@ func TestPrune(t *testing.T) {
 // TestFailures: whichever operation of the file system fails, a tree saves when it is asked again, and is then whole, in memory and on disk; and
 // a crash at that point loses nothing that Save counted. The second tree gets its first tile of level 1.
 func TestFailures(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: much work of one goroutine")
+	}
 	t.Parallel()
 	for _, test := range []struct {
 		first, size uint64

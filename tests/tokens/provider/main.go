@@ -145,7 +145,7 @@ func (*clients) GetPrivateClaimsFromTokenExchangeRequest(_ context.Context, requ
 	if prior, has := request.GetExchangeSubjectTokenClaims()["act"]; has {
 		act["act"] = prior
 	}
-	claims := map[string]any{"act": act}
+	claims := map[string]any{"act": act, "scope": strings.Join(request.GetScopes(), " ")}
 	for _, scope := range request.GetScopes() {
 		if org, found := strings.CutPrefix(scope, "org:"); found {
 			claims["org_id"] = org

@@ -1,10 +1,13 @@
 package jsonrpc
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math"
 	"strconv"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // ID is the id of a request: a text or a whole number. The zero ID is none. IDs can be compared with ==.
@@ -100,6 +103,31 @@ func Parse(text []byte, rules Rules) (*Message, error) {
 		return m, nil
 	}
 	return nil, refusal(v, wrong)
+}
+
+// AroundID cuts the text of a message, which Parse accepts, into what is before its id and what is behind it. A text with the same before and behind
+// is the same message with another id. It returns false for a message without an id.
+func AroundID(text []byte) (before, behind []byte, ok bool) {
+	decode := jsontext.NewDecoder(bytes.NewBuffer(text))
+	if _, err := decode.ReadToken(); err != nil {
+		return nil, nil, false
+	}
+	for decode.PeekKind() == '"' {
+		name, err := decode.ReadToken()
+		if err != nil {
+			return nil, nil, false
+		}
+		isID := name.String() == "id"
+		value, err := decode.ReadValue()
+		if err != nil {
+			return nil, nil, false
+		}
+		if isID {
+			end := int(decode.InputOffset())
+			return text[:end-len(value)], text[end:], true
+		}
+	}
+	return nil, nil, false
 }
 
 // refusal is the problem of a message that is JSON. Its id is the only member that any program could take for the id.

@@ -87,7 +87,7 @@ func (p *parser) all(text []byte) (Value, error) {
 	if len(text) > p.rules.Bytes {
 		return Value{}, &Problem{Code: CodeInvalidRequest, Message: fmt.Sprintf("the message has more than %d bytes", p.rules.Bytes)}
 	}
-	p.decode = jsontext.NewDecoder(bytes.NewReader(text), jsontext.AllowDuplicateNames(true)) // duplicates are found by unique
+	p.decode = jsontext.NewDecoder(bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true)) // it reads a Buffer in place; duplicates are found by name
 	v, err := p.value(1)
 	if err == nil {
 		if _, more := p.decode.ReadToken(); !errors.Is(more, io.EOF) {

@@ -263,6 +263,38 @@ func TestNode(t *testing.T) {
 	}
 }
 
+// TestAroundID: a text with another id between what is around it is the same message with that id.
+func TestAroundID(t *testing.T) {
+	t.Parallel()
+	for text, has := range map[string]bool{
+		`{"jsonrpc":"2.0","id":1,"result":{"id":2}}`:                                  true,
+		"{\t\"result\" : {\"id\":[{\"id\":3}]} , \"id\" : 17 , \"jsonrpc\":\"2.0\" }": true,
+		`{"result":{"a":"\"id\":4"},"\u0069d":"x","jsonrpc":"2.0"}`:                   true,
+		`{"jsonrpc":"2.0","method":"x","params":{"id":1}}`:                            false,
+		`[{"id":1}]`: false,
+	} {
+		before, behind, ok := jsonrpc.AroundID([]byte(text))
+		if ok != has {
+			t.Errorf("%s has an id: %t", text, ok)
+		}
+		if !ok {
+			continue
+		}
+		of, err := jsonrpc.Parse([]byte(text), jsonrpc.FromServer())
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := jsonrpc.Parse([]byte(string(before)+`"another"`+string(behind)), jsonrpc.FromServer())
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if same := other.Result.String() == of.Result.String(); !same || other.ID != jsonrpc.TextID("another") {
+			t.Errorf("%s comes to %s", text, other.Append(nil))
+		}
+	}
+}
+
 // TestFold: names that encoding/json takes for each other fold to one, and others do not.
 func TestFold(t *testing.T) {
 	t.Parallel()

@@ -41,7 +41,7 @@ func (k Kind) String() string {
 // Value is a JSON value. The zero Value is null. A Value is immutable, and safe for concurrent use.
 type Value struct {
 	kind Kind
-	// text is a text, the digits of a number, or "true".
+	// text is a text, the digits of a number, or "true"; and the JSON of a packed value, which has no elements and no members.
 	text     string
 	elements []Value
 	members  []Member
@@ -67,6 +67,15 @@ func List(elements []Value) Value { return Value{kind: Array, elements: elements
 
 // ObjectOf returns an object as a value, in the order of its members, whose names are all different. It keeps the slice.
 func ObjectOf(members ...Member) Value { return Value{kind: Object, members: members} }
+
+// Packed returns a list or an object as one that is only to be written: its JSON is made once, and takes less memory than the value does. Nothing is to
+// be looked up in it, for it seems empty. Any other value is returned as it is.
+func (v Value) Packed() Value {
+	if v.kind != Array && v.kind != Object {
+		return v
+	}
+	return Value{kind: v.kind, text: string(v.Append(nil))}
+}
 
 // Kind is what the value is.
 func (v Value) Kind() Kind { return v.kind }
@@ -160,6 +169,13 @@ func (v Value) Any() any {
 
 // Append appends the value as JSON on one line.
 func (v Value) Append(b []byte) []byte {
+	packed := v.text != "" && (v.kind == Array || v.kind == Object)
+	switch {
+	case packed:
+		return append(b, v.text...)
+	case v.kind == Array && len(v.elements) > 0:
+		b = slices.Grow(b, v.room())
+	}
 	switch v.kind {
 	case Bool, Number:
 		return append(b, v.text...)
@@ -187,6 +203,16 @@ func (v Value) Append(b []byte) []byte {
 	default:
 		return append(b, "null"...)
 	}
+}
+
+// room is how many bytes the elements of a list take that are packed.
+func (v Value) room() (n int) {
+	for _, e := range v.elements {
+		if e.kind == Array || e.kind == Object {
+			n += len(e.text) + 1
+		}
+	}
+	return n
 }
 
 // String returns the value as JSON.

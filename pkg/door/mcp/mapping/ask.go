@@ -45,8 +45,9 @@ type Call struct {
 	Asks []Ask
 	// Arguments are those that are sent on: with every path that was resolved in the place of the path that was given.
 	Arguments jsonrpc.Value
-	// action is what the file says of the call.
+	// action is what the file says of the call, and looks is what was looked up for it.
 	action *action
+	looks  looks
 }
 
 // Server is the server's name.
@@ -300,7 +301,10 @@ func (c *check) one(call *Call, parts []path) error {
 		id = join(texts...)
 	}
 	if c.Canonical != nil {
-		resolved, err := c.Canonical.resolve(id)
+		resolved, err := c.Canonical.resolve(id, &call.looks)
+		if errors.Is(err, errLooks) {
+			return refuse("The paths of the call take more look-ups than one call may. Make several calls.")
+		}
 		if found, ok := errors.AsType[*lookedUp](err); ok {
 			return &Refusal{NotAllowed, fmt.Sprintf("the argument %s %v", parts[0], found)}
 		}

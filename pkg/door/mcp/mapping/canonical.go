@@ -76,6 +76,28 @@ func foldsCase(folder string) bool {
 	return err == nil && os.SameFile(one, two)
 }
 
+const (
+	// maxPath is the length of a path, in bytes. Linux opens none that is longer.
+	maxPath = 4096
+	// maxLooks is how much is looked up for one call, or for one answer, as many folders' entries; and lookUpCost is what one path's look-up counts.
+	maxLooks   = 2_000_000
+	lookUpCost = 8
+)
+
+// errLooks is the error of paths that take more than maxLooks.
+var errLooks = errors.New("takes more look-ups of files than one call may")
+
+// looks count what is looked up for one call, or for one answer.
+type looks struct{ used int }
+
+// use returns errLooks where nothing is left.
+func (l *looks) use(n int) error {
+	if l.used += n; l.used > maxLooks {
+		return errLooks
+	}
+	return nil
+}
+
 // resolved is where a path leads.
 type resolved struct {
 	// path is absolute, and id the object's.
@@ -83,10 +105,12 @@ type resolved struct {
 }
 
 // resolve returns where a path leads. The error goes on after the words that name the path.
-func (c *Canonical) resolve(text string) (resolved, error) {
+func (c *Canonical) resolve(text string, looks *looks) (resolved, error) {
 	switch {
 	case text == "":
 		return resolved{}, errors.New("is empty")
+	case len(text) > maxPath:
+		return resolved{}, fmt.Errorf("is longer than the %d bytes of a path", maxPath)
 	case strings.ContainsAny(text, "\\\x00"):
 		return resolved{}, errors.New("has a backslash, which is a separator for some systems")
 	case strings.HasPrefix(text, "~"):
@@ -102,7 +126,9 @@ func (c *Canonical) resolve(text string) (resolved, error) {
 	}
 	if c.Shared {
 		var err error
-		if at, err = c.lookUp(at); err != nil {
+		if at, err = c.lookUp(at, looks); errors.Is(err, errLooks) {
+			return resolved{}, err
+		} else if err != nil {
 			return resolved{}, &lookedUp{err}
 		}
 	} else if at != filepath.Clean(at) || strings.Contains("/"+text+"/", "/../") || strings.Contains("/"+text+"/", "/./") {
@@ -137,12 +163,12 @@ func (c *Canonical) below(at string) (string, error) {
 type lookedUp struct{ error } //nolint:errname // it wraps any
 
 // lookUp resolves an absolute path on the file system.
-func (c *Canonical) lookUp(at string) (string, error) {
-	lexical, err := physical(filepath.Clean(at))
+func (c *Canonical) lookUp(at string, looks *looks) (string, error) {
+	lexical, err := physical(filepath.Clean(at), looks)
 	if err != nil {
 		return "", err
 	}
-	if at, err = physical(at); err != nil {
+	if at, err = physical(at, looks); err != nil {
 		return "", err
 	}
 	if at != lexical {
@@ -154,7 +180,7 @@ func (c *Canonical) lookUp(at string) (string, error) {
 
 // physical resolves an absolute path from its beginning, as a system does that opens it. What is not there yet ends it: behind it nothing
 // goes up.
-func physical(at string) (string, error) {
+func physical(at string, looks *looks) (string, error) {
 	cur, gone := "/", false
 	for name := range strings.SplitSeq(at, "/") {
 		switch {
@@ -170,11 +196,14 @@ func physical(at string) (string, error) {
 		if gone {
 			continue
 		}
+		if err := looks.use(lookUpCost); err != nil {
+			return "", err
+		}
 		about, err := os.Lstat(cur)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			if hasEquivalent(filepath.Dir(cur), name) {
-				return "", errors.New("is there in another form of Unicode, under which some programs find it")
+			if err := equivalent(filepath.Dir(cur), name, looks); err != nil {
+				return "", err
 			}
 			gone = true
 		case err != nil:
@@ -188,23 +217,35 @@ func physical(at string) (string, error) {
 	return cur, nil
 }
 
-// hasEquivalent reports whether a folder has, or may have, a name that is another one and the same text to Unicode. A server that does not find a
+// errEquivalent is the error of a path that is not there under its name.
+var errEquivalent = errors.New("is there in another form of Unicode, under which some programs find it")
+
+// equivalent returns an error where a folder has, or may have, a name that is another one and the same text to Unicode. A server that does not find a
 // name may open that instead, and it can be a link.
-func hasEquivalent(folder, name string) bool {
+func equivalent(folder, name string, looks *looks) error {
 	dir, err := os.Open(folder) //nolint:gosec // its names are compared, and nothing of it is shown
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist)
+		return errEquivalent
 	}
 	defer func() { _ = dir.Close() }() // nothing was written
 	for {
 		entries, err := dir.ReadDir(256)
+		if err := looks.use(len(entries)); err != nil {
+			return err
+		}
 		for _, one := range entries {
 			if norm.NFC.String(one.Name()) == name {
-				return true
+				return errEquivalent
 			}
 		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
 		if err != nil {
-			return !errors.Is(err, io.EOF)
+			return errEquivalent
 		}
 	}
 }

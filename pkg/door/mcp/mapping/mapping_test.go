@@ -414,6 +414,105 @@ tools:
 	}
 }
 
+// TestLongResults: an answer is read only as far as its objects can be judged at once, and only so much is looked up for it.
+func TestLongResults(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 3000
+	for i := range many {
+		if err := os.WriteFile(fmt.Sprintf("%s/%d", root, i), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := decode(t, strings.ReplaceAll(`
+version: 1
+server: files
+tool: {type: mcp_tool, permission: call}
+tools:
+  words: {results: [{in: content, lines: '(?P<id>.+)', permission: read, type: word}]}
+  ids: {results: [{in: 'structuredContent.ids[]', permission: read, type: word}]}
+  paths: {results: [{in: content, lines: '(?P<id>.+)', permission: read, type: file, canonical: {root: ROOT, shared: true}}]}
+  folders: {results: [{in: content, lines: '(?P<id>.+)', permission: read, type: file, canonical: {root: ROOT, shared: true, parent: true}}]}
+  read: {checks: [{permission: read, type: file, id: path, canonical: {root: ROOT, shared: true}}]}
+  read_many: {checks: [{permission: read, type: file, id: 'paths[]', canonical: {root: ROOT, shared: true}}]}
+`, "ROOT", root))
+	lines := func(n int, line func(i int) string) string {
+		var all []string
+		for i := range n {
+			all = append(all, line(i))
+		}
+		return `{"content":[{"type":"text","text":` + jsonrpc.Text(strings.Join(all, "\n")).String() + `}]}`
+	}
+	number := func(i int) string { return fmt.Sprint(i) }
+	same := func(int) string { return "7" }
+	missing := func(i int) string { return fmt.Sprint("missing-", i) }
+	const objects = "The answer is about more than the 1000 objects that can be judged at once. Ask for less."
+	for name, test := range map[string]struct {
+		tool, answer, refused string
+		asks, kept            int
+	}{
+		"as many as can be judged":     {"words", lines(1000, number), "", 1000, 1000},
+		"one more":                     {"words", lines(1001, number), objects, 0, 0},
+		"the same over and over":       {"words", lines(50_000, same), "", 1, 50_000},
+		"the same, too often":          {"words", lines(100_001, same), "The answer has more than 100000 lines and elements that name objects. Ask for less.", 0, 0},
+		"elements":                     {"ids", `{"structuredContent":{"ids":[` + strings.Repeat("1,", 50_000) + `2]}}`, "", 2, -1},
+		"too many elements":            {"ids", `{"structuredContent":{"ids":[` + strings.Repeat("1,", 100_000) + `2]}}`, "The answer has more than 100000 lines and elements that name objects. Ask for less.", 0, 0},
+		"paths of one folder":          {"folders", lines(many, number), "", 1, many},
+		"a path over and over":         {"paths", lines(60_000, same), "", 1, 60_000},
+		"paths that are not there":     {"folders", lines(100, missing), "", 1, 100},
+		"too many that are not there":  {"folders", lines(2000, missing), "The paths in the answer take more look-ups than one answer may. Ask for less.", 0, 0},
+		"more paths than can be asked": {"paths", lines(many, number), objects, 0, 0},
+	} {
+		output, err := m.FilterResult(test.tool, value(t, `{}`), parse(t, test.answer))
+		if err != nil {
+			if err.Error() != test.refused {
+				t.Errorf("%s: %v, want %s", name, err, test.refused)
+			}
+			continue
+		}
+		allowed := map[mapping.Ask]bool{}
+		for _, a := range output.Asks {
+			allowed[a] = true
+		}
+		text := output.Keep(allowed).At("content").String()
+		if kept := strings.Count(text, `\n`) + 1; len(output.Asks) != test.asks || test.refused != "" || test.kept >= 0 && kept != test.kept {
+			t.Errorf("%s: %d questions, and %d lines are kept; want %d and %d, refused: %s", name, len(output.Asks), kept, test.asks, test.kept, test.refused)
+		}
+	}
+
+	// A call's arguments are bounded likewise.
+	paths := func(n int) jsonrpc.Value {
+		var all []jsonrpc.Value
+		for i := range n {
+			all = append(all, jsonrpc.Text(missing(i)))
+		}
+		return jsonrpc.ObjectOf(jsonrpc.Member{Name: "paths", Value: jsonrpc.List(all)})
+	}
+	if call, err := m.CallTool("read_many", paths(100)); err != nil || len(call.Asks) != 101 {
+		t.Errorf("a hundred paths: %v", err)
+	}
+	if _, err := m.CallTool("read_many", paths(900)); said(nil, err) != "The paths of the call take more look-ups than one call may. Make several calls." {
+		t.Errorf("nine hundred paths: %v", err)
+	}
+	long := value(t, `{"path":"`+strings.Repeat("../", 1400)+`"}`)
+	if _, err := m.CallTool("read", long); said(nil, err) != "The argument path is longer than the 4096 bytes of a path." {
+		t.Errorf("a long path: %v", err)
+	}
+}
+
+// parse reads a server's answer.
+func parse(t *testing.T, text string) jsonrpc.Value {
+	t.Helper()
+	v, err := jsonrpc.ParseValue([]byte(text), jsonrpc.FromServer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // TestUndecided: what is undecided is judged like the rest of a file, and is not there for agents.
 func TestUndecided(t *testing.T) {
 	t.Parallel()

@@ -1,9 +1,9 @@
 package mapping
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -81,21 +81,20 @@ func (m *Map) FilterResult(tool string, arguments, answer jsonrpc.Value) (*Outpu
 		}}, nil
 	}
 	o := &Output{}
-	var parts []func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value
+	found := &reading{arguments: arguments, has: map[Ask]bool{}, led: map[named]string{}}
+	var parts []keeper
 	for i, r := range m.tools[tool].results {
-		asks, keep, err := r.read(arguments, answer)
+		before := found.objects
+		keep, err := r.read(found, answer)
 		if err != nil {
 			return nil, err
 		}
-		if len(asks) > 0 {
+		if found.objects > before {
 			o.Used = append(o.Used, fmt.Sprintf("%s.results[%d]", m.tools[tool].at, i))
 		}
-		o.Asks = append(o.Asks, asks...)
 		parts = append(parts, keep)
 	}
-	if o.Asks = unique(o.Asks); len(o.Asks) > MaxAsks {
-		return nil, refuse("The answer is about more than the %d objects that can be judged at once. Ask for less.", MaxAsks)
-	}
+	o.Asks = found.asks
 	o.keep = func(allowed map[Ask]bool) jsonrpc.Value {
 		kept := bare(answer, "")
 		for _, part := range parts {
@@ -126,47 +125,106 @@ func textBlock(text string) jsonrpc.Value {
 // keeper adds what is allowed to an answer.
 type keeper func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value
 
+// maxObjects is how many lines and elements of one answer may name objects, each as often as it does.
+const maxObjects = 100 * MaxAsks
+
+// reading is what was found in an answer so far.
+type reading struct {
+	arguments jsonrpc.Value
+	// objects counts the lines and elements that name an object, and asks are the questions about those objects, each once.
+	objects int
+	asks    []Ask
+	has     map[Ask]bool
+	// looks is what was looked up, and led where it led: to the id of an object, or to nowhere, which is "".
+	looks looks
+	led   map[named]string
+}
+
+// named is a path as an answer names it.
+type named struct {
+	in   *Canonical
+	path string
+}
+
+// add notes a question about what a line or an element names.
+func (f *reading) add(a Ask) error {
+	if f.objects++; f.objects > maxObjects {
+		return refuse("The answer has more than %d lines and elements that name objects. Ask for less.", maxObjects)
+	}
+	if f.has[a] {
+		return nil
+	}
+	if len(f.asks) == MaxAsks {
+		return refuse("The answer is about more than the %d objects that can be judged at once. Ask for less.", MaxAsks)
+	}
+	f.asks, f.has[a] = append(f.asks, a), true
+	return nil
+}
+
+// resolve returns the id of the object to which a path leads; "" where it leads to none.
+func (f *reading) resolve(in *Canonical, path string) (string, error) {
+	before := named{in, path}
+	if id, known := f.led[before]; known {
+		return id, nil
+	}
+	used := f.looks.used
+	where, err := in.resolve(path, &f.looks)
+	if errors.Is(err, errLooks) {
+		return "", refuse("The paths in the answer take more look-ups than one answer may. Ask for less.")
+	}
+	if f.looks.used > used { // else it is found out at once
+		f.led[before] = where.id
+	}
+	return where.id, nil
+}
+
 // read finds the objects of one part of an answer.
-func (r *result) read(arguments, answer jsonrpc.Value) ([]Ask, keeper, error) {
+func (r *result) read(found *reading, answer jsonrpc.Value) (keeper, error) {
 	if r.In == "content" {
-		return r.content(arguments, answer)
+		return r.content(found, answer)
 	}
 	list := r.at[len(r.at)-1].each
 	place := r.at
 	if list {
 		place = r.at[:len(r.at)-1]
 	}
-	v, found := place.get(answer)
+	v, there := place.get(answer)
 	switch {
-	case !found:
-		return nil, func(_ map[Ask]bool, to jsonrpc.Value) jsonrpc.Value { return to }, nil
+	case !there:
+		return func(_ map[Ask]bool, to jsonrpc.Value) jsonrpc.Value { return to }, nil
 	case list && v.Kind() != jsonrpc.Array:
-		return nil, nil, refuse("The server's answer has %s at %s, and the mapping expects a list.", v.Kind(), place)
+		return nil, refuse("The server's answer has %s at %s, and the mapping expects a list.", v.Kind(), place)
 	case list:
-		return r.elements(arguments, place, v)
+		return r.elements(found, place, v)
 	}
 	text, ok := v.Text()
 	if !ok {
-		return nil, nil, refuse("The server's answer has %s at %s, and the mapping expects a text.", v.Kind(), place)
+		return nil, refuse("The server's answer has %s at %s, and the mapping expects a text.", v.Kind(), place)
 	}
-	asks, keep := r.text(arguments, text)
-	return asks, func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
+	keep, err := r.text(found, text)
+	if err != nil {
+		return nil, err
+	}
+	return func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
 		return deepSet(place, to, jsonrpc.Text(keep(allowed)))
 	}, nil
 }
 
 // content finds the objects of every text.
-func (r *result) content(arguments, answer jsonrpc.Value) (asks []Ask, _ keeper, _ error) {
+func (r *result) content(found *reading, answer jsonrpc.Value) (keeper, error) {
 	var keeps []func(map[Ask]bool) string
 	for _, block := range answer.At("content").Elements() {
 		if kind, _ := block.At("type").Text(); kind != "text" {
 			continue // what is no text is left out
 		}
 		text, _ := block.At("text").Text()
-		these, keep := r.text(arguments, text)
-		asks, keeps = append(asks, these...), append(keeps, keep)
+		keep, err := r.text(found, text)
+		if err != nil {
+			return nil, err
+		}
+		keeps = append(keeps, keep)
 	}
-	return asks, func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
+	return func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
 		blocks := []jsonrpc.Value{}
 		for _, keep := range keeps {
 			blocks = append(blocks, textBlock(keep(allowed)))
@@ -176,12 +234,11 @@ func (r *result) content(arguments, answer jsonrpc.Value) (asks []Ask, _ keeper,
 }
 
 // text finds the objects of the lines of a text.
-func (r *result) text(arguments jsonrpc.Value, text string) ([]Ask, func(map[Ask]bool) string) {
+func (r *result) text(found *reading, text string) (func(map[Ask]bool) string, error) {
 	type line struct {
 		text string
 		ask  Ask
 	}
-	var asks []Ask
 	var lines []line
 	for one := range strings.SplitSeq(text, "\n") {
 		one = strings.TrimSuffix(one, "\r")
@@ -189,11 +246,15 @@ func (r *result) text(arguments jsonrpc.Value, text string) ([]Ask, func(map[Ask
 		if match == nil {
 			continue
 		}
-		if ask, ok := r.ask(arguments, match[r.lines.SubexpIndex("id")]); ok {
-			asks, lines = append(asks, ask), append(lines, line{one, ask})
+		ask, ok, err := r.ask(found, match[r.lines.SubexpIndex("id")])
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			lines = append(lines, line{one, ask})
 		}
 	}
-	return asks, func(allowed map[Ask]bool) string {
+	return func(allowed map[Ask]bool) string {
 		var kept []string
 		for _, l := range lines {
 			if allowed[l.ask] {
@@ -201,23 +262,30 @@ func (r *result) text(arguments jsonrpc.Value, text string) ([]Ask, func(map[Ask
 			}
 		}
 		return strings.Join(kept, "\n")
-	}
+	}, nil
 }
 
 // elements finds the objects of the elements of a list.
-func (r *result) elements(arguments jsonrpc.Value, place path, list jsonrpc.Value) ([]Ask, keeper, error) {
+func (r *result) elements(found *reading, place path, list jsonrpc.Value) (keeper, error) {
 	asks := make([]Ask, len(list.Elements()))
 	for i, e := range list.Elements() {
-		if v, found := r.id.get(e); found {
-			if text, ok := v.Text(); ok {
-				asks[i], _ = r.ask(arguments, text)
-			} else if digits, ok := v.Digits(); ok && !strings.ContainsAny(digits, ".eE") {
-				asks[i], _ = r.ask(arguments, digits)
-			}
+		v, there := r.id.get(e)
+		if !there {
+			continue
+		}
+		text, ok := v.Text()
+		if digits, isNumber := v.Digits(); isNumber && !strings.ContainsAny(digits, ".eE") {
+			text, ok = digits, true
+		}
+		if !ok {
+			continue
+		}
+		var err error
+		if asks[i], _, err = r.ask(found, text); err != nil {
+			return nil, err
 		}
 	}
-	asked := slices.DeleteFunc(slices.Clone(asks), func(a Ask) bool { return a == Ask{} })
-	return asked, func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
+	return func(allowed map[Ask]bool, to jsonrpc.Value) jsonrpc.Value {
 		kept := []jsonrpc.Value{}
 		for i, e := range list.Elements() {
 			if asks[i] != (Ask{}) && allowed[asks[i]] {
@@ -228,27 +296,27 @@ func (r *result) elements(arguments jsonrpc.Value, place path, list jsonrpc.Valu
 	}, nil
 }
 
-// ask makes the question about one id of an answer; false where it can be none, so that what it names is left out.
-func (r *result) ask(arguments jsonrpc.Value, id string) (Ask, bool) {
+// ask makes the question about one id of an answer; false where it can be none, so that what it names is left out. An error is about the whole answer.
+func (r *result) ask(found *reading, id string) (Ask, bool, error) {
 	if r.under != nil {
-		v, _ := r.under.get(arguments)
+		v, _ := r.under.get(found.arguments)
 		folder, ok := v.Text()
 		if !ok {
-			return Ask{}, false
+			return Ask{}, false, nil
 		}
 		id = strings.TrimSuffix(folder, "/") + "/" + id
 	}
 	if r.Canonical != nil {
-		where, err := r.Canonical.resolve(id)
-		if err != nil {
-			return Ask{}, false
+		var err error
+		if id, err = found.resolve(r.Canonical, id); err != nil || id == "" {
+			return Ask{}, false, err
 		}
-		id = where.id
 	}
 	if _, err := authz.EncodeID(id); err != nil {
-		return Ask{}, false
+		return Ask{}, false, nil //nolint:nilerr // it names nothing that anybody may see
 	}
-	return Ask{r.Type, id, r.Permission}, true
+	ask := Ask{r.Type, id, r.Permission}
+	return ask, true, found.add(ask)
 }
 
 // deepSet is set for a path whose objects may be missing.

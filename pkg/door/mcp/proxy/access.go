@@ -4,9 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/rs/cors"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/door/mcp"
@@ -18,6 +22,8 @@ import (
 type Caller struct {
 	// Issuer is whose token it is, Agent the agent that acts, Principal for whom ("user:alice"), and Tenant where. The last two can be empty.
 	Issuer, Agent, Principal, Tenant string
+	// Scopes are the token's.
+	Scopes []string
 	// Ends is when the token ends.
 	Ends time.Time
 	// Token is the token itself. It is shown to Deputy, and to nobody else.
@@ -60,7 +66,7 @@ func (f askFor) of(ctx context.Context) (mcp.Asker, error) {
 }
 
 // Ask implements mcp.Asker.
-func (f askFor) Ask(ctx context.Context, call mcp.Call, asks []mapping.Ask) ([]bool, error) {
+func (f askFor) Ask(ctx context.Context, call mcp.Call, asks []mapping.Ask) ([]mcp.Answer, error) {
 	asker, err := f.of(ctx)
 	if err != nil {
 		return nil, err
@@ -112,6 +118,17 @@ func (p *Proxy) fromHere(r *http.Request) error {
 	return nil
 }
 
+// pagesOf says what a browser is told about pages of some origins. Credentials that the browser adds by itself are never among it.
+func pagesOf(origins []string) cors.Options {
+	return cors.Options{
+		AllowedOrigins: origins,
+		AllowedMethods: []string{http.MethodPost, http.MethodGet, http.MethodDelete},
+		AllowedHeaders: []string{"*"}, // a tool can have arguments that headers mirror, of any name
+		ExposedHeaders: []string{sessionHeader, "Retry-After", "WWW-Authenticate"},
+		MaxAge:         7200,
+	}
+}
+
 // wellKnown is where a resource says whose tokens it takes (RFC 9728, section 3).
 const wellKnown = "/.well-known/oauth-protected-resource"
 
@@ -126,9 +143,13 @@ func (p *Proxy) metadata(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", "GET, HEAD")
 		return bad(http.StatusMethodNotAllowed, "The metadata are read with GET.")
 	}
-	text, err := json.Marshal(map[string]any{
+	about := map[string]any{
 		"resource": p.cfg.Resource.String(), "authorization_servers": p.cfg.AuthorizationServers, "bearer_methods_supported": []string{"header"},
-	})
+	}
+	if len(p.cfg.Scopes) > 0 {
+		about["scopes_supported"] = p.cfg.Scopes
+	}
+	text, err := json.Marshal(about)
 	if err != nil {
 		return err
 	}
@@ -138,10 +159,26 @@ func (p *Proxy) metadata(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// caller returns who sends a request. An agent without a token that proves it is told where it gets one.
+// CheckScope refuses what is no scope (RFC 6749, section 3.3).
+func CheckScope(scope string) error {
+	if scope == "" || strings.ContainsFunc(scope, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' }) {
+		return fmt.Errorf("%q is no scope: write one of ASCII characters, without blanks, quotation marks and backslashes, such as mcp:tools", scope)
+	}
+	return nil
+}
+
+// lacks reports whether a token lacks one of the scopes that it has to have.
+func (p *Proxy) lacks(scopes []string) bool {
+	return slices.ContainsFunc(p.cfg.Scopes, func(needed string) bool { return !slices.Contains(scopes, needed) })
+}
+
+// caller returns who sends a request. An agent without a token that proves it is told where it gets one, and with which scopes.
 func (p *Proxy) caller(w http.ResponseWriter, r *http.Request) (Caller, error) {
 	of := p.cfg.Resource
 	where := `Bearer resource_metadata="` + of.Scheme + "://" + of.Host + wellKnown + strings.TrimSuffix(of.EscapedPath(), "/") + `"`
+	if len(p.cfg.Scopes) > 0 {
+		where += `, scope="` + strings.Join(p.cfg.Scopes, " ") + `"`
+	}
 	values := r.Header.Values("Authorization")
 	scheme, raw := "", ""
 	if len(values) == 1 {
@@ -154,6 +191,10 @@ func (p *Proxy) caller(w http.ResponseWriter, r *http.Request) (Caller, error) {
 	caller, err := p.cfg.Verify(r.Context(), raw)
 	e, ok := errors.AsType[*authz.Error](err)
 	switch {
+	case err == nil && time.Now().Before(caller.Ends) && p.lacks(caller.Scopes):
+		w.Header().Set("WWW-Authenticate", where+`, error="insufficient_scope", error_description="the token lacks a scope"`)
+		p.log(caller).Info("refused a token that lacks a scope")
+		return Caller{}, bad(http.StatusForbidden, "The token lacks a scope. It needs %s.", strings.Join(p.cfg.Scopes, " "))
 	case err == nil && time.Now().Before(caller.Ends):
 		caller.Token = raw
 		return caller, nil

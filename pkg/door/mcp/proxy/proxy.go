@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/cors"
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -21,12 +22,14 @@ import (
 
 // Config is what a Proxy is made of.
 type Config struct {
-	// Guard is the guard's own configuration. Its Ask, Tools and Mirrored are the proxy's to fill in.
+	// Guard is the guard's own configuration. Its Ask, Tools, Known and Mirrored are the proxy's to fill in.
 	Guard mcp.Config
 	// Resource is the proxy's URL as agents know it, which their tokens are for (RFC 8707). Its path is the one that messages are sent to.
 	Resource *url.URL
 	// AuthorizationServers are the issuers whose tokens are accepted.
 	AuthorizationServers []string
+	// Scopes are those that every token has to have; none asks for none.
+	Scopes []string
 	// Verify says whose a token is. Errors: Denied and Unauthenticated where it proves nothing, Unavailable and Exhausted where that cannot be told.
 	Verify func(ctx context.Context, token string) (Caller, error)
 	// Ask decides for a caller.
@@ -70,12 +73,19 @@ type Proxy struct {
 	sessions *sessions
 	hosts    map[string]bool
 	origins  map[string]bool
+	// pages answers browsers that ask whether a page of another origin may send requests; nil where none may.
+	pages *cors.Cors
 }
 
 // New returns a proxy.
 func New(cfg Config) (*Proxy, error) {
 	if err := CheckResource(cfg.Resource); err != nil {
 		return nil, err
+	}
+	for _, one := range cfg.Scopes {
+		if err := CheckScope(one); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.MaxSessions == 0 {
 		cfg.MaxSessions = DefaultMaxSessions
@@ -92,13 +102,16 @@ func New(cfg Config) (*Proxy, error) {
 	if cfg.Guard.Log == nil {
 		cfg.Guard.Log = zap.NewNop()
 	}
-	cfg.Guard.Ask = askFor(cfg.Ask)
+	cfg.Guard.Ask, cfg.Guard.Known = askFor(cfg.Ask), &mcp.Known{}
 	p := &Proxy{
 		cfg: cfg, bounds: newBounds(), tools: &mcp.Tools{}, hosts: map[string]bool{strings.ToLower(cfg.Resource.Host): true},
 		origins: map[string]bool{cfg.Resource.Scheme + "://" + cfg.Resource.Host: true},
 	}
 	for _, one := range cfg.Origins {
 		p.origins[one] = true
+	}
+	if len(cfg.Origins) > 0 {
+		p.pages = cors.New(pagesOf(cfg.Origins))
 	}
 	p.sessions = newSessions(p)
 	return p, nil
@@ -218,6 +231,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := p.fromHere(r); err != nil {
 		return err
 	}
+	if p.pages != nil {
+		p.pages.HandlerFunc(w, r)
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			return nil // a browser asks for a page, without who sends the request that follows
+		}
+	}
 	if p.isMetadata(r.URL.Path) {
 		return p.metadata(w, r)
 	}
@@ -289,5 +308,5 @@ func (p *Proxy) post(w http.ResponseWriter, r *http.Request, caller Caller, use 
 
 // log is the guard's, about a caller.
 func (p *Proxy) log(c Caller) *zap.Logger {
-	return p.cfg.Guard.Log.With(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
+	return p.cfg.Guard.Log.WithLazy(zap.String("agent", c.Agent), zap.String("principal", c.Principal))
 }

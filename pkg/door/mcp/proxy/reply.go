@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,8 +60,10 @@ func (r *reply) send(m *jsonrpc.Message) error {
 	if r.streaming {
 		return r.writeLocked(event(m))
 	}
+	text := m.Append(nil)
 	r.w.Header().Set("Content-Type", jsonType)
-	return r.putLocked(r.status(m), m.Append(nil))
+	r.w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	return r.putLocked(r.status(m), text)
 }
 
 // drop notes that no answer comes.

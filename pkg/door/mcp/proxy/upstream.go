@@ -221,11 +221,12 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	switch kind {
 	case jsonType:
-		text, err := readAll(response.Body, jsonrpc.FromServer().Bytes)
-		if err != nil {
+		text, _ := buffers.Get().(*bytes.Buffer) // nothing else is in it
+		defer giveBack(text)
+		if err := readInto(text, response.Body, jsonrpc.FromServer().Bytes); err != nil {
 			return "", 0, err
 		}
-		_ = c.to.FromServer(ctx, text, c.request.ID) // who is gone does not get it
+		_ = c.to.FromServer(ctx, text.Bytes(), c.request.ID) // who is gone does not get it
 		if c.to.Awaits(c.request.ID) {
 			return "", 0, lies("The server's answer is none to the request.")
 		}
@@ -299,16 +300,38 @@ func (c *call) refused(ctx context.Context, response *http.Response) error {
 	return lies("The server answers with the HTTP status %d.", status)
 }
 
+// buffers hold answers while they are read. Nothing of one is kept once it was handed over.
+var buffers = sync.Pool{New: func() any { return &bytes.Buffer{} }}
+
+// maxKept is the size of a buffer that is used again.
+const maxKept = 1 << 20
+
+// giveBack has a buffer used again, unless it is large.
+func giveBack(b *bytes.Buffer) {
+	if b.Cap() <= maxKept {
+		b.Reset()
+		buffers.Put(b)
+	}
+}
+
 // readAll reads a body that has most bytes or fewer.
 func readAll(body io.Reader, most int) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(body, int64(most)+1))
-	switch {
-	case err != nil:
-		return nil, lies("The server's answer broke off.")
-	case len(text) > most:
-		return nil, lies("The server's answer has more than %d bytes.", most)
+	var text bytes.Buffer
+	if err := readInto(&text, body, most); err != nil {
+		return nil, err
 	}
-	return text, nil
+	return text.Bytes(), nil
+}
+
+// readInto is readAll into a buffer.
+func readInto(text *bytes.Buffer, body io.Reader, most int) error {
+	switch n, err := text.ReadFrom(io.LimitReader(body, int64(most)+1)); {
+	case err != nil:
+		return lies("The server's answer broke off.")
+	case n > int64(most):
+		return lies("The server's answer has more than %d bytes.", most)
+	}
+	return nil
 }
 
 // tell sends a message that nothing comes of.

@@ -44,10 +44,19 @@ type Action struct {
 	Arguments         []Argument
 	// Open are the reasons for which the arguments cannot be told from the schema, in words.
 	Open []string
-	// Lists says that its answers hold a list of objects, after its own schema of them.
-	Lists bool
+	// Lists says that its answers hold a list of objects, after its own schema of them, and Listed are the lists there whose elements name objects.
+	Lists  bool
+	Listed []Listed
 	// Writes says that the server does not call it read-only. A server that says it is read-only is not believed.
 	Writes bool
+}
+
+// Listed is a list in the answers of a tool, as its own schema has them. Its elements name objects.
+type Listed struct {
+	// In is the list as a file of mappings writes it, such as "structuredContent.tickets[]", and Name its own name, the last of the path.
+	In, Name string
+	// IDs are the members of an element that may be its id. An element that is an id itself has one, without a path.
+	IDs []Argument
 }
 
 // Argument is one value that a call may have.
@@ -137,6 +146,7 @@ func toolOf(one jsonrpc.Value, a *Action) error {
 	readOnly, said := one.At("annotations", "readOnlyHint").Truth()
 	a.Writes = said && !readOnly
 	a.Lists = hasList(one.At("outputSchema"), 0)
+	a.listed(one.At("outputSchema"), "structuredContent.", 0)
 	schema := one.At("inputSchema")
 	if schema.Kind() != jsonrpc.Object {
 		a.open("it has no schema of its arguments")
@@ -273,6 +283,39 @@ func hasList(schema jsonrpc.Value, depth int) bool {
 			return true
 		}
 	})
+}
+
+// maxListedLists is how many lists are read in the answers of one tool.
+const maxListedLists = 20
+
+// listed finds the lists in the schema of an object, but for those in the elements of others. prefix is the path of the object.
+func (a *Action) listed(schema jsonrpc.Value, prefix string, depth int) {
+	for _, property := range schema.At("properties").Members() {
+		if depth >= maxDepth || len(a.Listed) >= maxListedLists || plain(property.Name) != nil || !mapping.Writable(property.Name) {
+			continue
+		}
+		switch kindOf(property.Value) {
+		case "object":
+			a.listed(property.Value, prefix+property.Name+".", depth+1)
+		case "array":
+			one := Listed{In: prefix + property.Name + "[]", Name: property.Name}
+			items := property.Value.At("items")
+			switch kind := kindOf(items); kind {
+			case "string", "integer":
+				one.IDs = []Argument{{Name: property.Name, Kind: kind}}
+			case "object":
+				for _, member := range items.At("properties").Members() {
+					kind := kindOf(member.Value)
+					if (kind == "string" || kind == "integer") && plain(member.Name) == nil && mapping.Writable(member.Name) {
+						one.IDs = append(one.IDs, Argument{Path: member.Name, Name: member.Name, Kind: kind})
+					}
+				}
+			}
+			if len(one.IDs) > 0 {
+				a.Listed = append(a.Listed, one)
+			}
+		}
+	}
 }
 
 // texts reads one text of each element of a list.

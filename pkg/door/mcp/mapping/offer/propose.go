@@ -29,7 +29,14 @@ type Proposal struct {
 // Propose proposes a file of mappings, the same one for the same lists. It loads: what is not known is left out or marked undecided, so that
 // the guard hides and refuses it. The text of a server's is in it only as names and as comments, quoted.
 func Propose(o *Offer, options Options) (*Proposal, error) {
-	w := &writer{options: options}
+	w := &writer{options: options, types: map[string]bool{}}
+	for i := range o.Tools {
+		for _, one := range o.Tools[i].Arguments {
+			if m, object := names(&o.Tools[i], one); object != "" && (m == anID || m == aPath) {
+				w.types[object] = true
+			}
+		}
+	}
 	p := &Proposal{Tools: len(o.Tools), Prompts: len(o.Prompts)}
 	w.line(0, "# Proposed from the lists of the server, by the names and the kinds of the arguments alone. Read every line.")
 	w.line(0, "# A part that is undecided is hidden from agents and refused. Take the line away once its checks are the right ones.")
@@ -64,6 +71,8 @@ func Propose(o *Offer, options Options) (*Proposal, error) {
 type writer struct {
 	b       strings.Builder
 	options Options
+	// types are those of objects that arguments of tools name by their ids, or by paths.
+	types map[string]bool
 }
 
 func (w *writer) line(indent int, text string) {
@@ -82,7 +91,7 @@ func (w *writer) group(name string, of int) {
 
 // proposed is what becomes of the arguments of one tool or prompt.
 type proposed struct {
-	checks, ignore, doubts []string
+	checks, ignore, results, doubts []string
 	// pinned says that a check that has to be there names the object.
 	pinned bool
 	// each says that one takes a list, and checks each element.
@@ -114,6 +123,8 @@ func (w *writer) action(a *Action, tool bool) bool {
 	switch {
 	case !tool:
 		p.doubtf("answers of prompts are not filtered: look at what it puts into them")
+	case (!p.pinned || Lists(a.Name) || a.Lists && !p.each) && w.results(a, p):
+		p.doubtf("only the elements of its answers that results name are let through: is each the id of an object, and is anything missing?")
 	case !p.pinned:
 		p.doubtf("none of its arguments names the object that it is about, and its answers are not filtered: add results, or an object")
 	case Lists(a.Name):
@@ -133,7 +144,73 @@ func (w *writer) action(a *Action, tool bool) bool {
 	}
 	w.list("checks", p.checks)
 	w.list("ignore", p.ignore)
+	w.list("results", p.results)
 	return len(p.doubts) == 0
+}
+
+// results proposes results for the lists in the answers of a tool whose elements have ids of a type that arguments name too. It reports whether there is
+// one.
+func (w *writer) results(a *Action, p *proposed) bool {
+	for _, list := range a.Listed {
+		member, object, ok := w.element(a, list)
+		if !ok {
+			continue
+		}
+		id, canonical := "", ""
+		if member.Path != "" {
+			id = ", id: " + scalar(member.Path)
+		}
+		if m, _ := means(member.Name, member.Kind, false); m == aPath {
+			if w.options.Root == "" {
+				continue
+			}
+			canonical = fmt.Sprintf(", canonical: {root: %s, shared: true}", scalar(w.options.Root))
+		}
+		p.results = append(p.results, fmt.Sprintf("{in: %s%s, permission: read, type: %s%s}", scalar(list.In), id, object, canonical))
+	}
+	return len(p.results) > 0
+}
+
+// element is the member of a list's elements that is their id, and the type of the objects: one that is called id before one that has the list's word in its
+// name, and that before any other. It is none where two are as good.
+func (w *writer) element(a *Action, list Listed) (id Argument, object string, ok bool) {
+	own := singular(list.Name)
+	best := 0
+	for _, one := range list.IDs {
+		m, of := means(one.Name, one.Kind, false)
+		of = singular(of)
+		good := 0
+		switch {
+		case m != anID && m != aPath:
+		case of == "" && w.types[own]:
+			of, good = own, 3
+		case of == "" && w.types[about(a.Name)]:
+			of, good = about(a.Name), 3
+		case of == own && w.types[own]:
+			good = 2
+		case w.types[of]:
+			good = 1
+		}
+		switch {
+		case good > best:
+			id, object, ok, best = one, of, true, good
+		case good > 0 && good == best:
+			ok = false
+		}
+	}
+	return id, object, ok
+}
+
+// names is what an argument of a tool names: how, and the type of the object, or "".
+func names(a *Action, one Argument) (m meaning, object string) {
+	m, object = means(one.Name, one.Kind, one.Enum)
+	if object = singular(object); m == anID && object == "" {
+		object = about(a.Name)
+	}
+	if !typeName.MatchString(object) || authz.IsCore(object) {
+		object = ""
+	}
+	return m, object
 }
 
 func (w *writer) list(name string, items []string) {

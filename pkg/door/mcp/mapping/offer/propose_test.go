@@ -183,6 +183,65 @@ func TestProposals(t *testing.T) {
 	}
 }
 
+// TestProposedResults: a list in the answers of a tool whose elements have ids of a type that arguments name by their ids is proposed to be filtered by them. The
+// tool stays hidden, and what its answers hold besides is said.
+func TestProposedResults(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const get = `{"name":"get_ticket","inputSchema":{"properties":{"id":{"type":"integer"}},"required":["id"]}},
+		{"name":"read_file","inputSchema":{"properties":{"path":{"type":"string"}},"required":["path"]}}`
+	list := func(of string) string { return `{"type":"array","items":` + of + `}` }
+	object := func(properties string) string { return `{"type":"object","properties":{` + properties + `}}` }
+	for _, test := range []struct{ name, tool, output, want string }{
+		{"ids under the list's word", "find", `"tickets":` + list(object(`"title":{"type":"string"},"id":{"type":"integer"}`)),
+			`{in: "structuredContent.tickets[]", id: id, permission: read, type: ticket}`},
+		{"ids under the tool's word", "list_tickets", `"found":` + list(object(`"id":{"type":"string"}`)), `{in: "structuredContent.found[]", id: id, permission: read, type: ticket}`},
+		{"ids that say their type", "find", `"rows":` + list(object(`"ticketId":{"type":"string"},"owner_id":{"type":"string"}`)),
+			`{in: "structuredContent.rows[]", id: ticketId, permission: read, type: ticket}`},
+		{"an id before another's", "find", `"tickets":` + list(object(`"ticket_id":{"type":"string"},"id":{"type":"string"}`)),
+			`{in: "structuredContent.tickets[]", id: id, permission: read, type: ticket}`},
+		{"plain ids", "find", `"ticket_ids":` + list(`{"type":"string"}`), `{in: "structuredContent.ticket_ids[]", permission: read, type: ticket}`},
+		{"deep", "find", `"page":` + object(`"tickets":`+list(object(`"id":{"type":"string"}`))), `{in: "structuredContent.page.tickets[]", id: id, permission: read, type: ticket}`},
+		{"paths", "search_files", `"hits":` + list(object(`"path":{"type":"string"}`)),
+			`{in: "structuredContent.hits[]", id: path, permission: read, type: file, canonical: {root: "` + root + `", shared: true}}`},
+		{"a type that no argument names", "find", `"queues":` + list(object(`"id":{"type":"string"}`)), ""},
+		{"two as good", "find", `"rows":` + list(object(`"ticket_id":{"type":"string"},"parent_ticket":{"type":"string"},"file":{"type":"string"}`)), ""},
+		{"in the elements of another list", "find", `"rows":` + list(object(`"tickets":`+list(object(`"id":{"type":"string"}`)))), ""},
+		{"no id", "find", `"tickets":` + list(object(`"title":{"type":"string"}`)), ""},
+		{"one object", "get_ticket_of", `"ticket":` + object(`"id":{"type":"string"}`), ""},
+		{"a name that cannot be written", "find", `"tic.kets":` + list(object(`"id":{"type":"string"}`)), ""},
+	} {
+		text := `{"tools":[` + get + `,{"name":"` + test.tool + `","inputSchema":{"properties":{}},"outputSchema":` + object(test.output) + `}]}`
+		source, proposed := propose(t, parse(t, text), offer.Options{Root: root})
+		results := source.File.Tools[test.tool].Results
+		if test.want == "" {
+			if len(results) > 0 {
+				t.Errorf("%s: results are proposed:\n%s", test.name, proposed)
+			}
+			continue
+		}
+		if !strings.Contains(proposed, "      - "+test.want+"\n") || len(results) != 1 || !strings.Contains(proposed, "only the elements of its answers that results name are let through") {
+			t.Errorf("%s: %s is missing:\n%s", test.name, test.want, proposed)
+		}
+		if visible(source.Map) != "get_ticket read_file" {
+			t.Errorf("%s: agents could see %s", test.name, visible(source.Map))
+		}
+		// Once somebody has decided that it is right, it filters.
+		decided, err := mapping.Decode("guard.yaml", []byte(strings.ReplaceAll(proposed, "    undecided: true\n", "")))
+		if err != nil || !decided.Filters(test.tool) {
+			t.Errorf("%s: decided, it does not filter: %v", test.name, err)
+		}
+	}
+	// Without the folder, paths are not looked up, and so none is proposed.
+	text := `{"tools":[` + get + `,{"name":"find","inputSchema":{"properties":{}},"outputSchema":` + object(`"hits":`+list(object(`"path":{"type":"string"}`))) + `}]}`
+	if source, proposed := propose(t, parse(t, text), offer.Options{}); len(source.File.Tools["find"].Results) > 0 {
+		t.Errorf("without a folder:\n%s", proposed)
+	}
+}
+
 // TestUntrustedText: what a server writes comes out of the file as it went in, or not at all.
 func TestUntrustedText(t *testing.T) {
 	t.Parallel()
