@@ -69,7 +69,9 @@ type Daemon struct {
 	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
 	graph     authz.Graph
 	evaluator *kept.Graph
-	judge     *judge.Judge
+	// follower has a copy of the engine's database, and is the graph then; nil without.
+	follower *follower
+	judge    *judge.Judge
 	// delegate is nobody's.
 	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.
@@ -171,6 +173,14 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		figures = append(figures, d.evaluator.Collectors()...)
 		opened = append(opened, closer(d.evaluator.Close))
 	}
+	if cfg.Following.On {
+		if d.follower, err = d.openFollower(ctx, files, d.servedBy); err != nil {
+			return fail(err)
+		}
+		opened = append(opened, d.follower)
+		d.graph = d.follower.graph
+		figures = append(figures, d.follower.graph.Collectors()...)
+	}
 	// Nobody can connect, and wait, before the store and the engine are found to answer.
 	port, err := cfg.listen(ctx)
 	if err != nil {
@@ -258,7 +268,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	d.warnPersonalTypes(ctx)
-	d.tellHealth(true) // the engine has just answered
+	d.condition.Lock()
+	d.condition.open = true
+	d.condition.Unlock()
+	d.tellHealth(d.follower == nil || d.follower.graph.Serves()) // the engine has just answered
 	return d, nil
 }
 
@@ -365,6 +378,9 @@ func (c Config) complete() (Config, error) {
 	}
 	var err error
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
+	}
+	if c.Following, err = c.Following.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if c, err = c.checkHTTP(); err != nil {
@@ -487,7 +503,7 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 	well := true
 	for {
 		bounded, cancel := context.WithTimeout(ctx, healthEvery)
-		err := d.engine.Ready(bounded)
+		err := d.decides(bounded)
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -516,6 +532,8 @@ func (d *Daemon) tellHealth(well bool) {
 // condition is what the health service was told last.
 type condition struct {
 	sync.Mutex
+	// open says that the server has been opened, so that there is somebody to be told.
+	open       bool
 	engineWell bool
 	journal    journalHealth
 }

@@ -105,6 +105,10 @@ type Authority interface {
 	ChangesSince(ctx context.Context, from Position, limit int) (Changes, error)
 	// At returns a state to be read. It asks nothing of the authority yet.
 	At(p Position) State
+	// Revision returns a position as SpiceDB prints its revisions of this authority. It asks nothing of the authority.
+	Revision(p Position) (string, error)
+	// Shows reports whether a position shows all that a revision does which SpiceDB has printed. It asks nothing of the authority.
+	Shows(p Position, revision string) (bool, error)
 }
 
 // State is an authority's state, as it was at one position. It is safe for concurrent use. Errors of all methods: those of

@@ -60,7 +60,9 @@
 // SpiceDB deletes for good what was deleted longer ago than its collection's window. A position that is older than the window may miss
 // deletions, which would leave revoked grants in the copy. The authority refuses such a position (ErrMissed) by its own clock, with a
 // tenth of the window to spare, and where one of the two transactions above was collected. The window is a setting that follower and
-// authority have to share: every SpiceDB that collects in this database must have one at least as long.
+// authority have to share: every SpiceDB that collects in this database must have one at least as long. A position that is older than a minute is
+// also checked against one that has not, because its collection takes away deletions before it takes away the transactions by which they are missed:
+// nothing is believed that was read while a collection was under way.
 //
 // Relationships that have expired are deleted without a change that anybody could see, once the window has passed since. The copy collects
 // them by its own clock. Neither is seen by a decision, so what has expired is left out of every comparison (Compare).

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/deputyauth/deputy/pkg/follow"
@@ -53,6 +54,59 @@ func TestMissed(t *testing.T) {
 				t.Errorf("the copy has %s: what was revoked is in force", has)
 			}
 		})
+	}
+}
+
+// TestHalfCollected has a SpiceDB with a shorter window collect, which takes away deleted relationships first and the transactions by which that shows
+// afterwards. What has changed since an older position is not told in between: a deletion would be missing.
+func TestHalfCollected(t *testing.T) {
+	w := writer(t, pgtest.Database(t))
+	a := authority(t, w.uri, time.Hour)
+	w.update(t, touch("document:plan#viewer@user:alice"))
+	from, err := a.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from.At = from.At.Add(-2 * time.Minute)
+	w.update(t, remove("document:plan#viewer@user:alice"))
+	w.update(t, touch("document:other#viewer@user:alice"))
+	if c, err := a.ChangesSince(t.Context(), from, 100); err != nil || len(c.Deleted) != 1 {
+		t.Fatalf("before a collection: %d deletions, %v, want 1", len(c.Deleted), err)
+	}
+	collectable := datastore.UnwrapAs[datastore.GarbageCollectableDatastore](w.Datastore)
+	gc, err := collectable.BuildGarbageCollector(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gc.Close()
+	if locked, err := gc.LockForGCRun(t.Context()); err != nil || !locked {
+		t.Fatalf("the collection does not begin: %v, %v", locked, err)
+	}
+	if n := query(t, w.uri, `WITH gone AS (DELETE FROM relation_tuple WHERE deleted_xid < '9223372036854775807'::xid8 RETURNING 1)
+		SELECT count(*)::text FROM gone`); n == "0" {
+		t.Fatal("nothing was collected, and the test tests nothing")
+	}
+	c, err := a.ChangesSince(t.Context(), from, 100)
+	if err == nil || errors.Is(err, follow.ErrOther) || errors.Is(err, follow.ErrMissed) {
+		t.Errorf("while a collection is half done: %d deletions and %v, want a passing error", len(c.Deleted), err)
+	}
+	young := from
+	young.At = time.Now()
+	if _, err := a.ChangesSince(t.Context(), young, 100); err != nil {
+		t.Errorf("a position that no collection concerns, while one is under way: %v", err)
+	}
+	head, err := w.HeadRevision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gc.DeleteBeforeTx(t.Context(), head.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if err := gc.UnlockAfterGCRun(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.ChangesSince(t.Context(), from, 100); !errors.Is(err, follow.ErrOther) {
+		t.Errorf("after the collection: %v, want %v", err, follow.ErrOther)
 	}
 }
 

@@ -71,7 +71,7 @@ var arrows = map[string][]string{
 	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses", "pkg/turns"},
 
 	// A copy of an authority, in a store of ours.
-	"pkg/follow": {"pkg/authz", "pkg/store"},
+	"pkg/follow": {"pkg/authz", "pkg/store", "pkg/turns"},
 	// SpiceDB's PostgreSQL datastore as an authority.
 	"pkg/follow/postgres": {"pkg/follow"},
 
@@ -173,7 +173,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
-		"pkg/door/http", "pkg/door/signals", "pkg/signal",
+		"pkg/door/http", "pkg/door/signals", "pkg/signal", "pkg/follow", "pkg/follow/postgres",
 	},
 
 	"pkg/gen": {},

@@ -2,7 +2,9 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/jackc/pgx/v5"
@@ -34,10 +36,53 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	if err := a.check(&g, &from); err != nil {
 		return follow.Changes{}, err
 	}
-	if g.since == 0 {
-		return follow.Changes{To: g.position}, nil
+	c := follow.Changes{To: g.position}
+	if g.since > 0 {
+		if c, err = a.changes(ctx, from, limit); err != nil {
+			return follow.Changes{}, err
+		}
 	}
-	return a.changes(ctx, from, limit)
+	if err := a.uncollected(ctx, &g, &from); err != nil {
+		return follow.Changes{}, err
+	}
+	return c, nil
+}
+
+const (
+	// youngest is the age up to which no collection concerns a position: no SpiceDB is run with a window that is as short.
+	youngest = time.Minute
+
+	// collectingQuery asks whether a collection is under way in this database: SpiceDB's collections hold the advisory lock 1.
+	collectingQuery = `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = 1 AND objsubid = 1
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`
+)
+
+// errCollecting is passing: once the collection is over, the position is good or has been missed.
+var errCollecting = errors.New("follow: SpiceDB is collecting in the database, and the position may be older than what it keeps; it is asked again")
+
+// uncollected refuses what was read since an old position if a SpiceDB with a shorter window than the configured one may have been collecting
+// meanwhile. Its collection is several transactions: first relationships that were deleted go, then the transactions by which check
+// finds out that the position was missed. Between the two, deletions are missing unseen.
+//
+// So first it is asked whether a collection is under way, and then, in a later snapshot, whether the transactions are still there. A collection
+// that was half done when the changes were read is found by the first, or has ended and is found by the second. One that was killed between the
+// two is not found until the next one; Compare finds what it has cost.
+func (a *Authority) uncollected(ctx context.Context, g *guard, from *follow.Position) error {
+	if g.clock.Sub(from.At) <= youngest {
+		return nil
+	}
+	var collecting bool
+	if err := a.pool.QueryRow(ctx, collectingQuery).Scan(&collecting); err != nil {
+		return refusal(err)
+	}
+	if collecting {
+		return errCollecting
+	}
+	again, err := scanGuard(a.pool.QueryRow(ctx, sinceQuery, sinceArgs(from)...))
+	if err != nil {
+		return err
+	}
+	return a.check(&again, from)
 }
 
 // changes reads what has changed since a position.
