@@ -271,7 +271,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.condition.Lock()
 	d.condition.open = true
 	d.condition.Unlock()
-	d.tellHealth(d.follower == nil || d.follower.graph.Serves()) // the engine has just answered
+	d.tellHealth(true) // the engine has just answered
 	return d, nil
 }
 
@@ -500,7 +500,7 @@ func (d *Daemon) warnInsecure() {
 func (d *Daemon) watchEngine(ctx context.Context) {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
-	well := true
+	well := d.follower == nil // a copy has to be brought up to date first
 	for {
 		bounded, cancel := context.WithTimeout(ctx, healthEvery)
 		err := d.decides(bounded)
@@ -525,6 +525,9 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 func (d *Daemon) tellHealth(well bool) {
 	d.condition.Lock()
 	defer d.condition.Unlock()
+	if d.follower != nil {
+		well = d.follower.graph.Serves() // it may have begun, or ended, since it was asked
+	}
 	d.condition.engineWell = well
 	d.tellLocked()
 }

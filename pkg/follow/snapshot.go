@@ -87,6 +87,9 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 		return theirs.Resources(ctx, r, limit, cursor)
 	}
 	found, next, err := s.kept.Resources(ctx, r, limit, place)
+	for i := range found {
+		found[i].After = marked(found[i].After)
+	}
 	return found, marked(next), err
 }
 
