@@ -87,11 +87,16 @@
 // In each of these cases a new copy is loaded. ErrStandby and ErrMigration are for the operator: nothing is discarded, nothing is answered.
 // A copy's directory may be deleted at any time while no process has it open.
 //
-// # How a decision is to use it
+// # How a decision uses it
 //
-// The judge's side does not exist yet. It is meant to work so: a decision asks for the authority's head, which is one ChangesSince that all
-// who arrive together share and that starts after the last of them has arrived; what is missing is applied, once for all of them; the
-// decision is judged at the local revision and returns the authority's revision as checked_at. Where that takes longer than the configured wait,
-// the authority's own engine answers, for a few callers at once. Nobody else's answer is served by a copy that has not proven,
-// since the question was asked, that the authority shows nothing newer.
+// Graph is what the judge asks. A decision asks for the authority's head, which is one ChangesSince that all decisions which arrive together share
+// and that starts after the last of them has arrived; what is missing is applied, once for all of them; the decision is made at the local
+// revision and returns the authority's revision as checked_at. Where that takes longer than the configured wait, the authority's own engine answers, for
+// a few questions at once. No answer is served for a call that asks for the head by a copy that has not proven, since the question was asked, that the
+// authority shows nothing newer.
+//
+// The head is refused where the authority's engine would refuse it: where it lies behind what this server has read or acknowledged before.
+//
+// A copy that was replaced takes along everything that was kept of it: stamps name the copy that they are of (authz.Stamp), and revisions that only
+// the old one has stood at are the authority's to answer.
 package follow

@@ -1,7 +1,7 @@
 // Package follow tests servers that follow a PostgreSQL with a copy of their own: that what one of them acknowledges the next call to any other one
 // sees, and what becomes of decisions where the database does not answer.
 //
-// All of it is for CI. DEPUTY_TEST_REVOKES raises the number of revocations, as make soak does.
+// All of it is for CI. The tests run beside each other, because SpiceDB's datastore takes 5 s to close where another server writes its heartbeats. DEPUTY_TEST_REVOKES raises the number of revocations, as make soak does.
 package follow_test
 
 import (
@@ -70,7 +70,9 @@ func follows(t *testing.T, e engine.Config, change func(*daemon.Config)) *node {
 // figure reads one of a node's figures.
 func (n *node) figure(t *testing.T, name string) float64 {
 	t.Helper()
-	resp, err := http.Get("http://" + n.metrics + "/metrics") //nolint:noctx // a test's own server
+	// A connection that is kept holds up the end of the server.
+	once := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := once.Get("http://" + n.metrics + "/metrics") //nolint:noctx // a test's own server
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +168,7 @@ func revokes(t *testing.T) int {
 // TestRevokedThroughAnother revokes through one node and asks another one next, while both write: no answer is older than the acknowledged
 // revocation, and it is the copy that answers.
 func TestRevokedThroughAnother(t *testing.T) {
+	t.Parallel()
 	e := harness.Postgres(t)
 	a, b := follows(t, e, nil), follows(t, e, nil)
 	check := a.furnish(t)
@@ -212,6 +215,7 @@ func TestRevokedThroughAnother(t *testing.T) {
 
 // TestBrakesThroughAnother has each brake pulled at one node refuse at the other.
 func TestBrakesThroughAnother(t *testing.T) {
+	t.Parallel()
 	e := harness.Postgres(t)
 	a, b := follows(t, e, nil), follows(t, e, nil)
 	check := a.furnish(t)
@@ -253,6 +257,7 @@ func TestBrakesThroughAnother(t *testing.T) {
 
 // TestTokensHoldEverywhere has tokens of one node be bounds, and exact revisions, at another one and at a server that does not follow.
 func TestTokensHoldEverywhere(t *testing.T) {
+	t.Parallel()
 	e := harness.Postgres(t)
 	a, b := follows(t, e, nil), follows(t, e, nil)
 	plain := &node{Server: harness.Start(t, daemon.Config{Engine: e})}
@@ -289,6 +294,7 @@ func TestTokensHoldEverywhere(t *testing.T) {
 // TestDatabaseKilled kills the database: calls that ask for the head are refused in time, those that do not are answered until the copy is too old,
 // and the server is not ready then. Once the database is back, so is the server, by the copy that it has.
 func TestDatabaseKilled(t *testing.T) {
+	t.Parallel()
 	cluster := pgtest.NewCluster(t)
 	e := engine.Config{Kind: engine.Postgres, URI: cluster.Create(t, "deputy")}
 	if err := engine.Migrate(t.Context(), e, "head"); err != nil {
@@ -353,6 +359,7 @@ func TestDatabaseKilled(t *testing.T) {
 
 // TestCopyIsKept starts a server over the copy that another one has left, with what was revoked meanwhile, and over a directory that was emptied.
 func TestCopyIsKept(t *testing.T) {
+	t.Parallel()
 	e, dir := harness.Postgres(t), t.TempDir()
 	var check *deputyv1.CheckPermissionRequest
 	in := func(c *daemon.Config) { c.Following.Dir = dir }
