@@ -110,6 +110,38 @@ func TestHalfCollected(t *testing.T) {
 	}
 }
 
+// TestLeastRole follows with a role that may read SpiceDB's tables and nothing else.
+func TestLeastRole(t *testing.T) {
+	cluster := pgtest.NewCluster(t)
+	w := writer(t, cluster.Create(t, "spicedb"))
+	cluster.Exec(t, "spicedb", "CREATE ROLE reader LOGIN")
+	cluster.Exec(t, "spicedb", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+	config, err := pgx.ParseConfig(w.uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri := strings.Replace(w.uri, config.User+"@", "reader@", 1)
+	if uri == w.uri {
+		uri = w.uri + "&user=reader"
+	}
+	a := authority(t, uri, time.Hour)
+	f := follower(t, inMemory(), a)
+	w.update(t, touch("document:plan#viewer@user:alice"))
+	follows(t, f, a)
+	from, err := a.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	from.At = from.At.Add(-2 * time.Minute) // old enough to ask for collections
+	w.update(t, remove("document:plan#viewer@user:alice"))
+	if c, err := a.ChangesSince(t.Context(), from, 100); err != nil || len(c.Deleted) != 1 {
+		t.Errorf("%d deletions, %v", len(c.Deleted), err)
+	}
+	if who := query(t, uri, "SELECT current_user::text"); who != "reader" {
+		t.Errorf("the role is %s, and the test tests nothing", who)
+	}
+}
+
 // pass waits until a time has passed by the server's clock.
 func pass(t *testing.T, uri string, by time.Duration) {
 	t.Helper()

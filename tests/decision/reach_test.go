@@ -94,7 +94,7 @@ func readReach(t *testing.T, client deputyv1.ReachServiceClient, r *deputyv1.Rea
 
 // TestReach reads what an agent, a delegation and sessions reach, now and then, on every engine.
 func TestReach(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		client := deputyv1.NewReachServiceClient(harness.Dial(t, s.Addr().String(), harness.AdminKey))
 		reads := func(what string, r *deputyv1.ReadReachRequest, want ...string) *deputyv1.ZedToken {
