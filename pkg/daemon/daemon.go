@@ -35,6 +35,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
 	"github.com/deputyauth/deputy/pkg/signal"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // Defaults for what Config leaves out.
@@ -164,23 +165,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	d.graph = d.engine
-	if graph != nil && cfg.Evaluator == EvaluatorNative {
-		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
-			Engine: d.engine, Store: graph, API: d.engine.Conn(), Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
-		})
-		d.graph = d.evaluator
-		figures = append(figures, d.evaluator.Collectors()...)
-		opened = append(opened, closer(d.evaluator.Close))
+	decides, of, err := d.openGraph(ctx, graph, files)
+	if err != nil {
+		return fail(err)
 	}
-	if cfg.Following.On {
-		if d.follower, err = d.openFollower(ctx, files, d.servedBy); err != nil {
-			return fail(err)
-		}
-		opened = append(opened, d.follower)
-		d.graph = d.follower.graph
-		figures = append(figures, d.follower.graph.Collectors()...)
-	}
+	opened, figures = append(opened, decides), append(figures, of...)
 	// Nobody can connect, and wait, before the store and the engine are found to answer.
 	port, err := cfg.listen(ctx)
 	if err != nil {
@@ -273,6 +262,24 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	d.condition.Unlock()
 	d.tellHealth(true) // the engine has just answered
 	return d, nil
+}
+
+// openGraph opens what decisions are made over: the engine, the evaluator over the store if there is one, or a copy of the engine's database.
+func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
+	d.graph = d.engine
+	switch {
+	case kept != nil && d.cfg.Evaluator == EvaluatorNative:
+		d.openEvaluator(kept)
+		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
+	case d.cfg.Following.On:
+		var err error
+		if d.follower, err = d.openFollower(ctx, files); err != nil {
+			return nil, nil, err
+		}
+		d.graph = d.follower.graph
+		return d.follower, d.follower.graph.Collectors(), nil
+	}
+	return closer(func() {}), nil, nil
 }
 
 // door builds the guarded authzed.api.v1.

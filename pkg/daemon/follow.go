@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/authzed/spicedb/pkg/datastore"
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -98,8 +97,8 @@ type follower struct {
 	graph     *follow.Graph
 }
 
-// openFollower opens the copy and begins to follow. served is told when the copy serves, and when it does not any more.
-func (d *Daemon) openFollower(ctx context.Context, files int, served func(bool)) (*follower, error) {
+// openFollower opens the copy and begins to follow.
+func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error) {
 	c := d.cfg
 	if err := makeFollowDir(c.Following.Dir); err != nil {
 		return nil, err
@@ -113,7 +112,7 @@ func (d *Daemon) openFollower(ctx context.Context, files int, served func(bool))
 		return nil, err
 	}
 	memory := memory()
-	f.copies, err = follow.Open(follow.Config{
+	f.copies, err = follow.Open(follow.Config{ //nolint:contextcheck // it outlives the opening
 		Dir: c.Following.Dir,
 		// While a copy is loaded there are two.
 		Store: store.Config{
@@ -126,10 +125,10 @@ func (d *Daemon) openFollower(ctx context.Context, files int, served func(bool))
 		f.authority.Close()
 		return nil, err
 	}
-	f.graph = follow.OpenGraph(follow.GraphConfig{
+	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
 		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed,
 		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) },
-		Served: served, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Log: d.log,
+		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Log: d.log,
 	})
 	return f, nil
 }
@@ -167,8 +166,6 @@ func (d *Daemon) openCopy(s *store.Store) (follow.Local, error) {
 
 // keptOpen is a store whose owner closes it, and not the engine over it.
 type keptOpen struct{ *store.Store }
-
-var _ datastore.Datastore = keptOpen{}
 
 // Close does nothing.
 func (keptOpen) Close() error { return nil }

@@ -108,7 +108,7 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 	f.Graph = follow.OpenGraph(over)
 	t.Cleanup(func() {
 		f.release()
-		if err := f.Graph.Close(); err != nil {
+		if err := f.Close(); err != nil {
 			t.Errorf("closing the graph: %v", err)
 		}
 	})
@@ -159,10 +159,10 @@ func (f *followed) token(t *testing.T, updates ...tuple.RelationshipUpdate) auth
 	return authz.Revision{Token: token.GetToken()}
 }
 
-// viewers reads who a snapshot says are viewers of an object.
-func viewers(t *testing.T, snap authz.Snapshot, id string) []string {
+// viewers reads who a snapshot says are viewers of the plan.
+func viewers(t *testing.T, snap authz.Snapshot) []string {
 	t.Helper()
-	found, err := snap.Read(context.Background(), authz.Filter{Resource: authz.Object{Type: "document", ID: id}, Relation: "viewer"})
+	found, err := snap.Read(context.Background(), authz.Filter{Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func (f *followed) snapshot(t *testing.T, fresh authz.Freshness) authz.Snapshot 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	snap, err := f.Graph.Snapshot(ctx, fresh)
+	snap, err := f.Snapshot(ctx, fresh)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,18 +218,18 @@ func TestHeadOfCopy(t *testing.T) {
 		if byCopy(snap) {
 			byCopies++
 		}
-		if got := viewers(t, snap, "plan"); !slices.Equal(got, want) {
+		if got := viewers(t, snap); !slices.Equal(got, want) {
 			t.Fatalf("step %d: the viewers are %v, want %v", i, got, want)
 		}
 		theirs, err := f.engine.Snapshot(context.Background(), authz.Freshness{Exactly: snap.Revision()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := viewers(t, theirs, "plan"); !slices.Equal(got, want) {
+		if got := viewers(t, theirs); !slices.Equal(got, want) {
 			t.Fatalf("step %d: at the same revision SpiceDB says %v, want %v", i, got, want)
 		}
 		again := f.snapshot(t, authz.Freshness{Exactly: snap.Revision()})
-		if got := viewers(t, again, "plan"); !slices.Equal(got, want) || !byCopy(again) {
+		if got := viewers(t, again); !slices.Equal(got, want) || !byCopy(again) {
 			t.Fatalf("step %d: at the same revision the graph says %v, by the copy: %v; want %v", i, got, byCopy(again), want)
 		}
 	}
@@ -246,8 +246,8 @@ func TestCopyDoesNotKeepUp(t *testing.T) {
 	f.hold()
 	began := time.Now()
 	snap := f.snapshot(t, authz.Freshness{})
-	if byCopy(snap) || !slices.Equal(viewers(t, snap, "plan"), []string{"alice"}) {
-		t.Errorf("the copy does not keep up, and answers: %v; the viewers are %v", byCopy(snap), viewers(t, snap, "plan"))
+	if byCopy(snap) || !slices.Equal(viewers(t, snap), []string{"alice"}) {
+		t.Errorf("the copy does not keep up, and answers: %v; the viewers are %v", byCopy(snap), viewers(t, snap))
 	}
 	if took := time.Since(began); took < wait {
 		t.Errorf("the snapshot waited %s, less than %s", took, wait)
@@ -260,7 +260,7 @@ func TestCopyDoesNotKeepUp(t *testing.T) {
 	var all sync.WaitGroup
 	for range 60 {
 		all.Go(func() {
-			_, err := f.Graph.Snapshot(ctx, authz.Freshness{})
+			_, err := f.Snapshot(ctx, authz.Freshness{})
 			switch {
 			case authz.KindOf(err) == authz.Unavailable && ctx.Err() == nil:
 				refused.Add(1)
@@ -277,8 +277,8 @@ func TestCopyDoesNotKeepUp(t *testing.T) {
 	}
 	f.behind.held.Store(false)
 	f.release()
-	if snap := f.snapshot(t, authz.Freshness{}); !slices.Equal(viewers(t, snap, "plan"), []string{"alice"}) {
-		t.Errorf("afterwards the viewers are %v", viewers(t, snap, "plan"))
+	if snap := f.snapshot(t, authz.Freshness{}); !slices.Equal(viewers(t, snap), []string{"alice"}) {
+		t.Errorf("afterwards the viewers are %v", viewers(t, snap))
 	}
 }
 
@@ -292,8 +292,8 @@ func TestBounds(t *testing.T) {
 	for name, fresh := range map[string]authz.Freshness{
 		"as fast as can be": {Stale: true}, "a revision that the copy shows": {Stale: true, AtLeast: old},
 	} {
-		if snap := f.snapshot(t, fresh); !byCopy(snap) || len(viewers(t, snap, "plan")) != 1 {
-			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap, "plan"))
+		if snap := f.snapshot(t, fresh); !byCopy(snap) || len(viewers(t, snap)) != 1 {
+			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap))
 		}
 	}
 	if asked := f.pulls.Load() - held; asked > 1 { // the graph's own goes on
@@ -303,8 +303,8 @@ func TestBounds(t *testing.T) {
 	for name, fresh := range map[string]authz.Freshness{
 		"a revision that it does not show": {Stale: true, AtLeast: revoked}, "the head after a revision": {AtLeast: revoked}, "the head": {},
 	} {
-		if snap := f.snapshot(t, fresh); byCopy(snap) || len(viewers(t, snap, "plan")) != 0 {
-			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap, "plan"))
+		if snap := f.snapshot(t, fresh); byCopy(snap) || len(viewers(t, snap)) != 0 {
+			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap))
 		}
 	}
 	f.serves(t, false)
@@ -313,10 +313,10 @@ func TestBounds(t *testing.T) {
 	}
 	f.release()
 	f.serves(t, true)
-	if snap := f.snapshot(t, authz.Freshness{Stale: true, AtLeast: revoked}); len(viewers(t, snap, "plan")) != 0 {
-		t.Errorf("afterwards the viewers are %v", viewers(t, snap, "plan"))
+	if snap := f.snapshot(t, authz.Freshness{Stale: true, AtLeast: revoked}); len(viewers(t, snap)) != 0 {
+		t.Errorf("afterwards the viewers are %v", viewers(t, snap))
 	}
-	if _, err := f.Graph.Snapshot(t.Context(), authz.Freshness{Exactly: authz.Revision{Token: "nonsense"}}); authz.KindOf(err) != authz.OutOfRange {
+	if _, err := f.Snapshot(t.Context(), authz.Freshness{Exactly: authz.Revision{Token: "nonsense"}}); authz.KindOf(err) != authz.OutOfRange {
 		t.Errorf("a revision that is none: %v", err)
 	}
 }
@@ -328,8 +328,8 @@ func TestSwapped(t *testing.T) {
 	f.update(t, touch("document:plan#viewer@user:alice"))
 	before := f.snapshot(t, authz.Freshness{})
 	type stamper interface {
-		Stamp([]authz.Filter) (authz.Stamp, bool)
-		Current(authz.Stamp) bool
+		Stamp(filters []authz.Filter) (authz.Stamp, bool)
+		Current(stamp authz.Stamp) bool
 	}
 	stamp, ok := before.(stamper).Stamp([]authz.Filter{{Resource: authz.Object{Type: "document", ID: "plan"}}})
 	if !ok || !before.(stamper).Current(stamp) {
@@ -343,7 +343,7 @@ func TestSwapped(t *testing.T) {
 	var after authz.Snapshot
 	for limit := time.Now().Add(30 * time.Second); ; {
 		after = f.snapshot(t, authz.Freshness{})
-		if len(viewers(t, after, "plan")) != 0 {
+		if len(viewers(t, after)) != 0 {
 			t.Fatalf("by the copy: %v, what was revoked is in force", byCopy(after))
 		}
 		if byCopy(after) {
@@ -356,11 +356,11 @@ func TestSwapped(t *testing.T) {
 	if after.(stamper).Current(stamp) {
 		t.Error("a stamp of the copy that was replaced is current in the new one")
 	}
-	if got := viewers(t, before, "plan"); !slices.Equal(got, []string{"alice"}) {
+	if got := viewers(t, before); !slices.Equal(got, []string{"alice"}) {
 		t.Errorf("the old copy says %v", got)
 	}
 	old := f.snapshot(t, authz.Freshness{Exactly: before.Revision()})
-	if got := viewers(t, old, "plan"); byCopy(old) || !slices.Equal(got, []string{"alice"}) {
+	if got := viewers(t, old); byCopy(old) || !slices.Equal(got, []string{"alice"}) {
 		t.Errorf("at the old revision: by the copy %v, viewers %v", byCopy(old), got)
 	}
 }
@@ -376,7 +376,7 @@ func TestHeadIsNotBehind(t *testing.T) {
 	if _, err := f.engine.Head(t.Context(), func() (string, error) { return old, nil }); err != nil {
 		t.Fatalf("the head: %v", err)
 	}
-	written, err := f.Graph.Write(t.Context(), []authz.Update{{Operation: authz.Touch, Relationship: authz.Relationship{
+	written, err := f.Write(t.Context(), []authz.Update{{Operation: authz.Touch, Relationship: authz.Relationship{
 		Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer", Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}},
 	}}}, nil)
 	if err != nil {
@@ -391,7 +391,7 @@ func TestHeadIsNotBehind(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		_, err = f.Graph.Write(t.Context(), []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
+		_, err = f.Write(t.Context(), []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
 			Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer", Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}},
 		}}}, nil)
 		return now.Revision.String(), err
@@ -402,7 +402,7 @@ func TestHeadIsNotBehind(t *testing.T) {
 	if _, err := f.engine.Head(t.Context(), func() (string, error) { return "", failed }); !errors.Is(err, failed) {
 		t.Errorf("a head that cannot be taken: %v", err)
 	}
-	if snap := f.snapshot(t, authz.Freshness{AtLeast: written}); len(viewers(t, snap, "plan")) != 0 {
-		t.Errorf("the viewers are %v", viewers(t, snap, "plan"))
+	if snap := f.snapshot(t, authz.Freshness{AtLeast: written}); len(viewers(t, snap)) != 0 {
+		t.Errorf("the viewers are %v", viewers(t, snap))
 	}
 }

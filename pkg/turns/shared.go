@@ -45,7 +45,7 @@ type taking[T any] struct {
 // Get returns the outcome of a taking that starts from now on: of take, or of that of another caller who waits for the same one. It returns as soon
 // as ctx ends, with its error. A taking lasts as long as the limit of the caller who asked first.
 func (s *Shared[T]) Get(ctx context.Context, limit time.Duration, take func(context.Context) (T, error)) (T, error) {
-	t := s.join(limit, take) //nolint:contextcheck // a taking belongs to none of its callers
+	t := s.join(limit, take)
 	select {
 	case <-t.done:
 		return t.outcome, t.err
@@ -118,7 +118,7 @@ func (s *Shared[T]) start() (*taking[T], context.Context) {
 		return nil, nil
 	}
 	var ctx context.Context
-	ctx, t.cancel = context.WithTimeout(context.Background(), t.limit)
+	ctx, t.cancel = context.WithTimeout(context.Background(), t.limit) //nolint:gosec // run calls it
 	return t, ctx
 }
 

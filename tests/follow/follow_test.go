@@ -72,7 +72,7 @@ func (n *node) figure(t *testing.T, name string) float64 {
 	t.Helper()
 	// A connection that is kept holds up the end of the server.
 	once := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := once.Get("http://" + n.metrics + "/metrics") //nolint:noctx // a test's own server
+	resp, err := once.Get("http://" + n.metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestRevokedThroughAnother(t *testing.T) {
 }
 
 // TestBrakesThroughAnother has each brake pulled at one node refuse at the other.
-func TestBrakesThroughAnother(t *testing.T) {
+func TestBrakesThroughAnother(t *testing.T) { //nolint:tparallel // one step after the other
 	t.Parallel()
 	e := harness.Postgres(t)
 	a, b := follows(t, e, nil), follows(t, e, nil)
@@ -256,7 +256,7 @@ func TestBrakesThroughAnother(t *testing.T) {
 }
 
 // TestTokensHoldEverywhere has tokens of one node be bounds, and exact revisions, at another one and at a server that does not follow.
-func TestTokensHoldEverywhere(t *testing.T) {
+func TestTokensHoldEverywhere(t *testing.T) { //nolint:tparallel // one step after the other
 	t.Parallel()
 	e := harness.Postgres(t)
 	a, b := follows(t, e, nil), follows(t, e, nil)
@@ -358,7 +358,7 @@ func TestDatabaseKilled(t *testing.T) {
 }
 
 // TestCopyIsKept starts a server over the copy that another one has left, with what was revoked meanwhile, and over a directory that was emptied.
-func TestCopyIsKept(t *testing.T) {
+func TestCopyIsKept(t *testing.T) { //nolint:tparallel // one step after the other
 	t.Parallel()
 	e, dir := harness.Postgres(t), t.TempDir()
 	var check *deputyv1.CheckPermissionRequest

@@ -44,7 +44,7 @@ func (s snapshot) revision() (string, error) {
 	if s.xmax > math.MaxInt64 {
 		return "", errRevision
 	}
-	r := implv1.PostgresRevision{Xmin: s.xmin, RelativeXmax: int64(s.xmax - s.xmin)} //nolint:gosec // bounded above
+	r := implv1.PostgresRevision{Xmin: s.xmin, RelativeXmax: int64(s.xmax - s.xmin)}
 	for _, id := range s.running {
 		r.RelativeXips = append(r.RelativeXips, int64(id-s.xmin)) //nolint:gosec // below xmax
 	}
@@ -65,10 +65,14 @@ func parseRevision(text string) (snapshot, error) {
 	if err := r.UnmarshalVT(encoded); err != nil {
 		return snapshot{}, errRevision
 	}
-	if r.GetXmin() == 0 || r.GetXmin() > math.MaxInt64 || r.GetRelativeXmax() < 0 || r.GetRelativeXmax() > math.MaxInt64-int64(r.GetXmin()) {
+	xmin, width := r.GetXmin(), r.GetRelativeXmax()
+	if xmin == 0 || xmin > math.MaxInt64 || width < 0 {
 		return snapshot{}, errRevision
 	}
-	s := snapshot{xmin: r.GetXmin(), xmax: r.GetXmin() + uint64(r.GetRelativeXmax())}
+	s := snapshot{xmin: xmin, xmax: xmin + uint64(width)} // both are below 2^63
+	if s.xmax > math.MaxInt64 {
+		return snapshot{}, errRevision
+	}
 	for _, relative := range r.GetRelativeXips() {
 		id := s.xmin + uint64(relative) //nolint:gosec // checked below
 		if relative < 0 || id >= s.xmax || len(s.running) > 0 && id <= s.running[len(s.running)-1] {
