@@ -269,7 +269,7 @@ func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (i
 	d.graph = d.engine
 	switch {
 	case kept != nil && d.cfg.Evaluator == EvaluatorNative:
-		d.openEvaluator(kept)
+		d.openEvaluator(kept) //nolint:contextcheck // it outlives the opening
 		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
 	case d.cfg.Following.On:
 		var err error

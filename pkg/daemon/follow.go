@@ -127,7 +127,7 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 	}
 	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
 		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed,
-		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) },
+		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) }, //nolint:contextcheck // likewise
 		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Log: d.log,
 	})
 	return f, nil
