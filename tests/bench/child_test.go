@@ -36,7 +36,7 @@ const serveVariable = "DEPUTY_BENCH_SERVE"
 type served struct {
 	// Kind is "deputy", "spicedb" or "bare".
 	Kind string
-	// Dir is Deputy's data directory.
+	// Dir is Deputy's data directory, or that of its copy.
 	Dir string `json:",omitempty"`
 	// Journal is journalOff or journalSync; empty means a journal as it is shipped.
 	Journal string `json:",omitempty"`
@@ -44,7 +44,7 @@ type served struct {
 	Evaluator string `json:",omitempty"`
 	// Metrics is where Deputy's figures are; empty means nowhere.
 	Metrics string `json:",omitempty"`
-	// Datastore and URI are SpiceDB's.
+	// Datastore and URI are SpiceDB's. A Deputy with a URI follows that database, with its copy in Dir.
 	Datastore string `json:",omitempty"`
 	URI       string `json:",omitempty"`
 	// Decision and Check are what the bare server answers, on the wire.
@@ -131,11 +131,16 @@ func serveDeputy(life context.Context, s served) error {
 		Level: zap.NewAtomicLevelAt(zap.WarnLevel), Encoding: "console", OutputPaths: []string{"stderr"},
 		EncoderConfig: zap.NewDevelopmentEncoderConfig(),
 	}.Build())
-	d, err := daemon.Open(life, daemon.Config{
+	cfg := daemon.Config{
 		PresharedKeys: []string{harness.ServiceKey}, AdminPresharedKeys: []string{harness.AdminKey},
 		Engine: engine.Config{Kind: engine.Embedded, Dir: s.Dir}, Evaluator: cmp.Or(s.Evaluator, daemon.EvaluatorNative), Journal: journalOf(s.Journal),
 		MetricsAddr: s.Metrics,
-	}, log)
+	}
+	if s.URI != "" {
+		cfg.Engine, cfg.Evaluator = engine.Config{Kind: engine.Postgres, URI: s.URI}, ""
+		cfg.Following, cfg.TokenKey = daemon.Following{On: true, Dir: s.Dir}, []byte("a token key of at least 32 bytes")
+	}
+	d, err := daemon.Open(life, cfg, log)
 	if err != nil {
 		return err
 	}
