@@ -400,7 +400,6 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noTool))
 	}
 	f.call.Arguments = call.Arguments
-	began := time.Now()
 	answers, err := g.ask(f.ctx, f.call, call.Asks, mapping.MaxAsks)
 	if err != nil {
 		return jsonrpc.Value{}, g.noDecision(f, err)
@@ -411,10 +410,11 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if by, yes := answers.hold(call.Asks); !yes {
 		return jsonrpc.Value{}, refusal(mapping.NotAllowed, by)
 	}
+	decided := time.Now()
 	if err := g.pinned(f, m); err != nil {
 		return jsonrpc.Value{}, err
 	}
-	if time.Since(began) > soon { // the server took its time for the list of its tools, and a right that was taken away meanwhile is gone
+	if time.Since(decided) > soon { // the server took its time for the list of its tools, and a right that was taken away meanwhile is gone
 		if err := g.decide(f, call.Asks, mapping.NotAllowed); err != nil {
 			return jsonrpc.Value{}, err
 		}
@@ -558,6 +558,9 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "uri has to be a text."}
 	}
 	f.call.Arguments = uriOnly(uri)
+	if m.Method == "resources/unsubscribe" {
+		g.subscribed.remove(uri) // an agent that may not read it any more hears no more of it, whatever the server does
+	}
 	asks, err := g.cfg.Map.ReadResource(uri)
 	if err != nil {
 		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noResource})
@@ -576,7 +579,6 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		}
 		return result, err
 	case "resources/unsubscribe":
-		g.subscribed.remove(uri)
 		return g.relay(f, m)
 	}
 	result, err := g.relay(f, m)

@@ -72,6 +72,12 @@ func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules
 	}
 }
 
+// What an agent is told in the place of an answer that does not fit into the memory for answers: never, or not now.
+const (
+	TooHeavy = "The server's answer is too large for the guard. Ask for less."
+	TooMany  = "The server's answers that wait for the agent are too large for one more. Wait for one, and try again."
+)
+
 // answered hands an answer to the request that waits for it. text is the answer's, and the caller's.
 func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	g.mu.Lock()
@@ -83,11 +89,13 @@ func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	}
 	delete(g.waiting, m.ID)
 	one := &answer{Message: m}
-	if weight := jsonrpc.Weight(text); g.held+weight <= maxHeld {
+	switch weight := jsonrpc.Weight(text); {
+	case weight > maxHeld:
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, TooHeavy)
+	case g.held+weight > maxHeld:
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, TooMany)
+	default:
 		g.held, f.held = g.held+weight, f.held+weight
-	} else {
-		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal,
-			"The server's answers that wait for the agent are too large for one more. Wait for one, and try again.")
 	}
 	if f.listing && len(text) <= maxKnownBytes {
 		one.text = bytes.Clone(text)

@@ -22,7 +22,13 @@ type subscribed struct {
 func (s *subscribed) add(uris ...string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.uris)+len(uris) > maxSubscribed {
+	fresh := map[string]bool{}
+	for _, uri := range uris {
+		if s.uris[uri] == 0 {
+			fresh[uri] = true
+		}
+	}
+	if len(s.uris)+len(fresh) > maxSubscribed {
 		return &failure{jsonrpc.CodeInvalidRequest, fmt.Sprintf("An agent can be subscribed to %d resources. End a subscription first.", maxSubscribed)}
 	}
 	if s.uris == nil {

@@ -155,7 +155,7 @@ func saying(err error) string {
 	return "The server cannot be reached."
 }
 
-// upstreamError is an error of the server's that the agent is told.
+// upstreamError is an error of the server's, or of what the guard can hold of its answers, that the agent is told.
 type upstreamError struct{ says string }
 
 func (e *upstreamError) Error() string { return e.says }
