@@ -382,3 +382,71 @@ func TestUpdateBeside(t *testing.T) {
 		t.Error("an answer waits for a decision about an update")
 	}
 }
+
+// TestNamesNotUTF8: the path that the server gets is the one that was judged, also where a link leads to a name that is not UTF-8.
+func TestNamesNotUTF8(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{"plans", "payroll"} {
+		if err := os.Mkdir(filepath.Join(root, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"plans/caf\xe9": "plan", "payroll/secret": "secret"} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Skip(err) // the file system takes no such names
+		}
+	}
+	for link, to := range map[string]string{"plans/x": "caf\xe9", "plans/caf\ufffd": "../payroll/secret"} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, depth := range []string{"depth: 1", "parent: true"} {
+		m := decode(t, "version: 1\nserver: files\ntool: {type: mcp_tool, permission: call}\ntools: {read: {checks: "+
+			"[{permission: read, type: folder, id: path, canonical: {root: "+root+", shared: true, "+depth+"}}]}}\n")
+		call, err := m.CallTool("read", parsed(t, `{"jsonrpc":"2.0","method":"x","params":{"path":"plans/x"}}`).Params)
+		if err != nil {
+			continue // refused
+		}
+		var got struct{ Path string } // as the server reads it
+		if err := json.Unmarshal([]byte(call.Arguments.String()), &got); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(got.Path); err != nil || string(text) != "plan" {
+			t.Errorf("%s: the questions are %v, and the server opens %q, which holds %q (%v)", depth, call.Asks, got.Path, text, err)
+		}
+	}
+}
+
+// TestComments: comments, by which a server shows that a stream is there, take no memory, however many have come.
+func TestComments(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m struct {
+			ID     json.Number
+			Method string
+		}
+		_ = json.NewDecoder(r.Body).Decode(&m)
+		if m.Method == "tools/list" {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":{"tools":[]}}`)
+			return
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		comment := ": " + strings.Repeat("x", 32<<10) + "\n\n"
+		for range 2200 { // 69 MiB
+			_, _ = io.WriteString(w, comment)
+		}
+		_, _ = io.WriteString(w, `data: {"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":{"content":[{"type":"text","text":"at last"}]}}`+"\n\n")
+	})
+	s := w.proxied(t, server, &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) { c.Ask = yes })
+	body, headers := newCall("tools/call", `"name":"read","arguments":{"path":"a"}`)
+	if got := s.send(t, http.MethodPost, w.token(t, "alice", nil), body, append(headers, "Mcp-Name: read")...); !strings.Contains(got.text, "at last") {
+		t.Errorf("%d %.300s", got.status, got.text)
+	}
+}
