@@ -450,3 +450,72 @@ func TestComments(t *testing.T) {
 		t.Errorf("%d %.300s", got.status, got.text)
 	}
 }
+
+// TestNamesThatProgramsTrim: what the guard refuses in a path, because some programs leave it out (the server of files in Node.js does), it does not write
+// into the path that the server gets.
+func TestNamesThatProgramsTrim(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{"plans", "payroll"} {
+		if err := os.Mkdir(filepath.Join(root, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"plans/plan ": "plan", "payroll/secret": "secret"} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"plans/x": "plan ", "plans/plan": "../payroll/secret"} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := decode(t, "version: 1\nserver: files\ntool: {type: mcp_tool, permission: call}\ntools: {read: {checks: "+
+		"[{permission: read, type: folder, id: path, canonical: {root: "+root+", shared: true, depth: 1}}]}}\n")
+	call, err := m.CallTool("read", parsed(t, `{"jsonrpc":"2.0","method":"x","params":{"path":"plans/x"}}`).Params)
+	if err != nil {
+		return // refused
+	}
+	path, _ := call.Arguments.At("path").Text()
+	if text, err := os.ReadFile(strings.TrimSpace(path)); err != nil || string(text) != "plan" {
+		t.Errorf("the questions are %v, and a server that trims %q opens what holds %q (%v)", call.Asks, path, text, err)
+	}
+}
+
+// TestSubscribedTwice: one unsubscribe ends what an agent subscribed to more than once, as it does at the server.
+func TestSubscribedTwice(t *testing.T) {
+	t.Parallel()
+	r := between(t, "")
+	for _, method := range []string{"subscribe", "subscribe", "unsubscribe"} {
+		r.asks(t, "1", "resources/"+method, `{"uri":"file:///a"}`)
+		r.answers(t, `{}`)
+	}
+	r.mu.Lock()
+	before := len(r.asked)
+	r.mu.Unlock()
+	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///a"}}`)
+	say(t, r.server, `{"jsonrpc":"2.0","id":7,"method":"ping"}`)
+	if got := hear(t, r.toAgent); !strings.Contains(got, "ping") {
+		t.Errorf("the agent is subscribed to nothing, and after %d more decisions it got %s", len(r.asked)-before, got)
+	}
+}
+
+// TestUnsubscribeThatFails: an agent whose unsubscribe the server refuses is told of changes as before.
+func TestUnsubscribeThatFails(t *testing.T) {
+	t.Parallel()
+	r := between(t, "")
+	r.asks(t, "1", "resources/subscribe", `{"uri":"file:///a"}`)
+	r.answers(t, `{}`)
+	r.asks(t, "2", "resources/unsubscribe", `{"uri":"file:///a"}`)
+	say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"error":{"code":-32603,"message":"not now"}}`)
+	hear(t, r.toAgent)
+	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///a"}}`)
+	say(t, r.server, `{"jsonrpc":"2.0","id":7,"method":"ping"}`)
+	if got := hear(t, r.toAgent); !strings.Contains(got, "updated") {
+		t.Errorf("the agent is still subscribed, and got %s", got)
+	}
+}
