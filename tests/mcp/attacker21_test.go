@@ -519,3 +519,119 @@ func TestUnsubscribeThatFails(t *testing.T) {
 		t.Errorf("the agent is still subscribed, and got %s", got)
 	}
 }
+
+// TestCountersComeBack: whatever clients and servers break off, the memory and the requests that counted are free again afterwards.
+func TestCountersComeBack(t *testing.T) {
+	t.Parallel()
+	w := openWeb(t)
+	part := strings.Repeat("x", 8<<20)
+	server := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var m struct {
+			ID     json.Number
+			Method string
+			Params struct{ Arguments struct{ Path string } }
+		}
+		_ = json.NewDecoder(r.Body).Decode(&m)
+		result := `{"tools":[]}`
+		switch m.Method {
+		case "initialize":
+			w.Header().Set("Mcp-Session-Id", "s")
+			result = `{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"x","version":"1"}}`
+		case "notifications/initialized", "notifications/cancelled":
+			w.WriteHeader(http.StatusAccepted)
+			return
+		case "tools/call", "":
+			kind := "text/event-stream"
+			if m.Params.Arguments.Path == "json" {
+				kind = "application/json"
+			}
+			w.Header().Set("Content-Type", kind)
+			switch m.Params.Arguments.Path {
+			case "whole":
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":{"content":[{"type":"text","text":"`+strings.Repeat("12,", 1_150_000)+`"}]}}`)
+			case "break":
+				_, _ = io.WriteString(w, "data: "+part)
+			default: // it begins, and hangs
+				_, _ = io.WriteString(w, "data: "+part)
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			}
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"jsonrpc":"2.0","id":`+m.ID.String()+`,"result":`+result+`}`)
+	})
+	s := w.proxied(t, server, &mcp.Pins{Version: 1, Server: "files"}, func(c *proxy.Config) {
+		c.Ask, c.Guard.Timeout = yes, 300*time.Millisecond
+	})
+	token := w.token(t, "alice", nil)
+	session := s.begin(t, token)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	do := func(wait time.Duration, method, path string, n int, old bool) string {
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		body, headers := newCall("tools/call", fmt.Sprintf(`"name":"read","arguments":{"path":%q}`, path))
+		headers = append(headers, "Mcp-Name: read")
+		if old {
+			body = fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"read","arguments":{"path":%q}}}`, n, path)
+			headers = []string{"Mcp-Session-Id: " + session}
+		}
+		if method == http.MethodGet {
+			body = ""
+		}
+		request, err := http.NewRequestWithContext(ctx, method, s.url, strings.NewReader(body))
+		if err != nil {
+			t.Error(err)
+			return ""
+		}
+		for _, one := range append(headers, "Authorization: Bearer "+token, "Accept: application/json, text/event-stream", "Content-Type: application/json") {
+			name, value, _ := strings.Cut(one, ": ")
+			request.Header.Set(name, value)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = response.Body.Close() }()
+		text, _ := io.ReadAll(response.Body)
+		return fmt.Sprintf("%d %.200s", response.StatusCode, text)
+	}
+	for round := range 8 {
+		done := make(chan struct{})
+		kinds := []func(n int){
+			func(n int) { do(50*time.Millisecond, http.MethodPost, "hang", n, false) }, func(n int) { do(50*time.Millisecond, http.MethodPost, "hang", n, true) },
+			func(n int) { do(5*time.Second, http.MethodPost, "hang", n, false) }, func(n int) { do(5*time.Second, http.MethodPost, "json", n, true) },
+			func(n int) { do(5*time.Second, http.MethodPost, "break", n, false) }, func(n int) { do(5*time.Second, http.MethodPost, "break", n, true) },
+			func(n int) { do(100*time.Millisecond, http.MethodGet, "", n, true) }, func(n int) { do(5*time.Millisecond, http.MethodPost, "whole", n, false) },
+			func(n int) {
+				do(50*time.Millisecond, http.MethodPost, "hang", n, true)
+				s.send(t, http.MethodPost, token, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, n), "Mcp-Session-Id: "+session)
+			},
+		}
+		for i, one := range kinds {
+			go func() {
+				one(100*round + i)
+				done <- struct{}{}
+			}()
+		}
+		for range kinds {
+			<-done
+		}
+	}
+	eventually(t, "what counted is free", func() bool {
+		return strings.HasPrefix(do(20*time.Second, http.MethodPost, "whole", 9999, false), `200 {"jsonrpc":"2.0","id":1,"result"`)
+	})
+	eventually(t, "what counted of the session is free", func() bool {
+		return strings.HasPrefix(do(20*time.Second, http.MethodPost, "whole", 9998, true), `200 {"jsonrpc":"2.0","id":9998,"result"`)
+	})
+	got := make(chan string, 128)
+	for range 128 {
+		go func() { got <- do(20*time.Second, http.MethodPost, "break", 0, false) }()
+	}
+	for range 128 {
+		if one := <-got; strings.HasPrefix(one, "429") {
+			t.Fatalf("128 requests are not let in: %s", one)
+		}
+	}
+}
