@@ -77,6 +77,8 @@ type Snapshot interface {
 // Stamp says which relationships were read and at which revision. An engine that makes stamps, and only that one, can tell by
 // it whether they are the same at another revision. It is immutable.
 type Stamp struct {
+	// Of is which of its copies of the graph the engine has read; later ones have higher numbers. 0 where it has one graph.
+	Of uint64
 	// At is the revision, as the engine counts them.
 	At uint64
 	// Slots are where the engine notes writes of the relationships.

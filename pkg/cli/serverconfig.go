@@ -169,6 +169,14 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"share, 0 to 1, of the evaluator native's answers that SpiceDB checks afterwards")
 	flags.Var((*hiddenText)(&e.URI), "datastore-conn-uri",
 		"the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
+	f := &s.config.Following
+	flags.BoolVar(&f.On, "follow", false,
+		"keep a copy of the database, in --follow-dir, up to date with it, and decide from the copy; for the engine postgres")
+	flags.StringVar(&f.Dir, "follow-dir", "", "directory of that copy; made if it is not there; may be deleted while no server runs over it")
+	flags.DurationVar(&f.Wait, "follow-wait", 0,
+		"how long a decision waits until the copy has reached the database's head, before the database itself is asked; 0 means 250ms")
+	flags.DurationVar(&f.MaxAge, "follow-max-age", 0,
+		"how long after the copy was last known to be the head it answers calls that do not ask for the head; 0 means 10s")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,

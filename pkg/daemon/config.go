@@ -85,6 +85,8 @@ type Config struct {
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
 	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.
 	VerifySample float64
+	// Following is how the server follows the engine's database with a copy of its own, from which it decides.
+	Following Following
 	// Journal is where what callers ask is recorded.
 	Journal Journal
 	// MetricsAddr is the host and port where Prometheus finds figures, over HTTP at /metrics; empty means

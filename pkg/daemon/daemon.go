@@ -35,6 +35,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/rpc/wire"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
 	"github.com/deputyauth/deputy/pkg/signal"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // Defaults for what Config leaves out.
@@ -69,7 +70,9 @@ type Daemon struct {
 	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
 	graph     authz.Graph
 	evaluator *kept.Graph
-	judge     *judge.Judge
+	// follower has a copy of the engine's database, and is the graph then; nil without.
+	follower *follower
+	judge    *judge.Judge
 	// delegate is nobody's.
 	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.
@@ -162,15 +165,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	d.graph = d.engine
-	if graph != nil && cfg.Evaluator == EvaluatorNative {
-		d.evaluator = kept.Open(kept.Config{ //nolint:contextcheck // it outlives the opening
-			Engine: d.engine, Store: graph, API: d.engine.Conn(), Failure: engine.Failure, VerifySample: cfg.VerifySample, Log: log,
-		})
-		d.graph = d.evaluator
-		figures = append(figures, d.evaluator.Collectors()...)
-		opened = append(opened, closer(d.evaluator.Close))
+	decides, of, err := d.openGraph(ctx, graph, files)
+	if err != nil {
+		return fail(err)
 	}
+	opened, figures = append(opened, decides), append(figures, of...)
 	// Nobody can connect, and wait, before the store and the engine are found to answer.
 	port, err := cfg.listen(ctx)
 	if err != nil {
@@ -258,8 +257,29 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	d.warnPersonalTypes(ctx)
+	d.condition.Lock()
+	d.condition.open = true
+	d.condition.Unlock()
 	d.tellHealth(true) // the engine has just answered
 	return d, nil
+}
+
+// openGraph opens what decisions are made over: the engine, the evaluator over the store if there is one, or a copy of the engine's database.
+func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
+	d.graph = d.engine
+	switch {
+	case kept != nil && d.cfg.Evaluator == EvaluatorNative:
+		d.openEvaluator(kept) //nolint:contextcheck // it outlives the opening
+		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
+	case d.cfg.Following.On:
+		var err error
+		if d.follower, err = d.openFollower(ctx, files); err != nil {
+			return nil, nil, err
+		}
+		d.graph = d.follower.graph
+		return d.follower, d.follower.graph.Collectors(), nil
+	}
+	return closer(func() {}), nil, nil
 }
 
 // door builds the guarded authzed.api.v1.
@@ -365,6 +385,9 @@ func (c Config) complete() (Config, error) {
 	}
 	var err error
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
+	}
+	if c.Following, err = c.Following.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if c, err = c.checkHTTP(); err != nil {
@@ -488,10 +511,10 @@ func (d *Daemon) warnInsecure() {
 func (d *Daemon) watchEngine(ctx context.Context) {
 	tick := time.NewTicker(healthEvery)
 	defer tick.Stop()
-	well := true
+	well := d.follower == nil // a copy has to be brought up to date first
 	for {
 		bounded, cancel := context.WithTimeout(ctx, healthEvery)
-		err := d.engine.Ready(bounded)
+		err := d.decides(bounded)
 		cancel()
 		if ctx.Err() != nil {
 			return
@@ -513,6 +536,9 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 func (d *Daemon) tellHealth(well bool) {
 	d.condition.Lock()
 	defer d.condition.Unlock()
+	if d.follower != nil {
+		well = d.follower.graph.Serves() // it may have begun, or ended, since it was asked
+	}
 	d.condition.engineWell = well
 	d.tellLocked()
 }
@@ -520,6 +546,8 @@ func (d *Daemon) tellHealth(well bool) {
 // condition is what the health service was told last.
 type condition struct {
 	sync.Mutex
+	// open says that the server has been opened, so that there is somebody to be told.
+	open       bool
 	engineWell bool
 	journal    journalHealth
 }

@@ -7,6 +7,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/deputyauth/deputy/pkg/door/spicedb"
+	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // closer makes an io.Closer of what cannot fail to close.
@@ -14,6 +17,14 @@ type closer func()
 
 // Close is io.Closer's.
 func (c closer) Close() error { c(); return nil }
+
+// openEvaluator has decisions made over a store by the native evaluator.
+func (d *Daemon) openEvaluator(s *store.Store) {
+	d.evaluator = kept.Open(kept.Config{
+		Engine: d.engine, Store: s, API: d.engine.Conn(), Failure: engine.Failure, VerifySample: d.cfg.VerifySample, Log: d.log,
+	})
+	d.graph = d.evaluator
+}
 
 // answers are the methods of authzed.api.v1 that the native evaluator answers.
 func (d *Daemon) answers() map[string]spicedb.Answer {

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
 
 // defaultRetention is SpiceDB's own default for its garbage-collection window.
@@ -45,7 +46,7 @@ type Engine struct {
 	// strays finds what a schema that somebody else wrote would let count although it has expired.
 	strays strays
 	// heads shares the takings of Remote's head.
-	heads headTaker
+	heads turns.Shared[head]
 
 	// readsWhole says that the datastore returns caveats and expirations whatever SpiceDB says that it can
 	// do without, so that no shape of a relation is evaluated wrongly.

@@ -36,6 +36,9 @@ const maxConns = 10_000
 // PostgreSQL and CockroachDB share.
 func (c Config) usesPgx() bool { return c.Kind == Postgres || c.Kind == CockroachDB }
 
+// Connection returns the connection string that SpiceDB is given, for who reads its tables besides.
+func (c Config) Connection() (string, error) { return c.connection() }
+
 // connection returns the connection string that SpiceDB is given. PostgreSQL's makes every connection one to
 // a primary that takes writes: on a standby a decision would be made on the past, however fresh the revision
 // that it was asked for. Of several hosts in the string pgx then takes the first that is such a primary.

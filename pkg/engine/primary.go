@@ -166,20 +166,32 @@ func (p *primary) raiseLocked(revision datastore.Revision) {
 }
 
 // HeadRevision is the datastore's, unless the server is not fit for decisions.
-func (p *primary) HeadRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
-	floor, err := p.fit()
+func (p *primary) HeadRevision(ctx context.Context) (head datastore.RevisionWithSchemaHash, err error) {
+	err = p.head(func() (datastore.Revision, error) {
+		head, err = p.Datastore.HeadRevision(ctx)
+		return head.Revision, err
+	})
 	if err != nil {
 		return datastore.RevisionWithSchemaHash{}, err
 	}
-	head, err := p.Datastore.HeadRevision(ctx)
-	if err != nil {
-		return head, err
-	}
-	if behind(head.Revision, floor) {
-		return datastore.RevisionWithSchemaHash{}, unfit(errWentBack)
-	}
-	p.saw(head.Revision)
 	return head, nil
+}
+
+// head refuses the head that take takes unless the server is fit for decisions.
+func (p *primary) head(take func() (datastore.Revision, error)) error {
+	floor, err := p.fit()
+	if err != nil {
+		return err
+	}
+	head, err := take()
+	if err != nil {
+		return err
+	}
+	if behind(head, floor) {
+		return unfit(errWentBack)
+	}
+	p.saw(head)
+	return nil
 }
 
 // OptimizedRevision is the datastore's, unless the server is not fit for decisions.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
@@ -11,6 +12,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/schema"
 	"github.com/deputyauth/deputy/pkg/schema/guard"
 )
+
+// headTimeout bounds a shared taking of the head: as long as a call waits for the engine whose caller sets no deadline.
+const headTimeout = 10 * time.Second
+
+// head is the head revision and the schema, as one taking found them.
+type head struct {
+	token authz.Revision
+	model model
+}
 
 // headTries is how often the write that takes the head is tried where it conflicts with others.
 const headTries = 3
@@ -31,7 +41,9 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 		}
 	default:
 		// The head follows f.AtLeast, which somebody was given before they asked.
-		at, err = e.heads.get(ctx, e.remoteHead)
+		if at, err = e.heads.Get(ctx, headTimeout, e.remoteHead); ctx.Err() != nil {
+			err = Failure("engine.Snapshot", ctx.Err())
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -42,7 +54,7 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 }
 
 // remoteHead takes a revision that follows every write that was acknowledged before it was asked for,
-// and the schema. Concurrent callers share it; see headTaker.
+// and the schema. Concurrent callers share it; see turns.Shared.
 //
 // SpiceDB shares a head look-up between callers, and keeps a finished one joinable while its callers
 // overlap, so no number of look-ups is known to be fresh. The token of a write is: so the head is taken

@@ -142,14 +142,7 @@ func TestRemoteHeadIsShared(t *testing.T) {
 	for range rest {
 		work.Go(func() { snapshot("2") })
 	}
-	waiting := func() int {
-		e.heads.mu.Lock()
-		defer e.heads.mu.Unlock()
-		if e.heads.next == nil {
-			return 0
-		}
-		return e.heads.next.waiting
-	}
+	waiting := e.heads.Waiting
 	for patience := time.Now().Add(10 * time.Second); waiting() < rest; runtime.Gosched() {
 		if time.Now().After(patience) {
 			t.Errorf("%d wait for the next taking, want %d", waiting(), rest)

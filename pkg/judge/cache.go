@@ -122,7 +122,7 @@ func (c *cache) put(who actor, e *entry) {
 	defer s.mu.Unlock()
 	old := s.entries[who]
 	switch {
-	case old != nil && old.stamp.At > e.stamp.At:
+	case old != nil && newer(old.stamp, e.stamp):
 		return
 	case old != nil:
 		s.size -= old.size
@@ -142,6 +142,9 @@ func (c *cache) put(who actor, e *entry) {
 		s.size -= victim.size
 	}
 }
+
+// newer reports whether a stamp is of a newer revision than another.
+func newer(a, b authz.Stamp) bool { return a.Of > b.Of || a.Of == b.Of && a.At > b.At }
 
 // candidates returns all facts of what a case may be decided by and exists for the caller, at the source's snapshot and moment, in the order
 // of ids. None means that nothing lets the agent act. They are shared, and must not be changed. Errors: NotFound for an

@@ -201,4 +201,5 @@ func (r *reach) grants(ctx context.Context, t *candidate, objects []*ReachedObje
 }
 
 // errNoGrants is the error of a reach whose engine cannot tell grants.
-var errNoGrants = authz.Errorf(authz.Precondition, authz.ReasonNoStore, "grants are told only on the engine embedded: leave with_grants out")
+var errNoGrants = authz.Errorf(authz.Precondition, authz.ReasonNoStore,
+	"grants are told only where Deputy has the graph itself, on the engine embedded and with --follow: leave with_grants out")

@@ -157,6 +157,7 @@ func someKeys() [][]byte {
 	for _, prefix := range [][]byte{
 		r.forward(), r.appendReverse(nil), recordKey(kindNamespace, "document"), recordKey(kindNamespace, "documents"),
 		recordKey(kindCaveat, "c"), recordKey(kindCounter, "k"), recordKey(kindSchema, ""), recordKey(kindSchemaHash, ""),
+		recordKey(kindMark, ""),
 	} {
 		keys = append(keys, prefix, appendVersion(bytes.Clone(prefix), 0), appendVersion(bytes.Clone(prefix), 7), appendVersion(bytes.Clone(prefix), math.MaxUint64))
 		for n := range prefix {

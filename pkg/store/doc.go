@@ -12,6 +12,7 @@
 //	N │ name ∅ │ version → a namespace definition      C │ name ∅ │ version → a caveat definition
 //	K │ name ∅ │ version → a relationship counter
 //	S │ version → the unified stored schema            H │ version → its hash
+//	A │ version → the mark of a copy: of which state of its original it is (mark.go)
 //	L │ revision │ chunk → the changelog: what the revision changed
 //	E │ expiration │ version │ forward key → nothing: which rows expire when
 //	M │ name → facts about the store itself: how far it was collected

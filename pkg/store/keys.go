@@ -24,6 +24,7 @@ const (
 	kindChangelog  byte = 'L'
 	kindExpiration byte = 'E'
 	kindMeta       byte = 'M'
+	kindMark       byte = 'A'
 )
 
 // terminator ends each component of a key.
@@ -40,7 +41,7 @@ func components(kind byte) int {
 		return 6
 	case kindNamespace, kindCaveat, kindCounter:
 		return 1
-	case kindSchema, kindSchemaHash:
+	case kindSchema, kindSchemaHash, kindMark:
 		return 0
 	default:
 		return -1

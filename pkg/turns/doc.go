@@ -8,5 +8,7 @@
 //
 // Turns need not be alike: a Set may hand out bytes of memory, and a call takes as many as its message has.
 //
+// What callers ask for at the same time is taken once for all of them; see Shared.
+//
 // The caller is the one that the context says (authz.CallerOf). All work without a caller is one caller's: the server's own.
 package turns

@@ -70,6 +70,11 @@ var arrows = map[string][]string{
 	// The graph over the store, and the verification of what is answered there.
 	"pkg/evaluate/kept": {"pkg/authz", "pkg/evaluate", "pkg/store", "pkg/schema", "pkg/statuses", "pkg/turns"},
 
+	// A copy of an authority, in a store of ours.
+	"pkg/follow": {"pkg/authz", "pkg/store", "pkg/turns"},
+	// SpiceDB's PostgreSQL datastore as an authority.
+	"pkg/follow/postgres": {"pkg/follow"},
+
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
 	// The tokens of configured issuers.
@@ -168,7 +173,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
-		"pkg/door/http", "pkg/door/signals", "pkg/signal",
+		"pkg/door/http", "pkg/door/signals", "pkg/signal", "pkg/follow", "pkg/follow/postgres",
 	},
 
 	"pkg/gen": {},
@@ -192,7 +197,8 @@ var outside = map[string][]string{
 	"github.com/authzed/spicedb/": {
 		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
 		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
-		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace", "pkg/notation",
+		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace", "pkg/notation", "pkg/follow",
+		"pkg/follow/postgres",
 	},
 	"github.com/authzed/authzed-go/": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/door/spicedb", "pkg/daemon", "pkg/cli",

@@ -47,7 +47,7 @@ func TestRulesBite(t *testing.T) {
 		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { go func() { func() { defer authz.Recover(op, &err) }() }() }\n", 1},
 		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { group.Go(func() error { return authz.Safely(op, g) })\ngo func() { defer authz.Recover(op, &err)\ng() }() }\n", 0},
 		{goroutinesRecover, "pkg/judge/a.go", "package judge\nfunc f() { go func() { done <- authz.Safely(op, g) }()\ngo func() { err := authz.Safely(op, g)\nend(err) }() }\n", 0},
-		{goroutinesRecover, "pkg/engine/headtaker.go", "package engine\nfunc (h *headTaker) join() { go h.run() }\nfunc other() { go h.run() }\n", 1},
+		{goroutinesRecover, "pkg/turns/shared.go", "package turns\nfunc (h *Shared[T]) join() { go h.run() }\nfunc other() { go h.run() }\n", 1},
 		{goroutinesRecover, "pkg/judge/a_test.go", "package judge\nfunc f() { go g() }\n", 0},
 		{expressionsAreReadOnce, "pkg/engine/a.go", "package engine\nimport core \"" + coreProto + "\"\nvar _ core.UsersetRewrite\nvar _ core.SetOperation_Child\nvar _ core.AllowedRelation_PublicWildcard_\n", 3},
 		{expressionsAreReadOnce, "pkg/schema/guard/a.go", "package guard\nfunc f() { r.GetUsersetRewrite().GetUnion() }\n", 1},

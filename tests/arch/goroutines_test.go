@@ -23,7 +23,7 @@ var bareGoroutines = map[string]string{
 	"pkg/journal/open.go: Open":                  "keepUp recovers each round",
 	"pkg/journal/seal.go: start":                 "serves no call: each sealing, and each call of the witness, recovers",
 	"pkg/journal/verify/bundles.go: readBundles": "a command's own files",
-	"pkg/engine/headtaker.go: join":              "taking.run recovers each taking",
+	"pkg/turns/shared.go: join":                  "taking.run recovers each taking",
 	"pkg/engine/primary.go: ReadyState":          "pooled.ask recovers",
 	"pkg/engine/primary.go: guardPrimary":        "serves no call",
 	"pkg/engine/stray.go: join":                  "look.run recovers",

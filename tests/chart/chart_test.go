@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -234,6 +235,28 @@ func TestEngines(t *testing.T) {
 		t.Errorf("postgres: the policy is %+v", postgres.policy.Spec)
 	}
 
+	following := example(t, "postgres")
+	following["engine"] = map[string]any{"kind": "postgres", "existingSecret": "deputy-database", "follow": true}
+	follows := install(t, following)
+	if config := follows.config.Data["deputy.yaml"]; !strings.Contains(config, "follow: true\n") || !strings.Contains(config, "follow-dir: /var/lib/deputy-copy/copy\n") {
+		t.Errorf("postgres, followed: the settings are\n%s", config)
+	}
+	pod := follows.pod()
+	if at := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == "copy" }); at < 0 || pod.Volumes[at].EmptyDir == nil {
+		t.Errorf("postgres, followed: the pod has the volumes %+v", pod.Volumes)
+	}
+	if mounts := pod.Containers[0].VolumeMounts; !slices.ContainsFunc(mounts, func(m corev1.VolumeMount) bool {
+		return m.Name == "copy" && m.MountPath == "/var/lib/deputy-copy"
+	}) {
+		t.Errorf("postgres, followed: the server mounts %+v", mounts)
+	}
+	if pod.Containers[0].StartupProbe.TCPSocket == nil {
+		t.Error("postgres, followed: a pod whose copy takes long to load would be killed")
+	}
+	if strings.Contains(postgres.config.Data["deputy.yaml"], "follow") {
+		t.Error("postgres: it follows, and nobody said so")
+	}
+
 	embedded := install(t, example(t, "embedded"))
 	if c := embedded.claim; c == nil || c.Name != "prod-deputy-data" || c.Spec.Resources.Requests.Storage().String() != "20Gi" || *c.Spec.StorageClassName != "fast" {
 		t.Errorf("embedded: the claim is %+v", c)
@@ -426,6 +449,7 @@ func TestRefuses(t *testing.T) {
 		{"no engine", "postgres", map[string]any{"engine": map[string]any{"kind": ""}}, "/engine/kind"},
 		{"an unknown engine", "postgres", map[string]any{"engine": map[string]any{"kind": "sqlite"}}, "/engine/kind"},
 		{"no database", "postgres", map[string]any{"engine": map[string]any{"kind": "postgres", "existingSecret": ""}}, "needs engine.existingSecret"},
+		{"a copy of what is near", "embedded", map[string]any{"engine": map[string]any{"kind": "embedded", "follow": true}}, "engine.follow is for engine.kind postgres"},
 		{"two memories", "memory", map[string]any{"replicaCount": 2}, "a graph for each replica"},
 		{"two stores", "embedded", map[string]any{"replicaCount": 2}, "a graph for each replica"},
 		{"another directory", "embedded", map[string]any{"settings": map[string]any{"data-dir": "/tmp"}}, "additional properties 'data-dir' not allowed"},

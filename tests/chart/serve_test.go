@@ -106,6 +106,7 @@ func built(t *testing.T) string {
 // chartSets are the settings that the chart sets itself, and those whose values belong into Secrets.
 var chartSets = []string{
 	"addr", "http-listen", "http-origin", "admin-preshared-key", "admin-preshared-key-file", "callers", "config", "data-dir", "datastore-conn-uri", "engine",
+	"follow", "follow-dir",
 	"insecure-metrics", "journal", "journal-dir", "journal-key-dir", "metrics-addr", "preshared-key", "preshared-key-file", "remote-endpoint", "remote-insecure", "remote-preshared-key",
 	"remote-preshared-key-file", "spiffe-trust-domain",
 	"signals-dir",         // signals are kept on the volume of embedded

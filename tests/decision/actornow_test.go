@@ -52,7 +52,7 @@ func (w *world) piece(r *deputyv1.LookupResourcesRequest) (found []*deputyv1.Rea
 // TestActorIsJudgedNow: whatever it is that lets an actor act, apart from any object, has to be there now, also at a
 // snapshot, and for what a lookup's cursor goes on with.
 func TestActorIsJudgedNow(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		everybody := []string{"user:alice", "user:dave", "service:nightly", "agent:bot", "agent:sub"}
 		for _, object := range []string{"document:one", "document:two", "document:three"} {

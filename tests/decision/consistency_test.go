@@ -22,7 +22,7 @@ import (
 // after the revocation was acknowledged allows, nor does one at the very revision of the revocation.
 // More than 1,000 checks on each engine.
 func TestRevocationRacesChecks(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		const rounds, checks = 10, 104
 		var allowed, refused atomic.Int64
@@ -77,7 +77,7 @@ func TestRevocationRacesChecks(t *testing.T) {
 // TestEveryBrakeIsSeenByTheNextCheck: whatever stops something is seen at once, and by a session that
 // goes on with its last token.
 func TestEveryBrakeIsSeenByTheNextCheck(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		suspend := func(who string) func() error {
@@ -140,7 +140,7 @@ func TestEveryBrakeIsSeenByTheNextCheck(t *testing.T) {
 // TestExactSnapshot: a group of checks sees one picture, but who may not act any more does not act in
 // it either.
 func TestExactSnapshot(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		run := w.start(target(d))
@@ -212,7 +212,7 @@ func TestSnapshotGrowsTooOld(t *testing.T) {
 // TestSessionReadsItsOwnWrites: what was written through any door is seen by the next check, at
 // revisions that never go back.
 func TestSessionReadsItsOwnWrites(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		run := w.start(target(d))
@@ -231,7 +231,7 @@ func TestSessionReadsItsOwnWrites(t *testing.T) {
 
 // TestStaleAnswersAreOptIn: what is asked for as stale may be, and never lies before its bound.
 func TestStaleAnswersAreOptIn(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 		written := w.allow(under(d).view("document:plan")).GetCheckedAt()
@@ -255,7 +255,7 @@ func TestStaleAnswersAreOptIn(t *testing.T) {
 // TestFrozenSessions: what is granted after the start does not count, what is taken away does, and a
 // part that was passed on from it is bound to its baseline too.
 func TestFrozenSessions(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		frozen := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(d)}, Frozen: true})

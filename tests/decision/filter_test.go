@@ -48,7 +48,7 @@ func (w *world) filtered(r *deputyv1.FilterResourcesRequest) string {
 // TestFilter filters documents in every way that a check can be asked: what is absent, foreign and forbidden is left out alike, and the actor is judged
 // at the head at an exact snapshot too.
 func TestFilter(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 		session := w.start(target(d))

@@ -21,7 +21,7 @@ var hour = durationpb.New(time.Hour)
 
 // TestHoles: every hole that was found in a first design, each closed.
 func TestHoles(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		run := w.start(target(d))
@@ -194,7 +194,7 @@ func TestHoles(t *testing.T) {
 // TestExpiryOnAnIdleEngine: a session that is polled without anything being written ends when its time
 // is over, not when a cache says so.
 func TestExpiryOnAnIdleEngine(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true})
 		run := w.startWith(&deputyv1.StartSessionRequest{Targets: []*deputyv1.SessionTarget{target(d)}, Ttl: durationpb.New(4 * time.Second)})

@@ -19,7 +19,7 @@ import (
 // TestRacingWriters: of writers that contradict each other at most one gets through, and what a
 // revocation, an end or a suspension overtakes does not act afterwards.
 func TestRacingWriters(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		newWorld(t, s)
 		rounds := 8
 		if s.SlowEngine() {
@@ -157,7 +157,7 @@ func refusedWell(t *testing.T, err error) bool {
 
 // TestIdempotency: a retry returns what the first try made; the same key for something else is refused.
 func TestIdempotency(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		create := &deputyv1.CreateDelegationRequest{AgentId: "bot", Principal: subject("user:alice"), TenantId: "acme", Unscoped: true, Ttl: hour, IdempotencyKey: "k1"}
 		first, err := w.Delegations().CreateDelegation(t.Context(), create)
@@ -201,7 +201,7 @@ func TestIdempotency(t *testing.T) {
 // TestSessionsOfSeveral: a session for two principals in two tenants acts for each alone, and has to be
 // told for whom.
 func TestSessionsOfSeveral(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		all := w.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("tenant:acme#member"), GrantedBy: harness.Ref("user:carol"), Unscoped: true})
 		daves := w.delegate(&deputyv1.CreateDelegationRequest{Principal: subject("user:dave"), TenantId: "globex", Unscoped: true})
@@ -276,7 +276,7 @@ func TestDepthAtCreation(t *testing.T) {
 
 // TestLists: every page of every list, each thing once, in a stable order.
 func TestLists(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		var want []string
 		for range 7 {
@@ -401,7 +401,7 @@ func TestTimesAreShown(t *testing.T) {
 
 // TestConditional: what is missing is named, a no beats it, and what is given decides.
 func TestConditional(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 		resp := w.decide(under(d).view("document:daily"))

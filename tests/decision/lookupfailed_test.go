@@ -58,7 +58,7 @@ func (w *world) everything(c check, limit uint32) (reached, failed []string) {
 // caveat that cannot be evaluated, is named as failed if it is the tenant's own, and left out if it is not; everything
 // else is found, whatever the page size.
 func TestOneBadObjectDoesNotEndALookup(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newVaults(t, s)
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
 		var good []string
@@ -107,7 +107,7 @@ func TestOneBadObjectDoesNotEndALookup(t *testing.T) {
 // TestOneBadPairDoesNotEndALookupOfAgents: an agent with a principal for which there is no answer is named as failed,
 // and the others are found.
 func TestOneBadPairDoesNotEndALookupOfAgents(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newVaults(t, s)
 		for _, who := range []string{"user:alice", "user:bob", "user:dave"} {
 			w.delegate(&deputyv1.CreateDelegationRequest{Principal: subject(who), Unscoped: true, AllowDirect: true})

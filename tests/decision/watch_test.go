@@ -77,7 +77,7 @@ func (g *watching) ends() *deputyv1.CheckPermissionResponse {
 
 // TestWatchEnds: whatever ends a permission, its watch ends within an interval, by the decision that a check comes to from then on, and not before.
 func TestWatchEnds(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		suspend := func(who string) func() {
 			return func() {
@@ -252,7 +252,7 @@ func TestWatchEnds(t *testing.T) {
 
 // TestWatchGoesOn: a watch goes on while the permission holds, whatever else is written, and says so. A session that is renewed moves its end.
 func TestWatchGoesOn(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		session := w.startWith(&deputyv1.StartSessionRequest{
 			Targets: []*deputyv1.SessionTarget{target(w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true}))}, Ttl: durationpb.New(2 * time.Second),

@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
@@ -72,6 +73,12 @@ func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 			run(t, Start(t, daemon.Config{Engine: open(t)}))
 		})
 	}
+	if os.Getenv(allFollowed) != "" {
+		t.Run("postgres-follow", func(t *testing.T) {
+			t.Parallel()
+			run(t, Start(t, Followed(t)))
+		})
+	}
 }
 
 // Embedded is a fresh store in a directory of the test's.
@@ -102,6 +109,30 @@ func Postgres(t testing.TB) engine.Config {
 	notShort(t)
 	return engine.Config{Kind: engine.Postgres, URI: pgtest.PreparedDatabase(t, &spicedbTables)}
 }
+
+// Followed is a server over a fresh database of a private cluster, which it follows with a copy of its own. With -short the test is skipped.
+func Followed(t testing.TB) daemon.Config {
+	t.Helper()
+	return daemon.Config{Engine: Postgres(t), Following: daemon.Following{On: true, Dir: t.TempDir(), Wait: followWait}}
+}
+
+// followWait is how long a test's server waits for its copy. It is longer than a real one's, so that it is the copy that answers on a busy machine too.
+const followWait = 5 * time.Second
+
+// EachEngineAndCopy is EachEngine, and runs the case on a server too that follows a database with a copy.
+func EachEngineAndCopy(t *testing.T, run func(*testing.T, *Server)) {
+	t.Helper()
+	EachEngine(t, run)
+	if os.Getenv(allFollowed) == "" {
+		t.Run("postgres-follow", func(t *testing.T) {
+			t.Parallel()
+			run(t, Start(t, Followed(t)))
+		})
+	}
+}
+
+// allFollowed is set in the environment where EachEngine runs every case on a copy too, as make soak does.
+const allFollowed = "DEPUTY_TEST_FOLLOW"
 
 // Cockroach is a fresh database of a private CockroachDB, migrated.
 func Cockroach(t testing.TB) engine.Config {
@@ -219,7 +250,30 @@ func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 			t.Errorf("closing: %v", err)
 		}
 	})
+	if cfg.Following.On {
+		Ready(t, s.Nobody)
+	}
 	return s
+}
+
+// Ready waits until a server says that it is, and fails the test where it does not within a minute.
+func Ready(t testing.TB, conn grpc.ClientConnInterface) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	watch, err := healthv1.NewHealthClient(conn).Watch(ctx, &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		state, err := watch.Recv()
+		if err != nil {
+			t.Fatalf("waiting until the server is ready: %v", err)
+		}
+		if state.GetStatus() == healthv1.HealthCheckResponse_SERVING {
+			return
+		}
+	}
 }
 
 // Dial connects to a server with a key, or without one.

@@ -79,6 +79,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (include "deputy.hasDatabase" .) (not .Values.engine.existingSecret) -}}
 {{- fail (printf "engine.kind %s needs engine.existingSecret, a Secret that holds the connection string" .Values.engine.kind) -}}
 {{- end -}}
+{{- if and .Values.engine.follow (ne .Values.engine.kind "postgres") -}}
+{{- fail (printf "engine.follow is for engine.kind postgres, not %s: leave it out" .Values.engine.kind) -}}
+{{- end -}}
 {{- if and (include "deputy.journalVolume" .) (not .Values.journal.keys.existingSecret) -}}
 {{- fail (printf "engine.kind %s needs journal.keys.existingSecret, a Secret that holds the keys of the journals, which all replicas share: see README.md. To record nothing, set journal.enabled: false" .Values.engine.kind) -}}
 {{- end -}}

@@ -56,7 +56,12 @@ spec:
         tcpSocket: {port: grpc}
       {{- else }}
       startupProbe:
+        {{- if .Values.engine.follow }}
+        # The server is ready once its copy is loaded, which may take long.
+        tcpSocket: {port: grpc}
+        {{- else }}
         grpc: {port: 50051}
+        {{- end }}
         failureThreshold: 60
         periodSeconds: 2
       livenessProbe:
@@ -75,6 +80,10 @@ spec:
         {{- if eq .Values.engine.kind "embedded" }}
         - name: data
           mountPath: /var/lib/deputy
+        {{- end }}
+        {{- if .Values.engine.follow }}
+        - name: copy
+          mountPath: /var/lib/deputy-copy
         {{- end }}
         {{- if include "deputy.journalVolume" . }}
         - name: journal
@@ -118,6 +127,11 @@ spec:
     - name: data
       persistentVolumeClaim:
         claimName: {{ include "deputy.claim" . }}
+    {{- end }}
+    {{- if .Values.engine.follow }}
+    # It may go at any time: the copy is loaded again.
+    - name: copy
+      emptyDir: {}
     {{- end }}
     {{- if include "deputy.journal" . }}
     - name: journal-keys

@@ -146,6 +146,16 @@ func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot
 	return s, nil
 }
 
+// At returns a snapshot of a revision of the store, which must be readable, as of a moment; see authz.Freshness. It is for a store whose newest
+// revision is not the one to be read.
+func (g *Graph) At(ctx context.Context, at store.Revision, moment time.Time) (authz.Snapshot, error) {
+	token, err := g.token(ctx, at)
+	if err != nil {
+		return nil, g.failure("evaluate.Snapshot", err)
+	}
+	return &snapshot{graph: g, at: at, token: authz.Revision{Token: token}, moment: moment}, nil
+}
+
 // snapshot is one revision. It implements authz.Snapshot.
 type snapshot struct {
 	graph *Graph
@@ -290,15 +300,31 @@ func (s *snapshot) Moment() time.Time { return s.moment }
 // Revision is the revision that everything is read at.
 func (s *snapshot) Revision() authz.Revision { return s.token }
 
+// errStray says that a schema is not kept: somebody may remove the rows for which one of its types is refused.
+var errStray = errors.New("kept: a type has strays")
+
 // Schema is the schema in force at the revision, read once in each of its versions.
 func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
-	return s.graph.schemas.get(s.graph.evaluator.store.SchemaVersion(s.at), func() (*authz.Schema, error) {
+	found, err := s.graph.schemas.get(s.graph.evaluator.store.SchemaVersion(s.at), func() (*authz.Schema, error) {
 		inner, err := s.engine(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return inner.Schema(ctx)
+		read, err := inner.Schema(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range read.Types {
+			if t.Stray != "" {
+				return read, errStray
+			}
+		}
+		return read, nil
 	})
+	if errors.Is(err, errStray) {
+		return found, nil
+	}
+	return found, err
 }
 
 // Check answers each query; see authz.Snapshot. Of the engine no more is asked than its traces, where those are wanted.

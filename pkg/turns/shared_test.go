@@ -1,4 +1,4 @@
-package engine
+package turns_test
 
 import (
 	"context"
@@ -13,12 +13,16 @@ import (
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/turns"
 )
+
+// limit is how long a taking may last.
+const limit = 10 * time.Second
 
 // oracle is an engine whose takings of the head end when the test lets them. It lives in a bubble of
 // synctest.
 type oracle struct {
-	heads headTaker
+	heads turns.Shared[string]
 	// acknowledged counts the writes that were; it is the revision of a taking that starts now.
 	acknowledged int
 	// started counts the takings, underWay those that have not ended.
@@ -38,16 +42,16 @@ func inBubble(t *testing.T, story func(*testing.T, *oracle)) {
 }
 
 // take fixes its revision at once, and answers when the test says so.
-func (o *oracle) take(ctx context.Context) (head, error) {
+func (o *oracle) take(ctx context.Context) (string, error) {
 	o.started++
 	o.underWay++
 	defer func() { o.underWay-- }()
-	at := head{token: authz.Revision{Token: strconv.Itoa(o.acknowledged)}}
+	at := strconv.Itoa(o.acknowledged)
 	select {
 	case err := <-o.verdict:
 		return at, err
 	case <-ctx.Done():
-		return head{}, ctx.Err()
+		return "", ctx.Err()
 	}
 }
 
@@ -55,8 +59,8 @@ func (o *oracle) take(ctx context.Context) (head, error) {
 func (o *oracle) ask(ctx context.Context) <-chan ended {
 	answer := make(chan ended, 1)
 	go func() {
-		got, err := o.heads.get(ctx, o.take)
-		answer <- ended{got.token.Token, err}
+		got, err := o.heads.Get(ctx, limit, o.take)
+		answer <- ended{got, err}
 	}()
 	synctest.Wait()
 	return answer
@@ -158,7 +162,7 @@ func TestCallerWhoLeaves(t *testing.T) {
 			waits(t, who, answer)
 			leave()
 			synctest.Wait()
-			if got := answered(t, who, answer); authz.KindOf(got.err) != authz.Canceled {
+			if got := answered(t, who, answer); !errors.Is(got.err, context.Canceled) {
 				t.Errorf("%s got %+v, want Canceled", who, got)
 			}
 		}
@@ -224,7 +228,7 @@ func TestTakingThatNobodyWaitsFor(t *testing.T) {
 	})
 }
 
-// TestTakingThatHangs: it ends after headTimeout, for all who wait for it, though they would wait longer.
+// TestTakingThatHangs: it ends after its limit, for all who wait for it, though they would wait longer.
 func TestTakingThatHangs(t *testing.T) {
 	inBubble(t, func(t *testing.T, o *oracle) {
 		began := time.Now()
@@ -233,8 +237,8 @@ func TestTakingThatHangs(t *testing.T) {
 		if got := <-first; !errors.Is(got.err, context.DeadlineExceeded) {
 			t.Errorf("the first got %+v", got)
 		}
-		if took := time.Since(began); took != headTimeout {
-			t.Errorf("it took %s, want %s", took, headTimeout)
+		if took := time.Since(began); took != limit {
+			t.Errorf("it took %s, want %s", took, limit)
 		}
 		synctest.Wait()
 		o.end(t, nil)
@@ -245,7 +249,7 @@ func TestTakingThatHangs(t *testing.T) {
 // TestTakingThatPanics: all who wait for it get an error, and the next one is taken.
 func TestTakingThatPanics(t *testing.T) {
 	inBubble(t, func(t *testing.T, o *oracle) {
-		_, err := o.heads.get(t.Context(), func(context.Context) (head, error) { panic("slipped") })
+		_, err := o.heads.Get(t.Context(), limit, func(context.Context) (string, error) { panic("slipped") })
 		if err == nil || !strings.Contains(err.Error(), "slipped") || authz.KindOf(err) != authz.Internal {
 			t.Errorf("got %v", err)
 		}
@@ -260,12 +264,12 @@ func TestTakingThatPanics(t *testing.T) {
 func TestManyCallers(t *testing.T) {
 	const callers, rounds = 16, 200
 	var (
-		heads                 headTaker
+		heads                 turns.Shared[string]
 		acknowledged, takings atomic.Int64
 		underWay              atomic.Int32
 		work                  sync.WaitGroup
 	)
-	take := func(context.Context) (head, error) {
+	take := func(context.Context) (string, error) {
 		if underWay.Add(1) != 1 {
 			t.Error("two takings overlap")
 		}
@@ -273,15 +277,15 @@ func TestManyCallers(t *testing.T) {
 		takings.Add(1)
 		at := acknowledged.Load()
 		runtime.Gosched()
-		return head{token: authz.Revision{Token: strconv.FormatInt(at, 10)}}, nil
+		return strconv.FormatInt(at, 10), nil
 	}
 	for range callers {
 		work.Go(func() {
 			for range rounds {
 				before := acknowledged.Add(1)
-				got, err := heads.get(t.Context(), take)
-				if at, _ := strconv.ParseInt(got.token.Token, 10, 64); err != nil || at < before {
-					t.Errorf("got revision %q, %v, after %d had been acknowledged", got.token.Token, err, before)
+				got, err := heads.Get(t.Context(), limit, take)
+				if at, _ := strconv.ParseInt(got, 10, 64); err != nil || at < before {
+					t.Errorf("got revision %q, %v, after %d had been acknowledged", got, err, before)
 				}
 			}
 		})

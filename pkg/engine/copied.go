@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"context"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// OverCopy opens an engine in this process over a copy of what another engine has, for who decides there what that engine would decide: what
+// that one refuses, such as types with a shape that SpiceDB evaluates wrongly, is refused here too. Of the configuration only Retention and Log
+// count. The engine closes the datastore, also if it cannot be opened.
+func OverCopy(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, error) {
+	e, err := Over(ctx, Config{Kind: Embedded, Retention: cfg.Retention, Log: cfg.Log}, ds)
+	if err != nil {
+		return nil, err
+	}
+	e.readsWhole = false
+	return e, nil
+}
+
+// Head returns the head that take takes past the engine, as SpiceDB prints it. As with a Snapshot, the error is Unavailable where the database is not
+// one to decide by, or the head lies behind what this server had acknowledged or read before.
+func (e *Engine) Head(ctx context.Context, take func() (printed string, err error)) (authz.Revision, error) {
+	var revision datastore.Revision
+	var failed error
+	taken := func() (datastore.Revision, error) {
+		var printed string
+		if printed, failed = take(); failed != nil {
+			return nil, failed
+		}
+		var err error
+		revision, err = e.ds.RevisionFromString(printed)
+		return revision, err
+	}
+	var err error
+	if guarded := datastore.UnwrapAs[*primary](e.ds); guarded != nil {
+		err = guarded.head(taken)
+	} else {
+		_, err = taken()
+	}
+	if failed != nil {
+		return authz.Revision{}, failed
+	}
+	if err != nil {
+		return authz.Revision{}, Failure("engine.Head", err)
+	}
+	token, err := zedtoken.NewFromRevision(ctx, revision, datalayer.NoSchemaHashInLegacyMode, e.ds)
+	if err != nil {
+		return authz.Revision{}, Failure("engine.Head", err)
+	}
+	return authz.Revision{Token: token.GetToken()}, nil
+}
+
+// Printed returns a revision of this engine as SpiceDB prints it. Errors: OutOfRange for one of another engine.
+func (e *Engine) Printed(r authz.Revision) (string, error) {
+	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.Token}, e.ds)
+	if err == nil && decoded.Status != zedtoken.StatusValid {
+		err = datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
+	}
+	if err != nil {
+		return "", Failure("engine.Printed", err)
+	}
+	return decoded.Revision.String(), nil
+}

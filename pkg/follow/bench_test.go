@@ -1,0 +1,85 @@
+package follow_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/tests/pgtest"
+)
+
+// large writes so many relationships in one transaction of the database's own, with what SpiceDB notes of one.
+func large(b testing.TB, uri string, n int) {
+	b.Helper()
+	execute(b, uri, fmt.Sprintf(`
+		INSERT INTO relation_tuple (namespace, object_id, relation, userset_namespace, userset_object_id, userset_relation, caveat_name)
+			SELECT 'document', 'document-number-' || i, 'viewer', 'user', 'user-number-' || i %% 1000, '...', '' FROM generate_series(1, %d) AS i;
+		INSERT INTO relation_tuple_transaction DEFAULT VALUES;
+		ANALYZE`, n))
+}
+
+// onDisk is a configuration as a server's, for a copy on the disk.
+func onDisk(b testing.TB) follow.Config {
+	b.Helper()
+	config := over(vfs.Default)
+	config.Dir = b.TempDir()
+	config.Store.CacheBytes, config.Store.MemTableBytes = 0, 0
+	return config
+}
+
+// BenchmarkLoad loads a copy from a PostgreSQL on the same machine.
+func BenchmarkLoad(b *testing.B) {
+	w := writer(b, pgtest.Database(b))
+	n := number(b, "DEPUTY_FOLLOW_LOAD", 200_000)
+	large(b, w.uri, n)
+	a := authority(b, w.uri, time.Hour)
+	for b.Loop() {
+		f := follower(b, onDisk(b), a)
+		if err := f.Load(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "relationships/s")
+}
+
+// BenchmarkPull takes the head where nothing has changed, beside a write of SpiceDB's, and the head alone.
+func BenchmarkPull(b *testing.B) {
+	w := writer(b, pgtest.Database(b))
+	large(b, w.uri, number(b, "DEPUTY_FOLLOW_LOAD", 200_000))
+	a := authority(b, w.uri, time.Hour)
+	f := follower(b, onDisk(b), a)
+	if err := f.Load(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	pull := func(b *testing.B) {
+		b.Helper()
+		reached, err := f.Pull(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		reached.Release()
+	}
+	b.Run("idle", func(b *testing.B) {
+		for b.Loop() {
+			pull(b)
+		}
+	})
+	b.Run("after a write", func(b *testing.B) {
+		for n := 0; b.Loop(); n++ {
+			b.StopTimer()
+			w.update(b, touch(fmt.Sprintf("document:%d#viewer@user:alice", n)))
+			b.StartTimer()
+			pull(b)
+		}
+	})
+	b.Run("SpiceDB's head alone", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := w.HeadRevision(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,156 @@
+package follow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
+
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// A mark is what a copy says of itself, in each of its commits. Its text is JSON, so that an operator can read it.
+type mark struct {
+	// Format is markFormat. A copy with another one is loaded anew.
+	Format int `json:"format"`
+	// Position is the state that the copy is of.
+	Position Position `json:"position"`
+	// Loading is set while relationships of the position are still missing.
+	Loading *loading `json:"loading,omitempty"`
+}
+
+const markFormat = 1
+
+// loading is how far a load is.
+type loading struct {
+	// Next is where the next page begins; see State.Page.
+	Next string `json:"next,omitempty"`
+	// Relationships is how many there are so far.
+	Relationships uint64 `json:"relationships"`
+}
+
+// replica is one copy: a store with its mark. Its fields are guarded by its follower's turn, but for holders.
+type replica struct {
+	dir    string
+	number int
+	store  *store.Store
+	// mark is what is on the disk, and text how it is written there.
+	mark mark
+	text []byte
+	at   reached
+
+	// holders is how many read it. The follower's mu guards it.
+	holders int
+}
+
+// reached is a position that a copy has reached, and the local revision that is the copy of it. It may be later than the mark's: then nothing has
+// changed between the two.
+type reached struct {
+	position Position
+	local    store.Revision
+}
+
+// errNoMark says that a store is no copy, or one of a version that wrote another mark.
+var errNoMark = errors.New("follow: the store has no mark that this version reads")
+
+// openReplica opens a copy that is there.
+func openReplica(dir string, number int, config store.Config) (*replica, error) {
+	opened, err := store.Open(dir, config)
+	if err != nil {
+		return nil, err
+	}
+	r := &replica{dir: dir, number: number, store: opened}
+	if err := r.readMark(); err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
+	return r, nil
+}
+
+func (r *replica) readMark() error {
+	head, err := r.store.Head()
+	if err != nil {
+		return err
+	}
+	text, found, err := r.store.Mark(head)
+	if err != nil {
+		return err
+	}
+	var m mark
+	if !found || json.Unmarshal(text, &m) != nil || m.Format != markFormat {
+		return errNoMark
+	}
+	r.mark, r.text, r.at = m, text, reached{m.Position, head}
+	return nil
+}
+
+// commit writes to the copy, with a mark that holds once it is written. It does not end with ctx: then nobody would know whether it took
+// place. Where that is not known for another reason, a later commit that builds on the wrong mark is refused, and the mark is read again.
+func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("follow: the mark: %w", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	local, err := r.store.WriteMarked(context.WithoutCancel(ctx), r.text, text, write)
+	if errors.Is(err, store.ErrMark) {
+		err = errors.Join(err, r.readMark())
+	}
+	if err != nil {
+		return fmt.Errorf("follow: writing to the copy: %w", err)
+	}
+	r.mark, r.text, r.at = m, text, reached{m.Position, local}
+	return nil
+}
+
+// apply brings the copy to the position that changes lead to. They must begin where the copy is. Where nothing has changed, the position is
+// written down only if the one on the disk is older than that.
+func (r *replica) apply(ctx context.Context, changes *Changes, older time.Duration) error {
+	if changes.Empty() && changes.To.At.Sub(r.mark.Position.At) < older {
+		r.at.position = changes.To
+		return nil
+	}
+	return r.commit(ctx, mark{Format: markFormat, Position: changes.To}, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		return write(ctx, tx, changes)
+	})
+}
+
+// write writes changes in one transaction.
+func write(ctx context.Context, tx datastore.ReadWriteTransaction, c *Changes) error {
+	if err := tx.LegacyDeleteCaveats(ctx, c.DeletedCaveats); err != nil {
+		return err
+	}
+	// Their relationships were deleted by the authority, or are still there.
+	if err := tx.LegacyDeleteNamespaces(ctx, c.DeletedTypes, datastore.DeleteNamespacesOnly); err != nil {
+		return err
+	}
+	if err := tx.LegacyWriteCaveats(ctx, c.Definitions.Caveats); err != nil {
+		return err
+	}
+	if err := tx.LegacyWriteNamespaces(ctx, c.Definitions.Types...); err != nil {
+		return err
+	}
+	for _, name := range c.DeletedCounters {
+		if err := tx.UnregisterCounter(ctx, name); err != nil {
+			return err
+		}
+	}
+	for _, counter := range c.Definitions.Counters {
+		if err := tx.RegisterCounter(ctx, counter.Name, counter.Filter); err != nil {
+			return err
+		}
+	}
+	updates := make([]tuple.RelationshipUpdate, 0, len(c.Deleted)+len(c.Written))
+	for _, rel := range c.Deleted {
+		updates = append(updates, tuple.Delete(rel))
+	}
+	for _, rel := range c.Written {
+		updates = append(updates, tuple.Touch(rel))
+	}
+	return tx.WriteRelationships(ctx, updates)
+}

@@ -1,0 +1,383 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/store"
+)
+
+// Config is how an authority is followed.
+type Config struct {
+	// Dir is where the copy is: a directory of its own, which is made if it does not exist.
+	Dir string
+	// Store is how the copy's store is opened.
+	Store store.Config
+	// MaxChanges is how many relationships one local commit writes, and how many it deletes, at most; 0 means 200,000.
+	MaxChanges int
+	// PageSize is how many relationships a load reads at a time; 0 means 20,000.
+	PageSize int
+	// WriteDown is how old the position on the disk becomes while nothing changes; 0 means a minute.
+	WriteDown time.Duration
+	// Log is told what an operator has to know; nil means nobody.
+	Log *zap.Logger
+	// Progress is told how far a load is, after each page, if it is not nil.
+	Progress func(Progress)
+}
+
+// Progress is how far a load is.
+type Progress struct {
+	// Position is what is loaded.
+	Position Position
+	// Relationships is how many there are so far, Complete whether these are all.
+	Relationships uint64
+	Complete      bool
+}
+
+func (c Config) complete() Config {
+	if c.MaxChanges == 0 {
+		c.MaxChanges = 200_000
+	}
+	if c.PageSize == 0 {
+		c.PageSize = 20_000
+	}
+	if c.WriteDown == 0 {
+		c.WriteDown = time.Minute
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.Store.Log == nil {
+		c.Store.Log = c.Log
+	}
+	return c
+}
+
+// files is where the copies are.
+func (c Config) files() vfs.FS {
+	if c.Store.FS != nil {
+		return c.Store.FS
+	}
+	return vfs.Default
+}
+
+// ErrNoCopy says that there is no copy yet.
+var ErrNoCopy = errors.New("there is no copy of the authority yet")
+
+// errClosed says that a follower is used after Close.
+var errClosed = errors.New("follow: the follower is closed")
+
+// Follower keeps a copy of an authority. It is safe for concurrent use; Pull and Load run one at a time.
+//
+// Its directory has a directory for each copy, copy-1, copy-2 and so on, each of them a store that says itself whether it is complete. The
+// complete one with the highest number counts. One with a higher number that is not complete is being loaded.
+type Follower struct {
+	config    Config
+	authority Authority
+	// life ends with Close, and with it what is under way.
+	life context.Context //nolint:containedctx // the follower's own life
+	end  context.CancelFunc
+
+	// turn is held by whoever changes a copy.
+	turn sync.Mutex
+	// half is a copy that is being loaded, newest the highest number that a copy has had.
+	half   *replica
+	newest int
+
+	// mu guards what follows, and the holders of copies. It is never held while the disk or the authority is waited for.
+	mu      sync.Mutex
+	serving *replica
+	// proven is what serving has reached.
+	proven reached
+	// retired are copies that are not served any more and that somebody still reads.
+	retired map[*replica]bool
+	closed  bool
+}
+
+// Open opens the copy that there is, and asks nothing of the authority. Copies that are not needed any more are removed, and so is one that cannot be read.
+func Open(config Config, authority Authority) (*Follower, error) {
+	f := &Follower{config: config.complete(), authority: authority, retired: map[*replica]bool{}}
+	f.life, f.end = context.WithCancel(context.Background())
+	if err := f.open(); err != nil {
+		return nil, fmt.Errorf("follow: cannot open %s: %w", config.Dir, errors.Join(err, f.Close()))
+	}
+	return f, nil
+}
+
+const (
+	copyPrefix = "copy-"
+	// goneSuffix ends the name of what is being removed.
+	goneSuffix = ".gone"
+)
+
+func (f *Follower) open() error {
+	files := f.config.files()
+	names, err := files.List(f.config.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var numbers []int
+	for _, name := range names {
+		if strings.HasPrefix(name, copyPrefix) && strings.HasSuffix(name, goneSuffix) {
+			if err := files.RemoveAll(files.PathJoin(f.config.Dir, name)); err != nil {
+				return err
+			}
+			continue
+		}
+		if n, err := strconv.Atoi(strings.TrimPrefix(name, copyPrefix)); err == nil && n > 0 && name == copyPrefix+strconv.Itoa(n) {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	slices.Reverse(numbers)
+	if len(numbers) > 0 {
+		f.newest = numbers[0]
+	}
+	for _, n := range numbers {
+		if err := f.consider(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// consider opens a copy, from the newest down, and keeps it or removes it.
+func (f *Follower) consider(number int) error {
+	dir := f.path(number)
+	if f.serving != nil {
+		return f.remove(dir)
+	}
+	r, err := openReplica(dir, number, f.config.Store)
+	switch {
+	case errors.Is(err, errNoMark):
+		// It ended before its first commit.
+		return f.remove(dir)
+	case errors.Is(err, store.ErrDamaged):
+		f.config.Log.Warn("the copy of the authority is damaged, and is loaded anew", zap.String("directory", dir), zap.Error(err))
+		return f.remove(dir)
+	case err != nil:
+		return err
+	case r.mark.Loading == nil:
+		f.replace(r)
+		return nil
+	case f.half != nil:
+		return f.drop(r)
+	default:
+		f.half = r
+		return nil
+	}
+}
+
+func (f *Follower) path(number int) string {
+	return f.config.files().PathJoin(f.config.Dir, copyPrefix+strconv.Itoa(number))
+}
+
+// remove removes a copy that is not open, so that what is left of it after a crash is not taken for one.
+func (f *Follower) remove(dir string) error {
+	files := f.config.files()
+	gone := dir + goneSuffix
+	if err := errors.Join(files.RemoveAll(gone), files.Rename(dir, gone)); err != nil {
+		return err
+	}
+	// The new name has to be on the disk before the first file is removed.
+	parent, err := files.OpenDir(f.config.Dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
+		return err
+	}
+	return files.RemoveAll(gone)
+}
+
+// drop closes a copy and removes it.
+func (f *Follower) drop(r *replica) error { return errors.Join(r.store.Close(), f.remove(r.dir)) }
+
+// Close ends what is under way and closes the copy. Who still holds it gets errors from then on.
+func (f *Follower) Close() error {
+	f.end()
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.mu.Lock()
+	open := slices.Collect(maps.Keys(f.retired))
+	if f.serving != nil {
+		open = append(open, f.serving)
+	}
+	f.serving, f.closed = nil, true
+	clear(f.retired)
+	f.mu.Unlock()
+	if f.half != nil {
+		open = append(open, f.half)
+		f.half = nil
+	}
+	var err error
+	for _, r := range open {
+		err = errors.Join(err, r.store.Close())
+	}
+	return err
+}
+
+// Reached is a state of the authority that the copy has reached. Its store stays open until Release is called, once; but for Follower.Close.
+type Reached struct {
+	// Store is the copy, Local its revision that is the copy of Position.
+	Store *store.Store
+	Local store.Revision
+	// Position is the state. At Position.At the authority showed it as its head.
+	Position Position
+
+	release func()
+}
+
+// Release gives the copy back.
+func (r *Reached) Release() { r.release() }
+
+// Reached returns the state that was reached last. It never waits. Errors: ErrNoCopy.
+func (f *Follower) Reached() (*Reached, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.serving
+	switch {
+	case f.closed:
+		return nil, errClosed
+	case r == nil:
+		return nil, ErrNoCopy
+	}
+	r.holders++
+	var once sync.Once
+	return &Reached{
+		Store: r.store, Local: f.proven.local, Position: f.proven.position,
+		release: func() { once.Do(func() { f.giveBack(r) }) },
+	}, nil
+}
+
+// giveBack ends a hold, and removes a copy that nobody needs any more.
+func (f *Follower) giveBack(r *replica) {
+	f.mu.Lock()
+	r.holders--
+	over := f.retired[r] && r.holders == 0
+	if over {
+		delete(f.retired, r)
+	}
+	f.mu.Unlock()
+	if over {
+		f.bury(r)
+	}
+}
+
+// replace has another copy served, or none, and removes the one that was once nobody holds it.
+func (f *Follower) replace(r *replica) {
+	f.mu.Lock()
+	old := f.serving
+	f.serving, f.proven = r, reached{}
+	if r != nil {
+		f.proven = r.at
+	}
+	over := old != nil && old.holders == 0
+	if old != nil && !over {
+		f.retired[old] = true
+	}
+	f.mu.Unlock()
+	if over {
+		f.bury(old)
+	}
+}
+
+// prove notes what the copy that is served has reached.
+func (f *Follower) prove(r *replica) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.serving == r {
+		f.proven = r.at
+	}
+}
+
+// bury removes a copy that is not served any more. If it cannot be removed the next start does.
+func (f *Follower) bury(r *replica) {
+	if err := f.drop(r); err != nil {
+		f.config.Log.Warn("a copy of the authority that is not needed any more could not be removed",
+			zap.String("directory", r.dir), zap.Error(err))
+	}
+}
+
+// turnOf waits for the turn, and returns a context that also ends with the follower. over gives the turn back.
+func (f *Follower) turnOf(ctx context.Context) (_ context.Context, over func()) {
+	f.turn.Lock()
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(f.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+		f.turn.Unlock()
+	}
+}
+
+// Pull asks the authority for its head and for what has changed since the copy's position, and applies it. What it returns has been the
+// authority's head after Pull was called.
+//
+// Errors: ErrNoCopy; those of Authority.ChangesSince. After ErrOther there is no copy any more; after ErrMissed and ErrTooMany the copy stays
+// where it is. In these cases Load makes a new one.
+func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
+	ctx, over := f.turnOf(ctx)
+	defer over()
+	r, err := f.current()
+	if err != nil {
+		return nil, err
+	}
+	err = f.advance(ctx, r)
+	f.prove(r)
+	if errors.Is(err, ErrOther) {
+		f.config.Log.Warn("the copy is not of this authority's history, and is discarded", zap.Error(err))
+		f.replace(nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return f.Reached()
+}
+
+// advance brings a copy to the head. The turn is held.
+func (f *Follower) advance(ctx context.Context, r *replica) error {
+	changes, err := f.authority.ChangesSince(ctx, r.at.position, f.config.MaxChanges)
+	if err != nil {
+		return err
+	}
+	return r.apply(ctx, &changes, f.config.WriteDown)
+}
+
+// current is the copy that is served. The turn is held.
+func (f *Follower) current() (*replica, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return nil, errClosed
+	case f.serving == nil:
+		return nil, ErrNoCopy
+	default:
+		return f.serving, nil
+	}
+}
+
+// Follow is Pull, and Load where there is no copy or where it has to be discarded. It may take as long as a load does.
+func (f *Follower) Follow(ctx context.Context) (*Reached, error) {
+	reached, err := f.Pull(ctx)
+	if err == nil || !errors.Is(err, ErrNoCopy) && !errors.Is(err, ErrOther) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+		return reached, err
+	}
+	f.config.Log.Info("the authority is loaded", zap.String("because", err.Error()))
+	if err := f.Load(ctx); err != nil {
+		return nil, err
+	}
+	return f.Pull(ctx)
+}

@@ -1,0 +1,383 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
+	"github.com/deputyauth/deputy/pkg/turns"
+)
+
+// Defaults of GraphConfig.
+const (
+	DefaultWait   = 250 * time.Millisecond
+	DefaultMaxAge = 10 * time.Second
+)
+
+const (
+	// pullTime is how long a pull may take, and loadPause how long after a failure the next one is tried.
+	pullTime, failurePause = 10 * time.Second, time.Second
+	// pullsPerAge is how often the copy is brought up to date within MaxAge while nobody asks, and pullPause the longest time between two pulls.
+	pullsPerAge, pullPause = 10, time.Second
+	// linger is how long a copy that was replaced can still be read by calls that began with it.
+	linger = time.Minute
+	// maxBeyond is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
+	maxBeyond = 16
+)
+
+// Local is the graph over a copy's store: what a decision at a revision of the copy is made over. It is safe for concurrent use.
+type Local interface {
+	// At returns a snapshot of a revision of the store, as of a moment, zero being the clock's.
+	At(ctx context.Context, at store.Revision, moment time.Time) (authz.Snapshot, error)
+	// Close ends it. Whatever still reads gets errors.
+	Close() error
+}
+
+// GraphConfig is what a Graph is made of.
+type GraphConfig struct {
+	// Follower has the copy. It stays its owner's, who closes it after the Graph.
+	Follower *Follower
+	// Engine is the authority's own engine, which takes writes, and answers what the copy does not.
+	Engine authz.Graph
+	// Head returns the head that take takes, as SpiceDB prints it, as a revision of Engine's; or refuses it, where Engine would.
+	Head func(ctx context.Context, take func() (printed string, err error)) (authz.Revision, error)
+	// Printed returns a revision of Engine's as SpiceDB prints it.
+	Printed func(authz.Revision) (string, error)
+	// Open makes the graph over a copy's store. The store stays the follower's.
+	Open func(*store.Store) (Local, error)
+	// Wait is how long a decision waits until the copy has reached the authority's head; 0 means DefaultWait.
+	Wait time.Duration
+	// MaxAge is how long after the copy was last known to be the authority's head it answers those who do not need the head; 0 means DefaultMaxAge.
+	MaxAge time.Duration
+	// Served is called when the copy begins to serve, and when it does not any more; nil tells nobody.
+	Served func(bool)
+	// Log is told what an operator has to know; nil means nobody.
+	Log *zap.Logger
+}
+
+// Graph answers decisions from a copy, and has the authority behind it. It implements authz.Graph and is safe for concurrent use.
+//
+//   - The head: a decision takes the authority's head after it was asked for, and the copy is brought there. Decisions that arrive together share
+//     both. So it sees each write that was acknowledged before it was asked for, by whichever server. Where that takes longer than Wait, the
+//     authority's engine is asked.
+//   - At least as fresh as a revision, or as fast as can be: answered from the copy, if it shows the revision, and was the authority's head less
+//     than MaxAge ago; else as the head.
+//   - Exactly at a revision: answered from the copy if it has stood there, else by the authority's engine.
+//
+// The authority's engine is asked few questions at once, so that a copy which does not keep up does not turn a node's whole load on the
+// database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers.
+type Graph struct {
+	config GraphConfig
+	// heads shares what brings the copy to the head.
+	heads turns.Shared[*stand]
+	// now is what the copy was last known to be the head at; nil if there is no such copy.
+	now atomic.Pointer[stand]
+	// loading says that the copy is made anew, and not brought to the head meanwhile.
+	loading atomic.Bool
+	beyond  *turns.Set
+	figures *figures
+
+	end    context.CancelFunc
+	ended  chan struct{}
+	mu     sync.Mutex
+	served bool
+	// copies are those that are open, current the newest of them.
+	copies  map[*opened]bool
+	current *opened
+	known   stands
+}
+
+var _ authz.Graph = (*Graph)(nil)
+
+// stand is where a copy has stood: the local revision that is the copy of a position of the authority's. It is immutable.
+type stand struct {
+	copy     *opened
+	local    store.Revision
+	position Position
+	revision authz.Revision
+	// proven is a moment after which the position was the authority's head.
+	proven time.Time
+}
+
+// opened is a copy with the graph over it.
+type opened struct {
+	// number tells it from others, and grows.
+	number uint64
+	graph  Local
+	hold   *Reached
+	once   sync.Once
+}
+
+func (o *opened) close() (err error) {
+	o.once.Do(func() {
+		err = o.graph.Close()
+		o.hold.Release()
+	})
+	return err
+}
+
+// OpenGraph returns a Graph, which begins to follow.
+func OpenGraph(config GraphConfig) *Graph {
+	if config.Wait == 0 {
+		config.Wait = DefaultWait
+	}
+	if config.MaxAge == 0 {
+		config.MaxAge = DefaultMaxAge
+	}
+	if config.Log == nil {
+		config.Log = zap.NewNop()
+	}
+	ctx, end := context.WithCancel(context.Background())
+	g := &Graph{
+		config: config, beyond: turns.New("questions to the authority", maxBeyond), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
+	}
+	g.figures = newFigures(g)
+	go func() {
+		defer close(g.ended)
+		_ = authz.Safely("follow.Graph", func() error { g.follow(ctx); return nil }) // each step recovers by itself
+	}()
+	return g
+}
+
+// Close ends the following, and closes what is over the copies. The follower is to be closed after it.
+func (g *Graph) Close() error {
+	g.end()
+	<-g.ended
+	g.mu.Lock()
+	open := g.copies
+	g.copies, g.current = nil, nil
+	g.mu.Unlock()
+	g.now.Store(nil)
+	var err error
+	for o := range open {
+		err = errors.Join(err, o.close())
+	}
+	return err
+}
+
+// Serves reports whether the copy serves: whether it was the authority's head less than MaxAge ago.
+func (g *Graph) Serves() bool { return g.fresh() != nil }
+
+// fresh returns what the copy was the head at less than MaxAge ago; nil if that is longer ago.
+func (g *Graph) fresh() *stand {
+	if s := g.now.Load(); s != nil && time.Since(s.proven) <= g.config.MaxAge {
+		return s
+	}
+	return nil
+}
+
+// follow brings the copy to the head now and then, and makes a new one where it cannot be, until ctx ends.
+func (g *Graph) follow(ctx context.Context) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+		err := authz.Safely("follow.Graph", func() error { return g.step(ctx) })
+		next := min(g.config.MaxAge/pullsPerAge, pullPause)
+		if err != nil && ctx.Err() == nil {
+			next = failurePause
+			if !told {
+				g.config.Log.Warn("the copy does not follow the authority; it is tried again", zap.Error(err))
+			}
+		}
+		told = err != nil
+		g.tell()
+		pause.Reset(next)
+	}
+}
+
+// step brings the copy to the head, and makes a new one where that is needed.
+func (g *Graph) step(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, pullTime)
+	_, err := g.heads.Get(bounded, pullTime, g.take)
+	cancel()
+	if err == nil || !errors.Is(err, ErrNoCopy) && !errors.Is(err, ErrOther) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+		return err
+	}
+	if errors.Is(err, ErrOther) || errors.Is(err, ErrNoCopy) {
+		g.now.Store(nil) // it is of another history
+	}
+	g.tell()
+	g.config.Log.Info("the authority is loaded", zap.String("because", err.Error()))
+	g.loading.Store(true)
+	defer g.loading.Store(false)
+	began := time.Now()
+	if err := g.config.Follower.Load(ctx); err != nil {
+		return err
+	}
+	g.figures.loads.Inc()
+	g.config.Log.Info("the authority is loaded, and followed", zap.Duration("took", time.Since(began)))
+	_, err = g.heads.Get(ctx, pullTime, g.take)
+	return err
+}
+
+// tell calls Served where that has changed.
+func (g *Graph) tell() {
+	g.mu.Lock()
+	serves := g.Serves()
+	changed := serves != g.served
+	g.served = serves
+	g.mu.Unlock()
+	if changed && g.config.Served != nil {
+		g.config.Served(serves)
+	}
+}
+
+// take brings the copy to the head. One at a time is under way; see turns.Shared.
+func (g *Graph) take(ctx context.Context) (*stand, error) {
+	s := &stand{proven: time.Now()}
+	revision, err := g.config.Head(ctx, func() (string, error) {
+		reached, err := g.config.Follower.Pull(ctx)
+		if err != nil {
+			return "", err
+		}
+		if s.copy, err = g.over(ctx, reached); err != nil {
+			return "", err
+		}
+		s.local, s.position = reached.Local, reached.Position
+		return g.config.Follower.authority.Revision(s.position)
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.revision = revision
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.copies == nil {
+		return nil, errClosed
+	}
+	g.known.note(s)
+	g.now.Store(s)
+	return s, nil
+}
+
+// over returns the graph over a copy, which it opens at first. It takes over what was reached.
+func (g *Graph) over(ctx context.Context, reached *Reached) (*opened, error) {
+	g.mu.Lock()
+	current := g.current
+	g.mu.Unlock()
+	if current != nil && current.hold.Store == reached.Store {
+		reached.Release()
+		return current, nil
+	}
+	local, err := g.config.Open(reached.Store)
+	if err != nil {
+		reached.Release()
+		return nil, err
+	}
+	o := &opened{number: 1, graph: local, hold: reached}
+	// The first look at a schema may read many relationships, which no decision should have to wait for.
+	if snap, err := local.At(ctx, reached.Local, time.Time{}); err == nil {
+		_, _ = snap.Schema(ctx) // who needs it is told
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.copies == nil {
+		return nil, errors.Join(errClosed, o.close())
+	}
+	if current != nil {
+		o.number = current.number + 1
+		time.AfterFunc(linger, func() { g.bury(current) })
+	}
+	g.copies[o], g.current, g.known = true, o, stands{}
+	return o, nil
+}
+
+// bury closes a copy that was replaced.
+func (g *Graph) bury(o *opened) {
+	if err := authz.Safely("follow.Graph", o.close); err != nil {
+		g.config.Log.Warn("a copy of the authority that was replaced could not be closed", zap.Error(err))
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.copies, o)
+}
+
+// Snapshot pins a revision; see authz.Graph and Graph.
+func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if !f.Exactly.IsZero() {
+		if s := g.stood(ctx, f.Exactly); s != nil {
+			return g.at(ctx, s, f.Moment)
+		}
+		return g.asked(ctx, f)
+	}
+	if s := g.fresh(); f.Stale && s != nil && g.shows(s, f.AtLeast) {
+		return g.at(ctx, s, time.Time{})
+	}
+	s, err := g.head(ctx)
+	if err == nil && g.shows(s, f.AtLeast) {
+		return g.at(ctx, s, time.Time{})
+	}
+	if ctx.Err() != nil || authz.KindOf(err) == authz.Canceled {
+		return nil, endOf(ctx)
+	}
+	return g.asked(ctx, f)
+}
+
+// head returns the authority's head, once the copy has reached it.
+func (g *Graph) head(ctx context.Context) (*stand, error) {
+	if g.loading.Load() {
+		return nil, ErrNoCopy
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, g.config.Wait)
+	defer cancel()
+	s, err := g.heads.Get(ctx, pullTime, g.take)
+	g.figures.waits.Observe(time.Since(began).Seconds())
+	return s, err
+}
+
+// stood returns where the copy stood at a revision, if it did and can still be read there.
+func (g *Graph) stood(ctx context.Context, r authz.Revision) *stand {
+	g.mu.Lock()
+	s := g.known.at(r)
+	g.mu.Unlock()
+	if s == nil || s.copy.hold.Store.CheckRevision(ctx, s.local) != nil {
+		return nil
+	}
+	return s
+}
+
+// shows reports whether a stand shows all that a revision does; the zero revision asks for nothing.
+func (g *Graph) shows(s *stand, r authz.Revision) bool {
+	if r.IsZero() || r == s.revision {
+		return true
+	}
+	printed, err := g.config.Printed(r)
+	if err != nil {
+		return false // the engine says what is wrong with it
+	}
+	shows, err := g.config.Follower.authority.Shows(s.position, printed)
+	return err == nil && shows
+}
+
+// endOf is the error of a call whose context has ended.
+func endOf(ctx context.Context) error {
+	e := &authz.Error{Op: "follow.Snapshot", Kind: authz.Canceled, Message: "the call was cancelled", Err: ctx.Err()}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		e.Kind, e.Reason, e.Message = authz.Deadline, authz.ReasonEngineUnavailable, "the deadline passed before the answer was complete"
+	}
+	return e
+}
+
+// Write has the authority's engine write.
+func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
+	return g.config.Engine.Write(ctx, updates, preconditions)
+}
+
+// Retention is the authority's.
+func (g *Graph) Retention() time.Duration { return g.config.Engine.Retention() }
+
+// ClockOffset is the authority's.
+func (g *Graph) ClockOffset() time.Duration { return g.config.Engine.ClockOffset() }

@@ -1,0 +1,408 @@
+package follow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+	"go.uber.org/zap"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/store"
+	"github.com/deputyauth/deputy/tests/pgtest"
+)
+
+// stuck is an authority's engine that answers no more once it is held.
+type stuck struct {
+	authz.Graph
+
+	held atomic.Bool
+}
+
+func (s *stuck) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
+	if s.held.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Graph.Snapshot(ctx, f)
+}
+
+// followed is a graph over a copy of a database, with what is behind it.
+type followed struct {
+	*follow.Graph
+	*written
+
+	engine *engine.Engine
+	behind *stuck
+	// pulls counts what the authority was asked, and block, while it is set, is waited for first.
+	pulls  atomic.Int64
+	block  atomic.Pointer[chan struct{}]
+	served chan bool
+}
+
+// openCopy is the graph over a copy.
+type openCopy struct {
+	*kept.Graph
+
+	spicedb *engine.Engine
+}
+
+func (c openCopy) Close() error {
+	c.Graph.Close()
+	return c.spicedb.Close()
+}
+
+// keptOpen is a store that is not the engine's to close.
+type keptOpen struct{ *store.Store }
+
+func (keptOpen) Close() error { return nil }
+
+// graph opens a graph over a fresh database, and returns once its copy serves.
+func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *followed {
+	t.Helper()
+	w := writer(t, pgtest.Database(t))
+	e, err := engine.Open(t.Context(), engine.Config{Kind: engine.Postgres, URI: w.uri})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Errorf("closing the engine: %v", err)
+		}
+	})
+	f := &followed{written: w, engine: e, behind: &stuck{Graph: e}, served: make(chan bool, 100)}
+	a := &stepped{Authority: authority(t, w.uri, time.Hour), step: func(string) {
+		f.pulls.Add(1)
+		if block := f.block.Load(); block != nil {
+			<-*block
+		}
+	}}
+	config := inMemory()
+	over := follow.GraphConfig{
+		Engine: f.behind, Head: e.Head, Printed: e.Printed, Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
+		Served: func(serves bool) { f.served <- serves },
+		Open: func(s *store.Store) (follow.Local, error) {
+			spicedb, err := engine.OverCopy(context.Background(), engine.Config{}, keptOpen{s})
+			if err != nil {
+				return nil, err
+			}
+			return openCopy{kept.Open(kept.Config{Engine: spicedb, Store: s, Failure: engine.Failure}), spicedb}, nil
+		},
+	}
+	if change != nil {
+		change(&config, &over)
+	}
+	over.Follower = follower(t, config, a)
+	f.Graph = follow.OpenGraph(over)
+	t.Cleanup(func() {
+		f.release()
+		if err := f.Close(); err != nil {
+			t.Errorf("closing the graph: %v", err)
+		}
+	})
+	f.serves(t, true)
+	return f
+}
+
+// serves waits until the copy serves, or does not any more.
+func (f *followed) serves(t *testing.T, want bool) {
+	t.Helper()
+	for limit := time.After(30 * time.Second); ; {
+		select {
+		case got := <-f.served:
+			if got == want {
+				return
+			}
+		case <-limit:
+			t.Fatalf("the copy is not told to serve %v", want)
+		}
+	}
+}
+
+// hold has the authority answer no more, until release.
+func (f *followed) hold() {
+	block := make(chan struct{})
+	f.block.Store(&block)
+}
+
+func (f *followed) release() {
+	if block := f.block.Swap(nil); block != nil {
+		close(*block)
+	}
+}
+
+// token is the revision of a write of SpiceDB's.
+func (f *followed) token(t *testing.T, updates ...tuple.RelationshipUpdate) authz.Revision {
+	t.Helper()
+	at, err := f.ReadWriteTx(context.Background(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		return tx.WriteRelationships(ctx, updates)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := zedtoken.NewFromRevision(context.Background(), at, datalayer.NoSchemaHashInLegacyMode, f.Datastore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authz.Revision{Token: token.GetToken()}
+}
+
+// viewers reads who a snapshot says are viewers of the plan.
+func viewers(t *testing.T, snap authz.Snapshot) []string {
+	t.Helper()
+	found, err := snap.Read(context.Background(), authz.Filter{Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, rel := range found[0] {
+		all = append(all, rel.Subject.ID)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// byCopy reports whether a snapshot is of the copy, which knows moments, and SpiceDB does not.
+func byCopy(snap authz.Snapshot) bool {
+	_, momentary := snap.(authz.Momentary)
+	return momentary
+}
+
+func (f *followed) snapshot(t *testing.T, fresh authz.Freshness) authz.Snapshot {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	snap, err := f.Snapshot(ctx, fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
+// TestHeadOfCopy has each snapshot at the head, made after a write of somebody else's was acknowledged, show it, by the copy and at a revision that the
+// authority's engine reads the same at. Beside it somebody writes all the time.
+func TestHeadOfCopy(t *testing.T) {
+	f := graph(t, nil)
+	noise, quiet := context.WithCancel(context.Background())
+	var noisy sync.WaitGroup
+	noisy.Go(func() {
+		for i := 0; noise.Err() == nil; i++ {
+			_, _ = f.ReadWriteTx(noise, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+				return tx.WriteRelationships(ctx, []tuple.RelationshipUpdate{touch(fmt.Sprintf("document:n%d#viewer@user:alice", i%50))})
+			})
+		}
+	})
+	defer noisy.Wait()
+	defer quiet()
+	byCopies := 0
+	for i := range 50 {
+		want := []string{"alice"}
+		change := touch("document:plan#viewer@user:alice")
+		if i%2 == 1 {
+			want, change = nil, remove("document:plan#viewer@user:alice")
+		}
+		f.update(t, change)
+		snap := f.snapshot(t, authz.Freshness{})
+		if byCopy(snap) {
+			byCopies++
+		}
+		if got := viewers(t, snap); !slices.Equal(got, want) {
+			t.Fatalf("step %d: the viewers are %v, want %v", i, got, want)
+		}
+		theirs, err := f.engine.Snapshot(context.Background(), authz.Freshness{Exactly: snap.Revision()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := viewers(t, theirs); !slices.Equal(got, want) {
+			t.Fatalf("step %d: at the same revision SpiceDB says %v, want %v", i, got, want)
+		}
+		again := f.snapshot(t, authz.Freshness{Exactly: snap.Revision()})
+		if got := viewers(t, again); !slices.Equal(got, want) || !byCopy(again) {
+			t.Fatalf("step %d: at the same revision the graph says %v, by the copy: %v; want %v", i, got, byCopy(again), want)
+		}
+	}
+	if byCopies < 45 {
+		t.Errorf("of 50 snapshots the copy answered %d", byCopies)
+	}
+}
+
+// TestCopyDoesNotKeepUp has the authority's engine answer once a decision has waited for long enough, for a few at a time, and refuse all others.
+func TestCopyDoesNotKeepUp(t *testing.T) {
+	const wait = 100 * time.Millisecond
+	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = wait })
+	f.update(t, touch("document:plan#viewer@user:alice"))
+	f.hold()
+	began := time.Now()
+	snap := f.snapshot(t, authz.Freshness{})
+	if byCopy(snap) || !slices.Equal(viewers(t, snap), []string{"alice"}) {
+		t.Errorf("the copy does not keep up, and answers: %v; the viewers are %v", byCopy(snap), viewers(t, snap))
+	}
+	if took := time.Since(began); took < wait {
+		t.Errorf("the snapshot waited %s, less than %s", took, wait)
+	}
+	// Nor does the engine answer any more.
+	f.behind.held.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	var refused, waited atomic.Int32
+	var all sync.WaitGroup
+	for range 60 {
+		all.Go(func() {
+			_, err := f.Snapshot(ctx, authz.Freshness{})
+			switch {
+			case authz.KindOf(err) == authz.Unavailable && ctx.Err() == nil:
+				refused.Add(1)
+			case err != nil:
+				waited.Add(1)
+			default:
+				t.Error("somebody got an answer")
+			}
+		})
+	}
+	all.Wait()
+	if waited.Load() > 20 || refused.Load() < 40 {
+		t.Errorf("%d wait for the engine, and %d were refused in time; want at most 20, and the rest", waited.Load(), refused.Load())
+	}
+	f.behind.held.Store(false)
+	f.release()
+	if snap := f.snapshot(t, authz.Freshness{}); !slices.Equal(viewers(t, snap), []string{"alice"}) {
+		t.Errorf("afterwards the viewers are %v", viewers(t, snap))
+	}
+}
+
+// TestBounds has the copy answer without asking the authority where it shows a revision and is young enough, and nobody get less than the revision.
+func TestBounds(t *testing.T) {
+	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait, g.MaxAge = 100*time.Millisecond, 2*time.Second })
+	old := f.token(t, touch("document:plan#viewer@user:alice"))
+	f.snapshot(t, authz.Freshness{}) // the copy is past it
+	f.hold()
+	held := f.pulls.Load()
+	for name, fresh := range map[string]authz.Freshness{
+		"as fast as can be": {Stale: true}, "a revision that the copy shows": {Stale: true, AtLeast: old},
+	} {
+		if snap := f.snapshot(t, fresh); !byCopy(snap) || len(viewers(t, snap)) != 1 {
+			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap))
+		}
+	}
+	if asked := f.pulls.Load() - held; asked > 1 { // the graph's own goes on
+		t.Errorf("the authority was asked %d times", asked)
+	}
+	revoked := f.token(t, remove("document:plan#viewer@user:alice"))
+	for name, fresh := range map[string]authz.Freshness{
+		"a revision that it does not show": {Stale: true, AtLeast: revoked}, "the head after a revision": {AtLeast: revoked}, "the head": {},
+	} {
+		if snap := f.snapshot(t, fresh); byCopy(snap) || len(viewers(t, snap)) != 0 {
+			t.Errorf("%s: by the copy: %v, viewers %v", name, byCopy(snap), viewers(t, snap))
+		}
+	}
+	f.serves(t, false)
+	if snap := f.snapshot(t, authz.Freshness{Stale: true}); byCopy(snap) {
+		t.Error("a copy that is too old answers")
+	}
+	f.release()
+	f.serves(t, true)
+	if snap := f.snapshot(t, authz.Freshness{Stale: true, AtLeast: revoked}); len(viewers(t, snap)) != 0 {
+		t.Errorf("afterwards the viewers are %v", viewers(t, snap))
+	}
+	if _, err := f.Snapshot(t.Context(), authz.Freshness{Exactly: authz.Revision{Token: "nonsense"}}); authz.KindOf(err) != authz.OutOfRange {
+		t.Errorf("a revision that is none: %v", err)
+	}
+}
+
+// TestSwapped loads the authority anew, because too much has changed: stamps of the old copy are not current in the new one, revisions that it stood
+// at are the authority's to answer, and who reads it still can for a while.
+func TestSwapped(t *testing.T) {
+	f := graph(t, func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges = 10 })
+	f.update(t, touch("document:plan#viewer@user:alice"))
+	before := f.snapshot(t, authz.Freshness{})
+	type stamper interface {
+		Stamp(filters []authz.Filter) (authz.Stamp, bool)
+		Current(stamp authz.Stamp) bool
+	}
+	stamp, ok := before.(stamper).Stamp([]authz.Filter{{Resource: authz.Object{Type: "document", ID: "plan"}}})
+	if !ok || !before.(stamper).Current(stamp) {
+		t.Fatal("the copy makes no stamp, or it is not current")
+	}
+	updates := []tuple.RelationshipUpdate{remove("document:plan#viewer@user:alice")}
+	for i := range 11 {
+		updates = append(updates, touch(fmt.Sprintf("document:%d#viewer@user:alice", i)))
+	}
+	f.update(t, updates...)
+	var after authz.Snapshot
+	for limit := time.Now().Add(30 * time.Second); ; {
+		after = f.snapshot(t, authz.Freshness{})
+		if len(viewers(t, after)) != 0 {
+			t.Fatalf("by the copy: %v, what was revoked is in force", byCopy(after))
+		}
+		if byCopy(after) {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("the authority is not loaded anew")
+		}
+	}
+	if after.(stamper).Current(stamp) {
+		t.Error("a stamp of the copy that was replaced is current in the new one")
+	}
+	if got := viewers(t, before); !slices.Equal(got, []string{"alice"}) {
+		t.Errorf("the old copy says %v", got)
+	}
+	old := f.snapshot(t, authz.Freshness{Exactly: before.Revision()})
+	if got := viewers(t, old); byCopy(old) || !slices.Equal(got, []string{"alice"}) {
+		t.Errorf("at the old revision: by the copy %v, viewers %v", byCopy(old), got)
+	}
+}
+
+// TestHeadIsNotBehind refuses a head that lies behind what the server has acknowledged, as a standby that lags would show.
+func TestHeadIsNotBehind(t *testing.T) {
+	f := graph(t, nil)
+	head, err := f.HeadRevision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := head.Revision.String()
+	if _, err := f.engine.Head(t.Context(), func() (string, error) { return old, nil }); err != nil {
+		t.Fatalf("the head: %v", err)
+	}
+	written, err := f.Write(t.Context(), []authz.Update{{Operation: authz.Touch, Relationship: authz.Relationship{
+		Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer", Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.engine.Head(t.Context(), func() (string, error) { return old, nil }); authz.KindOf(err) != authz.Unavailable {
+		t.Errorf("a head from before an acknowledged write: %v", err)
+	}
+	// A write that is acknowledged while the head is on its way here does not make it an old one.
+	if _, err := f.engine.Head(t.Context(), func() (string, error) {
+		now, err := f.HeadRevision(t.Context())
+		if err != nil {
+			return "", err
+		}
+		_, err = f.Write(t.Context(), []authz.Update{{Operation: authz.Delete, Relationship: authz.Relationship{
+			Resource: authz.Object{Type: "document", ID: "plan"}, Relation: "viewer", Subject: authz.Subject{Object: authz.Object{Type: "user", ID: "alice"}},
+		}}}, nil)
+		return now.Revision.String(), err
+	}); err != nil {
+		t.Errorf("a head that was taken before a write: %v", err)
+	}
+	failed := errors.New("broken")
+	if _, err := f.engine.Head(t.Context(), func() (string, error) { return "", failed }); !errors.Is(err, failed) {
+		t.Errorf("a head that cannot be taken: %v", err)
+	}
+	if snap := f.snapshot(t, authz.Freshness{AtLeast: written}); len(viewers(t, snap)) != 0 {
+		t.Errorf("the viewers are %v", viewers(t, snap))
+	}
+}
