@@ -67,7 +67,7 @@ func TestRequestState(t *testing.T) {
 		r.answerPins(t)
 		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{}}},"requestState":"it is. payroll"}}`)
 		var got struct{ Result struct{ RequestState string } }
-		if err := json.Unmarshal([]byte(hear(t, r.toAgent)), &got); err != nil || !strings.HasSuffix(got.Result.RequestState, "it is. payroll") {
+		if err := json.Unmarshal([]byte(hear(t, r.toAgent)), &got); err != nil || got.Result.RequestState == "" || strings.Contains(got.Result.RequestState, "payroll") {
 			t.Fatal(got, err)
 		}
 		return got.Result.RequestState
@@ -79,7 +79,7 @@ func TestRequestState(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"of another call": call(2, "plans", again(state)), "that the guard does not know": call(2, "payroll", again("it is. payroll")),
-		"that was changed": call(2, "payroll", again(state+"!")), "of another guard": call(2, "payroll", again(others)),
+		"that was changed": call(2, "payroll", again(state[:len(state)-2]+"AA")), "of another guard": call(2, "payroll", again(others)),
 		"that is empty": call(2, "payroll", again("")),
 	} {
 		say(t, r.toGuard, text)
@@ -89,6 +89,20 @@ func TestRequestState(t *testing.T) {
 		case got := <-r.toAgent:
 			if !strings.Contains(got, "requestState is not the one that was given for this call") {
 				t.Errorf("a state %s: %s", name, got)
+			}
+		}
+	}
+	for name, more := range map[string]string{
+		"an answer that nobody asked for": strings.Replace(again(state), `"a":{}`, `"a":{},"b":{"roots":[]}`, 1), "answers without a state": `,"inputResponses":{"a":{}}`,
+		"answers in a list": strings.Replace(again(state), `{"a":{}}`, `[{}]`, 1),
+	} {
+		say(t, r.toGuard, call(2, "payroll", more))
+		select {
+		case got := <-r.toServer:
+			t.Fatalf("the server gets %s: %s", name, got)
+		case got := <-r.toAgent:
+			if !strings.Contains(got, "error") {
+				t.Errorf("%s: %s", name, got)
 			}
 		}
 	}
@@ -215,8 +229,8 @@ func TestProgress(t *testing.T) {
 	r := between(t, "")
 	say(t, r.toGuard, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"word":"x"},"_meta":{"progressToken":"p"}}}`)
 	r.answerPins(t)
-	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1,"_meta":{"file":"b.txt"},"file":"b.txt"}}`)
-	if got := hear(t, r.toAgent); strings.Contains(got, "b.txt") {
+	say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":`+r.last+`,"progress":1,"_meta":{"file":"b.txt"},"file":"b.txt"}}`)
+	if got := hear(t, r.toAgent); strings.Contains(got, "b.txt") || !strings.Contains(got, "progress") {
 		t.Errorf("the agent got %s", got)
 	}
 }

@@ -263,7 +263,7 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
-var requestStates = regexp.MustCompile(`"requestState":"[\w-]{43}\.`)
+var requestStates = regexp.MustCompile(`"requestState":"[\w-]{40,}"`)
 
 // TestResultThatAsksForInput: a result that asks for input brings nothing along of what the guard filters in other results.
 func TestResultThatAsksForInput(t *testing.T) {
@@ -280,7 +280,7 @@ func TestResultThatAsksForInput(t *testing.T) {
 		}
 		say(t, r.server, `{"jsonrpc":"2.0","id":`+r.last+`,"result":{"_meta":{"m":"hidden"},"content":[{"type":"text","text":"hidden"}],`+
 			`"structuredContent":{"s":"hidden"},"contents":[{"uri":"other:///b","text":"hidden"}],`+asks+`}}`)
-		got := requestStates.ReplaceAllString(hear(t, r.toAgent), `"requestState":"`) // without the code by which the guard knows it again
+		got := requestStates.ReplaceAllString(hear(t, r.toAgent), `"requestState":"s"`) // the agent keeps it sealed
 		if want := `{"jsonrpc":"2.0","id":"q","result":{` + asks + `}}`; got != want {
 			t.Errorf("%s: the agent got %s, want %s", call, got, want)
 		}
@@ -294,7 +294,7 @@ func TestProgressOfAFilteredTool(t *testing.T) {
 	const token = `"_meta":{"progressToken":"p"}`
 	progress := func(want string) {
 		t.Helper()
-		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"p","progress":1,"message":"reading b.txt"}}`)
+		say(t, r.server, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":`+r.last+`,"progress":1,"message":"reading b.txt"}}`)
 		if got := hear(t, r.toAgent); got != `{"jsonrpc":"2.0","method":"notifications/progress","params":{`+want+`}}` {
 			t.Errorf("the agent got %s, want %s", got, want)
 		}

@@ -185,7 +185,7 @@ func TestKnownListIsDecidedAnew(t *testing.T) {
 
 	// The text of the list in answer to something else, or as an answer to nobody, is no list.
 	ofBob.says(result)
-	if got := ofBob.ask(t, "ping"); !strings.Contains(got, `"hidden"`) {
+	if got := ofBob.ask(t, "ping"); !strings.Contains(got, `"result":{}`) {
 		t.Errorf("the answer to ping is %s", got)
 	}
 	for _, id := range []string{`"%s"`, "%s.0", "0%s", "-%s", "9%s", "%se0"} {

@@ -18,8 +18,48 @@ const clientCapabilities = "io.modelcontextprotocol/clientCapabilities"
 // metaMembers are the members of _meta that an agent's message may bring to the server: what the two wires define, and the context of a trace. Others are
 // left out, because nobody judges them, and a server could take one for an argument.
 var metaMembers = []string{
-	"progressToken", "io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientInfo", clientCapabilities, "io.modelcontextprotocol/logLevel",
-	"traceparent", "tracestate", "baggage",
+	progressToken, "io.modelcontextprotocol/protocolVersion", clientInfo, clientCapabilities, "io.modelcontextprotocol/logLevel", "traceparent", "tracestate",
+}
+
+const (
+	// progressToken is where a request says by which token its progress is known, and clientInfo where each request of the wire 2026-07-28 says which
+	// program sends it.
+	progressToken = "progressToken"
+	clientInfo    = "io.modelcontextprotocol/clientInfo"
+)
+
+// knownMeta returns the members of _meta that the guard knows, as far as they have the form that the protocol gives them.
+func knownMeta(meta jsonrpc.Value) jsonrpc.Value {
+	var kept []jsonrpc.Member
+	for _, member := range only(meta, metaMembers...).Members() {
+		_, isText := member.Value.Text()
+		switch member.Name {
+		case progressToken:
+			if _, ok := jsonrpc.IDOf(member.Value); !ok {
+				continue
+			}
+		case clientInfo:
+			member.Value = aboutProgram(member.Value)
+		case clientCapabilities:
+		default:
+			if !isText {
+				continue
+			}
+		}
+		kept = append(kept, member)
+	}
+	return jsonrpc.ObjectOf(kept...)
+}
+
+// aboutProgram is what one side's program says of itself, without what nobody judges.
+func aboutProgram(about jsonrpc.Value) jsonrpc.Value {
+	var kept []jsonrpc.Member
+	for _, member := range only(about, "name", "title", "version").Members() {
+		if _, isText := member.Value.Text(); isText {
+			kept = append(kept, member)
+		}
+	}
+	return jsonrpc.ObjectOf(kept...)
 }
 
 // narrowed returns the params of a request as they are sent on: without what the agent can do and the server may not ask it for, and without members of
@@ -30,9 +70,12 @@ func (g *Guard) narrowed(m *jsonrpc.Message) jsonrpc.Value {
 		if can, found := params.Get("capabilities"); found {
 			params = params.With("capabilities", g.clientCan(can))
 		}
+		if about, found := params.Get("clientInfo"); found {
+			params = params.With("clientInfo", aboutProgram(about))
+		}
 	}
 	if meta, found := params.Get("_meta"); found {
-		meta = only(meta, metaMembers...)
+		meta = knownMeta(meta)
 		if can, found := meta.Get(clientCapabilities); found {
 			meta = meta.With(clientCapabilities, g.clientCan(can))
 		}
@@ -83,10 +126,13 @@ func (g *Guard) initialized(result jsonrpc.Value) (jsonrpc.Value, error) {
 // presented is what a server says of itself without what its operator did not approve: agents give the instructions to their models.
 func (g *Guard) presented(result jsonrpc.Value) jsonrpc.Value {
 	if about, found := result.Get("serverInfo"); found {
-		result = result.With("serverInfo", only(about, "name", "title", "version"))
+		result = result.With("serverInfo", aboutProgram(about))
 	}
 	text, found := result.Get("instructions")
-	if instructions, _ := text.Text(); found && !g.cfg.Pins.Instruct(instructions) {
+	switch instructions, isText := text.Text(); {
+	case found && isText && instructions == "":
+		return result.Without("instructions")
+	case found && !g.cfg.Pins.Instruct(instructions):
 		g.cfg.Log.Warn("left out the server's instructions, because they are not those that were approved: run deputy mcp approve")
 		return result.Without("instructions")
 	}

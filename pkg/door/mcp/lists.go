@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (*toolList, error) {
 	g.tools.mu.Unlock()
 	params := jsonrpc.ObjectOf()
 	if meta, found := g.narrowed(m).Get("_meta"); found {
-		params = params.With("_meta", meta.Without("progressToken"))
+		params = params.With("_meta", meta.Without(progressToken))
 	}
 	var last *answer
 	pages := 0
@@ -97,7 +98,11 @@ func (g *Guard) fetchTools(f *flight, m *jsonrpc.Message) (*toolList, error) {
 			g.tools.changed()
 			return nil, fmt.Errorf("%w: %w", errUnpinned, err)
 		}
-		list = newToolList(g.cfg.Map, first.Without("nextCursor").With("tools", jsonrpc.List(all)))
+		result, err := plainResult(first, "cacheScope", "ttlMs")
+		if err != nil {
+			return nil, err
+		}
+		list = newToolList(g.cfg.Map, result.With("tools", jsonrpc.List(all)))
 		if pages == 1 {
 			g.cfg.Known.add(list, last.text)
 		}
@@ -133,6 +138,9 @@ func PagesOf(
 	}
 	return nil, first, fmt.Errorf("the server's list of %s has more than %d pages", name, maxPages)
 }
+
+// listMembers are what an answer to a list has beside its elements.
+var listMembers = []string{"nextCursor", "cacheScope", "ttlMs"}
 
 // listTools answers with the tools that the agent may see, in the server's order.
 func (g *Guard) listTools(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
@@ -182,7 +190,7 @@ func (g *Guard) keep(f *flight, list []jsonrpc.Value, asks func(one jsonrpc.Valu
 
 // listResources filters a page of resources.
 func (g *Guard) listResources(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
-	result, err := g.relay(f, m)
+	result, err := g.relayPlain(f, m, append(slices.Clone(listMembers), "resources")...)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
@@ -227,7 +235,7 @@ func (g *Guard) keepURIs(f *flight, result jsonrpc.Value, name, asked string) (j
 
 // listTemplates keeps the templates that the file of mappings names.
 func (g *Guard) listTemplates(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
-	result, err := g.relay(f, m)
+	result, err := g.relayPlain(f, m, append(slices.Clone(listMembers), "resourceTemplates")...)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}
@@ -242,7 +250,7 @@ func (g *Guard) listTemplates(f *flight, m *jsonrpc.Message) (jsonrpc.Value, err
 
 // listPrompts filters a page of prompts.
 func (g *Guard) listPrompts(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
-	result, err := g.relay(f, m)
+	result, err := g.relayPlain(f, m, append(slices.Clone(listMembers), "prompts")...)
 	if err != nil {
 		return jsonrpc.Value{}, err
 	}

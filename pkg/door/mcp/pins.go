@@ -41,14 +41,16 @@ var errUnpinned = errors.New("the server's tools are not those that were approve
 // PinsOf approves definitions.
 func PinsOf(server string, all Definitions) (*Pins, error) {
 	p := &Pins{Version: 1, Server: server, Tools: map[string]string{}, Instructions: hashOfText(all.Instructions)}
+	folded := map[string]string{}
 	for _, one := range all.Tools {
 		name, ok := one.At("name").Text()
 		if !ok || name == "" {
 			return nil, errors.New("a tool has no name")
 		}
-		if p.Tools[name] != "" {
-			return nil, fmt.Errorf("two tools have the name %q", name)
+		if other, found := folded[jsonrpc.Fold(name)]; found {
+			return nil, fmt.Errorf("two tools have the names %q and %q, which some programs take for the same", other, name)
 		}
+		folded[jsonrpc.Fold(name)] = name
 		canonical := jsontext.Value(one.Append(nil))
 		// Numbers keep their digits: a hash need not be that of other programs, and none is rounded to another.
 		if err := canonical.Canonicalize(jsontext.CanonicalizeRawFloats(false), jsontext.CanonicalizeRawInts(false)); err != nil {

@@ -26,7 +26,8 @@ func watchGroup(p *os.Process) (release func()) {
 	if err != nil {
 		return nobody
 	}
-	watch := exec.CommandContext(context.Background(), "/bin/sh", "-c", "trap '' HUP INT TERM; read line <&3; kill -9 0")
+	watch := exec.CommandContext(context.Background(), "/bin/sh", "-c", "trap '' HUP INT QUIT TERM USR1 USR2 PIPE ALRM; read line <&3; kill -9 0")
+	watch.Env = []string{} // none of Deputy's variables, among which are keys
 	watch.ExtraFiles = []*os.File{read}
 	watch.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: p.Pid}
 	err = watch.Start()

@@ -146,7 +146,25 @@ func (g *Guard) come(f *flight, row Method, m *jsonrpc.Message) (jsonrpc.Value, 
 	case "server/discover":
 		return g.discovered(result)
 	}
-	return result, nil
+	return plainResult(result) // ping and logging/setLevel answer nothing
+}
+
+// plainResult is a result of a method in whose course a server asks for nothing: with the members that have one of the names, and no others.
+func plainResult(result jsonrpc.Value, names ...string) (jsonrpc.Value, error) {
+	kind, found := result.Get("resultType")
+	if text, _ := kind.Text(); found && text != "complete" {
+		return jsonrpc.Value{}, &refused{message: "The server's answer is of a kind that the guard does not let through."}
+	}
+	return only(result, append(names, "resultType")...), nil
+}
+
+// relayPlain is relay for a method in whose course a server asks for nothing; see plainResult.
+func (g *Guard) relayPlain(f *flight, m *jsonrpc.Message, names ...string) (jsonrpc.Value, error) {
+	result, err := g.relay(f, m)
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	return plainResult(result, names...)
 }
 
 // answerTo makes the answer to a request of what it came to.
@@ -208,7 +226,12 @@ func isNew(m *jsonrpc.Message) bool {
 // begin notes that a request is in flight.
 func (g *Guard) begin(ctx context.Context, m *jsonrpc.Message) (*flight, error) {
 	f := &flight{call: Call{Server: g.cfg.Map.Server(), Method: m.Method}, id: m.ID}
-	f.token, f.answer = m.Params.At("_meta", "progressToken"), make(chan *answer, 1)
+	f.answer = make(chan *answer, 1)
+	if token := m.Params.At("_meta", progressToken); token.Kind() != jsonrpc.Null {
+		if _, ok := jsonrpc.IDOf(token); ok {
+			f.token = token
+		}
+	}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	if name, _ := m.Params.At("name").Text(); m.Method == "tools/call" {
 		f.filtered = g.cfg.Map.Filters(name)
@@ -259,6 +282,11 @@ func (g *Guard) sendFor(f *flight, method string, params jsonrpc.Value, listing 
 	f.listing = listing
 	g.waiting[f.sent] = f
 	g.mu.Unlock()
+	if meta := params.At("_meta"); f.token.Kind() != jsonrpc.Null && meta.Kind() == jsonrpc.Object {
+		if _, found := meta.Get(progressToken); found { // the guard's own, as the id
+			params = params.With("_meta", meta.With(progressToken, f.sent.Value()))
+		}
+	}
 	return g.toServer(f.ctx, &jsonrpc.Message{ID: f.sent, Method: method, Params: params})
 }
 
@@ -307,13 +335,9 @@ func (g *Guard) answerOf(f *flight, endless bool) (*answer, error) {
 
 // relay sends a request on and waits for its answer.
 func (g *Guard) relay(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
-	params := g.narrowed(m)
-	if state, found := params.Get("requestState"); found {
-		own, ok := g.opened(f, state)
-		if !ok {
-			return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "requestState is not the one that was given for this call. Make the call without it."}
-		}
-		params = params.With("requestState", own)
+	params, err := g.asAsked(f, g.narrowed(m))
+	if err != nil {
+		return jsonrpc.Value{}, err
 	}
 	if err := g.sendOn(f, m.Method, params); err != nil {
 		return jsonrpc.Value{}, err
@@ -400,7 +424,6 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, g.refuse(f, client.ToolArguments, g.wrong(f, wrong, seen, noTool))
 	}
 	f.call.Arguments = call.Arguments
-	began := time.Now()
 	answers, err := g.ask(f.ctx, f.call, call.Asks, mapping.MaxAsks)
 	if err != nil {
 		return jsonrpc.Value{}, g.noDecision(f, err)
@@ -411,10 +434,11 @@ func (g *Guard) callTool(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	if by, yes := answers.hold(call.Asks); !yes {
 		return jsonrpc.Value{}, refusal(mapping.NotAllowed, by)
 	}
+	decided := time.Now()
 	if err := g.pinned(f, m); err != nil {
-		return jsonrpc.Value{}, err
+		return jsonrpc.Value{}, g.filteredFailure(name, err)
 	}
-	if time.Since(began) > soon { // the server took its time for the list of its tools, and a right that was taken away meanwhile is gone
+	if time.Since(decided) > soon { // the server took its time for the list of its tools, and a right that was taken away meanwhile is gone
 		if err := g.decide(f, call.Asks, mapping.NotAllowed); err != nil {
 			return jsonrpc.Value{}, err
 		}
@@ -501,10 +525,7 @@ func (g *Guard) asking(f *flight, result jsonrpc.Value) jsonrpc.Value {
 	if requests != nil {
 		asked = asked.With("inputRequests", jsonrpc.ObjectOf(requests...))
 	}
-	if state, found := asked.At("requestState").Text(); found {
-		asked = asked.With("requestState", g.sealed(f, state))
-	}
-	return asked
+	return asked.With("requestState", g.sealed(f, asked))
 }
 
 // only is an object with those of its members that have one of the names.
@@ -558,6 +579,9 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, &failure{jsonrpc.CodeInvalidParams, "uri has to be a text."}
 	}
 	f.call.Arguments = uriOnly(uri)
+	if m.Method == "resources/unsubscribe" {
+		g.subscribed.end(uri) // an agent that may not read it any more hears no more of it, whatever the server does
+	}
 	asks, err := g.cfg.Map.ReadResource(uri)
 	if err != nil {
 		return jsonrpc.Value{}, g.refuse(f, client.ToolUnmapped, &refused{message: noResource})
@@ -567,17 +591,17 @@ func (g *Guard) resource(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 	}
 	switch m.Method {
 	case "resources/subscribe":
-		if err := g.subscribed.add(uri); err != nil {
+		fresh, err := g.subscribed.begin(uri)
+		if err != nil {
 			return jsonrpc.Value{}, err
 		}
-		result, err := g.relay(f, m)
-		if err != nil {
-			g.subscribed.remove(uri)
+		result, err := g.relayPlain(f, m)
+		if err != nil && fresh {
+			g.subscribed.end(uri)
 		}
 		return result, err
 	case "resources/unsubscribe":
-		g.subscribed.remove(uri)
-		return g.relay(f, m)
+		return g.relayPlain(f, m)
 	}
 	result, err := g.relay(f, m)
 	if err != nil {
@@ -618,7 +642,7 @@ func (g *Guard) complete(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		}
 		sent.Params = sent.Params.With("context", jsonrpc.ObjectOf(jsonrpc.Member{Name: "arguments", Value: jsonrpc.ObjectOf(known...)}))
 	}
-	return g.relay(f, &sent)
+	return g.relayPlain(f, &sent, "completion")
 }
 
 // listened are the kinds of notifications that an agent can subscribe to.

@@ -72,6 +72,12 @@ func (g *Guard) fromServer(ctx context.Context, line []byte, rules jsonrpc.Rules
 	}
 }
 
+// What an agent is told in the place of an answer that does not fit into the memory for answers: never, or not now.
+const (
+	TooHeavy = "The server's answer is too large for the guard. Ask for less."
+	TooMany  = "The server's answers that wait for the agent are too large for one more. Wait for one, and try again."
+)
+
 // answered hands an answer to the request that waits for it. text is the answer's, and the caller's.
 func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	g.mu.Lock()
@@ -83,11 +89,13 @@ func (g *Guard) answered(m *jsonrpc.Message, text []byte) {
 	}
 	delete(g.waiting, m.ID)
 	one := &answer{Message: m}
-	if weight := jsonrpc.Weight(text); g.held+weight <= maxHeld {
+	switch weight := jsonrpc.Weight(text); {
+	case weight > maxHeld:
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, TooHeavy)
+	case g.held+weight > maxHeld:
+		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal, TooMany)
+	default:
 		g.held, f.held = g.held+weight, f.held+weight
-	} else {
-		one.Message = jsonrpc.Fail(m.ID, jsonrpc.CodeInternal,
-			"The server's answers that wait for the agent are too large for one more. Wait for one, and try again.")
 	}
 	if f.listing && len(text) <= maxKnownBytes {
 		one.text = bytes.Clone(text)
@@ -161,12 +169,11 @@ func (g *Guard) toldByServer(ctx context.Context, m *jsonrpc.Message) error {
 	case "notifications/tools/list_changed":
 		g.tools.changed()
 	case "notifications/progress":
-		switch awaited, filtered := g.awaits(m.Params.At("progressToken")); {
-		case !awaited:
+		params, awaited := g.progress(m.Params)
+		if !awaited {
 			return nil
-		case filtered: // anything else may name what the answer must not
-			m.Params = only(m.Params, "progressToken", "progress", "total")
 		}
+		m.Params = params
 	case "notifications/cancelled":
 		return g.canceledByServer(ctx, m)
 	case "notifications/resources/updated":
@@ -184,20 +191,29 @@ func inClientsWords(f *flight, in jsonrpc.Value) jsonrpc.Value {
 	return in.With("_meta", meta.With(subscriptionID, f.id.Value()))
 }
 
-// awaits reports whether a request is in flight that has the token, and whether one of those calls a tool whose answers are filtered.
-func (g *Guard) awaits(token jsonrpc.Value) (awaited, filtered bool) {
-	id, ok := jsonrpc.IDOf(token)
+// progress returns the params of progress as the agent gets them; false where it is of no request that waits for an answer. The server knows a request
+// by the id that the guard gave it, and so nothing of one request comes out as another's, whatever tokens the agent gave them.
+func (g *Guard) progress(params jsonrpc.Value) (jsonrpc.Value, bool) {
+	id, ok := jsonrpc.IDOf(params.At(progressToken))
 	if !ok {
-		return false, false
+		return params, false
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, f := range g.flights {
-		if other, ok := jsonrpc.IDOf(f.token); ok && other == id {
-			awaited, filtered = true, filtered || f.filtered
-		}
+	f := g.waiting[id]
+	g.mu.Unlock()
+	if f == nil || f.token.Kind() == jsonrpc.Null {
+		return params, false
 	}
-	return awaited, filtered
+	if f.filtered { // anything else may name what the answer must not
+		figures := []jsonrpc.Member{{Name: progressToken, Value: f.token}}
+		for _, member := range only(params, "progress", "total").Members() {
+			if _, isNumber := member.Value.Digits(); isNumber {
+				figures = append(figures, member)
+			}
+		}
+		params = jsonrpc.ObjectOf(figures...)
+	}
+	return params.With(progressToken, f.token), true
 }
 
 // canceledByServer passes on that the server wants no answer to a request of its own, or ends one of the agent's.
@@ -221,7 +237,7 @@ func (g *Guard) canceledByServer(ctx context.Context, m *jsonrpc.Message) error 
 	return nil
 }
 
-// updated decides whether the agent is told of a change. It decides beside the server's other messages, bounded as requests are.
+// updated decides whether the agent is told of a change. What the server sends next waits for the decision.
 func (g *Guard) updated(ctx context.Context, m *jsonrpc.Message) error {
 	uri, _ := m.Params.At("uri").Text()
 	if !g.subscribed.has(uri) {

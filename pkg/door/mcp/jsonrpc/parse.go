@@ -35,15 +35,35 @@ func FromServer() Rules {
 	return Rules{Bytes: 16 << 20, Depth: 128, Values: 200_000, FoldDepth: 2}
 }
 
-// Weight returns about how many bytes of memory the text of a message, or a part of it, takes at most while the message is read, parsed and written
-// again. It counts what may begin a value, also in texts, without reading the message.
+// Weight returns about how many bytes of memory the text of a message takes at most while the message is read, parsed and written again.
 func Weight(text []byte) int {
+	var w Weigher
+	return w.Add(text)
+}
+
+// Weigher is Weight for a text that comes in parts. It counts what may begin a value, and reads nothing. A line's end ends a string, which has none in
+// JSON, so that nothing before a line hides what is in it. The zero value is at the beginning of a text.
+type Weigher struct{ inString, escaped bool }
+
+// Add returns the weight of the next part.
+func (w *Weigher) Add(part []byte) int {
 	const perByte, perValue = 4, 150
-	n := perByte * len(text)
-	for _, mark := range []byte{',', '[', '{'} {
-		n += perValue * bytes.Count(text, []byte{mark})
+	values := 0
+	for _, c := range part {
+		switch {
+		case c == '\n':
+			*w = Weigher{}
+		case w.escaped:
+			w.escaped = false
+		case w.inString:
+			w.inString, w.escaped = c != '"', c == '\\'
+		case c == '"':
+			w.inString = true
+		case c == ',' || c == '[' || c == '{':
+			values++
+		}
 	}
-	return n
+	return perByte*len(part) + perValue*values
 }
 
 // The codes of JSON-RPC errors.

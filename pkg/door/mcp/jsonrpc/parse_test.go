@@ -309,3 +309,24 @@ func TestFold(t *testing.T) {
 }
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// TestWeight: a text weighs for each of its values, wherever it is cut, and what is within a string is no value.
+func TestWeight(t *testing.T) {
+	t.Parallel()
+	const perByte, perValue = 4, 150
+	for text, values := range map[string]int{
+		`[0,0,0]`: 3, `{"a":[{},{}],"b":{}}`: 7, `"[,{"`: 0, `["\",[",0]`: 2, `["\\",0]`: 2, "": 0,
+		": \"\ndata: [0,0]": 2, "\"\\\n[0,\"\n[0,0]": 4, // where no string can be, as between the events of a stream
+	} {
+		want := perByte*len(text) + perValue*values
+		if got := jsonrpc.Weight([]byte(text)); got != want {
+			t.Errorf("%q weighs %d, want %d", text, got, want)
+		}
+		for cut := range text {
+			var w jsonrpc.Weigher
+			if got := w.Add([]byte(text[:cut])) + w.Add([]byte(text[cut:])); got != want {
+				t.Errorf("%q, cut at %d, weighs %d, want %d", text, cut, got, want)
+			}
+		}
+	}
+}

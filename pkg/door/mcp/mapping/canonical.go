@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
 )
@@ -116,14 +117,11 @@ func (c *Canonical) resolve(text string, looks *looks) (resolved, error) {
 		return resolved{}, errors.New("is empty")
 	case len(text) > maxPath:
 		return resolved{}, fmt.Errorf("is longer than the %d bytes of a path", maxPath)
-	case strings.ContainsAny(text, "\\\x00"):
-		return resolved{}, errors.New("has a backslash, which is a separator for some systems")
 	case strings.HasPrefix(text, "~"):
 		return resolved{}, errors.New("begins with ~, which some programs take for a home folder")
-	case strings.TrimFunc(text, func(r rune) bool { return blank(r) || r == '"' || r == '\'' }) != text:
-		return resolved{}, errors.New("begins or ends with a blank or a quotation mark, which some programs leave out")
-	case !norm.NFC.IsNormalString(text):
-		return resolved{}, errors.New("is not in Unicode's form NFC, and some systems take it for another name")
+	}
+	if err := plain(text); err != nil {
+		return resolved{}, err
 	}
 	at := text
 	if !filepath.IsAbs(at) {
@@ -131,7 +129,10 @@ func (c *Canonical) resolve(text string, looks *looks) (resolved, error) {
 	}
 	if c.Shared {
 		var err error
-		if at, err = c.lookUp(at, looks); err != nil {
+		if at, err = c.lookUp(at, looks); err == nil {
+			err = plain(at)
+		}
+		if err != nil {
 			return resolved{}, &lookedUp{err}
 		}
 	} else if at != filepath.Clean(at) || strings.Contains("/"+text+"/", "/../") || strings.Contains("/"+text+"/", "/./") {
@@ -151,6 +152,22 @@ func (c *Canonical) resolve(text string, looks *looks) (resolved, error) {
 		id = strings.Join(parts[:c.Depth], "/")
 	}
 	return resolved{at, id}, nil
+}
+
+// plain returns an error unless every program reads a path in the same way. It holds for the path that came, and for the one that it leads to, because
+// that is the one that the server is sent.
+func plain(path string) error {
+	switch {
+	case !utf8.ValidString(path):
+		return errors.New("is not in UTF-8, so that JSON has another text for it")
+	case strings.ContainsAny(path, "\\\x00"):
+		return errors.New("has a backslash, which is a separator for some systems")
+	case strings.TrimFunc(path, func(r rune) bool { return blank(r) || r == '"' || r == '\'' }) != path:
+		return errors.New("begins or ends with a blank or a quotation mark, which some programs leave out")
+	case !norm.NFC.IsNormalString(path):
+		return errors.New("is not in Unicode's form NFC, and some systems take it for another name")
+	}
+	return nil
 }
 
 // below returns a path relative to the root.

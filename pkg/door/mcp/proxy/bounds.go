@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/deputyauth/deputy/pkg/door/mcp"
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 )
 
@@ -141,8 +142,11 @@ func (u *use) hold(bytes int) error {
 		return lies("The request is answered already.")
 	}
 	s := b.shareLocked(u.of)
-	if bytes > 0 && (b.held+bytes > maxHeld || s.held+bytes > maxPersonHeld) {
-		return lies("The server's answers that wait for their agents are too large for one more. Wait for one, and try again.")
+	switch {
+	case u.held+bytes > maxPersonHeld:
+		return &upstreamError{mcp.TooHeavy}
+	case bytes > 0 && (b.held+bytes > maxHeld || s.held+bytes > maxPersonHeld):
+		return &upstreamError{mcp.TooMany}
 	}
 	b.held, s.held, u.held = b.held+bytes, s.held+bytes, u.held+bytes
 	return nil
@@ -152,7 +156,8 @@ func (u *use) hold(bytes int) error {
 type measured struct {
 	io.Reader
 
-	of *use
+	of      *use
+	weigher jsonrpc.Weigher
 	// counted is what counts already, and owed what was read since.
 	counted, owed int
 }
@@ -160,7 +165,7 @@ type measured struct {
 // Read is io.Reader's. It fails where there is no room for more.
 func (m *measured) Read(b []byte) (int, error) {
 	n, err := m.Reader.Read(b)
-	if m.owed += jsonrpc.Weight(b[:n]); m.owed < small {
+	if m.owed += m.weigher.Add(b[:n]); m.owed < small {
 		return n, err
 	}
 	if err := m.of.hold(m.owed); err != nil {

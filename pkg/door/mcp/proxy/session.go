@@ -356,12 +356,10 @@ func (s *sessions) get(w http.ResponseWriter, r *http.Request, caller Caller, us
 		defer close(ended)
 		defer cancel()
 		_ = authz.Safely("mcp.listen", func() error {
-			counted := &measured{Reader: from, of: use}
-			return events(counted, func(e sse) error {
+			return events(&measured{Reader: from, of: use}, func(e sse) error {
 				if len(e.data) > 0 {
 					_ = found.guard.FromServer(ctx, e.data, jsonrpc.ID{}) // nothing that the server says ends its stream
 				}
-				counted.passed()
 				return ctx.Err()
 			})
 		})

@@ -155,7 +155,7 @@ func saying(err error) string {
 	return "The server cannot be reached."
 }
 
-// upstreamError is an error of the server's that the agent is told.
+// upstreamError is an error of the server's, or of what the guard can hold of its answers, that the agent is told.
 type upstreamError struct{ says string }
 
 func (e *upstreamError) Error() string { return e.says }
@@ -253,7 +253,6 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 		if !c.to.Awaits(c.request.ID) {
 			return io.EOF
 		}
-		from.passed()
 		return nil
 	})
 	if !c.to.Awaits(c.request.ID) {
@@ -268,6 +267,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 	if last == "" {
 		return "", 0, lies("The server ended its answer before its end.")
 	}
+	from.passed() // of an event that broke off nothing is left either
 	return last, retry, nil
 }
 
@@ -428,7 +428,7 @@ const maxEventID = 1024
 
 // events reads events until each returns an error, which it returns, io.EOF as nil, or the stream ends. Events of another type than "message" have
 // no data.
-func events(from io.Reader, each func(e sse) error) error {
+func events(from *measured, each func(e sse) error) error {
 	most := jsonrpc.FromServer().Bytes
 	bounded := &gauge{Reader: from}
 	lines := mcp.NewLineReader(bounded, most+len("data: "))
@@ -450,6 +450,9 @@ func events(from io.Reader, each func(e sse) error) error {
 				return unlessEOF(err)
 			}
 			e = unfinished{}
+		}
+		if !e.some {
+			from.passed() // of an event that was handed over, and of comments, nothing is left
 		}
 		if len(e.data) > most {
 			return lies("The server's answer has more than %d bytes.", most)
