@@ -356,6 +356,14 @@ func TestSwapped(t *testing.T) {
 	if after.(stamper).Current(stamp) {
 		t.Error("a stamp of the copy that was replaced is current in the new one")
 	}
+	// Where both count alike nothing else tells them apart.
+	own, ok := after.(stamper).Stamp([]authz.Filter{{Resource: authz.Object{Type: "document", ID: "plan"}}})
+	if !ok || !after.(stamper).Current(own) {
+		t.Error("the new copy makes no stamp, or it is not current")
+	}
+	if own.Of = stamp.Of; after.(stamper).Current(own) {
+		t.Error("a stamp of the copy that was replaced is current in the new one, where both have counted alike")
+	}
 	if got := viewers(t, before); !slices.Equal(got, []string{"alice"}) {
 		t.Errorf("the old copy says %v", got)
 	}
