@@ -21,7 +21,7 @@ const (
 )
 
 const (
-	// pullTime is how long a pull may take, and loadPause how long after a failure the next one is tried.
+	// pullTime is how long a pull may take, and failurePause how long after a failure the next one is tried.
 	pullTime, failurePause = 10 * time.Second, time.Second
 	// pullsPerAge is how often the copy is brought up to date within MaxAge while nobody asks, and pullPause the longest time between two pulls.
 	pullsPerAge, pullPause = 10, time.Second

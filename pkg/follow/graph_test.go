@@ -21,6 +21,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 	"github.com/deputyauth/deputy/pkg/follow"
 	"github.com/deputyauth/deputy/pkg/store"
+	domains "github.com/deputyauth/deputy/schema"
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
@@ -356,12 +357,58 @@ func TestSwapped(t *testing.T) {
 	if after.(stamper).Current(stamp) {
 		t.Error("a stamp of the copy that was replaced is current in the new one")
 	}
+	// Where both count alike nothing else tells them apart.
+	own, ok := after.(stamper).Stamp([]authz.Filter{{Resource: authz.Object{Type: "document", ID: "plan"}}})
+	if !ok || !after.(stamper).Current(own) {
+		t.Error("the new copy makes no stamp, or it is not current")
+	}
+	if own.Of = stamp.Of; after.(stamper).Current(own) {
+		t.Error("a stamp of the copy that was replaced is current in the new one, where both have counted alike")
+	}
 	if got := viewers(t, before); !slices.Equal(got, []string{"alice"}) {
 		t.Errorf("the old copy says %v", got)
 	}
 	old := f.snapshot(t, authz.Freshness{Exactly: before.Revision()})
 	if got := viewers(t, old); byCopy(old) || !slices.Equal(got, []string{"alice"}) {
 		t.Errorf("at the old revision: by the copy %v, viewers %v", byCopy(old), got)
+	}
+}
+
+// TestStrays refuses a type whose expirations somebody dropped from the schema while rows had them, as the authority's engine does, and takes it again
+// once the rows are gone.
+func TestStrays(t *testing.T) {
+	f := graph(t, nil)
+	f.define(t, domains.Core+"\ndefinition note {\n relation viewer: user with expiration\n}\n")
+	f.update(t, expiring("note:n#viewer@user:alice", time.Now().Add(time.Hour)))
+	f.define(t, domains.Core+"\ndefinition note {\n relation viewer: user\n}\n")
+	stray := func(snap authz.Snapshot) string {
+		t.Helper()
+		found, err := snap.Schema(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found.CoreDifference != "" {
+			t.Fatalf("the core differs, and the test tests nothing: %s", found.CoreDifference)
+		}
+		return found.Types["note"].Stray
+	}
+	theirs, err := f.engine.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap := f.snapshot(t, authz.Freshness{})
+	if got, want := stray(snap), stray(theirs); got != want || got == "" || !byCopy(snap) {
+		t.Errorf("by the copy: %v; it refuses the type for %q, and the engine for %q", byCopy(snap), got, want)
+	}
+	f.update(t, remove("note:n#viewer@user:alice"))
+	for limit := time.Now().Add(20 * time.Second); ; {
+		snap := f.snapshot(t, authz.Freshness{})
+		if byCopy(snap) && stray(snap) == "" {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("the row is gone, and the type is refused for %q", stray(snap))
+		}
 	}
 }
 

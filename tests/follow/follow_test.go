@@ -7,7 +7,9 @@ package follow_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -288,6 +290,62 @@ func TestTokensHoldEverywhere(t *testing.T) { //nolint:tparallel // one step aft
 			session.SessionToken = after
 			n.wants(t, session, no)
 		})
+	}
+}
+
+// TestLookupsMove goes on with a lookup where it was begun and elsewhere: what the copy of one node began cannot be continued at another server, which
+// says so; what a server without a copy began can, at a node.
+func TestLookupsMove(t *testing.T) {
+	t.Parallel()
+	e := harness.Postgres(t)
+	a, b := follows(t, e, nil), follows(t, e, nil)
+	plain := &node{Server: harness.Start(t, daemon.Config{Engine: e})}
+	check := a.furnish(t)
+	a.Touch(t, "document:next#tenant@tenant:acme", "document:next#reader@user:alice", "document:next#reader@agent:bot")
+	look := func(n *node, next *deputyv1.Cursor) (found []string, end *deputyv1.LookupEnd, err error) {
+		stream, err := n.Permissions().LookupResources(t.Context(), &deputyv1.LookupResourcesRequest{
+			AgentId: "bot", Via: &deputyv1.LookupResourcesRequest_DelegationId{DelegationId: check.GetDelegationId()},
+			ResourceObjectType: "document", Permission: "view", Limit: 1, Cursor: next,
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return found, end, nil
+			}
+			if err != nil {
+				return found, end, err
+			}
+			if r := m.GetResource(); r != nil {
+				found = append(found, r.GetResource().GetObjectId())
+			}
+			if m.GetEnd() != nil {
+				end = m.GetEnd()
+			}
+		}
+	}
+	for _, c := range []struct {
+		name      string
+		began, on *node
+		want      codes.Code
+	}{
+		{"at the node that began it", a, a, codes.OK},
+		{"at another node", a, b, codes.OutOfRange},
+		{"at a server that does not follow", a, plain, codes.InvalidArgument},
+		{"a server that does not follow began it", plain, b, codes.OK},
+	} {
+		first, end, err := look(c.began, nil)
+		if err != nil || len(first) != 1 || end.GetNext() == nil {
+			t.Fatalf("%s: the lookup begins with %v, %v, %v", c.name, first, end, err)
+		}
+		second, _, err := look(c.on, end.GetNext())
+		if got := status.Code(err); got != c.want {
+			t.Errorf("%s: it goes on with %v, %v; want %v", c.name, second, err, c.want)
+		} else if err == nil && (len(second) != 1 || second[0] == first[0]) {
+			t.Errorf("%s: after %v comes %v", c.name, first, second)
+		}
 	}
 }
 
