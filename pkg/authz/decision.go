@@ -209,6 +209,8 @@ type Decision struct {
 	Gate Gate
 	// CheckedAt is the one revision that every gate was judged at.
 	CheckedAt Revision
+	// Elsewhere says that another evaluator than the graph's own answered; see Elsewhere.
+	Elsewhere bool
 	// ValidUntil is when the decision ends by itself, whatever else happens. Zero unless allowed.
 	ValidUntil time.Time
 	// Missing names the caveat context that was not given, sorted.

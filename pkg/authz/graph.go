@@ -32,6 +32,12 @@ type Momentary interface {
 	Moment() time.Time
 }
 
+// Elsewhere is a Snapshot that may be answered by another evaluator than its graph's, as that of a follower is by the database that it follows.
+type Elsewhere interface {
+	// Elsewhere reports whether it is.
+	Elsewhere() bool
+}
+
 // Graph is the engine behind decisions. It is safe for concurrent use.
 type Graph interface {
 	// Snapshot pins a revision. Errors: OutOfRange for a revision that is gone, foreign or in the

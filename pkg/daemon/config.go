@@ -80,7 +80,7 @@ type Config struct {
 	// Engine is where the graph is. What the chosen kind does not read has to be left out; see engine.Config.Check.
 	Engine engine.Config
 	// Evaluator is what answers checks and lookups on the embedded engine: EvaluatorNative, straight from the store, or
-	// EvaluatorSpiceDB; empty means native there, and SpiceDB's on the other engines, which have no other.
+	// EvaluatorSpiceDB; empty means native there and over a follower's copy, and SpiceDB's on the other engines, which have no other.
 	Evaluator string
 	// VerifySample is the share, 0 to 1, of what the native evaluator answers that SpiceDB is asked too,
 	// afterwards; see docs/operations.md for what happens where they differ. It has to be 0 without that evaluator.

@@ -346,6 +346,34 @@ func (c Config) Check() error {
 	return err
 }
 
+// completeEvaluator fills in what evaluates checks, and refuses what the engine cannot be evaluated with.
+func (c Config) completeEvaluator() (Config, error) {
+	embedded := c.Engine.Kind == engine.Embedded || c.Engine.Kind == ""
+	if c.Evaluator == "" {
+		c.Evaluator = EvaluatorSpiceDB
+		if embedded || c.Following.On {
+			c.Evaluator = EvaluatorNative
+		}
+	}
+	switch {
+	case c.Following.On && c.Evaluator == EvaluatorSpiceDB:
+		return c, fmt.Errorf("--evaluator %s and --follow exclude each other: a copy is evaluated by the evaluator %s; leave one of them out",
+			EvaluatorSpiceDB, EvaluatorNative)
+	case !slices.Contains(Evaluators, c.Evaluator):
+		return c, fmt.Errorf("--evaluator must be one of %s, not %q", strings.Join(Evaluators, ", "), c.Evaluator)
+	case c.Evaluator == EvaluatorNative && !embedded && !c.Following.On:
+		return c, fmt.Errorf("--evaluator %s is for the engine %s: leave it out, because on the engine %s SpiceDB answers checks",
+			EvaluatorNative, engine.Embedded, c.Engine.Kind)
+	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
+		return c, errors.New("--verify-sample is not a share, 0 to 1")
+	case c.VerifySample != 0 && c.Following.On:
+		return c, errors.New("--verify-sample and --follow exclude each other: nothing compares a copy with its database while it serves; leave one of them out")
+	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
+		return c, fmt.Errorf("--verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
+	}
+	return c, nil
+}
+
 // complete fills in defaults and refuses what cannot be served.
 func (c Config) complete() (Config, error) {
 	if c.NoListener {
@@ -365,25 +393,10 @@ func (c Config) complete() (Config, error) {
 	if err := c.checkKeys(); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	embedded := c.Engine.Kind == engine.Embedded || c.Engine.Kind == ""
-	if c.Evaluator == "" {
-		c.Evaluator = EvaluatorSpiceDB
-		if embedded {
-			c.Evaluator = EvaluatorNative
-		}
-	}
-	switch {
-	case !slices.Contains(Evaluators, c.Evaluator):
-		return c, fmt.Errorf("daemon: --evaluator must be one of %s, not %q", strings.Join(Evaluators, ", "), c.Evaluator)
-	case c.Evaluator == EvaluatorNative && !embedded:
-		return c, fmt.Errorf("daemon: --evaluator %s is for the engine %s: leave it out, because on the engine %s SpiceDB answers checks",
-			EvaluatorNative, engine.Embedded, c.Engine.Kind)
-	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
-		return c, errors.New("daemon: --verify-sample is not a share, 0 to 1")
-	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
-		return c, fmt.Errorf("daemon: --verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
-	}
 	var err error
+	if c, err = c.completeEvaluator(); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
+	}
 	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}

@@ -48,23 +48,25 @@ func (f Following) complete(e engine.Config) (Following, error) {
 	switch kind := cmp.Or(e.Kind, engine.Embedded); kind {
 	case engine.Postgres:
 	case engine.Embedded, engine.Memory:
-		return f, fmt.Errorf("engine %s cannot be followed with --follow: it is in this process, and nothing is nearer; --follow is for the engine %s",
-			kind, engine.Postgres)
+		return f, fmt.Errorf("--follow is for the engine %s: the engine %s has its graph in this process, so that there is nothing to copy; leave --follow out",
+			engine.Postgres, kind)
 	default:
-		return f, fmt.Errorf("engine %s cannot be followed with --follow: nobody has shown yet that a copy of it misses nothing; --follow is for the engine %s",
-			kind, engine.Postgres)
+		return f, fmt.Errorf("--follow is for the engine %s: Deputy cannot follow the engine %s yet; leave --follow out", engine.Postgres, kind)
 	}
 	switch {
 	case f.Dir == "":
 		return f, errors.New("--follow needs --follow-dir, the directory that it keeps its copy of the database in")
 	case f.Wait < 0 || f.Wait > maxFollowWait:
-		return f, fmt.Errorf("--follow-wait is %s, must be more than 0, and at most %s, or 0 for %s", f.Wait, maxFollowWait, follow.DefaultWait)
-	case f.MaxAge < 0:
-		return f, fmt.Errorf("--follow-max-age is %s, and must not be negative: set a duration such as 10s, or leave it out", f.MaxAge)
+		return f, fmt.Errorf("--follow-wait is %s: set at most %s, or leave it out for %s", f.Wait, maxFollowWait, follow.DefaultWait)
+	case f.MaxAge != 0 && f.MaxAge < minMaxAge:
+		return f, fmt.Errorf("--follow-max-age is %s: set at least %s, or leave it out for %s", f.MaxAge, minMaxAge, follow.DefaultMaxAge)
 	}
 	f.Wait, f.MaxAge = orDefault(f.Wait, follow.DefaultWait), orDefault(f.MaxAge, follow.DefaultMaxAge)
 	return f, nil
 }
+
+// minMaxAge is the shortest that a copy may be used without its freshness being shown anew: more often than that the database is not asked.
+const minMaxAge = time.Second
 
 // maxFollowWait is the longest that a decision waits: beyond that calls that set no deadline have none left.
 const maxFollowWait = 5 * time.Second
@@ -111,7 +113,7 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 	if f.authority, err = postgres.Open(ctx, postgres.Config{URI: uri, Window: d.engine.Retention()}); err != nil {
 		return nil, err
 	}
-	memory := memory()
+	memory := memory() / 2
 	f.copies, err = follow.Open(follow.Config{ //nolint:contextcheck // it outlives the opening
 		Dir: c.Following.Dir,
 		// While a copy is loaded there are two.

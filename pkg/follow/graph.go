@@ -23,8 +23,9 @@ const (
 const (
 	// pullTime is how long a pull may take, and failurePause how long after a failure the next one is tried.
 	pullTime, failurePause = 10 * time.Second, time.Second
-	// pullsPerAge is how often the copy is brought up to date within MaxAge while nobody asks, and pullPause the longest time between two pulls.
-	pullsPerAge, pullPause = 10, time.Second
+	// pullsPerAge is how often the copy is brought up to date within MaxAge while nobody asks, and leastPause and pullPause the shortest and the longest
+	// time between two pulls.
+	pullsPerAge, leastPause, pullPause = 10, 50 * time.Millisecond, time.Second
 	// linger is how long a copy that was replaced can still be read by calls that began with it.
 	linger = time.Minute
 	// maxBeyond is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
@@ -184,7 +185,7 @@ func (g *Graph) follow(ctx context.Context) {
 		case <-pause.C:
 		}
 		err := authz.Safely("follow.Graph", func() error { return g.step(ctx) })
-		next := min(g.config.MaxAge/pullsPerAge, pullPause)
+		next := min(max(g.config.MaxAge/pullsPerAge, leastPause), pullPause)
 		if err != nil && ctx.Err() == nil {
 			next = failurePause
 			if !told {
@@ -206,7 +207,7 @@ func (g *Graph) step(ctx context.Context) error {
 		return err
 	}
 	if errors.Is(err, ErrOther) || errors.Is(err, ErrNoCopy) {
-		g.now.Store(nil) // it is of another history
+		g.now.Store(nil)
 	}
 	g.tell()
 	g.config.Log.Info("the authority is loaded", zap.String("because", err.Error()))
@@ -239,6 +240,12 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	s := &stand{proven: time.Now()}
 	revision, err := g.config.Head(ctx, func() (string, error) {
 		reached, err := g.config.Follower.Pull(ctx)
+		if errors.Is(err, ErrOther) || errors.Is(err, ErrNoCopy) {
+			g.mu.Lock()
+			g.known = stands{} // they are of another history
+			g.now.Store(nil)
+			g.mu.Unlock()
+		}
 		if err != nil {
 			return "", err
 		}

@@ -144,6 +144,9 @@ type beyond struct {
 	graph *Graph
 }
 
+// Elsewhere is authz.Elsewhere's.
+func (*beyond) Elsewhere() bool { return true }
+
 // Schema is the engine's.
 func (b *beyond) Schema(ctx context.Context) (schema *authz.Schema, err error) {
 	err = b.graph.within(ctx, func() (err error) {

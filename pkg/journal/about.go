@@ -51,6 +51,9 @@ func (j *Journal) Answered(ctx context.Context, c *authz.Case, d *authz.Decision
 		r.Code, r.Reason = Failure(ctx, err)
 		return r
 	}
+	if d.Elsewhere {
+		r.Evaluator = deputyv1.Evaluator_EVALUATOR_SPICEDB
+	}
 	r.Answer, r.RefusedBy, r.MissingContext = permissionship(d.Permissionship), deputyv1.Gate(d.Gate), d.Missing
 	if chosen := d.Chosen(); chosen != nil {
 		r.AgentChain = make([]string, len(chosen.Agents))

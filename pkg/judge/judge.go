@@ -269,7 +269,7 @@ func (c *call) conclude(candidates []*candidate) Result {
 	}
 	d := authz.Decision{
 		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
-		Missing: v.Missing, CheckedAt: c.source.snap.Revision(),
+		Missing: v.Missing, CheckedAt: c.source.snap.Revision(), Elsewhere: elsewhere(c.source.snap),
 	}
 	for i, t := range candidates {
 		report := c.report(t, verdicts[i])
@@ -292,4 +292,10 @@ func newID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 	return hex.EncodeToString(b[:])
+}
+
+// elsewhere reports whether a snapshot is answered by another evaluator than its graph's.
+func elsewhere(snap authz.Snapshot) bool {
+	s, ok := snap.(authz.Elsewhere)
+	return ok && s.Elsewhere()
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/mcp/jsonrpc"
 	"github.com/deputyauth/deputy/pkg/door/mcp/mapping"
 	"github.com/deputyauth/deputy/pkg/door/mcp/proxy"
+	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // heard are the messages that an agent gets.
@@ -289,19 +290,16 @@ func TestUnsubscribeAfterRevocation(t *testing.T) {
 	}
 }
 
-// TestFoldedPins: a file of approved tools that approve writes can be read again.
+// TestFoldedPins: tools whose names some programs take for the same are not approved, because the file of approved tools could not be read again.
 func TestFoldedPins(t *testing.T) {
 	t.Parallel()
 	tools, err := jsonrpc.ParseValue([]byte(`[{"name":"read"},{"name":"Read"}]`), jsonrpc.FromServer())
 	if err != nil {
 		t.Fatal(err)
 	}
-	pins, err := mcp.PinsOf("files", mcp.Definitions{Tools: tools.Elements()})
-	if err != nil {
-		t.Skip(err) // then approve says so
-	}
-	if _, err := mcp.ParsePins(pins.Append(nil), "files"); err != nil {
-		t.Errorf("approve writes a file that %v", err)
+	_, err = mcp.PinsOf("files", mcp.Definitions{Tools: tools.Elements()})
+	if err == nil || !strings.Contains(err.Error(), `"read" and "Read"`) {
+		t.Errorf("two names that differ in case: %v", err)
 	}
 }
 
@@ -347,7 +345,7 @@ func TestNamesNotUTF8(t *testing.T) {
 	}
 	for name, text := range map[string]string{"plans/caf\xe9": "plan", "payroll/secret": "secret"} {
 		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
-			t.Skip(err) // the file system takes no such names
+			pgtest.Skip(t, "the file system takes no names that are not UTF-8")
 		}
 	}
 	for link, to := range map[string]string{"plans/x": "caf\xe9", "plans/caf\ufffd": "../payroll/secret"} {

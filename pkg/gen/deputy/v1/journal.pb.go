@@ -236,7 +236,7 @@ type Evaluator int32
 const (
 	// Nothing was evaluated.
 	Evaluator_EVALUATOR_UNSPECIFIED Evaluator = 0
-	// Deputy's own, over the embedded store.
+	// Deputy's own, over the embedded store, or over a follower's copy.
 	Evaluator_EVALUATOR_NATIVE Evaluator = 1
 	// SpiceDB's.
 	Evaluator_EVALUATOR_SPICEDB Evaluator = 2
