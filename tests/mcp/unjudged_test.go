@@ -212,8 +212,9 @@ func TestAskingInLists(t *testing.T) {
 		"tools/list": {`{}`, `{"tools":[],` + ask + `}`}, "prompts/list": {`{}`, `{"prompts":[],` + ask + `}`},
 		"resources/list": {`{}`, `{"resources":[],` + ask + `}`}, "resources/templates/list": {`{}`, `{"resourceTemplates":[],` + ask + `}`},
 		"resources/subscribe": {`{"uri":"file:///a"}`, `{` + ask + `}`}, "ping": {`{}`, `{` + ask + `}`},
-		"completion/complete": {`{"ref":{"type":"ref/prompt","name":"summary"},"argument":{"name":"tone","value":"a"}}`, `{"completion":{"values":[]},` + ask + `}`},
-		"logging/setLevel":    {`{"level":"info"}`, `{` + ask + `}`},
+		"subscriptions/listen": {`{"notifications":{}}`, `{` + ask + `}`},
+		"completion/complete":  {`{"ref":{"type":"ref/prompt","name":"summary"},"argument":{"name":"tone","value":"a"}}`, `{"completion":{"values":[]},` + ask + `}`},
+		"logging/setLevel":     {`{"level":"info"}`, `{` + ask + `}`},
 	} {
 		text := filesMap
 		if method == "completion/complete" {

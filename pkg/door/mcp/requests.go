@@ -684,7 +684,16 @@ func (g *Guard) listen(f *flight, m *jsonrpc.Message) (jsonrpc.Value, error) {
 		return jsonrpc.Value{}, err
 	}
 	result, err := g.awaitFor(f, true)
-	return inClientsWords(f, result), err
+	if err != nil {
+		return jsonrpc.Value{}, err
+	}
+	if result, err = plainResult(result, "_meta"); err != nil {
+		return jsonrpc.Value{}, err
+	}
+	if meta, found := result.Get("_meta"); found {
+		result = inClientsWords(f, result.With("_meta", only(meta, subscriptionID)))
+	}
+	return result, nil
 }
 
 // told judges a notification of the agent's. An error ends the guard.
