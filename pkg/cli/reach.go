@@ -236,7 +236,7 @@ func (r *reaching) read(
 			return err
 		}
 		if c.output != formatJSON {
-			_, _ = fmt.Fprintln(c.program.Err, "Through which grants is not shown, because this server's engine cannot say it; the engine embedded can.")
+			_, _ = fmt.Fprintln(c.program.Err, "Through which grants is not shown, because this server's engine cannot say it; the engine embedded can, and --follow.")
 		}
 		return nil
 	}

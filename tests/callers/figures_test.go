@@ -163,7 +163,7 @@ func TestManyCallers(t *testing.T) {
 var loose = regexp.MustCompile(`^(deputy_store_|go_|process_|promhttp_)`)
 
 // TestFiguresAreDocumented: docs/operations.md names each metric that there is, and no other. The server has all that have metrics of their
-// own: TLS, and a file of callers.
+// own: TLS, and a file of callers. Those of a copy are another server's, which follows a database.
 func TestFiguresAreDocumented(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "callers.yaml")
 	if err := os.WriteFile(file, []byte("callers: []\n"), 0o600); err != nil {
@@ -183,15 +183,27 @@ func TestFiguresAreDocumented(t *testing.T) {
 			named = append(named, name[1])
 		}
 	}
-	for series := range w.figures() {
-		name, _, _ := strings.Cut(series, "{")
-		for _, end := range []string{"_bucket", "_sum", "_count"} {
-			name = strings.TrimSuffix(name, end)
-		}
-		if !loose.MatchString(name) {
-			served = append(served, name)
+	serves := func(w *world, prefix string) {
+		for series := range w.figures() {
+			name, _, _ := strings.Cut(series, "{")
+			for _, end := range []string{"_bucket", "_sum", "_count"} {
+				name = strings.TrimSuffix(name, end)
+			}
+			if !loose.MatchString(name) && strings.HasPrefix(name, prefix) {
+				served = append(served, name)
+			}
 		}
 	}
+	serves(w, "")
+	const ofCopies = "deputy_follow_"
+	followed := false
+	t.Run("a server that follows", func(t *testing.T) {
+		cfg := harness.Followed(t)
+		cfg.MetricsAddr = "127.0.0.1:0"
+		serves(newWorld(t, cfg), ofCopies)
+		followed = true
+	})
+	named = slices.DeleteFunc(named, func(name string) bool { return !followed && strings.HasPrefix(name, ofCopies) })
 	slices.Sort(named)
 	slices.Sort(served)
 	named, served = slices.Compact(named), slices.Compact(served)
