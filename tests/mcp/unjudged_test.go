@@ -223,7 +223,7 @@ func TestAskingInLists(t *testing.T) {
 		}
 		r := betweenMapped(t, text+"allow: [completion, logging]\n", 0)
 		r.asks(t, "1", method, test[0])
-		if got := r.answers(t, test[1]); strings.Contains(got, "sampling/createMessage") {
+		if got := r.answers(t, test[1]); strings.Contains(got, "sampling/createMessage") || strings.Contains(got, "input_required") {
 			t.Errorf("%s: sampling is not allowed, and the agent got %s", method, got)
 		}
 	}
