@@ -2,6 +2,7 @@ package spicedb
 
 import (
 	"fmt"
+	"iter"
 	"regexp"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -39,9 +40,9 @@ func judgeSound(request proto.Message) error {
 			}
 		}
 	}
-	for field, name := range namesOf(request) {
-		if !possibleName.MatchString(name) {
-			return unsound(field, "is no name that a schema can have: a name holds lower-case letters, digits, underscores and slashes, at most 128")
+	for _, n := range namesOf(request) {
+		if !possibleName.MatchString(n.name) {
+			return unsound(n.field, "is no name that a schema can have: a name holds lower-case letters, digits, underscores and slashes, at most 128")
 		}
 	}
 	return nil
@@ -71,28 +72,37 @@ func soundConsistency(c *v1.Consistency) error {
 	return nil
 }
 
-// filtersOf returns the relationship filters of a request, by the names of their fields.
-func filtersOf(request proto.Message) map[string]*v1.RelationshipFilter {
-	filters := map[string]*v1.RelationshipFilter{}
-	if r, ok := request.(interface{ GetRelationshipFilter() *v1.RelationshipFilter }); ok {
-		filters["relationship_filter"] = r.GetRelationshipFilter()
-	}
-	if r, ok := request.(interface{ GetOptionalRelationshipFilter() *v1.RelationshipFilter }); ok {
-		filters["optional_relationship_filter"] = r.GetOptionalRelationshipFilter()
-	}
-	if r, ok := request.(interface {
-		GetOptionalRelationshipFilters() []*v1.RelationshipFilter
-	}); ok {
-		for i, f := range r.GetOptionalRelationshipFilters() {
-			filters[fmt.Sprintf("optional_relationship_filters[%d]", i)] = f
+// filtersOf yields the relationship filters of a request and the names of their fields, in the request's order, so that of several
+// mistakes it is always the same one that is told.
+func filtersOf(request proto.Message) iter.Seq2[string, *v1.RelationshipFilter] {
+	return func(yield func(string, *v1.RelationshipFilter) bool) {
+		if r, ok := request.(interface{ GetRelationshipFilter() *v1.RelationshipFilter }); ok {
+			if !yield("relationship_filter", r.GetRelationshipFilter()) {
+				return
+			}
+		}
+		if r, ok := request.(interface{ GetOptionalRelationshipFilter() *v1.RelationshipFilter }); ok {
+			if !yield("optional_relationship_filter", r.GetOptionalRelationshipFilter()) {
+				return
+			}
+		}
+		if r, ok := request.(interface {
+			GetOptionalRelationshipFilters() []*v1.RelationshipFilter
+		}); ok {
+			for i, f := range r.GetOptionalRelationshipFilters() {
+				if !yield(fmt.Sprintf("optional_relationship_filters[%d]", i), f) {
+					return
+				}
+			}
+		}
+		if r, ok := request.(interface{ GetOptionalPreconditions() []*v1.Precondition }); ok {
+			for i, p := range r.GetOptionalPreconditions() {
+				if !yield(fmt.Sprintf("optional_preconditions[%d].filter", i), p.GetFilter()) {
+					return
+				}
+			}
 		}
 	}
-	if r, ok := request.(interface{ GetOptionalPreconditions() []*v1.Precondition }); ok {
-		for i, p := range r.GetOptionalPreconditions() {
-			filters[fmt.Sprintf("optional_preconditions[%d].filter", i)] = p.GetFilter()
-		}
-	}
-	return filters
 }
 
 func soundFilter(field string, f *v1.RelationshipFilter, mayBeEmpty bool) error {
@@ -111,8 +121,11 @@ func soundFilter(field string, f *v1.RelationshipFilter, mayBeEmpty bool) error 
 // possibleName matches whatever the reflection of a schema could find, and beginnings of it.
 var possibleName = regexp.MustCompile(`^[a-z0-9_/]{0,128}$`)
 
-// namesOf returns the names by which a request looks things up in a schema, by the names of their fields.
-func namesOf(request proto.Message) map[string]string {
+// fieldName is a name of a schema that a request asks about, and the field that holds it.
+type fieldName struct{ field, name string }
+
+// namesOf returns the names by which a request looks things up in a schema, in the request's order, as [filtersOf] does.
+func namesOf(request proto.Message) []fieldName {
 	switch r := request.(type) {
 	case *v1.ReflectSchemaRequest:
 		return filterNames(r.GetOptionalFilters())
@@ -139,14 +152,15 @@ type reflectionFilter interface {
 	GetOptionalPermissionNameFilter() string
 }
 
-func filterNames[F reflectionFilter](filters []F) map[string]string {
-	names := map[string]string{}
+func filterNames[F reflectionFilter](filters []F) []fieldName {
+	names := make([]fieldName, 0, 4*len(filters))
 	for i, f := range filters {
 		field := fmt.Sprintf("optional_filters[%d].", i)
-		names[field+"optional_definition_name_filter"] = f.GetOptionalDefinitionNameFilter()
-		names[field+"optional_caveat_name_filter"] = f.GetOptionalCaveatNameFilter()
-		names[field+"optional_relation_name_filter"] = f.GetOptionalRelationNameFilter()
-		names[field+"optional_permission_name_filter"] = f.GetOptionalPermissionNameFilter()
+		names = append(names,
+			fieldName{field + "optional_definition_name_filter", f.GetOptionalDefinitionNameFilter()},
+			fieldName{field + "optional_caveat_name_filter", f.GetOptionalCaveatNameFilter()},
+			fieldName{field + "optional_relation_name_filter", f.GetOptionalRelationNameFilter()},
+			fieldName{field + "optional_permission_name_filter", f.GetOptionalPermissionNameFilter()})
 	}
 	return names
 }
@@ -156,10 +170,11 @@ func computableNames(r interface {
 	GetRelationName() string
 	GetOptionalDefinitionNameFilter() string
 },
-) map[string]string {
-	return map[string]string{
-		"definition_name": r.GetDefinitionName(), "relation_name": r.GetRelationName(),
-		"optional_definition_name_filter": r.GetOptionalDefinitionNameFilter(),
+) []fieldName {
+	return []fieldName{
+		{"definition_name", r.GetDefinitionName()},
+		{"relation_name", r.GetRelationName()},
+		{"optional_definition_name_filter", r.GetOptionalDefinitionNameFilter()},
 	}
 }
 
@@ -167,6 +182,6 @@ func dependentNames(r interface {
 	GetDefinitionName() string
 	GetPermissionName() string
 },
-) map[string]string {
-	return map[string]string{"definition_name": r.GetDefinitionName(), "permission_name": r.GetPermissionName()}
+) []fieldName {
+	return []fieldName{{"definition_name", r.GetDefinitionName()}, {"permission_name", r.GetPermissionName()}}
 }

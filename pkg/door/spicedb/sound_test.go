@@ -47,6 +47,37 @@ func TestUnsoundRequests(t *testing.T) {
 	}
 }
 
+// TestFirstUnsoundFieldIsNamed holds that of several wrong fields it is always the request's first that is named: an answer that changed
+// from one call to the next would differ where nothing that the caller may see does.
+func TestFirstUnsoundFieldIsNamed(t *testing.T) {
+	contradiction := &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "a", OptionalResourceIdPrefix: "a"}
+	unsound := make([]*v1.RelationshipFilter, 8)
+	preconditions := make([]*v1.Precondition, 8)
+	names := make([]*v1.ReflectionSchemaFilter, 8)
+	for i := range unsound {
+		unsound[i], preconditions[i] = contradiction, &v1.Precondition{Filter: contradiction}
+		names[i] = &v1.ReflectionSchemaFilter{OptionalDefinitionNameFilter: "`", OptionalPermissionNameFilter: "`"}
+	}
+	for _, c := range []struct {
+		request proto.Message
+		field   string
+	}{
+		{&v1.WriteRelationshipsRequest{OptionalPreconditions: preconditions}, "optional_preconditions[0].filter"},
+		{&v1.DeleteRelationshipsRequest{RelationshipFilter: contradiction, OptionalPreconditions: preconditions}, "relationship_filter"},
+		{&v1.WatchRequest{OptionalRelationshipFilters: unsound}, "optional_relationship_filters[0]"},
+		{&v1.ReflectSchemaRequest{OptionalFilters: names}, "optional_filters[0].optional_definition_name_filter"},
+		{&v1.ComputablePermissionsRequest{DefinitionName: "`", RelationName: "`", OptionalDefinitionNameFilter: "`"}, "definition_name"},
+		{&v1.DependentRelationsRequest{DefinitionName: "`", PermissionName: "`"}, "definition_name"},
+	} {
+		for range 20 {
+			if err := judgeSound(c.request); !strings.HasPrefix(status.Convert(err).Message(), c.field+": ") {
+				t.Errorf("%T: got %v, want %s named", c.request, err, c.field)
+				break
+			}
+		}
+	}
+}
+
 // TestUnprintableMetadata holds that a header which gRPC would fail the call over does not go upstream.
 func TestUnprintableMetadata(t *testing.T) {
 	kept := keep(metadata.MD{"x-request-id": {"é"}, "x-trace": {"abc"}, "x-raw-bin": {"\x00\xff"}})
