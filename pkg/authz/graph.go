@@ -2,15 +2,50 @@ package authz
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
-// Revision is a point in the engine's history: SpiceDB's ZedToken, opaque. The zero Revision names
-// none.
-type Revision struct{ Token string }
+// Revision is a point in the engine's history, opaque. The zero Revision names none.
+//
+// An engine whose history may be another one tomorrow, as a database's is after a failover that lost writes, counts its revisions anew there, so
+// that the same ZedToken may name two states. Where that is known, a revision says which history it is of; see InHistory.
+type Revision struct {
+	// Token is SpiceDB's ZedToken, or a ZedToken with a history before it. It is kept and sealed as it is.
+	Token string
+}
 
 // IsZero reports whether the revision names no point.
 func (r Revision) IsZero() bool { return r.Token == "" }
+
+// ofHistory stands between a history and a ZedToken. A ZedToken is base64, which has no such character.
+const ofHistory = "@"
+
+// InHistory returns the revision that a ZedToken names in a history, which is a text without "@"; an empty one names none.
+func InHistory(history, zedToken string) Revision {
+	if history == "" || zedToken == "" {
+		return Revision{Token: zedToken}
+	}
+	return Revision{Token: history + ofHistory + zedToken}
+}
+
+// History is the history that the revision names, or "".
+func (r Revision) History() string {
+	history, _, found := strings.Cut(r.Token, ofHistory)
+	if !found {
+		return ""
+	}
+	return history
+}
+
+// ZedToken is SpiceDB's token, without the history.
+func (r Revision) ZedToken() string {
+	_, token, found := strings.Cut(r.Token, ofHistory)
+	if !found {
+		return r.Token
+	}
+	return token
+}
 
 // Freshness chooses the revision of a snapshot. The zero value is the head revision.
 type Freshness struct {

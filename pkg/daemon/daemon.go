@@ -534,7 +534,7 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 		}
 		if (err == nil) != well {
 			well = err == nil
-			d.log.Warn("the engine's health changed", zap.Bool("answers", well), zap.Error(err))
+			d.log.Warn("whether this server can decide has changed", zap.Bool("can", well), zap.Error(err))
 		}
 		d.tellHealth(err == nil)
 		select {
@@ -550,7 +550,7 @@ func (d *Daemon) tellHealth(well bool) {
 	d.condition.Lock()
 	defer d.condition.Unlock()
 	if d.follower != nil {
-		well = d.follower.graph.Serves() // it may have begun, or ended, since it was asked
+		well = d.follower.graph.Serves() || well && d.follower.graph.Reloads() // either may have begun, or ended, since it was asked
 	}
 	d.condition.engineWell = well
 	d.tellLocked()

@@ -120,15 +120,17 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 		Store: store.Config{
 			Retention: d.engine.Retention(), CacheBytes: cacheFor(memory), KeptBytes: keptFor(memory), PackedBytes: packedFor(memory), ReadAhead: true,
 			OpenFiles: files / 2, Log: d.log,
+			// What the copy loses the database still has.
+			Unsynced: true,
 		},
-		Log: d.log,
+		Log: d.log, Progress: d.logLoad(),
 	}, f.authority)
 	if err != nil {
 		f.authority.Close()
 		return nil, err
 	}
 	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
-		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed,
+		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed, Renewed: d.engine.BeginHistory,
 		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) }, //nolint:contextcheck // likewise
 		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Log: d.log,
 	})
@@ -185,11 +187,16 @@ func (d *Daemon) decides(ctx context.Context) error {
 	if d.follower == nil {
 		return d.engine.Ready(ctx)
 	}
-	if !d.follower.graph.Serves() {
+	switch graph := d.follower.graph; {
+	case graph.Serves():
+		return nil
+	case graph.Reloads():
+		// One commit can have every server load a new copy at the same time. If none of them was ready then, nobody could act.
+		return d.engine.Ready(ctx)
+	default:
 		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the database's head for %s",
 			d.cfg.Following.MaxAge)
 	}
-	return nil
 }
 
 // servedBy is told when the copy serves, and when it does not any more.
@@ -198,7 +205,24 @@ func (d *Daemon) servedBy(serves bool) {
 	d.condition.Lock()
 	open := d.condition.open
 	d.condition.Unlock()
-	if open {
-		d.tellHealth(serves)
+	if !open {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), healthEvery)
+	defer cancel()
+	d.tellHealth(d.decides(ctx) == nil)
+}
+
+// loadLogged is how often a load that goes on is logged.
+const loadLogged = 10 * time.Second
+
+// logLoad returns what logs how far a load is. Loads run one at a time.
+func (d *Daemon) logLoad() func(follow.Progress) {
+	last := time.Now()
+	return func(p follow.Progress) {
+		if now := time.Now(); p.Complete || now.Sub(last) >= loadLogged {
+			last = now
+			d.log.Info("a copy of the database is being loaded", zap.Uint64("relationships", p.Relationships), zap.Bool("complete", p.Complete))
+		}
 	}
 }

@@ -56,9 +56,17 @@ func (e *Engine) Head(ctx context.Context, take func() (printed string, err erro
 	return authz.Revision{Token: token.GetToken()}, nil
 }
 
+// BeginHistory has the engine forget which heads it has read and acknowledged, because the database's history is known to be another one since, in
+// which they compare with nothing. Until it is told so, it refuses heads that lie behind them.
+func (e *Engine) BeginHistory() {
+	if guarded := datastore.UnwrapAs[*primary](e.ds); guarded != nil {
+		guarded.begin()
+	}
+}
+
 // Printed returns a revision of this engine as SpiceDB prints it. Errors: OutOfRange for one of another engine.
 func (e *Engine) Printed(r authz.Revision) (string, error) {
-	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.Token}, e.ds)
+	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, e.ds)
 	if err == nil && decoded.Status != zedtoken.StatusValid {
 		err = datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
 	}

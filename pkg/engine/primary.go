@@ -39,6 +39,8 @@ type primary struct {
 	datastore.Datastore
 
 	mu sync.Mutex
+	// history counts how often the server began another one; see begin.
+	history uint64
 	// floor is the newest revision that heads may not lie behind, and candidate what becomes it once it is old enough.
 	floor     datastore.Revision
 	candidate datastore.Revision
@@ -113,14 +115,28 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 	return conn
 }
 
-// fit returns the revision that a head which is read from now on may not lie behind, nil if there is none yet.
-func (p *primary) fit() (datastore.Revision, error) {
+// bound is the revision that a head which is read from now on may not lie behind, nil if there is none yet, in a history.
+type bound struct {
+	floor   datastore.Revision
+	history uint64
+}
+
+// fit returns the bound for what is read from now on.
+func (p *primary) fit() (bound, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.unfit != nil {
-		return nil, unfit(p.unfit)
+		return bound{}, unfit(p.unfit)
 	}
-	return p.floor, nil
+	return bound{p.floor, p.history}, nil
+}
+
+// begin forgets what was read and acknowledged: the server's history is another one, in which that compares with nothing.
+func (p *primary) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.history++
+	p.floor, p.candidate = nil, nil
 }
 
 // unfit is what calls come to on a server that is not fit.
@@ -139,17 +155,22 @@ func behind(revision, floor datastore.Revision) bool {
 	return floor != nil && !revision.GreaterThan(floor) && !revision.Equal(floor)
 }
 
-// acknowledged notes a revision that a write was made at, which is durable.
-func (p *primary) acknowledged(revision datastore.Revision) {
+// acknowledged notes a revision that a write was made at, which is durable, in a history.
+func (p *primary) acknowledged(revision datastore.Revision, history uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.raiseLocked(revision)
+	if history == p.history {
+		p.raiseLocked(revision)
+	}
 }
 
-// saw notes a head that was read.
-func (p *primary) saw(head datastore.Revision) {
+// saw notes a head that was read in a history.
+func (p *primary) saw(head datastore.Revision, history uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if history != p.history {
+		return
+	}
 	if p.candidate != nil && time.Since(p.read) < headAge {
 		return
 	}
@@ -179,7 +200,7 @@ func (p *primary) HeadRevision(ctx context.Context) (head datastore.RevisionWith
 
 // head refuses the head that take takes unless the server is fit for decisions.
 func (p *primary) head(take func() (datastore.Revision, error)) error {
-	floor, err := p.fit()
+	bound, err := p.fit()
 	if err != nil {
 		return err
 	}
@@ -187,10 +208,10 @@ func (p *primary) head(take func() (datastore.Revision, error)) error {
 	if err != nil {
 		return err
 	}
-	if behind(head, floor) {
+	if behind(head, bound.floor) {
 		return unfit(errWentBack)
 	}
-	p.saw(head)
+	p.saw(head, bound.history)
 	return nil
 }
 
@@ -213,7 +234,7 @@ func (p *primary) CheckRevision(ctx context.Context, revision datastore.Revision
 // ReadWriteTx is the datastore's. It does not acknowledge a write that an older copy of the cluster took: no
 // decision would see it.
 func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
-	floor, err := p.fit()
+	bound, err := p.fit()
 	if err != nil {
 		return datastore.NoRevision, err
 	}
@@ -221,10 +242,10 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 	if err != nil {
 		return revision, err
 	}
-	if behind(revision, floor) {
+	if behind(revision, bound.floor) {
 		return datastore.NoRevision, unfit(errWentBack)
 	}
-	p.acknowledged(revision)
+	p.acknowledged(revision, bound.history)
 	return revision, nil
 }
 

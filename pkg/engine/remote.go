@@ -105,7 +105,7 @@ func (e *Engine) remoteStale(ctx context.Context, atLeast authz.Revision) (authz
 	consistency := &v1.Consistency{Requirement: &v1.Consistency_MinimizeLatency{MinimizeLatency: true}}
 	if !atLeast.IsZero() {
 		consistency = &v1.Consistency{Requirement: &v1.Consistency_AtLeastAsFresh{
-			AtLeastAsFresh: &v1.ZedToken{Token: atLeast.Token},
+			AtLeastAsFresh: &v1.ZedToken{Token: atLeast.ZedToken()},
 		}}
 	}
 	resp, err := v1.NewPermissionsServiceClient(e.conn).CheckBulkPermissions(ctx, &v1.CheckBulkPermissionsRequest{

@@ -84,7 +84,7 @@ func (e *Engine) choose(ctx context.Context, f authz.Freshness) (datastore.Revis
 
 // parse reads a revision that this datastore issued. A token of another one is out of range.
 func (e *Engine) parse(r authz.Revision) (datastore.Revision, error) {
-	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.Token}, e.ds)
+	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, e.ds)
 	if err != nil || decoded.Status != zedtoken.StatusValid {
 		// The seal was Deputy's own, so what cannot be read is of another kind of engine.
 		return nil, datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
@@ -98,7 +98,7 @@ func (e *Engine) at(token authz.Revision) *snapshot {
 		engine: e,
 		token:  token,
 		exact: &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{
-			AtExactSnapshot: &v1.ZedToken{Token: token.Token},
+			AtExactSnapshot: &v1.ZedToken{Token: token.ZedToken()},
 		}},
 	}
 }

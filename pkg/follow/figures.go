@@ -9,9 +9,9 @@ import (
 
 // figures counts what a Graph does, for Prometheus.
 type figures struct {
-	byCopy, byAuthority, refused, loads prometheus.Counter
-	waits                               prometheus.Histogram
-	all                                 []prometheus.Collector
+	byCopy, byAuthority, exactly, refused, loads prometheus.Counter
+	waits                                        prometheus.Histogram
+	all                                          []prometheus.Collector
 }
 
 func newFigures(g *Graph) *figures {
@@ -25,7 +25,8 @@ func newFigures(g *Graph) *figures {
 	f := &figures{
 		byCopy: snapshots.WithLabelValues("copy"), byAuthority: snapshots.WithLabelValues("authority"),
 		refused: counter("refused_total", "Questions to the authority that were refused, because as many as may be were under way."),
-		loads:   counter("loads_total", "Copies that were loaded whole."),
+		exactly: counter("exact_snapshots_total", "States that a call named, such as a frozen session's baseline, at which the copy has stood and answered."),
+		loads:   counter("loads_total", "Loads of a whole copy that were begun, or gone on with."),
 		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "deputy", Subsystem: "follow", Name: "wait_seconds",
 			Help:    "How long a call waited until the copy had reached the authority's head, or until it stopped waiting.",
@@ -49,7 +50,7 @@ func newFigures(g *Graph) *figures {
 		}
 		return 0
 	})
-	f.all = []prometheus.Collector{snapshots, f.refused, f.loads, f.waits, age, serves}
+	f.all = []prometheus.Collector{snapshots, f.exactly, f.refused, f.loads, f.waits, age, serves}
 	return f
 }
 

@@ -201,8 +201,13 @@ func (f *Follower) remove(dir string) error {
 	return files.RemoveAll(gone)
 }
 
-// drop closes a copy and removes it.
-func (f *Follower) drop(r *replica) error { return errors.Join(r.store.Close(), f.remove(r.dir)) }
+// drop closes a copy and removes it. One that cannot be closed is left for the next start: something may still write to its files.
+func (f *Follower) drop(r *replica) error {
+	if err := r.store.Close(); err != nil {
+		return err
+	}
+	return f.remove(r.dir)
+}
 
 // Close ends what is under way and closes the copy. Who still holds it gets errors from then on.
 func (f *Follower) Close() error {
@@ -325,8 +330,8 @@ func (f *Follower) turnOf(ctx context.Context) (_ context.Context, over func()) 
 // Pull asks the authority for its head and for what has changed since the copy's position, and applies it. What it returns has been the
 // authority's head after Pull was called.
 //
-// Errors: ErrNoCopy; those of Authority.ChangesSince. After ErrOther there is no copy any more; after ErrMissed and ErrTooMany the copy stays
-// where it is. In these cases Load makes a new one.
+// Errors: ErrNoCopy; those of Authority.ChangesSince; store.ErrDamaged, and ErrStopped where the copy's store takes no writes any more. After
+// ErrMissed and ErrTooMany the copy stays where it is, after the others that were named there is none. In these cases Load makes a new one.
 func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
@@ -336,14 +341,44 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	}
 	err = f.advance(ctx, r)
 	f.prove(r)
-	if errors.Is(err, ErrOther) {
-		f.config.Log.Warn("the copy is not of this authority's history, and is discarded", zap.Error(err))
+	switch {
+	case err == nil:
+		return f.Reached()
+	case r.store.Failed() != nil:
+		err = fmt.Errorf("%w: %w", ErrStopped, r.store.Failed())
+	}
+	if errors.Is(err, ErrOther) || errors.Is(err, ErrStopped) || errors.Is(err, store.ErrDamaged) {
+		f.config.Log.Warn("the copy is discarded", zap.Error(err))
 		f.replace(nil)
 	}
-	if err != nil {
-		return nil, err
+	return nil, err
+}
+
+// ErrStopped says that a copy's store has failed to write, and takes no writes any more.
+var ErrStopped = errors.New("the copy's store takes no writes any more")
+
+// needsLoad reports whether an error of Pull's says that a copy has to be loaded.
+func needsLoad(err error) bool {
+	for _, one := range []error{ErrNoCopy, ErrOther, ErrMissed, ErrTooMany, ErrStopped, store.ErrDamaged} {
+		if errors.Is(err, one) {
+			return true
+		}
 	}
-	return f.Reached()
+	return false
+}
+
+// Distrust discards a copy, if it is the one that is served, because it was found not to be what it should be.
+func (f *Follower) Distrust(copied *store.Store, because error) {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	f.mu.Lock()
+	r := f.serving
+	f.mu.Unlock()
+	if r == nil || r.store != copied {
+		return
+	}
+	f.config.Log.Error("the copy is discarded", zap.String("directory", r.dir), zap.Error(because))
+	f.replace(nil)
 }
 
 // advance brings a copy to the head. The turn is held.
@@ -372,10 +407,10 @@ func (f *Follower) current() (*replica, error) {
 // Follow is Pull, and Load where there is no copy or where it has to be discarded. It may take as long as a load does.
 func (f *Follower) Follow(ctx context.Context) (*Reached, error) {
 	reached, err := f.Pull(ctx)
-	if err == nil || !errors.Is(err, ErrNoCopy) && !errors.Is(err, ErrOther) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+	if !needsLoad(err) {
 		return reached, err
 	}
-	f.config.Log.Info("the authority is loaded", zap.String("because", err.Error()))
+	f.config.Log.Info("the authority is being loaded", zap.String("because", err.Error()))
 	if err := f.Load(ctx); err != nil {
 		return nil, err
 	}

@@ -21,8 +21,10 @@ const (
 )
 
 const (
-	// pullTime is how long a pull may take, and failurePause how long after a failure the next one is tried.
-	pullTime, failurePause = 10 * time.Second, time.Second
+	// pullTime is how long a pull may take that is made for a call, and maxPullTime the longest that one takes after others did not get ready.
+	pullTime, maxPullTime = 10 * time.Second, 2 * time.Minute
+	// failurePause is how long after a failure the next pull is tried, and maxFailurePause how long after many.
+	failurePause, maxFailurePause = time.Second, 15 * time.Second
 	// pullsPerAge is how often the copy is brought up to date within MaxAge while nobody asks, and leastPause and pullPause the shortest and the longest
 	// time between two pulls.
 	pullsPerAge, leastPause, pullPause = 10, 50 * time.Millisecond, time.Second
@@ -50,6 +52,9 @@ type GraphConfig struct {
 	Head func(ctx context.Context, take func() (printed string, err error)) (authz.Revision, error)
 	// Printed returns a revision of Engine's as SpiceDB prints it.
 	Printed func(authz.Revision) (string, error)
+	// Renewed is called when the authority's history is another one than before, so that Engine does not compare its heads with those of the lost
+	// one; nil tells nobody.
+	Renewed func()
 	// Open makes the graph over a copy's store. The store stays the follower's.
 	Open func(*store.Store) (Local, error)
 	// Wait is how long a decision waits until the copy has reached the authority's head; 0 means DefaultWait.
@@ -72,17 +77,19 @@ type GraphConfig struct {
 //   - Exactly at a revision: answered from the copy if it has stood there, else by the authority's engine.
 //
 // The authority's engine is asked few questions at once, so that a copy which does not keep up does not turn a node's whole load on the
-// database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers.
+// database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers, and name its history: one of another history is
+// OutOfRange.
 type Graph struct {
 	config GraphConfig
 	// heads shares what brings the copy to the head.
 	heads turns.Shared[*stand]
 	// now is what the copy was last known to be the head at; nil if there is no such copy.
 	now atomic.Pointer[stand]
-	// loading says that the copy is made anew, and not brought to the head meanwhile.
-	loading atomic.Bool
-	beyond  *turns.Set
-	figures *figures
+	// loading says that the copy is made anew, and not brought to the head meanwhile; hasServed that there was one that served.
+	loading, hasServed atomic.Bool
+	identities         identities
+	beyond             *turns.Set
+	figures            *figures
 
 	end    context.CancelFunc
 	ended  chan struct{}
@@ -113,6 +120,8 @@ type opened struct {
 	graph  Local
 	hold   *Reached
 	once   sync.Once
+	// distrusted is set once the copy was found not to be what it should be. Nobody begins to read it then.
+	distrusted atomic.Bool
 }
 
 func (o *opened) close() (err error) {
@@ -165,6 +174,9 @@ func (g *Graph) Close() error {
 // Serves reports whether the copy serves: whether it was the authority's head less than MaxAge ago.
 func (g *Graph) Serves() bool { return g.fresh() != nil }
 
+// Reloads reports whether a copy is made anew after one has served. Meanwhile the authority's engine answers.
+func (g *Graph) Reloads() bool { return g.loading.Load() && g.hasServed.Load() }
+
 // fresh returns what the copy was the head at less than MaxAge ago; nil if that is longer ago.
 func (g *Graph) fresh() *stand {
 	if s := g.now.Load(); s != nil && time.Since(s.proven) <= g.config.MaxAge {
@@ -177,51 +189,124 @@ func (g *Graph) fresh() *stand {
 func (g *Graph) follow(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	told := false
+	var failures failures
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-pause.C:
 		}
-		err := authz.Safely("follow.Graph", func() error { return g.step(ctx) })
-		next := min(max(g.config.MaxAge/pullsPerAge, leastPause), pullPause)
-		if err != nil && ctx.Err() == nil {
-			next = failurePause
-			if !told {
-				g.config.Log.Warn("the copy does not follow the authority; it is tried again", zap.Error(err))
-			}
+		err := authz.Safely("follow.Graph", func() error { return g.step(ctx, failures.patience()) })
+		if ctx.Err() != nil {
+			return
 		}
-		told = err != nil
+		next := min(max(g.config.MaxAge/pullsPerAge, leastPause), pullPause)
+		if failures.note(err, time.Now()) {
+			g.config.Log.Warn("the copy does not follow the database; it is tried again", zap.Error(err))
+		}
+		if err != nil {
+			next = failures.pause()
+		}
 		g.tell()
 		pause.Reset(next)
 	}
 }
 
-// step brings the copy to the head, and makes a new one where that is needed.
-func (g *Graph) step(ctx context.Context) error {
-	bounded, cancel := context.WithTimeout(ctx, pullTime)
-	_, err := g.heads.Get(bounded, pullTime, g.take)
+// failures are those in a row of what is tried again and again. The zero value is none.
+type failures struct {
+	row  int
+	said string
+	at   time.Time
+}
+
+// sayAgain is how long after it was said a failure that goes on is said again.
+const sayAgain = time.Minute
+
+// note takes in an outcome, and reports whether it is to be said: a failure that is the first, is another one than before, or has gone on.
+func (f *failures) note(err error, now time.Time) bool {
+	if err == nil {
+		*f = failures{}
+		return false
+	}
+	f.row++
+	if text := err.Error(); text != f.said || now.Sub(f.at) >= sayAgain {
+		f.said, f.at = text, now
+		return true
+	}
+	return false
+}
+
+// doubled doubles a time with each failure, up to a limit.
+func (f *failures) doubled(first, most time.Duration) time.Duration {
+	return min(first<<min(max(f.row, 0), 10), most)
+}
+
+// patience is how long the next try may take: what did not get ready in time gets more of it.
+func (f *failures) patience() time.Duration { return f.doubled(pullTime, maxPullTime) }
+
+// pause is how long after a failure the next try is made.
+func (f *failures) pause() time.Duration { return f.doubled(failurePause/2, maxFailurePause) }
+
+// step brings the copy to the head, which may take some time, and makes a new one where that is needed.
+func (g *Graph) step(ctx context.Context, patience time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
+	_, err := g.heads.Get(bounded, patience, g.take)
 	cancel()
-	if err == nil || !errors.Is(err, ErrNoCopy) && !errors.Is(err, ErrOther) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+	if !needsLoad(err) {
 		return err
 	}
-	if errors.Is(err, ErrOther) || errors.Is(err, ErrNoCopy) {
-		g.now.Store(nil)
-	}
-	g.tell()
-	g.config.Log.Info("the authority is loaded", zap.String("because", err.Error()))
 	g.loading.Store(true)
 	defer g.loading.Store(false)
+	g.tell()
+	// Who the database is now, it says before anything of it is loaded.
+	if _, err := g.identityNow(ctx); err != nil {
+		return err
+	}
+	g.config.Log.Info("a copy of the database is being loaded", zap.String("because", err.Error()))
+	g.figures.loads.Inc()
 	began := time.Now()
 	if err := g.config.Follower.Load(ctx); err != nil {
 		return err
 	}
-	g.figures.loads.Inc()
-	g.config.Log.Info("the authority is loaded, and followed", zap.Duration("took", time.Since(began)))
+	g.config.Log.Info("a copy of the database is loaded, and followed", zap.Duration("took", time.Since(began)))
 	_, err = g.heads.Get(ctx, pullTime, g.take)
 	return err
 }
+
+// forget takes a copy out of service, and all that is known of where it has stood: the one that is given, or any if it is nil. Calls that have begun
+// with it end with it.
+func (g *Graph) forget(copied *store.Store) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.now.Load()
+	if copied != nil && (s == nil || s.copy.hold.Store != copied) {
+		return
+	}
+	g.known = stands{}
+	g.now.Store(nil)
+}
+
+// Distrust takes a copy out of service at once, if it still serves, because it was found not to be what it should be. A new one is loaded. It does
+// not wait.
+func (g *Graph) Distrust(copied *store.Store, because error) {
+	g.mu.Lock()
+	o := g.current
+	g.mu.Unlock()
+	if o == nil || o.hold.Store != copied || o.distrusted.Swap(true) {
+		return
+	}
+	g.forget(copied)
+	go func() {
+		_ = authz.Safely("follow.Distrust", func() error { // it ends nothing but this
+			g.tell()
+			g.config.Follower.Distrust(copied, because)
+			return nil
+		})
+	}()
+}
+
+// errDistrusted is what comes of bringing a copy to the head that was found not to be what it should be, until there is another one.
+var errDistrusted = errors.New("the copy was found not to be what it should be")
 
 // tell calls Served where that has changed.
 func (g *Graph) tell() {
@@ -230,6 +315,9 @@ func (g *Graph) tell() {
 	changed := serves != g.served
 	g.served = serves
 	g.mu.Unlock()
+	if serves {
+		g.hasServed.Store(true)
+	}
 	if changed && g.config.Served != nil {
 		g.config.Served(serves)
 	}
@@ -240,14 +328,15 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	s := &stand{proven: time.Now()}
 	revision, err := g.config.Head(ctx, func() (string, error) {
 		reached, err := g.config.Follower.Pull(ctx)
-		if errors.Is(err, ErrOther) || errors.Is(err, ErrNoCopy) {
-			g.mu.Lock()
-			g.known = stands{} // they are of another history
-			g.now.Store(nil)
-			g.mu.Unlock()
+		if needsLoad(err) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+			g.forget(nil) // there is no copy any more
 		}
 		if err != nil {
 			return "", err
+		}
+		if !g.recognize(reached.Position.Authority, s.proven) {
+			reached.Release()
+			return "", errChanged
 		}
 		if s.copy, err = g.over(ctx, reached); err != nil {
 			return "", err
@@ -258,11 +347,14 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.revision = revision
+	s.revision = authz.InHistory(historyOf(s.position.Authority), revision.ZedToken())
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.copies == nil {
+	switch {
+	case g.copies == nil:
 		return nil, errClosed
+	case s.copy.distrusted.Load():
+		return nil, errDistrusted
 	}
 	g.known.note(s)
 	g.now.Store(s)
@@ -315,6 +407,7 @@ func (g *Graph) bury(o *opened) {
 func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	if !f.Exactly.IsZero() {
 		if s := g.stood(ctx, f.Exactly); s != nil {
+			g.figures.exactly.Inc()
 			return g.at(ctx, s, f.Moment)
 		}
 		return g.asked(ctx, f)
@@ -347,6 +440,9 @@ func (g *Graph) head(ctx context.Context) (*stand, error) {
 
 // stood returns where the copy stood at a revision, if it did and can still be read there.
 func (g *Graph) stood(ctx context.Context, r authz.Revision) *stand {
+	if now := g.now.Load(); r.History() == "" && now != nil {
+		r = authz.InHistory(now.revision.History(), r.ZedToken())
+	}
 	g.mu.Lock()
 	s := g.known.at(r)
 	g.mu.Unlock()
@@ -360,6 +456,9 @@ func (g *Graph) stood(ctx context.Context, r authz.Revision) *stand {
 func (g *Graph) shows(s *stand, r authz.Revision) bool {
 	if r.IsZero() || r == s.revision {
 		return true
+	}
+	if current(s.position.Authority, r) != nil {
+		return false // the authority may have that history by now
 	}
 	printed, err := g.config.Printed(r)
 	if err != nil {
@@ -378,9 +477,21 @@ func endOf(ctx context.Context) error {
 	return e
 }
 
-// Write has the authority's engine write.
+// Write has the authority's engine write. Once it has, that is what the call says, also where the authority became another one meanwhile; then the
+// revision is good nowhere.
 func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
-	return g.config.Engine.Write(ctx, updates, preconditions)
+	var written authz.Revision
+	history, err := g.during(ctx, func(Identity) (err error) {
+		written, err = g.config.Engine.Write(ctx, updates, preconditions)
+		return err
+	})
+	switch {
+	case written.IsZero():
+		return authz.Revision{}, err
+	case err != nil:
+		history = noHistory
+	}
+	return authz.InHistory(history, written.ZedToken()), nil
 }
 
 // Retention is the authority's.

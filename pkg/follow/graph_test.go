@@ -30,12 +30,24 @@ type stuck struct {
 	authz.Graph
 
 	held atomic.Bool
+	// during is called while a question is under way, if it is set.
+	during atomic.Pointer[func()]
+}
+
+func (s *stuck) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
+	if during := s.during.Load(); during != nil {
+		defer (*during)()
+	}
+	return s.Graph.Write(ctx, updates, preconditions)
 }
 
 func (s *stuck) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	if s.held.Load() {
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if during := s.during.Load(); during != nil {
+		defer (*during)()
 	}
 	return s.Graph.Snapshot(ctx, f)
 }
@@ -50,6 +62,9 @@ type followed struct {
 	// pulls counts what the authority was asked, and block, while it is set, is waited for first.
 	pulls  atomic.Int64
 	block  atomic.Pointer[chan struct{}]
+	of     *histories
+	// renewed counts how often the engine was told that the history is another one.
+	renewed atomic.Int64
 	served chan bool
 }
 
@@ -84,7 +99,11 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 		}
 	})
 	f := &followed{written: w, engine: e, behind: &stuck{Graph: e}, served: make(chan bool, 100)}
-	a := &stepped{Authority: authority(t, w.uri, time.Hour), step: func(string) {
+	f.of = &histories{Authority: authority(t, w.uri, time.Hour)}
+	a := &stepped{Authority: f.of, step: func(what string) {
+		if what == "the head" {
+			return // only what the copy needs is held
+		}
 		f.pulls.Add(1)
 		if block := f.block.Load(); block != nil {
 			<-*block
@@ -92,7 +111,7 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 	}}
 	config := inMemory()
 	over := follow.GraphConfig{
-		Engine: f.behind, Head: e.Head, Printed: e.Printed, Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
+		Engine: f.behind, Head: e.Head, Printed: e.Printed, Renewed: func() { f.renewed.Add(1); e.BeginHistory() }, Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
 		Served: func(serves bool) { f.served <- serves },
 		Open: func(s *store.Store) (follow.Local, error) {
 			spicedb, err := engine.OverCopy(context.Background(), engine.Config{}, keptOpen{s})

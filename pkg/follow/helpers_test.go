@@ -176,7 +176,7 @@ func over(files vfs.FS) follow.Config {
 	return follow.Config{
 		Dir: "copies",
 		Store: store.Config{
-			FS: files, CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1, CollectEvery: time.Hour, OpenFiles: 100,
+			FS: files, CacheBytes: 1 << 20, MemTableBytes: 1 << 20, DiskReserve: 1, CollectEvery: time.Hour, OpenFiles: 100, Unsynced: true,
 		},
 	}
 }

@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -25,7 +26,10 @@ func (f *Follower) Load(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, ErrOther) && !errors.Is(err, ErrMissed) && !errors.Is(err, ErrTooMany) {
+		if half := f.half; half != nil && half.store.Failed() != nil {
+			err = fmt.Errorf("%w: %w", ErrStopped, err)
+		}
+		if !needsLoad(err) {
 			return err
 		}
 		if f.half != nil {

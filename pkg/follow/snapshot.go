@@ -2,11 +2,13 @@ package follow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // kept is what a snapshot of a copy can do besides: everything that the judge makes use of.
@@ -34,7 +36,7 @@ type snapshot struct {
 func (g *Graph) at(ctx context.Context, s *stand, moment time.Time) (authz.Snapshot, error) {
 	inner, err := s.copy.graph.At(ctx, s.local, moment)
 	if err != nil {
-		return nil, err
+		return nil, g.told(s, err)
 	}
 	local, ok := inner.(kept)
 	if !ok {
@@ -46,6 +48,62 @@ func (g *Graph) at(ctx context.Context, s *stand, moment time.Time) (authz.Snaps
 
 // Revision is the authority's.
 func (s *snapshot) Revision() authz.Revision { return s.at.revision }
+
+// told takes in an error of a copy's. One that is damaged is taken out of service.
+func (g *Graph) told(s *stand, err error) error {
+	if errors.Is(err, store.ErrDamaged) {
+		g.Distrust(s.copy.hold.Store, err)
+	}
+	return err
+}
+
+// Schema is the copy's.
+func (s *snapshot) Schema(ctx context.Context) (*authz.Schema, error) {
+	schema, err := s.kept.Schema(ctx)
+	return schema, s.graph.told(s.at, err)
+}
+
+// Read is the copy's.
+func (s *snapshot) Read(ctx context.Context, filters ...authz.Filter) ([][]authz.Relationship, error) {
+	found, err := s.kept.Read(ctx, filters...)
+	return found, s.graph.told(s.at, err)
+}
+
+// Check is the copy's.
+func (s *snapshot) Check(ctx context.Context, queries []authz.Query) ([]authz.Answer, error) {
+	answers, err := s.kept.Check(ctx, queries)
+	if err != nil {
+		return nil, s.graph.told(s.at, err)
+	}
+	for i := range answers {
+		_ = s.graph.told(s.at, answers[i].Err) // it stays in the answer
+	}
+	return answers, nil
+}
+
+// Subjects is the copy's.
+func (s *snapshot) Subjects(
+	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any, limit int,
+) ([]authz.SubjectAnswer, error) {
+	found, err := s.kept.Subjects(ctx, resource, permission, subjectType, given, limit)
+	return found, s.graph.told(s.at, err)
+}
+
+// SubjectsOfEach is the copy's.
+func (s *snapshot) SubjectsOfEach(
+	ctx context.Context, resources []authz.Object, permission, subjectType string, limit int,
+) ([]authz.SubjectsAnswer, error) {
+	found, err := s.kept.SubjectsOfEach(ctx, resources, permission, subjectType, limit)
+	return found, s.graph.told(s.at, err)
+}
+
+// Through is the copy's.
+func (s *snapshot) Through(
+	ctx context.Context, queries []authz.Query, hidden func(authz.Object) (bool, error),
+) ([]authz.Through, error) {
+	found, err := s.kept.Through(ctx, queries, hidden)
+	return found, s.graph.told(s.at, err)
+}
 
 // Stamp returns a stamp that is of this copy; see authz.Stamp.
 func (s *snapshot) Stamp(filters []authz.Filter) (authz.Stamp, bool) {
@@ -73,7 +131,7 @@ func (s *snapshot) Page(ctx context.Context, f authz.Filter, limit int, cursor s
 		return theirs.Page(ctx, f, limit, cursor)
 	}
 	found, next, err := s.kept.Page(ctx, f, limit, place)
-	return found, marked(next), err
+	return found, marked(next), s.graph.told(s.at, err)
 }
 
 // Resources is the copy's, as Page.
@@ -90,7 +148,7 @@ func (s *snapshot) Resources(ctx context.Context, r authz.Reachable, limit int, 
 	for i := range found {
 		found[i].After = marked(found[i].After)
 	}
-	return found, marked(next), err
+	return found, marked(next), s.graph.told(s.at, err)
 }
 
 // theirs is the same revision in the authority's engine.
@@ -109,15 +167,20 @@ func marked(next string) string {
 // asked asks the authority's engine for a snapshot.
 func (g *Graph) asked(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	var inner authz.Snapshot
-	err := g.within(ctx, func() (err error) {
-		inner, err = g.config.Engine.Snapshot(ctx, f)
-		return err
+	history, err := g.during(ctx, func(of Identity) error {
+		if err := current(of, f.Exactly, f.AtLeast); err != nil {
+			return err
+		}
+		return g.within(ctx, func() (err error) {
+			inner, err = g.config.Engine.Snapshot(ctx, f)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	g.figures.byAuthority.Inc()
-	return &beyond{inner, g}, nil
+	return &beyond{inner, g, authz.InHistory(history, inner.Revision().ZedToken())}, nil
 }
 
 // within asks the authority's engine something while few others do.
@@ -141,8 +204,12 @@ func (g *Graph) within(ctx context.Context, ask func() error) error {
 type beyond struct {
 	authz.Snapshot
 
-	graph *Graph
+	graph    *Graph
+	revision authz.Revision
 }
+
+// Revision is the engine's, with the authority's history.
+func (b *beyond) Revision() authz.Revision { return b.revision }
 
 // Elsewhere is authz.Elsewhere's.
 func (*beyond) Elsewhere() bool { return true }

@@ -189,11 +189,13 @@ func (s *Store) commitGroup(group []*submission) {
 		last, wrote = at, true
 		answers[i].at = at
 	}
-	if wrote {
+	if wrote && !s.config.Unsynced {
 		if err := s.db.LogData(nil, pebble.Sync); err != nil {
 			s.fail("syncing the log", err)
 			return
 		}
+	}
+	if wrote {
 		s.rows.Store(rows)
 		s.moveHead(head{at: last, hash: hash, hashFrom: hashFrom})
 	}
@@ -234,6 +236,14 @@ func (s *Store) fail(doing string, cause error) {
 			zap.String("while", doing), zap.String("directory", s.dir), zap.Error(cause))
 		close(s.failure.happened)
 	})
+}
+
+// Failed returns why the store takes no writes until it is opened again; nil while it takes them.
+func (s *Store) Failed() error {
+	if s.hasFailed() {
+		return s.failure.cause
+	}
+	return nil
 }
 
 // hasFailed reports whether the store has stopped writing.

@@ -120,7 +120,7 @@ func freshness(of *v1.Consistency) authz.Freshness {
 // at makes a request ask at the revision at which its objects were looked up, if they were.
 func (s *scope) at(of **v1.Consistency) {
 	if s.snap != nil && !s.snap.Revision().IsZero() {
-		*of = &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: s.snap.Revision().Token}}}
+		*of = &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: s.snap.Revision().ZedToken()}}}
 	}
 }
 

@@ -100,7 +100,7 @@ func (v *verifier) theirTree(ctx context.Context, a answered) ([sha256.Size]byte
 	ctx, cancel := context.WithTimeout(ctx, verifyPatience)
 	defer cancel()
 	theirs, err := v.graph.expand(ctx, &v1.ExpandPermissionTreeRequest{
-		Consistency: &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: a.token.Token}}},
+		Consistency: &v1.Consistency{Requirement: &v1.Consistency_AtExactSnapshot{AtExactSnapshot: &v1.ZedToken{Token: a.token.ZedToken()}}},
 		Resource:    &v1.ObjectReference{ObjectType: a.tree.of.ObjectType, ObjectId: a.tree.of.ObjectID}, Permission: a.tree.of.Relation,
 	})
 	if err != nil {

@@ -134,7 +134,7 @@ func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot
 		return nil, err
 	}
 	s.token, s.inner, s.moment = inner.Revision(), inner, f.Moment
-	decoded, err := zedtoken.DecodeRevision(&authzedv1.ZedToken{Token: s.token.Token}, g.evaluator.store)
+	decoded, err := zedtoken.DecodeRevision(&authzedv1.ZedToken{Token: s.token.ZedToken()}, g.evaluator.store)
 	if err != nil {
 		return nil, g.failure("evaluate.Snapshot", err)
 	}

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,10 @@ type Config struct {
 type Authority struct {
 	pool   *pgxpool.Pool
 	window time.Duration
+
+	mu sync.Mutex
+	// seen is the newest timeline that each cluster was seen to write, by its system identifier: a few, for an address leads to few clusters.
+	seen map[string]uint64
 }
 
 var _ follow.Authority = (*Authority)(nil)
@@ -74,7 +79,7 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
 	}
-	a := &Authority{pool: connected, window: config.Window}
+	a := &Authority{pool: connected, window: config.Window, seen: map[string]uint64{}}
 	if _, err := a.Head(ctx); err != nil {
 		connected.Close()
 		return nil, err
@@ -131,6 +136,9 @@ type guard struct {
 	clock time.Time
 	// known is how many there are of the transactions that a position names, since how many there are that it does not show.
 	known, since int
+	// system and timeline say which cluster the server is of, and which of its histories it writes.
+	system   string
+	timeline uint64
 }
 
 // scanGuard reads it, and refuses a server that is not followed.
@@ -158,6 +166,10 @@ func scanGuard(row pgx.Row) (g guard, err error) {
 	case text(system) == "" || text(timeline) == "" || text(database) == "" || text(datastore) == "":
 		return g, fmt.Errorf("follow: the server does not say who it is: system %q, timeline %q, database %q, SpiceDB %q",
 			text(system), text(timeline), text(database), text(datastore))
+	}
+	g.system = *system
+	if g.timeline, err = strconv.ParseUint(*timeline, 16, 32); err != nil {
+		return g, fmt.Errorf("follow: %q is no timeline", *timeline)
 	}
 	g.position.At = g.position.At.UTC()
 	g.position.Authority = follow.Identity(fmt.Sprintf("PostgreSQL %s, timeline %s, database %s, SpiceDB %s",
@@ -197,8 +209,25 @@ func refusal(err error) error {
 	return fmt.Errorf("follow: the authority's database: %w", err)
 }
 
-// check refuses a position that this server's history does not show, or that has left the window.
+// forward refuses a server that writes an older timeline of its cluster than another one was seen to write: a primary that was replaced and does
+// not know it. What it acknowledges is lost.
+func (a *Authority) forward(g *guard) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if newest := a.seen[g.system]; g.timeline < newest {
+		return fmt.Errorf("%w: it writes timeline %X of its cluster, and timeline %X was seen: it is a primary that was replaced. Stop it; or, if an older "+
+			"state was restored on purpose, start this server again",
+			follow.ErrStandby, g.timeline, newest)
+	}
+	a.seen[g.system] = g.timeline
+	return nil
+}
+
+// check refuses a server that was replaced, and a position that this server's history does not show, or that has left the window.
 func (a *Authority) check(g *guard, from *follow.Position) error {
+	if err := a.forward(g); err != nil {
+		return err
+	}
 	if from.Authority != g.position.Authority {
 		return fmt.Errorf("%w: it is of %q, and the server is %q", follow.ErrOther, from.Authority, g.position.Authority)
 	}
@@ -301,5 +330,11 @@ func (a *Authority) guarded(at *follow.Position, g *guard) (r reading) {
 // Head is follow.Authority's. One statement has one snapshot.
 func (a *Authority) Head(ctx context.Context) (follow.Position, error) {
 	g, err := scanGuard(a.pool.QueryRow(ctx, headQuery))
-	return g.position, err
+	if err == nil {
+		err = a.forward(&g)
+	}
+	if err != nil {
+		return follow.Position{}, err
+	}
+	return g.position, nil
 }
