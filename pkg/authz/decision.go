@@ -211,6 +211,8 @@ type Decision struct {
 	CheckedAt Revision
 	// Elsewhere says that another evaluator than the graph's own answered; see Elsewhere.
 	Elsewhere bool
+	// FreshAt is a moment at which the revision was the newest, where the engine answers from a copy and knows it; else zero. See Dated.
+	FreshAt time.Time
 	// ValidUntil is when the decision ends by itself, whatever else happens. Zero unless allowed.
 	ValidUntil time.Time
 	// Missing names the caveat context that was not given, sorted.

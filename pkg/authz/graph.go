@@ -29,6 +29,17 @@ func InHistory(history, zedToken string) Revision {
 	return Revision{Token: history + ofHistory + zedToken}
 }
 
+// NoHistory marks a revision of which it is not known what history it is of. It is good nowhere.
+const NoHistory = "-"
+
+// Histories says which history an engine's revisions are of, where it may become another one.
+type Histories interface {
+	// History is the history as far as is known. It asks where nothing is known yet. Errors: Unavailable.
+	History(ctx context.Context) (string, error)
+	// HistoryNow asks which history it is. What was answered between two questions with the same answer is of that history. Errors: Unavailable.
+	HistoryNow(ctx context.Context) (string, error)
+}
+
 // History is the history that the revision names, or "".
 func (r Revision) History() string {
 	history, _, found := strings.Cut(r.Token, ofHistory)
@@ -65,6 +76,12 @@ type Freshness struct {
 type Momentary interface {
 	// Moment is the moment by which relationships expire; zero stands for the clock's.
 	Moment() time.Time
+}
+
+// Dated is a Snapshot of something that is kept up to date with what is elsewhere, and may be behind it.
+type Dated interface {
+	// FreshAt is a moment at which the snapshot's revision was known to be the newest.
+	FreshAt() time.Time
 }
 
 // Elsewhere is a Snapshot that may be answered by another evaluator than its graph's, as that of a follower is by the database that it follows.

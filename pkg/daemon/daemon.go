@@ -302,6 +302,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door,
 			return snap.Schema(ctx)
 		},
 		Snapshot:       d.graph.Snapshot,
+		Histories:      d.histories(),
 		SnapshotMaxAge: d.cfg.SnapshotMaxAge,
 		Told:           d.engine.Told,
 		Model:          guard.Requested,

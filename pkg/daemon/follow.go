@@ -199,6 +199,14 @@ func (d *Daemon) decides(ctx context.Context) error {
 	}
 }
 
+// histories says which history the engine's revisions are of, where the server follows a database.
+func (d *Daemon) histories() authz.Histories {
+	if d.follower == nil {
+		return nil
+	}
+	return d.follower.graph
+}
+
 // servedBy is told when the copy serves, and when it does not any more.
 func (d *Daemon) servedBy(serves bool) {
 	d.log.Info("the copy of the database", zap.Bool("serves", serves))

@@ -101,7 +101,10 @@ type Graph struct {
 	known   stands
 }
 
-var _ authz.Graph = (*Graph)(nil)
+var (
+	_ authz.Graph     = (*Graph)(nil)
+	_ authz.Histories = (*Graph)(nil)
+)
 
 // stand is where a copy has stood: the local revision that is the copy of a position of the authority's. It is immutable.
 type stand struct {
@@ -489,7 +492,7 @@ func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions
 	case written.IsZero():
 		return authz.Revision{}, err
 	case err != nil:
-		history = noHistory
+		history = authz.NoHistory
 	}
 	return authz.InHistory(history, written.ZedToken()), nil
 }

@@ -27,8 +27,23 @@ func historyOf(i Identity) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
 }
 
-// noHistory marks the revision of a write during which the authority became another one. It is good nowhere.
-const noHistory = "-"
+// History is authz.Histories'.
+func (g *Graph) History(ctx context.Context) (string, error) {
+	is, err := g.identity(ctx)
+	if err != nil {
+		return "", err
+	}
+	return historyOf(is), nil
+}
+
+// HistoryNow is authz.Histories'.
+func (g *Graph) HistoryNow(ctx context.Context) (string, error) {
+	is, err := g.identityNow(ctx)
+	if err != nil {
+		return "", err
+	}
+	return historyOf(is), nil
+}
 
 // identified is who an authority is, and the moment at which that was asked.
 type identified struct {

@@ -49,6 +49,9 @@ func (g *Graph) at(ctx context.Context, s *stand, moment time.Time) (authz.Snaps
 // Revision is the authority's.
 func (s *snapshot) Revision() authz.Revision { return s.at.revision }
 
+// FreshAt is authz.Dated's.
+func (s *snapshot) FreshAt() time.Time { return s.at.proven }
+
 // told takes in an error of a copy's. One that is damaged is taken out of service.
 func (g *Graph) told(s *stand, err error) error {
 	if errors.Is(err, store.ErrDamaged) {

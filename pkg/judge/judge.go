@@ -269,7 +269,7 @@ func (c *call) conclude(candidates []*candidate) Result {
 	}
 	d := authz.Decision{
 		Permissionship: v.Permissionship, RefusedBy: v.RefusedBy, Gate: v.Gate,
-		Missing: v.Missing, CheckedAt: c.source.snap.Revision(), Elsewhere: elsewhere(c.source.snap),
+		Missing: v.Missing, CheckedAt: c.source.snap.Revision(), Elsewhere: elsewhere(c.source.snap), FreshAt: freshAt(c.source.snap),
 	}
 	for i, t := range candidates {
 		report := c.report(t, verdicts[i])
@@ -298,4 +298,12 @@ func newID() string {
 func elsewhere(snap authz.Snapshot) bool {
 	s, ok := snap.(authz.Elsewhere)
 	return ok && s.Elsewhere()
+}
+
+// freshAt is a moment at which a snapshot's revision was the newest, where it says so.
+func freshAt(snap authz.Snapshot) time.Time {
+	if s, ok := snap.(authz.Dated); ok {
+		return s.FreshAt()
+	}
+	return time.Time{}
 }

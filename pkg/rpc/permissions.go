@@ -166,7 +166,17 @@ func (p *permissions) decide(
 	if !explain { // an explanation lets nobody act
 		p.Figures.decided(&results[0].Decision, results[0].Err)
 	}
-	return &results[0].Decision, stamp, results[0].Err
+	return &results[0].Decision, stamped(stamp, results), results[0].Err
+}
+
+// stamped is the moment that a token of results is stamped with: not later than the moment at which their revision was known to be the newest.
+func stamped(stamp time.Time, results []judge.Result) time.Time {
+	for i := range results {
+		if at := results[i].Decision.FreshAt; !at.IsZero() && at.Before(stamp) {
+			return at
+		}
+	}
+	return stamp
 }
 
 // CheckBulkPermissions decides all cases at one revision.
@@ -200,7 +210,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	if err != nil {
 		return nil, err
 	}
-	token := p.Sealer.token(at, stamp)
+	token := p.Sealer.token(at, stamped(stamp, results))
 	for i, result := range results {
 		pair := pairs[i]
 		if asked[i].Err == nil {
@@ -234,6 +244,9 @@ func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken, proven proof)
 		Permissionship: permissionship(d.Permissionship),
 		CheckedAt:      at,
 		DecisionId:     d.ID,
+	}
+	if !d.FreshAt.IsZero() {
+		out.FreshAt = timeProto(d.FreshAt)
 	}
 	if d.Permissionship == authz.NoPermission {
 		out.RefusedBy = deputyv1.RefusedBy_REFUSED_BY_OBJECT

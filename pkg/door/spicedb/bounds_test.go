@@ -135,7 +135,7 @@ func TestCursorsTellNoAge(t *testing.T) {
 		if len(rows) != 1 {
 			t.Fatalf("page %d has %d rows, want 1", page+1, len(rows))
 		}
-		err = d.call(t.Context(), &route{}).openOne(exactField, proto.CloneOf(rows[0].GetReadAt()))
+		err = d.call(t.Context(), &route{}).openOne(t.Context(), exactField, proto.CloneOf(rows[0].GetReadAt()))
 		if got := statuses.Info(status.Convert(err)).GetReason(); got != want {
 			t.Errorf("a snapshot by the token of page %d: %v, want the reason %q", page+1, err, want)
 		}

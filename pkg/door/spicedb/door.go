@@ -58,6 +58,9 @@ type Config struct {
 	// Snapshot returns the graph, as fresh as is asked for. Without it nobody places objects (see placing), and nothing exists for a confined
 	// caller.
 	Snapshot func(context.Context, authz.Freshness) (authz.Snapshot, error)
+	// Histories says which history the engine's revisions are of. Sealed tokens carry it, and those of another one are refused. Nil where the engine
+	// does not tell.
+	Histories authz.Histories
 	// SnapshotMaxAge is how old a snapshot may be that a confined caller reads at; 0 means that any will do.
 	SnapshotMaxAge time.Duration
 	// Model returns what a schema that is yet to be written amounts to. The message of its error is

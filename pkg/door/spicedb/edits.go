@@ -163,7 +163,7 @@ func sealsCursor(c *call, encoded []byte) []byte {
 
 func sealsToken(c *call, encoded []byte) []byte {
 	if token := valueOf(encoded, textOf); c.rights.Seals && len(token) > 0 {
-		return withText(c.seals.sealToken(string(token), c.stamp))
+		return withText(c.seals.sealToken(c.inHistory(string(token)), c.stamp))
 	}
 	return encoded
 }

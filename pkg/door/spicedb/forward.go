@@ -60,6 +60,9 @@ type call struct {
 	start time.Time
 	// stamp is when the revision of the answers was read first, as far as it is known.
 	stamp time.Time
+	// history is what sealed tokens are marked with, "" where no history is known, and confirm says whether the answer that has come is of it.
+	history string
+	confirm func() bool
 	// last is the value of the token that came last, of answers that can be split; nil if there was none.
 	last []byte
 	// scope is what exists for the caller of what the call was about so far; nil before it is looked at.
@@ -265,7 +268,7 @@ func (c *call) judge(ctx context.Context, n int, request proto.Message) error {
 	if err := judgeSound(request); err != nil {
 		return err
 	}
-	if err := c.open(request); err != nil {
+	if err := c.open(ctx, request); err != nil {
 		return err
 	}
 	if c.bound {

@@ -1,6 +1,7 @@
 package spicedb
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -29,7 +30,9 @@ import (
 //
 //	sealed = base64url(HMAC-SHA256(key, what \x00 value)[:16]) "." value
 //	what   = the method of a cursor \x00 the caller's name, or "ZedToken"
-//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token
+//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." a revision: SpiceDB's token, after its history where one is known
+//
+// A token of another history of the database is refused; see authz.Revision.
 
 const (
 	// sealBytes is how much of the HMAC a seal carries.
@@ -123,8 +126,57 @@ func sealedIn(m protoreflect.MessageDescriptor) (found []sealed) {
 	return found
 }
 
+// beginHistory notes the history that the answers are of, unless the database becomes another one meanwhile.
+func (c *call) beginHistory(ctx context.Context) error {
+	if c.cfg.Histories == nil || !c.rights.Seals || c.history != "" {
+		return nil
+	}
+	var err error
+	if c.history, err = c.cfg.Histories.History(ctx); err != nil {
+		return err
+	}
+	c.confirm = sync.OnceValue(func() bool {
+		now, err := c.cfg.Histories.HistoryNow(ctx)
+		return err == nil && now == c.history
+	})
+	return nil
+}
+
+// inHistory marks a token of the answer. All of an answer is read at one revision, or was written at once, so it is asked once.
+func (c *call) inHistory(token string) string {
+	switch {
+	case c.confirm == nil:
+		return token
+	case !c.confirm():
+		return authz.InHistory(authz.NoHistory, token).Token
+	default:
+		return authz.InHistory(c.history, token).Token
+	}
+}
+
+// ofHistory refuses a revision of another history.
+func (c *call) ofHistory(ctx context.Context, field string, r authz.Revision) error {
+	if c.cfg.Histories == nil || r.History() == "" || r.History() == c.history {
+		return nil
+	}
+	// Another server may know of a history that this one does not know yet.
+	now, err := c.cfg.Histories.HistoryNow(ctx)
+	switch {
+	case err != nil:
+		return err
+	case now != r.History():
+		return failure(codes.OutOfRange, authz.ReasonRevision, field,
+			"is of another history of the database than today's: it was failed over, restored or replaced since. Begin without it")
+	}
+	c.history = now
+	return nil
+}
+
 // open opens what is sealed in a request, in its place.
-func (c *call) open(request proto.Message) error {
+func (c *call) open(ctx context.Context, request proto.Message) error {
+	if err := c.beginHistory(ctx); err != nil {
+		return err
+	}
 	for _, path := range c.route.sealed {
 		m := request.ProtoReflect()
 		for _, f := range path {
@@ -137,14 +189,14 @@ func (c *call) open(request proto.Message) error {
 		if m == nil {
 			continue
 		}
-		if err := c.openOne(path.name(), m.Interface()); err != nil {
+		if err := c.openOne(ctx, path.name(), m.Interface()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *call) openOne(field string, m proto.Message) error {
+func (c *call) openOne(ctx context.Context, field string, m proto.Message) error {
 	switch m := m.(type) {
 	case *v1.Cursor:
 		if m.GetToken() == "" {
@@ -167,7 +219,11 @@ func (c *call) openOne(field string, m proto.Message) error {
 		if !ok {
 			return failure(codes.InvalidArgument, authz.ReasonInvalidToken, field, "is not a token that this deployment issued to its callers")
 		}
-		m.Token = opened
+		revision := authz.Revision{Token: opened}
+		if err := c.ofHistory(ctx, field, revision); err != nil {
+			return err
+		}
+		m.Token = revision.ZedToken()
 		if strings.HasSuffix(field, exactField) {
 			// What is read at a snapshot is as old as that is, so that nobody keeps one by asking again.
 			c.stamp = at

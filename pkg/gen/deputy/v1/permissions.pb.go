@@ -373,8 +373,12 @@ type CheckPermissionResponse struct {
 	DelegationId string `protobuf:"bytes,9,opt,name=delegation_id,json=delegationId,proto3" json:"delegation_id,omitempty"`
 	// On CONDITIONAL_PERMISSION: the names of the context fields that are missing, sorted, each once.
 	MissingContext []string `protobuf:"bytes,10,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Set where the server answers from a copy of its database: a moment at which checked_at was known to be the
+	// database's newest state. The answer tells nothing of what was written since. With minimize_latency and
+	// at_least_as_fresh it may lie as far back as the server's --follow-max-age.
+	FreshAt       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=fresh_at,json=freshAt,proto3" json:"fresh_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CheckPermissionResponse) Reset() {
@@ -473,6 +477,13 @@ func (x *CheckPermissionResponse) GetDelegationId() string {
 func (x *CheckPermissionResponse) GetMissingContext() []string {
 	if x != nil {
 		return x.MissingContext
+	}
+	return nil
+}
+
+func (x *CheckPermissionResponse) GetFreshAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FreshAt
 	}
 	return nil
 }
@@ -3929,7 +3940,7 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"\vactor_token\x18\x14 \x01(\tR\n" +
 	"actorToken\x120\n" +
 	"\ttool_call\x18\x15 \x01(\v2\x13.deputy.v1.ToolCallR\btoolCallB\x05\n" +
-	"\x03via\"\xe9\x03\n" +
+	"\x03via\"\xa0\x04\n" +
 	"\x17CheckPermissionResponse\x12A\n" +
 	"\x0epermissionship\x18\x01 \x01(\x0e2\x19.deputy.v1.PermissionshipR\x0epermissionship\x123\n" +
 	"\n" +
@@ -3946,7 +3957,8 @@ const file_deputy_v1_permissions_proto_rawDesc = "" +
 	"agentChain\x12#\n" +
 	"\rdelegation_id\x18\t \x01(\tR\fdelegationId\x12'\n" +
 	"\x0fmissing_context\x18\n" +
-	" \x03(\tR\x0emissingContext\"\xc1\x01\n" +
+	" \x03(\tR\x0emissingContext\x125\n" +
+	"\bfresh_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\afreshAt\"\xc1\x01\n" +
 	"\x16WatchPermissionRequest\x127\n" +
 	"\x05check\x18\x01 \x01(\v2!.deputy.v1.CheckPermissionRequestR\x05check\x125\n" +
 	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\binterval\x127\n" +
@@ -4360,132 +4372,133 @@ var file_deputy_v1_permissions_proto_depIdxs = []int32{
 	44,  // 8: deputy.v1.CheckPermissionResponse.checked_at:type_name -> deputy.v1.ZedToken
 	48,  // 9: deputy.v1.CheckPermissionResponse.valid_until:type_name -> google.protobuf.Timestamp
 	41,  // 10: deputy.v1.CheckPermissionResponse.principal:type_name -> deputy.v1.ObjectReference
-	2,   // 11: deputy.v1.WatchPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	49,  // 12: deputy.v1.WatchPermissionRequest.interval:type_name -> google.protobuf.Duration
-	49,  // 13: deputy.v1.WatchPermissionRequest.heartbeat:type_name -> google.protobuf.Duration
-	3,   // 14: deputy.v1.WatchPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	3,   // 15: deputy.v1.WatchPermissionResponse.ended:type_name -> deputy.v1.CheckPermissionResponse
-	6,   // 16: deputy.v1.WatchPermissionResponse.holds:type_name -> deputy.v1.PermissionHolds
-	48,  // 17: deputy.v1.PermissionHolds.valid_until:type_name -> google.protobuf.Timestamp
-	8,   // 18: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	43,  // 19: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
-	44,  // 20: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
-	45,  // 21: deputy.v1.CheckBulkPermissionsRequest.tool_call:type_name -> deputy.v1.ToolCall
-	41,  // 22: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	41,  // 23: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
-	42,  // 24: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
-	44,  // 25: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
-	10,  // 26: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
-	8,   // 27: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
-	3,   // 28: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
-	50,  // 29: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
-	41,  // 30: deputy.v1.RecordToolRefusalRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	45,  // 31: deputy.v1.RecordToolRefusalRequest.tool_call:type_name -> deputy.v1.ToolCall
-	51,  // 32: deputy.v1.RecordToolRefusalRequest.refusal:type_name -> deputy.v1.ToolRefusal
-	2,   // 33: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
-	42,  // 34: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
-	3,   // 35: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
-	17,  // 36: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
-	15,  // 37: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
-	52,  // 38: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
-	0,   // 39: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
-	3,   // 40: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
-	17,  // 41: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
-	16,  // 42: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
-	50,  // 43: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
-	50,  // 44: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
-	53,  // 45: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
-	54,  // 46: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
-	54,  // 47: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
-	41,  // 48: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
-	46,  // 49: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
-	18,  // 50: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
-	53,  // 51: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
-	54,  // 52: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
-	19,  // 53: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
-	54,  // 54: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
-	27,  // 55: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
-	20,  // 56: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
-	54,  // 57: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
-	23,  // 58: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
-	21,  // 59: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
-	22,  // 60: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
-	41,  // 61: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
-	55,  // 62: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
-	1,   // 63: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
-	54,  // 64: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
-	41,  // 65: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
-	24,  // 66: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
-	25,  // 67: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
-	23,  // 68: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
-	41,  // 69: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
-	55,  // 70: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
-	48,  // 71: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
-	54,  // 72: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
-	26,  // 73: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
-	56,  // 74: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
-	41,  // 75: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
-	55,  // 76: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
-	54,  // 77: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
-	27,  // 78: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
-	41,  // 79: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	42,  // 80: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
-	43,  // 81: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	44,  // 82: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	44,  // 83: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
-	30,  // 84: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
-	31,  // 85: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
-	47,  // 86: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
-	50,  // 87: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
-	41,  // 88: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	42,  // 89: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
-	43,  // 90: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
-	44,  // 91: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
-	57,  // 92: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
-	35,  // 93: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
-	36,  // 94: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
-	34,  // 95: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
-	41,  // 96: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
-	50,  // 97: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
-	41,  // 98: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
-	41,  // 99: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
-	46,  // 100: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
-	41,  // 101: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
-	44,  // 102: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
-	57,  // 103: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
-	41,  // 104: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
-	41,  // 105: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
-	42,  // 106: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
-	43,  // 107: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
-	57,  // 108: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
-	40,  // 109: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
-	36,  // 110: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
-	39,  // 111: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
-	41,  // 112: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
-	50,  // 113: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
-	41,  // 114: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
-	46,  // 115: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
-	2,   // 116: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
-	4,   // 117: deputy.v1.PermissionsService.WatchPermission:input_type -> deputy.v1.WatchPermissionRequest
-	7,   // 118: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
-	13,  // 119: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
-	32,  // 120: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
-	28,  // 121: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
-	11,  // 122: deputy.v1.PermissionsService.RecordToolRefusal:input_type -> deputy.v1.RecordToolRefusalRequest
-	37,  // 123: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
-	3,   // 124: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
-	5,   // 125: deputy.v1.PermissionsService.WatchPermission:output_type -> deputy.v1.WatchPermissionResponse
-	9,   // 126: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
-	14,  // 127: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
-	33,  // 128: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
-	29,  // 129: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
-	12,  // 130: deputy.v1.PermissionsService.RecordToolRefusal:output_type -> deputy.v1.RecordToolRefusalResponse
-	38,  // 131: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
-	124, // [124:132] is the sub-list for method output_type
-	116, // [116:124] is the sub-list for method input_type
-	116, // [116:116] is the sub-list for extension type_name
-	116, // [116:116] is the sub-list for extension extendee
-	0,   // [0:116] is the sub-list for field type_name
+	48,  // 11: deputy.v1.CheckPermissionResponse.fresh_at:type_name -> google.protobuf.Timestamp
+	2,   // 12: deputy.v1.WatchPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	49,  // 13: deputy.v1.WatchPermissionRequest.interval:type_name -> google.protobuf.Duration
+	49,  // 14: deputy.v1.WatchPermissionRequest.heartbeat:type_name -> google.protobuf.Duration
+	3,   // 15: deputy.v1.WatchPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	3,   // 16: deputy.v1.WatchPermissionResponse.ended:type_name -> deputy.v1.CheckPermissionResponse
+	6,   // 17: deputy.v1.WatchPermissionResponse.holds:type_name -> deputy.v1.PermissionHolds
+	48,  // 18: deputy.v1.PermissionHolds.valid_until:type_name -> google.protobuf.Timestamp
+	8,   // 19: deputy.v1.CheckBulkPermissionsRequest.items:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	43,  // 20: deputy.v1.CheckBulkPermissionsRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 21: deputy.v1.CheckBulkPermissionsRequest.session_token:type_name -> deputy.v1.ZedToken
+	45,  // 22: deputy.v1.CheckBulkPermissionsRequest.tool_call:type_name -> deputy.v1.ToolCall
+	41,  // 23: deputy.v1.CheckBulkPermissionsRequestItem.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	41,  // 24: deputy.v1.CheckBulkPermissionsRequestItem.resource:type_name -> deputy.v1.ObjectReference
+	42,  // 25: deputy.v1.CheckBulkPermissionsRequestItem.context:type_name -> google.protobuf.Struct
+	44,  // 26: deputy.v1.CheckBulkPermissionsResponse.checked_at:type_name -> deputy.v1.ZedToken
+	10,  // 27: deputy.v1.CheckBulkPermissionsResponse.pairs:type_name -> deputy.v1.CheckBulkPermissionsPair
+	8,   // 28: deputy.v1.CheckBulkPermissionsPair.request:type_name -> deputy.v1.CheckBulkPermissionsRequestItem
+	3,   // 29: deputy.v1.CheckBulkPermissionsPair.item:type_name -> deputy.v1.CheckPermissionResponse
+	50,  // 30: deputy.v1.CheckBulkPermissionsPair.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 31: deputy.v1.RecordToolRefusalRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	45,  // 32: deputy.v1.RecordToolRefusalRequest.tool_call:type_name -> deputy.v1.ToolCall
+	51,  // 33: deputy.v1.RecordToolRefusalRequest.refusal:type_name -> deputy.v1.ToolRefusal
+	2,   // 34: deputy.v1.ExplainPermissionRequest.check:type_name -> deputy.v1.CheckPermissionRequest
+	42,  // 35: deputy.v1.ExplainPermissionRequest.context:type_name -> google.protobuf.Struct
+	3,   // 36: deputy.v1.ExplainPermissionResponse.decision:type_name -> deputy.v1.CheckPermissionResponse
+	17,  // 37: deputy.v1.ExplainPermissionResponse.candidates:type_name -> deputy.v1.CandidateExplanation
+	15,  // 38: deputy.v1.ExplainPermissionResponse.past:type_name -> deputy.v1.PastDecision
+	52,  // 39: deputy.v1.PastDecision.record:type_name -> deputy.v1.Record
+	0,   // 40: deputy.v1.PastDecision.agreement:type_name -> deputy.v1.Agreement
+	3,   // 41: deputy.v1.PastDecision.today:type_name -> deputy.v1.CheckPermissionResponse
+	17,  // 42: deputy.v1.PastDecision.candidates_today:type_name -> deputy.v1.CandidateExplanation
+	16,  // 43: deputy.v1.PastDecision.changes:type_name -> deputy.v1.ConditionChange
+	50,  // 44: deputy.v1.PastDecision.failure:type_name -> deputy.v1.ErrorStatus
+	50,  // 45: deputy.v1.PastDecision.failure_today:type_name -> deputy.v1.ErrorStatus
+	53,  // 46: deputy.v1.ConditionChange.gate:type_name -> deputy.v1.Gate
+	54,  // 47: deputy.v1.ConditionChange.then:type_name -> deputy.v1.Outcome
+	54,  // 48: deputy.v1.ConditionChange.today:type_name -> deputy.v1.Outcome
+	41,  // 49: deputy.v1.CandidateExplanation.principal:type_name -> deputy.v1.ObjectReference
+	46,  // 50: deputy.v1.CandidateExplanation.permissionship:type_name -> deputy.v1.Permissionship
+	18,  // 51: deputy.v1.CandidateExplanation.gates:type_name -> deputy.v1.GateExplanation
+	53,  // 52: deputy.v1.GateExplanation.gate:type_name -> deputy.v1.Gate
+	54,  // 53: deputy.v1.GateExplanation.outcome:type_name -> deputy.v1.Outcome
+	19,  // 54: deputy.v1.GateExplanation.conditions:type_name -> deputy.v1.ConditionExplanation
+	54,  // 55: deputy.v1.ConditionExplanation.outcome:type_name -> deputy.v1.Outcome
+	27,  // 56: deputy.v1.ConditionExplanation.trace:type_name -> deputy.v1.CheckTrace
+	20,  // 57: deputy.v1.ConditionExplanation.explanation:type_name -> deputy.v1.CheckExplanation
+	54,  // 58: deputy.v1.CheckExplanation.outcome:type_name -> deputy.v1.Outcome
+	23,  // 59: deputy.v1.CheckExplanation.reason:type_name -> deputy.v1.Reason
+	21,  // 60: deputy.v1.CheckExplanation.nearest:type_name -> deputy.v1.MissingGrants
+	22,  // 61: deputy.v1.MissingGrants.grants:type_name -> deputy.v1.MissingGrant
+	41,  // 62: deputy.v1.MissingGrant.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 63: deputy.v1.MissingGrant.subject:type_name -> deputy.v1.SubjectReference
+	1,   // 64: deputy.v1.Reason.kind:type_name -> deputy.v1.ReasonKind
+	54,  // 65: deputy.v1.Reason.outcome:type_name -> deputy.v1.Outcome
+	41,  // 66: deputy.v1.Reason.object:type_name -> deputy.v1.ObjectReference
+	24,  // 67: deputy.v1.Reason.relationship:type_name -> deputy.v1.Relationship
+	25,  // 68: deputy.v1.Reason.caveat:type_name -> deputy.v1.CaveatReason
+	23,  // 69: deputy.v1.Reason.children:type_name -> deputy.v1.Reason
+	41,  // 70: deputy.v1.Relationship.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 71: deputy.v1.Relationship.subject:type_name -> deputy.v1.SubjectReference
+	48,  // 72: deputy.v1.Relationship.expires_at:type_name -> google.protobuf.Timestamp
+	54,  // 73: deputy.v1.CaveatReason.outcome:type_name -> deputy.v1.Outcome
+	26,  // 74: deputy.v1.CaveatReason.values:type_name -> deputy.v1.CaveatValue
+	56,  // 75: deputy.v1.CaveatValue.value:type_name -> google.protobuf.Value
+	41,  // 76: deputy.v1.CheckTrace.resource:type_name -> deputy.v1.ObjectReference
+	55,  // 77: deputy.v1.CheckTrace.subject:type_name -> deputy.v1.SubjectReference
+	54,  // 78: deputy.v1.CheckTrace.outcome:type_name -> deputy.v1.Outcome
+	27,  // 79: deputy.v1.CheckTrace.children:type_name -> deputy.v1.CheckTrace
+	41,  // 80: deputy.v1.FilterResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 81: deputy.v1.FilterResourcesRequest.context:type_name -> google.protobuf.Struct
+	43,  // 82: deputy.v1.FilterResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 83: deputy.v1.FilterResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	44,  // 84: deputy.v1.FilterResourcesResponse.checked_at:type_name -> deputy.v1.ZedToken
+	30,  // 85: deputy.v1.FilterResourcesResponse.conditional:type_name -> deputy.v1.ConditionalObject
+	31,  // 86: deputy.v1.FilterResourcesResponse.failed:type_name -> deputy.v1.FailedObject
+	47,  // 87: deputy.v1.FilterResourcesResponse.refused_by:type_name -> deputy.v1.RefusedBy
+	50,  // 88: deputy.v1.FailedObject.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 89: deputy.v1.LookupResourcesRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 90: deputy.v1.LookupResourcesRequest.context:type_name -> google.protobuf.Struct
+	43,  // 91: deputy.v1.LookupResourcesRequest.consistency:type_name -> deputy.v1.Consistency
+	44,  // 92: deputy.v1.LookupResourcesRequest.session_token:type_name -> deputy.v1.ZedToken
+	57,  // 93: deputy.v1.LookupResourcesRequest.cursor:type_name -> deputy.v1.Cursor
+	35,  // 94: deputy.v1.LookupResourcesResponse.resource:type_name -> deputy.v1.ReachedResource
+	36,  // 95: deputy.v1.LookupResourcesResponse.end:type_name -> deputy.v1.LookupEnd
+	34,  // 96: deputy.v1.LookupResourcesResponse.failed:type_name -> deputy.v1.FailedResource
+	41,  // 97: deputy.v1.FailedResource.resource:type_name -> deputy.v1.ObjectReference
+	50,  // 98: deputy.v1.FailedResource.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 99: deputy.v1.FailedResource.principal:type_name -> deputy.v1.ObjectReference
+	41,  // 100: deputy.v1.ReachedResource.resource:type_name -> deputy.v1.ObjectReference
+	46,  // 101: deputy.v1.ReachedResource.permissionship:type_name -> deputy.v1.Permissionship
+	41,  // 102: deputy.v1.ReachedResource.principal:type_name -> deputy.v1.ObjectReference
+	44,  // 103: deputy.v1.LookupEnd.looked_up_at:type_name -> deputy.v1.ZedToken
+	57,  // 104: deputy.v1.LookupEnd.next:type_name -> deputy.v1.Cursor
+	41,  // 105: deputy.v1.LookupAgentsRequest.resource:type_name -> deputy.v1.ObjectReference
+	41,  // 106: deputy.v1.LookupAgentsRequest.on_behalf_of:type_name -> deputy.v1.ObjectReference
+	42,  // 107: deputy.v1.LookupAgentsRequest.context:type_name -> google.protobuf.Struct
+	43,  // 108: deputy.v1.LookupAgentsRequest.consistency:type_name -> deputy.v1.Consistency
+	57,  // 109: deputy.v1.LookupAgentsRequest.cursor:type_name -> deputy.v1.Cursor
+	40,  // 110: deputy.v1.LookupAgentsResponse.agent:type_name -> deputy.v1.ReachingAgent
+	36,  // 111: deputy.v1.LookupAgentsResponse.end:type_name -> deputy.v1.LookupEnd
+	39,  // 112: deputy.v1.LookupAgentsResponse.failed:type_name -> deputy.v1.FailedAgent
+	41,  // 113: deputy.v1.FailedAgent.principal:type_name -> deputy.v1.ObjectReference
+	50,  // 114: deputy.v1.FailedAgent.error:type_name -> deputy.v1.ErrorStatus
+	41,  // 115: deputy.v1.ReachingAgent.principal:type_name -> deputy.v1.ObjectReference
+	46,  // 116: deputy.v1.ReachingAgent.permissionship:type_name -> deputy.v1.Permissionship
+	2,   // 117: deputy.v1.PermissionsService.CheckPermission:input_type -> deputy.v1.CheckPermissionRequest
+	4,   // 118: deputy.v1.PermissionsService.WatchPermission:input_type -> deputy.v1.WatchPermissionRequest
+	7,   // 119: deputy.v1.PermissionsService.CheckBulkPermissions:input_type -> deputy.v1.CheckBulkPermissionsRequest
+	13,  // 120: deputy.v1.PermissionsService.ExplainPermission:input_type -> deputy.v1.ExplainPermissionRequest
+	32,  // 121: deputy.v1.PermissionsService.LookupResources:input_type -> deputy.v1.LookupResourcesRequest
+	28,  // 122: deputy.v1.PermissionsService.FilterResources:input_type -> deputy.v1.FilterResourcesRequest
+	11,  // 123: deputy.v1.PermissionsService.RecordToolRefusal:input_type -> deputy.v1.RecordToolRefusalRequest
+	37,  // 124: deputy.v1.PermissionsService.LookupAgents:input_type -> deputy.v1.LookupAgentsRequest
+	3,   // 125: deputy.v1.PermissionsService.CheckPermission:output_type -> deputy.v1.CheckPermissionResponse
+	5,   // 126: deputy.v1.PermissionsService.WatchPermission:output_type -> deputy.v1.WatchPermissionResponse
+	9,   // 127: deputy.v1.PermissionsService.CheckBulkPermissions:output_type -> deputy.v1.CheckBulkPermissionsResponse
+	14,  // 128: deputy.v1.PermissionsService.ExplainPermission:output_type -> deputy.v1.ExplainPermissionResponse
+	33,  // 129: deputy.v1.PermissionsService.LookupResources:output_type -> deputy.v1.LookupResourcesResponse
+	29,  // 130: deputy.v1.PermissionsService.FilterResources:output_type -> deputy.v1.FilterResourcesResponse
+	12,  // 131: deputy.v1.PermissionsService.RecordToolRefusal:output_type -> deputy.v1.RecordToolRefusalResponse
+	38,  // 132: deputy.v1.PermissionsService.LookupAgents:output_type -> deputy.v1.LookupAgentsResponse
+	125, // [125:133] is the sub-list for method output_type
+	117, // [117:125] is the sub-list for method input_type
+	117, // [117:117] is the sub-list for extension type_name
+	117, // [117:117] is the sub-list for extension extendee
+	0,   // [0:117] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_permissions_proto_init() }
