@@ -13,12 +13,12 @@ import (
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// known is a database whose history is known, and what it really is.
-type known struct{ known, really string }
+// failingOver is a database whose history is known, and what it really is.
+type failingOver struct{ known, really string }
 
-func (k *known) History(context.Context) (string, error) { return k.known, nil }
+func (k *failingOver) History(context.Context) (string, error) { return k.known, nil }
 
-func (k *known) HistoryNow(context.Context) (string, error) {
+func (k *failingOver) HistoryNow(context.Context) (string, error) {
 	k.known = k.really
 	return k.really, nil
 }
@@ -26,7 +26,7 @@ func (k *known) HistoryNow(context.Context) (string, error) {
 // TestTokensCarryHistory: a sealed token is good in the history of the database that it was read in, whether this server knows of that history
 // already or not, and in no other one. A database that became another one during a call gives a token that is good nowhere.
 func TestTokensCarryHistory(t *testing.T) {
-	history := &known{"first", "first"}
+	history := &failingOver{"first", "first"}
 	cfg := Config{
 		Histories: history, SnapshotMaxAge: time.Hour,
 		Rights: func(context.Context) Rights { return Rights{Seals: true} },
