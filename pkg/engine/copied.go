@@ -11,8 +11,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// OverCopy opens an engine in this process over a copy of what another engine has, for who decides there what that engine would decide: what
-// that one refuses, such as types with a shape that SpiceDB evaluates wrongly, is refused here too. Of the configuration only Retention and Log
+// OverCopy opens an engine in this process over a copy of the data of another engine, for decisions that have to be those of that engine: what
+// it refuses, such as types with a shape that SpiceDB evaluates wrongly, is refused here too. Of the configuration only Retention and Log
 // count. The engine closes the datastore, also if it cannot be opened.
 func OverCopy(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine, error) {
 	e, err := Over(ctx, Config{Kind: Embedded, Retention: cfg.Retention, Log: cfg.Log}, ds)

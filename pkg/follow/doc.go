@@ -82,9 +82,11 @@
 //   - ErrOther: the authority has another identity, or does not show what the position shows. A crash of PostgreSQL may
 //     take back ids of transactions that failed shortly before it; that looks the same, and costs a load.
 //   - ErrTooMany: more has changed than one local commit holds.
-//   - The copy's store is damaged.
+//   - The copy's store is damaged, or has failed to write and takes no writes any more (ErrStopped). Damage is found when a block is read:
+//     at the start, while changes are applied, or by a decision, which fails; the next one finds the copy out of service.
+//   - The copy is not what it should be (Distrust).
 //
-// In each of these cases a new copy is loaded. ErrStandby and ErrMigration are for the operator: nothing is discarded, nothing is answered.
+// In each of these cases a new copy is loaded, and meanwhile the authority's own engine answers. ErrStandby and ErrMigration are for the operator: nothing is discarded, nothing is answered.
 // A copy's directory may be deleted at any time while no process has it open.
 //
 // # How a decision uses it
@@ -95,7 +97,16 @@
 // a few questions at once. No answer is served for a call that asks for the head by a copy that has not proven, since the question was asked, that the
 // authority shows nothing newer.
 //
-// The head is refused where the authority's engine would refuse it: where it lies behind what this server has read or acknowledged before.
+// The head is refused where the authority's engine would refuse it: where it lies behind what this server has read or acknowledged before. Once the
+// authority's identity is another one, nothing of before compares with its head, and the engine is told to forget it.
+//
+// # Histories
+//
+// Revisions carry a digest of the identity of the authority that they are of (authz.InHistory), and so do the tokens, cursors and baselines that are made
+// of them. A revision of another history is out of range, whoever would answer. What the authority's engine answers is taken to be of the history that the
+// authority had before and after it was asked; if these differ the call fails. A write that took place meanwhile returns a revision that is good nowhere.
+//
+// The copy's commits are not synced: a crash of the machine takes the copy back to an earlier position, from which it goes on.
 //
 // A copy that was replaced takes along everything that was kept of it: stamps name the copy that they are of (authz.Stamp), and revisions that only
 // the old one has stood at are the authority's to answer.

@@ -6,7 +6,7 @@ import "github.com/deputyauth/deputy/pkg/authz"
 const maxStands = 16 << 10
 
 // stands remembers where a copy has stood: the newest stands, and the newest of those that somebody came back to, because
-// who reads at a revision once, as a frozen session does, goes on to. The zero value is empty.
+// a frozen session, which reads at its baseline once, reads there again. The zero value is empty.
 type stands struct {
 	recent, asked ring
 }

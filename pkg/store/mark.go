@@ -16,8 +16,8 @@ import (
 // of which state of the original the revision is the copy. The store promises:
 //
 //   - A mark is in the same batch as the rest of its transaction. After a crash both are there or neither.
-//   - A transaction names the mark that it follows. If that is not the newest one it is not committed (ErrMark), so who was not told whether a
-//     transaction of its own took place cannot build on the wrong state.
+//   - A transaction names the mark that it follows. If that is not the newest one it is not committed (ErrMark), so a writer that was not told
+//     whether a transaction of its own took place cannot build on the wrong state.
 //   - The mark of a revision is that of the newest marked transaction up to it, and can be read for as long as the revision can.
 //   - The mark is this directory's. A backup does not take it along, so a store that was restored is not taken for a copy.
 //

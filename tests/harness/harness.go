@@ -4,12 +4,15 @@
 package harness
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +79,15 @@ func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 	if os.Getenv(allFollowed) != "" {
 		t.Run("postgres-follow", func(t *testing.T) {
 			t.Parallel()
-			run(t, Start(t, Followed(t)))
+			cfg := Followed(t)
+			cfg.MetricsAddr = "127.0.0.1:0"
+			s := Start(t, cfg)
+			run(t, s)
+			// A case that the database had answered would show nothing of the copy.
+			byCopy, byDatabase := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
+			if byCopy <= byDatabase {
+				t.Errorf("the copy answered %v times, and the database %v times", byCopy, byDatabase)
+			}
 		})
 	}
 }
@@ -254,6 +265,30 @@ func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 		Ready(t, s.Nobody)
 	}
 	return s
+}
+
+// Figure reads one of a server's metrics, by its name and labels as they stand in the text format. The server must have a port for them.
+func (s *Server) Figure(t testing.TB, name string) float64 {
+	t.Helper()
+	// A connection that is kept holds up the end of the server.
+	once := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := once.Get("http://" + s.MetricsAddr().String() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			f, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+	}
+	t.Fatalf("there is no figure %s: %v", name, lines.Err())
+	return 0
 }
 
 // Ready waits until a server says that it is, and fails the test where it does not within a minute.
