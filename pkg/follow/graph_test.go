@@ -60,12 +60,12 @@ type followed struct {
 	engine *engine.Engine
 	behind *stuck
 	// pulls counts what the authority was asked, and block, while it is set, is waited for first.
-	pulls  atomic.Int64
-	block  atomic.Pointer[chan struct{}]
-	of     *histories
+	pulls atomic.Int64
+	block atomic.Pointer[chan struct{}]
+	of    *histories
 	// renewed counts how often the engine was told that the history is another one.
 	renewed atomic.Int64
-	served chan bool
+	served  chan bool
 }
 
 // openCopy is the graph over a copy.

@@ -23,6 +23,8 @@ type Cluster struct {
 	c        *cluster
 	settings []string
 	running  bool
+	// paused are the processes that Pause has stopped.
+	paused []int
 }
 
 // NewCluster starts a new cluster. Settings are PostgreSQL's, as "name=value". It skips the test where the
@@ -77,6 +79,7 @@ func (c *Cluster) copy(t testing.TB, settings []string, flags ...string) *Cluste
 
 func (c *Cluster) cleanUp(t testing.TB) {
 	t.Cleanup(func() {
+		c.Resume(t)
 		if c.running {
 			if err := c.c.end(syscall.SIGINT); err != nil {
 				t.Errorf("PostgreSQL: %v", err)
