@@ -10,6 +10,7 @@ import (
 // figures counts what a Graph does, for Prometheus.
 type figures struct {
 	byCopy, byAuthority, refused, loads prometheus.Counter
+	sampled, rounds, differences        prometheus.Counter
 	waits                               prometheus.Histogram
 	all                                 []prometheus.Collector
 }
@@ -26,6 +27,10 @@ func newFigures(g *Graph) *figures {
 		byCopy: snapshots.WithLabelValues("copy"), byAuthority: snapshots.WithLabelValues("authority"),
 		refused: counter("refused_total", "Questions to the authority that were refused, because as many as may be were under way."),
 		loads:   counter("loads_total", "Copies that were loaded whole."),
+		sampled: counter("sampled_total", "Relationships that were compared between the copy and the authority, a few at a time."),
+		rounds:  counter("sample_rounds_total", "Times that all relationships of the copy and of the authority were compared so."),
+		differences: counter("differences_total",
+			"Differences that were found between the copy and the authority. Each takes the copy out of service."),
 		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "deputy", Subsystem: "follow", Name: "wait_seconds",
 			Help:    "How long a call waited until the copy had reached the authority's head, or until it stopped waiting.",
@@ -49,7 +54,7 @@ func newFigures(g *Graph) *figures {
 		}
 		return 0
 	})
-	f.all = []prometheus.Collector{snapshots, f.refused, f.loads, f.waits, age, serves}
+	f.all = []prometheus.Collector{snapshots, f.refused, f.loads, f.sampled, f.rounds, f.differences, f.waits, age, serves}
 	return f
 }
 

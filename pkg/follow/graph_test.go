@@ -51,7 +51,12 @@ type followed struct {
 	pulls  atomic.Int64
 	block  atomic.Pointer[chan struct{}]
 	served chan bool
+	// also is told, if it is not nil, of what the authority is asked.
+	also atomic.Pointer[func(what string)]
 }
+
+// steps has a function told of each thing that the authority is asked from here on.
+func (f *followed) steps(also func(what string)) { f.also.Store(&also) }
 
 // openCopy is the graph over a copy.
 type openCopy struct {
@@ -84,8 +89,11 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 		}
 	})
 	f := &followed{written: w, engine: e, behind: &stuck{Graph: e}, served: make(chan bool, 100)}
-	a := &stepped{Authority: authority(t, w.uri, time.Hour), step: func(string) {
+	a := &stepped{Authority: authority(t, w.uri, time.Hour), step: func(what string) {
 		f.pulls.Add(1)
+		if also := f.also.Load(); also != nil {
+			(*also)(what)
+		}
 		if block := f.block.Load(); block != nil {
 			<-*block
 		}
