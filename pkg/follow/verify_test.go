@@ -213,7 +213,11 @@ func TestNoFalseAlarms(t *testing.T) {
 			c.update(t, remove(rel))
 		}
 	})
-	every(100*time.Millisecond, func(int) { c.collect(t, window) })
+	every(100*time.Millisecond, func(int) {
+		c.collect(t, window)
+		// The collection takes what has expired by the window that the datastore was opened with.
+		execute(t, c.uri, "DELETE FROM relation_tuple WHERE expiration < now() - interval '3 seconds'")
+	})
 	whole := 0
 	for until := time.Now().Add(8 * time.Second); time.Now().Before(until); whole++ {
 		v, err := c.Verify(t.Context(), 10, nil)
@@ -264,6 +268,7 @@ func TestVerifyOutlastsWindow(t *testing.T) {
 					once.Do(func() {
 						c.update(t, remove("document:plan#viewer@user:alice"))
 						c.update(t, touch("document:other#viewer@user:alice"))
+						c.snapshot(t, authz.Freshness{}) // the copy has the deletion before it is collected
 						if half {
 							execute(t, c.uri, "DELETE FROM relation_tuple WHERE deleted_xid < '9223372036854775807'::xid8")
 						} else {
