@@ -238,7 +238,7 @@ func (g *Graph) distrust(s *stand, found []Difference) {
 	g.figures.differences.Add(float64(len(found)))
 	lines := make([]string, 0, shownDifferences)
 	for _, d := range found[:min(len(found), shownDifferences)] {
-		lines = append(lines, d.Short(shownLength))
+		lines = append(lines, d.Cut(shownLength).String())
 	}
 	g.config.Log.Error("the copy differs from the authority: it is taken out of service, and a new one is loaded. Please report this",
 		zap.Int("differences", len(found)), zap.Strings("first", lines), zap.String("authority", string(s.position.Authority)),
@@ -249,10 +249,10 @@ func (g *Graph) distrust(s *stand, found []Difference) {
 	}
 }
 
-// Short is String, with at most so many bytes of what each side has: a definition may be long.
-func (d Difference) Short(length int) string {
+// Cut returns the difference with at most so many bytes of what each side has: a definition may be long.
+func (d Difference) Cut(length int) Difference {
 	d.Authority, d.Copy = shorten(d.Authority, length), shorten(d.Copy, length)
-	return d.String()
+	return d
 }
 
 // shorten cuts a text that is longer than so many bytes.
