@@ -152,6 +152,7 @@ const (
 	ReasonEngineUnavailable   = "ENGINE_UNAVAILABLE"
 	ReasonEngineRefused       = "ENGINE_REFUSED"
 	ReasonConflict            = "CONFLICT"
+	ReasonNoCopy              = "NO_COPY"
 	ReasonNoStore             = "NO_STORE"
 	ReasonDiskFull            = "DISK_FULL"
 	ReasonJournalUnavailable  = "JOURNAL_UNAVAILABLE"

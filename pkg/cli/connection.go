@@ -111,6 +111,7 @@ type server struct {
 	agents        deputy.AgentsServiceClient
 	principals    deputy.PrincipalsServiceClient
 	store         deputy.StoreServiceClient
+	copies        deputy.CopyServiceClient
 	retention     deputy.RetentionServiceClient
 	schema        authzed.SchemaServiceClient
 	relationships authzed.PermissionsServiceClient
@@ -135,6 +136,7 @@ func newServer(endpoint, key string, opts ...goclient.Option) (*server, error) {
 		agents:        c.Agents,
 		principals:    c.Principals,
 		store:         c.Store,
+		copies:        c.Copies,
 		retention:     c.Retention,
 		schema:        authzed.NewSchemaServiceClient(c.Conn()),
 		relationships: authzed.NewPermissionsServiceClient(c.Conn()),

@@ -177,6 +177,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"how long a decision waits until the copy has reached the database's head, before the database itself is asked; 0 means 250ms")
 	flags.DurationVar(&f.MaxAge, "follow-max-age", 0,
 		"how long after the copy was last known to be the head it answers calls that do not ask for the head; 0 means 10s")
+	flags.IntVar(&f.Sample, "follow-sample", 0,
+		"how many relationships a second are compared between the copy and the database, all the time; 0 means 500, and -1 none")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,

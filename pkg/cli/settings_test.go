@@ -130,7 +130,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 		{"journal", "off"}, {"journal-dir", "j"}, {"journal-key-dir", "k"}, {"journal-sync", "true"}, {"journal-context-fields", "amount"},
 		{"journal-answer-unrecorded", "true"}, {"journal-retention", "1h"}, {"journal-quota-mib", "300"}, {"journal-caller-share", "0.1"}, {"journal-witness", "https://w"}, {"journal-witness-key", "w+1+k"},
 		{"journal-erasable", "true"}, {"journal-personal-types", "ticket"},
-		{"follow", "true"}, {"follow-dir", "f"}, {"follow-wait", "1s"}, {"follow-max-age", "2s"},
+		{"follow", "true"}, {"follow-dir", "f"}, {"follow-wait", "1s"}, {"follow-max-age", "2s"}, {"follow-sample", "7"},
 		{"datastore-conn-pool-read-max-open", "5"}, {"datastore-conn-pool-write-max-open", "4"},
 	}
 	var args []string

@@ -313,6 +313,7 @@ const retries = `
 			{"service": "deputy.v1.SignalsService", "method": "ListSignals"},
 			{"service": "deputy.v1.AdoptionService", "method": "ReviewAdoption"},
 			{"service": "deputy.v1.StoreService", "method": "GetStatistics"},
+			{"service": "deputy.v1.CopyService", "method": "GetCopy"},
 			{"service": "deputy.v1.JournalService"}
 		],
 		"retryPolicy": {

@@ -73,6 +73,8 @@ type Client struct {
 	Adoption deputyv1.AdoptionServiceClient
 	// Store looks after the store of the engine embedded.
 	Store deputyv1.StoreServiceClient
+	// Copies says how the copy of the database does that a server with --follow decides from, and verifies it.
+	Copies deputyv1.CopyServiceClient
 	// Journal reads the record of every decision. It takes an auditor.
 	Journal deputyv1.JournalServiceClient
 	// Retention purges what is over.
@@ -134,6 +136,7 @@ func New(conn grpc.ClientConnInterface) *Client {
 		Signals:     deputyv1.NewSignalsServiceClient(conn),
 		Adoption:    deputyv1.NewAdoptionServiceClient(conn),
 		Store:       deputyv1.NewStoreServiceClient(conn),
+		Copies:      deputyv1.NewCopyServiceClient(conn),
 		Journal:     deputyv1.NewJournalServiceClient(conn),
 		Retention:   deputyv1.NewRetentionServiceClient(conn),
 		Reach:       deputyv1.NewReachServiceClient(conn),

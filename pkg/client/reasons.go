@@ -45,6 +45,7 @@ const (
 	ReasonJournalUnavailable   Reason = authz.ReasonJournalUnavailable
 	ReasonMethodNotServed      Reason = authz.ReasonMethodNotServed
 	ReasonNoCheckpoint         Reason = authz.ReasonNoCheckpoint
+	ReasonNoCopy               Reason = authz.ReasonNoCopy
 	ReasonNoJournal            Reason = authz.ReasonNoJournal
 	ReasonNoSignals            Reason = authz.ReasonNoSignals
 	ReasonNoStore              Reason = authz.ReasonNoStore

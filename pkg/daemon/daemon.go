@@ -245,6 +245,9 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 			return d.callers.Book().VerifyEvents(ctx, issuer, token)
 		},
 	}
+	if d.follower != nil {
+		services.Copies = copier{d.follower.graph}
+	}
 	d.local = d.gate.Local(spicedb.Codec())
 	carried := d.gate.Carried(chain)
 	d.gate.Register(services, guarded, d.local, carried)
@@ -368,7 +371,7 @@ func (c Config) completeEvaluator() (Config, error) {
 	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
 		return c, errors.New("--verify-sample is not a share, 0 to 1")
 	case c.VerifySample != 0 && c.Following.On:
-		return c, errors.New("--verify-sample and --follow exclude each other: nothing compares a copy with its database while it serves; leave one of them out")
+		return c, errors.New("--verify-sample and --follow exclude each other: a copy is compared with its database as --follow-sample says; leave --verify-sample out")
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("--verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}

@@ -30,6 +30,8 @@ type Following struct {
 	Wait time.Duration
 	// MaxAge is how long after the copy was last known to be the head it answers calls that do not ask for the head; 0 means 10 s.
 	MaxAge time.Duration
+	// Sample is how many relationships a second are compared between the copy and the database; 0 means 500, and -1 none.
+	Sample int
 }
 
 // complete fills in defaults, and refuses what an engine cannot be followed with.
@@ -38,7 +40,7 @@ func (f Following) complete(e engine.Config) (Following, error) {
 		for _, one := range []struct {
 			flag string
 			set  bool
-		}{{"--follow-dir", f.Dir != ""}, {"--follow-wait", f.Wait != 0}, {"--follow-max-age", f.MaxAge != 0}} {
+		}{{"--follow-dir", f.Dir != ""}, {"--follow-wait", f.Wait != 0}, {"--follow-max-age", f.MaxAge != 0}, {"--follow-sample", f.Sample != 0}} {
 			if one.set {
 				return f, fmt.Errorf("%s is set, and --follow is not: set it too, or leave %s out", one.flag, one.flag)
 			}
@@ -60,6 +62,9 @@ func (f Following) complete(e engine.Config) (Following, error) {
 		return f, fmt.Errorf("--follow-wait is %s: set at most %s, or leave it out for %s", f.Wait, maxFollowWait, follow.DefaultWait)
 	case f.MaxAge != 0 && f.MaxAge < minMaxAge:
 		return f, fmt.Errorf("--follow-max-age is %s: set at least %s, or leave it out for %s", f.MaxAge, minMaxAge, follow.DefaultMaxAge)
+	case f.Sample < -1 || f.Sample > maxFollowSample:
+		return f, fmt.Errorf("--follow-sample is %d: set 1 to %d relationships a second, -1 for none, or leave it out for %d",
+			f.Sample, maxFollowSample, follow.DefaultSample)
 	}
 	f.Wait, f.MaxAge = orDefault(f.Wait, follow.DefaultWait), orDefault(f.MaxAge, follow.DefaultMaxAge)
 	return f, nil
@@ -70,6 +75,9 @@ const minMaxAge = time.Second
 
 // maxFollowWait is the longest that a decision waits: beyond that calls that set no deadline have none left.
 const maxFollowWait = 5 * time.Second
+
+// maxFollowSample is the most relationships that are compared in a second: beyond that a comparison of the whole does it better.
+const maxFollowSample = 50_000
 
 // copyName matches what a follower makes in its directory.
 var copyName = regexp.MustCompile(`^copy-[0-9]+(\.gone)?$`)
@@ -132,7 +140,7 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
 		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed, Renewed: d.engine.BeginHistory,
 		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) }, //nolint:contextcheck // likewise
-		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Log: d.log,
+		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Sample: c.Following.Sample, Log: d.log,
 	})
 	return f, nil
 }

@@ -118,6 +118,8 @@ type State interface {
 	Definitions(ctx context.Context) (Definitions, error)
 	// Page returns up to limit relationships, from where the page before ended, or the first ones.
 	Page(ctx context.Context, next string, limit int) (Page, error)
+	// Of returns those of some relationships that the state shows. Some may have expired. Their order is not defined.
+	Of(ctx context.Context, refs []tuple.RelationshipReference) ([]tuple.Relationship, error)
 	// Digests returns a digest of each bucket in which a relationship lives at a moment. Their order is not defined.
 	Digests(ctx context.Context, moment time.Time) ([]Digest, error)
 	// Bucket returns the relationships of a bucket that live at a moment. Their order is not defined.

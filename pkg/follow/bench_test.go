@@ -2,9 +2,11 @@ package follow_test
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/follow"
@@ -82,4 +84,83 @@ func BenchmarkPull(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkSample compares a page with the copy, as the sampler does all the time: of the authority's relationships, and of the copy's. What is not the
+// node's processor time is mostly PostgreSQL's.
+func BenchmarkSample(b *testing.B) {
+	const page = 1000
+	w := writer(b, pgtest.Database(b))
+	n := number(b, "DEPUTY_FOLLOW_LOAD", 200_000)
+	large(b, w.uri, n)
+	a := authority(b, w.uri, time.Hour)
+	f := follower(b, onDisk(b), a)
+	if err := f.Load(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	reached, err := f.Reached()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer reached.Release()
+	state := a.At(reached.Position)
+	refs := func(all []tuple.Relationship) []tuple.RelationshipReference {
+		found := make([]tuple.RelationshipReference, len(all))
+		for i := range all {
+			found[i] = all[i].RelationshipReference
+		}
+		return found
+	}
+	measure := func(b *testing.B, step func() int) {
+		b.Helper()
+		began, compared := cpu(b), 0
+		for b.Loop() {
+			compared += step()
+		}
+		b.ReportMetric((cpu(b)-began).Seconds()*1e6/float64(compared), "node-cpu-µs/relationship")
+		b.ReportMetric(b.Elapsed().Seconds()*1e6/float64(compared), "µs/relationship")
+	}
+	b.Run("theirs", func(b *testing.B) {
+		next := ""
+		measure(b, func() int {
+			p, err := state.Page(b.Context(), next, page)
+			if err != nil {
+				b.Fatal(err)
+			}
+			found, err := reached.Store.RowsOf(b.Context(), reached.Local, refs(p.Relationships))
+			if err != nil || len(found) != len(p.Relationships) {
+				b.Fatalf("%d of %d, %v", len(found), len(p.Relationships), err)
+			}
+			next = p.Next
+			return len(found)
+		})
+	})
+	b.Run("ours", func(b *testing.B) {
+		var after *tuple.RelationshipReference
+		measure(b, func() int {
+			ours, err := reached.Store.RowsAfter(b.Context(), reached.Local, after, page)
+			if err != nil {
+				b.Fatal(err)
+			}
+			asked := refs(ours)
+			found, err := state.Of(b.Context(), asked)
+			if err != nil || len(found) != len(ours) {
+				b.Fatalf("%d of %d, %v", len(found), len(ours), err)
+			}
+			if after = nil; len(ours) == page {
+				after = &asked[page-1]
+			}
+			return len(found)
+		})
+	})
+}
+
+// cpu is the time that this process has had of the processors.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

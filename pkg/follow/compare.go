@@ -1,8 +1,10 @@
 package follow
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +24,9 @@ type Difference struct {
 	Name string
 	// Authority and Copy are what each of them has, as text; empty if it has none.
 	Authority, Copy string
+
+	// ref is the relationship, if it is one.
+	ref *tuple.RelationshipReference
 }
 
 // String says the difference in a line.
@@ -45,12 +50,20 @@ func Compare(
 	ctx context.Context, authority State, copied *store.Store, local store.Revision, moment time.Time, most int,
 ) ([]Difference, error) {
 	c := comparison{authority: authority, store: copied, at: local, moment: moment, most: most}
-	for _, step := range []func(context.Context) error{c.definitions, c.relationships} {
-		if err := step(ctx); err != nil {
-			return nil, fmt.Errorf("follow: comparing: %w", err)
-		}
+	if err := c.whole(ctx); err != nil {
+		return nil, err
 	}
 	return c.found, nil
+}
+
+// Compared says that the relationships of one type were compared.
+type Compared struct {
+	// Type is the type of the objects.
+	Type string
+	// Authority and Copy are how many relationships each of them has that live.
+	Authority, Copy uint64
+	// Equal says that the two have the same.
+	Equal bool
 }
 
 type comparison struct {
@@ -59,7 +72,21 @@ type comparison struct {
 	at        store.Revision
 	moment    time.Time
 	most      int
-	found     []Difference
+	// told is told of each type, unless it is nil. Its error ends the comparison.
+	told  func(Compared) error
+	found []Difference
+	// counted is how many relationships of the copy were compared.
+	counted uint64
+}
+
+// whole compares everything.
+func (c *comparison) whole(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{c.definitions, c.relationships} {
+		if err := step(ctx); err != nil {
+			return fmt.Errorf("follow: comparing: %w", err)
+		}
+	}
+	return nil
 }
 
 func (c *comparison) enough() bool { return c.most > 0 && len(c.found) >= c.most }
@@ -158,52 +185,100 @@ func (c *comparison) relationships(ctx context.Context) error {
 		return err
 	}
 	differ := map[Bucket]Digest{}
+	types := map[string]*Compared{}
+	of := func(name string) *Compared {
+		if types[name] == nil {
+			types[name] = &Compared{Type: name}
+		}
+		return types[name]
+	}
 	for _, d := range theirs {
 		differ[d.Bucket] = d
+		of(d.Type).Authority += d.Count
 	}
+	var now *Compared
 	// What is in the copy is taken away from what is in the authority; what stays differs.
-	if err := c.live(ctx, "", func(rel *tuple.Relationship) {
+	if err := c.live(ctx, "", func(rel *tuple.Relationship) error {
+		if now == nil || now.Type != rel.Resource.ObjectType {
+			if err := c.tell(now, differ); err != nil {
+				return err
+			}
+			now = of(rel.Resource.ObjectType)
+		}
+		now.Copy++
+		c.counted++
 		b := BucketOf(rel)
 		one := Digest{Bucket: b}
 		one.add(rel)
 		d := differ[b]
 		d.Bucket, d.Count, d.Sum = b, d.Count-one.Count, d.Sum-one.Sum
 		differ[b] = d
+		return nil
 	}); err != nil {
 		return err
 	}
-	byType := map[string][]int{}
-	for b, d := range differ {
-		if d.Count != 0 || d.Sum != 0 {
-			byType[b.Type] = append(byType[b.Type], b.Number)
-		}
+	if err := c.tell(now, differ); err != nil {
+		return err
 	}
-	types := make([]string, 0, len(byType))
-	for name := range byType {
-		types = append(types, name)
-	}
-	slices.Sort(types)
-	for _, name := range types {
-		slices.Sort(byType[name])
-		for _, number := range byType[name] {
-			if c.enough() {
-				return nil
-			}
-			if err := c.bucket(ctx, Bucket{Type: name, Number: number}); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(types)) {
+		if types[name].Copy == 0 { // the others were told
+			if err := c.tell(types[name], differ); err != nil {
 				return err
 			}
+		}
+	}
+	for _, b := range differing(differ) {
+		if c.enough() {
+			return nil
+		}
+		if err := c.bucket(ctx, b); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// live calls fn with the copy's relationships that live at the moment.
-func (c *comparison) live(ctx context.Context, resourceType string, fn func(*tuple.Relationship)) error {
-	return c.store.Each(ctx, c.at, resourceType, func(rel tuple.Relationship) error {
-		if at := rel.OptionalExpiration; at == nil || at.After(c.moment) {
-			fn(&rel)
-		}
+// tell tells of a type, nil for none.
+func (c *comparison) tell(now *Compared, differ map[Bucket]Digest) error {
+	if now == nil || c.told == nil {
 		return nil
+	}
+	told := *now
+	told.Equal = true
+	for number := range Buckets {
+		d := differ[Bucket{Type: now.Type, Number: number}]
+		told.Equal = told.Equal && d.Count == 0 && d.Sum == 0
+	}
+	return c.told(told)
+}
+
+// differing returns the buckets whose digests differ, by type and number.
+func differing(differ map[Bucket]Digest) []Bucket {
+	var buckets []Bucket
+	for b, d := range differ {
+		if d.Count != 0 || d.Sum != 0 {
+			buckets = append(buckets, b)
+		}
+	}
+	slices.SortFunc(buckets, func(a, b Bucket) int {
+		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Number, b.Number))
+	})
+	return buckets
+}
+
+// lives reports whether a relationship lives at the moment.
+func (c *comparison) lives(rel *tuple.Relationship) bool {
+	at := rel.OptionalExpiration
+	return at == nil || at.After(c.moment)
+}
+
+// live calls fn with the copy's relationships that live at the moment, until it returns an error.
+func (c *comparison) live(ctx context.Context, resourceType string, fn func(*tuple.Relationship) error) error {
+	return c.store.Each(ctx, c.at, resourceType, func(rel tuple.Relationship) error {
+		if !c.lives(&rel) {
+			return nil
+		}
+		return fn(&rel)
 	})
 }
 
@@ -213,19 +288,37 @@ func (c *comparison) bucket(ctx context.Context, b Bucket) error {
 	if err != nil {
 		return err
 	}
-	authority, copied := map[string]string{}, map[string]string{}
-	for i := range theirs {
-		authority[nameOf(&theirs[i])] = detailsOf(&theirs[i])
-	}
-	if err := c.live(ctx, b.Type, func(rel *tuple.Relationship) {
+	var ours []tuple.Relationship
+	if err := c.live(ctx, b.Type, func(rel *tuple.Relationship) error {
 		if BucketOf(rel) == b {
-			copied[nameOf(rel)] = detailsOf(rel)
+			ours = append(ours, *rel)
 		}
+		return nil
 	}); err != nil {
 		return err
 	}
-	c.named("relationship", authority, copied)
+	c.rows(theirs, ours)
 	return nil
+}
+
+// rows compares relationships of the authority's with those of the copy.
+func (c *comparison) rows(theirs, ours []tuple.Relationship) {
+	refs := make(map[string]*tuple.RelationshipReference, len(ours))
+	details := func(all []tuple.Relationship) map[string]string {
+		texts := make(map[string]string, len(all))
+		for i := range all {
+			if c.lives(&all[i]) {
+				name := nameOf(&all[i])
+				texts[name], refs[name] = detailsOf(&all[i]), &all[i].RelationshipReference
+			}
+		}
+		return texts
+	}
+	before := len(c.found)
+	c.named("relationship", details(theirs), details(ours))
+	for i := before; i < len(c.found); i++ {
+		c.found[i].ref = refs[c.found[i].Name]
+	}
 }
 
 func nameOf(rel *tuple.Relationship) string {

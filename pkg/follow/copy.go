@@ -43,8 +43,9 @@ type replica struct {
 	text []byte
 	at   reached
 
-	// holders is how many read it. The follower's mu guards it.
-	holders int
+	// holders is how many read it, distrusted that it is not to be read any more. The follower's mu guards both.
+	holders    int
+	distrusted bool
 }
 
 // reached is a position that a copy has reached, and the local revision that is the copy of it. It may be later than the mark's: then nothing has

@@ -10,6 +10,7 @@ import (
 // figures counts what a Graph does, for Prometheus.
 type figures struct {
 	byCopy, byAuthority, exactly, refused, loads prometheus.Counter
+	sampled, rounds, differences                 prometheus.Counter
 	waits                                        prometheus.Histogram
 	all                                          []prometheus.Collector
 }
@@ -27,6 +28,10 @@ func newFigures(g *Graph) *figures {
 		refused: counter("refused_total", "Questions to the authority that were refused, because as many as may be were under way."),
 		exactly: counter("exact_snapshots_total", "States that a call named, such as a frozen session's baseline, at which the copy has stood and answered."),
 		loads:   counter("loads_total", "Loads of a whole copy that were begun, or gone on with."),
+		sampled: counter("sampled_total", "Relationships that were compared between the copy and the authority, a few at a time."),
+		rounds:  counter("sample_rounds_total", "Times that all relationships of the copy and of the authority were compared so."),
+		differences: counter("differences_total",
+			"Differences that were found between the copy and the authority. Each takes the copy out of service."),
 		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "deputy", Subsystem: "follow", Name: "wait_seconds",
 			Help:    "How long a call waited until the copy had reached the authority's head, or until it stopped waiting.",
@@ -50,7 +55,7 @@ func newFigures(g *Graph) *figures {
 		}
 		return 0
 	})
-	f.all = []prometheus.Collector{snapshots, f.exactly, f.refused, f.loads, f.waits, age, serves}
+	f.all = []prometheus.Collector{snapshots, f.exactly, f.refused, f.loads, f.sampled, f.rounds, f.differences, f.waits, age, serves}
 	return f
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -103,11 +104,15 @@ type Follower struct {
 	// retired are copies that are not served any more and that somebody still reads.
 	retired map[*replica]bool
 	closed  bool
+
+	// progress is that of the load that is under way; nil if there is none.
+	progress atomic.Pointer[Progress]
 }
 
 // Open opens the copy that there is, and asks nothing of the authority. Copies that are not needed any more are removed, and so is one that cannot be read.
 func Open(config Config, authority Authority) (*Follower, error) {
 	f := &Follower{config: config.complete(), authority: authority, retired: map[*replica]bool{}}
+	f.noteProgress()
 	f.life, f.end = context.WithCancel(context.Background())
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("follow: cannot open %s: %w", config.Dir, errors.Join(err, f.Close()))
@@ -255,7 +260,7 @@ func (f *Follower) Reached() (*Reached, error) {
 	switch {
 	case f.closed:
 		return nil, errClosed
-	case r == nil:
+	case r == nil, r.distrusted:
 		return nil, ErrNoCopy
 	}
 	r.holders++
@@ -367,20 +372,6 @@ func needsLoad(err error) bool {
 	return false
 }
 
-// Distrust discards a copy, if it is the one that is served, because it was found not to be what it should be.
-func (f *Follower) Distrust(copied *store.Store, because error) {
-	f.turn.Lock()
-	defer f.turn.Unlock()
-	f.mu.Lock()
-	r := f.serving
-	f.mu.Unlock()
-	if r == nil || r.store != copied {
-		return
-	}
-	f.config.Log.Error("the copy is discarded", zap.String("directory", r.dir), zap.Error(because))
-	f.replace(nil)
-}
-
 // advance brings a copy to the head. The turn is held.
 func (f *Follower) advance(ctx context.Context, r *replica) error {
 	changes, err := f.authority.ChangesSince(ctx, r.at.position, f.config.MaxChanges)
@@ -392,6 +383,7 @@ func (f *Follower) advance(ctx context.Context, r *replica) error {
 
 // current is the copy that is served. The turn is held.
 func (f *Follower) current() (*replica, error) {
+	f.expel()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {

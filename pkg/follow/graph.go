@@ -61,6 +61,11 @@ type GraphConfig struct {
 	Wait time.Duration
 	// MaxAge is how long after the copy was last known to be the authority's head it answers those who do not need the head; 0 means DefaultMaxAge.
 	MaxAge time.Duration
+	// Sample is how many relationships a second are compared between the copy and the authority; 0 means DefaultSample, and a negative number none.
+	Sample int
+	// Believed is how old a state may be for a difference at it to be believed at once. At an older one the database may have collected meanwhile, so
+	// that the difference is looked at again; 0 means 30 s.
+	Believed time.Duration
 	// Served is called when the copy begins to serve, and when it does not any more; nil tells nobody.
 	Served func(bool)
 	// Log is told what an operator has to know; nil means nobody.
@@ -99,6 +104,11 @@ type Graph struct {
 	copies  map[*opened]bool
 	current *opened
 	known   stands
+
+	// wake has follow look at once, verifying is held by the one comparison of the whole copy that is under way, and checks is what they came to.
+	wake      chan struct{}
+	verifying sync.Mutex
+	checks    checks
 }
 
 var (
@@ -123,8 +133,6 @@ type opened struct {
 	graph  Local
 	hold   *Reached
 	once   sync.Once
-	// distrusted is set once the copy was found not to be what it should be. Nobody begins to read it then.
-	distrusted atomic.Bool
 }
 
 func (o *opened) close() (err error) {
@@ -143,17 +151,27 @@ func OpenGraph(config GraphConfig) *Graph {
 	if config.MaxAge == 0 {
 		config.MaxAge = DefaultMaxAge
 	}
+	if config.Sample == 0 {
+		config.Sample = DefaultSample
+	}
+	if config.Believed == 0 {
+		config.Believed = believed
+	}
 	if config.Log == nil {
 		config.Log = zap.NewNop()
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g := &Graph{
 		config: config, beyond: turns.New("questions to the authority", maxBeyond), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
+		wake: make(chan struct{}, 1),
 	}
 	g.figures = newFigures(g)
 	go func() {
 		defer close(g.ended)
+		var sampling sync.WaitGroup
+		sampling.Go(func() { g.sample(ctx) })
 		_ = authz.Safely("follow.Graph", func() error { g.follow(ctx); return nil }) // each step recovers by itself
+		sampling.Wait()
 	}()
 	return g
 }
@@ -198,6 +216,7 @@ func (g *Graph) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-pause.C:
+		case <-g.wake:
 		}
 		err := authz.Safely("follow.Graph", func() error { return g.step(ctx, failures.patience()) })
 		if ctx.Err() != nil {
@@ -289,28 +308,6 @@ func (g *Graph) forget(copied *store.Store) {
 	g.now.Store(nil)
 }
 
-// Distrust takes a copy out of service at once, if it still serves, because it was found not to be what it should be. A new one is loaded. It does
-// not wait.
-func (g *Graph) Distrust(copied *store.Store, because error) {
-	g.mu.Lock()
-	o := g.current
-	g.mu.Unlock()
-	if o == nil || o.hold.Store != copied || o.distrusted.Swap(true) {
-		return
-	}
-	g.forget(copied)
-	go func() {
-		_ = authz.Safely("follow.Distrust", func() error { // it ends nothing but this
-			g.tell()
-			g.config.Follower.Distrust(copied, because)
-			return nil
-		})
-	}()
-}
-
-// errDistrusted is what comes of bringing a copy to the head that was found not to be what it should be, until there is another one.
-var errDistrusted = errors.New("the copy was found not to be what it should be")
-
 // tell calls Served where that has changed.
 func (g *Graph) tell() {
 	g.mu.Lock()
@@ -353,11 +350,11 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	s.revision = authz.InHistory(historyOf(s.position.Authority), revision.ZedToken())
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch {
-	case g.copies == nil:
+	if g.copies == nil {
 		return nil, errClosed
-	case s.copy.distrusted.Load():
-		return nil, errDistrusted
+	}
+	if g.config.Follower.distrusts(s.copy.hold.Store) {
+		return nil, ErrNoCopy
 	}
 	g.known.note(s)
 	g.now.Store(s)

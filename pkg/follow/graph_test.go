@@ -66,7 +66,12 @@ type followed struct {
 	// renewed counts how often the engine was told that the history is another one.
 	renewed atomic.Int64
 	served  chan bool
+	// also is told, if it is not nil, of what the authority is asked.
+	also atomic.Pointer[func(what string)]
 }
+
+// steps has a function told of each thing that the authority is asked from here on.
+func (f *followed) steps(also func(what string)) { f.also.Store(&also) }
 
 // openCopy is the graph over a copy.
 type openCopy struct {
@@ -105,6 +110,9 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 			return // only what the copy needs is held
 		}
 		f.pulls.Add(1)
+		if also := f.also.Load(); also != nil {
+			(*also)(what)
+		}
 		if block := f.block.Load(); block != nil {
 			<-*block
 		}

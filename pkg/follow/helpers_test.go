@@ -330,6 +330,11 @@ func (s *steppedState) Definitions(ctx context.Context) (follow.Definitions, err
 	return s.State.Definitions(ctx)
 }
 
+func (s *steppedState) Digests(ctx context.Context, moment time.Time) ([]follow.Digest, error) {
+	s.of.before("the digests")
+	return s.State.Digests(ctx, moment)
+}
+
 func (s *steppedState) Page(ctx context.Context, next string, limit int) (follow.Page, error) {
 	s.of.before(fmt.Sprintf("the page after %q", next))
 	return s.State.Page(ctx, next, limit)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/store"
 )
@@ -54,8 +56,8 @@ func (s *snapshot) FreshAt() time.Time { return s.at.proven }
 
 // told takes in an error of a copy's. One that is damaged is taken out of service.
 func (g *Graph) told(s *stand, err error) error {
-	if errors.Is(err, store.ErrDamaged) {
-		g.Distrust(s.copy.hold.Store, err)
+	if errors.Is(err, store.ErrDamaged) && g.discard(s) {
+		g.config.Log.Error("the copy is damaged: it is taken out of service, and a new one is loaded", zap.Error(err))
 	}
 	return err
 }

@@ -42,6 +42,7 @@ var bulk = map[string]bool{
 	"/authzed.api.v1.PermissionsService/ExportBulkRelationships":  true,
 	"/authzed.api.v1.ExperimentalService/BulkExportRelationships": true,
 	"/deputy.v1.StoreService/Backup":                              true,
+	"/deputy.v1.CopyService/VerifyCopy":                           true,
 }
 
 // endless are the methods that do not end by themselves, and whether a server that stops ends them here: health

@@ -164,6 +164,8 @@ var calls = []call{
 	{method: "deputy.v1.StoreService/GetStatistics", request: `{}`},
 	{method: "deputy.v1.StoreService/Compact", request: `{}`},
 	{method: "deputy.v1.StoreService/Backup", request: `{}`},
+	{method: "deputy.v1.CopyService/GetCopy", request: `{}`},
+	{method: "deputy.v1.CopyService/VerifyCopy", request: `{}`},
 	{method: "deputy.v1.JournalService/QueryRecords", request: `{"agent_id":"$agent","kinds":["RECORD_KIND_DECISION"],"limit":1}`},
 	{method: "deputy.v1.JournalService/GetRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
 	{method: "deputy.v1.JournalService/GetCheckpoint", request: `{}`},

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/deputyauth/deputy/pkg/cli"
@@ -41,6 +43,7 @@ func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) 
 //	certificate [NAME]  writes cert.pem and key.pem for 127.0.0.1, which signs itself; with a name NAME.pem and
 //	                    NAME-key.pem, for NAME.internal, too
 //	mode PERM FILE      asserts a file's permissions
+//	sql TEXT            has the database at $POSTGRES_URI run a statement
 //
 // $DESK is the folder schema/supportdesk, and $CORE the file schema/core.zed.
 //
@@ -100,6 +103,7 @@ func params(t *testing.T, dir string, env map[string]string) testscript.Params {
 			"hangup":      hangUp,
 			"certificate": writeCertificate,
 			"mode":        checkMode,
+			"sql":         runSQL,
 		},
 	}
 }
@@ -116,6 +120,17 @@ func installed(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return bin
+}
+
+// runSQL is `sql`.
+func runSQL(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sql TEXT")
+	}
+	conn, err := pgx.Connect(context.Background(), ts.Getenv("POSTGRES_URI"))
+	ts.Check(err)
+	_, err = conn.Exec(context.Background(), args[0])
+	ts.Check(errors.Join(err, conn.Close(context.Background())))
 }
 
 // runDeputy is `deputy`.

@@ -19,11 +19,13 @@ import (
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	goclient "github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -445,4 +447,106 @@ func TestCopyIsKept(t *testing.T) { //nolint:tparallel // one step after the oth
 			t.Errorf("the copy was loaded %.0f times, want once", loads)
 		}
 	})
+}
+
+// TestVerify has a server find that its copy is not what the database has, by itself or because an admin asks, and have it answer by the database until it
+// has another copy.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	for name, sample := range map[string]int{"because an admin asks": -1, "by itself": 50_000} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := harness.Postgres(t)
+			n := follows(t, e, func(c *daemon.Config) { c.Following.Sample = sample })
+			check := n.furnish(t)
+			n.wants(t, check, has)
+			copies := deputyv1.NewCopyServiceClient(n.Admin)
+			before, err := copies.GetCopy(t.Context(), &deputyv1.GetCopyRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !before.GetServes() || before.GetPosition().GetAuthority() == "" || before.GetAge().AsDuration() > time.Minute || before.GetLoads() != 1 ||
+				before.GetRelationships() < 5 || before.GetLoad() != nil || before.GetDifference() != nil || (before.GetSample() == nil) != (sample < 0) {
+				t.Errorf("the status is %v", before)
+			}
+			if found, end := n.verify(t); len(found) > 0 || !end.GetEqual() || end.GetRelationships() < 5 {
+				t.Errorf("before anybody meddles: %v, %v", found, end)
+			}
+			uri, err := e.Connection()
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := pgx.Connect(t.Context(), uri)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// No change tells of it.
+			gone, err := conn.Exec(t.Context(), "DELETE FROM relation_tuple WHERE namespace = 'document' AND userset_object_id = 'alice'")
+			if err := errors.Join(err, conn.Close(t.Context())); err != nil || gone.RowsAffected() != 1 {
+				t.Fatalf("%d rows, %v", gone.RowsAffected(), err)
+			}
+			const name = "document:plan#reader@user:alice"
+			if sample < 0 {
+				n.wants(t, check, has) // what the copy says
+				found, end := n.verify(t)
+				if len(found) != 1 || found[0].GetName() != name || found[0].GetDatabase() != "" || found[0].GetCopy() == "" || end.GetEqual() || end.GetDifferences() != 1 {
+					t.Fatalf("found %v, %v", found, end)
+				}
+			} else {
+				eventually(t, "the copy is as it should be", func() bool { return n.figure(t, "deputy_follow_differences_total") == 1 })
+			}
+			n.wants(t, check, no)
+			eventually(t, "the copy is as it should be", func() bool { return n.figure(t, "deputy_follow_serves") == 1 && n.figure(t, "deputy_follow_loads_total") == 2 })
+			n.wants(t, check, no)
+			after, err := copies.GetCopy(t.Context(), &deputyv1.GetCopyRequest{})
+			if err != nil || after.GetDifference().GetName() != name || after.GetDifferenceTime() == nil {
+				t.Errorf("the status is %v, %v", after, err)
+			}
+			if found, end := n.verify(t); len(found) > 0 || !end.GetEqual() {
+				t.Errorf("the copy that was loaded in its place: %v, %v", found, end)
+			}
+		})
+	}
+}
+
+// verify has a node compare its copy with the database.
+func (n *node) verify(t *testing.T) (found []*deputyv1.CopyDifference, end *deputyv1.CopyVerification) {
+	t.Helper()
+	stream, err := deputyv1.NewCopyServiceClient(n.Admin).VerifyCopy(t.Context(), &deputyv1.VerifyCopyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		message, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF) && end != nil:
+			return found, end
+		case err != nil:
+			t.Fatal(err)
+		}
+		if d := message.GetDifference(); d != nil {
+			found = append(found, d)
+		}
+		end = message.GetEnd()
+	}
+}
+
+// TestNoCopy: a server that does not follow says that it has no copy.
+func TestNoCopy(t *testing.T) {
+	t.Parallel()
+	s := harness.Start(t, daemon.Config{Engine: harness.Embedded(t)})
+	copies := deputyv1.NewCopyServiceClient(s.Admin)
+	_, err := copies.GetCopy(t.Context(), &deputyv1.GetCopyRequest{})
+	refused := func(err error) {
+		t.Helper()
+		if status.Code(err) != codes.FailedPrecondition || goclient.ReasonOf(err) != goclient.ReasonNoCopy {
+			t.Errorf("it says %v", err)
+		}
+	}
+	refused(err)
+	stream, err := copies.VerifyCopy(t.Context(), &deputyv1.VerifyCopyRequest{})
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	refused(err)
 }

@@ -335,12 +335,14 @@ func (w *world) resume() {
 	}
 }
 
-// shownElsewhere are methods that write, of which no good request is made here.
+// shownElsewhere are methods of which no good request is made here.
 var shownElsewhere = map[string]string{
 	"deputy.v1.AdoptionService/ConfirmAdoption": "tests/decision adopts; here it is refused",
 	"deputy.v1.SignalsService/ReceiveSignal":    "tests/signals has a transmitter; here nobody is one",
 	"deputy.v1.SignalsService/ApplySignal":      "tests/signals has signals that wait",
 	"deputy.v1.SignalsService/DropSignal":       "tests/signals has signals that wait",
+	"deputy.v1.CopyService/GetCopy":             "tests/follow asks a server that follows; here there is no copy",
+	"deputy.v1.CopyService/VerifyCopy":          "tests/follow asks a server that follows; here there is no copy",
 	"deputy.v1.RetentionService/Purge":          "pkg/delegate purges; here nothing is old enough",
 }
 

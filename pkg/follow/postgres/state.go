@@ -81,6 +81,31 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 	return page, nil
 }
 
+// ofQuery looks each relationship up by the primary key. The order of the six lists is that of the key.
+const ofQuery = `SELECT ` + columns + ` FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS asked(a, b, c, d, e, f)
+	JOIN relation_tuple ON namespace = a AND object_id = b AND relation = c AND userset_namespace = d AND userset_object_id = e AND userset_relation = f` + shown
+
+// Of is follow.State's.
+func (s *state) Of(ctx context.Context, refs []tuple.RelationshipReference) ([]tuple.Relationship, error) {
+	var asked [6][]string
+	for i := range refs {
+		for j, part := range []string{
+			refs[i].Resource.ObjectType, refs[i].Resource.ObjectID, refs[i].Resource.Relation,
+			refs[i].Subject.ObjectType, refs[i].Subject.ObjectID, refs[i].Subject.Relation,
+		} {
+			asked[j] = append(asked[j], part)
+		}
+	}
+	var g guard
+	var found []tuple.Relationship
+	r := s.authority.guarded(&s.at, &g)
+	r.ask(gather(&found), ofQuery, s.at.State, asked[0], asked[1], asked[2], asked[3], asked[4], asked[5])
+	if err := s.authority.read(ctx, wholeTables, r); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
 // The digests of package follow, computed by the database: see follow.Digest and follow.Bucket. The separator is chr(1).
 const (
 	bucketNumber = `get_byte(sha256(convert_to(object_id || chr(1) || userset_object_id, 'UTF8')), 0)`

@@ -1,0 +1,56 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+)
+
+// Copier knows how a server's copy of its database does. It is safe for concurrent use.
+type Copier interface {
+	// Copy says how the copy does.
+	Copy() *deputyv1.GetCopyResponse
+	// VerifyCopy compares the whole copy with the database, and sends what it finds, as VerifyCopyResponse says: at most so many differences.
+	VerifyCopy(ctx context.Context, most int, send func(*deputyv1.VerifyCopyResponse) error) error
+}
+
+const defaultDifferences, maxDifferences = 10, 1000
+
+type copies struct {
+	deputyv1.UnimplementedCopyServiceServer
+	border
+}
+
+// copier returns who knows the copy, if there is one.
+func (s *copies) copier() (Copier, error) {
+	if s.Copies == nil {
+		return nil, authz.Errorf(authz.Precondition, authz.ReasonNoCopy,
+			"this server decides from its engine itself and has no copy of it: only a server with --follow has one")
+	}
+	return s.Copies, nil
+}
+
+// GetCopy says how the copy does.
+func (s *copies) GetCopy(context.Context, *deputyv1.GetCopyRequest) (*deputyv1.GetCopyResponse, error) {
+	copier, err := s.copier()
+	if err != nil {
+		return nil, err
+	}
+	return copier.Copy(), nil
+}
+
+// VerifyCopy compares the copy with the database.
+func (s *copies) VerifyCopy(r *deputyv1.VerifyCopyRequest, stream grpc.ServerStreamingServer[deputyv1.VerifyCopyResponse]) error {
+	most, err := limit(r.GetLimit(), defaultDifferences, maxDifferences)
+	if err != nil {
+		return err
+	}
+	copier, err := s.copier()
+	if err != nil {
+		return err
+	}
+	return copier.VerifyCopy(stream.Context(), most, stream.Send)
+}
