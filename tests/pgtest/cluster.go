@@ -106,6 +106,24 @@ func (c *Cluster) StartAt(t testing.TB, other *Cluster) {
 	c.running = true
 }
 
+// RestoreAt starts a copy that has not been started yet where another cluster, which is stopped, has been reached, as a restore to a point in time does:
+// once it takes connections it is a primary with a timeline of its own.
+func (c *Cluster) RestoreAt(t testing.TB, other *Cluster) {
+	t.Helper()
+	signal := filepath.Join(c.c.data, "recovery.signal")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+	if c.c.as != nil {
+		if err := os.Chown(signal, int(c.c.as.Uid), int(c.c.as.Gid)); err != nil {
+			t.Fatalf("PostgreSQL: %v", err)
+		}
+	}
+	c.settings = append(c.settings, "restore_command=false") // there is nothing to restore after the copy
+	c.StartAt(t, other)
+	c.until(t, "SELECT pg_is_in_recovery()::text", "false")
+}
+
 // Stop ends the server, and every connection to it.
 func (c *Cluster) Stop(t testing.TB) {
 	t.Helper()

@@ -213,6 +213,35 @@ func TestPlannedAnew(t *testing.T) {
 	}
 }
 
+// TestStandby has a standby take the primary's place at its address: its head is refused, and so is what it says has changed, though the authority was
+// opened over the primary.
+func TestStandby(t *testing.T) {
+	primary := pgtest.NewCluster(t)
+	s := open(t, primary.Create(t, "spicedb"))
+	commit(t, s.conn, writes("old", 1))
+	standby := primary.Standby(t)
+	standby.CatchUp(t, primary)
+	standby.Detach(t)
+	from, err := s.authority.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s.conn, deletes("old"))
+	primary.Stop(t)
+	standby.Stop(t)
+	standby.StartAt(t, primary)
+	s.authority.pool.Reset()
+	if at, err := s.authority.Head(t.Context()); !errors.Is(err, follow.ErrStandby) {
+		t.Errorf("a standby's head is taken: %v, %v", at, err)
+	}
+	if c, err := s.authority.ChangesSince(t.Context(), from, 100); !errors.Is(err, follow.ErrStandby) {
+		t.Errorf("what a standby says has changed is taken: %v, %v", c, err)
+	}
+	if _, err := s.authority.At(from).Page(t.Context(), "", 10); !errors.Is(err, follow.ErrStandby) {
+		t.Errorf("a standby's relationships are taken: %v", err)
+	}
+}
+
 // TestExecModes follows over connections that keep nothing prepared, as a connection string may ask for.
 func TestExecModes(t *testing.T) {
 	uri := pgtest.Database(t)
