@@ -116,6 +116,7 @@ soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kil
 	@DEPUTY_MCP_CALLS=10000 DEPUTY_DIFFERENTIAL_LINES=200000 go test -count=1 -timeout=60m -v -run '^(TestCallsUnderRevokes|TestDifferentials)$$' ./tests/mcp | grep -v -e '^=== '
 	@DEPUTY_FOLLOW_EVERY=1 go test -count=1 -timeout=60m -v -run '^TestKilled$$' ./pkg/follow | grep -v -e '^=== '
 	@DEPUTY_TEST_REVOKES=20000 go test -count=1 -timeout=180m -v -run '^TestRevokedThroughAnother$$' ./tests/follow | grep -v -e '^=== '
+	@DEPUTY_FOLLOW_WORLDS=300 go test -count=1 -timeout=60m -v -run '^TestFollowed$$' ./tests/differential | grep -v -e '^=== '
 	@DEPUTY_TEST_FOLLOW=1 go test -count=1 -timeout=60m -run '/^postgres-follow$$' ./tests/decision
 	@DEPUTY_FOLLOW_LOAD=2000000 go test -count=1 -timeout=60m -v -run '^TestLoadWhileWriting$$' ./pkg/follow | grep -v -e '^=== '
 

@@ -1,6 +1,8 @@
 // Package differential holds the native evaluator against two others: a naive reference that is written
 // here from SpiceDB's semantics alone, and SpiceDB's own dispatcher over the same store.
 //
+// TestFollowed holds a copy that follows a database against the reference in the same way, while others write to the database.
+//
 // The native evaluator is asked twice: over pkg/store, and over a graph in memory. Both have to answer the same, at once.
 //
 // The reference is as plain as possible. It reads a list of relationships, walks it with recursion, and
