@@ -55,9 +55,20 @@ func (c *tally) wantAll(t *testing.T, kinds ...string) {
 // by CheckPermission and by CheckBulkPermissions, is the oracle's: verdict, side, missing fields, and
 // what was decided for.
 func TestDecisionEqualsOracle(t *testing.T) {
-	d := openDeputy(t, domain)
+	drawnDecisions(t, openDeputy(t, domain), 30).wantAll(t,
+		"HAS_PERMISSION UNSPECIFIED", "CONDITIONAL_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
+}
+
+// TestDecisionOfFollowerEqualsOracle is TestDecisionEqualsOracle on a server that follows a database.
+func TestDecisionOfFollowerEqualsOracle(t *testing.T) {
+	drawnDecisions(t, openFollower(t, domain), 6).wantAll(t, "HAS_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
+}
+
+// drawnDecisions is what TestDecisionEqualsOracle says, in so many worlds. It returns what the answers were.
+func drawnDecisions(t *testing.T, d *deputy, worlds int) *tally {
+	t.Helper()
 	var met tally
-	try(t, 30, func(rt *rapid.T) {
+	try(t, worlds, func(rt *rapid.T) {
 		r := newRandom(t.Context(), rt, d, usual)
 		for range 3 + r.below(6) {
 			r.drawDelegation()
@@ -98,7 +109,7 @@ func TestDecisionEqualsOracle(t *testing.T) {
 			ask(r.drawQuestions(5))
 		}
 	})
-	met.wantAll(t, "HAS_PERMISSION UNSPECIFIED", "CONDITIONAL_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
+	return &met
 }
 
 // TestDeepChains passes a delegation on through eight agents, and no further. Every member of the chain

@@ -22,7 +22,9 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/schema"
+	"github.com/deputyauth/deputy/tests/harness"
 	"github.com/deputyauth/deputy/tests/oracle"
+	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // chosenChecks is how many random worlds to try each property on, where the caller of the tests chose
@@ -54,7 +56,7 @@ func TestMain(m *testing.M) {
 		}
 	}
 	debug.SetGCPercent(400)
-	os.Exit(m.Run())
+	pgtest.Main(m)
 }
 
 // try holds a property to so many random worlds, or as many as DEPUTY_RAPID_CHECKS or -rapid.checks say.
@@ -112,7 +114,38 @@ func openDeputy(t *testing.T, schemaText string) *deputy {
 	return d
 }
 
-// startDeputy does the same for a caller that has to close the server itself, by calling shut.
+// openFollower starts a server that follows a database of its own, to which the schema and all else is written, and decides from a copy. It is closed at
+// the end of the test, which fails if the copy did not answer most calls.
+func openFollower(t *testing.T, schemaText string) *deputy {
+	t.Helper()
+	cfg := harness.Followed(t)
+	cfg.MetricsAddr = "127.0.0.1:0"
+	s := harness.Start(t, cfg)
+	s.WriteSchema(t, schemaText)
+	t.Cleanup(func() {
+		byCopy, byDatabase := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
+		if byCopy <= byDatabase {
+			t.Errorf("the copy answered %v times, and the database %v times", byCopy, byDatabase)
+		}
+	})
+	return over(s.Service, s.Admin)
+}
+
+// over returns the clients of a server, with a service's and an admin's connection.
+func over(service, admin grpc.ClientConnInterface) *deputy {
+	return &deputy{
+		permissions: deputyv1.NewPermissionsServiceClient(service),
+		sessions:    deputyv1.NewSessionsServiceClient(service),
+		delegations: deputyv1.NewDelegationsServiceClient(service),
+		agents:      deputyv1.NewAgentsServiceClient(admin),
+		principals:  deputyv1.NewPrincipalsServiceClient(admin),
+		graph:       v1.NewPermissionsServiceClient(admin),
+		audit:       deputyv1.NewPermissionsServiceClient(admin),
+		reach:       deputyv1.NewReachServiceClient(admin),
+	}
+}
+
+// startDeputy does the same as openDeputy for a caller that has to close the server itself, by calling shut.
 func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 	dir, err := os.MkdirTemp("", "deputy-oracle-")
 	if err != nil {
@@ -159,16 +192,7 @@ func startDeputy(schemaText string) (_ *deputy, shut func() error, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("schema: %w", err)
 	}
-	return &deputy{
-		permissions: deputyv1.NewPermissionsServiceClient(service),
-		sessions:    deputyv1.NewSessionsServiceClient(service),
-		delegations: deputyv1.NewDelegationsServiceClient(service),
-		agents:      deputyv1.NewAgentsServiceClient(admin),
-		principals:  deputyv1.NewPrincipalsServiceClient(admin),
-		graph:       v1.NewPermissionsServiceClient(admin),
-		audit:       deputyv1.NewPermissionsServiceClient(admin),
-		reach:       deputyv1.NewReachServiceClient(admin),
-	}, end, nil
+	return over(service, admin), end, nil
 }
 
 // domain is the schema that the oracle evaluates, beside the core.
