@@ -176,6 +176,51 @@ func TestDistrusted(t *testing.T) {
 	}
 }
 
+// TestDistrustedMeanwhile finds a difference while a copy is being brought to the head: where it stands then is not used either.
+func TestDistrustedMeanwhile(t *testing.T) {
+	var block atomic.Pointer[chan struct{}]
+	reached := make(chan struct{}, 100)
+	c := checkedGraph(t, -1, func(_ *follow.Config, g *follow.GraphConfig) {
+		head := g.Head
+		g.Head = func(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
+			return head(ctx, func() (string, error) {
+				printed, err := take()
+				if wait := block.Load(); wait != nil {
+					reached <- struct{}{}
+					<-*wait
+				}
+				return printed, err
+			})
+		}
+	})
+	c.update(t, touch("document:plan#viewer@user:alice"))
+	c.meddle(t, touch("document:plan#viewer@user:mallory"))
+	wait := make(chan struct{})
+	begun := make(chan struct{})
+	v, err := c.Verify(t.Context(), 10, func(follow.Compared) error {
+		block.Store(&wait)
+		go func() {
+			defer close(begun)
+			_, _ = c.Snapshot(context.Background(), authz.Freshness{})
+		}()
+		<-reached // somebody has brought the copy to the head, and has not said so yet
+		return nil
+	})
+	if err != nil || len(v.Differences) != 1 {
+		t.Fatalf("%v, %v", v, err)
+	}
+	c.hold() // nothing can be loaded
+	block.Store(nil)
+	close(wait)
+	<-begun
+	if s := c.Status(); s.Serves || s.Position.State != "" {
+		t.Errorf("the status is %+v", s)
+	}
+	if snap := c.snapshot(t, authz.Freshness{Stale: true}); byCopy(snap) {
+		t.Errorf("the copy answers: the viewers are %v", viewers(t, snap))
+	}
+}
+
 // TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and are
 // collected by both sides.
 func TestNoFalseAlarms(t *testing.T) {

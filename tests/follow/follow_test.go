@@ -496,7 +496,9 @@ func TestVerify(t *testing.T) {
 				eventually(t, func() bool { return n.figure(t, "deputy_follow_differences_total") == 1 })
 			}
 			n.wants(t, check, no)
-			eventually(t, func() bool { return n.figure(t, "deputy_follow_serves") == 1 && n.figure(t, "deputy_follow_loads_total") == 2 })
+			eventually(t, func() bool {
+				return n.figure(t, "deputy_follow_serves") == 1 && n.figure(t, "deputy_follow_loads_total") == 2
+			})
 			n.wants(t, check, no)
 			after, err := copies.GetCopy(t.Context(), &deputyv1.GetCopyRequest{})
 			if err != nil || after.GetDifference().GetName() != name || after.GetDifferenceTime() == nil {
