@@ -12,8 +12,8 @@ import (
 // distrustedFormat is the format of the mark of a copy that was found to differ from its authority: no version opens such a copy.
 const distrustedFormat = -1
 
-// Distrust takes a copy out of service, because it differs from the authority: from the moment that Distrust returns there is no copy any more, until another
-// one is loaded. It waits for nothing. A copy that is not the one that is served any more is left alone.
+// Distrust takes a copy out of service, because it differs from the authority: from the moment that Distrust returns there is no copy any more,
+// until another one is loaded. It waits for nothing. A copy that is not the one that is served any more is left alone.
 func (f *Follower) Distrust(copied *store.Store) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -29,8 +29,8 @@ func (f *Follower) distrusts(copied *store.Store) bool {
 	return f.serving == nil || f.serving.store != copied || f.serving.distrusted
 }
 
-// expel removes a copy that is not to be trusted any more. Somebody may go on to read it for a while, so it says itself, on the disk, that it is not to be opened
-// again. The turn is held.
+// expel removes a copy that is not to be trusted any more. Somebody may go on to read it for a while, so it says itself, on the disk, that it is
+// not to be opened again. The turn is held.
 func (f *Follower) expel() {
 	f.mu.Lock()
 	r := f.serving

@@ -78,8 +78,9 @@
 //
 // # Being sure
 //
-// A copy is compared with its authority at the position that it has just reached: the whole of it when somebody asks (Graph.Verify), and a few relationships all
-// the time (see sampler). A difference takes it out of service at once: decisions that begin afterwards do not use it, and nor does the next start.
+// A copy is compared with its authority at the position that it has just reached: the whole of it when somebody asks (Graph.Verify), and a few
+// relationships all the time (see sampler). A difference takes it out of service at once: decisions that begin afterwards do not use it, and nor does
+// the next start.
 //
 // # When a copy is discarded
 //

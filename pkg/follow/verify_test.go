@@ -62,8 +62,12 @@ func (c *checked) meddle(t *testing.T, updates ...tuple.RelationshipUpdate) {
 // until waits for a condition.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for limit := time.After(30 * time.Second); !holds(); {
+		select {
+		case <-look.C:
+		case <-limit:
 			t.Fatalf("not in time: %s", what)
 		}
 	}
@@ -82,8 +86,8 @@ func (c *checked) rounds(t *testing.T, more uint64) {
 	until(t, "the sampler's round", func() bool { return sampled() >= want })
 }
 
-// TestSampleFinds has the sampler find a copy that is wrong, in each way in which it could be, take it out of service, say which relationship it was, and have
-// another one loaded, which is right.
+// TestSampleFinds has the sampler find a copy that is wrong, in each way in which it could be, take it out of service, say which relationship it
+// was, and have another one loaded, which is right.
 func TestSampleFinds(t *testing.T) {
 	c := checkedGraph(t, 20_000, nil)
 	fill(t, c.written, 30)
@@ -122,8 +126,8 @@ func TestSampleFinds(t *testing.T) {
 	}
 }
 
-// TestDistrusted: a decision that begins after a difference was found does not use the copy in any way, also where no other one can be loaded yet, and nor does
-// the next start. One that has begun may end.
+// TestDistrusted: a decision that begins after a difference was found does not use the copy in any way, also where no other one can be loaded yet,
+// and nor does the next start. One that has begun may end.
 func TestDistrusted(t *testing.T) {
 	files := vfs.NewCrashableMem()
 	var config follow.Config
@@ -221,11 +225,11 @@ func TestDistrustedMeanwhile(t *testing.T) {
 	}
 }
 
-// TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and are
-// collected by both sides.
+// TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and
+// are collected by both sides.
 func TestNoFalseAlarms(t *testing.T) {
-	// The window is 3 s for SpiceDB's collection and for the copy's. A difference is believed at once where the position is less than 1 s old: that is as it is
-	// with the shortest window that SpiceDB is run with.
+	// The window is 3 s for SpiceDB's collection and for the copy's. A difference is believed at once where the position is less than 1 s old: that is
+	// as it is with the shortest window that SpiceDB is run with.
 	const window = 3 * time.Second
 	c := checkedGraph(t, 20_000, func(f *follow.Config, g *follow.GraphConfig) {
 		f.Store.Retention, f.Store.CollectEvery = window, 50*time.Millisecond
@@ -290,8 +294,8 @@ func TestNoFalseAlarms(t *testing.T) {
 	t.Logf("%d comparisons of the whole, %d rounds of the sampler, %d relationships", whole, s.Sampled.Rounds, s.Sampled.Relationships)
 }
 
-// TestVerifyOutlastsWindow has a collection take away, while everything is compared, what the position still shows: half of it, by which nothing shows that the
-// position was missed, or whole. The comparison begins again, and finds a difference if there is one.
+// TestVerifyOutlastsWindow has a collection take away, while everything is compared, what the position still shows: half of it, by which nothing
+// shows that the position was missed, or whole. The comparison begins again, and finds a difference if there is one.
 func TestVerifyOutlastsWindow(t *testing.T) {
 	const believed = 300 * time.Millisecond
 	for _, half := range []bool{true, false} {

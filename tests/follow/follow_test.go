@@ -449,8 +449,8 @@ func TestCopyIsKept(t *testing.T) { //nolint:tparallel // one step after the oth
 	})
 }
 
-// TestVerify has a server find that its copy is not what the database has, by itself or because an admin asks, and have it answer by the database until it
-// has another copy.
+// TestVerify has a server find that its copy is not what the database has, by itself or because an admin asks, and have it answer by the database
+// until it has another copy.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	for name, sample := range map[string]int{"because an admin asks": -1, "by itself": 50_000} {
@@ -536,8 +536,12 @@ func (n *node) verify(t *testing.T) (found []*deputyv1.CopyDifference, end *depu
 // eventually waits until a condition holds.
 func eventually(t *testing.T, holds func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(30 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(limit) {
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for limit := time.After(30 * time.Second); !holds(); {
+		select {
+		case <-look.C:
+		case <-limit:
 			t.Fatal("not in time")
 		}
 	}
