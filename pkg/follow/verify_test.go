@@ -180,16 +180,22 @@ func TestDistrusted(t *testing.T) {
 	}
 }
 
-// TestDistrustedMeanwhile finds a difference while a copy is being brought to the head: where it stands then is not used either.
+// TestDistrustedMeanwhile finds a difference while the copy is being brought to the head, so that nobody has looked after it since: decisions do not use what it
+// stood at before, and nor do they use where it stands then.
 func TestDistrustedMeanwhile(t *testing.T) {
-	var block atomic.Pointer[chan struct{}]
+	// before and after are waited for, while they are set, before the head is taken and once it was.
+	var before, after atomic.Pointer[chan struct{}]
 	reached := make(chan struct{}, 100)
 	c := checkedGraph(t, -1, func(_ *follow.Config, g *follow.GraphConfig) {
+		g.Wait = 100 * time.Millisecond
 		head := g.Head
 		g.Head = func(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
 			return head(ctx, func() (string, error) {
+				if wait := before.Load(); wait != nil {
+					<-*wait
+				}
 				printed, err := take()
-				if wait := block.Load(); wait != nil {
+				if wait := after.Load(); wait != nil {
 					reached <- struct{}{}
 					<-*wait
 				}
@@ -199,10 +205,14 @@ func TestDistrustedMeanwhile(t *testing.T) {
 	})
 	c.update(t, touch("document:plan#viewer@user:alice"))
 	c.meddle(t, touch("document:plan#viewer@user:mallory"))
-	wait := make(chan struct{})
-	begun := make(chan struct{})
+	var old authz.Snapshot
+	until(t, "a state of the copy's", func() bool {
+		old = c.snapshot(t, authz.Freshness{})
+		return byCopy(old)
+	})
+	first, second, begun := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	v, err := c.Verify(t.Context(), 10, func(follow.Compared) error {
-		block.Store(&wait)
+		after.Store(&first)
 		go func() {
 			defer close(begun)
 			_, _ = c.Snapshot(context.Background(), authz.Freshness{})
@@ -213,16 +223,26 @@ func TestDistrustedMeanwhile(t *testing.T) {
 	if err != nil || len(v.Differences) != 1 {
 		t.Fatalf("%v, %v", v, err)
 	}
-	c.hold() // nothing can be loaded
-	block.Store(nil)
-	close(wait)
+	unused := func(when string) {
+		t.Helper()
+		for name, fresh := range map[string]authz.Freshness{"as fast as can be": {Stale: true}, "where it stood": {Exactly: old.Revision()}, "the head": {}} {
+			if snap := c.snapshot(t, fresh); byCopy(snap) {
+				t.Errorf("%s, %s: the copy answers: the viewers are %v", when, name, viewers(t, snap))
+			}
+		}
+		if s := c.Status(); s.Serves || s.Position.State != "" {
+			t.Errorf("%s: the status is %+v", when, s)
+		}
+	}
+	unused("once the difference is found")
+	before.Store(&second)
+	after.Store(nil)
+	close(first)
 	<-begun
-	if s := c.Status(); s.Serves || s.Position.State != "" {
-		t.Errorf("the status is %+v", s)
-	}
-	if snap := c.snapshot(t, authz.Freshness{Stale: true}); byCopy(snap) {
-		t.Errorf("the copy answers: the viewers are %v", viewers(t, snap))
-	}
+	unused("once the copy was brought to the head")
+	before.Store(nil)
+	close(second)
+	until(t, "another copy", func() bool { return byCopy(c.snapshot(t, authz.Freshness{})) })
 }
 
 // TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and
