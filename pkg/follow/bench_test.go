@@ -86,8 +86,8 @@ func BenchmarkPull(b *testing.B) {
 	})
 }
 
-// BenchmarkSample compares a page with the copy, as the sampler does all the time: of the authority's relationships, and of the copy's. What is not the
-// node's processor time is mostly PostgreSQL's.
+// BenchmarkSample compares a page with the copy, as the sampler does all the time: of the authority's relationships, and of the copy's. What is not
+// the node's processor time is mostly PostgreSQL's.
 func BenchmarkSample(b *testing.B) {
 	const page = 1000
 	w := writer(b, pgtest.Database(b))

@@ -31,8 +31,8 @@ func (f *Follower) distrusts(copied *store.Store) bool {
 	return f.serving == nil || f.serving.store != copied || f.serving.distrusted
 }
 
-// expel removes a copy that is not to be trusted any more. Somebody may go on to read it for a while, so it says itself, on the disk, that it is not to be opened
-// again. The turn is held.
+// expel removes a copy that is not to be trusted any more. Somebody may go on to read it for a while, so it says itself, on the disk, that it is
+// not to be opened again. The turn is held.
 func (f *Follower) expel() {
 	f.mu.Lock()
 	r := f.serving

@@ -76,6 +76,12 @@
 // the same batch as the page. A load is made beside the copy that is there, which goes on to serve what it can prove, and takes its
 // place once it is complete.
 //
+// # Being sure
+//
+// A copy is compared with its authority at the position that it has just reached: the whole of it when somebody asks (Graph.Verify), and a few
+// relationships all the time (see sampler). A difference takes it out of service at once: decisions that begin afterwards do not use it, and nor does
+// the next start.
+//
 // # When a copy is discarded
 //
 //   - ErrMissed: the position has left the window.
@@ -84,9 +90,10 @@
 //   - ErrTooMany: more has changed than one local commit holds.
 //   - The copy's store is damaged, or has failed to write and takes no writes any more (ErrStopped). Damage is found when a block is read:
 //     at the start, while changes are applied, or by a decision, which fails; the next one finds the copy out of service.
-//   - The copy is not what it should be (Distrust).
+//   - The copy differs from the authority (Distrust).
 //
-// In each of these cases a new copy is loaded, and meanwhile the authority's own engine answers. ErrStandby and ErrMigration are for the operator: nothing is discarded, nothing is answered.
+// In each of these cases a new copy is loaded, and meanwhile the authority's own engine answers. ErrStandby and ErrMigration are for the operator:
+// nothing is discarded, nothing is answered.
 // A copy's directory may be deleted at any time while no process has it open.
 //
 // # How a decision uses it

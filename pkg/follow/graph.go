@@ -169,7 +169,7 @@ func OpenGraph(config GraphConfig) *Graph {
 	go func() {
 		defer close(g.ended)
 		var sampling sync.WaitGroup
-		sampling.Go(func() { g.sample(ctx) })
+		sampling.Go(func() { _ = authz.Safely("follow.sample", func() error { g.sample(ctx); return nil }) })
 		_ = authz.Safely("follow.Graph", func() error { g.follow(ctx); return nil }) // each step recovers by itself
 		sampling.Wait()
 	}()

@@ -32,10 +32,10 @@ type Sampled struct {
 	Took         time.Duration
 }
 
-// sampler compares a copy with its authority bit by bit, all the time. A round is two walks. One goes through the authority's relationships in the order of its
-// primary key and finds what the copy lacks, or has otherwise. The other one goes through the copy's in the order of its keys and finds what the copy
-// has and the authority does not: a right that was revoked. Each step looks a page of one side up in the other one, by keys on both sides, so it reads no
-// more than it compares, and does not care that the two orders are not alike. The two walks take turns.
+// sampler compares a copy with its authority bit by bit, all the time. A round is two walks. One goes through the authority's relationships in the
+// order of its primary key and finds what the copy lacks, or has otherwise. The other one goes through the copy's in the order of its keys and
+// finds what the copy has and the authority does not: a right that was revoked. Each step looks a page of one side up in the other one, by keys on
+// both sides, so it reads no more than it compares, and does not care that the two orders are not alike. The two walks take turns.
 //
 // Buckets of digests would be one walk, but the authority would have to read and digest the whole table for each bucket, or keep an index for it.
 type sampler struct {

@@ -16,15 +16,15 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// A copy is compared with its authority at one position and one moment: at a position that it has just reached, and as of a moment at which neither side has
-// collected what still lived.
+// A copy is compared with its authority at one position and one moment: at a position that it has just reached, and as of a moment at which neither
+// side has collected what still lived.
 //
-//   - The moment is the later of the two clocks. What has expired by then is left out on both sides. So neither side's clock has come to collect, when the
-//     comparison begins, what lives at that moment; and it does not come to it in the length of the window.
-//   - A position that has left the window is refused by every question to the authority, and so is one whose transactions were collected. What an interrupted or
-//     half-done collection takes away is not: SpiceDB deletes relationships before transactions. But it deletes only relationships that were deleted before a
-//     transaction which is older than its window, and no SpiceDB is run with a window of less than a minute. So a difference at a position that was the
-//     head half a minute ago is one. A difference at an older position is looked at once more, at a new one.
+//   - The moment is the later of the two clocks. What has expired by then is left out on both sides. So neither side's clock has come to collect,
+//     when the comparison begins, what lives at that moment; and it does not come to it in the length of the window.
+//   - A position that has left the window is refused by every question to the authority, and so is one whose transactions were collected. What an
+//     interrupted or half-done collection takes away is not: SpiceDB deletes relationships before transactions. But it deletes only relationships
+//     that were deleted before a transaction which is older than its window, and no SpiceDB is run with a window of less than a minute. So a
+//     difference at a position that was the head half a minute ago is one. A difference at an older position is looked at once more, at a new one.
 //   - An error is never a difference.
 
 const (
@@ -71,9 +71,9 @@ type checks struct {
 	sampled  atomic.Pointer[Sampled]
 }
 
-// Verify compares the whole copy with the authority, at one position, and returns at most so many differences. told is told of each type of objects once its
-// relationships were compared, from the first one on again where the comparison had to begin again; its error ends the comparison. A difference takes the copy
-// out of service. One comparison is under way at a time.
+// Verify compares the whole copy with the authority, at one position, and returns at most so many differences. told is told of each type of objects
+// once its relationships were compared, from the first one on again where the comparison had to begin again; its error ends the comparison. A
+// difference takes the copy out of service. One comparison is under way at a time.
 func (g *Graph) Verify(ctx context.Context, most int, told func(Compared) error) (*Verified, error) {
 	if !g.verifying.TryLock() {
 		return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "this server is comparing its copy with the database already: wait until that is done")
@@ -278,8 +278,8 @@ type Status struct {
 	Relationships uint64
 	// Loading is how far a load is; nil if none is under way.
 	Loading *Progress
-	// Loads is how many copies were loaded since the start, ByCopy and ByAuthority how many states each has answered, and Refused how many questions to the
-	// authority were refused.
+	// Loads is how many copies were loaded since the start, ByCopy and ByAuthority how many states each has answered, and Refused how many questions
+	// to the authority were refused.
 	Loads, ByCopy, ByAuthority, Refused uint64
 	// Verified is the last comparison of the whole copy; nil if there was none since the start.
 	Verified *Verified

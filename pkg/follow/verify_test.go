@@ -62,8 +62,12 @@ func (c *checked) meddle(t *testing.T, updates ...tuple.RelationshipUpdate) {
 // until waits for a condition.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(30 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for limit := time.After(30 * time.Second); !holds(); {
+		select {
+		case <-look.C:
+		case <-limit:
 			t.Fatalf("not in time: %s", what)
 		}
 	}
@@ -82,8 +86,8 @@ func (c *checked) rounds(t *testing.T, more uint64) {
 	until(t, "the sampler's round", func() bool { return sampled() >= want })
 }
 
-// TestSampleFinds has the sampler find a copy that is wrong, in each way in which it could be, take it out of service, say which relationship it was, and have
-// another one loaded, which is right.
+// TestSampleFinds has the sampler find a copy that is wrong, in each way in which it could be, take it out of service, say which relationship it
+// was, and have another one loaded, which is right.
 func TestSampleFinds(t *testing.T) {
 	c := checkedGraph(t, 20_000, nil)
 	fill(t, c.written, 30)
@@ -122,8 +126,8 @@ func TestSampleFinds(t *testing.T) {
 	}
 }
 
-// TestDistrusted: a decision that begins after a difference was found does not use the copy in any way, also where no other one can be loaded yet, and nor does
-// the next start. One that has begun may end.
+// TestDistrusted: a decision that begins after a difference was found does not use the copy in any way, also where no other one can be loaded yet,
+// and nor does the next start. One that has begun may end.
 func TestDistrusted(t *testing.T) {
 	files := vfs.NewCrashableMem()
 	var config follow.Config
@@ -176,11 +180,76 @@ func TestDistrusted(t *testing.T) {
 	}
 }
 
-// TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and are
-// collected by both sides.
+// TestDistrustedMeanwhile finds a difference while the copy is being brought to the head, so that nobody has looked after it since: decisions do not use what it
+// stood at before, and nor do they use where it stands then.
+func TestDistrustedMeanwhile(t *testing.T) {
+	// before and after are waited for, while they are set, before the head is taken and once it was.
+	var before, after atomic.Pointer[chan struct{}]
+	reached := make(chan struct{}, 100)
+	c := checkedGraph(t, -1, func(_ *follow.Config, g *follow.GraphConfig) {
+		g.Wait = 100 * time.Millisecond
+		head := g.Head
+		g.Head = func(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
+			return head(ctx, func() (string, error) {
+				if wait := before.Load(); wait != nil {
+					<-*wait
+				}
+				printed, err := take()
+				if wait := after.Load(); wait != nil {
+					reached <- struct{}{}
+					<-*wait
+				}
+				return printed, err
+			})
+		}
+	})
+	c.update(t, touch("document:plan#viewer@user:alice"))
+	c.meddle(t, touch("document:plan#viewer@user:mallory"))
+	var old authz.Snapshot
+	until(t, "a state of the copy's", func() bool {
+		old = c.snapshot(t, authz.Freshness{})
+		return byCopy(old)
+	})
+	first, second, begun := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	v, err := c.Verify(t.Context(), 10, func(follow.Compared) error {
+		after.Store(&first)
+		go func() {
+			defer close(begun)
+			_, _ = c.Snapshot(context.Background(), authz.Freshness{})
+		}()
+		<-reached // somebody has brought the copy to the head, and has not said so yet
+		return nil
+	})
+	if err != nil || len(v.Differences) != 1 {
+		t.Fatalf("%v, %v", v, err)
+	}
+	unused := func(when string) {
+		t.Helper()
+		for name, fresh := range map[string]authz.Freshness{"as fast as can be": {Stale: true}, "where it stood": {Exactly: old.Revision()}, "the head": {}} {
+			if snap := c.snapshot(t, fresh); byCopy(snap) {
+				t.Errorf("%s, %s: the copy answers: the viewers are %v", when, name, viewers(t, snap))
+			}
+		}
+		if s := c.Status(); s.Serves || s.Position.State != "" {
+			t.Errorf("%s: the status is %+v", when, s)
+		}
+	}
+	unused("once the difference is found")
+	before.Store(&second)
+	after.Store(nil)
+	close(first)
+	<-begun
+	unused("once the copy was brought to the head")
+	before.Store(nil)
+	close(second)
+	until(t, "another copy", func() bool { return byCopy(c.snapshot(t, authz.Freshness{})) })
+}
+
+// TestNoFalseAlarms compares all the time, by the sampler and as a whole, while relationships are written, deleted, expire, are written again, and
+// are collected by both sides.
 func TestNoFalseAlarms(t *testing.T) {
-	// The window is 3 s for SpiceDB's collection and for the copy's. A difference is believed at once where the position is less than 1 s old: that is as it is
-	// with the shortest window that SpiceDB is run with.
+	// The window is 3 s for SpiceDB's collection and for the copy's. A difference is believed at once where the position is less than 1 s old: that is
+	// as it is with the shortest window that SpiceDB is run with.
 	const window = 3 * time.Second
 	c := checkedGraph(t, 20_000, func(f *follow.Config, g *follow.GraphConfig) {
 		f.Store.Retention, f.Store.CollectEvery = window, 50*time.Millisecond
@@ -245,8 +314,8 @@ func TestNoFalseAlarms(t *testing.T) {
 	t.Logf("%d comparisons of the whole, %d rounds of the sampler, %d relationships", whole, s.Sampled.Rounds, s.Sampled.Relationships)
 }
 
-// TestVerifyOutlastsWindow has a collection take away, while everything is compared, what the position still shows: half of it, by which nothing shows that the
-// position was missed, or whole. The comparison begins again, and finds a difference if there is one.
+// TestVerifyOutlastsWindow has a collection take away, while everything is compared, what the position still shows: half of it, by which nothing
+// shows that the position was missed, or whole. The comparison begins again, and finds a difference if there is one.
 func TestVerifyOutlastsWindow(t *testing.T) {
 	const believed = 300 * time.Millisecond
 	for _, half := range []bool{true, false} {

@@ -10,7 +10,8 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 )
 
-// TestRows reads a revision page by page and one by one, and gets what Each says that it has: also what has expired, and not what was deleted or written since.
+// TestRows reads a revision page by page and one by one, and gets what Each says that it has: also what has expired, and not what was deleted or
+// written since.
 func TestRows(t *testing.T) {
 	s := opened(t, Config{})
 	var updates []tuple.RelationshipUpdate

@@ -449,8 +449,8 @@ func TestCopyIsKept(t *testing.T) { //nolint:tparallel // one step after the oth
 	})
 }
 
-// TestVerify has a server find that its copy is not what the database has, by itself or because an admin asks, and have it answer by the database until it
-// has another copy.
+// TestVerify has a server find that its copy is not what the database has, by itself or because an admin asks, and have it answer by the database
+// until it has another copy.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	for name, sample := range map[string]int{"because an admin asks": -1, "by itself": 50_000} {
