@@ -465,4 +465,3 @@ func TestStandbyIsNotFollowed(t *testing.T) {
 		t.Errorf("the copy was loaded %.0f times, want once", loads)
 	}
 }
-
