@@ -301,11 +301,11 @@ func ignore(results pgx.BatchResults) error {
 // nothing is avoided: it is a setting that is off.
 const nothing = "jit"
 
-// settings are for one transaction: which plans are made ($2), and a way of planning ($1) that is off. Statements are not compiled: that takes a hundred
+// settings are for one transaction: two ways of planning ($1, $2) that are off, and which plans are made ($3). Statements are not compiled: that takes a hundred
 // times as long as they run, and the planner, which adds a large number to the costs of what it is told to avoid, would take each of them for
 // an expensive one. Rows come in the order in which a statement names them, so none is run in parallel.
-const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config('plan_cache_mode', $2, true),
-	set_config('max_parallel_workers_per_gather', '0', true)`
+const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config($2, 'off', true),
+	set_config('plan_cache_mode', $3, true), set_config('max_parallel_workers_per_gather', '0', true)`
 
 const (
 	// planEach has each statement planned for its parameters, on which it depends how much of a state a statement reads.
@@ -318,7 +318,7 @@ const (
 func (a *Authority) read(ctx context.Context, avoid string, r reading) error {
 	var whole reading
 	whole.ask(ignore, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")
-	whole.ask(ignore, settings, avoid, planEach)
+	whole.ask(ignore, settings, avoid, nothing, planEach)
 	whole = append(whole, r...)
 	whole.ask(ignore, "COMMIT")
 	return a.send(ctx, whole)

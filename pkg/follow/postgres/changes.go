@@ -30,17 +30,17 @@ const (
 // pg_visible_in_snapshot, because there are indexes for them: one transaction that stays open, in whichever database of the cluster, would otherwise
 // have each pull read all that has changed since it began.
 const (
-	fromXmax   = ` >= pg_snapshot_xmax($1::text::pg_snapshot)`
-	wasRunning = ` = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))`
+	fromXmax = ` >= pg_snapshot_xmax($1::text::pg_snapshot)`
+	running  = `SELECT pg_snapshot_xip($1::text::pg_snapshot) AS id`
 
 	// sinceCount is how many of SpiceDB's transactions there are that the snapshot does not show.
 	sinceCount = `((SELECT count(*) FROM relation_tuple_transaction WHERE xid` + fromXmax + `) +
-		(SELECT count(*) FROM relation_tuple_transaction WHERE xid` + wasRunning + `))`
+		(SELECT count(*) FROM relation_tuple_transaction WHERE xid = ANY (ARRAY(` + running + `))))`
 
 	// shownThen says of a transaction whether the snapshot shows it. It is for few rows: no index has it.
 	shownThen = `, (SELECT $1::text::pg_snapshot))`
 
-	// anySince ends a condition at once where no transaction is new.
+	// anySince is for tables without such an index: they are not looked at where no transaction is new.
 	anySince = `(SELECT n FROM since) > 0 AND `
 )
 
@@ -56,9 +56,8 @@ SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `
 	definitionsSince(wroteType, "namespace_config", "namespace", "serialized_config") +
 	definitionsSince(wroteCaveat, "caveat", "name", "definition") +
 	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter") +
-	// The first condition is for no index: one has it, over all that is alive.
-	relationshipsSince(wroteRelationship, `(deleted_xid < `+alive+`) IS NOT TRUE AND created_xid`) +
-	relationshipsSince(deletedRelationship, `pg_visible_in_snapshot(created_xid`+shownThen+` AND deleted_xid < `+alive+` AND deleted_xid`)
+	relationshipsSince(wroteRelationship, "created_xid", `deleted_xid = `+alive) +
+	relationshipsSince(deletedRelationship, "deleted_xid", `deleted_xid < `+alive+` AND pg_visible_in_snapshot(created_xid`+shownThen)
 
 // definitionsSince reads from a table of few rows, those that were written, of a kind, and those that were deleted, of the next one.
 func definitionsSince(kind int, table, name, text string) string {
@@ -71,11 +70,20 @@ FROM %[6]s WHERE %[7]s CASE WHEN deleted_xid = %[1]s THEN NOT pg_visible_in_snap
 		alive, kind, kind+1, text, name, table, anySince, shownThen)
 }
 
-// relationshipsSince reads the relationships of a kind: those of which a condition is true that ends with a transaction, which the snapshot does not show.
-func relationshipsSince(kind int, condition string) string {
-	arm := `SELECT ` + columns + ` FROM relation_tuple WHERE ` + anySince + condition
-	return fmt.Sprintf("\nUNION ALL\n(SELECT %d, NULL, NULL::bytea, * FROM (%s%s\n\tUNION ALL %s%s) AS r LIMIT $6)",
-		kind, arm, fromXmax, arm, wasRunning)
+// relationshipsSince reads the relationships of a kind: those that have in a column a transaction which the snapshot does not show, and of which a
+// condition is true. They are read in the column's order, so that no other index than the column's has them without a sort, which is avoided: the plan is
+// made once for a connection, and may be made while a table is empty, when all indexes cost the same.
+func relationshipsSince(kind int, column, condition string) string {
+	ordered := func(of string) string {
+		return `SELECT ` + columns + ` FROM relation_tuple WHERE ` + condition + ` AND ` + of + ` ORDER BY ` + column + ` DESC LIMIT $6`
+	}
+	return fmt.Sprintf(`
+UNION ALL
+(SELECT %d, NULL, NULL::bytea, * FROM (
+	(%s)
+	UNION ALL SELECT r.* FROM (%s) AS running CROSS JOIN LATERAL (%s) AS r
+) AS r WHERE (SELECT n FROM since) > 0 LIMIT $6)`,
+		kind, ordered(column+fromXmax), running, ordered(column+` >= running.id AND `+column+` <= running.id`))
 }
 
 // wholeTables is avoided: there are indexes for changes, also where the planner knows nothing of a table yet.
@@ -87,7 +95,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	var g guard
 	var c follow.Changes
 	var r reading
-	r.ask(ignore, settings, wholeTables, planOnce)
+	r.ask(ignore, settings, wholeTables, sorting, planOnce)
 	r.ask(func(results pgx.BatchResults) error {
 		return a.gatherChanges(results, &from, limit, &g, &c)
 	}, changesQuery, append(sinceArgs(&from), limit+1)...)
