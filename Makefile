@@ -41,9 +41,14 @@ BREAKING_BASE ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# With ENGINE=postgres the demo has a PostgreSQL of its own, made of the programs that are installed.
 .PHONY: demo
-demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused
-	@$(BIN)/deputy demo
+demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused; ENGINE=postgres: two that follow a database
+	@case '$(ENGINE)' in \
+	''|embedded) $(BIN)/deputy demo ;; \
+	postgres) examples/postgres/throwaway.sh $(BIN)/deputy demo --engine postgres ;; \
+	*) echo "ENGINE is $(ENGINE); there are demos on embedded and on postgres" >&2; exit 2 ;; \
+	esac
 
 # See examples/files.
 MCP_FILES := $(BIN)/mcp/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js
