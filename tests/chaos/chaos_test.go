@@ -273,7 +273,7 @@ func (r *run) recovers(t *testing.T) (silent []*node, last error) {
 	every(ctx, 50*time.Millisecond, func(int) {
 		silent = slices.DeleteFunc(silent, func(n *node) bool {
 			_, err := r.ask(ctx, n.direct, r.model.any(), nil)
-			if err != nil && ctx.Err() == nil {
+			if err != nil && status.Code(err) != codes.DeadlineExceeded {
 				last = err
 			}
 			return err == nil
@@ -293,6 +293,9 @@ func (r *run) settles(t *testing.T, now *row) {
 		now.wrongf("server %s does not answer %s afterwards, until it is started again: %v", n.name, recovery, err)
 		n.stop(t)
 		n.start(t)
+	}
+	if len(silent) > 0 {
+		r.settles(t, now)
 	}
 	passes(down)
 }
