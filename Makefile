@@ -124,6 +124,12 @@ soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kil
 	@DEPUTY_TEST_FOLLOW=1 go test -count=1 -timeout=60m -run '/^postgres-follow$$' ./tests/decision
 	@DEPUTY_FOLLOW_LOAD=2000000 go test -count=1 -timeout=60m -v -run '^TestLoadWhileWriting$$' ./pkg/follow | grep -v -e '^=== '
 
+# It ends with an error if an answer was stale, or anything else was not as it has to be.
+CHAOSTIME ?= 2m
+.PHONY: chaos
+chaos: ## Have three servers that follow a PostgreSQL, the database and its replica die again and again for CHAOSTIME (2m), and print what became of the answers
+	@DEPUTY_CHAOS_TIME=$(CHAOSTIME) go test -count=1 -timeout 0 -v -run '^TestChaos$$' ./tests/chaos | grep -v -e '^=== ' -e '^ *chaos_test.go'
+
 .PHONY: bench
 bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one
 	@mkdir -p $(BIN) && cd tests/bench/openfga && go build -o $(BIN)/bench-openfga .
