@@ -113,13 +113,14 @@ fuzz-api: ## Fuzz everything that deputy serve lets in for FUZZTIME (1m): no dea
 # Not in CI. It passes where the last third's maxima are at most 1.1 times the middle third's.
 SOAKTIME ?= 30m
 .PHONY: soak
-soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, fail and bend a journal everywhere, revoke under the guard, kill a follower everywhere, and load two million
+soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, fail and bend a journal everywhere, revoke under the guard, kill a follower everywhere, cut its wire after every byte, and load two million
 	@DEPUTY_SOAK_TIME=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/soak | grep -v -e '^=== '
 	@DEPUTY_CRASH_ROUNDS=$${DEPUTY_CRASH_ROUNDS:-200} go test -count=1 -timeout=60m -v -run '^TestJournalKill$$' ./tests/crash | grep -v -e '^=== '
 	@DEPUTY_JOURNAL_EVERY=1 go test -count=1 -timeout=60m ./pkg/journal
 	@DEPUTY_JOURNAL_LONG=1 go test -count=1 -timeout=60m ./tests/journal
 	@DEPUTY_MCP_CALLS=10000 DEPUTY_DIFFERENTIAL_LINES=200000 go test -count=1 -timeout=60m -v -run '^(TestCallsUnderRevokes|TestDifferentials)$$' ./tests/mcp | grep -v -e '^=== '
 	@DEPUTY_FOLLOW_EVERY=1 go test -count=1 -timeout=60m -v -run '^TestKilled$$' ./pkg/follow | grep -v -e '^=== '
+	@DEPUTY_TEST_EVERY_BYTE=1 go test -count=1 -timeout=120m -v -run '^TestCutAtEveryByte$$' ./pkg/follow/postgres | grep -v -e '^=== '
 	@DEPUTY_TEST_REVOKES=20000 go test -count=1 -timeout=180m -v -run '^TestRevokedThroughAnother$$' ./tests/follow | grep -v -e '^=== '
 	@DEPUTY_TEST_FOLLOW=1 go test -count=1 -timeout=60m -run '/^postgres-follow$$' ./tests/decision
 	@DEPUTY_FOLLOW_LOAD=2000000 go test -count=1 -timeout=60m -v -run '^TestLoadWhileWriting$$' ./pkg/follow | grep -v -e '^=== '

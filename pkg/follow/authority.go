@@ -100,7 +100,7 @@ type Page struct {
 type Authority interface {
 	// Head returns the authority's state now: every write that was acknowledged before the call is in it. Errors: ErrStandby, ErrMigration.
 	Head(ctx context.Context) (Position, error)
-	// ChangesSince returns the authority's state now, as Head does, and what has changed since a position: in one round trip where nothing has. At
+	// ChangesSince returns the authority's state now, as Head does, and what has changed since a position, in one round trip where it can. At
 	// most limit relationships are returned in each of the lists. Errors: ErrStandby, ErrMigration, ErrOther, ErrMissed, ErrTooMany.
 	ChangesSince(ctx context.Context, from Position, limit int) (Changes, error)
 	// At returns a state to be read. It asks nothing of the authority yet.

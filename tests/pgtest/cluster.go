@@ -23,6 +23,8 @@ type Cluster struct {
 	c        *cluster
 	settings []string
 	running  bool
+	// paused are the processes that Pause has stopped.
+	paused []int
 }
 
 // NewCluster starts a new cluster. Settings are PostgreSQL's, as "name=value". It skips the test where the
@@ -77,6 +79,7 @@ func (c *Cluster) copy(t testing.TB, settings []string, flags ...string) *Cluste
 
 func (c *Cluster) cleanUp(t testing.TB) {
 	t.Cleanup(func() {
+		c.Resume(t)
 		if c.running {
 			if err := c.c.end(syscall.SIGINT); err != nil {
 				t.Errorf("PostgreSQL: %v", err)
@@ -101,6 +104,24 @@ func (c *Cluster) StartAt(t testing.TB, other *Cluster) {
 		t.Fatalf("PostgreSQL: %v", err)
 	}
 	c.running = true
+}
+
+// RestoreAt starts a copy that has not been started yet where another cluster, which is stopped, has been reached, as a restore to a point in time does:
+// once it takes connections it is a primary with a timeline of its own.
+func (c *Cluster) RestoreAt(t testing.TB, other *Cluster) {
+	t.Helper()
+	signal := filepath.Join(c.c.data, "recovery.signal")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatalf("PostgreSQL: %v", err)
+	}
+	if c.c.as != nil {
+		if err := os.Chown(signal, int(c.c.as.Uid), int(c.c.as.Gid)); err != nil {
+			t.Fatalf("PostgreSQL: %v", err)
+		}
+	}
+	c.settings = append(c.settings, "restore_command=false") // there is nothing to restore after the copy
+	c.StartAt(t, other)
+	c.until(t, "SELECT pg_is_in_recovery()::text", "false")
 }
 
 // Stop ends the server, and every connection to it.

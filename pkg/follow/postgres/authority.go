@@ -12,7 +12,7 @@
 //     before the window, and transactions as the rows.
 //
 // Every answer is from one snapshot of the cluster: of one statement, or of one transaction, REPEATABLE READ and READ ONLY, whose statements are sent
-// together. The first statement says who the server is, so nothing that comes after it is believed if that is not who it should be. The
+// together. What comes first says who the server is, so nothing that comes after it is believed if that is not who it should be. The
 // role needs SELECT on SpiceDB's tables and nothing else.
 package postgres
 
@@ -67,9 +67,8 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 	if config.Conns > 0 {
 		pool.MaxConns = int32(min(config.Conns, 1000))
 	}
-	// Each statement is planned for its own parameters, because the plan depends on how far the copy is; nothing stays prepared, so a pooler may
-	// lie between; and a batch of statements is one round trip.
-	pool.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	// Statements stay prepared unless the connection string has default_query_exec_mode: to plan the changes anew for each pull takes ten times as long
+	// as to read them. A pooler between pools sessions, as SpiceDB needs it too. A batch of statements is one round trip.
 	connected, err := pgxpool.NewWithConfig(ctx, pool)
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
@@ -85,23 +84,23 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 // Close closes the connections.
 func (a *Authority) Close() { a.pool.Close() }
 
-// guardQuery is the first statement of every transaction. It has one row, on every server that has SpiceDB's tables.
+// A guard is what the first statement of every transaction, or the first row of a statement that is alone, says: one row, on every server that has
+// SpiceDB's tables, with a list of texts; see readGuard. Times are in microseconds.
 //
 // A server in recovery writes no timeline and cannot be asked for it. The times are taken where they err to the safe side: what a
 // snapshot does not show commits after the transaction that takes the snapshot has begun, and the clock is read last.
 const (
-	guardColumns = `SELECT
-	(SELECT version_num FROM alembic_version),
-	pg_is_in_recovery(),
+	guardTexts = `(SELECT version_num FROM alembic_version),
+	pg_is_in_recovery()::text,
 	(SELECT system_identifier::text FROM pg_control_system()),
 	CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
 	(SELECT oid::text FROM pg_database WHERE datname = current_database()),
 	(SELECT unique_id FROM metadata),
 	pg_current_snapshot()::text,
-	now(),
-	clock_timestamp(),
-	newest.xid::text, newest.timestamp,
-	settled.xid::text, settled.timestamp`
+	(extract(epoch FROM now()) * 1000000)::bigint::text,
+	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text,
+	newest.xid::text, (extract(epoch FROM newest.timestamp) * 1000000)::bigint::text,
+	settled.xid::text, (extract(epoch FROM settled.timestamp) * 1000000)::bigint::text`
 
 	guardTables = `
 FROM (SELECT 1) AS one
@@ -110,18 +109,17 @@ LEFT JOIN (
 	SELECT xid, timestamp FROM relation_tuple_transaction WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY xid DESC LIMIT 1
 ) AS settled ON true`
 
-	// headQuery asks nothing about a position.
-	headQuery = guardColumns + `, 0, 0` + guardTables
-
-	// sinceQuery asks how many of the two transactions that a position names are there, and how many there are that its snapshot ($1) does not
-	// show. SpiceDB's column of times has no zone; they are UTC.
-	sinceQuery = guardColumns + `,
-	(SELECT count(*) FROM relation_tuple_transaction WHERE
+	// knownCount is how many of the two transactions that a position names ($2 to $5) are there. SpiceDB's column of times has no zone; they are UTC.
+	knownCount = `(SELECT count(*) FROM relation_tuple_transaction WHERE
 		xid = $2::text::xid8 AND timestamp = $3::timestamptz AT TIME ZONE 'UTC' OR
-		xid = $4::text::xid8 AND timestamp = $5::timestamptz AT TIME ZONE 'UTC'),
-	(SELECT count(*) FROM relation_tuple_transaction
-		WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot))` + guardTables
+		xid = $4::text::xid8 AND timestamp = $5::timestamptz AT TIME ZONE 'UTC')`
+
+	// headQuery asks nothing about a position.
+	headQuery = `SELECT ARRAY[` + guardTexts + `, '0', '0']` + guardTables
 )
+
+// sinceQuery asks about a position too: for those that it names, and for how many transactions there are that its snapshot ($1) does not show.
+var sinceQuery = `SELECT ARRAY[` + guardTexts + `, ` + knownCount + `::text, ` + sinceCount + `::text]` + guardTables
 
 // guard is what the first statement finds.
 type guard struct {
@@ -133,54 +131,76 @@ type guard struct {
 	known, since int
 }
 
-// scanGuard reads it, and refuses a server that is not followed.
-func scanGuard(row pgx.Row) (g guard, err error) {
-	var migration, system, timeline, database, datastore *string
-	var recovering bool
-	var newest, settled *string
-	var newestAt, settledAt *time.Time
-	if err := row.Scan(&migration, &recovering, &system, &timeline, &database, &datastore, &g.position.State, &g.position.At, &g.clock,
-		&newest, &newestAt, &settled, &settledAt, &g.known, &g.since); err != nil {
-		return g, refusal(err)
+// guardLength is how many texts a guard has.
+const guardLength = 15
+
+// scanGuard reads a row that is a guard, and refuses a server that is not followed.
+func scanGuard(row pgx.Row) (guard, error) {
+	var texts []*string
+	if err := row.Scan(&texts); err != nil {
+		return guard{}, refusal(err)
 	}
-	text := func(s *string) string {
-		if s == nil {
+	return readGuard(texts)
+}
+
+// readGuard reads a guard, and refuses a server that is not followed.
+func readGuard(texts []*string) (g guard, err error) {
+	if len(texts) != guardLength {
+		return g, fmt.Errorf("follow: the server says who it is in %d texts, want %d", len(texts), guardLength)
+	}
+	text := func(i int) string {
+		if texts[i] == nil {
 			return ""
 		}
-		return *s
+		return *texts[i]
 	}
+	migration, system, timeline, database, datastore := text(0), text(2), text(3), text(4), text(5)
 	switch {
-	case text(migration) != Migration:
+	case migration != Migration:
 		return g, fmt.Errorf("%w: the database is at %q, and this version follows %q. Migrate the database with this version of Deputy, or "+
-			"run the version that belongs to the database", follow.ErrMigration, text(migration), Migration)
-	case recovering:
+			"run the version that belongs to the database", follow.ErrMigration, migration, Migration)
+	case text(1) != "false":
 		return g, follow.ErrStandby
-	case text(system) == "" || text(timeline) == "" || text(database) == "" || text(datastore) == "":
+	case system == "" || timeline == "" || database == "" || datastore == "":
 		return g, fmt.Errorf("follow: the server does not say who it is: system %q, timeline %q, database %q, SpiceDB %q",
-			text(system), text(timeline), text(database), text(datastore))
+			system, timeline, database, datastore)
 	}
-	g.position.At = g.position.At.UTC()
-	g.position.Authority = follow.Identity(fmt.Sprintf("PostgreSQL %s, timeline %s, database %s, SpiceDB %s",
-		text(system), text(timeline), text(database), text(datastore)))
+	number := func(i int) (n int64) {
+		if err == nil {
+			if n, err = strconv.ParseInt(text(i), 10, 64); err != nil {
+				err = fmt.Errorf("follow: %q is no number", text(i))
+			}
+		}
+		return n
+	}
+	g.position = follow.Position{
+		Authority: follow.Identity(fmt.Sprintf("PostgreSQL %s, timeline %s, database %s, SpiceDB %s", system, timeline, database, datastore)),
+		State:     text(6), At: time.UnixMicro(number(7)).UTC(),
+	}
+	g.clock, g.known, g.since = time.UnixMicro(number(8)), int(number(13)), int(number(14))
+	if err != nil {
+		return g, err
+	}
 	if g.shows, err = parseSnapshot(g.position.State); err != nil {
 		return g, fmt.Errorf("follow: %w", err)
 	}
-	for _, known := range []struct {
-		id    *string
-		began *time.Time
-	}{{newest, newestAt}, {settled, settledAt}} {
-		if known.id == nil || known.began == nil {
+	for _, i := range []int{9, 11} { // the newest transaction, and the newest that is settled
+		if texts[i] == nil {
 			continue
 		}
-		id, err := strconv.ParseUint(*known.id, 10, 64)
+		id, err := strconv.ParseUint(*texts[i], 10, 64)
 		if err != nil {
-			return g, fmt.Errorf("follow: %q is no transaction", *known.id)
+			return g, fmt.Errorf("follow: %q is no transaction", *texts[i])
+		}
+		began := number(i + 1)
+		if err != nil {
+			return g, err
 		}
 		if !g.shows.shows(id) {
 			return g, fmt.Errorf("follow: the database holds transaction %d, and the cluster's own counter is at %d: it was restored from a dump, or "+
 				"copied, into another cluster. Stop every server over it, run `deputy migrate repair`, and start them again", id, g.shows.xmax)
 		}
-		t := follow.Transaction{ID: id, Began: known.began.UTC()}
+		t := follow.Transaction{ID: id, Began: time.UnixMicro(began).UTC()}
 		if !slices.Contains(g.position.Known, t) {
 			g.position.Known = append(g.position.Known, t)
 		}
@@ -252,26 +272,40 @@ func ignore(results pgx.BatchResults) error {
 // nothing is avoided: it is a setting that is off.
 const nothing = "jit"
 
-// settings are for one transaction. Statements are not compiled: that takes a hundred times as long as they run, and the planner, which adds a
-// large number to the costs of what it is told to avoid, would take each of them for an expensive one.
-const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true)`
+// settings are for one transaction: which plans are made ($2), and a way of planning ($1) that is off. Statements are not compiled: that takes a hundred
+// times as long as they run, and the planner, which adds a large number to the costs of what it is told to avoid, would take each of them for
+// an expensive one. Rows come in the order in which a statement names them, so none is run in parallel.
+const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config('plan_cache_mode', $2, true),
+	set_config('max_parallel_workers_per_gather', '0', true)`
+
+const (
+	// planEach has each statement planned for its parameters, on which it depends how much of a state a statement reads.
+	planEach = "force_custom_plan"
+	// planOnce has a statement planned once for a connection, whatever its parameters.
+	planOnce = "force_generic_plan"
+)
 
 // read runs a reading in one round trip. avoid names a way of planning that is off for it.
 func (a *Authority) read(ctx context.Context, avoid string, r reading) error {
 	var whole reading
 	whole.ask(ignore, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")
-	whole.ask(ignore, settings, avoid)
+	whole.ask(ignore, settings, avoid, planEach)
 	whole = append(whole, r...)
 	whole.ask(ignore, "COMMIT")
+	return a.send(ctx, whole)
+}
+
+// send sends statements together, and takes their results.
+func (a *Authority) send(ctx context.Context, r reading) error {
 	var batch pgx.Batch
-	for _, q := range whole {
+	for _, q := range r {
 		batch.Queue(q.sql, q.args...)
 	}
 	return a.pool.AcquireFunc(ctx, func(pooled *pgxpool.Conn) error {
 		conn := pooled.Conn()
 		results := conn.SendBatch(ctx, &batch)
 		var err error
-		for _, q := range whole {
+		for _, q := range r {
 			if err = q.take(results); err != nil {
 				break
 			}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -12,41 +13,151 @@ import (
 	"github.com/deputyauth/deputy/pkg/follow"
 )
 
-// What has changed since a snapshot ($1). The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a
-// transaction which the former snapshot does not show was written, and a row that the former snapshot shows and that is not alive any more was
-// deleted. A row that came and went in between is in neither. The conditions on xmin say nothing new, but there are indexes for them.
+// Kinds of rows that changesQuery returns.
 const (
-	writtenSince = ` WHERE deleted_xid = ` + alive + `
-		AND created_xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(created_xid, $1::text::pg_snapshot)`
-	deletedSince = ` WHERE deleted_xid < ` + alive + `
-		AND deleted_xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(deleted_xid, $1::text::pg_snapshot)
-		AND pg_visible_in_snapshot(created_xid, $1::text::pg_snapshot)`
+	isGuard = iota
+	wroteType
+	deletedType
+	wroteCaveat
+	deletedCaveat
+	wroteCounter
+	deletedCounter
+	wroteRelationship
+	deletedRelationship
 )
+
+// A snapshot ($1) does not show the transactions from its xmax on, and those before it that it lists as running. These are two conditions, and not
+// pg_visible_in_snapshot, because there are indexes for them: one transaction that stays open, in whichever database of the cluster, would otherwise
+// have each pull read all that has changed since it began.
+const (
+	fromXmax   = ` >= pg_snapshot_xmax($1::text::pg_snapshot)`
+	wasRunning = ` = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))`
+
+	// sinceCount is how many of SpiceDB's transactions there are that the snapshot does not show.
+	sinceCount = `((SELECT count(*) FROM relation_tuple_transaction WHERE xid` + fromXmax + `) +
+		(SELECT count(*) FROM relation_tuple_transaction WHERE xid` + wasRunning + `))`
+
+	// shownThen says of a transaction whether the snapshot shows it. It is for few rows: no index has it.
+	shownThen = `, (SELECT $1::text::pg_snapshot))`
+
+	// anySince ends a condition at once where no transaction is new.
+	anySince = `(SELECT n FROM since) > 0 AND `
+)
+
+// changesQuery reads the guard, and what has changed since a position: its snapshot is $1, the transactions that it names $2 to $5, and $6 is how many
+// relationships of a kind are read at most.
+//
+// The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does not
+// show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is in
+// neither.
+var changesQuery = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
+SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `::text, (SELECT n FROM since)::text],
+	NULL::bytea, '', '', '', '', '', '', NULL, NULL, NULL::timestamptz` + guardTables +
+	definitionsSince(wroteType, "namespace_config", "namespace", "serialized_config") +
+	definitionsSince(wroteCaveat, "caveat", "name", "definition") +
+	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter") +
+	// The first condition is for no index: one has it, over all that is alive.
+	relationshipsSince(wroteRelationship, `(deleted_xid < `+alive+`) IS NOT TRUE AND created_xid`) +
+	relationshipsSince(deletedRelationship, `pg_visible_in_snapshot(created_xid`+shownThen+` AND deleted_xid < `+alive+` AND deleted_xid`)
+
+// definitionsSince reads from a table of few rows, those that were written, of a kind, and those that were deleted, of the next one.
+func definitionsSince(kind int, table, name, text string) string {
+	return fmt.Sprintf(`
+UNION ALL
+SELECT CASE WHEN deleted_xid = %[1]s THEN %[2]d ELSE %[3]d END, NULL, CASE WHEN deleted_xid = %[1]s THEN %[4]s END, %[5]s,
+	'', '', '', '', '', NULL, NULL, NULL
+FROM %[6]s WHERE %[7]s CASE WHEN deleted_xid = %[1]s THEN NOT pg_visible_in_snapshot(created_xid%[8]s
+	ELSE NOT pg_visible_in_snapshot(deleted_xid%[8]s AND pg_visible_in_snapshot(created_xid%[8]s END`,
+		alive, kind, kind+1, text, name, table, anySince, shownThen)
+}
+
+// relationshipsSince reads the relationships of a kind: those of which a condition is true that ends with a transaction, which the snapshot does not show.
+func relationshipsSince(kind int, condition string) string {
+	arm := `SELECT ` + columns + ` FROM relation_tuple WHERE ` + anySince + condition
+	return fmt.Sprintf("\nUNION ALL\n(SELECT %d, NULL, NULL::bytea, * FROM (%s%s\n\tUNION ALL %s%s) AS r LIMIT $6)",
+		kind, arm, fromXmax, arm, wasRunning)
+}
 
 // wholeTables is avoided: there are indexes for changes, also where the planner knows nothing of a table yet.
 const wholeTables = "enable_seqscan"
 
 // ChangesSince is follow.Authority's. Every transaction of SpiceDB's notes itself in the table of transactions. Where that has none which the
-// position does not show, nothing has changed, and one statement has said so; else a second round trip reads what has.
+// position does not show, nothing has changed. It is one round trip: one statement with one snapshot, after its settings.
 func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limit int) (follow.Changes, error) {
-	g, err := scanGuard(a.pool.QueryRow(ctx, sinceQuery, sinceArgs(&from)...))
-	if err != nil {
+	var g guard
+	var c follow.Changes
+	var r reading
+	r.ask(ignore, settings, wholeTables, planOnce)
+	r.ask(func(results pgx.BatchResults) error {
+		return a.gatherChanges(results, &from, limit, &g, &c)
+	}, changesQuery, append(sinceArgs(&from), limit+1)...)
+	if err := a.send(ctx, r); err != nil {
 		return follow.Changes{}, err
-	}
-	if err := a.check(&g, &from); err != nil {
-		return follow.Changes{}, err
-	}
-	c := follow.Changes{To: g.position}
-	if g.since > 0 {
-		if c, err = a.changes(ctx, from, limit); err != nil {
-			return follow.Changes{}, err
-		}
 	}
 	if err := a.uncollected(ctx, &g, &from); err != nil {
 		return follow.Changes{}, err
 	}
+	c.To, c.Transactions = g.position, g.since
+	c.DeletedTypes = without(c.DeletedTypes, c.Definitions.Types)
+	c.DeletedCaveats = without(c.DeletedCaveats, c.Definitions.Caveats)
+	if len(c.Deleted) > 0 {
+		rewritten := make(map[tuple.RelationshipReference]bool, len(c.Written))
+		for i := range c.Written {
+			rewritten[c.Written[i].RelationshipReference] = true
+		}
+		c.Deleted = slices.DeleteFunc(c.Deleted, func(rel tuple.Relationship) bool { return rewritten[rel.RelationshipReference] })
+	}
 	return c, nil
 }
+
+// gatherChanges takes changesQuery's rows. The first one has to be the guard, and nothing is taken before that is checked.
+func (a *Authority) gatherChanges(results pgx.BatchResults, from *follow.Position, limit int, g *guard, c *follow.Changes) error {
+	var kind int
+	var texts []*string
+	var encoded []byte
+	var row relationshipRow
+	d, checked := &c.Definitions, false
+	err := each(results, append([]any{&kind, &texts, &encoded}, row.targets()...), func() (err error) {
+		if !checked && kind == isGuard {
+			if *g, err = readGuard(texts); err == nil {
+				err = a.check(g, from)
+			}
+			checked = err == nil
+			return err
+		}
+		if !checked {
+			return errUnguarded
+		}
+		switch name := row.rel.Resource.ObjectType; kind {
+		case wroteType:
+			return appendType(&d.Types, encoded)
+		case deletedType:
+			c.DeletedTypes = append(c.DeletedTypes, name)
+		case wroteCaveat:
+			return appendCaveat(&d.Caveats, encoded)
+		case deletedCaveat:
+			c.DeletedCaveats = append(c.DeletedCaveats, name)
+		case wroteCounter:
+			return appendCounter(&d.Counters, name, encoded)
+		case deletedCounter:
+			c.DeletedCounters = append(c.DeletedCounters, name)
+		case wroteRelationship:
+			return row.appendTo(&c.Written, limit)
+		case deletedRelationship:
+			return row.appendTo(&c.Deleted, limit)
+		default:
+			return fmt.Errorf("follow: the database returns a change of kind %d", kind)
+		}
+		return nil
+	})
+	if err == nil && !checked {
+		err = errUnguarded
+	}
+	return err
+}
+
+// errUnguarded says that nothing of an answer is believed.
+var errUnguarded = errors.New("follow: the database's answer does not begin with who the database is")
 
 const (
 	// youngest is the age up to which no collection concerns a position: no SpiceDB is run with a window that is as short.
@@ -83,41 +194,6 @@ func (a *Authority) uncollected(ctx context.Context, g *guard, from *follow.Posi
 		return err
 	}
 	return a.check(&again, from)
-}
-
-// changes reads what has changed since a position.
-func (a *Authority) changes(ctx context.Context, from follow.Position, limit int) (follow.Changes, error) {
-	var g guard
-	var c follow.Changes
-	d := &c.Definitions
-	r := a.guarded(&from, &g)
-	for _, q := range []struct {
-		take func(pgx.BatchResults) error
-		sql  string
-	}{
-		{gatherTypes(&d.Types), `SELECT serialized_config FROM namespace_config` + writtenSince},
-		{gatherNames(&c.DeletedTypes), `SELECT namespace FROM namespace_config` + deletedSince},
-		{gatherCaveats(&d.Caveats), `SELECT definition FROM caveat` + writtenSince},
-		{gatherNames(&c.DeletedCaveats), `SELECT name FROM caveat` + deletedSince},
-		{gatherCounters(&d.Counters), `SELECT name, serialized_filter FROM relationship_counter` + writtenSince},
-		{gatherNames(&c.DeletedCounters), `SELECT name FROM relationship_counter` + deletedSince},
-	} {
-		r.ask(q.take, q.sql, from.State)
-	}
-	r.ask(gather(&c.Written, limit), `SELECT `+columns+` FROM relation_tuple`+writtenSince+` LIMIT $2`, from.State, limit+1)
-	r.ask(gather(&c.Deleted, limit), `SELECT `+columns+` FROM relation_tuple`+deletedSince+` LIMIT $2`, from.State, limit+1)
-	if err := a.read(ctx, wholeTables, r); err != nil {
-		return follow.Changes{}, err
-	}
-	c.To, c.Transactions = g.position, g.since
-	c.DeletedTypes = without(c.DeletedTypes, d.Types)
-	c.DeletedCaveats = without(c.DeletedCaveats, d.Caveats)
-	rewritten := make(map[tuple.RelationshipReference]bool, len(c.Written))
-	for i := range c.Written {
-		rewritten[c.Written[i].RelationshipReference] = true
-	}
-	c.Deleted = slices.DeleteFunc(c.Deleted, func(rel tuple.Relationship) bool { return rewritten[rel.RelationshipReference] })
-	return c, nil
 }
 
 // without takes the names of definitions that were written again out of those that were deleted.

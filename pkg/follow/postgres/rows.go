@@ -41,28 +41,37 @@ func each(results pgx.BatchResults, targets []any, fn func() error) error {
 	return nil
 }
 
-// scanRelationships reads a result whose columns are those of relationships.
-func scanRelationships(results pgx.BatchResults, fn func(tuple.Relationship) error) error {
-	var rel tuple.Relationship
-	var caveat, given *string
-	var expires *time.Time
-	targets := []any{
-		&rel.Resource.ObjectType, &rel.Resource.ObjectID, &rel.Resource.Relation,
-		&rel.Subject.ObjectType, &rel.Subject.ObjectID, &rel.Subject.Relation, &caveat, &given, &expires,
+// relationshipRow takes the columns of one relationship after the other.
+type relationshipRow struct {
+	rel           tuple.Relationship
+	caveat, given *string
+	expires       *time.Time
+}
+
+func (r *relationshipRow) targets() []any {
+	return []any{
+		&r.rel.Resource.ObjectType, &r.rel.Resource.ObjectID, &r.rel.Resource.Relation,
+		&r.rel.Subject.ObjectType, &r.rel.Subject.ObjectID, &r.rel.Subject.Relation, &r.caveat, &r.given, &r.expires,
 	}
-	return each(results, targets, func() (err error) {
-		found := tuple.Relationship{RelationshipReference: rel.RelationshipReference}
-		if expires != nil {
-			at := expires.UTC()
-			found.OptionalExpiration = &at
+}
+
+// appendTo appends the relationship that was read to a list, and returns follow.ErrTooMany beyond a limit, 0 for none.
+func (r *relationshipRow) appendTo(to *[]tuple.Relationship, limit int) (err error) {
+	if limit > 0 && len(*to) == limit {
+		return follow.ErrTooMany
+	}
+	found := tuple.Relationship{RelationshipReference: r.rel.RelationshipReference}
+	if r.expires != nil {
+		at := r.expires.UTC()
+		found.OptionalExpiration = &at
+	}
+	if r.caveat != nil && *r.caveat != "" {
+		if found.OptionalCaveat, err = caveatOf(*r.caveat, r.given); err != nil {
+			return fmt.Errorf("follow: %s: %w", tuple.StringWithoutCaveatOrExpiration(found), err)
 		}
-		if caveat != nil && *caveat != "" {
-			if found.OptionalCaveat, err = caveatOf(*caveat, given); err != nil {
-				return fmt.Errorf("follow: %s: %w", tuple.StringWithoutCaveatOrExpiration(found), err)
-			}
-		}
-		return fn(found)
-	})
+	}
+	*to = append(*to, found)
+	return nil
 }
 
 // caveatOf reads a caveat's context as SpiceDB does.
@@ -80,68 +89,59 @@ func caveatOf(name string, given *string) (*core.ContextualizedCaveat, error) {
 	return &core.ContextualizedCaveat{CaveatName: name, Context: context}, nil
 }
 
-// gather returns a taker of relationships that appends them to a list, and reports follow.ErrTooMany beyond a limit, 0 for none.
-func gather(to *[]tuple.Relationship, limit int) func(pgx.BatchResults) error {
+// gather returns a taker of relationships that appends them to a list.
+func gather(to *[]tuple.Relationship) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
-		return scanRelationships(results, func(rel tuple.Relationship) error {
-			if limit > 0 && len(*to) == limit {
-				return follow.ErrTooMany
-			}
-			*to = append(*to, rel)
-			return nil
-		})
+		var row relationshipRow
+		return each(results, row.targets(), func() error { return row.appendTo(to, 0) })
 	}
 }
 
 func gatherTypes(to *[]*core.NamespaceDefinition) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var encoded []byte
-		return each(results, []any{&encoded}, func() error {
-			d := &core.NamespaceDefinition{}
-			if err := d.UnmarshalVT(encoded); err != nil {
-				return fmt.Errorf("follow: a definition of the authority cannot be read: %w", err)
-			}
-			*to = append(*to, d)
-			return nil
-		})
+		return each(results, []any{&encoded}, func() error { return appendType(to, encoded) })
 	}
+}
+
+func appendType(to *[]*core.NamespaceDefinition, encoded []byte) error {
+	d := &core.NamespaceDefinition{}
+	if err := d.UnmarshalVT(encoded); err != nil {
+		return fmt.Errorf("follow: a definition of the authority cannot be read: %w", err)
+	}
+	*to = append(*to, d)
+	return nil
 }
 
 func gatherCaveats(to *[]*core.CaveatDefinition) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var encoded []byte
-		return each(results, []any{&encoded}, func() error {
-			d := &core.CaveatDefinition{}
-			if err := d.UnmarshalVT(encoded); err != nil {
-				return fmt.Errorf("follow: a caveat of the authority cannot be read: %w", err)
-			}
-			*to = append(*to, d)
-			return nil
-		})
+		return each(results, []any{&encoded}, func() error { return appendCaveat(to, encoded) })
 	}
+}
+
+func appendCaveat(to *[]*core.CaveatDefinition, encoded []byte) error {
+	d := &core.CaveatDefinition{}
+	if err := d.UnmarshalVT(encoded); err != nil {
+		return fmt.Errorf("follow: a caveat of the authority cannot be read: %w", err)
+	}
+	*to = append(*to, d)
+	return nil
 }
 
 func gatherCounters(to *[]follow.Counter) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var name string
 		var encoded []byte
-		return each(results, []any{&name, &encoded}, func() error {
-			filter := &core.RelationshipFilter{}
-			if err := filter.UnmarshalVT(encoded); err != nil {
-				return fmt.Errorf("follow: counter %s of the authority cannot be read: %w", name, err)
-			}
-			*to = append(*to, follow.Counter{Name: name, Filter: filter})
-			return nil
-		})
+		return each(results, []any{&name, &encoded}, func() error { return appendCounter(to, name, encoded) })
 	}
 }
 
-func gatherNames(to *[]string) func(pgx.BatchResults) error {
-	return func(results pgx.BatchResults) error {
-		var name string
-		return each(results, []any{&name}, func() error {
-			*to = append(*to, name)
-			return nil
-		})
+func appendCounter(to *[]follow.Counter, name string, encoded []byte) error {
+	filter := &core.RelationshipFilter{}
+	if err := filter.UnmarshalVT(encoded); err != nil {
+		return fmt.Errorf("follow: counter %s of the authority cannot be read: %w", name, err)
 	}
+	*to = append(*to, follow.Counter{Name: name, Filter: filter})
+	return nil
 }

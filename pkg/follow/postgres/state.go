@@ -56,13 +56,13 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 	var page follow.Page
 	r := s.authority.guarded(&s.at, &g)
 	if next == "" {
-		r.ask(gather(&page.Relationships, 0), firstPageQuery, s.at.State, limit)
+		r.ask(gather(&page.Relationships), firstPageQuery, s.at.State, limit)
 	} else {
 		var after [6]string
 		if err := json.Unmarshal([]byte(next), &after); err != nil {
 			return page, fmt.Errorf("follow: %q is no end of a page", next)
 		}
-		r.ask(gather(&page.Relationships, 0), nextPageQuery, s.at.State, limit, after[0], after[1], after[2], after[3], after[4], after[5])
+		r.ask(gather(&page.Relationships), nextPageQuery, s.at.State, limit, after[0], after[1], after[2], after[3], after[4], after[5])
 	}
 	if err := s.authority.read(ctx, sorting, r); err != nil {
 		return follow.Page{}, err
@@ -126,7 +126,7 @@ func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) (
 	var g guard
 	var found []tuple.Relationship
 	r := s.authority.guarded(&s.at, &g)
-	r.ask(gather(&found, 0), bucketQuery, s.at.State, moment, b.Type, b.Number)
+	r.ask(gather(&found), bucketQuery, s.at.State, moment, b.Type, b.Number)
 	if err := s.authority.read(ctx, nothing, r); err != nil {
 		return nil, err
 	}
