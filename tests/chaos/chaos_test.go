@@ -1,4 +1,4 @@
-//go:build linux
+//go:build unix
 
 package chaos
 
@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -323,23 +322,17 @@ func (r *run) databaseKilled(t *testing.T, now *row) {
 
 func (r *run) databaseHangs(t *testing.T, now *row) {
 	t.Helper()
-	pid := postmaster(t, r.primary)
-	signalAll(t, pid, syscall.SIGSTOP)
-	defer signalAll(t, pid, syscall.SIGCONT) // once more is harmless
+	r.primary.Pause(t)
 	passes(hang)
-	signalAll(t, pid, syscall.SIGCONT)
+	r.primary.Resume(t)
 	r.settles(t, now)
 }
 
 // failover has the replica take over that has not received the last writes. What they said is not so any more, and their tokens are refused.
 func (r *run) failover(t *testing.T, now *row) {
 	t.Helper()
-	r.catchesUp(t)
-	r.standby.Exec(t, "postgres", "ALTER SYSTEM SET primary_conninfo = ''")
-	r.standby.Exec(t, "postgres", "SELECT pg_reload_conf()")
-	until(t, "the replica receives nothing more", func() bool {
-		return r.standby.Query(t, "postgres", "SELECT count(*)::text FROM pg_stat_wal_receiver") == "0"
-	})
+	r.standby.CatchUp(t, r.primary)
+	r.standby.Detach(t)
 	r.primary.SpendTransactions(t, spent)
 	wrote := r.writes.Load()
 	until(t, "more was written", func() bool { return r.writes.Load() >= wrote+lag })
@@ -369,15 +362,6 @@ func (r *run) failover(t *testing.T, now *row) {
 			now.wrongf("server %s does not refuse the token of a write that is lost with OUT_OF_RANGE: %v", n.name, err)
 		}
 	}
-}
-
-// catchesUp waits until the replica has replayed what the primary has written by now.
-func (r *run) catchesUp(t *testing.T) {
-	t.Helper()
-	written := r.primary.Query(t, "postgres", "SELECT pg_current_wal_lsn()::text")
-	until(t, "the replica has caught up", func() bool {
-		return r.standby.Query(t, "postgres", "SELECT (pg_last_wal_replay_lsn() >= '"+written+"')::text") == "true"
-	})
 }
 
 // rollingRestart stops and starts one server after the other, each once the one before is ready.
@@ -444,7 +428,7 @@ func table(rows []*row) {
 	_ = w.Flush()
 	for _, r := range rows {
 		for _, wrong := range r.wrong {
-			fmt.Printf("NOT AS IT HAS TO BE: %s: %s\n", r.event, wrong)
+			fmt.Fprintf(os.Stdout, "NOT AS IT HAS TO BE: %s: %s\n", r.event, wrong)
 		}
 	}
 }

@@ -1,22 +1,17 @@
-//go:build linux
+//go:build unix
 
 package chaos
 
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/deputyauth/deputy/pkg/client"
 	"github.com/deputyauth/deputy/tests/harness"
-	"github.com/deputyauth/deputy/tests/pgtest"
 	"github.com/deputyauth/deputy/tests/process"
 )
 
@@ -127,49 +122,4 @@ func (n *node) stop(t *testing.T) {
 		t.Errorf("server %s ended with %v", n.name, err)
 	}
 	n.gone()
-}
-
-// signalAll sends a signal to all processes of a database server: SIGSTOP has it hang, SIGCONT has it go on.
-func signalAll(t *testing.T, postmaster int, signal syscall.Signal) {
-	t.Helper()
-	// The first process makes no others once it has stopped.
-	pids := []int{postmaster}
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(postmaster, signal); err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range stats {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		// Behind the name, in parentheses, come the state and the parent's number.
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		if parent, _ := strconv.Atoi(fields[1]); parent == postmaster {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-			pids = append(pids, pid)
-		}
-	}
-	for _, pid := range pids[1:] {
-		_ = syscall.Kill(pid, signal) // it may have ended
-	}
-}
-
-// postmaster is the number of a database server's first process.
-func postmaster(t *testing.T, c *pgtest.Cluster) int {
-	t.Helper()
-	dir := c.Query(t, "postgres", "SELECT current_setting('data_directory')")
-	text, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(first)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pid
 }
