@@ -41,9 +41,14 @@ BREAKING_BASE ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# With ENGINE=postgres the demo has a PostgreSQL of its own, made of the programs that are installed.
 .PHONY: demo
-demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused
-	@$(BIN)/deputy demo
+demo: build ## Start a server on an example, ask it for decisions, print them with the gate that refused; ENGINE=postgres: two that follow a database
+	@case '$(ENGINE)' in \
+	''|embedded) $(BIN)/deputy demo ;; \
+	postgres) examples/postgres/throwaway.sh $(BIN)/deputy demo --engine postgres ;; \
+	*) echo "ENGINE is $(ENGINE); there are demos on embedded and on postgres" >&2; exit 2 ;; \
+	esac
 
 # See examples/files.
 MCP_FILES := $(BIN)/mcp/node_modules/@modelcontextprotocol/server-filesystem/dist/index.js
@@ -120,6 +125,12 @@ soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kil
 	@DEPUTY_FOLLOW_WORLDS=300 go test -count=1 -timeout=60m -v -run '^TestFollowed$$' ./tests/differential | grep -v -e '^=== '
 	@DEPUTY_TEST_FOLLOW=1 go test -count=1 -timeout=60m -run '/^postgres-follow$$' ./tests/decision
 	@DEPUTY_FOLLOW_LOAD=2000000 go test -count=1 -timeout=60m -v -run '^TestLoadWhileWriting$$' ./pkg/follow | grep -v -e '^=== '
+
+# It ends with an error if an answer was stale, or anything else was not as it has to be.
+CHAOSTIME ?= 2m
+.PHONY: chaos
+chaos: ## Have three servers that follow a PostgreSQL, the database and its replica die again and again for CHAOSTIME (2m), and print what became of the answers
+	@DEPUTY_CHAOS_TIME=$(CHAOSTIME) go test -count=1 -timeout 0 -v -run '^TestChaos$$' ./tests/chaos | grep -v -e '^=== '
 
 .PHONY: bench
 bench: ## Measure, and print a table and lines of JSON (see tests/bench/README.md); BENCH=TestImport for one

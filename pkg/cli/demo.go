@@ -34,6 +34,7 @@ const demoParts = 9
 func newDemo(p *program, files fs.FS, name string) *cobra.Command {
 	var output, dataDir string
 	var all bool
+	var on engine.Config
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run the example: a support desk, its agents, and what they may do",
@@ -42,14 +43,29 @@ decisions over gRPC. Each is shown with the gate that refused, and compared with
 the exit code is 1 if any differs. Then the server's journal is verified, changed by one byte, and
 verified again.
 
-With --data-dir the directory stays, for "deputy serve --data-dir" to go on with.`,
+With --data-dir the directory stays, for "deputy serve --data-dir" to go on with.
+
+With --engine postgres the example is loaded into an empty PostgreSQL database, which two servers follow. Everything is written
+through the first one, every decision is asked of the second one, and one more part of the story has the first revoke, and the
+second refuse.`,
 		GroupID: groupAsk,
 		Args:    cobra.NoArgs,
 	}
 	outputVar(cmd.Flags(), &output, "json")
 	cmd.Flags().BoolVar(&all, "all", false, "run all parts of the example, not just the first ones")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "new directory to run it in, and to leave behind")
+	choiceVar(cmd.Flags(), &on.Kind, "engine", "", engine.Embedded,
+		"where the graph is: in the temporary directory ("+engine.Embedded+"), or in a database ("+engine.Postgres+")", engine.Embedded, engine.Postgres)
+	cmd.Flags().Var((*hiddenText)(&on.URI), "datastore-conn-uri", "connection string of an empty PostgreSQL database, for --engine postgres")
+	allowEnvOf(cmd.Flags().Lookup("datastore-conn-uri"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case on.Kind == engine.Postgres && on.URI == "":
+			return errors.New("--engine postgres needs --datastore-conn-uri, the connection string of an empty PostgreSQL database; " +
+				"in a clone, make demo ENGINE=postgres starts one that is gone afterwards")
+		case on.Kind != engine.Postgres && on.URI != "":
+			return errors.New("--datastore-conn-uri is set, and --engine is not postgres: set that too, or leave --datastore-conn-uri out")
+		}
 		suite, err := fixture.Read(cmd.Context(), files, name, fixture.Options{})
 		if err != nil {
 			return err
@@ -58,7 +74,7 @@ With --data-dir the directory stays, for "deputy serve --data-dir" to go on with
 		if !all {
 			suite.Steps = firstParts(suite.Steps, demoParts)
 		}
-		run, err := runDemo(cmd.Context(), suite, dataDir)
+		run, err := runDemo(cmd.Context(), suite, on, dataDir)
 		if err != nil {
 			return err
 		}
@@ -91,12 +107,15 @@ func firstParts(steps []fixture.Step, parts int) []fixture.Step {
 	return steps
 }
 
-// demoRun is the demo under way: two connections to its server, and what it got so far.
+// demoRun is the demo under way: the connections to its servers, and what it got so far.
 type demoRun struct {
-	// service asks as the services of a deployment do, admin explains, loads and suspends. outsider is bound to one tenant.
+	// service asks as the services of a deployment do, admin explains, loads and suspends. outsider is bound to one tenant. Where there are two
+	// servers, admin is connected to the first one, and the others to the second.
 	service, admin, outsider *server
-	sections                 []demoSection
-	// dir is the data directory, and temporary the one that it is in and that goes with the demo; empty if one was named.
+	// first asks as service does, of the first of two servers; nil where there is one.
+	first    *server
+	sections []demoSection
+	// dir is the directory of the server that decides, and temporary the one that it is in and that goes with the demo; empty if one was named.
 	dir, temporary string
 	evidence       *demoEvidence
 	// stop ends what start started, the last first.
@@ -114,6 +133,8 @@ type demoSection struct {
 type demoRow struct {
 	// Caller is who asks, if not the service or the admin of the demo.
 	Caller string `json:"caller,omitempty"`
+	// Server is A or B where one of two is asked on purpose.
+	Server string `json:"server,omitempty"`
 	Agent  string `json:"agent,omitempty"`
 	// Under is "session NAME", "frozen NAME", "delegation NAME" or "no session".
 	Under      string `json:"under,omitempty"`
@@ -130,9 +151,9 @@ type demoRow struct {
 	OK             bool   `json:"ok"`
 }
 
-// runDemo starts the server, runs the file against it, and stops the server. Its data are in dataDir, which must not
+// runDemo starts the server, or two over a database, runs the file against it, and stops it. Its data are in dataDir, which must not
 // exist and stays, or if that is empty in a temporary directory.
-func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *demoRun, err error) {
+func runDemo(ctx context.Context, suite *fixture.Suite, on engine.Config, dataDir string) (run *demoRun, err error) {
 	run = &demoRun{}
 	defer func() {
 		err = errors.Join(err, run.end())
@@ -141,24 +162,29 @@ func runDemo(ctx context.Context, suite *fixture.Suite, dataDir string) (run *de
 		}
 	}()
 	bounded := outsiderOf(suite, rand.Text())
-	if err := run.start(ctx, dataDir, bounded); err != nil {
+	if err := run.open(ctx, on, dataDir, bounded); err != nil {
 		return run, fmt.Errorf("starting the server: %w", err)
 	}
-	on := endpoint.NewServer(run.service.conn, run.admin.conn)
-	if err := on.Load(ctx, suite, false); err != nil {
+	servers := endpoint.NewServer(run.service.conn, run.admin.conn)
+	if err := servers.Load(ctx, suite, false); errors.Is(err, endpoint.ErrHolds) {
+		return run, errors.New("the database holds a schema already: name an empty one with --datastore-conn-uri")
+	} else if err != nil {
 		return run, fmt.Errorf("loading the example: %w", err)
 	}
 	memory, err := suite.Run(ctx, nil)
 	if err != nil {
 		return run, err
 	}
-	results, err := on.Run(ctx, suite, memory)
+	results, err := servers.Run(ctx, suite, memory)
 	if err != nil {
 		return run, err
 	}
 	run.tell(suite, results)
 	if bounded != nil {
 		err = run.askOutside(ctx, bounded)
+		if err == nil && run.first != nil {
+			err = run.askBoth(ctx, bounded)
+		}
 	}
 	if err = errors.Join(err, run.end()); err != nil {
 		return run, err
@@ -250,8 +276,8 @@ func everyday(answer string) string {
 	}
 }
 
-// start opens a server over a directory and connects to it, with keys that nobody else has.
-func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) error {
+// open makes the directory, starts the server or the two, and connects, with keys that nobody else has.
+func (r *demoRun) open(ctx context.Context, on engine.Config, dir string, bounded *outsider) error {
 	var err error
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "deputy-demo-"); err != nil {
@@ -263,52 +289,68 @@ func (r *demoRun) start(ctx context.Context, dir string, bounded *outsider) erro
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
-	r.dir = dir
 	seal, err := tokenKey(filepath.Join(dir, "token.key"))
 	if err != nil {
 		return err
 	}
 	serviceKey, adminKey := rand.Text(), rand.Text()
-	d, err := daemon.Open(ctx, bounded.with(daemon.Config{
+	cfg := bounded.with(daemon.Config{
 		Addr:               "127.0.0.1:0",
 		PresharedKeys:      []string{serviceKey},
 		AdminPresharedKeys: []string{adminKey},
 		TokenKey:           seal,
-		Engine:             engine.Config{Kind: engine.Embedded, Dir: dir},
-	}), zap.NewNop())
+		Engine:             on,
+	})
+	var first, decides string
+	if on.Kind == engine.Postgres {
+		first, decides, err = r.startTwo(ctx, cfg, dir)
+	} else {
+		r.dir = dir
+		cfg.Engine.Dir = dir
+		decides, err = r.start(ctx, cfg)
+		first = decides
+	}
 	if err != nil {
 		return err
+	}
+	if r.service, err = r.dial(decides, serviceKey); err != nil { //nolint:contextcheck // Dial takes no context
+		return err
+	}
+	if r.admin, err = r.dial(first, adminKey); err != nil { //nolint:contextcheck // Dial takes no context
+		return err
+	}
+	if first != decides {
+		if r.first, err = r.dial(first, serviceKey); err != nil { //nolint:contextcheck // Dial takes no context
+			return err
+		}
+	}
+	if bounded != nil {
+		r.outsider, err = r.dial(decides, bounded.key) //nolint:contextcheck // Dial takes no context
+	}
+	return err
+}
+
+// start opens a server, which serves until the demo ends, and returns where it listens.
+func (r *demoRun) start(ctx context.Context, cfg daemon.Config) (addr string, err error) {
+	d, err := daemon.Open(ctx, cfg, zap.NewNop())
+	if err != nil {
+		return "", err
 	}
 	r.stop = append(r.stop, d.Close)
 	serving, end := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(serving) }()
 	r.stop = append(r.stop, func() error { end(); return <-served })
-
-	if r.service, err = dialDemo(d.Addr().String(), serviceKey); err != nil { //nolint:contextcheck // Dial takes no context
-		return err
-	}
-	r.stop = append(r.stop, r.service.Close)
-	if r.admin, err = dialDemo(d.Addr().String(), adminKey); err != nil { //nolint:contextcheck // Dial takes no context
-		return err
-	}
-	r.stop = append(r.stop, r.admin.Close)
-	if bounded == nil {
-		return nil
-	}
-	if r.outsider, err = dialDemo(d.Addr().String(), bounded.key); err != nil { //nolint:contextcheck // Dial takes no context
-		return err
-	}
-	r.stop = append(r.stop, r.outsider.Close)
-	return nil
+	return d.Addr().String(), nil
 }
 
-// dialDemo connects to the demo's server.
-func dialDemo(addr, key string) (*server, error) {
+// dial connects to a server until the demo ends.
+func (r *demoRun) dial(addr, key string) (*server, error) {
 	s, err := newServer(addr, key)
 	if err != nil {
 		return nil, fmt.Errorf("connecting: %w", err)
 	}
+	r.stop = append(r.stop, s.Close)
 	return s, nil
 }
 
@@ -393,6 +435,9 @@ func (r demoRow) cells() []string {
 		may += " (no session)"
 	case "frozen":
 		may += " (frozen)"
+	}
+	if r.Server != "" {
+		may += " (at " + r.Server + ")"
 	}
 	if !r.OK {
 		answer += ", EXPECTED: " + r.Expected

@@ -86,20 +86,36 @@ func ask(ctx context.Context, of *server, q *fixture.Decision, resource string) 
 	})
 }
 
-// askOutside has the outsider ask what the service is allowed, and about an object that does not exist: it has to get one answer.
-func (r *demoRun) askOutside(ctx context.Context, o *outsider) error {
-	var (
-		q      *fixture.Decision
-		inside *deputy.CheckPermissionResponse
-		err    error
-	)
-	for _, q = range slices.Backward(o.questions) { // what the story took back since is refused to everybody
-		if inside, err = ask(ctx, r.service, q, q.Resource); err != nil {
-			return err
+// allowed returns the last of the questions that a server still allows, or else the first, with its answer: what the story took back since is
+// refused to everybody.
+func (o *outsider) allowed(ctx context.Context, of *server) (q *fixture.Decision, answer *deputy.CheckPermissionResponse, err error) {
+	for _, q = range slices.Backward(o.questions) {
+		if answer, err = ask(ctx, of, q, q.Resource); err != nil {
+			return nil, nil, err
 		}
-		if inside.GetPermissionship() == deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
+		if answer.GetPermissionship() == deputy.Permissionship_PERMISSIONSHIP_HAS_PERMISSION {
 			break
 		}
+	}
+	return q, answer, nil
+}
+
+// answered shows what was asked by itself, and came to.
+func answered(q *fixture.Decision, resource string, got *deputy.CheckPermissionResponse, want string) demoRow {
+	row := demoRow{
+		Agent: q.Agent, OnBehalfOf: q.OnBehalfOf, Tenant: q.Tenant, May: q.Permission + " " + resource,
+		Permissionship: strings.TrimPrefix(got.GetPermissionship().String(), "PERMISSIONSHIP_"), Expected: want,
+	}
+	row.Answer = everyday(row.Permissionship)
+	row.OK = row.Answer == want
+	return row
+}
+
+// askOutside has the outsider ask what the service is allowed, and about an object that does not exist: it has to get one answer.
+func (r *demoRun) askOutside(ctx context.Context, o *outsider) error {
+	q, inside, err := o.allowed(ctx, r.service)
+	if err != nil {
+		return err
 	}
 	kind, _, _ := strings.Cut(q.Resource, ":")
 	absent := kind + ":no-such-" + kind
@@ -111,18 +127,11 @@ func (r *demoRun) askOutside(ctx context.Context, o *outsider) error {
 	if err != nil {
 		return err
 	}
-	row := func(resource string, got *deputy.CheckPermissionResponse, want string) demoRow {
-		row := demoRow{
-			Caller: o.name(), Agent: q.Agent, OnBehalfOf: q.OnBehalfOf, Tenant: q.Tenant, May: q.Permission + " " + resource,
-			Permissionship: strings.TrimPrefix(got.GetPermissionship().String(), "PERMISSIONSHIP_"), Expected: want,
-		}
-		row.Answer = everyday(row.Permissionship)
-		row.OK = row.Answer == want
-		return row
+	rows := []demoRow{answered(q, q.Resource, foreign, "refused"), answered(q, absent, missing, "refused")}
+	for i := range rows {
+		rows[i].Caller = o.name()
 	}
-	rows := []demoRow{row(q.Resource, foreign, "refused"), row(absent, missing, "refused")}
-	if still := row(q.Resource, inside, "allowed"); !still.OK {
-		still.Caller = ""
+	if still := answered(q, q.Resource, inside, "allowed"); !still.OK {
 		rows = append(rows, still)
 	}
 	for _, answer := range []*deputy.CheckPermissionResponse{foreign, missing} {
