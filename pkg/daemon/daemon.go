@@ -28,6 +28,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/spicedb"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	"github.com/deputyauth/deputy/pkg/follow/deputy"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
@@ -131,6 +133,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	var (
 		figures []prometheus.Collector
 		keeps   rpc.Keeper
+		follows deputyv1.FollowServiceServer
 	)
 	if graph != nil {
 		keeps, figures = keeper{graph}, []prometheus.Collector{graph.Collector()}
@@ -139,6 +142,11 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
+	if graph != nil {
+		if follows, err = deputy.NewServer(ctx, graph); err != nil {
+			return fail(err)
+		}
+	}
 	datastore, err := d.engine.DatastoreID(ctx)
 	if err != nil {
 		return fail(err)
@@ -239,6 +247,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
+		Follow:         follows,
 		Journal:        records,
 		Signals:        d.ledger,
 		Events: func(ctx context.Context, issuer, token string) (caller.EventToken, error) {
@@ -322,9 +331,11 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door,
 func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
 	return spicedb.Rights{
-		Name: c.Name, Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
-		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
-		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services(),
+		// A server that follows this one passes on what its own callers may do, which it has judged.
+		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Bounds: c.Bounds,
+		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for. A server that
+		// follows this one seals them itself.
+		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services() && !c.Follows(),
 	}
 }
 

@@ -50,6 +50,10 @@ func failure(err error) error {
 		}
 	}
 	switch {
+	case st.Code() == codes.Canceled:
+		return fmt.Errorf("follow: the other server: %w: %w", context.Canceled, err)
+	case st.Code() == codes.DeadlineExceeded:
+		return fmt.Errorf("follow: the other server: %w: %w", context.DeadlineExceeded, err)
 	case st.Code() == codes.Unimplemented:
 		return errors.New("follow: the server to follow is no Deputy, or one of a version that cannot be followed: name a Deputy server on the engine " +
 			"embedded, of this version or a newer one")
