@@ -54,6 +54,8 @@ type world struct {
 	// provider signs security events, and transmitter sends them; nil where no call is about them.
 	provider    *provider
 	transmitter *grpc.ClientConn
+	// follower reads the store's position; nil where no call is about one.
+	follower *grpc.ClientConn
 }
 
 func newWorld(t *testing.T, cfg daemon.Config) *world {
