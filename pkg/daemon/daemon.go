@@ -72,8 +72,9 @@ type Daemon struct {
 	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
 	graph     authz.Graph
 	evaluator *kept.Graph
-	// follower has a copy of the engine's database, and is the graph then; nil without.
-	follower *follower
+	// authority is what is followed, and follower has a copy of it, and is the graph then; nil without.
+	authority authority
+	follower  *follower
 	judge    *judge.Judge
 	// delegate is nobody's.
 	delegate *delegate.Delegate
@@ -142,6 +143,12 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		return fail(err)
 	}
 	opened = append(opened, d.engine)
+	if err := d.openAuthority(ctx); err != nil {
+		return fail(err)
+	}
+	if d.authority != nil {
+		opened = append(opened, d.authority)
+	}
 	if graph != nil {
 		if follows, err = deputy.NewServer(ctx, graph); err != nil {
 			return fail(err)
@@ -282,7 +289,7 @@ func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (i
 		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
 	case d.cfg.Following.On:
 		var err error
-		if d.follower, err = d.openFollower(ctx, files); err != nil {
+		if d.follower, err = d.openFollower(files); err != nil {
 			return nil, nil, err
 		}
 		d.graph = d.follower.graph
@@ -332,7 +339,7 @@ func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
 	return spicedb.Rights{
 		// A server that follows this one passes on what its own callers may do, which it has judged.
-		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Bounds: c.Bounds,
+		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for. A server that
 		// follows this one seals them itself.
 		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services() && !c.Follows(),

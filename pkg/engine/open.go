@@ -57,6 +57,8 @@ type Engine struct {
 	own string
 	// trusted is Config.TrustSchema.
 	trusted bool
+	// another is the Deputy behind Remote, where this server follows it; else nil.
+	another *another
 	// stop ends the in-process server and waits for it; nil for Remote.
 	stop func() error
 
@@ -269,8 +271,12 @@ func (e *Engine) Retention() time.Duration { return e.retention }
 // ClockOffset is how long after a write a head revision may still lie before it.
 func (e *Engine) ClockOffset() time.Duration { return e.offset }
 
-// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell.
+// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell, unless that is a Deputy that this
+// server follows.
 func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
+	if e.another != nil {
+		return e.another.storeID(), nil
+	}
 	if e.ds == nil {
 		return "", nil
 	}

@@ -187,6 +187,9 @@ func (w *world) cell(conn grpc.ClientConnInterface, c call, p place) string {
 		return word
 	}
 	agent := p.agent + "-" + p.in
+	if strings.Contains(c.request, "$waiting") {
+		delete(w.waits, p.in)
+	}
 	if c.undo != nil {
 		w.once(c.undo.method, w.fill(c.undo.request, p.in, p.agent))
 	}
