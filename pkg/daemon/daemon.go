@@ -75,7 +75,7 @@ type Daemon struct {
 	// authority is what is followed, and follower has a copy of it, and is the graph then; nil without.
 	authority authority
 	follower  *follower
-	judge    *judge.Judge
+	judge     *judge.Judge
 	// delegate is nobody's.
 	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.

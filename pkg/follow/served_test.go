@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/deputyauth/deputy/pkg/follow"
 	"github.com/deputyauth/deputy/pkg/follow/deputy"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/statuses"
@@ -106,4 +107,26 @@ func statusOf(ctx context.Context, err error) error {
 		return nil
 	}
 	return statuses.Of(statuses.Visible(ctx, err)).Err()
+}
+
+// failing is an authority whose pages fail where it says so.
+type failing struct {
+	follow.Authority
+
+	fails func() error
+}
+
+func (f *failing) At(p follow.Position) follow.State { return &failingState{f.Authority.At(p), f} }
+
+type failingState struct {
+	follow.State
+
+	of *failing
+}
+
+func (s *failingState) Page(ctx context.Context, next string, limit int) (follow.Page, error) {
+	if err := s.of.fails(); err != nil {
+		return follow.Page{}, err
+	}
+	return s.State.Page(ctx, next, limit)
 }

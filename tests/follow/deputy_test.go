@@ -9,8 +9,10 @@ import (
 	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -207,4 +209,81 @@ func TestOnlyFollowersFollow(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
+}
+
+// TestPromoted promotes the copy of a follower once the server that it followed is lost: what that had acknowledged until then is there, its tokens
+// are refused, by the promoted server and by a follower of both, which loads the new store.
+func TestPromoted(t *testing.T) {
+	t.Parallel()
+	first := harness.Start(t, daemon.Config{Engine: harness.Embedded(t), Callers: harness.Followers()})
+	addr := first.Addr().String()
+	p := &node{Server: first}
+	copies := t.TempDir()
+	a := followsDeputy(t, p, func(c *daemon.Config) { c.Following.Dir = copies })
+	b := followsDeputy(t, p, nil)
+	check := a.furnish(t)
+	old := p.wants(t, check, has).GetCheckedAt()
+	session, err := a.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
+		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: check.GetDelegationId()}}, Ttl: durationpb.New(time.Hour),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Delete(t, "document:plan#reader@user:alice")
+	a.wants(t, check, no)
+	p.Touch(t, "document:plan#reader@user:alice")
+	a.wants(t, check, has)
+	b.wants(t, check, has)
+	to := t.TempDir()
+	if _, err := daemon.Promote(copies, to, zap.NewNop()); err == nil {
+		t.Fatal("the copy of a server that runs is promoted")
+	}
+	for _, s := range []*harness.Server{first, a.Server} {
+		s.Stop()
+		<-s.Stopped
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	promoted, err := daemon.Promote(copies, to, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if since := time.Since(promoted.Position.At); since < 0 || since > 2*time.Minute {
+		t.Errorf("the copy has everything until %s ago", since)
+	}
+	n := &node{Server: harness.Start(t, daemon.Config{Addr: addr, Engine: engine.Config{Kind: engine.Embedded, Dir: to}, Callers: harness.Followers()})}
+	n.wants(t, check, has)
+	inSession := &deputyv1.CheckPermissionRequest{
+		AgentId: "bot", Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: session.GetSession().GetSessionId()},
+		Resource: harness.Ref("document:plan"), Permission: "view",
+	}
+	n.wants(t, inSession, has)
+	harness.Ready(t, b.Nobody)
+	// The follower has found the new store once it shows what only that has.
+	n.Touch(t, "document:new#tenant@tenant:acme", "document:new#reader@user:alice", "document:new#reader@agent:bot")
+	onNew := &deputyv1.CheckPermissionRequest{AgentId: "bot", Via: check.GetVia(), Resource: harness.Ref("document:new"), Permission: "view"}
+	for limit := time.Now().Add(time.Minute); ; {
+		resp, err := b.check(t, onNew)
+		if err == nil && resp.GetPermissionship() == has && b.figure(t, "deputy_follow_loads_total") == 2 && b.figure(t, "deputy_follow_serves") == 1 {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("the follower does not follow the promoted server: %v, %v", resp, err)
+		}
+	}
+	for name, n := range map[string]*node{"the promoted server": n, "its follower": b} {
+		for what, c := range map[string]*deputyv1.CheckPermissionRequest{
+			"a bound":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: old}}},
+			"exactly":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: old}}},
+			"a session's token": {SessionToken: session.GetSessionToken()},
+		} {
+			c.AgentId, c.Via, c.Resource, c.Permission = "bot", check.GetVia(), harness.Ref("document:plan"), "view"
+			if resp, err := n.check(t, c); status.Code(err) != codes.OutOfRange {
+				t.Errorf("%s takes a token of the lost server, as %s: %v, %v", name, what, resp.GetPermissionship(), err)
+			}
+		}
+	}
+	n.Delete(t, "document:plan#reader@user:alice")
+	b.wants(t, check, no)
 }

@@ -29,6 +29,12 @@ func positionOf(p *deputyv1.FollowedPosition) (_ follow.Position, ok bool) {
 	}, true
 }
 
+// Is reports whether a position is one of a Deputy store.
+func Is(p follow.Position) bool {
+	_, ok := toWire(&p)
+	return ok
+}
+
 // toWire is the inverse of positionOf; ok is false for a position of another kind of authority.
 func toWire(p *follow.Position) (_ *deputyv1.FollowedPosition, ok bool) {
 	id, ours := strings.CutPrefix(string(p.Authority), identityPrefix)
