@@ -276,7 +276,7 @@ func TestPromoted(t *testing.T) {
 		for what, c := range map[string]*deputyv1.CheckPermissionRequest{
 			"a bound":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: old}}},
 			"exactly":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: old}}},
-			"a session's token": {SessionToken: session.GetSessionToken()},
+			"a session's token": {SessionToken: session.GetWrittenAt()},
 		} {
 			c.AgentId, c.Via, c.Resource, c.Permission = "bot", check.GetVia(), harness.Ref("document:plan"), "view"
 			if resp, err := n.check(t, c); status.Code(err) != codes.OutOfRange {
