@@ -97,7 +97,7 @@ func TestStoreIdentity(t *testing.T) {
 		name, about string
 		files       vfs.FS
 	}{
-		{"restored from a backup", "store", restored}, {"put back", "never been", before}, {"another one", "store", vfs.NewMem()},
+		{"restored from a backup", "is of the store", restored}, {"put back", "never been", before}, {"another one", "is of the store", vfs.NewMem()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config := inMemory()
@@ -253,11 +253,11 @@ func TestStoreRequests(t *testing.T) {
 		{"changes since nothing", changes(&deputyv1.ReadChangesRequest{Limit: 1}), codes.InvalidArgument},
 		{"changes since no revision", changes(&deputyv1.ReadChangesRequest{From: &deputyv1.FollowedPosition{StoreId: at.GetStoreId()}, Limit: 1}), codes.InvalidArgument},
 		{"no limit", changes(&deputyv1.ReadChangesRequest{From: at}), codes.InvalidArgument},
-		{"too many changes", changes(&deputyv1.ReadChangesRequest{From: at, Limit: 1_000_001}), codes.InvalidArgument},
+		{"too many changes", changes(&deputyv1.ReadChangesRequest{From: at, Limit: 200_001}), codes.InvalidArgument},
 		{"changes since the future", changes(&deputyv1.ReadChangesRequest{From: future, Limit: 1}), codes.FailedPrecondition},
 		{"changes", changes(&deputyv1.ReadChangesRequest{From: at, Limit: 1}), codes.OK},
 		{"a page of nothing", page(&deputyv1.ReadPageRequest{At: at}), codes.InvalidArgument},
-		{"a page that is too large", page(&deputyv1.ReadPageRequest{At: at, Limit: 100_001}), codes.InvalidArgument},
+		{"a page that is too large", page(&deputyv1.ReadPageRequest{At: at, Limit: 50_001}), codes.InvalidArgument},
 		{"a page of the future", page(&deputyv1.ReadPageRequest{At: future, Limit: 1}), codes.FailedPrecondition},
 		{"a page after no place", page(&deputyv1.ReadPageRequest{At: at, Limit: 1, After: "Zm9v"}), codes.InvalidArgument},
 		{"a page after no text", page(&deputyv1.ReadPageRequest{At: at, Limit: 1, After: "!"}), codes.InvalidArgument},

@@ -32,6 +32,15 @@ func promote(t *testing.T, database func(testing.TB) string) {
 	follows(t, f, a)
 	w.update(t, touch("document:last#viewer@user:alice"))
 	at := follows(t, f, a)
+	copied, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := copied.Store.UniqueID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied.Release()
 	if _, err := follow.Promote("copies", "graph", config.Store, anything); !errors.Is(err, store.ErrInUse) {
 		t.Errorf("a copy that is open is promoted: %v", err)
 	}
@@ -73,7 +82,7 @@ func promote(t *testing.T, database func(testing.TB) string) {
 		}
 	}()
 	id, err := s.UniqueID(t.Context())
-	if err != nil || id != promoted.Store || strings.Contains(string(at.Authority), id) {
+	if err != nil || id != promoted.Store || id == was || strings.Contains(string(at.Authority), id) {
 		t.Errorf("the store's id is %s, want %s, and none of %s: %v", id, promoted.Store, at.Authority, err)
 	}
 	theirs := &written{s, w.uri}

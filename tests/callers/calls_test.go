@@ -172,7 +172,7 @@ var calls = []call{
 	{method: "deputy.v1.FollowService/GetHead", request: `{}`},
 	{method: "deputy.v1.FollowService/ReadChanges", request: `{"from":$position,"limit":1}`},
 	{method: "deputy.v1.FollowService/ReadDefinitions", request: `{"at":$position}`},
-	{method: "deputy.v1.FollowService/ReadPage", request: `{"at":$position,"limit":100000}`, shows: `"$doc"`},
+	{method: "deputy.v1.FollowService/ReadPage", request: `{"at":$position,"limit":50000}`, shows: `"$doc"`},
 	{method: "deputy.v1.FollowService/ReadDigests", request: `{"at":$position,"moment":"2040-01-01T00:00:00Z"}`},
 	{
 		method:  "deputy.v1.FollowService/ReadBucket",

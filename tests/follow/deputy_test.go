@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -207,6 +208,32 @@ func TestOnlyFollowersFollow(t *testing.T) {
 		conn := harness.Dial(t, c.conn.Addr().String(), c.key)
 		if _, err := deputyv1.NewFollowServiceClient(conn).GetHead(t.Context(), &deputyv1.GetHeadRequest{}); status.Code(err) != c.want {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// TestNoDeputy refuses to follow a SpiceDB, and a Deputy that itself follows.
+func TestNoDeputy(t *testing.T) {
+	t.Parallel()
+	p := primary(t)
+	follower := harness.Following(t, p.Addr().String())
+	follower.Callers = harness.Followers()
+	chain := harness.Following(t, harness.Start(t, follower).Addr().String())
+	for name, c := range map[string]struct {
+		engine engine.Config
+		says   string
+	}{
+		"a SpiceDB": {harness.Remote(t), "is no Deputy"}, "a Deputy that follows": {chain.Engine, "embedded"},
+	} {
+		d, err := daemon.Open(t.Context(), daemon.Config{
+			Engine: c.engine, PresharedKeys: []string{harness.ServiceKey}, TokenKey: []byte("a token key of at least 32 bytes"),
+			Following: daemon.Following{On: true, Dir: t.TempDir()}, Journal: daemon.Journal{Off: true},
+		}, zap.NewNop())
+		if err == nil {
+			err = d.Close()
+			t.Errorf("%s is followed (%v)", name, err)
+		} else if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

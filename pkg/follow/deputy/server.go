@@ -21,8 +21,8 @@ import (
 
 // The bounds of requests.
 const (
-	maxChanges = 1_000_000
-	maxPage    = 100_000
+	maxChanges = 200_000
+	maxPage    = 50_000
 	// maxPart is about how large a message of an answer grows before the next one begins, in bytes.
 	maxPart = 512 << 10
 	// atOnce is how many readings that walk many relationships one follower has under way at once.

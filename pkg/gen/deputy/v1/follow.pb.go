@@ -412,7 +412,7 @@ type ReadChangesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The position since which.
 	From *FollowedPosition `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// How many relationships that were written, and how many that were deleted, are returned at most, 1 to 1000000. Where there are more of either, the
+	// How many relationships that were written, and how many that were deleted, are returned at most, 1 to 200000. Where there are more of either, the
 	// call is RESOURCE_EXHAUSTED with TOO_LARGE.
 	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -671,7 +671,7 @@ type ReadPageRequest struct {
 	At *FollowedPosition `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	// The place where the page before ended; empty for the first page.
 	After string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
-	// How many relationships are returned at most, 1 to 100000.
+	// How many relationships are returned at most, 1 to 50000.
 	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
