@@ -134,25 +134,13 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	var (
 		figures []prometheus.Collector
 		keeps   rpc.Keeper
-		follows deputyv1.FollowServiceServer
 	)
 	if graph != nil {
 		keeps, figures = keeper{graph}, []prometheus.Collector{graph.Collector()}
 	}
-	if d.engine, err = cfg.openEngine(ctx, graph); err != nil {
+	engines, follows, err := d.openEngine(ctx, graph)
+	if opened = append(opened, engines...); err != nil {
 		return fail(err)
-	}
-	opened = append(opened, d.engine)
-	if err := d.openAuthority(ctx); err != nil {
-		return fail(err)
-	}
-	if d.authority != nil {
-		opened = append(opened, d.authority)
-	}
-	if graph != nil {
-		if follows, err = deputy.NewServer(ctx, graph); err != nil {
-			return fail(err)
-		}
 	}
 	datastore, err := d.engine.DatastoreID(ctx)
 	if err != nil {
@@ -180,7 +168,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	decides, of, err := d.openGraph(ctx, graph, files)
+	decides, of, err := d.openGraph(graph, files) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
 	}
@@ -280,12 +268,35 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	return d, nil
 }
 
+// openEngine opens the engine, what is followed, and what answers those that follow this server's store, if there is any of them. What was opened is
+// returned with an error too.
+func (d *Daemon) openEngine(ctx context.Context, graph *store.Store) (opened []io.Closer, follows deputyv1.FollowServiceServer, err error) {
+	if d.engine, err = d.cfg.openEngine(ctx, graph); err != nil {
+		return nil, nil, err
+	}
+	opened = append(opened, d.engine)
+	if err := d.openAuthority(ctx); err != nil {
+		return opened, nil, err
+	}
+	if d.authority != nil {
+		opened = append(opened, d.authority)
+	}
+	if graph == nil {
+		return opened, nil, nil
+	}
+	served, err := deputy.NewServer(ctx, graph)
+	if err != nil {
+		return opened, nil, err
+	}
+	return opened, served, nil
+}
+
 // openGraph opens what decisions are made over: the engine, the evaluator over the store if there is one, or a copy of the engine's database.
-func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
+func (d *Daemon) openGraph(kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
 	d.graph = d.engine
 	switch {
 	case kept != nil && d.cfg.Evaluator == EvaluatorNative:
-		d.openEvaluator(kept) //nolint:contextcheck // it outlives the opening
+		d.openEvaluator(kept)
 		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
 	case d.cfg.Following.On:
 		var err error

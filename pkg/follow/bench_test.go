@@ -55,6 +55,7 @@ func BenchmarkLoad(b *testing.B) {
 }
 
 func benchmarkLoad(b *testing.B, uri string) {
+	b.Helper()
 	w := writer(b, uri)
 	n := number(b, "DEPUTY_FOLLOW_LOAD", 200_000)
 	large(b, w.uri, n)

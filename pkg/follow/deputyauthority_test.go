@@ -222,7 +222,7 @@ func TestStoreRequests(t *testing.T) {
 	at := head.GetHead()
 	future := &deputyv1.FollowedPosition{StoreId: at.GetStoreId(), Revision: at.GetRevision() + 1, At: at.GetAt()}
 	now := timestamppb.Now()
-	type messages interface{ RecvMsg(any) error }
+	type messages interface{ RecvMsg(m any) error }
 	first := func(stream messages, err error, message any) error {
 		if err != nil {
 			return err

@@ -52,7 +52,7 @@ type written struct {
 
 // eachAuthority runs a test on each kind of authority: database makes a fresh one, for writer.
 func eachAuthority(t *testing.T, test func(t *testing.T, database func(testing.TB) string)) {
-	t.Run("PostgreSQL", func(t *testing.T) { test(t, func(t testing.TB) string { return pgtest.Database(t) }) })
+	t.Run("PostgreSQL", func(t *testing.T) { test(t, pgtest.Database) })
 	t.Run("Deputy", func(t *testing.T) { test(t, func(t testing.TB) string { return served(t, store.Config{}).uri }) })
 }
 

@@ -45,9 +45,10 @@ func servedAt(uri string) *servedStore {
 func served(t testing.TB, config store.Config) *servedStore {
 	t.Helper()
 	dir := "store"
-	if config.FS == nil {
+	switch config.FS {
+	case nil:
 		config.FS = vfs.NewMem()
-	} else if config.FS == vfs.Default {
+	case vfs.Default:
 		dir = t.TempDir() + "/store"
 	}
 	config.CacheBytes, config.MemTableBytes, config.DiskReserve, config.OpenFiles = 1<<20, 1<<20, 1, 100

@@ -93,7 +93,7 @@ func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limi
 			err = s.readFailure(closed)
 		}
 	}()
-	changed, rows := map[string][]byte{}, 0
+	gathered := gathering{changed: map[string][]byte{}, most: 2*limit + spareChanges}
 	reached := false
 	for valid := iter.First(); valid; valid = iter.Next() {
 		if err := ctx.Err(); err != nil {
@@ -107,32 +107,20 @@ func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limi
 			reached = true
 			continue
 		}
+		if !reached {
+			break
+		}
 		value, err := iter.ValueAndErr()
 		if err != nil {
 			return nil, s.readFailure(err)
 		}
 		if chunk == 0 {
-			if c.Revisions++; !reached {
-				break
-			}
+			c.Revisions++
 			if _, value, err = readHead(value); err != nil {
 				return nil, err
 			}
 		}
-		value = bytes.Clone(value)
-		if err := readChanges(value, func(ch change) error {
-			if len(ch.key) == 0 {
-				return damaged("a change of nothing")
-			}
-			if _, there := changed[string(ch.key)]; !there && ch.key[0] == kindForward {
-				// What came and went takes room too.
-				if rows++; rows > 2*limit+spareChanges {
-					return ErrTooMany
-				}
-			}
-			changed[string(ch.key)] = ch.value
-			return nil
-		}); err != nil {
+		if err := readChanges(bytes.Clone(value), gathered.add); err != nil {
 			return nil, err
 		}
 	}
@@ -142,7 +130,27 @@ func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limi
 	if !reached {
 		return nil, ErrNotReached
 	}
-	return changed, nil
+	return gathered.changed, nil
+}
+
+// gathering keeps what was written last under each key. What came and went takes room too.
+type gathering struct {
+	changed map[string][]byte
+	// rows is how many of the keys are relationships', and most how many there may be.
+	rows, most int
+}
+
+func (g *gathering) add(ch change) error {
+	if len(ch.key) == 0 {
+		return damaged("a change of nothing")
+	}
+	if _, there := g.changed[string(ch.key)]; !there && ch.key[0] == kindForward {
+		if g.rows++; g.rows > g.most {
+			return ErrTooMany
+		}
+	}
+	g.changed[string(ch.key)] = ch.value
+	return nil
 }
 
 // spareChanges is how many rows may have come and gone besides those that are returned.

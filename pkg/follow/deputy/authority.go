@@ -95,7 +95,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	var c follow.Changes
 	first := true
 	err := receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadChangesResponse], error) {
-		return a.service.ReadChanges(ctx, &deputyv1.ReadChangesRequest{From: at, Limit: uint32(min(max(limit, 1), maxChanges))}) //nolint:gosec // bounded
+		return a.service.ReadChanges(ctx, &deputyv1.ReadChangesRequest{From: at, Limit: uint32(min(max(limit, 1), maxChanges))})
 	}, func(part *deputyv1.ReadChangesResponse) (err error) {
 		if first {
 			if c.To, ok = positionOf(part.GetTo()); !ok || c.To.Authority != from.Authority || part.GetTo().GetRevision() < at.GetRevision() {

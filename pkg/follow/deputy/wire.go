@@ -1,6 +1,7 @@
 package deputy
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,10 +66,8 @@ func relationshipToWire(rel *tuple.Relationship) *deputyv1.FollowedRelationship 
 
 // relationshipOf reads one; ok is false for what no store has.
 func relationshipOf(in *deputyv1.FollowedRelationship) (_ tuple.Relationship, ok bool) {
-	for _, part := range []string{in.GetResourceType(), in.GetResourceId(), in.GetRelation(), in.GetSubjectType(), in.GetSubjectId()} {
-		if part == "" {
-			return tuple.Relationship{}, false
-		}
+	if slices.Contains([]string{in.GetResourceType(), in.GetResourceId(), in.GetRelation(), in.GetSubjectType(), in.GetSubjectId()}, "") {
+		return tuple.Relationship{}, false
 	}
 	rel := tuple.Relationship{RelationshipReference: tuple.RelationshipReference{
 		Resource: tuple.ObjectAndRelation{ObjectType: in.GetResourceType(), ObjectID: in.GetResourceId(), Relation: in.GetRelation()},
@@ -84,7 +83,7 @@ func relationshipOf(in *deputyv1.FollowedRelationship) (_ tuple.Relationship, ok
 		}
 		rel.OptionalCaveat = &core.ContextualizedCaveat{CaveatName: name, Context: given}
 	}
-	if in.ExpiresAt != nil {
+	if in.GetExpiresAt() != nil {
 		if in.GetExpiresAt().CheckValid() != nil {
 			return tuple.Relationship{}, false
 		}
@@ -121,7 +120,7 @@ func encoded[D proto.Message](definitions []D) ([][]byte, error) {
 // decoded appends the definitions that are encoded.
 func decoded[D any, P interface {
 	*D
-	UnmarshalVT([]byte) error
+	UnmarshalVT(encoded []byte) error
 }](to []P, encoded [][]byte) ([]P, error) {
 	for _, text := range encoded {
 		d := P(new(D))
