@@ -142,6 +142,7 @@ const (
 	ReasonTooManyCandidates   = "TOO_MANY_CANDIDATES"
 	ReasonRevision            = "REVISION_UNAVAILABLE"
 	ReasonSnapshotTooOld      = "SNAPSHOT_TOO_OLD"
+	ReasonOtherAuthority      = "OTHER_AUTHORITY"
 	ReasonNotActive           = "NOT_ACTIVE"
 	ReasonNotEntitled         = "NOT_ENTITLED"
 	ReasonNotConsented        = "NOT_CONSENTED"

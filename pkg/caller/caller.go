@@ -78,6 +78,9 @@ func (c *Caller) Brakes() bool {
 // Administers reports whether the caller may do what only admins may.
 func (c *Caller) Administers() bool { return c.Known() && c.Roles.Has(deputyv1.Role_ROLE_ADMIN) }
 
+// Follows reports whether it is a server that follows this one, and passes on what its own callers may do.
+func (c *Caller) Follows() bool { return c.Known() && c.Roles&followers != 0 }
+
 // Services reports whether it is the caller that the services' preshared keys stand for, which keeps what it had before there were others.
 func (c *Caller) Services() bool { return c.Known() && c.preshared && c.Name == ServiceName }
 

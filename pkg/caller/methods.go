@@ -90,13 +90,16 @@ var methods = sync.OnceValue(func() map[string]*Method {
 const contractPackage protoreflect.FullName = "deputy.v1"
 
 // The roles that open methods of authzed.api.v1.
+//
+// A server that follows this one passes on here what its own callers may do, so the role follower opens all of them.
 var (
-	readers = RolesOf(deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER, deputyv1.Role_ROLE_AUDITOR)
+	followers = RolesOf(deputyv1.Role_ROLE_FOLLOWER)
+	readers   = followers | RolesOf(deputyv1.Role_ROLE_CHECKER, deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER, deputyv1.Role_ROLE_AUDITOR)
 	// schemaReaders also write the schema, and read what they change.
 	schemaReaders = readers | schemaWriters
-	schemaWriters = RolesOf(deputyv1.Role_ROLE_SCHEMA_ADMIN)
-	writers       = RolesOf(deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER)
-	admins        = RolesOf(deputyv1.Role_ROLE_ADMIN)
+	schemaWriters = followers | RolesOf(deputyv1.Role_ROLE_SCHEMA_ADMIN)
+	writers       = followers | RolesOf(deputyv1.Role_ROLE_WRITER, deputyv1.Role_ROLE_ORGANIZER)
+	admins        = followers | RolesOf(deputyv1.Role_ROLE_ADMIN)
 )
 
 // What calls of the methods of authzed.api.v1 do to the graph. A check of theirs is recorded with the answer, as a read is.

@@ -163,7 +163,7 @@ beats the default.
 		newJournal(p),
 		newSchema(p), newRelationship(p), newTest(p), newInit(p),
 		newServe(p), newCaller(p), newMCP(p), newMigrate(p), newDemo(p, schema.SupportDesk, "supportdesk/decisions.yaml"),
-		newStore(p), newFollow(p), newPurge(p), newBackup(p), newRestore(p),
+		newStore(p), newFollow(p), newPurge(p), newBackup(p), newRestore(p), newPromote(p),
 		newVersion(p), newOptions(p),
 	)
 	root.SetVersionTemplate("{{.Version}}\n")

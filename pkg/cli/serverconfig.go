@@ -171,7 +171,8 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
 	f := &s.config.Following
 	flags.BoolVar(&f.On, "follow", false,
-		"keep a copy of the database, in --follow-dir, up to date with it, and decide from the copy; for the engine postgres")
+		"keep a copy of the database, in --follow-dir, up to date with it, and decide from the copy; for the engine postgres, and for remote "+
+			"where that is another Deputy")
 	flags.StringVar(&f.Dir, "follow-dir", "", "directory of that copy; made if it is not there; may be deleted while no server runs over it")
 	flags.DurationVar(&f.Wait, "follow-wait", 0,
 		"how long a decision waits until the copy has reached the database's head, before the database itself is asked; 0 means 250ms")
@@ -183,7 +184,7 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,
 		fmt.Sprintf("how many are kept for writes; 0 means %d", engine.DefaultWriteConns))
-	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote")
+	flags.StringVar(&e.Endpoint, "remote-endpoint", "", "host and port of the SpiceDB behind the engine remote, or of the Deputy to follow")
 	flags.Var(&s.remoteKey, "remote-preshared-key", "its preshared key")
 	flags.StringVar(&s.remoteKeyFile, "remote-preshared-key-file", "", "file with its preshared key")
 	flags.BoolVar(&e.Insecure, "remote-insecure", false, "connect to it without TLS")

@@ -71,6 +71,7 @@ const (
 	ReasonSignalNotFound       Reason = authz.ReasonSignalNotFound
 	ReasonSignalsUnavailable   Reason = authz.ReasonSignalsUnavailable
 	ReasonSnapshotTooOld       Reason = authz.ReasonSnapshotTooOld
+	ReasonOtherAuthority       Reason = authz.ReasonOtherAuthority
 	ReasonStopping             Reason = "STOPPING"
 	ReasonStreamStalled        Reason = "STREAM_STALLED"
 	ReasonStreamTime           Reason = "STREAM_TIME"

@@ -28,6 +28,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/door/spicedb"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
+	"github.com/deputyauth/deputy/pkg/follow/deputy"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/judge"
 	"github.com/deputyauth/deputy/pkg/rpc"
@@ -70,9 +72,10 @@ type Daemon struct {
 	// graph is what decisions are made over: the engine, or evaluator over it, which is nil without.
 	graph     authz.Graph
 	evaluator *kept.Graph
-	// follower has a copy of the engine's database, and is the graph then; nil without.
-	follower *follower
-	judge    *judge.Judge
+	// authority is what is followed, and follower has a copy of it, and is the graph then; nil without.
+	authority authority
+	follower  *follower
+	judge     *judge.Judge
 	// delegate is nobody's.
 	delegate *delegate.Delegate
 	// journal records what is asked; nil records nothing.
@@ -135,10 +138,10 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if graph != nil {
 		keeps, figures = keeper{graph}, []prometheus.Collector{graph.Collector()}
 	}
-	if d.engine, err = cfg.openEngine(ctx, graph); err != nil {
+	engines, follows, err := d.openEngine(ctx, graph)
+	if opened = append(opened, engines...); err != nil {
 		return fail(err)
 	}
-	opened = append(opened, d.engine)
 	datastore, err := d.engine.DatastoreID(ctx)
 	if err != nil {
 		return fail(err)
@@ -165,7 +168,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	decides, of, err := d.openGraph(ctx, graph, files)
+	decides, of, err := d.openGraph(graph, files) //nolint:contextcheck // it outlives the opening
 	if err != nil {
 		return fail(err)
 	}
@@ -239,6 +242,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
 		Store:          keeps,
+		Follow:         follows,
 		Journal:        records,
 		Signals:        d.ledger,
 		Events: func(ctx context.Context, issuer, token string) (caller.EventToken, error) {
@@ -267,16 +271,39 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	return d, nil
 }
 
+// openEngine opens the engine, what is followed, and what answers those that follow this server's store, if there is any of them. What was opened is
+// returned with an error too.
+func (d *Daemon) openEngine(ctx context.Context, graph *store.Store) (opened []io.Closer, follows deputyv1.FollowServiceServer, err error) {
+	if d.engine, err = d.cfg.openEngine(ctx, graph); err != nil {
+		return nil, nil, err
+	}
+	opened = append(opened, d.engine)
+	if err := d.openAuthority(ctx); err != nil {
+		return opened, nil, err
+	}
+	if d.authority != nil {
+		opened = append(opened, d.authority)
+	}
+	if graph == nil {
+		return opened, nil, nil
+	}
+	served, err := deputy.NewServer(ctx, graph)
+	if err != nil {
+		return opened, nil, err
+	}
+	return opened, served, nil
+}
+
 // openGraph opens what decisions are made over: the engine, the evaluator over the store if there is one, or a copy of the engine's database.
-func (d *Daemon) openGraph(ctx context.Context, kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
+func (d *Daemon) openGraph(kept *store.Store, files int) (io.Closer, []prometheus.Collector, error) {
 	d.graph = d.engine
 	switch {
 	case kept != nil && d.cfg.Evaluator == EvaluatorNative:
-		d.openEvaluator(kept) //nolint:contextcheck // it outlives the opening
+		d.openEvaluator(kept)
 		return closer(d.evaluator.Close), d.evaluator.Collectors(), nil
 	case d.cfg.Following.On:
 		var err error
-		if d.follower, err = d.openFollower(ctx, files); err != nil {
+		if d.follower, err = d.openFollower(files); err != nil {
 			return nil, nil, err
 		}
 		d.graph = d.follower.graph
@@ -326,9 +353,11 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door,
 func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
 	return spicedb.Rights{
-		Name: c.Name, Core: c.Administers(), Feeds: c.Organizes(), Bounds: c.Bounds,
-		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for.
-		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services(),
+		// A server that follows this one passes on what its own callers may do, which it has judged.
+		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Bounds: c.Bounds,
+		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for. A server that
+		// follows this one seals them itself.
+		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services() && !c.Follows(),
 	}
 }
 

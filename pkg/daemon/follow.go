@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -16,13 +17,14 @@ import (
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/follow/deputy"
 	"github.com/deputyauth/deputy/pkg/follow/postgres"
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
-// Following is how a server follows its engine's database with a copy of its own, from which it decides.
+// Following is how a server follows its engine's database, or the store of another Deputy, with a copy of its own, from which it decides.
 type Following struct {
-	// On has it do so. It is for the engine postgres.
+	// On has it do so. It is for the engine postgres, and for remote where that is another Deputy on the engine embedded.
 	On bool
 	// Dir is the copy's directory, which is made if it is not there. It may be deleted whenever no server has it open.
 	Dir string
@@ -48,12 +50,13 @@ func (f Following) complete(e engine.Config) (Following, error) {
 		return f, nil
 	}
 	switch kind := cmp.Or(e.Kind, engine.Embedded); kind {
-	case engine.Postgres:
+	case engine.Postgres, engine.Remote:
 	case engine.Embedded, engine.Memory:
-		return f, fmt.Errorf("--follow is for the engine %s: the engine %s has its graph in this process, so that there is nothing to copy; leave --follow out",
-			engine.Postgres, kind)
+		return f, fmt.Errorf("--follow is for the engines %s and %s: the engine %s has its graph in this process, so that there is nothing to copy; "+
+			"leave --follow out", engine.Postgres, engine.Remote, kind)
 	default:
-		return f, fmt.Errorf("--follow is for the engine %s: Deputy cannot follow the engine %s yet; leave --follow out", engine.Postgres, kind)
+		return f, fmt.Errorf("--follow is for the engines %s and %s: Deputy cannot follow the engine %s yet; leave --follow out",
+			engine.Postgres, engine.Remote, kind)
 	}
 	switch {
 	case f.Dir == "":
@@ -100,29 +103,74 @@ func makeFollowDir(dir string) error {
 	return nil
 }
 
+// authority is what a server follows, with what it holds open.
+type authority interface {
+	follow.Authority
+	io.Closer
+}
+
+// database is a database that is followed.
+type database struct{ *postgres.Authority }
+
+// Close is io.Closer's.
+func (d database) Close() error {
+	d.Authority.Close()
+	return nil
+}
+
+// another is another Deputy server that is followed, over the engine's connection.
+type another struct{ *deputy.Authority }
+
+// Close is io.Closer's. The connection is the engine's.
+func (another) Close() error { return nil }
+
+// openAuthority opens what is followed, if anything is. The engine learns where it is another Deputy.
+func (d *Daemon) openAuthority(ctx context.Context) error {
+	switch {
+	case !d.cfg.Following.On:
+		return nil
+	case d.engine.InProcess():
+		uri, err := d.cfg.Engine.Connection()
+		if err != nil {
+			return err
+		}
+		opened, err := postgres.Open(ctx, postgres.Config{URI: uri, Window: d.engine.Retention()})
+		if err != nil {
+			return err
+		}
+		d.authority = database{opened}
+		return nil
+	}
+	opened, err := deputy.Open(ctx, d.engine.Conn())
+	if err != nil {
+		return err
+	}
+	d.authority = another{opened}
+	return d.engine.Follows(ctx, func(ctx context.Context) (string, error) {
+		head, err := opened.Head(ctx)
+		if err != nil {
+			return "", err
+		}
+		return opened.Revision(head)
+	})
+}
+
 // follower is what a server follows with.
 type follower struct {
-	authority *postgres.Authority
-	copies    *follow.Follower
-	graph     *follow.Graph
+	copies *follow.Follower
+	graph  *follow.Graph
 }
 
 // openFollower opens the copy and begins to follow.
-func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error) {
+func (d *Daemon) openFollower(files int) (*follower, error) {
 	c := d.cfg
 	if err := makeFollowDir(c.Following.Dir); err != nil {
 		return nil, err
 	}
-	uri, err := c.Engine.Connection()
-	if err != nil {
-		return nil, err
-	}
 	f := &follower{}
-	if f.authority, err = postgres.Open(ctx, postgres.Config{URI: uri, Window: d.engine.Retention()}); err != nil {
-		return nil, err
-	}
+	var err error
 	memory := memory() / 2
-	f.copies, err = follow.Open(follow.Config{ //nolint:contextcheck // it outlives the opening
+	f.copies, err = follow.Open(follow.Config{
 		Dir: c.Following.Dir,
 		// While a copy is loaded there are two.
 		Store: store.Config{
@@ -132,9 +180,8 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 			Unsynced: true,
 		},
 		Log: d.log, Progress: d.logLoad(),
-	}, f.authority)
+	}, d.authority)
 	if err != nil {
-		f.authority.Close()
 		return nil, err
 	}
 	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
@@ -146,11 +193,7 @@ func (d *Daemon) openFollower(ctx context.Context, files int) (*follower, error)
 }
 
 // Close ends the following, and closes the copy.
-func (f *follower) Close() error {
-	err := errors.Join(f.graph.Close(), f.copies.Close())
-	f.authority.Close()
-	return err
-}
+func (f *follower) Close() error { return errors.Join(f.graph.Close(), f.copies.Close()) }
 
 // copied is the graph over a copy, with SpiceDB over it for what the evaluator leaves to it.
 type copied struct {
@@ -169,7 +212,11 @@ var _ follow.Local = copied{}
 
 // openCopy opens the graph over a copy's store.
 func (d *Daemon) openCopy(s *store.Store) (follow.Local, error) {
-	spicedb, err := engine.OverCopy(context.Background(), engine.Config{Retention: d.engine.Retention(), Log: d.log}, keptOpen{s})
+	over := engine.OverCopy
+	if !d.engine.InProcess() {
+		over = engine.Over // another Deputy refuses no more than this server would over a store of its own
+	}
+	spicedb, err := over(context.Background(), engine.Config{Retention: d.engine.Retention(), Log: d.log}, keptOpen{s})
 	if err != nil {
 		return nil, err
 	}
@@ -182,12 +229,12 @@ type keptOpen struct{ *store.Store }
 // Close does nothing.
 func (keptOpen) Close() error { return nil }
 
-// closeFollower closes the follower, if there is one.
+// closeFollower closes the follower and what it follows, if there is one.
 func (d *Daemon) closeFollower() error {
 	if d.follower == nil {
 		return nil
 	}
-	return d.follower.Close()
+	return errors.Join(d.follower.Close(), d.authority.Close())
 }
 
 // decides reports whether the server can decide: whether its copy serves or, where it has none, its engine answers.

@@ -114,5 +114,6 @@ func (c Config) openEngine(ctx context.Context, graph *store.Store) (*engine.Eng
 	if graph != nil {
 		return engine.Over(ctx, c.Engine, graph)
 	}
+	c.Engine.Deputy = c.Following.On && c.Engine.Kind == engine.Remote
 	return engine.Open(ctx, c.Engine)
 }

@@ -195,7 +195,11 @@ func (e *Engine) Write(ctx context.Context, updates []authz.Update, precondition
 	if err != nil {
 		return authz.Revision{}, Failure("engine.Write", err)
 	}
-	return authz.Revision{Token: resp.GetWrittenAt().GetToken()}, nil
+	at := authz.Revision{Token: resp.GetWrittenAt().GetToken()}
+	if e.another != nil {
+		e.another.wrote(at)
+	}
+	return at, nil
 }
 
 func operation(o authz.Operation) v1.RelationshipUpdate_Operation {

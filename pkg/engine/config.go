@@ -64,6 +64,9 @@ type Config struct {
 	// TrustSchema says that no relation of the SpiceDB behind Remote holds relationships with an expiration that its
 	// schema does not admit any more. Else their rows are counted whenever a schema is first met; see remoteStrays.
 	TrustSchema bool
+	// Deputy says that what is behind Remote is another Deputy server, which takes it that its clients ask whether it is still there; see
+	// Engine.Follows.
+	Deputy bool
 	// CAPath is a PEM file with the certificate authorities that Remote trusts; empty means the
 	// system's.
 	CAPath string

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/turns"
@@ -35,6 +36,10 @@ const cockroachOffset = 500 * time.Millisecond
 
 // maxMessage is the largest message that crosses the connection to the engine, in bytes.
 const maxMessage = 64 << 20
+
+// silence is how long a connection to another Deputy may be silent while calls are under way before that is asked whether it is there, and askingTime
+// how long it may take to say so. Without it a server that has gone is waited for as long as TCP does, a quarter of an hour.
+const silence, askingTime = 30 * time.Second, 20 * time.Second
 
 // Engine is an opened SpiceDB. It implements authz.Graph and is safe for concurrent use.
 type Engine struct {
@@ -57,6 +62,8 @@ type Engine struct {
 	own string
 	// trusted is Config.TrustSchema.
 	trusted bool
+	// another is the Deputy behind Remote, where this server follows it; else nil.
+	another *another
 	// stop ends the in-process server and waits for it; nil for Remote.
 	stop func() error
 
@@ -269,8 +276,12 @@ func (e *Engine) Retention() time.Duration { return e.retention }
 // ClockOffset is how long after a write a head revision may still lie before it.
 func (e *Engine) ClockOffset() time.Duration { return e.offset }
 
-// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell.
+// DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell, unless that is a Deputy that this
+// server follows.
 func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
+	if e.another != nil {
+		return e.another.storeID(), nil
+	}
 	if e.ds == nil {
 		return "", nil
 	}
@@ -316,6 +327,9 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	tells := &teller{remote: true, bounds: &usual, log: cfg.Log}
 	opts := append(tells.options(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
+	if cfg.Deputy {
+		opts = append(opts, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: silence, Timeout: askingTime}))
+	}
 	switch {
 	case cfg.Insecure:
 		opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -45,6 +45,9 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 			err = Failure("engine.Snapshot", ctx.Err())
 		}
 	}
+	if err == nil && e.another != nil && f.Exactly.IsZero() && !f.AtLeast.IsZero() {
+		err = e.another.reaches(at.token, f.AtLeast)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +66,15 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 	token, m, err := e.remoteSchema(ctx)
 	if err != nil || m.Schema.CoreDifference != "" {
+		return head{token, m}, err
+	}
+	if e.another != nil {
+		token, err = e.anotherHead(ctx, func() (string, error) { return e.another.head(ctx) })
+		if err != nil && authz.KindOf(err) == authz.Internal {
+			err = &authz.Error{
+				Op: "engine.Head", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Message: "the server that is followed does not answer", Err: err,
+			}
+		}
 		return head{token, m}, err
 	}
 	nobody := authz.Object{Type: authz.TypeTenant, ID: "-"}
@@ -87,7 +99,15 @@ func (e *Engine) remoteSchema(ctx context.Context) (authz.Revision, model, error
 	if err != nil {
 		return authz.Revision{}, model{}, Failure("engine.Schema", err)
 	}
-	m, err := e.models.get(resp.GetSchemaText(), func() (*guard.Model, error) { return guard.Compile(resp.GetSchemaText()) })
+	m, err := e.models.get(resp.GetSchemaText(), func() (*guard.Model, error) {
+		m, err := guard.Compile(resp.GetSchemaText())
+		if err == nil && e.readsWhole {
+			for _, t := range m.Schema.Types {
+				t.UnsafeShape = ""
+			}
+		}
+		return m, err
+	})
 	return authz.Revision{Token: resp.GetReadAt().GetToken()}, m, err
 }
 

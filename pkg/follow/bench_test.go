@@ -1,21 +1,38 @@
 package follow_test
 
 import (
+	"context"
 	"fmt"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // large writes so many relationships in one transaction of the database's own, with what SpiceDB notes of one.
 func large(b testing.TB, uri string, n int) {
 	b.Helper()
+	if s := servedAt(uri); s != nil {
+		for i := 1; i <= n; {
+			var updates []tuple.RelationshipUpdate
+			for ; i <= n && len(updates) < 10_000; i++ {
+				updates = append(updates, touch(fmt.Sprintf("document:document-number-%d#viewer@user:user-number-%d", i, i%1000)))
+			}
+			if _, err := s.ReadWriteTx(context.Background(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+				return tx.WriteRelationships(ctx, updates)
+			}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return
+	}
 	execute(b, uri, fmt.Sprintf(`
 		INSERT INTO relation_tuple (namespace, object_id, relation, userset_namespace, userset_object_id, userset_relation, caveat_name)
 			SELECT 'document', 'document-number-' || i, 'viewer', 'user', 'user-number-' || i %% 1000, '...', '' FROM generate_series(1, %d) AS i;
@@ -32,9 +49,15 @@ func onDisk(b testing.TB) follow.Config {
 	return config
 }
 
-// BenchmarkLoad loads a copy from a PostgreSQL on the same machine.
+// BenchmarkLoad loads a copy from an authority on the same machine.
 func BenchmarkLoad(b *testing.B) {
-	w := writer(b, pgtest.Database(b))
+	b.Run("PostgreSQL", func(b *testing.B) { benchmarkLoad(b, pgtest.Database(b)) })
+	b.Run("Deputy", func(b *testing.B) { benchmarkLoad(b, served(b, store.Config{FS: vfs.Default}).uri) })
+}
+
+func benchmarkLoad(b *testing.B, uri string) {
+	b.Helper()
+	w := writer(b, uri)
 	n := number(b, "DEPUTY_FOLLOW_LOAD", 200_000)
 	large(b, w.uri, n)
 	a := authority(b, w.uri, time.Hour)
@@ -49,7 +72,13 @@ func BenchmarkLoad(b *testing.B) {
 
 // BenchmarkPull takes the head where nothing has changed, beside a write of SpiceDB's, and the head alone.
 func BenchmarkPull(b *testing.B) {
-	w := writer(b, pgtest.Database(b))
+	b.Run("PostgreSQL", func(b *testing.B) { benchmarkPull(b, pgtest.Database(b)) })
+	b.Run("Deputy", func(b *testing.B) { benchmarkPull(b, served(b, store.Config{FS: vfs.Default}).uri) })
+}
+
+func benchmarkPull(b *testing.B, uri string) {
+	b.Helper()
+	w := writer(b, uri)
 	large(b, w.uri, number(b, "DEPUTY_FOLLOW_LOAD", 200_000))
 	a := authority(b, w.uri, time.Hour)
 	f := follower(b, onDisk(b), a)

@@ -20,8 +20,10 @@ import (
 // TestOverlappingTransactions holds three transactions of SpiceDB's open at the same time and commits them in every order, while a fourth one takes
 // back what the first to commit has granted. After each commit the copy follows. Every change is delivered once, and the copy is at each of its
 // positions what the authority was.
-func TestOverlappingTransactions(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestOverlappingTransactions(t *testing.T) { eachAuthority(t, overlappingTransactions) }
+
+func overlappingTransactions(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	a := authority(t, w.uri, time.Hour)
 	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
@@ -131,8 +133,10 @@ func TestOtherDatabases(t *testing.T) {
 }
 
 // TestEveryKindOfChange follows the authority through each kind of write that SpiceDB's datastore has, and several at once.
-func TestEveryKindOfChange(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestEveryKindOfChange(t *testing.T) { eachAuthority(t, everyKindOfChange) }
+
+func everyKindOfChange(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	a := authority(t, w.uri, time.Hour)
 	f := follower(t, inMemory(), a)
 	follows(t, f, a)
@@ -259,8 +263,10 @@ func TestEveryKindOfChange(t *testing.T) {
 }
 
 // TestTooMany refuses more changes than one local commit holds, and follows again by a load.
-func TestTooMany(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestTooMany(t *testing.T) { eachAuthority(t, tooMany) }
+
+func tooMany(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	a := authority(t, w.uri, time.Hour)
 	config := inMemory()
 	config.MaxChanges = 10

@@ -209,7 +209,7 @@ func (c *comparison) relationships(ctx context.Context) error {
 		c.counted++
 		b := BucketOf(rel)
 		one := Digest{Bucket: b}
-		one.add(rel)
+		one.Add(rel)
 		d := differ[b]
 		d.Bucket, d.Count, d.Sum = b, d.Count-one.Count, d.Sum-one.Sum
 		differ[b] = d

@@ -19,8 +19,10 @@ import (
 )
 
 // TestCompareFinds changes a copy behind its follower's back, in each way in which it could be wrong, and has Compare find just that.
-func TestCompareFinds(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestCompareFinds(t *testing.T) { eachAuthority(t, compareFinds) }
+
+func compareFinds(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	fill(t, w, 30)
 	w.update(t, expiring("document:1#viewer@user:over", time.Now().Add(-time.Minute)))
 	w.write(t, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
@@ -95,8 +97,10 @@ func rewrite(updates ...tuple.RelationshipUpdate) func(context.Context, datastor
 
 // TestDigestsAgree has PostgreSQL and this package digest relationships whose contexts are as hard to write as SpiceDB lets them be. They agree on
 // each of them, so no bucket has to be listed.
-func TestDigestsAgree(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestDigestsAgree(t *testing.T) { eachAuthority(t, digestsAgree) }
+
+func digestsAgree(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	nested := map[string]any{"zz": []any{}, "a": map[string]any{"b": nil, "": true}, "long": []any{map[string]any{"x": 1.0}}}
 	contexts := []map[string]any{
 		nil, {}, {"day": ""}, {"day": "\"\\/\b\f\n\r\t\x01\x1f\x7f<>&'"}, {"day": "дня \u2028 🙂"}, {"bb": 1.0, "a": 2.0, "ccc": 3.0, "ab": 4.0, "Z": 5.0},

@@ -40,8 +40,8 @@ func BucketOf(rel *tuple.Relationship) Bucket {
 	return Bucket{Type: rel.Resource.ObjectType, Number: int(sum[0])}
 }
 
-// add adds a relationship to the digest of its bucket.
-func (d *Digest) add(rel *tuple.Relationship) {
+// Add adds a relationship to the digest of its bucket.
+func (d *Digest) Add(rel *tuple.Relationship) {
 	sum := sha256.Sum256([]byte(textOf(rel)))
 	d.Count++
 	d.Sum += binary.BigEndian.Uint64(sum[:]) >> 4

@@ -50,7 +50,8 @@
 //
 // A position carries who the authority is. For PostgreSQL: the cluster's system identifier, the timeline that it writes,
 // the database's object id and SpiceDB's own id. The timeline changes with every promotion and every restore to a point in time, after which
-// transaction ids are used again for other writes. The database's object id tells a database from one that was made with it as its template.
+// transaction ids are used again for other writes. The database's object id tells a database from one that was made with it as its template. For another
+// Deputy it is the id of its store, which every restore and every promotion changes.
 //
 // A disk that was put back to what it was before has the same identity. So a position also names two transactions that it shows, with the
 // times at which they began: the newest of all, and the newest below which none was running. The authority must still have both.

@@ -11,7 +11,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/deputyauth/deputy/pkg/follow"
-	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // copies lists what is in a follower's directory.
@@ -26,8 +25,10 @@ func copies(t testing.TB, files vfs.FS) []string {
 }
 
 // TestHeld goes on to read a copy that is held after another one has taken its place, and removes it once it is given back.
-func TestHeld(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestHeld(t *testing.T) { eachAuthority(t, heldCopy) }
+
+func heldCopy(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	w.update(t, touch("document:old#viewer@user:alice"))
 	a := authority(t, w.uri, time.Hour)
 	files := vfs.NewMem()
@@ -65,8 +66,10 @@ func TestHeld(t *testing.T) {
 
 // TestOpened: a follower that is opened again has its copy at the position that it has reached, and follows from there without a load. A copy that
 // is damaged, or that was removed by hand, is loaded anew.
-func TestOpened(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestOpened(t *testing.T) { eachAuthority(t, openedAgain) }
+
+func openedAgain(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	w.update(t, touch("document:plan#viewer@user:alice"))
 	a := authority(t, w.uri, time.Hour)
 	files := vfs.NewMem()
@@ -120,8 +123,10 @@ func TestOpened(t *testing.T) {
 }
 
 // TestCloseEndsALoad: a follower that is closed does not wait for a load, which goes on when it is opened again.
-func TestCloseEndsALoad(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestCloseEndsALoad(t *testing.T) { eachAuthority(t, closeEndsALoad) }
+
+func closeEndsALoad(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	fill(t, w, 50)
 	a := authority(t, w.uri, time.Hour)
 	config := over(vfs.NewMem())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,10 +92,10 @@ type keptOpen struct{ *store.Store }
 func (keptOpen) Close() error { return nil }
 
 // graph opens a graph over a fresh database, and returns once its copy serves.
-func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *followed {
+func graph(t *testing.T, uri string, change func(*follow.Config, *follow.GraphConfig)) *followed {
 	t.Helper()
-	w := writer(t, pgtest.Database(t))
-	e, err := engine.Open(t.Context(), engine.Config{Kind: engine.Postgres, URI: w.uri})
+	w := writer(t, uri)
+	e, head, printed, err := engineOver(t, w)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,8 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 	}}
 	config := inMemory()
 	over := follow.GraphConfig{
-		Engine: f.behind, Head: e.Head, Printed: e.Printed, Renewed: func() { f.renewed.Add(1); e.BeginHistory() }, Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
+		Engine: f.behind, Head: head, Printed: printed, Renewed: func() { f.renewed.Add(1); e.BeginHistory() },
+		Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
 		Served: func(serves bool) { f.served <- serves },
 		Open: func(s *store.Store) (follow.Local, error) {
 			spicedb, err := engine.OverCopy(context.Background(), engine.Config{}, keptOpen{s})
@@ -142,6 +144,36 @@ func graph(t *testing.T, change func(*follow.Config, *follow.GraphConfig)) *foll
 	})
 	f.serves(t, true)
 	return f
+}
+
+// engineOver opens the engine of an authority, with how it takes heads and prints revisions.
+func engineOver(t *testing.T, w *written) (
+	e *engine.Engine, head func(context.Context, func() (string, error)) (authz.Revision, error), printed func(authz.Revision) (string, error), err error,
+) {
+	t.Helper()
+	s := servedAt(w.uri)
+	if s == nil {
+		if e, err = engine.Open(t.Context(), engine.Config{Kind: engine.Postgres, URI: w.uri}); err != nil {
+			return nil, nil, nil, err
+		}
+		return e, e.Head, e.Printed, nil
+	}
+	if e, err = engine.Over(context.Background(), engine.Config{Kind: engine.Embedded}, keptOpen{s.Store}); err != nil {
+		return nil, nil, nil, err
+	}
+	// The engine of a server that follows is one over the other server, which knows the store's id besides.
+	id := "@" + strings.TrimPrefix(w.uri, "deputy:")
+	head = func(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
+		return e.Head(ctx, func() (string, error) {
+			taken, err := take()
+			return strings.TrimSuffix(taken, id), err
+		})
+	}
+	printed = func(r authz.Revision) (string, error) {
+		text, err := e.Printed(r)
+		return text + id, err
+	}
+	return e, head, printed, nil
 }
 
 // serves waits until the copy serves, or does not any more.
@@ -221,8 +253,10 @@ func (f *followed) snapshot(t *testing.T, fresh authz.Freshness) authz.Snapshot 
 
 // TestHeadOfCopy has each snapshot at the head, made after a write of somebody else's was acknowledged, show it, by the copy and at a revision that the
 // authority's engine reads the same at. Beside it somebody writes all the time.
-func TestHeadOfCopy(t *testing.T) {
-	f := graph(t, nil)
+func TestHeadOfCopy(t *testing.T) { eachAuthority(t, headOfCopy) }
+
+func headOfCopy(t *testing.T, database func(testing.TB) string) {
+	f := graph(t, database(t), nil)
 	noise, quiet := context.WithCancel(context.Background())
 	var noisy sync.WaitGroup
 	noisy.Go(func() {
@@ -267,9 +301,11 @@ func TestHeadOfCopy(t *testing.T) {
 }
 
 // TestCopyDoesNotKeepUp has the authority's engine answer once a decision has waited for long enough, for a few at a time, and refuse all others.
-func TestCopyDoesNotKeepUp(t *testing.T) {
+func TestCopyDoesNotKeepUp(t *testing.T) { eachAuthority(t, copyDoesNotKeepUp) }
+
+func copyDoesNotKeepUp(t *testing.T, database func(testing.TB) string) {
 	const wait = 100 * time.Millisecond
-	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = wait })
+	f := graph(t, database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = wait })
 	f.update(t, touch("document:plan#viewer@user:alice"))
 	f.hold()
 	began := time.Now()
@@ -311,8 +347,10 @@ func TestCopyDoesNotKeepUp(t *testing.T) {
 }
 
 // TestBounds has the copy answer without asking the authority where it shows a revision and is young enough, and nobody get less than the revision.
-func TestBounds(t *testing.T) {
-	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait, g.MaxAge = 100*time.Millisecond, 2*time.Second })
+func TestBounds(t *testing.T) { eachAuthority(t, bounds) }
+
+func bounds(t *testing.T, database func(testing.TB) string) {
+	f := graph(t, database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait, g.MaxAge = 100*time.Millisecond, 2*time.Second })
 	old := f.token(t, touch("document:plan#viewer@user:alice"))
 	f.snapshot(t, authz.Freshness{}) // the copy is past it
 	f.hold()
@@ -351,8 +389,10 @@ func TestBounds(t *testing.T) {
 
 // TestSwapped loads the authority anew, because too much has changed: stamps of the old copy are not current in the new one, revisions that it stood
 // at are the authority's to answer, and who reads it still can for a while.
-func TestSwapped(t *testing.T) {
-	f := graph(t, func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges = 10 })
+func TestSwapped(t *testing.T) { eachAuthority(t, swapped) }
+
+func swapped(t *testing.T, database func(testing.TB) string) {
+	f := graph(t, database(t), func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges = 10 })
 	f.update(t, touch("document:plan#viewer@user:alice"))
 	before := f.snapshot(t, authz.Freshness{})
 	type stamper interface {
@@ -404,7 +444,7 @@ func TestSwapped(t *testing.T) {
 // TestStrays refuses a type whose expirations somebody dropped from the schema while rows had them, as the authority's engine does, and takes it again
 // once the rows are gone.
 func TestStrays(t *testing.T) {
-	f := graph(t, nil)
+	f := graph(t, pgtest.Database(t), nil)
 	f.define(t, domains.Core+"\ndefinition note {\n relation viewer: user with expiration\n}\n")
 	f.update(t, expiring("note:n#viewer@user:alice", time.Now().Add(time.Hour)))
 	f.define(t, domains.Core+"\ndefinition note {\n relation viewer: user\n}\n")
@@ -441,7 +481,7 @@ func TestStrays(t *testing.T) {
 
 // TestHeadIsNotBehind refuses a head that lies behind what the server has acknowledged, as a standby that lags would show.
 func TestHeadIsNotBehind(t *testing.T) {
-	f := graph(t, nil)
+	f := graph(t, pgtest.Database(t), nil)
 	head, err := f.HeadRevision(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
 	"github.com/deputyauth/deputy/pkg/follow"
 	"github.com/deputyauth/deputy/pkg/store"
+	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // histories is a database that says that it is another one after each time it was failed over. Its rows stay: what the tests look at is what
@@ -61,7 +62,7 @@ func touchPlan(subject string) []authz.Update {
 // TestOtherHistory fails a database over: what names a revision of the lost history is refused, whoever would answer, and the server goes on with a copy
 // of the new one.
 func TestOtherHistory(t *testing.T) {
-	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = time.Second })
+	f := graph(t, pgtest.Database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = time.Second })
 	read := f.snapshot(t, authz.Freshness{}).Revision()
 	written, err := f.Write(t.Context(), touchPlan("alice"), nil)
 	if err != nil {
@@ -116,7 +117,7 @@ func TestOtherHistory(t *testing.T) {
 
 // TestFailoverDuringCall fails a database over while a call is under way: its answer is of neither history.
 func TestFailoverDuringCall(t *testing.T) {
-	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = 100 * time.Millisecond })
+	f := graph(t, pgtest.Database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = 100 * time.Millisecond })
 	f.hold()
 	f.behind.during.Store(new(func() { f.of.failovers.Add(1) }))
 	if snap, err := f.Snapshot(t.Context(), authz.Freshness{}); authz.KindOf(err) != authz.Unavailable {
@@ -151,7 +152,7 @@ func (d damagedOnce) At(ctx context.Context, at store.Revision, moment time.Time
 // TestDamageWhileServing has a copy in which a decision finds damage be taken out of service, and be made anew.
 func TestDamageWhileServing(t *testing.T) {
 	var damaged atomic.Bool
-	f := graph(t, func(_ *follow.Config, g *follow.GraphConfig) {
+	f := graph(t, pgtest.Database(t), func(_ *follow.Config, g *follow.GraphConfig) {
 		g.Open = func(s *store.Store) (follow.Local, error) {
 			spicedb, err := engine.OverCopy(context.Background(), engine.Config{}, keptOpen{s})
 			if err != nil {

@@ -229,7 +229,7 @@ func TestIdentity(t *testing.T) {
 	a := authority(t, w.uri, time.Hour)
 
 	// other is a follower with a copy of the cluster's, over somebody else.
-	other := func(t *testing.T, uri string) (*follow.Follower, *postgres.Authority) {
+	other := func(t *testing.T, uri string) (*follow.Follower, follow.Authority) {
 		t.Helper()
 		config := inMemory()
 		f, err := follow.Open(config, a)

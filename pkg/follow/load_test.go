@@ -16,7 +16,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/deputyauth/deputy/pkg/follow"
-	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
 // fill writes relationships of every trait, so many documents with three each.
@@ -67,9 +66,11 @@ func churn(t testing.TB, w *written, documents int) (stop func()) {
 
 // TestLoadWhileWriting loads page by page while somebody writes, and then follows. It runs in seconds, with 20,000 relationships more than are written to;
 // DEPUTY_FOLLOW_LOAD says how many instead, and has the copy be on the disk.
-func TestLoadWhileWriting(t *testing.T) {
+func TestLoadWhileWriting(t *testing.T) { eachAuthority(t, loadWhileWriting) }
+
+func loadWhileWriting(t *testing.T, database func(testing.TB) string) {
 	const documents = 500
-	w := writer(t, pgtest.Database(t))
+	w := writer(t, database(t))
 	fill(t, w, documents)
 	const bounded = 20_000
 	config, pulls := inMemory(), 10
@@ -123,9 +124,11 @@ func number(t testing.TB, variable string, otherwise int) int {
 // and follows.
 //
 // It runs in seconds: each 7th point. DEPUTY_FOLLOW_EVERY=1 takes all.
-func TestKilled(t *testing.T) {
+func TestKilled(t *testing.T) { eachAuthority(t, killed) }
+
+func killed(t *testing.T, database func(testing.TB) string) {
 	const documents = 60
-	w := writer(t, pgtest.Database(t))
+	w := writer(t, database(t))
 	fill(t, w, documents)
 	direct := authority(t, w.uri, time.Hour)
 	churn(t, w, documents)
@@ -209,8 +212,10 @@ func survives(config follow.Config, a follow.Authority) (err error) {
 }
 
 // TestResumed goes on with a load where it was interrupted, and begins anew where the authority cannot show that state any more.
-func TestResumed(t *testing.T) {
-	w := writer(t, pgtest.Database(t))
+func TestResumed(t *testing.T) { eachAuthority(t, resumed) }
+
+func resumed(t *testing.T, database func(testing.TB) string) {
+	w := writer(t, database(t))
 	fill(t, w, 100)
 	files := vfs.NewMem()
 	config := over(files)

@@ -36,7 +36,7 @@ func checkedGraph(t *testing.T, sample int, change func(*follow.Config, *follow.
 	c := &checked{}
 	core, log := observer.New(zap.InfoLevel)
 	c.log = log
-	c.followed = graph(t, func(f *follow.Config, g *follow.GraphConfig) {
+	c.followed = graph(t, pgtest.Database(t), func(f *follow.Config, g *follow.GraphConfig) {
 		g.Sample, g.Log = sample, zap.New(core)
 		open := g.Open
 		g.Open = func(s *store.Store) (follow.Local, error) {

@@ -35,6 +35,8 @@ type Config struct {
 	Store Keeper
 	// Copies knows the copy that the server decides from; nil means that it decides from its engine itself.
 	Copies Copier
+	// Follow answers servers that follow this one; nil means that the engine has no store of its own.
+	Follow deputyv1.FollowServiceServer
 	// Journal reads the records; nil means that there are none.
 	Journal *journal.Reader
 	// Signals keeps the signals that were received; nil means that the server takes none. Events verifies their tokens.
@@ -61,6 +63,7 @@ func (g *Gate) Register(cfg Config, at ...grpc.ServiceRegistrar) {
 	deputyv1.RegisterBrakeServiceServer(s, &brakes{border: b})
 	deputyv1.RegisterStoreServiceServer(s, &stores{border: b})
 	deputyv1.RegisterCopyServiceServer(s, &copies{border: b})
+	deputyv1.RegisterFollowServiceServer(s, followed(cfg.Follow))
 	deputyv1.RegisterJournalServiceServer(s, &journals{border: b})
 	deputyv1.RegisterRetentionServiceServer(s, &retention{border: b})
 	deputyv1.RegisterReachServiceServer(s, &reaches{border: b})

@@ -74,6 +74,8 @@ var arrows = map[string][]string{
 	"pkg/follow": {"pkg/authz", "pkg/store", "pkg/turns"},
 	// SpiceDB's PostgreSQL datastore as an authority.
 	"pkg/follow/postgres": {"pkg/follow"},
+	// The store of another Deputy as an authority, and the side of that one.
+	"pkg/follow/deputy": {"pkg/authz", "pkg/follow", "pkg/gen", "pkg/store", "pkg/turns"},
 
 	// Who calls: credentials, roles, bounds.
 	"pkg/caller": {"pkg/authz", "pkg/gen"},
@@ -173,7 +175,7 @@ var arrows = map[string][]string{
 		"pkg/authz", "pkg/facts", "pkg/judge", "pkg/delegate", "pkg/schema/guard", "pkg/engine", "pkg/evaluate/kept", "pkg/store",
 		"pkg/rpc", "pkg/rpc/admission", "pkg/door/spicedb", "pkg/rpc/wire", "pkg/statuses", "pkg/caller", "pkg/caller/token", "pkg/caller/file",
 		"pkg/caller/actor", "pkg/caller/person", "pkg/caller/certificate", "pkg/client", "pkg/smallfile", "pkg/journal", "pkg/gen", "pkg/journal/persons",
-		"pkg/door/http", "pkg/door/signals", "pkg/signal", "pkg/follow", "pkg/follow/postgres",
+		"pkg/door/http", "pkg/door/signals", "pkg/signal", "pkg/follow", "pkg/follow/postgres", "pkg/follow/deputy",
 	},
 
 	"pkg/gen": {},
@@ -198,7 +200,7 @@ var outside = map[string][]string{
 		"pkg/schema", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/engine", "pkg/store", "pkg/evaluate",
 		"pkg/evaluate/kept", "pkg/fixture", "pkg/fixture/world", "pkg/fixture/plan", "pkg/cli", "tests", "pkg/schema/guard",
 		"pkg/fixture/endpoint", "pkg/fixture/isolate", "pkg/fixture/mutate", "pkg/fixture/trace", "pkg/notation", "pkg/follow",
-		"pkg/follow/postgres",
+		"pkg/follow/postgres", "pkg/follow/deputy",
 	},
 	"github.com/authzed/authzed-go/": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/fixture/plan", "pkg/door/spicedb", "pkg/daemon", "pkg/cli",
@@ -206,7 +208,7 @@ var outside = map[string][]string{
 	},
 	"google.golang.org/grpc": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/door/spicedb", "pkg/door/http", "pkg/rpc/wire", "pkg/daemon",
-		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller",
+		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller", "pkg/follow/deputy",
 	},
 }
 

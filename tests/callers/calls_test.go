@@ -3,6 +3,10 @@ package callers_test
 import (
 	"fmt"
 	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
 // call is a call that is made for every cell of a row. The request is JSON, with words that are replaced:
@@ -13,6 +17,7 @@ import (
 //	$actor, $person, $in: who acts, for whom, and in which tenant; of acme where the document is in none
 //	$delegation, $session: of the agent; an id that nothing has, where the agent is in no tenant
 //	$event: a security event that waits, of a user in that tenant; $waiting: the id of one
+//	$position: where the store is, for who follows it
 //	$n: a number that no other call has
 type call struct {
 	method string
@@ -166,6 +171,19 @@ var calls = []call{
 	{method: "deputy.v1.StoreService/Backup", request: `{}`},
 	{method: "deputy.v1.CopyService/GetCopy", request: `{}`},
 	{method: "deputy.v1.CopyService/VerifyCopy", request: `{}`},
+	{method: "deputy.v1.FollowService/GetHead", request: `{}`},
+	{method: "deputy.v1.FollowService/ReadChanges", request: `{"from":$position,"limit":1}`},
+	{method: "deputy.v1.FollowService/ReadDefinitions", request: `{"at":$position}`},
+	{method: "deputy.v1.FollowService/ReadPage", request: `{"at":$position,"limit":50000}`, shows: `"$doc"`},
+	{method: "deputy.v1.FollowService/ReadDigests", request: `{"at":$position,"moment":"2040-01-01T00:00:00Z"}`},
+	{
+		method:  "deputy.v1.FollowService/ReadRows",
+		request: `{"at":$position,"relationships":[{"resource_type":"document","resource_id":"$doc","relation":"reader","subject_type":"user","subject_id":"$user"}]}`,
+	},
+	{
+		method:  "deputy.v1.FollowService/ReadBucket",
+		request: `{"at":$position,"moment":"2040-01-01T00:00:00Z","bucket":{"resource_type":"document","number":7}}`,
+	},
 	{method: "deputy.v1.JournalService/QueryRecords", request: `{"agent_id":"$agent","kinds":["RECORD_KIND_DECISION"],"limit":1}`},
 	{method: "deputy.v1.JournalService/GetRecord", request: `{"decision_id":"00000000000000000000000000000000"}`},
 	{method: "deputy.v1.JournalService/GetCheckpoint", request: `{}`},
@@ -280,6 +298,9 @@ func (w *world) fill(text, in, agent string) string {
 	if strings.Contains(text, "$event") {
 		text = strings.ReplaceAll(text, "$event", w.event("carol-"+in, in))
 	}
+	if strings.Contains(text, "$position") {
+		text = strings.ReplaceAll(text, "$position", w.position())
+	}
 	if strings.Contains(text, "$waiting") {
 		text = strings.ReplaceAll(text, "$waiting", w.waiting(in))
 	}
@@ -288,4 +309,14 @@ func (w *world) fill(text, in, agent string) string {
 		"$actor", agent+"-"+actsIn, "$person", "alice-"+actsIn, "$in", actsIn,
 		"$delegation", known(w.delegations), "$session", known(w.sessions), "$n", fmt.Sprint(w.n), "$schema", schemaJSON,
 	).Replace(text)
+}
+
+// position is the store's, as a server that follows sends it.
+func (w *world) position() string {
+	w.t.Helper()
+	got, err := deputyv1.NewFollowServiceClient(w.follower).GetHead(w.t.Context(), &deputyv1.GetHeadRequest{})
+	w.must(err)
+	text, err := protojson.Marshal(got.GetHead())
+	w.must(err)
+	return string(text)
 }

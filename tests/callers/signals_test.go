@@ -62,10 +62,14 @@ func (w *world) event(user, tenant string) string {
 	return token
 }
 
-// waiting is the id of such an event that waits, about somebody whom the tenant has and who has no session.
+// waiting is the id of such an event that waits, about somebody whom the tenant has and who has no session. It is the same one until it is decided.
 func (w *world) waiting(in string) string {
 	w.t.Helper()
+	if id := w.waits[in]; id != "" {
+		return id
+	}
 	got, err := deputyv1.NewSignalsServiceClient(w.transmitter).ReceiveSignal(w.t.Context(), &deputyv1.ReceiveSignalRequest{Token: w.event("carol-"+in, in)})
 	w.must(err)
-	return got.GetSignal().GetSignalId()
+	w.waits[in] = got.GetSignal().GetSignalId()
+	return w.waits[in]
 }

@@ -36,7 +36,7 @@ import (
 var rewrite = flag.Bool("rewrite", false, "write what the server answers into the table")
 
 // roles are the columns, besides those of nobody and of a caller without a role.
-var roles = []string{"checker", "delegator", "writer", "organizer", "schema-admin", "responder", "auditor", "admin", self, "transmitter"}
+var roles = []string{"checker", "delegator", "writer", "organizer", "schema-admin", "responder", "auditor", "admin", self, "transmitter", "follower"}
 
 // self is the column of people, who prove with tokens of their own alone who they are: alice of acme.
 const self = "self"
@@ -119,6 +119,7 @@ func TestTable(t *testing.T) {
 	cfg.Issuers = append(cfg.Issuers, provider.known(t))
 	w := newWorld(t, cfg)
 	w.provider, w.transmitter = provider, by.dial(t, w.Addr().String(), kinds[0], nameOf("transmitter", false))
+	w.follower = by.dial(t, w.Addr().String(), kinds[0], nameOf("follower", false))
 	w.once("authzed.api.v1.ExperimentalService/ExperimentalRegisterRelationshipCounter",
 		`{"name":"documents","relationship_filter":{"resource_type":"document"}}`)
 	for _, kind := range kinds {
@@ -186,6 +187,9 @@ func (w *world) cell(conn grpc.ClientConnInterface, c call, p place) string {
 		return word
 	}
 	agent := p.agent + "-" + p.in
+	if strings.Contains(c.request, "$waiting") {
+		delete(w.waits, p.in)
+	}
 	if c.undo != nil {
 		w.once(c.undo.method, w.fill(c.undo.request, p.in, p.agent))
 	}

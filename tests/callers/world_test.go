@@ -54,11 +54,15 @@ type world struct {
 	// provider signs security events, and transmitter sends them; nil where no call is about them.
 	provider    *provider
 	transmitter *grpc.ClientConn
+	// waits are the ids of signals that wait, by tenant.
+	waits map[string]string
+	// follower reads the store's position; nil where no call is about one.
+	follower *grpc.ClientConn
 }
 
 func newWorld(t *testing.T, cfg daemon.Config) *world {
 	t.Helper()
-	w := &world{t: t, Server: harness.Start(t, cfg), delegations: map[string]string{}, sessions: map[string]string{}}
+	w := &world{t: t, Server: harness.Start(t, cfg), delegations: map[string]string{}, sessions: map[string]string{}, waits: map[string]string{}}
 	w.WriteSchema(t, schema.Core+domain)
 	for _, in := range []string{acme, globex, nowhere} {
 		principals := []string{"user:alice-" + in, "user:carol-" + in}

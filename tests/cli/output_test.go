@@ -137,7 +137,7 @@ var asked = []struct{ command, args string }{
 }
 
 // elsewhere are commands whose output other tests look at, because they take more than a server.
-var elsewhere = []string{"migrate", "migrate repair", "signal apply", "signal drop", "mcp approve", "follow status", "follow verify"}
+var elsewhere = []string{"migrate", "migrate repair", "promote", "signal apply", "signal drop", "mcp approve", "follow status", "follow verify"}
 
 // TestJSON: every command prints JSON with -o json, and nothing else, or refuses the flag. A new command has to be asked here.
 func TestJSON(t *testing.T) {

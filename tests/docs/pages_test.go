@@ -180,9 +180,10 @@ func (p *page) block(t *testing.T, s *shell, v values, b *part, changed *bool) b
 
 // notRun are the blocks that no test runs, by what they need. A new one is to be added on purpose.
 var notRun = map[string]int{
-	"hours, and it runs these very tests": 1,
-	"a Kubernetes cluster":                1,
-	"a repository with a remote":          2,
+	"hours, and it runs these very tests":                                        1,
+	"a Kubernetes cluster":                                                       1,
+	"a repository with a remote":                                                 2,
+	"three machines; tests/follow starts such servers":                           3,
 	"a database server on a host of that name; tests/cli dumps and restores one": 2,
 }
 

@@ -6,6 +6,7 @@ package harness
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -48,6 +51,7 @@ type Server struct {
 	// Service and Admin are connections with a service's and an admin's key, Nobody one without.
 	Service, Admin, Nobody *grpc.ClientConn
 	kind                   string
+	follows                bool
 	// Stop tells the server to drain; Stopped is closed once it has.
 	Stop    context.CancelFunc
 	Stopped <-chan struct{}
@@ -130,7 +134,33 @@ func Followed(t testing.TB) daemon.Config {
 // followWait is how long a test's server waits for its copy. It is longer than a real one's, so that it is the copy that answers on a busy machine too.
 const followWait = 5 * time.Second
 
-// EachEngineAndCopy is EachEngine, and runs the case on a server too that follows a database with a copy.
+// FollowerKey is the key of the servers that follow a Deputy; see FollowedDeputy.
+const FollowerKey = "key-of-the-follower"
+
+// Followers are callers for servers that follow.
+func Followers() []*caller.Caller {
+	return []*caller.Caller{{
+		Name: "follower", Roles: caller.RolesOf(deputyv1.Role_ROLE_FOLLOWER), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
+		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(FollowerKey))}},
+	}}
+}
+
+// Following is a server that follows a Deputy with a copy of its own.
+func Following(t testing.TB, primary string) daemon.Config {
+	t.Helper()
+	return daemon.Config{
+		Engine:    engine.Config{Kind: engine.Remote, Endpoint: primary, PresharedKey: FollowerKey, Insecure: true},
+		Following: daemon.Following{On: true, Dir: t.TempDir(), Wait: followWait},
+	}
+}
+
+// FollowedDeputy is a server that follows a fresh Deputy on the engine embedded.
+func FollowedDeputy(t testing.TB) daemon.Config {
+	t.Helper()
+	return Following(t, Start(t, daemon.Config{Engine: Embedded(t), Callers: Followers()}).Addr().String())
+}
+
+// EachEngineAndCopy is EachEngine, and runs the case on servers too that follow a database, and another Deputy, with a copy.
 func EachEngineAndCopy(t *testing.T, run func(*testing.T, *Server)) {
 	t.Helper()
 	EachEngine(t, run)
@@ -140,6 +170,10 @@ func EachEngineAndCopy(t *testing.T, run func(*testing.T, *Server)) {
 			run(t, Start(t, Followed(t)))
 		})
 	}
+	t.Run("deputy-follow", func(t *testing.T) {
+		t.Parallel()
+		run(t, Start(t, FollowedDeputy(t)))
+	})
 }
 
 // allFollowed is set in the environment where EachEngine runs every case on a copy too, as make soak does.
@@ -252,7 +286,7 @@ func StartLogging(t testing.TB, cfg daemon.Config, log *zap.Logger) *Server {
 		return conn
 	}
 	s := &Server{
-		Daemon: d, kind: cfg.Engine.Kind, Stop: stop, Stopped: stopped, Service: dial(ServiceKey), Admin: dial(AdminKey), Nobody: dial(""),
+		Daemon: d, kind: cfg.Engine.Kind, follows: cfg.Following.On, Stop: stop, Stopped: stopped, Service: dial(ServiceKey), Admin: dial(AdminKey), Nobody: dial(""),
 	}
 	t.Cleanup(func() {
 		stop()
@@ -294,6 +328,17 @@ func (s *Server) Figure(t testing.TB, name string) float64 {
 // Ready waits until a server says that it is, and fails the test where it does not within a minute.
 func Ready(t testing.TB, conn grpc.ClientConnInterface) {
 	t.Helper()
+	awaitHealth(t, conn, healthv1.HealthCheckResponse_SERVING)
+}
+
+// NotReady waits until a server says that it is not.
+func NotReady(t testing.TB, conn grpc.ClientConnInterface) {
+	t.Helper()
+	awaitHealth(t, conn, healthv1.HealthCheckResponse_NOT_SERVING)
+}
+
+func awaitHealth(t testing.TB, conn grpc.ClientConnInterface, want healthv1.HealthCheckResponse_ServingStatus) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	watch, err := healthv1.NewHealthClient(conn).Watch(ctx, &healthv1.HealthCheckRequest{})
@@ -303,9 +348,9 @@ func Ready(t testing.TB, conn grpc.ClientConnInterface) {
 	for {
 		state, err := watch.Recv()
 		if err != nil {
-			t.Fatalf("waiting until the server is ready: %v", err)
+			t.Fatalf("waiting until the server is %s: %v", want, err)
 		}
-		if state.GetStatus() == healthv1.HealthCheckResponse_SERVING {
+		if state.GetStatus() == want {
 			return
 		}
 	}
@@ -348,7 +393,7 @@ func (s *Server) SlowEngine() bool {
 }
 
 // IsRemote reports whether the engine is a SpiceDB that runs elsewhere.
-func (s *Server) IsRemote() bool { return s.kind == engine.Remote }
+func (s *Server) IsRemote() bool { return s.kind == engine.Remote && !s.follows }
 
 // Permissions asks as a service does.
 func (s *Server) Permissions() deputyv1.PermissionsServiceClient {

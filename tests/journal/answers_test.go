@@ -372,6 +372,14 @@ func results(request proto.Message, messages []proto.Message) (n, failed uint64)
 			n += uint64(len(m.GetDelegations()))
 		case *deputyv1.ListAgentsResponse:
 			n += uint64(len(m.GetAgents()))
+		case *deputyv1.ReadPageResponse:
+			n += uint64(len(m.GetRelationships()))
+		case *deputyv1.ReadRowsResponse:
+			n += uint64(len(m.GetRelationships()))
+		case *deputyv1.ReadBucketResponse:
+			n += uint64(len(m.GetRelationships()))
+		case *deputyv1.ReadDigestsResponse:
+			n += uint64(len(m.GetDigests()))
 		case *v1.ExportBulkRelationshipsResponse:
 			n += uint64(len(m.GetRelationships()))
 		case *v1.BulkExportRelationshipsResponse:

@@ -58,6 +58,10 @@ func newWorld(t *testing.T, cfg daemon.Config) *world {
 func newWorldOn(t *testing.T, cfg daemon.Config, set func(*engine.Config)) *world {
 	t.Helper()
 	cfg.Engine, cfg.SignalsDir = harness.Embedded(t), t.TempDir()
+	cfg.Callers = append(cfg.Callers, &caller.Caller{
+		Name: "follower", Roles: caller.RolesOf(deputyv1.Role_ROLE_FOLLOWER), Bounds: authz.Unbounded(), SpiceDB: authz.AllNames(),
+		Credentials: []caller.Credential{{ID: "key", Key: digest(followerKey)}},
+	})
 	set(&cfg.Engine)
 	w := &world{Server: harness.Start(t, cfg), t: t, ledger: &ledger{t: t, dir: daemon.JournalDir(cfg.Engine.Dir)}}
 	w.WriteSchema(t, schema.Core+domain)
@@ -139,9 +143,24 @@ var schemaJSON = func() string {
 	return string(text)
 }()
 
+const followerKey = "the-key-of-follower"
+
+// position is the store's, as a server that follows sends it.
+func (w *world) position() string {
+	w.t.Helper()
+	got, err := deputyv1.NewFollowServiceClient(harness.Dial(w.t, w.Addr().String(), followerKey)).GetHead(w.t.Context(), &deputyv1.GetHeadRequest{})
+	w.must(err)
+	text, err := protojson.Marshal(got.GetHead())
+	w.must(err)
+	return string(text)
+}
+
 // fill puts the words of the world into a request.
 func (w *world) fill(request string) string {
 	w.n++
+	if strings.Contains(request, "$position") {
+		request = strings.ReplaceAll(request, "$position", w.position())
+	}
 	return strings.NewReplacer(
 		"$acting", `"agent_id":"bot","on_behalf_of":{"object_type":"user","object_id":"alice"},"tenant_id":"acme"`,
 		"$delegation", w.delegation, "$session", w.session, "$decision", w.decision, "$n", fmt.Sprint(w.n), "$schema", schemaJSON,
@@ -222,12 +241,23 @@ var good = map[string][]string{
 	"deputy.v1.RetentionService/Purge":         {`{"older_than":"0s","dry_run":true}`, `{"older_than":"0s"}`},
 	"deputy.v1.AdoptionService/ReviewAdoption": {`{"objects":[$alice]}`},
 	"deputy.v1.StoreService/GetStatistics":     {`{}`},
-	"deputy.v1.JournalService/QueryRecords":    {`{"agent_id":"bot"}`},
-	"deputy.v1.JournalService/GetRecord":       {`{"decision_id":"$decision"}`},
-	"deputy.v1.JournalService/GetCheckpoint":   {`{}`},
-	"deputy.v1.JournalService/ProveRecord":     {`{"decision_id":"$decision"}`},
-	"deputy.v1.StoreService/Compact":           {`{}`},
-	"deputy.v1.StoreService/Backup":            {`{}`},
+	"deputy.v1.FollowService/GetHead":          {`{}`},
+	"deputy.v1.FollowService/ReadChanges":      {`{"from":$position,"limit":1}`},
+	"deputy.v1.FollowService/ReadDefinitions":  {`{"at":$position}`},
+	"deputy.v1.FollowService/ReadPage":         {`{"at":$position,"limit":1}`, `{"at":$position,"limit":1000}`},
+	"deputy.v1.FollowService/ReadDigests":      {`{"at":$position,"moment":"2040-01-01T00:00:00Z"}`},
+	"deputy.v1.FollowService/ReadRows": {
+		`{"at":$position,"relationships":[{"resource_type":"document","resource_id":"plan","relation":"reader","subject_type":"user","subject_id":"alice"}]}`,
+	},
+	"deputy.v1.FollowService/ReadBucket": {
+		`{"at":$position,"moment":"2040-01-01T00:00:00Z","bucket":{"resource_type":"document","number":7}}`,
+	},
+	"deputy.v1.JournalService/QueryRecords":  {`{"agent_id":"bot"}`},
+	"deputy.v1.JournalService/GetRecord":     {`{"decision_id":"$decision"}`},
+	"deputy.v1.JournalService/GetCheckpoint": {`{}`},
+	"deputy.v1.JournalService/ProveRecord":   {`{"decision_id":"$decision"}`},
+	"deputy.v1.StoreService/Compact":         {`{}`},
+	"deputy.v1.StoreService/Backup":          {`{}`},
 
 	"authzed.api.v1.PermissionsService/CheckPermission":      {spiceCheck, spiceDaily},
 	"authzed.api.v1.PermissionsService/CheckBulkPermissions": {`{"items":[` + spiceCheck + `,` + spiceDaily + `,` + spiceWrong + `]}`},
@@ -296,6 +326,10 @@ var bad = map[string][]string{
 		`{"agent_id":"bot"}`, `{"reason":"no target"}`, `{"session_id":"` + strings.Repeat("0", 32) + `","reason":"nothing has this id"}`,
 		`{"agent_id":"bot","reason":"two\nlines"}`, `{"agent_id":"bot","reason":"it is late","cursor":{"token":"made up"}}`,
 	},
+	"deputy.v1.FollowService/ReadChanges": {
+		`{"from":{"store_id":"another","revision":"17"},"limit":1}`, `{"from":$position}`,
+	},
+	"deputy.v1.FollowService/ReadPage":       {`{"at":$position,"limit":1,"after":"nowhere"}`},
 	"deputy.v1.SignalsService/ReceiveSignal": {`{"token":"no token"}`},
 	"deputy.v1.SignalsService/ListSignals":   {`{"limit":5000}`, `{"cursor":{"token":"made up"}}`},
 	"deputy.v1.SignalsService/ApplySignal": {
@@ -388,6 +422,7 @@ func TestEveryAnswerHasItsRecord(t *testing.T) {
 		{"admin", w.Admin},
 		{"service", w.Service},
 		{"auditor", harness.Dial(t, w.Addr().String(), "the-key-of-auditor")},
+		{"follower", harness.Dial(t, w.Addr().String(), followerKey)},
 		{"nothing", harness.Dial(t, w.Addr().String(), "the-key-of-nothing")},
 		{"in process", w.InProcess().Client().Conn()},
 	} {

@@ -106,6 +106,8 @@ type Rights struct {
 	Name string
 	// Core lets it write relationships of the core types, and Feeds those that decide a tenant, or what agents and delegations reach.
 	Core, Feeds bool
+	// Lists says that what it writes of sessions and delegations is listed, because it is a server that has its own callers' written.
+	Lists bool
 	// Seals says that its ZedTokens are sealed. Those of others are SpiceDB's own, in and out.
 	Seals bool
 	// Bounds say what part of the graph exists for it; see scope.

@@ -21,7 +21,7 @@ type indexNote struct {
 // noting has it noted that a message which the guard lets pass may make sessions or delegations live that are not listed.
 func noting(judge guard) guard {
 	return func(ctx context.Context, c *call, n int, request proto.Message) error {
-		if err := judge(ctx, c, n, request); err != nil || c.cfg.NotIndexed == nil || !makesLive(request) {
+		if err := judge(ctx, c, n, request); err != nil || c.cfg.NotIndexed == nil || c.rights.Lists || !makesLive(request) {
 			return err
 		}
 		if err := c.noted.write(ctx, c.cfg.NotIndexed); err != nil {

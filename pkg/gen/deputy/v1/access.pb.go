@@ -48,6 +48,9 @@ const (
 	Role_ROLE_SELF Role = 9
 	// Sends security events (Shared Signals), which only take access away, within what its entry says of signals. An admin does not have it.
 	Role_ROLE_TRANSMITTER Role = 10
+	// For servers that follow this one: reads the whole graph as it changes, and reads and writes through authzed.api.v1 what they pass on for their own
+	// callers, relationships of core types included. An admin does not have what it reads.
+	Role_ROLE_FOLLOWER Role = 11
 )
 
 // Enum value maps for Role.
@@ -64,6 +67,7 @@ var (
 		8:  "ROLE_ADMIN",
 		9:  "ROLE_SELF",
 		10: "ROLE_TRANSMITTER",
+		11: "ROLE_FOLLOWER",
 	}
 	Role_value = map[string]int32{
 		"ROLE_UNSPECIFIED":  0,
@@ -77,6 +81,7 @@ var (
 		"ROLE_ADMIN":        8,
 		"ROLE_SELF":         9,
 		"ROLE_TRANSMITTER":  10,
+		"ROLE_FOLLOWER":     11,
 	}
 )
 
@@ -121,7 +126,7 @@ const (
 	Effect_EFFECT_NARROWS Effect = 3
 	// It decides: each decision is recorded before the answer.
 	Effect_EFFECT_DECIDES Effect = 4
-	// It is not recorded: it says nothing about the graph.
+	// It is not recorded: it says nothing about the graph, or another server asks it before its own decisions, which that one records.
 	Effect_EFFECT_NONE Effect = 5
 )
 
@@ -274,7 +279,7 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"\vall_tenants\x18\x02 \x01(\bR\n" +
 	"allTenants\x12#\n" +
 	"\rwithout_admin\x18\x03 \x01(\bR\fwithoutAdmin\x12)\n" +
-	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xd9\x01\n" +
+	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xec\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_CHECKER\x10\x01\x12\x12\n" +
@@ -288,7 +293,8 @@ const file_deputy_v1_access_proto_rawDesc = "" +
 	"ROLE_ADMIN\x10\b\x12\r\n" +
 	"\tROLE_SELF\x10\t\x12\x14\n" +
 	"\x10ROLE_TRANSMITTER\x10\n" +
-	"*~\n" +
+	"\x12\x11\n" +
+	"\rROLE_FOLLOWER\x10\v*~\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_READS\x10\x01\x12\x11\n" +

@@ -1,0 +1,183 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+)
+
+// another is what Remote knows of another Deputy server on the engine embedded, whose store this server follows. That one is asked for its head, which
+// is its store's own, so that it needs no write (see remoteHead). Revisions of the store are numbers that grow. They are printed with the store's id,
+// "1764030000000000000@0f6f1e3c-…", because a store that was promoted, or restored from a backup, has another id, and uses numbers again.
+type another struct {
+	// head asks for the store's head, as it is printed.
+	head func(ctx context.Context) (printed string, err error)
+
+	mu sync.Mutex
+	// id is that of the store that answered last, and floor the newest of its revisions that this server has read or written.
+	id    string
+	floor uint64
+}
+
+// Follows tells Remote that the server behind it is a Deputy on the engine embedded: head asks for its head, as the authority that is followed
+// prints it. It is called before the engine is used.
+func (e *Engine) Follows(ctx context.Context, head func(ctx context.Context) (printed string, err error)) error {
+	e.another = &another{head: head}
+	// A store of Deputy's reads caveats and expirations whatever the schema says, so no shape is evaluated wrongly there, and nothing strays.
+	e.readsWhole, e.trusted = true, true
+	_, err := e.anotherHead(ctx, func() (string, error) { return head(ctx) })
+	return err
+}
+
+var errPrinted = errors.New("engine: it is no revision of a Deputy store")
+
+// parsePrinted reads what is printed.
+func parsePrinted(printed string) (number uint64, id string, err error) {
+	text, id, _ := strings.Cut(printed, "@")
+	number, err = strconv.ParseUint(text, 10, 64)
+	if err != nil || id == "" {
+		return 0, "", fmt.Errorf("%w: %q", errPrinted, printed)
+	}
+	return number, id, nil
+}
+
+// decimal is a revision that is printed as a number.
+type decimal uint64
+
+var _ datastore.Revision = decimal(0)
+
+// String is datastore.Revision's.
+func (d decimal) String() string { return strconv.FormatUint(uint64(d), 10) }
+
+// Equal is datastore.Revision's.
+func (d decimal) Equal(other datastore.Revision) bool { o, ok := other.(decimal); return ok && d == o }
+
+// GreaterThan is datastore.Revision's.
+func (d decimal) GreaterThan(other datastore.Revision) bool {
+	o, ok := other.(decimal)
+	return ok && d > o
+}
+
+// LessThan is datastore.Revision's.
+func (d decimal) LessThan(other datastore.Revision) bool {
+	o, ok := other.(decimal)
+	return ok && d < o
+}
+
+// ByteSortable is datastore.Revision's.
+func (d decimal) ByteSortable() bool { return false }
+
+// named is a store by its id, for SpiceDB's tokens.
+type named string
+
+var _ zedtoken.RevisionHolder = named("")
+
+// UniqueID is zedtoken.RevisionHolder's.
+func (n named) UniqueID(context.Context) (string, error) { return string(n), nil }
+
+// RevisionFromString is zedtoken.RevisionHolder's.
+func (n named) RevisionFromString(text string) (datastore.Revision, error) {
+	number, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || decimal(number).String() != text {
+		return nil, errPrinted
+	}
+	return decimal(number), nil
+}
+
+// anotherHead is Head for Remote. A head that lies behind what this server has read or written before it was asked for is refused: the store was put
+// back to an older state.
+func (e *Engine) anotherHead(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
+	a := e.another
+	a.mu.Lock()
+	before, floor := a.id, a.floor
+	a.mu.Unlock()
+	printed, err := take()
+	if err != nil {
+		return authz.Revision{}, err
+	}
+	number, id, err := parsePrinted(printed)
+	if err != nil {
+		return authz.Revision{}, Failure("engine.Head", err)
+	}
+	if id == before && number < floor {
+		return authz.Revision{}, Failure("engine.Head", unfit(errWentBack))
+	}
+	a.saw(id, number)
+	token, err := zedtoken.NewFromRevision(ctx, decimal(number), datalayer.NoSchemaHashInLegacyMode, named(id))
+	if err != nil {
+		return authz.Revision{}, Failure("engine.Head", err)
+	}
+	return authz.Revision{Token: token.GetToken()}, nil
+}
+
+// saw notes a head that a store has answered with.
+func (a *another) saw(id string, number uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.id != id {
+		a.id, a.floor = id, 0
+	}
+	a.floor = max(a.floor, number)
+}
+
+// wrote notes a revision that a write was acknowledged at. One of another store than the one that answered last says nothing of that.
+func (a *another) wrote(r authz.Revision) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if number, err := a.numberLocked(r); err == nil {
+		a.floor = max(a.floor, number)
+	}
+}
+
+// numberLocked reads a token of the store that answered last. A token of another one is out of range.
+func (a *another) numberLocked(r authz.Revision) (uint64, error) {
+	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, named(a.id))
+	if err == nil && decoded.Status == zedtoken.StatusValid {
+		if number, ok := decoded.Revision.(decimal); ok {
+			return uint64(number), nil
+		}
+	}
+	return 0, datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
+}
+
+// printed is Printed for Remote.
+func (a *another) printed(r authz.Revision) (string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	number, err := a.numberLocked(r)
+	if err != nil {
+		return "", Failure("engine.Printed", err)
+	}
+	return decimal(number).String() + "@" + a.id, nil
+}
+
+// reaches refuses a head that does not show a revision: one of another store, or one that this store has not made.
+func (a *another) reaches(head, bound authz.Revision) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wanted, err := a.numberLocked(bound)
+	if err != nil {
+		return Failure("engine.Snapshot", err)
+	}
+	if number, err := a.numberLocked(head); err != nil || number < wanted {
+		return Failure("engine.Snapshot", datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision))
+	}
+	return nil
+}
+
+// storeID is the id of the store that answered last.
+func (a *another) storeID() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.id
+}

@@ -1,0 +1,316 @@
+package follow_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/caller"
+	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
+	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/tests/harness"
+)
+
+// primary starts a server on the engine embedded that others may follow.
+func primary(t *testing.T) *node {
+	t.Helper()
+	return &node{Server: harness.Start(t, daemon.Config{Engine: harness.Embedded(t), Callers: harness.Followers()})}
+}
+
+// followsDeputy starts a server that follows another one.
+func followsDeputy(t *testing.T, p *node, change func(*daemon.Config)) *node {
+	t.Helper()
+	cfg := harness.Following(t, p.Addr().String())
+	cfg.MetricsAddr = "127.0.0.1:0"
+	if change != nil {
+		change(&cfg)
+	}
+	s := harness.Start(t, cfg)
+	return &node{s, s.MetricsAddr().String()}
+}
+
+// TestRevokedThroughPrimaryOrFollower revokes through the server that is followed, or through one that follows, and asks another one next, while all
+// of them write: no answer is older than the acknowledged revocation, and it is the copy that answers.
+func TestRevokedThroughPrimaryOrFollower(t *testing.T) {
+	t.Parallel()
+	p := primary(t)
+	a, b := followsDeputy(t, p, nil), followsDeputy(t, p, nil)
+	check := a.furnish(t)
+	b.wants(t, check, has)
+	p.wants(t, check, has)
+	noise, quiet := context.WithCancel(t.Context())
+	var noisy sync.WaitGroup
+	defer noisy.Wait()
+	defer quiet()
+	for w, n := range []*node{p, a, b} {
+		noisy.Go(func() {
+			for i := 0; noise.Err() == nil; i++ {
+				_, _ = harness.Update(noise, n.Admin, v1.RelationshipUpdate_OPERATION_TOUCH, fmt.Sprintf("document:n%d-%d#tenant@tenant:acme", w, i%50))
+			}
+		})
+	}
+	const grant = "document:plan#reader@user:alice"
+	rounds, stale, lost := revokes(t), 0, 0
+	for i := range rounds {
+		by, ask := []*node{p, a, p, b}[i%4], []*node{b, b, a, p}[i%4]
+		wanted := func(want deputyv1.Permissionship) bool {
+			resp, err := ask.check(t, check)
+			if err != nil {
+				t.Fatalf("round %d: %v", i, err)
+			}
+			return resp.GetPermissionship() == want
+		}
+		by.Delete(t, grant)
+		if !wanted(no) {
+			stale++
+		}
+		by.Touch(t, grant)
+		if !wanted(has) {
+			lost++
+		}
+	}
+	if stale+lost > 0 {
+		t.Errorf("of %d revocations %d were not seen, and %d grants were not", rounds, stale, lost)
+	}
+	byCopy, byPrimary := b.answers(t)
+	t.Logf("%d rounds; a follower answered %.0f states from its copy and %.0f by the server that it follows", rounds, byCopy, byPrimary)
+	if byCopy < 20*byPrimary || byCopy < float64(rounds) {
+		t.Errorf("a follower answered %.0f states from its copy and %.0f by the server that it follows", byCopy, byPrimary)
+	}
+}
+
+// TestDeputyTokensHoldEverywhere has tokens of each server be bounds, and exact revisions, at the others.
+func TestDeputyTokensHoldEverywhere(t *testing.T) { //nolint:tparallel // one step after the other
+	t.Parallel()
+	p := primary(t)
+	a, b := followsDeputy(t, p, nil), followsDeputy(t, p, nil)
+	check := a.furnish(t)
+	at := func(c *deputyv1.Consistency) *deputyv1.CheckPermissionRequest {
+		return &deputyv1.CheckPermissionRequest{
+			AgentId: check.GetAgentId(), Via: check.GetVia(), Resource: check.GetResource(), Permission: "view", Consistency: c,
+		}
+	}
+	exactly := func(token *deputyv1.ZedToken) *deputyv1.CheckPermissionRequest {
+		return at(&deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: token}})
+	}
+	atLeast := func(token *deputyv1.ZedToken) *deputyv1.CheckPermissionRequest {
+		return at(&deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: token}})
+	}
+	nodes := map[string]*node{"a follower": a, "another follower": b, "the server that is followed": p}
+	for by, n := range nodes {
+		before := n.wants(t, check, has).GetCheckedAt()
+		n.Delete(t, "document:plan#reader@user:alice")
+		after := n.wants(t, check, no).GetCheckedAt()
+		for name, other := range nodes {
+			t.Run(by+" and "+name, func(t *testing.T) {
+				other.wants(t, exactly(before), has)
+				other.wants(t, exactly(after), no)
+				other.wants(t, atLeast(after), no)
+				session := at(nil)
+				session.SessionToken = after
+				other.wants(t, session, no)
+			})
+		}
+		n.Touch(t, "document:plan#reader@user:alice")
+	}
+	// Tokens of another store are none of these servers'.
+	foreign := primary(t)
+	theirs := foreign.furnish(t)
+	token := foreign.wants(t, theirs, has).GetCheckedAt()
+	for name, n := range nodes {
+		for what, r := range map[string]*deputyv1.CheckPermissionRequest{"exactly": exactly(token), "at least": atLeast(token)} {
+			if _, err := n.check(t, r); status.Code(err) != codes.OutOfRange {
+				t.Errorf("%s takes a token of another store, %s: %v", name, what, err)
+			}
+		}
+		session := at(nil)
+		session.SessionToken = token
+		if _, err := n.check(t, session); status.Code(err) != codes.OutOfRange {
+			t.Errorf("%s takes a session's token of another store: %v", name, err)
+		}
+	}
+}
+
+// TestPrimaryStopped stops the server that is followed: calls that ask for the head are refused in time, those that do not are answered until the copy
+// is too old. Once the server is back, so are its followers, by the copies that they have.
+func TestPrimaryStopped(t *testing.T) {
+	t.Parallel()
+	on := harness.Embedded(t)
+	first := harness.Start(t, daemon.Config{Engine: on, Callers: harness.Followers()})
+	addr := first.Addr().String()
+	const maxAge = 5 * time.Second
+	n := followsDeputy(t, &node{Server: first}, func(c *daemon.Config) { c.Following.Wait, c.Following.MaxAge = 250*time.Millisecond, maxAge })
+	check := n.furnish(t)
+	n.wants(t, check, has)
+	fast := &deputyv1.CheckPermissionRequest{
+		AgentId: check.GetAgentId(), Via: check.GetVia(), Resource: check.GetResource(), Permission: "view",
+		Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_MinimizeLatency{MinimizeLatency: true}},
+	}
+	first.Stop()
+	<-first.Stopped
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.wants(t, fast, has)
+	resp, err := n.check(t, check)
+	if err == nil {
+		t.Fatalf("without the server that it follows the follower answers %v", resp.GetPermissionship())
+	}
+	if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
+		t.Errorf("without the server that it follows the follower fails with %v", err)
+	}
+	harness.NotReady(t, n.Nobody)
+	if resp, err := n.check(t, fast); err == nil {
+		t.Errorf("the copy is older than %s, and the follower answers %v", maxAge, resp.GetPermissionship())
+	}
+	again := harness.Start(t, daemon.Config{Addr: addr, Engine: on, Callers: harness.Followers()})
+	again.Delete(t, "document:plan#reader@user:alice")
+	harness.Ready(t, n.Nobody)
+	n.wants(t, check, no)
+	if loads := n.figure(t, "deputy_follow_loads_total"); loads != 1 {
+		t.Errorf("the copy was loaded %.0f times, want once", loads)
+	}
+}
+
+// TestOnlyFollowersFollow refuses to follow with the credential of an admin, of a follower that is bound to a tenant, and a server whose engine is not
+// embedded.
+func TestOnlyFollowersFollow(t *testing.T) {
+	t.Parallel()
+	bound := harness.Followers()[0]
+	narrow := *bound
+	narrow.Name, narrow.Bounds = "bound", authz.Unbounded()
+	narrow.Bounds.Tenants = authz.NamesOf("acme")
+	narrow.Credentials = []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte("key-of-a-bound-follower"))}}
+	p := &node{Server: harness.Start(t, daemon.Config{Engine: harness.Embedded(t), Callers: append(harness.Followers(), &narrow)})}
+	memory := &node{Server: harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Memory}, Callers: harness.Followers()})}
+	p.furnish(t)
+	for name, c := range map[string]struct {
+		conn *node
+		key  string
+		want codes.Code
+	}{
+		"a follower": {p, harness.FollowerKey, codes.OK}, "an admin": {p, harness.AdminKey, codes.PermissionDenied},
+		"a service": {p, harness.ServiceKey, codes.PermissionDenied}, "nobody": {p, "", codes.Unauthenticated},
+		"a bound follower": {p, "key-of-a-bound-follower", codes.PermissionDenied}, "the engine memory": {memory, harness.FollowerKey, codes.FailedPrecondition},
+	} {
+		conn := harness.Dial(t, c.conn.Addr().String(), c.key)
+		if _, err := deputyv1.NewFollowServiceClient(conn).GetHead(t.Context(), &deputyv1.GetHeadRequest{}); status.Code(err) != c.want {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+}
+
+// TestNoDeputy refuses to follow a SpiceDB, and a Deputy that itself follows.
+func TestNoDeputy(t *testing.T) {
+	t.Parallel()
+	p := primary(t)
+	follower := harness.Following(t, p.Addr().String())
+	follower.Callers = harness.Followers()
+	chain := harness.Following(t, harness.Start(t, follower).Addr().String())
+	for name, c := range map[string]struct {
+		engine engine.Config
+		says   string
+	}{
+		"a SpiceDB": {harness.Remote(t), "is no Deputy"}, "a Deputy that follows": {chain.Engine, "embedded"},
+	} {
+		d, err := daemon.Open(t.Context(), daemon.Config{
+			Engine: c.engine, PresharedKeys: []string{harness.ServiceKey}, TokenKey: []byte("a token key of at least 32 bytes"),
+			Following: daemon.Following{On: true, Dir: t.TempDir()}, Journal: daemon.Journal{Off: true},
+		}, zap.NewNop())
+		if err == nil {
+			err = d.Close()
+			t.Errorf("%s is followed (%v)", name, err)
+		} else if !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestPromoted promotes the copy of a follower once the server that it followed is lost: what that had acknowledged until then is there, its tokens
+// are refused, by the promoted server and by a follower of both, which loads the new store.
+func TestPromoted(t *testing.T) {
+	t.Parallel()
+	first := harness.Start(t, daemon.Config{Engine: harness.Embedded(t), Callers: harness.Followers()})
+	addr := first.Addr().String()
+	p := &node{Server: first}
+	copies := t.TempDir()
+	a := followsDeputy(t, p, func(c *daemon.Config) { c.Following.Dir = copies })
+	b := followsDeputy(t, p, nil)
+	check := a.furnish(t)
+	old := p.wants(t, check, has).GetCheckedAt()
+	session, err := a.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
+		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: check.GetDelegationId()}}, Ttl: durationpb.New(time.Hour),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Delete(t, "document:plan#reader@user:alice")
+	a.wants(t, check, no)
+	p.Touch(t, "document:plan#reader@user:alice")
+	a.wants(t, check, has)
+	b.wants(t, check, has)
+	to := t.TempDir()
+	if _, err := daemon.Promote(copies, to, zap.NewNop()); err == nil {
+		t.Fatal("the copy of a server that runs is promoted")
+	}
+	for _, s := range []*harness.Server{first, a.Server} {
+		s.Stop()
+		<-s.Stopped
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	promoted, err := daemon.Promote(copies, to, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if since := time.Since(promoted.Position.At); since < 0 || since > 2*time.Minute {
+		t.Errorf("the copy has everything until %s ago", since)
+	}
+	n := &node{Server: harness.Start(t, daemon.Config{Addr: addr, Engine: engine.Config{Kind: engine.Embedded, Dir: to}, Callers: harness.Followers()})}
+	n.wants(t, check, has)
+	inSession := &deputyv1.CheckPermissionRequest{
+		AgentId: "bot", Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: session.GetSession().GetSessionId()},
+		Resource: harness.Ref("document:plan"), Permission: "view",
+	}
+	n.wants(t, inSession, has)
+	harness.Ready(t, b.Nobody)
+	// The follower has found the new store once it shows what only that has.
+	n.Touch(t, "document:new#tenant@tenant:acme", "document:new#reader@user:alice", "document:new#reader@agent:bot")
+	onNew := &deputyv1.CheckPermissionRequest{AgentId: "bot", Via: check.GetVia(), Resource: harness.Ref("document:new"), Permission: "view"}
+	for limit := time.Now().Add(time.Minute); ; {
+		resp, err := b.check(t, onNew)
+		if err == nil && resp.GetPermissionship() == has && b.figure(t, "deputy_follow_loads_total") == 2 && b.figure(t, "deputy_follow_serves") == 1 {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("the follower does not follow the promoted server: %v, %v", resp, err)
+		}
+	}
+	for name, n := range map[string]*node{"the promoted server": n, "its follower": b} {
+		for what, c := range map[string]*deputyv1.CheckPermissionRequest{
+			"a bound":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: old}}},
+			"exactly":           {Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: old}}},
+			"a session's token": {SessionToken: session.GetWrittenAt()},
+		} {
+			c.AgentId, c.Via, c.Resource, c.Permission = "bot", check.GetVia(), harness.Ref("document:plan"), "view"
+			if resp, err := n.check(t, c); status.Code(err) != codes.OutOfRange {
+				t.Errorf("%s takes a token of the lost server, as %s: %v, %v", name, what, resp.GetPermissionship(), err)
+			}
+		}
+	}
+	n.Delete(t, "document:plan#reader@user:alice")
+	b.wants(t, check, no)
+}
