@@ -336,7 +336,7 @@ func TestFailoverLosesNothing(t *testing.T) {
 
 // TestRestored puts the database back to a copy of its files. A server that is started over the copy that it had discards it; one that runs answers
 // nothing before the database's counter is past what the server has seen, and has discarded its copy by then.
-func TestRestored(t *testing.T) {
+func TestRestored(t *testing.T) { //nolint:tparallel // one step after the other
 	t.Parallel()
 	cluster := primaryWith(t)
 	e, dir := over(cluster), t.TempDir()

@@ -52,7 +52,7 @@ const (
 // neither.
 var changesQuery = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
 SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `::text, (SELECT n FROM since)::text],
-	NULL::bytea, '', '', '', '', '', '', NULL, NULL, NULL::timestamptz` + guardTables +
+	NULL::bytea, '', '', '', '', '', '', '', NULL, NULL::timestamptz` + guardTables +
 	definitionsSince(wroteType, "namespace_config", "namespace", "serialized_config") +
 	definitionsSince(wroteCaveat, "caveat", "name", "definition") +
 	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter") +
@@ -64,7 +64,7 @@ func definitionsSince(kind int, table, name, text string) string {
 	return fmt.Sprintf(`
 UNION ALL
 SELECT CASE WHEN deleted_xid = %[1]s THEN %[2]d ELSE %[3]d END, NULL, CASE WHEN deleted_xid = %[1]s THEN %[4]s END, %[5]s,
-	'', '', '', '', '', NULL, NULL, NULL
+	'', '', '', '', '', '', NULL, NULL::timestamptz
 FROM %[6]s WHERE %[7]s CASE WHEN deleted_xid = %[1]s THEN NOT pg_visible_in_snapshot(created_xid%[8]s
 	ELSE NOT pg_visible_in_snapshot(deleted_xid%[8]s AND pg_visible_in_snapshot(created_xid%[8]s END`,
 		alive, kind, kind+1, text, name, table, anySince, shownThen)
@@ -77,7 +77,8 @@ func relationshipsSince(kind int, column, condition string) string {
 	ordered := func(of string) string {
 		return `SELECT ` + columns + ` FROM relation_tuple WHERE ` + condition + ` AND ` + of + ` ORDER BY ` + column + ` DESC LIMIT $6`
 	}
-	return fmt.Sprintf(`
+	return fmt.Sprintf( //nolint:unqueryvet // what it selects all of names its columns
+		`
 UNION ALL
 (SELECT %d, NULL, NULL::bytea, * FROM (
 	(%s)
@@ -86,8 +87,10 @@ UNION ALL
 		kind, ordered(column+fromXmax), running, ordered(column+` >= running.id AND `+column+` <= running.id`))
 }
 
-// wholeTables is avoided: there are indexes for changes, also where the planner knows nothing of a table yet.
-const wholeTables = "enable_seqscan"
+// changesSettings are changesQuery's, for one transaction. It is planned once for a connection; see relationshipsSince. Its rows come in the order in which it
+// names them, so it is not run in parallel.
+const changesSettings = `SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+	set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
 // ChangesSince is follow.Authority's. Every transaction of SpiceDB's notes itself in the table of transactions. Where that has none which the
 // position does not show, nothing has changed. It is one round trip: one statement with one snapshot, after its settings.
@@ -95,7 +98,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	var g guard
 	var c follow.Changes
 	var r reading
-	r.ask(ignore, settings, wholeTables, sorting, planOnce)
+	r.ask(ignore, changesSettings)
 	r.ask(func(results pgx.BatchResults) error {
 		return a.gatherChanges(results, &from, limit, &g, &c)
 	}, changesQuery, append(sinceArgs(&from), limit+1)...)
