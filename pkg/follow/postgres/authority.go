@@ -272,9 +272,9 @@ func ignore(results pgx.BatchResults) error {
 // nothing is avoided: it is a setting that is off.
 const nothing = "jit"
 
-// settings are for one transaction: a way of planning ($1) that is off, and a plan of its own for each statement, on whose parameters it depends how much of a
-// state it reads. Statements are not compiled: that takes a hundred times as long as they run, and the planner, which adds a large number to
-// the costs of what it is told to avoid, would take each of them for an expensive one.
+// settings are for one transaction: a way of planning ($1) that is off, and a plan of its own for each statement, on whose parameters it depends
+// how much of a state it reads. Statements are not compiled: that takes a hundred times as long as they run, and the planner, which adds a large
+// number to the costs of what it is told to avoid, would take each of them for an expensive one.
 const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)`
 
 // read runs a reading in one round trip. avoid names a way of planning that is off for it.

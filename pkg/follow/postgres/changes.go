@@ -44,12 +44,12 @@ const (
 	anySince = `(SELECT n FROM since) > 0 AND `
 )
 
-// changesQuery reads the guard, and what has changed since a position: its snapshot is $1, the transactions that it names $2 to $5, and $6 is how many
-// relationships of a kind are read at most.
+// changesQuery reads the guard, and what has changed since a position: its snapshot is $1, the transactions that it names $2 to $5, and $6 is how
+// many relationships of a kind are read at most.
 //
-// The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does not
-// show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is in
-// neither.
+// The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does
+// not show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is
+// in neither.
 var changesQuery = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
 SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `::text, (SELECT n FROM since)::text],
 	NULL::bytea, '', '', '', '', '', '', '', NULL, NULL::timestamptz` + guardTables +
@@ -71,8 +71,8 @@ FROM %[6]s WHERE %[7]s CASE WHEN deleted_xid = %[1]s THEN NOT pg_visible_in_snap
 }
 
 // relationshipsSince reads the relationships of a kind: those that have in a column a transaction which the snapshot does not show, and of which a
-// condition is true. They are read in the column's order, so that no other index than the column's has them without a sort, which is avoided: the plan is
-// made once for a connection, and may be made while a table is empty, when all indexes cost the same.
+// condition is true. They are read in the column's order, so that no other index than the column's has them without a sort, which is avoided: the
+// plan is made once for a connection, and may be made while a table is empty, when all indexes cost the same.
 func relationshipsSince(kind int, column, condition string) string {
 	ordered := func(of string) string {
 		return `SELECT ` + columns + ` FROM relation_tuple WHERE ` + condition + ` AND ` + of + ` ORDER BY ` + column + ` DESC LIMIT $6`
@@ -87,8 +87,8 @@ UNION ALL
 		kind, ordered(column+fromXmax), running, ordered(column+` >= running.id AND `+column+` <= running.id`))
 }
 
-// changesSettings are changesQuery's, for one transaction. It is planned once for a connection; see relationshipsSince. Its rows come in the order in which it
-// names them, so it is not run in parallel.
+// changesSettings are changesQuery's, for one transaction. It is planned once for a connection; see relationshipsSince. Its rows come in the order
+// in which it names them, so it is not run in parallel.
 const changesSettings = `SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
 	set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
