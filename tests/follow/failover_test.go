@@ -209,8 +209,9 @@ func (l *lossy) watched(t *testing.T) (stop func()) {
 	return stop
 }
 
-// TestFailoverLosesWrites fails over to a replica that lagged, and has the new primary use the ids of the lost transactions again. No answer shows a write that
-// was lost: a lost grant is gone, and a revocation that was lost has never been, which is what the database says. The copies are loaded anew.
+// TestFailoverLosesWrites fails over to a replica that lagged, and has the new primary use the ids of the lost transactions again. No answer shows
+// a write that was lost: a lost grant is gone, and a revocation that was lost has never been, which is what the database says. The copies are
+// loaded anew.
 func TestFailoverLosesWrites(t *testing.T) {
 	t.Parallel()
 	l := losing(t)
@@ -230,8 +231,8 @@ func TestFailoverLosesWrites(t *testing.T) {
 	l.a.wants(t, of(l.check, "revoked"), has)
 }
 
-// TestFailoverLosesNothing fails over to a replica that has every commit before it is acknowledged, while grants are revoked and given. Everything that was
-// acknowledged is in force afterwards, and a token of before is either refused or good.
+// TestFailoverLosesNothing fails over to a replica that has every commit before it is acknowledged, while grants are revoked and given. Everything
+// that was acknowledged is in force afterwards, and a token of before is either refused or good.
 func TestFailoverLosesNothing(t *testing.T) {
 	t.Parallel()
 	primary := primaryWith(t)
@@ -336,7 +337,7 @@ func TestFailoverLosesNothing(t *testing.T) {
 
 // TestRestored puts the database back to a copy of its files. A server that is started over the copy that it had discards it; one that runs answers
 // nothing before the database's counter is past what the server has seen, and has discarded its copy by then.
-func TestRestored(t *testing.T) {
+func TestRestored(t *testing.T) { //nolint:tparallel // one step after the other
 	t.Parallel()
 	cluster := primaryWith(t)
 	e, dir := over(cluster), t.TempDir()

@@ -106,8 +106,8 @@ func (c *Cluster) StartAt(t testing.TB, other *Cluster) {
 	c.running = true
 }
 
-// RestoreAt starts a copy that has not been started yet where another cluster, which is stopped, has been reached, as a restore to a point in time does:
-// once it takes connections it is a primary with a timeline of its own.
+// RestoreAt starts a copy that has not been started yet where another cluster, which is stopped, has been reached, as a restore to a point in time
+// does: once it takes connections it is a primary with a timeline of its own.
 func (c *Cluster) RestoreAt(t testing.TB, other *Cluster) {
 	t.Helper()
 	signal := filepath.Join(c.c.data, "recovery.signal")

@@ -117,8 +117,8 @@ func (c *Cluster) until(t testing.TB, statement, value string) {
 	}
 }
 
-// KeepWriting has a database of its own in the cluster written to, one short transaction after the other, until stop is called or the test ends: it uses up
-// the cluster's transaction ids. stop returns how many there were.
+// KeepWriting has a database of its own in the cluster written to, one short transaction after the other, until stop is called or the test ends: it
+// uses up the cluster's transaction ids. stop returns how many there were.
 func (c *Cluster) KeepWriting(t testing.TB, database string) (stop func() int) {
 	t.Helper()
 	uri := c.Create(t, database)

@@ -200,13 +200,13 @@ func readGuard(texts []*string) (g guard, err error) {
 		if texts[i] == nil {
 			continue
 		}
-		id, err := strconv.ParseUint(*texts[i], 10, 64)
-		if err != nil {
-			return g, fmt.Errorf("follow: %q is no transaction", *texts[i])
-		}
 		began := number(i + 1)
 		if err != nil {
 			return g, err
+		}
+		id, wrong := strconv.ParseUint(*texts[i], 10, 64)
+		if wrong != nil {
+			return g, fmt.Errorf("follow: %q is no transaction", *texts[i])
 		}
 		if !g.shows.shows(id) {
 			return g, fmt.Errorf("follow: the database holds transaction %d, and the cluster's own counter is at %d: it was restored from a dump, or "+
@@ -301,24 +301,16 @@ func ignore(results pgx.BatchResults) error {
 // nothing is avoided: it is a setting that is off.
 const nothing = "jit"
 
-// settings are for one transaction: two ways of planning ($1, $2) that are off, and which plans are made ($3). Statements are not compiled: that takes a hundred
-// times as long as they run, and the planner, which adds a large number to the costs of what it is told to avoid, would take each of them for
-// an expensive one. Rows come in the order in which a statement names them, so none is run in parallel.
-const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config($2, 'off', true),
-	set_config('plan_cache_mode', $3, true), set_config('max_parallel_workers_per_gather', '0', true)`
-
-const (
-	// planEach has each statement planned for its parameters, on which it depends how much of a state a statement reads.
-	planEach = "force_custom_plan"
-	// planOnce has a statement planned once for a connection, whatever its parameters.
-	planOnce = "force_generic_plan"
-)
+// settings are for one transaction: a way of planning ($1) that is off, and a plan of its own for each statement, on whose parameters it depends
+// how much of a state it reads. Statements are not compiled: that takes a hundred times as long as they run, and the planner, which adds a large
+// number to the costs of what it is told to avoid, would take each of them for an expensive one.
+const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)`
 
 // read runs a reading in one round trip. avoid names a way of planning that is off for it.
 func (a *Authority) read(ctx context.Context, avoid string, r reading) error {
 	var whole reading
 	whole.ask(ignore, "BEGIN READ ONLY ISOLATION LEVEL REPEATABLE READ")
-	whole.ask(ignore, settings, avoid, nothing, planEach)
+	whole.ask(ignore, settings, avoid)
 	whole = append(whole, r...)
 	whole.ask(ignore, "COMMIT")
 	return a.send(ctx, whole)

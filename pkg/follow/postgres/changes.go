@@ -44,15 +44,15 @@ const (
 	anySince = `(SELECT n FROM since) > 0 AND `
 )
 
-// changesQuery reads the guard, and what has changed since a position: its snapshot is $1, the transactions that it names $2 to $5, and $6 is how many
-// relationships of a kind are read at most.
+// changesQuery reads the guard, and what has changed since a position: its snapshot is $1, the transactions that it names $2 to $5, and $6 is how
+// many relationships of a kind are read at most.
 //
-// The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does not
-// show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is in
-// neither.
+// The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does
+// not show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is
+// in neither.
 var changesQuery = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
 SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `::text, (SELECT n FROM since)::text],
-	NULL::bytea, '', '', '', '', '', '', NULL, NULL, NULL::timestamptz` + guardTables +
+	NULL::bytea, '', '', '', '', '', '', '', NULL, NULL::timestamptz` + guardTables +
 	definitionsSince(wroteType, "namespace_config", "namespace", "serialized_config") +
 	definitionsSince(wroteCaveat, "caveat", "name", "definition") +
 	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter") +
@@ -64,20 +64,21 @@ func definitionsSince(kind int, table, name, text string) string {
 	return fmt.Sprintf(`
 UNION ALL
 SELECT CASE WHEN deleted_xid = %[1]s THEN %[2]d ELSE %[3]d END, NULL, CASE WHEN deleted_xid = %[1]s THEN %[4]s END, %[5]s,
-	'', '', '', '', '', NULL, NULL, NULL
+	'', '', '', '', '', '', NULL, NULL::timestamptz
 FROM %[6]s WHERE %[7]s CASE WHEN deleted_xid = %[1]s THEN NOT pg_visible_in_snapshot(created_xid%[8]s
 	ELSE NOT pg_visible_in_snapshot(deleted_xid%[8]s AND pg_visible_in_snapshot(created_xid%[8]s END`,
 		alive, kind, kind+1, text, name, table, anySince, shownThen)
 }
 
 // relationshipsSince reads the relationships of a kind: those that have in a column a transaction which the snapshot does not show, and of which a
-// condition is true. They are read in the column's order, so that no other index than the column's has them without a sort, which is avoided: the plan is
-// made once for a connection, and may be made while a table is empty, when all indexes cost the same.
+// condition is true. They are read in the column's order, so that no other index than the column's has them without a sort, which is avoided: the
+// plan is made once for a connection, and may be made while a table is empty, when all indexes cost the same.
 func relationshipsSince(kind int, column, condition string) string {
 	ordered := func(of string) string {
 		return `SELECT ` + columns + ` FROM relation_tuple WHERE ` + condition + ` AND ` + of + ` ORDER BY ` + column + ` DESC LIMIT $6`
 	}
-	return fmt.Sprintf(`
+	return fmt.Sprintf( //nolint:unqueryvet // what it selects all of names its columns
+		`
 UNION ALL
 (SELECT %d, NULL, NULL::bytea, * FROM (
 	(%s)
@@ -86,8 +87,10 @@ UNION ALL
 		kind, ordered(column+fromXmax), running, ordered(column+` >= running.id AND `+column+` <= running.id`))
 }
 
-// wholeTables is avoided: there are indexes for changes, also where the planner knows nothing of a table yet.
-const wholeTables = "enable_seqscan"
+// changesSettings are changesQuery's, for one transaction. It is planned once for a connection; see relationshipsSince. Its rows come in the order
+// in which it names them, so it is not run in parallel.
+const changesSettings = `SELECT set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true),
+	set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`
 
 // ChangesSince is follow.Authority's. Every transaction of SpiceDB's notes itself in the table of transactions. Where that has none which the
 // position does not show, nothing has changed. It is one round trip: one statement with one snapshot, after its settings.
@@ -95,7 +98,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	var g guard
 	var c follow.Changes
 	var r reading
-	r.ask(ignore, settings, wholeTables, sorting, planOnce)
+	r.ask(ignore, changesSettings)
 	r.ask(func(results pgx.BatchResults) error {
 		return a.gatherChanges(results, &from, limit, &g, &c)
 	}, changesQuery, append(sinceArgs(&from), limit+1)...)

@@ -175,14 +175,15 @@ func everyByte(t testing.TB, total, points int) int {
 	return max(1, total/points)
 }
 
-// TestCutAtEveryByte cuts the connection to the database after each byte of an answer, and holds it there: while the head is taken, what has changed is
-// pulled, and a copy is loaded. Nothing is applied in part, no head is proven that was not read, no failure of the wire is taken for a refusal of the
-// database's that costs the copy; and once the wire is whole the copy comes to what the database has.
+// TestCutAtEveryByte cuts the connection to the database after each byte of an answer, and holds it there: while the head is taken, what has
+// changed is pulled, and a copy is loaded. Nothing is applied in part, no head is proven that was not read, no failure of the wire is taken for a
+// refusal of the database's that costs the copy; and once the wire is whole the copy comes to what the database has.
 func TestCutAtEveryByte(t *testing.T) {
 	uri := pgtest.Database(t)
 	s := open(t, uri)
 	direct := s.authority
-	compiled, err := compiler.Compile(compiler.InputSchema{Source: "test", SchemaString: "definition user {}\ndefinition document {\n\trelation viewer: user\n}"},
+	const schema = "definition user {}\ndefinition document {\n\trelation viewer: user\n}"
+	compiled, err := compiler.Compile(compiler.InputSchema{Source: "test", SchemaString: schema},
 		compiler.AllowUnprefixedObjectType())
 	if err != nil {
 		t.Fatal(err)
@@ -201,7 +202,8 @@ func TestCutAtEveryByte(t *testing.T) {
 		_, err = tx.Exec(t.Context(), "INSERT INTO relation_tuple_transaction DEFAULT VALUES")
 		for _, d := range compiled.ObjectDefinitions {
 			encoded, failed := d.MarshalVT()
-			_, deleted := tx.Exec(t.Context(), "UPDATE namespace_config SET deleted_xid = pg_current_xact_id() WHERE namespace = $1 AND deleted_xid = "+alive, d.GetName())
+			_, deleted := tx.Exec(t.Context(), "UPDATE namespace_config SET deleted_xid = pg_current_xact_id() WHERE namespace = $1 AND deleted_xid = "+alive,
+				d.GetName())
 			_, written := tx.Exec(t.Context(), "INSERT INTO namespace_config (namespace, serialized_config) VALUES ($1, $2)", d.GetName(), encoded)
 			err = errors.Join(err, failed, deleted, written)
 		}
