@@ -62,8 +62,12 @@ func (r Roles) String() string {
 	return strings.Join(names, ", ")
 }
 
-// oneOf says which role it takes: one of the set, or the admin's, which includes all.
+// oneOf says which role it takes: one of the set, or the admin's, which includes all. That of servers which follow is named only where there is no other:
+// it would be a remedy for nobody else.
 func (r Roles) oneOf() string {
+	if others := r &^ followers; others != 0 {
+		r = others
+	}
 	switch {
 	case r == RolesOf(deputyv1.Role_ROLE_ADMIN):
 		return "the role admin"

@@ -166,6 +166,7 @@ func TestEveryFieldHasASetting(t *testing.T) {
 					"daemon.Config.CallerLimits.Weight",                                                                                          // weights are beside others': one for all says nothing
 					"daemon.Config.JudgeOver",                                                                                                    // a test's
 					"daemon.Config.Callers", "daemon.Config.Issuers", "daemon.Config.Actors", "daemon.Config.People", "daemon.Config.NoListener", // for servers that are opened in code
+					"daemon.Config.Engine.Deputy",                                                                                                                                                                                   // the daemon says so where it follows
 					"daemon.Config.Engine.KeyMark",                                                                                                                                                                                  // the daemon computes it of the token key
 					"daemon.Config.Engine.Log",                                                                                                                                                                                      // the daemon's own
 					"daemon.Config.certificatesEvery", "daemon.Config.certifiedTime", "daemon.Config.callersEvery", "daemon.Config.files", "daemon.Config.journalFiles", "daemon.Config.signalsFiles", "daemon.Config.journalEvery": // a test's
