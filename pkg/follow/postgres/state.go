@@ -85,6 +85,9 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 const ofQuery = `SELECT ` + columns + ` FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS asked(a, b, c, d, e, f)
 	JOIN relation_tuple ON namespace = a AND object_id = b AND relation = c AND userset_namespace = d AND userset_object_id = e AND userset_relation = f` + shown
 
+// wholeTables is avoided: a few relationships are looked up, whatever the planner knows of the table.
+const wholeTables = "enable_seqscan"
+
 // Of is follow.State's.
 func (s *state) Of(ctx context.Context, refs []tuple.RelationshipReference) ([]tuple.Relationship, error) {
 	var asked [6][]string
