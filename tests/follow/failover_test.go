@@ -170,6 +170,8 @@ func (l *lossy) reuse(t *testing.T) {
 // settled checks what a node answers once it serves again.
 func (l *lossy) settled(t *testing.T, n *node) {
 	t.Helper()
+	// While the copy is loaded the database answers, and for minimize_latency at a state that may be some seconds old.
+	eventually(t, "the copy serves", func() bool { return n.figure(t, "deputy_follow_serves") == 1 })
 	for document, want := range afterLoss {
 		n.wants(t, of(l.check, document), want)
 		stale := of(l.check, document)
