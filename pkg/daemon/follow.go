@@ -184,9 +184,9 @@ func (d *Daemon) openFollower(files int) (*follower, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.graph = follow.OpenGraph(follow.GraphConfig{ //nolint:contextcheck // it outlives the opening
+	f.graph = follow.OpenGraph(follow.GraphConfig{
 		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed, Renewed: d.engine.BeginHistory,
-		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) }, //nolint:contextcheck // likewise
+		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) },
 		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Sample: c.Following.Sample, Log: d.log,
 	})
 	return f, nil

@@ -12,8 +12,8 @@ import (
 // distrustedFormat is the format of the mark of a copy that was found to differ from its authority: no version opens such a copy.
 const distrustedFormat = -1
 
-// Distrust takes a copy out of service, because it is damaged or differs from the authority: from the moment that Distrust returns there is no copy any more, until another
-// one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false.
+// Distrust takes a copy out of service, because it is damaged or differs from the authority: from the moment that Distrust returns there is no copy
+// any more, until another one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false.
 func (f *Follower) Distrust(copied *store.Store) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

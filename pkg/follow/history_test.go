@@ -171,7 +171,7 @@ func TestDamageWhileServing(t *testing.T) {
 	after := f.snapshot(t, authz.Freshness{})
 	stamped := func(snap authz.Snapshot) uint64 {
 		stamp, _ := snap.(interface {
-			Stamp([]authz.Filter) (authz.Stamp, bool)
+			Stamp(filters []authz.Filter) (authz.Stamp, bool)
 		}).Stamp([]authz.Filter{{Resource: authz.Object{Type: "document", ID: "plan"}}})
 		return stamp.Of
 	}
