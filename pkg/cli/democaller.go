@@ -135,7 +135,7 @@ func (r *demoRun) askOutside(ctx context.Context, o *outsider) error {
 		rows = append(rows, still)
 	}
 	for _, answer := range []*deputy.CheckPermissionResponse{foreign, missing} {
-		answer.DecisionId, answer.CheckedAt = "", nil
+		answer.DecisionId, answer.CheckedAt, answer.FreshAt = "", nil, nil
 	}
 	if rows[0].OK && !proto.Equal(foreign, missing) {
 		rows[0].OK, rows[0].Answer = false, "refused otherwise than what does not exist"
