@@ -2,10 +2,15 @@ package triples
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/caveats/types"
+	dscfg "github.com/authzed/spicedb/pkg/cmd/datastore"
 	"github.com/authzed/spicedb/pkg/datalayer"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/authzed/spicedb/pkg/validationfile"
@@ -13,6 +18,8 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/follow/postgres"
 	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -57,6 +64,38 @@ func fill(
 		}
 	}
 	ask(conn, without, head(t, conn))
+}
+
+// follows has SpiceDB write a file's graph to a PostgreSQL, has a follower load a copy of that, and returns an engine over the copy.
+func follows(t *testing.T, f file) engine.Config {
+	t.Helper()
+	uri := harness.Postgres(t).URI
+	theirs, err := dscfg.NewDatastore(t.Context(), dscfg.WithEngine(dscfg.PostgresEngine), dscfg.WithURI(uri), dscfg.WithEnableDatastoreMetrics(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = validationfile.PopulateFromFiles(t.Context(), datalayer.NewDataLayer(theirs), types.Default.TypeSet, []string{f.path})
+	if err = errors.Join(err, theirs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	authority, err := postgres.Open(t.Context(), postgres.Config{URI: uri, Window: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer authority.Close()
+	dir := t.TempDir()
+	follower, err := follow.Open(follow.Config{Dir: dir, Store: store.Config{CacheBytes: 8 << 20}}, authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(follower.Load(t.Context()), follower.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg := harness.Embedded(t)
+	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o700), os.Rename(filepath.Join(dir, "copy-1"), daemon.StoreDir(cfg.Dir))); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
 }
 
 // head returns the newest revision.

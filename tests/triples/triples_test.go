@@ -2,6 +2,7 @@ package triples
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,6 +62,20 @@ func TestCaveated(t *testing.T) {
 	conditional := slices.DeleteFunc(files(t), func(f file) bool { return len(f.caveated()) == 0 })
 	each(t, conditional, func(t *testing.T, f file) tally {
 		return compare(t, f, daemon.EvaluatorNative, some(f.closer(), 1_000/len(f.contexts(t))), edit{updates: f.caveated()})
+	})
+}
+
+// TestFollowed asks about copies that followed a PostgreSQL to which SpiceDB wrote the files. In CI it asks about every twentieth file;
+// DEPUTY_TRIPLES_FOLLOWED has it ask about all, as make soak does.
+func TestFollowed(t *testing.T) {
+	var chosen []file
+	for i, f := range files(t) {
+		if i%20 == 0 || os.Getenv("DEPUTY_TRIPLES_FOLLOWED") != "" {
+			chosen = append(chosen, f)
+		}
+	}
+	each(t, chosen, func(t *testing.T, f file) tally {
+		return compare(t, f, daemon.EvaluatorNative, f.triples(), edit{followed: true})
 	})
 }
 
@@ -134,6 +149,8 @@ type edit struct {
 	updates []tuple.RelationshipUpdate
 	// both says that it is asked about the graph without the edit too: before and after the one with it.
 	both bool
+	// followed says that Deputy decides from a copy of a PostgreSQL that has the graph.
+	followed bool
 }
 
 // compare asks SpiceDB and Deputy triples of a file without and with its contexts, and reports every difference.
@@ -150,7 +167,13 @@ func compare(t *testing.T, f file, evaluator string, triples []triple, e edit) t
 			pictures = []picture{old, pictures[0], old}
 		}
 	})
+	if e.followed {
+		cfg = follows(t, f)
+	}
 	deputy := open(t, cfg, evaluator)
+	if e.followed {
+		pictures[0].snapshot = head(t, deputy)
+	}
 	var count tally
 	for _, p := range pictures {
 		singly, inBulk := single(t, deputy, p.snapshot, questions), bulk(t, deputy, p.snapshot, questions)
