@@ -30,6 +30,8 @@ const (
 	pullsPerAge, leastPause, pullPause = 10, 50 * time.Millisecond, time.Second
 	// linger is how long a copy that was replaced can still be read by calls that began with it.
 	linger = time.Minute
+	// confirmTime is how long a write waits until the authority has said who it is.
+	confirmTime = 2 * time.Second
 	// maxBeyond is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
 	maxBeyond = 16
 )
@@ -477,19 +479,26 @@ func endOf(ctx context.Context) error {
 	return e
 }
 
-// Write has the authority's engine write. Once it has, that is what the call says, also where the authority became another one meanwhile; then the
-// revision is good nowhere.
+// Write has the authority's engine write. That does not depend on who the authority is: what takes access away has to go through. Where that is not
+// known to be the same before and after it, the revision is good nowhere.
 func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
-	var written authz.Revision
-	history, err := g.during(ctx, func(Identity) (err error) {
-		written, err = g.config.Engine.Write(ctx, updates, preconditions)
-		return err
-	})
-	switch {
-	case written.IsZero():
+	known := func(ask func(context.Context) (Identity, error)) Identity {
+		ctx, cancel := context.WithTimeout(ctx, confirmTime)
+		defer cancel()
+		is, err := ask(ctx)
+		if err != nil {
+			return ""
+		}
+		return is
+	}
+	before := known(g.identity)
+	written, err := g.config.Engine.Write(ctx, updates, preconditions)
+	if err != nil {
 		return authz.Revision{}, err
-	case err != nil:
-		history = authz.NoHistory
+	}
+	history := authz.NoHistory
+	if before != "" && before == known(g.identityNow) {
+		history = historyOf(before)
 	}
 	return authz.InHistory(history, written.ZedToken()), nil
 }

@@ -3,6 +3,7 @@ package follow_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,6 +23,8 @@ type histories struct {
 	follow.Authority
 
 	failovers atomic.Int64
+	// silent is whether the database does not say what its head is.
+	silent atomic.Bool
 }
 
 const failedOver = ", failed over"
@@ -29,6 +32,9 @@ const failedOver = ", failed over"
 func (h *histories) suffix() string { return strings.Repeat(failedOver, int(h.failovers.Load())) }
 
 func (h *histories) Head(ctx context.Context) (follow.Position, error) {
+	if h.silent.Load() {
+		return follow.Position{}, errors.New("no answer")
+	}
 	suffix := h.suffix()
 	p, err := h.Authority.Head(ctx)
 	p.Authority += follow.Identity(suffix)
@@ -133,6 +139,23 @@ func TestFailoverDuringCall(t *testing.T) {
 	}
 	f.release()
 	f.serves(t, true)
+}
+
+// TestWriteGoesThrough has somebody write while the database does not say who it is: the write takes place, and its revision is good nowhere.
+func TestWriteGoesThrough(t *testing.T) {
+	f := graph(t, pgtest.Database(t), nil)
+	f.of.silent.Store(true)
+	written, err := f.Write(t.Context(), touchPlan("alice"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.of.silent.Store(false)
+	if snap, err := f.Snapshot(t.Context(), authz.Freshness{AtLeast: written}); authz.KindOf(err) != authz.OutOfRange {
+		t.Errorf("a revision of a write of which it is not known where: %v, %v", snap, err)
+	}
+	if got := viewers(t, f.snapshot(t, authz.Freshness{})); !slices.Equal(got, []string{"alice"}) {
+		t.Errorf("the viewers are %v", got)
+	}
 }
 
 // damagedOnce is the graph over a copy, which finds damage when it is told to.
