@@ -41,8 +41,12 @@ func (f *Follower) expel() {
 	if !distrusted {
 		return
 	}
-	err := r.commit(f.life, mark{Format: distrustedFormat, Position: r.mark.Position},
+	// It is written also while the follower ends, and is on the disk before anybody goes on.
+	err := r.commit(context.Background(), mark{Format: distrustedFormat, Position: r.mark.Position},
 		func(context.Context, datastore.ReadWriteTransaction) error { return nil })
+	if err == nil {
+		err = r.store.Sync()
+	}
 	if err != nil {
 		f.config.Log.Warn("a copy that differs from the authority could not be marked as such: if this server ends before it is removed, delete it",
 			zap.String("directory", r.dir), zap.Error(err))

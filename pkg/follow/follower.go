@@ -219,6 +219,7 @@ func (f *Follower) Close() error {
 	f.end()
 	f.turn.Lock()
 	defer f.turn.Unlock()
+	f.expel()
 	f.mu.Lock()
 	open := slices.Collect(maps.Keys(f.retired))
 	if f.serving != nil {

@@ -68,6 +68,9 @@ type GraphConfig struct {
 	// Believed is how old a state may be for a difference at it to be believed at once. At an older one the database may have collected meanwhile, so
 	// that the difference is looked at again; 0 means 30 s.
 	Believed time.Duration
+	// DiscardPause is how long after the second copy in a row that was found not to be what it should be the next one is loaded, and twice as long after
+	// each further one, up to an hour; 0 means a minute.
+	DiscardPause time.Duration
 	// Served is called when the copy begins to serve, and when it does not any more; nil tells nobody.
 	Served func(bool)
 	// Log is told what an operator has to know; nil means nobody.
@@ -83,7 +86,7 @@ type GraphConfig struct {
 //     than MaxAge ago; else as the head.
 //   - Exactly at a revision: answered from the copy if it has stood there, else by the authority's engine.
 //
-// The authority's engine is asked few questions at once, so that a copy which does not keep up does not turn a node's whole load on the
+// The authority's engine is asked few questions at once for each caller, and for all of them, so that a copy which does not keep up does not turn a node's whole load on the
 // database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers, and name its history: one of another history is
 // OutOfRange.
 type Graph struct {
@@ -92,11 +95,14 @@ type Graph struct {
 	heads turns.Shared[*stand]
 	// now is what the copy was last known to be the head at; nil if there is no such copy.
 	now atomic.Pointer[stand]
-	// loading says that the copy is made anew, and not brought to the head meanwhile; hasServed that there was one that served.
-	loading, hasServed atomic.Bool
-	identities         identities
-	beyond             *turns.Set
-	figures            *figures
+	// discarded are the copies in a row that were found not to be what they should be.
+	discarded discards
+	// loading says that the copy is made anew, and not brought to the head meanwhile; renewing that it has to be, until there is one; hasServed that there
+	// was one that served.
+	loading, renewing, hasServed atomic.Bool
+	identities                   identities
+	beyond                       *turns.Set
+	figures                      *figures
 
 	end    context.CancelFunc
 	ended  chan struct{}
@@ -159,6 +165,9 @@ func OpenGraph(config GraphConfig) *Graph {
 	if config.Believed == 0 {
 		config.Believed = believed
 	}
+	if config.DiscardPause == 0 {
+		config.DiscardPause = time.Minute
+	}
 	if config.Log == nil {
 		config.Log = zap.NewNop()
 	}
@@ -197,8 +206,8 @@ func (g *Graph) Close() error {
 // Serves reports whether the copy serves: whether it was the authority's head less than MaxAge ago.
 func (g *Graph) Serves() bool { return g.fresh() != nil }
 
-// Reloads reports whether a copy is made anew after one has served. Meanwhile the authority's engine answers.
-func (g *Graph) Reloads() bool { return g.loading.Load() && g.hasServed.Load() }
+// Reloads reports whether a copy has to be made anew after one has served. Until it is there the authority's engine answers.
+func (g *Graph) Reloads() bool { return g.renewing.Load() && g.hasServed.Load() }
 
 // fresh returns what the copy was the head at less than MaxAge ago; nil if that is longer ago.
 func (g *Graph) fresh() *stand {
@@ -271,6 +280,43 @@ func (f *failures) patience() time.Duration { return f.doubled(pullTime, maxPull
 // pause is how long after a failure the next try is made.
 func (f *failures) pause() time.Duration { return f.doubled(failurePause/2, maxFailurePause) }
 
+// discards count the copies that were discarded one after the other because they were damaged or differed from the authority. Where that goes on, the
+// cause is not in the copy, and the database is spared the loads. The zero value is none.
+type discards struct {
+	mu   sync.Mutex
+	row  int
+	last time.Time
+}
+
+const (
+	// forgetDiscards is how long after a copy was discarded the next one is the first.
+	forgetDiscards = 6 * time.Hour
+	// maxDiscardPause is the longest that a load waits.
+	maxDiscardPause = time.Hour
+)
+
+var errTooOften = errors.New("one copy after the other was found not to be what it should be: the next one is loaded later, and the database answers meanwhile")
+
+// note takes in that a copy was discarded.
+func (d *discards) note(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.Sub(d.last) > forgetDiscards {
+		d.row = 0
+	}
+	d.row, d.last = d.row+1, now
+}
+
+// mayLoad reports whether a copy may be loaded: after the first that was discarded at once, then after a pause, after two, after four, and so on.
+func (d *discards) mayLoad(now time.Time, pause time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.row < 2 {
+		return true
+	}
+	return now.Sub(d.last) >= min(pause<<min(d.row-2, 10), maxDiscardPause)
+}
+
 // step brings the copy to the head, which may take some time, and makes a new one where that is needed.
 func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, patience)
@@ -278,6 +324,10 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	cancel()
 	if !needsLoad(err) {
 		return err
+	}
+	g.renewing.Store(true)
+	if !g.discarded.mayLoad(time.Now(), g.config.DiscardPause) {
+		return errTooOften
 	}
 	g.loading.Store(true)
 	defer g.loading.Store(false)
@@ -358,8 +408,12 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	if g.config.Follower.distrusts(s.copy.hold.Store) {
 		return nil, ErrNoCopy
 	}
+	if g.identities.known() != s.position.Authority {
+		return nil, errChanged // while the copy was opened
+	}
 	g.known.note(s)
 	g.now.Store(s)
+	g.renewing.Store(false)
 	return s, nil
 }
 

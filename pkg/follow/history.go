@@ -89,12 +89,16 @@ func (g *Graph) recognize(is Identity, asked time.Time) bool {
 	return true
 }
 
+// known is who the authority was last known to be, "" if that is not known.
+func (i *identities) known() Identity {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.last.identity
+}
+
 // identity returns who the authority is, as far as is known; it asks where that is not known.
 func (g *Graph) identity(ctx context.Context) (Identity, error) {
-	g.identities.mu.Lock()
-	known := g.identities.last.identity
-	g.identities.mu.Unlock()
-	if known != "" {
+	if known := g.identities.known(); known != "" {
 		return known, nil
 	}
 	return g.identityNow(ctx)

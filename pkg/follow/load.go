@@ -17,6 +17,7 @@ import (
 func (f *Follower) Load(ctx context.Context) error {
 	ctx, over := f.turnOf(ctx)
 	defer over()
+	defer f.progress.Store(nil)
 	if _, err := f.current(); err != nil && !errors.Is(err, ErrNoCopy) {
 		return err
 	}

@@ -68,7 +68,7 @@ func (g *Graph) sample(ctx context.Context) {
 	tick := time.NewTicker(max(time.Duration(float64(s.page)/float64(rate)*float64(time.Second)), leastSamplePause))
 	defer tick.Stop()
 	g.checks.sampled.Store(&Sampled{})
-	told := false
+	var failures failures
 	for {
 		select {
 		case <-ctx.Done():
@@ -79,10 +79,9 @@ func (g *Graph) sample(ctx context.Context) {
 			continue
 		}
 		err := authz.Safely("follow.sample", func() error { return s.step(ctx) })
-		if err != nil && ctx.Err() == nil && !told {
+		if ctx.Err() == nil && failures.note(err, time.Now()) {
 			g.config.Log.Warn("a share of the copy could not be compared with the authority; it is tried again", zap.Error(err))
 		}
-		told = err != nil
 	}
 }
 

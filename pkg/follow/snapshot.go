@@ -99,7 +99,13 @@ func (s *snapshot) SubjectsOfEach(
 	ctx context.Context, resources []authz.Object, permission, subjectType string, limit int,
 ) ([]authz.SubjectsAnswer, error) {
 	found, err := s.kept.SubjectsOfEach(ctx, resources, permission, subjectType, limit)
-	return found, s.graph.told(s.at, err)
+	if err != nil {
+		return nil, s.graph.told(s.at, err)
+	}
+	for i := range found {
+		_ = s.graph.told(s.at, found[i].Err) // it stays in the answer
+	}
+	return found, nil
 }
 
 // Through is the copy's.
@@ -174,7 +180,15 @@ func (g *Graph) asked(ctx context.Context, f authz.Freshness) (authz.Snapshot, e
 	var inner authz.Snapshot
 	history, err := g.during(ctx, func(of Identity) error {
 		if err := current(of, f.Exactly, f.AtLeast); err != nil {
-			return err
+			// Another server may know of a history that this one does not know yet.
+			now, unknown := g.identityNow(ctx)
+			switch {
+			case unknown != nil:
+				return unknown
+			case now == of:
+				return err
+			}
+			return errChanged
 		}
 		return g.within(ctx, func() (err error) {
 			inner, err = g.config.Engine.Snapshot(ctx, f)

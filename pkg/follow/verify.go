@@ -245,6 +245,7 @@ func (g *Graph) discard(s *stand) bool {
 		return false
 	}
 	g.forget(s.copy.hold.Store)
+	g.discarded.note(time.Now())
 	select {
 	case g.wake <- struct{}{}:
 	default:

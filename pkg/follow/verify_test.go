@@ -37,7 +37,7 @@ func checkedGraph(t *testing.T, sample int, change func(*follow.Config, *follow.
 	core, log := observer.New(zap.InfoLevel)
 	c.log = log
 	c.followed = graph(t, pgtest.Database(t), func(f *follow.Config, g *follow.GraphConfig) {
-		g.Sample, g.Log = sample, zap.New(core)
+		g.Sample, g.Log, g.DiscardPause = sample, zap.New(core), time.Nanosecond
 		open := g.Open
 		g.Open = func(s *store.Store) (follow.Local, error) {
 			c.copied.Store(s)
@@ -126,6 +126,12 @@ func TestSampleFinds(t *testing.T) {
 	}
 }
 
+// withFiles is a configuration over other files.
+func withFiles(c follow.Config, files vfs.FS) follow.Config {
+	c.Store.FS = files
+	return c
+}
+
 // TestDistrusted: a decision that begins after a difference was found does not use the copy in any way, also where no other one can be loaded yet,
 // and nor does the next start. One that has begun may end.
 func TestDistrusted(t *testing.T) {
@@ -142,6 +148,10 @@ func TestDistrusted(t *testing.T) {
 	begun := c.snapshot(t, authz.Freshness{})
 	if got := viewers(t, begun); !byCopy(begun) || !slices.Contains(got, "mallory") {
 		t.Fatalf("by the copy: %v; the viewers are %v, and the test tests nothing", byCopy(begun), got)
+	}
+	// What there is of the copy by now is on the disk, so a crash keeps that at least.
+	if err := c.copied.Load().Sync(); err != nil {
+		t.Fatal(err)
 	}
 	v, err := c.Verify(t.Context(), 10, func(follow.Compared) error {
 		c.hold() // nothing can be loaded from here on
@@ -166,7 +176,16 @@ func TestDistrusted(t *testing.T) {
 	if s := c.Status(); s.Serves || s.Position.State != "" || s.Found == nil {
 		t.Errorf("the status is %+v", s)
 	}
-	// The machine goes down before another copy is there.
+	// The machine goes down before another copy is there. By then the graph's own pull has found the copy out of service.
+	until(t, "the mark on the disk", func() bool {
+		again, err := follow.Open(withFiles(config, files.CrashClone(vfs.CrashCloneCfg{})), authority(t, c.uri, time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = again.Close() }()
+		_, err = again.Reached()
+		return errors.Is(err, follow.ErrNoCopy)
+	})
 	crashed := files.CrashClone(vfs.CrashCloneCfg{})
 	c.release()
 	config.Store.FS = crashed

@@ -238,6 +238,9 @@ func (s *Store) fail(doing string, cause error) {
 	})
 }
 
+// Sync waits until all that was committed is on the disk; see Config.Unsynced.
+func (s *Store) Sync() error { return s.db.LogData(nil, pebble.Sync) }
+
 // Failed returns why the store takes no writes until it is opened again; nil while it takes them.
 func (s *Store) Failed() error {
 	if s.hasFailed() {

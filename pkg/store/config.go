@@ -36,8 +36,8 @@ type Config struct {
 	// DiskReserve is how many bytes of the disk are left free: while there are fewer, writes are refused that do more
 	// than take access away, and below a quarter of it all are. 0 means 256 MiB.
 	DiskReserve uint64
-	// Unsynced has a commit not wait until it is on the disk. A process that dies loses nothing by it; a machine that does loses the newest commits,
-	// each of them whole, and none that is older than one that it kept. It is for what can be had anew from elsewhere.
+	// Unsynced has a commit not wait until it is on the disk. A process or a machine that dies loses the newest commits by it, each of them whole, and none
+	// that is older than one that it kept. It is for what can be had anew from elsewhere. Sync waits.
 	Unsynced bool
 	// Narrows reports whether writing a relationship can only take access away, as a tombstone does; nil means that none
 	// can. It is called by many goroutines at once.

@@ -43,7 +43,7 @@ type taking[T any] struct {
 }
 
 // Get returns the outcome of a taking that starts from now on: of take, or of that of another caller who waits for the same one. It returns as soon
-// as ctx ends, with its error. A taking lasts as long as the limit of the caller who asked first.
+// as ctx ends, with its error. A taking lasts as long as the longest limit of the callers who wait for it when it starts.
 func (s *Shared[T]) Get(ctx context.Context, limit time.Duration, take func(context.Context) (T, error)) (T, error) {
 	t := s.join(limit, take)
 	select {
@@ -74,6 +74,7 @@ func (s *Shared[T]) join(limit time.Duration, take func(context.Context) (T, err
 		s.next = &taking[T]{take: take, limit: limit, done: make(chan struct{})}
 	}
 	s.next.waiting++
+	s.next.limit = max(s.next.limit, limit)
 	if !s.running {
 		s.running = true
 		go s.run()

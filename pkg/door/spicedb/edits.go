@@ -156,7 +156,7 @@ func withText(text string) []byte {
 
 func sealsCursor(c *call, encoded []byte) []byte {
 	if cursor := valueOf(encoded, textOf); len(cursor) > 0 {
-		return withText(c.seals.seal(c.cursors(), string(cursor)))
+		return withText(c.seals.seal(c.cursors(), c.inHistory(string(cursor))))
 	}
 	return encoded
 }

@@ -30,9 +30,9 @@ import (
 //
 //	sealed = base64url(HMAC-SHA256(key, what \x00 value)[:16]) "." value
 //	what   = the method of a cursor \x00 the caller's name, or "ZedToken"
-//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." a revision: SpiceDB's token, after its history where one is known
+//	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token; either after its history, where one is known
 //
-// A token of another history of the database is refused; see authz.Revision.
+// A token or cursor of another history of the database is refused; see authz.Revision. Neither SpiceDB's tokens nor its cursors hold an "@".
 
 const (
 	// sealBytes is how much of the HMAC a seal carries.
@@ -128,7 +128,7 @@ func sealedIn(m protoreflect.MessageDescriptor) (found []sealed) {
 
 // beginHistory notes the history that the answers are of, unless the database becomes another one meanwhile.
 func (c *call) beginHistory(ctx context.Context) error {
-	if c.cfg.Histories == nil || !c.rights.Seals || c.history != "" {
+	if c.cfg.Histories == nil || c.history != "" {
 		return nil
 	}
 	var err error
@@ -136,13 +136,18 @@ func (c *call) beginHistory(ctx context.Context) error {
 		return err
 	}
 	c.confirm = sync.OnceValue(func() bool {
+		ctx, cancel := context.WithTimeout(ctx, confirmTime)
+		defer cancel()
 		now, err := c.cfg.Histories.HistoryNow(ctx)
 		return err == nil && now == c.history
 	})
 	return nil
 }
 
-// inHistory marks a token of the answer. All of an answer is read at one revision, or was written at once, so it is asked once.
+// confirmTime is how long an answer waits until the database has said which history it has. A write has taken place by then.
+const confirmTime = 2 * time.Second
+
+// inHistory marks a token or a cursor of the answer. All of an answer is read at one revision, or was written at once, so it is asked once.
 func (c *call) inHistory(token string) string {
 	switch {
 	case c.confirm == nil:
@@ -156,10 +161,10 @@ func (c *call) inHistory(token string) string {
 
 // ofHistory refuses a revision of another history.
 func (c *call) ofHistory(ctx context.Context, field string, r authz.Revision) error {
-	if c.cfg.Histories == nil || r.History() == "" || r.History() == c.history {
+	if c.cfg.Histories == nil || r.History() == "" {
 		return nil
 	}
-	// Another server may know of a history that this one does not know yet.
+	// What this server knows may be a second old: the database may have been failed over since, and other servers may know that already.
 	now, err := c.cfg.Histories.HistoryNow(ctx)
 	switch {
 	case err != nil:
@@ -207,7 +212,12 @@ func (c *call) openOne(ctx context.Context, field string, m proto.Message) error
 			return failure(codes.InvalidArgument, authz.ReasonInvalidToken, field,
 				"the cursor is not one that this server gave to this caller for this method; begin again without one")
 		}
-		m.Token = opened
+		// SpiceDB goes on at the revision that the cursor holds.
+		place := authz.Revision{Token: opened}
+		if err := c.ofHistory(ctx, field, place); err != nil {
+			return err
+		}
+		m.Token = place.ZedToken()
 		if c.rights.Bounds.Confined() {
 			c.stamp = time.Unix(0, 0) // the cursor goes on at a revision whose age it does not tell
 		}

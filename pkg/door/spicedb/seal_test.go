@@ -71,6 +71,33 @@ func TestTokensCarryHistory(t *testing.T) {
 			t.Errorf("a token of %s is refused for %q", name, refused)
 		}
 	}
+	// So are cursors, everybody's.
+	page := &v1.ReadRelationshipsRequest{OptionalCursor: &v1.Cursor{}}
+	route.sealed = sealedIn(page.ProtoReflect().Descriptor())
+	d.cfg.Rights = func(context.Context) Rights { return Rights{Bounds: authz.Unbounded()} }
+	turned := func(meanwhile func()) string {
+		t.Helper()
+		c := d.call(t.Context(), route)
+		if err := c.open(t.Context(), &v1.ReadRelationshipsRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		var out v1.Cursor
+		if err := proto.Unmarshal(sealsCursor(c, withText("YSBwbGFjZQ==")), &out); err != nil {
+			t.Fatal(err)
+		}
+		meanwhile()
+		page.OptionalCursor.Token = out.GetToken()
+		return statuses.Info(status.Convert(d.call(t.Context(), route).open(t.Context(), page))).GetReason()
+	}
+	if refused := turned(func() {}); refused != "" || page.GetOptionalCursor().GetToken() != "YSBwbGFjZQ==" {
+		t.Errorf("a cursor of today's history opens as %q, refused for %q", page.GetOptionalCursor().GetToken(), refused)
+	}
+	if refused := turned(func() { history.really = "third" }); refused != authz.ReasonRevision {
+		t.Errorf("a cursor of another history is refused for %q", refused)
+	}
+	history.known, history.really = "second", "second"
+	route.sealed = sealedIn(request.ProtoReflect().Descriptor())
+	d.cfg.Rights = cfg.Rights
 	// A server that does not follow takes them for what they are to it.
 	d.cfg.Histories = nil
 	if got, refused := opened(second); got != "GhUKEzE=" || refused != "" {
