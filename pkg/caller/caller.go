@@ -125,6 +125,8 @@ func (c *Caller) May(m *Method) error {
 		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "authzed.api.v1's %s is not open to the caller %s", m.Name(), c.Name)
 	case m.AllTenants && c.Bounds.Confined():
 		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s affects all tenants, and the caller %s is bound to some", m.Name(), c.Name)
+	case m.Everything && !c.Bounds.Everything():
+		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s is about everything, and the caller %s has bounds", m.Name(), c.Name)
 	case m.AllTypes && !c.Bounds.Objects.All():
 		return authz.Errorf(authz.Denied, authz.ReasonOutOfBounds, "%s affects all types of objects, and the caller %s is bound to some", m.Name(), c.Name)
 	}

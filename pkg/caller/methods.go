@@ -29,6 +29,8 @@ type Method struct {
 	// AllTenants says that it is about all tenants at once, so that a confined caller may not call it, and AllTypes the same of types of
 	// objects.
 	AllTenants, AllTypes bool
+	// Everything says that it is about everything at once, so that no caller with bounds may call it.
+	Everything bool
 }
 
 // Name is the method's name without its service's.
@@ -64,7 +66,7 @@ var methods = sync.OnceValue(func() map[string]*Method {
 				access, _ := proto.GetExtension(m.Options(), deputyv1.E_Access).(*deputyv1.Access)
 				add(Method{
 					Full:  "/" + string(service.FullName()) + "/" + string(m.Name()),
-					Roles: RolesOf(access.GetRoles()...), AllTenants: access.GetAllTenants(),
+					Roles: RolesOf(access.GetRoles()...), AllTenants: access.GetAllTenants(), Everything: access.GetEverything(),
 					WithoutAdmin: access.GetWithoutAdmin(), Effect: access.GetEffect(),
 				})
 			}

@@ -84,6 +84,9 @@ func (e *Engine) choose(ctx context.Context, f authz.Freshness) (datastore.Revis
 
 // parse reads a revision that this datastore issued. A token of another one is out of range.
 func (e *Engine) parse(r authz.Revision) (datastore.Revision, error) {
+	if r.History() == authz.NoHistory {
+		return nil, datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision)
+	}
 	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, e.ds)
 	if err != nil || decoded.Status != zedtoken.StatusValid {
 		// The seal was Deputy's own, so what cannot be read is of another kind of engine.

@@ -71,6 +71,9 @@ func (f *Follower) load(ctx context.Context) error {
 			return r.err
 		}
 		m := half.mark
+		if r.page.Next != "" && (r.page.Next == m.Loading.Next || len(r.page.Relationships) == 0) {
+			return errors.New("follow: a page of the authority's does not lead on")
+		}
 		loaded := m.Loading.Relationships + uint64(len(r.page.Relationships))
 		m.Loading = &loading{Next: r.page.Next, Relationships: loaded}
 		if r.page.Next == "" {

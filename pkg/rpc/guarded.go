@@ -28,6 +28,8 @@ var limits = map[string]wire.Limit{
 	"/deputy.v1.SessionsService/StartSession":        wire.Medium,
 	"/deputy.v1.DelegationsService/CreateDelegation": wire.Medium,
 	"/deputy.v1.AgentsService/RegisterAgent":         wire.Medium,
+	// 1,000 relationships.
+	"/deputy.v1.FollowService/ReadRows": wire.Large,
 	// 100 objects, or 20 with their owners.
 	"/deputy.v1.AdoptionService/ReviewAdoption":  wire.Medium,
 	"/deputy.v1.AdoptionService/ConfirmAdoption": wire.Medium,

@@ -59,14 +59,26 @@ func failure(err error) error {
 		return errors.New("follow: the server to follow is no Deputy, or one of a version that cannot be followed: name a Deputy server on the engine " +
 			"embedded, of this version or a newer one")
 	case st.Code() == codes.FailedPrecondition && reason == authz.ReasonOtherAuthority:
-		return fmt.Errorf("%w: %s", follow.ErrOther, st.Message())
+		return fmt.Errorf("%w: %.500s", follow.ErrOther, st.Message())
 	case st.Code() == codes.OutOfRange && reason == authz.ReasonRevision:
-		return fmt.Errorf("%w: %s", follow.ErrMissed, st.Message())
-	case st.Code() == codes.ResourceExhausted && reason == authz.ReasonTooLarge:
-		return fmt.Errorf("%w: %s", follow.ErrTooMany, st.Message())
+		return fmt.Errorf("%w: %.500s", follow.ErrMissed, st.Message())
+	case len(st.Message()) > 500:
+		return fmt.Errorf("follow: the other server: %s: %.500s", st.Code(), st.Message())
 	default:
 		return fmt.Errorf("follow: the other server: %w", err)
 	}
+}
+
+// tooMany reports whether a refusal says that more has changed than was asked for.
+func tooMany(err error) bool {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() != codes.ResourceExhausted {
+		return false
+	}
+	return slices.ContainsFunc(st.Details(), func(detail any) bool {
+		info, ok := detail.(*errdetails.ErrorInfo)
+		return ok && info.GetReason() == authz.ReasonTooLarge
+	})
 }
 
 // malformed is for an answer that no server of ours gives.
@@ -119,7 +131,10 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 		c.DeletedCounters = append(c.DeletedCounters, part.GetDeletedCounters()...)
 		return add(&c.Definitions, part.GetDefinitions())
 	})
-	if err == nil && first {
+	switch {
+	case tooMany(err):
+		err = fmt.Errorf("%w: %w", follow.ErrTooMany, err)
+	case err == nil && first:
 		err = malformed("no position")
 	}
 	if err != nil {

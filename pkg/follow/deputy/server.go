@@ -40,8 +40,8 @@ type Server struct {
 	store *store.Store
 	id    string
 	now   func() time.Time
-	// readings are those that walk many relationships.
-	readings *turns.Set
+	// readings are those that walk many relationships, and changes those of changes, for which decisions wait.
+	readings, changes *turns.Set
 }
 
 // NewServer returns the service over a store, which stays its owner's.
@@ -50,7 +50,9 @@ func NewServer(ctx context.Context, s *store.Store) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{store: s, id: id, now: time.Now, readings: turns.New("readings for followers", atOnce)}, nil
+	return &Server{store: s, id: id, now: time.Now, readings: turns.New("readings for followers", atOnce),
+		changes: turns.New("changes for followers", atOnce),
+	}, nil
 }
 
 // at is what a revision is called on the wire. before is a moment at which the revision was the head, or had not been made.
@@ -130,7 +132,7 @@ func (s *Server) ReadChanges(req *deputyv1.ReadChangesRequest, stream grpc.Serve
 		return refusal(err)
 	}
 	if head != from {
-		turn, err := s.readings.Take(stream.Context(), 1, patience)
+		turn, err := s.changes.Take(stream.Context(), 1, patience)
 		if err != nil {
 			return err
 		}

@@ -117,14 +117,15 @@ func encoded[D proto.Message](definitions []D) ([][]byte, error) {
 	return all, nil
 }
 
-// decoded appends the definitions that are encoded.
+// decoded appends the definitions that are encoded. They are decoded by Google's code, which bounds how deep messages lie within each other: the
+// generated code that SpiceDB uses does not, and ends the process.
 func decoded[D any, P interface {
 	*D
-	UnmarshalVT(encoded []byte) error
+	proto.Message
 }](to []P, encoded [][]byte) ([]P, error) {
 	for _, text := range encoded {
 		d := P(new(D))
-		if err := d.UnmarshalVT(text); err != nil {
+		if err := proto.Unmarshal(text, d); err != nil {
 			return nil, err
 		}
 		to = append(to, d)
@@ -142,7 +143,7 @@ func add(to *follow.Definitions, in *deputyv1.FollowedDefinitions) (err error) {
 	}
 	for _, c := range in.GetCounters() {
 		filter := &core.RelationshipFilter{}
-		if err := filter.UnmarshalVT(c.GetFilter()); err != nil {
+		if err := proto.Unmarshal(c.GetFilter(), filter); err != nil {
 			return err
 		}
 		to.Counters = append(to.Counters, follow.Counter{Name: c.GetName(), Filter: filter})

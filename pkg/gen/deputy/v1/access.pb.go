@@ -187,7 +187,10 @@ type Access struct {
 	// Whether an admin may call it only with one of the roles, too.
 	WithoutAdmin bool `protobuf:"varint,3,opt,name=without_admin,json=withoutAdmin,proto3" json:"without_admin,omitempty"`
 	// What a call of it does to the graph, which says how the journal records it.
-	Effect        Effect `protobuf:"varint,4,opt,name=effect,proto3,enum=deputy.v1.Effect" json:"effect,omitempty"`
+	Effect Effect `protobuf:"varint,4,opt,name=effect,proto3,enum=deputy.v1.Effect" json:"effect,omitempty"`
+	// Whether the method is about everything at once, so that a caller with any bounds may not call it: of tenants, agents, principals, types of objects or
+	// ids.
+	Everything    bool `protobuf:"varint,5,opt,name=everything,proto3" json:"everything,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,6 +253,13 @@ func (x *Access) GetEffect() Effect {
 	return Effect_EFFECT_UNSPECIFIED
 }
 
+func (x *Access) GetEverything() bool {
+	if x != nil {
+		return x.Everything
+	}
+	return false
+}
+
 var file_deputy_v1_access_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -273,13 +283,16 @@ var File_deputy_v1_access_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x16deputy/v1/access.proto\x12\tdeputy.v1\x1a google/protobuf/descriptor.proto\"\xa0\x01\n" +
+	"\x16deputy/v1/access.proto\x12\tdeputy.v1\x1a google/protobuf/descriptor.proto\"\xc0\x01\n" +
 	"\x06Access\x12%\n" +
 	"\x05roles\x18\x01 \x03(\x0e2\x0f.deputy.v1.RoleR\x05roles\x12\x1f\n" +
 	"\vall_tenants\x18\x02 \x01(\bR\n" +
 	"allTenants\x12#\n" +
 	"\rwithout_admin\x18\x03 \x01(\bR\fwithoutAdmin\x12)\n" +
-	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect*\xec\x01\n" +
+	"\x06effect\x18\x04 \x01(\x0e2\x11.deputy.v1.EffectR\x06effect\x12\x1e\n" +
+	"\n" +
+	"everything\x18\x05 \x01(\bR\n" +
+	"everything*\xec\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fROLE_CHECKER\x10\x01\x12\x12\n" +

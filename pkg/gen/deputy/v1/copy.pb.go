@@ -875,13 +875,13 @@ const file_deputy_v1_copy_proto_rawDesc = "" +
 	"difference\x18\x02 \x01(\v2\x19.deputy.v1.CopyDifferenceH\x00R\n" +
 	"difference\x12/\n" +
 	"\x03end\x18\x03 \x01(\v2\x1b.deputy.v1.CopyVerificationH\x00R\x03endB\b\n" +
-	"\x06result2\xb6\x01\n" +
-	"\vCopyService\x12M\n" +
-	"\aGetCopy\x12\x19.deputy.v1.GetCopyRequest\x1a\x1a.deputy.v1.GetCopyResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\b\x10\x01 \x01\x12X\n" +
+	"\x06result2\xba\x01\n" +
+	"\vCopyService\x12O\n" +
+	"\aGetCopy\x12\x19.deputy.v1.GetCopyRequest\x1a\x1a.deputy.v1.GetCopyResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\b\x10\x01 \x01(\x01\x12Z\n" +
 	"\n" +
-	"VerifyCopy\x12\x1c.deputy.v1.VerifyCopyRequest\x1a\x1d.deputy.v1.VerifyCopyResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\b\x10\x01 \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"VerifyCopy\x12\x1c.deputy.v1.VerifyCopyRequest\x1a\x1d.deputy.v1.VerifyCopyResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\b\x10\x01 \x01(\x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_copy_proto_rawDescOnce sync.Once

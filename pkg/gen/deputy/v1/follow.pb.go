@@ -1293,23 +1293,23 @@ const file_deputy_v1_follow_proto_rawDesc = "" +
 	"\x06bucket\x18\x02 \x01(\v2\x19.deputy.v1.FollowedBucketR\x06bucket\x122\n" +
 	"\x06moment\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06moment\"[\n" +
 	"\x12ReadBucketResponse\x12E\n" +
-	"\rrelationships\x18\x01 \x03(\v2\x1f.deputy.v1.FollowedRelationshipR\rrelationships2\x91\x05\n" +
-	"\rFollowService\x12O\n" +
-	"\aGetHead\x12\x19.deputy.v1.GetHeadRequest\x1a\x1a.deputy.v1.GetHeadResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x05\x12]\n" +
-	"\vReadChanges\x12\x1d.deputy.v1.ReadChangesRequest\x1a\x1e.deputy.v1.ReadChangesResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x050\x01\x12i\n" +
-	"\x0fReadDefinitions\x12!.deputy.v1.ReadDefinitionsRequest\x1a\".deputy.v1.ReadDefinitionsResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x010\x01\x12T\n" +
-	"\bReadPage\x12\x1a.deputy.v1.ReadPageRequest\x1a\x1b.deputy.v1.ReadPageResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x010\x01\x12]\n" +
-	"\vReadDigests\x12\x1d.deputy.v1.ReadDigestsRequest\x1a\x1e.deputy.v1.ReadDigestsResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x010\x01\x12T\n" +
-	"\bReadRows\x12\x1a.deputy.v1.ReadRowsRequest\x1a\x1b.deputy.v1.ReadRowsResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x010\x01\x12Z\n" +
+	"\rrelationships\x18\x01 \x03(\v2\x1f.deputy.v1.FollowedRelationshipR\rrelationships2\x9f\x05\n" +
+	"\rFollowService\x12Q\n" +
+	"\aGetHead\x12\x19.deputy.v1.GetHeadRequest\x1a\x1a.deputy.v1.GetHeadResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x05(\x01\x12_\n" +
+	"\vReadChanges\x12\x1d.deputy.v1.ReadChangesRequest\x1a\x1e.deputy.v1.ReadChangesResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x05(\x010\x01\x12k\n" +
+	"\x0fReadDefinitions\x12!.deputy.v1.ReadDefinitionsRequest\x1a\".deputy.v1.ReadDefinitionsResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x01(\x010\x01\x12V\n" +
+	"\bReadPage\x12\x1a.deputy.v1.ReadPageRequest\x1a\x1b.deputy.v1.ReadPageResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x01(\x010\x01\x12_\n" +
+	"\vReadDigests\x12\x1d.deputy.v1.ReadDigestsRequest\x1a\x1e.deputy.v1.ReadDigestsResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x01(\x010\x01\x12V\n" +
+	"\bReadRows\x12\x1a.deputy.v1.ReadRowsRequest\x1a\x1b.deputy.v1.ReadRowsResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x01(\x010\x01\x12\\\n" +
 	"\n" +
-	"ReadBucket\x12\x1c.deputy.v1.ReadBucketRequest\x1a\x1d.deputy.v1.ReadBucketResponse\"\r\x92\xa0\x19\t\n" +
-	"\x01\v\x10\x01\x18\x01 \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"ReadBucket\x12\x1c.deputy.v1.ReadBucketRequest\x1a\x1d.deputy.v1.ReadBucketResponse\"\x0f\x92\xa0\x19\v\n" +
+	"\x01\v\x10\x01\x18\x01 \x01(\x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_follow_proto_rawDescOnce sync.Once

@@ -487,14 +487,14 @@ const file_deputy_v1_store_proto_rawDesc = "" +
 	"\x10disk_bytes_after\x18\x02 \x01(\x04R\x0ediskBytesAfter\"\x0f\n" +
 	"\rBackupRequest\"&\n" +
 	"\x0eBackupResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk2\x8c\x02\n" +
-	"\fStoreService\x12_\n" +
-	"\rGetStatistics\x12\x1f.deputy.v1.GetStatisticsRequest\x1a .deputy.v1.GetStatisticsResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\b\x10\x01 \x01\x12M\n" +
-	"\aCompact\x12\x19.deputy.v1.CompactRequest\x1a\x1a.deputy.v1.CompactResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\b\x10\x01 \x01\x12L\n" +
-	"\x06Backup\x12\x18.deputy.v1.BackupRequest\x1a\x19.deputy.v1.BackupResponse\"\v\x92\xa0\x19\a\n" +
-	"\x01\b\x10\x01 \x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk2\x92\x02\n" +
+	"\fStoreService\x12a\n" +
+	"\rGetStatistics\x12\x1f.deputy.v1.GetStatisticsRequest\x1a .deputy.v1.GetStatisticsResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\b\x10\x01 \x01(\x01\x12O\n" +
+	"\aCompact\x12\x19.deputy.v1.CompactRequest\x1a\x1a.deputy.v1.CompactResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\b\x10\x01 \x01(\x01\x12N\n" +
+	"\x06Backup\x12\x18.deputy.v1.BackupRequest\x1a\x19.deputy.v1.BackupResponse\"\r\x92\xa0\x19\t\n" +
+	"\x01\b\x10\x01 \x01(\x010\x01B9Z7github.com/deputyauth/deputy/pkg/gen/deputy/v1;deputyv1b\x06proto3"
 
 var (
 	file_deputy_v1_store_proto_rawDescOnce sync.Once
