@@ -341,7 +341,7 @@ func (f *Follower) turnOf(ctx context.Context) (_ context.Context, over func()) 
 func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
-	r, err := f.current()
+	r, err := f.current() //nolint:contextcheck // a mark of distrust is written in any case
 	if err != nil {
 		return nil, err
 	}

@@ -86,9 +86,9 @@ type GraphConfig struct {
 //     than MaxAge ago; else as the head.
 //   - Exactly at a revision: answered from the copy if it has stood there, else by the authority's engine.
 //
-// The authority's engine is asked few questions at once for each caller, and for all of them, so that a copy which does not keep up does not turn a node's whole load on the
-// database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers, and name its history: one of another history is
-// OutOfRange.
+// The authority's engine is asked few questions at once for each caller, and for all of them, so that a copy which does not keep up does not turn a
+// node's whole load on the database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers, and name its history: one of
+// another history is OutOfRange.
 type Graph struct {
 	config GraphConfig
 	// heads shares what brings the copy to the head.
