@@ -312,7 +312,6 @@ func TestFailoverLosesNothing(t *testing.T) {
 	if stale+lost > 0 {
 		t.Errorf("after the failover %d acknowledged revocations are not in force, and %d grants are gone", stale, lost)
 	}
-	refused := 0
 	for i, token := range tokens[max(0, len(tokens)-10):] {
 		i += max(0, len(tokens)-10)
 		for name, c := range map[string]*deputyv1.Consistency{
@@ -321,18 +320,12 @@ func TestFailoverLosesNothing(t *testing.T) {
 		} {
 			then := of(check, fmt.Sprintf("d%d", i))
 			then.Consistency = c
-			resp, err := b.check(t, then)
-			switch {
-			case status.Code(err) == codes.OutOfRange:
-				refused++
-			case err != nil:
-				t.Errorf("%s at a token of before: %v", name, err)
-			case resp.GetPermissionship() != no:
-				t.Errorf("%s at a token of before, that of the answer no, is answered %v", name, resp.GetPermissionship())
+			// Nothing was lost, but the promotion has begun another history, which nobody can tell from one that lost something.
+			if resp, err := b.check(t, then); status.Code(err) != codes.OutOfRange {
+				t.Errorf("%s at a token of before: %v, %v; want OUT_OF_RANGE", name, resp.GetPermissionship(), err)
 			}
 		}
 	}
-	t.Logf("of %d questions with tokens of before %d were refused", 2*min(10, len(tokens)), refused)
 	a.Touch(t, reader("d0"))
 	b.wants(t, of(check, "d0"), has)
 }
