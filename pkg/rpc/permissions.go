@@ -238,7 +238,8 @@ func itemCase(item *deputyv1.CheckBulkPermissionsRequestItem) (authz.Case, error
 }
 
 // decision shows a decision to the service that checks, with the token of its revision. A refusal says on which side it lies, and
-// nothing else: absent, foreign and forbidden objects look the same. It holds no longer than the token that proved who acts.
+// nothing else: absent, foreign and forbidden objects look the same. It holds no longer than the token that proved who acts. When the copy
+// was last known to be the newest is told in whole milliseconds, rounded down: a caller need not learn what others asked within one.
 func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken, proven proof) *deputyv1.CheckPermissionResponse {
 	out := &deputyv1.CheckPermissionResponse{
 		Permissionship: permissionship(d.Permissionship),
@@ -246,7 +247,7 @@ func (b border) decision(d *authz.Decision, at *deputyv1.ZedToken, proven proof)
 		DecisionId:     d.ID,
 	}
 	if !d.FreshAt.IsZero() {
-		out.FreshAt = timeProto(d.FreshAt)
+		out.FreshAt = timeProto(d.FreshAt.Truncate(time.Millisecond))
 	}
 	if d.Permissionship == authz.NoPermission {
 		out.RefusedBy = deputyv1.RefusedBy_REFUSED_BY_OBJECT

@@ -138,11 +138,18 @@ var anyMade = func() *regexp.Regexp {
 // values are those of the page, with the ones that the run has in their place.
 type values map[string]string
 
-// in puts the run's values in the place of the page's.
+// address is one that a server listens on.
+var address = regexp.MustCompile(`^127\.0\.0\.1:\d+$`)
+
+// in puts the run's values in the place of the page's. An address that a server's command names before anything listens there becomes one
+// whose port the system picks: any port of a page may be in use on the machine that runs it. What the server prints tells which it is.
 func (v values) in(command string) string {
 	return anyMade.ReplaceAllStringFunc(command, func(s string) string {
 		if is, ok := v[s]; ok {
 			return is
+		}
+		if serves.MatchString(command) && address.MatchString(s) {
+			return "127.0.0.1:0"
 		}
 		return s
 	})

@@ -51,14 +51,14 @@ definition document {
 }
 `
 
-// besideKey is the key of a caller that may do what an admin may not: read the journal, and send security events.
+// besideKey is the key of a caller that may do what an admin may not: read the journal, send security events, and follow.
 const besideKey = "key-of-the-caller-beside"
 
 // start starts a server with the domain and a document that alice can view.
 func start(t *testing.T) *harness.Server {
 	t.Helper()
 	s := harness.Start(t, daemon.Config{Engine: engine.Config{Kind: engine.Memory}, Callers: []*caller.Caller{{
-		Name: "beside", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR, deputyv1.Role_ROLE_TRANSMITTER), Bounds: authz.Unbounded(),
+		Name: "beside", Roles: caller.RolesOf(deputyv1.Role_ROLE_AUDITOR, deputyv1.Role_ROLE_TRANSMITTER, deputyv1.Role_ROLE_FOLLOWER), Bounds: authz.Unbounded(),
 		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte(besideKey))}},
 	}}})
 	s.WriteSchema(t, schema.Core+domain)
