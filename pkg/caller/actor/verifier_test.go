@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,10 +116,19 @@ func nested(depth int) map[string]any {
 	return act
 }
 
-// clock is a clock that tests turn.
-type clock struct{ at time.Time }
+// clock is a clock that tests turn, while a verifier's goroutines read it.
+type clock struct{ at atomic.Pointer[time.Time] }
 
-func (c *clock) now() time.Time { return c.at }
+// clockAt returns a clock that stands at a moment.
+func clockAt(at time.Time) *clock {
+	c := &clock{}
+	c.turn(at)
+	return c
+}
+
+func (c *clock) turn(to time.Time) { c.at.Store(&to) }
+
+func (c *clock) now() time.Time { return *c.at.Load() }
 
 // verifier returns a verifier of an issuer with some settings.
 func verifier(t testing.TB, c *clock, change func(*Issuer)) *Verifier {
@@ -165,7 +175,7 @@ func refuses(t *testing.T, v *Verifier, raw string, audiences []string, says str
 // TestVerify: a token names agent, principal and tenant, and its earlier actors are evidence.
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	v := verifier(t, &clock{noon}, nil)
+	v := verifier(t, clockAt(noon), nil)
 	raw := sign(nil, with(claimsAtNoon(), "act", map[string]any{
 		"sub": "bot", "act": map[string]any{"sub": "planner", "iss": "https://other.example", "act": map[string]any{"client_id": "x"}},
 	}))
@@ -194,7 +204,7 @@ func TestVerify(t *testing.T) {
 // TestRefused: a token that proves nothing is refused, and its caller is told why.
 func TestRefused(t *testing.T) {
 	t.Parallel()
-	v := verifier(t, &clock{noon}, nil)
+	v := verifier(t, clockAt(noon), nil)
 	c := claimsAtNoon()
 	unsigned := sign(map[string]any{"alg": "none", "kid": "ed"}, c)
 	for name, one := range map[string]struct{ raw, says string }{
@@ -243,7 +253,7 @@ func TestRefused(t *testing.T) {
 func TestDepth(t *testing.T) {
 	t.Parallel()
 	for most := 1; most <= MaxDepth; most++ {
-		v := verifier(t, &clock{noon}, func(i *Issuer) { i.MaxDepth = most })
+		v := verifier(t, clockAt(noon), func(i *Issuer) { i.MaxDepth = most })
 		actor, err := v.Verify(t.Context(), sign(nil, with(claimsAtNoon(), "act", nested(most))), nil)
 		if err != nil || actor.Agent != "actor-1" || len(actor.Evidence.Prior) != most-1 {
 			t.Errorf("%d actors of %d: %+v, %v", most, most, actor, err)
@@ -258,7 +268,7 @@ func TestDepth(t *testing.T) {
 // TestAudience: a caller's own audience is accepted of that caller alone.
 func TestAudience(t *testing.T) {
 	t.Parallel()
-	v := verifier(t, &clock{noon}, nil)
+	v := verifier(t, clockAt(noon), nil)
 	raw := sign(nil, with(claimsAtNoon(), "aud", []string{"billing", "gateway"}))
 	if _, err := v.Verify(t.Context(), raw, []string{"gateway"}); err != nil {
 		t.Errorf("of the caller that it was made for: %v", err)
@@ -270,16 +280,16 @@ func TestAudience(t *testing.T) {
 // TestEnds: a token that was verified before ends at its end, to the second.
 func TestEnds(t *testing.T) {
 	t.Parallel()
-	c := &clock{noon}
+	c := clockAt(noon)
 	v := verifier(t, c, nil)
 	raw := sign(nil, claimsAtNoon())
 	for _, at := range []time.Duration{0, 5*time.Minute - 1} {
-		c.at = noon.Add(at)
+		c.turn(noon.Add(at))
 		if _, err := v.Verify(t.Context(), raw, nil); err != nil {
 			t.Errorf("%s after: %v", at, err)
 		}
 	}
-	c.at = noon.Add(5 * time.Minute)
+	c.turn(noon.Add(5 * time.Minute))
 	refuses(t, v, raw, nil, "expired at 2026-11-28T12:05:00Z")
 }
 
@@ -288,7 +298,7 @@ func TestOtherShapes(t *testing.T) {
 	t.Parallel()
 	t.Run("WorkOS inverts act", func(t *testing.T) {
 		t.Parallel()
-		v := verifier(t, &clock{noon}, func(i *Issuer) {
+		v := verifier(t, clockAt(noon), func(i *Issuer) {
 			i.Agent, i.Principal = template(t, Agent, "workos/{sub}"), template(t, Principal, "user:workos/{act.sub}")
 		})
 		actor, err := v.Verify(t.Context(), sign(nil, with(claimsAtNoon(), "sub", "agent_01", "act", map[string]any{"sub": "user_01"})), nil)
@@ -300,7 +310,7 @@ func TestOtherShapes(t *testing.T) {
 	entra := with(claimsAtNoon(), "act", nil, "oid", "person-1", "tid", "org-1", "azp", "client-1", "preferred_username", "alice@example.com")
 	t.Run("Entra", func(t *testing.T) {
 		t.Parallel()
-		v := verifier(t, &clock{noon}, func(i *Issuer) {
+		v := verifier(t, clockAt(noon), func(i *Issuer) {
 			i.Agent, i.Principal, i.Tenant = template(t, Agent, "{azp}"), template(t, Principal, "user:{oid}@{tid}"), template(t, Tenant, "{tid}")
 		})
 		actor, err := v.Verify(t.Context(), sign(nil, entra), nil)
@@ -312,7 +322,7 @@ func TestOtherShapes(t *testing.T) {
 	})
 	t.Run("the actor's issuer", func(t *testing.T) {
 		t.Parallel()
-		v := verifier(t, &clock{noon}, func(i *Issuer) { i.Agent = template(t, Agent, "{act.iss}|{act.sub}") })
+		v := verifier(t, clockAt(noon), func(i *Issuer) { i.Agent = template(t, Agent, "{act.iss}|{act.sub}") })
 		actor, err := v.Verify(t.Context(), sign(nil, with(claimsAtNoon(), "act", map[string]any{"sub": "bot", "iss": "https://b.example"})), nil)
 		if err != nil || actor.AgentName != "https://b.example|bot" {
 			t.Errorf("%+v, %v", actor, err)
@@ -335,7 +345,7 @@ var _ credentials.AuthInfo = certificate{}
 // TestConfirmation: a token that is bound to a client certificate is taken from the caller that has it, also when it was verified before.
 func TestConfirmation(t *testing.T) {
 	t.Parallel()
-	v := verifier(t, &clock{noon}, nil)
+	v := verifier(t, clockAt(noon), nil)
 	mine, others := certificate{1}, certificate{2}
 	raw := sign(nil, with(claimsAtNoon(), "cnf", map[string]any{"x5t#S256": encode(mine[:])}))
 	from := func(c certificate) context.Context { return peer.NewContext(t.Context(), &peer.Peer{AuthInfo: c}) }
@@ -374,7 +384,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(string(must(json.Marshal(with(claimsAtNoon(), "act", nested(9))))))
 	f.Add(string(must(json.Marshal(with(claimsAtNoon(), "act", map[string]any{"sub": "bot", "iss": idp})))))
 	f.Add(`{"act":{"act":null}}`)
-	v := verifier(f, &clock{noon}, nil)
+	v := verifier(f, clockAt(noon), nil)
 	header := encode([]byte(`{"alg":"EdDSA","kid":"ed","typ":"at+jwt"}`))
 	f.Fuzz(func(t *testing.T, payload string) {
 		input := header + "." + encode([]byte(payload))
