@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -368,7 +369,7 @@ func TestTheStricterAnswerHasNoReasons(t *testing.T) {
 	w := newWorld(t, explained, "document:plan#reader@user:amy")
 	g := verified(t, w)
 	g.verifier.distrust(permissionName{"document", "view"})
-	g.Graph = refusing{g.Graph}
+	refuse(g).Store(true)
 	snap, err := g.Snapshot(t.Context(), authz.Freshness{})
 	if err != nil {
 		t.Fatal(err)
@@ -382,12 +383,26 @@ func TestTheStricterAnswerHasNoReasons(t *testing.T) {
 	}
 }
 
-// refusing is an engine that answers every check with no.
-type refusing struct{ authz.Graph }
+// refuse has a graph's engine answer every check with no, while the switch is on that it returns. It is called before anything is asked, because what
+// verifies answers reads the engine too.
+func refuse(g *Graph) *atomic.Bool {
+	on := &atomic.Bool{}
+	g.Graph = refusing{g.Graph, on}
+	return on
+}
+
+type refusing struct {
+	authz.Graph
+
+	on *atomic.Bool
+}
 
 func (r refusing) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	snap, err := r.Graph.Snapshot(ctx, f)
-	return refusingSnapshot{snap}, err
+	if err != nil || !r.on.Load() {
+		return snap, err
+	}
+	return refusingSnapshot{snap}, nil
 }
 
 type refusingSnapshot struct{ authz.Snapshot }
