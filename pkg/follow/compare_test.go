@@ -150,9 +150,9 @@ type noBuckets struct {
 	asked []follow.Bucket
 }
 
-func (n *noBuckets) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) ([]tuple.Relationship, error) {
+func (n *noBuckets) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error {
 	n.asked = append(n.asked, b)
-	return n.State.Bucket(ctx, b, moment)
+	return n.State.Bucket(ctx, b, moment, limit, fn)
 }
 
 // TestExpiredAndCollected: neither an expiration between two comparisons nor a collection on either side is a difference.
