@@ -84,7 +84,7 @@ func verificationOf(v *follow.Verified) *deputyv1.CopyVerification {
 	}
 	return &deputyv1.CopyVerification{
 		Equal: len(v.Differences) == 0, Position: positionOf(v.Position), Moment: momentOf(v.Moment), Began: momentOf(v.Began), Ended: momentOf(v.Ended),
-		Relationships: v.Relationships, Differences: uint32(len(v.Differences)), //nolint:gosec // bounded
+		Relationships: v.Relationships, Differences: uint32(len(v.Differences)), More: v.More, //nolint:gosec // bounded
 	}
 }
 

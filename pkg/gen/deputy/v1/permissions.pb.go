@@ -374,8 +374,8 @@ type CheckPermissionResponse struct {
 	// On CONDITIONAL_PERMISSION: the names of the context fields that are missing, sorted, each once.
 	MissingContext []string `protobuf:"bytes,10,rep,name=missing_context,json=missingContext,proto3" json:"missing_context,omitempty"`
 	// Set where the server answers from a copy of its database: a moment at which checked_at was known to be the
-	// database's newest state. The answer tells nothing of what was written since. With minimize_latency and
-	// at_least_as_fresh it may lie as far back as the server's --follow-max-age.
+	// database's newest state, rounded down to a millisecond. The answer tells nothing of what was written since. With
+	// minimize_latency and at_least_as_fresh it may lie as far back as the server's --follow-max-age.
 	FreshAt       *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=fresh_at,json=freshAt,proto3" json:"fresh_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
