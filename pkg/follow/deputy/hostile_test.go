@@ -302,7 +302,7 @@ func TestEndlessAnswers(t *testing.T) {
 		{"digests", "digests", 3, mebibyte, true},
 		{"rows", "", 3, mebibyte, true},
 		{"bucket", "", 3, mebibyte, false},
-		{"bucket", "nothing", 3, mebibyte, true},
+		{"bucket", "nothing", 3, 34 * mebibyte, true},
 	} {
 		t.Run(fmt.Sprintf("%s %s %d", c.read, c.endless, c.size), func(t *testing.T) {
 			h := &hostile{size: c.size, endless: c.endless}
