@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -299,7 +300,7 @@ func resumed(t *testing.T, database func(testing.TB) string) {
 func TestLargeRelationships(t *testing.T) { eachAuthority(t, largeRelationships) }
 
 func largeRelationships(t *testing.T, database func(testing.TB) string) {
-	const documents, long, most = 130, 600_000, 115
+	const documents, long, most = 360, 200_000, 340
 	w := writer(t, database(t))
 	a := authority(t, w.uri, time.Hour)
 	from, err := a.Head(t.Context())
@@ -310,10 +311,14 @@ func largeRelationships(t *testing.T, database func(testing.TB) string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var updates []tuple.RelationshipUpdate
 	for i := range documents {
 		rel := tuple.MustParse(fmt.Sprintf("document:%d#viewer@user:alice", i))
 		rel.OptionalCaveat = &core.ContextualizedCaveat{CaveatName: "weekday", Context: given}
-		w.update(t, tuple.Touch(rel))
+		updates = append(updates, tuple.Touch(rel))
+	}
+	for some := range slices.Chunk(updates, 20) {
+		w.update(t, some...)
 	}
 	if _, err := a.ChangesSince(t.Context(), from, 200_000); servedAt(w.uri) != nil && !errors.Is(err, follow.ErrTooMany) {
 		t.Errorf("the changes: %v, want %v", err, follow.ErrTooMany)
