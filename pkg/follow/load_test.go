@@ -300,7 +300,7 @@ func resumed(t *testing.T, database func(testing.TB) string) {
 func TestLargeRelationships(t *testing.T) { eachAuthority(t, largeRelationships) }
 
 func largeRelationships(t *testing.T, database func(testing.TB) string) {
-	const documents, long, most = 360, 200_000, 340
+	const documents, long, most = 260, 200_000, 200
 	w := writer(t, database(t))
 	a := authority(t, w.uri, time.Hour)
 	from, err := a.Head(t.Context())

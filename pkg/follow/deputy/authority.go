@@ -96,6 +96,8 @@ func malformed(what string) error {
 
 // Head is follow.Authority's.
 func (a *Authority) Head(ctx context.Context) (follow.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTime)
+	defer cancel()
 	resp, err := a.service.GetHead(ctx, &deputyv1.GetHeadRequest{})
 	if err != nil {
 		return follow.Position{}, failure(err)
@@ -159,8 +161,12 @@ func notOurs(p *follow.Position) error {
 	return fmt.Errorf("%w: it is of %q, which is no Deputy store", follow.ErrOther, p.Authority)
 }
 
-// answerTime is how long an answer may take: a server that can be followed ends its streams then.
-const answerTime = 10 * time.Minute
+const (
+	// answerTime is how long an answer may take: a server that can be followed ends its streams then.
+	answerTime = 10 * time.Minute
+	// headTime is how long the head may take, which is one short message.
+	headTime = time.Minute
+)
 
 // message is a message of a stream of M.
 type message[M any] interface {

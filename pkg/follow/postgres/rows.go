@@ -109,7 +109,7 @@ func gather(to *[]tuple.Relationship) func(pgx.BatchResults) error {
 
 // maxPageBytes is about how much of relationships a page has: it ends with the one that comes to it. The database has sent more by then, so it is no
 // less than pages of common relationships have.
-const maxPageBytes = 64 << 20
+const maxPageBytes = 32 << 20
 
 // gatherPage is gather, and leaves out what comes after a full page.
 func gatherPage(to *[]tuple.Relationship, full *bool) func(pgx.BatchResults) error {
