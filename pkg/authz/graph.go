@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 )
@@ -64,12 +65,19 @@ type Freshness struct {
 	Exactly Revision
 	// AtLeast is a lower bound. Alone it permits an older revision than the head; see Stale.
 	AtLeast Revision
+	// Also is a second lower bound, beside AtLeast. Which of two is the later one only the engine can tell.
+	Also Revision
 	// Stale permits the engine's cheapest revision, up to its quantization interval behind the head,
-	// though never before AtLeast.
+	// though never before AtLeast and Also.
 	Stale bool
 	// Moment has relationships expire by this moment and not by the clock, together with Exactly, for who asks what was answered
 	// then. An engine that cannot leaves it out of account; see Momentary.
 	Moment time.Time
+}
+
+// Bounds returns the lower bounds that there are.
+func (f Freshness) Bounds() []Revision {
+	return slices.DeleteFunc([]Revision{f.AtLeast, f.Also}, Revision.IsZero)
 }
 
 // Momentary is a Snapshot that heeds Freshness.Moment. Its answers have no traces then.

@@ -144,6 +144,8 @@ type copyVerified struct {
 	Relationships uint64           `json:"relationships"`
 	Types         []copyCompared   `json:"types"`
 	Differences   []copyDifference `json:"differences"`
+	// More says that there may be others.
+	More bool `json:"more"`
 }
 
 // copyCompared is how many relationships of a type there are.
@@ -195,7 +197,7 @@ func receiveVerification(ctx context.Context, copies deputy.CopyServiceClient, l
 		case *deputy.VerifyCopyResponse_End:
 			whole = true
 			e := r.End
-			found.Equal, found.Relationships = e.GetEqual(), e.GetRelationships()
+			found.Equal, found.Relationships, found.More = e.GetEqual(), e.GetRelationships(), e.GetMore()
 			found.Authority, found.State = e.GetPosition().GetAuthority(), e.GetPosition().GetState()
 			found.Moment, found.Began, found.Ended = e.GetMoment().AsTime(), e.GetBegan().AsTime(), e.GetEnded().AsTime()
 		}
@@ -212,6 +214,9 @@ func (v *copyVerified) write(w io.Writer) {
 	row(w)
 	for _, d := range v.Differences {
 		row(w, "DIFFERENCE", differenceText(&deputy.CopyDifference{Kind: d.Kind, Name: d.Name, Database: d.Database, Copy: d.Copy}))
+	}
+	if v.More {
+		row(w, "MORE", "there may be others: the comparison has ended with these")
 	}
 	for _, t := range v.Types {
 		count := plural(t.Copy, "relationship")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -67,8 +68,16 @@ func differenceOf(d follow.Difference) *deputyv1.CopyDifference {
 	return &deputyv1.CopyDifference{Kind: d.What, Name: readable(d.Name), Database: readable(d.Authority), Copy: readable(d.Copy)}
 }
 
-// readable is a text without what is no UTF-8: a message cannot carry that, and a copy that is wrong may have it.
-func readable(text string) string { return strings.ToValidUTF8(text, "\ufffd") }
+// readable is a text without what is no UTF-8, which a message cannot carry, and without what would do something to a terminal. A copy that is wrong, or a
+// database that was written to by hand, may have both.
+func readable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
+}
 
 // positionOf is nil for the zero position.
 func positionOf(p follow.Position) *deputyv1.CopyPosition {
@@ -84,7 +93,7 @@ func verificationOf(v *follow.Verified) *deputyv1.CopyVerification {
 	}
 	return &deputyv1.CopyVerification{
 		Equal: len(v.Differences) == 0, Position: positionOf(v.Position), Moment: momentOf(v.Moment), Began: momentOf(v.Began), Ended: momentOf(v.Ended),
-		Relationships: v.Relationships, Differences: uint32(len(v.Differences)), //nolint:gosec // bounded
+		Relationships: v.Relationships, Differences: uint32(len(v.Differences)), More: v.More, //nolint:gosec // bounded
 	}
 }
 

@@ -161,16 +161,18 @@ func (a *another) printed(r authz.Revision) (string, error) {
 	return decimal(number).String() + "@" + a.id, nil
 }
 
-// reaches refuses a head that does not show a revision: one of another store, or one that this store has not made.
-func (a *another) reaches(head, bound authz.Revision) error {
+// reaches refuses a head that does not show revisions: one of another store, or one that this store has not made.
+func (a *another) reaches(head authz.Revision, bounds ...authz.Revision) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	wanted, err := a.numberLocked(bound)
-	if err != nil {
-		return Failure("engine.Snapshot", err)
-	}
-	if number, err := a.numberLocked(head); err != nil || number < wanted {
-		return Failure("engine.Snapshot", datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision))
+	for _, bound := range bounds {
+		wanted, err := a.numberLocked(bound)
+		if err != nil {
+			return Failure("engine.Snapshot", err)
+		}
+		if number, err := a.numberLocked(head); err != nil || number < wanted {
+			return Failure("engine.Snapshot", datastore.NewInvalidRevisionErr(datastore.NoRevision, datastore.CouldNotDetermineRevision))
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -35,18 +36,18 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 	case !f.Exactly.IsZero():
 		at.token = f.Exactly
 		_, at.model, err = e.remoteSchema(ctx)
-	case f.Stale:
-		if at.token, err = e.remoteStale(ctx, f.AtLeast); err == nil {
+	case f.Stale && (f.AtLeast.IsZero() || f.Also.IsZero()):
+		if at.token, err = e.remoteStale(ctx, cmp.Or(f.AtLeast, f.Also)); err == nil {
 			_, at.model, err = e.remoteSchema(ctx)
 		}
 	default:
-		// The head follows f.AtLeast, which somebody was given before they asked.
+		// The head follows the bounds, which somebody was given before they asked.
 		if at, err = e.heads.Get(ctx, headTimeout, e.remoteHead); ctx.Err() != nil {
 			err = Failure("engine.Snapshot", ctx.Err())
 		}
 	}
-	if err == nil && e.another != nil && f.Exactly.IsZero() && !f.AtLeast.IsZero() {
-		err = e.another.reaches(at.token, f.AtLeast)
+	if err == nil && e.another != nil && f.Exactly.IsZero() {
+		err = e.another.reaches(at.token, f.Bounds()...)
 	}
 	if err != nil {
 		return nil, err

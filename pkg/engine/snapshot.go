@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -69,17 +70,30 @@ func (e *Engine) choose(ctx context.Context, f authz.Freshness) (datastore.Revis
 	if err != nil {
 		return nil, err
 	}
-	if f.AtLeast.IsZero() {
+	var bounds []datastore.Revision
+	for _, r := range f.Bounds() {
+		bound, err := e.parse(r)
+		if err != nil {
+			return nil, err
+		}
+		bounds = append(bounds, bound)
+	}
+	shows := func(r datastore.Revision) bool {
+		return !slices.ContainsFunc(bounds, func(b datastore.Revision) bool { return !r.GreaterThan(b) && !r.Equal(b) })
+	}
+	if shows(chosen.Revision) {
 		return chosen.Revision, nil
 	}
-	bound, err := e.parse(f.AtLeast)
-	if err != nil {
-		return nil, err
+	for _, bound := range bounds {
+		if shows(bound) {
+			return bound, e.ds.CheckRevision(ctx, bound)
+		}
 	}
-	if chosen.Revision.GreaterThan(bound) || chosen.Revision.Equal(bound) {
-		return chosen.Revision, nil
+	// Of two that are concurrent neither shows the other one.
+	if chosen, err = e.ds.HeadRevision(ctx); err == nil && !shows(chosen.Revision) {
+		err = datastore.NewInvalidRevisionErr(chosen.Revision, datastore.CouldNotDetermineRevision)
 	}
-	return bound, e.ds.CheckRevision(ctx, bound)
+	return chosen.Revision, err
 }
 
 // parse reads a revision that this datastore issued. A token of another one is out of range.

@@ -122,6 +122,7 @@ type State interface {
 	Of(ctx context.Context, refs []tuple.RelationshipReference) ([]tuple.Relationship, error)
 	// Digests returns a digest of each bucket in which a relationship lives at a moment. Their order is not defined.
 	Digests(ctx context.Context, moment time.Time) ([]Digest, error)
-	// Bucket returns the relationships of a bucket that live at a moment. Their order is not defined.
-	Bucket(ctx context.Context, b Bucket, moment time.Time) ([]tuple.Relationship, error)
+	// Bucket calls fn with the relationships of a bucket that live at a moment, up to limit of them, until fn returns an error, which it returns. Their
+	// order is not defined.
+	Bucket(ctx context.Context, b Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error
 }

@@ -171,7 +171,7 @@ func BenchmarkSample(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		var after *tuple.RelationshipReference
 		measure(b, func() int {
-			ours, err := reached.Store.RowsAfter(b.Context(), reached.Local, after, page)
+			ours, err := reached.Store.RowsAfter(b.Context(), reached.Local, after, page, 8<<20)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -3,8 +3,10 @@ package follow
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -41,8 +43,8 @@ func (d Difference) String() string {
 }
 
 // Compare compares a state of an authority with the local revision that is to be the copy of it, and returns at most as many differences as
-// asked for, 0 for all; none if they are equal. First it compares definitions, then a digest of each bucket of relationships, and where these
-// differ the relationships themselves, so memory is only needed for a bucket at a time.
+// asked for, 0 for as many as there are; none if they are equal. First it compares definitions, then a digest of each bucket of relationships, and of 32
+// buckets at most whose digests differ the relationships themselves, so memory is only needed for a bucket of the copy at a time.
 //
 // Both are compared as of one moment: what has expired by then is left out, since neither side keeps it for ever. The moment must not be
 // earlier than the collection's window ago, by the clock of either side.
@@ -75,6 +77,8 @@ type comparison struct {
 	// told is told of each type, unless it is nil. Its error ends the comparison.
 	told  func(Compared) error
 	found []Difference
+	// more says that not all that may differ was looked at, because enough was found.
+	more bool
 	// counted is how many relationships of the copy were compared.
 	counted uint64
 }
@@ -91,8 +95,11 @@ func (c *comparison) whole(ctx context.Context) error {
 
 func (c *comparison) enough() bool { return c.most > 0 && len(c.found) >= c.most }
 
-// named compares what has names.
-func (c *comparison) named(what string, authority, copied map[string]string) {
+// keptLength is how much is kept of what a difference says, in bytes: there may be many, each of a definition, or of a caveat's context.
+const keptLength = 4 << 10
+
+// named compares what has names. refs are the relationships with these names, if they are relationships'.
+func (c *comparison) named(what string, authority, copied map[string]string, refs map[string]tuple.RelationshipReference) {
 	names := make([]string, 0, len(authority))
 	for name := range authority {
 		names = append(names, name)
@@ -106,9 +113,18 @@ func (c *comparison) named(what string, authority, copied map[string]string) {
 	for _, name := range names {
 		a, inAuthority := authority[name]
 		b, inCopy := copied[name]
-		if (a != b || inAuthority != inCopy) && !c.enough() {
-			c.found = append(c.found, Difference{What: what, Name: name, Authority: a, Copy: b})
+		if a == b && inAuthority == inCopy {
+			continue
 		}
+		if c.enough() {
+			c.more = true
+			return
+		}
+		d := Difference{What: what, Name: name, Authority: a, Copy: b}.Cut(keptLength)
+		if ref, ok := refs[name]; ok {
+			d.ref = &ref
+		}
+		c.found = append(c.found, d)
 	}
 }
 
@@ -173,7 +189,7 @@ func (c *comparison) definitions(ctx context.Context) error {
 		return err
 	}
 	for i, what := range []string{"type", "caveat", "counter"} {
-		c.named(what, authority[i], copied[i])
+		c.named(what, authority[i], copied[i], nil)
 	}
 	return nil
 }
@@ -227,16 +243,28 @@ func (c *comparison) relationships(ctx context.Context) error {
 			}
 		}
 	}
+	looked := 0
 	for _, b := range differing(differ) {
-		if c.enough() {
-			return nil
+		if c.enough() || looked == maxBuckets {
+			c.more = true
+			break
 		}
+		looked++
 		if err := c.bucket(ctx, b); err != nil {
 			return err
 		}
 	}
+	if c.more && len(c.found) == 0 {
+		return errDigests
+	}
 	return nil
 }
+
+// maxBuckets is how many buckets whose digests differ are looked into: for each of them both sides read all relationships of its type.
+const maxBuckets = 32
+
+// errDigests says that nothing is known of what was not looked into.
+var errDigests = errors.New("digests differ, and the relationships that were looked into because of that do not; others were not looked into")
 
 // tell tells of a type, nil for none.
 func (c *comparison) tell(now *Compared, differ map[Bucket]Digest) error {
@@ -282,47 +310,88 @@ func (c *comparison) live(ctx context.Context, resourceType string, fn func(*tup
 	})
 }
 
-// bucket compares the relationships of a bucket.
+// bucket compares the relationships of a bucket. Of the copy's a digest each is in memory, of the authority's one relationship at a time: what is kept
+// does not depend on what the authority sends.
 func (c *comparison) bucket(ctx context.Context, b Bucket) error {
-	theirs, err := c.authority.Bucket(ctx, b, c.moment)
-	if err != nil {
-		return err
-	}
-	var ours []tuple.Relationship
+	ours := map[tuple.RelationshipReference]uint64{}
 	if err := c.live(ctx, b.Type, func(rel *tuple.Relationship) error {
 		if BucketOf(rel) == b {
-			ours = append(ours, *rel)
+			ours[rel.RelationshipReference] = digestOf(rel)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	c.rows(theirs, ours)
+	// Those that are not as the copy has them, and one more than may be named. Who has so many more than the copy differs by these alone.
+	room := math.MaxInt32
+	if c.most > 0 {
+		room = c.most - len(c.found) + 1
+	}
+	limit, sent := len(ours)+room, 0
+	var suspects []tuple.RelationshipReference
+	err := c.authority.Bucket(ctx, b, c.moment, limit, func(rel *tuple.Relationship) error {
+		sent++
+		digest, both := ours[rel.RelationshipReference]
+		if delete(ours, rel.RelationshipReference); !both || digest != digestOf(rel) {
+			suspects = append(suspects, rel.RelationshipReference)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if sent < limit {
+		for ref := range ours { // the authority has sent all that it has
+			suspects = append(suspects, ref)
+		}
+	} else {
+		c.more = true
+	}
+	slices.SortFunc(suspects, func(a, b tuple.RelationshipReference) int { return cmp.Compare(referenceName(a), referenceName(b)) })
+	return c.look(ctx, suspects)
+}
+
+// lookedAtOnce is how many relationships are looked at together: any of them may be large.
+const lookedAtOnce = 8
+
+// look compares relationships that may differ, until there is enough.
+func (c *comparison) look(ctx context.Context, refs []tuple.RelationshipReference) error {
+	for some := range slices.Chunk(refs, lookedAtOnce) {
+		if c.enough() {
+			c.more = true
+			return nil
+		}
+		theirs, err := c.authority.Of(ctx, some)
+		if err != nil {
+			return err
+		}
+		ours, err := c.store.RowsOf(ctx, c.at, some)
+		if err != nil {
+			return err
+		}
+		c.rows(theirs, ours)
+	}
 	return nil
 }
 
 // rows compares relationships of the authority's with those of the copy.
 func (c *comparison) rows(theirs, ours []tuple.Relationship) {
-	refs := make(map[string]*tuple.RelationshipReference, len(ours))
+	refs := make(map[string]tuple.RelationshipReference, len(ours))
 	details := func(all []tuple.Relationship) map[string]string {
 		texts := make(map[string]string, len(all))
 		for i := range all {
 			if c.lives(&all[i]) {
-				name := nameOf(&all[i])
-				texts[name], refs[name] = detailsOf(&all[i]), &all[i].RelationshipReference
+				name := referenceName(all[i].RelationshipReference)
+				texts[name], refs[name] = detailsOf(&all[i]), all[i].RelationshipReference
 			}
 		}
 		return texts
 	}
-	before := len(c.found)
-	c.named("relationship", details(theirs), details(ours))
-	for i := before; i < len(c.found); i++ {
-		c.found[i].ref = refs[c.found[i].Name]
-	}
+	c.named("relationship", details(theirs), details(ours), refs)
 }
 
-func nameOf(rel *tuple.Relationship) string {
-	return tuple.StringWithoutCaveatOrExpiration(*rel)
+func referenceName(ref tuple.RelationshipReference) string {
+	return tuple.StringWithoutCaveatOrExpiration(tuple.Relationship{RelationshipReference: ref})
 }
 
 // detailsOf is the text of a relationship, with its caveat and expiration.

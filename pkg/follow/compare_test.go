@@ -2,6 +2,7 @@ package follow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
@@ -150,9 +152,123 @@ type noBuckets struct {
 	asked []follow.Bucket
 }
 
-func (n *noBuckets) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) ([]tuple.Relationship, error) {
+func (n *noBuckets) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error {
 	n.asked = append(n.asked, b)
-	return n.State.Bucket(ctx, b, moment)
+	return n.State.Bucket(ctx, b, moment, limit, fn)
+}
+
+// lying is a state whose digests are wrong, and that counts what is asked of its buckets. Where endless is set, each bucket has relationships without end
+// that nobody else has.
+type lying struct {
+	follow.State
+
+	wrong, endless bool
+	// buckets is how many were asked for, sent how many relationships of them were taken.
+	buckets, sent int
+}
+
+func (l *lying) Digests(ctx context.Context, moment time.Time) ([]follow.Digest, error) {
+	all, err := l.State.Digests(ctx, moment)
+	for i := range all {
+		if l.wrong {
+			all[i].Sum++
+		}
+	}
+	return all, err
+}
+
+func (l *lying) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error {
+	l.buckets++
+	if !l.endless {
+		return l.State.Bucket(ctx, b, moment, limit, func(rel *tuple.Relationship) error {
+			l.sent++
+			return fn(rel)
+		})
+	}
+	for i := range limit {
+		if l.sent++; l.sent > 1_000_000 {
+			return errors.New("it is taken without end")
+		}
+		rel := tuple.MustParse(fmt.Sprintf("document:endless-%d#viewer@user:mallory", i))
+		if err := fn(&rel); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestCompareIsBounded: a comparison ends once it has found as many differences as it was asked for, looks into few buckets, and takes no more of one than
+// the copy has of it, and so many. Where digests differ in more than it has looked into, and nothing else does, it knows nothing.
+func TestCompareIsBounded(t *testing.T) { eachAuthority(t, compareIsBounded) }
+
+func compareIsBounded(t *testing.T, database func(testing.TB) string) {
+	const most, documents = 10, 300
+	w := writer(t, database(t))
+	fill(t, w, documents)
+	a := authority(t, w.uri, time.Hour)
+	f := follower(t, inMemory(), a)
+	follows(t, f, a)
+	reached, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reached.Release()
+	compare := func(l *lying, local store.Revision) ([]follow.Difference, error) {
+		l.State = a.At(reached.Position)
+		return follow.Compare(t.Context(), l, reached.Store, local, time.Now(), most)
+	}
+	wrong := &lying{wrong: true}
+	if found, err := compare(wrong, reached.Local); err == nil || wrong.buckets > 32 {
+		t.Errorf("all digests differ, and nothing else: %d differences, %v, after %d buckets", len(found), err, wrong.buckets)
+	}
+	endless := &lying{wrong: true, endless: true}
+	if found, err := compare(endless, reached.Local); err == nil || endless.sent > 32*(most+1)+3*documents {
+		t.Errorf("buckets without an end of what is not there: %d differences, %v, after %d relationships", len(found), err, endless.sent)
+	}
+	at, err := reached.Store.ReadWriteTx(t.Context(), deleteAll("document"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := &lying{}
+	found, err := compare(empty, revision(t, at))
+	if err != nil || len(found) != most || empty.sent > most*(most+1) {
+		t.Errorf("the copy has nothing: %d differences, %v, after %d relationships of %d buckets", len(found), err, empty.sent, empty.buckets)
+	}
+}
+
+// TestLongDifferences: what is kept, and logged, of a difference is not as long as a database has it, and is found again by it.
+func TestLongDifferences(t *testing.T) {
+	long := func(kind string) string { return kind + strings.Repeat("x", 1<<20) }
+	d := follow.Difference{What: "relationship", Name: long("document:"), Authority: long("it with "), Copy: long("it until ")}.Cut(500)
+	if text := d.String(); len(text) > 2000 || !strings.HasPrefix(d.Name, "document:xxx") {
+		t.Errorf("the text has %d bytes", len(text))
+	}
+	w := writer(t, served(t, store.Config{}).uri)
+	name := "document:" + strings.Repeat("x", 1000) + "#viewer@user:" + strings.Repeat("y", 1000)
+	context, err := structpb.NewStruct(map[string]any{"day": strings.Repeat("z", 100_000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel := tuple.MustParse(name)
+	rel.OptionalCaveat = &core.ContextualizedCaveat{CaveatName: "weekday", Context: context}
+	w.update(t, tuple.Touch(rel))
+	a := authority(t, w.uri, time.Hour)
+	f := follower(t, inMemory(), a)
+	follows(t, f, a)
+	reached, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reached.Release()
+	at, err := reached.Store.ReadWriteTx(t.Context(), deleteAll("document"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached.Local = revision(t, at)
+	found := compared(t, a, reached)
+	if len(found) != 1 || found[0].Name != name || len(found[0].Authority) > 5000 {
+		t.Errorf("found %.3000v", found)
+	}
 }
 
 // TestExpiredAndCollected: neither an expiration between two comparisons nor a collection on either side is a difference.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
+	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -59,7 +60,7 @@ func TestStoreMissed(t *testing.T) {
 	_, definitions := state.Definitions(t.Context())
 	_, page := state.Page(t.Context(), "", 10)
 	_, digests := state.Digests(t.Context(), time.Now())
-	_, bucket := state.Bucket(t.Context(), follow.Bucket{Type: "document"}, time.Now())
+	bucket := state.Bucket(t.Context(), follow.Bucket{Type: "document"}, time.Now(), 10, func(*tuple.Relationship) error { return nil })
 	for what, err := range map[string]error{"definitions": definitions, "page": page, "digests": digests, "bucket": bucket} {
 		if !errors.Is(err, follow.ErrMissed) {
 			t.Errorf("%s of a position that has left the retention: %v", what, err)

@@ -42,9 +42,14 @@ func BucketOf(rel *tuple.Relationship) Bucket {
 
 // Add adds a relationship to the digest of its bucket.
 func (d *Digest) Add(rel *tuple.Relationship) {
-	sum := sha256.Sum256([]byte(textOf(rel)))
 	d.Count++
-	d.Sum += binary.BigEndian.Uint64(sum[:]) >> 4
+	d.Sum += digestOf(rel)
+}
+
+// digestOf is what a relationship adds to a sum: the first 60 bits of the SHA-256 of its text.
+func digestOf(rel *tuple.Relationship) uint64 {
+	sum := sha256.Sum256([]byte(textOf(rel)))
+	return binary.BigEndian.Uint64(sum[:]) >> 4
 }
 
 // separator stands between the parts of a text. No part contains it.

@@ -379,7 +379,10 @@ func (f *Follower) advance(ctx context.Context, r *replica) error {
 	if err != nil {
 		return err
 	}
-	return r.apply(ctx, &changes, f.config.WriteDown)
+	if err = r.apply(ctx, &changes, f.config.WriteDown); errors.Is(err, store.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrTooMany, err) // however few they are: no later pull has fewer
+	}
+	return err
 }
 
 // current is the copy that is served. The turn is held.

@@ -468,11 +468,11 @@ func (g *Graph) Snapshot(ctx context.Context, f authz.Freshness) (authz.Snapshot
 		}
 		return g.asked(ctx, f)
 	}
-	if s := g.fresh(); f.Stale && s != nil && g.shows(s, f.AtLeast) {
+	if s := g.fresh(); f.Stale && s != nil && g.shows(s, f.AtLeast) && g.shows(s, f.Also) {
 		return g.at(ctx, s, time.Time{})
 	}
 	s, err := g.head(ctx)
-	if err == nil && g.shows(s, f.AtLeast) {
+	if err == nil && g.shows(s, f.AtLeast) && g.shows(s, f.Also) {
 		return g.at(ctx, s, time.Time{})
 	}
 	if ctx.Err() != nil || authz.KindOf(err) == authz.Canceled {

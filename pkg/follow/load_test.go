@@ -6,16 +6,21 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/store"
 )
 
 // fill writes relationships of every trait, so many documents with three each.
@@ -289,4 +294,68 @@ func resumed(t *testing.T, database func(testing.TB) string) {
 		t.Errorf("the load goes on with %q, which was collected", first.State)
 	}
 	follows(t, again, a)
+}
+
+// TestLargeRelationships: pages of large relationships have fewer of them, changes of very many bytes are too many, and the copy is equal all the same.
+func TestLargeRelationships(t *testing.T) { eachAuthority(t, largeRelationships) }
+
+func largeRelationships(t *testing.T, database func(testing.TB) string) {
+	const documents, long, most = 260, 200_000, 200
+	w := writer(t, database(t))
+	a := authority(t, w.uri, time.Hour)
+	from, err := a.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := structpb.NewStruct(map[string]any{"day": strings.Repeat("x", long)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var updates []tuple.RelationshipUpdate
+	for i := range documents {
+		rel := tuple.MustParse(fmt.Sprintf("document:%d#viewer@user:alice", i))
+		rel.OptionalCaveat = &core.ContextualizedCaveat{CaveatName: "weekday", Context: given}
+		updates = append(updates, tuple.Touch(rel))
+	}
+	for some := range slices.Chunk(updates, 20) {
+		w.update(t, some...)
+	}
+	if _, err := a.ChangesSince(t.Context(), from, 200_000); servedAt(w.uri) != nil && !errors.Is(err, follow.ErrTooMany) {
+		t.Errorf("the changes: %v, want %v", err, follow.ErrTooMany)
+	}
+	at, err := a.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, next := 0, ""
+	for first := true; first || next != ""; first = false {
+		page, err := a.At(at).Page(t.Context(), next, 20_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(page.Relationships); n > most {
+			t.Errorf("a page has %d relationships of %d bytes each", n, long)
+		}
+		all, next = all+len(page.Relationships), page.Next
+	}
+	if all != documents {
+		t.Errorf("the pages have %d relationships, want %d", all, documents)
+	}
+	f := follower(t, inMemory(), a)
+	follows(t, f, a)
+}
+
+// TestChangesTooLargeForACommit: changes that are few enough, and larger than a commit of the copy may be, have it loaded anew, and not tried for ever.
+func TestChangesTooLargeForACommit(t *testing.T) {
+	w := writer(t, served(t, store.Config{}).uri)
+	a := authority(t, w.uri, time.Hour)
+	config := inMemory()
+	config.PageSize, config.Store.TransactionBytes = 50, 100<<10 // some 120 relationships
+	f := follower(t, config, a)
+	follows(t, f, a)
+	fill(t, w, 100)
+	if _, err := f.Pull(t.Context()); !errors.Is(err, follow.ErrTooMany) {
+		t.Errorf("the pull: %v, want %v", err, follow.ErrTooMany)
+	}
+	follows(t, f, a)
 }

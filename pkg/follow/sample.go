@@ -17,6 +17,8 @@ const (
 	// samplePause is the time between two steps of the sampler, and maxSamplePage the most relationships that one compares; a
 	// higher rate has more steps.
 	samplePause, maxSamplePage = 2 * time.Second, 1000
+	// samplePageBytes is about how many bytes of the copy one step compares at most.
+	samplePageBytes = 8 << 20
 	// leastSamplePause is the shortest time between two steps.
 	leastSamplePause = 10 * time.Millisecond
 	// definitionsEvery is how often definitions are compared.
@@ -98,7 +100,7 @@ func (s *sampler) step(ctx context.Context) error {
 		*s = sampler{graph: g, page: s.page, of: at.copy, done: s.done}
 		s.done.Round = time.Now()
 	}
-	c := g.comparison(at, 0)
+	c := g.comparison(at, MaxDifferences)
 	now := time.Now()
 	definitions := now.Sub(s.definitions) >= definitionsEvery
 	if definitions {
@@ -154,7 +156,7 @@ func (s *sampler) walkTheirs(ctx context.Context, c *comparison) (move func(), e
 
 // walkOurs compares the copy's next page.
 func (s *sampler) walkOurs(ctx context.Context, c *comparison) (move func(), err error) {
-	ours, err := c.store.RowsAfter(ctx, c.at, s.ours.after, s.page)
+	ours, err := c.store.RowsAfter(ctx, c.at, s.ours.after, s.page, samplePageBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +170,7 @@ func (s *sampler) walkOurs(ctx context.Context, c *comparison) (move func(), err
 	}
 	c.rows(theirs, ours)
 	c.counted = uint64(len(ours))
-	return func() { s.ours.after, s.ours.over = &refs[len(refs)-1], len(ours) < s.page }, nil
+	return func() { s.ours.after = &refs[len(refs)-1] }, nil
 }
 
 // round ends a round and begins the next one.

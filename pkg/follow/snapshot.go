@@ -179,7 +179,7 @@ func marked(next string) string {
 func (g *Graph) asked(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	var inner authz.Snapshot
 	history, err := g.during(ctx, func(of Identity) error {
-		if err := current(of, f.Exactly, f.AtLeast); err != nil {
+		if err := current(of, f.Exactly, f.AtLeast, f.Also); err != nil {
 			// Another server may know of a history that this one does not know yet.
 			now, unknown := g.identityNow(ctx)
 			switch {

@@ -53,8 +53,9 @@ type Verified struct {
 	Began, Ended time.Time
 	// Relationships is how many of the copy's were compared.
 	Relationships uint64
-	// Differences are the first ones; none if both are equal.
+	// Differences are the first ones; none if both are equal. More says that the comparison has ended with them, and that there may be others.
 	Differences []Difference
+	More        bool
 }
 
 // Finding is a difference that took a copy out of service.
@@ -71,7 +72,8 @@ type checks struct {
 	sampled  atomic.Pointer[Sampled]
 }
 
-// Verify compares the whole copy with the authority, at one position, and returns at most so many differences. told is told of each type of objects
+// Verify compares the whole copy with the authority, at one position, and returns at most so many differences: once there are so many, or once it
+// has looked into so many buckets that differ, it ends. told is told of each type of objects
 // once its relationships were compared, from the first one on again where the comparison had to begin again; its error ends the comparison. A
 // difference takes the copy out of service. One comparison is under way at a time.
 func (g *Graph) Verify(ctx context.Context, most int, told func(Compared) error) (*Verified, error) {
@@ -157,7 +159,7 @@ func (g *Graph) verify(ctx context.Context, s *stand, most int, told func(Compar
 	if err != nil {
 		return nil, err
 	}
-	v.Ended, v.Relationships, v.Differences = time.Now(), c.counted, found
+	v.Ended, v.Relationships, v.Differences, v.More = time.Now(), c.counted, found, c.more
 	g.distrust(s, found)
 	return v, nil
 }
@@ -207,19 +209,7 @@ func (c *comparison) again(ctx context.Context, before []Difference) error {
 		}
 		c.found = kept
 	}
-	if len(refs) == 0 {
-		return nil
-	}
-	theirs, err := c.authority.Of(ctx, refs)
-	if err != nil {
-		return err
-	}
-	ours, err := c.store.RowsOf(ctx, c.at, refs)
-	if err != nil {
-		return err
-	}
-	c.rows(theirs, ours)
-	return nil
+	return c.look(ctx, refs)
 }
 
 // distrust takes a copy out of service in which differences were found, and has another one loaded. Decisions that begin from here on do not use it.
@@ -253,9 +243,9 @@ func (g *Graph) discard(s *stand) bool {
 	return true
 }
 
-// Cut returns the difference with at most so many bytes of what each side has: a definition may be long.
+// Cut returns the difference with at most so many bytes of its name, and of what each side has: what a database holds may be long.
 func (d Difference) Cut(length int) Difference {
-	d.Authority, d.Copy = shorten(d.Authority, length), shorten(d.Copy, length)
+	d.Name, d.Authority, d.Copy = shorten(d.Name, length), shorten(d.Authority, length), shorten(d.Copy, length)
 	return d
 }
 

@@ -416,8 +416,8 @@ func TestVerifyTells(t *testing.T) {
 		told = append(told, compared)
 		return nil
 	})
-	if err != nil || len(v.Differences) != 2 {
-		t.Fatalf("%v, %v, want the first two differences", v, err)
+	if err != nil || len(v.Differences) != 2 || !v.More {
+		t.Fatalf("%v, %v, want the first two differences, and that there may be more", v, err)
 	}
 	if want := []follow.Compared{{"document", 61, 62, false}, {"folder", 0, 1, false}, {"group", 1, 0, false}}; !slices.Equal(told, want) {
 		t.Errorf("told %v, want %v", told, want)

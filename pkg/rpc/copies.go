@@ -2,8 +2,10 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
@@ -13,7 +15,8 @@ import (
 type Copier interface {
 	// Copy says how the copy does.
 	Copy() *deputyv1.GetCopyResponse
-	// VerifyCopy compares the whole copy with the database, and sends what it finds, as VerifyCopyResponse says: at most so many differences.
+	// VerifyCopy compares the whole copy with the database, and sends what it finds, as VerifyCopyResponse says: at most so many differences. It holds the
+	// copy and the database at one state meanwhile, so that send does not wait for anybody. send's error ends it.
 	VerifyCopy(ctx context.Context, most int, send func(*deputyv1.VerifyCopyResponse) error) error
 }
 
@@ -52,5 +55,36 @@ func (s *copies) VerifyCopy(r *deputyv1.VerifyCopyRequest, stream grpc.ServerStr
 	if err != nil {
 		return err
 	}
-	return copier.VerifyCopy(stream.Context(), most, stream.Send)
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	found, done := make(chan *deputyv1.VerifyCopyResponse, maxUnsent), make(chan error, 1)
+	go func() {
+		defer close(found)
+		done <- authz.Safely("rpc.VerifyCopy", func() error {
+			return copier.VerifyCopy(ctx, most, func(m *deputyv1.VerifyCopyResponse) error {
+				select {
+				case found <- m:
+					return nil
+				default:
+					return streamEnd(codes.DeadlineExceeded, "STREAM_STALLED",
+						fmt.Sprintf("the client is %d messages behind the comparison, as many as the server keeps for it", maxUnsent))
+				}
+			})
+		})
+	}()
+	var sending error
+	for m := range found {
+		if sending == nil {
+			if sending = stream.Send(m); sending != nil {
+				cancel() // and what is still found is for nobody
+			}
+		}
+	}
+	if err := <-done; sending == nil {
+		return err
+	}
+	return sending
 }
+
+// maxUnsent is how many messages of a comparison wait for its caller.
+const maxUnsent = 10_000

@@ -113,10 +113,7 @@ func (b border) freshness(c *deputyv1.Consistency, session *deputyv1.ZedToken) (
 		if err != nil {
 			return f, stamp, err
 		}
-		// Two lower bounds cannot be compared here; the head lies after both.
-		if f.AtLeast.IsZero() {
-			f = authz.Freshness{AtLeast: bound, Stale: true}
-		}
+		f.Also, f.Stale = bound, true
 	case *deputyv1.Consistency_AtExactSnapshot:
 		exact, at, err := b.Sealer.revision("consistency.at_exact_snapshot", r.AtExactSnapshot)
 		if err != nil {

@@ -11,8 +11,11 @@ import (
 // (RowsAfter), and what there is of relationships that the other side has named (RowsOf). Both leave in what has expired and is not collected.
 
 // RowsAfter returns up to limit relationships of a revision, in the order of their keys: those that come after one, which need not be there itself,
-// or the first ones if it is nil. Errors are those of a datastore.Reader.
-func (s *Store) RowsAfter(ctx context.Context, at Revision, after *tuple.RelationshipReference, limit int) (found []tuple.Relationship, err error) {
+// or the first ones if it is nil. It ends earlier with the one by which they have size bytes; there are none only behind the last one. Errors are those of
+// a datastore.Reader.
+func (s *Store) RowsAfter(
+	ctx context.Context, at Revision, after *tuple.RelationshipReference, limit, size int,
+) (found []tuple.Relationship, err error) {
 	rows := under([]byte{kindForward}, true)
 	if after != nil {
 		r, err := rowOf(*after)
@@ -27,7 +30,7 @@ func (s *Store) RowsAfter(ctx context.Context, at Revision, after *tuple.Relatio
 	}
 	defer s.shield("reading", &err)
 	err = r.view.walk([]span{rows}, time.Time{}, func(key []byte, _ Revision, value []byte) error {
-		if len(found) >= limit {
+		if len(found) >= limit || len(found) > 0 && size <= 0 {
 			return errStop
 		}
 		parsed, err := parseRow(key)
@@ -39,6 +42,7 @@ func (s *Store) RowsAfter(ctx context.Context, at Revision, after *tuple.Relatio
 			return err
 		}
 		found = append(found, rel)
+		size -= len(key) + len(value)
 		return ctx.Err()
 	})
 	if err != nil {

@@ -45,7 +45,7 @@ func TestRows(t *testing.T) {
 		var read []tuple.Relationship
 		var after *tuple.RelationshipReference
 		for {
-			page, err := s.RowsAfter(t.Context(), at, after, limit)
+			page, err := s.RowsAfter(t.Context(), at, after, limit, plenty)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestRows(t *testing.T) {
 	}
 	// From a place at which there is nothing.
 	gone := tuple.MustParse("document:a1#reader@user:u1").RelationshipReference
-	page, err := s.RowsAfter(t.Context(), at, &gone, 1)
+	page, err := s.RowsAfter(t.Context(), at, &gone, 1, plenty)
 	if err != nil || len(page) != 1 || page[0].Subject.ObjectID != "u15" {
 		t.Errorf("after what was deleted comes %v, %v, want that of u15", page, err)
 	}
@@ -86,13 +86,13 @@ func TestRows(t *testing.T) {
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if _, err := s.RowsAfter(ended, at, nil, 10); err == nil {
+	if _, err := s.RowsAfter(ended, at, nil, 10, plenty); err == nil {
 		t.Error("a read goes on after its context has ended")
 	}
 	if _, err := s.RowsOf(ended, at, asked); err == nil {
 		t.Error("a read goes on after its context has ended")
 	}
-	if _, err := s.RowsAfter(t.Context(), at+1<<60, nil, 10); err == nil {
+	if _, err := s.RowsAfter(t.Context(), at+1<<60, nil, 10, plenty); err == nil {
 		t.Error("a revision is read that there is not")
 	}
 }

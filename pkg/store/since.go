@@ -44,9 +44,10 @@ type Changes struct {
 	DeletedTypes, DeletedCaveats, DeletedCounters []string
 }
 
-// ChangesSince returns what has changed since a revision that was the head once: at most so many relationships in either list. Where nothing has, it
-// reads nothing. Errors: ErrNotReached, ErrTooMany, and that of a datastore.Reader for a revision that was collected.
-func (s *Store) ChangesSince(ctx context.Context, from Revision, limit int) (_ Changes, err error) {
+// ChangesSince returns what has changed since a revision that was the head once: at most limit relationships in either list, and at most size bytes in
+// all, with what came and went. Where nothing has, it reads nothing. Errors: ErrNotReached, ErrTooMany, and that of a datastore.Reader for a revision
+// that was collected.
+func (s *Store) ChangesSince(ctx context.Context, from Revision, limit, size int) (_ Changes, err error) {
 	if err := s.enter(); err != nil {
 		return Changes{}, err
 	}
@@ -65,7 +66,7 @@ func (s *Store) ChangesSince(ctx context.Context, from Revision, limit int) (_ C
 		return Changes{}, datastore.NewInvalidRevisionErr(from, datastore.RevisionStale)
 	}
 	defer s.leases.give(p)
-	changed, err := s.changedKeys(ctx, from, &c, limit)
+	changed, err := s.changedKeys(ctx, from, &c, limit, size)
 	if err != nil || len(changed) == 0 {
 		return c, err
 	}
@@ -83,7 +84,7 @@ func (s *Store) ChangesSince(ctx context.Context, from Revision, limit int) (_ C
 
 // changedKeys returns the keys that were written after a revision and up to c.To, with what they hold there, and counts the revisions. The revision is
 // leased.
-func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limit int) (_ map[string][]byte, err error) {
+func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limit, size int) (_ map[string][]byte, err error) {
 	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: changelogKey(from, 0), UpperBound: changelogKey(c.To+1, 0)})
 	if err != nil {
 		return nil, s.readFailure(err)
@@ -93,7 +94,7 @@ func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limi
 			err = s.readFailure(closed)
 		}
 	}()
-	gathered := gathering{changed: map[string][]byte{}, most: 2*limit + spareChanges}
+	gathered := gathering{changed: map[string][]byte{}, most: 2*limit + spareChanges, room: size}
 	reached := false
 	for valid := iter.First(); valid; valid = iter.Next() {
 		if err := ctx.Err(); err != nil {
@@ -120,7 +121,7 @@ func (s *Store) changedKeys(ctx context.Context, from Revision, c *Changes, limi
 				return nil, err
 			}
 		}
-		if err := readChanges(bytes.Clone(value), gathered.add); err != nil {
+		if err := readChanges(value, gathered.add); err != nil {
 			return nil, err
 		}
 	}
@@ -138,18 +139,25 @@ type gathering struct {
 	changed map[string][]byte
 	// rows is how many of the keys are relationships', and most how many there may be.
 	rows, most int
+	// room is how many more bytes of keys and values there may be.
+	room int
 }
 
 func (g *gathering) add(ch change) error {
 	if len(ch.key) == 0 {
 		return damaged("a change of nothing")
 	}
-	if _, there := g.changed[string(ch.key)]; !there && ch.key[0] == kindForward {
-		if g.rows++; g.rows > g.most {
-			return ErrTooMany
+	before, there := g.changed[string(ch.key)]
+	if !there {
+		if ch.key[0] == kindForward {
+			g.rows++
 		}
+		g.room -= len(ch.key)
 	}
-	g.changed[string(ch.key)] = ch.value
+	if g.room += len(before) - len(ch.value); g.rows > g.most || g.room < 0 {
+		return ErrTooMany
+	}
+	g.changed[string(ch.key)] = bytes.Clone(ch.value) // the whole of what it stands in would stay in memory with it
 	return nil
 }
 
@@ -244,10 +252,11 @@ func (d *difference) counter(key, value []byte) error {
 	return nil
 }
 
-// Page returns up to so many relationships at a revision, those that have expired and are not collected included, in the order of their keys: the
-// ones after the place where the page before ended, or the first ones. next is where this page ends; it is empty for the last one. A place is text,
-// and holds as long as the revision does. Errors are otherwise those of a datastore.Reader.
-func (s *Store) Page(ctx context.Context, at Revision, after string, limit int) (found []tuple.Relationship, next string, err error) {
+// Page returns up to limit relationships at a revision, those that have expired and are not collected included, in the order of their keys: the
+// ones after the place where the page before ended, or the first ones. A page ends earlier with the relationship by which it has size bytes. next is
+// where this page ends; it is empty for the last one. A place is text, and holds as long as the revision does. Errors are otherwise those of a
+// datastore.Reader.
+func (s *Store) Page(ctx context.Context, at Revision, after string, limit, size int) (found []tuple.Relationship, next string, err error) {
 	rest := under([]byte{kindForward}, true)
 	if after != "" {
 		key, err := base64.RawURLEncoding.DecodeString(after)
@@ -263,7 +272,7 @@ func (s *Store) Page(ctx context.Context, at Revision, after string, limit int) 
 	defer s.shield("reading", &err)
 	var last []byte
 	err = r.view.walk([]span{rest}, time.Time{}, func(key []byte, _ Revision, value []byte) error {
-		if len(found) == limit {
+		if len(found) == limit || len(found) > 0 && size <= 0 {
 			next = base64.RawURLEncoding.EncodeToString(last)
 			return errStop
 		}
@@ -276,6 +285,7 @@ func (s *Store) Page(ctx context.Context, at Revision, after string, limit int) 
 			return err
 		}
 		found, last = append(found, rel), append(last[:0], key...)
+		size -= len(key) + len(value)
 		return ctx.Err()
 	})
 	if err != nil {

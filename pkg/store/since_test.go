@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
+
+// plenty is more bytes than a test has.
+const plenty = 1 << 20
 
 // TestChangesSinceAreTheDifference writes at random, and compares the changes between each two revisions with the difference of what a reader
 // sees at either of them.
@@ -49,7 +53,7 @@ func TestChangesSinceAreTheDifference(t *testing.T) {
 		writesOf(t, s, updates...)
 		revisions = append(revisions, headOf(t, s))
 		from := revisions[rng.IntN(len(revisions))]
-		c := must(s.ChangesSince(t.Context(), from, 100))(t)
+		c := must(s.ChangesSince(t.Context(), from, 100, plenty))(t)
 		before, after := at(from), at(c.To)
 		if c.To != headOf(t, s) {
 			t.Fatalf("the changes lead to %d, and the head is %d", c.To, headOf(t, s))
@@ -82,31 +86,32 @@ func TestChangesSinceRefuses(t *testing.T) {
 	first := writesOf(t, s, touch("document:d#reader@user:alice"))
 	second := writesOf(t, s, touch("document:d#reader@user:bob"), touch("document:d#reader@user:carol"))
 	for name, c := range map[string]struct {
-		from  Revision
-		limit int
-		want  error
+		from        Revision
+		limit, size int
+		want        error
 	}{
-		"none": {0, 10, ErrNotReached}, "the future": {second + 1, 10, ErrNotReached}, "between two": {first - 1, 10, ErrNotReached}, "too many": {first, 1, ErrTooMany},
+		"none": {0, 10, plenty, ErrNotReached}, "the future": {second + 1, 10, plenty, ErrNotReached}, "between two": {first - 1, 10, plenty, ErrNotReached},
+		"too many": {first, 1, plenty, ErrTooMany}, "too many bytes": {first, 10, 40, ErrTooMany},
 	} {
-		if _, err := s.ChangesSince(t.Context(), c.from, c.limit); !errors.Is(err, c.want) {
+		if _, err := s.ChangesSince(t.Context(), c.from, c.limit, c.size); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	if c := must(s.ChangesSince(t.Context(), first, 2))(t); len(c.Written) != 2 {
+	if c := must(s.ChangesSince(t.Context(), first, 2, 120))(t); len(c.Written) != 2 {
 		t.Errorf("%d written, want 2", len(c.Written))
 	}
 	clock.move(10 * time.Minute)
 	third := writesOf(t, s, touch("document:d#reader@user:dave"))
-	if _, err := s.ChangesSince(t.Context(), second, 10); err != nil {
+	if _, err := s.ChangesSince(t.Context(), second, 10, plenty); err != nil {
 		t.Errorf("before a collection: %v", err)
 	}
 	clock.move(time.Second)
 	collects(t, s)
 	var stale datastore.InvalidRevisionError
-	if _, err := s.ChangesSince(t.Context(), second, 10); !errors.As(err, &stale) || stale.Reason() != datastore.RevisionStale {
+	if _, err := s.ChangesSince(t.Context(), second, 10, plenty); !errors.As(err, &stale) || stale.Reason() != datastore.RevisionStale {
 		t.Errorf("after a collection: %v", err)
 	}
-	if c, err := s.ChangesSince(t.Context(), third, 10); err != nil || c.To != third {
+	if c, err := s.ChangesSince(t.Context(), third, 10, plenty); err != nil || c.To != third {
 		t.Errorf("since the head: %v", err)
 	}
 }
@@ -122,12 +127,12 @@ func TestChangesSinceASnapshotOfTheDisk(t *testing.T) {
 	lost := writesOf(t, s, touch("document:d#reader@user:bob"))
 	back := must(Open("store", small(Config{FS: before, Now: clock.Now})))(t)
 	defer func() { _ = back.Close() }()
-	if _, err := back.ChangesSince(t.Context(), lost, 10); !errors.Is(err, ErrNotReached) {
+	if _, err := back.ChangesSince(t.Context(), lost, 10, plenty); !errors.Is(err, ErrNotReached) {
 		t.Errorf("behind its head: %v", err)
 	}
 	clock.move(time.Second)
 	writesOf(t, back, touch("document:d#reader@user:carol"))
-	if _, err := back.ChangesSince(t.Context(), lost, 10); !errors.Is(err, ErrNotReached) {
+	if _, err := back.ChangesSince(t.Context(), lost, 10, plenty); !errors.Is(err, ErrNotReached) {
 		t.Errorf("once it has gone on: %v", err)
 	}
 }
@@ -148,7 +153,7 @@ func TestPages(t *testing.T) {
 	var got []string
 	next, pages := "", 0
 	for {
-		found, after, err := s.Page(context.Background(), at, next, 7)
+		found, after, err := s.Page(context.Background(), at, next, 7, plenty)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,5 +178,36 @@ func TestPages(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) || pages != 4 {
 		t.Errorf("%d pages have\n%v\nwant\n%v", pages, got, want)
+	}
+}
+
+// TestLargePages: a page ends with the relationship by which it has as many bytes as it may, and has one at least.
+func TestLargePages(t *testing.T) {
+	s := opened(t, Config{})
+	long := strings.Repeat("x", 1000)
+	for i := range 12 {
+		writesOf(t, s, touch(fmt.Sprintf("document:%d-%s#reader@user:u", i, long)))
+	}
+	for _, c := range []struct{ size, want int }{{0, 1}, {1, 1}, {900, 1}, {2500, 3}, {plenty, 5}} {
+		rows, err := s.RowsAfter(t.Context(), headOf(t, s), nil, 5, c.size)
+		if err != nil || len(rows) != c.want {
+			t.Errorf("%d rows of %d bytes, %v; want %d", len(rows), c.size, err, c.want)
+		}
+		next, seen := "", 0
+		for {
+			found, after, err := s.Page(t.Context(), headOf(t, s), next, 5, c.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen += len(found); after != "" && len(found) != c.want {
+				t.Errorf("a page of %d bytes has %d relationships, want %d", c.size, len(found), c.want)
+			}
+			if next = after; next == "" {
+				break
+			}
+		}
+		if seen != 12 {
+			t.Errorf("pages of %d bytes have %d relationships, want 12", c.size, seen)
+		}
 	}
 }

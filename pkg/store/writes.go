@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -218,8 +219,11 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 	return p, nil
 }
 
+// ErrTooLarge says that a transaction takes more memory than one may have; see Config.TransactionBytes.
+var ErrTooLarge = errors.New("store: the transaction is too large")
+
 func tooLarge(limit uint64) error {
-	return &refused{code: codes.ResourceExhausted, reason: authz.ReasonTooLarge, message: fmt.Sprintf(
+	return &refused{code: codes.ResourceExhausted, reason: authz.ReasonTooLarge, cause: ErrTooLarge, message: fmt.Sprintf(
 		"the transaction takes more than %d MiB of memory; write in several, or delete with a limit", limit>>20)}
 }
 

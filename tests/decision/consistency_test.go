@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
@@ -248,6 +250,45 @@ func TestStaleAnswersAreOptIn(t *testing.T) {
 			c.Consistency = bad
 			_, err := w.Permissions().CheckPermission(t.Context(), c.CheckPermissionRequest)
 			w.fails(err, codes.InvalidArgument, "INVALID_FIELD", field)
+		}
+	})
+}
+
+// TestTwoBounds: beside a session's token, that of at_least_as_fresh is a bound too. An answer is at least as fresh as both, whichever is the later one,
+// and a token of another history is refused in either place.
+func TestTwoBounds(t *testing.T) {
+	other := newWorld(t, harness.Start(t, inMemory()))
+	foreign := other.allow(under(other.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})).view("document:plan")).GetCheckedAt()
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
+		w := newWorld(t, s)
+		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
+		ask := func(session, atLeast *deputyv1.ZedToken) check {
+			c := under(d).view("document:plan").after(session)
+			c.Consistency = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: atLeast}}
+			return c
+		}
+		before := w.allow(under(d).view("document:plan")).GetCheckedAt()
+		for range 10 {
+			s.Delete(t, "document:plan#reader@user:alice")
+			after := w.deny(under(d).view("document:plan"), byObject).GetCheckedAt()
+			w.deny(ask(before, after), byObject)
+			w.deny(ask(after, before), byObject)
+			s.Touch(t, "document:plan#reader@user:alice")
+			before = w.allow(under(d).view("document:plan")).GetCheckedAt()
+			w.allow(ask(after, before))
+			w.allow(ask(before, after))
+		}
+		if strings.HasSuffix(t.Name(), "remote") {
+			return // SpiceDB alone can read the tokens there, and takes a foreign one for a wish for the head
+		}
+		for name, c := range map[string]check{
+			"the session's": ask(foreign, before), "the other one": ask(before, foreign), "both": ask(foreign, foreign),
+			"the only one": ask(nil, foreign), "the session's, alone": under(d).view("document:plan").after(foreign),
+		} {
+			_, err := w.Permissions().CheckPermission(t.Context(), c.CheckPermissionRequest)
+			if status.Code(err) != codes.OutOfRange {
+				t.Errorf("%s is of another history: %v, want OUT_OF_RANGE", name, err)
+			}
 		}
 	})
 }

@@ -13,14 +13,24 @@ import (
 // refuses fails the test where a node takes a token of the lost time, in whichever field.
 func (l *lossy) refuses(t *testing.T, name string, n *node) {
 	t.Helper()
+	today := n.wants(t, of(l.check, "kept"), has).GetCheckedAt()
+	atLeast := func(r *deputyv1.CheckPermissionRequest, token *deputyv1.ZedToken) {
+		r.Consistency = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: token}}
+	}
 	for field, set := range map[string]func(*deputyv1.CheckPermissionRequest){
 		"at_exact_snapshot": func(r *deputyv1.CheckPermissionRequest) {
 			r.Consistency = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtExactSnapshot{AtExactSnapshot: l.token}}
 		},
-		"at_least_as_fresh": func(r *deputyv1.CheckPermissionRequest) {
-			r.Consistency = &deputyv1.Consistency{Requirement: &deputyv1.Consistency_AtLeastAsFresh{AtLeastAsFresh: l.token}}
+		"at_least_as_fresh": func(r *deputyv1.CheckPermissionRequest) { atLeast(r, l.token) },
+		"session_token":     func(r *deputyv1.CheckPermissionRequest) { r.SessionToken = l.token },
+		"at_least_as_fresh, beside a session_token of today": func(r *deputyv1.CheckPermissionRequest) {
+			atLeast(r, l.token)
+			r.SessionToken = today
 		},
-		"session_token": func(r *deputyv1.CheckPermissionRequest) { r.SessionToken = l.token },
+		"session_token, beside an at_least_as_fresh of today": func(r *deputyv1.CheckPermissionRequest) {
+			atLeast(r, today)
+			r.SessionToken = l.token
+		},
 	} {
 		asked := of(l.check, "revoked")
 		set(asked)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -31,12 +33,28 @@ var _ follow.Authority = (*Authority)(nil)
 
 // Open returns the authority behind a connection, which stays its owner's, and refuses a server that cannot be followed.
 func Open(ctx context.Context, conn grpc.ClientConnInterface) (*Authority, error) {
-	a := &Authority{service: deputyv1.NewFollowServiceClient(conn)}
+	a := &Authority{service: deputyv1.NewFollowServiceClient(bounded{conn})}
 	if _, err := a.Head(ctx); err != nil {
 		return nil, err
 	}
 	return a, nil
 }
+
+// bounded is a connection whose messages are no longer than those of a server that can be followed.
+type bounded struct{ grpc.ClientConnInterface }
+
+// Invoke is grpc.ClientConnInterface's.
+func (b bounded) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return b.ClientConnInterface.Invoke(ctx, method, args, reply, append(opts, grpc.MaxCallRecvMsgSize(maxMessage))...)
+}
+
+// NewStream is grpc.ClientConnInterface's.
+func (b bounded) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return b.ClientConnInterface.NewStream(ctx, desc, method, append(opts, grpc.MaxCallRecvMsgSize(maxMessage))...)
+}
+
+// maxSaid is how much is kept of what the other server says of a failure, in bytes: it goes into logs.
+const maxSaid = 500
 
 // failure puts a status into follow's words, where there is one for it.
 func failure(err error) error {
@@ -50,35 +68,25 @@ func failure(err error) error {
 			reason = info.GetReason()
 		}
 	}
+	// What it says is quoted, and its status is not passed on: both are as long as the other server likes.
+	said := fmt.Sprintf("%s: %.*s", st.Code(), maxSaid, st.Message())
 	switch {
 	case st.Code() == codes.Canceled:
-		return fmt.Errorf("follow: the other server: %w: %w", context.Canceled, err)
+		return fmt.Errorf("follow: the other server: %w: %s", context.Canceled, said)
 	case st.Code() == codes.DeadlineExceeded:
-		return fmt.Errorf("follow: the other server: %w: %w", context.DeadlineExceeded, err)
+		return fmt.Errorf("follow: the other server: %w: %s", context.DeadlineExceeded, said)
 	case st.Code() == codes.Unimplemented:
 		return errors.New("follow: the server to follow is no Deputy, or one of a version that cannot be followed: name a Deputy server on the engine " +
 			"embedded, of this version or a newer one")
 	case st.Code() == codes.FailedPrecondition && reason == authz.ReasonOtherAuthority:
-		return fmt.Errorf("%w: %.500s", follow.ErrOther, st.Message())
+		return fmt.Errorf("%w: %s", follow.ErrOther, said)
 	case st.Code() == codes.OutOfRange && reason == authz.ReasonRevision:
-		return fmt.Errorf("%w: %.500s", follow.ErrMissed, st.Message())
-	case len(st.Message()) > 500:
-		return fmt.Errorf("follow: the other server: %s: %.500s", st.Code(), st.Message())
+		return fmt.Errorf("%w: %s", follow.ErrMissed, said)
+	case st.Code() == codes.ResourceExhausted && reason == authz.ReasonTooLarge:
+		return fmt.Errorf("%w: %s", follow.ErrTooMany, said)
 	default:
-		return fmt.Errorf("follow: the other server: %w", err)
+		return fmt.Errorf("follow: the other server: %s", said)
 	}
-}
-
-// tooMany reports whether a refusal says that more has changed than was asked for.
-func tooMany(err error) bool {
-	st, ok := status.FromError(err)
-	if !ok || st.Code() != codes.ResourceExhausted {
-		return false
-	}
-	return slices.ContainsFunc(st.Details(), func(detail any) bool {
-		info, ok := detail.(*errdetails.ErrorInfo)
-		return ok && info.GetReason() == authz.ReasonTooLarge
-	})
 }
 
 // malformed is for an answer that no server of ours gives.
@@ -88,6 +96,8 @@ func malformed(what string) error {
 
 // Head is follow.Authority's.
 func (a *Authority) Head(ctx context.Context) (follow.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, headTime)
+	defer cancel()
 	resp, err := a.service.GetHead(ctx, &deputyv1.GetHeadRequest{})
 	if err != nil {
 		return follow.Position{}, failure(err)
@@ -105,10 +115,11 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 	if !ok {
 		return follow.Changes{}, notOurs(&from)
 	}
+	limit = min(max(limit, 1), maxChanges)
 	var c follow.Changes
 	first := true
-	err := receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadChangesResponse], error) {
-		return a.service.ReadChanges(ctx, &deputyv1.ReadChangesRequest{From: at, Limit: uint32(min(max(limit, 1), maxChanges))})
+	err := receive(ctx, maxWhole+2*limit*maxOverhead, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadChangesResponse], error) {
+		return a.service.ReadChanges(ctx, &deputyv1.ReadChangesRequest{From: at, Limit: uint32(limit)}) //nolint:gosec // bounded
 	}, func(part *deputyv1.ReadChangesResponse) (err error) {
 		if first {
 			if c.To, ok = positionOf(part.GetTo()); !ok || c.To.Authority != from.Authority || part.GetTo().GetRevision() < at.GetRevision() {
@@ -117,24 +128,27 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 			c.Transactions = int(part.GetRevisions()) //nolint:gosec // a count
 			first = false
 		}
-		if c.Written, err = relationshipsOf(c.Written, part.GetWritten()); err != nil {
+		if c.Written, err = relationshipsOf(c.Written, part.GetWritten(), limit); err != nil {
 			return err
 		}
-		if c.Deleted, err = relationshipsOf(c.Deleted, part.GetDeleted()); err != nil {
+		if c.Deleted, err = relationshipsOf(c.Deleted, part.GetDeleted(), limit); err != nil {
 			return err
 		}
-		if len(c.Written) > limit || len(c.Deleted) > limit {
-			return follow.ErrTooMany
+		for _, names := range []struct {
+			to *[]string
+			in []string
+		}{
+			{&c.DeletedTypes, part.GetDeletedTypes()}, {&c.DeletedCaveats, part.GetDeletedCaveats()}, {&c.DeletedCounters, part.GetDeletedCounters()},
+		} {
+			if !slices.ContainsFunc(names.in, nameless) {
+				*names.to = append(*names.to, names.in...)
+				continue
+			}
+			return malformed("the name of a definition that is none")
 		}
-		c.DeletedTypes = append(c.DeletedTypes, part.GetDeletedTypes()...)
-		c.DeletedCaveats = append(c.DeletedCaveats, part.GetDeletedCaveats()...)
-		c.DeletedCounters = append(c.DeletedCounters, part.GetDeletedCounters()...)
 		return add(&c.Definitions, part.GetDefinitions())
 	})
-	switch {
-	case tooMany(err):
-		err = fmt.Errorf("%w: %w", follow.ErrTooMany, err)
-	case err == nil && first:
+	if err == nil && first {
 		err = malformed("no position")
 	}
 	if err != nil {
@@ -147,37 +161,71 @@ func notOurs(p *follow.Position) error {
 	return fmt.Errorf("%w: it is of %q, which is no Deputy store", follow.ErrOther, p.Authority)
 }
 
-// receive reads a stream to its end. A stream that does not end well has failed as a whole. It ends the call with fn's first error.
-func receive[M any](ctx context.Context, begin func(context.Context) (grpc.ServerStreamingClient[M], error), fn func(*M) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+const (
+	// answerTime is how long an answer may take: a server that can be followed ends its streams then.
+	answerTime = 10 * time.Minute
+	// headTime is how long the head may take, which is one short message.
+	headTime = time.Minute
+)
+
+// message is a message of a stream of M.
+type message[M any] interface {
+	*M
+	proto.Message
+}
+
+// enough is an error with which a stream has been read as far as it is needed.
+var enough = errors.New("follow: nothing more is needed")
+
+// receive reads a stream to its end, or until fn returns enough. A stream that does not end well has failed as a whole. It ends the call with fn's
+// first error, and where the answer has more bytes than are asked for: an empty message counts too. So neither an answer nor the time that it takes
+// grows as the other server likes.
+func receive[M any, P message[M]](
+	ctx context.Context, most int, begin func(context.Context) (grpc.ServerStreamingClient[M], error), fn func(P) error,
+) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	stream, err := begin(ctx)
 	if err != nil {
 		return failure(err)
 	}
 	for {
-		message, err := stream.Recv()
+		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return failure(err)
 		}
-		if err := fn(message); err != nil {
+		if most -= maxOverhead + proto.Size(P(part)); most < 0 {
+			return malformed("an answer that is longer than one to the question can be")
+		}
+		if err := fn(part); err != nil {
+			if errors.Is(err, enough) {
+				return nil
+			}
 			return err
 		}
 	}
 }
 
-func relationshipsOf(to []tuple.Relationship, in []*deputyv1.FollowedRelationship) ([]tuple.Relationship, error) {
+// relationshipsOf appends relationships from the wire to a list that may have so many.
+func relationshipsOf(to []tuple.Relationship, in []*deputyv1.FollowedRelationship, limit int) ([]tuple.Relationship, error) {
+	if len(to)+len(in) > limit {
+		return nil, malformed("more relationships than were asked for")
+	}
 	for _, one := range in {
 		rel, ok := relationshipOf(one)
 		if !ok {
-			return nil, malformed("a relationship that lacks a part")
+			return nil, errNoRelationship()
 		}
 		to = append(to, rel)
 	}
 	return to, nil
+}
+
+func errNoRelationship() error {
+	return malformed("a relationship that lacks a part, or has a name that is none")
 }
 
 // Revision is follow.Authority's: the revision in decimal, as SpiceDB prints it, an @, and the store's id, which SpiceDB's tokens carry beside it.
@@ -228,7 +276,7 @@ func (s *state) Definitions(ctx context.Context) (follow.Definitions, error) {
 		return follow.Definitions{}, err
 	}
 	var d follow.Definitions
-	err = receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadDefinitionsResponse], error) {
+	err = receive(ctx, maxWhole, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadDefinitionsResponse], error) {
 		return s.authority.service.ReadDefinitions(ctx, &deputyv1.ReadDefinitionsRequest{At: at})
 	}, func(part *deputyv1.ReadDefinitionsResponse) error { return add(&d, part.GetDefinitions()) })
 	if err != nil {
@@ -245,13 +293,14 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 	}
 	limit = min(max(limit, 1), maxPage)
 	var page follow.Page
-	err = receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadPageResponse], error) {
+	most := maxPageBytes + maxMessage + limit*maxOverhead
+	err = receive(ctx, most, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadPageResponse], error) {
 		return s.authority.service.ReadPage(ctx, &deputyv1.ReadPageRequest{At: at, After: next, Limit: uint32(limit)}) //nolint:gosec // bounded
 	}, func(part *deputyv1.ReadPageResponse) (err error) {
-		page.Next = part.GetNext()
-		if page.Relationships, err = relationshipsOf(page.Relationships, part.GetRelationships()); err == nil && len(page.Relationships) > limit {
-			err = malformed("more than was asked for")
+		if page.Next = part.GetNext(); len(page.Next) > maxPlace {
+			return malformed("a place where a page ends that is longer than a place")
 		}
+		page.Relationships, err = relationshipsOf(page.Relationships, part.GetRelationships(), limit)
 		return err
 	})
 	if err != nil {
@@ -260,22 +309,33 @@ func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, 
 	return page, nil
 }
 
-// Digests is follow.State's.
+// Digests is follow.State's. There is no more than one of each bucket of the types that the state has.
 func (s *state) Digests(ctx context.Context, moment time.Time) ([]follow.Digest, error) {
 	at, err := s.at()
 	if err != nil {
 		return nil, err
 	}
+	definitions, err := s.Definitions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// seen are the buckets of each type of which there was a digest.
+	seen := make(map[string]*[follow.Buckets]bool, len(definitions.Types))
+	for _, d := range definitions.Types {
+		seen[d.GetName()] = &[follow.Buckets]bool{}
+	}
 	var all []follow.Digest
-	err = receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadDigestsResponse], error) {
+	err = receive(ctx, maxWhole, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadDigestsResponse], error) {
 		return s.authority.service.ReadDigests(ctx, &deputyv1.ReadDigestsRequest{At: at, Moment: timestamppb.New(moment)})
 	}, func(part *deputyv1.ReadDigestsResponse) error {
 		for _, d := range part.GetDigests() {
-			if d.GetBucket().GetNumber() >= follow.Buckets {
-				return malformed("a digest of no bucket")
+			buckets, number := seen[d.GetBucket().GetResourceType()], d.GetBucket().GetNumber()
+			if buckets == nil || number >= follow.Buckets || buckets[number] {
+				return malformed("a digest of a type that it does not define, of a bucket that there is not, or of one that it has sent before")
 			}
+			buckets[number] = true
 			all = append(all, follow.Digest{
-				Bucket: follow.Bucket{Type: d.GetBucket().GetResourceType(), Number: int(d.GetBucket().GetNumber())}, Count: d.GetCount(), Sum: d.GetSum(),
+				Bucket: follow.Bucket{Type: d.GetBucket().GetResourceType(), Number: int(number)}, Count: d.GetCount(), Sum: d.GetSum(),
 			})
 		}
 		return nil
@@ -298,10 +358,11 @@ func (s *state) Of(ctx context.Context, refs []tuple.RelationshipReference) ([]t
 		for i := range some {
 			asked[i] = relationshipToWire(&tuple.Relationship{RelationshipReference: some[i]})
 		}
-		err := receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadRowsResponse], error) {
+		before := len(found)
+		err := receive(ctx, maxWhole, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadRowsResponse], error) {
 			return s.authority.service.ReadRows(ctx, &deputyv1.ReadRowsRequest{At: at, Relationships: asked})
 		}, func(part *deputyv1.ReadRowsResponse) (err error) {
-			found, err = relationshipsOf(found, part.GetRelationships())
+			found, err = relationshipsOf(found, part.GetRelationships(), before+len(some))
 			return err
 		})
 		if err != nil {
@@ -312,22 +373,37 @@ func (s *state) Of(ctx context.Context, refs []tuple.RelationshipReference) ([]t
 }
 
 // Bucket is follow.State's.
-func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) ([]tuple.Relationship, error) {
+func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error {
 	at, err := s.at()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var found []tuple.Relationship
-	err = receive(ctx, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadBucketResponse], error) {
+	n := 0
+	// Nothing is kept of it here, so it has no bound but the limit, and that each message has something.
+	return receive(ctx, math.MaxInt, func(ctx context.Context) (grpc.ServerStreamingClient[deputyv1.ReadBucketResponse], error) {
 		return s.authority.service.ReadBucket(ctx, &deputyv1.ReadBucketRequest{
 			At: at, Bucket: &deputyv1.FollowedBucket{ResourceType: b.Type, Number: uint32(b.Number)}, Moment: timestamppb.New(moment), //nolint:gosec // small
 		})
-	}, func(part *deputyv1.ReadBucketResponse) (err error) {
-		found, err = relationshipsOf(found, part.GetRelationships())
-		return err
+	}, func(part *deputyv1.ReadBucketResponse) error {
+		if len(part.GetRelationships()) == 0 {
+			return malformed("a part of a bucket with nothing in it")
+		}
+		for _, one := range part.GetRelationships() {
+			if n == limit {
+				return enough
+			}
+			n++
+			rel, ok := relationshipOf(one)
+			if !ok {
+				return errNoRelationship()
+			}
+			if follow.BucketOf(&rel) != b {
+				return malformed("a relationship of another bucket than was asked for")
+			}
+			if err := fn(&rel); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return found, nil
 }

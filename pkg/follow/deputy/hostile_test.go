@@ -1,7 +1,9 @@
 package deputy_test
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -10,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/deputyauth/deputy/pkg/follow"
@@ -32,12 +36,25 @@ type hostile struct {
 	sent, most atomic.Int64
 	// deep is how many levels a definition of its has.
 	deep int
+	// endless says what it sends without end, where there is a choice.
+	endless string
 	// same has every page end where the first one does, and pages counts them.
 	same  bool
 	pages atomic.Int64
-	// says is the text of its refusals, if it refuses.
+	// says is the text of its refusals, and code their code, if it refuses.
 	says string
+	code codes.Code
+	// size is how long the names are that it sends without end; 0 for a mebibyte.
+	size int
+	// id is what it says that its store's id is; empty for one that is an id.
+	id string
 }
+
+// name is a name that it sends.
+func (h *hostile) name() string { return strings.Repeat("x", cmp.Or(h.size, 1<<20)) }
+
+// cost is about how much a message with such a name costs to send.
+func (h *hostile) cost() int { return len(h.name()) + 64 }
 
 func position() *deputyv1.FollowedPosition {
 	return &deputyv1.FollowedPosition{StoreId: "store", Revision: 7, At: timestamppb.Now()}
@@ -45,9 +62,11 @@ func position() *deputyv1.FollowedPosition {
 
 func (h *hostile) GetHead(context.Context, *deputyv1.GetHeadRequest) (*deputyv1.GetHeadResponse, error) {
 	if h.pages.Load() > 0 && h.says != "" {
-		return nil, status.Error(codes.Unavailable, h.says)
+		return nil, status.Error(cmp.Or(h.code, codes.Unavailable), h.says)
 	}
-	return &deputyv1.GetHeadResponse{Head: position()}, nil
+	at := position()
+	at.StoreId = cmp.Or(h.id, at.GetStoreId())
+	return &deputyv1.GetHeadResponse{Head: at}, nil
 }
 
 // endlessly sends until somebody has had enough.
@@ -68,16 +87,24 @@ func (h *hostile) ReadDefinitions(_ *deputyv1.ReadDefinitionsRequest, s grpc.Ser
 	if h.same {
 		return s.Send(&deputyv1.ReadDefinitionsResponse{})
 	}
-	name := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), strings.Repeat("x", 1<<20))
-	return h.endlessly(len(name), func() error {
+	if h.endless == "digests" {
+		name := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), "document")
+		return s.Send(&deputyv1.ReadDefinitionsResponse{Definitions: &deputyv1.FollowedDefinitions{Types: [][]byte{name}}})
+	}
+	name := protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), h.name())
+	return h.endlessly(h.cost(), func() error {
 		return s.Send(&deputyv1.ReadDefinitionsResponse{Definitions: &deputyv1.FollowedDefinitions{Types: [][]byte{name}}})
 	})
 }
 
 func (h *hostile) ReadChanges(_ *deputyv1.ReadChangesRequest, s grpc.ServerStreamingServer[deputyv1.ReadChangesResponse]) error {
-	name := strings.Repeat("x", 1<<20)
-	return h.endlessly(len(name), func() error {
-		return s.Send(&deputyv1.ReadChangesResponse{To: position(), DeletedTypes: []string{name}})
+	if h.endless == "written" {
+		return h.endlessly(h.cost(), func() error {
+			return s.Send(&deputyv1.ReadChangesResponse{To: position(), Written: []*deputyv1.FollowedRelationship{rel(h.name())}})
+		})
+	}
+	return h.endlessly(h.cost(), func() error {
+		return s.Send(&deputyv1.ReadChangesResponse{To: position(), DeletedTypes: []string{h.name()}})
 	})
 }
 
@@ -86,25 +113,46 @@ func (h *hostile) ReadPage(_ *deputyv1.ReadPageRequest, s grpc.ServerStreamingSe
 		h.pages.Add(1)
 		return s.Send(&deputyv1.ReadPageResponse{Next: "there"})
 	}
-	return h.endlessly(1<<20, func() error {
-		return s.Send(&deputyv1.ReadPageResponse{Relationships: []*deputyv1.FollowedRelationship{rel(strings.Repeat("x", 1<<20))}})
+	if h.endless == "nothing" {
+		return h.endlessly(64, func() error { return s.Send(&deputyv1.ReadPageResponse{}) })
+	}
+	if h.endless == "a context" {
+		given, err := structpb.NewStruct(map[string]any{"x": h.name()})
+		if err != nil {
+			return err
+		}
+		one := rel("plan")
+		one.CaveatName, one.CaveatContext = "weekday", given
+		return h.endlessly(h.cost(), func() error {
+			return s.Send(&deputyv1.ReadPageResponse{Relationships: []*deputyv1.FollowedRelationship{one}})
+		})
+	}
+	return h.endlessly(h.cost(), func() error {
+		return s.Send(&deputyv1.ReadPageResponse{Relationships: []*deputyv1.FollowedRelationship{rel(h.name())}})
 	})
 }
 
 func (h *hostile) ReadDigests(_ *deputyv1.ReadDigestsRequest, s grpc.ServerStreamingServer[deputyv1.ReadDigestsResponse]) error {
-	d := &deputyv1.FollowedDigest{Bucket: &deputyv1.FollowedBucket{ResourceType: strings.Repeat("x", 1<<20)}, Count: 1}
-	return h.endlessly(1<<20, func() error { return s.Send(&deputyv1.ReadDigestsResponse{Digests: []*deputyv1.FollowedDigest{d}}) })
+	number := uint32(0)
+	return h.endlessly(64, func() error {
+		number++
+		d := &deputyv1.FollowedDigest{Bucket: &deputyv1.FollowedBucket{ResourceType: "document", Number: number % follow.Buckets}, Count: 1}
+		return s.Send(&deputyv1.ReadDigestsResponse{Digests: []*deputyv1.FollowedDigest{d}})
+	})
 }
 
 func (h *hostile) ReadRows(_ *deputyv1.ReadRowsRequest, s grpc.ServerStreamingServer[deputyv1.ReadRowsResponse]) error {
-	return h.endlessly(1<<20, func() error {
-		return s.Send(&deputyv1.ReadRowsResponse{Relationships: []*deputyv1.FollowedRelationship{rel(strings.Repeat("x", 1<<20))}})
+	return h.endlessly(h.cost(), func() error {
+		return s.Send(&deputyv1.ReadRowsResponse{Relationships: []*deputyv1.FollowedRelationship{rel(h.name())}})
 	})
 }
 
 func (h *hostile) ReadBucket(_ *deputyv1.ReadBucketRequest, s grpc.ServerStreamingServer[deputyv1.ReadBucketResponse]) error {
-	return h.endlessly(1<<20, func() error {
-		return s.Send(&deputyv1.ReadBucketResponse{Relationships: []*deputyv1.FollowedRelationship{rel(strings.Repeat("x", 1<<20))}})
+	if h.endless == "nothing" {
+		return h.endlessly(64, func() error { return s.Send(&deputyv1.ReadBucketResponse{}) })
+	}
+	return h.endlessly(h.cost(), func() error {
+		return s.Send(&deputyv1.ReadBucketResponse{Relationships: []*deputyv1.FollowedRelationship{rel(h.name())}})
 	})
 }
 
@@ -198,12 +246,109 @@ func TestPagesThatLeadNowhere(t *testing.T) {
 	}
 }
 
-// TestLongRefusals: what the server that is followed says goes into a log, and is not as long as that server likes.
-func TestLongRefusals(t *testing.T) {
-	h := &hostile{says: strings.Repeat("x", 1<<20)}
+// TestEndlessAnswers: no answer is taken in beyond what was asked for, whatever it is made of.
+func TestEndlessAnswers(t *testing.T) {
+	const asked, mebibyte = 5, 1 << 20
+	reads := map[string]func(a *deputy.Authority, at follow.Position) (n int, err error){
+		"definitions": func(a *deputy.Authority, at follow.Position) (int, error) {
+			d, err := a.At(at).Definitions(t.Context())
+			return len(d.Types), err
+		},
+		"changes": func(a *deputy.Authority, at follow.Position) (int, error) {
+			c, err := a.ChangesSince(t.Context(), at, asked)
+			return len(c.Written), err
+		},
+		"page": func(a *deputy.Authority, at follow.Position) (int, error) {
+			p, err := a.At(at).Page(t.Context(), "", asked)
+			return len(p.Relationships), err
+		},
+		"a large page": func(a *deputy.Authority, at follow.Position) (int, error) {
+			p, err := a.At(at).Page(t.Context(), "", 20_000)
+			return len(p.Relationships), err
+		},
+		"digests": func(a *deputy.Authority, at follow.Position) (int, error) {
+			d, err := a.At(at).Digests(t.Context(), time.Now())
+			return len(d), err
+		},
+		"rows": func(a *deputy.Authority, at follow.Position) (int, error) {
+			refs := make([]tuple.RelationshipReference, asked)
+			for i := range refs {
+				refs[i] = tuple.MustParse(fmt.Sprintf("document:%d#reader@user:alice", i)).RelationshipReference
+			}
+			found, err := a.At(at).Of(t.Context(), refs)
+			return len(found), err
+		},
+		"bucket": func(a *deputy.Authority, at follow.Position) (n int, err error) {
+			one := tuple.MustParse("document:xxx#reader@user:alice")
+			err = a.At(at).Bucket(t.Context(), follow.BucketOf(&one), time.Now(), asked, func(*tuple.Relationship) error { n++; return nil })
+			return n, err
+		},
+	}
+	for _, c := range []struct {
+		read, endless string
+		// size is how long names are, most how many bytes the server gets rid of at most.
+		size, most int
+		// fails says that the answer is refused; else it ends with as much as was asked for.
+		fails bool
+	}{
+		{"definitions", "", 1000, 66 * mebibyte, true},
+		{"definitions", "", mebibyte, 10 * mebibyte, true}, // no name is that long
+		{"changes", "", 1000, 66 * mebibyte, true},
+		{"changes", "", mebibyte, 10 * mebibyte, true},
+		{"changes", "written", 3, mebibyte, true},
+		{"page", "", 3, mebibyte, true},
+		{"page", "nothing", 3, 34 * mebibyte, true},
+		{"a large page", "a context", mebibyte, 34 * mebibyte, true},
+		{"digests", "digests", 3, mebibyte, true},
+		{"rows", "", 3, mebibyte, true},
+		{"bucket", "", 3, mebibyte, false},
+		{"bucket", "nothing", 3, 34 * mebibyte, true},
+	} {
+		t.Run(fmt.Sprintf("%s %s %d", c.read, c.endless, c.size), func(t *testing.T) {
+			h := &hostile{size: c.size, endless: c.endless}
+			h.most.Store(256 * mebibyte)
+			a, at := follows(t, h)
+			n, err := reads[c.read](a, at)
+			if (err != nil) != c.fails || !c.fails && n != asked {
+				t.Errorf("%d were taken, %v", n, err)
+			}
+			if sent := int(h.sent.Load()); sent > c.most {
+				t.Errorf("the server got rid of %d bytes, and may of %d", sent, c.most)
+			}
+		})
+	}
+}
+
+// TestStoreIDs: what a server says that it is goes into tokens, logs and the mark of the copy, and is an id.
+func TestStoreIDs(t *testing.T) {
+	for _, id := range []string{"a b", "a@b", "a\nb", "ä", strings.Repeat("x", 65)} {
+		h := &hostile{}
+		a, at := follows(t, h)
+		h.id = id
+		if got, err := a.Head(t.Context()); err == nil {
+			t.Errorf("%q is taken for the id of a store: %q", id, got.Authority)
+		}
+		at.Authority = follow.Identity("Deputy store " + id)
+		if _, err := a.Revision(at); err == nil {
+			t.Errorf("%q on the disk is taken for the id of a store", id)
+		}
+	}
+	h := &hostile{}
 	a, _ := follows(t, h)
-	h.pages.Add(1)
-	if _, err := a.Head(t.Context()); err == nil || len(err.Error()) > 4096 {
-		t.Errorf("the error has %d bytes", len(err.Error()))
+	h.id = "0f6f1e3c-5a0b-4f0e-9d5c-3f1f0e6a7b21"
+	if _, err := a.Head(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLongRefusals: what the server that is followed says goes into a log, and is not as long as that server likes, with whatever status it says it.
+func TestLongRefusals(t *testing.T) {
+	for code := codes.Canceled; code <= codes.Unauthenticated; code++ {
+		h := &hostile{says: strings.Repeat("x", 1<<20), code: code}
+		a, _ := follows(t, h)
+		h.pages.Add(1)
+		if _, err := a.Head(t.Context()); err == nil || len(err.Error()) > 4096 {
+			t.Errorf("the error of %s has %d bytes", code, len(err.Error()))
+		}
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -25,8 +25,8 @@ const (
 	maxChanges = 200_000
 	maxPage    = 50_000
 	maxRows    = 1000
-	// maxPart is about how large a message of an answer grows before the next one begins, in bytes.
-	maxPart = 512 << 10
+	// rowsAtOnce is how many of those are read before they are sent: any of them may be as large as a message.
+	rowsAtOnce = 8
 	// atOnce is how many readings that walk many relationships one follower has under way at once.
 	atOnce = 4
 	// patience is how long one waits for its turn.
@@ -63,13 +63,14 @@ func (s *Server) at(revision store.Revision, before time.Time) *deputyv1.Followe
 // revision reads a position of a request.
 func (s *Server) revision(field string, p *deputyv1.FollowedPosition) (store.Revision, error) {
 	switch {
-	case p.GetStoreId() == "":
-		return 0, authz.FieldErrorf(field+".store_id", "is empty: send a position that this service has returned")
+	case !isStoreID(p.GetStoreId()):
+		return 0, authz.FieldErrorf(field+".store_id", "is %.80q; the id of a store has 1 to %d letters, digits and hyphens: send a position that this "+
+			"service has returned", p.GetStoreId(), maxStoreID)
 	case p.GetRevision() == 0:
 		return 0, authz.FieldErrorf(field+".revision", "is 0: send a position that this service has returned")
 	case p.GetStoreId() != s.id:
 		return 0, authz.Errorf(authz.Precondition, authz.ReasonOtherAuthority,
-			"the position is of the store %.64q, and this is the store %q: make the copy anew", p.GetStoreId(), s.id)
+			"the position is of the store %q, and this is the store %q: make the copy anew", p.GetStoreId(), s.id)
 	}
 	return store.Revision(p.GetRevision()), nil
 }
@@ -86,7 +87,8 @@ func refusal(err error) error {
 		out.Err = err
 		return out
 	case errors.Is(err, store.ErrTooMany):
-		out := authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "more has changed since the position than the limit: make the copy anew")
+		out := authz.Errorf(authz.Exhausted, authz.ReasonTooLarge, "more has changed since the position than the limit, or than %d MiB: make the copy anew",
+			maxChangesBytes>>20)
 		out.Err = err
 		return out
 	case errors.Is(err, store.ErrNoPlace):
@@ -138,7 +140,7 @@ func (s *Server) ReadChanges(req *deputyv1.ReadChangesRequest, stream grpc.Serve
 		}
 		defer turn.Give()
 	}
-	c, err := s.store.ChangesSince(stream.Context(), from, limit)
+	c, err := s.store.ChangesSince(stream.Context(), from, limit, maxChangesBytes)
 	if err != nil {
 		return refusal(err)
 	}
@@ -232,13 +234,21 @@ func (p *part) flush() error {
 	return err
 }
 
-// inParts sends relationships in messages that are not large.
-func inParts(all []tuple.Relationship, send func([]*deputyv1.FollowedRelationship) error) error {
-	p := part{send: send}
+// all adds relationships.
+func (p *part) all(all []tuple.Relationship) error {
 	for i := range all {
 		if err := p.add(&all[i]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// inParts sends relationships in messages that are not large.
+func inParts(all []tuple.Relationship, send func([]*deputyv1.FollowedRelationship) error) error {
+	p := part{send: send}
+	if err := p.all(all); err != nil {
+		return err
 	}
 	return p.flush()
 }
@@ -284,7 +294,7 @@ func (s *Server) ReadPage(req *deputyv1.ReadPageRequest, stream grpc.ServerStrea
 		return err
 	}
 	defer turn.Give()
-	found, next, err := s.store.Page(stream.Context(), at, req.GetAfter(), limit)
+	found, next, err := s.store.Page(stream.Context(), at, req.GetAfter(), limit, maxPageBytes)
 	if err != nil {
 		return refusal(err)
 	}
@@ -308,18 +318,24 @@ func (s *Server) ReadRows(req *deputyv1.ReadRowsRequest, stream grpc.ServerStrea
 	refs := make([]tuple.RelationshipReference, len(req.GetRelationships()))
 	for i, asked := range req.GetRelationships() {
 		rel, ok := relationshipOf(asked)
-		if !ok || strings.ContainsRune(tuple.StringWithoutCaveatOrExpiration(rel), 0) {
+		if !ok {
 			return authz.FieldErrorf(fmt.Sprintf("relationships[%d]", i), "is no relationship: name types, ids and the relation")
 		}
 		refs[i] = rel.RelationshipReference
 	}
-	found, err := s.store.RowsOf(stream.Context(), at, refs)
-	if err != nil {
-		return refusal(err)
-	}
-	return inParts(found, func(part []*deputyv1.FollowedRelationship) error {
+	p := part{send: func(part []*deputyv1.FollowedRelationship) error {
 		return stream.Send(&deputyv1.ReadRowsResponse{Relationships: part})
-	})
+	}}
+	for some := range slices.Chunk(refs, rowsAtOnce) {
+		found, err := s.store.RowsOf(stream.Context(), at, some)
+		if err != nil {
+			return refusal(err)
+		}
+		if err := p.all(found); err != nil {
+			return err
+		}
+	}
+	return p.flush()
 }
 
 // living calls fn with the relationships of a type, or of all, that live at a moment.
@@ -403,7 +419,7 @@ func (s *Server) ReadBucket(req *deputyv1.ReadBucketRequest, stream grpc.ServerS
 	}
 	wanted := follow.Bucket{Type: req.GetBucket().GetResourceType(), Number: int(req.GetBucket().GetNumber())}
 	switch {
-	case wanted.Type == "" || strings.ContainsRune(wanted.Type, 0):
+	case nameless(wanted.Type):
 		return authz.FieldErrorf("bucket.resource_type", "is no type of objects")
 	case wanted.Number >= follow.Buckets:
 		return authz.FieldErrorf("bucket.number", "is %d; it can be 0 to %d", wanted.Number, follow.Buckets-1)

@@ -55,6 +55,16 @@ func (r *relationshipRow) targets() []any {
 	}
 }
 
+// size is how many bytes the relationship has that was read.
+func (r *relationshipRow) size() int {
+	n := len(r.rel.Resource.ObjectType) + len(r.rel.Resource.ObjectID) + len(r.rel.Resource.Relation) +
+		len(r.rel.Subject.ObjectType) + len(r.rel.Subject.ObjectID) + len(r.rel.Subject.Relation)
+	if r.given != nil {
+		n += len(*r.given)
+	}
+	return n
+}
+
 // appendTo appends the relationship that was read to a list, and returns follow.ErrTooMany beyond a limit, 0 for none.
 func (r *relationshipRow) appendTo(to *[]tuple.Relationship, limit int) (err error) {
 	if limit > 0 && len(*to) == limit {
@@ -67,7 +77,7 @@ func (r *relationshipRow) appendTo(to *[]tuple.Relationship, limit int) (err err
 	}
 	if r.caveat != nil && *r.caveat != "" {
 		if found.OptionalCaveat, err = caveatOf(*r.caveat, r.given); err != nil {
-			return fmt.Errorf("follow: %s: %w", tuple.StringWithoutCaveatOrExpiration(found), err)
+			return fmt.Errorf("follow: %.500s: %w", tuple.StringWithoutCaveatOrExpiration(found), err)
 		}
 	}
 	*to = append(*to, found)
@@ -79,12 +89,12 @@ func caveatOf(name string, given *string) (*core.ContextualizedCaveat, error) {
 	var values map[string]any
 	if given != nil {
 		if err := json.Unmarshal([]byte(*given), &values); err != nil {
-			return nil, fmt.Errorf("the context of caveat %s: %w", name, err)
+			return nil, fmt.Errorf("the context of caveat %.200s: %w", name, err)
 		}
 	}
 	context, err := structpb.NewStruct(values)
 	if err != nil {
-		return nil, fmt.Errorf("the context of caveat %s: %w", name, err)
+		return nil, fmt.Errorf("the context of caveat %.200s: %w", name, err)
 	}
 	return &core.ContextualizedCaveat{CaveatName: name, Context: context}, nil
 }
@@ -94,6 +104,25 @@ func gather(to *[]tuple.Relationship) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var row relationshipRow
 		return each(results, row.targets(), func() error { return row.appendTo(to, 0) })
+	}
+}
+
+// maxPageBytes is about how much of relationships a page has: it ends with the one that comes to it. The database has sent more by then, so it is no
+// less than pages of common relationships have.
+const maxPageBytes = 32 << 20
+
+// gatherPage is gather, and leaves out what comes after a full page.
+func gatherPage(to *[]tuple.Relationship, full *bool) func(pgx.BatchResults) error {
+	return func(results pgx.BatchResults) error {
+		var row relationshipRow
+		room := maxPageBytes
+		return each(results, row.targets(), func() error {
+			if *full = *full || len(*to) > 0 && room <= 0; *full {
+				return nil
+			}
+			room -= row.size()
+			return row.appendTo(to, 0)
+		})
 	}
 }
 
@@ -140,7 +169,7 @@ func gatherCounters(to *[]follow.Counter) func(pgx.BatchResults) error {
 func appendCounter(to *[]follow.Counter, name string, encoded []byte) error {
 	filter := &core.RelationshipFilter{}
 	if err := filter.UnmarshalVT(encoded); err != nil {
-		return fmt.Errorf("follow: counter %s of the authority cannot be read: %w", name, err)
+		return fmt.Errorf("follow: counter %.200s of the authority cannot be read: %w", name, err)
 	}
 	*to = append(*to, follow.Counter{Name: name, Filter: filter})
 	return nil

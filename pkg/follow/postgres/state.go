@@ -54,20 +54,21 @@ const (
 func (s *state) Page(ctx context.Context, next string, limit int) (follow.Page, error) {
 	var g guard
 	var page follow.Page
+	full := false
 	r := s.authority.guarded(&s.at, &g)
 	if next == "" {
-		r.ask(gather(&page.Relationships), firstPageQuery, s.at.State, limit)
+		r.ask(gatherPage(&page.Relationships, &full), firstPageQuery, s.at.State, limit)
 	} else {
 		var after [6]string
 		if err := json.Unmarshal([]byte(next), &after); err != nil {
 			return page, fmt.Errorf("follow: %q is no end of a page", next)
 		}
-		r.ask(gather(&page.Relationships), nextPageQuery, s.at.State, limit, after[0], after[1], after[2], after[3], after[4], after[5])
+		r.ask(gatherPage(&page.Relationships, &full), nextPageQuery, s.at.State, limit, after[0], after[1], after[2], after[3], after[4], after[5])
 	}
 	if err := s.authority.read(ctx, sorting, r); err != nil {
 		return follow.Page{}, err
 	}
-	if n := len(page.Relationships); n > 0 && n == limit {
+	if n := len(page.Relationships); n > 0 && (n == limit || full) {
 		last := &page.Relationships[n-1]
 		text, err := json.Marshal([6]string{
 			last.Resource.ObjectType, last.Resource.ObjectID, last.Resource.Relation,
@@ -121,7 +122,7 @@ const (
 
 	digestsQuery = `SELECT namespace, ` + bucketNumber + `, count(*)::text, mod(sum(` + rowDigest + `), 18446744073709551616)::text
 		FROM relation_tuple` + shown + living + ` GROUP BY 1, 2`
-	bucketQuery = `SELECT ` + columns + ` FROM relation_tuple` + shown + living + ` AND namespace = $3 AND ` + bucketNumber + ` = $4`
+	bucketQuery = `SELECT ` + columns + ` FROM relation_tuple` + shown + living + ` AND namespace = $3 AND ` + bucketNumber + ` = $4 LIMIT $5`
 )
 
 // Digests is follow.State's.
@@ -150,13 +151,20 @@ func (s *state) Digests(ctx context.Context, moment time.Time) ([]follow.Digest,
 }
 
 // Bucket is follow.State's.
-func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time) ([]tuple.Relationship, error) {
+func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, limit int, fn func(*tuple.Relationship) error) error {
 	var g guard
-	var found []tuple.Relationship
 	r := s.authority.guarded(&s.at, &g)
-	r.ask(gather(&found), bucketQuery, s.at.State, moment, b.Type, b.Number)
-	if err := s.authority.read(ctx, nothing, r); err != nil {
-		return nil, err
-	}
-	return found, nil
+	r.ask(func(results pgx.BatchResults) error {
+		var row relationshipRow
+		var one []tuple.Relationship
+		return each(results, row.targets(), func() error {
+			if err := row.appendTo(&one, 0); err != nil {
+				return err
+			}
+			err := fn(&one[0])
+			one = one[:0]
+			return err
+		})
+	}, bucketQuery, s.at.State, moment, b.Type, b.Number, limit)
+	return s.authority.read(ctx, nothing, r)
 }

@@ -503,8 +503,11 @@ type CopyVerification struct {
 	Ended *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
 	// How many relationships of the copy were compared.
 	Relationships uint64 `protobuf:"varint,6,opt,name=relationships,proto3" json:"relationships,omitempty"`
-	// How many differences were found. There may be more than were asked for.
-	Differences   uint32 `protobuf:"varint,7,opt,name=differences,proto3" json:"differences,omitempty"`
+	// How many differences were found, at most as many as were asked for.
+	Differences uint32 `protobuf:"varint,7,opt,name=differences,proto3" json:"differences,omitempty"`
+	// Whether the comparison ended with them, so that there may be others: it ends once it has found as many as were asked for, and once it has looked into
+	// 32 of the shares of a type's relationships that differ.
+	More          bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -586,6 +589,13 @@ func (x *CopyVerification) GetDifferences() uint32 {
 		return x.Differences
 	}
 	return 0
+}
+
+func (x *CopyVerification) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // CopyCompared says that the relationships of one type of objects were compared.
@@ -853,7 +863,7 @@ const file_deputy_v1_copy_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
 	"\bdatabase\x18\x03 \x01(\tR\bdatabase\x12\x12\n" +
-	"\x04copy\x18\x04 \x01(\tR\x04copy\"\xbd\x02\n" +
+	"\x04copy\x18\x04 \x01(\tR\x04copy\"\xd1\x02\n" +
 	"\x10CopyVerification\x12\x14\n" +
 	"\x05equal\x18\x01 \x01(\bR\x05equal\x123\n" +
 	"\bposition\x18\x02 \x01(\v2\x17.deputy.v1.CopyPositionR\bposition\x122\n" +
@@ -861,7 +871,8 @@ const file_deputy_v1_copy_proto_rawDesc = "" +
 	"\x05began\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x120\n" +
 	"\x05ended\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12$\n" +
 	"\rrelationships\x18\x06 \x01(\x04R\rrelationships\x12 \n" +
-	"\vdifferences\x18\a \x01(\rR\vdifferences\"h\n" +
+	"\vdifferences\x18\a \x01(\rR\vdifferences\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\"h\n" +
 	"\fCopyCompared\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\x04R\bdatabase\x12\x12\n" +

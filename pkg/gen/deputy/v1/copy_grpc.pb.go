@@ -33,7 +33,8 @@ type CopyServiceClient interface {
 	// GetCopy says how the copy does.
 	GetCopy(ctx context.Context, in *GetCopyRequest, opts ...grpc.CallOption) (*GetCopyResponse, error)
 	// VerifyCopy compares the whole copy with the database, at one state of the database and one moment. A difference takes the copy out of
-	// service: the database answers until the server has loaded another one. One such call at a time is under way.
+	// service: the database answers until the server has loaded another one. One such call at a time is under way. The comparison does not wait for
+	// its caller: one that is 10,000 messages behind it is DEADLINE_EXCEEDED with STREAM_STALLED.
 	VerifyCopy(ctx context.Context, in *VerifyCopyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyCopyResponse], error)
 }
 
@@ -84,7 +85,8 @@ type CopyServiceServer interface {
 	// GetCopy says how the copy does.
 	GetCopy(context.Context, *GetCopyRequest) (*GetCopyResponse, error)
 	// VerifyCopy compares the whole copy with the database, at one state of the database and one moment. A difference takes the copy out of
-	// service: the database answers until the server has loaded another one. One such call at a time is under way.
+	// service: the database answers until the server has loaded another one. One such call at a time is under way. The comparison does not wait for
+	// its caller: one that is 10,000 messages behind it is DEADLINE_EXCEEDED with STREAM_STALLED.
 	VerifyCopy(*VerifyCopyRequest, grpc.ServerStreamingServer[VerifyCopyResponse]) error
 	mustEmbedUnimplementedCopyServiceServer()
 }

@@ -26,7 +26,7 @@ const (
 // FollowedPosition is a state of a store.
 type FollowedPosition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The store's id. A store that was restored, or promoted, has another one.
+	// The store's id: 1 to 64 letters, digits and hyphens. A store that was restored, or promoted, has another one.
 	StoreId string `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	// The revision, which was the newest one.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -412,8 +412,8 @@ type ReadChangesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The position since which.
 	From *FollowedPosition `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// How many relationships that were written, and how many that were deleted, are returned at most, 1 to 200000. Where there are more of either, the
-	// call is RESOURCE_EXHAUSTED with TOO_LARGE.
+	// How many relationships that were written, and how many that were deleted, are returned at most, 1 to 200000. Where there are more of either, or
+	// where they are larger than 48 MiB together, the call is RESOURCE_EXHAUSTED with TOO_LARGE.
 	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -671,7 +671,7 @@ type ReadPageRequest struct {
 	At *FollowedPosition `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	// The place where the page before ended; empty for the first page.
 	After string `protobuf:"bytes,2,opt,name=after,proto3" json:"after,omitempty"`
-	// How many relationships are returned at most, 1 to 50000.
+	// How many relationships are returned at most, 1 to 50000. A page that comes to 8 MiB ends before.
 	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
