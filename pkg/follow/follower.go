@@ -90,7 +90,7 @@ type Follower struct {
 	life context.Context //nolint:containedctx // the follower's own life
 	end  context.CancelFunc
 
-	// turn is held by whoever changes a copy.
+	// turn is held while a copy is changed.
 	turn sync.Mutex
 	// half is a copy that is being loaded, newest the highest number that a copy has had.
 	half   *replica
@@ -228,7 +228,7 @@ func (f *Follower) drop(r *replica) error {
 	return f.remove(r.dir)
 }
 
-// Close ends what is under way and closes the copy. Who still holds it gets errors from then on.
+// Close ends what is under way and closes the copy. Reading a copy that is still held fails from then on.
 func (f *Follower) Close() error {
 	f.end()
 	f.turn.Lock()
