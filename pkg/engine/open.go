@@ -183,28 +183,36 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 		}
 		return nil, err
 	}
-	// The datastore keeps the context it is opened with: it must outlive the opening.
-	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), append(options,
+	options = append(options,
 		dscfg.WithEngine(datastoreKind[cfg.Kind]),
 		dscfg.WithURI(uri),
 		dscfg.WithGCWindow(cfg.Retention),
 		dscfg.WithEnableDatastoreMetrics(false),
 		dscfg.WithEnableRevisionHeartbeat(true),
-	)...)
+	)
+	open := func(ctx context.Context) (datastore.Datastore, error) {
+		// The datastore keeps the context it is opened with: it must outlive the opening.
+		opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), options...)
+		if err != nil {
+			return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri))
+		}
+		state, err := opened.ReadyState(ctx)
+		switch {
+		case err != nil:
+			err = readable(err, uri)
+		case !state.IsReady:
+			err = readable(errors.New(state.Message), uri)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
+		}
+		return opened, nil
+	}
+	opened, err := open(ctx)
 	if err != nil {
-		return fail(fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri)))
+		return fail(err)
 	}
-	state, err := opened.ReadyState(ctx)
-	switch {
-	case err != nil:
-		err = readable(err, uri)
-	case !state.IsReady:
-		err = readable(errors.New(state.Message), uri)
-	}
-	if err != nil {
-		return fail(errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close()))
-	}
-	return cfg.guarded(opened, uri, watch), nil //nolint:contextcheck // it outlives the opening
+	return cfg.guarded(opened, open, uri, watch), nil //nolint:contextcheck // it outlives the opening
 }
 
 // serve starts SpiceDB's server over the datastore, on a listener in memory.
