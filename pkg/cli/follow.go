@@ -29,7 +29,8 @@ func newFollowStatus(c *connection) *cobra.Command {
 		Short: "Say which state of the database the copy has, and whether it serves",
 		Long: `Say which state of the database a server's copy has, how long ago it was known to be the newest one, and whether the
 copy serves; how far a load is; and what comparing the copy with the database came to. The exit code is 0 if the copy serves,
-and 1 if not: the database answers then, and the server is not ready.`,
+and 1 if not: then the database answers. A server whose copy does not serve is not ready, unless a copy has served since it
+started, another one is to be loaded, and the database answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
 			answer, err := s.copies.GetCopy(ctx, &deputy.GetCopyRequest{})

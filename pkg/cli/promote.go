@@ -43,18 +43,19 @@ they are told its address.`,
 		case dataDir == "":
 			return errors.New("--data-dir is missing")
 		}
-		promoted, err := daemon.Promote(followDir, dataDir, zap.NewNop())
-		if err != nil {
-			return err
+		promoted, failed := daemon.Promote(followDir, dataDir, zap.NewNop())
+		if failed != nil && promoted.Store == "" {
+			return failed
 		}
+		// With an error too the copy is promoted, and the operator has to know until when it has everything.
 		until := promoted.Position.At.UTC()
 		age := time.Since(until).Round(time.Second)
-		return say(p.Out, output, map[string]any{
+		return errors.Join(failed, say(p.Out, output, map[string]any{
 			"store": promoted.Store, "of": promoted.Position.Authority, "revision": promoted.Position.State, "complete_until": until,
 			"relationships": promoted.Relationships,
 		}, fmt.Sprintf("promoted the copy of %s to the store %s, with about %d relationships.\nIt has everything until %s, %s ago. "+
 			"What was acknowledged later may be missing, revocations too.", promoted.Position.Authority, promoted.Store, promoted.Relationships,
-			until.Format(time.RFC3339), age))
+			until.Format(time.RFC3339), age)))
 	}
 	return cmd
 }

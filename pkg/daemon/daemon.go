@@ -241,6 +241,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 		Figures:        calls,
 		Now:            time.Now,
 		SnapshotMaxAge: cfg.SnapshotMaxAge,
+		Staleness:      d.engine.Staleness(),
 		Store:          keeps,
 		Follow:         follows,
 		Journal:        records,

@@ -264,7 +264,11 @@ func (d *Daemon) histories() authz.Histories {
 
 // servedBy is told when the copy serves, and when it does not any more.
 func (d *Daemon) servedBy(serves bool) {
-	d.log.Info("the copy of the database", zap.Bool("serves", serves))
+	if serves {
+		d.log.Info("the copy of the database serves")
+	} else {
+		d.log.Info("the copy of the database does not serve")
+	}
 	d.condition.Lock()
 	open := d.condition.open
 	d.condition.Unlock()

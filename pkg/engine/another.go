@@ -112,7 +112,9 @@ func (e *Engine) anotherHead(ctx context.Context, take func() (string, error)) (
 	if id == before && number < floor {
 		return authz.Revision{}, Failure("engine.Head", unfit(errWentBack))
 	}
-	a.saw(id, number)
+	if !a.saw(id, before, number) {
+		return authz.Revision{}, Failure("engine.Head", unfit(errLeft))
+	}
 	token, err := zedtoken.NewFromRevision(ctx, decimal(number), datalayer.NoSchemaHashInLegacyMode, named(id))
 	if err != nil {
 		return authz.Revision{}, Failure("engine.Head", err)
@@ -120,14 +122,22 @@ func (e *Engine) anotherHead(ctx context.Context, take func() (string, error)) (
 	return authz.Revision{Token: token.GetToken()}, nil
 }
 
-// saw notes a head that a store has answered with.
-func (a *another) saw(id string, number uint64) {
+// errLeft is for a head of a store that another one has taken the place of.
+var errLeft = errors.New("another store has answered meanwhile: the server that is followed was replaced, restored or promoted")
+
+// saw notes a head that a store has answered with, asked while the one with the id before was the last that had answered. A store that was left does not
+// come back: it returns false, and notes nothing, where a third one has answered since.
+func (a *another) saw(id, before string, number uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.id != id {
+		if a.id != before {
+			return false
+		}
 		a.id, a.floor = id, 0
 	}
 	a.floor = max(a.floor, number)
+	return true
 }
 
 // wrote notes a revision that a write was acknowledged at. One of another store than the one that answered last says nothing of that.

@@ -47,6 +47,7 @@ type Engine struct {
 	teller    *teller
 	retention time.Duration
 	offset    time.Duration
+	staleness time.Duration
 	models    models
 	// strays finds what a schema that somebody else wrote would let count although it has expired.
 	strays strays
@@ -128,7 +129,22 @@ func over(ctx context.Context, cfg Config, ds datastore.Datastore, limits bounds
 	}
 	e.retention, e.offset = cfg.Retention, cfg.ClockOffset
 	e.readsWhole = cfg.Kind == Embedded || cfg.Kind == ""
+	if !e.readsWhole {
+		e.staleness = spicedbStaleness(cfg.Kind)
+	}
 	return e, nil
+}
+
+// spicedbStaleness is how far behind the head a revision may be that SpiceDB chooses with its defaults: it gives out one for an interval, and a part of
+// that longer. What it takes from the past besides, so that any node can read there, it does for CockroachDB and Spanner, and maybe elsewhere.
+func spicedbStaleness(kind string) time.Duration {
+	defaults := dscfg.DefaultDatastoreConfig()
+	staleness := defaults.RevisionQuantization + time.Duration(float64(defaults.RevisionQuantization)*defaults.MaxRevisionStalenessPercent)
+	switch kind {
+	case CockroachDB, Spanner, Remote:
+		staleness += defaults.FollowerReadDelay
+	}
+	return staleness
 }
 
 // databases are the kinds whose datastore is elsewhere, and may stop answering.
@@ -167,28 +183,36 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 		}
 		return nil, err
 	}
-	// The datastore keeps the context it is opened with: it must outlive the opening.
-	opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), append(options,
+	options = append(options,
 		dscfg.WithEngine(datastoreKind[cfg.Kind]),
 		dscfg.WithURI(uri),
 		dscfg.WithGCWindow(cfg.Retention),
 		dscfg.WithEnableDatastoreMetrics(false),
 		dscfg.WithEnableRevisionHeartbeat(true),
-	)...)
+	)
+	open := func(ctx context.Context) (datastore.Datastore, error) {
+		// The datastore keeps the context it is opened with: it must outlive the opening.
+		opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), options...)
+		if err != nil {
+			return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri))
+		}
+		state, err := opened.ReadyState(ctx)
+		switch {
+		case err != nil:
+			err = readable(err, uri)
+		case !state.IsReady:
+			err = readable(errors.New(state.Message), uri)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
+		}
+		return opened, nil
+	}
+	opened, err := open(ctx)
 	if err != nil {
-		return fail(fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri)))
+		return fail(err)
 	}
-	state, err := opened.ReadyState(ctx)
-	switch {
-	case err != nil:
-		err = readable(err, uri)
-	case !state.IsReady:
-		err = readable(errors.New(state.Message), uri)
-	}
-	if err != nil {
-		return fail(errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close()))
-	}
-	return cfg.guarded(opened, uri, watch), nil //nolint:contextcheck // it outlives the opening
+	return cfg.guarded(opened, open, uri, watch), nil //nolint:contextcheck // it outlives the opening
 }
 
 // serve starts SpiceDB's server over the datastore, on a listener in memory.
@@ -273,6 +297,9 @@ func (e *Engine) Conn() *grpc.ClientConn { return e.conn }
 // Retention is how far back a revision can be read.
 func (e *Engine) Retention() time.Duration { return e.retention }
 
+// Staleness is how far a revision may lie behind the head that a Snapshot chooses for an authz.Freshness with Stale.
+func (e *Engine) Staleness() time.Duration { return e.staleness }
+
 // ClockOffset is how long after a write a head revision may still lie before it.
 func (e *Engine) ClockOffset() time.Duration { return e.offset }
 
@@ -351,7 +378,7 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: cannot dial %s: %w", cfg.Endpoint, err)
 	}
-	e := &Engine{conn: conn, teller: tells, retention: cfg.Retention, offset: cfg.ClockOffset, trusted: cfg.TrustSchema}
+	e := &Engine{conn: conn, teller: tells, retention: cfg.Retention, offset: cfg.ClockOffset, staleness: spicedbStaleness(Remote), trusted: cfg.TrustSchema}
 	if _, _, err := e.remoteSchema(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("engine: %s does not answer: %w", cfg.Endpoint, err), conn.Close())
 	}

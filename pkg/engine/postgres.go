@@ -121,10 +121,12 @@ func (c Config) pools() ([]dscfg.ConfigOption, error) {
 
 // guarded returns the datastore as the engine serves it, once it has been found ready. SpiceDB's drivers over
 // pgx open a new connection to say whether they are ready; from then on it is the connections that decisions are made
-// with that count.
-func (c Config) guarded(ds datastore.Datastore, uri string, watch *pgx.Conn) datastore.Datastore {
+// with that count. open opens it anew.
+func (c Config) guarded(
+	ds datastore.Datastore, open func(context.Context) (datastore.Datastore, error), uri string, watch *pgx.Conn,
+) datastore.Datastore {
 	if c.Kind == Postgres {
-		ds = guardPrimary(ds, uri, watch, c.KeyMark)
+		ds = guardPrimary(ds, open, uri, watch, c.KeyMark)
 	}
 	if c.usesPgx() {
 		ds = &pooled{Datastore: ds}

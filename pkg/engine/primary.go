@@ -35,8 +35,15 @@ const headAge = 2 * time.Second
 //     and whether its counter has fallen below what the database holds.
 //
 // Where either finds something, every call is UNAVAILABLE until it does not any more.
+//
+// A server that was replaced may run on, and connections that were made to it stay there. So once the server's history is known to be another one, the
+// datastore is opened anew: see begin. Until that is done every call is UNAVAILABLE.
 type primary struct {
-	datastore.Datastore
+	replaceable
+
+	// open opens the datastore anew; nil where it cannot be. began has one value once a history has begun.
+	open  func(context.Context) (datastore.Datastore, error)
+	began chan struct{}
 
 	mu sync.Mutex
 	// history counts how often the server began another one; see begin.
@@ -47,30 +54,35 @@ type primary struct {
 	read      time.Time
 	// unfit is what the last look that was answered found.
 	unfit error
+	// reopening says that the datastore is opened anew, and redial that the next look is to be made over a new connection.
+	reopening, redial bool
 
 	uri  string
 	mark int32
 	end  context.CancelFunc
-	done chan struct{}
+	// done waits for what goes on beside calls.
+	done sync.WaitGroup
 }
 
 var _ datastore.UnwrappableDatastore = (*primary)(nil)
 
-// guardPrimary takes the datastore and the connection over; both are closed with it.
-func guardPrimary(ds datastore.Datastore, uri string, conn *pgx.Conn, mark int32) *primary {
+// guardPrimary takes the datastore and the connection over; both are closed with it. open opens the datastore anew.
+func guardPrimary(
+	ds datastore.Datastore, open func(context.Context) (datastore.Datastore, error), uri string, conn *pgx.Conn, mark int32,
+) *primary {
 	life, end := context.WithCancel(context.Background())
-	p := &primary{Datastore: ds, uri: uri, mark: mark, end: end, done: make(chan struct{})}
-	go p.watch(life, conn)
+	p := &primary{replaceable: replaceable{ds: ds}, open: open, began: make(chan struct{}, 1), uri: uri, mark: mark, end: end}
+	p.done.Go(func() { p.watch(life, conn) })
+	p.done.Go(func() { p.reopens(life) })
 	return p
 }
 
 // Unwrap returns the datastore itself, for those who look for what it can do besides.
-func (p *primary) Unwrap() datastore.Datastore { return p.Datastore }
+func (p *primary) Unwrap() datastore.Datastore { return p.inner() }
 
 // watch looks at the server until life ends. A look that is not answered changes nothing: the connections that
 // decisions are made with may well be, and where they are not their calls fail by themselves.
 func (p *primary) watch(life context.Context, conn *pgx.Conn) {
-	defer close(p.done)
 	defer func() {
 		if conn != nil {
 			hangUp(life, conn)
@@ -92,6 +104,14 @@ func (p *primary) watch(life context.Context, conn *pgx.Conn) {
 func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	p.mu.Lock()
+	redial := p.redial
+	p.redial = false
+	p.mu.Unlock()
+	if redial && conn != nil {
+		hangUp(ctx, conn)
+		conn = nil
+	}
 	if conn == nil {
 		var err error
 		if conn, err = connectPrimary(ctx, p.uri); err != nil {
@@ -125,18 +145,30 @@ type bound struct {
 func (p *primary) fit() (bound, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.unfit != nil {
+	switch {
+	case p.unfit != nil:
 		return bound{}, unfit(p.unfit)
+	case p.reopening:
+		return bound{}, unfit(errReopening)
 	}
 	return bound{p.floor, p.history}, nil
 }
 
-// begin forgets what was read and acknowledged: the server's history is another one, in which that compares with nothing.
+// begin forgets what was read and acknowledged: the server's history is another one, in which that compares with nothing. Connections that were made
+// before may lead to a server that was replaced and runs on, so the datastore is opened anew, and nothing is read or written meanwhile.
 func (p *primary) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.history++
 	p.floor, p.candidate = nil, nil
+	if p.open == nil {
+		return
+	}
+	p.reopening = true
+	select {
+	case p.began <- struct{}{}:
+	default: // it is to be opened anew already
+	}
 }
 
 // unfit is what calls come to on a server that is not fit.
@@ -189,7 +221,7 @@ func (p *primary) raiseLocked(revision datastore.Revision) {
 // HeadRevision is the datastore's, unless the server is not fit for decisions.
 func (p *primary) HeadRevision(ctx context.Context) (head datastore.RevisionWithSchemaHash, err error) {
 	err = p.head(func() (datastore.Revision, error) {
-		head, err = p.Datastore.HeadRevision(ctx)
+		head, err = p.inner().HeadRevision(ctx)
 		return head.Revision, err
 	})
 	if err != nil {
@@ -220,7 +252,7 @@ func (p *primary) OptimizedRevision(ctx context.Context) (datastore.RevisionWith
 	if _, err := p.fit(); err != nil {
 		return datastore.RevisionWithSchemaHash{}, err
 	}
-	return p.Datastore.OptimizedRevision(ctx)
+	return p.inner().OptimizedRevision(ctx)
 }
 
 // CheckRevision is the datastore's, unless the server is not fit for decisions.
@@ -228,7 +260,7 @@ func (p *primary) CheckRevision(ctx context.Context, revision datastore.Revision
 	if _, err := p.fit(); err != nil {
 		return err
 	}
-	return p.Datastore.CheckRevision(ctx, revision)
+	return p.inner().CheckRevision(ctx, revision)
 }
 
 // ReadWriteTx is the datastore's. It does not acknowledge a write that an older copy of the cluster took: no
@@ -238,7 +270,7 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 	if err != nil {
 		return datastore.NoRevision, err
 	}
-	revision, err := p.Datastore.ReadWriteTx(ctx, fn, opts...)
+	revision, err := p.inner().ReadWriteTx(ctx, fn, opts...)
 	if err != nil {
 		return revision, err
 	}
@@ -252,8 +284,8 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 // Close ends the watch and closes the datastore.
 func (p *primary) Close() error {
 	p.end()
-	<-p.done
-	return p.Datastore.Close()
+	p.done.Wait()
+	return p.inner().Close()
 }
 
 // pooled is a datastore that is ready when the connections that it decides with are. SpiceDB's drivers over pgx open a

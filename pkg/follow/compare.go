@@ -64,7 +64,7 @@ type Compared struct {
 	Type string
 	// Authority and Copy are how many relationships each of them has that live.
 	Authority, Copy uint64
-	// Equal says that the two have the same.
+	// Equal says that the two have the same, by their digests; see Digest for what these do not tell.
 	Equal bool
 }
 

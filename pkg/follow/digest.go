@@ -25,6 +25,10 @@ type Bucket struct {
 
 // Digest says what is in a bucket without listing it. Equal contents have equal digests. Contents that differ only in how
 // a caveat's context is written may have digests that differ, so a difference is looked for among the relationships themselves.
+//
+// Contents that differ have equal digests by chance in one of about 2^60 cases, and else where all that differs is what textOf leaves out: less than a
+// microsecond of an expiration, or whether a caveat has an empty context or none, which caveats do not tell apart. A digest is no protection against
+// somebody who chooses the relationships and also what the copy has of them: sums can be made to agree. It finds errors and damage.
 type Digest struct {
 	Bucket
 

@@ -90,7 +90,7 @@ type Follower struct {
 	life context.Context //nolint:containedctx // the follower's own life
 	end  context.CancelFunc
 
-	// turn is held by whoever changes a copy.
+	// turn is held while a copy is changed.
 	turn sync.Mutex
 	// half is a copy that is being loaded, newest the highest number that a copy has had.
 	half   *replica
@@ -128,24 +128,15 @@ const (
 
 func (f *Follower) open() error {
 	files := f.config.files()
-	names, err := files.List(f.config.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	numbers, gone, err := copiesIn(files, f.config.Dir)
+	if err != nil {
 		return err
 	}
-	var numbers []int
-	for _, name := range names {
-		if strings.HasPrefix(name, copyPrefix) && strings.HasSuffix(name, goneSuffix) {
-			if err := files.RemoveAll(files.PathJoin(f.config.Dir, name)); err != nil {
-				return err
-			}
-			continue
-		}
-		if n, err := strconv.Atoi(strings.TrimPrefix(name, copyPrefix)); err == nil && n > 0 && name == copyPrefix+strconv.Itoa(n) {
-			numbers = append(numbers, n)
+	for _, name := range gone {
+		if err := files.RemoveAll(files.PathJoin(f.config.Dir, name)); err != nil {
+			return err
 		}
 	}
-	slices.Sort(numbers)
-	slices.Reverse(numbers)
 	if len(numbers) > 0 {
 		f.newest = numbers[0]
 	}
@@ -155,6 +146,33 @@ func (f *Follower) open() error {
 		}
 	}
 	return nil
+}
+
+// copiesIn returns the numbers of the copies in a follower's directory, the newest first, and the names of what was being removed. A directory that does
+// not exist has none.
+func copiesIn(files vfs.FS, dir string) (numbers []int, gone []string, err error) {
+	names, err := files.List(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		rest, ours := strings.CutPrefix(name, copyPrefix)
+		n, err := strconv.Atoi(rest)
+		switch {
+		case ours && strings.HasSuffix(name, goneSuffix):
+			gone = append(gone, name)
+		case ours && err == nil && n > 0 && rest == strconv.Itoa(n):
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	slices.Reverse(numbers)
+	return numbers, gone, nil
+}
+
+// copyDir is the directory of a copy.
+func copyDir(files vfs.FS, dir string, number int) string {
+	return files.PathJoin(dir, copyPrefix+strconv.Itoa(number))
 }
 
 // consider opens a copy, from the newest down, and keeps it or removes it.
@@ -185,7 +203,7 @@ func (f *Follower) consider(number int) error {
 }
 
 func (f *Follower) path(number int) string {
-	return f.config.files().PathJoin(f.config.Dir, copyPrefix+strconv.Itoa(number))
+	return copyDir(f.config.files(), f.config.Dir, number)
 }
 
 // remove removes a copy that is not open, so that what is left of it after a crash is not taken for one.
@@ -196,11 +214,7 @@ func (f *Follower) remove(dir string) error {
 		return err
 	}
 	// The new name has to be on the disk before the first file is removed.
-	parent, err := files.OpenDir(f.config.Dir)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
+	if err := syncDir(files, f.config.Dir); err != nil {
 		return err
 	}
 	return files.RemoveAll(gone)
@@ -214,7 +228,7 @@ func (f *Follower) drop(r *replica) error {
 	return f.remove(r.dir)
 }
 
-// Close ends what is under way and closes the copy. Who still holds it gets errors from then on.
+// Close ends what is under way and closes the copy. Reading a copy that is still held fails from then on.
 func (f *Follower) Close() error {
 	f.end()
 	f.turn.Lock()

@@ -30,7 +30,7 @@ const (
 	pullsPerAge, leastPause, pullPause = 10, 50 * time.Millisecond, time.Second
 	// linger is how long a copy that was replaced can still be read by calls that began with it.
 	linger = time.Minute
-	// confirmTime is how long a write waits until the authority has said who it is.
+	// confirmTime is how long a write waits until the authority has told its identity.
 	confirmTime = 2 * time.Second
 	// maxBeyond is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
 	maxBeyond = 16
@@ -46,7 +46,7 @@ type Local interface {
 
 // GraphConfig is what a Graph is made of.
 type GraphConfig struct {
-	// Follower has the copy. It stays its owner's, who closes it after the Graph.
+	// Follower has the copy. Its owner closes it after the Graph.
 	Follower *Follower
 	// Engine is the authority's own engine, which takes writes, and answers what the copy does not.
 	Engine authz.Graph
@@ -61,7 +61,7 @@ type GraphConfig struct {
 	Open func(*store.Store) (Local, error)
 	// Wait is how long a decision waits until the copy has reached the authority's head; 0 means DefaultWait.
 	Wait time.Duration
-	// MaxAge is how long after the copy was last known to be the authority's head it answers those who do not need the head; 0 means DefaultMaxAge.
+	// MaxAge is how long after the copy was last known to be the authority's head it answers calls that do not need the head; 0 means DefaultMaxAge.
 	MaxAge time.Duration
 	// Sample is how many relationships a second are compared between the copy and the authority; 0 means DefaultSample, and a negative number none.
 	Sample int
@@ -87,8 +87,8 @@ type GraphConfig struct {
 //   - Exactly at a revision: answered from the copy if it has stood there, else by the authority's engine.
 //
 // The authority's engine is asked few questions at once for each caller, and for all of them, so that a copy which does not keep up does not turn a
-// node's whole load on the database: beyond that calls are Unavailable. Revisions are the authority's, whoever answers, and name its history: one of
-// another history is OutOfRange.
+// node's whole load on the database: beyond that calls are Unavailable. Revisions are the authority's, also of answers from the copy, and name its
+// history: one of another history is OutOfRange.
 type Graph struct {
 	config GraphConfig
 	// heads shares what brings the copy to the head.
@@ -332,7 +332,7 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	g.loading.Store(true)
 	defer g.loading.Store(false)
 	g.tell()
-	// Who the database is now, it says before anything of it is loaded.
+	// The authority tells its identity before anything of it is loaded.
 	if _, err := g.identityNow(ctx); err != nil {
 		return err
 	}
@@ -434,7 +434,7 @@ func (g *Graph) over(ctx context.Context, reached *Reached) (*opened, error) {
 	o := &opened{number: 1, graph: local, hold: reached}
 	// The first look at a schema may read many relationships, which no decision should have to wait for.
 	if snap, err := local.At(ctx, reached.Local, time.Time{}); err == nil {
-		_, _ = snap.Schema(ctx) // who needs it is told
+		_, _ = snap.Schema(ctx) // a decision that needs it gets the error
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -533,8 +533,8 @@ func endOf(ctx context.Context) error {
 	return e
 }
 
-// Write has the authority's engine write. That does not depend on who the authority is: what takes access away has to go through. Where that is not
-// known to be the same before and after it, the revision is good nowhere.
+// Write has the authority's engine write. It writes also where the authority's identity is not known, because a write that takes access away has to go through.
+// Where the identity is not known to be the same before and after the write, its revision is good nowhere.
 func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
 	known := func(ask func(context.Context) (Identity, error)) Identity {
 		ctx, cancel := context.WithTimeout(ctx, confirmTime)

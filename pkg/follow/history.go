@@ -15,8 +15,8 @@ import (
 
 // A database that was failed over to a replica which lagged, or was put back to an earlier state, has the same tables and another history: it gives
 // the ids of lost transactions to other ones, so a revision of the lost time would name a state that it never was. Therefore every revision of a
-// Graph says which history it is of (authz.InHistory), and is good in that one alone. Who the authority is, the authority says: with each
-// position that it shows, and when it is asked.
+// Graph says which history it is of (authz.InHistory), and is good in that one alone. The authority tells its identity with each
+// position, and when it is asked.
 //
 // What the copy answers is of the history of the copy's position. What the authority's engine answers is of a history if the authority was the same
 // before and after it answered: an identity that was left does not come back.
@@ -45,21 +45,21 @@ func (g *Graph) HistoryNow(ctx context.Context) (string, error) {
 	return historyOf(is), nil
 }
 
-// identified is who an authority is, and the moment at which that was asked.
+// identified is an authority's identity, and the moment at which it was asked for.
 type identified struct {
 	identity Identity
 	asked    time.Time
 }
 
-// identities keeps who an authority is. The zero value does not know.
+// identities keeps an authority's identity. The zero value knows none.
 type identities struct {
 	mu   sync.Mutex
 	last identified
 	ask  turns.Shared[Identity]
 }
 
-// recognize takes in who the authority was at some moment after it was asked, and has forget called where it is another one than before. It returns
-// false for an answer that others, who asked later, have contradicted.
+// recognize takes in the identity that the authority had at some moment after it was asked. Where it is another one than before, the copy is taken out
+// of service. It returns false for an answer to a question that was asked before another one whose answer differs.
 func (g *Graph) recognize(is Identity, asked time.Time) bool {
 	i := &g.identities
 	i.mu.Lock()
@@ -89,14 +89,14 @@ func (g *Graph) recognize(is Identity, asked time.Time) bool {
 	return true
 }
 
-// known is who the authority was last known to be, "" if that is not known.
+// known is the identity that the authority was last known to have, "" if none is known.
 func (i *identities) known() Identity {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.last.identity
 }
 
-// identity returns who the authority is, as far as is known; it asks where that is not known.
+// identity returns the authority's identity as it was last known, and asks for it where none is known.
 func (g *Graph) identity(ctx context.Context) (Identity, error) {
 	if known := g.identities.known(); known != "" {
 		return known, nil
@@ -104,7 +104,7 @@ func (g *Graph) identity(ctx context.Context) (Identity, error) {
 	return g.identityNow(ctx)
 }
 
-// identityNow asks who the authority is. All who ask at the same time share the answer.
+// identityNow asks for the authority's identity. Calls that ask at the same time share the answer.
 func (g *Graph) identityNow(ctx context.Context) (Identity, error) {
 	is, err := g.identities.ask.Get(ctx, pullTime, func(ctx context.Context) (Identity, error) {
 		asked := time.Now()

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
-	"strconv"
-	"strings"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -23,14 +21,28 @@ type Promoted struct {
 	Relationships uint64
 }
 
+// ErrMoved says that a copy was promoted and is at the place that it was moved to, but that the file system did not say that the move is on the disk.
+// Nothing else is missing. After a crash of the machine the store is at one of the two places; if it is a copy still, Promote may be called again.
+var ErrMoved = errors.New("the copy is promoted, and was moved, but whether the move is on the disk is not known")
+
+// ErrPromoted says that the place to promote to has a promoted copy already.
+var ErrPromoted = errors.New("a copy was promoted to it already")
+
 // Promote makes the newest complete copy in a follower's directory, which no follower may have open, a store of its own, and moves it to a place that
 // does not exist, on the same file system. The store gets an id of its own, so that what names the authority's revisions cannot name
-// its revisions. Where it fails before the end, the copy is as it was, and Promote may be called again.
+// its revisions.
 //
-// fits says whether a position is one of an authority whose copy may be promoted. Errors: ErrNoCopy, those of store.Open, and fits'.
+// The move is one step, and the last one. With each error but ErrMoved and ErrPromoted the copy is where it was, complete, and at most its store has
+// another id, which says nothing to a follower: Promote may be called again, and a follower may be started.
+//
+// fits says whether a position is one of an authority whose copy may be promoted. Errors: ErrNoCopy, ErrMoved, ErrPromoted where there is no copy and
+// the place has one that was promoted, those of store.Open, and fits'.
 func Promote(dir, to string, config store.Config, fits func(Position) error) (Promoted, error) {
 	files := cmp.Or[vfs.FS](config.FS, vfs.Default)
 	promoted, from, err := promotable(files, dir, config)
+	if errors.Is(err, ErrNoCopy) && wasPromoted(files, to, config) {
+		err = fmt.Errorf("%w: it is in %s; start a server over it", ErrPromoted, to)
+	}
 	if err != nil {
 		return Promoted{}, fmt.Errorf("follow: cannot promote the copy in %s: %w", dir, err)
 	}
@@ -43,27 +55,42 @@ func Promote(dir, to string, config store.Config, fits func(Position) error) (Pr
 	if promoted.Store, err = store.Rename(from, config); err != nil {
 		return Promoted{}, err
 	}
-	if err := moveDir(files, from, to); err != nil {
-		return Promoted{}, fmt.Errorf("follow: the copy cannot be moved from %s to %s: %w", from, to, err)
+	// Whoever made the directory of the place may not have synced that; where it cannot be done, nothing is worse than before.
+	_ = syncDir(files, files.PathDir(files.PathDir(to)))
+	switch err := files.Rename(from, to); {
+	case errors.Is(err, syscall.EXDEV):
+		return Promoted{}, fmt.Errorf("follow: the copy is in %s, as it was, because %s is on another file system, and it can only be moved on the same one: "+
+			"name a place there, or copy the directory %s there first (%w)", from, to, dir, err)
+	case err != nil:
+		return Promoted{}, fmt.Errorf("follow: the copy is in %s, as it was, because it cannot be moved to %s: %w", from, to, err)
+	}
+	if err := errors.Join(syncDir(files, files.PathDir(to)), syncDir(files, files.PathDir(from))); err != nil {
+		return promoted, fmt.Errorf("%w: it is in %s, and was in %s: %w", ErrMoved, to, from, err)
 	}
 	return promoted, nil
 }
 
+// wasPromoted reports whether a directory has a promoted copy: a store that has the mark of a complete one.
+func wasPromoted(files vfs.FS, dir string, config store.Config) bool {
+	if _, err := files.Stat(dir); err != nil {
+		return false // a store would be made
+	}
+	r, err := openReplica(dir, 0, config)
+	if err != nil {
+		return false
+	}
+	complete := r.mark.Loading == nil
+	return r.store.Close() == nil && complete
+}
+
 // promotable opens the newest complete copy, to see whether it can be read, and says where it is.
 func promotable(files vfs.FS, dir string, config store.Config) (Promoted, string, error) {
-	names, err := files.List(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	numbers, _, err := copiesIn(files, dir)
+	if err != nil {
 		return Promoted{}, "", err
 	}
-	var numbers []int
-	for _, name := range names {
-		if n, err := strconv.Atoi(strings.TrimPrefix(name, copyPrefix)); err == nil && n > 0 && name == copyPrefix+strconv.Itoa(n) {
-			numbers = append(numbers, n)
-		}
-	}
-	slices.Sort(numbers)
-	for _, n := range slices.Backward(numbers) {
-		at := files.PathJoin(dir, copyPrefix+strconv.Itoa(n))
+	for _, n := range numbers {
+		at := copyDir(files, dir, n)
 		r, err := openReplica(at, n, config)
 		if errors.Is(err, errNoMark) {
 			continue // it ended before its first commit
@@ -82,19 +109,11 @@ func promotable(files vfs.FS, dir string, config store.Config) (Promoted, string
 	return Promoted{}, "", ErrNoCopy
 }
 
-// moveDir moves a directory, so that a crash leaves it at one of the two places.
-func moveDir(files vfs.FS, from, to string) error {
-	if err := files.Rename(from, to); err != nil {
+// syncDir has the names in a directory be on the disk.
+func syncDir(files vfs.FS, dir string) error {
+	d, err := files.OpenDir(dir)
+	if err != nil {
 		return err
 	}
-	for _, parent := range []string{files.PathDir(to), files.PathDir(from)} {
-		d, err := files.OpenDir(parent)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -127,8 +127,8 @@ func TestAnEngineThatFailsRefusesNobody(t *testing.T) {
 			return nil
 		},
 		"a filter": func(j *Judge, tell func(string)) error {
-			found, _, err := j.Filter(t.Context(), authz.Unbounded(), c, append(ids, "plan", "bare"), authz.Freshness{})
-			for i, f := range found {
+			filtered, err := j.Filter(t.Context(), authz.Unbounded(), c, append(ids, "plan", "bare"), authz.Freshness{})
+			for i, f := range filtered.Found {
 				tell(line(fmt.Sprint(i), f.Permissionship, f.Err))
 			}
 			return err

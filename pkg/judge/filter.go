@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
@@ -23,6 +24,15 @@ type Filtered struct {
 // filterPage is how many candidates a filter decides at a time.
 const filterPage = 500
 
+// Filtering is how a filter ended.
+type Filtering struct {
+	// Found has an answer for each of the ids, in their order.
+	Found []Filtered
+	// At is the revision of all answers, and FreshAt a moment at which it was the newest; see authz.Decision.FreshAt.
+	At      authz.Revision
+	FreshAt time.Time
+}
+
 // Filter answers c for each of the objects of c.Resource.Type with the ids, whatever c.Resource.ID is: as many answers as ids, in order, all at one
 // revision. Each is the answer of Decide to the same case with that object. An error that does not depend on the object ends the call, and so does an
 // engine that does not answer. Filter records nothing.
@@ -30,10 +40,10 @@ const filterPage = 500
 // The facts behind the decision are read once, and conditions that depend on no object are judged once.
 func (j *Judge) Filter(
 	ctx context.Context, within *authz.Bounds, c authz.Case, ids []string, f authz.Freshness,
-) ([]Filtered, authz.Revision, error) {
+) (Filtering, error) {
 	call, err := j.open(ctx, within, f)
 	if err != nil {
-		return nil, authz.Revision{}, err
+		return Filtering{}, err
 	}
 	if h, ok := call.source.snap.(holder); ok {
 		h.Hold()
@@ -42,10 +52,10 @@ func (j *Judge) Filter(
 	c.Resource.ID = ""
 	actors, err := call.candidates(ctx, c)
 	if err != nil {
-		return nil, authz.Revision{}, ofType(err)
+		return Filtering{}, ofType(err)
 	}
 	if err := call.askOfActors(ctx, actors); err != nil {
-		return nil, authz.Revision{}, err
+		return Filtering{}, err
 	}
 	out := make([]Filtered, 0, len(ids))
 	verdicts := make([]decide.Verdict, len(actors))
@@ -53,7 +63,7 @@ func (j *Judge) Filter(
 	for page := range slices.Chunk(ids, max(1, filterPage/max(1, len(actors)))) {
 		candidates := p.with(page)
 		if err := call.ask(ctx, candidates); err != nil {
-			return nil, authz.Revision{}, err
+			return Filtering{}, err
 		}
 		for range page {
 			for i := range verdicts {
@@ -64,7 +74,7 @@ func (j *Judge) Filter(
 			out = append(out, Filtered{v.Permissionship, v.RefusedBy, v.Missing, v.Err})
 		}
 	}
-	return out, call.source.snap.Revision(), nil
+	return Filtering{out, call.source.snap.Revision(), freshAt(call.source.snap)}, nil
 }
 
 // askOfActors settles the conditions of candidates that depend on no object.

@@ -51,8 +51,9 @@ type Members struct {
 
 // End is how a lookup ended.
 type End struct {
-	// At is the revision of all results.
-	At authz.Revision
+	// At is the revision of all results, and FreshAt a moment at which it was the newest; see authz.Decision.FreshAt.
+	At      authz.Revision
+	FreshAt time.Time
 	// Next is where to go on; nil when everything was found.
 	Next *Place
 }
@@ -65,6 +66,8 @@ type Reached struct {
 	Principal      authz.Principal
 	Tenant         authz.TenantID
 	Delegation     authz.DelegationID
+	// FreshAt is End's.
+	FreshAt time.Time
 	// Err is set where there is no answer: a check of this object alone is an error too. It is not reached then.
 	Err error
 }
@@ -90,7 +93,7 @@ func (j *Judge) Resources(
 		return End{}, err
 	}
 	if call.hidesType(c.Resource.Type) {
-		return End{At: call.source.snap.Revision()}, nil
+		return call.endAt(nil), nil
 	}
 	l := newLookup(ctx, call, limit)
 	for _, one := range leaves {
@@ -102,17 +105,17 @@ func (j *Judge) Resources(
 			place = from
 		}
 		if l.spent() {
-			return End{At: place.Revision, Next: &place}, nil
+			return call.endAt(&place), nil
 		}
 		next, err := l.leaf(ctx, c, one, place, yield)
 		if err != nil {
 			return End{}, err
 		}
 		if next != nil {
-			return End{At: call.source.snap.Revision(), Next: next}, nil
+			return call.endAt(next), nil
 		}
 	}
-	return End{At: call.source.snap.Revision()}, nil
+	return call.endAt(nil), nil
 }
 
 // resume opens a lookup at its revision.
@@ -121,6 +124,11 @@ func (j *Judge) resume(ctx context.Context, within *authz.Bounds, f authz.Freshn
 		f = authz.Freshness{Exactly: from.Revision}
 	}
 	return j.open(ctx, within, f)
+}
+
+// endAt is how a lookup ends that goes on from a place, or that has found everything.
+func (c *call) endAt(next *Place) End {
+	return End{At: c.source.snap.Revision(), FreshAt: freshAt(c.source.snap), Next: next}
 }
 
 // leaves lists the delegations that a lookup goes through, by id. Unlike a decision it may go through
@@ -251,7 +259,9 @@ func (l *lookup) offer(t *candidate, v decide.Verdict, one leaf, yield func(Reac
 		return v.Err
 	}
 	l.found++
-	return yield(Reached{t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, v.Err})
+	return yield(Reached{
+		t.c.Resource, v.Permissionship, v.Missing, one.principal, one.tenant, one.id, freshAt(l.source.snap), v.Err,
+	})
 }
 
 // reachable returns a page of the objects that a candidate's subjects may reach, and the cursor of the next page. A lookup of SpiceDB fails as a whole
@@ -343,6 +353,8 @@ type Reacher struct {
 	Candidate authz.Candidate
 	// NeedsSession tells that the agent has to start a session first.
 	NeedsSession bool
+	// FreshAt is End's.
+	FreshAt time.Time
 	// Err is set where there is no answer for this agent and principal. It does not reach the object then.
 	Err error
 }
@@ -369,7 +381,7 @@ func (j *Judge) Agents(
 	}
 	snap := call.source.snap
 	if call.hides(c.Resource) || !c.Principal.IsZero() && !call.within.HasPrincipal(c.Principal) {
-		return End{At: snap.Revision()}, nil
+		return call.endAt(nil), nil
 	}
 	// An object of a global type may be reached in any tenant.
 	in := authz.Object{Type: authz.TypeTenant}
@@ -379,7 +391,7 @@ func (j *Judge) Agents(
 			return End{}, err
 		}
 		if tenant == "" || !call.within.HasTenant(tenant) {
-			return End{At: snap.Revision()}, nil
+			return call.endAt(nil), nil
 		}
 		in = tenant.Object()
 	}
@@ -400,10 +412,10 @@ func (j *Judge) Agents(
 			return End{}, err
 		}
 		if stopped {
-			return End{At: snap.Revision(), Next: &place}, nil
+			return call.endAt(&place), nil
 		}
 		if next == "" {
-			return End{At: snap.Revision()}, nil
+			return call.endAt(nil), nil
 		}
 		place = Place{Revision: snap.Revision(), Engine: next}
 	}
@@ -515,7 +527,7 @@ func (l *lookup) decide(ctx context.Context, c authz.Case, pairs []pair, place *
 			return true, nil
 		}
 		l.found++
-		if err := yield(Reacher{l.report(t, v), !decide.Direct(&t.facts), v.Err}); err != nil {
+		if err := yield(Reacher{l.report(t, v), !decide.Direct(&t.facts), freshAt(l.source.snap), v.Err}); err != nil {
 			return false, err
 		}
 	}

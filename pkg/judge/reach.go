@@ -96,6 +96,8 @@ type ReachPlace struct {
 	// Revision pins the reach. Past says that the caller named it, so that it may not have been the head when the reach began.
 	Revision authz.Revision `json:"r"`
 	Past     bool           `json:"x,omitempty"`
+	// FreshAt is a moment at which the revision was the newest, for who tells the caller; Reach leaves it as it is.
+	FreshAt time.Time `json:"f,omitzero"`
 	// Page is the engine's cursor at the start of the page of delegations.
 	Page string `json:"d,omitempty"`
 	// Leaf is the delegation that was being looked at, and Members where in the set that it is for. Begun says that the party behind that, Leaf
@@ -111,8 +113,9 @@ type ReachPlace struct {
 
 // ReachEnd is how a reach ended.
 type ReachEnd struct {
-	// At is the revision of all of it.
-	At authz.Revision
+	// At is the revision of all of it, and FreshAt a moment at which it was the newest; see authz.Decision.FreshAt.
+	At      authz.Revision
+	FreshAt time.Time
 	// Next is where to go on; nil when everything was told.
 	Next *ReachPlace
 }
@@ -139,7 +142,7 @@ func (j *Judge) Reach(ctx context.Context, within *authz.Bounds, q *ReachQuery, 
 	if r.kinds, err = call.kinds(q); err != nil {
 		return ReachEnd{}, err
 	}
-	end := ReachEnd{At: from.Revision}
+	end := ReachEnd{At: from.Revision, FreshAt: freshAt(call.source.snap)}
 	stopped, err := r.all(ctx, &from)
 	if err != nil {
 		return ReachEnd{}, err

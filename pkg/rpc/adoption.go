@@ -76,7 +76,7 @@ func (s *adoptions) ConfirmAdoption(ctx context.Context, r *deputyv1.ConfirmAdop
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.ConfirmAdoptionResponse{WrittenAt: s.Sealer.token(rev, s.Now()), UnnamedOwnerIds: ids(adopted.Unnamed)}
+	out := &deputyv1.ConfirmAdoptionResponse{WrittenAt: s.token(ctx, rev), UnnamedOwnerIds: ids(adopted.Unnamed)}
 	for _, o := range adopted.Active {
 		out.Adopted = append(out.Adopted, objectProto(o))
 	}

@@ -43,7 +43,7 @@ func (s *agents) RegisterAgent(ctx context.Context, r *deputyv1.RegisterAgentReq
 		return nil, err
 	}
 	return &deputyv1.RegisterAgentResponse{
-		Agent: agentProto(a.Agent), WrittenAt: s.Sealer.token(rev, s.Now()), UnnamedOwnerIds: ids(a.Unnamed),
+		Agent: agentProto(a.Agent), WrittenAt: s.token(ctx, rev), UnnamedOwnerIds: ids(a.Unnamed),
 	}, nil
 }
 
@@ -79,7 +79,7 @@ func (s *agents) GetAgent(ctx context.Context, r *deputyv1.GetAgentRequest) (*de
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.GetAgentResponse{Agent: agentProto(a), ReadAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.GetAgentResponse{Agent: agentProto(a), ReadAt: s.token(ctx, rev)}, nil
 }
 
 // ListAgents lists the registered agents.
@@ -122,7 +122,7 @@ func (s *agents) SuspendAgent(ctx context.Context, r *deputyv1.SuspendAgentReque
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.SuspendAgentResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
+	return &deputyv1.SuspendAgentResponse{WrittenAt: s.token(ctx, rev), Unnamed: !was.Named}, nil
 }
 
 // ResumeAgent lets an agent act again.
@@ -136,7 +136,7 @@ func (s *agents) ResumeAgent(ctx context.Context, r *deputyv1.ResumeAgentRequest
 		return nil, err
 	}
 	return &deputyv1.ResumeAgentResponse{
-		WrittenAt: s.Sealer.token(rev, s.Now()), State: state(facts.Life{Known: true, Active: is.Active}),
+		WrittenAt: s.token(ctx, rev), State: state(facts.Life{Known: true, Active: is.Active}),
 	}, nil
 }
 
@@ -170,7 +170,7 @@ func (s *principals) Suspend(ctx context.Context, r *deputyv1.SuspendRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.SuspendResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
+	return &deputyv1.SuspendResponse{WrittenAt: s.token(ctx, rev), Unnamed: !was.Named}, nil
 }
 
 // Resume lets agents act for it.
@@ -183,7 +183,7 @@ func (s *principals) Resume(ctx context.Context, r *deputyv1.ResumeRequest) (*de
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.ResumeResponse{WrittenAt: s.Sealer.token(rev, s.Now()), Unnamed: !was.Named}, nil
+	return &deputyv1.ResumeResponse{WrittenAt: s.token(ctx, rev), Unnamed: !was.Named}, nil
 }
 
 // listRequest is what the requests of all lists have in common.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/caller"
@@ -16,6 +17,8 @@ type call struct {
 	caller.Held
 
 	method string
+	// began is when the call began.
+	began time.Time
 	// basis is what the call was judged by last. It belongs to the goroutine that receives.
 	basis caller.Basis
 	// recording is how the call is recorded; nil where it is not.
@@ -42,7 +45,7 @@ func (c *call) Value(key any) any {
 
 // identify returns the context of a call that begins, with its caller, who may call the method.
 func (g *Gate) identify(ctx context.Context, method string) (*call, error) {
-	c := &call{method: method, basis: g.callers.Basis(ctx)}
+	c := &call{method: method, began: time.Now(), basis: g.callers.Basis(ctx)}
 	c.Context = ctx
 	return c, g.judge(c) //nolint:contextcheck // it is the call's context
 }

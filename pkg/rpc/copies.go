@@ -11,7 +11,7 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// Copier knows how a server's copy of its database does. It is safe for concurrent use.
+// Copier tells the state of a server's copy of its database. It is safe for concurrent use.
 type Copier interface {
 	// Copy says how the copy does.
 	Copy() *deputyv1.GetCopyResponse
@@ -27,7 +27,7 @@ type copies struct {
 	border
 }
 
-// copier returns who knows the copy, if there is one.
+// copier returns the Copier, if the server has a copy.
 func (s *copies) copier() (Copier, error) {
 	if s.Copies == nil {
 		return nil, authz.Errorf(authz.Precondition, authz.ReasonNoCopy,

@@ -33,7 +33,7 @@ func (s *delegations) CreateDelegation(ctx context.Context, r *deputyv1.CreateDe
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.CreateDelegationResponse{Delegation: delegationProto(d), WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.CreateDelegationResponse{Delegation: delegationProto(d), WrittenAt: s.token(ctx, rev)}, nil
 }
 
 func delegationSpec(r *deputyv1.CreateDelegationRequest) (delegate.Spec, error) {
@@ -80,7 +80,7 @@ func (s *delegations) GetDelegation(ctx context.Context, r *deputyv1.GetDelegati
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.GetDelegationResponse{Delegation: delegationProto(d), ReadAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.GetDelegationResponse{Delegation: delegationProto(d), ReadAt: s.token(ctx, rev)}, nil
 }
 
 // ListDelegations lists delegations.
@@ -157,7 +157,7 @@ func (s *delegations) RevokeDelegation(ctx context.Context, r *deputyv1.RevokeDe
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.RevokeDelegationResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.RevokeDelegationResponse{WrittenAt: s.token(ctx, rev)}, nil
 }
 
 func delegationProto(d facts.Delegation) *deputyv1.Delegation {

@@ -201,14 +201,14 @@ func (p *permissions) again(ctx context.Context, d *pastDecision, again *judge.A
 	if then := &again.Then; then.Err != nil {
 		past.Failure = toErrorStatus(ctx, then.Err)
 	} else {
-		// Its token is as old as the decision, so that nobody takes it for a snapshot of today.
+		// Its token is as old as the decision, so that nobody takes it for a snapshot of today, and a reach at it is as of that moment.
 		out.Decision = p.decision(&then.Decision, p.Sealer.token(then.Decision.CheckedAt, made), proof{})
 		out.Candidates, out.Reasons = candidates(&then.Decision), then.Decision.Reasons
 	}
 	if today := &again.Today; today.Err != nil {
 		past.FailureToday = toErrorStatus(ctx, today.Err)
 	} else {
-		past.Today = p.decision(&today.Decision, p.Sealer.token(today.Decision.CheckedAt, p.Now()), proof{})
+		past.Today = p.decision(&today.Decision, p.token(ctx, today.Decision.CheckedAt), proof{})
 		past.CandidatesToday, past.ReasonsToday = candidates(&today.Decision), today.Decision.Reasons
 	}
 	past.Agreement, past.AgreementNote = d.agreement(again, caller.Of(ctx).Bounds)

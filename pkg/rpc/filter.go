@@ -38,11 +38,12 @@ func (p *permissions) FilterResources(ctx context.Context, r *deputyv1.FilterRes
 			wrong[i] = authz.FieldErrorf(fmt.Sprintf("resource_object_ids[%d]", i), "%v", err)
 		}
 	}
-	found, at, err := p.Judge.Filter(ctx, caller.Of(ctx).Bounds, c, ids, f)
+	filtered, err := p.Judge.Filter(ctx, caller.Of(ctx).Bounds, c, ids, f)
 	if err != nil {
 		return nil, err
 	}
-	out := &deputyv1.FilterResourcesResponse{CheckedAt: p.Sealer.token(at, stamp)}
+	out := &deputyv1.FilterResourcesResponse{CheckedAt: p.Sealer.token(filtered.At, p.stamped(stamp, f, filtered.FreshAt))}
+	found := filtered.Found
 	actorRefused := len(found) > 0
 	for i, name := range given {
 		one := judge.Filtered{Err: wrong[i]}

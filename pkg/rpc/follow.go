@@ -9,7 +9,7 @@ import (
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
 
-// followed is who answers servers that follow this one: by, or, where that is nil, one who refuses.
+// followed is the service that answers servers which follow this one: by or, where that is nil, one that refuses.
 func followed(by deputyv1.FollowServiceServer) deputyv1.FollowServiceServer {
 	if by == nil {
 		return unfollowed{}

@@ -85,8 +85,8 @@ func caseOf(r *deputyv1.CheckPermissionRequest) (authz.Case, error) {
 	return c, err
 }
 
-// freshness reads the consistency that is asked for. stamp is the moment that the answer's token is
-// stamped with: an exact snapshot keeps its own, so that it does not grow younger.
+// freshness reads the consistency that is asked for. stamp is the moment that an answer at the head has its token stamped with; an exact snapshot
+// keeps its own, so that it does not grow younger. What other answers are stamped with, stamped says.
 func (b border) freshness(c *deputyv1.Consistency, session *deputyv1.ZedToken) (f authz.Freshness, stamp time.Time, err error) {
 	stamp = b.Now()
 	if session.GetToken() != "" {
@@ -163,17 +163,43 @@ func (p *permissions) decide(
 	if !explain { // an explanation lets nobody act
 		p.Figures.decided(&results[0].Decision, results[0].Err)
 	}
-	return &results[0].Decision, stamped(stamp, results), results[0].Err
+	return &results[0].Decision, p.stamped(stamp, f, freshAt(results)), results[0].Err
 }
 
-// stamped is the moment that a token of results is stamped with: not later than the moment at which their revision was known to be the newest.
-func stamped(stamp time.Time, results []judge.Result) time.Time {
+// No token is stamped later than a moment at which its revision was the newest, because a snapshot's age is counted from there. stamped is that moment
+// for an answer: stamp is what freshness returned with f, and freshAt such a moment where the answer tells one, else zero. A cursor keeps the moment
+// that it was sealed with.
+func (b border) stamped(stamp time.Time, f authz.Freshness, freshAt time.Time) time.Time {
+	switch {
+	case !f.Exactly.IsZero():
+		return stamp
+	case !freshAt.IsZero():
+		if freshAt.Before(stamp) {
+			return freshAt
+		}
+	case f.Stale:
+		return stamp.Add(-b.Staleness)
+	}
+	return stamp
+}
+
+// token is a token of a revision that a call has read at the head, or has written: it is stamped with the moment at which the call began.
+func (b border) token(ctx context.Context, r authz.Revision) *deputyv1.ZedToken {
+	stamp := b.Now()
+	if c, ok := ctx.Value(callKey{}).(*call); ok && !c.began.IsZero() {
+		stamp = c.began
+	}
+	return b.Sealer.token(r, stamp)
+}
+
+// freshAt is a moment at which the revision of results was the newest, where one of them tells it, else zero.
+func freshAt(results []judge.Result) time.Time {
 	for i := range results {
-		if at := results[i].Decision.FreshAt; !at.IsZero() && at.Before(stamp) {
+		if at := results[i].Decision.FreshAt; !at.IsZero() {
 			return at
 		}
 	}
-	return stamp
+	return time.Time{}
 }
 
 // CheckBulkPermissions decides all cases at one revision.
@@ -207,7 +233,7 @@ func (p *permissions) CheckBulkPermissions(ctx context.Context, r *deputyv1.Chec
 	if err != nil {
 		return nil, err
 	}
-	token := p.Sealer.token(at, stamped(stamp, results))
+	token := p.Sealer.token(at, p.stamped(stamp, f, freshAt(results)))
 	for i, result := range results {
 		pair := pairs[i]
 		if asked[i].Err == nil {
@@ -290,7 +316,9 @@ type lookup struct {
 	border
 	place judge.Place
 	fresh authz.Freshness
+	// stamp is the moment that the lookup's age is counted from. dated says that the judge has had its say about it.
 	stamp time.Time
+	dated bool
 	limit int
 	sum   [16]byte
 	// results counts what was streamed, and failed what was streamed as failed.
@@ -340,8 +368,17 @@ func (l *lookup) young() error {
 	}
 }
 
+// began takes in a moment at which the lookup's revision was the newest, where the judge tells one. A lookup that goes on keeps its own.
+func (l *lookup) began(freshAt time.Time) {
+	if l.dated || !l.place.Revision.IsZero() {
+		return
+	}
+	l.stamp, l.dated = l.stamped(l.stamp, l.fresh, freshAt), true
+}
+
 // end is the message that closes a lookup's stream.
 func (l *lookup) end(e judge.End) (*deputyv1.LookupEnd, error) {
+	l.began(e.FreshAt)
 	out := &deputyv1.LookupEnd{
 		LookedUpAt: l.Sealer.token(e.At, l.stamp), Complete: e.Next == nil, Results: l.results, Failed: l.failed,
 	}
@@ -372,6 +409,7 @@ func (p *permissions) LookupResources(r *deputyv1.LookupResourcesRequest, stream
 	}
 	proven := provenBy(stream.Context())
 	done, err := p.Judge.Resources(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reached) error {
+		l.began(found.FreshAt)
 		if err := l.young(); err != nil {
 			return err
 		}
@@ -437,6 +475,7 @@ func (p *permissions) LookupAgents(r *deputyv1.LookupAgentsRequest, stream grpc.
 		return err
 	}
 	done, err := p.Judge.Agents(stream.Context(), caller.Of(stream.Context()).Bounds, c, l.fresh, l.place, l.limit, func(found judge.Reacher) error {
+		l.began(found.FreshAt)
 		if err := l.young(); err != nil {
 			return err
 		}

@@ -52,8 +52,14 @@ func (s *reaches) ReadReach(r *deputyv1.ReadReachRequest, stream grpc.ServerStre
 	if err != nil {
 		return err
 	}
-	end := &deputyv1.ReachEnd{LookedUpAt: s.Sealer.token(done.At, stamp), Complete: done.Next == nil}
+	// The cursor keeps the moment by which relationships expire, which all parts share, and the place since when the revision may have been old.
+	freshAt := from.FreshAt
+	if from.Revision.IsZero() {
+		freshAt = s.stamped(stamp, q.Fresh, done.FreshAt)
+	}
+	end := &deputyv1.ReachEnd{LookedUpAt: s.Sealer.token(done.At, freshAt), Complete: done.Next == nil}
 	if done.Next != nil {
+		done.Next.FreshAt = freshAt
 		if end.Next, err = s.Sealer.cursor(sum, stamp, done.Next); err != nil {
 			return err
 		}

@@ -44,6 +44,9 @@ type Config struct {
 	Events  func(ctx context.Context, issuer, token string) (caller.EventToken, error)
 	// SnapshotMaxAge is how old an exact snapshot, or a lookup that is continued, may be.
 	SnapshotMaxAge time.Duration
+	// Staleness is how far a revision may lie behind the head that the engine chose for a call that does not need the head, where the answer does not
+	// tell since when.
+	Staleness time.Duration
 }
 
 // Register adds the services of deputy.v1 to servers of one gate, of which one is Guarded. All of them have the same services, so that what a

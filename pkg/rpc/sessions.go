@@ -29,7 +29,7 @@ func (s *sessions) StartSession(ctx context.Context, r *deputyv1.StartSessionReq
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.StartSessionResponse{Session: sessionProto(running), WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.StartSessionResponse{Session: sessionProto(running), WrittenAt: s.token(ctx, rev)}, nil
 }
 
 func sessionStart(r *deputyv1.StartSessionRequest) (delegate.Start, error) {
@@ -77,7 +77,7 @@ func (s *sessions) GetSession(ctx context.Context, r *deputyv1.GetSessionRequest
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.GetSessionResponse{Session: sessionProto(running), ReadAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.GetSessionResponse{Session: sessionProto(running), ReadAt: s.token(ctx, rev)}, nil
 }
 
 // ListSessions lists an agent's sessions.
@@ -118,7 +118,7 @@ func (s *sessions) RenewSession(ctx context.Context, r *deputyv1.RenewSessionReq
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.RenewSessionResponse{Session: sessionProto(running), WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.RenewSessionResponse{Session: sessionProto(running), WrittenAt: s.token(ctx, rev)}, nil
 }
 
 // EndSession ends a session.
@@ -134,7 +134,7 @@ func (s *sessions) EndSession(ctx context.Context, r *deputyv1.EndSessionRequest
 	if err != nil {
 		return nil, err
 	}
-	return &deputyv1.EndSessionResponse{WrittenAt: s.Sealer.token(rev, s.Now())}, nil
+	return &deputyv1.EndSessionResponse{WrittenAt: s.token(ctx, rev)}, nil
 }
 
 func sessionProto(r delegate.Running) *deputyv1.Session {

@@ -126,7 +126,7 @@ func (s *signals) take(ctx context.Context, ledger *signal.Ledger, by *caller.Ca
 	}
 	out.Signal, out.SessionsEnded, out.DelegationsRevoked = signalProto(e), count(did.Sessions), count(did.Delegations)
 	if !did.At.IsZero() {
-		out.WrittenAt = s.Sealer.token(did.At, s.Now())
+		out.WrittenAt = s.token(ctx, did.At)
 	}
 	return out, nil
 }
@@ -284,7 +284,7 @@ func (s *signals) ApplySignal(ctx context.Context, r *deputyv1.ApplySignalReques
 		return nil, err
 	}
 	out := &deputyv1.ApplySignalResponse{
-		WrittenAt: s.Sealer.token(did.At, s.Now()), SessionsEnded: count(did.Sessions), DelegationsRevoked: count(did.Delegations),
+		WrittenAt: s.token(ctx, did.At), SessionsEnded: count(did.Sessions), DelegationsRevoked: count(did.Delegations),
 		Complete: did.Next == nil,
 	}
 	if did.Next != nil {

@@ -183,13 +183,14 @@ func (p *permissions) permit(ctx context.Context, c authz.Case, f authz.Freshnes
 func (p *permissions) ended(stream grpc.ServerStreamingServer[deputyv1.WatchPermissionResponse], permit *judge.Permit, proven proof) error {
 	until := waiting(stream.Context())
 	defer until.end()
+	asked := p.Now()
 	d, err := permit.End(until)
 	if err != nil {
 		return err
 	}
 	p.Figures.decided(&d, nil)
 	return stream.Send(&deputyv1.WatchPermissionResponse{
-		Result: &deputyv1.WatchPermissionResponse_Ended{Ended: p.decision(&d, p.Sealer.token(d.CheckedAt, p.Now()), proven)},
+		Result: &deputyv1.WatchPermissionResponse_Ended{Ended: p.decision(&d, p.Sealer.token(d.CheckedAt, asked), proven)},
 	})
 }
 

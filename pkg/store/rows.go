@@ -7,8 +7,8 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 )
 
-// Who compares a store with what it is to be the copy of reads it bit by bit, in both directions: what comes next in the order of the keys
-// (RowsAfter), and what there is of relationships that the other side has named (RowsOf). Both leave in what has expired and is not collected.
+// A comparison of a store with another one reads a few relationships at a time, in both directions: those that come next in the order of the keys
+// (RowsAfter), and those of some that the other side has named (RowsOf). Both return relationships that have expired and are not collected too.
 
 // RowsAfter returns up to limit relationships of a revision, in the order of their keys: those that come after one, which need not be there itself,
 // or the first ones if it is nil. It ends earlier with the one by which they have size bytes; there are none only behind the last one. Errors are those of

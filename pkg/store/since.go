@@ -16,7 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// What who keeps a copy of a store elsewhere asks: what has changed since the revision that the copy shows, and, for a copy that begins, everything at
+// A copy of a store that is kept elsewhere asks for two things: what has changed since the revision that it shows and, when it begins, everything at
 // one revision, page by page. The changelog has the changes for as long as the revision can be read.
 
 // ErrNotReached says that a store has never made a revision: it is another store's, or this one was put back to an older state.

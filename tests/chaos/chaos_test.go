@@ -91,7 +91,8 @@ type placed struct {
 type event struct {
 	name string
 	do   func(r *run, t *testing.T, now *row)
-	// answered says that no check may fail, and losing that writes may be lost.
+	// answered says that no check may fail, and losing that writes may be lost, so that every server loads a copy of the history that is true now. No
+	// other event costs a load.
 	answered, losing bool
 }
 
@@ -229,6 +230,12 @@ func (r *run) happens(t *testing.T, e event) {
 	case now.checks == 0 || now.writes == 0:
 		now.wrongf("%d checks were answered, and %d writes acknowledged", now.checks, now.writes)
 	}
+	if now.byCopy == 0 || e.answered && now.byCopy <= now.byDatabase {
+		now.wrongf("%d states were answered by a copy, and %d by the database", now.byCopy, now.byDatabase)
+	}
+	if want := len(r.nodes); e.losing && now.loads < want || !e.losing && now.loads > 0 {
+		now.wrongf("copies were loaded %d times; after a loss each of the %d servers loads one, and else none does", now.loads, want)
+	}
 	if now.failed > 0 && e.answered {
 		now.wrongf("%d checks failed", now.failed)
 	}
@@ -246,7 +253,8 @@ func (r *run) happens(t *testing.T, e event) {
 	}
 	r.rows = append(r.rows, now)
 	if !r.table {
-		t.Logf("%s: %d checks, %d stale, %d lost; %q", now.event, now.checks, now.stale, now.lost, notes)
+		t.Logf("%s: %d checks, %d states by a copy and %d by the database, %d loads, %d stale, %d lost; %q",
+			now.event, now.checks, now.byCopy, now.byDatabase, now.loads, now.stale, now.lost, notes)
 	}
 }
 

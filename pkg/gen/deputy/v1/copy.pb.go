@@ -73,7 +73,7 @@ type GetCopyResponse struct {
 	Relationships uint64 `protobuf:"varint,4,opt,name=relationships,proto3" json:"relationships,omitempty"`
 	// The load of a new copy; absent if none is under way.
 	Load *CopyLoad `protobuf:"bytes,5,opt,name=load,proto3" json:"load,omitempty"`
-	// How many copies were loaded whole since the server started.
+	// How many loads of a copy were begun, or gone on with, since the server started.
 	Loads uint64 `protobuf:"varint,6,opt,name=loads,proto3" json:"loads,omitempty"`
 	// How many states decisions, lists and lookups were answered at by the copy since the server started.
 	ByCopy uint64 `protobuf:"varint,7,opt,name=by_copy,json=byCopy,proto3" json:"by_copy,omitempty"`
