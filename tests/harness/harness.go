@@ -81,18 +81,43 @@ func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 		})
 	}
 	if os.Getenv(allFollowed) != "" {
-		t.Run("postgres-follow", func(t *testing.T) {
+		eachCopy(t, run)
+	}
+}
+
+// Copies names the servers that the same cases run on and that decide from a copy of their own: of a database, and of the store of another Deputy. Each
+// opens a fresh, empty authority, and returns a server that follows it.
+func Copies() map[string]func(testing.TB) daemon.Config {
+	return map[string]func(testing.TB) daemon.Config{"postgres-follow": Followed, "deputy-follow": FollowedDeputy}
+}
+
+// eachCopy runs the case on every kind of Copies, and asserts that it is the copy that answers.
+func eachCopy(t *testing.T, run func(*testing.T, *Server)) {
+	t.Helper()
+	for name, open := range Copies() {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := Followed(t)
-			cfg.MetricsAddr = "127.0.0.1:0"
-			s := Start(t, cfg)
+			s := StartCopy(t, open(t))
 			run(t, s)
-			// A case that the database had answered would show nothing of the copy.
-			byCopy, byDatabase := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
-			if byCopy <= byDatabase {
-				t.Errorf("the copy answered %v times, and the database %v times", byCopy, byDatabase)
-			}
+			s.AnsweredByCopy(t)
 		})
+	}
+}
+
+// StartCopy starts a server that follows, and that AnsweredByCopy can be asked of.
+func StartCopy(t testing.TB, cfg daemon.Config) *Server {
+	t.Helper()
+	cfg.MetricsAddr = "127.0.0.1:0"
+	return Start(t, cfg)
+}
+
+// AnsweredByCopy fails the test unless the server's copy answered more states than the authority that the server follows did: a case that the authority
+// had answered would show nothing of the copy. StartCopy has to have started the server.
+func (s *Server) AnsweredByCopy(t testing.TB) {
+	t.Helper()
+	byCopy, byAuthority := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
+	if byCopy <= byAuthority {
+		t.Errorf("the copy answered %v states, and the authority %v", byCopy, byAuthority)
 	}
 }
 
@@ -160,23 +185,16 @@ func FollowedDeputy(t testing.TB) daemon.Config {
 	return Following(t, Start(t, daemon.Config{Engine: Embedded(t), Callers: Followers()}).Addr().String())
 }
 
-// EachEngineAndCopy is EachEngine, and runs the case on servers too that follow a database, and another Deputy, with a copy.
+// EachEngineAndCopy is EachEngine, and runs the case on every kind of Copies too.
 func EachEngineAndCopy(t *testing.T, run func(*testing.T, *Server)) {
 	t.Helper()
 	EachEngine(t, run)
 	if os.Getenv(allFollowed) == "" {
-		t.Run("postgres-follow", func(t *testing.T) {
-			t.Parallel()
-			run(t, Start(t, Followed(t)))
-		})
+		eachCopy(t, run)
 	}
-	t.Run("deputy-follow", func(t *testing.T) {
-		t.Parallel()
-		run(t, Start(t, FollowedDeputy(t)))
-	})
 }
 
-// allFollowed is set in the environment where EachEngine runs every case on a copy too, as make soak does.
+// allFollowed is set in the environment where EachEngine runs every case on every kind of Copies too, as make soak does.
 const allFollowed = "DEPUTY_TEST_FOLLOW"
 
 // Cockroach is a fresh database of a private CockroachDB, migrated.
