@@ -104,19 +104,25 @@ func eachCopy(t *testing.T, run func(*testing.T, *Server)) {
 	}
 }
 
-// StartCopy starts a server that follows, and that AnsweredByCopy can be asked of.
+// StartCopy starts a server that follows, and that tells States.
 func StartCopy(t testing.TB, cfg daemon.Config) *Server {
 	t.Helper()
 	cfg.MetricsAddr = "127.0.0.1:0"
 	return Start(t, cfg)
 }
 
-// AnsweredByCopy fails the test unless the server's copy answered more states than the authority that the server follows did: a case that the authority
-// had answered would show nothing of the copy. StartCopy has to have started the server.
+// States returns how many states were answered by the server's copy so far, and how many by the authority that it follows. StartCopy has to have started
+// the server.
+func (s *Server) States(t testing.TB) (byCopy, byAuthority float64) {
+	t.Helper()
+	return s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
+}
+
+// AnsweredByCopy fails the test unless the copy answered more of States than the authority: a case that the authority had answered would show nothing of
+// the copy.
 func (s *Server) AnsweredByCopy(t testing.TB) {
 	t.Helper()
-	byCopy, byAuthority := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
-	if byCopy <= byAuthority {
+	if byCopy, byAuthority := s.States(t); byCopy <= byAuthority {
 		t.Errorf("the copy answered %v states, and the authority %v", byCopy, byAuthority)
 	}
 }
