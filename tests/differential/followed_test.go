@@ -343,7 +343,7 @@ func (d *followedDesk) tryFollowed(ctx context.Context, w *world, states map[str
 	for i, q := range questions {
 		checks[i] = evaluate.Check{Resource: q.resource, Subject: q.subject, Context: q.context}
 	}
-	asked, misreads := 0, d.misreads && spicedbMisreads(e.compiled)
+	asked, misreads := 0, d.misreads && spicedbMisreads(e.compiled.ObjectDefinitions)
 	for i, a := range at.Check(ctx, checks) {
 		q, got := questions[i], answerOf(a)
 		want := e.reference.Check(q.resource, q.subject, q.context)
@@ -373,8 +373,8 @@ func (d *followedDesk) tryFollowed(ctx context.Context, w *world, states map[str
 // spicedbMisreads reports whether a relation admits a kind of subject under a caveat or with an expiration, and beside it a userset of the same type.
 // Over SQL, SpiceDB v1.56.2 miscounts the kinds that are under no caveat there (internal/graph/check.go, checkDirect) and reads the rows without theirs.
 // Deputy refuses such a schema (guard.UnsafeGrant).
-func spicedbMisreads(s *compiler.CompiledSchema) bool {
-	for _, t := range s.ObjectDefinitions {
+func spicedbMisreads(types []*core.NamespaceDefinition) bool {
+	for _, t := range types {
 		for _, r := range t.GetRelation() {
 			limited, usersets := map[string]bool{}, map[string]bool{}
 			for _, a := range r.GetTypeInformation().GetAllowedDirectRelations() {

@@ -21,6 +21,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -112,12 +113,7 @@ func follows(t *testing.T, cfg daemon.Config, questions []question, want []answe
 	for some := range slices.Chunk(questions, batch) {
 		queries := make([]authz.Query, len(some))
 		for i, q := range some {
-			to := subject(q.subject)
-			queries[i] = authz.Query{
-				Resource: authz.Object{Type: q.resource.ObjectType, ID: q.resource.ObjectID}, Permission: q.resource.Relation,
-				Subject: authz.Subject{Object: authz.Object{Type: to.GetObject().GetObjectType(), ID: to.GetObject().GetObjectId()}, Relation: to.GetOptionalRelation()},
-				Context: q.context.AsMap(),
-			}
+			queries[i] = evaluate.Check{Resource: q.resource, Subject: q.subject, Context: q.context.AsMap()}.Query()
 		}
 		found, err := snap.Check(t.Context(), queries)
 		if err != nil {
