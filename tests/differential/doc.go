@@ -1,7 +1,7 @@
 // Package differential holds the native evaluator against two others: a naive reference that is written
 // here from SpiceDB's semantics alone, and SpiceDB's own dispatcher over the same store.
 //
-// TestFollowed holds a copy that follows a database against the reference in the same way, while others write to the database.
+// TestFollowed holds a copy that follows a database, or the store of another Deputy, against the reference in the same way, while others write to that.
 //
 // The native evaluator is asked twice: over pkg/store, and over a graph in memory. Both have to answer the same, at once.
 //

@@ -81,18 +81,47 @@ func EachEngine(t *testing.T, run func(*testing.T, *Server)) {
 		})
 	}
 	if os.Getenv(allFollowed) != "" {
-		t.Run("postgres-follow", func(t *testing.T) {
-			t.Parallel()
-			cfg := Followed(t)
-			cfg.MetricsAddr = "127.0.0.1:0"
-			s := Start(t, cfg)
-			run(t, s)
-			// A case that the database had answered would show nothing of the copy.
-			byCopy, byDatabase := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
-			if byCopy <= byDatabase {
-				t.Errorf("the copy answered %v times, and the database %v times", byCopy, byDatabase)
-			}
-		})
+		copyAnswers(t, "postgres-follow", run)
+	}
+}
+
+// Copies names the servers that the same cases run on and that decide from a copy of their own: of a database, and of the store of another Deputy. Each
+// opens a fresh, empty authority, and returns a server that follows it.
+func Copies() map[string]func(testing.TB) daemon.Config {
+	return map[string]func(testing.TB) daemon.Config{"postgres-follow": Followed, "deputy-follow": FollowedDeputy}
+}
+
+// copyAnswers runs the case on a kind of Copies, and asserts that it is the copy that answers.
+func copyAnswers(t *testing.T, kind string, run func(*testing.T, *Server)) {
+	t.Helper()
+	t.Run(kind, func(t *testing.T) {
+		t.Parallel()
+		s := StartCopy(t, Copies()[kind](t))
+		run(t, s)
+		s.AnsweredByCopy(t)
+	})
+}
+
+// StartCopy starts a server that follows, and that tells States.
+func StartCopy(t testing.TB, cfg daemon.Config) *Server {
+	t.Helper()
+	cfg.MetricsAddr = "127.0.0.1:0"
+	return Start(t, cfg)
+}
+
+// States returns how many states were answered by the server's copy so far, and how many by the authority that it follows. StartCopy has to have started
+// the server.
+func (s *Server) States(t testing.TB) (byCopy, byAuthority float64) {
+	t.Helper()
+	return s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
+}
+
+// AnsweredByCopy fails the test unless the copy answered more of States than the authority: a case that the authority had answered would show nothing of
+// the copy.
+func (s *Server) AnsweredByCopy(t testing.TB) {
+	t.Helper()
+	if byCopy, byAuthority := s.States(t); byCopy <= byAuthority {
+		t.Errorf("the copy answered %v states, and the authority %v", byCopy, byAuthority)
 	}
 }
 
@@ -160,23 +189,18 @@ func FollowedDeputy(t testing.TB) daemon.Config {
 	return Following(t, Start(t, daemon.Config{Engine: Embedded(t), Callers: Followers()}).Addr().String())
 }
 
-// EachEngineAndCopy is EachEngine, and runs the case on servers too that follow a database, and another Deputy, with a copy.
+// EachEngineAndCopy is EachEngine, and runs the case on every kind of Copies too.
 func EachEngineAndCopy(t *testing.T, run func(*testing.T, *Server)) {
 	t.Helper()
 	EachEngine(t, run)
-	if os.Getenv(allFollowed) == "" {
-		t.Run("postgres-follow", func(t *testing.T) {
-			t.Parallel()
-			run(t, Start(t, Followed(t)))
-		})
+	for kind := range Copies() {
+		if kind != "postgres-follow" || os.Getenv(allFollowed) == "" {
+			copyAnswers(t, kind, run)
+		}
 	}
-	t.Run("deputy-follow", func(t *testing.T) {
-		t.Parallel()
-		run(t, Start(t, FollowedDeputy(t)))
-	})
 }
 
-// allFollowed is set in the environment where EachEngine runs every case on a copy too, as make soak does.
+// allFollowed is set in the environment where EachEngine runs every case on a server that follows a database too, as make soak does.
 const allFollowed = "DEPUTY_TEST_FOLLOW"
 
 // Cockroach is a fresh database of a private CockroachDB, migrated.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
 
+	"github.com/deputyauth/deputy/tests/harness"
 	"github.com/deputyauth/deputy/tests/oracle"
 )
 
@@ -59,9 +60,15 @@ func TestDecisionEqualsOracle(t *testing.T) {
 		"HAS_PERMISSION UNSPECIFIED", "CONDITIONAL_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
 }
 
-// TestDecisionOfFollowerEqualsOracle is TestDecisionEqualsOracle on a server that follows a database.
+// TestDecisionOfFollowerEqualsOracle is TestDecisionEqualsOracle on servers that follow a database, and another Deputy, with a copy. The oracle knows of
+// no copy: it holds what was written to the server. In make test each kind of copy is asked about few worlds, which are the same in every run; make soak
+// has more, by DEPUTY_RAPID_CHECKS.
 func TestDecisionOfFollowerEqualsOracle(t *testing.T) {
-	drawnDecisions(t, openFollower(t, domain), 6).wantAll(t, "HAS_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
+	for name, open := range harness.Copies() {
+		t.Run(name, func(t *testing.T) {
+			drawnDecisions(t, openFollower(t, domain, open), 6).wantAll(t, "HAS_PERMISSION UNSPECIFIED", "NO_PERMISSION ACTOR", "NO_PERMISSION OBJECT")
+		})
+	}
 }
 
 // drawnDecisions is what TestDecisionEqualsOracle says, in so many worlds. It returns what the answers were.

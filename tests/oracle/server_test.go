@@ -114,20 +114,13 @@ func openDeputy(t *testing.T, schemaText string) *deputy {
 	return d
 }
 
-// openFollower starts a server that follows a database of its own, to which the schema and all else is written, and decides from a copy. It is closed at
-// the end of the test, which fails if the copy did not answer most calls.
-func openFollower(t *testing.T, schemaText string) *deputy {
+// openFollower starts a server that follows a fresh authority, to which the schema and all else is written, and decides from a copy. It is closed at the
+// end of the test, which fails if the copy did not answer most calls.
+func openFollower(t *testing.T, schemaText string, open func(testing.TB) daemon.Config) *deputy {
 	t.Helper()
-	cfg := harness.Followed(t)
-	cfg.MetricsAddr = "127.0.0.1:0"
-	s := harness.Start(t, cfg)
+	s := harness.StartCopy(t, open(t))
 	s.WriteSchema(t, schemaText)
-	t.Cleanup(func() {
-		byCopy, byDatabase := s.Figure(t, `deputy_follow_snapshots_total{by="copy"}`), s.Figure(t, `deputy_follow_snapshots_total{by="authority"}`)
-		if byCopy <= byDatabase {
-			t.Errorf("the copy answered %v times, and the database %v times", byCopy, byDatabase)
-		}
-	})
+	t.Cleanup(func() { s.AnsweredByCopy(t) })
 	return over(s.Service, s.Admin)
 }
 

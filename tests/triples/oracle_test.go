@@ -3,10 +3,11 @@ package triples
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
-	"time"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"github.com/authzed/spicedb/pkg/caveats/types"
@@ -15,11 +16,12 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/authzed/spicedb/pkg/validationfile"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
-	"github.com/deputyauth/deputy/pkg/follow"
-	"github.com/deputyauth/deputy/pkg/follow/postgres"
+	"github.com/deputyauth/deputy/pkg/evaluate"
 	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/harness"
 )
@@ -66,11 +68,16 @@ func fill(
 	ask(conn, without, head(t, conn))
 }
 
-// follows has SpiceDB write a file's graph to a PostgreSQL, has a follower load a copy of that, and returns an engine over the copy.
-func follows(t *testing.T, f file) engine.Config {
+// authorities are the kinds of authority that a server can follow: each has a file's graph, and returns a server that follows it. filled is a store that
+// has the graph.
+var authorities = map[string]func(t *testing.T, f file, filled engine.Config) daemon.Config{"postgres": ofDatabase, "deputy": ofDeputy}
+
+// ofDatabase has SpiceDB write a file's graph to a PostgreSQL.
+func ofDatabase(t *testing.T, f file, _ engine.Config) daemon.Config {
 	t.Helper()
-	uri := harness.Postgres(t).URI
-	theirs, err := dscfg.NewDatastore(t.Context(), dscfg.WithEngine(dscfg.PostgresEngine), dscfg.WithURI(uri), dscfg.WithEnableDatastoreMetrics(false))
+	cfg := harness.Followed(t)
+	theirs, err := dscfg.NewDatastore(t.Context(),
+		dscfg.WithEngine(dscfg.PostgresEngine), dscfg.WithURI(cfg.Engine.URI), dscfg.WithEnableDatastoreMetrics(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,24 +85,73 @@ func follows(t *testing.T, f file) engine.Config {
 	if err = errors.Join(err, theirs.Close()); err != nil {
 		t.Fatal(err)
 	}
-	authority, err := postgres.Open(t.Context(), postgres.Config{URI: uri, Window: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer authority.Close()
-	dir := t.TempDir()
-	follower, err := follow.Open(follow.Config{Dir: dir, Store: store.Config{CacheBytes: 8 << 20}}, authority)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(follower.Load(t.Context()), follower.Close()); err != nil {
-		t.Fatal(err)
-	}
-	cfg := harness.Embedded(t)
-	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o700), os.Rename(filepath.Join(dir, "copy-1"), daemon.StoreDir(cfg.Dir))); err != nil {
-		t.Fatal(err)
-	}
 	return cfg
+}
+
+// ofDeputy has a Deputy serve the store.
+func ofDeputy(t *testing.T, _ file, filled engine.Config) daemon.Config {
+	t.Helper()
+	return harness.Following(t, harness.Start(t, daemon.Config{Engine: filled, Callers: harness.Followers()}).Addr().String())
+}
+
+// follows starts a server that follows, and asks the graph that it decides over. It is the copy that has to answer. It returns the answers, and an engine
+// over the copy, which the server does not use any more.
+func follows(t *testing.T, cfg daemon.Config, questions []question, want []answer) ([]answer, engine.Config) {
+	t.Helper()
+	var graph authz.Graph
+	cfg.JudgeOver = func(g authz.Graph) authz.Graph {
+		graph = g
+		return g
+	}
+	s := harness.StartCopy(t, cfg)
+	byCopy, byAuthority := s.States(t) // until there was a copy the authority answered
+	snap, err := graph.Snapshot(t.Context(), authz.Freshness{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := make([]answer, 0, len(questions))
+	for some := range slices.Chunk(questions, batch) {
+		queries := make([]authz.Query, len(some))
+		for i, q := range some {
+			queries[i] = evaluate.Check{Resource: q.resource, Subject: q.subject, Context: q.context.AsMap()}.Query()
+		}
+		found, err := snap.Check(t.Context(), queries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range found {
+			answers = append(answers, ofGraph(a, want[len(answers)]))
+		}
+	}
+	if copied, beyond := s.States(t); copied <= byCopy || beyond > byAuthority {
+		t.Errorf("the copy answered %v states, and the authority %v", copied-byCopy, beyond-byAuthority)
+	}
+	s.Stop()
+	<-s.Stopped
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	copied := harness.Embedded(t)
+	if err := errors.Join(os.MkdirAll(copied.Dir, 0o700), os.Rename(filepath.Join(cfg.Following.Dir, "copy-1"), daemon.StoreDir(copied.Dir))); err != nil {
+		t.Fatal(err)
+	}
+	return answers, copied
+}
+
+// ofGraph puts what a graph answers into the words of checks. Its errors have words of their own: that it fails where SpiceDB does is all that is compared.
+func ofGraph(a authz.Answer, want answer) answer {
+	switch a.Outcome {
+	case authz.Yes:
+		return answer{permissionship: v1.CheckPermissionResponse_PERMISSIONSHIP_HAS_PERMISSION}
+	case authz.No:
+		return answer{permissionship: v1.CheckPermissionResponse_PERMISSIONSHIP_NO_PERMISSION}
+	case authz.Conditional:
+		return answered(v1.CheckPermissionResponse_PERMISSIONSHIP_CONDITIONAL_PERMISSION, &v1.PartialCaveatInfo{MissingRequiredContext: a.Missing})
+	}
+	if want.code != codes.OK {
+		return want
+	}
+	return answer{code: codes.Unknown, message: fmt.Sprint(a.Outcome, a.Err)}
 }
 
 // head returns the newest revision.

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/deputyauth/deputy/pkg/daemon"
+	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -65,8 +66,8 @@ func TestCaveated(t *testing.T) {
 	})
 }
 
-// TestFollowed asks about copies that followed a PostgreSQL to which SpiceDB wrote the files. In CI it asks about every twentieth file;
-// DEPUTY_TRIPLES_FOLLOWED has it ask about all, as make soak does.
+// TestFollowed asks servers that follow a PostgreSQL to which SpiceDB wrote the files, and another Deputy that has them, and then asks about their copies
+// as TestTriples does. In make test it asks about every twentieth file; DEPUTY_TRIPLES_FOLLOWED has it ask about all, as make soak does.
 func TestFollowed(t *testing.T) {
 	var chosen []file
 	for i, f := range files(t) {
@@ -74,9 +75,13 @@ func TestFollowed(t *testing.T) {
 			chosen = append(chosen, f)
 		}
 	}
-	each(t, chosen, func(t *testing.T, f file) tally {
-		return compare(t, f, daemon.EvaluatorNative, f.triples(), edit{followed: true})
-	})
+	for kind, of := range authorities {
+		t.Run(kind, func(t *testing.T) {
+			each(t, chosen, func(t *testing.T, f file) tally {
+				return compare(t, f, daemon.EvaluatorNative, f.triples(), edit{followed: of})
+			})
+		})
+	}
 }
 
 // some returns at most so many triples, evenly spread, the same ones in every run.
@@ -149,8 +154,8 @@ type edit struct {
 	updates []tuple.RelationshipUpdate
 	// both says that it is asked about the graph without the edit too: before and after the one with it.
 	both bool
-	// followed says that Deputy decides from a copy of a PostgreSQL that has the graph.
-	followed bool
+	// followed returns a server that follows an authority with the graph, so that Deputy decides from a copy; nil where it follows none.
+	followed func(t *testing.T, f file, filled engine.Config) daemon.Config
 }
 
 // compare asks SpiceDB and Deputy triples of a file without and with its contexts, and reports every difference.
@@ -167,14 +172,17 @@ func compare(t *testing.T, f file, evaluator string, triples []triple, e edit) t
 			pictures = []picture{old, pictures[0], old}
 		}
 	})
-	if e.followed {
-		cfg = follows(t, f)
+	var count tally
+	if e.followed != nil {
+		var answers []answer
+		want := pictures[0].want
+		answers, cfg = follows(t, e.followed(t, f, cfg), questions, want)
+		count.differences = judge(t, f, evaluator, questions, want, answers, answers).differences
 	}
 	deputy := open(t, cfg, evaluator)
-	if e.followed {
+	if e.followed != nil {
 		pictures[0].snapshot = head(t, deputy)
 	}
-	var count tally
 	for _, p := range pictures {
 		singly, inBulk := single(t, deputy, p.snapshot, questions), bulk(t, deputy, p.snapshot, questions)
 		checkWhoAnswered(t, f, evaluator, questions, singly, inBulk)
