@@ -53,6 +53,8 @@ type Authority struct {
 	mu sync.Mutex
 	// seen is the newest timeline that each cluster was seen to write, by its system identifier: a few, for an address leads to few clusters.
 	seen map[string]uint64
+	// changing is what share of the last pulls found that something had changed, the latest counting most.
+	changing float64
 }
 
 var _ follow.Authority = (*Authority)(nil)
@@ -74,6 +76,10 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 	}
 	// Statements stay prepared unless the connection string has default_query_exec_mode: to plan the changes anew for each pull takes ten times as long
 	// as to read them. A pooler between pools sessions, as SpiceDB needs it too. A batch of statements is one round trip.
+	pool.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, pulling)
+		return err
+	}
 	connected, err := pgxpool.NewWithConfig(ctx, pool)
 	if err != nil {
 		return nil, fmt.Errorf("follow: %w", err)
@@ -301,10 +307,19 @@ func ignore(results pgx.BatchResults) error {
 // nothing is avoided: it is a setting that is off.
 const nothing = "jit"
 
-// settings are for one transaction: a way of planning ($1) that is off, and a plan of its own for each statement, on whose parameters it depends
-// how much of a state it reads. Statements are not compiled: that takes a hundred times as long as they run, and the planner, which adds a large
-// number to the costs of what it is told to avoid, would take each of them for an expensive one.
-const settings = `SELECT set_config('jit', 'off', true), set_config($1, 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)`
+const (
+	// pulling is a connection's settings, which are for pulls: a statement is planned once for the connection, from indexes alone, so that the plan is
+	// good whatever the tables hold when it is made and later; see relationshipsSince. Rows come in the order in which a statement names them, so it is
+	// not run in parallel.
+	pulling = `SELECT set_config('jit', 'off', false), set_config('plan_cache_mode', 'force_generic_plan', false),
+	set_config('enable_seqscan', 'off', false), set_config('enable_sort', 'off', false), set_config('max_parallel_workers_per_gather', '0', false)`
+
+	// settings are for one transaction that reads a state: a way of planning ($1) that is off, and a plan of its own for each statement, on whose
+	// parameters it depends how much of a state it reads. Statements are not compiled: that takes a hundred times as long as they run, and the planner,
+	// which adds a large number to the costs of what it is told to avoid, would take each of them for an expensive one.
+	settings = `SELECT set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true),
+	set_config('max_parallel_workers_per_gather', '2', true), set_config('plan_cache_mode', 'force_custom_plan', true), set_config($1, 'off', true)`
+)
 
 // read runs a reading in one round trip. avoid names a way of planning that is off for it.
 func (a *Authority) read(ctx context.Context, avoid string, r reading) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,21 +69,38 @@ func commit(t testing.TB, conn *pgx.Conn, statements string) {
 	}
 }
 
-// since returns what has changed since a position, in words, and where that leads to.
-func (s *spicedb) since(t testing.TB, from follow.Position) (string, follow.Position) {
+// eachWay does something while pulls are taken to find nothing, and then while they are taken to find changes, which are asked for in other ways.
+func (s *spicedb) eachWay(do func()) {
+	for _, share := range []float64{0, 1} {
+		s.authority.mu.Lock()
+		s.authority.changing = share
+		s.authority.mu.Unlock()
+		do()
+	}
+}
+
+// since returns what has changed since a position, in words, and where that leads to. Both ways to ask for it have to say the same.
+func (s *spicedb) since(t testing.TB, from follow.Position) (text string, to follow.Position) {
 	t.Helper()
-	c, err := s.authority.ChangesSince(t.Context(), from, 100)
-	if err != nil {
-		t.Fatal(err)
+	var texts []string
+	s.eachWay(func() {
+		c, err := s.authority.ChangesSince(t.Context(), from, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf("%d transactions;", c.Transactions)
+		for _, rel := range c.Written {
+			text += " +" + tuple.MustString(rel)
+		}
+		for _, rel := range c.Deleted {
+			text += " -" + tuple.MustString(rel)
+		}
+		texts, to = append(texts, text), c.To
+	})
+	if texts[0] != texts[1] {
+		t.Errorf("asked first whether anything has changed it is %q, and asked at once %q", texts[0], texts[1])
 	}
-	text := fmt.Sprintf("%d transactions;", c.Transactions)
-	for _, rel := range c.Written {
-		text += " +" + tuple.MustString(rel)
-	}
-	for _, rel := range c.Deleted {
-		text += " -" + tuple.MustString(rel)
-	}
-	return text, c.To
+	return texts[0], to
 }
 
 // pages is how many pages of its tables and indexes the database looks at to tell what has changed since a position. The statement is prepared the
@@ -91,7 +109,7 @@ func (s *spicedb) pages(t testing.TB, from follow.Position) int {
 	t.Helper()
 	var pages int
 	if err := pgx.BeginFunc(t.Context(), s.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(t.Context(), changesSettings); err != nil {
+		if _, err := tx.Exec(t.Context(), pulling); err != nil {
 			return err
 		}
 		if !s.planned {
@@ -240,11 +258,35 @@ func TestStandby(t *testing.T) {
 	if at, err := s.authority.Head(t.Context()); !errors.Is(err, follow.ErrStandby) {
 		t.Errorf("a standby's head is taken: %v, %v", at, err)
 	}
-	if c, err := s.authority.ChangesSince(t.Context(), from, 100); !errors.Is(err, follow.ErrStandby) {
-		t.Errorf("what a standby says has changed is taken: %v, %v", c, err)
-	}
+	s.eachWay(func() {
+		if c, err := s.authority.ChangesSince(t.Context(), from, 100); !errors.Is(err, follow.ErrStandby) {
+			t.Errorf("what a standby says has changed is taken: %v, %v", c, err)
+		}
+	})
 	if _, err := s.authority.At(from).Page(t.Context(), "", 10); !errors.Is(err, follow.ErrStandby) {
 		t.Errorf("a standby's relationships are taken: %v", err)
+	}
+}
+
+// TestOtherHistory asks what has changed since positions that the server has not shown: they are refused, in whichever way it is asked.
+func TestOtherHistory(t *testing.T) {
+	s := open(t, pgtest.Database(t))
+	commit(t, s.conn, writes("old", 1))
+	from, err := s.authority.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, later, lost := from, from, from
+	other.Authority += " of another"
+	later.State = "999999999:999999999:"
+	lost.Known = slices.Clone(from.Known)
+	lost.Known[0].Began = lost.Known[0].Began.Add(time.Microsecond)
+	for what, p := range map[string]follow.Position{"another authority": other, "a later state": later, "a transaction that there is not": lost} {
+		s.eachWay(func() {
+			if c, err := s.authority.ChangesSince(t.Context(), p, 100); !errors.Is(err, follow.ErrOther) {
+				t.Errorf("%s: %v, %v", what, c, err)
+			}
+		})
 	}
 }
 
