@@ -176,7 +176,7 @@ func has3(t *testing.T, files vfs.FS, dir string) bool {
 	if err != nil {
 		t.Error(err)
 	}
-	all, _, err := s.Page(t.Context(), head, "", 10)
+	all, _, err := s.Page(t.Context(), head, "", 10, 1<<20)
 	return err == nil && len(all) == 3
 }
 
