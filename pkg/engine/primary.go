@@ -46,8 +46,8 @@ type primary struct {
 	began chan struct{}
 
 	mu sync.Mutex
-	// history counts how often the server began another one; see begin.
-	history uint64
+	// epoch counts the histories that the server was seen to begin; see begin.
+	epoch uint64
 	// floor is the newest revision that heads may not lie behind, and candidate what becomes it once it is old enough.
 	floor     datastore.Revision
 	candidate datastore.Revision
@@ -137,8 +137,8 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 
 // bound is the revision that a head which is read from now on may not lie behind, nil if there is none yet, in a history.
 type bound struct {
-	floor   datastore.Revision
-	history uint64
+	floor datastore.Revision
+	epoch uint64
 }
 
 // fit returns the bound for what is read from now on.
@@ -151,7 +151,7 @@ func (p *primary) fit() (bound, error) {
 	case p.reopening:
 		return bound{}, unfit(errReopening)
 	}
-	return bound{p.floor, p.history}, nil
+	return bound{p.floor, p.epoch}, nil
 }
 
 // begin forgets what was read and acknowledged: the server's history is another one, in which that compares with nothing. Connections that were made
@@ -159,7 +159,7 @@ func (p *primary) fit() (bound, error) {
 func (p *primary) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.history++
+	p.epoch++
 	p.floor, p.candidate = nil, nil
 	if p.open == nil {
 		return
@@ -188,19 +188,19 @@ func behind(revision, floor datastore.Revision) bool {
 }
 
 // acknowledged notes a revision that a write was made at, which is durable, in a history.
-func (p *primary) acknowledged(revision datastore.Revision, history uint64) {
+func (p *primary) acknowledged(revision datastore.Revision, epoch uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if history == p.history {
+	if epoch == p.epoch {
 		p.raiseLocked(revision)
 	}
 }
 
 // saw notes a head that was read in a history.
-func (p *primary) saw(head datastore.Revision, history uint64) {
+func (p *primary) saw(head datastore.Revision, epoch uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if history != p.history {
+	if epoch != p.epoch {
 		return
 	}
 	if p.candidate != nil && time.Since(p.read) < headAge {
@@ -243,7 +243,7 @@ func (p *primary) head(take func() (datastore.Revision, error)) error {
 	if behind(head, bound.floor) {
 		return unfit(errWentBack)
 	}
-	p.saw(head, bound.history)
+	p.saw(head, bound.epoch)
 	return nil
 }
 
@@ -277,7 +277,7 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 	if behind(revision, bound.floor) {
 		return datastore.NoRevision, unfit(errWentBack)
 	}
-	p.acknowledged(revision, bound.history)
+	p.acknowledged(revision, bound.epoch)
 	return revision, nil
 }
 

@@ -106,7 +106,7 @@ func (p *primary) reopens(life context.Context) {
 		case <-p.began:
 		}
 		p.mu.Lock()
-		history := p.history
+		epoch := p.epoch
 		p.mu.Unlock()
 		fresh := p.reopen(life)
 		if fresh == nil {
@@ -115,7 +115,7 @@ func (p *primary) reopens(life context.Context) {
 		before := p.replace(fresh)
 		p.mu.Lock()
 		p.redial = true
-		if p.history == history {
+		if p.epoch == epoch {
 			p.reopening = false
 		}
 		p.mu.Unlock()
