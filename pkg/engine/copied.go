@@ -61,7 +61,7 @@ func (e *Engine) Head(ctx context.Context, take func() (printed string, err erro
 
 // BeginHistory has the engine forget which heads it has read and acknowledged, because the database's history is known to be another one since, in
 // which they compare with nothing. Until it is told so, it refuses heads that lie behind them. On Postgres it also makes its connections anew, because
-// those that there are may lead to a server that was replaced; until it has them, it is Unavailable.
+// those that there are may lead to a server that was replaced; calls wait until it has them.
 func (e *Engine) BeginHistory() {
 	if guarded := datastore.UnwrapAs[*primary](e.ds); guarded != nil {
 		guarded.begin()
