@@ -109,20 +109,20 @@ type authority interface {
 	io.Closer
 }
 
-// database is a database that is followed.
-type database struct{ *postgres.Authority }
+// followedDatabase is a database that is followed.
+type followedDatabase struct{ *postgres.Authority }
 
 // Close is io.Closer's.
-func (d database) Close() error {
+func (d followedDatabase) Close() error {
 	d.Authority.Close()
 	return nil
 }
 
-// another is another Deputy server that is followed, over the engine's connection.
-type another struct{ *deputy.Authority }
+// followedDeputy is another Deputy server that is followed, over the engine's connection.
+type followedDeputy struct{ *deputy.Authority }
 
 // Close is io.Closer's. The connection is the engine's.
-func (another) Close() error { return nil }
+func (followedDeputy) Close() error { return nil }
 
 // openAuthority opens what is followed, if anything is. The engine learns where it is another Deputy.
 func (d *Daemon) openAuthority(ctx context.Context) error {
@@ -138,14 +138,14 @@ func (d *Daemon) openAuthority(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.authority = database{opened}
+		d.authority = followedDatabase{opened}
 		return nil
 	}
 	opened, err := deputy.Open(ctx, d.engine.Conn())
 	if err != nil {
 		return err
 	}
-	d.authority = another{opened}
+	d.authority = followedDeputy{opened}
 	return d.engine.Follows(ctx, func(ctx context.Context) (string, error) {
 		head, err := opened.Head(ctx)
 		if err != nil {

@@ -196,8 +196,8 @@ func (e *Engine) Write(ctx context.Context, updates []authz.Update, precondition
 		return authz.Revision{}, Failure("engine.Write", err)
 	}
 	at := authz.Revision{Token: resp.GetWrittenAt().GetToken()}
-	if e.another != nil {
-		e.another.wrote(at)
+	if e.followed != nil {
+		e.followed.wrote(at)
 	}
 	return at, nil
 }

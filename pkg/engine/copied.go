@@ -26,8 +26,8 @@ func OverCopy(ctx context.Context, cfg Config, ds datastore.Datastore) (*Engine,
 // Head returns the head that take takes past the engine, as SpiceDB prints it. As with a Snapshot, the error is Unavailable where the database is not
 // one to decide by, or the head lies behind what this server had acknowledged or read before.
 func (e *Engine) Head(ctx context.Context, take func() (printed string, err error)) (authz.Revision, error) {
-	if e.another != nil {
-		return e.anotherHead(ctx, take)
+	if e.followed != nil {
+		return e.followedHead(ctx, take)
 	}
 	var revision datastore.Revision
 	var failed error
@@ -61,7 +61,7 @@ func (e *Engine) Head(ctx context.Context, take func() (printed string, err erro
 
 // BeginHistory has the engine forget which heads it has read and acknowledged, because the database's history is known to be another one since, in
 // which they compare with nothing. Until it is told so, it refuses heads that lie behind them. On Postgres it also makes its connections anew, because
-// those that there are may lead to a server that was replaced; until it has them, it is Unavailable.
+// those that there are may lead to a server that was replaced; calls wait until it has them.
 func (e *Engine) BeginHistory() {
 	if guarded := datastore.UnwrapAs[*primary](e.ds); guarded != nil {
 		guarded.begin()
@@ -70,8 +70,8 @@ func (e *Engine) BeginHistory() {
 
 // Printed returns a revision of this engine as SpiceDB prints it. Errors: OutOfRange for one of another engine.
 func (e *Engine) Printed(r authz.Revision) (string, error) {
-	if e.another != nil {
-		return e.another.printed(r)
+	if e.followed != nil {
+		return e.followed.printed(r)
 	}
 	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, e.ds)
 	if err == nil && decoded.Status != zedtoken.StatusValid {

@@ -63,8 +63,8 @@ type Engine struct {
 	own string
 	// trusted is Config.TrustSchema.
 	trusted bool
-	// another is the Deputy behind Remote, where this server follows it; else nil.
-	another *another
+	// followed is the store of the Deputy behind Remote, where this server follows it; else nil.
+	followed *followedStore
 	// stop ends the in-process server and waits for it; nil for Remote.
 	stop func() error
 
@@ -306,8 +306,8 @@ func (e *Engine) ClockOffset() time.Duration { return e.offset }
 // DatastoreID is the id of the datastore, the same on every server over it; "" for Remote, which does not tell, unless that is a Deputy that this
 // server follows.
 func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
-	if e.another != nil {
-		return e.another.storeID(), nil
+	if e.followed != nil {
+		return e.followed.storeID(), nil
 	}
 	if e.ds == nil {
 		return "", nil

@@ -37,7 +37,7 @@ const headAge = 2 * time.Second
 // Where either finds something, every call is UNAVAILABLE until it does not any more.
 //
 // A server that was replaced may run on, and connections that were made to it stay there. So once the server's history is known to be another one, the
-// datastore is opened anew: see begin. Until that is done every call is UNAVAILABLE.
+// datastore is opened anew: see begin. Every call waits for that.
 type primary struct {
 	replaceable
 
@@ -46,16 +46,17 @@ type primary struct {
 	began chan struct{}
 
 	mu sync.Mutex
-	// history counts how often the server began another one; see begin.
-	history uint64
+	// epoch counts the histories that the server was seen to begin; see begin.
+	epoch uint64
 	// floor is the newest revision that heads may not lie behind, and candidate what becomes it once it is old enough.
 	floor     datastore.Revision
 	candidate datastore.Revision
 	read      time.Time
 	// unfit is what the last look that was answered found.
 	unfit error
-	// reopening says that the datastore is opened anew, and redial that the next look is to be made over a new connection.
-	reopening, redial bool
+	// reopening is closed once the datastore has been opened anew; nil where it is not. redial says that the next look is to be made over a new connection.
+	reopening chan struct{}
+	redial    bool
 
 	uri  string
 	mark int32
@@ -137,34 +138,33 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 
 // bound is the revision that a head which is read from now on may not lie behind, nil if there is none yet, in a history.
 type bound struct {
-	floor   datastore.Revision
-	history uint64
+	floor datastore.Revision
+	epoch uint64
 }
 
 // fit returns the bound for what is read from now on.
 func (p *primary) fit() (bound, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.unfit != nil:
+	if p.unfit != nil {
 		return bound{}, unfit(p.unfit)
-	case p.reopening:
-		return bound{}, unfit(errReopening)
 	}
-	return bound{p.floor, p.history}, nil
+	return bound{p.floor, p.epoch}, nil
 }
 
 // begin forgets what was read and acknowledged: the server's history is another one, in which that compares with nothing. Connections that were made
-// before may lead to a server that was replaced and runs on, so the datastore is opened anew, and nothing is read or written meanwhile.
+// before may lead to a server that was replaced and runs on, so the datastore is opened anew, and what begins meanwhile waits for it.
 func (p *primary) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.history++
+	p.epoch++
 	p.floor, p.candidate = nil, nil
 	if p.open == nil {
 		return
 	}
-	p.reopening = true
+	if p.reopening == nil {
+		p.reopening = make(chan struct{})
+	}
 	select {
 	case p.began <- struct{}{}:
 	default: // it is to be opened anew already
@@ -188,19 +188,19 @@ func behind(revision, floor datastore.Revision) bool {
 }
 
 // acknowledged notes a revision that a write was made at, which is durable, in a history.
-func (p *primary) acknowledged(revision datastore.Revision, history uint64) {
+func (p *primary) acknowledged(revision datastore.Revision, epoch uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if history == p.history {
+	if epoch == p.epoch {
 		p.raiseLocked(revision)
 	}
 }
 
 // saw notes a head that was read in a history.
-func (p *primary) saw(head datastore.Revision, history uint64) {
+func (p *primary) saw(head datastore.Revision, epoch uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if history != p.history {
+	if epoch != p.epoch {
 		return
 	}
 	if p.candidate != nil && time.Since(p.read) < headAge {
@@ -220,6 +220,9 @@ func (p *primary) raiseLocked(revision datastore.Revision) {
 
 // HeadRevision is the datastore's, unless the server is not fit for decisions.
 func (p *primary) HeadRevision(ctx context.Context) (head datastore.RevisionWithSchemaHash, err error) {
+	if err := p.reopened(ctx); err != nil {
+		return datastore.RevisionWithSchemaHash{}, err
+	}
 	err = p.head(func() (datastore.Revision, error) {
 		head, err = p.inner().HeadRevision(ctx)
 		return head.Revision, err
@@ -243,12 +246,15 @@ func (p *primary) head(take func() (datastore.Revision, error)) error {
 	if behind(head, bound.floor) {
 		return unfit(errWentBack)
 	}
-	p.saw(head, bound.history)
+	p.saw(head, bound.epoch)
 	return nil
 }
 
 // OptimizedRevision is the datastore's, unless the server is not fit for decisions.
 func (p *primary) OptimizedRevision(ctx context.Context) (datastore.RevisionWithSchemaHash, error) {
+	if err := p.reopened(ctx); err != nil {
+		return datastore.RevisionWithSchemaHash{}, err
+	}
 	if _, err := p.fit(); err != nil {
 		return datastore.RevisionWithSchemaHash{}, err
 	}
@@ -257,6 +263,9 @@ func (p *primary) OptimizedRevision(ctx context.Context) (datastore.RevisionWith
 
 // CheckRevision is the datastore's, unless the server is not fit for decisions.
 func (p *primary) CheckRevision(ctx context.Context, revision datastore.Revision) error {
+	if err := p.reopened(ctx); err != nil {
+		return err
+	}
 	if _, err := p.fit(); err != nil {
 		return err
 	}
@@ -266,6 +275,9 @@ func (p *primary) CheckRevision(ctx context.Context, revision datastore.Revision
 // ReadWriteTx is the datastore's. It does not acknowledge a write that an older copy of the cluster took: no
 // decision would see it.
 func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts ...options.RWTOptionsOption) (datastore.Revision, error) {
+	if err := p.reopened(ctx); err != nil {
+		return datastore.NoRevision, err
+	}
 	bound, err := p.fit()
 	if err != nil {
 		return datastore.NoRevision, err
@@ -277,7 +289,7 @@ func (p *primary) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts
 	if behind(revision, bound.floor) {
 		return datastore.NoRevision, unfit(errWentBack)
 	}
-	p.acknowledged(revision, bound.history)
+	p.acknowledged(revision, bound.epoch)
 	return revision, nil
 }
 

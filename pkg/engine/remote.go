@@ -46,8 +46,8 @@ func (e *Engine) remoteSnapshot(ctx context.Context, f authz.Freshness) (authz.S
 			err = Failure("engine.Snapshot", ctx.Err())
 		}
 	}
-	if err == nil && e.another != nil && f.Exactly.IsZero() {
-		err = e.another.reaches(at.token, f.Bounds()...)
+	if err == nil && e.followed != nil && f.Exactly.IsZero() {
+		err = e.followed.reaches(at.token, f.Bounds()...)
 	}
 	if err != nil {
 		return nil, err
@@ -69,8 +69,8 @@ func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 	if err != nil || m.Schema.CoreDifference != "" {
 		return head{token, m}, err
 	}
-	if e.another != nil {
-		token, err = e.anotherHead(ctx, func() (string, error) { return e.another.head(ctx) })
+	if e.followed != nil {
+		token, err = e.followedHead(ctx, func() (string, error) { return e.followed.head(ctx) })
 		if err != nil && authz.KindOf(err) == authz.Internal {
 			err = &authz.Error{
 				Op: "engine.Head", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Message: "the server that is followed does not answer", Err: err,

@@ -89,11 +89,31 @@ func (r *replaceable) ReadWriteTx(
 
 func (r *replaceable) Close() error { return r.inner().Close() }
 
-// reopenPause is how long after it could not be opened a datastore is opened again.
-const reopenPause = time.Second
+// reopenPause is how long after it could not be opened a datastore is opened again, and reopenWait how long calls wait for it.
+const reopenPause, reopenWait = time.Second, 5 * time.Second
 
 // errReopening says that the connections are made anew.
 var errReopening = errors.New("the database has another history than before, and connections to it are made anew")
+
+// reopened waits while the datastore is opened anew. The error is Unavailable where that takes long.
+func (p *primary) reopened(ctx context.Context) error {
+	p.mu.Lock()
+	reopening := p.reopening
+	p.mu.Unlock()
+	if reopening == nil {
+		return nil
+	}
+	limit := time.NewTimer(reopenWait)
+	defer limit.Stop()
+	select {
+	case <-reopening:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-limit.C:
+		return unfit(errReopening)
+	}
+}
 
 // reopens opens the datastore anew each time that a history has begun, until life ends, and waits then for those that were replaced to be closed.
 func (p *primary) reopens(life context.Context) {
@@ -106,7 +126,7 @@ func (p *primary) reopens(life context.Context) {
 		case <-p.began:
 		}
 		p.mu.Lock()
-		history := p.history
+		epoch := p.epoch
 		p.mu.Unlock()
 		fresh := p.reopen(life)
 		if fresh == nil {
@@ -115,8 +135,9 @@ func (p *primary) reopens(life context.Context) {
 		before := p.replace(fresh)
 		p.mu.Lock()
 		p.redial = true
-		if p.history == history {
-			p.reopening = false
+		if p.epoch == epoch && p.reopening != nil {
+			close(p.reopening)
+			p.reopening = nil
 		}
 		p.mu.Unlock()
 		// It takes some seconds to end its heartbeat, and waits for what is still read.
@@ -145,27 +166,26 @@ func (p *primary) reopen(life context.Context) datastore.Datastore {
 func (p *primary) openOnce(life context.Context) datastore.Datastore {
 	ctx, cancel := context.WithTimeout(life, connectTimeout)
 	defer cancel()
-	opened := make(chan datastore.Datastore, 1)
+	opened := make(chan datastore.Datastore)
 	go func() {
-		var fresh datastore.Datastore
-		err := authz.Safely("engine.openOnce", func() (err error) {
-			fresh, err = p.open(ctx)
-			return err
+		_ = authz.Safely("engine.openOnce", func() error {
+			fresh, err := p.open(ctx)
+			if err != nil {
+				return err
+			}
+			select {
+			case opened <- fresh:
+				return nil
+			case <-ctx.Done():
+				return fresh.Close()
+			}
 		})
-		if err != nil {
-			fresh = nil
-		}
-		opened <- fresh
+		close(opened)
 	}()
 	select {
 	case fresh := <-opened:
 		return fresh
 	case <-ctx.Done():
-		go func() {
-			if late := <-opened; late != nil {
-				_ = authz.Safely("engine.openOnce", late.Close)
-			}
-		}()
 		return nil
 	}
 }

@@ -355,7 +355,7 @@ func (f *Follower) turnOf(ctx context.Context) (_ context.Context, over func()) 
 func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
-	r, err := f.current() //nolint:contextcheck // a mark of distrust is written in any case
+	r, err := f.served() //nolint:contextcheck // a mark of distrust is written in any case
 	if err != nil {
 		return nil, err
 	}
@@ -399,8 +399,8 @@ func (f *Follower) advance(ctx context.Context, r *replica) error {
 	return err
 }
 
-// current is the copy that is served. The turn is held.
-func (f *Follower) current() (*replica, error) {
+// served is the copy that is served. The turn is held.
+func (f *Follower) served() (*replica, error) {
 	f.expel()
 	f.mu.Lock()
 	defer f.mu.Unlock()

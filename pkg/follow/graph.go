@@ -32,8 +32,8 @@ const (
 	linger = time.Minute
 	// confirmTime is how long a write waits until the authority has told its identity.
 	confirmTime = 2 * time.Second
-	// maxBeyond is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
-	maxBeyond = 16
+	// maxAsking is how many questions the authority's engine is asked at once for decisions that the copy does not answer.
+	maxAsking = 16
 )
 
 // Local is the graph over a copy's store: what a decision at a revision of the copy is made over. It is safe for concurrent use.
@@ -101,17 +101,17 @@ type Graph struct {
 	// was one that served.
 	loading, renewing, hasServed atomic.Bool
 	identities                   identities
-	beyond                       *turns.Set
+	asking                       *turns.Set
 	figures                      *figures
 
 	end    context.CancelFunc
 	ended  chan struct{}
 	mu     sync.Mutex
 	served bool
-	// copies are those that are open, current the newest of them.
-	copies  map[*opened]bool
-	current *opened
-	known   stands
+	// copies are those that are open, newest the one that was opened last.
+	copies map[*opened]bool
+	newest *opened
+	stands stands
 
 	// wake has follow look at once, verifying is held by the one comparison of the whole copy that is under way, and checks is what they came to.
 	wake      chan struct{}
@@ -173,7 +173,7 @@ func OpenGraph(config GraphConfig) *Graph {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g := &Graph{
-		config: config, beyond: turns.New("questions to the authority", maxBeyond), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
+		config: config, asking: turns.New("questions to the authority", maxAsking), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
 		wake: make(chan struct{}, 1),
 	}
 	g.figures = newFigures(g)
@@ -193,7 +193,7 @@ func (g *Graph) Close() error {
 	<-g.ended
 	g.mu.Lock()
 	open := g.copies
-	g.copies, g.current = nil, nil
+	g.copies, g.newest = nil, nil
 	g.mu.Unlock()
 	g.now.Store(nil)
 	var err error
@@ -356,7 +356,7 @@ func (g *Graph) forget(copied *store.Store) {
 	if copied != nil && (s == nil || s.copy.hold.Store != copied) {
 		return
 	}
-	g.known = stands{}
+	g.stands = stands{}
 	g.now.Store(nil)
 }
 
@@ -408,10 +408,10 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	if g.config.Follower.distrusts(s.copy.hold.Store) {
 		return nil, ErrNoCopy
 	}
-	if g.identities.known() != s.position.Authority {
+	if g.identities.identity() != s.position.Authority {
 		return nil, errChanged // while the copy was opened
 	}
-	g.known.note(s)
+	g.stands.note(s)
 	g.now.Store(s)
 	g.renewing.Store(false)
 	return s, nil
@@ -420,11 +420,11 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 // over returns the graph over a copy, which it opens at first. It takes over what was reached.
 func (g *Graph) over(ctx context.Context, reached *Reached) (*opened, error) {
 	g.mu.Lock()
-	current := g.current
+	newest := g.newest
 	g.mu.Unlock()
-	if current != nil && current.hold.Store == reached.Store {
+	if newest != nil && newest.hold.Store == reached.Store {
 		reached.Release()
-		return current, nil
+		return newest, nil
 	}
 	local, err := g.config.Open(reached.Store)
 	if err != nil {
@@ -441,11 +441,11 @@ func (g *Graph) over(ctx context.Context, reached *Reached) (*opened, error) {
 	if g.copies == nil {
 		return nil, errors.Join(errClosed, o.close())
 	}
-	if current != nil {
-		o.number = current.number + 1
-		time.AfterFunc(linger, func() { g.bury(current) })
+	if newest != nil {
+		o.number = newest.number + 1
+		time.AfterFunc(linger, func() { g.bury(newest) })
 	}
-	g.copies[o], g.current, g.known = true, o, stands{}
+	g.copies[o], g.newest, g.stands = true, o, stands{}
 	return o, nil
 }
 
@@ -500,7 +500,7 @@ func (g *Graph) stood(ctx context.Context, r authz.Revision) *stand {
 		r = authz.InHistory(now.revision.History(), r.ZedToken())
 	}
 	g.mu.Lock()
-	s := g.known.at(r)
+	s := g.stands.at(r)
 	g.mu.Unlock()
 	if s == nil || s.copy.hold.Store.CheckRevision(ctx, s.local) != nil {
 		return nil
@@ -513,7 +513,7 @@ func (g *Graph) shows(s *stand, r authz.Revision) bool {
 	if r.IsZero() || r == s.revision {
 		return true
 	}
-	if current(s.position.Authority, r) != nil {
+	if sameHistory(s.position.Authority, r) != nil {
 		return false // the authority may have that history by now
 	}
 	printed, err := g.config.Printed(r)
@@ -536,7 +536,7 @@ func endOf(ctx context.Context) error {
 // Write has the authority's engine write. It writes also where the authority's identity is not known, because a write that takes access away has to go through.
 // Where the identity is not known to be the same before and after the write, its revision is good nowhere.
 func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions []authz.MustHold) (authz.Revision, error) {
-	known := func(ask func(context.Context) (Identity, error)) Identity {
+	identity := func(ask func(context.Context) (Identity, error)) Identity {
 		ctx, cancel := context.WithTimeout(ctx, confirmTime)
 		defer cancel()
 		is, err := ask(ctx)
@@ -545,13 +545,13 @@ func (g *Graph) Write(ctx context.Context, updates []authz.Update, preconditions
 		}
 		return is
 	}
-	before := known(g.identity)
+	before := identity(g.identity)
 	written, err := g.config.Engine.Write(ctx, updates, preconditions)
 	if err != nil {
 		return authz.Revision{}, err
 	}
 	history := authz.NoHistory
-	if before != "" && before == known(g.identityNow) {
+	if before != "" && before == identity(g.identityNow) {
 		history = historyOf(before)
 	}
 	return authz.InHistory(history, written.ZedToken()), nil

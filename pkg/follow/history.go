@@ -89,8 +89,8 @@ func (g *Graph) recognize(is Identity, asked time.Time) bool {
 	return true
 }
 
-// known is the identity that the authority was last known to have, "" if none is known.
-func (i *identities) known() Identity {
+// identity is the identity that the authority was last known to have, "" if none is known.
+func (i *identities) identity() Identity {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.last.identity
@@ -98,8 +98,8 @@ func (i *identities) known() Identity {
 
 // identity returns the authority's identity as it was last known, and asks for it where none is known.
 func (g *Graph) identity(ctx context.Context) (Identity, error) {
-	if known := g.identities.known(); known != "" {
-		return known, nil
+	if is := g.identities.identity(); is != "" {
+		return is, nil
 	}
 	return g.identityNow(ctx)
 }
@@ -151,8 +151,8 @@ func (g *Graph) during(ctx context.Context, ask func(of Identity) error) (histor
 	return historyOf(before), nil
 }
 
-// current refuses revisions of another history than an authority's. One that names none is taken for one of the authority's.
-func current(is Identity, revisions ...authz.Revision) error {
+// sameHistory refuses revisions of another history than an authority's. One that names none is taken for one of the authority's.
+func sameHistory(is Identity, revisions ...authz.Revision) error {
 	for _, r := range revisions {
 		if h := r.History(); h != "" && h != historyOf(is) {
 			return authz.Errorf(authz.OutOfRange, authz.ReasonRevision,

@@ -18,7 +18,7 @@ func (f *Follower) Load(ctx context.Context) error {
 	ctx, over := f.turnOf(ctx)
 	defer over()
 	defer f.progress.Store(nil)
-	if _, err := f.current(); err != nil && !errors.Is(err, ErrNoCopy) { //nolint:contextcheck // likewise
+	if _, err := f.served(); err != nil && !errors.Is(err, ErrNoCopy) { //nolint:contextcheck // likewise
 		return err
 	}
 	for {

@@ -179,7 +179,7 @@ func marked(next string) string {
 func (g *Graph) asked(ctx context.Context, f authz.Freshness) (authz.Snapshot, error) {
 	var inner authz.Snapshot
 	history, err := g.during(ctx, func(of Identity) error {
-		if err := current(of, f.Exactly, f.AtLeast, f.Also); err != nil {
+		if err := sameHistory(of, f.Exactly, f.AtLeast, f.Also); err != nil {
 			// Another server may know of a history that this one does not know yet.
 			now, unknown := g.identityNow(ctx)
 			switch {
@@ -199,12 +199,12 @@ func (g *Graph) asked(ctx context.Context, f authz.Freshness) (authz.Snapshot, e
 		return nil, err
 	}
 	g.figures.byAuthority.Inc()
-	return &beyond{inner, g, authz.InHistory(history, inner.Revision().ZedToken())}, nil
+	return &ofEngine{inner, g, authz.InHistory(history, inner.Revision().ZedToken())}, nil
 }
 
 // within asks the authority's engine something while few others do.
 func (g *Graph) within(ctx context.Context, ask func() error) error {
-	turn, err := g.beyond.Take(ctx, 1, g.config.Wait)
+	turn, err := g.asking.Take(ctx, 1, g.config.Wait)
 	if err != nil {
 		if ctx.Err() != nil {
 			return endOf(ctx)
@@ -219,8 +219,8 @@ func (g *Graph) within(ctx context.Context, ask func() error) error {
 	return ask()
 }
 
-// beyond is a snapshot of the authority's engine. It is asked while few others are.
-type beyond struct {
+// ofEngine is a snapshot of the authority's engine. It is asked while few others are.
+type ofEngine struct {
 	authz.Snapshot
 
 	graph    *Graph
@@ -228,68 +228,68 @@ type beyond struct {
 }
 
 // Revision is the engine's, with the authority's history.
-func (b *beyond) Revision() authz.Revision { return b.revision }
+func (e *ofEngine) Revision() authz.Revision { return e.revision }
 
 // Elsewhere is authz.Elsewhere's.
-func (*beyond) Elsewhere() bool { return true }
+func (*ofEngine) Elsewhere() bool { return true }
 
 // Schema is the engine's.
-func (b *beyond) Schema(ctx context.Context) (schema *authz.Schema, err error) {
-	err = b.graph.within(ctx, func() (err error) {
-		schema, err = b.Snapshot.Schema(ctx)
+func (e *ofEngine) Schema(ctx context.Context) (schema *authz.Schema, err error) {
+	err = e.graph.within(ctx, func() (err error) {
+		schema, err = e.Snapshot.Schema(ctx)
 		return err
 	})
 	return schema, err
 }
 
 // Read is the engine's.
-func (b *beyond) Read(ctx context.Context, filters ...authz.Filter) (found [][]authz.Relationship, err error) {
-	err = b.graph.within(ctx, func() (err error) {
-		found, err = b.Snapshot.Read(ctx, filters...)
+func (e *ofEngine) Read(ctx context.Context, filters ...authz.Filter) (found [][]authz.Relationship, err error) {
+	err = e.graph.within(ctx, func() (err error) {
+		found, err = e.Snapshot.Read(ctx, filters...)
 		return err
 	})
 	return found, err
 }
 
 // Page is the engine's. A list that the copy began cannot be gone on with.
-func (b *beyond) Page(ctx context.Context, f authz.Filter, limit int, cursor string) (found []authz.Relationship, next string, err error) {
+func (e *ofEngine) Page(ctx context.Context, f authz.Filter, limit int, cursor string) (found []authz.Relationship, next string, err error) {
 	if strings.HasPrefix(cursor, ofCopy) {
 		return nil, "", errMoved()
 	}
-	err = b.graph.within(ctx, func() (err error) {
-		found, next, err = b.Snapshot.Page(ctx, f, limit, cursor)
+	err = e.graph.within(ctx, func() (err error) {
+		found, next, err = e.Snapshot.Page(ctx, f, limit, cursor)
 		return err
 	})
 	return found, next, err
 }
 
 // Check is the engine's.
-func (b *beyond) Check(ctx context.Context, queries []authz.Query) (answers []authz.Answer, err error) {
-	err = b.graph.within(ctx, func() (err error) {
-		answers, err = b.Snapshot.Check(ctx, queries)
+func (e *ofEngine) Check(ctx context.Context, queries []authz.Query) (answers []authz.Answer, err error) {
+	err = e.graph.within(ctx, func() (err error) {
+		answers, err = e.Snapshot.Check(ctx, queries)
 		return err
 	})
 	return answers, err
 }
 
 // Subjects is the engine's.
-func (b *beyond) Subjects(
+func (e *ofEngine) Subjects(
 	ctx context.Context, resource authz.Object, permission, subjectType string, given map[string]any, limit int,
 ) (found []authz.SubjectAnswer, err error) {
-	err = b.graph.within(ctx, func() (err error) {
-		found, err = b.Snapshot.Subjects(ctx, resource, permission, subjectType, given, limit)
+	err = e.graph.within(ctx, func() (err error) {
+		found, err = e.Snapshot.Subjects(ctx, resource, permission, subjectType, given, limit)
 		return err
 	})
 	return found, err
 }
 
 // Resources is the engine's, as Page.
-func (b *beyond) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) (found []authz.Resource, next string, err error) {
+func (e *ofEngine) Resources(ctx context.Context, r authz.Reachable, limit int, cursor string) (found []authz.Resource, next string, err error) {
 	if strings.HasPrefix(cursor, ofCopy) {
 		return nil, "", errMoved()
 	}
-	err = b.graph.within(ctx, func() (err error) {
-		found, next, err = b.Snapshot.Resources(ctx, r, limit, cursor)
+	err = e.graph.within(ctx, func() (err error) {
+		found, next, err = e.Snapshot.Resources(ctx, r, limit, cursor)
 		return err
 	})
 	return found, next, err

@@ -49,8 +49,8 @@ func TestOldPrimaryRunsOn(t *testing.T) {
 	replica.Promote(t)
 	lead(replica)
 	// The connections that the database is followed over break, as on a lossy network; those of SpiceDB's pools do not.
-	old.Exec(t, "deputy", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_control_system%' AND pid <> pg_backend_pid()")
 	eventually(t, "the server has found out", func() bool {
+		old.Exec(t, "deputy", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_control_system%' AND pid <> pg_backend_pid()")
 		return n.figure(t, "deputy_follow_loads_total") == 2 && n.figure(t, "deputy_follow_serves") == 1
 	})
 	n.wants(t, of(check, "kept"), has)

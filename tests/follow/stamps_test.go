@@ -22,7 +22,7 @@ func stampOf(t *testing.T, token *deputyv1.ZedToken) time.Time {
 	if err != nil || len(b) < 10 {
 		t.Fatalf("%q is no token: %v", token.GetToken(), err)
 	}
-	return time.Unix(0, int64(binary.BigEndian.Uint64(b[2:10]))) //nolint:gosec // a time
+	return time.Unix(0, int64(binary.BigEndian.Uint64(b[2:10])))
 }
 
 // lastOf reads a stream to its end, and returns its last message.
@@ -134,7 +134,7 @@ func TestStampsOfStaleAnswers(t *testing.T) { //nolint:tparallel // they share t
 		if err != nil || len(b) < 10 {
 			t.Fatalf("%q is no cursor: %v", end.GetNext().GetToken(), err)
 		}
-		if late := time.Unix(0, int64(binary.BigEndian.Uint64(b[2:10]))).Sub(stopped); late > 0 { //nolint:gosec // a time
+		if late := time.Unix(0, int64(binary.BigEndian.Uint64(b[2:10]))).Sub(stopped); late > 0 {
 			t.Errorf("the cursor is stamped %s too late", late)
 		}
 	})

@@ -143,6 +143,36 @@ func TestCursorsTellNoAge(t *testing.T) {
 	}
 }
 
+// TestStaleAnswersTellTheirAge: a revision that SpiceDB chose may have been the newest some time ago, and counts as that old as a snapshot.
+func TestStaleAnswersTellTheirAge(t *testing.T) {
+	for staleness, want := range map[time.Duration]string{0: "", 2 * time.Hour: authz.ReasonSnapshotTooOld} {
+		h := openEngine(t)
+		h.door.cfg.Staleness = staleness
+		admin, service := h.client(t, adminKey), h.client(t, confinedKey)
+		must[*v1.WriteRelationshipsResponse](t)(admin.WriteRelationships(t.Context(), updates(
+			"tenant:acme#member@user:alice", "folder:ours#tenant@tenant:acme", "document:plan#folder@folder:ours", "document:plan#reader@user:alice")))
+		stream, err := service.ReadRelationships(t.Context(), &v1.ReadRelationshipsRequest{
+			RelationshipFilter: &v1.RelationshipFilter{ResourceType: "document", OptionalResourceId: "plan", OptionalRelation: "reader"},
+			Consistency:        fully,
+		})
+		rows := collect(t, stream, err)
+		if len(rows) != 1 {
+			t.Fatalf("%d rows, want 1", len(rows))
+		}
+		d := *h.door
+		d.cfg.SnapshotMaxAge = time.Hour
+		d.cfg.Rights = func(context.Context) Rights {
+			bounds := *authz.Unbounded()
+			bounds.Tenants = authz.NamesOf("acme")
+			return Rights{Bounds: &bounds, Seals: true}
+		}
+		err = d.call(t.Context(), &route{}).openOne(t.Context(), exactField, rows[0].GetReadAt())
+		if got := statuses.Info(status.Convert(err)).GetReason(); got != want {
+			t.Errorf("a revision that may be %s old, as a snapshot: %v, want the reason %q", staleness, err, want)
+		}
+	}
+}
+
 // confined judges a request of a method as that of a caller with the zero Rights.
 func (h *house) confined(ctx context.Context, key string, request proto.Message) error {
 	return h.judged(ctx, Rights{}, key, request)

@@ -63,6 +63,9 @@ type Config struct {
 	Histories authz.Histories
 	// SnapshotMaxAge is how old a snapshot may be that a confined caller reads at; 0 means that any will do.
 	SnapshotMaxAge time.Duration
+	// Staleness is how far a revision that SpiceDB chooses may lie behind the head. No token is stamped later than a moment at which its revision was the
+	// newest.
+	Staleness time.Duration
 	// Model returns what a schema that is yet to be written amounts to. The message of its error is
 	// sent to the admin who writes it.
 	Model func(text string) (*authz.Schema, error)

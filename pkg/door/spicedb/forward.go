@@ -85,7 +85,8 @@ type call struct {
 
 func (d *Door) call(ctx context.Context, r *route) *call {
 	c := &call{Door: d, route: r, start: time.Now()}
-	c.stamp = c.start
+	// SpiceDB may choose a revision that is not the newest, and does so where a request does not say otherwise.
+	c.stamp = c.start.Add(-d.cfg.Staleness)
 	if d.cfg.Recording != nil {
 		c.recording = d.cfg.Recording(ctx)
 	}

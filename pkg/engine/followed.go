@@ -16,10 +16,10 @@ import (
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
-// another is what Remote knows of another Deputy server on the engine embedded, whose store this server follows. That one is asked for its head, which
+// followedStore is what Remote knows of another Deputy server on the engine embedded, whose store this server follows. That one is asked for its head, which
 // is its store's own, so that it needs no write (see remoteHead). Revisions of the store are numbers that grow. They are printed with the store's id,
 // "1764030000000000000@0f6f1e3c-…", because a store that was promoted, or restored from a backup, has another id, and uses numbers again.
-type another struct {
+type followedStore struct {
 	// head asks for the store's head, as it is printed.
 	head func(ctx context.Context) (printed string, err error)
 
@@ -32,10 +32,10 @@ type another struct {
 // Follows tells Remote that the server behind it is a Deputy on the engine embedded: head asks for its head, as the authority that is followed
 // prints it. It is called before the engine is used.
 func (e *Engine) Follows(ctx context.Context, head func(ctx context.Context) (printed string, err error)) error {
-	e.another = &another{head: head}
+	e.followed = &followedStore{head: head}
 	// A store of Deputy's reads caveats and expirations whatever the schema says, so no shape is evaluated wrongly there, and nothing strays.
 	e.readsWhole, e.trusted = true, true
-	_, err := e.anotherHead(ctx, func() (string, error) { return head(ctx) })
+	_, err := e.followedHead(ctx, func() (string, error) { return head(ctx) })
 	return err
 }
 
@@ -94,10 +94,10 @@ func (n named) RevisionFromString(text string) (datastore.Revision, error) {
 	return decimal(number), nil
 }
 
-// anotherHead is Head for Remote. A head that lies behind what this server has read or written before it was asked for is refused: the store was put
+// followedHead is Head for Remote. A head that lies behind what this server has read or written before it was asked for is refused: the store was put
 // back to an older state.
-func (e *Engine) anotherHead(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
-	a := e.another
+func (e *Engine) followedHead(ctx context.Context, take func() (string, error)) (authz.Revision, error) {
+	a := e.followed
 	a.mu.Lock()
 	before, floor := a.id, a.floor
 	a.mu.Unlock()
@@ -127,7 +127,7 @@ var errLeft = errors.New("another store has answered meanwhile: the server that 
 
 // saw notes a head that a store has answered with, asked while the one with the id before was the last that had answered. A store that was left does not
 // come back: it returns false, and notes nothing, where a third one has answered since.
-func (a *another) saw(id, before string, number uint64) bool {
+func (a *followedStore) saw(id, before string, number uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.id != id {
@@ -141,7 +141,7 @@ func (a *another) saw(id, before string, number uint64) bool {
 }
 
 // wrote notes a revision that a write was acknowledged at. One of another store than the one that answered last says nothing of that.
-func (a *another) wrote(r authz.Revision) {
+func (a *followedStore) wrote(r authz.Revision) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if number, err := a.numberLocked(r); err == nil {
@@ -150,7 +150,7 @@ func (a *another) wrote(r authz.Revision) {
 }
 
 // numberLocked reads a token of the store that answered last. A token of another one is out of range.
-func (a *another) numberLocked(r authz.Revision) (uint64, error) {
+func (a *followedStore) numberLocked(r authz.Revision) (uint64, error) {
 	decoded, err := zedtoken.DecodeRevision(&v1.ZedToken{Token: r.ZedToken()}, named(a.id))
 	if err == nil && decoded.Status == zedtoken.StatusValid {
 		if number, ok := decoded.Revision.(decimal); ok {
@@ -161,7 +161,7 @@ func (a *another) numberLocked(r authz.Revision) (uint64, error) {
 }
 
 // printed is Printed for Remote.
-func (a *another) printed(r authz.Revision) (string, error) {
+func (a *followedStore) printed(r authz.Revision) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	number, err := a.numberLocked(r)
@@ -172,7 +172,7 @@ func (a *another) printed(r authz.Revision) (string, error) {
 }
 
 // reaches refuses a head that does not show revisions: one of another store, or one that this store has not made.
-func (a *another) reaches(head authz.Revision, bounds ...authz.Revision) error {
+func (a *followedStore) reaches(head authz.Revision, bounds ...authz.Revision) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, bound := range bounds {
@@ -188,7 +188,7 @@ func (a *another) reaches(head authz.Revision, bounds ...authz.Revision) error {
 }
 
 // storeID is the id of the store that answered last.
-func (a *another) storeID() string {
+func (a *followedStore) storeID() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.id

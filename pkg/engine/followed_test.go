@@ -15,7 +15,7 @@ func headOf(t *testing.T, e *Engine, printed string) (authz.Revision, error) {
 // TestStoreThatWasLeft: an answer of the store that was followed before, which comes after one of the store that took its place, is refused, and changes
 // nothing: tokens of the new store hold, and no head of it lies behind one that was read before.
 func TestStoreThatWasLeft(t *testing.T) {
-	e := &Engine{another: &another{}}
+	e := &Engine{followed: &followedStore{}}
 	if _, err := headOf(t, e, "100@old"); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestStoreThatWasLeft(t *testing.T) {
 // TestStoreThatWasPutBack: a store that was put back to what it was before keeps its id, and its heads are refused until they lie beyond what was
 // acknowledged. One that was restored from a backup has another id, and begins anew: its own tokens hold, and those of before do not.
 func TestStoreThatWasPutBack(t *testing.T) {
-	e := &Engine{another: &another{}}
+	e := &Engine{followed: &followedStore{}}
 	read, err := headOf(t, e, "100@one")
 	if err != nil {
 		t.Fatal(err)
@@ -58,13 +58,13 @@ func TestStoreThatWasPutBack(t *testing.T) {
 	if err != nil {
 		t.Fatalf("a store that was restored: %v", err)
 	}
-	if err := e.another.reaches(restored, read); authz.KindOf(err) != authz.OutOfRange {
+	if err := e.followed.reaches(restored, read); authz.KindOf(err) != authz.OutOfRange {
 		t.Errorf("a token of before the restore is a bound: %v", err)
 	}
-	if err := e.another.reaches(restored, restored); err != nil {
+	if err := e.followed.reaches(restored, restored); err != nil {
 		t.Errorf("a token of the restored store is no bound: %v", err)
 	}
-	e.another.wrote(read) // a write that was under way: it says nothing of the store that answers now
+	e.followed.wrote(read) // a write that was under way: it says nothing of the store that answers now
 	if _, err := headOf(t, e, "51@two"); err != nil {
 		t.Errorf("the restored store goes on: %v", err)
 	}
