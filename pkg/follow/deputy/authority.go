@@ -125,7 +125,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 			if c.To, ok = positionOf(part.GetTo()); !ok || c.To.Authority != from.Authority || part.GetTo().GetRevision() < at.GetRevision() {
 				return malformed("changes that do not lead on from the position")
 			}
-			c.Transactions = int(part.GetRevisions()) //nolint:gosec // a count
+			c.Transactions = int(min(part.GetRevisions(), math.MaxInt32))
 			first = false
 		}
 		if c.Written, err = relationshipsOf(c.Written, part.GetWritten(), limit); err != nil {
