@@ -225,7 +225,14 @@ func compareIsBounded(t *testing.T, database func(testing.TB) string) {
 	if found, err := compare(endless, reached.Local); err == nil || endless.sent > 32*(most+1)+3*documents {
 		t.Errorf("buckets without an end of what is not there: %d differences, %v, after %d relationships", len(found), err, endless.sent)
 	}
-	at, err := reached.Store.ReadWriteTx(t.Context(), deleteAll("document"))
+	at, err := reached.Store.ReadWriteTx(t.Context(), func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		for _, name := range []string{"document", "group"} {
+			if err := deleteAll(name)(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,7 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 			if c.To, ok = positionOf(part.GetTo()); !ok || c.To.Authority != from.Authority || part.GetTo().GetRevision() < at.GetRevision() {
 				return malformed("changes that do not lead on from the position")
 			}
-			c.Transactions = int(part.GetRevisions()) //nolint:gosec // a count
+			c.Transactions = int(min(part.GetRevisions(), math.MaxInt32))
 			first = false
 		}
 		if c.Written, err = relationshipsOf(c.Written, part.GetWritten(), limit); err != nil {
@@ -174,10 +174,10 @@ type message[M any] interface {
 	proto.Message
 }
 
-// enough is an error with which a stream has been read as far as it is needed.
-var enough = errors.New("follow: nothing more is needed")
+// errEnough is an error with which a stream has been read as far as it is needed.
+var errEnough = errors.New("follow: nothing more is needed")
 
-// receive reads a stream to its end, or until fn returns enough. A stream that does not end well has failed as a whole. It ends the call with fn's
+// receive reads a stream to its end, or until fn returns errEnough. A stream that does not end well has failed as a whole. It ends the call with fn's
 // first error, and where the answer has more bytes than are asked for: an empty message counts too. So neither an answer nor the time that it takes
 // grows as the other server likes.
 func receive[M any, P message[M]](
@@ -201,7 +201,7 @@ func receive[M any, P message[M]](
 			return malformed("an answer that is longer than one to the question can be")
 		}
 		if err := fn(part); err != nil {
-			if errors.Is(err, enough) {
+			if errors.Is(err, errEnough) {
 				return nil
 			}
 			return err
@@ -390,7 +390,7 @@ func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, l
 		}
 		for _, one := range part.GetRelationships() {
 			if n == limit {
-				return enough
+				return errEnough
 			}
 			n++
 			rel, ok := relationshipOf(one)
