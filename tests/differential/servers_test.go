@@ -277,6 +277,7 @@ func (s *servers) beside(t *testing.T, w *world, rows []tuple.Relationship, roun
 				w.artist.permit(drawn)
 			}
 			if err := s.define(t.Context(), w.schema); err != nil {
+				t.Logf("seed %d: the other schema is refused: %v", w.seed, err)
 				count.refused++
 			}
 		}
