@@ -237,21 +237,25 @@ func TestFollowed(t *testing.T) {
 	number(t, "DEPUTY_FOLLOW_WORLDS", &worlds)
 	for kind, open := range authorities {
 		t.Run(kind, func(t *testing.T) {
-			d := openFollowedDesk(t, open(t))
 			count := &tally{}
 			states, transactions := map[string]bool{}, 0
-			for seed := uint64(1); seed <= worlds && len(count.differences) == 0; seed++ {
-				w := drawWorld(seed, time.Now())
-				if err := d.define(w.schema.String()); err != nil {
-					count.refused++
-					continue
-				}
-				count.worlds++
-				w.subjects = 6
-				transactions += d.followWorld(t, w, rounds, states, count)
-				if err := d.clear(t.Context()); err != nil {
-					t.Fatal(err)
-				}
+			for first := uint64(1); first <= worlds; first += worldsPerDesk {
+				t.Run(fmt.Sprintf("from seed %d on", first), func(t *testing.T) {
+					d := openFollowedDesk(t, open(t))
+					for seed := first; seed < min(first+worldsPerDesk, worlds+1) && len(count.differences) == 0; seed++ {
+						w := drawWorld(seed, time.Now())
+						if err := d.define(w.schema.String()); err != nil {
+							count.refused++
+							continue
+						}
+						count.worlds++
+						w.subjects = 6
+						transactions += d.beside(t, w, rounds, states, count)
+						if err := d.clear(t.Context()); err != nil {
+							t.Fatal(err)
+						}
+					}
+				})
 			}
 			t.Logf("followed: %d transactions were written meanwhile; %d states of the authority were asked about, %d checks, %d also of SpiceDB, %d differences; %d worlds",
 				transactions, len(states), count.native, count.spicedb, len(count.differences), count.worlds)
@@ -266,8 +270,8 @@ func TestFollowed(t *testing.T) {
 	}
 }
 
-// followWorld asks the copy about one world in some rounds, beside those who write it, and returns how many transactions they committed.
-func (d *followedDesk) followWorld(t *testing.T, w *world, rounds int, states map[string]bool, count *tally) int {
+// beside asks the copy about one world in some rounds, beside those who write it, and returns how many transactions they committed.
+func (d *followedDesk) beside(t *testing.T, w *world, rounds int, states map[string]bool, count *tally) int {
 	t.Helper()
 	life, end := context.WithCancel(t.Context())
 	var writers sync.WaitGroup

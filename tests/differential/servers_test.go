@@ -19,6 +19,7 @@ import (
 	"github.com/authzed/spicedb/pkg/schemadsl/compiler"
 	"github.com/authzed/spicedb/pkg/schemadsl/input"
 	"github.com/authzed/spicedb/pkg/tuple"
+	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/daemon"
@@ -40,6 +41,7 @@ type servers struct {
 
 // version is a schema that was written.
 type version struct {
+	// text is without the core.
 	text     string
 	compiled *compiler.CompiledSchema
 }
@@ -89,13 +91,13 @@ const versionType = "version"
 
 // define writes a world's schema beside the core.
 func (s *servers) define(ctx context.Context, drawn *schema) error {
-	text := worldsUser.ReplaceAllString(drawn.String(), person)
-	text = "use expiration\nuse self\n" + directive.ReplaceAllString(shipped.Core+text, "") + fmt.Sprintf("definition %s%d {}\n", versionType, len(s.versions))
+	own := worldsUser.ReplaceAllString(drawn.String(), person)
+	text := "use expiration\nuse self\n" + directive.ReplaceAllString(shipped.Core+own, "") + fmt.Sprintf("definition %s%d {}\n", versionType, len(s.versions))
 	compiled, err := compiler.Compile(compiler.InputSchema{Source: input.Source("schema"), SchemaString: text}, compiler.AllowUnprefixedObjectType())
 	if err != nil {
 		return fmt.Errorf("compile: %w", err)
 	}
-	s.versions = append(s.versions, version{text, compiled})
+	s.versions = append(s.versions, version{own, compiled})
 	_, err = v1.NewSchemaServiceClient(s.authority.Admin).WriteSchema(ctx, &v1.WriteSchemaRequest{Schema: text})
 	return err
 }
@@ -175,7 +177,9 @@ func ofGraph(a authz.Answer, want Verdict) Answer {
 	case a.Outcome == authz.Conditional:
 		answer.Missing = joined(a.Missing)
 	case a.Outcome == authz.Failed && want.Outcome == authz.Failed:
-		answer = want.Answer
+		return want.Answer
+	case a.Outcome == authz.Failed:
+		answer.Code = codes.Unknown
 	}
 	return answer
 }
@@ -207,7 +211,11 @@ func (s *servers) try(ctx context.Context, w *world, revisions map[string]bool, 
 		q := questions[i]
 		want := e.reference.Check(q.resource, q.subject, q.context)
 		got := ofGraph(a, want)
-		count.add(fits(want, got), difference{who: "the follower", q: q, want: want, got: got, edition: e, seed: w.seed}, &count.native)
+		who := "the follower"
+		if a.Err != nil {
+			who += fmt.Sprintf(", whose graph says %q,", a.Err)
+		}
+		count.add(fits(want, got), difference{who: who, q: q, want: want, got: got, edition: e, seed: w.seed}, &count.native)
 		// As in TestFollowed.
 		if misreads || want.Trouble != 0 || want.Pooled || asked == 15 || isPlain(want) && i%20 != 0 {
 			continue
@@ -223,7 +231,7 @@ func (s *servers) try(ctx context.Context, w *world, revisions map[string]bool, 
 			continue
 		}
 		count.add(fits(Verdict{Answer: theirs}, got), difference{
-			who: "the follower, and SpiceDB on the authority", q: q, want: want, got: got, spicedb: theirs.String(), edition: e, seed: w.seed,
+			who: who + " beside SpiceDB on the authority", q: q, want: want, got: got, spicedb: theirs.String(), edition: e, seed: w.seed,
 		}, &count.spicedb)
 	}
 	return nil
@@ -269,6 +277,7 @@ func (s *servers) beside(t *testing.T, w *world, rows []tuple.Relationship, roun
 				w.artist.permit(drawn)
 			}
 			if err := s.define(t.Context(), w.schema); err != nil {
+				t.Logf("seed %d: the other schema is refused: %v", w.seed, err)
 				count.refused++
 			}
 		}
