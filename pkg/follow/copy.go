@@ -19,18 +19,24 @@ type mark struct {
 	Format int `json:"format"`
 	// Position is the state that the copy is of.
 	Position Position `json:"position"`
-	// Loading is set while relationships of the position are still missing.
+	// Loading is set while the copy is not yet all of the position; see load.go.
 	Loading *loading `json:"loading,omitempty"`
 }
 
-const markFormat = 1
+const markFormat = 2
 
 // loading is how far a load is.
 type loading struct {
 	// Next is where the next page begins; see State.Page.
 	Next string `json:"next,omitempty"`
-	// Relationships is how many there are so far.
+	// Paged says that there is no other page.
+	Paged bool `json:"paged,omitempty"`
+	// Relationships is how many the pages so far have.
 	Relationships uint64 `json:"relationships"`
+	// Early says that relationships may be there that no page has covered yet.
+	Early bool `json:"early,omitempty"`
+	// Torn says that a part of what has changed since the position is there, and the rest is not.
+	Torn bool `json:"torn,omitempty"`
 }
 
 // replica is one copy: a store with its mark. Its fields are guarded by its follower's turn, but for holders.
@@ -88,9 +94,23 @@ func (r *replica) readMark() error {
 	return nil
 }
 
-// commit writes to the copy, with a mark that holds once it is written. It does not end with ctx: then nobody would know whether it took
-// place. Where that is not known for another reason, a later commit that builds on the wrong mark is refused, and the mark is read again.
+// commit writes to the copy, with a mark that holds once it is written; see marked.
 func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc) error {
+	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
+		return r.store.WriteMarked(ctx, follows, text, write)
+	})
+}
+
+// fill writes relationships to the copy, of which some may be there already, with a mark; see marked.
+func (r *replica) fill(ctx context.Context, m mark, rels []tuple.Relationship, some bool) error {
+	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
+		return r.store.Fill(ctx, follows, text, rels, some)
+	})
+}
+
+// marked has the copy written to, with a mark that holds once it is written. It does not end with ctx: then nobody would know whether it took
+// place. Where that is not known for another reason, a later commit that builds on the wrong mark is refused, and the mark is read again.
+func (r *replica) marked(ctx context.Context, m mark, write func(ctx context.Context, follows, text []byte) (store.Revision, error)) error {
 	text, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("follow: the mark: %w", err)
@@ -98,7 +118,7 @@ func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	local, err := r.store.WriteMarked(context.WithoutCancel(ctx), r.text, text, write)
+	local, err := write(context.WithoutCancel(ctx), r.text, text)
 	if errors.Is(err, store.ErrMark) {
 		err = errors.Join(err, r.readMark())
 	}

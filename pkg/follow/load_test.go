@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -226,8 +227,11 @@ func resumed(t *testing.T, database func(testing.TB) string) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		asked = 0
-		s := &stepped{Authority: a, step: func(string) {
-			if asked++; asked == 2+pages { // the head and the definitions come first
+		s := &stepped{Authority: a, step: func(what string) {
+			if !strings.HasPrefix(what, "the page") {
+				return
+			}
+			if asked++; asked == pages {
 				cancel()
 			}
 		}}

@@ -55,7 +55,7 @@ type Authority struct {
 	seen map[string]uint64
 }
 
-var _ follow.Authority = (*Authority)(nil)
+var _ follow.Parted = (*Authority)(nil)
 
 // Open connects to a database, and refuses one that cannot be followed; the errors are those of follow.Authority.Head.
 func Open(ctx context.Context, config Config) (*Authority, error) {

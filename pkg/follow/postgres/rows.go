@@ -55,11 +55,8 @@ func (r *relationshipRow) targets() []any {
 	}
 }
 
-// appendTo appends the relationship that was read to a list, and returns follow.ErrTooMany beyond a limit, 0 for none.
-func (r *relationshipRow) appendTo(to *[]tuple.Relationship, limit int) (err error) {
-	if limit > 0 && len(*to) == limit {
-		return follow.ErrTooMany
-	}
+// appendTo appends the relationship that was read to a list.
+func (r *relationshipRow) appendTo(to *[]tuple.Relationship) (err error) {
 	found := tuple.Relationship{RelationshipReference: r.rel.RelationshipReference}
 	if r.expires != nil {
 		at := r.expires.UTC()
@@ -93,7 +90,7 @@ func caveatOf(name string, given *string) (*core.ContextualizedCaveat, error) {
 func gather(to *[]tuple.Relationship) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var row relationshipRow
-		return each(results, row.targets(), func() error { return row.appendTo(to, 0) })
+		return each(results, row.targets(), func() error { return row.appendTo(to) })
 	}
 }
 
