@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -97,7 +100,9 @@ func (r *replica) readMark() error {
 // commit writes to the copy, with a mark that holds once it is written; see marked.
 func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc) error {
 	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
-		return r.store.WriteMarked(ctx, follows, text, write)
+		return r.store.WriteMarked(context.WithoutCancel(ctx), follows, text, func(_ context.Context, tx datastore.ReadWriteTransaction) error {
+			return write(ctx, tx)
+		})
 	})
 }
 
@@ -108,8 +113,9 @@ func (r *replica) fill(ctx context.Context, m mark, rels []tuple.Relationship, s
 	})
 }
 
-// marked has the copy written to, with a mark that holds once it is written. It does not end with ctx: then nobody would know whether it took
-// place. Where that is not known for another reason, a later commit that builds on the wrong mark is refused, and the mark is read again.
+// marked has the copy written to, with a mark that holds once it is written. What is written is gathered until ctx ends; the commit does not end with
+// it, because then nobody would know whether it took place. Where that is not known for another reason, a later commit that builds on the wrong mark is
+// refused, and the mark is read again.
 func (r *replica) marked(ctx context.Context, m mark, write func(ctx context.Context, follows, text []byte) (store.Revision, error)) error {
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -118,7 +124,7 @@ func (r *replica) marked(ctx context.Context, m mark, write func(ctx context.Con
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	local, err := write(context.WithoutCancel(ctx), r.text, text)
+	local, err := write(ctx, r.text, text)
 	if errors.Is(err, store.ErrMark) {
 		err = errors.Join(err, r.readMark())
 	}
@@ -173,5 +179,87 @@ func write(ctx context.Context, tx datastore.ReadWriteTransaction, c *Changes) e
 	for _, rel := range c.Written {
 		updates = append(updates, tuple.Touch(rel))
 	}
-	return tx.WriteRelationships(ctx, updates)
+	for part := range slices.Chunk(updates, writtenAtOnce) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := tx.WriteRelationships(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writtenAtOnce is after how many relationships it is looked whether the writing is still wanted.
+const writtenAtOnce = 4096
+
+// What is on the disk. A follower's directory holds the copy that is served, those that somebody still reads, and one that is being made, and nothing
+// else: what cannot be removed when it is not needed any more is removed before the next copy is begun, and by the next start.
+
+// left are copies that were to be removed and are still there. It is safe for concurrent use.
+type left struct {
+	mu sync.Mutex
+	// closed are the directories of those that nothing uses any more, open is how many others there are.
+	closed []string
+	open   int
+}
+
+// maxOpen is how many copies that could not be closed there may be for another one to be begun.
+const maxOpen = 2
+
+// note notes a copy by the error of closing it.
+func (l *left) note(dir string, closing error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(closing, store.ErrStillOpen) {
+		l.open++
+		return
+	}
+	l.closed = append(l.closed, dir)
+}
+
+// clear removes what it can, and refuses another copy where there are too many.
+func (l *left) clear(remove func(dir string) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	l.closed = slices.DeleteFunc(l.closed, func(dir string) bool {
+		failed := remove(dir)
+		if failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, failed)
+			return false
+		}
+		return true
+	})
+	if err == nil && l.open >= maxOpen {
+		err = fmt.Errorf("follow: %d copies that are not needed any more are still in use, so that no other one is made: start this server again", l.open)
+	}
+	return err
+}
+
+// drop closes a copy and removes it. One that cannot be closed is left for the next start: something may still write to its files.
+func (f *Follower) drop(r *replica) error {
+	err := r.store.Close()
+	if errors.Is(err, store.ErrStillOpen) {
+		f.left.note(r.dir, err)
+		return err
+	}
+	// A store that has failed says so once more when it is closed.
+	if r.store.Failed() != nil {
+		err = nil
+	}
+	removed := f.remove(r.dir)
+	if removed != nil {
+		f.left.note(r.dir, nil)
+	}
+	return errors.Join(err, removed)
+}
+
+// abandon removes a copy that is being made and is not needed: the one that is served follows, so nobody would go on with it. The turn is held.
+func (f *Follower) abandon() {
+	if f.half != nil {
+		half := f.half
+		f.half = nil
+		f.bury(half)
+	}
 }

@@ -186,7 +186,8 @@ func (f *Follower) catchUp(ctx context.Context, half *replica) error {
 	part := func(m mark, c *Changes) error {
 		return half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
 	}
-	rest, err := parted.ChangesInParts(ctx, from, f.config.MaxChanges, func(deleted, written []tuple.Relationship) error {
+	// Small parts, so that one that is under way does not hold up Close.
+	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {
 		torn := l
 		return part(mark{Format: markFormat, Position: from, Loading: &torn}, &Changes{Deleted: deleted, Written: written})
 	})
@@ -202,6 +203,9 @@ func (f *Follower) catchUp(ctx context.Context, half *replica) error {
 
 // begin begins a copy: its definitions, and a mark that says that no relationship is there yet.
 func (f *Follower) begin(ctx context.Context) error {
+	if err := f.left.clear(f.remove); err != nil {
+		return err
+	}
 	at, err := f.authority.Head(ctx)
 	if err != nil {
 		return err
@@ -224,6 +228,7 @@ func (f *Follower) make(ctx context.Context, number int, at Position, definition
 	dir := f.path(number)
 	opened, err := store.Open(dir, f.config.Store) //nolint:contextcheck // what it starts ends with the store
 	if err != nil {
+		f.left.note(dir, err) // as far as it was made
 		return nil, err
 	}
 	made := &replica{dir: dir, number: number, store: opened}

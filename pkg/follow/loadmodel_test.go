@@ -32,7 +32,9 @@ type modelled struct {
 	// most is how many relationships one transaction changes at most, and giants how many one now and then does.
 	most, giants int
 	// fails has a question fail now and then, heads counts how often the head was asked for, and asked how often anything was.
-	fails        bool
+	fails bool
+	// quiet has nothing happen.
+	quiet        bool
 	heads, asked int
 }
 
@@ -111,7 +113,7 @@ func (m *modelled) happens() {
 
 // ask is the beginning of each question. Less happens than a copy can take in, or it would never reach the head.
 func (m *modelled) ask(ctx context.Context) error {
-	if m.asked++; m.asked%2 == 0 {
+	if m.asked++; m.asked%2 == 0 && !m.quiet {
 		m.happens()
 	}
 	if m.fails && m.rng.IntN(8) == 0 {

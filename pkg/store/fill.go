@@ -19,7 +19,7 @@ import (
 // looked says that some of the relationships may be there already: each is looked up then, and written only where its caveat or expiration differs.
 // Without it none of them may be there. One that is there is written all the same, and counted twice.
 //
-// Errors: ErrMark; nothing of the relationships was written then, or after any other error but those of a commit.
+// It ends with ctx as long as nothing is committed; the commit does not, so that it is known whether it took place. Errors: ErrMark.
 func (s *Store) Fill(ctx context.Context, follows, mark []byte, rels []tuple.Relationship, looked bool) (Revision, error) {
 	if len(mark) > maxMark {
 		return 0, fmt.Errorf("store: a mark of %d bytes; it may have %d", len(mark), maxMark)
@@ -56,7 +56,7 @@ func (s *Store) Fill(ctx context.Context, follows, mark []byte, rels []tuple.Rel
 		return 0, err
 	}
 	release = func() {}
-	return s.commit(ctx, tx, p)
+	return s.commit(context.WithoutCancel(ctx), tx, p)
 }
 
 // filling are relationships on their way into a store.
