@@ -84,8 +84,8 @@ func TestFill(t *testing.T) {
 		writesOf(t, s, touch("document:last#reader@user:0"))
 		letGo(t, s)
 	}
+	clock.move(4 * time.Hour)
 	for _, s := range []*Store{filled, written} {
-		clock.move(2 * time.Hour)
 		collects(t, s)
 	}
 	for _, kind := range []byte{kindForward, kindReverse, kindExpiration} {
