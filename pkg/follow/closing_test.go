@@ -222,14 +222,14 @@ func TestLoadBesideLargeTransactions(t *testing.T) {
 	a := authority(t, w.uri, time.Hour)
 	heads, pages, parts := 0, 0, 0
 	stops := map[int]bool{2: true, 7: true}
-	ctx, cancel := context.WithCancel(t.Context())
+	var stop context.CancelFunc
 	s := &stepped{Authority: a, step: func(what string) {
 		switch {
 		case what == "the head":
 			heads++
 		case what == "the next part":
 			if parts++; stops[parts] {
-				cancel()
+				stop()
 			}
 		case strings.HasPrefix(what, "the page"):
 			if pages++; pages%4 != 0 || pages > 16 {
@@ -250,17 +250,21 @@ func TestLoadBesideLargeTransactions(t *testing.T) {
 	config := inMemory()
 	config.PageSize, config.MaxChanges = 20, 50
 	f := follower(t, config, s)
+	load := func() error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		stop = cancel
+		return f.Load(ctx)
+	}
 	for {
-		err := f.Load(ctx)
+		err := load()
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		ctx, cancel = context.WithCancel(t.Context())
 	}
-	cancel()
 	if heads != 1 || parts < 8 {
 		t.Errorf("the load began %d times, and took in %d parts of changes", heads, parts)
 	}

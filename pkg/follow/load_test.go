@@ -159,7 +159,7 @@ func killed(t *testing.T, database func(testing.TB) string) {
 		}
 		return nil
 	})))
-	config.PageSize = 20
+	config.PageSize = 40 // a page is two questions
 	config.WriteDown = time.Nanosecond
 	f := follower(t, config, a)
 	for range 2 {
@@ -183,7 +183,7 @@ func killed(t *testing.T, database func(testing.TB) string) {
 
 // survives opens what a crash has left.
 func survives(config follow.Config, a follow.Authority) (err error) {
-	config.PageSize = 20
+	config.PageSize = 40
 	f, err := follow.Open(config, a)
 	if err != nil {
 		return err

@@ -406,7 +406,7 @@ func copied(t testing.TB, reached *follow.Reached) []string {
 // It runs in seconds. DEPUTY_FOLLOW_SEEDS says how many histories are tried.
 func TestLoadIsExact(t *testing.T) {
 	for seed := range number(t, "DEPUTY_FOLLOW_SEEDS", 40) {
-		t.Run(strconv.Itoa(seed), func(t *testing.T) { loadIsExact(t, uint64(seed)) }) //nolint:gosec // a small number
+		t.Run(strconv.Itoa(seed), func(t *testing.T) { loadIsExact(t, uint64(seed)) })
 	}
 }
 
@@ -418,7 +418,7 @@ func loadIsExact(t *testing.T, seed uint64) {
 		a, m.giants = modelledParts{m}, 25
 	}
 	config := over(vfs.NewMem())
-	config.PageSize, config.MaxChanges = 1+int(seed)%9, 8+int(seed)%5 //nolint:gosec // small numbers
+	config.PageSize, config.MaxChanges = 1+int(seed)%9, 8+int(seed)%5
 	if !parted {
 		config.MaxChanges = 200
 	}
