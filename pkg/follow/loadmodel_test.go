@@ -31,6 +31,8 @@ type modelled struct {
 	deleted [][]string
 	// most is how many relationships one transaction changes at most, and giants how many one now and then does.
 	most, giants int
+	// before is what was there before the newest large transaction; nil if that was undone.
+	before map[string]string
 	// fails has a question fail now and then, heads counts how often the head was asked for, and asked how often anything was.
 	fails bool
 	// quiet has nothing happen.
@@ -100,9 +102,23 @@ func (m *modelled) happens() {
 			next[name] = "" // a counter with another filter is another counter, which no test here needs
 		}
 	case n == 3 && m.giants > 0:
+		m.before = maps.Clone(next)
 		for range m.giants {
 			change()
 		}
+	case n < 8 && m.before != nil: // what a large transaction did is undone
+		for name := range next {
+			if what, there := m.before[name]; strings.HasPrefix(name, relationship) && (!there || what != next[name]) {
+				deleted = append(deleted, strings.TrimPrefix(name, relationship))
+				delete(next, name)
+			}
+		}
+		for name, what := range m.before {
+			if strings.HasPrefix(name, relationship) {
+				next[name] = what
+			}
+		}
+		m.before = nil
 	default:
 		for range 1 + m.rng.IntN(m.most) {
 			change()
