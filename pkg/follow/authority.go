@@ -111,6 +111,20 @@ type Authority interface {
 	Shows(p Position, revision string) (bool, error)
 }
 
+// Parted is an Authority that can say what has changed in parts, however much that is.
+type Parted interface {
+	Authority
+	// ChangesInParts is ChangesSince without a limit. It calls take with each part that has size relationships of one of the two kinds, and returns
+	// the rest, which has the definitions too. All parts are of one snapshot of the authority's, deletions come before what was written, and both are
+	// take's to keep.
+	//
+	// Other than with ChangesSince, all that was deleted after the position is named, more than once where that happened more than once: also what the
+	// position does not show, and what was written again since. So a copy that has some of what a later state shows comes out right too, if it
+	// deletes before it writes. take's error ends the call and is returned; so does a failure of the authority's, after which what was taken may
+	// be missing deletions.
+	ChangesInParts(ctx context.Context, from Position, size int, take func(deleted, written []tuple.Relationship) error) (Changes, error)
+}
+
 // State is an authority's state, as it was at one position. It is safe for concurrent use. Errors of all methods: those of
 // Authority.ChangesSince but ErrTooMany.
 type State interface {

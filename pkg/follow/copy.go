@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -19,18 +22,24 @@ type mark struct {
 	Format int `json:"format"`
 	// Position is the state that the copy is of.
 	Position Position `json:"position"`
-	// Loading is set while relationships of the position are still missing.
+	// Loading is set while the copy is not yet all of the position; see load.go.
 	Loading *loading `json:"loading,omitempty"`
 }
 
-const markFormat = 1
+const markFormat = 2
 
 // loading is how far a load is.
 type loading struct {
 	// Next is where the next page begins; see State.Page.
 	Next string `json:"next,omitempty"`
-	// Relationships is how many there are so far.
+	// Paged says that there is no other page.
+	Paged bool `json:"paged,omitempty"`
+	// Relationships is how many the pages so far have.
 	Relationships uint64 `json:"relationships"`
+	// Early says that relationships may be there that no page has covered yet.
+	Early bool `json:"early,omitempty"`
+	// Torn says that a part of what has changed since the position is there, and the rest is not.
+	Torn bool `json:"torn,omitempty"`
 }
 
 // replica is one copy: a store with its mark. Its fields are guarded by its follower's turn, but for holders.
@@ -88,9 +97,26 @@ func (r *replica) readMark() error {
 	return nil
 }
 
-// commit writes to the copy, with a mark that holds once it is written. It does not end with ctx: then nobody would know whether it took
-// place. Where that is not known for another reason, a later commit that builds on the wrong mark is refused, and the mark is read again.
+// commit writes to the copy, with a mark that holds once it is written; see marked.
 func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc) error {
+	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
+		return r.store.WriteMarked(context.WithoutCancel(ctx), follows, text, func(_ context.Context, tx datastore.ReadWriteTransaction) error {
+			return write(ctx, tx)
+		})
+	})
+}
+
+// fill writes relationships to the copy, of which some may be there already, with a mark; see marked.
+func (r *replica) fill(ctx context.Context, m mark, rels []tuple.Relationship, some bool) error {
+	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
+		return r.store.Fill(ctx, follows, text, rels, some)
+	})
+}
+
+// marked has the copy written to, with a mark that holds once it is written. What is written is gathered until ctx ends; the commit does not end with
+// it, because then nobody would know whether it took place. Where that is not known for another reason, a later commit that builds on the wrong mark is
+// refused, and the mark is read again.
+func (r *replica) marked(ctx context.Context, m mark, write func(ctx context.Context, follows, text []byte) (store.Revision, error)) error {
 	text, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("follow: the mark: %w", err)
@@ -98,9 +124,12 @@ func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	local, err := r.store.WriteMarked(context.WithoutCancel(ctx), r.text, text, write)
+	local, err := write(ctx, r.text, text)
 	if errors.Is(err, store.ErrMark) {
 		err = errors.Join(err, r.readMark())
+	}
+	if errors.Is(err, store.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", ErrTooMany, err) // however few they are: no later try has fewer
 	}
 	if err != nil {
 		return fmt.Errorf("follow: writing to the copy: %w", err)
@@ -153,5 +182,87 @@ func write(ctx context.Context, tx datastore.ReadWriteTransaction, c *Changes) e
 	for _, rel := range c.Written {
 		updates = append(updates, tuple.Touch(rel))
 	}
-	return tx.WriteRelationships(ctx, updates)
+	for part := range slices.Chunk(updates, writtenAtOnce) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := tx.WriteRelationships(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writtenAtOnce is after how many relationships it is looked whether the writing is still wanted.
+const writtenAtOnce = 4096
+
+// What is on the disk. A follower's directory holds the copy that is served, those that somebody still reads, and one that is being made, and nothing
+// else: what cannot be removed when it is not needed any more is removed before the next copy is begun, and by the next start.
+
+// left are copies that were to be removed and are still there. It is safe for concurrent use.
+type left struct {
+	mu sync.Mutex
+	// closed are the directories of those that nothing uses any more, open is how many others there are.
+	closed []string
+	open   int
+}
+
+// maxOpen is how many copies that could not be closed there may be for another one to be begun.
+const maxOpen = 2
+
+// note notes a copy by the error of closing it.
+func (l *left) note(dir string, closing error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(closing, store.ErrStillOpen) {
+		l.open++
+		return
+	}
+	l.closed = append(l.closed, dir)
+}
+
+// clear removes what it can, and refuses another copy where there are too many.
+func (l *left) clear(remove func(dir string) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	l.closed = slices.DeleteFunc(l.closed, func(dir string) bool {
+		failed := remove(dir)
+		if failed != nil && !errors.Is(failed, fs.ErrNotExist) {
+			err = errors.Join(err, failed)
+			return false
+		}
+		return true
+	})
+	if err == nil && l.open >= maxOpen {
+		err = fmt.Errorf("follow: %d copies that are not needed any more are still in use, so that no other one is made: start this server again", l.open)
+	}
+	return err
+}
+
+// drop closes a copy and removes it. One that cannot be closed is left for the next start: something may still write to its files.
+func (f *Follower) drop(r *replica) error {
+	err := r.store.Close()
+	if errors.Is(err, store.ErrStillOpen) {
+		f.left.note(r.dir, err)
+		return err
+	}
+	// A store that has failed says so once more when it is closed.
+	if r.store.Failed() != nil {
+		err = nil
+	}
+	removed := f.remove(r.dir)
+	if removed != nil {
+		f.left.note(r.dir, nil)
+	}
+	return errors.Join(err, removed)
+}
+
+// abandon removes a copy that is being made and is not needed: the one that is served follows, so nobody would go on with it. The turn is held.
+func (f *Follower) abandon() {
+	if f.half != nil {
+		half := f.half
+		f.half = nil
+		f.bury(half)
+	}
 }

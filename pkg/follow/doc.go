@@ -81,12 +81,15 @@
 //
 // # The load
 //
-// A copy begins with all relationships of one position, page by page. Each page is read by SpiceDB's own row versions: of
-// the rows that are there now, those that the position shows. So a load needs no transaction that stays open, which would keep the
-// whole cluster from vacuuming. It goes on after a lost connection and after a restart of this process. All pages show the same state, as long as the
-// window holds, which each page checks. The mark says how far the load is, in
-// the same batch as the page. A load is made beside the copy that is there, which goes on to serve as long as it can be proven, and takes its
-// place once it is complete.
+// A copy begins with all relationships, page by page. Each page is read at the newest state, together with what has changed since the one before, which
+// is written to the copy first. So after each page the copy is one state as far as the pages go; see load.go. A load needs no
+// transaction that stays open, which would keep the whole cluster from vacuuming, and may take longer than the window; it goes on after a lost connection
+// and after a restart of this process; and it has no more to catch up with at its end than at any other time, so that it ends beside any
+// database that it is faster than. The mark says how far the load is, in the same batch as the page. A load is made beside the copy that is there, which
+// goes on to serve as long as it can be proven, and takes its place once it is complete.
+//
+// Where more changes between two pages than one local commit holds, PostgreSQL's changes are taken in several commits (Parted), in which nobody reads. From
+// another Deputy the load begins again.
 //
 // # Being sure
 //
@@ -99,7 +102,7 @@
 //   - ErrMissed: the position has left the window.
 //   - ErrOther: the authority has another identity, or does not show what the position shows. A crash of PostgreSQL may
 //     take back ids of transactions that failed shortly before it; that looks the same, and costs a load.
-//   - ErrTooMany: more has changed than one local commit holds.
+//   - ErrTooMany: more has changed since the position of a copy that is served than one local commit holds.
 //   - The copy's store is damaged, or has failed to write and takes no writes any more (ErrStopped). Damage is found when a block is read:
 //     at the start, while changes are applied, or by a decision, which fails; the next one finds the copy out of service.
 //   - The copy differs from the authority (Distrust).

@@ -95,6 +95,8 @@ type Follower struct {
 	// half is a copy that is being loaded, newest the highest number that a copy has had.
 	half   *replica
 	newest int
+	// left are copies that were to be removed and are still there.
+	left left
 
 	// mu guards what follows, and the holders of copies. It is never held while the disk or the authority is waited for.
 	mu      sync.Mutex
@@ -218,14 +220,6 @@ func (f *Follower) remove(dir string) error {
 		return err
 	}
 	return files.RemoveAll(gone)
-}
-
-// drop closes a copy and removes it. One that cannot be closed is left for the next start: something may still write to its files.
-func (f *Follower) drop(r *replica) error {
-	if err := r.store.Close(); err != nil {
-		return err
-	}
-	return f.remove(r.dir)
 }
 
 // Close ends what is under way and closes the copy. Reading a copy that is still held fails from then on.
@@ -363,6 +357,7 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	f.prove(r)
 	switch {
 	case err == nil:
+		f.abandon()
 		return f.Reached()
 	case r.store.Failed() != nil:
 		err = fmt.Errorf("%w: %w", ErrStopped, r.store.Failed())
@@ -393,10 +388,7 @@ func (f *Follower) advance(ctx context.Context, r *replica) error {
 	if err != nil {
 		return err
 	}
-	if err = r.apply(ctx, &changes, f.config.WriteDown); errors.Is(err, store.ErrTooLarge) {
-		err = fmt.Errorf("%w: %w", ErrTooMany, err) // however few they are: no later pull has fewer
-	}
-	return err
+	return r.apply(ctx, &changes, f.config.WriteDown)
 }
 
 // served is the copy that is served. The turn is held.

@@ -141,7 +141,7 @@ func closeEndsALoad(t *testing.T, database func(testing.TB) string) {
 	}})
 	done := make(chan error, 1)
 	go func() { done <- f.Load(context.Background()) }()
-	for range 4 { // the head, the definitions, two pages
+	for range 6 { // the head, the definitions, and twice what has changed and a page
 		<-asked
 	}
 	// The third page is not answered.

@@ -340,6 +340,21 @@ func (s *stepped) ChangesSince(ctx context.Context, from follow.Position, limit 
 	return s.Authority.ChangesSince(ctx, from, limit)
 }
 
+// ChangesInParts is the authority's, if that has it.
+func (s *stepped) ChangesInParts(
+	ctx context.Context, from follow.Position, size int, take func(deleted, written []tuple.Relationship) error,
+) (follow.Changes, error) {
+	s.before("changes in parts")
+	parted, ok := s.Authority.(follow.Parted)
+	if !ok {
+		return follow.Changes{}, follow.ErrTooMany
+	}
+	return parted.ChangesInParts(ctx, from, size, func(deleted, written []tuple.Relationship) error {
+		s.before("the next part")
+		return take(deleted, written)
+	})
+}
+
 func (s *stepped) At(p follow.Position) follow.State { return &steppedState{s.Authority.At(p), s} }
 
 type steppedState struct {

@@ -12,6 +12,26 @@ import (
 	"github.com/deputyauth/deputy/pkg/store"
 )
 
+// What a load relies on.
+//
+// A copy that is being made is of a position from its first commit on: its mark says which one, and that pages are missing. Each page is read at
+// the head, together with what has changed since the copy's position. The changes are written first and the page after them, so that two sentences
+// are true after each commit:
+//
+//   - What the pages so far cover is in the copy as the position shows it.
+//   - Nothing is in the copy that the position does not show. A relationship that was written while the load runs may be there before its page. That
+//     page has it as it is in the copy, and leaves it.
+//
+// Changes lead from one position to another one for all relationships alike, so they keep both sentences. A page adds what the position shows, so it
+// keeps both and covers more. Once there is no other page the copy is the position. So a load has no more to catch up with at its end than at any
+// other time, and it may take longer than the window.
+//
+// Where more has changed than one commit holds, which one large transaction or a long pause brings about, the changes are written in several commits,
+// deletions first. The copy is torn meanwhile: some of it is as the position shows it, and some as a later state did. After an interruption all that has
+// changed since the position is read again, from then on. That is exact whatever is in the copy by then, because a relationship that is in the copy and
+// is not as the new state shows it was deleted after the position; and deletions are named here whether or not the position shows what was deleted
+// (Parted). What is alive in the new state and was written after the position is written after that. What was written before and is alive has not changed.
+
 // Load makes a new copy beside the one that is served, brings it to the head, and has it served, so that what is served never goes back. It goes
 // on with a load that was interrupted, unless the authority cannot show that state any more. Errors are those of Authority.ChangesSince.
 func (f *Follower) Load(ctx context.Context) error {
@@ -54,12 +74,38 @@ func (f *Follower) load(ctx context.Context) error {
 		}
 	}
 	half := f.half
-	// While a page is written the next one is read.
-	read := func(next string) <-chan readPage { return f.read(ctx, half.at.position, next) }
-	var coming <-chan readPage
-	if half.mark.Loading != nil {
-		coming = read(half.mark.Loading.Next)
+	for half.mark.Loading != nil {
+		var err error
+		if l := half.mark.Loading; l.Torn || l.Paged {
+			err = f.catchUp(ctx, half)
+		} else if err = f.pages(ctx, half); errors.Is(err, ErrTooMany) {
+			err = f.catchUp(ctx, half)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	for {
+		err := f.advance(ctx, half)
+		if errors.Is(err, ErrTooMany) {
+			if err = f.catchUp(ctx, half); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	f.half = nil
+	f.replace(half)
+	return nil
+}
+
+// pages adds pages to a copy that is not torn until it has all of them, or there is an error.
+func (f *Follower) pages(ctx context.Context, half *replica) error {
+	// While one is written the next one is read.
+	coming := f.read(ctx, half.mark.Position, half.mark.Loading.Next)
 	for half.mark.Loading != nil {
 		var r readPage
 		select {
@@ -70,48 +116,55 @@ func (f *Follower) load(ctx context.Context) error {
 		if r.err != nil {
 			return r.err
 		}
-		m := half.mark
-		if r.page.Next != "" && (r.page.Next == m.Loading.Next || len(r.page.Relationships) == 0) {
+		l := *half.mark.Loading
+		if r.page.Next != "" && (r.page.Next == l.Next || len(r.page.Relationships) == 0) {
 			return errors.New("follow: a page of the authority's does not lead on")
 		}
-		loaded := m.Loading.Relationships + uint64(len(r.page.Relationships))
-		m.Loading = &loading{Next: r.page.Next, Relationships: loaded}
-		if r.page.Next == "" {
-			m.Loading = nil
-		} else {
-			coming = read(r.page.Next)
+		if r.page.Next != "" {
+			coming = f.read(ctx, r.changes.To, r.page.Next)
 		}
-		if err := half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-			_, err := tx.BulkLoad(ctx, &source{rest: r.page.Relationships})
-			return err
-		}); err != nil {
+		if !r.changes.Empty() {
+			l.Early = l.Early || len(r.changes.Written) > 0
+			before := l
+			m := mark{Format: markFormat, Position: r.changes.To, Loading: &before}
+			if err := half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+				return write(ctx, tx, &r.changes)
+			}); err != nil {
+				return err
+			}
+		}
+		l.Next, l.Relationships = r.page.Next, l.Relationships+uint64(len(r.page.Relationships))
+		m := mark{Format: markFormat, Position: r.changes.To, Loading: &l}
+		if l.Next == "" {
+			m.Loading = nil
+		}
+		if err := half.fill(ctx, m, r.page.Relationships, l.Early); err != nil {
 			return err
 		}
 		if f.config.Progress != nil {
-			f.config.Progress(Progress{Position: m.Position, Relationships: loaded, Complete: m.Loading == nil})
+			f.config.Progress(Progress{Position: m.Position, Relationships: l.Relationships, Complete: m.Loading == nil})
 		}
 	}
-	if err := f.advance(ctx, half); err != nil {
-		return err
-	}
-	f.half = nil
-	f.replace(half)
 	return nil
 }
 
-// readPage is a page, or why it could not be read.
+// readPage is what has changed since the page before was read, and a page as it is after that; or why one of them could not be read.
 type readPage struct {
-	page Page
-	err  error
+	changes Changes
+	page    Page
+	err     error
 }
 
-// read reads a page in the background.
-func (f *Follower) read(ctx context.Context, at Position, next string) <-chan readPage {
+// read reads a page in the background, at the head, and what has changed since a position.
+func (f *Follower) read(ctx context.Context, from Position, next string) <-chan readPage {
 	done := make(chan readPage, 1)
 	go func() {
 		var r readPage
 		r.err = authz.Safely("follow.Load", func() (err error) {
-			r.page, err = f.authority.At(at).Page(ctx, next, f.config.PageSize)
+			if r.changes, err = f.authority.ChangesSince(ctx, from, f.config.MaxChanges); err != nil {
+				return err
+			}
+			r.page, err = f.authority.At(r.changes.To).Page(ctx, next, f.config.PageSize)
 			return err
 		})
 		done <- r
@@ -119,8 +172,40 @@ func (f *Follower) read(ctx context.Context, at Position, next string) <-chan re
 	return done
 }
 
+// catchUp brings a copy that is being made to the head in several commits, where more has changed than one takes. The copy is torn meanwhile.
+func (f *Follower) catchUp(ctx context.Context, half *replica) error {
+	parted, ok := f.authority.(Parted)
+	if !ok {
+		return ErrTooMany
+	}
+	from, l := half.at.position, loading{Paged: true}
+	if half.mark.Loading != nil {
+		l = *half.mark.Loading
+	}
+	l.Early, l.Torn = true, true
+	part := func(m mark, c *Changes) error {
+		return half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
+	}
+	// Small parts, so that one that is under way does not hold up Close.
+	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {
+		torn := l
+		return part(mark{Format: markFormat, Position: from, Loading: &torn}, &Changes{Deleted: deleted, Written: written})
+	})
+	if err != nil {
+		return err
+	}
+	m := mark{Format: markFormat, Position: rest.To}
+	if l.Torn = false; !l.Paged {
+		m.Loading = &l
+	}
+	return part(m, &rest)
+}
+
 // begin begins a copy: its definitions, and a mark that says that no relationship is there yet.
 func (f *Follower) begin(ctx context.Context) error {
+	if err := f.left.clear(f.remove); err != nil {
+		return err
+	}
 	at, err := f.authority.Head(ctx)
 	if err != nil {
 		return err
@@ -143,6 +228,7 @@ func (f *Follower) make(ctx context.Context, number int, at Position, definition
 	dir := f.path(number)
 	opened, err := store.Open(dir, f.config.Store) //nolint:contextcheck // what it starts ends with the store
 	if err != nil {
+		f.left.note(dir, err) // as far as it was made
 		return nil, err
 	}
 	made := &replica{dir: dir, number: number, store: opened}
@@ -154,17 +240,4 @@ func (f *Follower) make(ctx context.Context, number int, at Position, definition
 		return nil, errors.Join(err, f.drop(made))
 	}
 	return made, nil
-}
-
-// source hands relationships to a bulk load.
-type source struct{ rest []tuple.Relationship }
-
-// Next is datastore.BulkWriteRelationshipSource's.
-func (s *source) Next(context.Context) (*tuple.Relationship, error) {
-	if len(s.rest) == 0 {
-		return nil, nil //nolint:nilnil // the end
-	}
-	next := &s.rest[0]
-	s.rest = s.rest[1:]
-	return next, nil
 }

@@ -137,8 +137,8 @@ func TestPromoteHalf(t *testing.T) {
 	}
 }
 
-// copied returns a file system with the complete copy of an authority that has three relationships, closed and synced.
-func copied(t *testing.T) *vfs.MemFS {
+// completeCopy returns a file system with the complete copy of an authority that has three relationships, closed and synced.
+func completeCopy(t *testing.T) *vfs.MemFS {
 	t.Helper()
 	w := writer(t, served(t, store.Config{}).uri)
 	w.update(t, touch("document:plan#viewer@user:alice"), touch("document:plan#viewer@user:bob"), touch("document:last#viewer@user:alice"))
@@ -155,7 +155,7 @@ func copied(t *testing.T) *vfs.MemFS {
 	return files
 }
 
-// has3 reports whether a directory has a store of its own with the relationships of copied.
+// has3 reports whether a directory has a store of its own with the relationships of completeCopy.
 func has3(t *testing.T, files vfs.FS, dir string) bool {
 	t.Helper()
 	if _, err := files.Stat(dir); err != nil {
@@ -183,7 +183,7 @@ func has3(t *testing.T, files vfs.FS, dir string) bool {
 // TestPromoteFails fails each I/O of a promotion, once or from then on. Afterwards the copy is where it was, and can be promoted, or it is promoted and
 // the error says so. After a crash of the machine it is at one of the two places; and where there was no error, at the one that it was promoted to.
 func TestPromoteFails(t *testing.T) {
-	before := copied(t).CrashClone(vfs.CrashCloneCfg{})
+	before := completeCopy(t).CrashClone(vfs.CrashCloneCfg{})
 	moved, kept := 0, 0
 	for _, lasts := range []bool{false, true} {
 		for at := int64(0); ; at++ {
@@ -248,7 +248,7 @@ func TestPromoteFails(t *testing.T) {
 
 // TestPromoteElsewhere promotes to another file system: the copy stays, the error says why and what to do, and a place on the same one will do.
 func TestPromoteElsewhere(t *testing.T) {
-	files := copied(t)
+	files := completeCopy(t)
 	elsewhere := errorfs.Wrap(files, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind == errorfs.OpRename && op.Path == "copies/copy-1" {
 			return &os.LinkError{Op: "rename", Old: op.Path, New: "other/graph", Err: syscall.EXDEV}

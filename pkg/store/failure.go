@@ -29,6 +29,9 @@ var ErrDamaged = errors.New("the store is damaged")
 // ErrInUse is the cause when another process, or another Store, has the directory open.
 var ErrInUse = errors.New("the directory is in use")
 
+// ErrStillOpen is the cause when a store that was closed may still use its files: something reads it, or its disk does not answer.
+var ErrStillOpen = errors.New("its files are still in use")
+
 // conflict is the type of ErrConflict. It is SpiceDB's retryable ABORTED.
 type conflict struct{}
 

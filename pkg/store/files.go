@@ -42,6 +42,8 @@ type files struct {
 	opening atomic.Bool
 	// closing ends what waits for an error to pass.
 	closing <-chan struct{}
+	// ending is set once Pebble is being closed: it waits for the tables that it is writing.
+	ending atomic.Bool
 	// stalled is told how long a log or manifest has been waited for, recovered that it was written.
 	stalled   func(doing string, cause error, lasted time.Duration)
 	recovered func(*trouble)
@@ -55,6 +57,13 @@ type files struct {
 	changing sync.RWMutex
 	fenced   bool
 }
+
+// errEnding is what the writing of a table gets while the store is closed. Pebble waits for it, and a compaction may take a minute. What the table would
+// have held is in the log, or in the tables that it is made of, and these are still there.
+var errEnding = errors.New("store: it is being closed, and makes no tables any more")
+
+// isTable reports whether a file is one of Pebble's tables.
+func isTable(name string) bool { return strings.HasSuffix(name, ".sst") }
 
 // errFenced is what a closed store's background gets.
 var errFenced = errors.New("store: it is closed, and its directory may be another's")
@@ -79,6 +88,9 @@ func (f *files) fence(patience time.Duration) bool {
 
 // change calls what changes the disk. If it is vital and fails it never returns.
 func (f *files) change(vital bool, name string, fn func() error) error {
+	if f.ending.Load() && isTable(name) {
+		return errEnding
+	}
 	return f.settle(vital, name, f.unlessFenced(fn))
 }
 

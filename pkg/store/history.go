@@ -95,7 +95,7 @@ const emptyTable = "pebble: empty table"
 func (s *Store) noteFlush(info pebble.FlushInfo) {
 	// A flush of what was deleted before it has nothing to write, which Pebble reports as an error.
 	if info.Err != nil && info.Err.Error() != emptyTable {
-		if errors.Is(info.Err, errFenced) {
+		if errors.Is(info.Err, errFenced) || errors.Is(info.Err, errEnding) {
 			return
 		}
 		lasted, hard := s.flushing.failed(info.Err)

@@ -174,7 +174,12 @@ func appendComponents(key []byte, parts ...string) []byte {
 // forward returns the row's key from its resource, without a version.
 func (r row) forward() []byte {
 	n := len(r.resourceType) + len(r.resourceID) + len(r.relation) + len(r.subjectType) + len(r.subjectRelation) + len(r.subjectID)
-	key := append(make([]byte, 0, n+7), kindForward)
+	return r.appendForward(make([]byte, 0, n+7))
+}
+
+// appendForward appends that key.
+func (r row) appendForward(key []byte) []byte {
+	key = append(key, kindForward)
 	return appendComponents(key, r.resourceType, r.resourceID, r.relation, r.subjectType, r.subjectRelation, r.subjectID)
 }
 

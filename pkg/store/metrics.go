@@ -1,6 +1,8 @@
 package store
 
 import (
+	"errors"
+
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
@@ -145,6 +147,9 @@ func (s *Store) listener() *pebble.EventListener {
 			s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.String("file", info.Path), zap.Error(info.Details))
 		},
 		BackgroundError: func(err error) {
+			if errors.Is(err, errEnding) {
+				return
+			}
 			if kept, ok := s.files.repeated.Next(); ok {
 				s.config.Log.Warn("work in the background failed; it is tried again", zap.String("directory", s.dir),
 					zap.Int("messages left out before", kept), zap.Error(err))

@@ -388,8 +388,8 @@ func (s *Store) start() {
 }
 
 // Close ends all that reads and writes, with errors, and closes the files. It waits for reads under way
-// to notice; if one does not within 10 s, the files stay open, and Close says so. It is safe to call
-// twice.
+// to notice; if one does not within 10 s, the files stay open, and Close says so (ErrStillOpen). It does not
+// wait for tables that are being made. It is safe to call twice.
 func (s *Store) Close() error {
 	s.gate.Lock()
 	if s.closed.Swap(true) {
@@ -415,7 +415,7 @@ func (s *Store) Close() error {
 	case <-s.empty:
 	case <-s.failure.happened: // what is inside may be held too
 	case <-patience.C:
-		return fmt.Errorf("store: %s stays open: something still reads it", s.dir)
+		return fmt.Errorf("store: %s stays open, because something still reads it: %w", s.dir, ErrStillOpen)
 	}
 	return s.closeDatabase()
 }
@@ -429,12 +429,13 @@ func (s *Store) closeDatabase() error {
 	var err error
 	s.iterators.close()
 	if s.db != nil && !s.hasFailed() {
+		s.files.ending.Store(true)
 		err = s.guarded(s.db.Close)
 	}
 	if s.hasFailed() {
 		err = fmt.Errorf("store: %s was not closed cleanly: %w", s.dir, s.failure.cause)
 		if !s.files.fence(closePatience) {
-			return fmt.Errorf("store: %s stays locked: the disk does not answer: %w", s.dir, s.failure.cause)
+			return fmt.Errorf("store: %s stays locked, because the disk does not answer: %w: %w", s.dir, ErrStillOpen, s.failure.cause)
 		}
 	}
 	return errors.Join(err, s.lock.Close())

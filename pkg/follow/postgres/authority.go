@@ -57,7 +57,7 @@ type Authority struct {
 	changing float64
 }
 
-var _ follow.Authority = (*Authority)(nil)
+var _ follow.Parted = (*Authority)(nil)
 
 // Open connects to a database, and refuses one that cannot be followed; the errors are those of follow.Authority.Head.
 func Open(ctx context.Context, config Config) (*Authority, error) {
@@ -92,8 +92,20 @@ func Open(ctx context.Context, config Config) (*Authority, error) {
 	return a, nil
 }
 
+// closePatience is how long Close waits for connections that are in use: each tells the server that it is not, and some servers do not answer.
+const closePatience = time.Second
+
 // Close closes the connections.
-func (a *Authority) Close() { a.pool.Close() }
+func (a *Authority) Close() {
+	closed := make(chan struct{})
+	go func() { defer close(closed); a.pool.Close() }()
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	}
+}
 
 // A guard is what the first statement of every transaction, or the first row of a statement that is alone, says: one row, on every server that has
 // SpiceDB's tables, with a list of texts; see readGuard. Times are in microseconds.

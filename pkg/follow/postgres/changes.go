@@ -50,14 +50,23 @@ const (
 // The server's own snapshot shows each row as it is now, so a row that is alive now and was created by a transaction which the former snapshot does
 // not show was written, and a row that the former snapshot shows and that is not alive any more was deleted. A row that came and went in between is
 // in neither.
-var changesQuery = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
+var changesQuery = othersSince +
+	relationshipsSince(wroteRelationship, "created_xid", `deleted_xid = `+alive) +
+	relationshipsSince(deletedRelationship, "deleted_xid", `deleted_xid < `+alive+` AND pg_visible_in_snapshot(created_xid`+shownThen)
+
+// partsQuery is changesQuery for a copy that may have some of what later states show: deletions come first, and also those of what the former
+// snapshot does not show. NULL for $6 is no limit.
+var partsQuery = othersSince +
+	relationshipsSince(deletedRelationship, "deleted_xid", `deleted_xid < `+alive) +
+	relationshipsSince(wroteRelationship, "created_xid", `deleted_xid = `+alive)
+
+// othersSince is what both begin with: the guard, and all but relationships.
+var othersSince = `WITH since AS MATERIALIZED (SELECT ` + sinceCount + ` AS n)
 SELECT ` + fmt.Sprint(isGuard) + `, ARRAY[` + guardTexts + `, ` + knownCount + `::text, (SELECT n FROM since)::text],
 	NULL::bytea, '', '', '', '', '', '', '', NULL, NULL::timestamptz` + guardTables +
 	definitionsSince(wroteType, "namespace_config", "namespace", "serialized_config") +
 	definitionsSince(wroteCaveat, "caveat", "name", "definition") +
-	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter") +
-	relationshipsSince(wroteRelationship, "created_xid", `deleted_xid = `+alive) +
-	relationshipsSince(deletedRelationship, "deleted_xid", `deleted_xid < `+alive+` AND pg_visible_in_snapshot(created_xid`+shownThen)
+	definitionsSince(wroteCounter, "relationship_counter", "name", "serialized_filter")
 
 // definitionsSince reads from a table of few rows, those that were written, of a kind, and those that were deleted, of the next one.
 func definitionsSince(kind int, table, name, text string) string {
@@ -93,7 +102,7 @@ UNION ALL
 // To ask for changes costs the database half as much again as to ask whether there are any. So where few of the last pulls have found some, it is asked
 // whether there are any, and what they are in a second round trip; else all of it in one.
 func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limit int) (follow.Changes, error) {
-	if !a.changes() {
+	if !a.likely() {
 		g, err := scanGuard(a.pool.QueryRow(ctx, sinceQuery, sinceArgs(&from)...))
 		if err != nil {
 			return follow.Changes{}, err
@@ -102,26 +111,20 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 			return follow.Changes{}, err
 		}
 		if g.since == 0 {
-			a.found(&g)
+			a.found(false)
 			return follow.Changes{To: g.position}, a.uncollected(ctx, &g, &from)
 		}
 	}
-	var g guard
-	var c follow.Changes
-	var r reading
-	r.ask(func(results pgx.BatchResults) error {
-		return a.gatherChanges(results, &from, limit, &g, &c)
-	}, changesQuery, append(sinceArgs(&from), limit+1)...)
-	if err := a.send(ctx, r); err != nil {
+	c, err := a.changes(ctx, from, changesQuery, limit+1, func(c *follow.Changes, _ int) error {
+		if len(c.Written) > limit || len(c.Deleted) > limit {
+			return follow.ErrTooMany
+		}
+		return nil
+	})
+	if err != nil {
 		return follow.Changes{}, err
 	}
-	a.found(&g)
-	if err := a.uncollected(ctx, &g, &from); err != nil {
-		return follow.Changes{}, err
-	}
-	c.To, c.Transactions = g.position, g.since
-	c.DeletedTypes = without(c.DeletedTypes, c.Definitions.Types)
-	c.DeletedCaveats = without(c.DeletedCaveats, c.Definitions.Caveats)
+	a.found(c.Transactions > 0)
 	if len(c.Deleted) > 0 {
 		rewritten := make(map[tuple.RelationshipReference]bool, len(c.Written))
 		for i := range c.Written {
@@ -135,30 +138,85 @@ func (a *Authority) ChangesSince(ctx context.Context, from follow.Position, limi
 // often is the share of pulls that find changes from which on it costs less to ask for them at once.
 const often = 1. / 3
 
-// changes reports whether the next pull is likely to find changes.
-func (a *Authority) changes() bool {
+// likely reports whether the next pull is likely to find changes.
+func (a *Authority) likely() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.changing >= often
 }
 
 // found takes in whether a pull has found changes. About eight pulls count.
-func (a *Authority) found(g *guard) {
+func (a *Authority) found(changes bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.changing -= a.changing / 8
-	if g.since > 0 {
+	if changes {
 		a.changing += 1. / 8
 	}
 }
 
-// gatherChanges takes changesQuery's rows. The first one has to be the guard, and nothing is taken before that is checked.
-func (a *Authority) gatherChanges(results pgx.BatchResults, from *follow.Position, limit int, g *guard, c *follow.Changes) error {
+// ChangesInParts is follow.Parted's.
+func (a *Authority) ChangesInParts(
+	ctx context.Context, from follow.Position, size int, take func(deleted, written []tuple.Relationship) error,
+) (follow.Changes, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	last := deletedRelationship
+	return a.changes(ctx, from, partsQuery, nil, func(c *follow.Changes, kind int) error {
+		if kind == deletedRelationship && last != kind {
+			return errOutOfOrder
+		}
+		last = kind
+		if len(c.Written) < size && len(c.Deleted) < size {
+			return nil
+		}
+		deleted, written := c.Deleted, c.Written
+		c.Deleted, c.Written = nil, nil
+		err := take(deleted, written)
+		if err != nil {
+			cancel() // or the rest would be read, to be thrown away
+		}
+		return err
+	})
+}
+
+// changes runs a query of changes since a position, with a limit of its own. It calls added after each relationship, of a kind, that is added to the changes.
+func (a *Authority) changes(
+	ctx context.Context, from follow.Position, query string, limit any, added func(c *follow.Changes, kind int) error,
+) (follow.Changes, error) {
+	var g guard
+	var c follow.Changes
+	var r reading
+	r.ask(func(results pgx.BatchResults) error {
+		return a.gatherChanges(results, &from, &g, &c, added)
+	}, query, append(sinceArgs(&from), limit)...)
+	if err := a.send(ctx, r); err != nil {
+		return follow.Changes{}, err
+	}
+	if err := a.uncollected(ctx, &g, &from); err != nil {
+		return follow.Changes{}, err
+	}
+	c.To, c.Transactions = g.position, g.since
+	c.DeletedTypes = without(c.DeletedTypes, c.Definitions.Types)
+	c.DeletedCaveats = without(c.DeletedCaveats, c.Definitions.Caveats)
+	return c, nil
+}
+
+// gatherChanges takes the rows of a query of changes. The first one has to be the guard, and nothing is taken before that is checked.
+func (a *Authority) gatherChanges(
+	results pgx.BatchResults, from *follow.Position, g *guard, c *follow.Changes, added func(c *follow.Changes, kind int) error,
+) error {
 	var kind int
 	var texts []*string
 	var encoded []byte
 	var row relationshipRow
 	d, checked := &c.Definitions, false
+	add := func(to *[]tuple.Relationship) error {
+		if err := row.appendTo(to); err != nil {
+			return err
+		}
+		return added(c, kind)
+	}
 	err := each(results, append([]any{&kind, &texts, &encoded}, row.targets()...), func() (err error) {
 		if !checked && kind == isGuard {
 			if *g, err = readGuard(texts); err == nil {
@@ -184,9 +242,9 @@ func (a *Authority) gatherChanges(results pgx.BatchResults, from *follow.Positio
 		case deletedCounter:
 			c.DeletedCounters = append(c.DeletedCounters, name)
 		case wroteRelationship:
-			return row.appendTo(&c.Written, limit)
+			return add(&c.Written)
 		case deletedRelationship:
-			return row.appendTo(&c.Deleted, limit)
+			return add(&c.Deleted)
 		default:
 			return fmt.Errorf("follow: the database returns a change of kind %d", kind)
 		}
@@ -197,6 +255,9 @@ func (a *Authority) gatherChanges(results pgx.BatchResults, from *follow.Positio
 	}
 	return err
 }
+
+// errOutOfOrder says that deletions come after what was written.
+var errOutOfOrder = errors.New("follow: the database's answer names deletions after what was written")
 
 // errUnguarded says that nothing of an answer is believed.
 var errUnguarded = errors.New("follow: the database's answer does not begin with who the database is")

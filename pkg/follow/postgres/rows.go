@@ -65,11 +65,8 @@ func (r *relationshipRow) size() int {
 	return n
 }
 
-// appendTo appends the relationship that was read to a list, and returns follow.ErrTooMany beyond a limit, 0 for none.
-func (r *relationshipRow) appendTo(to *[]tuple.Relationship, limit int) (err error) {
-	if limit > 0 && len(*to) == limit {
-		return follow.ErrTooMany
-	}
+// appendTo appends the relationship that was read to a list.
+func (r *relationshipRow) appendTo(to *[]tuple.Relationship) (err error) {
 	found := tuple.Relationship{RelationshipReference: r.rel.RelationshipReference}
 	if r.expires != nil {
 		at := r.expires.UTC()
@@ -103,7 +100,7 @@ func caveatOf(name string, given *string) (*core.ContextualizedCaveat, error) {
 func gather(to *[]tuple.Relationship) func(pgx.BatchResults) error {
 	return func(results pgx.BatchResults) error {
 		var row relationshipRow
-		return each(results, row.targets(), func() error { return row.appendTo(to, 0) })
+		return each(results, row.targets(), func() error { return row.appendTo(to) })
 	}
 }
 
@@ -121,7 +118,7 @@ func gatherPage(to *[]tuple.Relationship, full *bool) func(pgx.BatchResults) err
 				return nil
 			}
 			room -= row.size()
-			return row.appendTo(to, 0)
+			return row.appendTo(to)
 		})
 	}
 }

@@ -158,7 +158,7 @@ func (s *state) Bucket(ctx context.Context, b follow.Bucket, moment time.Time, l
 		var row relationshipRow
 		var one []tuple.Relationship
 		return each(results, row.targets(), func() error {
-			if err := row.appendTo(&one, 0); err != nil {
+			if err := row.appendTo(&one); err != nil {
 				return err
 			}
 			err := fn(&one[0])
