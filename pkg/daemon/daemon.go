@@ -339,7 +339,7 @@ func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door,
 		Told:           d.engine.Told,
 		Model:          guard.Requested,
 		Answers:        d.answers(),
-		ComparesSchema: d.engine.InProcess(),
+		ComparesSchema: d.engine.ComparesSchema(),
 		Rights:         rights,
 		Recording: func(ctx context.Context) spicedb.Recording {
 			if r := rpc.RecordingOf(ctx); r != nil {

@@ -319,6 +319,10 @@ func (e *Engine) DatastoreID(ctx context.Context) (string, error) {
 // InProcess reports whether SpiceDB runs in this process.
 func (e *Engine) InProcess() bool { return e.ds != nil }
 
+// ComparesSchema reports whether the engine compares the schema in force with the one that a write expects (authz.MetadataExpectSchema), within the write's
+// transaction: SpiceDB in this process does, and so does another Deputy that is followed.
+func (e *Engine) ComparesSchema() bool { return e.ds != nil || e.followed != nil }
+
 // Ready asks the engine whether it can answer. Errors: Unavailable.
 func (e *Engine) Ready(ctx context.Context) error {
 	if e.ds != nil {

@@ -58,7 +58,7 @@ func said(resp *deputyv1.CheckPermissionResponse, err error) string {
 		return prototext.Format(status.Convert(err).Proto())
 	}
 	resp = proto.CloneOf(resp)
-	resp.DecisionId, resp.CheckedAt = "", nil
+	resp.DecisionId, resp.CheckedAt, resp.FreshAt = "", nil, nil
 	return prototext.Format(resp)
 }
 

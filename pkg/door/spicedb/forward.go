@@ -380,9 +380,13 @@ func keep(md metadata.MD) metadata.MD {
 }
 
 // told returns what of an answer's metadata the caller is told. A caller with bounds is not told how much work the answer took, because
-// that counts relationships that do not exist for it.
+// that counts relationships that do not exist for it. How writes of the schema are guarded the door tells a reader itself, once, also where Upstream is
+// another Deputy.
 func (c *call) told(md metadata.MD) metadata.MD {
 	kept := keep(md)
+	if c.route.readsSchema {
+		delete(kept, authz.MetadataSchemaGuard)
+	}
 	if c.bound {
 		delete(kept, string(responsemeta.DispatchedOperationsCount))
 		delete(kept, string(responsemeta.CachedOperationsCount))
