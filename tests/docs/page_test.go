@@ -14,7 +14,7 @@ import (
 //
 //	<!-- file NAME -->      the block is a file that the reader is told to write
 //	<!-- not run: WHY -->   the block needs something that no test has; TestNotRun lists all of them
-//	<!-- needs PROGRAM -->  the block runs where the program is installed, or the servers of "make mcp-servers"
+//	<!-- needs PROGRAM … --> the block runs where the programs are installed, or the servers of "make mcp-servers"
 //	<!-- picture FILE -->   the block draws the file anew, which the page shows
 //
 // What a server makes up, such as an id, is another one in each run. So an id on the page stands for the one that the

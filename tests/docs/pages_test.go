@@ -49,6 +49,16 @@ func TestPages(t *testing.T) {
 // mcpServers is what a block needs that starts the servers of `make mcp-servers`.
 const mcpServers = "make mcp-servers"
 
+// missing is the first of some programs that is not installed here; "" if all are. grpcurl is one that the tests bring.
+func missing(programs []string) string {
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err != nil && name != "grpcurl" {
+			return name
+		}
+	}
+	return ""
+}
+
 // linkServers gives a clone the servers that are installed here, as though the reader had installed them there.
 func linkServers(folder string) error {
 	installed, err := filepath.Abs("../../.bin/mcp")
@@ -96,8 +106,8 @@ func (p *page) run(t *testing.T) {
 				continue
 			}
 		} else if kind == "needs" {
-			if _, err := exec.LookPath(what); err != nil && what != "grpcurl" {
-				t.Run(what, func(t *testing.T) { pgtest.Skip(t, "needs "+what) })
+			if name := missing(strings.Fields(what)); name != "" {
+				t.Run(name, func(t *testing.T) { pgtest.Skip(t, "needs "+name) })
 				continue
 			}
 		}
@@ -183,7 +193,7 @@ var notRun = map[string]int{
 	"hours, and it runs these very tests":                                        1,
 	"a Kubernetes cluster":                                                       1,
 	"a repository with a remote":                                                 2,
-	"three machines; tests/follow starts such servers":                           3,
+	"three machines; tests/follow starts such servers":                           4,
 	"a database server on a host of that name; tests/cli dumps and restores one": 2,
 }
 
