@@ -174,7 +174,7 @@ func readGuard(texts []*string) (g guard, err error) {
 		return g, fmt.Errorf("%w: the database is at %q, and this version follows %q. Migrate the database with this version of Deputy, or "+
 			"run the version that belongs to the database", follow.ErrMigration, migration, Migration)
 	case text(1) != "false":
-		return g, follow.ErrStandby
+		return g, fmt.Errorf("%w: it is in recovery: it is a standby, or restores", follow.ErrStandby)
 	case system == "" || timeline == "" || database == "" || datastore == "":
 		return g, fmt.Errorf("follow: the server does not say who it is: system %q, timeline %q, database %q, SpiceDB %q",
 			system, timeline, database, datastore)
