@@ -79,7 +79,7 @@ const mendJournal = "the cause is in the server's log; make room on the journal'
 	"--journal-retention; once there is room on the disk, the server goes on by itself"
 
 // callsServer reports whether a command is a client, which has a key of its own for the server that it calls. The settings of others are not those of one.
-func callsServer(cmd *cobra.Command) bool { return cmd == nil || cmd.Flags().Lookup("key") != nil }
+func callsServer(cmd *cobra.Command) bool { return cmd == nil || cmd.Flag("key") != nil }
 
 // checkProof says what to look at where the server does not know the caller. A key decides where there is a client certificate, too.
 func checkProof(cmd *cobra.Command) string {

@@ -94,8 +94,8 @@ func serving(a *deputy.GetCopyResponse) string {
 	case a.GetPosition() == nil:
 		return "no: calls are passed on to the database until there is a copy"
 	default:
-		return fmt.Sprintf("no: the database has not been known to be where the copy is for %s; calls are passed on to the database, "+
-			"which may not answer: the server's log says why", age)
+		return fmt.Sprintf("no: for %s the copy has not been known to be the database's newest state; calls are passed on to the database, "+
+			"which may not answer either: the server's log says why", age)
 	}
 }
 

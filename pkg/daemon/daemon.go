@@ -292,6 +292,7 @@ func (d *Daemon) openEngine(ctx context.Context, graph *store.Store) (opened []i
 	if err != nil {
 		return opened, nil, err
 	}
+	served.Keyed(d.cfg.Engine.KeyMark)
 	return opened, served, nil
 }
 

@@ -142,6 +142,9 @@ func (d *Daemon) openAuthority(ctx context.Context) error {
 		return nil
 	}
 	opened, err := deputy.Open(ctx, d.engine.Conn())
+	if err == nil {
+		err = opened.SameKey(ctx, d.cfg.Engine.KeyMark)
+	}
 	if err != nil {
 		return err
 	}

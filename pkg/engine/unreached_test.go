@@ -34,7 +34,7 @@ func TestRemoteNamesItsSettings(t *testing.T) {
 	}
 	secure := grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}))
 	refuses := func(code codes.Code, reason, says string, options ...grpc.ServerOption) string {
-		listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed with the server
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func TestRemoteNamesItsSettings(t *testing.T) {
 		t.Cleanup(s.Stop)
 		return listener.Addr().String()
 	}
-	nobody, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,7 +183,7 @@ func OpenGraph(config GraphConfig) *Graph {
 		defer close(g.ended)
 		var beside sync.WaitGroup
 		beside.Go(func() { _ = authz.Safely("follow.sample", func() error { g.sample(ctx); return nil }) })
-		beside.Go(func() { g.tells(ctx) })
+		beside.Go(func() { _ = authz.Safely("follow.tells", func() error { g.tells(ctx); return nil }) })
 		_ = authz.Safely("follow.Graph", func() error { g.follow(ctx); return nil }) // each step recovers by itself
 		beside.Wait()
 	}()

@@ -84,6 +84,10 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 			f.Moment = c.source.now
 		}
 		snap, err := c.graph.Snapshot(ctx, f)
+		var standing decide.Standing
+		if err == nil { // an engine elsewhere may find out only when it is read
+			standing, err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts)
+		}
 		if authz.KindOf(err) == authz.OutOfRange && !c.past { // then it may have been there
 			t.facts.Gone[b.Revision] = leftBaseline
 			if h := b.Revision.History(); h != "" && h != c.source.snap.Revision().History() {
@@ -94,10 +98,7 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 		if err != nil {
 			return err
 		}
-		if t.facts.Baselines[b.Revision], err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts); err != nil {
-			return err
-		}
-		t.baselines[i] = snap
+		t.facts.Baselines[b.Revision], t.baselines[i] = standing, snap
 	}
 	return nil
 }

@@ -41,6 +41,6 @@ func toStatusOf(ctx context.Context, method string, err error) error {
 // toErrorStatus is toStatus for one item of a bulk call, which writes nothing.
 func toErrorStatus(ctx context.Context, err error) *deputyv1.ErrorStatus {
 	e := statuses.Visible(ctx, err)
-	message := statuses.WroteNothing(status.New(statuses.Code(e.Kind), statuses.Text(e))).Message()
+	message := statuses.WroteNothing(statuses.Of(e)).Message()
 	return &deputyv1.ErrorStatus{Code: int32(statuses.Code(e.Kind)), Message: message, Reason: e.Reason, Field: e.Field} //nolint:gosec // codes are small
 }

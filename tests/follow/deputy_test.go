@@ -392,7 +392,7 @@ func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest
 	if by := n.wants(t, check, no).GetRefusedBy(); by != deputyv1.RefusedBy_REFUSED_BY_ACTOR {
 		t.Errorf("%s: refused by %v, want the actor", name, by)
 	}
-	resp, err := n.Permissions().ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: check})
+	resp, err := deputyv1.NewPermissionsServiceClient(n.Admin).ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: check})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,5 +409,19 @@ func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest
 	if len(refuses) != 1 || !strings.HasPrefix(refuses[0], "GATE_BASELINE: what held when the session started can be read: ") ||
 		!strings.Contains(refuses[0], "start the session anew") {
 		t.Errorf("%s: an explanation refuses for %q; want the baseline alone, which cannot be read", name, refuses)
+	}
+}
+
+// TestOtherTokenKey: a server with another token key does not follow, because callers would take the tokens of one to the other.
+func TestOtherTokenKey(t *testing.T) {
+	t.Parallel()
+	cfg := harness.Following(t, primary(t).Addr().String())
+	cfg.NoListener, cfg.TokenKey = true, []byte("another token key, of 32 bytes at least")
+	d, err := daemon.Open(t.Context(), cfg, zap.NewNop())
+	if err == nil {
+		_ = d.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "another token key") || !strings.Contains(err.Error(), "--token-key-file") {
+		t.Errorf("it starts, or says %v", err)
 	}
 }
