@@ -126,4 +126,5 @@ func decisionTable(w io.Writer, d *deputy.CheckPermissionResponse) {
 	field(w, "valid until", moment(d.GetValidUntil()))
 	field(w, "decision", d.GetDecisionId())
 	field(w, "checked at", d.GetCheckedAt().GetToken())
+	field(w, "fresh at", moment(d.GetFreshAt()))
 }

@@ -53,11 +53,11 @@ func describe(cmd *cobra.Command, err error) failure {
 		f.Code, f.Reason = codeName(s.Code()), info.GetReason()
 		message := inTheirWords(cmd, s.Message(), info)
 		switch {
-		case s.Code() == codes.Unauthenticated:
+		case s.Code() == codes.Unauthenticated && callsServer(cmd):
 			message += ": " + checkProof(cmd)
 		case info.GetReason() == authz.ReasonJournalUnavailable:
 			message += ": " + mendJournal
-		case info.GetReason() == authz.ReasonRoleRequired:
+		case info.GetReason() == authz.ReasonRoleRequired && callsServer(cmd):
 			message += "; use the key of a caller that has the role (deputy caller add makes one)"
 		}
 		prefix := f.Code + ": "
@@ -77,6 +77,9 @@ func describe(cmd *cobra.Command, err error) failure {
 // mendJournal says what an operator does about a server whose journal takes no records.
 const mendJournal = "the cause is in the server's log; make room on the journal's disk, raise --journal-quota-mib, or shorten " +
 	"--journal-retention; once there is room on the disk, the server goes on by itself"
+
+// callsServer reports whether a command is a client, which has a key of its own for the server that it calls. The settings of others are not those of one.
+func callsServer(cmd *cobra.Command) bool { return cmd == nil || cmd.Flag("key") != nil }
 
 // checkProof says what to look at where the server does not know the caller. A key decides where there is a client certificate, too.
 func checkProof(cmd *cobra.Command) string {

@@ -29,7 +29,7 @@ func newFollowStatus(c *connection) *cobra.Command {
 		Short: "Say which state of the database the copy has, and whether it serves",
 		Long: `Say which state of the database a server's copy has, how long ago it was known to be the newest one, and whether the
 copy serves; how far a load is; and what comparing the copy with the database came to. The exit code is 0 if the copy serves,
-and 1 if not: then the database answers. A server whose copy does not serve is not ready, unless a copy has served since it
+and 1 if not: then calls are passed on to the database. A server whose copy does not serve is not ready, unless a copy has served since it
 started, another one is to be loaded, and the database answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
@@ -50,7 +50,7 @@ started, another one is to be loaded, and the database answers.`,
 
 // writeCopy prints how a copy does for people.
 func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
-	field(w, "SERVES", map[bool]string{true: "yes", false: "no: the database answers"}[a.GetServes()])
+	field(w, "SERVES", serving(a))
 	if position := a.GetPosition(); position != nil {
 		field(w, "DATABASE", position.GetAuthority())
 		field(w, "STATE", fmt.Sprintf("%s, read at %s", position.GetState(), moment(position.GetTime())))
@@ -83,6 +83,19 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	}
 	if d := a.GetDifference(); d != nil {
 		field(w, "LAST DIFFERENCE", fmt.Sprintf("%s: %s", moment(a.GetDifferenceTime()), differenceText(d)))
+	}
+}
+
+// serving says whether a copy serves. Of one that does not it says no more than is known: calls are passed on to the database, which may not answer either.
+func serving(a *deputy.GetCopyResponse) string {
+	switch age := a.GetAge().AsDuration().Round(time.Millisecond); {
+	case a.GetServes():
+		return "yes"
+	case a.GetPosition() == nil:
+		return "no: calls are passed on to the database until there is a copy"
+	default:
+		return fmt.Sprintf("no: for %s the copy has not been known to be the database's newest state; calls are passed on to the database, "+
+			"which may not answer either: the server's log says why", age)
 	}
 }
 

@@ -447,7 +447,14 @@ func recordAsks(f *deputy.FoundRecord) string {
 		return fmt.Sprintf("%s of nobody known",
 			plural(s.GetWithoutCredential()+s.GetInvalidCredential()+s.GetUnknownCredential(), "call"))
 	}
-	return strings.TrimSpace(method + " " + resource)
+	about := []string{method, resource}
+	if r.GetDelegationId() != "" {
+		about = append(about, "delegation:"+r.GetDelegationId())
+	}
+	if r.GetSessionId() != "" {
+		about = append(about, "session:"+r.GetSessionId())
+	}
+	return strings.Join(slices.DeleteFunc(about, func(part string) bool { return part == "" }), " ")
 }
 
 // toolRefusal is why a caller refused a call of a tool by itself.

@@ -8,12 +8,14 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	deputy "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 )
@@ -160,5 +162,45 @@ func TestOthersTextMovesNoTerminal(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), "\nb"); n > 0 {
 		t.Errorf("a text is on lines of its own:\n%s", out.String())
+	}
+}
+
+// TestFailuresNameTheProgramsOwnSettings: the settings of a client are named to those who run one. A server that is refused by the one that it follows has
+// other ones.
+func TestFailuresNameTheProgramsOwnSettings(t *testing.T) {
+	for _, test := range []struct {
+		cmd  string
+		want bool
+	}{{"check", true}, {"serve", false}} {
+		root := newRoot(&program{Streams: Streams{Out: io.Discard, Err: io.Discard}})
+		cmd, _, err := root.Find([]string{test.cmd})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := fmt.Errorf("engine: db:1: %w", status.Error(codes.Unauthenticated, "the key is not known"))
+		if got := describe(cmd, refused).line; strings.Contains(got, "--key") != test.want || !strings.Contains(got, "the key is not known") {
+			t.Errorf("deputy %s says %q", test.cmd, got)
+		}
+	}
+}
+
+// TestServing: of a copy that does not serve it is said how long ago it was known to be the head, and not that the database answers.
+func TestServing(t *testing.T) {
+	position := &deputy.CopyPosition{State: "1"}
+	for _, test := range []struct {
+		copy *deputy.GetCopyResponse
+		want string
+	}{
+		{&deputy.GetCopyResponse{Serves: true, Position: position}, "yes"},
+		{&deputy.GetCopyResponse{}, "no: calls are passed on to the database until there is a copy"},
+		{
+			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second)},
+			"no: for 19s the copy has not been known to be the database's newest state; calls are passed on to the database, which may not answer either: " +
+				"the server's log says why",
+		},
+	} {
+		if got := serving(test.copy); got != test.want {
+			t.Errorf("it says %q, want %q", got, test.want)
+		}
 	}
 }

@@ -211,7 +211,7 @@ func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if err := d.noteStart(); err != nil { //nolint:contextcheck // the note belongs to no call
+	if err := d.noteStart(datastore); err != nil { //nolint:contextcheck // the note belongs to no call
 		return fail(err)
 	}
 	// The one way of every call from outside, by gRPC or through another door.
@@ -292,6 +292,7 @@ func (d *Daemon) openEngine(ctx context.Context, graph *store.Store) (opened []i
 	if err != nil {
 		return opened, nil, err
 	}
+	served.Keyed(d.cfg.Engine.KeyMark)
 	return opened, served, nil
 }
 
@@ -432,10 +433,10 @@ func (c Config) complete() (Config, error) {
 	if c, err = c.completeEvaluator(); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
+	if c.Following, err = c.Following.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
-	if c.Following, err = c.Following.complete(c.Engine); err != nil {
+	if c.Journal, err = c.Journal.complete(c.Engine); err != nil {
 		return c, fmt.Errorf("daemon: %w", err)
 	}
 	if c, err = c.checkHTTP(); err != nil {
@@ -585,7 +586,8 @@ func (d *Daemon) tellHealth(well bool) {
 	d.condition.Lock()
 	defer d.condition.Unlock()
 	if d.follower != nil {
-		well = d.follower.graph.Serves() || well && d.follower.graph.Reloads() // either may have begun, or ended, since it was asked
+		serves, reloads := d.follower.graph.Stands() // either may have begun, or ended, since it was asked
+		well = serves || well && reloads
 	}
 	d.condition.engineWell = well
 	d.tellLocked()

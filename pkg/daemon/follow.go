@@ -142,6 +142,9 @@ func (d *Daemon) openAuthority(ctx context.Context) error {
 		return nil
 	}
 	opened, err := deputy.Open(ctx, d.engine.Conn())
+	if err == nil {
+		err = opened.SameKey(ctx, d.cfg.Engine.KeyMark)
+	}
 	if err != nil {
 		return err
 	}
@@ -182,10 +185,14 @@ func (d *Daemon) openFollower(files int) (*follower, error) {
 		Log: d.log, Progress: d.logLoad(),
 	}, d.authority)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the copy in --follow-dir %s: %w", c.Following.Dir, err)
 	}
 	f.graph = follow.OpenGraph(follow.GraphConfig{
-		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed, Renewed: d.engine.BeginHistory,
+		Follower: f.copies, Engine: d.engine, Head: d.engine.Head, Printed: d.engine.Printed,
+		Renewed: func(before, now follow.Identity) {
+			d.engine.BeginHistory()
+			d.noteHistory(before, now)
+		},
 		Open:   func(s *store.Store) (follow.Local, error) { return d.openCopy(s) },
 		Served: d.servedBy, Wait: c.Following.Wait, MaxAge: c.Following.MaxAge, Sample: c.Following.Sample, Log: d.log,
 	})
@@ -242,10 +249,10 @@ func (d *Daemon) decides(ctx context.Context) error {
 	if d.follower == nil {
 		return d.engine.Ready(ctx)
 	}
-	switch graph := d.follower.graph; {
-	case graph.Serves():
+	switch serves, reloads := d.follower.graph.Stands(); {
+	case serves:
 		return nil
-	case graph.Reloads():
+	case reloads:
 		// One commit can have every server load a new copy at the same time. If none of them was ready then, nobody could act.
 		return d.engine.Ready(ctx)
 	default:

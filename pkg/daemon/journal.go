@@ -17,6 +17,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
+	"github.com/deputyauth/deputy/pkg/follow"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
 	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/pkg/journal/persons"
@@ -209,11 +210,38 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 		}
 		return nil, err
 	}
-	if of, _, _ := strings.Cut(strings.TrimPrefix(opened.Origin(), "deputy/"), "/"); of != store {
-		return nil, errors.Join(fmt.Errorf("the journal in %s is that of the store %s, and this store is %s: move the directory away, "+
-			"and keep it as evidence, or name another one with --journal-dir", c.Journal.Dir, of, store), opened.Close())
+	of, _, _ := strings.Cut(strings.TrimPrefix(opened.Origin(), "deputy/"), "/")
+	switch {
+	case of == store:
+	case c.followsDeputy():
+		log.Info("the journal began with another store than the one that is followed now: it goes on, and a note in it names the store that is followed from now on",
+			zap.String("began with", of), zap.String("follows", store))
+	default:
+		return nil, errors.Join(fmt.Errorf("the journal in %s is that of %s, and %s: move the directory away, "+
+			"and keep it as evidence, or name another one with --journal-dir", c.Journal.Dir, storeNamed(of), c.storeServed(store)), opened.Close())
 	}
 	return opened, nil
+}
+
+// followsDeputy reports whether the server follows another Deputy. The store of that one has another id once it was promoted or restored, as the server
+// sees while it runs too. So such a server's journal is not one store's: a note says which store is followed from there on, when the server starts, and
+// when it changes. What records name of a store's revisions names the store.
+func (c Config) followsDeputy() bool { return c.Following.On && c.Engine.Kind == engine.Remote }
+
+// storeNamed names a store by its id, "" being one whose id is not known.
+func storeNamed(id string) string {
+	if id == "" {
+		return "a store whose id is not known"
+	}
+	return "the store " + id
+}
+
+// storeServed says which store the server is over.
+func (c Config) storeServed(id string) string {
+	if id == "" {
+		return fmt.Sprintf("the engine %s does not say which store this is", c.Engine.Kind)
+	}
+	return "this store is " + id
 }
 
 // personal returns what seals what is a person's, or else opens what was sealed while that was set; nil where nothing ever was.
@@ -243,15 +271,29 @@ func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, err
 	return journal.NewPersonal(keys, c.Journal.PersonalTypes), nil
 }
 
-// noteStart records that the server has started, and how it is set up. While nothing can be written a server starts only where it may answer
-// without records.
-func (d *Daemon) noteStart() error {
+// noteHistory records that what is followed is another one than before, or has another history. What was asked for before may be answered, and recorded,
+// after it; the revisions of such records are of before.
+func (d *Daemon) noteHistory(before, now follow.Identity) {
+	if d.journal == nil {
+		return
+	}
+	if err := d.journal.Note(fmt.Sprintf("from here on the server follows %s; before, it followed %s", now, before)); err != nil {
+		d.log.Error("the journal takes no record that another store or history is followed now", zap.String("now", string(now)), zap.Error(err))
+	}
+}
+
+// noteStart records that the server has started, how it is set up, and which store it follows. While nothing can be written a server starts only where it
+// may answer without records.
+func (d *Daemon) noteStart(store string) error {
 	if d.journal == nil {
 		return nil
 	}
 	j := d.cfg.Journal
 	text := fmt.Sprintf("the server started: deputy %s, engine %s, evaluator %s, sync %t, erasable %t, answer unrecorded %t, retention %s",
 		version(), d.cfg.Engine.Kind, d.cfg.Evaluator, j.Sync, j.Erasable, j.AnswerUnrecorded, j.Retention)
+	if d.cfg.followsDeputy() {
+		text += ", follows " + storeNamed(store)
+	}
 	var err error
 	if d.journal.Written() == 0 {
 		err = d.journal.Note("the journal begins: " + d.journal.Origin())

@@ -23,7 +23,12 @@ func Promote(followDir, dataDir string, log *zap.Logger) (follow.Promoted, error
 		}
 		return nil
 	})
-	if errors.Is(err, follow.ErrNoCopy) {
+	switch {
+	case errors.Is(err, follow.ErrOccupied):
+		err = fmt.Errorf("the data directory %s has a store already: name another one with --data-dir (%w)", dataDir, err)
+	case errors.Is(err, follow.ErrElsewhere):
+		err = fmt.Errorf("the data directory %s is on another file system than the copy: name one on the same with --data-dir (%w)", dataDir, err)
+	case errors.Is(err, follow.ErrNoCopy):
 		err = fmt.Errorf("%s has no complete copy: name the directory of --follow-dir, and keep what is in it; a copy that was still being loaded "+
 			"cannot be promoted", followDir)
 	}

@@ -36,8 +36,10 @@ type Facts struct {
 	Members map[authz.Subject]bool
 	// Standing is what agents, principal and tenant are at the revision.
 	Standing Standing
-	// Baselines holds what stood where each frozen session started; see Frozen.
+	// Baselines holds what stood where each frozen session started; see Frozen. A baseline that it does not hold cannot be read, and refuses.
 	Baselines map[authz.Revision]Standing
+	// Gone says why a baseline cannot be read, and what to do.
+	Gone map[authz.Revision]string
 	// Global tells that the resource's type belongs to no tenant.
 	Global bool
 	// AnySession asks what the candidate reaches once its agent has started a session, for look-ups:
@@ -121,7 +123,12 @@ func Plan(c authz.Case, f *Facts) []Condition {
 	p.permissions(len(f.Chain))
 	for i, b := range Frozen(f) {
 		p.where = AtBaseline + i
-		standing := f.Baselines[b.Revision]
+		standing, there := f.Baselines[b.Revision]
+		if !there {
+			// Nothing is known of what held there, so nothing is said of it. The tenants of the object are not known either: it is a condition of that gate.
+			p.fact(authz.GateTenant, false, "what held when the session started can be read", f.Gone[b.Revision])
+			continue
+		}
 		p.standing(&standing)
 		p.permissions(b.Depth)
 	}

@@ -272,6 +272,25 @@ func TestEveryCheckCounts(t *testing.T) {
 	}
 }
 
+// TestBaselineThatCannotBeRead: of what held at a baseline that cannot be read nothing is said but that, and why.
+func TestBaselineThatCannotBeRead(t *testing.T) {
+	c, f := sessionCase()
+	r := authz.Revision{Token: "r1"}
+	s := *f.Session
+	s.Unfrozen, s.Baseline = false, r
+	f.Session, f.Sessions["s1"] = &s, &s
+	f.Gone = map[authz.Revision]string{r: "it has gone"}
+	var then []decide.Condition
+	for _, condition := range decide.Plan(c, &f) {
+		if condition.Baseline {
+			then = append(then, condition)
+		}
+	}
+	if len(then) != 1 || then[0].Outcome != authz.No || then[0].Detail != "it has gone" || !then[0].Border {
+		t.Errorf("of the baseline it says %+v, want one condition that does not hold", then)
+	}
+}
+
 // TestBaselineScope: delegations that were passed on after a frozen session started have no scope
 // there; those up to its leaf have.
 func TestBaselineScope(t *testing.T) {

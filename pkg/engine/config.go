@@ -120,6 +120,11 @@ func (c Config) Check() error {
 			return fmt.Errorf("engine %s needs %s, %s", c.Kind, s.flag, s.needed)
 		}
 	}
+	if c.Kind == Remote {
+		if err := c.checkEndpoint(); err != nil {
+			return err
+		}
+	}
 	if c.Insecure && c.CAPath != "" {
 		return errors.New("--remote-insecure and --remote-ca exclude each other: without TLS no certificate is verified")
 	}

@@ -47,16 +47,16 @@ const (
 
 // What callers read where nothing is wrong with their call.
 const (
-	messageUnavailable = "the engine does not answer; try again. Whether a write was made is not known"
+	messageUnavailable = "the engine does not answer; try again" + statuses.WriteUnknown
 	messageReadOnly    = "the engine takes no writes at present: its database, or SpiceDB itself, only reads; " +
 		"nothing was written; try again when the server's operator has ended that"
 	messageFull     = "the database has no room left: nothing was written; try again when the server's operator has made room"
 	messageDenied   = "the engine refuses what the server asks of it; the server's operator finds the reason in its log"
 	messageConflict = "the write conflicted with another one; nothing was written; try again"
 	messageTooLong  = "the database does not take a value of the call: an id or a context is too long, or holds what it cannot keep"
-	messageSpiceDB  = "SpiceDB failed at this call; try again. Its own log says why. Whether a write was made is not known"
+	messageSpiceDB  = "SpiceDB failed at this call; try again. Its own log says why" + statuses.WriteUnknown
 	messageInternal = "internal error"
-	messageLate     = "the engine did not answer in time; try again. Whether a write was made is not known"
+	messageLate     = "the engine did not answer in time; try again" + statuses.WriteUnknown
 	messageRevision = "the revision cannot be read: it was collected, belongs to another deployment, or lies in the future"
 )
 
@@ -86,7 +86,11 @@ func (b *bounded) told(ctx context.Context, err error) error {
 	}
 	if code := st.Code(); code == codes.Unavailable || code == codes.Internal {
 		if kept, ok := b.complaints.Next(); ok {
-			b.log.Warn("the datastore fails", zap.Int("messages left out before", kept), zap.Error(err))
+			fields := []zap.Field{zap.Int("messages left out before", kept), zap.Error(err)}
+			if see := databaseSettings(err); see != "" {
+				fields = append(fields, zap.String("what to do", see))
+			}
+			b.log.Warn("the datastore fails", fields...)
 		}
 	}
 	return statusError{cause: err, status: st}
@@ -268,12 +272,12 @@ func (t *teller) told(ctx context.Context, err error) error {
 	return err
 }
 
-// Told returns what callers may read of the failure of one item of an answer.
+// Told returns what callers may read of the failure of one item of an answer. Calls that are answered item by item write nothing.
 func (e *Engine) Told(st *status.Status) *status.Status {
 	if told := e.teller.statusOf(context.Background(), st); told != nil {
-		return told
+		st = told
 	}
-	return st
+	return statuses.WroteNothing(st)
 }
 
 // statusOf returns the status to be told instead of SpiceDB's; nil for one that is told as it is.
@@ -360,7 +364,11 @@ func (t *teller) flaw(st *status.Status) *status.Status {
 // complain logs a failure of SpiceDB's, once in a while.
 func (t *teller) complain(st *status.Status) {
 	if kept, ok := t.complaints.Next(); ok {
-		t.log.Warn("SpiceDB fails", zap.Int("messages left out before", kept), zap.Stringer("code", st.Code()), zap.String("says", st.Message()))
+		failed := "SpiceDB fails"
+		if t.remote {
+			failed = "the server of --remote-endpoint fails"
+		}
+		t.log.Warn(failed, zap.Int("messages left out before", kept), zap.Stringer("code", st.Code()), zap.String("says", st.Message()))
 	}
 }
 
@@ -436,14 +444,4 @@ func misfit(st *status.Status) string {
 		name = fmt.Sprintf(" %q of the caveat %q", of["parameter_name"], of["caveat_name"])
 	}
 	return "the parameter" + name + " does not take the value that the context has for it, or that was written with a relationship"
-}
-
-// readable is what SpiceDB says of a database, for Deputy's operators: without the connection string,
-// which may hold a password, and with the command that they have.
-func readable(err error, uri string) error {
-	text := strings.ReplaceAll(err.Error(), "spicedb datastore migrate", "deputy migrate")
-	if uri != "" {
-		text = strings.ReplaceAll(text, uri, "[connection string]")
-	}
-	return errors.New(text)
 }

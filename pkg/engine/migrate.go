@@ -28,9 +28,21 @@ func Migrate(ctx context.Context, cfg Config, revision string) error {
 		return fmt.Errorf("revision is empty; the newest is %q", "head")
 	}
 	if err := migration.Run(ctx, c, revision); err != nil {
-		return fmt.Errorf("migrate %s: %w", cfg.Kind, err)
+		return migrationFailure("migrate", cfg, err)
 	}
 	return nil
+}
+
+// migrationFailure says why a migration failed, and which settings that may lie in.
+func migrationFailure(what string, cfg Config, err error) error {
+	switch see := databaseSettings(err); {
+	case cfg.Kind == Postgres && isNoPrimary(err):
+		return fmt.Errorf("%s %s: %w", what, cfg.Kind, errNoPrimary)
+	case see != "":
+		return fmt.Errorf("%s %s: %w: %s", what, cfg.Kind, err, see)
+	default:
+		return fmt.Errorf("%s %s: %w", what, cfg.Kind, err)
+	}
 }
 
 // MigratedTo returns the revision of SpiceDB's tables that the engine's database is at.
@@ -41,7 +53,7 @@ func MigratedTo(ctx context.Context, cfg Config) (string, error) {
 	}
 	revision, err := migration.Version(ctx, c)
 	if err != nil {
-		return "", fmt.Errorf("migration revision of %s: %w", cfg.Kind, err)
+		return "", migrationFailure("migration revision of", cfg, err)
 	}
 	return revision, nil
 }
@@ -56,7 +68,8 @@ func migrationConfig(cfg Config) (*migration.Config, error) {
 	case Memory:
 		return nil, fmt.Errorf("engine %s keeps nothing, so there is nothing to migrate", Memory)
 	case Embedded, "":
-		return nil, fmt.Errorf("engine %s makes its store itself, so there is nothing to migrate", Embedded)
+		return nil, fmt.Errorf("engine %s makes its store itself, so there is nothing to migrate; name another engine with --engine, and its database "+
+			"with --datastore-conn-uri", Embedded)
 	}
 	if err := cfg.Check(); err != nil {
 		return nil, err

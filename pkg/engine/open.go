@@ -194,14 +194,14 @@ func openDatastore(ctx context.Context, cfg Config) (datastore.Datastore, error)
 		// The datastore keeps the context it is opened with: it must outlive the opening.
 		opened, err := dscfg.NewDatastore(context.WithoutCancel(ctx), options...)
 		if err != nil {
-			return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, readable(err, uri))
+			return nil, fmt.Errorf("engine: cannot open %s: %w", cfg.Kind, cfg.readable(err, uri))
 		}
 		state, err := opened.ReadyState(ctx)
 		switch {
 		case err != nil:
-			err = readable(err, uri)
+			err = cfg.readable(err, uri)
 		case !state.IsReady:
-			err = readable(errors.New(state.Message), uri)
+			err = cfg.readable(errors.New(state.Message), uri)
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("engine: %s is not ready: %w", cfg.Kind, err), opened.Close())
@@ -384,7 +384,7 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	e := &Engine{conn: conn, teller: tells, retention: cfg.Retention, offset: cfg.ClockOffset, staleness: spicedbStaleness(Remote), trusted: cfg.TrustSchema}
 	if _, _, err := e.remoteSchema(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("engine: %s does not answer: %w", cfg.Endpoint, err), conn.Close())
+		return nil, errors.Join(cfg.unreached(err), conn.Close())
 	}
 	return e, nil
 }

@@ -142,12 +142,10 @@ func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, err
 	defer cancel()
 	conn, err := connectPrimary(ctx, uri)
 	switch {
-	case errors.Is(err, pgconn.ErrReadOnlyConnection), errors.Is(err, pgconn.ErrStandbyConnection):
-		return nil, errors.New("engine: postgres: no server in the connection string is a primary that takes writes: it is a standby, or " +
-			"read-only. Decisions are made on the primary alone; name it, or name all servers of the cluster, so that the " +
-			"one that is the primary is found")
+	case err != nil && isNoPrimary(err):
+		return nil, fmt.Errorf("engine: postgres: %w", errNoPrimary)
 	case err != nil:
-		return nil, fmt.Errorf("engine: cannot open %s: %w", Postgres, readable(err, uri))
+		return nil, fmt.Errorf("engine: cannot open %s: %w", Postgres, c.readable(err, uri))
 	}
 	found, err := inspect(ctx, conn)
 	if err == nil {
@@ -158,7 +156,7 @@ func (c Config) examinePostgres(ctx context.Context, uri string) (*pgx.Conn, err
 	}
 	if err != nil {
 		hangUp(ctx, conn)
-		return nil, fmt.Errorf("engine: postgres: %w", readable(err, uri))
+		return nil, fmt.Errorf("engine: postgres: %w", c.readable(err, uri))
 	}
 	return conn, nil
 }
@@ -295,13 +293,16 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 		return 0, err
 	}
 	conn, err := connectPrimary(ctx, uri)
+	if err != nil && isNoPrimary(err) {
+		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, errNoPrimary)
+	}
 	if err != nil {
-		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
+		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, cfg.readable(err, uri))
 	}
 	defer hangUp(ctx, conn)
 	found, err := inspect(ctx, conn)
 	if err != nil {
-		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
+		return 0, fmt.Errorf("repair %s: %w", cfg.Kind, cfg.readable(err, uri))
 	}
 	if found.next == 0 {
 		return 0, fmt.Errorf("repair %s: the database has none of SpiceDB's tables, so there is nothing to repair; restore the dump, or run "+
@@ -317,7 +318,7 @@ func Repair(ctx context.Context, cfg Config, progress func(spent, of uint64)) (u
 			found, err = inspect(ctx, conn)
 		}
 		if err != nil {
-			return spent, fmt.Errorf("repair %s: %w", cfg.Kind, readable(err, uri))
+			return spent, fmt.Errorf("repair %s: %w", cfg.Kind, cfg.readable(err, uri))
 		}
 		if progress != nil {
 			progress(spent, spent+found.behind())

@@ -18,7 +18,7 @@ var (
 	// ErrTooMany says that more has changed since a position than was asked for.
 	ErrTooMany = errors.New("more has changed since the position than one local commit holds")
 	// ErrStandby says that the server is no primary: its head may be behind what was acknowledged.
-	ErrStandby = errors.New("the server is in recovery: it is a standby, or restores, and its head is not taken")
+	ErrStandby = errors.New("the server is no primary, and its head is not taken")
 	// ErrMigration says that the authority's tables are not those that this version of Deputy reads.
 	ErrMigration = errors.New("SpiceDB's tables are not at the migration that this version of Deputy follows")
 )

@@ -74,7 +74,7 @@ func (c Config) files() vfs.FS {
 }
 
 // ErrNoCopy says that there is no copy yet.
-var ErrNoCopy = errors.New("there is no copy of the authority yet")
+var ErrNoCopy = errors.New("there is no copy of the authority to decide from: none was made yet, or the last one was taken out of service")
 
 // errClosed says that a follower is used after Close.
 var errClosed = errors.New("follow: the follower is closed")

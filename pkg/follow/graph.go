@@ -56,7 +56,7 @@ type GraphConfig struct {
 	Printed func(authz.Revision) (string, error)
 	// Renewed is called when the authority's history is another one than before, so that Engine does not compare its heads with those of the lost
 	// one; nil tells nobody.
-	Renewed func()
+	Renewed func(before, now Identity)
 	// Open makes the graph over a copy's store. The store stays the follower's.
 	Open func(*store.Store) (Local, error)
 	// Wait is how long a decision waits until the copy has reached the authority's head; 0 means DefaultWait.
@@ -104,10 +104,12 @@ type Graph struct {
 	asking                       *turns.Set
 	figures                      *figures
 
-	end    context.CancelFunc
-	ended  chan struct{}
-	mu     sync.Mutex
-	served bool
+	end   context.CancelFunc
+	ended chan struct{}
+	mu    sync.Mutex
+	// changed has what calls Served look at once, and said is what Served was called with last.
+	changed chan struct{}
+	said    atomic.Bool
 	// copies are those that are open, newest the one that was opened last.
 	copies map[*opened]bool
 	newest *opened
@@ -174,15 +176,16 @@ func OpenGraph(config GraphConfig) *Graph {
 	ctx, end := context.WithCancel(context.Background())
 	g := &Graph{
 		config: config, asking: turns.New("questions to the authority", maxAsking), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	g.figures = newFigures(g)
 	go func() {
 		defer close(g.ended)
-		var sampling sync.WaitGroup
-		sampling.Go(func() { _ = authz.Safely("follow.sample", func() error { g.sample(ctx); return nil }) })
+		var beside sync.WaitGroup
+		beside.Go(func() { _ = authz.Safely("follow.sample", func() error { g.sample(ctx); return nil }) })
+		beside.Go(func() { _ = authz.Safely("follow.tells", func() error { g.tells(ctx); return nil }) })
 		_ = authz.Safely("follow.Graph", func() error { g.follow(ctx); return nil }) // each step recovers by itself
-		sampling.Wait()
+		beside.Wait()
 	}()
 	return g
 }
@@ -206,8 +209,13 @@ func (g *Graph) Close() error {
 // Serves reports whether the copy serves: whether it was the authority's head less than MaxAge ago.
 func (g *Graph) Serves() bool { return g.fresh() != nil }
 
-// Reloads reports whether a copy has to be made anew after one has served. Until it is there the authority's engine answers.
-func (g *Graph) Reloads() bool { return g.renewing.Load() && g.hasServed.Load() }
+// Stands reports whether the copy serves, as Serves, and whether a copy has to be made anew after one has served: until it is there the authority's engine
+// answers. Both are of one moment, so that between a copy that was taken out of service and the next one there is no moment with neither.
+func (g *Graph) Stands() (serves, reloads bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Serves(), g.renewing.Load() && g.hasServed.Load()
+}
 
 // fresh returns what the copy was the head at less than MaxAge ago; nil if that is longer ago.
 func (g *Graph) fresh() *stand {
@@ -240,7 +248,6 @@ func (g *Graph) follow(ctx context.Context) {
 		if err != nil {
 			next = failures.pause()
 		}
-		g.tell()
 		pause.Reset(next)
 	}
 }
@@ -331,7 +338,6 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	}
 	g.loading.Store(true)
 	defer g.loading.Store(false)
-	g.tell()
 	// The authority tells its identity before anything of it is loaded.
 	if _, err := g.identityNow(ctx); err != nil {
 		return err
@@ -358,20 +364,41 @@ func (g *Graph) forget(copied *store.Store) {
 	}
 	g.stands = stands{}
 	g.now.Store(nil)
+	g.renewing.Store(true)
+	g.tell()
 }
 
-// tell calls Served where that has changed.
+// tell has Served be called, if whether the copy serves has changed.
 func (g *Graph) tell() {
-	g.mu.Lock()
-	serves := g.Serves()
-	changed := serves != g.served
-	g.served = serves
-	g.mu.Unlock()
-	if serves {
-		g.hasServed.Store(true)
+	select {
+	case g.changed <- struct{}{}:
+	default:
 	}
-	if changed && g.config.Served != nil {
-		g.config.Served(serves)
+}
+
+// tells calls Served when the copy begins to serve, and when it does not any more, until ctx ends: at once where a copy is taken in or out of service, and
+// when one was last known to be the head MaxAge ago.
+func (g *Graph) tells(ctx context.Context) {
+	expiry := time.NewTimer(g.config.MaxAge)
+	defer expiry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.changed:
+		case <-expiry.C:
+		}
+		for serves := g.Serves(); serves != g.said.Load(); serves = g.Serves() { // a copy may be taken in meanwhile
+			g.said.Store(serves)
+			if g.config.Served != nil {
+				_ = authz.Safely("follow.Served", func() error { g.config.Served(serves); return nil })
+			}
+		}
+		next := g.config.MaxAge
+		if s := g.fresh(); s != nil {
+			next = time.Until(s.proven.Add(g.config.MaxAge)) + time.Millisecond // by then it is not fresh any more
+		}
+		expiry.Reset(max(next, time.Millisecond))
 	}
 }
 
@@ -414,6 +441,10 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	g.stands.note(s)
 	g.now.Store(s)
 	g.renewing.Store(false)
+	g.hasServed.Store(true)
+	if !g.said.Load() {
+		g.tell()
+	}
 	return s, nil
 }
 

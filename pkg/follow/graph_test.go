@@ -120,7 +120,7 @@ func graph(t *testing.T, uri string, change func(*follow.Config, *follow.GraphCo
 	}}
 	config := inMemory()
 	over := follow.GraphConfig{
-		Engine: f.behind, Head: head, Printed: printed, Renewed: func() { f.renewed.Add(1); e.BeginHistory() },
+		Engine: f.behind, Head: head, Printed: printed, Renewed: func(follow.Identity, follow.Identity) { f.renewed.Add(1); e.BeginHistory() },
 		Wait: 5 * time.Second, MaxAge: time.Minute, Log: zap.NewNop(),
 		Served: func(serves bool) { f.served <- serves },
 		Open: func(s *store.Store) (follow.Local, error) {

@@ -84,7 +84,7 @@ func (g *Graph) recognize(is Identity, asked time.Time) bool {
 		zap.String("before", string(before.identity)), zap.String("now", string(is)))
 	g.forget(nil)
 	if g.config.Renewed != nil {
-		g.config.Renewed()
+		g.config.Renewed(before.identity, is)
 	}
 	return true
 }

@@ -202,3 +202,31 @@ func TestDamageWhileServing(t *testing.T) {
 		t.Errorf("by the copy: %v, which is copy %d, and was copy %d", byCopy(after), stamped(after), stamped(before))
 	}
 }
+
+// TestOutOfServiceReloads: from the moment on at which a copy is out of service because the authority has another history, another one is known to be
+// needed, so that a server which still has the authority's answers is ready all the time.
+func TestOutOfServiceReloads(t *testing.T) {
+	f := graph(t, pgtest.Database(t), nil)
+	if serves, reloads := f.Stands(); !serves || reloads {
+		t.Fatalf("at first it serves: %v, and reloads: %v", serves, reloads)
+	}
+	f.hold() // the next copy is not even begun
+	f.of.failovers.Add(1)
+	if _, err := f.HistoryNow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if serves, reloads := f.Stands(); serves || !reloads {
+		t.Errorf("with another history it serves: %v, and reloads: %v; want a copy to be made anew", serves, reloads)
+	}
+}
+
+// TestServedIsTold: that a copy does not serve any more is told when that is so, and not once the authority has answered, or has not in time.
+func TestServedIsTold(t *testing.T) {
+	f := graph(t, pgtest.Database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.MaxAge = time.Second })
+	f.hold()
+	began := time.Now()
+	f.serves(t, false)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it is told after %s that the copy has not been known to be the head for a second", took)
+	}
+}

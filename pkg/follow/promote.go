@@ -28,12 +28,20 @@ var ErrMoved = errors.New("the copy is promoted, and was moved, but whether the 
 // ErrPromoted says that the place to promote to has a promoted copy already.
 var ErrPromoted = errors.New("a copy was promoted to it already")
 
+// ErrOccupied says that the place to promote to is not free, and ErrElsewhere that it is on another file system than the copy.
+var (
+	ErrOccupied  = errors.New("it is there already, and the place to promote to must not exist")
+	ErrElsewhere = errors.New("it is on another file system than the copy, which can only be moved on the same one")
+)
+
 // Promote makes the newest complete copy in a follower's directory, which no follower may have open, a store of its own, and moves it to a place that
 // does not exist, on the same file system. The store gets an id of its own, so that what names the authority's revisions cannot name
 // its revisions.
 //
 // The move is one step, and the last one. With each error but ErrMoved and ErrPromoted the copy is where it was, complete, and at most its store has
 // another id, which says nothing to a follower: Promote may be called again, and a follower may be started.
+//
+// Errors: ErrOccupied and ErrElsewhere, about the place.
 //
 // fits says whether a position is one of an authority whose copy may be promoted. Errors: ErrNoCopy, ErrMoved, ErrPromoted where there is no copy and
 // the place has one that was promoted, those of store.Open, and fits'.
@@ -50,7 +58,7 @@ func Promote(dir, to string, config store.Config, fits func(Position) error) (Pr
 		return Promoted{}, fmt.Errorf("follow: cannot promote the copy in %s: %w", dir, err)
 	}
 	if _, err := files.Stat(to); !errors.Is(err, fs.ErrNotExist) {
-		return Promoted{}, fmt.Errorf("follow: cannot promote the copy in %s: %s is there already; name a place that does not exist", dir, to)
+		return Promoted{}, fmt.Errorf("follow: cannot promote the copy in %s to %s: %w", dir, to, ErrOccupied)
 	}
 	if promoted.Store, err = store.Rename(from, config); err != nil {
 		return Promoted{}, err
@@ -59,8 +67,8 @@ func Promote(dir, to string, config store.Config, fits func(Position) error) (Pr
 	_ = syncDir(files, files.PathDir(files.PathDir(to)))
 	switch err := files.Rename(from, to); {
 	case errors.Is(err, syscall.EXDEV):
-		return Promoted{}, fmt.Errorf("follow: the copy is in %s, as it was, because %s is on another file system, and it can only be moved on the same one: "+
-			"name a place there, or copy the directory %s there first (%w)", from, to, dir, err)
+		return Promoted{}, fmt.Errorf("follow: the copy is in %s, as it was, because it cannot be moved to %s: %w: "+
+			"name a place there, or copy the directory %s there first (%w)", from, to, ErrElsewhere, dir, err)
 	case err != nil:
 		return Promoted{}, fmt.Errorf("follow: the copy is in %s, as it was, because it cannot be moved to %s: %w", from, to, err)
 	}

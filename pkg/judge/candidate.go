@@ -61,14 +61,22 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 	return t, nil
 }
 
-// baselines reads what stood where frozen sessions started. One whose revision is gone stays zero, and
+// Why a baseline cannot be read, for those to whom a decision is explained.
+const (
+	noBaseline      = "the session has no baseline: start it anew"
+	leftBaseline    = "its state has left the retention, or is of before the database was restored, promoted or replaced: start the session anew"
+	anotherBaseline = "its state belongs to another history of the database, which was failed over, restored or replaced since: start the session anew"
+)
+
+// baselines reads what stood where frozen sessions started. One whose revision is gone is left out, and
 // refuses.
 func (c *call) baselines(ctx context.Context, t *candidate) error {
-	t.facts.Baselines = map[authz.Revision]decide.Standing{}
+	t.facts.Baselines, t.facts.Gone = map[authz.Revision]decide.Standing{}, map[authz.Revision]string{}
 	frozen := decide.Frozen(&t.facts)
 	t.baselines = make([]authz.Snapshot, len(frozen))
 	for i, b := range frozen {
 		if b.Revision.IsZero() {
+			t.facts.Gone[b.Revision] = noBaseline
 			continue
 		}
 		f := authz.Freshness{Exactly: b.Revision}
@@ -76,16 +84,21 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 			f.Moment = c.source.now
 		}
 		snap, err := c.graph.Snapshot(ctx, f)
+		var standing decide.Standing
+		if err == nil { // an engine elsewhere may find out only when it is read
+			standing, err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts)
+		}
 		if authz.KindOf(err) == authz.OutOfRange && !c.past { // then it may have been there
+			t.facts.Gone[b.Revision] = leftBaseline
+			if h := b.Revision.History(); h != "" && h != c.source.snap.Revision().History() {
+				t.facts.Gone[b.Revision] = anotherBaseline
+			}
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if t.facts.Baselines[b.Revision], err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts); err != nil {
-			return err
-		}
-		t.baselines[i] = snap
+		t.facts.Baselines[b.Revision], t.baselines[i] = standing, snap
 	}
 	return nil
 }

@@ -266,7 +266,7 @@ func (g *Gate) finish(ctx context.Context, method string, start time.Time, panic
 		g.log.Error("call panicked", append(fields, zap.String("panic", fmt.Sprint(panicked)), zap.ByteString("stack", debug.Stack()))...)
 		return st
 	}
-	st = recording.end(ctx, toStatus(ctx, err))
+	st = recording.end(ctx, toStatusOf(ctx, method, err))
 	fields = append(fields, zap.Stringer("code", status.Code(st)))
 	if err != nil {
 		fields = append(fields, zap.Error(err))

@@ -3,6 +3,7 @@ package statuses
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -52,7 +53,22 @@ func Text(e *authz.Error) string {
 }
 
 // late is the message where an engine does not answer within the caller's time.
-const late = "the engine did not answer in time; try again. Whether a write was made is not known"
+const late = "the engine did not answer in time; try again" + WriteUnknown
+
+// WriteUnknown ends the messages of failures after which it is not known whether a write was made. They are of engines, which do not know for which call
+// they work; see WroteNothing.
+const WriteUnknown = ". Whether a write was made is not known"
+
+// WroteNothing returns the status for a call that makes no writes, so that it speaks of none.
+func WroteNothing(st *status.Status) *status.Status {
+	message, found := strings.CutSuffix(st.Message(), WriteUnknown)
+	if !found {
+		return st
+	}
+	reworded := st.Proto()
+	reworded.Message = message
+	return status.FromProto(reworded)
+}
 
 // Visible returns what of an error callers may see. What carries no kind is Internal, without a word
 // more. An engine that does not answer while the caller still waits is Unavailable.

@@ -377,15 +377,23 @@ func TestEngineThatDoesNotAnswer(t *testing.T) {
 		t.Error("the answer came after the caller's deadline")
 	}
 	w.fails(err, codes.Unavailable, "ENGINE_UNAVAILABLE", "")
-	_, err = w.Delegations().RevokeDelegation(ctx, &deputyv1.RevokeDelegationRequest{DelegationId: d.GetDelegationId()})
+	if strings.Contains(err.Error(), "write") {
+		t.Errorf("a check, which writes nothing, speaks of a write: %v", err)
+	}
+	_, err = w.Delegations().RevokeDelegation(t.Context(), &deputyv1.RevokeDelegationRequest{DelegationId: d.GetDelegationId()})
 	if err == nil {
 		t.Error("a revocation that did not happen was acknowledged")
+	} else if !strings.Contains(err.Error(), "Whether a write was made is not known") {
+		t.Errorf("a revocation that may have happened does not say so: %v", err)
 	}
 	stall.Release()
 	w.allow(c)
 	stall.Cut()
 	_, err = w.Permissions().CheckPermission(t.Context(), c.CheckPermissionRequest)
 	w.fails(err, codes.Unavailable, "ENGINE_UNAVAILABLE", "")
+	if strings.Contains(err.Error(), "write") {
+		t.Errorf("a check, which writes nothing, speaks of a write: %v", err)
+	}
 }
 
 // TestDrain: a server that is told to stop finishes the calls under way and takes no new ones.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/daemon"
 	"github.com/deputyauth/deputy/pkg/engine"
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/journal"
 	"github.com/deputyauth/deputy/tests/harness"
 )
 
@@ -247,7 +249,11 @@ func TestPromoted(t *testing.T) {
 	p := &node{Server: first}
 	copies := t.TempDir()
 	a := followsDeputy(t, p, func(c *daemon.Config) { c.Following.Dir = copies })
-	b := followsDeputy(t, p, nil)
+	var followed daemon.Config
+	b := followsDeputy(t, p, func(c *daemon.Config) {
+		c.Journal = daemon.Journal{Dir: t.TempDir()}
+		followed = *c
+	})
 	check := a.furnish(t)
 	old := p.wants(t, check, has).GetCheckedAt()
 	session, err := a.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
@@ -255,6 +261,12 @@ func TestPromoted(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	frozen := map[string]*deputyv1.CheckPermissionRequest{
+		"the primary": p.frozen(t, check.GetDelegationId()), "a follower": a.frozen(t, check.GetDelegationId()),
+	}
+	for _, f := range frozen {
+		b.wants(t, f, has)
 	}
 	p.Delete(t, "document:plan#reader@user:alice")
 	a.wants(t, check, no)
@@ -311,6 +323,105 @@ func TestPromoted(t *testing.T) {
 			}
 		}
 	}
+	for where, f := range frozen {
+		n.lostBaseline(t, f, "the promoted server, of a session that "+where+" started")
+		b.lostBaseline(t, f, "its follower, of a session that "+where+" started")
+	}
 	n.Delete(t, "document:plan#reader@user:alice")
 	b.wants(t, check, no)
+	b.goesOn(t, followed, to, check)
+}
+
+// goesOn starts a follower again, whose store has become another one while it ran: its journal goes on, and says which store was followed from where on. taken is a
+// data directory that has a store.
+func (n *node) goesOn(t *testing.T, followed daemon.Config, taken string, check *deputyv1.CheckPermissionRequest) {
+	t.Helper()
+	n.Stop()
+	<-n.Stopped
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := daemon.Promote(followed.Following.Dir, taken, zap.NewNop()); err == nil || !strings.Contains(err.Error(), "another one with --data-dir") {
+		t.Errorf("promoted to a data directory that has a store: %v", err)
+	}
+	again := harness.Start(t, followed)
+	(&node{Server: again}).wants(t, check, no)
+	reader, err := journal.OpenReader(journal.ReaderConfig{Dir: followed.Journal.Dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var says []string
+	_, err = reader.Query(t.Context(), &journal.Query{}, nil, func(f journal.Found) (bool, error) {
+		says = append(says, f.Record.GetNote())
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "([0-9a-f-]{36})"
+	found := regexp.MustCompile(`(?s)the journal begins: deputy/` + id + `/.*the server started: [^\n]*, follows the store ` + id + `\n.*` +
+		`from here on the server follows Deputy store ` + id + `; before, it followed Deputy store ` + id + `\n.*` +
+		`the server started: [^\n]*, follows the store ` + id + `\n`).FindStringSubmatch(strings.Join(says, "\n") + "\n")
+	if found == nil {
+		t.Fatalf("the journal's notes are %q", says)
+	}
+	if before, now := found[1], found[3]; before == now || found[2] != before || found[4] != before || found[5] != now {
+		t.Errorf("the journal's notes name the stores %q", found[1:])
+	}
+}
+
+// frozen starts a frozen session of bot's, and returns the check in it whether bot may view the document of furnish.
+func (n *node) frozen(t *testing.T, delegation string) *deputyv1.CheckPermissionRequest {
+	t.Helper()
+	resp, err := n.Sessions().StartSession(t.Context(), &deputyv1.StartSessionRequest{
+		AgentId: "bot", Targets: []*deputyv1.SessionTarget{{DelegationId: delegation}}, Ttl: durationpb.New(time.Hour), Frozen: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &deputyv1.CheckPermissionRequest{
+		AgentId: "bot", Via: &deputyv1.CheckPermissionRequest_SessionId{SessionId: resp.GetSession().GetSessionId()},
+		Resource: harness.Ref("document:plan"), Permission: "view",
+	}
+}
+
+// lostBaseline fails the test unless a check in a frozen session whose baseline is of a history that is no more is refused, and its explanation has that
+// as the only reason, with what to do.
+func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest, name string) {
+	t.Helper()
+	if by := n.wants(t, check, no).GetRefusedBy(); by != deputyv1.RefusedBy_REFUSED_BY_ACTOR {
+		t.Errorf("%s: refused by %v, want the actor", name, by)
+	}
+	resp, err := deputyv1.NewPermissionsServiceClient(n.Admin).ExplainPermission(t.Context(), &deputyv1.ExplainPermissionRequest{Check: check})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refuses []string
+	for _, c := range resp.GetCandidates() {
+		for _, g := range c.GetGates() {
+			for _, condition := range g.GetConditions() {
+				if condition.GetOutcome() != deputyv1.Outcome_OUTCOME_YES {
+					refuses = append(refuses, fmt.Sprintf("%s: %s: %s", g.GetGate(), condition.GetCondition(), condition.GetDetail()))
+				}
+			}
+		}
+	}
+	if len(refuses) != 1 || !strings.HasPrefix(refuses[0], "GATE_BASELINE: what held when the session started can be read: ") ||
+		!strings.Contains(refuses[0], "start the session anew") {
+		t.Errorf("%s: an explanation refuses for %q; want the baseline alone, which cannot be read", name, refuses)
+	}
+}
+
+// TestOtherTokenKey: a server with another token key does not follow, because callers would take the tokens of one to the other.
+func TestOtherTokenKey(t *testing.T) {
+	t.Parallel()
+	cfg := harness.Following(t, primary(t).Addr().String())
+	cfg.NoListener, cfg.TokenKey = true, []byte("another token key, of 32 bytes at least")
+	d, err := daemon.Open(t.Context(), cfg, zap.NewNop())
+	if err == nil {
+		_ = d.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "another token key") || !strings.Contains(err.Error(), "--token-key-file") {
+		t.Errorf("it starts, or says %v", err)
+	}
 }

@@ -31,6 +31,10 @@ type Authority struct {
 
 var _ follow.Authority = (*Authority)(nil)
 
+// ErrOtherKey says that the server to follow has another token key.
+var ErrOtherKey = errors.New("follow: the server to follow has another token key: both would refuse each other's tokens, and make two delegations of one " +
+	"that is asked for again; give both the same --token-key-file")
+
 // Open returns the authority behind a connection, which stays its owner's, and refuses a server that cannot be followed.
 func Open(ctx context.Context, conn grpc.ClientConnInterface) (*Authority, error) {
 	a := &Authority{service: deputyv1.NewFollowServiceClient(bounded{conn})}
@@ -38,6 +42,19 @@ func Open(ctx context.Context, conn grpc.ClientConnInterface) (*Authority, error
 		return nil, err
 	}
 	return a, nil
+}
+
+// SameKey refuses a server with another token key than the one with a mark; see Server.Keyed. A mark of 0 on either side compares nothing. Errors:
+// ErrOtherKey.
+func (a *Authority) SameKey(ctx context.Context, mark int32) error {
+	resp, _, err := a.head(ctx)
+	if err != nil {
+		return err
+	}
+	if theirs := resp.GetTokenKeyMark(); theirs != 0 && mark != 0 && theirs != mark {
+		return ErrOtherKey
+	}
+	return nil
 }
 
 // bounded is a connection whose messages are no longer than those of a server that can be followed.
@@ -96,17 +113,22 @@ func malformed(what string) error {
 
 // Head is follow.Authority's.
 func (a *Authority) Head(ctx context.Context) (follow.Position, error) {
+	_, head, err := a.head(ctx)
+	return head, err
+}
+
+func (a *Authority) head(ctx context.Context) (*deputyv1.GetHeadResponse, follow.Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, headTime)
 	defer cancel()
 	resp, err := a.service.GetHead(ctx, &deputyv1.GetHeadRequest{})
 	if err != nil {
-		return follow.Position{}, failure(err)
+		return nil, follow.Position{}, failure(err)
 	}
 	head, ok := positionOf(resp.GetHead())
 	if !ok {
-		return follow.Position{}, malformed("no position")
+		return nil, follow.Position{}, malformed("no position")
 	}
-	return head, nil
+	return resp, head, nil
 }
 
 // ChangesSince is follow.Authority's.

@@ -40,6 +40,8 @@ type Server struct {
 	store *store.Store
 	id    string
 	now   func() time.Time
+	// keyMark is told to those that follow; see Keyed.
+	keyMark int32
 	// readings are those that walk many relationships, and changes those of changes, for which decisions wait.
 	readings, changes *turns.Set
 }
@@ -54,6 +56,9 @@ func NewServer(ctx context.Context, s *store.Store) (*Server, error) {
 		changes: turns.New("changes for followers", atOnce),
 	}, nil
 }
+
+// Keyed has the service tell a mark of the server's token key, so that no server with another key follows it. It is to be called before the service answers.
+func (s *Server) Keyed(mark int32) { s.keyMark = mark }
 
 // at is what a revision is called on the wire. before is a moment at which the revision was the head, or had not been made.
 func (s *Server) at(revision store.Revision, before time.Time) *deputyv1.FollowedPosition {
@@ -115,7 +120,7 @@ func (s *Server) GetHead(context.Context, *deputyv1.GetHeadRequest) (*deputyv1.G
 	if err != nil {
 		return nil, refusal(err)
 	}
-	return &deputyv1.GetHeadResponse{Head: s.at(head, before)}, nil
+	return &deputyv1.GetHeadResponse{Head: s.at(head, before), TokenKeyMark: s.keyMark}, nil
 }
 
 // ReadChanges is deputyv1.FollowServiceServer's.

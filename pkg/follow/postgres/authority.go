@@ -29,6 +29,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/follow"
 )
 
@@ -98,7 +99,10 @@ const closePatience = time.Second
 // Close closes the connections.
 func (a *Authority) Close() {
 	closed := make(chan struct{})
-	go func() { defer close(closed); a.pool.Close() }()
+	go func() {
+		defer close(closed)
+		_ = authz.Safely("postgres.Close", func() error { a.pool.Close(); return nil })
+	}()
 	patience := time.NewTimer(closePatience)
 	defer patience.Stop()
 	select {
@@ -186,7 +190,7 @@ func readGuard(texts []*string) (g guard, err error) {
 		return g, fmt.Errorf("%w: the database is at %q, and this version follows %q. Migrate the database with this version of Deputy, or "+
 			"run the version that belongs to the database", follow.ErrMigration, migration, Migration)
 	case text(1) != "false":
-		return g, follow.ErrStandby
+		return g, fmt.Errorf("%w: it is in recovery: it is a standby, or restores", follow.ErrStandby)
 	case system == "" || timeline == "" || database == "" || datastore == "":
 		return g, fmt.Errorf("follow: the server does not say who it is: system %q, timeline %q, database %q, SpiceDB %q",
 			system, timeline, database, datastore)

@@ -365,7 +365,10 @@ func (*GetHeadRequest) Descriptor() ([]byte, []int) {
 type GetHeadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The newest position.
-	Head          *FollowedPosition `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	Head *FollowedPosition `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	// 32 bits of a digest of the server's token key, which tell servers with different keys apart without telling the keys. A server that follows does
+	// not start with another one; 0 compares nothing.
+	TokenKeyMark  int32 `protobuf:"varint,2,opt,name=token_key_mark,json=tokenKeyMark,proto3" json:"token_key_mark,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -405,6 +408,13 @@ func (x *GetHeadResponse) GetHead() *FollowedPosition {
 		return x.Head
 	}
 	return nil
+}
+
+func (x *GetHeadResponse) GetTokenKeyMark() int32 {
+	if x != nil {
+		return x.TokenKeyMark
+	}
+	return 0
 }
 
 // ReadChangesRequest asks for what has changed.
@@ -1245,9 +1255,10 @@ const file_deputy_v1_follow_proto_rawDesc = "" +
 	"\x05types\x18\x01 \x03(\fR\x05types\x12\x18\n" +
 	"\acaveats\x18\x02 \x03(\fR\acaveats\x126\n" +
 	"\bcounters\x18\x03 \x03(\v2\x1a.deputy.v1.FollowedCounterR\bcounters\"\x10\n" +
-	"\x0eGetHeadRequest\"B\n" +
+	"\x0eGetHeadRequest\"h\n" +
 	"\x0fGetHeadResponse\x12/\n" +
-	"\x04head\x18\x01 \x01(\v2\x1b.deputy.v1.FollowedPositionR\x04head\"[\n" +
+	"\x04head\x18\x01 \x01(\v2\x1b.deputy.v1.FollowedPositionR\x04head\x12$\n" +
+	"\x0etoken_key_mark\x18\x02 \x01(\x05R\ftokenKeyMark\"[\n" +
 	"\x12ReadChangesRequest\x12/\n" +
 	"\x04from\x18\x01 \x01(\v2\x1b.deputy.v1.FollowedPositionR\x04from\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"\x91\x03\n" +
