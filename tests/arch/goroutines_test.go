@@ -24,6 +24,7 @@ var bareGoroutines = map[string]string{
 	"pkg/journal/seal.go: start":                 "serves no call: each sealing, and each call of the witness, recovers",
 	"pkg/journal/verify/bundles.go: readBundles": "a command's own files",
 	"pkg/turns/shared.go: join":                  "taking.run recovers each taking",
+	"pkg/follow/postgres/authority.go: Close":    "closes the connections",
 	"pkg/engine/primary.go: ReadyState":          "pooled.ask recovers",
 	"pkg/engine/primary.go: guardPrimary":        "serves no call",
 	"pkg/engine/stray.go: join":                  "look.run recovers",

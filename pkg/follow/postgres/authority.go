@@ -29,7 +29,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/follow"
 )
 
@@ -99,10 +98,7 @@ const closePatience = time.Second
 // Close closes the connections.
 func (a *Authority) Close() {
 	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		_ = authz.Safely("postgres.Close", func() error { a.pool.Close(); return nil })
-	}()
+	go func() { defer close(closed); a.pool.Close() }()
 	patience := time.NewTimer(closePatience)
 	defer patience.Stop()
 	select {
