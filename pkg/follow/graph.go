@@ -348,6 +348,7 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	if err := g.config.Follower.Load(ctx); err != nil {
 		return err
 	}
+	g.loading.Store(false) // before it is told that the copy serves: from then on decisions are to wait for it
 	g.config.Log.Info("a copy of the database is loaded, and followed", zap.Duration("took", time.Since(began)))
 	_, err = g.heads.Get(ctx, pullTime, g.take)
 	return err

@@ -350,9 +350,13 @@ func copyDoesNotKeepUp(t *testing.T, database func(testing.TB) string) {
 func TestBounds(t *testing.T) { eachAuthority(t, bounds) }
 
 func bounds(t *testing.T, database func(testing.TB) string) {
-	f := graph(t, database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait, g.MaxAge = 100*time.Millisecond, 2*time.Second })
+	f := graph(t, database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait, g.MaxAge = 500*time.Millisecond, 5*time.Second })
 	old := f.token(t, touch("document:plan#viewer@user:alice"))
-	f.snapshot(t, authz.Freshness{}) // the copy is past it
+	for limit := time.Now().Add(30 * time.Second); !byCopy(f.snapshot(t, authz.Freshness{})); { // until the copy is past it
+		if time.Now().After(limit) {
+			t.Fatal("the copy does not answer")
+		}
+	}
 	f.hold()
 	held := f.pulls.Load()
 	for name, fresh := range map[string]authz.Freshness{
