@@ -280,8 +280,8 @@ func timed(timeout time.Duration) grpc.UnaryClientInterceptor {
 // do. In the last case the server says when, by gRPC's pushback, or that the call is not to be made again at all. Each method here can be
 // made twice without harm: it only reads, or it only takes access away, and what was taken away is so the second time. Resuming is none,
 // because between the first time and the second somebody may have suspended again. Where many calls fail, few are made again
-// (retryThrottling), so that retries do not keep a server down: none once 500 more have failed than a tenth of those that succeeded. So many may be under way at a server
-// that dies, and are to be answered by another one.
+// (retryThrottling), so that retries do not keep a server down: none once 500 more have failed than a tenth of those that succeeded. So many may
+// be under way at a server that dies, and are to be answered by another one.
 func serviceConfig(balanced bool) string {
 	balancing := ""
 	if balanced {

@@ -46,10 +46,12 @@ package client
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 
 	deputyv1 "github.com/deputyauth/deputy/pkg/gen/deputy/v1"
+	"github.com/deputyauth/deputy/pkg/reconnect"
 )
 
 // Client is a connection to a Deputy server with a generated client for each of its services. It is safe
@@ -113,7 +115,7 @@ func dial(target string, opts []Option) (*Client, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	conn, err := grpc.NewClient(target, dial...)
+	conn, err := grpc.NewClient(target, slices.Insert(dial, 0, reconnect.Option())...) // an option of the caller's overrides it
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	_ "google.golang.org/grpc/health" // with which gRPC asks for the health of servers
 	"google.golang.org/grpc/keepalive"
 )
@@ -25,12 +24,6 @@ const (
 	// pingTime and pongTime are after how long of silence a server is asked whether it is there, while a call is under way, and how long it has to
 	// say so.
 	pingTime, pongTime = 30 * time.Second, 20 * time.Second
-	// leastRedial and mostRedial are how long after a connection failed the first next one is tried, and the longest time between two tries, give or take a
-	// fifth. gRPC's own are a second and two minutes, in which a server that was restarted gets no calls: where servers are restarted one after the other, the
-	// next one is stopped meanwhile, and then none is left.
-	leastRedial, mostRedial = 100 * time.Millisecond, time.Second
-	// connectTime is how long a connection may take to be made.
-	connectTime = 5 * time.Second
 	// workloadTime is how long Dial waits for the Workload API.
 	workloadTime = 10 * time.Second
 )
@@ -180,10 +173,6 @@ func (s *settings) dialOptions(local bool) ([]grpc.DialOption, error) {
 		grpc.WithDefaultServiceConfig(serviceConfig(s.balanced)),
 		grpc.WithDisableServiceConfig(), // else a record in DNS says what is made again
 		grpc.WithChainUnaryInterceptor(timed(s.timeout)),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: leastRedial, Multiplier: 1.6, Jitter: 0.2, MaxDelay: mostRedial},
-			MinConnectTimeout: connectTime,
-		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingTime, Timeout: pongTime}),
 	}
 	if s.once {

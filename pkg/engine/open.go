@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/reconnect"
 	"github.com/deputyauth/deputy/pkg/turns"
 )
 
@@ -356,7 +357,7 @@ func (e *Engine) Close() error {
 
 func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 	tells := &teller{remote: true, bounds: &usual, log: cfg.Log}
-	opts := append(tells.options(),
+	opts := append(tells.options(), reconnect.Option(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
 	if cfg.Deputy {
 		opts = append(opts, grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: silence, Timeout: askingTime}))

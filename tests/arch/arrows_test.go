@@ -23,6 +23,8 @@ var arrows = map[string][]string{
 	"pkg/smallfile": {},
 	// The gRPC statuses that Deputy answers with.
 	"pkg/statuses": {"pkg/authz"},
+	// How soon a gRPC connection is tried again.
+	"pkg/reconnect": {},
 	// Shares out, between callers, what a server does few of at a time.
 	"pkg/turns": {"pkg/authz"},
 	// The shapes of the core relationships, read and written as values.
@@ -62,7 +64,7 @@ var arrows = map[string][]string{
 	// Relationships as text, in SpiceDB's notation.
 	"pkg/notation": {"pkg/authz"},
 	// The ports over SpiceDB.
-	"pkg/engine": {"pkg/authz", "pkg/schema", "pkg/schema/guard", "pkg/statuses", "pkg/turns"},
+	"pkg/engine": {"pkg/authz", "pkg/reconnect", "pkg/schema", "pkg/schema/guard", "pkg/statuses", "pkg/turns"},
 	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
 	"pkg/store": {"pkg/authz", "pkg/statuses"},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
@@ -161,7 +163,7 @@ var arrows = map[string][]string{
 	// A reach as people read it: added up, compared, as CSV, as a picture.
 	"pkg/reach": {"pkg/gen", "pkg/notation"},
 
-	"pkg/client": {"pkg/authz", "pkg/gen", "pkg/smallfile"},
+	"pkg/client": {"pkg/authz", "pkg/gen", "pkg/reconnect", "pkg/smallfile"},
 	"pkg/cli": {
 		"pkg/authz", "pkg/gen", "pkg/schema/source", "pkg/schema/lint", "pkg/schema/diff", "pkg/fixture", "pkg/fixture/plan",
 		"pkg/fixture/report", "pkg/daemon", "pkg/engine", "schema", "pkg/fixture/endpoint", "pkg/fixture/run", "pkg/notation",
@@ -209,6 +211,7 @@ var outside = map[string][]string{
 	"google.golang.org/grpc": {
 		"pkg/engine", "pkg/store", "pkg/evaluate", "pkg/evaluate/kept", "pkg/rpc", "pkg/door/spicedb", "pkg/door/http", "pkg/rpc/wire", "pkg/daemon",
 		"pkg/client", "pkg/cli", "pkg/fixture/plan", "pkg/gen", "tests", "pkg/fixture/endpoint", "pkg/statuses", "pkg/caller", "pkg/follow/deputy",
+		"pkg/reconnect",
 	},
 }
 

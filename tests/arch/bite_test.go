@@ -55,6 +55,8 @@ func TestRulesBite(t *testing.T) {
 		{expressionsAreReadOnce, "pkg/engine/a_test.go", "package engine\nfunc f() { r.GetUsersetRewrite() }\n", 0},
 		{expressionsAreReadOnce, "pkg/engine/a.go", "package engine\nimport core \"" + coreProto + "\"\nvar _ core.AllowedRelation\nvar _ core.Relation\n", 0},
 		{theRuleIsPure, "pkg/judge/a.go", "package judge\nimport \"context\"\n", 0},
+		{connectionsAreTriedAgain, "pkg/x/a.go", "package x\nimport \"google.golang.org/grpc\"\nvar c, err = grpc.NewClient(\"a\")\n", 1},
+		{connectionsAreTriedAgain, "pkg/x/a.go", "package x\nimport (\"google.golang.org/grpc\"; \"github.com/deputyauth/deputy/pkg/reconnect\")\nvar c, err = grpc.NewClient(\"a\", reconnect.Option())\n", 0},
 	} {
 		s, err := parse(test.path, test.text)
 		if err != nil {

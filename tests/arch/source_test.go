@@ -87,6 +87,7 @@ var rules = []struct {
 	{"goroutines recover", goroutinesRecover},
 	{"expressions are read once", expressionsAreReadOnce},
 	{"statuses are made in one place", statusesAreMadeOnce},
+	{"connections are tried again soon", connectionsAreTriedAgain},
 }
 
 // sources parses every file outside of pkg/gen.
@@ -248,6 +249,20 @@ func undocumented(group *ast.GenDecl, spec ast.Spec) []*ast.Ident {
 		}
 	}
 	return slices.DeleteFunc(names, func(name *ast.Ident) bool { return !name.IsExported() })
+}
+
+// connectionsAreTriedAgain finds files that make gRPC connections, and do not import what says how soon one is tried again.
+func connectionsAreTriedAgain(s *source) []string {
+	if s.isTest() || s.localName("github.com/deputyauth/deputy/pkg/reconnect") != "" {
+		return nil
+	}
+	var found []string
+	s.selectors("google.golang.org/grpc", func(sel *ast.SelectorExpr) {
+		if slices.Contains([]string{"NewClient", "Dial", "DialContext"}, sel.Sel.Name) {
+			found = append(found, s.at(sel.Pos(), "gRPC by itself tries a server that was away again only after up to two minutes: pass reconnect.Option()."))
+		}
+	})
+	return found
 }
 
 func testsDoNotSleep(s *source) []string {
