@@ -113,7 +113,7 @@ fuzz-api: ## Fuzz everything that deputy serve lets in for FUZZTIME (1m): no dea
 # Not in CI. It passes where the last third's maxima are at most 1.1 times the middle third's.
 SOAKTIME ?= 30m
 .PHONY: soak
-soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, fail and bend a journal everywhere, revoke under the guard, kill a follower everywhere, cut its wire after every byte, and load two million
+soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kill one 200 times, fail and bend a journal everywhere, revoke under the guard, kill a follower everywhere, cut its wire after every byte, have it meet 500 histories, and load two million
 	@DEPUTY_SOAK_TIME=$(SOAKTIME) go test -count=1 -timeout 0 -v -run '^TestSoak$$' ./tests/soak | grep -v -e '^=== '
 	@DEPUTY_CRASH_ROUNDS=$${DEPUTY_CRASH_ROUNDS:-200} go test -count=1 -timeout=60m -v -run '^TestJournalKill$$' ./tests/crash | grep -v -e '^=== '
 	@DEPUTY_JOURNAL_EVERY=1 go test -count=1 -timeout=60m ./pkg/journal
@@ -126,6 +126,7 @@ soak: ## Load one server for SOAKTIME (30m): is all that it takes flat? Then kil
 	@DEPUTY_TRIPLES_FOLLOWED=1 go test -count=1 -timeout=60m -v -run '^TestFollowed$$' ./tests/triples | grep -e total: -e '^ok' -e FAIL
 	@DEPUTY_FOLLOW_WORLDS=300 go test -count=1 -timeout=60m -v -run '^Test(Servers)?Followed$$' ./tests/differential | grep -v -e '^=== '
 	@DEPUTY_TEST_FOLLOW=1 go test -count=1 -timeout=60m -run '/^postgres-follow$$' ./tests/decision
+	@DEPUTY_FOLLOW_SEEDS=500 go test -count=1 -timeout=60m -v -run '^Test(Load|CatchUp)IsExact$$' ./pkg/follow | grep -v -e '^=== ' -e /
 	@DEPUTY_FOLLOW_LOAD=2000000 go test -count=1 -timeout=60m -v -run '^TestLoadWhileWriting$$' ./pkg/follow | grep -v -e '^=== '
 
 # It ends with an error if an answer was stale, or anything else was not as it has to be.

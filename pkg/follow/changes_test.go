@@ -14,6 +14,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/follow"
+	"github.com/deputyauth/deputy/pkg/store"
 	"github.com/deputyauth/deputy/tests/pgtest"
 )
 
@@ -262,7 +263,19 @@ func everyKindOfChange(t *testing.T, database func(testing.TB) string) {
 	}
 }
 
-// TestTooMany refuses more changes than one local commit holds, and follows again by a load.
+// storeOf is the copy that is served.
+func storeOf(t *testing.T, f *follow.Follower) *store.Store {
+	t.Helper()
+	reached, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reached.Release()
+	return reached.Store
+}
+
+// TestTooMany refuses more changes than one local commit holds, and follows again: in several commits where the authority tells changes in parts, else by
+// a load.
 func TestTooMany(t *testing.T) { eachAuthority(t, tooMany) }
 
 func tooMany(t *testing.T, database func(testing.TB) string) {
@@ -292,6 +305,10 @@ func tooMany(t *testing.T, database func(testing.TB) string) {
 		if _, err := f.Pull(t.Context()); !errors.Is(err, follow.ErrTooMany) {
 			t.Fatalf("eleven relationships, where ten are the most: %v", err)
 		}
+		before := storeOf(t, f)
 		follows(t, f, a)
+		if _, parted := a.(follow.Parted); parted != (storeOf(t, f) == before) {
+			t.Errorf("the copy is the one that it was: %t; the authority tells changes in parts: %t", !parted, parted)
+		}
 	}
 }

@@ -263,6 +263,8 @@ func (f *Follower) abandon() {
 	if f.half != nil {
 		half := f.half
 		f.half = nil
-		f.bury(half)
+		if !f.retire(half) {
+			f.bury(half)
+		}
 	}
 }

@@ -50,7 +50,9 @@
 //
 // A local commit leads from one position to the next. Several of the authority's transactions may be in one. Between
 // the two positions the copy has no revision, so nothing reads half of what the authority committed at once, and a local revision
-// is always a state that the authority itself could have shown.
+// is always a state that the authority itself could have shown. Where more has changed than one commit holds it takes several, and what is between
+// the first and the last of them is read by nobody: see load.go. Until the last one decisions at the head are the authority's, and others go on at the
+// revisions from before.
 //
 // Where nothing has changed nothing is written. The position then moves in memory alone, and is written down now and then, so that
 // it does not leave the window while the authority does not change.
@@ -102,7 +104,7 @@
 //   - ErrMissed: the position has left the window.
 //   - ErrOther: the authority has another identity, or does not show what the position shows. A crash of PostgreSQL may
 //     take back ids of transactions that failed shortly before it; that looks the same, and costs a load.
-//   - ErrTooMany: more has changed since the position of a copy that is served than one local commit holds.
+//   - ErrTooMany: more has changed since the position than one local commit holds, and the authority does not tell it in parts (Parted).
 //   - The copy's store is damaged, or has failed to write and takes no writes any more (ErrStopped). Damage is found when a block is read:
 //     at the start, while changes are applied, or by a decision, which fails; the next one finds the copy out of service.
 //   - The copy differs from the authority (Distrust).

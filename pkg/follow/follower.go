@@ -302,14 +302,21 @@ func (f *Follower) replace(r *replica) {
 	if r != nil {
 		f.proven = r.at
 	}
-	over := old != nil && old.holders == 0
-	if old != nil && !over {
-		f.retired[old] = true
-	}
 	f.mu.Unlock()
-	if over {
+	if old != nil && !f.retire(old) {
 		f.bury(old)
 	}
+}
+
+// retire leaves a copy that is not needed any more to those who still read it, the last of whom removes it; false if nobody does.
+func (f *Follower) retire(r *replica) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.holders == 0 {
+		return false
+	}
+	f.retired[r] = true
+	return true
 }
 
 // prove notes what the copy that is served has reached.
@@ -345,7 +352,8 @@ func (f *Follower) turnOf(ctx context.Context) (_ context.Context, over func()) 
 // authority's head after Pull was called.
 //
 // Errors: ErrNoCopy; those of Authority.ChangesSince; store.ErrDamaged, and ErrStopped where the copy's store takes no writes any more. After
-// ErrMissed and ErrTooMany the copy stays where it is, after the others that were named there is none. In these cases Load makes a new one.
+// ErrMissed and ErrTooMany the copy stays where it is, after the others that were named there is none. In these cases Load makes a new one; after
+// ErrTooMany CatchUp may do without.
 func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
@@ -353,8 +361,30 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = f.advance(ctx, r)
-	f.prove(r)
+	return f.settle(r, f.advance(ctx, r))
+}
+
+// CatchUp is Pull in several commits, for where Pull comes to ErrTooMany. Until it returns, what was reached before is what is reached.
+//
+// Errors are those of Pull; ErrTooMany says that the authority does not tell changes in parts. If it is interrupted there is no copy, and Load goes on
+// where it ended.
+func (f *Follower) CatchUp(ctx context.Context) (*Reached, error) {
+	ctx, over := f.turnOf(ctx)
+	defer over()
+	r, err := f.served() //nolint:contextcheck // a mark of distrust is written in any case
+	if err != nil {
+		return nil, err
+	}
+	return f.settle(r, f.reach(ctx, r))
+}
+
+// settle notes what bringing the copy that is served to the head came to, and returns what was reached. The turn is held.
+func (f *Follower) settle(r *replica, err error) (*Reached, error) {
+	if r.mark.Loading != nil { // it is torn
+		f.withdraw(r)
+	} else {
+		f.prove(r)
+	}
 	switch {
 	case err == nil:
 		f.abandon()
@@ -367,6 +397,15 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 		f.replace(nil)
 	}
 	return nil, err
+}
+
+// withdraw has a copy that is served be one that is being made. The turn is held.
+func (f *Follower) withdraw(r *replica) {
+	f.abandon()
+	f.mu.Lock()
+	f.serving, f.proven = nil, reached{}
+	f.mu.Unlock()
+	f.half = r
 }
 
 // ErrStopped says that a copy's store has failed to write, and takes no writes any more.
@@ -406,9 +445,13 @@ func (f *Follower) served() (*replica, error) {
 	}
 }
 
-// Follow is Pull, and Load where there is no copy or where it has to be discarded. It may take as long as a load does.
+// Follow is Pull, CatchUp where too much has changed for that, and Load where there is no copy or where it has to be discarded. It may take as long as a
+// load does.
 func (f *Follower) Follow(ctx context.Context) (*Reached, error) {
 	reached, err := f.Pull(ctx)
+	if errors.Is(err, ErrTooMany) {
+		reached, err = f.CatchUp(ctx)
+	}
 	if !needsLoad(err) {
 		return reached, err
 	}

@@ -324,7 +324,7 @@ func (d *discards) mayLoad(now time.Time, pause time.Duration) bool {
 	return now.Sub(d.last) >= min(pause<<min(d.row-2, 10), maxDiscardPause)
 }
 
-// step brings the copy to the head, which may take some time, and makes a new one where that is needed.
+// step brings the copy to the head, which may take some time: by one commit, else by several, else by a new copy.
 func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	_, err := g.heads.Get(bounded, patience, g.take)
@@ -342,16 +342,37 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	if _, err := g.identityNow(ctx); err != nil {
 		return err
 	}
-	g.config.Log.Info("a copy of the database is being loaded", zap.String("because", err.Error()))
-	g.figures.loads.Inc()
-	began := time.Now()
-	if err := g.config.Follower.Load(ctx); err != nil {
+	if err := g.renew(ctx, err); err != nil {
 		return err
 	}
 	g.loading.Store(false) // before it is told that the copy serves: from then on decisions are to wait for it
-	g.config.Log.Info("a copy of the database is loaded, and followed", zap.Duration("took", time.Since(began)))
 	_, err = g.heads.Get(ctx, pullTime, g.take)
 	return err
+}
+
+// renew brings the copy to the head where one commit did not, for a reason: by several commits where that is all it takes, else by a new copy.
+func (g *Graph) renew(ctx context.Context, because error) error {
+	began := time.Now()
+	if errors.Is(because, ErrTooMany) {
+		g.config.Log.Info("the copy is brought to the database's head in several commits", zap.String("because", because.Error()))
+		reached, err := g.config.Follower.CatchUp(ctx)
+		if err == nil {
+			reached.Release()
+			g.config.Log.Info("the copy is at the database's head", zap.Duration("took", time.Since(began)))
+			return nil
+		}
+		if !needsLoad(err) {
+			return err
+		}
+		because = err
+	}
+	g.config.Log.Info("a copy of the database is being loaded", zap.String("because", because.Error()))
+	g.figures.loads.Inc()
+	if err := g.config.Follower.Load(ctx); err != nil {
+		return err
+	}
+	g.config.Log.Info("a copy of the database is loaded, and followed", zap.Duration("took", time.Since(began)))
+	return nil
 }
 
 // forget takes a copy out of service, and all that is known of where it has stood: the one that is given, or any if it is nil. Calls that have begun

@@ -445,6 +445,62 @@ func swapped(t *testing.T, database func(testing.TB) string) {
 	}
 }
 
+// TestCatchesUpInPlace changes more at once than one commit of the copy holds: the copy is not loaded anew. Until it is at the head, calls that do not ask
+// for the head are answered from it as it was, and others by the authority. Revisions that it stood at before are the copy's to answer afterwards too.
+func TestCatchesUpInPlace(t *testing.T) {
+	f := graph(t, pgtest.Database(t), func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges, c.PageSize = 10, 10 })
+	f.of.parts.Store(true)
+	granted := f.token(t, touch("document:plan#viewer@user:alice"))
+	before := f.snapshot(t, authz.Freshness{})
+	if !byCopy(before) {
+		t.Fatal("the copy does not serve")
+	}
+	var asked []string
+	var meanwhile atomic.Int64
+	f.steps(func(what string) {
+		switch {
+		case what == "the next part":
+			stale := f.snapshot(t, authz.Freshness{Stale: true, AtLeast: granted})
+			if got := viewers(t, stale); !byCopy(stale) || !slices.Equal(got, []string{"alice"}) {
+				t.Errorf("meanwhile, by the copy %v: %v", byCopy(stale), got)
+			}
+			head := f.snapshot(t, authz.Freshness{})
+			if got := viewers(t, head); byCopy(head) || len(got) != 0 {
+				t.Errorf("the head meanwhile, by the copy %v: %v", byCopy(head), got)
+			}
+			meanwhile.Add(1)
+		case what != "changes" && what != "changes in parts":
+			asked = append(asked, what)
+		}
+	})
+	updates := []tuple.RelationshipUpdate{remove("document:plan#viewer@user:alice")}
+	for i := range 35 {
+		updates = append(updates, touch(fmt.Sprintf("document:%d#viewer@user:alice", i)))
+	}
+	f.update(t, updates...)
+	limit := time.Now().Add(30 * time.Second)
+	for {
+		after := f.snapshot(t, authz.Freshness{})
+		if got := viewers(t, after); len(got) != 0 {
+			t.Fatalf("by the copy %v: %v, what was revoked is in force", byCopy(after), got)
+		}
+		if byCopy(after) {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("the copy does not come to the head")
+		}
+	}
+	f.steps(func(string) {})
+	if len(asked) > 0 || meanwhile.Load() == 0 {
+		t.Errorf("the authority was asked for %q, and %d parts were written", asked, meanwhile.Load())
+	}
+	old := f.snapshot(t, authz.Freshness{Exactly: before.Revision()})
+	if got := viewers(t, old); !byCopy(old) || !slices.Equal(got, []string{"alice"}) {
+		t.Errorf("at the old revision: by the copy %v, viewers %v", byCopy(old), got)
+	}
+}
+
 // TestStrays refuses a type whose expirations somebody dropped from the schema while rows had them, as the authority's engine does, and takes it again
 // once the rows are gone.
 func TestStrays(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/authzed/spicedb/pkg/tuple"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/engine"
 	"github.com/deputyauth/deputy/pkg/evaluate/kept"
@@ -25,6 +27,18 @@ type histories struct {
 	failovers atomic.Int64
 	// silent is whether the database does not say what its head is.
 	silent atomic.Bool
+	// parts is whether it tells changes in parts, if the database does.
+	parts atomic.Bool
+}
+
+// ChangesInParts is follow.Parted's.
+func (h *histories) ChangesInParts(
+	ctx context.Context, from follow.Position, size int, take func(deleted, written []tuple.Relationship) error,
+) (follow.Changes, error) {
+	if parted, ok := h.Authority.(follow.Parted); ok && h.parts.Load() {
+		return parted.ChangesInParts(ctx, from, size, take)
+	}
+	return follow.Changes{}, follow.ErrTooMany
 }
 
 const failedOver = ", failed over"

@@ -56,8 +56,10 @@ func (f *Follower) Load(ctx context.Context) error {
 		if f.half != nil {
 			half := f.half
 			f.half = nil
-			if dropped := f.drop(half); dropped != nil {
-				return errors.Join(err, dropped)
+			if !f.retire(half) {
+				if dropped := f.drop(half); dropped != nil {
+					return errors.Join(err, dropped)
+				}
 			}
 		}
 		if !resumed {
@@ -85,21 +87,24 @@ func (f *Follower) load(ctx context.Context) error {
 			return err
 		}
 	}
-	for {
-		err := f.advance(ctx, half)
-		if errors.Is(err, ErrTooMany) {
-			if err = f.catchUp(ctx, half); err == nil {
-				continue
-			}
-		}
-		if err != nil {
-			return err
-		}
-		break
+	if err := f.reach(ctx, half); err != nil {
+		return err
 	}
 	f.half = nil
 	f.replace(half)
 	return nil
+}
+
+// reach brings a copy that has all pages to the head, in several commits where more has changed than one holds.
+func (f *Follower) reach(ctx context.Context, r *replica) error {
+	for {
+		if err := f.advance(ctx, r); !errors.Is(err, ErrTooMany) {
+			return err
+		}
+		if err := f.catchUp(ctx, r); err != nil {
+			return err
+		}
+	}
 }
 
 // pages adds pages to a copy that is not torn until it has all of them, or there is an error.
@@ -172,19 +177,20 @@ func (f *Follower) read(ctx context.Context, from Position, next string) <-chan 
 	return done
 }
 
-// catchUp brings a copy that is being made to the head in several commits, where more has changed than one takes. The copy is torn meanwhile.
-func (f *Follower) catchUp(ctx context.Context, half *replica) error {
+// catchUp brings a copy to the head in several commits, where more has changed than one takes. The copy is torn meanwhile, and is to be read at the
+// revisions that it had before.
+func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 	parted, ok := f.authority.(Parted)
 	if !ok {
 		return ErrTooMany
 	}
-	from, l := half.at.position, loading{Paged: true}
-	if half.mark.Loading != nil {
-		l = *half.mark.Loading
+	from, l := r.at.position, loading{Paged: true}
+	if r.mark.Loading != nil {
+		l = *r.mark.Loading
 	}
 	l.Early, l.Torn = true, true
 	part := func(m mark, c *Changes) error {
-		return half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
+		return r.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
 	}
 	// Small parts, so that one that is under way does not hold up Close.
 	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {

@@ -36,7 +36,9 @@ type modelled struct {
 	// fails has a question fail now and then, heads counts how often the head was asked for, and asked how often anything was.
 	fails bool
 	// quiet has nothing happen.
-	quiet        bool
+	quiet bool
+	// during is called between the parts of changes, while the model is locked; nil is nothing.
+	during       func()
 	heads, asked int
 }
 
@@ -334,6 +336,9 @@ func (m modelledParts) ChangesInParts(
 		failing = -1
 	}
 	part := func(deleted, written []tuple.Relationship) error {
+		if m.during != nil {
+			m.during()
+		}
 		if m.rng.IntN(4) == 0 {
 			m.happens()
 		}
@@ -482,29 +487,7 @@ func loadIsExact(t *testing.T, seed uint64) {
 	if parted && heads > 0 && m.heads != heads {
 		t.Errorf("the load began again: the head was asked for %d times, and %d times until the copy began", m.heads, heads)
 	}
-	check := func() {
-		t.Helper()
-		reached, err := f.Reached()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer reached.Release()
-		got, want := copied(t, reached), m.has(reached.Position)
-		if !slices.Equal(got, want) {
-			t.Errorf("at %s the copy has\n%s\nwant\n%s", reached.Position.State, strings.Join(got, "\n"), strings.Join(want, "\n"))
-		}
-		stats, err := reached.Store.Statistics(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		live := uint64(0)
-		if err := reached.Store.Each(t.Context(), reached.Local, "", func(tuple.Relationship) error { live++; return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if stats.EstimatedRelationshipCount != live {
-			t.Errorf("the copy says that it has %d relationships, and has %d", stats.EstimatedRelationshipCount, live)
-		}
-	}
+	check := func() { t.Helper(); isExact(t, f, m) }
 	check()
 	m.fails = false
 	if _, err := f.Pull(t.Context()); err != nil && !errors.Is(err, follow.ErrTooMany) {
@@ -513,6 +496,201 @@ func loadIsExact(t *testing.T, seed uint64) {
 	check()
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// isExact checks that what was reached is the state that it says it is, and counts as many relationships.
+func isExact(t *testing.T, f *follow.Follower, m *modelled) {
+	t.Helper()
+	reached, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reached.Release()
+	got, want := copied(t, reached), m.has(reached.Position)
+	if !slices.Equal(got, want) {
+		t.Errorf("at %s the copy has\n%s\nwant\n%s", reached.Position.State, strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	stats, err := reached.Store.Statistics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := uint64(0)
+	if err := reached.Store.Each(t.Context(), reached.Local, "", func(tuple.Relationship) error { live++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if stats.EstimatedRelationshipCount != live {
+		t.Errorf("the copy says that it has %d relationships, and has %d", stats.EstimatedRelationshipCount, live)
+	}
+}
+
+// TestCatchUpIsExact has a copy that is served meet transactions that change more than one commit of it holds, from an authority that fails now and
+// then. Until the copy is at the head, what was reached before is there as it was, for those who hold it too. After a failure, and after the follower
+// was closed and opened again, a load goes on from there, and none begins anew.
+//
+// It runs in seconds. DEPUTY_FOLLOW_SEEDS says how many histories are tried.
+func TestCatchUpIsExact(t *testing.T) {
+	caughtUp, goneOn := 0, 0
+	for seed := range number(t, "DEPUTY_FOLLOW_SEEDS", 12) {
+		t.Run(strconv.Itoa(seed), func(t *testing.T) {
+			up, on := catchesUp(t, uint64(seed))
+			caughtUp, goneOn = caughtUp+up, goneOn+on
+		})
+	}
+	if caughtUp == 0 || goneOn == 0 {
+		t.Errorf("copies caught up %d times, and loads went on %d times", caughtUp, goneOn)
+	}
+}
+
+func catchesUp(t *testing.T, seed uint64) (caughtUp, goneOn int) {
+	m := newModelled(seed)
+	a := modelledParts{m}
+	m.giants = 25
+	config := over(vfs.NewMem())
+	config.PageSize, config.MaxChanges = 1+int(seed)%9, 8+int(seed)%5
+	f, err := follow.Open(config, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := f.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	heads := m.heads
+	for range 12 {
+		m.mu.Lock()
+		for range 4 {
+			m.happens()
+		}
+		m.fails = true
+		m.mu.Unlock()
+		held, err := f.Reached()
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := copied(t, held)
+		m.during = func() {
+			reached, err := f.Reached()
+			if err != nil {
+				return // it is being made
+			}
+			defer reached.Release()
+			if reached.Position.State == held.Position.State && !slices.Equal(copied(t, reached), was) {
+				t.Error("what was reached is not there as it was")
+			}
+		}
+		released := func(reached *follow.Reached, err error) error {
+			if err == nil {
+				reached.Release()
+			}
+			return err
+		}
+		err = released(f.Pull(t.Context()))
+		for tries := 0; errors.Is(err, errModel) && tries < 10; tries++ {
+			err = released(f.Pull(t.Context()))
+		}
+		if errors.Is(err, follow.ErrTooMany) {
+			if err = released(f.CatchUp(t.Context())); err == nil {
+				caughtUp++
+			}
+		}
+		if !slices.Equal(copied(t, held), was) {
+			t.Error("what somebody holds is not there as it was")
+		}
+		held.Release()
+		if m.rng.IntN(3) == 0 {
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if f, err = follow.Open(config, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reached, err := f.Reached()
+		for tries := 0; err != nil && tries < 1000; tries++ {
+			if err = f.Load(t.Context()); err == nil {
+				goneOn++
+				reached, err = f.Reached()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reached.Release()
+		isExact(t, f, m)
+	}
+	if m.heads != heads {
+		t.Errorf("a load began anew: the head was asked for %d times after the first load", m.heads-heads)
+	}
+	return caughtUp, goneOn
+}
+
+// interrupted is a modelled authority that fails after the first part of changes, and cannot tell then what they were.
+type interrupted struct {
+	modelledParts
+
+	// from is where the changes began that it cannot tell any more.
+	from string
+}
+
+func (i *interrupted) ChangesInParts(
+	ctx context.Context, from follow.Position, size int, take func(deleted, written []tuple.Relationship) error,
+) (follow.Changes, error) {
+	if i.from == from.State {
+		return follow.Changes{}, follow.ErrMissed
+	}
+	i.from = from.State
+	return i.modelledParts.ChangesInParts(ctx, from, size, func(deleted, written []tuple.Relationship) error {
+		return errors.Join(take(deleted, written), errModel)
+	})
+}
+
+// TestTornCopyIsLeftToItsReaders has a copy be interrupted between two commits, and then be of no use: another one is loaded, and those who read it go on
+// to read what it was.
+func TestTornCopyIsLeftToItsReaders(t *testing.T) {
+	m := newModelled(1)
+	m.quiet, m.giants = true, 25
+	config := over(vfs.NewMem())
+	config.PageSize, config.MaxChanges = 2, 8
+	f, err := follow.Open(config, &interrupted{modelledParts: modelledParts{m}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := f.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for !errors.Is(err, follow.ErrTooMany) {
+		m.happens()
+		var reached *follow.Reached
+		if reached, err = f.Pull(t.Context()); err == nil {
+			reached.Release()
+		}
+	}
+	held, err := f.Reached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := copied(t, held)
+	if _, err := f.CatchUp(t.Context()); !errors.Is(err, errModel) {
+		t.Fatalf("the interrupted catching up: %v", err)
+	}
+	if _, err := f.Reached(); !errors.Is(err, follow.ErrNoCopy) {
+		t.Errorf("a torn copy is served: %v", err)
+	}
+	if err := f.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	isExact(t, f, m)
+	if !slices.Equal(copied(t, held), was) {
+		t.Error("what somebody holds is not there as it was")
+	}
+	if names := list(t, config); len(names) != 2 {
+		t.Errorf("while the old copy is held there are %q", names)
+	}
+	held.Release()
+	if names := list(t, config); len(names) != 1 {
+		t.Errorf("once nobody holds the old copy there are %q", names)
 	}
 }
 
