@@ -73,6 +73,46 @@ func benchmarkLoad(b *testing.B, uri string) {
 	b.ReportMetric(loaded/b.Elapsed().Seconds(), "relationships/s")
 }
 
+// BenchmarkCatchUp brings a copy to the head after one transaction that wrote 250,000 relationships, which is more than one commit holds, and deleted those
+// of the one before. It compares that with a load. DEPUTY_FOLLOW_LOAD is how many relationships there are besides.
+func BenchmarkCatchUp(b *testing.B) {
+	w := writer(b, pgtest.Database(b))
+	large(b, w.uri, number(b, "DEPUTY_FOLLOW_LOAD", 200_000))
+	a := authority(b, w.uri, time.Hour)
+	change := func(n int) {
+		execute(b, w.uri, fmt.Sprintf(`
+			BEGIN;
+			INSERT INTO relation_tuple_transaction DEFAULT VALUES;
+			UPDATE relation_tuple SET deleted_xid = pg_current_xact_id() WHERE namespace = 'folder' AND deleted_xid = '9223372036854775807'::xid8;
+			INSERT INTO relation_tuple (namespace, object_id, relation, userset_namespace, userset_object_id, userset_relation, caveat_name)
+				SELECT 'folder', 'change-%d-' || i, 'viewer', 'user', 'user-number-' || i %% 1000, '...', '' FROM generate_series(1, 250000) AS i;
+			COMMIT`, n))
+	}
+	b.Run("in several commits", func(b *testing.B) {
+		f := follower(b, onDisk(b), a)
+		if err := f.Load(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		for n := 0; b.Loop(); n++ {
+			b.StopTimer()
+			change(n)
+			b.StartTimer()
+			reached, err := f.CatchUp(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			reached.Release()
+		}
+	})
+	b.Run("by a load", func(b *testing.B) {
+		for b.Loop() {
+			if err := follower(b, onDisk(b), a).Load(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
 // BenchmarkPull takes the head where nothing has changed, beside a write of SpiceDB's, and the head alone.
 func BenchmarkPull(b *testing.B) {
 	b.Run("PostgreSQL", func(b *testing.B) { benchmarkPull(b, pgtest.Database(b)) })

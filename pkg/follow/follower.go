@@ -375,7 +375,10 @@ func (f *Follower) CatchUp(ctx context.Context) (*Reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.settle(r, f.reach(ctx, r))
+	if err = f.catchUp(ctx, r); err == nil {
+		err = f.reach(ctx, r) // much may have changed meanwhile
+	}
+	return f.settle(r, err)
 }
 
 // settle notes what bringing the copy that is served to the head came to, and returns what was reached. The turn is held.

@@ -189,22 +189,32 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 		l = *r.mark.Loading
 	}
 	l.Early, l.Torn = true, true
-	part := func(m mark, c *Changes) error {
+	commit := func(m mark, c *Changes) error {
 		return r.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
 	}
+	torn := mark{Format: markFormat, Position: from, Loading: &l}
 	// Small parts, so that one that is under way does not hold up Close.
 	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {
-		torn := l
-		return part(mark{Format: markFormat, Position: from, Loading: &torn}, &Changes{Deleted: deleted, Written: written})
+		if len(deleted) > 0 {
+			if err := commit(torn, &Changes{Deleted: deleted}); err != nil {
+				return err
+			}
+		}
+		if len(written) == 0 {
+			return nil
+		}
+		return r.fill(ctx, torn, written, true)
 	})
 	if err != nil {
 		return err
 	}
 	m := mark{Format: markFormat, Position: rest.To}
-	if l.Torn = false; !l.Paged {
-		m.Loading = &l
+	if !l.Paged {
+		whole := l
+		whole.Torn = false
+		m.Loading = &whole
 	}
-	return part(m, &rest)
+	return commit(m, &rest)
 }
 
 // begin begins a copy: its definitions, and a mark that says that no relationship is there yet.
