@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
@@ -17,8 +16,7 @@ import (
 )
 
 // followedStore is what Remote knows of another Deputy server on the engine embedded, whose store this server follows. That one is asked for its head, which
-// is its store's own, so that it needs no write (see remoteHead). Revisions of the store are numbers that grow. They are printed with the store's id,
-// "1764030000000000000@0f6f1e3c-…", because a store that was promoted, or restored from a backup, has another id, and uses numbers again.
+// is its store's own, so that it needs no write (see remoteHead). It is printed as an authz.StoreRevision.
 type followedStore struct {
 	// head asks for the store's head, as it is printed.
 	head func(ctx context.Context) (printed string, err error)
@@ -40,16 +38,6 @@ func (e *Engine) Follows(ctx context.Context, head func(ctx context.Context) (pr
 }
 
 var errPrinted = errors.New("engine: it is no revision of a Deputy store")
-
-// parsePrinted reads what is printed.
-func parsePrinted(printed string) (number uint64, id string, err error) {
-	text, id, _ := strings.Cut(printed, "@")
-	number, err = strconv.ParseUint(text, 10, 64)
-	if err != nil || id == "" {
-		return 0, "", fmt.Errorf("%w: %q", errPrinted, printed)
-	}
-	return number, id, nil
-}
 
 // decimal is a revision that is printed as a number.
 type decimal uint64
@@ -105,17 +93,17 @@ func (e *Engine) followedHead(ctx context.Context, take func() (string, error)) 
 	if err != nil {
 		return authz.Revision{}, err
 	}
-	number, id, err := parsePrinted(printed)
-	if err != nil {
-		return authz.Revision{}, Failure("engine.Head", err)
+	head, ok := authz.ParseStoreRevision(printed)
+	if !ok {
+		return authz.Revision{}, Failure("engine.Head", fmt.Errorf("%w: %q", errPrinted, printed))
 	}
-	if id == before && number < floor {
+	if head.Store == before && head.Number < floor {
 		return authz.Revision{}, Failure("engine.Head", unfit(errWentBack))
 	}
-	if !a.saw(id, before, number) {
+	if !a.saw(head, before) {
 		return authz.Revision{}, Failure("engine.Head", unfit(errLeft))
 	}
-	token, err := zedtoken.NewFromRevision(ctx, decimal(number), datalayer.NoSchemaHashInLegacyMode, named(id))
+	token, err := zedtoken.NewFromRevision(ctx, decimal(head.Number), datalayer.NoSchemaHashInLegacyMode, named(head.Store))
 	if err != nil {
 		return authz.Revision{}, Failure("engine.Head", err)
 	}
@@ -127,16 +115,16 @@ var errLeft = errors.New("another store has answered meanwhile: the server that 
 
 // saw notes a head that a store has answered with, asked while the one with the id before was the last that had answered. A store that was left does not
 // come back: it returns false, and notes nothing, where a third one has answered since.
-func (a *followedStore) saw(id, before string, number uint64) bool {
+func (a *followedStore) saw(head authz.StoreRevision, before string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.id != id {
+	if a.id != head.Store {
 		if a.id != before {
 			return false
 		}
-		a.id, a.floor = id, 0
+		a.id, a.floor = head.Store, 0
 	}
-	a.floor = max(a.floor, number)
+	a.floor = max(a.floor, head.Number)
 	return true
 }
 
@@ -168,7 +156,7 @@ func (a *followedStore) printed(r authz.Revision) (string, error) {
 	if err != nil {
 		return "", Failure("engine.Printed", err)
 	}
-	return decimal(number).String() + "@" + a.id, nil
+	return authz.StoreRevision{Number: number, Store: a.id}.String(), nil
 }
 
 // reaches refuses a head that does not show revisions: one of another store, or one that this store has not made.

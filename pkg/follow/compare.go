@@ -294,16 +294,15 @@ func differing(differ map[Bucket]Digest) []Bucket {
 	return buckets
 }
 
-// lives reports whether a relationship lives at the moment.
-func (c *comparison) lives(rel *tuple.Relationship) bool {
-	at := rel.OptionalExpiration
-	return at == nil || at.After(c.moment)
+// Lives reports whether a relationship lives at a moment: it has no expiration, or one after the moment.
+func Lives(rel *tuple.Relationship, moment time.Time) bool {
+	return rel.OptionalExpiration == nil || rel.OptionalExpiration.After(moment)
 }
 
 // live calls fn with the copy's relationships that live at the moment, until it returns an error.
 func (c *comparison) live(ctx context.Context, resourceType string, fn func(*tuple.Relationship) error) error {
 	return c.store.Each(ctx, c.at, resourceType, func(rel tuple.Relationship) error {
-		if !c.lives(&rel) {
+		if !Lives(&rel, c.moment) {
 			return nil
 		}
 		return fn(&rel)
@@ -380,7 +379,7 @@ func (c *comparison) rows(theirs, ours []tuple.Relationship) {
 	details := func(all []tuple.Relationship) map[string]string {
 		texts := make(map[string]string, len(all))
 		for i := range all {
-			if c.lives(&all[i]) {
+			if Lives(&all[i], c.moment) {
 				name := referenceName(all[i].RelationshipReference)
 				texts[name], refs[name] = detailsOf(&all[i]), all[i].RelationshipReference
 			}

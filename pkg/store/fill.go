@@ -24,39 +24,22 @@ func (s *Store) Fill(ctx context.Context, follows, mark []byte, rels []tuple.Rel
 	if len(mark) > maxMark {
 		return 0, fmt.Errorf("store: a mark of %d bytes; it may have %d", len(mark), maxMark)
 	}
-	tx, err := s.begin()
-	if err != nil {
-		return 0, err
-	}
-	// Whoever commits the transaction takes its lease over.
-	release := tx.lease.release
-	defer func() {
-		tx.finish()
-		s.pending.Add(-int64(tx.counted))
-		release()
-	}()
-	f := filling{tx: tx}
-	if err := tx.exclusively(func() error {
-		if err := tx.mark(follows, mark); err != nil {
-			return err
-		}
-		if err := f.take(ctx, rels); err != nil {
-			return err
-		}
-		if looked {
-			return f.leaveOut(ctx)
-		}
-		return nil
-	}); err != nil {
-		return 0, err
-	}
-	tx.finish()
-	p, err := f.propose()
-	if err != nil {
-		return 0, err
-	}
-	release = func() {}
-	return s.commit(context.WithoutCancel(ctx), tx, p)
+	var f filling
+	return s.within(context.WithoutCancel(ctx), func(tx *transaction) error {
+		f.tx = tx
+		return tx.exclusively(func() error {
+			if err := tx.mark(follows, mark); err != nil {
+				return err
+			}
+			if err := f.take(ctx, rels); err != nil {
+				return err
+			}
+			if looked {
+				return f.leaveOut(ctx)
+			}
+			return nil
+		})
+	}, func(*transaction) (*proposal, error) { return f.propose() })
 }
 
 // filling are relationships on their way into a store.
@@ -166,21 +149,16 @@ func (f *filling) propose() (*proposal, error) {
 		versions: make([]int, 0, versions), keys: make([]string, 0, versions),
 		changes: true, rows: int64(len(f.rows) - f.replaced),
 	}
-	ops := uint32(0)
-	put := func(key, value []byte) {
-		p.put(key, value)
-		ops++
-	}
 	for key, own := range f.tx.own.byKey { // the mark, whose key is below those of rows
 		log.add([]byte(key), own.value)
-		put([]byte(key), own.value)
+		p.put([]byte(key), own.value)
 		p.keys = append(p.keys, key)
 	}
 	text := string(f.text)
 	for i := range f.rows {
 		r := &f.rows[i]
 		log.add(f.forward(r), r.value)
-		put(f.forward(r), r.value)
+		p.put(f.forward(r), r.value)
 		p.keys = append(p.keys, text[r.from:r.middle], text[r.middle:r.to])
 	}
 	var key []byte
@@ -193,28 +171,15 @@ func (f *filling) propose() (*proposal, error) {
 			forward := f.forward(&f.rows[i])
 			key = appendExpiration(key[:0], at.Unix(), 0, forward)
 			p.set(key, len(forward)+versionLen, nil)
-			ops++
 		}
 	}
 	slices.SortFunc(f.rows, func(a, b filled) int {
 		return cmp.Or(bytes.Compare(f.reverse(&a), f.reverse(&b)), cmp.Compare(a.from, b.from))
 	})
 	for i := range f.rows {
-		put(f.reverse(&f.rows[i]), f.rows[i].value)
+		p.put(f.reverse(&f.rows[i]), f.rows[i].value)
 	}
-	for i, chunk := range log.finish() {
-		value := p.op(changelogKey(0, uint32(i)), chunk)
-		p.revisions = append(p.revisions, value.key+1)
-		if i == 0 {
-			p.head = value.value
-		}
-		ops++
-	}
-	if len(p.batch) > maxProposal {
-		return nil, tooLarge(maxProposal)
-	}
-	batchrepr.SetCount(p.batch, ops)
-	return p, nil
+	return p.end(log)
 }
 
 // put appends a set operation whose key ends with a version.
@@ -225,4 +190,5 @@ func (p *proposal) put(key, value []byte) {
 	p.versions = append(p.versions, len(p.batch))
 	p.batch = append(p.batch, make([]byte, versionLen)...)
 	p.batch = appendBytes(p.batch, value)
+	p.ops++
 }

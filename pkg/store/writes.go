@@ -107,8 +107,9 @@ func (w *writes) between(s span) []ownRow {
 
 // A proposal is a transaction's changes, encoded for Pebble but for the revision, which the commit fills in.
 type proposal struct {
-	// batch is Pebble's representation of a batch, see its package batchrepr.
+	// batch is Pebble's representation of a batch, see its package batchrepr. It has as many operations as ops says.
 	batch []byte
+	ops   uint32
 	// versions are where in the batch a version belongs (8 bytes), revisions where a revision does, and
 	// head is where the changelog begins.
 	versions, revisions []int
@@ -150,7 +151,6 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 		return nil, err
 	}
 	p := &proposal{batch: make([]byte, batchrepr.HeaderLen, batchrepr.HeaderLen+(w.size-writeBytes*len(w.byKey))*3/2+256)}
-	ops := uint32(0)
 	type keyed struct {
 		key string
 		*write
@@ -170,7 +170,6 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 		log.add(key, c.value)
 		p.narrows = p.narrows && c.narrowing(narrows)
 		p.set(append(key, make([]byte, versionLen)...), versionLen, c.value)
-		ops++
 		p.keys = append(p.keys, c.key)
 		if !c.isRow {
 			p.schema = p.schema || c.key[0] == kindNamespace || c.key[0] == kindCaveat
@@ -186,7 +185,6 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 		key = c.row.appendReverse(key[:0])
 		p.keys = append(p.keys, string(key))
 		p.set(append(key, make([]byte, versionLen)...), versionLen, c.value)
-		ops++
 		switch {
 		case isGone(c.value):
 			p.rows--
@@ -201,21 +199,24 @@ func (w *writes) propose(metadata *structpb.Struct, narrows func(resourceType, r
 		if expires {
 			key = appendExpiration(key[:0], at.Unix(), 0, []byte(c.key))
 			p.set(key, len(c.key)+versionLen, nil)
-			ops++
 		}
 	}
+	return p.end(log)
+}
+
+// end appends the changelog, with which a proposal is complete, and refuses one that is too large.
+func (p *proposal) end(log *chunks) (*proposal, error) {
 	for i, chunk := range log.finish() {
 		value := p.op(changelogKey(0, uint32(i)), chunk)
 		p.revisions = append(p.revisions, value.key+1)
 		if i == 0 {
 			p.head = value.value
 		}
-		ops++
 	}
 	if len(p.batch) > maxProposal {
 		return nil, tooLarge(maxProposal)
 	}
-	batchrepr.SetCount(p.batch, ops)
+	batchrepr.SetCount(p.batch, p.ops)
 	return p, nil
 }
 
@@ -237,6 +238,7 @@ func (p *proposal) op(key, value []byte) position {
 	at := position{key: len(p.batch) - len(key)}
 	p.batch = appendBytes(p.batch, value)
 	at.value = len(p.batch) - len(value)
+	p.ops++
 	return at
 }
 

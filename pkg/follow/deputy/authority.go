@@ -7,8 +7,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -250,13 +248,13 @@ func errNoRelationship() error {
 	return malformed("a relationship that lacks a part, or has a name that is none")
 }
 
-// Revision is follow.Authority's: the revision in decimal, as SpiceDB prints it, an @, and the store's id, which SpiceDB's tokens carry beside it.
+// Revision is follow.Authority's: an authz.StoreRevision, whose number SpiceDB prints likewise, and whose id SpiceDB's tokens carry beside it.
 func (a *Authority) Revision(p follow.Position) (string, error) {
 	at, ok := toWire(&p)
 	if !ok {
 		return "", notOurs(&p)
 	}
-	return p.State + "@" + at.GetStoreId(), nil
+	return authz.StoreRevision{Number: at.GetRevision(), Store: at.GetStoreId()}.String(), nil
 }
 
 // Shows is follow.Authority's, of what Revision writes. A revision of another store is shown by none of this one's positions.
@@ -265,12 +263,11 @@ func (a *Authority) Shows(p follow.Position, revision string) (bool, error) {
 	if !ok {
 		return false, notOurs(&p)
 	}
-	number, store, _ := strings.Cut(revision, "@")
-	asked, err := strconv.ParseUint(number, 10, 64)
-	if err != nil || store == "" {
+	asked, ok := authz.ParseStoreRevision(revision)
+	if !ok {
 		return false, fmt.Errorf("follow: %q is no revision of a Deputy store", revision)
 	}
-	return store == at.GetStoreId() && asked <= at.GetRevision(), nil
+	return asked.Store == at.GetStoreId() && asked.Number <= at.GetRevision(), nil
 }
 
 // state is one position, which may be read for as long as the store's retention holds.

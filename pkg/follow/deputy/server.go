@@ -352,7 +352,7 @@ func (s *Server) living(ctx context.Context, at store.Revision, resourceType str
 	defer turn.Give()
 	var sending error
 	err = s.store.Each(ctx, at, resourceType, func(rel tuple.Relationship) error {
-		if lives(&rel, moment) {
+		if follow.Lives(&rel, moment) {
 			sending = fn(&rel)
 		}
 		return sending

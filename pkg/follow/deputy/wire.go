@@ -3,7 +3,6 @@ package deputy
 import (
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	core "github.com/authzed/spicedb/pkg/proto/core/v1"
@@ -212,9 +211,4 @@ func add(to *follow.Definitions, in *deputyv1.FollowedDefinitions) (err error) {
 		to.Counters = append(to.Counters, follow.Counter{Name: c.GetName(), Filter: filter})
 	}
 	return nil
-}
-
-// lives reports whether a relationship lives at a moment.
-func lives(rel *tuple.Relationship, moment time.Time) bool {
-	return rel.OptionalExpiration == nil || rel.OptionalExpiration.After(moment)
 }
