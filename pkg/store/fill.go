@@ -24,39 +24,22 @@ func (s *Store) Fill(ctx context.Context, follows, mark []byte, rels []tuple.Rel
 	if len(mark) > maxMark {
 		return 0, fmt.Errorf("store: a mark of %d bytes; it may have %d", len(mark), maxMark)
 	}
-	tx, err := s.begin()
-	if err != nil {
-		return 0, err
-	}
-	// Whoever commits the transaction takes its lease over.
-	release := tx.lease.release
-	defer func() {
-		tx.finish()
-		s.pending.Add(-int64(tx.counted))
-		release()
-	}()
-	f := filling{tx: tx}
-	if err := tx.exclusively(func() error {
-		if err := tx.mark(follows, mark); err != nil {
-			return err
-		}
-		if err := f.take(ctx, rels); err != nil {
-			return err
-		}
-		if looked {
-			return f.leaveOut(ctx)
-		}
-		return nil
-	}); err != nil {
-		return 0, err
-	}
-	tx.finish()
-	p, err := f.propose()
-	if err != nil {
-		return 0, err
-	}
-	release = func() {}
-	return s.commit(context.WithoutCancel(ctx), tx, p)
+	var f filling
+	return s.within(context.WithoutCancel(ctx), func(tx *transaction) error {
+		f.tx = tx
+		return tx.exclusively(func() error {
+			if err := tx.mark(follows, mark); err != nil {
+				return err
+			}
+			if err := f.take(ctx, rels); err != nil {
+				return err
+			}
+			if looked {
+				return f.leaveOut(ctx)
+			}
+			return nil
+		})
+	}, func(*transaction) (*proposal, error) { return f.propose() })
 }
 
 // filling are relationships on their way into a store.

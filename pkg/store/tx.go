@@ -61,30 +61,38 @@ func (s *Store) ReadWriteTx(ctx context.Context, fn datastore.TxUserFunc, opts .
 
 // try runs a transaction once.
 func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *options.RWTOptions) (Revision, error) {
+	return s.within(ctx, func(tx *transaction) error {
+		if config.SchemaHashPrecondition != "" {
+			if err := tx.checkSchemaHash(config.SchemaHashPrecondition); err != nil {
+				return err
+			}
+		}
+		return fn(ctx, tx)
+	}, func(tx *transaction) (*proposal, error) { return tx.own.propose(config.Metadata, s.config.Narrows) })
+}
+
+// within begins a transaction, calls write in it, ends it, and commits what propose makes of it. Without writes it commits nothing, and returns the
+// revision that the transaction has read at. Errors are those of write, propose and commit.
+func (s *Store) within(ctx context.Context, write func(*transaction) error, propose func(*transaction) (*proposal, error)) (Revision, error) {
 	tx, err := s.begin()
 	if err != nil {
 		return 0, err
 	}
-	// Whoever commits the transaction takes its lease over.
+	// The commit takes the transaction's lease over.
 	release := tx.lease.release
 	defer func() {
 		tx.finish()
 		s.pending.Add(-int64(tx.counted))
 		release()
 	}()
-	if config.SchemaHashPrecondition != "" {
-		if err := tx.checkSchemaHash(config.SchemaHashPrecondition); err != nil {
-			return 0, err
-		}
-	}
-	if err := fn(ctx, tx); err != nil {
+	if err := write(tx); err != nil {
 		return 0, err
 	}
 	tx.finish()
 	if !tx.own.any {
 		return tx.view.at, nil
 	}
-	p, err := tx.own.propose(config.Metadata, s.config.Narrows)
+	p, err := propose(tx)
 	if err != nil {
 		return 0, err
 	}
