@@ -129,8 +129,10 @@ func TestFillRefuses(t *testing.T) {
 		"too much":      {t.Context(), "one", many, func(err error) bool { return strings.Contains(err.Error(), "MiB of memory") }},
 		"gone":          {gone, "one", many[:1], func(err error) bool { return errors.Is(err, context.Canceled) }},
 	} {
-		if _, err := s.Fill(test.ctx, []byte(test.follows), []byte("three"), test.rels, true); err == nil || !test.want(err) {
-			t.Errorf("%s: the answer is %v", name, err)
+		for _, looked := range []bool{true, false} {
+			if _, err := s.Fill(test.ctx, []byte(test.follows), []byte("three"), test.rels, looked); err == nil || !test.want(err) {
+				t.Errorf("%s, looked up %v: the answer is %v", name, looked, err)
+			}
 		}
 	}
 	if got := headOf(t, s); got != head {
