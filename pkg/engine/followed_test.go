@@ -3,6 +3,9 @@ package engine
 import (
 	"testing"
 
+	"github.com/authzed/spicedb/pkg/datalayer"
+	"github.com/authzed/spicedb/pkg/zedtoken"
+
 	"github.com/deputyauth/deputy/pkg/authz"
 )
 
@@ -41,7 +44,7 @@ func TestStoreThatWasLeft(t *testing.T) {
 	}
 }
 
-// TestStoreThatWasPutBack: a store that was put back to what it was before keeps its id, and its heads are refused until they lie beyond what was
+// TestStoreThatWasPutBack: a store that was put back to what it was before keeps its id, and its heads are refused until they show what was read or
 // acknowledged. One that was restored from a backup has another id, and begins anew: its own tokens hold, and those of before do not.
 func TestStoreThatWasPutBack(t *testing.T) {
 	e := &Engine{followed: &followedStore{}}
@@ -49,10 +52,23 @@ func TestStoreThatWasPutBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for printed, want := range map[string]authz.Kind{"99@one": authz.Unavailable, "50@one": authz.Unavailable} {
-		if _, err := headOf(t, e, printed); authz.KindOf(err) != want {
-			t.Errorf("the head %s: %v, want %v", printed, err, want)
+	refused := func(printed string) {
+		t.Helper()
+		if _, err := headOf(t, e, printed); authz.KindOf(err) != authz.Unavailable {
+			t.Errorf("the head %s: %v, want that the store is refused", printed, err)
 		}
+	}
+	refused("50@one")
+	refused("99@one")
+	written, err := zedtoken.NewFromRevision(t.Context(), decimal(120), datalayer.NoSchemaHashInLegacyMode, named("one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.followed.wrote(authz.Revision{Token: written.GetToken()})
+	refused("100@one")
+	refused("119@one")
+	if _, err := headOf(t, e, "120@one"); err != nil {
+		t.Errorf("the head that shows the write: %v", err)
 	}
 	restored, err := headOf(t, e, "50@two")
 	if err != nil {
