@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	core "github.com/authzed/spicedb/pkg/proto/core/v1"
 	"github.com/authzed/spicedb/pkg/tuple"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -48,6 +50,24 @@ type hostile struct {
 	size int
 	// id is what it says that its store's id is; empty for one that is an id.
 	id string
+	// one is a message that it answers with, where it is one of the answers to what was asked; nil for none.
+	one atomic.Pointer[proto.Message]
+}
+
+// only sends the message that a hostile server answers with, if it is an answer of this kind.
+func only[M any, P interface {
+	*M
+	proto.Message
+}](h *hostile, s grpc.ServerStreamingServer[M]) (sent bool, err error) {
+	one := h.one.Load()
+	if one == nil {
+		return false, nil
+	}
+	message, ok := (*one).(P)
+	if !ok {
+		return false, nil
+	}
+	return true, s.Send((*M)(message))
 }
 
 // name is a name that it sends.
@@ -81,6 +101,9 @@ func (h *hostile) endlessly(size int, send func() error) error {
 }
 
 func (h *hostile) ReadDefinitions(_ *deputyv1.ReadDefinitionsRequest, s grpc.ServerStreamingServer[deputyv1.ReadDefinitionsResponse]) error {
+	if sent, err := only(h, s); sent {
+		return err
+	}
 	if h.deep > 0 {
 		return s.Send(&deputyv1.ReadDefinitionsResponse{Definitions: &deputyv1.FollowedDefinitions{Types: [][]byte{deepType(h.deep)}}})
 	}
@@ -98,6 +121,9 @@ func (h *hostile) ReadDefinitions(_ *deputyv1.ReadDefinitionsRequest, s grpc.Ser
 }
 
 func (h *hostile) ReadChanges(_ *deputyv1.ReadChangesRequest, s grpc.ServerStreamingServer[deputyv1.ReadChangesResponse]) error {
+	if sent, err := only(h, s); sent {
+		return err
+	}
 	if h.endless == "written" {
 		return h.endlessly(h.cost(), func() error {
 			return s.Send(&deputyv1.ReadChangesResponse{To: position(), Written: []*deputyv1.FollowedRelationship{rel(h.name())}})
@@ -109,6 +135,9 @@ func (h *hostile) ReadChanges(_ *deputyv1.ReadChangesRequest, s grpc.ServerStrea
 }
 
 func (h *hostile) ReadPage(_ *deputyv1.ReadPageRequest, s grpc.ServerStreamingServer[deputyv1.ReadPageResponse]) error {
+	if sent, err := only(h, s); sent {
+		return err
+	}
 	if h.same {
 		h.pages.Add(1)
 		return s.Send(&deputyv1.ReadPageResponse{Next: "there"})
@@ -142,12 +171,18 @@ func (h *hostile) ReadDigests(_ *deputyv1.ReadDigestsRequest, s grpc.ServerStrea
 }
 
 func (h *hostile) ReadRows(_ *deputyv1.ReadRowsRequest, s grpc.ServerStreamingServer[deputyv1.ReadRowsResponse]) error {
+	if sent, err := only(h, s); sent {
+		return err
+	}
 	return h.endlessly(h.cost(), func() error {
 		return s.Send(&deputyv1.ReadRowsResponse{Relationships: []*deputyv1.FollowedRelationship{rel(h.name())}})
 	})
 }
 
 func (h *hostile) ReadBucket(_ *deputyv1.ReadBucketRequest, s grpc.ServerStreamingServer[deputyv1.ReadBucketResponse]) error {
+	if sent, err := only(h, s); sent {
+		return err
+	}
 	if h.endless == "nothing" {
 		return h.endlessly(64, func() error { return s.Send(&deputyv1.ReadBucketResponse{}) })
 	}
@@ -316,6 +351,106 @@ func TestEndlessAnswers(t *testing.T) {
 				t.Errorf("the server got rid of %d bytes, and may of %d", sent, c.most)
 			}
 		})
+	}
+}
+
+// TestNames: a name at any place of an answer is as long as names are, and has no sign with which a key, the text of a digest or a log could be taken for
+// another one. An answer with any other name is refused.
+func TestNames(t *testing.T) {
+	type (
+		relationship = deputyv1.FollowedRelationship
+		definitions  = deputyv1.FollowedDefinitions
+		changes      = deputyv1.ReadChangesResponse
+		answer       = func(name string) proto.Message
+	)
+	part := func(set func(r *relationship, name string)) answer {
+		return func(name string) proto.Message {
+			r := rel("plan")
+			set(r, name)
+			return &deputyv1.ReadPageResponse{Relationships: []*relationship{r}}
+		}
+	}
+	changed := func(change func(c *changes, name string)) answer {
+		return func(name string) proto.Message {
+			c := &changes{To: position()}
+			change(c, name)
+			return c
+		}
+	}
+	defined := func(define func(d *definitions, name string)) answer {
+		return func(name string) proto.Message {
+			d := &definitions{}
+			define(d, name)
+			return &deputyv1.ReadDefinitionsResponse{Definitions: d}
+		}
+	}
+	two := func(name string) []*relationship { return []*relationship{rel("plan"), rel(name)} }
+	encoded := func(m proto.Message) [][]byte {
+		text, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return [][]byte{text}
+	}
+	places := map[string]answer{
+		"the type of an object":        part(func(r *relationship, n string) { r.ResourceType = n }),
+		"the id of an object":          part(func(r *relationship, n string) { r.ResourceId = n }),
+		"a relation":                   part(func(r *relationship, n string) { r.Relation = n }),
+		"the type of a subject":        part(func(r *relationship, n string) { r.SubjectType = n }),
+		"the id of a subject":          part(func(r *relationship, n string) { r.SubjectId = n }),
+		"the relation of a subject":    part(func(r *relationship, n string) { r.SubjectRelation = n }),
+		"the caveat of a relationship": part(func(r *relationship, n string) { r.CaveatName = n }),
+		"a row":                        func(n string) proto.Message { return &deputyv1.ReadRowsResponse{Relationships: two(n)} },
+		"a bucket":                     func(n string) proto.Message { return &deputyv1.ReadBucketResponse{Relationships: two(n)[1:]} },
+		"a written relationship":       changed(func(c *changes, n string) { c.Written = two(n) }),
+		"a deleted relationship":       changed(func(c *changes, n string) { c.Deleted = two(n) }),
+		"a deleted type":               changed(func(c *changes, n string) { c.DeletedTypes = []string{"a", n} }),
+		"a deleted caveat":             changed(func(c *changes, n string) { c.DeletedCaveats = []string{"a", n} }),
+		"a deleted counter":            changed(func(c *changes, n string) { c.DeletedCounters = []string{"a", n} }),
+		"a written caveat": changed(func(c *changes, n string) {
+			c.Definitions = &definitions{Caveats: encoded(&core.CaveatDefinition{Name: n})}
+		}),
+		"a type":    defined(func(d *definitions, n string) { d.Types = encoded(&core.NamespaceDefinition{Name: n}) }),
+		"a caveat":  defined(func(d *definitions, n string) { d.Caveats = encoded(&core.CaveatDefinition{Name: n}) }),
+		"a counter": defined(func(d *definitions, n string) { d.Counters = []*deputyv1.FollowedCounter{{Name: n}} }),
+	}
+	h := &hostile{}
+	a, at := follows(t, h)
+	read := func(place, name string) error {
+		one := places[place](name)
+		h.one.Store(&one)
+		var err error
+		switch one.(type) {
+		case *deputyv1.ReadPageResponse:
+			_, err = a.At(at).Page(t.Context(), "", 5)
+		case *changes:
+			_, err = a.ChangesSince(t.Context(), at, 5)
+		case *deputyv1.ReadDefinitionsResponse:
+			_, err = a.At(at).Definitions(t.Context())
+		case *deputyv1.ReadRowsResponse:
+			_, err = a.At(at).Of(t.Context(), make([]tuple.RelationshipReference, 2))
+		case *deputyv1.ReadBucketResponse:
+			asked := tuple.Relationship{RelationshipReference: tuple.RelationshipReference{
+				Resource: tuple.ObjectAndRelation{ObjectType: "document", ObjectID: name}, Subject: tuple.ObjectAndRelation{ObjectID: "alice"},
+			}}
+			err = a.At(at).Bucket(t.Context(), follow.BucketOf(&asked), time.Now(), 5, func(*tuple.Relationship) error { return nil })
+		}
+		return err
+	}
+	for place := range places {
+		for _, name := range []string{"plan", "w/_|-=+", "*", strings.Repeat("x", 1024)} {
+			if err := read(place, name); err != nil {
+				t.Errorf("%s is refused with the name %.80q: %v", place, name, err)
+			}
+		}
+		for _, none := range []string{"", "a b", "a\nb", "a\x00b", "a\x01b", "a#b", "a@b", "a:b", "ä", strings.Repeat("x", 1025)} {
+			if none == "" && (place == "the relation of a subject" || place == "the caveat of a relationship") {
+				continue // it has none
+			}
+			if err := read(place, none); err == nil {
+				t.Errorf("%s is taken with the name %.80q", place, none)
+			}
+		}
 	}
 }
 
