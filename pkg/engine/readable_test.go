@@ -14,6 +14,13 @@ import (
 // notMigrated is what SpiceDB says of a database that is not migrated.
 const notMigrated = `datastore is not migrated: currently at revision "". Please run "spicedb datastore migrate".`
 
+// hiding is an error that does not say what its cause says.
+type hiding struct{ cause error }
+
+func (hiding) Error() string { return "cannot connect" }
+
+func (h hiding) Unwrap() error { return h.cause }
+
 // TestDatabaseNamesItsSettings: what a database says is told with the settings of this program, and the command as it is to be run.
 func TestDatabaseNamesItsSettings(t *testing.T) {
 	t.Parallel()
@@ -30,7 +37,10 @@ func TestDatabaseNamesItsSettings(t *testing.T) {
 		},
 		"a wrong password": {refused("28P01", "password authentication failed"), []string{"password authentication failed", "--datastore-conn-uri"}},
 		"no such database": {refused("3D000", `database "deputy" does not exist`), []string{"does not exist", "--datastore-conn-uri"}},
-		"another text of the same": {
+		"another text, which does not say the code": {
+			hiding{refused("53300", "remaining connection slots are reserved")}, []string{"cannot connect: lower --datastore-conn-pool-read-max-open"},
+		},
+		"a text that says the code": {
 			errors.New("unable to connect: FATAL: sorry (SQLSTATE 53300)"), []string{"--datastore-conn-pool-read-max-open"},
 		},
 		"not migrated": {

@@ -384,7 +384,8 @@ func TestVerifyOutlastsWindow(t *testing.T) {
 	}
 }
 
-// TestVerifyTells says of each type how much was compared, ends with the error of who is told, and is one at a time.
+// TestVerifyTells: a comparison tells of each type how much was compared, ends with the first error of the caller that it tells, and is the only one at a
+// time.
 func TestVerifyTells(t *testing.T) {
 	c := checkedGraph(t, -1, nil)
 	fill(t, c.written, 20)
@@ -407,8 +408,9 @@ func TestVerifyTells(t *testing.T) {
 		t.Errorf("compared %d; the status is %+v", v.Relationships, s)
 	}
 	failed := errors.New("the caller has gone")
-	if _, err := c.Verify(t.Context(), 10, func(follow.Compared) error { return failed }); !errors.Is(err, failed) {
-		t.Errorf("after an error of who is told: %v", err)
+	calls := 0
+	if _, err := c.Verify(t.Context(), 10, func(follow.Compared) error { calls++; return failed }); !errors.Is(err, failed) || calls != 1 {
+		t.Errorf("a caller that failed is told %d times, and the comparison ends with %v", calls, err)
 	}
 	c.meddle(t, touch("folder:f#viewer@user:mallory"), remove("group:g#member@user:alice"), touch("document:1#viewer@user:mallory"))
 	told = nil
@@ -421,6 +423,38 @@ func TestVerifyTells(t *testing.T) {
 	}
 	if want := []follow.Compared{{"document", 61, 62, false}, {"folder", 0, 1, false}, {"group", 1, 0, false}}; !slices.Equal(told, want) {
 		t.Errorf("told %v, want %v", told, want)
+	}
+}
+
+// TestVerifyMore: a comparison that has ended with as many differences as were asked for says whether there may be others, wherever it ended.
+func TestVerifyMore(t *testing.T) {
+	// Relationships that differ in their relations alone are in one bucket, of which eight are looked at together.
+	inOneBucket := func(n int) (updates []tuple.RelationshipUpdate) {
+		for i := range n {
+			updates = append(updates, touch(fmt.Sprintf("document:1#viewer%d@user:mallory", i)))
+		}
+		return updates
+	}
+	c := checkedGraph(t, -1, nil)
+	c.update(t, touch("document:1#viewer@user:alice"))
+	for _, test := range []struct {
+		name   string
+		meddle []tuple.RelationshipUpdate
+		most   int
+		more   bool
+	}{
+		{"all are named", inOneBucket(8), 8, false},
+		{"another one among those that are looked at together", inOneBucket(8), 7, true},
+		{"another one in the bucket", inOneBucket(9), 8, true},
+		{"another bucket", append(inOneBucket(8), touch("group:g#member@user:mallory")), 8, true},
+	} {
+		c.meddle(t, test.meddle...)
+		v, err := c.Verify(t.Context(), test.most, nil)
+		if err != nil || len(v.Differences) != test.most || v.More != test.more {
+			t.Errorf("%s: %+v, %v; want %d differences, and more: %v", test.name, v, err, test.most, test.more)
+		}
+		c.serves(t, false)
+		c.serves(t, true)
 	}
 }
 

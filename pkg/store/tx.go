@@ -71,7 +71,7 @@ func (s *Store) try(ctx context.Context, fn datastore.TxUserFunc, config *option
 	}, func(tx *transaction) (*proposal, error) { return tx.own.propose(config.Metadata, s.config.Narrows) })
 }
 
-// within begins a transaction, has write write in it, ends it, and commits what propose makes of it. Without writes it commits nothing, and returns the
+// within begins a transaction, calls write in it, ends it, and commits what propose makes of it. Without writes it commits nothing, and returns the
 // revision that the transaction has read at. Errors are those of write, propose and commit.
 func (s *Store) within(ctx context.Context, write func(*transaction) error, propose func(*transaction) (*proposal, error)) (Revision, error) {
 	tx, err := s.begin()
