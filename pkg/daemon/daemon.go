@@ -317,7 +317,7 @@ func (d *Daemon) openGraph(kept *store.Store, files int) (io.Closer, []prometheu
 // door builds the guarded authzed.api.v1.
 func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door, error) {
 	version := ""
-	if d.engine.InProcess() {
+	if d.engine.InProcess() || d.cfg.followsDeputy() { // behind another Deputy there is a SpiceDB of the same kind, and no call gets there that is refused here
 		version = engine.SpiceDBVersion + "+deputy" // a build, which zed does not compare with SpiceDB's releases
 	}
 	return spicedb.New(spicedb.Config{
@@ -357,7 +357,7 @@ func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
 	return spicedb.Rights{
 		// A server that follows this one passes on what its own callers may do, which it has judged.
-		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Bounds: c.Bounds,
+		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Relays: c.Follows(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for. A server that
 		// follows this one seals them itself.
 		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services() && !c.Follows(),
