@@ -99,9 +99,10 @@ type Daemon struct {
 }
 
 // Open checks the configuration, opens the engine and then the listener, and builds the server. ctx bounds
-// the opening only. Close releases what Open took.
+// the opening only. Close releases what Open took. A configuration that is refused leaves nothing on the disk, unless it takes the database, another
+// server or the port to find out.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
-	cfg, err := cfg.complete()
+	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, err
 	}
@@ -369,7 +370,7 @@ func (c Config) Check() error {
 	if len(c.TokenKey) == 0 {
 		c.TokenKey = make([]byte, 32)
 	}
-	c, err := c.complete()
+	c, err := c.checked()
 	if err != nil {
 		return err
 	}
@@ -380,6 +381,22 @@ func (c Config) Check() error {
 	}
 	_, err = c.readCallers()
 	return err
+}
+
+// checked fills in defaults and refuses what cannot be served, as far as the settings tell it, with the files that they name and what is in the directories
+// that they name. It makes nothing and asks nobody. Whatever a server can be refused for without that is refused here, before anything is made. What TLS
+// and the callers are read from is checked beside it, where it is opened, which makes nothing either.
+func (c Config) checked() (Config, error) {
+	c, err := c.complete()
+	if err != nil {
+		return c, err
+	}
+	for _, check := range []func() error{c.checkDescriptors, c.Engine.CheckConnection, c.checkDirectories, c.checkJournal} {
+		if err := check(); err != nil {
+			return c, fmt.Errorf("daemon: %w", err)
+		}
+	}
+	return c, nil
 }
 
 // completeEvaluator fills in what evaluates checks, and refuses what the engine cannot be evaluated with.
@@ -478,6 +495,9 @@ func (c Config) complete() (Config, error) {
 		}
 		c.TokenKey = make([]byte, 32)
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
+	}
+	if err := rpc.CheckSecret(c.TokenKey); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
 	c.Engine.KeyMark = keyMark(c.TokenKey)
 	return c, nil

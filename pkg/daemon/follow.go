@@ -88,19 +88,28 @@ var copyName = regexp.MustCompile(`^copy-[0-9]+(\.gone)?$`)
 // makeFollowDir makes the copy's directory if it does not exist. One that holds other files is refused: a mistyped path must not fill a directory
 // with ours.
 func makeFollowDir(dir string) error {
+	there, err := checkFollowDir(dir)
+	if err != nil || there {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// checkFollowDir refuses a directory that holds other files than copies, and reports whether it is there.
+func checkFollowDir(dir string) (there bool, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("the directory of --follow-dir: %w", err)
+		return false, fmt.Errorf("the directory of --follow-dir: %w", err)
 	}
 	for _, e := range entries {
 		if name := e.Name(); !copyName.MatchString(name) && name != "lost+found" && name[0] != '.' {
-			return fmt.Errorf("the directory %s of --follow-dir holds other files (%s); name an empty one, or one that does not exist", dir, name)
+			return false, fmt.Errorf("the directory %s of --follow-dir holds other files (%s); name an empty one, or one that does not exist", dir, name)
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // authority is what a server follows, with what it holds open.
