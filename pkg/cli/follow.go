@@ -16,7 +16,7 @@ import (
 
 // newFollow builds `deputy follow`.
 func newFollow(p *program) *cobra.Command {
-	cmd := group(groupServer, "follow", "Look at the copy of the database that a server with --follow decides from, and verify it (admins)")
+	cmd := group(groupServer, "follow", "Look at the copy that a server with --follow decides from, and verify it (admins)")
 	c := client(p, cmd)
 	cmd.AddCommand(newFollowStatus(c), newFollowVerify(c))
 	return cmd
@@ -52,7 +52,7 @@ started, another one is to be loaded, and the database answers.`,
 func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	field(w, "SERVES", serving(a))
 	if position := a.GetPosition(); position != nil {
-		field(w, "DATABASE", position.GetAuthority())
+		field(w, "FOLLOWS", position.GetAuthority())
 		field(w, "STATE", fmt.Sprintf("%s, read at %s", position.GetState(), moment(position.GetTime())))
 		field(w, "KNOWN TO BE THE HEAD", a.GetAge().AsDuration().Round(time.Millisecond).String()+" ago")
 		field(w, "RELATIONSHIPS", "about "+strconv.FormatUint(a.GetRelationships(), 10))
@@ -63,7 +63,7 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 		field(w, "LOADING", plural(load.GetRelationships(), "relationship")+" so far")
 	}
 	field(w, "LOADS", strconv.FormatUint(a.GetLoads(), 10))
-	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the database, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))
+	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the primary, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))
 	switch v := a.GetVerification(); {
 	case v == nil:
 		field(w, "VERIFIED", "not since the server started: deputy follow verify does it")
@@ -92,7 +92,7 @@ func serving(a *deputy.GetCopyResponse) string {
 	case a.GetServes():
 		return "yes"
 	case a.GetPosition() == nil:
-		return "no: calls are passed on to the database until there is a copy"
+		return "no: calls are passed on to the primary until there is a copy"
 	default:
 		return fmt.Sprintf("no: for %s the copy has not been known to be the database's newest state; calls are passed on to the database, "+
 			"which may not answer either: the server's log says why", age)
@@ -107,7 +107,7 @@ func differenceText(d *deputy.CopyDifference) string {
 		}
 		return s
 	}
-	return fmt.Sprintf("%s %s: the database has %s, the copy has %s", d.GetKind(), d.GetName(), say(d.GetDatabase()), say(d.GetCopy()))
+	return fmt.Sprintf("%s %s: the primary has %s, the copy has %s", d.GetKind(), d.GetName(), say(d.GetDatabase()), say(d.GetCopy()))
 }
 
 // newFollowVerify builds `deputy follow verify`.
@@ -115,11 +115,11 @@ func newFollowVerify(c *connection) *cobra.Command {
 	var limit uint32
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Compare the whole copy with the database",
-		Long: `Compare the whole copy with the database, at one state of the database and as of one moment: schema, caveats, counters and every
-relationship. The server goes on meanwhile; the database reads its table of relationships once, whole. The exit code is 0 if
-the copy has what the database has, and 1 if not. A copy that differs is out of service from then on: the database answers until
-the server has loaded another one.`,
+		Short: "Compare the whole copy with the primary",
+		Long: `Compare the whole copy with the primary, the database or the other Deputy that the server follows, at one state of the primary
+and as of one moment: schema, caveats, counters and every relationship. The server goes on meanwhile; the primary reads its relationships once,
+all of them. The exit code is 0 if the copy has what the primary has, and 1 if not. A copy that differs is out of service from then on: the primary
+answers until the server has loaded another one.`,
 		Example: `  deputy follow verify
   deputy follow verify --limit 100 -o json`,
 		Args: cobra.NoArgs,
@@ -149,7 +149,7 @@ the server has loaded another one.`,
 // copyVerified is what a comparison came to, for programs.
 type copyVerified struct {
 	Equal bool `json:"equal"`
-	// Authority and State are the database and its state, Moment is as of when both were compared.
+	// Authority and State are the primary and its state, Moment is as of when both were compared.
 	Authority     string           `json:"authority"`
 	State         string           `json:"state"`
 	Moment        time.Time        `json:"moment"`
@@ -221,9 +221,9 @@ func receiveVerification(ctx context.Context, copies deputy.CopyServiceClient, l
 // write prints what was found for people.
 func (v *copyVerified) write(w io.Writer) {
 	if v.Equal {
-		row(w, fmt.Sprintf("ok: the copy has what the database has: its schema and %s", plural(v.Relationships, "relationship")))
+		row(w, fmt.Sprintf("ok: the copy has what the primary has: its schema and %s", plural(v.Relationships, "relationship")))
 	} else {
-		row(w, "NOT ok: the copy is not what the database has. It is out of service, and the server loads another one")
+		row(w, "NOT ok: the copy is not what the primary has. It is out of service, and the server loads another one")
 	}
 	row(w)
 	for _, d := range v.Differences {
@@ -235,11 +235,11 @@ func (v *copyVerified) write(w io.Writer) {
 	for _, t := range v.Types {
 		count := plural(t.Copy, "relationship")
 		if !t.Equal {
-			count = fmt.Sprintf("NOT equal: the database has %d, the copy has %d", t.Database, t.Copy)
+			count = fmt.Sprintf("NOT equal: the primary has %d, the copy has %d", t.Database, t.Copy)
 		}
 		row(w, "TYPE "+t.Type, count)
 	}
-	field(w, "DATABASE", v.Authority)
+	field(w, "FOLLOWS", v.Authority)
 	field(w, "STATE", v.State)
 	field(w, "AS OF", v.Moment.UTC().Format(time.RFC3339))
 	field(w, "TOOK", v.Ended.Sub(v.Began).Round(time.Millisecond).String())

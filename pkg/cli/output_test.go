@@ -192,10 +192,10 @@ func TestServing(t *testing.T) {
 		want string
 	}{
 		{&deputy.GetCopyResponse{Serves: true, Position: position}, "yes"},
-		{&deputy.GetCopyResponse{}, "no: calls are passed on to the database until there is a copy"},
+		{&deputy.GetCopyResponse{}, "no: calls are passed on to the primary until there is a copy"},
 		{
 			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second)},
-			"no: for 19s the copy has not been known to be the database's newest state; calls are passed on to the database, which may not answer either: " +
+			"no: for 19s the copy has not been known to be the primary's newest state; calls are passed on to the primary, which may not answer either: " +
 				"the server's log says why",
 		},
 	} {

@@ -420,7 +420,7 @@ func (c Config) completeEvaluator() (Config, error) {
 	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
 		return c, errors.New("--verify-sample is not a share, 0 to 1")
 	case c.VerifySample != 0 && c.Following.On:
-		return c, errors.New("--verify-sample and --follow exclude each other: --follow-sample compares a copy with its database; leave --verify-sample out")
+		return c, errors.New("--verify-sample and --follow exclude each other: --follow-sample compares the copy with what it is of; leave --verify-sample out")
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("--verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}

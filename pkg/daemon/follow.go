@@ -60,7 +60,7 @@ func (f Following) complete(e engine.Config) (Following, error) {
 	}
 	switch {
 	case f.Dir == "":
-		return f, errors.New("--follow needs --follow-dir, the directory that it keeps its copy of the database in")
+		return f, errors.New("--follow needs --follow-dir, the directory that it keeps its copy of the primary in")
 	case f.Wait < 0 || f.Wait > maxFollowWait:
 		return f, fmt.Errorf("--follow-wait is %s: set at most %s, or leave it out for %s", f.Wait, maxFollowWait, follow.DefaultWait)
 	case f.MaxAge != 0 && f.MaxAge < minMaxAge:
@@ -265,7 +265,7 @@ func (d *Daemon) decides(ctx context.Context) error {
 		// One commit can have every server load a new copy at the same time. If none of them was ready then, nobody could act.
 		return d.engine.Ready(ctx)
 	default:
-		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the database's head for %s",
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the primary's head for %s",
 			d.cfg.Following.MaxAge)
 	}
 }
@@ -281,9 +281,9 @@ func (d *Daemon) histories() authz.Histories {
 // servedBy is told when the copy serves, and when it does not any more.
 func (d *Daemon) servedBy(serves bool) {
 	if serves {
-		d.log.Info("the copy of the database serves")
+		d.log.Info("the copy of the primary serves")
 	} else {
-		d.log.Info("the copy of the database does not serve")
+		d.log.Info("the copy of the primary does not serve")
 	}
 	d.condition.Lock()
 	open := d.condition.open
@@ -305,7 +305,7 @@ func (d *Daemon) logLoad() func(follow.Progress) {
 	return func(p follow.Progress) {
 		if now := time.Now(); p.Complete || now.Sub(last) >= loadLogged {
 			last = now
-			d.log.Info("a copy of the database is being loaded", zap.Uint64("relationships", p.Relationships), zap.Bool("complete", p.Complete))
+			d.log.Info("a copy of the primary is being loaded", zap.Uint64("relationships", p.Relationships), zap.Bool("complete", p.Complete))
 		}
 	}
 }

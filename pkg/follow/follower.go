@@ -74,7 +74,7 @@ func (c Config) files() vfs.FS {
 }
 
 // ErrNoCopy says that there is no copy yet.
-var ErrNoCopy = errors.New("there is no copy of the authority to decide from: none was made yet, or the last one was taken out of service")
+var ErrNoCopy = errors.New("there is no copy of the primary to decide from: none was made yet, or the last one was taken out of service")
 
 // errClosed says that a follower is used after Close.
 var errClosed = errors.New("follow: the follower is closed")
@@ -189,7 +189,7 @@ func (f *Follower) consider(number int) error {
 		// It ended before its first commit.
 		return f.remove(dir)
 	case errors.Is(err, store.ErrDamaged):
-		f.config.Log.Warn("the copy of the authority is damaged, and is loaded anew", zap.String("directory", dir), zap.Error(err))
+		f.config.Log.Warn("the copy of the primary is damaged, and is loaded anew", zap.String("directory", dir), zap.Error(err))
 		return f.remove(dir)
 	case err != nil:
 		return err
@@ -331,7 +331,7 @@ func (f *Follower) prove(r *replica) {
 // bury removes a copy that is not served any more. If it cannot be removed the next start does.
 func (f *Follower) bury(r *replica) {
 	if err := f.drop(r); err != nil {
-		f.config.Log.Warn("a copy of the authority that is not needed any more could not be removed",
+		f.config.Log.Warn("a copy of the primary that is not needed any more could not be removed",
 			zap.String("directory", r.dir), zap.Error(err))
 	}
 }
@@ -455,7 +455,7 @@ func (f *Follower) Follow(ctx context.Context) (*Reached, error) {
 	if !needsLoad(err) {
 		return reached, err
 	}
-	f.config.Log.Info("the authority is being loaded", zap.String("because", err.Error()))
+	f.config.Log.Info("a copy of the primary is being loaded", zap.String("because", err.Error()))
 	if err := f.Load(ctx); err != nil {
 		return nil, err
 	}

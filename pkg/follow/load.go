@@ -123,7 +123,7 @@ func (f *Follower) pages(ctx context.Context, half *replica) error {
 		}
 		l := *half.mark.Loading
 		if r.page.Next != "" && (r.page.Next == l.Next || len(r.page.Relationships) == 0) {
-			return errors.New("follow: a page of the authority's does not lead on")
+			return errors.New("follow: a page of the primary's does not lead on")
 		}
 		if r.page.Next != "" {
 			coming = f.read(ctx, r.changes.To, r.page.Next)

@@ -12,6 +12,9 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,8 +42,23 @@ func followsDeputy(t *testing.T, p *node, change func(*daemon.Config)) *node {
 	if change != nil {
 		change(&cfg)
 	}
-	s := harness.Start(t, cfg)
+	logs, said := observer.New(zapcore.InfoLevel)
+	t.Cleanup(func() {
+		for _, entry := range said.All() {
+			noDatabase(t, "the log", fmt.Sprint(entry.Message, entry.ContextMap()))
+		}
+	})
+	s := harness.StartLogging(t, cfg, zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel), zaptest.WrapOptions(
+		zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, logs) }))))
 	return &node{s, s.MetricsAddr().String()}
+}
+
+// noDatabase fails the test where a server that follows another Deputy speaks of a database: there is none.
+func noDatabase(t *testing.T, where, text string) {
+	t.Helper()
+	if strings.Contains(strings.ToLower(text), "database") {
+		t.Errorf("%s speaks of a database, and another Deputy is followed: say %q, which is true of both: %s", where, "the primary", text)
+	}
 }
 
 // TestRevokedThroughPrimaryOrFollower revokes through the server that is followed, or through one that follows, and asks another one next, while all
@@ -173,9 +191,12 @@ func TestPrimaryStopped(t *testing.T) {
 	if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
 		t.Errorf("without the server that it follows the follower fails with %v", err)
 	}
+	noDatabase(t, "a call's failure", err.Error())
 	harness.NotReady(t, n.Nobody)
 	if resp, err := n.check(t, fast); err == nil {
 		t.Errorf("the copy is older than %s, and the follower answers %v", maxAge, resp.GetPermissionship())
+	} else {
+		noDatabase(t, "a call's failure", err.Error())
 	}
 	again := harness.Start(t, daemon.Config{Addr: addr, Engine: on, Callers: harness.Followers()})
 	again.Delete(t, "document:plan#reader@user:alice")
@@ -386,7 +407,7 @@ func (n *node) frozen(t *testing.T, delegation string) *deputyv1.CheckPermission
 }
 
 // lostBaseline fails the test unless a check in a frozen session whose baseline is of a history that is no more is refused, and its explanation has that
-// as the only reason, with what to do.
+// as the only reason, with what to do, which is also said of the session.
 func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest, name string) {
 	t.Helper()
 	if by := n.wants(t, check, no).GetRefusedBy(); by != deputyv1.RefusedBy_REFUSED_BY_ACTOR {
