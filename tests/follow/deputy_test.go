@@ -286,8 +286,13 @@ func TestPromoted(t *testing.T) {
 	frozen := map[string]*deputyv1.CheckPermissionRequest{
 		"the primary": p.frozen(t, check.GetDelegationId()), "a follower": a.frozen(t, check.GetDelegationId()),
 	}
-	for _, f := range frozen {
+	for where, f := range frozen {
 		b.wants(t, f, has)
+		for name, n := range map[string]*node{"the primary": p, "a follower": b} {
+			if lost := n.baselineLost(t, f); lost != "" {
+				t.Errorf("%s says of the baseline of a session that %s started, which can be read: %q", name, where, lost)
+			}
+		}
 	}
 	p.Delete(t, "document:plan#reader@user:alice")
 	a.wants(t, check, no)
@@ -406,6 +411,16 @@ func (n *node) frozen(t *testing.T, delegation string) *deputyv1.CheckPermission
 	}
 }
 
+// baselineLost is what a server says of the baseline of the session that a check is made in.
+func (n *node) baselineLost(t *testing.T, check *deputyv1.CheckPermissionRequest) string {
+	t.Helper()
+	resp, err := n.Sessions().GetSession(t.Context(), &deputyv1.GetSessionRequest{SessionId: check.GetSessionId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetSession().GetBaselineLost()
+}
+
 // lostBaseline fails the test unless a check in a frozen session whose baseline is of a history that is no more is refused, and its explanation has that
 // as the only reason, with what to do, which is also said of the session.
 func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest, name string) {
@@ -430,6 +445,8 @@ func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest
 	if len(refuses) != 1 || !strings.HasPrefix(refuses[0], "GATE_BASELINE: what held when the session started can be read: ") ||
 		!strings.Contains(refuses[0], "start the session anew") {
 		t.Errorf("%s: an explanation refuses for %q; want the baseline alone, which cannot be read", name, refuses)
+	} else if lost := n.baselineLost(t, check); lost == "" || !strings.HasSuffix(refuses[0], ": "+lost) {
+		t.Errorf("%s: of the session it is said %q, and an explanation says %q", name, lost, refuses[0])
 	}
 }
 
