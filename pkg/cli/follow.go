@@ -26,11 +26,12 @@ func newFollow(p *program) *cobra.Command {
 func newFollowStatus(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Say which state of the database the copy has, and whether it serves",
-		Long: `Say which state of the database a server's copy has, how long ago it was known to be the newest one, and whether the
-copy serves; how far a load is; and what comparing the copy with the database came to. The exit code is 0 if the copy serves,
-and 1 if not: then calls are passed on to the database. A server whose copy does not serve is not ready, unless a copy has served since it
-started, another one is to be loaded, and the database answers.`,
+		Short: "Say which state of the primary the copy has, whether it serves, and whether the primary answers",
+		Long: `Say which state of the primary a server's copy has, how long ago it was known to be the newest one, and whether the
+copy serves; whether the primary answers, and if not why; how far a load is; and what comparing the copy with the primary came to. The
+primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1 if not: then calls are passed
+on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, another one is to be loaded,
+and the primary answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
 			answer, err := s.copies.GetCopy(ctx, &deputy.GetCopyRequest{})
@@ -57,7 +58,10 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 		field(w, "KNOWN TO BE THE HEAD", a.GetAge().AsDuration().Round(time.Millisecond).String()+" ago")
 		field(w, "RELATIONSHIPS", "about "+strconv.FormatUint(a.GetRelationships(), 10))
 	} else {
-		field(w, "DATABASE", "there is no copy of it to decide from")
+		field(w, "FOLLOWS", "there is no copy to decide from")
+	}
+	if contact := a.GetContact(); contact != nil {
+		field(w, "PRIMARY ANSWERS", answering(contact))
 	}
 	if load := a.GetLoad(); load != nil {
 		field(w, "LOADING", plural(load.GetRelationships(), "relationship")+" so far")
@@ -86,7 +90,24 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	}
 }
 
-// serving says whether a copy serves. Of one that does not it says no more than is known: calls are passed on to the database, which may not answer either.
+// answering says whether what is followed answers.
+func answering(c *deputy.CopyContact) string {
+	last := "since the server started"
+	if c.GetAnswered() != nil {
+		last = "for " + c.GetAnswered().AsDuration().Round(time.Millisecond).String()
+	}
+	switch {
+	case c.GetAnswers():
+		return "yes, " + c.GetAnswered().AsDuration().Round(time.Millisecond).String() + " ago"
+	case c.GetFailure() == "":
+		return "no: it has given no answer " + last
+	default:
+		return fmt.Sprintf("no: it has given no answer %s (%s)", last, c.GetFailure())
+	}
+}
+
+// serving says whether a copy serves. Of one that does not it says no more than is known: calls are passed on to the primary, and a server that does not
+// say whether the primary answers may be of an older version.
 func serving(a *deputy.GetCopyResponse) string {
 	switch age := a.GetAge().AsDuration().Round(time.Millisecond); {
 	case a.GetServes():
@@ -94,8 +115,11 @@ func serving(a *deputy.GetCopyResponse) string {
 	case a.GetPosition() == nil:
 		return "no: calls are passed on to the primary until there is a copy"
 	default:
-		return fmt.Sprintf("no: for %s the copy has not been known to be the database's newest state; calls are passed on to the database, "+
-			"which may not answer either: the server's log says why", age)
+		text := fmt.Sprintf("no: for %s the copy has not been known to be the primary's newest state; calls are passed on to the primary", age)
+		if a.GetContact() == nil {
+			text += ", which may not answer either: the server's log says why"
+		}
+		return text
 	}
 }
 

@@ -86,6 +86,7 @@ var errClosed = errors.New("follow: the follower is closed")
 type Follower struct {
 	config    Config
 	authority Authority
+	contact   contact
 	// life ends with Close, and with it what is under way.
 	life context.Context //nolint:containedctx // the follower's own life
 	end  context.CancelFunc
@@ -423,7 +424,7 @@ func needsLoad(err error) bool {
 
 // advance brings a copy to the head. The turn is held.
 func (f *Follower) advance(ctx context.Context, r *replica) error {
-	changes, err := f.authority.ChangesSince(ctx, r.at.position, f.config.MaxChanges)
+	changes, err := f.changesSince(ctx, r.at.position)
 	if err != nil {
 		return err
 	}

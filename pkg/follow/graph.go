@@ -334,6 +334,9 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	}
 	g.renewing.Store(true)
 	if !g.discarded.mayLoad(time.Now(), g.config.DiscardPause) {
+		if _, err := g.identityNow(ctx); err != nil { // nothing else asks whether it is still there
+			return err
+		}
 		return errTooOften
 	}
 	g.loading.Store(true)

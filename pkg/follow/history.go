@@ -108,7 +108,7 @@ func (g *Graph) identity(ctx context.Context) (Identity, error) {
 func (g *Graph) identityNow(ctx context.Context) (Identity, error) {
 	is, err := g.identities.ask.Get(ctx, pullTime, func(ctx context.Context) (Identity, error) {
 		asked := time.Now()
-		head, err := g.config.Follower.authority.Head(ctx)
+		head, err := g.config.Follower.head(ctx)
 		if err != nil {
 			return "", err
 		}

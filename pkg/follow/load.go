@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -166,10 +167,12 @@ func (f *Follower) read(ctx context.Context, from Position, next string) <-chan 
 	go func() {
 		var r readPage
 		r.err = authz.Safely("follow.Load", func() (err error) {
-			if r.changes, err = f.authority.ChangesSince(ctx, from, f.config.MaxChanges); err != nil {
+			if r.changes, err = f.changesSince(ctx, from); err != nil {
 				return err
 			}
+			asked := time.Now()
 			r.page, err = f.authority.At(r.changes.To).Page(ctx, next, f.config.PageSize)
+			f.contact.note(asked, err)
 			return err
 		})
 		done <- r
@@ -193,10 +196,17 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 		return r.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
 	}
 	// Small parts, so that one that is under way does not hold up Close.
+	asked := time.Now()
+	var taking error
 	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {
+		f.contact.note(asked, nil) // a part of the answer has come
 		torn := l
-		return part(mark{Format: markFormat, Position: from, Loading: &torn}, &Changes{Deleted: deleted, Written: written})
+		taking = part(mark{Format: markFormat, Position: from, Loading: &torn}, &Changes{Deleted: deleted, Written: written})
+		return taking
 	})
+	if taking == nil { // else the copy has failed
+		f.contact.note(asked, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -212,7 +222,7 @@ func (f *Follower) begin(ctx context.Context) error {
 	if err := f.left.clear(f.remove); err != nil {
 		return err
 	}
-	at, err := f.authority.Head(ctx)
+	at, err := f.head(ctx)
 	if err != nil {
 		return err
 	}

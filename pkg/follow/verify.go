@@ -278,6 +278,8 @@ type Status struct {
 	Sampled *Sampled
 	// Found is the last difference; nil if there was none since the start.
 	Found *Finding
+	// Contact says whether the authority answers.
+	Contact Contact
 }
 
 // Status returns how the copy does.
@@ -285,6 +287,7 @@ func (g *Graph) Status() Status {
 	s := Status{
 		Serves: g.Serves(), Loads: count(g.figures.loads), ByCopy: count(g.figures.byCopy), ByAuthority: count(g.figures.byAuthority),
 		Refused: count(g.figures.refused), Verified: g.checks.verified.Load(), Sampled: g.checks.sampled.Load(), Found: g.checks.found.Load(),
+		Contact: g.config.Follower.contact.now(),
 	}
 	if at := g.now.Load(); at != nil {
 		s.Position, s.Age = at.position, time.Since(at.proven)

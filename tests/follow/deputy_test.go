@@ -174,6 +174,7 @@ func TestPrimaryStopped(t *testing.T) {
 	n := followsDeputy(t, &node{Server: first}, func(c *daemon.Config) { c.Following.Wait, c.Following.MaxAge = 250*time.Millisecond, maxAge })
 	check := n.furnish(t)
 	n.wants(t, check, has)
+	n.inContact(t)
 	fast := &deputyv1.CheckPermissionRequest{
 		AgentId: check.GetAgentId(), Via: check.GetVia(), Resource: check.GetResource(), Permission: "view",
 		Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_MinimizeLatency{MinimizeLatency: true}},
@@ -193,6 +194,7 @@ func TestPrimaryStopped(t *testing.T) {
 	}
 	noDatabase(t, "a call's failure", err.Error())
 	harness.NotReady(t, n.Nobody)
+	noDatabase(t, "the status", n.outOfContact(t, harness.FollowerKey))
 	if resp, err := n.check(t, fast); err == nil {
 		t.Errorf("the copy is older than %s, and the follower answers %v", maxAge, resp.GetPermissionship())
 	} else {
@@ -201,6 +203,7 @@ func TestPrimaryStopped(t *testing.T) {
 	again := harness.Start(t, daemon.Config{Addr: addr, Engine: on, Callers: harness.Followers()})
 	again.Delete(t, "document:plan#reader@user:alice")
 	harness.Ready(t, n.Nobody)
+	n.inContact(t)
 	n.wants(t, check, no)
 	if loads := n.figure(t, "deputy_follow_loads_total"); loads != 1 {
 		t.Errorf("the copy was loaded %.0f times, want once", loads)
