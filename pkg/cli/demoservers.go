@@ -56,7 +56,7 @@ func (r *demoRun) untilServing(ctx context.Context, addr string) error {
 	for {
 		state, err := states.Recv()
 		if err != nil {
-			return fmt.Errorf("waiting for the copy of the database: %w", err)
+			return fmt.Errorf("waiting for the copy of the primary: %w", err)
 		}
 		if state.GetStatus() == healthv1.HealthCheckResponse_SERVING {
 			return nil

@@ -16,7 +16,7 @@ import (
 
 // newFollow builds `deputy follow`.
 func newFollow(p *program) *cobra.Command {
-	cmd := group(groupServer, "follow", "Look at the copy of the database that a server with --follow decides from, and verify it (admins)")
+	cmd := group(groupServer, "follow", "Look at the copy that a server with --follow decides from, and verify it (admins)")
 	c := client(p, cmd)
 	cmd.AddCommand(newFollowStatus(c), newFollowVerify(c))
 	return cmd
@@ -26,11 +26,12 @@ func newFollow(p *program) *cobra.Command {
 func newFollowStatus(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Say which state of the database the copy has, and whether it serves",
-		Long: `Say which state of the database a server's copy has, how long ago it was known to be the newest one, and whether the
-copy serves; how far a load is; and what comparing the copy with the database came to. The exit code is 0 if the copy serves,
-and 1 if not: then calls are passed on to the database. A server whose copy does not serve is not ready, unless a copy has served since it
-started, another one is to be loaded, and the database answers.`,
+		Short: "Say which state of the primary the copy has, whether it serves, and whether the primary answers",
+		Long: `Say which state of the primary a server's copy has, how long ago it was known to be the newest one, and whether the
+copy serves; whether the primary answers, and if not why; how far a load is; and what comparing the copy with the primary came to. The
+primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1 if not: then calls are passed
+on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, another one is to be loaded,
+and the primary answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
 			answer, err := s.copies.GetCopy(ctx, &deputy.GetCopyRequest{})
@@ -52,18 +53,21 @@ started, another one is to be loaded, and the database answers.`,
 func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	field(w, "SERVES", serving(a))
 	if position := a.GetPosition(); position != nil {
-		field(w, "DATABASE", position.GetAuthority())
+		field(w, "FOLLOWS", position.GetAuthority())
 		field(w, "STATE", fmt.Sprintf("%s, read at %s", position.GetState(), moment(position.GetTime())))
 		field(w, "KNOWN TO BE THE HEAD", a.GetAge().AsDuration().Round(time.Millisecond).String()+" ago")
 		field(w, "RELATIONSHIPS", "about "+strconv.FormatUint(a.GetRelationships(), 10))
 	} else {
-		field(w, "DATABASE", "there is no copy of it to decide from")
+		field(w, "FOLLOWS", "there is no copy to decide from")
+	}
+	if contact := a.GetContact(); contact != nil {
+		field(w, "PRIMARY ANSWERS", answering(contact))
 	}
 	if load := a.GetLoad(); load != nil {
 		field(w, "LOADING", plural(load.GetRelationships(), "relationship")+" so far")
 	}
 	field(w, "LOADS", strconv.FormatUint(a.GetLoads(), 10))
-	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the database, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))
+	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the primary, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))
 	switch v := a.GetVerification(); {
 	case v == nil:
 		field(w, "VERIFIED", "not since the server started: deputy follow verify does it")
@@ -86,16 +90,36 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	}
 }
 
-// serving says whether a copy serves. Of one that does not it says no more than is known: calls are passed on to the database, which may not answer either.
+// answering says whether what is followed answers.
+func answering(c *deputy.CopyContact) string {
+	last := "since the server started"
+	if c.GetAnswered() != nil {
+		last = "for " + c.GetAnswered().AsDuration().Round(time.Millisecond).String()
+	}
+	switch {
+	case c.GetAnswers():
+		return "yes, " + c.GetAnswered().AsDuration().Round(time.Millisecond).String() + " ago"
+	case c.GetFailure() == "":
+		return "no: it has given no answer " + last
+	default:
+		return fmt.Sprintf("no: it has given no answer %s (%s)", last, c.GetFailure())
+	}
+}
+
+// serving says whether a copy serves. Of one that does not it says no more than is known: calls are passed on to the primary, and a server that does not
+// say whether the primary answers may be of an older version.
 func serving(a *deputy.GetCopyResponse) string {
 	switch age := a.GetAge().AsDuration().Round(time.Millisecond); {
 	case a.GetServes():
 		return "yes"
 	case a.GetPosition() == nil:
-		return "no: calls are passed on to the database until there is a copy"
+		return "no: calls are passed on to the primary until there is a copy"
 	default:
-		return fmt.Sprintf("no: for %s the copy has not been known to be the database's newest state; calls are passed on to the database, "+
-			"which may not answer either: the server's log says why", age)
+		text := fmt.Sprintf("no: for %s the copy has not been known to be the primary's newest state; calls are passed on to the primary", age)
+		if a.GetContact() == nil {
+			text += ", which may not answer either: the server's log says why"
+		}
+		return text
 	}
 }
 
@@ -107,7 +131,7 @@ func differenceText(d *deputy.CopyDifference) string {
 		}
 		return s
 	}
-	return fmt.Sprintf("%s %s: the database has %s, the copy has %s", d.GetKind(), d.GetName(), say(d.GetDatabase()), say(d.GetCopy()))
+	return fmt.Sprintf("%s %s: the primary has %s, the copy has %s", d.GetKind(), d.GetName(), say(d.GetDatabase()), say(d.GetCopy()))
 }
 
 // newFollowVerify builds `deputy follow verify`.
@@ -115,11 +139,11 @@ func newFollowVerify(c *connection) *cobra.Command {
 	var limit uint32
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Compare the whole copy with the database",
-		Long: `Compare the whole copy with the database, at one state of the database and as of one moment: schema, caveats, counters and every
-relationship. The server goes on meanwhile; the database reads its table of relationships once, whole. The exit code is 0 if
-the copy has what the database has, and 1 if not. A copy that differs is out of service from then on: the database answers until
-the server has loaded another one.`,
+		Short: "Compare the whole copy with the primary",
+		Long: `Compare the whole copy with the primary, the database or the other Deputy that the server follows, at one state of the primary
+and as of one moment: schema, caveats, counters and every relationship. The server goes on meanwhile; the primary reads its relationships once,
+all of them. The exit code is 0 if the copy has what the primary has, and 1 if not. A copy that differs is out of service from then on: the primary
+answers until the server has loaded another one.`,
 		Example: `  deputy follow verify
   deputy follow verify --limit 100 -o json`,
 		Args: cobra.NoArgs,
@@ -149,7 +173,7 @@ the server has loaded another one.`,
 // copyVerified is what a comparison came to, for programs.
 type copyVerified struct {
 	Equal bool `json:"equal"`
-	// Authority and State are the database and its state, Moment is as of when both were compared.
+	// Authority and State are the primary and its state, Moment is as of when both were compared.
 	Authority     string           `json:"authority"`
 	State         string           `json:"state"`
 	Moment        time.Time        `json:"moment"`
@@ -221,9 +245,9 @@ func receiveVerification(ctx context.Context, copies deputy.CopyServiceClient, l
 // write prints what was found for people.
 func (v *copyVerified) write(w io.Writer) {
 	if v.Equal {
-		row(w, fmt.Sprintf("ok: the copy has what the database has: its schema and %s", plural(v.Relationships, "relationship")))
+		row(w, fmt.Sprintf("ok: the copy has what the primary has: its schema and %s", plural(v.Relationships, "relationship")))
 	} else {
-		row(w, "NOT ok: the copy is not what the database has. It is out of service, and the server loads another one")
+		row(w, "NOT ok: the copy is not what the primary has. It is out of service, and the server loads another one")
 	}
 	row(w)
 	for _, d := range v.Differences {
@@ -235,11 +259,11 @@ func (v *copyVerified) write(w io.Writer) {
 	for _, t := range v.Types {
 		count := plural(t.Copy, "relationship")
 		if !t.Equal {
-			count = fmt.Sprintf("NOT equal: the database has %d, the copy has %d", t.Database, t.Copy)
+			count = fmt.Sprintf("NOT equal: the primary has %d, the copy has %d", t.Database, t.Copy)
 		}
 		row(w, "TYPE "+t.Type, count)
 	}
-	field(w, "DATABASE", v.Authority)
+	field(w, "FOLLOWS", v.Authority)
 	field(w, "STATE", v.State)
 	field(w, "AS OF", v.Moment.UTC().Format(time.RFC3339))
 	field(w, "TOOK", v.Ended.Sub(v.Began).Round(time.Millisecond).String())

@@ -184,7 +184,42 @@ func TestFailuresNameTheProgramsOwnSettings(t *testing.T) {
 	}
 }
 
-// TestServing: of a copy that does not serve it is said how long ago it was known to be the head, and not that the database answers.
+// TestAnswering: of what is followed it is said whether it answers, how long ago it did, and why it does not.
+func TestAnswering(t *testing.T) {
+	before := durationpb.New(19 * time.Second)
+	for _, test := range []struct {
+		contact *deputy.CopyContact
+		want    string
+	}{
+		{&deputy.CopyContact{Answers: true, Answered: durationpb.New(240 * time.Millisecond)}, "yes, 240ms ago"},
+		{&deputy.CopyContact{Answered: before, Failure: "connection refused"}, "no: it has given no answer for 19s (connection refused)"},
+		{&deputy.CopyContact{Answered: before}, "no: it has given no answer for 19s"},
+		{&deputy.CopyContact{}, "no: it has given no answer since the server started"},
+	} {
+		if got := answering(test.contact); got != test.want {
+			t.Errorf("it says %q, want %q", got, test.want)
+		}
+	}
+}
+
+// TestDescribeSession: of a frozen session whose baseline cannot be read any more it is said that every check is refused, and why.
+func TestDescribeSession(t *testing.T) {
+	for lost, want := range map[string]string{"": "", "it is gone: start the session anew": "every check: is refused: it is gone: start the session anew"} {
+		var out strings.Builder
+		describeSession(&out, &deputy.Session{SessionId: "s1", Frozen: true, BaselineLost: lost})
+		said := ""
+		for line := range strings.Lines(out.String()) {
+			if strings.HasPrefix(line, "every check") {
+				said = strings.Join(strings.Fields(strings.Replace(line, "\t", ": ", 1)), " ")
+			}
+		}
+		if said != want {
+			t.Errorf("it says %q, want %q", said, want)
+		}
+	}
+}
+
+// TestServing: of a copy that does not serve it is said how long ago it was known to be the head, and not that the primary answers.
 func TestServing(t *testing.T) {
 	position := &deputy.CopyPosition{State: "1"}
 	for _, test := range []struct {
@@ -192,11 +227,15 @@ func TestServing(t *testing.T) {
 		want string
 	}{
 		{&deputy.GetCopyResponse{Serves: true, Position: position}, "yes"},
-		{&deputy.GetCopyResponse{}, "no: calls are passed on to the database until there is a copy"},
+		{&deputy.GetCopyResponse{}, "no: calls are passed on to the primary until there is a copy"},
 		{
 			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second)},
-			"no: for 19s the copy has not been known to be the database's newest state; calls are passed on to the database, which may not answer either: " +
+			"no: for 19s the copy has not been known to be the primary's newest state; calls are passed on to the primary, which may not answer either: " +
 				"the server's log says why",
+		},
+		{
+			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second), Contact: &deputy.CopyContact{}},
+			"no: for 19s the copy has not been known to be the primary's newest state; calls are passed on to the primary",
 		},
 	} {
 		if got := serving(test.copy); got != test.want {

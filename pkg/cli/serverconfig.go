@@ -171,15 +171,15 @@ func (s *serverSettings) registerEngine(flags *pflag.FlagSet) {
 		"the database's connection string; of PostgreSQL it may name several servers, of which the primary is taken")
 	f := &s.config.Following
 	flags.BoolVar(&f.On, "follow", false,
-		"keep a copy of the database, in --follow-dir, up to date with it, and decide from the copy; for the engine postgres, and for remote "+
-			"where that is another Deputy")
+		"keep a copy of the primary, in --follow-dir, up to date with it, and decide from the copy; the primary is the database, on the engine postgres, "+
+			"or another Deputy, on remote")
 	flags.StringVar(&f.Dir, "follow-dir", "", "directory of that copy; made if it is not there; may be deleted while no server runs over it")
 	flags.DurationVar(&f.Wait, "follow-wait", 0,
-		"how long a decision waits until the copy has reached the database's head, before the database itself is asked; 0 means 250ms")
+		"how long a decision waits until the copy has reached the primary's head, before the primary itself is asked; 0 means 250ms")
 	flags.DurationVar(&f.MaxAge, "follow-max-age", 0,
 		"how long after the copy was last known to be the head it answers calls that do not ask for the head; 0 means 10s")
 	flags.IntVar(&f.Sample, "follow-sample", 0,
-		"how many relationships a second are compared between the copy and the database, all the time; 0 means 500, and -1 none")
+		"how many relationships a second are compared between the copy and the primary, all the time; 0 means 500, and -1 none")
 	flags.IntVar(&e.ReadConns, "datastore-conn-pool-read-max-open", 0,
 		fmt.Sprintf("how many connections to PostgreSQL, CockroachDB or MySQL are kept for reads; 0 means %d", engine.DefaultReadConns))
 	flags.IntVar(&e.WriteConns, "datastore-conn-pool-write-max-open", 0,

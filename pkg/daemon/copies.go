@@ -22,6 +22,7 @@ func (c copier) Copy() *deputyv1.GetCopyResponse {
 	out := &deputyv1.GetCopyResponse{
 		Serves: s.Serves, Position: positionOf(s.Position), Relationships: s.Relationships,
 		Loads: s.Loads, ByCopy: s.ByCopy, ByDatabase: s.ByAuthority, Refused: s.Refused, Verification: verificationOf(s.Verified),
+		Contact: contactOf(s.Contact),
 	}
 	if out.GetPosition() != nil {
 		out.Age = durationpb.New(s.Age)
@@ -39,6 +40,15 @@ func (c copier) Copy() *deputyv1.GetCopyResponse {
 	}
 	if s.Found != nil {
 		out.Difference, out.DifferenceTime = differenceOf(s.Found.Difference), momentOf(s.Found.At)
+	}
+	return out
+}
+
+// contactOf says whether what is followed answers.
+func contactOf(c follow.Contact) *deputyv1.CopyContact {
+	out := &deputyv1.CopyContact{Answers: c.Answers, Failure: readable(c.Failure[:min(len(c.Failure), shownBytes)])}
+	if !c.Answered.IsZero() {
+		out.Answered = durationpb.New(time.Since(c.Answered))
 	}
 	return out
 }

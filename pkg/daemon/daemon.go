@@ -99,9 +99,10 @@ type Daemon struct {
 }
 
 // Open checks the configuration, opens the engine and then the listener, and builds the server. ctx bounds
-// the opening only. Close releases what Open took.
+// the opening only. Close releases what Open took. A configuration that is refused leaves nothing on the disk, unless it takes the database, another
+// server or the port to find out.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
-	cfg, err := cfg.complete()
+	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +318,7 @@ func (d *Daemon) openGraph(kept *store.Store, files int) (io.Closer, []prometheu
 // door builds the guarded authzed.api.v1.
 func (d *Daemon) door(receiver *wire.Receiver, datastore string) (*spicedb.Door, error) {
 	version := ""
-	if d.engine.InProcess() {
+	if d.engine.InProcess() || d.cfg.followsDeputy() { // behind another Deputy there is a SpiceDB of the same kind, and no call gets there that is refused here
 		version = engine.SpiceDBVersion + "+deputy" // a build, which zed does not compare with SpiceDB's releases
 	}
 	return spicedb.New(spicedb.Config{
@@ -357,7 +358,7 @@ func rights(ctx context.Context) spicedb.Rights {
 	c := caller.Of(ctx)
 	return spicedb.Rights{
 		// A server that follows this one passes on what its own callers may do, which it has judged.
-		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Bounds: c.Bounds,
+		Name: c.Name, Core: c.Administers() || c.Follows(), Feeds: c.Organizes() || c.Follows(), Lists: c.Follows(), Relays: c.Follows(), Bounds: c.Bounds,
 		// An admin's tokens are SpiceDB's, for migrations, and so are those of the caller that the services' preshared keys stand for. A server that
 		// follows this one seals them itself.
 		Seals: c.Bounds.Confined() || !c.Administers() && !c.Services() && !c.Follows(),
@@ -369,7 +370,7 @@ func (c Config) Check() error {
 	if len(c.TokenKey) == 0 {
 		c.TokenKey = make([]byte, 32)
 	}
-	c, err := c.complete()
+	c, err := c.checked()
 	if err != nil {
 		return err
 	}
@@ -380,6 +381,22 @@ func (c Config) Check() error {
 	}
 	_, err = c.readCallers()
 	return err
+}
+
+// checked fills in defaults and refuses what cannot be served, as far as the settings tell it, with the files that they name and what is in the directories
+// that they name. It makes nothing and asks nobody. Whatever a server can be refused for without that is refused here, before anything is made. What TLS
+// and the callers are read from is checked beside it, where it is opened, which makes nothing either.
+func (c Config) checked() (Config, error) {
+	c, err := c.complete()
+	if err != nil {
+		return c, err
+	}
+	for _, check := range []func() error{c.checkDescriptors, c.Engine.CheckConnection, c.checkDirectories, c.checkJournal} {
+		if err := check(); err != nil {
+			return c, fmt.Errorf("daemon: %w", err)
+		}
+	}
+	return c, nil
 }
 
 // completeEvaluator fills in what evaluates checks, and refuses what the engine cannot be evaluated with.
@@ -403,7 +420,7 @@ func (c Config) completeEvaluator() (Config, error) {
 	case !(c.VerifySample >= 0 && c.VerifySample <= 1): // NaN is neither
 		return c, errors.New("--verify-sample is not a share, 0 to 1")
 	case c.VerifySample != 0 && c.Following.On:
-		return c, errors.New("--verify-sample and --follow exclude each other: --follow-sample compares a copy with its database; leave --verify-sample out")
+		return c, errors.New("--verify-sample and --follow exclude each other: --follow-sample compares the copy with what it is of; leave --verify-sample out")
 	case c.VerifySample != 0 && c.Evaluator != EvaluatorNative:
 		return c, fmt.Errorf("--verify-sample is for the evaluator %s, which does not run here: leave it out", EvaluatorNative)
 	}
@@ -478,6 +495,9 @@ func (c Config) complete() (Config, error) {
 		}
 		c.TokenKey = make([]byte, 32)
 		_, _ = rand.Read(c.TokenKey) // never fails, see crypto/rand
+	}
+	if err := rpc.CheckSecret(c.TokenKey); err != nil {
+		return c, fmt.Errorf("daemon: %w", err)
 	}
 	c.Engine.KeyMark = keyMark(c.TokenKey)
 	return c, nil

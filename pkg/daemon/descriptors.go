@@ -11,6 +11,12 @@ const defaultFiles = 4096
 // minDescriptors is the least with which a server starts.
 const minDescriptors = 256
 
+// checkDescriptors refuses more connections than this process may have files open for.
+func (c Config) checkDescriptors() error {
+	_, _, err := descriptors(maxDescriptors(), c.MaxConnections)
+	return err
+}
+
 // descriptors says how many of the files that this process may have open (0: no limit is known) are for
 // connections and how many the store may keep open. The rest, a quarter up to 512, is for everything else: the store's
 // logs and what it is writing, a database's connections, Prometheus. A number of connections that was asked for

@@ -60,7 +60,7 @@ func (f Following) complete(e engine.Config) (Following, error) {
 	}
 	switch {
 	case f.Dir == "":
-		return f, errors.New("--follow needs --follow-dir, the directory that it keeps its copy of the database in")
+		return f, errors.New("--follow needs --follow-dir, the directory that it keeps its copy of the primary in")
 	case f.Wait < 0 || f.Wait > maxFollowWait:
 		return f, fmt.Errorf("--follow-wait is %s: set at most %s, or leave it out for %s", f.Wait, maxFollowWait, follow.DefaultWait)
 	case f.MaxAge != 0 && f.MaxAge < minMaxAge:
@@ -88,19 +88,28 @@ var copyName = regexp.MustCompile(`^copy-[0-9]+(\.gone)?$`)
 // makeFollowDir makes the copy's directory if it does not exist. One that holds other files is refused: a mistyped path must not fill a directory
 // with ours.
 func makeFollowDir(dir string) error {
+	there, err := checkFollowDir(dir)
+	if err != nil || there {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// checkFollowDir refuses a directory that holds other files than copies, and reports whether it is there.
+func checkFollowDir(dir string) (there bool, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("the directory of --follow-dir: %w", err)
+		return false, fmt.Errorf("the directory of --follow-dir: %w", err)
 	}
 	for _, e := range entries {
 		if name := e.Name(); !copyName.MatchString(name) && name != "lost+found" && name[0] != '.' {
-			return fmt.Errorf("the directory %s of --follow-dir holds other files (%s); name an empty one, or one that does not exist", dir, name)
+			return false, fmt.Errorf("the directory %s of --follow-dir holds other files (%s); name an empty one, or one that does not exist", dir, name)
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // authority is what a server follows, with what it holds open.
@@ -256,7 +265,7 @@ func (d *Daemon) decides(ctx context.Context) error {
 		// One commit can have every server load a new copy at the same time. If none of them was ready then, nobody could act.
 		return d.engine.Ready(ctx)
 	default:
-		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the database's head for %s",
+		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the primary's head for %s",
 			d.cfg.Following.MaxAge)
 	}
 }
@@ -272,9 +281,9 @@ func (d *Daemon) histories() authz.Histories {
 // servedBy is told when the copy serves, and when it does not any more.
 func (d *Daemon) servedBy(serves bool) {
 	if serves {
-		d.log.Info("the copy of the database serves")
+		d.log.Info("the copy of the primary serves")
 	} else {
-		d.log.Info("the copy of the database does not serve")
+		d.log.Info("the copy of the primary does not serve")
 	}
 	d.condition.Lock()
 	open := d.condition.open
@@ -296,7 +305,7 @@ func (d *Daemon) logLoad() func(follow.Progress) {
 	return func(p follow.Progress) {
 		if now := time.Now(); p.Complete || now.Sub(last) >= loadLogged {
 			last = now
-			d.log.Info("a copy of the database is being loaded", zap.Uint64("relationships", p.Relationships), zap.Bool("complete", p.Complete))
+			d.log.Info("a copy of the primary is being loaded", zap.Uint64("relationships", p.Relationships), zap.Bool("complete", p.Complete))
 		}
 	}
 }

@@ -178,14 +178,50 @@ func inside(path, dir string) bool {
 	return err == nil && from != ".." && !strings.HasPrefix(from, ".."+string(filepath.Separator))
 }
 
+// checkJournal refuses a journal whose keys are not there, or that was begun with settings which these contradict.
+func (c Config) checkJournal() error {
+	if c.Journal.Off {
+		return nil
+	}
+	if witness := c.Journal.witness(); witness != nil {
+		if err := witness.Check(); err != nil {
+			return err
+		}
+	}
+	if c.journalExists() {
+		if _, err := c.openKeys(); err != nil {
+			return err
+		}
+	}
+	_, err := c.sealedBefore()
+	return err
+}
+
+// witness is nil where there is none.
+func (j Journal) witness() *journal.WitnessConfig {
+	if j.Witness == "" {
+		return nil
+	}
+	return &journal.WitnessConfig{URL: j.Witness, Key: j.WitnessKey}
+}
+
+// openKeys opens the journal's keys, and makes those of a journal that does not exist yet.
+func (c Config) openKeys() (*journal.Keys, error) {
+	keys, err := journal.OpenKeys(c.Journal.KeyDir, !c.journalExists())
+	if err != nil {
+		return nil, fmt.Errorf("%w (the keys of the journal in %s are in --journal-key-dir %s)", err, c.Journal.Dir, c.Journal.KeyDir)
+	}
+	return keys, nil
+}
+
 // openJournal opens the journal of the store; nil where there is none.
 func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, error) {
 	if c.Journal.Off {
 		return nil, nil //nolint:nilnil // nil records nothing
 	}
-	keys, err := journal.OpenKeys(c.Journal.KeyDir, !c.journalExists())
+	keys, err := c.openKeys()
 	if err != nil {
-		return nil, fmt.Errorf("%w (the keys of the journal in %s are in --journal-key-dir %s)", err, c.Journal.Dir, c.Journal.KeyDir)
+		return nil, err
 	}
 	evaluator := deputyv1.Evaluator_EVALUATOR_SPICEDB
 	if c.Evaluator == EvaluatorNative {
@@ -195,13 +231,9 @@ func (c Config) openJournal(store string, log *zap.Logger) (*journal.Journal, er
 	if err != nil {
 		return nil, err
 	}
-	var witness *journal.WitnessConfig
-	if c.Journal.Witness != "" {
-		witness = &journal.WitnessConfig{URL: c.Journal.Witness, Key: c.Journal.WitnessKey}
-	}
 	opened, err := journal.Open(journal.Config{
 		Dir: c.Journal.Dir, FS: c.journalFiles, Store: store, Keys: keys, Sync: c.Journal.Sync, OpenFields: c.Journal.OpenFields,
-		Evaluator: evaluator, Personal: personal, Witness: witness, AnswerUnrecorded: c.Journal.AnswerUnrecorded,
+		Evaluator: evaluator, Personal: personal, Witness: c.Journal.witness(), AnswerUnrecorded: c.Journal.AnswerUnrecorded,
 		Retention: c.Journal.Retention, QuotaBytes: c.Journal.QuotaBytes, CallerShare: c.Journal.CallerShare, Log: log,
 	})
 	if err != nil {
@@ -244,16 +276,32 @@ func (c Config) storeServed(id string) string {
 	return "this store is " + id
 }
 
+// sealedBefore returns the file with the keys of people, if ids of people were sealed in the journal so far and are not to be any more; "" otherwise. It
+// refuses that unless it was said in so many words.
+func (c Config) sealedBefore() (file string, err error) {
+	if c.Journal.Erasable {
+		return "", nil
+	}
+	file = filepath.Join(c.Journal.KeyDir, persons.FileName)
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if !c.Journal.InTheClear {
+		return "", fmt.Errorf("the ids of people are sealed in the journal so far (%s has their keys), and --journal-erasable is not set: set it, or say "+
+			"--journal-erasable=false, and from now on ids of people are recorded as they are, and cannot be erased", file)
+	}
+	return file, nil
+}
+
 // personal returns what seals what is a person's, or else opens what was sealed while that was set; nil where nothing ever was.
 func (c Config) personal(secret []byte, log *zap.Logger) (*journal.Personal, error) {
 	if !c.Journal.Erasable {
-		file := filepath.Join(c.Journal.KeyDir, persons.FileName)
-		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-			return nil, nil //nolint:nilnil // nil seals nothing
+		file, err := c.sealedBefore()
+		if err != nil {
+			return nil, err
 		}
-		if !c.Journal.InTheClear {
-			return nil, fmt.Errorf("the ids of people are sealed in the journal so far (%s has their keys), and --journal-erasable is not set: set it, or say "+
-				"--journal-erasable=false, and from now on ids of people are recorded as they are, and cannot be erased", file)
+		if file == "" {
+			return nil, nil //nolint:nilnil // nil seals nothing
 		}
 		log.Warn("the ids of people are recorded as they are from now on, and cannot be erased, because --journal-erasable=false says so",
 			zap.String("keys of people", file))

@@ -97,7 +97,7 @@ func (d *Daemon) close() error {
 			}
 			return nil
 		}},
-		{"the copy of the database", hardEnd, d.closeFollower},
+		{"the copy of the primary", hardEnd, d.closeFollower},
 		{"the engine", d.cfg.ShutdownGrace + hardEnd, d.engine.Close},
 		// What ends once there is no engine is recorded too.
 		{"the journal", hardEnd, d.closeJournal},

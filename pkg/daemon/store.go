@@ -28,18 +28,27 @@ func TokenKeyFile(dataDir string) string { return filepath.Join(dataDir, "token.
 // MakeDataDir makes a data directory if it does not exist. One that holds other files than Deputy's is
 // refused: a mistyped path must not fill a directory with ours.
 func MakeDataDir(dir string) error {
+	there, err := checkDataDir(dir)
+	if err != nil || there {
+		return err
+	}
+	return os.MkdirAll(dir, 0o700)
+}
+
+// checkDataDir refuses a data directory that holds other files than Deputy's, and reports whether it is there.
+func checkDataDir(dir string) (there bool, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(dir, 0o700)
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("the data directory: %w", err)
+		return false, fmt.Errorf("the data directory: %w", err)
 	}
 	other := ""
 	for _, e := range entries {
 		switch filepath.Join(dir, e.Name()) {
 		case StoreDir(dir), TokenKeyFile(dir), JournalDir(dir):
-			return nil
+			return true, nil
 		}
 		// A file system's own, and files that a shell does not show, may be there.
 		if e.Name() != "lost+found" && e.Name()[0] != '.' {
@@ -47,7 +56,21 @@ func MakeDataDir(dir string) error {
 		}
 	}
 	if other != "" {
-		return fmt.Errorf("the data directory %s holds other files (%s); name an empty one, or one that does not exist", dir, other)
+		return false, fmt.Errorf("the data directory %s holds other files (%s); name an empty one, or one that does not exist", dir, other)
+	}
+	return true, nil
+}
+
+// checkDirectories refuses directories that hold other files than a server's.
+func (c Config) checkDirectories() error {
+	if c.Engine.Dir != "" {
+		if _, err := checkDataDir(c.Engine.Dir); err != nil {
+			return err
+		}
+	}
+	if c.Following.On {
+		_, err := checkFollowDir(c.Following.Dir)
+		return err
 	}
 	return nil
 }

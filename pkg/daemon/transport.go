@@ -125,9 +125,12 @@ func (c Config) trustDomains() ([]spiffeid.TrustDomain, error) {
 
 // isReachable reports whether other machines can reach an address, which is a flag's value.
 func isReachable(flag, addr string) (bool, error) {
-	host, _, err := net.SplitHostPort(addr)
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return true, fmt.Errorf("%s %.200q is no host and port, such as 127.0.0.1:50051", flag, addr)
+	}
+	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil { // asks no other machine
+		return true, fmt.Errorf("%s %.200q has no port that can be listened on: name one of 0 to 65535, as in 127.0.0.1:50051", flag, addr)
 	}
 	ip := net.ParseIP(host)
 	return host != "localhost" && (ip == nil || !ip.IsLoopback()), nil

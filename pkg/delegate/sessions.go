@@ -37,6 +37,9 @@ type Running struct {
 	facts.Session
 	// Parents holds the delegation that each leaf was minted from, where it is known.
 	Parents map[authz.DelegationID]authz.DelegationID
+	// Lost says why the baseline of a frozen session that is active cannot be read any more, and what to do; see facts.LostBaseline. Session alone looks.
+	// It is empty where the baseline can be read, or where that could not be found out.
+	Lost string
 }
 
 // frozenMargin is how long before the engine may forget a frozen session's start the session has to
@@ -301,7 +304,33 @@ func (d *Delegate) Session(ctx context.Context, id authz.SessionID) (Running, au
 		return Running{}, authz.Revision{}, err
 	}
 	out, err := v.running(ctx, &s)
+	if err != nil {
+		return Running{}, authz.Revision{}, err
+	}
+	out.Lost, err = d.lost(ctx, v, &out.Session)
 	return out, v.snap.Revision(), err
+}
+
+// lost says why the baseline of a session cannot be read any more, "" if it is not known that it cannot. An engine that does not answer about the past
+// keeps nobody from seeing the session; the end of ctx does.
+func (d *Delegate) lost(ctx context.Context, v *view, s *facts.Session) (string, error) {
+	switch {
+	case s.Unfrozen || !s.Live():
+		return "", nil
+	case s.Baseline.IsZero():
+		return facts.NoBaseline, nil
+	}
+	snap, err := d.graph.Snapshot(ctx, authz.Freshness{Exactly: s.Baseline})
+	if err == nil { // an engine elsewhere finds out only when it is read
+		_, err = snap.Read(ctx, authz.Filter{Resource: s.ID.Object()})
+	}
+	switch {
+	case authz.KindOf(err) == authz.OutOfRange:
+		return facts.LostBaseline(s.Baseline, v.snap.Revision()), nil
+	case ctx.Err() != nil:
+		return "", err
+	}
+	return "", nil
 }
 
 // running reads what a session's leaves were minted from.

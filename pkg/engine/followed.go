@@ -11,8 +11,10 @@ import (
 	"github.com/authzed/spicedb/pkg/datalayer"
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/zedtoken"
+	"google.golang.org/grpc/codes"
 
 	"github.com/deputyauth/deputy/pkg/authz"
+	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
 // followedStore is what Remote knows of another Deputy server on the engine embedded, whose store this server follows. That one is asked for its head, which
@@ -98,10 +100,10 @@ func (e *Engine) followedHead(ctx context.Context, take func() (string, error)) 
 		return authz.Revision{}, Failure("engine.Head", fmt.Errorf("%w: %q", errPrinted, printed))
 	}
 	if head.Store == before && head.Number < floor {
-		return authz.Revision{}, Failure("engine.Head", unfit(errWentBack))
+		return authz.Revision{}, Failure("engine.Head", setBack(errStoreWentBack))
 	}
 	if !a.saw(head, before) {
-		return authz.Revision{}, Failure("engine.Head", unfit(errLeft))
+		return authz.Revision{}, Failure("engine.Head", setBack(errLeft))
 	}
 	token, err := zedtoken.NewFromRevision(ctx, decimal(head.Number), datalayer.NoSchemaHashInLegacyMode, named(head.Store))
 	if err != nil {
@@ -110,8 +112,19 @@ func (e *Engine) followedHead(ctx context.Context, take func() (string, error)) 
 	return authz.Revision{Token: token.GetToken()}, nil
 }
 
+// setBack is what calls come to where the store that is followed is not the one that it was.
+func setBack(err error) error {
+	return statusError{cause: err, status: statuses.New(codes.Unavailable, authz.ReasonEngineUnavailable, "",
+		"the primary is not one to decide by: its store was put back to an older state, or another store has just taken its place; "+
+			"the server's operator finds more in its log")}
+}
+
+// errStoreWentBack is for a head that lies behind what was seen.
+var errStoreWentBack = errors.New("the primary has gone back behind what this server has read or written: its store was put back to an older state. " +
+	"Should the loss be final, start this server again")
+
 // errLeft is for a head of a store that another one has taken the place of.
-var errLeft = errors.New("another store has answered meanwhile: the server that is followed was replaced, restored or promoted")
+var errLeft = errors.New("another store has answered meanwhile: the primary was replaced, restored or promoted")
 
 // saw notes a head that a store has answered with, asked while the one with the id before was the last that had answered. A store that was left does not
 // come back: it returns false, and notes nothing, where a third one has answered since.

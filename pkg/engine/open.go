@@ -367,9 +367,9 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 		opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpcutil.WithInsecureBearerToken(cfg.PresharedKey))
 	case cfg.CAPath != "":
-		ca, err := grpcutil.WithCustomCerts(grpcutil.VerifyCA, cfg.CAPath)
+		ca, err := cfg.authorities()
 		if err != nil {
-			return nil, fmt.Errorf("engine: cannot read %s: %w", cfg.CAPath, err)
+			return nil, err
 		}
 		opts = append(opts, ca, grpcutil.WithBearerToken(cfg.PresharedKey))
 	default:
@@ -388,4 +388,13 @@ func dialRemote(ctx context.Context, cfg Config) (*Engine, error) {
 		return nil, errors.Join(cfg.unreached(err), conn.Close())
 	}
 	return e, nil
+}
+
+// authorities are those of CAPath, which the certificate of what is behind Remote is verified by.
+func (c Config) authorities() (grpc.DialOption, error) {
+	ca, err := grpcutil.WithCustomCerts(grpcutil.VerifyCA, c.CAPath)
+	if err != nil {
+		return nil, fmt.Errorf("engine: cannot read %s: %w", c.CAPath, err)
+	}
+	return ca, nil
 }

@@ -82,6 +82,29 @@ func (c Config) connection() (string, error) {
 	return "", fmt.Errorf("engine: add %s=read-write to the connection string: Deputy cannot do so itself with one of this form", attribute)
 }
 
+// CheckConnection refuses settings and files with which no connection can be made to what is behind the engine. Nothing is connected to. An engine that is
+// opened refuses the same.
+func (c Config) CheckConnection() error {
+	switch {
+	case c.Kind == Remote && !c.Insecure && c.CAPath != "":
+		_, err := c.authorities()
+		return err
+	case !databases[c.Kind]:
+		return nil
+	}
+	uri, err := c.connection()
+	if err != nil {
+		return err
+	}
+	if c.usesPgx() {
+		if _, err := pgconn.ParseConfig(uri); err != nil {
+			return fmt.Errorf("engine: cannot open %s: %w", c.Kind, c.readable(err, uri))
+		}
+	}
+	_, err = c.pools()
+	return err
+}
+
 // takesPrimary reports whether connections are made to a primary alone. pgx turns the attribute into a function, whether
 // it is in the string, in the environment or in a service file.
 func takesPrimary(c *pgconn.Config) bool {

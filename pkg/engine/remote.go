@@ -73,7 +73,7 @@ func (e *Engine) remoteHead(ctx context.Context) (head, error) {
 		token, err = e.followedHead(ctx, func() (string, error) { return e.followed.head(ctx) })
 		if err != nil && authz.KindOf(err) == authz.Internal {
 			err = &authz.Error{
-				Op: "engine.Head", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Message: "the server that is followed does not answer", Err: err,
+				Op: "engine.Head", Kind: authz.Unavailable, Reason: authz.ReasonEngineUnavailable, Message: "the primary does not answer", Err: err,
 			}
 		}
 		return head{token, m}, err

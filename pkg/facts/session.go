@@ -47,6 +47,18 @@ func (s *Session) Within(b *authz.Bounds) bool {
 	return b.AllActors() || !s.ambiguous && b.HasAgent(s.Agent)
 }
 
+// NoBaseline says of a frozen session that it has no baseline.
+const NoBaseline = "the session has no baseline: start it anew"
+
+// LostBaseline says why a frozen session's baseline cannot be read any more, which an engine has found out (authz.OutOfRange), and what to do. now is a
+// revision that can be read.
+func LostBaseline(baseline, now authz.Revision) string {
+	if h := baseline.History(); h != "" && h != now.History() {
+		return "its state belongs to another history of the primary, which was failed over, restored or replaced since: start the session anew"
+	}
+	return "its state has left the retention, or is of before the store was restored, promoted or replaced: start the session anew"
+}
+
 var sessionShapes = map[string]shape{
 	relActive:     {types: self.types, expires: true},
 	RelationAgent: {types: []string{authz.TypeAgent}, caveat: caveatIssued},

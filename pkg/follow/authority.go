@@ -12,9 +12,9 @@ import (
 // Errors of an authority. What wraps none of these is passing: a connection that broke, a server that does not answer.
 var (
 	// ErrMissed says that what has changed since a position cannot be told any more: it has left the window.
-	ErrMissed = errors.New("the position has left the window in which the authority can tell what has changed since")
+	ErrMissed = errors.New("the position has left the window in which the primary can tell what has changed since")
 	// ErrOther says that a position is of another authority, or of another history of this one.
-	ErrOther = errors.New("the position is not one of this authority's history")
+	ErrOther = errors.New("the position is not one of this primary's history")
 	// ErrTooMany says that more has changed since a position than was asked for.
 	ErrTooMany = errors.New("more has changed since the position than one local commit holds")
 	// ErrStandby says that the server is no primary: its head may be behind what was acknowledged.

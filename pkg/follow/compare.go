@@ -39,7 +39,7 @@ func (d Difference) String() string {
 		}
 		return s
 	}
-	return fmt.Sprintf("%s %s: the authority has %s, the copy has %s", d.What, d.Name, say(d.Authority), say(d.Copy))
+	return fmt.Sprintf("%s %s: the primary has %s, the copy has %s", d.What, d.Name, say(d.Authority), say(d.Copy))
 }
 
 // Compare compares a state of an authority with the local revision that is to be the copy of it, and returns at most as many differences as

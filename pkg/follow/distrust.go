@@ -48,7 +48,7 @@ func (f *Follower) expel() {
 		err = r.store.Sync()
 	}
 	if err != nil {
-		f.config.Log.Warn("a copy that differs from the authority could not be marked as such: if this server ends before it is removed, delete it",
+		f.config.Log.Warn("a copy that differs from the primary could not be marked as such: if this server ends before it is removed, delete it",
 			zap.String("directory", r.dir), zap.Error(err))
 	}
 	f.replace(nil)

@@ -6,8 +6,9 @@
 //
 // # Words
 //
-//   - An authority is what is followed: a PostgreSQL database of SpiceDB's, or another Deputy's store. Pages and messages for operators say "the
-//     database", and, of another Deputy, "the primary". The metrics say "authority".
+//   - An authority is what is followed: a PostgreSQL database of SpiceDB's, or another Deputy's store. All messages, for operators and for callers, say
+//     "the primary" of it, which is true of both: a database is followed at its primary alone. Pages say "the database" where one is meant, the
+//     contract says "database" of both, and the metrics say "authority".
 //   - A position is a state of the authority, in the authority's own words. The head is the newest one.
 //   - An identity names an authority. It changes where the authority begins another history: after a failover, a restore or a promotion.
 //   - A copy is a store with a mark that says which position it is of. A stand is a local revision of a copy together with the position that it is the

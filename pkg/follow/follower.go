@@ -74,7 +74,7 @@ func (c Config) files() vfs.FS {
 }
 
 // ErrNoCopy says that there is no copy yet.
-var ErrNoCopy = errors.New("there is no copy of the authority to decide from: none was made yet, or the last one was taken out of service")
+var ErrNoCopy = errors.New("there is no copy of the primary to decide from: none was made yet, or the last one was taken out of service")
 
 // errClosed says that a follower is used after Close.
 var errClosed = errors.New("follow: the follower is closed")
@@ -86,6 +86,7 @@ var errClosed = errors.New("follow: the follower is closed")
 type Follower struct {
 	config    Config
 	authority Authority
+	contact   contact
 	// life ends with Close, and with it what is under way.
 	life context.Context //nolint:containedctx // the follower's own life
 	end  context.CancelFunc
@@ -189,7 +190,7 @@ func (f *Follower) consider(number int) error {
 		// It ended before its first commit.
 		return f.remove(dir)
 	case errors.Is(err, store.ErrDamaged):
-		f.config.Log.Warn("the copy of the authority is damaged, and is loaded anew", zap.String("directory", dir), zap.Error(err))
+		f.config.Log.Warn("the copy of the primary is damaged, and is loaded anew", zap.String("directory", dir), zap.Error(err))
 		return f.remove(dir)
 	case err != nil:
 		return err
@@ -331,7 +332,7 @@ func (f *Follower) prove(r *replica) {
 // bury removes a copy that is not served any more. If it cannot be removed the next start does.
 func (f *Follower) bury(r *replica) {
 	if err := f.drop(r); err != nil {
-		f.config.Log.Warn("a copy of the authority that is not needed any more could not be removed",
+		f.config.Log.Warn("a copy of the primary that is not needed any more could not be removed",
 			zap.String("directory", r.dir), zap.Error(err))
 	}
 }
@@ -426,7 +427,7 @@ func needsLoad(err error) bool {
 
 // advance brings a copy to the head. The turn is held.
 func (f *Follower) advance(ctx context.Context, r *replica) error {
-	changes, err := f.authority.ChangesSince(ctx, r.at.position, f.config.MaxChanges)
+	changes, err := f.changesSince(ctx, r.at.position)
 	if err != nil {
 		return err
 	}
@@ -458,7 +459,7 @@ func (f *Follower) Follow(ctx context.Context) (*Reached, error) {
 	if !needsLoad(err) {
 		return reached, err
 	}
-	f.config.Log.Info("the authority is being loaded", zap.String("because", err.Error()))
+	f.config.Log.Info("a copy of the primary is being loaded", zap.String("because", err.Error()))
 	if err := f.Load(ctx); err != nil {
 		return nil, err
 	}

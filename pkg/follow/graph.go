@@ -175,7 +175,7 @@ func OpenGraph(config GraphConfig) *Graph {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g := &Graph{
-		config: config, asking: turns.New("questions to the authority", maxAsking), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
+		config: config, asking: turns.New("questions to the primary", maxAsking), copies: map[*opened]bool{}, end: end, ended: make(chan struct{}),
 		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	g.figures = newFigures(g)
@@ -243,7 +243,7 @@ func (g *Graph) follow(ctx context.Context) {
 		}
 		next := min(max(g.config.MaxAge/pullsPerAge, leastPause), pullPause)
 		if failures.note(err, time.Now()) {
-			g.config.Log.Warn("the copy does not follow the database; it is tried again", zap.Error(err))
+			g.config.Log.Warn("the copy does not follow the primary; it is tried again", zap.Error(err))
 		}
 		if err != nil {
 			next = failures.pause()
@@ -302,7 +302,7 @@ const (
 	maxDiscardPause = time.Hour
 )
 
-var errTooOften = errors.New("one copy after the other was found not to be what it should be: the next one is loaded later, and the database answers meanwhile")
+var errTooOften = errors.New("one copy after the other was found not to be what it should be: the next one is loaded later, and the primary answers meanwhile")
 
 // note takes in that a copy was discarded.
 func (d *discards) note(now time.Time) {
@@ -334,6 +334,9 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 	}
 	g.renewing.Store(true)
 	if !g.discarded.mayLoad(time.Now(), g.config.DiscardPause) {
+		if _, err := g.identityNow(ctx); err != nil { // nothing else asks whether it is still there
+			return err
+		}
 		return errTooOften
 	}
 	g.loading.Store(true)
@@ -354,11 +357,11 @@ func (g *Graph) step(ctx context.Context, patience time.Duration) error {
 func (g *Graph) renew(ctx context.Context, because error) error {
 	began := time.Now()
 	if errors.Is(because, ErrTooMany) {
-		g.config.Log.Info("the copy is brought to the database's head in several commits", zap.String("because", because.Error()))
+		g.config.Log.Info("the copy is brought to the primary's head in several commits", zap.String("because", because.Error()))
 		reached, err := g.config.Follower.CatchUp(ctx)
 		if err == nil {
 			reached.Release()
-			g.config.Log.Info("the copy is at the database's head", zap.Duration("took", time.Since(began)))
+			g.config.Log.Info("the copy is at the primary's head", zap.Duration("took", time.Since(began)))
 			return nil
 		}
 		if !needsLoad(err) {
@@ -366,12 +369,12 @@ func (g *Graph) renew(ctx context.Context, because error) error {
 		}
 		because = err
 	}
-	g.config.Log.Info("a copy of the database is being loaded", zap.String("because", because.Error()))
+	g.config.Log.Info("a copy of the primary is being loaded", zap.String("because", because.Error()))
 	g.figures.loads.Inc()
 	if err := g.config.Follower.Load(ctx); err != nil {
 		return err
 	}
-	g.config.Log.Info("a copy of the database is loaded, and followed", zap.Duration("took", time.Since(began)))
+	g.config.Log.Info("a copy of the primary is loaded, and followed", zap.Duration("took", time.Since(began)))
 	return nil
 }
 
@@ -505,7 +508,7 @@ func (g *Graph) over(ctx context.Context, reached *Reached) (*opened, error) {
 // bury closes a copy that was replaced.
 func (g *Graph) bury(o *opened) {
 	if err := authz.Safely("follow.Graph", o.close); err != nil {
-		g.config.Log.Warn("a copy of the authority that was replaced could not be closed", zap.Error(err))
+		g.config.Log.Warn("a copy of the primary that was replaced could not be closed", zap.Error(err))
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -80,7 +80,7 @@ func (g *Graph) recognize(is Identity, asked time.Time) bool {
 	if before.identity == "" {
 		return true
 	}
-	g.config.Log.Warn("the database has another history than before: it was failed over, restored or replaced. Tokens of before are refused",
+	g.config.Log.Warn("the primary has another history than before: it was failed over, restored or replaced. Tokens of before are refused",
 		zap.String("before", string(before.identity)), zap.String("now", string(is)))
 	g.forget(nil)
 	if g.config.Renewed != nil {
@@ -108,7 +108,7 @@ func (g *Graph) identity(ctx context.Context) (Identity, error) {
 func (g *Graph) identityNow(ctx context.Context) (Identity, error) {
 	is, err := g.identities.ask.Get(ctx, pullTime, func(ctx context.Context) (Identity, error) {
 		asked := time.Now()
-		head, err := g.config.Follower.authority.Head(ctx)
+		head, err := g.config.Follower.head(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -124,13 +124,13 @@ func (g *Graph) identityNow(ctx context.Context) (Identity, error) {
 		return "", endOf(ctx)
 	}
 	unknown := authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable,
-		"the database does not say who it is, so that nothing of it can be told from what another one would say; the server's operator finds more in its log")
+		"the primary does not say who it is, so that nothing of it can be told from what another one would say; the server's operator finds more in its log")
 	unknown.Err = err
 	return "", unknown
 }
 
 // errChanged says that the authority became another one during a call.
-var errChanged = authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the database was failed over, restored or replaced meanwhile; try again")
+var errChanged = authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the primary was failed over, restored or replaced meanwhile; try again")
 
 // during calls ask, which asks the authority's engine, and returns the history that the authority had before and after it. Errors: errChanged.
 func (g *Graph) during(ctx context.Context, ask func(of Identity) error) (history string, err error) {
@@ -156,7 +156,7 @@ func sameHistory(is Identity, revisions ...authz.Revision) error {
 	for _, r := range revisions {
 		if h := r.History(); h != "" && h != historyOf(is) {
 			return authz.Errorf(authz.OutOfRange, authz.ReasonRevision,
-				"the token or cursor is of another history of the database than today's: it was failed over, restored or replaced since. Begin without it")
+				"the token or cursor is of another history of the primary than today's: it was failed over, restored or replaced since. Begin without it")
 		}
 	}
 	return nil

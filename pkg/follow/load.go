@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
@@ -123,7 +124,7 @@ func (f *Follower) pages(ctx context.Context, half *replica) error {
 		}
 		l := *half.mark.Loading
 		if r.page.Next != "" && (r.page.Next == l.Next || len(r.page.Relationships) == 0) {
-			return errors.New("follow: a page of the authority's does not lead on")
+			return errors.New("follow: a page of the primary's does not lead on")
 		}
 		if r.page.Next != "" {
 			coming = f.read(ctx, r.changes.To, r.page.Next)
@@ -166,10 +167,12 @@ func (f *Follower) read(ctx context.Context, from Position, next string) <-chan 
 	go func() {
 		var r readPage
 		r.err = authz.Safely("follow.Load", func() (err error) {
-			if r.changes, err = f.authority.ChangesSince(ctx, from, f.config.MaxChanges); err != nil {
+			if r.changes, err = f.changesSince(ctx, from); err != nil {
 				return err
 			}
+			asked := time.Now()
 			r.page, err = f.authority.At(r.changes.To).Page(ctx, next, f.config.PageSize)
+			f.contact.note(asked, err)
 			return err
 		})
 		done <- r
@@ -194,7 +197,8 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 	}
 	torn := mark{Format: markFormat, Position: from, Loading: &l}
 	// Small parts, so that one that is under way does not hold up Close.
-	rest, err := parted.ChangesInParts(ctx, from, min(f.config.MaxChanges, f.config.PageSize), func(deleted, written []tuple.Relationship) error {
+	size := min(f.config.MaxChanges, f.config.PageSize)
+	rest, err := f.changesInParts(ctx, parted, from, size, func(deleted, written []tuple.Relationship) error {
 		if len(deleted) > 0 {
 			if err := commit(torn, &Changes{Deleted: deleted}); err != nil {
 				return err
@@ -222,7 +226,7 @@ func (f *Follower) begin(ctx context.Context) error {
 	if err := f.left.clear(f.remove); err != nil {
 		return err
 	}
-	at, err := f.authority.Head(ctx)
+	at, err := f.head(ctx)
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func (g *Graph) sample(ctx context.Context) {
 		}
 		err := authz.Safely("follow.sample", func() error { return s.step(ctx) })
 		if ctx.Err() == nil && failures.note(err, time.Now()) {
-			g.config.Log.Warn("a share of the copy could not be compared with the authority; it is tried again", zap.Error(err))
+			g.config.Log.Warn("a share of the copy could not be compared with the primary; it is tried again", zap.Error(err))
 		}
 	}
 }

@@ -211,7 +211,7 @@ func (g *Graph) within(ctx context.Context, ask func() error) error {
 		}
 		g.figures.refused.Inc()
 		busy := authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable,
-			"this server's copy has not reached the database's state in time, and the database is asked as much as it may be; try again")
+			"this server's copy has not reached the primary's state in time, and the primary is asked as much as it may be; try again")
 		busy.Err = err
 		return busy
 	}

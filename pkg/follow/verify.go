@@ -78,7 +78,7 @@ type checks struct {
 // difference takes the copy out of service. One comparison is under way at a time.
 func (g *Graph) Verify(ctx context.Context, most int, told func(Compared) error) (*Verified, error) {
 	if !g.verifying.TryLock() {
-		return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "this server is comparing its copy with the database already: wait until that is done")
+		return nil, authz.Errorf(authz.Exhausted, authz.ReasonBusy, "this server is comparing its copy with the primary already: wait until that is done")
 	}
 	defer g.verifying.Unlock()
 	most = min(max(most, 1), MaxDifferences)
@@ -102,7 +102,7 @@ func (g *Graph) Verify(ctx context.Context, most int, told func(Compared) error)
 		failed = err
 	}
 	e := authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable,
-		"the copy could not be compared with the database, in %d attempts: the server's operator finds more in its log", attempts)
+		"the copy could not be compared with the primary, in %d attempts: the server's operator finds more in its log", attempts)
 	e.Err = failed
 	return nil, e
 }
@@ -122,9 +122,9 @@ func (g *Graph) stand(ctx context.Context) (*stand, error) {
 	if ctx.Err() != nil {
 		return nil, endOf(ctx)
 	}
-	e := authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy is not at the database's head now, so that it cannot be compared with it")
+	e := authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy is not at the primary's head now, so that it cannot be compared with it")
 	if errors.Is(err, ErrNoCopy) {
-		e.Message = "this server has no copy to compare with the database: it is loading one"
+		e.Message = "this server has no copy to compare with the primary: it is loading one"
 	}
 	e.Err = err
 	return nil, e
@@ -224,7 +224,7 @@ func (g *Graph) distrust(s *stand, found []Difference) {
 	for _, d := range found[:min(len(found), shownDifferences)] {
 		lines = append(lines, d.Cut(shownLength).String())
 	}
-	g.config.Log.Error("the copy differs from the authority: it is taken out of service, and a new one is loaded. Please report this",
+	g.config.Log.Error("the copy differs from the primary: it is taken out of service, and a new one is loaded. Please report this",
 		zap.Int("differences", len(found)), zap.Strings("first", lines), zap.String("authority", string(s.position.Authority)),
 		zap.String("state", s.position.State))
 }
@@ -278,6 +278,8 @@ type Status struct {
 	Sampled *Sampled
 	// Found is the last difference; nil if there was none since the start.
 	Found *Finding
+	// Contact says whether the authority answers.
+	Contact Contact
 }
 
 // Status returns how the copy does.
@@ -285,6 +287,7 @@ func (g *Graph) Status() Status {
 	s := Status{
 		Serves: g.Serves(), Loads: count(g.figures.loads), ByCopy: count(g.figures.byCopy), ByAuthority: count(g.figures.byAuthority),
 		Refused: count(g.figures.refused), Verified: g.checks.verified.Load(), Sampled: g.checks.sampled.Load(), Found: g.checks.found.Load(),
+		Contact: g.config.Follower.contact.now(),
 	}
 	if at := g.now.Load(); at != nil {
 		s.Position, s.Age = at.position, time.Since(at.proven)

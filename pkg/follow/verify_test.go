@@ -116,7 +116,7 @@ func TestSampleFinds(t *testing.T) {
 		if v, err := c.Verify(t.Context(), 10, nil); err != nil || len(v.Differences) > 0 {
 			t.Errorf("%s: the copy that was loaded in its place: %v, %v", d.name, v, err)
 		}
-		said := c.log.FilterMessageSnippet("differs from the authority").All()
+		said := c.log.FilterMessageSnippet("differs from the primary").All()
 		if len(said) != i+1 || !strings.Contains(fmt.Sprint(said[i].ContextMap()["first"]), d.name) {
 			t.Errorf("%s: the log says %v", d.name, said)
 		}

@@ -26,6 +26,17 @@ type WitnessConfig struct {
 	Key string
 }
 
+// Check refuses a witness that cannot be asked. It asks nothing.
+func (c WitnessConfig) Check() error {
+	if _, err := tree.ParseWitnessKey(c.Key); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if !strings.HasPrefix(c.URL, "http://") && !strings.HasPrefix(c.URL, "https://") {
+		return fmt.Errorf("journal: the URL of the witness, %q, begins with neither https:// nor http://", c.URL)
+	}
+	return nil
+}
+
 // Witnessing says how far a witness is.
 type Witnessing struct {
 	// Records is how many records the newest checkpoint is over that it signed, and At when it did, by its clock.
@@ -69,11 +80,8 @@ type witness struct {
 
 // openWitness returns the witness of a configuration. Errors: the configuration is wrong.
 func openWitness(s *sealer, cfg WitnessConfig) (*witness, error) {
-	if _, err := tree.ParseWitnessKey(cfg.Key); err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
-	if !strings.HasPrefix(cfg.URL, "http://") && !strings.HasPrefix(cfg.URL, "https://") {
-		return nil, fmt.Errorf("journal: the URL of the witness, %q, begins with neither https:// nor http://", cfg.URL)
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
 	w := &witness{
 		sealer: s, url: strings.TrimSuffix(cfg.URL, "/") + "/add-checkpoint", key: cfg.Key,

@@ -6,6 +6,7 @@ import (
 
 	"github.com/deputyauth/deputy/pkg/authz"
 	"github.com/deputyauth/deputy/pkg/decide"
+	"github.com/deputyauth/deputy/pkg/facts"
 )
 
 // candidate is one delegation that a case may be decided by, weighed alone.
@@ -61,13 +62,6 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 	return t, nil
 }
 
-// Why a baseline cannot be read, for those to whom a decision is explained.
-const (
-	noBaseline      = "the session has no baseline: start it anew"
-	leftBaseline    = "its state has left the retention, or is of before the database was restored, promoted or replaced: start the session anew"
-	anotherBaseline = "its state belongs to another history of the database, which was failed over, restored or replaced since: start the session anew"
-)
-
 // baselines reads what stood where frozen sessions started. One whose revision is gone is left out, and
 // refuses.
 func (c *call) baselines(ctx context.Context, t *candidate) error {
@@ -76,7 +70,7 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 	t.baselines = make([]authz.Snapshot, len(frozen))
 	for i, b := range frozen {
 		if b.Revision.IsZero() {
-			t.facts.Gone[b.Revision] = noBaseline
+			t.facts.Gone[b.Revision] = facts.NoBaseline
 			continue
 		}
 		f := authz.Freshness{Exactly: b.Revision}
@@ -89,10 +83,7 @@ func (c *call) baselines(ctx context.Context, t *candidate) error {
 			standing, err = c.Judge.source(snap, c.source.now).reader().standing(ctx, t.c, &t.facts)
 		}
 		if authz.KindOf(err) == authz.OutOfRange && !c.past { // then it may have been there
-			t.facts.Gone[b.Revision] = leftBaseline
-			if h := b.Revision.History(); h != "" && h != c.source.snap.Revision().History() {
-				t.facts.Gone[b.Revision] = anotherBaseline
-			}
+			t.facts.Gone[b.Revision] = facts.LostBaseline(b.Revision, c.source.snap.Revision())
 			continue
 		}
 		if err != nil {

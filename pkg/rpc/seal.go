@@ -58,13 +58,21 @@ const (
 	maxSealed   = 16 << 10
 )
 
+// CheckSecret refuses a secret that is too short for a Sealer.
+func CheckSecret(secret []byte) error {
+	if len(secret) < 32 {
+		return fmt.Errorf("the token key has %d bytes, fewer than 32", len(secret))
+	}
+	return nil
+}
+
 // NewSealer returns a Sealer whose key is derived from the secret, which is at least 32 bytes long.
 //
 // datastore is the id of the one behind the server, or "" where that is not known: a cursor of another one is not opened, because its
 // engine could not tell that the place is none of its own.
 func NewSealer(secret []byte, datastore string) (*Sealer, error) {
-	if len(secret) < 32 {
-		return nil, fmt.Errorf("the token key has %d bytes, fewer than 32", len(secret))
+	if err := CheckSecret(secret); err != nil {
+		return nil, err
 	}
 	key, err := hkdf.Key(sha256.New, secret, nil, "deputy.v1 tokens and cursors", sha256.Size)
 	if err != nil {

@@ -145,6 +145,8 @@ func sessionProto(r delegate.Running) *deputyv1.Session {
 		ExpiresAt: timeProto(r.Until),
 		StartedAt: timeProto(r.Issued.At),
 		Frozen:    !r.Unfrozen,
+		// Only GetSession looks for it.
+		BaselineLost: r.Lost,
 	}
 	for _, l := range r.Leaves {
 		out.Leaves = append(out.Leaves, &deputyv1.SessionLeaf{

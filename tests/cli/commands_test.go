@@ -11,10 +11,12 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -107,7 +109,18 @@ var serveVariables = []string{
 // startServe is `serve`.
 func startServe(ts *testscript.TestScript, neg bool, args []string) {
 	if neg {
+		before := files(ts)
 		deputy(ts, cli.ExitError, append([]string{"serve"}, args...))
+		var made []string
+		for _, name := range files(ts) {
+			if !slices.Contains(before, name) && !slices.Contains(strings.Fields(ts.Getenv("LEAVES")), name) {
+				made = append(made, name)
+			}
+		}
+		if len(made) > 0 {
+			ts.Fatalf("a server that does not start has made %s: what a start can be refused for is to be checked in daemon.Config.Check, before anything is "+
+				"made; what takes the database to find out may leave the files that the script names in $LEAVES", strings.Join(made, ", "))
+		}
 		return
 	}
 	running := ts.Value(servingKey{}).(*serving)
@@ -123,6 +136,21 @@ func startServe(ts *testscript.TestScript, neg bool, args []string) {
 	running.server = server
 	ts.Defer(func() { _ = server.Kill() })
 	ts.Setenv("DEPUTY_ENDPOINT", server.Addr)
+}
+
+// files returns what is in the script's directory, by its path from there.
+func files(ts *testscript.TestScript) []string {
+	root := ts.MkAbs(".")
+	var found []string
+	ts.Check(filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		found = append(found, name)
+		return err
+	}))
+	return found
 }
 
 // shutDown is `shutdown`.

@@ -37,7 +37,8 @@ func TestMain(m *testing.M) { process.Main(func() int { return pgtest.Run(m) }) 
 //	capture NAME PATH   sets $NAME to what stands at PATH ("session.leaves.0.tenantId") in the JSON that
 //	                    was printed last
 //	[!] serve ARG…      starts `deputy serve` as a process of its own, waits until it listens, and sets
-//	                    $DEPUTY_ENDPOINT; with "!" it has to fail as "! deputy" does
+//	                    $DEPUTY_ENDPOINT; with "!" it has to fail as "! deputy" does, and to leave no file that was
+//	                    not there, but for those that $LEAVES names
 //	shutdown            sends it SIGTERM; it has to end with exit code 0. Its log is then in serve.log
 //	hangup              sends it SIGHUP, and waits until it has read its file of callers
 //	certificate [NAME]  writes cert.pem and key.pem for 127.0.0.1, which signs itself; with a name NAME.pem and

@@ -52,7 +52,7 @@ func isMoved(err error) bool {
 // TestExpectedSchema: a write that expects a schema replaces that one only, the caller learns how that was
 // made sure, and a schema that has moved back is as good as one that never moved.
 func TestExpectedSchema(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		const note = "\ndefinition note {\n\trelation author: user\n}\n"
 		want := authz.SchemaGuardLocked
 		if strings.HasSuffix(t.Name(), "remote") {
@@ -118,7 +118,7 @@ func TestExpectedSchemaElsewhere(t *testing.T) {
 // is made in the transaction.
 func TestExpectedSchemaRace(t *testing.T) {
 	const writers, rounds = 8, 10
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		if strings.HasSuffix(t.Name(), "remote") {
 			return // it can race, and says so: TestExpectedSchema
 		}

@@ -26,7 +26,7 @@ import (
 // TestStockClient: AuthZed's own client works against Deputy as against SpiceDB: schema, bulk import,
 // checks, look-ups, reads, export and watch.
 func TestStockClient(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		client, err := authzed.NewClient(s.Addr().String(),
@@ -158,7 +158,7 @@ func count[T any](t *testing.T, stream grpc.ServerStreamingClient[T], err error)
 // TestServicesCannotWriteTheCore: through the SpiceDB door a service writes domain data, and nothing
 // that decisions stand on.
 func TestServicesCannotWriteTheCore(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		touch := v1.RelationshipUpdate_OPERATION_TOUCH
 		if _, err := harness.Update(t.Context(), s.Service, touch, "document:plan#reader@user:bob"); err != nil {

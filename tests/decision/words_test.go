@@ -43,7 +43,7 @@ func TestErrorsNameTheWord(t *testing.T) {
 		names        = `: a name has 3 to 64 lower-case letters, digits and underscores, and begins with a letter`
 		notNear      = `permission "approve" does not exist` + of
 	)
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		ctx := t.Context()
 		d := w.delegate(&deputyv1.CreateDelegationRequest{Unscoped: true, AllowDirect: true})
@@ -142,7 +142,7 @@ func TestSpiceDBsWritesNameTheWord(t *testing.T) {
 		types = `: the schema has document, holder, note, risky, user, service, agent, tenant, delegation, session; did you mean "document"?`
 		of    = `: document has the relations by_day, reader, tenant; did you mean "reader"?`
 	)
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		newWorld(t, s)
 		service := v1.NewPermissionsServiceClient(s.Service)
 		write := func(conn grpc.ClientConnInterface, relationship string) string {
@@ -194,7 +194,7 @@ func TestSpiceDBsWritesNameTheWord(t *testing.T) {
 // TestMissingContextIsNamedOnce: a parameter that a caveat misses in two places is named once, in order, by every evaluator and through every
 // API.
 func TestMissingContextIsNamedOnce(t *testing.T) {
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		w := newWorld(t, s)
 		ctx := t.Context()
 		s.WriteSchema(t, schema.Core+domain+`
@@ -262,7 +262,7 @@ definition shift {
 // where the content of one that the caller may make is refused, the version is SpiceDB's, marked as a build of Deputy's.
 func TestSpiceDBsVersion(t *testing.T) {
 	release := regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+\+deputy$`)
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		if s.IsRemote() {
 			return // it says itself what it is
 		}
@@ -314,7 +314,7 @@ func TestWriteSchemaSaysWhatIsWrong(t *testing.T) {
 	wrong := func(line int) string {
 		return fmt.Sprintf("schema: is wrong at line %d: %s", strings.Count(schema.Core, "\n")+line, cycle)
 	}
-	harness.EachEngine(t, func(t *testing.T, s *harness.Server) {
+	harness.EachEngineAndCopy(t, func(t *testing.T, s *harness.Server) {
 		admin := v1.NewSchemaServiceClient(s.Admin)
 		for name, c := range map[string]struct {
 			text string

@@ -12,6 +12,9 @@ import (
 
 	v1 "github.com/authzed/authzed-go/proto/authzed/api/v1"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -39,8 +42,23 @@ func followsDeputy(t *testing.T, p *node, change func(*daemon.Config)) *node {
 	if change != nil {
 		change(&cfg)
 	}
-	s := harness.Start(t, cfg)
+	logs, said := observer.New(zapcore.InfoLevel)
+	t.Cleanup(func() {
+		for _, entry := range said.All() {
+			noDatabase(t, "the log", fmt.Sprint(entry.Message, entry.ContextMap()))
+		}
+	})
+	s := harness.StartLogging(t, cfg, zaptest.NewLogger(t, zaptest.Level(zapcore.WarnLevel), zaptest.WrapOptions(
+		zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, logs) }))))
 	return &node{s, s.MetricsAddr().String()}
+}
+
+// noDatabase fails the test where a server that follows another Deputy speaks of a database: there is none.
+func noDatabase(t *testing.T, where, text string) {
+	t.Helper()
+	if strings.Contains(strings.ToLower(text), "database") {
+		t.Errorf("%s speaks of a database, and another Deputy is followed: say %q, which is true of both: %s", where, "the primary", text)
+	}
 }
 
 // TestRevokedThroughPrimaryOrFollower revokes through the server that is followed, or through one that follows, and asks another one next, while all
@@ -156,6 +174,7 @@ func TestPrimaryStopped(t *testing.T) {
 	n := followsDeputy(t, &node{Server: first}, func(c *daemon.Config) { c.Following.Wait, c.Following.MaxAge = 250*time.Millisecond, maxAge })
 	check := n.furnish(t)
 	n.wants(t, check, has)
+	n.inContact(t)
 	fast := &deputyv1.CheckPermissionRequest{
 		AgentId: check.GetAgentId(), Via: check.GetVia(), Resource: check.GetResource(), Permission: "view",
 		Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_MinimizeLatency{MinimizeLatency: true}},
@@ -173,13 +192,18 @@ func TestPrimaryStopped(t *testing.T) {
 	if code := status.Code(err); code != codes.Unavailable && code != codes.DeadlineExceeded {
 		t.Errorf("without the server that it follows the follower fails with %v", err)
 	}
+	noDatabase(t, "a call's failure", err.Error())
 	harness.NotReady(t, n.Nobody)
+	noDatabase(t, "the status", n.outOfContact(t, harness.FollowerKey))
 	if resp, err := n.check(t, fast); err == nil {
 		t.Errorf("the copy is older than %s, and the follower answers %v", maxAge, resp.GetPermissionship())
+	} else {
+		noDatabase(t, "a call's failure", err.Error())
 	}
 	again := harness.Start(t, daemon.Config{Addr: addr, Engine: on, Callers: harness.Followers()})
 	again.Delete(t, "document:plan#reader@user:alice")
 	harness.Ready(t, n.Nobody)
+	n.inContact(t)
 	n.wants(t, check, no)
 	if loads := n.figure(t, "deputy_follow_loads_total"); loads != 1 {
 		t.Errorf("the copy was loaded %.0f times, want once", loads)
@@ -265,8 +289,13 @@ func TestPromoted(t *testing.T) {
 	frozen := map[string]*deputyv1.CheckPermissionRequest{
 		"the primary": p.frozen(t, check.GetDelegationId()), "a follower": a.frozen(t, check.GetDelegationId()),
 	}
-	for _, f := range frozen {
+	for where, f := range frozen {
 		b.wants(t, f, has)
+		for name, n := range map[string]*node{"the primary": p, "a follower": b} {
+			if lost := n.baselineLost(t, f); lost != "" {
+				t.Errorf("%s says of the baseline of a session that %s started, which can be read: %q", name, where, lost)
+			}
+		}
 	}
 	p.Delete(t, "document:plan#reader@user:alice")
 	a.wants(t, check, no)
@@ -385,8 +414,18 @@ func (n *node) frozen(t *testing.T, delegation string) *deputyv1.CheckPermission
 	}
 }
 
+// baselineLost is what a server says of the baseline of the session that a check is made in.
+func (n *node) baselineLost(t *testing.T, check *deputyv1.CheckPermissionRequest) string {
+	t.Helper()
+	resp, err := n.Sessions().GetSession(t.Context(), &deputyv1.GetSessionRequest{SessionId: check.GetSessionId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetSession().GetBaselineLost()
+}
+
 // lostBaseline fails the test unless a check in a frozen session whose baseline is of a history that is no more is refused, and its explanation has that
-// as the only reason, with what to do.
+// as the only reason, with what to do, which is also said of the session.
 func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest, name string) {
 	t.Helper()
 	if by := n.wants(t, check, no).GetRefusedBy(); by != deputyv1.RefusedBy_REFUSED_BY_ACTOR {
@@ -409,6 +448,8 @@ func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest
 	if len(refuses) != 1 || !strings.HasPrefix(refuses[0], "GATE_BASELINE: what held when the session started can be read: ") ||
 		!strings.Contains(refuses[0], "start the session anew") {
 		t.Errorf("%s: an explanation refuses for %q; want the baseline alone, which cannot be read", name, refuses)
+	} else if lost := n.baselineLost(t, check); lost == "" || !strings.HasSuffix(refuses[0], ": "+lost) {
+		t.Errorf("%s: of the session it is said %q, and an explanation says %q", name, lost, refuses[0])
 	}
 }
 

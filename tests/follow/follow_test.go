@@ -356,7 +356,8 @@ func TestLookupsMove(t *testing.T) {
 func TestDatabaseKilled(t *testing.T) {
 	t.Parallel()
 	cluster := pgtest.NewCluster(t)
-	e := engine.Config{Kind: engine.Postgres, URI: cluster.Create(t, "deputy")}
+	const password = "a-password-of-the-database"
+	e := engine.Config{Kind: engine.Postgres, URI: cluster.Create(t, "deputy") + "&password=" + password} // which the cluster does not ask for
 	if err := engine.Migrate(t.Context(), e, "head"); err != nil {
 		t.Fatal(err)
 	}
@@ -369,6 +370,7 @@ func TestDatabaseKilled(t *testing.T) {
 		AgentId: check.GetAgentId(), Via: check.GetVia(), Resource: check.GetResource(), Permission: "view",
 		Consistency: &deputyv1.Consistency{Requirement: &deputyv1.Consistency_MinimizeLatency{MinimizeLatency: true}},
 	}
+	n.inContact(t)
 	cluster.Crash(t)
 	killed := time.Now()
 	n.wants(t, fast, has)
@@ -407,14 +409,49 @@ func TestDatabaseKilled(t *testing.T) {
 	if resp, err := n.check(t, fast); err == nil {
 		t.Errorf("the copy is older than %s, and the server answers %v", maxAge, resp.GetPermissionship())
 	}
+	n.outOfContact(t, password)
 	cluster.Start(t)
 	harness.Ready(t, n.Nobody)
+	n.inContact(t)
 	n.wants(t, check, has)
 	n.Delete(t, "document:plan#reader@user:alice")
 	n.wants(t, check, no)
 	if loads := n.figure(t, "deputy_follow_loads_total"); loads != 1 {
 		t.Errorf("the copy was loaded %.0f times, want once", loads)
 	}
+}
+
+// contact is what a server says of whether what it follows answers.
+func (n *node) contact(t *testing.T) *deputyv1.CopyContact {
+	t.Helper()
+	resp, err := deputyv1.NewCopyServiceClient(n.Admin).GetCopy(t.Context(), &deputyv1.GetCopyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetContact()
+}
+
+// inContact waits until a server says that what it follows answers.
+func (n *node) inContact(t *testing.T) {
+	t.Helper()
+	eventually(t, "what is followed answers", func() bool {
+		c := n.contact(t)
+		return c.GetAnswers() && c.GetFailure() == "" && c.GetAnswered().AsDuration() < 15*time.Second
+	})
+}
+
+// outOfContact waits until a server says that what it follows does not answer, and returns why. A secret must not be in that.
+func (n *node) outOfContact(t *testing.T, secret string) (failure string) {
+	t.Helper()
+	eventually(t, "what is followed does not answer", func() bool {
+		c := n.contact(t)
+		failure = c.GetFailure()
+		return !c.GetAnswers() && failure != "" && c.GetAnswered() != nil
+	})
+	if strings.Contains(failure, secret) {
+		t.Errorf("the failure holds the secret %q: %s", secret, failure)
+	}
+	return failure
 }
 
 // TestCopyIsKept starts a server over the copy that another one has left, with what was revoked meanwhile, and over a directory that was emptied.

@@ -32,7 +32,7 @@ import (
 //	what   = the method of a cursor \x00 the caller's name, or "ZedToken"
 //	value  = SpiceDB's cursor, or unix nanoseconds in base 36 "." SpiceDB's token; either after its history, where one is known
 //
-// A token or cursor of another history of the database is refused; see authz.Revision. Neither SpiceDB's tokens nor its cursors hold an "@".
+// A token or cursor of another history of the primary is refused; see authz.Revision. Neither SpiceDB's tokens nor its cursors hold an "@".
 
 const (
 	// sealBytes is how much of the HMAC a seal carries.
@@ -171,7 +171,7 @@ func (c *call) ofHistory(ctx context.Context, field string, r authz.Revision) er
 		return err
 	case now != r.History():
 		return failure(codes.OutOfRange, authz.ReasonRevision, field,
-			"is of another history of the database than today's: it was failed over, restored or replaced since. Begin without it")
+			"is of another history of the primary than today's: it was failed over, restored or replaced since. Begin without it")
 	}
 	c.history = now
 	return nil

@@ -28,7 +28,7 @@ func (c *call) withWhatThereIs(ctx context.Context, err error, written bool) err
 	st := status.Convert(err)
 	info := statuses.Info(st)
 	reason := v1.ErrorReason(v1.ErrorReason_value[info.GetReason()])
-	if !namesUnknown[reason] {
+	if !namesUnknown[reason] || c.rights.Relays {
 		return err
 	}
 	schema, failed := c.schema(ctx)

@@ -89,8 +89,10 @@ type GetCopyResponse struct {
 	Difference *CopyDifference `protobuf:"bytes,12,opt,name=difference,proto3" json:"difference,omitempty"`
 	// When that was found.
 	DifferenceTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=difference_time,json=differenceTime,proto3" json:"difference_time,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether the database answers.
+	Contact       *CopyContact `protobuf:"bytes,14,opt,name=contact,proto3" json:"contact,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetCopyResponse) Reset() {
@@ -214,6 +216,78 @@ func (x *GetCopyResponse) GetDifferenceTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GetCopyResponse) GetContact() *CopyContact {
+	if x != nil {
+		return x.Contact
+	}
+	return nil
+}
+
+// CopyContact says whether the database answers the server's questions. The server asks about once a second while all is well, and at least once in 15 s
+// where it gets no answers.
+type CopyContact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the last question has got an answer, less than 15 s ago.
+	Answers bool `protobuf:"varint,1,opt,name=answers,proto3" json:"answers,omitempty"`
+	// How long ago the database last gave an answer that the server could use; absent if it has not since the server started.
+	Answered *durationpb.Duration `protobuf:"bytes,2,opt,name=answered,proto3" json:"answered,omitempty"`
+	// Why the last question has got none; empty if it has, and while it is still waited for. It may name addresses, and holds no password and no key.
+	Failure       string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CopyContact) Reset() {
+	*x = CopyContact{}
+	mi := &file_deputy_v1_copy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CopyContact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CopyContact) ProtoMessage() {}
+
+func (x *CopyContact) ProtoReflect() protoreflect.Message {
+	mi := &file_deputy_v1_copy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CopyContact.ProtoReflect.Descriptor instead.
+func (*CopyContact) Descriptor() ([]byte, []int) {
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CopyContact) GetAnswers() bool {
+	if x != nil {
+		return x.Answers
+	}
+	return false
+}
+
+func (x *CopyContact) GetAnswered() *durationpb.Duration {
+	if x != nil {
+		return x.Answered
+	}
+	return nil
+}
+
+func (x *CopyContact) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
 // CopyPosition is a state of the database.
 type CopyPosition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -229,7 +303,7 @@ type CopyPosition struct {
 
 func (x *CopyPosition) Reset() {
 	*x = CopyPosition{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[2]
+	mi := &file_deputy_v1_copy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +315,7 @@ func (x *CopyPosition) String() string {
 func (*CopyPosition) ProtoMessage() {}
 
 func (x *CopyPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[2]
+	mi := &file_deputy_v1_copy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +328,7 @@ func (x *CopyPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyPosition.ProtoReflect.Descriptor instead.
 func (*CopyPosition) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{2}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CopyPosition) GetAuthority() string {
@@ -291,7 +365,7 @@ type CopyLoad struct {
 
 func (x *CopyLoad) Reset() {
 	*x = CopyLoad{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[3]
+	mi := &file_deputy_v1_copy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +377,7 @@ func (x *CopyLoad) String() string {
 func (*CopyLoad) ProtoMessage() {}
 
 func (x *CopyLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[3]
+	mi := &file_deputy_v1_copy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +390,7 @@ func (x *CopyLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyLoad.ProtoReflect.Descriptor instead.
 func (*CopyLoad) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{3}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CopyLoad) GetRelationships() uint64 {
@@ -352,7 +426,7 @@ type CopySample struct {
 
 func (x *CopySample) Reset() {
 	*x = CopySample{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[4]
+	mi := &file_deputy_v1_copy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +438,7 @@ func (x *CopySample) String() string {
 func (*CopySample) ProtoMessage() {}
 
 func (x *CopySample) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[4]
+	mi := &file_deputy_v1_copy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +451,7 @@ func (x *CopySample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopySample.ProtoReflect.Descriptor instead.
 func (*CopySample) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{4}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CopySample) GetRelationships() uint64 {
@@ -432,7 +506,7 @@ type CopyDifference struct {
 
 func (x *CopyDifference) Reset() {
 	*x = CopyDifference{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[5]
+	mi := &file_deputy_v1_copy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +518,7 @@ func (x *CopyDifference) String() string {
 func (*CopyDifference) ProtoMessage() {}
 
 func (x *CopyDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[5]
+	mi := &file_deputy_v1_copy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +531,7 @@ func (x *CopyDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyDifference.ProtoReflect.Descriptor instead.
 func (*CopyDifference) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{5}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CopyDifference) GetKind() string {
@@ -514,7 +588,7 @@ type CopyVerification struct {
 
 func (x *CopyVerification) Reset() {
 	*x = CopyVerification{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[6]
+	mi := &file_deputy_v1_copy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +600,7 @@ func (x *CopyVerification) String() string {
 func (*CopyVerification) ProtoMessage() {}
 
 func (x *CopyVerification) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[6]
+	mi := &file_deputy_v1_copy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +613,7 @@ func (x *CopyVerification) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyVerification.ProtoReflect.Descriptor instead.
 func (*CopyVerification) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{6}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CopyVerification) GetEqual() bool {
@@ -615,7 +689,7 @@ type CopyCompared struct {
 
 func (x *CopyCompared) Reset() {
 	*x = CopyCompared{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[7]
+	mi := &file_deputy_v1_copy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +701,7 @@ func (x *CopyCompared) String() string {
 func (*CopyCompared) ProtoMessage() {}
 
 func (x *CopyCompared) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[7]
+	mi := &file_deputy_v1_copy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +714,7 @@ func (x *CopyCompared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyCompared.ProtoReflect.Descriptor instead.
 func (*CopyCompared) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{7}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CopyCompared) GetType() string {
@@ -682,7 +756,7 @@ type VerifyCopyRequest struct {
 
 func (x *VerifyCopyRequest) Reset() {
 	*x = VerifyCopyRequest{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[8]
+	mi := &file_deputy_v1_copy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +768,7 @@ func (x *VerifyCopyRequest) String() string {
 func (*VerifyCopyRequest) ProtoMessage() {}
 
 func (x *VerifyCopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[8]
+	mi := &file_deputy_v1_copy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +781,7 @@ func (x *VerifyCopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCopyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyCopyRequest) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{8}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VerifyCopyRequest) GetLimit() uint32 {
@@ -734,7 +808,7 @@ type VerifyCopyResponse struct {
 
 func (x *VerifyCopyResponse) Reset() {
 	*x = VerifyCopyResponse{}
-	mi := &file_deputy_v1_copy_proto_msgTypes[9]
+	mi := &file_deputy_v1_copy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +820,7 @@ func (x *VerifyCopyResponse) String() string {
 func (*VerifyCopyResponse) ProtoMessage() {}
 
 func (x *VerifyCopyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_deputy_v1_copy_proto_msgTypes[9]
+	mi := &file_deputy_v1_copy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +833,7 @@ func (x *VerifyCopyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyCopyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyCopyResponse) Descriptor() ([]byte, []int) {
-	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{9}
+	return file_deputy_v1_copy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VerifyCopyResponse) GetResult() isVerifyCopyResponse_Result {
@@ -826,7 +900,7 @@ var File_deputy_v1_copy_proto protoreflect.FileDescriptor
 const file_deputy_v1_copy_proto_rawDesc = "" +
 	"\n" +
 	"\x14deputy/v1/copy.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n" +
-	"\x0eGetCopyRequest\"\xb4\x04\n" +
+	"\x0eGetCopyRequest\"\xe6\x04\n" +
 	"\x0fGetCopyResponse\x12\x16\n" +
 	"\x06serves\x18\x01 \x01(\bR\x06serves\x123\n" +
 	"\bposition\x18\x02 \x01(\v2\x17.deputy.v1.CopyPositionR\bposition\x12+\n" +
@@ -844,7 +918,12 @@ const file_deputy_v1_copy_proto_rawDesc = "" +
 	"\n" +
 	"difference\x18\f \x01(\v2\x19.deputy.v1.CopyDifferenceR\n" +
 	"difference\x12C\n" +
-	"\x0fdifference_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0edifferenceTime\"r\n" +
+	"\x0fdifference_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0edifferenceTime\x120\n" +
+	"\acontact\x18\x0e \x01(\v2\x16.deputy.v1.CopyContactR\acontact\"x\n" +
+	"\vCopyContact\x12\x18\n" +
+	"\aanswers\x18\x01 \x01(\bR\aanswers\x125\n" +
+	"\banswered\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\banswered\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\"r\n" +
 	"\fCopyPosition\x12\x1c\n" +
 	"\tauthority\x18\x01 \x01(\tR\tauthority\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12.\n" +
@@ -906,50 +985,53 @@ func file_deputy_v1_copy_proto_rawDescGZIP() []byte {
 	return file_deputy_v1_copy_proto_rawDescData
 }
 
-var file_deputy_v1_copy_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_deputy_v1_copy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_deputy_v1_copy_proto_goTypes = []any{
 	(*GetCopyRequest)(nil),        // 0: deputy.v1.GetCopyRequest
 	(*GetCopyResponse)(nil),       // 1: deputy.v1.GetCopyResponse
-	(*CopyPosition)(nil),          // 2: deputy.v1.CopyPosition
-	(*CopyLoad)(nil),              // 3: deputy.v1.CopyLoad
-	(*CopySample)(nil),            // 4: deputy.v1.CopySample
-	(*CopyDifference)(nil),        // 5: deputy.v1.CopyDifference
-	(*CopyVerification)(nil),      // 6: deputy.v1.CopyVerification
-	(*CopyCompared)(nil),          // 7: deputy.v1.CopyCompared
-	(*VerifyCopyRequest)(nil),     // 8: deputy.v1.VerifyCopyRequest
-	(*VerifyCopyResponse)(nil),    // 9: deputy.v1.VerifyCopyResponse
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*CopyContact)(nil),           // 2: deputy.v1.CopyContact
+	(*CopyPosition)(nil),          // 3: deputy.v1.CopyPosition
+	(*CopyLoad)(nil),              // 4: deputy.v1.CopyLoad
+	(*CopySample)(nil),            // 5: deputy.v1.CopySample
+	(*CopyDifference)(nil),        // 6: deputy.v1.CopyDifference
+	(*CopyVerification)(nil),      // 7: deputy.v1.CopyVerification
+	(*CopyCompared)(nil),          // 8: deputy.v1.CopyCompared
+	(*VerifyCopyRequest)(nil),     // 9: deputy.v1.VerifyCopyRequest
+	(*VerifyCopyResponse)(nil),    // 10: deputy.v1.VerifyCopyResponse
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_deputy_v1_copy_proto_depIdxs = []int32{
-	2,  // 0: deputy.v1.GetCopyResponse.position:type_name -> deputy.v1.CopyPosition
-	10, // 1: deputy.v1.GetCopyResponse.age:type_name -> google.protobuf.Duration
-	3,  // 2: deputy.v1.GetCopyResponse.load:type_name -> deputy.v1.CopyLoad
-	6,  // 3: deputy.v1.GetCopyResponse.verification:type_name -> deputy.v1.CopyVerification
-	4,  // 4: deputy.v1.GetCopyResponse.sample:type_name -> deputy.v1.CopySample
-	5,  // 5: deputy.v1.GetCopyResponse.difference:type_name -> deputy.v1.CopyDifference
-	11, // 6: deputy.v1.GetCopyResponse.difference_time:type_name -> google.protobuf.Timestamp
-	11, // 7: deputy.v1.CopyPosition.time:type_name -> google.protobuf.Timestamp
-	2,  // 8: deputy.v1.CopyLoad.position:type_name -> deputy.v1.CopyPosition
-	11, // 9: deputy.v1.CopySample.began:type_name -> google.protobuf.Timestamp
-	11, // 10: deputy.v1.CopySample.ended:type_name -> google.protobuf.Timestamp
-	10, // 11: deputy.v1.CopySample.took:type_name -> google.protobuf.Duration
-	2,  // 12: deputy.v1.CopyVerification.position:type_name -> deputy.v1.CopyPosition
-	11, // 13: deputy.v1.CopyVerification.moment:type_name -> google.protobuf.Timestamp
-	11, // 14: deputy.v1.CopyVerification.began:type_name -> google.protobuf.Timestamp
-	11, // 15: deputy.v1.CopyVerification.ended:type_name -> google.protobuf.Timestamp
-	7,  // 16: deputy.v1.VerifyCopyResponse.compared:type_name -> deputy.v1.CopyCompared
-	5,  // 17: deputy.v1.VerifyCopyResponse.difference:type_name -> deputy.v1.CopyDifference
-	6,  // 18: deputy.v1.VerifyCopyResponse.end:type_name -> deputy.v1.CopyVerification
-	0,  // 19: deputy.v1.CopyService.GetCopy:input_type -> deputy.v1.GetCopyRequest
-	8,  // 20: deputy.v1.CopyService.VerifyCopy:input_type -> deputy.v1.VerifyCopyRequest
-	1,  // 21: deputy.v1.CopyService.GetCopy:output_type -> deputy.v1.GetCopyResponse
-	9,  // 22: deputy.v1.CopyService.VerifyCopy:output_type -> deputy.v1.VerifyCopyResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	3,  // 0: deputy.v1.GetCopyResponse.position:type_name -> deputy.v1.CopyPosition
+	11, // 1: deputy.v1.GetCopyResponse.age:type_name -> google.protobuf.Duration
+	4,  // 2: deputy.v1.GetCopyResponse.load:type_name -> deputy.v1.CopyLoad
+	7,  // 3: deputy.v1.GetCopyResponse.verification:type_name -> deputy.v1.CopyVerification
+	5,  // 4: deputy.v1.GetCopyResponse.sample:type_name -> deputy.v1.CopySample
+	6,  // 5: deputy.v1.GetCopyResponse.difference:type_name -> deputy.v1.CopyDifference
+	12, // 6: deputy.v1.GetCopyResponse.difference_time:type_name -> google.protobuf.Timestamp
+	2,  // 7: deputy.v1.GetCopyResponse.contact:type_name -> deputy.v1.CopyContact
+	11, // 8: deputy.v1.CopyContact.answered:type_name -> google.protobuf.Duration
+	12, // 9: deputy.v1.CopyPosition.time:type_name -> google.protobuf.Timestamp
+	3,  // 10: deputy.v1.CopyLoad.position:type_name -> deputy.v1.CopyPosition
+	12, // 11: deputy.v1.CopySample.began:type_name -> google.protobuf.Timestamp
+	12, // 12: deputy.v1.CopySample.ended:type_name -> google.protobuf.Timestamp
+	11, // 13: deputy.v1.CopySample.took:type_name -> google.protobuf.Duration
+	3,  // 14: deputy.v1.CopyVerification.position:type_name -> deputy.v1.CopyPosition
+	12, // 15: deputy.v1.CopyVerification.moment:type_name -> google.protobuf.Timestamp
+	12, // 16: deputy.v1.CopyVerification.began:type_name -> google.protobuf.Timestamp
+	12, // 17: deputy.v1.CopyVerification.ended:type_name -> google.protobuf.Timestamp
+	8,  // 18: deputy.v1.VerifyCopyResponse.compared:type_name -> deputy.v1.CopyCompared
+	6,  // 19: deputy.v1.VerifyCopyResponse.difference:type_name -> deputy.v1.CopyDifference
+	7,  // 20: deputy.v1.VerifyCopyResponse.end:type_name -> deputy.v1.CopyVerification
+	0,  // 21: deputy.v1.CopyService.GetCopy:input_type -> deputy.v1.GetCopyRequest
+	9,  // 22: deputy.v1.CopyService.VerifyCopy:input_type -> deputy.v1.VerifyCopyRequest
+	1,  // 23: deputy.v1.CopyService.GetCopy:output_type -> deputy.v1.GetCopyResponse
+	10, // 24: deputy.v1.CopyService.VerifyCopy:output_type -> deputy.v1.VerifyCopyResponse
+	23, // [23:25] is the sub-list for method output_type
+	21, // [21:23] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_copy_proto_init() }
@@ -958,7 +1040,7 @@ func file_deputy_v1_copy_proto_init() {
 		return
 	}
 	file_deputy_v1_access_proto_init()
-	file_deputy_v1_copy_proto_msgTypes[9].OneofWrappers = []any{
+	file_deputy_v1_copy_proto_msgTypes[10].OneofWrappers = []any{
 		(*VerifyCopyResponse_Compared)(nil),
 		(*VerifyCopyResponse_Difference)(nil),
 		(*VerifyCopyResponse_End)(nil),
@@ -969,7 +1051,7 @@ func file_deputy_v1_copy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_deputy_v1_copy_proto_rawDesc), len(file_deputy_v1_copy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,8 +27,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CopyService says how the copy of the database does that a server with --follow decides from. It is an admin's; on a server without --follow every
-// call is FAILED_PRECONDITION.
+// CopyService says how the copy does that a server with --follow decides from. What the copy is of is called the database here; for a server that follows
+// another Deputy it is that one's store. The service is an admin's; on a server without --follow every call is FAILED_PRECONDITION.
 type CopyServiceClient interface {
 	// GetCopy says how the copy does.
 	GetCopy(ctx context.Context, in *GetCopyRequest, opts ...grpc.CallOption) (*GetCopyResponse, error)
@@ -79,8 +79,8 @@ type CopyService_VerifyCopyClient = grpc.ServerStreamingClient[VerifyCopyRespons
 // All implementations must embed UnimplementedCopyServiceServer
 // for forward compatibility.
 //
-// CopyService says how the copy of the database does that a server with --follow decides from. It is an admin's; on a server without --follow every
-// call is FAILED_PRECONDITION.
+// CopyService says how the copy does that a server with --follow decides from. What the copy is of is called the database here; for a server that follows
+// another Deputy it is that one's store. The service is an admin's; on a server without --follow every call is FAILED_PRECONDITION.
 type CopyServiceServer interface {
 	// GetCopy says how the copy does.
 	GetCopy(context.Context, *GetCopyRequest) (*GetCopyResponse, error)

@@ -39,7 +39,10 @@ type Session struct {
 	// Whether it only ever narrows from where it started.
 	Frozen bool `protobuf:"varint,6,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// What it acts for, each under a delegation of its own.
-	Leaves        []*SessionLeaf `protobuf:"bytes,7,rep,name=leaves,proto3" json:"leaves,omitempty"`
+	Leaves []*SessionLeaf `protobuf:"bytes,7,rep,name=leaves,proto3" json:"leaves,omitempty"`
+	// Why what held when a frozen session started cannot be read any more, in words for people. Every check in such a session is refused: start another
+	// one. GetSession alone says it. Empty where it can be read, where that could not be found out, and of a session that is not frozen or is not active.
+	BaselineLost  string `protobuf:"bytes,8,opt,name=baseline_lost,json=baselineLost,proto3" json:"baseline_lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,6 +124,13 @@ func (x *Session) GetLeaves() []*SessionLeaf {
 		return x.Leaves
 	}
 	return nil
+}
+
+func (x *Session) GetBaselineLost() string {
+	if x != nil {
+		return x.BaselineLost
+	}
+	return ""
 }
 
 // SessionLeaf is one principal that a session acts for.
@@ -871,7 +881,7 @@ var File_deputy_v1_sessions_proto protoreflect.FileDescriptor
 
 const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\n" +
-	"\x18deputy/v1/sessions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n" +
+	"\x18deputy/v1/sessions.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x14deputy/v1/core.proto\x1a\x1bdeputy/v1/delegations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x19\n" +
@@ -882,7 +892,8 @@ const file_deputy_v1_sessions_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x16\n" +
 	"\x06frozen\x18\x06 \x01(\bR\x06frozen\x12.\n" +
-	"\x06leaves\x18\a \x03(\v2\x16.deputy.v1.SessionLeafR\x06leaves\"\xbb\x01\n" +
+	"\x06leaves\x18\a \x03(\v2\x16.deputy.v1.SessionLeafR\x06leaves\x12#\n" +
+	"\rbaseline_lost\x18\b \x01(\tR\fbaselineLost\"\xbb\x01\n" +
 	"\vSessionLeaf\x12#\n" +
 	"\rdelegation_id\x18\x01 \x01(\tR\fdelegationId\x120\n" +
 	"\x14parent_delegation_id\x18\x02 \x01(\tR\x12parentDelegationId\x128\n" +
