@@ -61,7 +61,7 @@ func (c *call) plan(ctx context.Context, one authz.Case, f decide.Facts) (*candi
 	return t, nil
 }
 
-// Why a baseline cannot be read, for those to whom a decision is explained.
+// Why a baseline cannot be read, for callers to whom a decision is explained.
 const (
 	noBaseline      = "the session has no baseline: start it anew"
 	leftBaseline    = "its state has left the retention, or is of before the database was restored, promoted or replaced: start the session anew"

@@ -166,5 +166,5 @@ func answer(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Language", "en")
 	w.WriteHeader(status)
-	_, _ = w.Write(text) // whoever is gone does not read it
+	_, _ = w.Write(text) // a transmitter that is gone does not read it
 }
