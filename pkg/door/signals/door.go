@@ -1,6 +1,6 @@
 // Package signals takes security events on the door over HTTP: push delivery of security event tokens (RFC 8935). It reads requests within limits,
-// and answers them. How long a request may take is its server's. Who sends a token, and what becomes of it, is handed to it: it knows neither callers
-// nor what an event means.
+// and answers them. How long a request may take is its server's. New is given the function that identifies the sender of a token, and the sender acts on
+// the token: the door knows neither callers nor what an event means.
 package signals
 
 import (
