@@ -19,7 +19,7 @@ func run(ctx context.Context, calls string, server []string, out io.Writer) (err
 	if calls == "" || len(server) == 0 {
 		return errors.New("-calls or the server is missing: agent -calls FILE -- SERVER [ARGUMENT…]")
 	}
-	file, err := os.Open(calls) //nolint:gosec // whoever runs the program names it
+	file, err := os.Open(calls) //nolint:gosec // the person who runs the program names it
 	if err != nil {
 		return err
 	}

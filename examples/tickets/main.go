@@ -1,4 +1,4 @@
-// Command tickets is an MCP server with the tickets of a support desk. It does whatever it is asked: who may ask is the guard's to decide.
+// Command tickets is an MCP server with the tickets of a support desk. It does whatever it is asked: the guard decides who may ask.
 package main
 
 import (

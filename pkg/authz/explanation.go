@@ -8,8 +8,8 @@ type Explaining struct {
 	Hidden func(Object) (bool, error)
 }
 
-// Explanation says why one check came to its outcome. It says what a decision conceals: it is for those who may have decisions
-// explained, and not for logs.
+// Explanation says why one check came to its outcome. It says what a decision conceals: it is for callers that may have
+// decisions explained, and not for logs.
 type Explanation struct {
 	// Outcome and Missing are those of the check; see Answer.
 	Outcome Outcome

@@ -70,8 +70,8 @@ type Freshness struct {
 	// Stale permits the engine's cheapest revision, up to its quantization interval behind the head,
 	// though never before AtLeast and Also.
 	Stale bool
-	// Moment has relationships expire by this moment and not by the clock, together with Exactly, for who asks what was answered
-	// then. An engine that cannot leaves it out of account; see Momentary.
+	// Moment has relationships expire by this moment and not by the clock, together with Exactly, for a caller that asks what was
+	// answered then. An engine that cannot leaves it out of account; see Momentary.
 	Moment time.Time
 }
 

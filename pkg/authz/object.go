@@ -68,8 +68,8 @@ func (o Object) String() string { return o.Type + ":" + o.ID }
 // IsZero reports whether the object names nothing.
 func (o Object) IsZero() bool { return o == Object{} }
 
-// Subject is the right-hand side of a relationship or of a check: an object, or all who have a
-// relation to it.
+// Subject is the right-hand side of a relationship or of a check: an object, or all subjects that
+// have a relation to it.
 type Subject struct {
 	Object
 	// Relation is empty for the object itself.

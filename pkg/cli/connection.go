@@ -163,7 +163,7 @@ func (c *connection) runLong(do clientCommand) func(*cobra.Command, []string) er
 
 func (c *connection) runFor(do clientCommand, defaultTimeout bool) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		// Who sets a timeout means it, for an import too.
+		// A user who sets a timeout means it, for an import too.
 		timeoutSaid := cmd.Flags().Changed("timeout")
 		c.insecureUnsaid = !cmd.Flags().Changed("insecure")
 		if c.timeout <= 0 {

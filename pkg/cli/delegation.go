@@ -24,7 +24,7 @@ func newDelegation(p *program) *cobra.Command {
 	return cmd
 }
 
-// newDelegationCreate builds `deputy delegation create`. Who may grant what is the server's to judge;
+// newDelegationCreate builds `deputy delegation create`. The server judges who may grant what;
 // the time to live has no default here, because a delegation that nobody gave an end is a mistake.
 func newDelegationCreate(c *connection) *cobra.Command {
 	var agent, principal, tenant, grantedBy, parent, idempotencyKey, consent, actorTokenFile string

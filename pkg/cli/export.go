@@ -20,8 +20,8 @@ import (
 	"github.com/deputyauth/deputy/pkg/notation"
 )
 
-// newRelationshipExport builds `deputy relationship export`. Who has its file has the whole graph, so the
-// file is its owner's alone.
+// newRelationshipExport builds `deputy relationship export`. A person who has its file has the whole graph,
+// so the file is its owner's alone.
 func newRelationshipExport(c *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export [FILE]",

@@ -260,7 +260,7 @@ func orHere(folder string) string {
 	return folder
 }
 
-// bare is an error without the path that it is about, for who names it already.
+// bare is an error without the path that it is about, for a caller that names it already.
 func bare(err error) error {
 	if of, ok := errors.AsType[*fs.PathError](err); ok {
 		return of.Err

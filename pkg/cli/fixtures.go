@@ -203,7 +203,7 @@ func (t *fixturesCommand) against(ctx context.Context, r *run.Report) error {
 	return err
 }
 
-// readable is the mode of files that whoever looks at a CI's results may read.
+// readable is the mode of files that every user who looks at a CI's results may read.
 const readable = 0o644
 
 // write writes what was asked for.

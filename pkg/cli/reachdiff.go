@@ -90,7 +90,7 @@ func (r *reaching) compareSchemas(ctx context.Context, c *connection, s *server,
 	return r.compare(c, &before, &after, was, is)
 }
 
-// compare shows what differs. The exit code is 1 if anything does. Who is in neither reach is an error, so that a typo is none.
+// compare shows what differs. The exit code is 1 if anything does. A party that is in neither reach is an error, so that a typo is found.
 func (r *reaching) compare(c *connection, before, after *half, was, is reach.Stream) error {
 	d := &reachDiff{out: c.program.Out, all: r.list, json: c.output == formatJSON, counts: map[[2]string]*differing{}}
 	if err := reach.Compare(was, is, d.add); err != nil {

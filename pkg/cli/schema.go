@@ -39,8 +39,8 @@ resolved here, beside FILE. Of Deputy's core types those that the file does not 
 server refuses a schema whose core differs from its own. A type without a tenant is written with a
 warning: every decision on it is refused, unless the server lists it in --global-types.
 
-With --require-plan nothing is written unless FILE is the schema that deputy schema plan --out has planned,
-and the schema in force is still the one that it was planned for.`,
+With --require-plan FILE is written only if it is the schema that deputy schema plan --out has planned,
+and if the schema in force is still the one that it was planned for.`,
 		Example: `  deputy schema write schema/supportdesk/supportdesk.zed
   deputy schema write --require-plan plan.json schema.zed`,
 		Args: cobra.ExactArgs(1),
@@ -72,7 +72,7 @@ and the schema in force is still the one that it was planned for.`,
 			return c.printDone(answer, fmt.Sprintf("The schema is written: %d definitions, %d caveats", flat.definitions, flat.caveats))
 		}),
 	}
-	cmd.Flags().StringVar(&require, "require-plan", "", "plan that deputy schema plan --out has written, without which nothing is written")
+	cmd.Flags().StringVar(&require, "require-plan", "", "plan that deputy schema plan --out has written: write only the schema that it planned")
 	return cmd
 }
 

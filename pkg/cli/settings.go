@@ -180,7 +180,7 @@ func (s *secrets) Replace(values []string) error {
 	return nil
 }
 
-// GetSlice returns nothing: whoever may see the values reads the field.
+// GetSlice returns nothing: code that may see the values reads the field.
 func (s *secrets) GetSlice() []string { return nil }
 
 // hiddenText is a flag with one value that may hold a password, and is never printed.

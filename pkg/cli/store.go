@@ -74,7 +74,7 @@ great deletion.`,
 	}
 }
 
-// newBackup builds `deputy backup`. Who has its file has the whole graph, so the file is its owner's alone.
+// newBackup builds `deputy backup`. A person who has its file has the whole graph, so the file is its owner's alone.
 func newBackup(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backup FILE",

@@ -35,8 +35,8 @@
 // takes access away (Brake, RevokeDelegation, EndSession, SuspendAgent, Suspend). The same holds for a call that is refused with
 // RESOURCE_EXHAUSTED because the server has too much to do, or this caller asks too much: it is made again once as much time has passed as the
 // server says, unless its own time is over by then. Other refusals with that code are final, and the server says so. RetryAfter tells what the
-// server says. While many calls fail, few are made again. A call that creates, resumes or renews is made once. Who wants to make it again sets
-// an idempotency key. WithoutRetries makes every call once.
+// server says. While many calls fail, few are made again. A call that creates, resumes or renews is made once. A program that wants to make
+// it again sets an idempotency key. WithoutRetries makes every call once.
 //
 // While a call is under way and its connection has been silent for 30 s, the client asks whether the server is there, and fails the call if
 // the server does not say so within 20 s. WithDialOptions takes other keepalive parameters. The server ends connections that are old, without

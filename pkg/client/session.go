@@ -120,8 +120,8 @@ func (s *Session) ID() string { return s.id }
 // AgentID is the id of the agent that runs.
 func (s *Session) AgentID() string { return s.agentID }
 
-// Token is the newest revision that the session knows of, or nil. Whoever passes the session on passes
-// it along.
+// Token is the newest revision that the session knows of, or nil. A program that passes the
+// session on passes it along.
 func (s *Session) Token() *deputyv1.ZedToken {
 	s.mu.Lock()
 	defer s.mu.Unlock()

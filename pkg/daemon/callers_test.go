@@ -340,7 +340,7 @@ func TestOpenStreamsAreJudgedAgain(t *testing.T) {
 		}
 	}
 	// A stream is open before its request has come, and then goes on as what its caller is by that time. So the file waits until all requests
-	// have come: whoever watches is told of a write.
+	// have come: a caller that watches is told of a write.
 	join("alice")
 	for name := range ends {
 		if name == "importer" { // it has sent nothing

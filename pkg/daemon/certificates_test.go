@@ -203,7 +203,7 @@ func TestCertificatesRequired(t *testing.T) {
 	}
 }
 
-// TestNoTrustDomain: where none is stated, no SPIFFE id proves anything, whoever signed it, and DNS names still do.
+// TestNoTrustDomain: where none is stated, no SPIFFE id proves anything, no matter which authority signed it, and DNS names still do.
 func TestNoTrustDomain(t *testing.T) {
 	m := startMutual(t, func(cfg *daemon.Config) { cfg.SPIFFETrustDomains = nil })
 	for what, test := range map[string]struct {

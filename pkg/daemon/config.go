@@ -201,7 +201,7 @@ func keyMark(key []byte) int32 {
 	return int32(binary.BigEndian.Uint32(digest.Sum(nil))) //nolint:gosec // all bits are used
 }
 
-// checkNoListener refuses what only matters to those who connect, so that nobody relies on it.
+// checkNoListener refuses settings that only matter to clients that connect, so that nobody relies on them.
 func (c Config) checkNoListener() error {
 	for _, one := range []struct {
 		name string

@@ -8,8 +8,8 @@ import (
 
 // crowd is what strangers hold of something scarce, each entry with the peer that it came from. Where there is no
 // room for the next one, the peer that holds most gives up its oldest. So a peer that takes all it can get crowds
-// out itself and not its neighbours, and where all come from one address, as behind a proxy, whoever was let in
-// last still has the time to show a key.
+// out itself and not its neighbours, and where all come from one address, as behind a proxy, the guest
+// that was let in last still has the time to show a key.
 //
 // It is not safe for concurrent use.
 type crowd struct {

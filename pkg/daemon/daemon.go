@@ -568,7 +568,7 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	return nil
 }
 
-// warnInsecure says once where a server can be overheard: settings are read by few, and the log by those who look for what is wrong.
+// warnInsecure says once where a server can be overheard: few people read settings, and operators who look for a fault read the log.
 func (d *Daemon) warnInsecure() {
 	if reachable, err := isReachable("--addr", d.cfg.Addr); d.transport == nil && (reachable || err != nil) {
 		d.log.Warn("other machines can reach this server without TLS: anyone who can read the network can read the keys of its callers",

@@ -19,7 +19,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/statuses"
 )
 
-// Health is all that is answered without a key, so what it takes is bounded by all who ask together, and not for
+// Health is all that is answered without a key, so what it takes is bounded for all clients together, and not for
 // each of them.
 const (
 	// askTime is how long a stranger may take to ask.
@@ -51,10 +51,10 @@ func newHealth() *openHealth {
 	}
 }
 
-// unready has every service be NOT_SERVING for good, and tells that to those who watch. Their streams go on.
+// unready has every service be NOT_SERVING for good, and tells that to the clients that watch. Their streams go on.
 func (h *openHealth) unready() { h.Server.Shutdown() }
 
-// Shutdown has every service be NOT_SERVING for good, tells that to those who watch, and ends their streams: a
+// Shutdown has every service be NOT_SERVING for good, tells that to the clients that watch, and ends their streams: a
 // server that drains would wait for them.
 func (h *openHealth) Shutdown() {
 	h.unready()

@@ -61,7 +61,7 @@ func TestListensOnceTheStoreIsOpen(t *testing.T) {
 	}
 }
 
-// TestCloseEndsServe: Close ends a Serve that runs, which is no failure of it, and whoever watches the health is told.
+// TestCloseEndsServe: Close ends a Serve that runs, which is no failure of it, and a client that watches the health is told.
 func TestCloseEndsServe(t *testing.T) {
 	for name, cfg := range map[string]daemon.Config{"serving": {}, "within the delay": {ShutdownDelay: time.Hour}} {
 		t.Run(name, func(t *testing.T) {

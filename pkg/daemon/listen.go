@@ -26,7 +26,7 @@ const (
 	idleTime = 5 * time.Minute
 	// certifiedTime is how long a connection serves new calls where client certificates decide. Then it is told to go, its calls end in their
 	// own time, and the client makes a new one with the certificate that it has by now: a certificate that expires under a connection ends
-	// its calls. Whoever renews certificates in the middle of their life, as SPIRE does, needs lives of at least twice this time.
+	// its calls. A deployment that renews certificates in the middle of their life, as SPIRE does, needs lives of at least twice this time.
 	certifiedTime = 10 * time.Minute
 	// connectionAge is how long any other connection serves new calls. So a client that keeps one finds servers that were added since, and
 	// leaves those that carry more than the others. gRPC spreads the time by a tenth, so that clients do not all come back at once.

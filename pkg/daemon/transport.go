@@ -359,7 +359,7 @@ func (t *transport) reload() error {
 // use puts material in force.
 func (t *transport) use(m material) {
 	g := &generation{material: m, config: t.config(m)}
-	// Whoever is believed no more is so first.
+	// The authorities are replaced first, so that one that is believed no more does not count a moment longer.
 	if t.cfg.asksClients() {
 		t.trust.Replace(certificate.NewAuthorities(m.names, m.bundles...))
 		g.config.ClientCAs = hints(t.trust.InForce().All())
@@ -520,8 +520,8 @@ func readAuthorities(path string) ([]*x509.Certificate, error) {
 			return nil, fmt.Errorf("its certificate %d: %w", len(all)+1, err)
 		}
 		if one.Version >= 3 && (!one.BasicConstraintsValid || !one.IsCA) {
-			return nil, fmt.Errorf("its certificate %d, of %.200q, is no authority's: name the certificates of those who sign the clients', not those of clients",
-				len(all)+1, one.Subject.String())
+			return nil, fmt.Errorf("its certificate %d, of %.200q, is no authority's: "+
+				"name the certificates of the authorities that sign client certificates, and no client certificate", len(all)+1, one.Subject.String())
 		}
 		all = append(all, one)
 	}

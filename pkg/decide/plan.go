@@ -26,7 +26,7 @@ type Facts struct {
 	Chain []*facts.Delegation
 	// Broken says why the chain ends before a root; empty where it does not.
 	Broken string
-	// Entitled tells that the root was granted by one who may: always looked up, though for a user's
+	// Entitled tells that the root was granted by a subject that may grant it: always looked up, though for a user's
 	// own delegation it is the user.
 	Entitled bool
 	// Sessions holds the sessions that minted a leaf of the chain.
@@ -339,7 +339,7 @@ func (p *plan) member(d *facts.Delegation) {
 	}
 }
 
-// root adds the condition that the chain's first delegation was granted by one who may.
+// root adds the condition that the chain's first delegation was granted by a subject that may grant it.
 func (p *plan) root(d *facts.Delegation) {
 	const gate = authz.GateDelegation
 	name := p.name("delegation ", string(d.ID))
@@ -348,7 +348,7 @@ func (p *plan) root(d *facts.Delegation) {
 	if granted && !d.Set() && d.Principal.Type == authz.TypeUser {
 		granted = d.GrantedBy == d.Principal.Object
 	}
-	p.fact(gate, granted && p.f.Entitled, name+" was granted by one who may",
+	p.fact(gate, granted && p.f.Entitled, name+" was granted by a subject that may grant it",
 		"the principal itself, an owner of the service or a direct admin of the tenant has to")
 }
 

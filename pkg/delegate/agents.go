@@ -110,7 +110,7 @@ func taken(a facts.Agent) error {
 	}
 }
 
-// adoptable refuses what must not be made active, and owners that leave out one whom the graph names: it would answer for the
+// adoptable refuses what must not be made active, and owners that leave out a user whom the graph names: it would answer for the
 // agent without anybody having said so.
 func adoptable(a facts.Agent, owners []authz.Object) error {
 	name := authz.Show(a.ID.Object())

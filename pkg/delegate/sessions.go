@@ -134,7 +134,7 @@ func (d *Delegate) started(ctx context.Context, p *sessionPlan) (Running, authz.
 			return out, v.snap.Revision(), nil
 		}
 		p.session.Issued.At = got.Issued.At
-		// Whoever makes it live, all tries return what is stored then. A try that loses looks again, and finds why: a
+		// No matter which try makes it live, all return what is stored then. A try that loses looks again, and finds why: a
 		// session that is live, or an agent that no longer is.
 		if _, err := d.freeze(ctx, p, v.snap.Revision()); err != nil && (!raced(err) || try == startedTries) {
 			return none(err)

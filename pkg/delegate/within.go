@@ -97,7 +97,7 @@ func (v *view) object(ctx context.Context, o authz.Object, t *authz.Type) (bool,
 }
 
 // whole refuses to stop or resume an agent, a user, a service or a tenant that does not exist for the caller, or that other tenants have
-// too: who is bound to some tenants must not decide for others. That is the one thing that a confined caller learns of other tenants.
+// too: a caller that is bound to some tenants must not decide for others. That is the one thing that a confined caller learns of other tenants.
 func (v *view) whole(ctx context.Context, o authz.Object) error {
 	switch exists, err := v.exists(ctx, o); {
 	case err != nil:

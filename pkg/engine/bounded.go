@@ -42,7 +42,7 @@ type bounded struct {
 
 var _ datastore.UnwrappableDatastore = (*bounded)(nil)
 
-// Unwrap returns the datastore itself, for those who look for what it can do besides.
+// Unwrap returns the datastore itself, for code that looks for what it can do besides.
 func (b *bounded) Unwrap() datastore.Datastore { return b.Datastore }
 
 // panicked is deferred, and turns a panic of the datastore into the function's error.

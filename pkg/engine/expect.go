@@ -30,7 +30,7 @@ type expecting struct{ datastore.Datastore }
 
 var _ datastore.UnwrappableDatastore = expecting{}
 
-// Unwrap returns the datastore itself, for those who look for what it can do besides.
+// Unwrap returns the datastore itself, for code that looks for what it can do besides.
 func (e expecting) Unwrap() datastore.Datastore { return e.Datastore }
 
 // ReadWriteTx is the datastore's. What the call expects comes with the metadata of the gRPC call that ctx

@@ -185,7 +185,7 @@ func (e statusError) Error() string { return e.status.Message() }
 // GRPCStatus is what callers get.
 func (e statusError) GRPCStatus() *status.Status { return e.status }
 
-// Unwrap is the cause, for those who look for its kind.
+// Unwrap is the cause, for code that looks for its kind.
 func (e statusError) Unwrap() error { return e.cause }
 
 // teller makes what SpiceDB answers over the engine's connection fit to be read: by Failure, which knows nothing but the

@@ -36,7 +36,7 @@ const maxConns = 10_000
 // PostgreSQL and CockroachDB share.
 func (c Config) usesPgx() bool { return c.Kind == Postgres || c.Kind == CockroachDB }
 
-// Connection returns the connection string that SpiceDB is given, for who reads its tables besides.
+// Connection returns the connection string that SpiceDB is given, for code that reads its tables besides.
 func (c Config) Connection() (string, error) { return c.connection() }
 
 // connection returns the connection string that SpiceDB is given. PostgreSQL's makes every connection one to

@@ -118,8 +118,8 @@ func (p *primary) lookOver(ctx context.Context, conn *pgx.Conn) *pgx.Conn {
 		if conn, err = connectPrimary(ctx, p.uri); err != nil {
 			return nil
 		}
-		// Those who start with another key see this server again. That one of them did meanwhile is theirs to mend: both
-		// would stop otherwise.
+		// A server that starts with another key sees this one again. That one did meanwhile is for that server to mend:
+		// both would stop otherwise.
 		if err := holdMark(ctx, conn, p.mark); err != nil && !errors.Is(err, errOtherKey) {
 			hangUp(ctx, conn)
 			return nil
@@ -324,7 +324,7 @@ var _ datastore.UnwrappableDatastore = (*pooled)(nil)
 func (p *pooled) Unwrap() datastore.Datastore { return p.Datastore }
 
 // ReadyState asks for the head revision and waits no longer than ctx. SpiceDB goes on asking without a bound where the
-// database does not answer, so one question at a time is under way, which all who ask wait for.
+// database does not answer, so one question at a time is under way, which all callers wait for.
 func (p *pooled) ReadyState(ctx context.Context) (datastore.ReadyState, error) {
 	p.mu.Lock()
 	a := p.asking

@@ -154,7 +154,7 @@ func (w *Walk) add(s subject) (i uint8, ok bool) {
 	return i, true
 }
 
-// answer answers what is asked: each member of an object once, for all who are asked about.
+// answer answers what is asked: each member of an object once, for all subjects that are asked about.
 func (w *Walk) answer(checks []Check, answers []Answer) {
 	slices.SortFunc(w.asked, func(a, b asked) int {
 		if a.of.of != b.of.of {

@@ -8,14 +8,14 @@ type set uint64
 // maxSubjects is how many subjects are carried through one walk.
 const maxSubjects = 64
 
-// value is what a set of subjects is to a permission or relation of an object. Who is in none of the sets is
+// value is what a set of subjects is to a permission or relation of an object. A subject in none of the sets is
 // not in it.
 type value struct {
-	// yes holds who is in it, without condition.
+	// yes holds the subjects that are in it, without condition.
 	yes set
-	// unknown holds those for whom an error came up that the rest does not make up for.
+	// unknown holds those for which an error came up that the rest does not make up for.
 	unknown set
-	// maybe holds who is in it under a condition; conditions has those, by subject.
+	// maybe holds the subjects that are in it under a condition; conditions has the conditions, by subject.
 	maybe      set
 	conditions []condition
 }
@@ -95,7 +95,7 @@ func (v *value) under(e *expression) value {
 // intersect makes v what is in both.
 func (v *value) intersect(o value) {
 	out := value{yes: v.yes & o.yes}
-	// Who is surely not in one of them is not in both.
+	// A subject that is surely not in one of them is not in both.
 	possible := (v.yes | v.unknown | v.maybe) & (o.yes | o.unknown | o.maybe)
 	out.unknown = possible & (v.unknown | o.unknown)
 	for s := range (possible &^ out.unknown &^ out.yes).subjects {
@@ -111,7 +111,7 @@ func (v *value) intersect(o value) {
 	*v = out
 }
 
-// subtract takes away from v who is in o.
+// subtract takes away from v the subjects in o.
 func (v *value) subtract(o value) {
 	out := value{}
 	possible := (v.yes | v.unknown | v.maybe) &^ o.yes
@@ -148,7 +148,7 @@ func (v *value) within(s set) value {
 	return out
 }
 
-// subjects is an iterator over who is in the set.
+// subjects is an iterator over the subjects in the set.
 func (s set) subjects(yield func(uint8) bool) {
 	for ; s != 0; s &= s - 1 {
 		if !yield(uint8(bits.TrailingZeros64(uint64(s)))) { //nolint:gosec // at most 63

@@ -57,7 +57,7 @@ func See(o authz.Object, now time.Time) authz.Update {
 }
 
 // Purge is the write that leaves nothing of a session or a delegation but the tombstone, which comes first: rels are all relationships of
-// it, and those of its scope. The one that Named selects comes last, so that whoever is interrupted finds it again.
+// it, and those of its scope. The one that Named selects comes last, so that a caller that was interrupted finds the rest again.
 func Purge(o authz.Object, rels []authz.Relationship) []authz.Update {
 	updates := []authz.Update{{Operation: authz.Touch, Relationship: mark(o, relPurged)}}
 	var last []authz.Update

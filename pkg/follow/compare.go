@@ -321,7 +321,7 @@ func (c *comparison) bucket(ctx context.Context, b Bucket) error {
 	}); err != nil {
 		return err
 	}
-	// Those that are not as the copy has them, and one more than may be named. Who has so many more than the copy differs by these alone.
+	// Those that are not as the copy has them, and one more than may be named. An authority with so many more than the copy differs by these alone.
 	room := math.MaxInt32
 	if c.most > 0 {
 		room = c.most - len(c.found) + 1

@@ -79,8 +79,8 @@ func touchPlan(subject string) []authz.Update {
 	}}}
 }
 
-// TestOtherHistory fails a database over: what names a revision of the lost history is refused, whoever would answer, and the server goes on with a copy
-// of the new one.
+// TestOtherHistory fails a database over: what names a revision of the lost history is refused, no matter which engine would
+// answer, and the server goes on with a copy of the new one.
 func TestOtherHistory(t *testing.T) {
 	f := graph(t, pgtest.Database(t), func(_ *follow.Config, g *follow.GraphConfig) { g.Wait = time.Second })
 	read := f.snapshot(t, authz.Freshness{}).Revision()

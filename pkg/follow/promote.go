@@ -63,7 +63,7 @@ func Promote(dir, to string, config store.Config, fits func(Position) error) (Pr
 	if promoted.Store, err = store.Rename(from, config); err != nil {
 		return Promoted{}, err
 	}
-	// Whoever made the directory of the place may not have synced that; where it cannot be done, nothing is worse than before.
+	// The program that made the directory of the place may not have synced that; where it cannot be done, nothing is worse than before.
 	_ = syncDir(files, files.PathDir(files.PathDir(to)))
 	switch err := files.Rename(from, to); {
 	case errors.Is(err, syscall.EXDEV):

@@ -5,11 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// news tells those who wait that records were written. It costs the one who writes one look where nobody waits. The zero value is ready. It is safe for
-// concurrent use.
+// news tells the readers that wait that records were written. It costs the writer one look where no reader waits. The zero value is ready.
+// It is safe for concurrent use.
 type news struct{ waiting atomic.Pointer[chan struct{}] }
 
-// tell tells all who wait by now.
+// tell tells all that wait by now.
 func (n *news) tell() {
 	if n.waiting.Load() == nil {
 		return

@@ -15,7 +15,7 @@ import (
 const MinSecret = 32
 
 // IDs makes the ids of decisions and finds the records that they stand for. An id is one block of AES-256 over the journal's tag and the
-// record's sequence, in hexadecimal: whoever has the secret finds the record without an index, and to all others ids are random, so that
+// record's sequence, in hexadecimal: a reader with the secret finds the record without an index. To all others ids are random, so that
 // they tell nothing of how much is decided. It is safe for concurrent use.
 type IDs struct{ block cipher.Block }
 

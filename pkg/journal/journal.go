@@ -42,7 +42,7 @@ type Config struct {
 	// Keys are the journal's keys.
 	Keys *Keys
 	// Secret derives the ids of decisions, the digests of contexts and the MACs of segments, where Keys is nil: MinSecret bytes or more. Such
-	// a journal has no checkpoints, so that whoever can write to its directory can change it unseen.
+	// a journal has no checkpoints, so that a process that can write to its directory can change it unseen.
 	Secret []byte
 	// CheckpointInterval is how often a checkpoint is signed while records come; 0 means a second. After 10,000 records one is signed earlier.
 	CheckpointInterval time.Duration
@@ -107,7 +107,7 @@ type Journal struct {
 	stop, stopped chan struct{}
 	closing       sync.Once
 
-	// writing has room for the one who writes, and guards segment, which syncing guards too, so that either is enough to read it.
+	// writing has room for the goroutine that writes, and guards segment, which syncing guards too, so that either is enough to read it.
 	writing chan struct{}
 	segment *segment
 	// copied is a copy of the batch that is being written, and mac computes the MACs of frames. writing guards both.
@@ -116,7 +116,7 @@ type Journal struct {
 	// written is how many records are written, so that they may be read, and durable how many of those survive a power cut.
 	written, durable atomic.Uint64
 	unsynced         unsynced
-	// news tells those who follow that more is written, and indexer keeps the index; nil without Reader.
+	// news tells the readers that follow that more is written, and indexer keeps the index; nil without Reader.
 	news    news
 	indexer atomic.Pointer[indexer]
 	// batches and bytesWritten are how many writes there were since the journal was opened, and how long they were together.
@@ -131,14 +131,14 @@ type Journal struct {
 	room
 }
 
-// batch is what is written in one go: by whoever began it, for all who joined.
+// batch is what is written in one go: by the goroutine that began it, for all that joined.
 type batch struct {
 	first  uint64
 	count  uint64
 	frames []byte
 	// buffer is where the frames are from.
 	buffer *[]byte
-	// done is closed once it is written, or err says why it is not. It is nil as long as nobody but the one who writes waits for it.
+	// done is closed once it is written, or err says why it is not. It is nil as long as only the goroutine that writes waits for it.
 	done chan struct{}
 	err  error
 	// left is how many of its records belong to calls that wait no more, and over says that it has been tried to write it. Journal.mu guards both.
@@ -378,7 +378,7 @@ func (j *Journal) join(duty Duty, caller string, frames []byte) (b *batch, first
 	return b, first, began, nil
 }
 
-// write writes a batch once those before it are written, and tells those who wait. Until then others join it. The caller has the room in
+// write writes a batch once those before it are written, and tells the callers that wait. Until then others join it. The caller has the room in
 // writing, which it gives back.
 func (j *Journal) write(b *batch) {
 	defer func() { <-j.writing }()
@@ -412,9 +412,9 @@ func (j *Journal) write(b *batch) {
 	}
 }
 
-// gather lets those run who are ready to, as long as that brings the batch more records: a sync costs as much for one record as for many. It is
-// what PostgreSQL's commit_delay does, without a clock: who is alone pays nothing, and where many callers queue for the processors they
-// lose nothing by it, because the processors are never idle.
+// gather lets the goroutines run that are ready to, as long as that brings the batch more records: a sync costs as much for one record as for many.
+// It is what PostgreSQL's commit_delay does, without a clock: a caller that is alone pays nothing, and where many callers queue for the processors
+// they lose nothing by it, because the processors are never idle.
 func (j *Journal) gather(b *batch) {
 	began := time.Now()
 	for seen := uint64(0); time.Since(began) < maxGather; {

@@ -41,7 +41,7 @@ type trouble struct {
 	// reserved says that the reserve is there.
 	reserved bool
 	// kept are the frames of records that wait in memory, in order: they are the next ones to be written. keptCount is how many they are.
-	// Who changes them has the room in writing, too.
+	// The goroutine that changes them has the room in writing, too.
 	kept      []byte
 	keptCount uint64
 	// waiting is how many calls with the duty Keep are under way.
@@ -270,7 +270,7 @@ func (j *Journal) retry(ctx context.Context, duty Duty) bool {
 	j.mu.Lock()
 	due := !j.closed && j.refuses(duty) != nil
 	if since := now.Sub(j.tried); since >= 0 && since < j.cfg.retryPause {
-		// The reserve is for those who may use it, at once.
+		// Records with a duty that may use the reserve use it at once.
 		due = due && duty != Refuse && j.reserved && isNoRoom(j.failed)
 	}
 	if due {

@@ -30,9 +30,9 @@ type Query struct {
 	Tool *deputyv1.ToolCall
 	// From and Until bound when calls began: at From or later, and before Until. Zero is no bound.
 	From, Until time.Time
-	// Within are the tenants and the agents to which those are bound who ask; nil is no bound. They spare reading, and Admits decides.
+	// Within are the tenants and the agents to which the caller is bound; nil is no bound. They spare reading, and Admits decides.
 	WithinTenants, WithinAgents []string
-	// Admits reports whether those who ask may see a record, in which all that can be opened is open; nil admits all.
+	// Admits reports whether the caller may see a record, in which all that can be opened is open; nil admits all.
 	Admits func(*Record) bool
 	// Newest has the newest come first.
 	Newest bool

@@ -265,8 +265,8 @@ func (r *Reader) endOfSegments(from uint64) (end uint64, found bool, err error) 
 }
 
 // moved looks again in the tree, once the segments do not have a record, and reports whether there are more bundles than so many: a segment is
-// removed when bundles have all of it, which may happen between looking at the one and at the other. Whoever asks looks again as long as
-// that is so.
+// removed when bundles have all of it, which may happen between looking at the one and at the other. The caller looks again as
+// long as that is so.
 func (r *Reader) moved(bundles uint64) (bool, error) {
 	if _, now := r.saved(); now > bundles {
 		return true, nil

@@ -47,7 +47,7 @@ type room struct {
 	// opened: so many as opened says. All that was appended since is counted too. counted says that nothing is missing.
 	from, through, opened uint64
 	counted               bool
-	// counting is held by whoever counts records that are in the tree, or removes them. It is taken before Journal.mu.
+	// counting is held by the goroutine that counts records that are in the tree, or removes them. It is taken before Journal.mu.
 	counting sync.Mutex
 	// measureAfter is when the directory may be measured again because the quota seems to be used up.
 	measureAfter time.Time

@@ -70,7 +70,7 @@ type sealer struct {
 	emit     func(checkpoint []byte)
 	interval time.Duration
 
-	// work is held by whoever seals or prunes, and guards reader.
+	// work is held by the goroutine that seals or prunes, and guards reader.
 	work   sync.Mutex
 	reader *SegmentReader
 	tree   *tree.Tree
@@ -317,7 +317,7 @@ func (s *sealer) advance(size uint64) error {
 	return s.save()
 }
 
-// save saves whole bundles, and tells who wants to know.
+// save saves whole bundles, and passes each to bundle.
 func (s *sealer) save() error {
 	first, end := s.tree.Saved()/tree.Width, s.tree.Size()/tree.Width
 	bundles := make([][][]byte, 0, end-first)

@@ -41,7 +41,7 @@ const MaxRecord = 1<<16 - 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// The same, for whoever reads segments without opening the journal.
+// The same, for code that reads segments without opening the journal.
 const (
 	// SegmentHeader is how long the header of a segment is, in bytes.
 	SegmentHeader = segmentHeader
@@ -89,7 +89,7 @@ func frameSum(frame []byte) uint32 {
 // frameOf is the first of the frames in b, whose lengths are right.
 func frameOf(b []byte) []byte { return b[:frameHeader+binary.LittleEndian.Uint32(b)] }
 
-// segment is the segment that is written to. It belongs to the one who writes.
+// segment is the segment that is written to. It belongs to the goroutine that writes.
 type segment struct {
 	file vfs.File
 	path string

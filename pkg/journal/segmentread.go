@@ -91,7 +91,7 @@ func (r *SegmentReader) First() (sequence uint64, found bool, err error) {
 
 // Read calls each with the records from one sequence to another, which is not among them, in order, and returns the sequence that it came to:
 // less than to only where the last segment ends before. record is the encoding and is overwritten after each returns. Where the reader
-// is beside the one who writes, to is at most Journal.Written. Errors: *DamageError where a record is missing that another follows, or that is
+// is beside a journal that is written, to is at most Journal.Written. Errors: *DamageError where a record is missing that another follows, or that is
 // older than the segments; those of reading; those of each, as they are.
 func (r *SegmentReader) Read(from, to uint64, each func(sequence uint64, record []byte) error) (next uint64, err error) {
 	defer func() {

@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// maxUnsynced is how much may be written that is not known to survive a power cut, in bytes: then the one who writes syncs.
+// maxUnsynced is how much may be written that is not known to survive a power cut, in bytes: then the goroutine that writes syncs.
 const maxUnsynced = 4 << 20
 
 // unsynced is what is written to the segment and not known to be durable. After a sync that failed the operating system may have thrown it
 // away while it tells everybody else that all is well: nothing of that file is trusted then, and what is kept here is written again. Without it,
 // a record that was answered could be lost to a disk that failed for a moment.
 type unsynced struct {
-	// syncing is held by the one who syncs, and by the one who replaces the segment.
+	// syncing is held by the goroutine that syncs, and by the one that replaces the segment.
 	syncing sync.Mutex
 
 	// mu guards the rest: the frames that are being synced, or were when that failed; those that were written meanwhile; and the sequence
@@ -51,8 +51,8 @@ func (u *unsynced) succeeded() {
 	u.older = u.older[:0]
 }
 
-// Sync has what is written survive a power cut, and returns how many records that are from the first on. It waits for no one who writes, and
-// no one who writes waits for it, as long as that keeps up. Errors: the disk's, after which the journal takes no records until it is mended.
+// Sync has what is written survive a power cut, and returns how many records that are from the first on. It waits for no writer, and
+// no writer waits for it, as long as it keeps up. Errors: the disk's, after which the journal takes no records until it is mended.
 func (j *Journal) Sync() (durable uint64, err error) {
 	u := &j.unsynced
 	u.syncing.Lock()

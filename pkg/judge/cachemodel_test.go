@@ -272,7 +272,7 @@ func TestCacheChangesNothing(t *testing.T) {
 }
 
 // TestNothingIsFoundOutAgain: as long as nothing has changed, a decision reads no fact again and asks the engine about the
-// object and the tenant alone, whoever granted the root: a user, a service's owner, or an admin for a set.
+// object and the tenant alone, no matter which of these granted the root: a user, a service's owner, or an admin for a set.
 func TestNothingIsFoundOutAgain(t *testing.T) {
 	t.Parallel()
 	g := newGoverned(t)
@@ -313,8 +313,8 @@ func TestNothingIsFoundOutAgain(t *testing.T) {
 	}
 }
 
-// TestWhatIsCutForOneIsNotKeptForAll: of a session with leaves for two principals each caller gets those that exist for it, whoever asked
-// before.
+// TestWhatIsCutForOneIsNotKeptForAll: of a session with leaves for two principals each caller gets those that exist for it, no matter
+// which caller asked before.
 func TestWhatIsCutForOneIsNotKeptForAll(t *testing.T) {
 	t.Parallel()
 	g := newGoverned(t)

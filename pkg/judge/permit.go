@@ -139,7 +139,7 @@ func (c *call) renew(ctx context.Context, permits []*Permit) error {
 	return nil
 }
 
-// fail notes that permits could not be decided again: for now, or never more, whoever asks.
+// fail notes that permits could not be decided again: for now, or never more for any caller.
 func (c *call) fail(permits []*Permit, err error) {
 	for _, p := range permits {
 		if passing(err) {
@@ -174,7 +174,7 @@ func passing(err error) bool {
 }
 
 // End records the decision by which a permit ended, and returns it. Errors: why there was no decision, and that the journal does not take the
-// record: whoever is told either may not act any more.
+// record. A client that is told either may not act any more.
 func (p *Permit) End(ctx context.Context) (authz.Decision, error) {
 	if account := p.by.Account.Again(); account != nil {
 		record := p.ended(ctx)

@@ -11,7 +11,7 @@ import (
 	"github.com/deputyauth/deputy/pkg/facts"
 )
 
-// source is where facts come from: one snapshot at one moment. What matches a filter is read once, whoever asks for it. It is
+// source is where facts come from: one snapshot at one moment. What matches a filter is read once, however many goroutines ask for it. It is
 // safe for concurrent use.
 type source struct {
 	snap authz.Snapshot
@@ -59,7 +59,7 @@ func (s *source) read(ctx context.Context, f authz.Filter) ([]authz.Relationship
 	l, _ := s.list(f)
 	s.mu.Unlock()
 	l.once.Do(func() {
-		defer authz.Recover("judge.read", &l.err) // a reading that panics must not look empty to those who share it
+		defer authz.Recover("judge.read", &l.err) // a reading that panics must not look empty to the goroutines that share it
 		lists, err := s.snap.Read(ctx, f)
 		if err != nil {
 			l.err = err

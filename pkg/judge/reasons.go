@@ -14,7 +14,7 @@ const maxReasons = 10
 
 // reasons says why nothing in the graph lets the agent of a case act, a sentence each: what the named session or delegation, or each
 // of the agent's delegations for the principal, lacks, and who is not active. It says what a decision conceals, so it is for
-// those who may have one explained, and of what does not exist for them it says what it says of what is absent.
+// callers that may have one explained, and of what does not exist for them it says what it says of what is absent.
 func (r *reader) reasons(ctx context.Context, within *authz.Bounds, c authz.Case) ([]string, error) {
 	var reasons []string
 	var err error

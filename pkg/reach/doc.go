@@ -8,6 +8,6 @@
 //	words.go    flags, grants and answers in words
 //	csv.go      one row an object
 //	picture.go  who acts, for whom, through which grants, how many objects
-//	describe.go the same in sentences, for those who do not see it
+//	describe.go the same in sentences, for readers who do not see it
 //	draw.go     boxes, lines and text of the picture
 package reach

@@ -285,7 +285,7 @@ func (s *Sum) Rights() (n uint64) {
 // Flags returns all flags, in the order of the enum.
 func (s *Sum) Flags() []deputy.ReachFlag { return s.flags }
 
-// Agents returns the chains of agents, those who reach most first, and of how many more there was no room.
+// Agents returns the chains of agents, those that reach most first, and of how many more there was no room.
 func (s *Sum) Agents() (all []*Actor, more int) { return sortedActors(s.agents) }
 
 // Principals returns the principals by tenant, those for whom most is reached first, and of how many more there was no room.

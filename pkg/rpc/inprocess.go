@@ -67,7 +67,7 @@ func (g *Gate) handlers() handlers {
 }
 
 // Local returns a server for this process, whose codec is that of the door. The services of deputy.v1 are to be registered at a Guarded
-// server of the gate too, whoever serves it, because there the gate comes to know them.
+// server of the gate too, no matter what serves that, because there the gate comes to know them.
 func (g *Gate) Local(codec encoding.CodecV2) *Local {
 	return &Local{handlers: g.handlers(), codec: codec}
 }

@@ -210,7 +210,7 @@ func confine(q *journal.Query, b *authz.Bounds) {
 }
 
 // admits reports whether a record exists for a caller with bounds: whatever the bounds are about has to stand in it, and lie within. So a record
-// without a tenant exists only for those who are not bound to tenants.
+// without a tenant exists only for callers that are not bound to tenants.
 func admits(b *authz.Bounds, r *journal.Record) bool {
 	switch {
 	case b == nil:

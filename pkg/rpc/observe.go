@@ -228,7 +228,7 @@ func (f *Figures) of(by *caller.Caller) (string, prometheus.Counter) {
 	return name, all[name]
 }
 
-// decided counts an answer to a question, as it was shown to whoever asked: a decision, or why there is none.
+// decided counts an answer to a question, as it was shown to the caller: a decision, or why there is none.
 func (f *Figures) decided(d *authz.Decision, err error) {
 	switch {
 	case f == nil:

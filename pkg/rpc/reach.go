@@ -67,7 +67,7 @@ func (s *reaches) ReadReach(r *deputyv1.ReadReachRequest, stream grpc.ServerStre
 	return stream.Send(&deputyv1.ReadReachResponse{Result: &deputyv1.ReadReachResponse_End{End: end}})
 }
 
-// anyRevision is freshness for those whom the past is told: an exact revision may be older than a snapshot that is acted on.
+// anyRevision is freshness for callers that may learn of the past: an exact revision may be older than a snapshot that is acted on.
 func (b border) anyRevision(c *deputyv1.Consistency) (f authz.Freshness, stamp time.Time, err error) {
 	exact, ok := c.GetRequirement().(*deputyv1.Consistency_AtExactSnapshot)
 	if !ok {

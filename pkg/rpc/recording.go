@@ -53,7 +53,7 @@ type Recording struct {
 	sum hash.Hash
 	// proof is of the token that the call came with; nil where it came with none.
 	proof *authz.ActorToken
-	// person is the one who calls, where the caller stands for people.
+	// person is the person who calls, where the caller stands for people.
 	person authz.Principal
 	// consentIssuer and consentDigest are of the token by which a person consents; empty where the call came with none.
 	consentIssuer string
@@ -347,7 +347,7 @@ func (r *Recording) end(ctx context.Context, st error) error {
 	}
 	r.over = true
 	defer r.account.Close()
-	ctx = context.WithoutCancel(ctx) // it is recorded too of those who do not wait for it
+	ctx = context.WithoutCancel(ctx) // it is recorded too of callers that do not wait for it
 	until := &bounded{Context: ctx, until: time.Now().Add(engineTimeout)}
 	defer until.end()
 	if err := r.ends(until, st); err != nil { //nolint:contextcheck // bounded embeds the call's

@@ -14,7 +14,7 @@ import (
 // is never waited for: it is opened without blocking, and asked what it is once it is open, so that nothing takes its place in between.
 // Errors are *fs.PathError, and show nothing of the text.
 func Read(path string, most int) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // whoever runs the program names it
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the person who runs the program names it
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,8 @@ func (s *Store) maintainOnce(ctx context.Context) {
 }
 
 // refreshHead makes an empty revision if the head was made before the last quarter of the window. The
-// head can always be read; but once something is written it is not the head any more, and whoever took it
-// a moment before must not find that it has left the window.
+// head can always be read; but once something is written it is not the head any more, and a caller that took
+// it a moment before must not find that it has left the window.
 func (s *Store) refreshHead(ctx context.Context) {
 	if s.head.Load().at >= s.oldest(s.config.Retention/4) {
 		return
@@ -243,7 +243,7 @@ func (s *Store) collectExpired(ctx context.Context) (n int64, err error) {
 	}
 	defer s.leave()
 	horizon := s.leases.lowest()
-	// Who began to read before a row expired goes on to see it.
+	// A read that began before a row expired goes on to see it.
 	until := min(s.config.Now().Add(-s.config.Retention-s.readGrace()).Unix(), s.leases.earliest(s.config.Now(), s.maxOpen()))
 	if until <= 0 || horizon == 0 {
 		return 0, nil

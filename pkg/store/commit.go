@@ -133,7 +133,7 @@ func (s *Store) runCommitter() {
 			}
 		}
 		if s.hasFailed() {
-			return // those who wait know, see commit
+			return // the callers that wait know, see commit
 		}
 		s.commitGroup(group)
 	}

@@ -47,8 +47,8 @@ type recent struct {
 	indexed int
 	// newest is by the hash of a key the revision that wrote it last.
 	newest map[uint64]Revision
-	// held is how many keys there are, floor up to which revision they were forgotten although somebody
-	// might ask: who has read before it conflicts.
+	// held is how many keys there are, floor up to which revision they were forgotten although a transaction
+	// might ask: one that has read before it conflicts.
 	held  int
 	floor Revision
 	// limit is how many keys are held for a transaction that stays open.

@@ -139,7 +139,7 @@ func makeDir(fs vfs.FS, dir string) error {
 	parent := fs.PathDir(dir)
 	switch _, err := fs.Stat(dir); {
 	case err == nil:
-		// Whoever made it may not have synced that. If it cannot be done here either, so be it: a directory
+		// The program that made it may not have synced that. If it cannot be done here either, so be it: a directory
 		// that is there is as good as its owner has made it.
 		_ = syncDir(fs, parent)
 		return nil

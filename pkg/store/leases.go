@@ -166,7 +166,7 @@ func (l *leases) each(now time.Time, open time.Duration, fn func(pin)) {
 	}
 }
 
-// earliest returns when the first of those who read began, in seconds since 1970; if nobody reads, a time
+// earliest returns when the first of the reads under way began, in seconds since 1970; if there is none, a time
 // after all others.
 func (l *leases) earliest(now time.Time, open time.Duration) int64 {
 	l.mu.Lock()

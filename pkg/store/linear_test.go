@@ -169,7 +169,7 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// TestHeadAfterAcknowledgement: whoever asks for the head after a write was acknowledged, to whomever,
+// TestHeadAfterAcknowledgement: a caller that asks for the head after a write was acknowledged, to any caller,
 // gets that write's revision or a later one, and reads the write there.
 func TestHeadAfterAcknowledgement(t *testing.T) {
 	s := opened(t, Config{})

@@ -12,7 +12,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 )
 
-// A store may be the copy of something else. Whoever keeps it so writes a mark with each of its transactions: bytes that say
+// A store may be the copy of something else. The code that keeps it so writes a mark with each of its transactions: bytes that say
 // of which state of the original the revision is the copy. The store promises:
 //
 //   - A mark is in the same batch as the rest of its transaction. After a crash both are there or neither.

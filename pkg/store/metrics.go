@@ -142,7 +142,7 @@ func syncLatency(h prometheus.Histogram) (prometheus.Metric, bool) {
 // listener tells the log what an operator has to know of Pebble's work.
 func (s *Store) listener() *pebble.EventListener {
 	return &pebble.EventListener{
-		// Who reads it is told, with ErrDamaged. Without a listener Pebble takes it for fatal.
+		// The caller that reads it is told, with ErrDamaged. Without a listener Pebble takes it for fatal.
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			s.config.Log.Error("the store is damaged", zap.String("directory", s.dir), zap.String("file", info.Path), zap.Error(info.Details))
 		},

@@ -98,7 +98,7 @@ func (r *reader) iterate(q *query) (datastore.RelationshipIterator, error) {
 		}
 		r.view.run(q, func(rel tuple.Relationship, err error) bool {
 			if r.turn != nil {
-				// Whoever reads may use the transaction.
+				// The function that takes the relationships may use the transaction.
 				r.turn.Unlock()
 				defer r.turn.Lock()
 			}

@@ -16,7 +16,7 @@ import (
 //	             0    DiskReserve/4       DiskReserve
 //
 // Above the reserve everything is written. Within it only what takes access away: ending, revoking and suspending must
-// not be refused while checks go on to allow. That is told from the proposal alone, whoever makes it: it deletes
+// not be refused while checks go on to allow. That is told from the proposal alone, for every writer: it deletes
 // relationships, and otherwise writes nothing but tombstones (Config.Narrows) without a caveat and an expiration. A
 // delete makes room in the end, and no row can be deleted twice; and one that changes nothing writes nothing
 // there. Below the floor nothing is written at all, because a log that cannot be written fails for everybody.

@@ -99,7 +99,7 @@ func TestReserve(t *testing.T) {
 	if at := headOf(t, s); at != head {
 		t.Error("what changes nothing was written")
 	}
-	// And it cannot be used up: the floor is left, whoever asks for how much.
+	// And it cannot be used up: the floor is left, no matter how much a caller asks for.
 	ended := 0
 	for err := error(nil); err == nil; ended++ {
 		err = tryTo(func(ctx context.Context, tx datastore.ReadWriteTransaction) error {

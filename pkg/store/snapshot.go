@@ -11,7 +11,7 @@ import (
 	"github.com/authzed/spicedb/pkg/tuple"
 )
 
-// Snapshot is the store at one revision and one moment, for who reads many small things in a row: it holds
+// Snapshot is the store at one revision and one moment, for code that reads many small things in a row: it holds
 // open what a datastore.Reader opens for each call, and has to be closed. Objects that were read before are
 // not read again as long as nothing of them was written, see objects.go. It is not safe for concurrent use.
 //
@@ -40,7 +40,7 @@ type cut struct {
 }
 
 // Row is a relationship of an object, as far as the object does not say it. It is an alias of a struct without a name, so that
-// whoever reads rows can declare what it needs of a snapshot by itself: the same struct elsewhere is the same type.
+// a package that reads rows can declare what it needs of a snapshot by itself: the same struct elsewhere is the same type.
 type Row = struct {
 	Relation    string
 	SubjectType string

@@ -2,13 +2,13 @@ package store
 
 import "hash/maphash"
 
-// Whoever keeps what it made of rows has to know whether they are still the same at another revision. The store does not
+// A cache of values that were made of rows has to know whether the rows are still the same at another revision. The store does not
 // keep that for it: it notes at which revision rows were written last, in a table that never grows. What rows fall into
 // one slot of it is up to a hash, so that a write to one of them may look like one to another. That costs a reading, and
 // never exactness:
 //
-//   - Before a revision becomes the head, it is noted in the slots of all that its rows belong to, see objects.forget. Whoever
-//     has a snapshot of a revision therefore sees it, and all before it, in the table.
+//   - Before a revision becomes the head, it is noted in the slots of all that its rows belong to, see objects.forget. A
+//     reader with a snapshot of a revision therefore sees it, and all before it, in the table.
 //   - Slots hold the newest revision of a write. If that is no newer than the one at which rows were read, and the
 //     snapshot is no older, then nothing was written in between: the rows are the same, expired ones included.
 //   - When a store is opened its slots hold the head: what happened before is not known.

@@ -34,7 +34,7 @@ type Store struct {
 
 	// head is the newest revision that is on the disk with all before it.
 	head atomic.Pointer[head]
-	// moved wakes those who wait for the head to move.
+	// moved wakes the goroutines that wait for the head to move.
 	moved beacon
 	// rows is about how many relationships there are at the head.
 	rows   atomic.Uint64
@@ -517,7 +517,7 @@ func (s *Store) readMeta(name string) (Revision, error) {
 	return Revision(binary.BigEndian.Uint64(value)), nil
 }
 
-// beacon wakes all who wait.
+// beacon wakes all goroutines that wait.
 type beacon struct {
 	mu sync.Mutex
 	ch chan struct{}

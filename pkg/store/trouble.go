@@ -15,7 +15,7 @@ import (
 )
 
 // What the system refuses now it may grant in a moment: descriptors that connections have used up come back, room
-// is made on a disk. Such an error must not end a store's writing, or whoever brings it about for a second, without
+// is made on a disk. Such an error must not end a store's writing, or a client that brings it about for a second, without
 // any key, ends it until somebody opens the store again. So the store tells two kinds apart:
 //
 //	passing    is waited for and tried again, for as long as it lasts. Once it has lasted for Config.patience, writes

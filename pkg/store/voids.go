@@ -13,17 +13,17 @@ import (
 
 // Rows that are over stay in the database until nobody can read them any more: those that were deleted for the window,
 // those that have expired likewise. A list of the few that live among them would step over each of them every time. So the
-// first one that does notes where nothing lived, and who comes later goes on behind it: each row that is over is stepped
+// first one that does notes where nothing lived, and later ones go on behind it: each row that is over is stepped
 // over about once.
 //
 // Only memory says where: what is written in a database in order leaves the same behind, for Pebble to step over. What it says
 // is exact:
 //
 //   - A void is true from the newest revision of the rows in it on, and from the moment at which the last of them had
-//     expired. Who reads at an older revision, or as of an earlier moment, does not go by it.
+//     expired. A read at an older revision, or as of an earlier moment, does not go by it.
 //   - Before a revision becomes the head, each key that it writes is cut out of the void that it lies in, see commitGroup.
-//   - What was written since the revision of who noted a void is cut out of it likewise, when it is noted. As far back as
-//     is known what was written: who reads at a revision before that notes nothing.
+//   - What was written since the revision of the read that noted a void is cut out of it likewise, when it is noted. As far back as
+//     is known what was written: a read at a revision before that notes nothing.
 //
 // Collection deletes, and brings no row to life.
 
@@ -46,7 +46,7 @@ type void struct {
 	expired time.Time
 }
 
-// serves reports whether a void is one for who reads at a revision, as of a moment.
+// serves reports whether a void is one for a read at a revision, as of a moment.
 func (v *void) serves(at Revision, moment time.Time) bool {
 	return v.from <= at && !v.expired.After(moment)
 }
@@ -79,7 +79,7 @@ func (v *voids) begin(head Revision) {
 	v.before = max(v.before, head)
 }
 
-// find returns the void that a key lies in, if there is one for who reads at a revision, as of a moment.
+// find returns the void that a key lies in, if there is one for a read at a revision, as of a moment.
 func (v *voids) find(key []byte, at Revision, moment time.Time) (void, bool) {
 	if v.count.Load() == 0 {
 		return void{}, false
@@ -94,7 +94,7 @@ func (v *voids) find(key []byte, at Revision, moment time.Time) (void, bool) {
 	return v.all[i], true
 }
 
-// note adds a void that was found by who read at a revision.
+// note adds a void that was found by a read at a revision.
 func (v *voids) note(found void, at Revision) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 )
 
 // Watch is datastore.ReadOnlyDatastore's: all changes after a revision, in order, each revision once, from
-// the changelog on the disk, so also after a restart. Whoever reads too slowly, and lets WatchPatience go
+// the changelog on the disk, so also after a restart. A watcher that reads too slowly, and lets WatchPatience go
 // by with the buffer full, is disconnected; no writer ever waits for a watcher. A checkpoint says that
 // everything up to its revision was sent.
 func (s *Store) Watch(ctx context.Context, after datastore.Revision, options datastore.WatchOptions) (<-chan datastore.RevisionChanges, <-chan error) {
@@ -51,7 +51,7 @@ func (s *Store) Watch(ctx context.Context, after datastore.Revision, options dat
 	return changes, failed
 }
 
-// watcher sends changes to one who watches.
+// watcher sends changes to one caller that watches.
 type watcher struct {
 	store    *Store
 	options  datastore.WatchOptions

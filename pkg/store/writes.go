@@ -114,7 +114,7 @@ type proposal struct {
 	// head is where the changelog begins.
 	versions, revisions []int
 	head                int
-	// keys are those that conflict with who read them: forward, reverse and record keys.
+	// keys are those that conflict with the transactions that read them: forward, reverse and record keys.
 	keys []string
 	// rows is by how much the number of live rows grows.
 	rows int64

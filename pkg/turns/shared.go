@@ -12,7 +12,7 @@ import (
 // something.
 //
 // The invariant: a caller gets the outcome of a taking that started after it asked. So the outcome follows every write that was
-// acknowledged before, to whomever. One taking is under way at a time; callers who ask meanwhile all wait for the next one, which
+// acknowledged before, to any client. One taking is under way at a time; callers who ask meanwhile all wait for the next one, which
 // starts when that one ends.
 //
 // singleflight would be wrong here: it lets callers join what is under way, whose outcome may have been fixed before a write that was

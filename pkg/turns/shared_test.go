@@ -132,7 +132,7 @@ func TestHeadFollowsWhatWasAcknowledged(t *testing.T) {
 	})
 }
 
-// TestCallersShareTheNextTaking: whoever asks while a taking is under way waits for one and the same.
+// TestCallersShareTheNextTaking: all callers that ask while a taking is under way wait for one and the same.
 func TestCallersShareTheNextTaking(t *testing.T) {
 	inBubble(t, func(t *testing.T, o *oracle) {
 		first := o.ask(t.Context())

@@ -65,7 +65,7 @@ var arrows = map[string][]string{
 	"pkg/notation": {"pkg/authz"},
 	// The ports over SpiceDB.
 	"pkg/engine": {"pkg/authz", "pkg/reconnect", "pkg/schema", "pkg/schema/guard", "pkg/statuses", "pkg/turns"},
-	// SpiceDB's datastore interface on Pebble, durable. Whoever opens one hands it to the engine.
+	// SpiceDB's datastore interface on Pebble, durable. The room that opens one hands it to the engine.
 	"pkg/store": {"pkg/authz", "pkg/statuses"},
 	// Checks over rows that somebody else has, with SpiceDB's semantics and statuses.
 	"pkg/evaluate": {"pkg/authz", "pkg/schema", "pkg/statuses", "pkg/turns"},
@@ -262,7 +262,7 @@ func complaints(at string, imports []string) []string {
 // arrow is an import that a table allows: of a room, or of what has a prefix and is not ours.
 type arrow struct{ from, to string }
 
-// TestArrowsAreUsed: a row names no import that nobody needs, because whoever reads the table takes it for the way that work goes.
+// TestArrowsAreUsed: a row names no import that nobody needs, because a reader of the table takes it for the way that work goes.
 func TestArrowsAreUsed(t *testing.T) {
 	imports := map[string][]string{}
 	for _, p := range packages(t) {

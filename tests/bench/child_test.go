@@ -111,7 +111,7 @@ func TestServe(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		t.Fatal(err)
 	}
-	// Until whoever started it closes its input, or is gone.
+	// Until the process that started it closes its input, or is gone.
 	life, end := context.WithCancel(context.Background())
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)

@@ -139,7 +139,7 @@ func (d deputy) run(ctx context.Context, r *agentRun) error {
 	return d.runUnder(ctx, r, user, &deputyv1.SubjectReference{Object: user}, user)
 }
 
-// runUnder starts one session for a principal, of a delegation for it, or for a set that it is in, by whoever grants that.
+// runUnder starts one session for a principal, of a delegation for it, or for a set that it is in, granted by the object that may grant that.
 func (d deputy) runUnder(
 	ctx context.Context, r *agentRun, principal *deputyv1.ObjectReference, granted *deputyv1.SubjectReference, by *deputyv1.ObjectReference,
 ) error {

@@ -79,7 +79,7 @@ func TestFigures(t *testing.T) {
 	if _, err := w.invoke(w.Admin, "deputy.v1.PermissionsService/ExplainPermission", `{"check":`+question("bot-acme", "plan-acme")+`}`); err != nil {
 		t.Error(err)
 	}
-	// Whoever invents methods makes no series of them.
+	// A caller that invents methods makes no series of them.
 	for i := range 10 {
 		_ = checker.Invoke(t.Context(), fmt.Sprintf("/deputy.v1.PermissionsService/Invented%d", i), &emptypb.Empty{}, &emptypb.Empty{})
 		_ = w.Nobody.Invoke(t.Context(), fmt.Sprintf("/invented.Service%d/Call", i), &emptypb.Empty{}, &emptypb.Empty{})

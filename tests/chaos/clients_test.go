@@ -43,7 +43,7 @@ type clients struct {
 	all     *client.Client
 	session string
 
-	// writing is held by each write, with the question that follows it, and locked by whoever lets none begin.
+	// writing is held by each write, with the question that follows it, and locked by run.still, which lets none begin.
 	writing sync.RWMutex
 	// newest is the newest write that somebody has seen.
 	newest atomic.Pointer[seen]

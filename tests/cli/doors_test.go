@@ -140,7 +140,7 @@ func TestDoorsNameWhatThereIs(t *testing.T) {
 			t.Errorf("step %s has the shell %q: a step of an action has to say bash", step.Name, step.Shell)
 		}
 		if strings.Contains(step.Run, "${{") {
-			t.Errorf("step %s puts an expression into its script: whoever chooses the input runs what they like", step.Name)
+			t.Errorf("step %s puts an expression into its script: a person who chooses the input runs any command", step.Name)
 		}
 	}
 	if called == 0 {

@@ -33,7 +33,7 @@ func one(name, tenant string, change func(*authz.Bounds), roles ...deputyv1.Role
 	}
 }
 
-// prefixed bounds whoever writes: object ids are one namespace, and an id that the other tenant has taken is refused.
+// prefixed bounds a caller that writes: object ids are one namespace, and an id that the other tenant has taken is refused.
 func prefixed(b *authz.Bounds) { b.IDs = authz.PrefixesOf(own + "-") }
 
 // confined are the callers that are bound to the one tenant.

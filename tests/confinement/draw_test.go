@@ -344,7 +344,7 @@ func (d *drawing) agree(m protoreflect.Message) {
 			d.fresh++
 			doc = fmt.Sprintf("%s-n%d", x, d.fresh/2)
 		}
-		// No grant crosses tenants, whoever writes it: who holds what is then the object's tenant's affair.
+		// No grant crosses tenants, no matter which tenant writes it: who holds what is then the object's tenant's affair.
 		type row struct{ resource, id, relation, subject, of, rel string }
 		rows := []row{
 			{"document", doc, "folder", "folder", fmt.Sprintf("%s-f%d", d.place(), 1+d.IntN(3)), ""},

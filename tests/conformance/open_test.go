@@ -25,7 +25,7 @@ func open(tb testing.TB, config store.Config) (datastore.Datastore, error) {
 	return s, nil
 }
 
-// freezer is a file system whose files can be frozen: whoever writes to one waits.
+// freezer is a file system whose files can be frozen: a goroutine that writes to one waits.
 type freezer struct {
 	vfs.FS
 	mu     sync.Mutex

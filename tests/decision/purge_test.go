@@ -99,7 +99,7 @@ func TestPurge(t *testing.T) {
 			t.Errorf("the second time it purged %v", did)
 		}
 		if !s.IsRemote() {
-			// Whoever writes facts past the services finds what is live listed all the same, and what was purged dead.
+			// A client that writes facts past the services finds what is live listed all the same, and what was purged dead.
 			s.Touch(t, "session:"+ended.GetSessionId()+"#agent@agent:bot[issued:{\"at\":\"2026-01-01T00:00:00Z\"}]",
 				"session:"+ended.GetSessionId()+"#unfrozen@session:"+ended.GetSessionId(),
 				"session:"+ended.GetSessionId()+"#active@session:"+ended.GetSessionId()+"[expiration:2100-01-01T00:00:00Z]")

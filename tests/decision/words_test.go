@@ -258,7 +258,7 @@ definition shift {
 	})
 }
 
-// TestSpiceDBsVersion: zed asks for the version with each call, and warns of any that is no release. Whoever answers the call, and also
+// TestSpiceDBsVersion: zed asks for the version with each call, and warns of any that is no release. Wherever the call is answered, and also
 // where the content of one that the caller may make is refused, the version is SpiceDB's, marked as a build of Deputy's.
 func TestSpiceDBsVersion(t *testing.T) {
 	release := regexp.MustCompile(`^v1\.[0-9]+\.[0-9]+\+deputy$`)

@@ -264,7 +264,7 @@ func (l *lookups) subjects(ctx context.Context, q question) error {
 	if everybody.Outcome == authz.No || refused {
 		return l.compare(q, "subjects", want, refused, look, inMemory)
 	}
-	// Who is not listed has what everybody has, and exceptions are those who have something else, or less.
+	// A subject that is not listed has what everybody has, and exceptions are subjects that have something else, or less.
 	l.count.wildcard++
 	for _, look := range []looking{look, inMemory} {
 		listed := map[string]Answer{}

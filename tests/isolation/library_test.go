@@ -9,7 +9,7 @@ import (
 	"github.com/deputyauth/deputy/tests/isolation"
 )
 
-// TestLibrary: whoever acts in the fixtures that Deputy ships and tests with, in whatever way, no decision goes beyond the rule.
+// TestLibrary: for every actor in the fixtures that Deputy ships and tests with, however it acts, no decision goes beyond the rule.
 func TestLibrary(t *testing.T) {
 	t.Parallel()
 	swept := 0

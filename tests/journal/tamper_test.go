@@ -381,8 +381,8 @@ func TestFlippedUpperTile(t *testing.T) {
 	e.with(path, nil).bent(t, path+" removed", 0, 0)
 }
 
-// TestRewritten: who changes a record and all tiles over it is found by the root that was signed; who signs it anew by the key that was kept; who
-// sets the directory back by the checkpoint that was kept.
+// TestRewritten: a change of a record and of all tiles over it is found by the root that was signed; one that is signed anew, by the key that was
+// kept; a directory that was set back, by the checkpoint that was kept.
 func TestRewritten(t *testing.T) {
 	t.Parallel()
 	k := begin(t)

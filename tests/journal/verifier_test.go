@@ -16,8 +16,8 @@ import (
 )
 
 // This file is a second verifier of journals. It knows what docs/journal.md publishes of their files, C2SP's tlog-tiles, tlog-checkpoint and
-// signed-note, and RFC 6962, and uses nothing of Deputy: whoever does not trust Deputy's verifier can write one like it. It is simple and slow, and
-// reads journals of which nothing was removed.
+// signed-note, and RFC 6962, and uses nothing of Deputy: a reader who does not trust Deputy's verifier can write one like it. It is simple and
+// slow, and reads journals of which nothing was removed.
 
 // found is what the second verifier found: the first record that is not as it was written, as far as it can tell, and why.
 type found struct {

@@ -576,7 +576,7 @@ func TestMeta(t *testing.T) {
 	}
 }
 
-// TestUnknownBody: whoever is not known is told so at once, and nothing of the body is waited for.
+// TestUnknownBody: a client that is not known is told so at once, and nothing of the body is waited for.
 func TestUnknownBody(t *testing.T) {
 	t.Parallel()
 	w := openWeb(t)

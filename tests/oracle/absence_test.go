@@ -134,7 +134,7 @@ var causes = []func(*random, oracle.Question, []oracle.Delegation){
 		r.leave(oracle.Standing{Tenant: q.Tenant, Relation: "agent", Who: oracle.Object{Type: "agent", ID: pick(r, chain).Agent}})
 	},
 	func(r *random, _ oracle.Question, chain []oracle.Delegation) {
-		// Whoever granted it may not any more.
+		// The user who granted it may not any more.
 		root := chain[0]
 		r.leave(oracle.Standing{Tenant: root.Tenant, Relation: "admin", Who: root.GrantedBy})
 		if root.Principal.Type == "service" {

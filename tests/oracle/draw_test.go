@@ -285,7 +285,7 @@ func (r *random) drawDelegation() {
 			want.Principal = oracle.Subject{Object: tenant, Relation: pick(r, []string{"member", "member", "admin"})}
 			want.GrantedBy = pick(r, r.users)
 		}
-		// Whoever may grant it does, nearly always.
+		// A user who may grant it does, nearly always.
 		if owners := r.grantors(want); len(owners) > 0 && r.chance(90) {
 			want.GrantedBy = pick(r, owners)
 		}

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	set := map[string]string{"rapid.nofailfile": "true"}
 	if chosenChecks == "" && !seeded {
 		// The same worlds in every ordinary run, so that a change is to blame for a failure, and not a
-		// draw. Who wants others chooses how many.
+		// draw. A caller that wants others chooses how many.
 		set["rapid.seed"] = "20261123"
 	}
 	for name, value := range set {

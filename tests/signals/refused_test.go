@@ -134,7 +134,7 @@ func shared(t *testing.T, s *events.Signer, claims events.Claims) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// TestOnce: a token takes effect once, whoever sends it how often.
+// TestOnce: a token takes effect once, no matter which transmitter sends it how often.
 func TestOnce(t *testing.T) {
 	w := open(t, overMemory(t))
 	claims := event("account-disabled", user("alice"), nil)
@@ -176,8 +176,8 @@ func TestOnce(t *testing.T) {
 	}
 }
 
-// TestOnceEach: a token that came from one transmitter takes effect again from another of the same issuer, which may do more with it. Else whoever
-// transmits less could keep a signal from taking effect, by sending it first.
+// TestOnceEach: a token that came from one transmitter takes effect again from another of the same issuer, which may do more with it. Else a
+// transmitter that may do less could keep a signal from taking effect, by sending it first.
 func TestOnceEach(t *testing.T) {
 	for name, first := range map[string]string{"one for which the subject does not exist": acmeKey, "one whose signals of the kind wait": sessionsKey} {
 		t.Run(name, func(t *testing.T) {

@@ -24,7 +24,7 @@ type Authorities struct {
 }
 
 // NewAuthorities returns authorities. Those for names vouch for DNS names, and a bundle for the SPIFFE ids of its trust domain. A SPIFFE id
-// of a trust domain without a bundle is refused, whoever signed it.
+// of a trust domain without a bundle is refused, no matter which authority signed it.
 func NewAuthorities(names []*x509.Certificate, bundles ...*x509bundle.Bundle) *Authorities {
 	a := &Authorities{names: x509.NewCertPool(), bundles: x509bundle.NewSet()}
 	add := func(authority *x509.Certificate) {

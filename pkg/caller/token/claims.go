@@ -110,7 +110,7 @@ func (v *verified) told(ctx context.Context) (caller.Token, error) {
 }
 
 // sentBy refuses a call that brings the token, if the token is bound to another client certificate than the call's. The TLS handshake has proven
-// that the client has the certificate's key, whoever signed the certificate.
+// that the client has the certificate's key, no matter which authority signed the certificate.
 func (p *proof) sentBy(ctx context.Context) error {
 	if p.certificate == nil {
 		return nil

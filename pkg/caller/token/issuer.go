@@ -52,7 +52,8 @@ const (
 // MaxIssuers is how many issuers a Verifier can have.
 const MaxIssuers = 64
 
-// Algorithms are those that an Issuer can name. There is none of a shared secret (HS256), because whoever verifies such a token can also make one.
+// Algorithms are those that an Issuer can name. There is none of a shared secret (HS256), because a server that verifies such a token can
+// also make one.
 var Algorithms = []string{
 	string(jose.RS256), string(jose.RS384), string(jose.RS512), string(jose.PS256), string(jose.PS384), string(jose.PS512),
 	string(jose.ES256), string(jose.ES384), string(jose.ES512), string(jose.EdDSA),

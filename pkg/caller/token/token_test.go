@@ -279,7 +279,7 @@ func (presented) Authorities() any { return nil }
 
 func (p presented) Digest() [sha256.Size]byte { return sha256.Sum256([]byte(p)) }
 
-// Verify is caller.Certificate's: a token is bound to a certificate whoever signed it.
+// Verify is caller.Certificate's: a token is bound to a certificate no matter which authority signed it.
 func (presented) Verify(time.Time) (caller.Identity, error) {
 	return caller.Identity{}, errors.New("nobody signed it")
 }

@@ -11,7 +11,7 @@
 //
 // Two other ways were weighed. A connection in this process to the gRPC server, as gateways have it, would decode and encode each message once more,
 // and would have to vouch for who calls. Handlers registered straight at connect-go would need each interceptor a second time, written for
-// connect-go, and whoever adds one to gRPC's would have to remember this door.
+// connect-go, and a contributor who adds one to gRPC's would have to remember this door.
 //
 // # What is this door's own
 //

@@ -43,6 +43,6 @@ func (d document) serve(w *answer, r *nethttp.Request) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(nethttp.StatusOK)
 	if r.Method == nethttp.MethodGet {
-		_, _ = w.Write(text) // whoever is gone does not read it
+		_, _ = w.Write(text) // a client that is gone does not read it
 	}
 }

@@ -243,7 +243,7 @@ func (*Door) reads(w *answer, r *nethttp.Request) bool {
 	return false
 }
 
-// single are the headers that say how a call is to be read: of two values, one would be chosen by whoever reads.
+// single are the headers that say how a call is to be read: of two values, the code that reads the header would choose one.
 var single = []string{
 	"Content-Type", "Content-Encoding", "Connect-Content-Encoding", "Grpc-Encoding", "Connect-Timeout-Ms", "Grpc-Timeout", "Connect-Protocol-Version",
 }
@@ -322,5 +322,5 @@ func tell(w *answer, status int, says map[string]string) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(text) // whoever is gone does not read it
+	_, _ = w.Write(text) // a client that is gone does not read it
 }

@@ -19,8 +19,8 @@ import (
 // leave is how long a server may take to end once its input has.
 const leave = 3 * time.Second
 
-// Process is a server that runs as a process of its own, and speaks on its standard input and output. Whoever can start the same program, or
-// reach what it reaches, goes around the guard.
+// Process is a server that runs as a process of its own, and speaks on its standard input and output. A process that can
+// start the same program, or reach what the program reaches, goes around the guard.
 type Process struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
@@ -53,7 +53,7 @@ func (o *output) Read(p []byte) (int, error) {
 // standard error. On Unix the server, and the processes that it started and left in its group, are killed where this process ends without Stop, however
 // that ends.
 func Start(ctx context.Context, command []string, errs io.Writer) (*Process, error) {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // whoever runs the guard names the server
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // the operator of the guard names the server
 	cmd.Stderr = errs
 	cmd.WaitDelay = leave
 	cmd.Cancel = func() error { return interruptGroup(cmd.Process) }
@@ -99,7 +99,7 @@ func (p *Process) Serve(ctx context.Context, g *Guard, from io.Reader, to io.Wri
 	return p.explain(ctx, g.Serve(ctx, Streams{FromClient: from, ToClient: to, FromServer: p.out, ToServer: p.in}))
 }
 
-// expected is what an MCP server does, for those who named another program.
+// expected is what an MCP server does, for an operator who named another program.
 const expected = "an MCP server reads JSON-RPC messages from its standard input, answers each in a line on its standard output, and runs until its input ends"
 
 // maxShown is how many characters an error shows of a command, or of what it has said.

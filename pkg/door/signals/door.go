@@ -1,6 +1,6 @@
 // Package signals takes security events on the door over HTTP: push delivery of security event tokens (RFC 8935). It reads requests within limits,
-// and answers them. How long a request may take is its server's. Who sends a token, and what becomes of it, is handed to it: it knows neither callers
-// nor what an event means.
+// and answers them. How long a request may take is its server's. New is given the function that identifies the sender of a token, and the sender acts on
+// the token: the door knows neither callers nor what an event means.
 package signals
 
 import (
@@ -166,5 +166,5 @@ func answer(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Language", "en")
 	w.WriteHeader(status)
-	_, _ = w.Write(text) // whoever is gone does not read it
+	_, _ = w.Write(text) // a transmitter that is gone does not read it
 }

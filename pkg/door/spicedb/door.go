@@ -77,7 +77,7 @@ type Config struct {
 	// expects (authz.MetadataExpectSchema), within its transaction. Else the door does, just before the write,
 	// by the Text of the Schema.
 	ComparesSchema bool
-	// Version is the version of SpiceDB that callers who ask for it are told, whoever answers them; empty leaves it to Upstream.
+	// Version is the version of SpiceDB that callers who ask for it are told, also where the door itself answers; empty leaves it to Upstream.
 	Version string
 	// Rights returns what the call's caller may do.
 	Rights func(context.Context) Rights

@@ -9,7 +9,7 @@ import (
 )
 
 // expectation sees to what a call expects of the schema in force, and returns the metadata that goes
-// upstream with it. Who reads the schema is told how a write would be guarded, so that nobody sends an
+// upstream with it. A caller that reads the schema is told how a write would be guarded, so that nobody sends an
 // expectation to a server that would not understand it.
 func (d *Door) expectation(r *route, down grpc.ServerStream) (metadata.MD, error) {
 	md := d.forwarded(down.Context())

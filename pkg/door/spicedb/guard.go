@@ -15,7 +15,7 @@ import (
 // guard judges message n (from 0) of a call that writes. A nil error lets it pass; what goes upstream is the encoding of
 // what was judged.
 //
-// What it protects, whoever asks: a schema whose core differs from core.zed is not written. Only an admin may write, delete or load
+// It lets no caller write a schema whose core differs from core.zed. Only an admin may write, delete or load
 // relationships on an object of a core type. What only an organizer may do, and an admin: write, delete or load relationships
 //
 //   - whose subject is an agent or a delegation, also "agent:*" and "agent:bot#owner",
@@ -35,7 +35,7 @@ import (
 // relations have no such hole, because what the schema does not know is refused here, not by SpiceDB.
 type guard func(ctx context.Context, c *call, n int, request proto.Message) error
 
-// unlessFree has the messages of all judged but of those who may write everything.
+// unlessFree has the messages of all callers judged but of those that may write everything.
 func unlessFree[M proto.Message](judge func(*call, context.Context, int, M) error) guard {
 	judged := everybody(judge)
 	return func(ctx context.Context, c *call, n int, request proto.Message) error {

@@ -95,7 +95,7 @@ func nothingOf(t *testing.T, h *house) {
 	}
 }
 
-// An import that is begun and not ended is ended, with nothing written, whoever left it open.
+// An import that is begun and not ended is ended, with nothing written, no matter which caller left it open.
 func TestImportThatIsLeftOpen(t *testing.T) {
 	for name, begin := range imports {
 		for _, key := range []string{serviceKey, adminKey} {

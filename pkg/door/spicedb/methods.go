@@ -49,7 +49,7 @@ var guards = map[string]guard{
 	"ExperimentalService/ExperimentalUnregisterRelationshipCounter": anything,
 }
 
-// anything lets every message pass, of those whom admins let call.
+// anything lets every message of a caller pass that may call the method.
 func anything(context.Context, *call, int, proto.Message) error { return nil }
 
 // large lists the methods whose messages may be wire.Large; the others' are wire.Small.

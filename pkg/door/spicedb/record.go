@@ -132,7 +132,7 @@ func nameSubject(r *deputyv1.Record, s *v1.SubjectReference) {
 	}
 }
 
-// nameActor names one who can act, or be acted for.
+// nameActor names an object that can act, or be acted for.
 func nameActor(r *deputyv1.Record, kind, id string) {
 	switch kind {
 	case "agent":

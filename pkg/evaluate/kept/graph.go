@@ -167,7 +167,7 @@ type snapshot struct {
 
 	mu    sync.Mutex
 	inner authz.Snapshot // opened when it is first needed
-	// held counts who holds the snapshot; idle is then what the next one reads with, nil while somebody does, and
+	// held counts the readers that hold the snapshot; idle is then what the next one reads with, nil while a reader has it, and
 	// resting what the next one walks with.
 	held    int
 	idle    *store.Snapshot

@@ -350,7 +350,7 @@ func TestAtLeastAsFresh(t *testing.T) {
 	sees()
 }
 
-// TestTrace: whoever asks for a trace gets SpiceDB's.
+// TestTrace: a caller that asks for a trace gets SpiceDB's.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	g := verified(t, newWorld(t, documents, "document:plan#viewer@user:alice"))

@@ -16,7 +16,7 @@ const maxVersions = 16
 // concurrent use.
 type versions[T any] struct {
 	made atomic.Pointer[[]version[T]]
-	// making is held by who makes one, so that nobody makes it twice.
+	// making is held by the goroutine that makes one, so that none makes it twice.
 	making sync.Mutex
 }
 

@@ -2,8 +2,8 @@
 // SpiceDB's interface cannot say "nothing new for you": the only head that it has is the cluster's, which grows with every transaction of every
 // database.
 //
-// The tables are those of one migration (Migration). Another one is refused, whatever has changed: whoever raises SpiceDB's version reads its
-// migrations, compares them with the queries here, and then changes the constant. Three of the tables' properties carry everything:
+// The tables are those of one migration (Migration). Another one is refused, whatever has changed: a contributor who raises SpiceDB's version reads
+// its migrations, compares them with the queries here, and then changes the constant. Three of the tables' properties carry everything:
 //
 //   - A row has the id of the transaction that created it (created_xid) and of the one that deleted it (deleted_xid, the highest number while
 //     it is alive). It is changed in no other way. Counters are an exception: their values are overwritten, and are not followed.

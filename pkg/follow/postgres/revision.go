@@ -12,7 +12,7 @@ import (
 )
 
 // A revision of SpiceDB's PostgreSQL datastore is a snapshot, printed as the base64 of a PostgresRevision. The transaction and the time that it may
-// name besides are for others than those who compare or read.
+// name besides serve neither comparing nor reading.
 
 // errRevision says that a text is no revision.
 var errRevision = errors.New("follow: it is no revision of SpiceDB's PostgreSQL datastore")

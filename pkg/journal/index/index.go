@@ -23,7 +23,7 @@ type Index struct {
 	// sealed may be nil.
 	sealed Sealed
 
-	// adding is held by the one who adds, and guards what follows. collect is nil where nothing is added.
+	// adding is held by the goroutine that adds, and guards what follows. collect is nil where nothing is added.
 	adding  sync.Mutex
 	collect *collector
 	// file is the part's; nil where it has to be written anew.

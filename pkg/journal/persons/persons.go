@@ -52,7 +52,7 @@ type Keys struct {
 	// damaged is how many slots could not be read when the file was opened.
 	damaged int
 
-	// making is held by the one who fills slots, or looks for filled ones. It guards what follows.
+	// making is held by the goroutine that fills slots, or looks for filled ones. It guards what follows.
 	making sync.Mutex
 	// free are slots that are zero, and slots how many the file has, the header included.
 	free  []uint32
@@ -379,7 +379,7 @@ func (k *Keys) room(tag Tag) (uint32, error) {
 		return n, nil
 	}
 	if int(k.slots) > k.cfg.Max {
-		return 0, fmt.Errorf("there are keys of %d persons, and no more may be made: erase those who are gone, or raise the limit", k.cfg.Max)
+		return 0, fmt.Errorf("there are keys of %d persons, and no more may be made: erase persons who have left, or raise the limit", k.cfg.Max)
 	}
 	n := k.slots
 	k.slots++

@@ -7,7 +7,7 @@
 //	tile/0/x001/x234/067           tile 1234067 of level 0
 //
 // Only whole tiles and bundles are on disk, and none is ever written anew with other content. What comes after the last whole bundle is kept in
-// memory, and whoever opens a tree adds those records again, from where they were written first.
+// memory, and the code that opens a tree adds those records again, from where they were written first.
 //
 // Old bundles can be pruned, as tlog-tiles has it: the tree has a minimum index, records before it are gone, and proofs of the others still
 // work.

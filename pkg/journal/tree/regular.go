@@ -9,7 +9,7 @@ import (
 )
 
 // Disk is the operating system's file system for the files of a journal: each that is opened has to be a regular one. A named pipe, a device or a
-// socket in its place would have whoever opens it wait, for good and deaf to signals.
+// socket in its place would have the process that opens it wait, for good and deaf to signals.
 var Disk vfs.FS = regular{vfs.Default}
 
 // regular is a file system that opens regular files only. It looks before it opens: nobody but an owner of the directory could put something

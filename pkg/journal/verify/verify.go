@@ -1,8 +1,8 @@
 // Package verify verifies a journal offline: its directory, or a copy of it, with nothing but the key that verifies its checkpoints.
 //
 // It reads every byte that is evidence: each record is hashed, each tile computed anew and compared, and the root compared with what was
-// signed. Where they differ it says which record is not as it was written, as far as that can be known: whoever changes a record and all tiles
-// above it leaves only a root that is not the signed one.
+// signed. Where they differ it says which record is not as it was written, as far as that can be known: a person who changes a record and
+// all tiles above it leaves only a root that is not the signed one.
 package verify
 
 import (
@@ -29,8 +29,8 @@ type Options struct {
 	Dir string
 	// FS is where it lies; nil means the operating system's.
 	FS vfs.FS
-	// Key verifies the checkpoints, in the notation of C2SP signed-note. Empty means the key in the directory, which whoever can write there can
-	// replace.
+	// Key verifies the checkpoints, in the notation of C2SP signed-note. Empty means the key in the directory, which a process that can write
+	// there can replace.
 	Key string
 	// Checkpoint is one from outside of the directory, which the journal has to contain; nil if there is none.
 	Checkpoint []byte

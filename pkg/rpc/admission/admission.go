@@ -418,8 +418,8 @@ const (
 	mostRetry  = time.Minute
 )
 
-// refusal is an error of kind Exhausted that says when to try again. Some time is added at random, so that those who are refused together do
-// not come back together.
+// refusal is an error of kind Exhausted that says when to try again. Some time is added at random, so that callers that are refused together
+// do not come back together.
 func refusal(reason string, wait time.Duration, format string, args ...any) error {
 	err := authz.Errorf(authz.Exhausted, reason, format, args...)
 	wait = min(max(wait, leastRetry), mostRetry)

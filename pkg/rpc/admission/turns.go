@@ -145,7 +145,7 @@ func (t *turns) give(q *queue) {
 	if t.waiting.Load() == 0 {
 		t.freed(q)
 		if t.waiting.Load() == 0 {
-			return // whoever begins to wait now looks for free turns afterwards
+			return // a call that begins to wait now looks for free turns afterwards
 		}
 		t.mu.Lock()
 	} else {
@@ -267,7 +267,8 @@ func (t *turns) expectedLocked(q *queue, weight int64) time.Duration {
 	return time.Duration(min(own, float64(t.cost)) / rate * float64(time.Second))
 }
 
-// pace is how much cost was served in a second lately, while calls waited. The zero value knows nothing. It is guarded by whoever has it.
+// pace is how much cost was served in a second lately, while calls waited. The zero value knows nothing. The lock of the turns that it belongs
+// to guards it.
 type pace struct {
 	// from is when counting began, and cost what was served since.
 	from time.Time

@@ -258,7 +258,7 @@ func (r *Receiver) read(ctx context.Context, from source, method *Method, length
 func (r *Receiver) hurry(ctx context.Context, from source) *time.Timer {
 	return time.AfterFunc(r.arrival, func() {
 		st := statuses.New(codes.DeadlineExceeded, "STREAM_STALLED", "", fmt.Sprintf("the message has not come within %s", r.arrival))
-		// The stream is over for gRPC with this, also for who reads from it. Where it cannot be written, it is over already.
+		// The stream is over for gRPC with this, also for the handler that reads from it. Where it cannot be written, it is over already.
 		_ = authz.Safely("wire.hurry", func() error {
 			if r.late != nil {
 				st = r.late(ctx, st)

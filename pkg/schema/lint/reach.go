@@ -193,7 +193,7 @@ func (c *checker) checkSubjects() {
 			actor := actorOf[a.Type]
 			if slices.Contains(peopleOnly, m.Member) && !a.IsUserset() && actor&(agents|delegations) != 0 {
 				c.report(agentSubject, m.Name, a.At,
-					fmt.Sprintf("%s admits %s: whoever is %s answers for something, which an agent does not", m, a.Type, m.Member),
+					fmt.Sprintf("%s admits %s: a subject that is %s answers for something, and an agent does not", m, a.Type, m.Member),
 					"admit users here, and let agents do the work through a relation of their own")
 			}
 			if a.Wildcard && actor != 0 && open[m] {

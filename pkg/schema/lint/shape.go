@@ -163,7 +163,7 @@ func (c *checker) checkRecursion() {
 			switch {
 			case leaf.Subtracted:
 				c.report(recursion, m.Name, leaf.At,
-					fmt.Sprintf("%s takes away %s, which comes back to itself: who has it depends on how deep one looks", m, leaf),
+					fmt.Sprintf("%s takes away %s, which comes back to itself: the set of its holders depends on how deep a check looks", m, leaf),
 					"take away a relation or a permission that is not computed from this one")
 			case recursive == 2:
 				c.report(recursion, m.Name, leaf.At,

@@ -89,7 +89,7 @@ func serve(ctx context.Context, uri string, in io.Reader, out io.Writer) error {
 	g := grpc.NewServer()
 	openfgav1.RegisterOpenFGAServiceServer(g, s)
 	go func() {
-		for lines.Scan() { // until whoever started it is gone
+		for lines.Scan() { // until the process that started it is gone
 		}
 		g.Stop()
 	}()

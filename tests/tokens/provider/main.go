@@ -7,7 +7,7 @@
 // POST /rotate has it sign with a new key, and publish that one alone.
 //
 // A client exchanges tokens (RFC 8693): the subject's token for one of the subject's in which the actor acts. The scope "org:acme" has it say in which
-// organization ("org_id"). Whoever acted in the subject's token before is an earlier actor in the new one.
+// organization ("org_id"). The actor in the subject's token before is an earlier actor in the new one.
 package main
 
 import (

@@ -67,7 +67,7 @@ type askFor func(Caller) mcp.Asker
 func (f askFor) of(ctx context.Context) (mcp.Asker, error) {
 	e, ok := exchangeOf(ctx)
 	if !ok {
-		return nil, errors.New("nobody is known for whom to decide")
+		return nil, errors.New("the caller of this request is not known, so that nothing can be decided for it")
 	}
 	return f(e.caller), nil
 }
@@ -162,7 +162,7 @@ func (p *Proxy) metadata(w http.ResponseWriter, r *http.Request) error {
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(text) // whoever is gone does not read it
+	_, _ = w.Write(text) // a client that is gone does not read it
 	return nil
 }
 

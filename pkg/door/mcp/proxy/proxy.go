@@ -226,7 +226,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(e.status)
-	_, _ = w.Write(answer.Append(nil)) // whoever is gone does not read it
+	_, _ = w.Write(answer.Append(nil)) // a client that is gone does not read it
 }
 
 // watched is a body of which is known whether it was read to its end. It is not safe for concurrent use.

@@ -71,7 +71,7 @@ func (r *reply) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.streaming && !r.closed {
-		_ = r.writeLocked(nil) // a stream without an answer; who is gone does not get it
+		_ = r.writeLocked(nil) // a stream without an answer; a client that is gone does not get it
 	}
 	r.overLocked()
 }
@@ -101,7 +101,7 @@ func (r *reply) alive() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.streaming && !r.closed {
-		_ = r.writeLocked([]byte(": alive\n\n")) // who is gone is noticed by the next message, too
+		_ = r.writeLocked([]byte(": alive\n\n")) // a client that is gone is noticed by the next message, too
 	}
 }
 

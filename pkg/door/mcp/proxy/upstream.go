@@ -230,7 +230,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 		if err := readInto(text, from, jsonrpc.FromServer().Bytes); err != nil {
 			return "", 0, err
 		}
-		_ = c.to.FromServer(ctx, text.Bytes(), c.request.ID) // who is gone does not get it
+		_ = c.to.FromServer(ctx, text.Bytes(), c.request.ID) // a client that is gone does not get it
 		if c.to.Awaits(c.request.ID) {
 			return "", 0, lies("The server's answer is none to the request.")
 		}
@@ -248,7 +248,7 @@ func (u *Upstream) read(ctx context.Context, response *http.Response, c *call) (
 			retry = min(e.retry, maxPause)
 		}
 		if len(e.data) > 0 {
-			_ = c.to.FromServer(ctx, e.data, c.request.ID) // who is gone does not get it
+			_ = c.to.FromServer(ctx, e.data, c.request.ID) // a client that is gone does not get it
 		}
 		if !c.to.Awaits(c.request.ID) {
 			return io.EOF

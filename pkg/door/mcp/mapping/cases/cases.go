@@ -399,7 +399,7 @@ func content(answer jsonrpc.Value) string {
 	return strings.TrimRight(strings.Join(all, "\n"), "\n")
 }
 
-// decide decides the call for those whom the case names.
+// decide decides the call for the actors that the case names.
 func (r *run) decide(ctx context.Context, call *mapping.Call, decide Decide) error {
 	for _, d := range r.c.Decide {
 		got, why := Allowed, ""
