@@ -102,7 +102,7 @@ type Daemon struct {
 // the opening only. Close releases what Open took. A configuration that is refused leaves nothing on the disk, unless it takes the database, another
 // server or the port to find out.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
-	cfg, err := cfg.checked()
+	cfg, err := cfg.checked() //nolint:contextcheck // it asks no other machine
 	if err != nil {
 		return nil, err
 	}
@@ -526,7 +526,7 @@ func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 // ShutdownGrace for those under way, cuts off the rest, and returns nil, soon even if calls do not heed that. Where Close ends it,
 // it returns nil, too. It is called at most once.
 func (d *Daemon) Serve(ctx context.Context) error {
-	d.warnInsecure()
+	d.warnInsecure() //nolint:contextcheck // likewise
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
 	go d.metrics.serve()

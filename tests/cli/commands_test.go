@@ -142,7 +142,7 @@ func startServe(ts *testscript.TestScript, neg bool, args []string) {
 func files(ts *testscript.TestScript) []string {
 	root := ts.MkAbs(".")
 	var found []string
-	ts.Check(filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	ts.Check(filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
