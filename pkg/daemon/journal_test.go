@@ -17,10 +17,10 @@ func TestPlacesOfTheJournal(t *testing.T) {
 	root := t.TempDir()
 	t.Chdir(root)
 	data := filepath.Join(root, "data")
-	if err := os.MkdirAll(filepath.Join(data, "in"), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(data, "graph"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(filepath.Join(data, "in"), filepath.Join(root, "link")); err != nil {
+	if err := os.Symlink(filepath.Join(data, "graph"), filepath.Join(root, "link")); err != nil {
 		t.Fatal(err)
 	}
 	embedded := engine.Config{Kind: engine.Embedded, Dir: data}

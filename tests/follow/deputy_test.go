@@ -453,6 +453,38 @@ func (n *node) lostBaseline(t *testing.T, check *deputyv1.CheckPermissionRequest
 	}
 }
 
+// TestWordsKeepToBounds: what there is instead of a name that is wrong is said to a caller of a follower as far as its bounds let it know, as where the
+// graph is, and not as far as the follower's own reach.
+func TestWordsKeepToBounds(t *testing.T) {
+	t.Parallel()
+	bounds := authz.Unbounded()
+	bounds.Objects = authz.NamesOf("document")
+	bound := &caller.Caller{
+		Name: "bound", Roles: caller.RolesOf(deputyv1.Role_ROLE_WRITER), Bounds: bounds, SpiceDB: authz.AllNames(),
+		Credentials: []caller.Credential{{ID: "key", Key: sha256.Sum256([]byte("key-of-bound"))}},
+	}
+	p := &node{Server: harness.Start(t, daemon.Config{Engine: harness.Embedded(t), Callers: append(harness.Followers(), bound)})}
+	n := followsDeputy(t, p, func(c *daemon.Config) { c.Callers = []*caller.Caller{bound} })
+	n.furnish(t)
+	refused := func(n *node, key string) string {
+		t.Helper()
+		_, err := harness.Update(t.Context(), harness.Dial(t, n.Addr().String(), key), v1.RelationshipUpdate_OPERATION_TOUCH, "document:plan#reader@document:other")
+		if status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("a subject that the relation does not admit: %v", err)
+		}
+		return status.Convert(err).Message()
+	}
+	const admits = "document#reader admits user, agent"
+	if got := refused(n, harness.AdminKey); strings.Count(got, admits) != 1 {
+		t.Errorf("an admin is told through the follower: %s", got)
+	}
+	for name, n := range map[string]*node{"the server that is followed": p, "the follower": n} {
+		if got := refused(n, "key-of-bound"); strings.Contains(got, "admits") {
+			t.Errorf("%s tells a caller with bounds what the schema has beyond them: %s", name, got)
+		}
+	}
+}
+
 // TestOtherTokenKey: a server with another token key does not follow, because callers would take the tokens of one to the other.
 func TestOtherTokenKey(t *testing.T) {
 	t.Parallel()
