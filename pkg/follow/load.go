@@ -53,6 +53,7 @@ func (f *Follower) Load(ctx context.Context) error {
 		if !needsLoad(err) {
 			return err
 		}
+		f.expel() //nolint:contextcheck // likewise
 		if f.half != nil {
 			half := f.half
 			f.half = nil
@@ -190,6 +191,9 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 	}
 	l.Early, l.Torn = true, true
 	part := func(m mark, c *Changes) error {
+		if !f.trusts(r) {
+			return ErrNoCopy // what is still missing would be read for nothing
+		}
 		return r.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
 	}
 	// Small parts, so that one that is under way does not hold up Close.
