@@ -13,15 +13,25 @@ import (
 const distrustedFormat = -1
 
 // Distrust takes a copy out of service, because it is damaged or differs from the authority: from the moment that Distrust returns there is no copy
-// any more, until another one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false.
+// any more, until another one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false, unless it is
+// one that is brought to the head, to be served again.
 func (f *Follower) Distrust(copied *store.Store) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.serving == nil || f.serving.store != copied || f.serving.distrusted {
-		return false
+	for _, r := range []*replica{f.serving, f.withdrawn} {
+		if r != nil && r.store == copied && !r.distrusted {
+			r.distrusted = true
+			return true
+		}
 	}
-	f.serving.distrusted = true
-	return true
+	return false
+}
+
+// trusts reports whether nobody has said of a copy that it is not to be trusted.
+func (f *Follower) trusts(r *replica) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !r.distrusted
 }
 
 // distrusts reports whether a copy has been taken out of service, or replaced.
@@ -36,6 +46,9 @@ func (f *Follower) distrusts(copied *store.Store) bool {
 func (f *Follower) expel() {
 	f.mu.Lock()
 	r := f.serving
+	if r == nil {
+		r = f.withdrawn
+	}
 	distrusted := r != nil && r.distrusted
 	f.mu.Unlock()
 	if !distrusted {
@@ -51,7 +64,11 @@ func (f *Follower) expel() {
 		f.config.Log.Warn("a copy that differs from the primary could not be marked as such: if this server ends before it is removed, delete it",
 			zap.String("directory", r.dir), zap.Error(err))
 	}
-	f.replace(nil)
+	if f.half == r {
+		f.abandon()
+	} else {
+		f.replace(nil)
+	}
 }
 
 // noteProgress keeps the progress of the load that is under way.

@@ -102,6 +102,8 @@ type Follower struct {
 	// mu guards what follows, and the holders of copies. It is never held while the disk or the authority is waited for.
 	mu      sync.Mutex
 	serving *replica
+	// withdrawn is half where that was served before, and may be again; else nil.
+	withdrawn *replica
 	// proven is what serving has reached.
 	proven reached
 	// retired are copies that are not served any more and that somebody still reads.
@@ -301,7 +303,7 @@ func (f *Follower) replace(r *replica) {
 	old := f.serving
 	f.serving, f.proven = r, reached{}
 	if r != nil {
-		f.proven = r.at
+		f.proven, f.withdrawn = r.at, nil
 	}
 	f.mu.Unlock()
 	if old != nil && !f.retire(old) {
@@ -313,6 +315,9 @@ func (f *Follower) replace(r *replica) {
 func (f *Follower) retire(r *replica) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.withdrawn == r {
+		f.withdrawn = nil
+	}
 	if r.holders == 0 {
 		return false
 	}
@@ -368,7 +373,7 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 // CatchUp is Pull in several commits, for where Pull comes to ErrTooMany. Until it returns, what was reached before is what is reached.
 //
 // Errors are those of Pull; ErrTooMany says that the authority does not tell changes in parts. If it is interrupted there is no copy, and Load goes on
-// where it ended.
+// where it ended, unless the copy is distrusted meanwhile: then it ends with ErrNoCopy.
 func (f *Follower) CatchUp(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
@@ -398,7 +403,12 @@ func (f *Follower) settle(r *replica, err error) (*Reached, error) {
 	}
 	if errors.Is(err, ErrOther) || errors.Is(err, ErrStopped) || errors.Is(err, store.ErrDamaged) {
 		f.config.Log.Warn("the copy is discarded", zap.Error(err))
-		f.replace(nil)
+		f.expel()
+		if f.half == r {
+			f.abandon()
+		} else {
+			f.replace(nil)
+		}
 	}
 	return nil, err
 }
@@ -407,7 +417,7 @@ func (f *Follower) settle(r *replica, err error) (*Reached, error) {
 func (f *Follower) withdraw(r *replica) {
 	f.abandon()
 	f.mu.Lock()
-	f.serving, f.proven = nil, reached{}
+	f.serving, f.proven, f.withdrawn = nil, reached{}, r
 	f.mu.Unlock()
 	f.half = r
 }

@@ -364,8 +364,8 @@ func (g *Graph) renew(ctx context.Context, because error) error {
 			g.config.Log.Info("the copy is at the primary's head", zap.Duration("took", time.Since(began)))
 			return nil
 		}
-		if !needsLoad(err) {
-			return err
+		if !errors.Is(err, ErrTooMany) {
+			return err // where the copy is lost, the next step sees to it that nobody uses it any more, and then loads another one
 		}
 		because = err
 	}

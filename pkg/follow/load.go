@@ -54,6 +54,7 @@ func (f *Follower) Load(ctx context.Context) error {
 		if !needsLoad(err) {
 			return err
 		}
+		f.expel() //nolint:contextcheck // likewise
 		if f.half != nil {
 			half := f.half
 			f.half = nil
@@ -199,6 +200,9 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 	// Small parts, so that one that is under way does not hold up Close.
 	size := min(f.config.MaxChanges, f.config.PageSize)
 	rest, err := f.changesInParts(ctx, parted, from, size, func(deleted, written []tuple.Relationship) error {
+		if !f.trusts(r) {
+			return ErrNoCopy // what is still missing would be read for nothing
+		}
 		if len(deleted) > 0 {
 			if err := commit(torn, &Changes{Deleted: deleted}); err != nil {
 				return err
