@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -167,6 +168,85 @@ func TestDamagedWhileItCatchesUp(t *testing.T) {
 		t.Errorf("there are %q; the damaged copy serves: %v", names, storeOf(t, f) == damaged)
 	}
 	isExact(t, f, a.modelled)
+}
+
+// TestCrashWhileItCatchesUp: after a crash of the machine between two parts of a large change, the copy is either as it was before or one that is being
+// made, whatever of the log had come to the disk.
+func TestCrashWhileItCatchesUp(t *testing.T) {
+	served, torn := 0, 0
+	for seed := range uint64(12) {
+		m := newModelled(seed)
+		m.quiet, m.giants = true, 25
+		a := &between{modelledParts: modelledParts{m}}
+		mem := vfs.NewCrashableMem()
+		config := over(mem)
+		config.PageSize, config.MaxChanges = 2+int(seed)%3, 8
+		f, err := follow.Open(config, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for !errors.Is(err, follow.ErrTooMany) {
+			m.happens()
+			var reached *follow.Reached
+			if reached, err = f.Pull(t.Context()); err == nil {
+				reached.Release()
+			}
+		}
+		copied := storeOf(t, f)
+		if err := copied.Sync(); err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(seed, 9))
+		var crashed []*vfs.MemFS
+		a.after = func() error {
+			if rng.IntN(2) == 0 {
+				if err := copied.Sync(); err != nil {
+					return err
+				}
+			}
+			crashed = append(crashed, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[rng.IntN(3)], RNG: rng}))
+			return nil
+		}
+		if _, err := f.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		a.after = nil
+		for range 5 {
+			m.happens()
+		}
+		for _, files := range crashed {
+			config.Store.FS = files
+			again, err := follow.Open(config, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if reached, err := again.Reached(); err == nil {
+				reached.Release()
+				isExact(t, again, m)
+				served++
+			} else {
+				torn++
+			}
+			reached, err := again.Follow(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			reached.Release()
+			isExact(t, again, m)
+			if err := again.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if served == 0 || torn == 0 {
+		t.Errorf("%d crashed copies were served, and %d were being made", served, torn)
+	}
 }
 
 // TestFailoverWhileItCatchesUp: once it is found while a copy is brought to the head in several commits that the database has another history, nothing is

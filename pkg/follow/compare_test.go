@@ -162,17 +162,17 @@ func (n *noBuckets) Bucket(ctx context.Context, b follow.Bucket, moment time.Tim
 type lying struct {
 	follow.State
 
-	wrong, endless bool
+	// wrong is how many of its digests are wrong.
+	wrong   int
+	endless bool
 	// buckets is how many were asked for, sent how many relationships of them were taken.
 	buckets, sent int
 }
 
 func (l *lying) Digests(ctx context.Context, moment time.Time) ([]follow.Digest, error) {
 	all, err := l.State.Digests(ctx, moment)
-	for i := range all {
-		if l.wrong {
-			all[i].Sum++
-		}
+	for i := range min(len(all), l.wrong) {
+		all[i].Sum++
 	}
 	return all, err
 }
@@ -217,11 +217,15 @@ func compareIsBounded(t *testing.T, database func(testing.TB) string) {
 		l.State = a.At(reached.Position)
 		return follow.Compare(t.Context(), l, reached.Store, local, time.Now(), most)
 	}
-	wrong := &lying{wrong: true}
+	wrong := &lying{wrong: math.MaxInt}
 	if found, err := compare(wrong, reached.Local); err == nil || wrong.buckets > 32 {
 		t.Errorf("all digests differ, and nothing else: %d differences, %v, after %d buckets", len(found), err, wrong.buckets)
 	}
-	endless := &lying{wrong: true, endless: true}
+	one := &lying{wrong: 1, endless: true}
+	if found, err := compare(one, reached.Local); err == nil || one.buckets != 1 {
+		t.Errorf("one bucket without an end of what is not there: %d differences, %v, after %d buckets", len(found), err, one.buckets)
+	}
+	endless := &lying{wrong: math.MaxInt, endless: true}
 	if found, err := compare(endless, reached.Local); err == nil || endless.sent > 32*(most+1)+3*documents {
 		t.Errorf("buckets without an end of what is not there: %d differences, %v, after %d relationships", len(found), err, endless.sent)
 	}

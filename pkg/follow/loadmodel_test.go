@@ -339,7 +339,7 @@ func (m modelledParts) ChangesInParts(
 		if m.during != nil {
 			m.during()
 		}
-		if m.rng.IntN(4) == 0 {
+		if !m.quiet && m.rng.IntN(4) == 0 {
 			m.happens()
 		}
 		if failing--; failing == 0 {
