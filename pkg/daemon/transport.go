@@ -129,7 +129,7 @@ func isReachable(flag, addr string) (bool, error) {
 	if err != nil {
 		return true, fmt.Errorf("%s %.200q is no host and port, such as 127.0.0.1:50051", flag, addr)
 	}
-	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil { // asks no other machine
+	if _, err := net.ResolveTCPAddr("tcp", net.JoinHostPort("127.0.0.1", port)); err != nil { // asks no other machine: only the port may be a name
 		return true, fmt.Errorf("%s %.200q has no port that can be listened on: name one of 0 to 65535, as in 127.0.0.1:50051", flag, addr)
 	}
 	ip := net.ParseIP(host)
