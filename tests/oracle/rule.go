@@ -176,7 +176,9 @@ func (s *State) Decide(q Question, now time.Time) Answer {
 }
 
 // live reports whether a delegation, by itself, is active, not over and not revoked.
-func (d Delegation) live(now time.Time) bool { return d.Active && !d.Revoked && d.Until.After(now) }
+func (d Delegation) live(now time.Time) bool {
+	return d.Active && !d.Revoked && d.Astray == Subject{} && d.Until.After(now)
+}
 
 // live reports whether a session, by itself, is active, not over and not ended.
 func (s Session) live(now time.Time) bool { return s.Active && !s.Ended && s.Until.After(now) }

@@ -63,8 +63,10 @@ type Delegation struct {
 	// Session is the session that minted it as a leaf, or empty.
 	Session  string
 	Unscoped bool
-	// Direct is allow_direct.
-	Direct  bool
+	// Direct is allow_direct, for the principal.
+	Direct bool
+	// Astray is another principal, which allow_direct names; else the zero value. A delegation that contradicts itself gives nothing.
+	Astray  Subject
 	Active  bool
 	Until   time.Time
 	Revoked bool

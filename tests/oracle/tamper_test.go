@@ -94,11 +94,17 @@ var tamperings = []struct {
 		}
 	}},
 	{"for another principal", false, func(x *tampered) {
-		// What allows acting directly repeats the principal, and now does not.
+		// What allows acting directly repeats the principal, and now does not, or does so again.
 		if is := (oracle.Subject{Object: x.user}); x.d.Session == "" {
+			direct := x.d.Astray
+			if x.d.Direct {
+				direct = x.d.Principal
+			}
 			x.replace(x.object(), "principal", x.d.Principal, is, nil)
-			x.d.Direct = x.d.Direct && is == x.d.Principal
-			x.d.Principal = is
+			x.d.Principal, x.d.Direct, x.d.Astray = is, direct == is, direct
+			if x.d.Direct {
+				x.d.Astray = oracle.Subject{}
+			}
 		}
 	}},
 	{"with the tombstone alone", false, func(x *tampered) {
