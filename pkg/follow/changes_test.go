@@ -292,6 +292,14 @@ func tooMany(t *testing.T, database func(testing.TB) string) {
 		}
 		w.update(t, updates...)
 	}
+	for i := range 5 { // more than will change
+		var more []tuple.RelationshipUpdate
+		for k := range 10 {
+			more = append(more, touch(fmt.Sprintf("document:%d-%d#viewer@user:bob", i, k)))
+		}
+		w.update(t, more...)
+		follows(t, f, a)
+	}
 	many(touch, 10)
 	if _, err := f.Pull(t.Context()); err != nil {
 		t.Fatalf("ten relationships written, where ten are the most: %v", err)

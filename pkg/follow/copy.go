@@ -263,8 +263,6 @@ func (f *Follower) abandon() {
 	if f.half != nil {
 		half := f.half
 		f.half = nil
-		if !f.retire(half) {
-			f.bury(half)
-		}
+		f.bury(half)
 	}
 }

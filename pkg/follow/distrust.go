@@ -13,18 +13,15 @@ import (
 const distrustedFormat = -1
 
 // Distrust takes a copy out of service, because it is damaged or differs from the authority: from the moment that Distrust returns there is no copy
-// any more, until another one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false, unless it is
-// one that is brought to the head, to be served again.
+// any more, until another one is loaded. It waits for nothing. A copy that is not served any more is left alone, and the result is false.
 func (f *Follower) Distrust(copied *store.Store) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, r := range []*replica{f.serving, f.withdrawn} {
-		if r != nil && r.store == copied && !r.distrusted {
-			r.distrusted = true
-			return true
-		}
+	if f.serving == nil || f.serving.store != copied || f.serving.distrusted {
+		return false
 	}
-	return false
+	f.serving.distrusted = true
+	return true
 }
 
 // trusts reports whether nobody has said of a copy that it is not to be trusted.
@@ -46,9 +43,6 @@ func (f *Follower) distrusts(copied *store.Store) bool {
 func (f *Follower) expel() {
 	f.mu.Lock()
 	r := f.serving
-	if r == nil {
-		r = f.withdrawn
-	}
 	distrusted := r != nil && r.distrusted
 	f.mu.Unlock()
 	if !distrusted {
@@ -64,11 +58,7 @@ func (f *Follower) expel() {
 		f.config.Log.Warn("a copy that differs from the primary could not be marked as such: if this server ends before it is removed, delete it",
 			zap.String("directory", r.dir), zap.Error(err))
 	}
-	if f.half == r {
-		f.abandon()
-	} else {
-		f.replace(nil)
-	}
+	f.replace(nil)
 }
 
 // noteProgress keeps the progress of the load that is under way.

@@ -102,8 +102,6 @@ type Follower struct {
 	// mu guards what follows, and the holders of copies. It is never held while the disk or the authority is waited for.
 	mu      sync.Mutex
 	serving *replica
-	// withdrawn is half where that was served before, and may be again; else nil.
-	withdrawn *replica
 	// proven is what serving has reached.
 	proven reached
 	// retired are copies that are not served any more and that somebody still reads.
@@ -303,26 +301,16 @@ func (f *Follower) replace(r *replica) {
 	old := f.serving
 	f.serving, f.proven = r, reached{}
 	if r != nil {
-		f.proven, f.withdrawn = r.at, nil
+		f.proven = r.at
+	}
+	over := old != nil && old.holders == 0
+	if old != nil && !over {
+		f.retired[old] = true
 	}
 	f.mu.Unlock()
-	if old != nil && !f.retire(old) {
+	if over {
 		f.bury(old)
 	}
-}
-
-// retire leaves a copy that is not needed any more to those who still read it, the last of whom removes it; false if nobody does.
-func (f *Follower) retire(r *replica) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.withdrawn == r {
-		f.withdrawn = nil
-	}
-	if r.holders == 0 {
-		return false
-	}
-	f.retired[r] = true
-	return true
 }
 
 // prove notes what the copy that is served has reached.
@@ -367,13 +355,17 @@ func (f *Follower) Pull(ctx context.Context) (*Reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.settle(r, f.advance(ctx, r))
+	if r.mark.Loading != nil {
+		return nil, ErrTooMany // CatchUp was interrupted
+	}
+	return f.settle(ctx, r, f.advance(ctx, r))
 }
 
-// CatchUp is Pull in several commits, for where Pull comes to ErrTooMany. Until it returns, what was reached before is what is reached.
+// CatchUp is Pull in several commits, for where Pull comes to ErrTooMany. Until it returns, what was reached before is what is reached. Where ctx ends
+// first that stays so, Pull comes to ErrTooMany again, and the next CatchUp goes on.
 //
-// Errors are those of Pull; ErrTooMany says that the authority does not tell changes in parts. If it is interrupted there is no copy, and Load goes on
-// where it ended, unless the copy is distrusted meanwhile: then it ends with ErrNoCopy.
+// Errors are those of Pull. ErrTooMany says that the authority does not tell changes in parts, or that they are more than a load has to read. After
+// any other error than ctx's, and once a commit was made, there is no copy: one that is always interrupted would never come to the head.
 func (f *Follower) CatchUp(ctx context.Context) (*Reached, error) {
 	ctx, over := f.turnOf(ctx)
 	defer over()
@@ -381,17 +373,20 @@ func (f *Follower) CatchUp(ctx context.Context) (*Reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = f.catchUp(ctx, r); err == nil {
-		err = f.reach(ctx, r) // much may have changed meanwhile
+	stats, err := r.store.Statistics(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return f.settle(r, err)
+	if err = f.catchUp(ctx, r, stats.EstimatedRelationshipCount+uint64(f.config.MaxChanges)); err == nil { //nolint:gosec // it is small
+		err = f.advance(ctx, r)
+	}
+	return f.settle(ctx, r, err)
 }
 
 // settle notes what bringing the copy that is served to the head came to, and returns what was reached. The turn is held.
-func (f *Follower) settle(r *replica, err error) (*Reached, error) {
-	if r.mark.Loading != nil { // it is torn
-		f.withdraw(r)
-	} else {
+func (f *Follower) settle(ctx context.Context, r *replica, err error) (*Reached, error) {
+	torn := r.mark.Loading != nil
+	if !torn {
 		f.prove(r)
 	}
 	switch {
@@ -401,25 +396,17 @@ func (f *Follower) settle(r *replica, err error) (*Reached, error) {
 	case r.store.Failed() != nil:
 		err = fmt.Errorf("%w: %w", ErrStopped, r.store.Failed())
 	}
-	if errors.Is(err, ErrOther) || errors.Is(err, ErrStopped) || errors.Is(err, store.ErrDamaged) {
+	if errors.Is(err, ErrOther) || errors.Is(err, ErrStopped) || errors.Is(err, store.ErrDamaged) || torn && ctx.Err() == nil {
 		f.config.Log.Warn("the copy is discarded", zap.Error(err))
-		f.expel()
-		if f.half == r {
-			f.abandon()
-		} else {
-			f.replace(nil)
+		if torn { // it is not to be gone on with by the next start either
+			f.mu.Lock()
+			r.distrusted = true
+			f.mu.Unlock()
 		}
+		f.expel() //nolint:contextcheck // the mark is written in any case
+		f.replace(nil)
 	}
 	return nil, err
-}
-
-// withdraw has a copy that is served be one that is being made. The turn is held.
-func (f *Follower) withdraw(r *replica) {
-	f.abandon()
-	f.mu.Lock()
-	f.serving, f.proven, f.withdrawn = nil, reached{}, r
-	f.mu.Unlock()
-	f.half = r
 }
 
 // ErrStopped says that a copy's store has failed to write, and takes no writes any more.

@@ -445,11 +445,25 @@ func swapped(t *testing.T, database func(testing.TB) string) {
 	}
 }
 
+// grows has the copy have more relationships than change afterwards.
+func (f *followed) grows(t *testing.T) {
+	t.Helper()
+	for i := range 10 {
+		var more []tuple.RelationshipUpdate
+		for k := range 8 {
+			more = append(more, touch(fmt.Sprintf("document:%d-%d#viewer@user:bob", i, k)))
+		}
+		f.update(t, more...)
+		f.snapshot(t, authz.Freshness{})
+	}
+}
+
 // TestCatchesUpInPlace changes more at once than one commit of the copy holds: the copy is not loaded anew. Until it is at the head, calls that do not ask
 // for the head are answered from it as it was, and others by the authority. Revisions that it stood at before are the copy's to answer afterwards too.
 func TestCatchesUpInPlace(t *testing.T) {
 	f := graph(t, pgtest.Database(t), func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges, c.PageSize = 10, 10 })
 	f.of.parts.Store(true)
+	f.grows(t)
 	granted := f.token(t, touch("document:plan#viewer@user:alice"))
 	before := f.snapshot(t, authz.Freshness{})
 	if !byCopy(before) {

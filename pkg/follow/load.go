@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/authzed/spicedb/pkg/datastore"
@@ -54,14 +55,11 @@ func (f *Follower) Load(ctx context.Context) error {
 		if !needsLoad(err) {
 			return err
 		}
-		f.expel() //nolint:contextcheck // likewise
 		if f.half != nil {
 			half := f.half
 			f.half = nil
-			if !f.retire(half) {
-				if dropped := f.drop(half); dropped != nil {
-					return errors.Join(err, dropped)
-				}
+			if dropped := f.drop(half); dropped != nil {
+				return errors.Join(err, dropped)
 			}
 		}
 		if !resumed {
@@ -81,32 +79,29 @@ func (f *Follower) load(ctx context.Context) error {
 	for half.mark.Loading != nil {
 		var err error
 		if l := half.mark.Loading; l.Torn || l.Paged {
-			err = f.catchUp(ctx, half)
+			err = f.catchUp(ctx, half, math.MaxUint64)
 		} else if err = f.pages(ctx, half); errors.Is(err, ErrTooMany) {
-			err = f.catchUp(ctx, half)
+			err = f.catchUp(ctx, half, math.MaxUint64)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if err := f.reach(ctx, half); err != nil {
-		return err
+	for {
+		err := f.advance(ctx, half)
+		if errors.Is(err, ErrTooMany) {
+			if err = f.catchUp(ctx, half, math.MaxUint64); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+		break
 	}
 	f.half = nil
 	f.replace(half)
 	return nil
-}
-
-// reach brings a copy that has all pages to the head, in several commits where more has changed than one holds.
-func (f *Follower) reach(ctx context.Context, r *replica) error {
-	for {
-		if err := f.advance(ctx, r); !errors.Is(err, ErrTooMany) {
-			return err
-		}
-		if err := f.catchUp(ctx, r); err != nil {
-			return err
-		}
-	}
 }
 
 // pages adds pages to a copy that is not torn until it has all of them, or there is an error.
@@ -182,8 +177,8 @@ func (f *Follower) read(ctx context.Context, from Position, next string) <-chan 
 }
 
 // catchUp brings a copy to the head in several commits, where more has changed than one takes. The copy is torn meanwhile, and is to be read at the
-// revisions that it had before.
-func (f *Follower) catchUp(ctx context.Context, r *replica) error {
+// revisions that it had before. It ends with ErrTooMany once about so many relationships were taken as most says.
+func (f *Follower) catchUp(ctx context.Context, r *replica, most uint64) error {
 	parted, ok := f.authority.(Parted)
 	if !ok {
 		return ErrTooMany
@@ -198,10 +193,13 @@ func (f *Follower) catchUp(ctx context.Context, r *replica) error {
 	}
 	torn := mark{Format: markFormat, Position: from, Loading: &l}
 	// Small parts, so that one that is under way does not hold up Close.
-	size := min(f.config.MaxChanges, f.config.PageSize)
+	size, taken := min(f.config.MaxChanges, f.config.PageSize), uint64(0)
 	rest, err := f.changesInParts(ctx, parted, from, size, func(deleted, written []tuple.Relationship) error {
 		if !f.trusts(r) {
 			return ErrNoCopy // what is still missing would be read for nothing
+		}
+		if taken += uint64(len(deleted) + len(written)); taken > most {
+			return ErrTooMany
 		}
 		if len(deleted) > 0 {
 			if err := commit(torn, &Changes{Deleted: deleted}); err != nil {

@@ -161,6 +161,11 @@ func (a *Authority) ChangesInParts(
 ) (follow.Changes, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if time.Since(from.At) > youngest { // else all that is taken would be refused in the end
+		if err := a.collecting(ctx); err != nil {
+			return follow.Changes{}, err
+		}
+	}
 	last := deletedRelationship
 	return a.changes(ctx, from, partsQuery, nil, func(c *follow.Changes, kind int) error {
 		if kind == deletedRelationship && last != kind {
@@ -285,6 +290,18 @@ func (a *Authority) uncollected(ctx context.Context, g *guard, from *follow.Posi
 	if g.clock.Sub(from.At) <= youngest {
 		return nil
 	}
+	if err := a.collecting(ctx); err != nil {
+		return err
+	}
+	again, err := scanGuard(a.pool.QueryRow(ctx, sinceQuery, sinceArgs(from)...))
+	if err != nil {
+		return err
+	}
+	return a.check(&again, from)
+}
+
+// collecting refuses what is read while a collection is under way.
+func (a *Authority) collecting(ctx context.Context) error {
 	var collecting bool
 	if err := a.pool.QueryRow(ctx, collectingQuery).Scan(&collecting); err != nil {
 		return refusal(err)
@@ -292,11 +309,7 @@ func (a *Authority) uncollected(ctx context.Context, g *guard, from *follow.Posi
 	if collecting {
 		return errCollecting
 	}
-	again, err := scanGuard(a.pool.QueryRow(ctx, sinceQuery, sinceArgs(from)...))
-	if err != nil {
-		return err
-	}
-	return a.check(&again, from)
+	return nil
 }
 
 // without takes the names of definitions that were written again out of those that were deleted.
