@@ -30,8 +30,8 @@ func newFollowStatus(c *connection) *cobra.Command {
 		Long: `Say which state of the primary a server's copy has, how long ago it was known to be the newest one, and whether the
 copy serves; whether the primary answers, and if not why; how far a load is; and what comparing the copy with the primary came to. The
 primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1 if not: then calls are passed
-on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, another one is to be loaded,
-and the primary answers.`,
+on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, it is catching up or another one
+is to be loaded, and the primary answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
 			answer, err := s.copies.GetCopy(ctx, &deputy.GetCopyRequest{})

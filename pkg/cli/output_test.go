@@ -204,12 +204,12 @@ func TestAnswering(t *testing.T) {
 
 // TestDescribeSession: of a frozen session whose baseline cannot be read any more it is said that every check is refused, and why.
 func TestDescribeSession(t *testing.T) {
-	for lost, want := range map[string]string{"": "", "it is gone: start the session anew": "every check: is refused: it is gone: start the session anew"} {
+	for lost, want := range map[string]string{"": "", "it is gone: start the session anew": "baseline: lost, and every check is refused: it is gone: start the session anew"} {
 		var out strings.Builder
 		describeSession(&out, &deputy.Session{SessionId: "s1", Frozen: true, BaselineLost: lost})
 		said := ""
 		for line := range strings.Lines(out.String()) {
-			if strings.HasPrefix(line, "every check") {
+			if strings.HasPrefix(line, "baseline") {
 				said = strings.Join(strings.Fields(strings.Replace(line, "\t", ": ", 1)), " ")
 			}
 		}

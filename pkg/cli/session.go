@@ -210,7 +210,7 @@ func describeSession(w io.Writer, s *deputy.Session) {
 	field(w, "agent", s.GetAgentId())
 	field(w, "frozen", yes(s.GetFrozen()))
 	if lost := s.GetBaselineLost(); lost != "" {
-		field(w, "every check", "is refused: "+lost)
+		field(w, "baseline", "lost, and every check is refused: "+lost)
 	}
 	field(w, "started", moment(s.GetStartedAt()))
 	field(w, "expires", moment(s.GetExpiresAt()))

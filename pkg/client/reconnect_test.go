@@ -91,7 +91,7 @@ func TestServerThatComesBackIsFoundSoon(t *testing.T) {
 	}
 }
 
-// TestServerDiesWithManyCalls: the calls that a server had when it died are answered by another one, however many there were.
+// TestServerDiesWithManyCalls: the calls that a server had when it died are answered by another one, up to the 500 that retryThrottling allows.
 func TestServerDiesWithManyCalls(t *testing.T) {
 	const calls = 400
 	var servers [2]*holder

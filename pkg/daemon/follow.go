@@ -262,7 +262,7 @@ func (d *Daemon) decides(ctx context.Context) error {
 	case serves:
 		return nil
 	case reloads:
-		// One commit can have every server load a new copy at the same time. If none of them was ready then, nobody could act.
+		// One commit can have every server catch up, or load a new copy, at the same time. If none of them was ready then, nobody could act.
 		return d.engine.Ready(ctx)
 	default:
 		return authz.Errorf(authz.Unavailable, authz.ReasonEngineUnavailable, "the copy has not been known to be the primary's head for %s",

@@ -61,7 +61,7 @@ func checkDataDir(dir string) (there bool, err error) {
 	return true, nil
 }
 
-// checkDirectories refuses directories that hold other files than a server's.
+// checkDirectories refuses directories that cannot be read, or that hold other files than a server's.
 func (c Config) checkDirectories() error {
 	if c.Engine.Dir != "" {
 		if _, err := checkDataDir(c.Engine.Dir); err != nil {
@@ -69,8 +69,23 @@ func (c Config) checkDirectories() error {
 		}
 	}
 	if c.Following.On {
-		_, err := checkFollowDir(c.Following.Dir)
-		return err
+		if _, err := checkFollowDir(c.Following.Dir); err != nil {
+			return err
+		}
+	}
+	for _, one := range []struct {
+		flag, dir string
+		given     bool
+	}{
+		{"--journal-dir", c.Journal.Dir, c.journalFiles != nil}, {"--journal-key-dir", c.Journal.KeyDir, c.journalFiles != nil},
+		{"--signals-dir", c.SignalsDir, c.signalsFiles != nil},
+	} {
+		if one.dir == "" || one.given {
+			continue
+		}
+		if _, err := os.ReadDir(one.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w; name a directory, or a path that does not exist", one.flag, err)
+		}
 	}
 	return nil
 }

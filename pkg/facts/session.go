@@ -54,9 +54,9 @@ const NoBaseline = "the session has no baseline: start it anew"
 // revision that can be read.
 func LostBaseline(baseline, now authz.Revision) string {
 	if h := baseline.History(); h != "" && h != now.History() {
-		return "its state belongs to another history of the primary, which was failed over, restored or replaced since: start the session anew"
+		return "the baseline belongs to another history of the primary, which was failed over, restored or replaced since: start the session anew"
 	}
-	return "its state has left the retention, or is of before the store was restored, promoted or replaced: start the session anew"
+	return "the baseline has left the retention, or is from before the store was restored, promoted or replaced: start the session anew"
 }
 
 var sessionShapes = map[string]shape{

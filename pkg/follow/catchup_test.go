@@ -272,7 +272,7 @@ func TestCrashWhileItCatchesUp(t *testing.T) {
 // TestFailoverWhileItCatchesUp: once it is found while a copy is brought to the head in several commits that the database has another history, nothing is
 // answered any more from where the copy stood, also while the next one is loaded.
 func TestFailoverWhileItCatchesUp(t *testing.T) {
-	f := graph(t, pgtest.Database(t), func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges, c.PageSize = 10, 10 })
+	f := graph(t, pgtest.Database(t), func(c *follow.Config, g *follow.GraphConfig) { c.MaxChanges, c.PageSize, g.Sample = 10, 10, -1 })
 	f.of.parts.Store(true)
 	f.grows(t)
 	before := f.snapshot(t, authz.Freshness{})

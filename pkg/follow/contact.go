@@ -21,7 +21,8 @@ type Contact struct {
 	Failure string
 }
 
-// contactAge is how long after its last answer an authority is said to answer. It is asked more often, also after many failures.
+// contactAge is how long after its last answer an authority is said to answer. A failure is followed by the next question sooner than that, and one question
+// may be waited for longer (maxPullTime).
 const contactAge = maxFailurePause
 
 // contact keeps what became of the newest question to an authority. The zero value knows of none. It is safe for concurrent use.
@@ -81,7 +82,8 @@ func (f *Follower) changesInParts(
 	asked := time.Now()
 	var taking error
 	rest, err := of.ChangesInParts(ctx, from, size, func(deleted, written []tuple.Relationship) error {
-		f.contact.note(asked, nil) // a part of the answer has come
+		asked = time.Now() // a part has come: it answers now, and is asked for the next one
+		f.contact.note(asked, nil)
 		taking = take(deleted, written)
 		return taking
 	})

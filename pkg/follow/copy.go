@@ -97,11 +97,11 @@ func (r *replica) readMark() error {
 	return nil
 }
 
-// commit writes to the copy, with a mark that holds once it is written; see marked.
-func (r *replica) commit(ctx context.Context, m mark, write datastore.TxUserFunc) error {
+// commit writes changes to the copy, with a mark that holds once they are written; see marked.
+func (r *replica) commit(ctx context.Context, m mark, c *Changes) error {
 	return r.marked(ctx, m, func(ctx context.Context, follows, text []byte) (store.Revision, error) {
 		return r.store.WriteMarked(context.WithoutCancel(ctx), follows, text, func(_ context.Context, tx datastore.ReadWriteTransaction) error {
-			return write(ctx, tx)
+			return write(ctx, tx, c)
 		})
 	})
 }
@@ -145,9 +145,7 @@ func (r *replica) apply(ctx context.Context, changes *Changes, older time.Durati
 		r.at.position = changes.To
 		return nil
 	}
-	return r.commit(ctx, mark{Format: markFormat, Position: changes.To}, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-		return write(ctx, tx, changes)
-	})
+	return r.commit(ctx, mark{Format: markFormat, Position: changes.To}, changes)
 }
 
 // write writes changes in one transaction.
@@ -258,7 +256,7 @@ func (f *Follower) drop(r *replica) error {
 	return errors.Join(err, removed)
 }
 
-// abandon removes a copy that is being made and is not needed: the one that is served follows, so nobody would go on with it. The turn is held.
+// abandon removes the copy that is being made, if there is one: it is not needed, because the one that is served follows. The turn is held.
 func (f *Follower) abandon() {
 	if f.half != nil {
 		half := f.half

@@ -3,7 +3,6 @@ package follow
 import (
 	"context"
 
-	"github.com/authzed/spicedb/pkg/datastore"
 	"go.uber.org/zap"
 
 	"github.com/deputyauth/deputy/pkg/store"
@@ -31,11 +30,11 @@ func (f *Follower) trusts(r *replica) bool {
 	return !r.distrusted
 }
 
-// distrusts reports whether a copy has been taken out of service, or replaced.
-func (f *Follower) distrusts(copied *store.Store) bool {
+// serves reports whether a copy is the one that is served, and has not been taken out of service.
+func (f *Follower) serves(copied *store.Store) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.serving == nil || f.serving.store != copied || f.serving.distrusted
+	return f.serving != nil && f.serving.store == copied && !f.serving.distrusted
 }
 
 // expel removes a copy that is not to be trusted any more. Somebody may go on to read it for a while, so it says itself, on the disk, that it is
@@ -49,8 +48,7 @@ func (f *Follower) expel() {
 		return
 	}
 	// It is written also while the follower ends, and is on the disk before anybody goes on.
-	err := r.commit(context.Background(), mark{Format: distrustedFormat, Position: r.mark.Position},
-		func(context.Context, datastore.ReadWriteTransaction) error { return nil })
+	err := r.commit(context.Background(), mark{Format: distrustedFormat, Position: r.mark.Position}, &Changes{})
 	if err == nil {
 		err = r.store.Sync()
 	}

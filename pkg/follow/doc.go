@@ -52,8 +52,8 @@
 // A local commit leads from one position to the next. Several of the authority's transactions may be in one. Between
 // the two positions the copy has no revision, so nothing reads half of what the authority committed at once, and a local revision
 // is always a state that the authority itself could have shown. Where more has changed than one commit holds it takes several, and what is between
-// the first and the last of them is read by nobody: see load.go. Until the last one decisions at the head are the authority's, and others go on at the
-// revisions from before.
+// the first and the last of them is read by nobody: see load.go. Until the last one the authority's engine answers at the head, and calls that do not
+// ask for the head are answered at the revision from before, until that is MaxAge old.
 //
 // Where nothing has changed nothing is written. The position then moves in memory alone, and is written down now and then, so that
 // it does not leave the window while the authority does not change.

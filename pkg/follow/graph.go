@@ -97,9 +97,9 @@ type Graph struct {
 	now atomic.Pointer[stand]
 	// discarded are the copies in a row that were found not to be what they should be.
 	discarded discards
-	// loading says that the copy is made anew, and not brought to the head meanwhile; renewing that it has to be, until there is one; hasServed that there
-	// was one that served.
-	loading, renewing, hasServed atomic.Bool
+	// loading says that a copy is loaded, or brought to the head in several commits, which is catchingUp: decisions do not wait for it. renewing says
+	// that one of both has to be done, until a copy is at the head, and hasServed that a copy has served.
+	loading, catchingUp, renewing, hasServed atomic.Bool
 	identities                   identities
 	asking                       *turns.Set
 	figures                      *figures
@@ -209,8 +209,8 @@ func (g *Graph) Close() error {
 // Serves reports whether the copy serves: whether it was the authority's head less than MaxAge ago.
 func (g *Graph) Serves() bool { return g.fresh() != nil }
 
-// Stands reports whether the copy serves, as Serves, and whether a copy has to be made anew after one has served: until it is there the authority's engine
-// answers. Both are of one moment, so that between a copy that was taken out of service and the next one there is no moment with neither.
+// Stands reports whether the copy serves, as Serves, and whether, after a copy has served, one has to be loaded or to catch up: until then the authority's
+// engine answers. Both are of one moment, so that between a copy that was taken out of service and the next one there is no moment with neither.
 func (g *Graph) Stands() (serves, reloads bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -326,7 +326,8 @@ func (d *discards) mayLoad(now time.Time, pause time.Duration) bool {
 
 // step brings the copy to the head, which may take some time: by one commit, else by several, else by a new copy.
 func (g *Graph) step(ctx context.Context, patience time.Duration) error {
-	bounded, cancel := context.WithTimeout(ctx, patience)
+	// One that is under way may take pullTime. The question itself ends first, so that it is noted that it got no answer.
+	bounded, cancel := context.WithTimeout(ctx, pullTime+patience+time.Second)
 	_, err := g.heads.Get(bounded, patience, g.take)
 	cancel()
 	if !needsLoad(err) {
@@ -358,7 +359,7 @@ func (g *Graph) renew(ctx context.Context, because error) error {
 	began := time.Now()
 	if errors.Is(because, ErrTooMany) {
 		g.config.Log.Info("the copy is brought to the primary's head in several commits", zap.String("because", because.Error()))
-		reached, err := g.config.Follower.CatchUp(ctx)
+		reached, err := g.catchUp(ctx)
 		if err == nil {
 			reached.Release()
 			g.config.Log.Info("the copy is at the primary's head", zap.Duration("took", time.Since(began)))
@@ -376,6 +377,13 @@ func (g *Graph) renew(ctx context.Context, because error) error {
 	}
 	g.config.Log.Info("a copy of the primary is loaded, and followed", zap.Duration("took", time.Since(began)))
 	return nil
+}
+
+// catchUp brings the copy to the head in several commits, and says so meanwhile.
+func (g *Graph) catchUp(ctx context.Context) (*Reached, error) {
+	g.catchingUp.Store(true)
+	defer g.catchingUp.Store(false)
+	return g.config.Follower.CatchUp(ctx)
 }
 
 // forget takes a copy out of service, and all that is known of where it has stood: the one that is given, or any if it is nil. Calls that have begun
@@ -457,7 +465,7 @@ func (g *Graph) take(ctx context.Context) (*stand, error) {
 	if g.copies == nil {
 		return nil, errClosed
 	}
-	if g.config.Follower.distrusts(s.copy.hold.Store) {
+	if !g.config.Follower.serves(s.copy.hold.Store) {
 		return nil, ErrNoCopy
 	}
 	if g.identities.identity() != s.position.Authority {

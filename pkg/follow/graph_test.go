@@ -461,7 +461,7 @@ func (f *followed) grows(t *testing.T) {
 // TestCatchesUpInPlace changes more at once than one commit of the copy holds: the copy is not loaded anew. Until it is at the head, calls that do not ask
 // for the head are answered from it as it was, and others by the authority. Revisions that it stood at before are the copy's to answer afterwards too.
 func TestCatchesUpInPlace(t *testing.T) {
-	f := graph(t, pgtest.Database(t), func(c *follow.Config, _ *follow.GraphConfig) { c.MaxChanges, c.PageSize = 10, 10 })
+	f := graph(t, pgtest.Database(t), func(c *follow.Config, g *follow.GraphConfig) { c.MaxChanges, c.PageSize, g.Sample = 10, 10, -1 })
 	f.of.parts.Store(true)
 	f.grows(t)
 	granted := f.token(t, touch("document:plan#viewer@user:alice"))

@@ -7,7 +7,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/authzed/spicedb/pkg/datastore"
 	"github.com/authzed/spicedb/pkg/tuple"
 
 	"github.com/deputyauth/deputy/pkg/authz"
@@ -78,7 +77,7 @@ func (f *Follower) load(ctx context.Context) error {
 	half := f.half
 	for half.mark.Loading != nil {
 		var err error
-		if l := half.mark.Loading; l.Torn || l.Paged {
+		if l := half.mark.Loading; l.Torn {
 			err = f.catchUp(ctx, half, math.MaxUint64)
 		} else if err = f.pages(ctx, half); errors.Is(err, ErrTooMany) {
 			err = f.catchUp(ctx, half, math.MaxUint64)
@@ -129,9 +128,7 @@ func (f *Follower) pages(ctx context.Context, half *replica) error {
 			l.Early = l.Early || len(r.changes.Written) > 0
 			before := l
 			m := mark{Format: markFormat, Position: r.changes.To, Loading: &before}
-			if err := half.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-				return write(ctx, tx, &r.changes)
-			}); err != nil {
+			if err := half.commit(ctx, m, &r.changes); err != nil {
 				return err
 			}
 		}
@@ -188,9 +185,6 @@ func (f *Follower) catchUp(ctx context.Context, r *replica, most uint64) error {
 		l = *r.mark.Loading
 	}
 	l.Early, l.Torn = true, true
-	commit := func(m mark, c *Changes) error {
-		return r.commit(ctx, m, func(ctx context.Context, tx datastore.ReadWriteTransaction) error { return write(ctx, tx, c) })
-	}
 	torn := mark{Format: markFormat, Position: from, Loading: &l}
 	// Small parts, so that one that is under way does not hold up Close.
 	size, taken := min(f.config.MaxChanges, f.config.PageSize), uint64(0)
@@ -202,7 +196,7 @@ func (f *Follower) catchUp(ctx context.Context, r *replica, most uint64) error {
 			return ErrTooMany
 		}
 		if len(deleted) > 0 {
-			if err := commit(torn, &Changes{Deleted: deleted}); err != nil {
+			if err := r.commit(ctx, torn, &Changes{Deleted: deleted}); err != nil {
 				return err
 			}
 		}
@@ -220,7 +214,7 @@ func (f *Follower) catchUp(ctx context.Context, r *replica, most uint64) error {
 		whole.Torn = false
 		m.Loading = &whole
 	}
-	return commit(m, &rest)
+	return r.commit(ctx, m, &rest)
 }
 
 // begin begins a copy: its definitions, and a mark that says that no relationship is there yet.
@@ -254,10 +248,7 @@ func (f *Follower) make(ctx context.Context, number int, at Position, definition
 		return nil, err
 	}
 	made := &replica{dir: dir, number: number, store: opened}
-	err = made.commit(ctx, mark{Format: markFormat, Position: at, Loading: &loading{}},
-		func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-			return write(ctx, tx, &Changes{Definitions: *definitions})
-		})
+	err = made.commit(ctx, mark{Format: markFormat, Position: at, Loading: &loading{}}, &Changes{Definitions: *definitions})
 	if err != nil {
 		return nil, errors.Join(err, f.drop(made))
 	}

@@ -113,7 +113,9 @@ type toldError struct{ error }
 // stand brings the copy to the head, and returns where it stands.
 func (g *Graph) stand(ctx context.Context) (*stand, error) {
 	err := ErrNoCopy
-	if !g.loading.Load() {
+	if g.catchingUp.Load() {
+		err = ErrTooMany
+	} else if !g.loading.Load() {
 		var s *stand
 		if s, err = g.heads.Get(ctx, pullTime, g.take); err == nil {
 			return s, nil
@@ -295,7 +297,7 @@ func (g *Graph) Status() Status {
 			s.Relationships = f.Relationships
 		}
 	}
-	if g.loading.Load() {
+	if g.loading.Load() && !g.catchingUp.Load() {
 		p, _ := g.config.Follower.Loading()
 		s.Loading = &p
 	}

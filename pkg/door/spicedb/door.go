@@ -111,8 +111,8 @@ type Rights struct {
 	Core, Feeds bool
 	// Lists says that what it writes of sessions and delegations is listed, because it is a server that has its own callers' written.
 	Lists bool
-	// Relays says that it is a server that passes on calls of its own callers: that one tells them what there is instead of a name that is not there, as far
-	// as they may know it.
+	// Relays says that it is a server that passes on calls of its own callers. It is not told what the schema has instead of an unknown name: that server
+	// tells its callers, as far as they may know it.
 	Relays bool
 	// Seals says that its ZedTokens are sealed. Those of others are SpiceDB's own, in and out.
 	Seals bool

@@ -223,8 +223,8 @@ func (x *GetCopyResponse) GetContact() *CopyContact {
 	return nil
 }
 
-// CopyContact says whether the database answers the server's questions. The server asks about once a second while all is well, and at least once in 15 s
-// where it gets no answers.
+// CopyContact says whether the database answers the server's questions. The server asks about once a second while all is well. It waits up to two minutes
+// for an answer, and asks again at most 15 s after a failure.
 type CopyContact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether the last question has got an answer, less than 15 s ago.
