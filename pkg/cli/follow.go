@@ -28,7 +28,7 @@ func newFollowStatus(c *connection) *cobra.Command {
 		Use:   "status",
 		Short: "Say which state of the primary the copy has, whether it serves, and whether the primary answers",
 		Long: `Say which state of the primary a server's copy has, how long ago it was known to be the newest one, and whether the
-copy serves; whether the primary answers, and if not why; how far a load is; and what comparing the copy with the primary came to. The
+copy serves; whether the primary answers, and if not why; how far a load is, or that a large change is brought in; and what comparing the copy with the primary came to. The
 primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1 if not: then calls are passed
 on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, it is catching up or another one
 is to be loaded, and the primary answers.`,
@@ -65,6 +65,9 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 	}
 	if load := a.GetLoad(); load != nil {
 		field(w, "LOADING", plural(load.GetRelationships(), "relationship")+" so far")
+	}
+	if since := a.GetCatchingUp(); since != nil {
+		field(w, "CATCHES UP", "for "+since.AsDuration().Round(time.Millisecond).String()+": much has changed at once, and the primary answers calls that ask for its head")
 	}
 	field(w, "LOADS", strconv.FormatUint(a.GetLoads(), 10))
 	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the primary, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))
@@ -115,11 +118,15 @@ func serving(a *deputy.GetCopyResponse) string {
 	case a.GetPosition() == nil:
 		return "no: calls are passed on to the primary until there is a copy"
 	default:
-		text := fmt.Sprintf("no: for %s the copy has not been known to be the primary's newest state; calls are passed on to the primary", age)
-		if a.GetContact() == nil {
-			text += ", which may not answer either: the server's log says why"
+		text := fmt.Sprintf("no: for %s the copy has not been known to be the primary's newest state; ", age)
+		switch contact := a.GetContact(); {
+		case contact == nil:
+			return text + "calls are passed on to the primary, which may not answer either: the server's log says why"
+		case contact.GetAnswers():
+			return text + "calls are passed on to the primary"
+		default:
+			return text + "calls are UNAVAILABLE until the primary answers"
 		}
-		return text
 	}
 }
 

@@ -30,6 +30,9 @@ func (c copier) Copy() *deputyv1.GetCopyResponse {
 	if s.Loading != nil {
 		out.Load = &deputyv1.CopyLoad{Relationships: s.Loading.Relationships, Position: positionOf(s.Loading.Position)}
 	}
+	if s.CatchingUp > 0 {
+		out.CatchingUp = durationpb.New(s.CatchingUp)
+	}
 	if s.Sampled != nil {
 		out.Sample = &deputyv1.CopySample{
 			Relationships: s.Sampled.Relationships, Rounds: s.Sampled.Rounds, Began: momentOf(s.Sampled.Round), Ended: momentOf(s.Sampled.Ended),

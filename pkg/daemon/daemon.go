@@ -102,7 +102,7 @@ type Daemon struct {
 // the opening only. Close releases what Open took. A configuration that is refused leaves nothing on the disk, unless it takes the database, another
 // server or the port to find out.
 func Open(ctx context.Context, cfg Config, log *zap.Logger) (*Daemon, error) {
-	cfg, err := cfg.checked() //nolint:contextcheck // it asks no other machine
+	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, err
 	}
@@ -526,7 +526,7 @@ func (d *Daemon) Engine() grpc.ClientConnInterface { return d.engine.Conn() }
 // ShutdownGrace for those under way, cuts off the rest, and returns nil, soon even if calls do not heed that. Where Close ends it,
 // it returns nil, too. It is called at most once.
 func (d *Daemon) Serve(ctx context.Context) error {
-	d.warnInsecure() //nolint:contextcheck // likewise
+	d.warnInsecure()
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
 	go d.metrics.serve()
@@ -555,6 +555,8 @@ func (d *Daemon) Serve(ctx context.Context) error {
 		return outcome(err)
 	case <-ctx.Done():
 	}
+	d.log.Info("the server stops: it takes calls for some more time, and lets those under way finish", zap.Duration("takes calls for", d.cfg.ShutdownDelay),
+		zap.Duration("lets them finish for", d.cfg.ShutdownGrace))
 	d.health.unready()
 	delay := time.NewTimer(d.cfg.ShutdownDelay)
 	defer delay.Stop()
@@ -590,7 +592,11 @@ func (d *Daemon) watchEngine(ctx context.Context) {
 		}
 		if (err == nil) != well {
 			well = err == nil
-			d.log.Warn("whether this server can decide has changed", zap.Bool("can", well), zap.Error(err))
+			if well {
+				d.log.Info("this server can decide")
+			} else {
+				d.log.Warn("this server cannot decide", zap.Error(err))
+			}
 		}
 		d.tellHealth(err == nil)
 		select {

@@ -283,7 +283,7 @@ func (d *Daemon) servedBy(serves bool) {
 	if serves {
 		d.log.Info("the copy of the primary serves")
 	} else {
-		d.log.Info("the copy of the primary does not serve")
+		d.log.Warn("the copy of the primary does not serve")
 	}
 	d.condition.Lock()
 	open := d.condition.open

@@ -73,6 +73,14 @@ func (c Config) checkDirectories() error {
 			return err
 		}
 	}
+	for _, one := range []struct{ flag, dir string }{
+		{"--journal-dir", c.Journal.Dir}, {"--journal-key-dir", c.Journal.KeyDir}, {"--signals-dir", c.SignalsDir},
+	} {
+		if c.Following.On && one.dir != "" && (liesIn(one.dir, c.Following.Dir) || liesIn(c.Following.Dir, one.dir)) {
+			return fmt.Errorf("of the directories of %s (%s) and --follow-dir (%s) one lies in the other, and the copy may be deleted at any time: name one outside of it",
+				one.flag, one.dir, c.Following.Dir)
+		}
+	}
 	for _, one := range []struct {
 		flag, dir string
 		given     bool
@@ -88,6 +96,19 @@ func (c Config) checkDirectories() error {
 		}
 	}
 	return nil
+}
+
+// liesIn reports whether a path is a directory or lies in it, by the paths alone.
+func liesIn(path, dir string) bool {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return false // it is found out where it is opened
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return false
+	}
+	inside, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(inside)
 }
 
 // openStore opens the store of the engine embedded, which keeps so many files open at most. Other engines have none.

@@ -97,12 +97,14 @@ type Graph struct {
 	now atomic.Pointer[stand]
 	// discarded are the copies in a row that were found not to be what they should be.
 	discarded discards
-	// loading says that a copy is loaded, or brought to the head in several commits, which is catchingUp: decisions do not wait for it. renewing says
+	// loading says that a copy is loaded, or brought to the head in several commits: decisions do not wait for it. renewing says
 	// that one of both has to be done, until a copy is at the head, and hasServed that a copy has served.
-	loading, catchingUp, renewing, hasServed atomic.Bool
-	identities                   identities
-	asking                       *turns.Set
-	figures                      *figures
+	loading, renewing, hasServed atomic.Bool
+	// catchingUp is since when the copy is brought to the head in several commits; nil if it is not.
+	catchingUp atomic.Pointer[time.Time]
+	identities identities
+	asking     *turns.Set
+	figures    *figures
 
 	end   context.CancelFunc
 	ended chan struct{}
@@ -381,8 +383,9 @@ func (g *Graph) renew(ctx context.Context, because error) error {
 
 // catchUp brings the copy to the head in several commits, and says so meanwhile.
 func (g *Graph) catchUp(ctx context.Context) (*Reached, error) {
-	g.catchingUp.Store(true)
-	defer g.catchingUp.Store(false)
+	began := time.Now()
+	g.catchingUp.Store(&began)
+	defer g.catchingUp.Store(nil)
 	return g.config.Follower.CatchUp(ctx)
 }
 

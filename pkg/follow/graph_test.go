@@ -478,6 +478,9 @@ func TestCatchesUpInPlace(t *testing.T) {
 			if got := viewers(t, stale); !byCopy(stale) || !slices.Equal(got, []string{"alice"}) {
 				t.Errorf("meanwhile, by the copy %v: %v", byCopy(stale), got)
 			}
+			if s := f.Status(); s.CatchingUp <= 0 || s.Loading != nil {
+				t.Errorf("meanwhile the copy catches up for %s, and is loaded: %v", s.CatchingUp, s.Loading)
+			}
 			head := f.snapshot(t, authz.Freshness{})
 			if got := viewers(t, head); byCopy(head) || len(got) != 0 {
 				t.Errorf("the head meanwhile, by the copy %v: %v", byCopy(head), got)

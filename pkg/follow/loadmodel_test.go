@@ -624,7 +624,7 @@ func catchesUp(t *testing.T, seed uint64) (caughtUp, goneOn int) {
 				t.Fatal(err)
 			}
 		}
-		for tries := 0; tries < 1000; tries++ {
+		for range 1000 {
 			var reached *follow.Reached
 			if reached, err = f.Reached(); err == nil {
 				reached.Release()

@@ -113,7 +113,7 @@ type toldError struct{ error }
 // stand brings the copy to the head, and returns where it stands.
 func (g *Graph) stand(ctx context.Context) (*stand, error) {
 	err := ErrNoCopy
-	if g.catchingUp.Load() {
+	if g.catchingUp.Load() != nil {
 		err = ErrTooMany
 	} else if !g.loading.Load() {
 		var s *stand
@@ -271,6 +271,8 @@ type Status struct {
 	Relationships uint64
 	// Loading is how far a load is; nil if none is under way.
 	Loading *Progress
+	// CatchingUp is for how long the copy has been brought to the head in several commits; 0 if it is not.
+	CatchingUp time.Duration
 	// Loads is how many copies were loaded since the start, ByCopy and ByAuthority how many states each has answered, and Refused how many questions
 	// to the authority were refused.
 	Loads, ByCopy, ByAuthority, Refused uint64
@@ -297,7 +299,9 @@ func (g *Graph) Status() Status {
 			s.Relationships = f.Relationships
 		}
 	}
-	if g.loading.Load() && !g.catchingUp.Load() {
+	if since := g.catchingUp.Load(); since != nil {
+		s.CatchingUp = time.Since(*since)
+	} else if g.loading.Load() {
 		p, _ := g.config.Follower.Loading()
 		s.Loading = &p
 	}

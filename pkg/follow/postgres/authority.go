@@ -244,7 +244,7 @@ func refusal(err error) error {
 	if errors.As(err, &refused) && slices.Contains([]string{"42P01", "42703"}, refused.Code) { // undefined table or column
 		return fmt.Errorf("%w: %s. If the database is new, run `deputy migrate`", follow.ErrMigration, refused.Message)
 	}
-	return fmt.Errorf("follow: the authority's database: %w", err)
+	return fmt.Errorf("PostgreSQL: %w", err)
 }
 
 // forward refuses a server that writes an older timeline of its cluster than another one was seen to write: a primary that was replaced and does

@@ -90,7 +90,10 @@ type GetCopyResponse struct {
 	// When that was found.
 	DifferenceTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=difference_time,json=differenceTime,proto3" json:"difference_time,omitempty"`
 	// Whether the database answers.
-	Contact       *CopyContact `protobuf:"bytes,14,opt,name=contact,proto3" json:"contact,omitempty"`
+	Contact *CopyContact `protobuf:"bytes,14,opt,name=contact,proto3" json:"contact,omitempty"`
+	// For how long the copy has been brought to the head in several commits, because much has changed at once; absent if it is not. Meanwhile the database
+	// answers calls that ask for its head.
+	CatchingUp    *durationpb.Duration `protobuf:"bytes,15,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -219,6 +222,13 @@ func (x *GetCopyResponse) GetDifferenceTime() *timestamppb.Timestamp {
 func (x *GetCopyResponse) GetContact() *CopyContact {
 	if x != nil {
 		return x.Contact
+	}
+	return nil
+}
+
+func (x *GetCopyResponse) GetCatchingUp() *durationpb.Duration {
+	if x != nil {
+		return x.CatchingUp
 	}
 	return nil
 }
@@ -900,7 +910,7 @@ var File_deputy_v1_copy_proto protoreflect.FileDescriptor
 const file_deputy_v1_copy_proto_rawDesc = "" +
 	"\n" +
 	"\x14deputy/v1/copy.proto\x12\tdeputy.v1\x1a\x16deputy/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n" +
-	"\x0eGetCopyRequest\"\xe6\x04\n" +
+	"\x0eGetCopyRequest\"\xa2\x05\n" +
 	"\x0fGetCopyResponse\x12\x16\n" +
 	"\x06serves\x18\x01 \x01(\bR\x06serves\x123\n" +
 	"\bposition\x18\x02 \x01(\v2\x17.deputy.v1.CopyPositionR\bposition\x12+\n" +
@@ -919,7 +929,9 @@ const file_deputy_v1_copy_proto_rawDesc = "" +
 	"difference\x18\f \x01(\v2\x19.deputy.v1.CopyDifferenceR\n" +
 	"difference\x12C\n" +
 	"\x0fdifference_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x0edifferenceTime\x120\n" +
-	"\acontact\x18\x0e \x01(\v2\x16.deputy.v1.CopyContactR\acontact\"x\n" +
+	"\acontact\x18\x0e \x01(\v2\x16.deputy.v1.CopyContactR\acontact\x12:\n" +
+	"\vcatching_up\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"catchingUp\"x\n" +
 	"\vCopyContact\x12\x18\n" +
 	"\aanswers\x18\x01 \x01(\bR\aanswers\x125\n" +
 	"\banswered\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\banswered\x12\x18\n" +
@@ -1010,28 +1022,29 @@ var file_deputy_v1_copy_proto_depIdxs = []int32{
 	6,  // 5: deputy.v1.GetCopyResponse.difference:type_name -> deputy.v1.CopyDifference
 	12, // 6: deputy.v1.GetCopyResponse.difference_time:type_name -> google.protobuf.Timestamp
 	2,  // 7: deputy.v1.GetCopyResponse.contact:type_name -> deputy.v1.CopyContact
-	11, // 8: deputy.v1.CopyContact.answered:type_name -> google.protobuf.Duration
-	12, // 9: deputy.v1.CopyPosition.time:type_name -> google.protobuf.Timestamp
-	3,  // 10: deputy.v1.CopyLoad.position:type_name -> deputy.v1.CopyPosition
-	12, // 11: deputy.v1.CopySample.began:type_name -> google.protobuf.Timestamp
-	12, // 12: deputy.v1.CopySample.ended:type_name -> google.protobuf.Timestamp
-	11, // 13: deputy.v1.CopySample.took:type_name -> google.protobuf.Duration
-	3,  // 14: deputy.v1.CopyVerification.position:type_name -> deputy.v1.CopyPosition
-	12, // 15: deputy.v1.CopyVerification.moment:type_name -> google.protobuf.Timestamp
-	12, // 16: deputy.v1.CopyVerification.began:type_name -> google.protobuf.Timestamp
-	12, // 17: deputy.v1.CopyVerification.ended:type_name -> google.protobuf.Timestamp
-	8,  // 18: deputy.v1.VerifyCopyResponse.compared:type_name -> deputy.v1.CopyCompared
-	6,  // 19: deputy.v1.VerifyCopyResponse.difference:type_name -> deputy.v1.CopyDifference
-	7,  // 20: deputy.v1.VerifyCopyResponse.end:type_name -> deputy.v1.CopyVerification
-	0,  // 21: deputy.v1.CopyService.GetCopy:input_type -> deputy.v1.GetCopyRequest
-	9,  // 22: deputy.v1.CopyService.VerifyCopy:input_type -> deputy.v1.VerifyCopyRequest
-	1,  // 23: deputy.v1.CopyService.GetCopy:output_type -> deputy.v1.GetCopyResponse
-	10, // 24: deputy.v1.CopyService.VerifyCopy:output_type -> deputy.v1.VerifyCopyResponse
-	23, // [23:25] is the sub-list for method output_type
-	21, // [21:23] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	11, // 8: deputy.v1.GetCopyResponse.catching_up:type_name -> google.protobuf.Duration
+	11, // 9: deputy.v1.CopyContact.answered:type_name -> google.protobuf.Duration
+	12, // 10: deputy.v1.CopyPosition.time:type_name -> google.protobuf.Timestamp
+	3,  // 11: deputy.v1.CopyLoad.position:type_name -> deputy.v1.CopyPosition
+	12, // 12: deputy.v1.CopySample.began:type_name -> google.protobuf.Timestamp
+	12, // 13: deputy.v1.CopySample.ended:type_name -> google.protobuf.Timestamp
+	11, // 14: deputy.v1.CopySample.took:type_name -> google.protobuf.Duration
+	3,  // 15: deputy.v1.CopyVerification.position:type_name -> deputy.v1.CopyPosition
+	12, // 16: deputy.v1.CopyVerification.moment:type_name -> google.protobuf.Timestamp
+	12, // 17: deputy.v1.CopyVerification.began:type_name -> google.protobuf.Timestamp
+	12, // 18: deputy.v1.CopyVerification.ended:type_name -> google.protobuf.Timestamp
+	8,  // 19: deputy.v1.VerifyCopyResponse.compared:type_name -> deputy.v1.CopyCompared
+	6,  // 20: deputy.v1.VerifyCopyResponse.difference:type_name -> deputy.v1.CopyDifference
+	7,  // 21: deputy.v1.VerifyCopyResponse.end:type_name -> deputy.v1.CopyVerification
+	0,  // 22: deputy.v1.CopyService.GetCopy:input_type -> deputy.v1.GetCopyRequest
+	9,  // 23: deputy.v1.CopyService.VerifyCopy:input_type -> deputy.v1.VerifyCopyRequest
+	1,  // 24: deputy.v1.CopyService.GetCopy:output_type -> deputy.v1.GetCopyResponse
+	10, // 25: deputy.v1.CopyService.VerifyCopy:output_type -> deputy.v1.VerifyCopyResponse
+	24, // [24:26] is the sub-list for method output_type
+	22, // [22:24] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_deputy_v1_copy_proto_init() }
