@@ -28,10 +28,10 @@ func newFollowStatus(c *connection) *cobra.Command {
 		Use:   "status",
 		Short: "Say which state of the primary the copy has, whether it serves, and whether the primary answers",
 		Long: `Say which state of the primary a server's copy has, how long ago it was known to be the newest one, and whether the
-copy serves; whether the primary answers, and if not why; how far a load is, or that a large change is brought in; and what comparing the copy with the primary came to. The
-primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1 if not: then calls are passed
-on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started, it is catching up or another one
-is to be loaded, and the primary answers.`,
+copy serves; whether the primary answers, and if not why; how far a load is, or that a large change is brought in; and what comparing the copy
+with the primary came to. The primary is what the server follows: a database, or another Deputy. The exit code is 0 if the copy serves, and 1
+if not: then calls are passed on to the primary. A server whose copy does not serve is not ready, unless a copy has served since it started,
+it is catching up or another one is to be loaded, and the primary answers.`,
 		Args: cobra.NoArgs,
 		RunE: c.run(func(ctx context.Context, s *server, _ []string) error {
 			answer, err := s.copies.GetCopy(ctx, &deputy.GetCopyRequest{})
@@ -67,7 +67,8 @@ func writeCopy(w io.Writer, a *deputy.GetCopyResponse) {
 		field(w, "LOADING", plural(load.GetRelationships(), "relationship")+" so far")
 	}
 	if since := a.GetCatchingUp(); since != nil {
-		field(w, "CATCHES UP", "for "+since.AsDuration().Round(time.Millisecond).String()+": much has changed at once, and the primary answers calls that ask for its head")
+		field(w, "CATCHES UP", fmt.Sprintf("for %s: much has changed at once, and the primary answers calls that ask for its head",
+			since.AsDuration().Round(time.Millisecond)))
 	}
 	field(w, "LOADS", strconv.FormatUint(a.GetLoads(), 10))
 	field(w, "ANSWERED", fmt.Sprintf("%d by the copy, %d by the primary, %d refused", a.GetByCopy(), a.GetByDatabase(), a.GetRefused()))

@@ -77,8 +77,8 @@ func (c Config) checkDirectories() error {
 		{"--journal-dir", c.Journal.Dir}, {"--journal-key-dir", c.Journal.KeyDir}, {"--signals-dir", c.SignalsDir},
 	} {
 		if c.Following.On && one.dir != "" && (liesIn(one.dir, c.Following.Dir) || liesIn(c.Following.Dir, one.dir)) {
-			return fmt.Errorf("of the directories of %s (%s) and --follow-dir (%s) one lies in the other, and the copy may be deleted at any time: name one outside of it",
-				one.flag, one.dir, c.Following.Dir)
+			return fmt.Errorf("of the directories of %s (%s) and --follow-dir (%s) one lies in the other, and the copy may be deleted at any time: "+
+				"name one outside of it", one.flag, one.dir, c.Following.Dir)
 		}
 	}
 	for _, one := range []struct {
