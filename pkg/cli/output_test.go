@@ -234,8 +234,12 @@ func TestServing(t *testing.T) {
 				"the server's log says why",
 		},
 		{
-			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second), Contact: &deputy.CopyContact{}},
+			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second), Contact: &deputy.CopyContact{Answers: true}},
 			"no: for 19s the copy has not been known to be the primary's newest state; calls are passed on to the primary",
+		},
+		{
+			&deputy.GetCopyResponse{Position: position, Age: durationpb.New(19 * time.Second), Contact: &deputy.CopyContact{}},
+			"no: for 19s the copy has not been known to be the primary's newest state; calls are UNAVAILABLE until the primary answers",
 		},
 	} {
 		if got := serving(test.copy); got != test.want {
