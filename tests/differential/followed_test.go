@@ -305,22 +305,20 @@ func (d *followedDesk) beside(t *testing.T, w *world, rounds int, states map[str
 	return int(transactions.Load())
 }
 
-// clear deletes all relationships.
+// clear deletes all relationships, also those that have expired, which no reader shows: SpiceDB would count them under the next schema where that has no
+// expirations in their relations.
 func (d *followedDesk) clear(ctx context.Context) error {
-	head, err := d.Head(ctx)
-	if err != nil {
-		return err
-	}
-	e, err := d.edition(ctx, head)
-	if err != nil {
-		return err
-	}
-	_, err = d.theirs.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
-		updates := make([]tuple.RelationshipUpdate, len(e.rows))
-		for i, rel := range e.rows {
-			updates[i] = tuple.Delete(rel)
+	_, err := d.theirs.ReadWriteTx(ctx, func(ctx context.Context, tx datastore.ReadWriteTransaction) error {
+		types, err := tx.LegacyListAllNamespaces(ctx)
+		if err != nil {
+			return err
 		}
-		return tx.WriteRelationships(ctx, updates)
+		for _, t := range types {
+			if _, _, err := tx.DeleteRelationships(ctx, &v1.RelationshipFilter{ResourceType: t.Definition.GetName()}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return err
 }
