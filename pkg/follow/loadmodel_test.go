@@ -640,48 +640,11 @@ func catchesUp(t *testing.T, seed uint64) (caughtUp, goneOn int) {
 	return caughtUp, goneOn
 }
 
-// interrupted is a modelled authority that fails after the first part of changes, and cannot tell then what they were.
-type interrupted struct {
-	modelledParts
-
-	// from is where the changes began that it cannot tell any more.
-	from string
-}
-
-func (i *interrupted) ChangesInParts(
-	ctx context.Context, from follow.Position, size int, take func(deleted, written []tuple.Relationship) error,
-) (follow.Changes, error) {
-	if i.from == from.State {
-		return follow.Changes{}, follow.ErrMissed
-	}
-	i.from = from.State
-	return i.modelledParts.ChangesInParts(ctx, from, size, func(deleted, written []tuple.Relationship) error {
-		return errors.Join(take(deleted, written), errModel)
-	})
-}
-
 // TestTornCopyIsLeftToItsReaders has a copy be interrupted between two commits, and then be of no use: another one is loaded, and those who read it go on
 // to read what it was.
 func TestTornCopyIsLeftToItsReaders(t *testing.T) {
-	m := newModelled(1)
-	m.quiet, m.giants = true, 25
-	config := over(vfs.NewMem())
-	config.PageSize, config.MaxChanges = 2, 8
-	f, err := follow.Open(config, &interrupted{modelledParts: modelledParts{m}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	if err := f.Load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	for !errors.Is(err, follow.ErrTooMany) {
-		m.happens()
-		var reached *follow.Reached
-		if reached, err = f.Pull(t.Context()); err == nil {
-			reached.Release()
-		}
-	}
+	f, a, config := behind(t)
+	a.after = func() error { return errModel }
 	held, err := f.Reached()
 	if err != nil {
 		t.Fatal(err)
@@ -696,7 +659,7 @@ func TestTornCopyIsLeftToItsReaders(t *testing.T) {
 	if err := f.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	isExact(t, f, m)
+	isExact(t, f, a.modelled)
 	if !slices.Equal(copied(t, held), was) {
 		t.Error("what somebody holds is not there as it was")
 	}
