@@ -23,13 +23,6 @@ func (f *Follower) Distrust(copied *store.Store) bool {
 	return true
 }
 
-// trusts reports whether nobody has said of a copy that it is not to be trusted.
-func (f *Follower) trusts(r *replica) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return !r.distrusted
-}
-
 // serves reports whether a copy is the one that is served, and has not been taken out of service.
 func (f *Follower) serves(copied *store.Store) bool {
 	f.mu.Lock()
